@@ -15,7 +15,7 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 
 
-class UnknownComponent(ValueError):
+class UnknownComponentError(ValueError):
     """A tag that is neither a component's name nor one of its aliases."""
 
 
@@ -79,10 +79,12 @@ class Vocabulary:
         return tuple(component.name for component in self.components)
 
     def normalise(self, tag: str) -> str:
-        """The canonical name of a tag; raises UnknownComponent when there is none."""
+        """The canonical name of a tag; raises UnknownComponentError when there is none."""
         name = self._index.get(_spelling(tag))
         if name is None:
-            raise UnknownComponent(f"unknown component {tag!r}: use one of {', '.join(self.names)}, or extend the list")
+            raise UnknownComponentError(
+                f"unknown component {tag!r}: use one of {', '.join(self.names)}, or extend the list"
+            )
         return name
 
     def extended(self, more: Iterable[Component]) -> Vocabulary:
@@ -189,5 +191,5 @@ VOCABULARY = Vocabulary(
 
 
 def normalise(tag: str) -> str:
-    """The canonical name of a tag in the fixed vocabulary; raises UnknownComponent when there is none."""
+    """The canonical name of a tag in the fixed vocabulary; raises UnknownComponentError when there is none."""
     return VOCABULARY.normalise(tag)
