@@ -27,7 +27,8 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 # Generated code is committed, so that nobody needs a compiler to run; `make check` regenerates and compares.
-PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) \
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) --grpc_python_out=$(1) \
+	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=$(1) \
 	--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=$(1) proto/services/contracts/*.proto
 
 proto: setup

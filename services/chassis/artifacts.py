@@ -1,0 +1,50 @@
+"""Artifacts: what does not fit an event (prompts, logs, checkpoints), named by its SHA-256."""
+
+import asyncio
+import hashlib
+from typing import Protocol
+
+import fsspec
+
+from services.contracts import candidate_pb2 as pb
+
+
+class ArtifactDamaged(Exception):  # noqa: N818
+    """An artifact's bytes are not those its name promises."""
+
+
+class Artifacts(Protocol):
+    """Content-addressed storage. `put` is idempotent and durable when it returns; `get` verifies what it reads."""
+
+    async def put(self, content: bytes, kind: str) -> pb.Artifact: ...
+
+    async def get(self, artifact: pb.Artifact) -> bytes:
+        """Raises FileNotFoundError when absent and ArtifactDamaged when the bytes do not match the name."""
+        ...
+
+
+class FsspecArtifacts:
+    """Artifacts below one fsspec URL: a folder here, S3 there."""
+
+    def __init__(self, url: str) -> None:
+        self._fs, self._root = fsspec.core.url_to_fs(url)
+
+    async def put(self, content: bytes, kind: str) -> pb.Artifact:
+        digest = hashlib.sha256(content).hexdigest()
+        path = f"{kind}/{digest[:2]}/{digest}"
+        await asyncio.to_thread(self._write, f"{self._root}/{path}", content)
+        return pb.Artifact(sha256=digest, path=path, bytes=len(content))
+
+    async def get(self, artifact: pb.Artifact) -> bytes:
+        content: bytes = await asyncio.to_thread(self._fs.cat_file, f"{self._root}/{artifact.path}")
+        if hashlib.sha256(content).hexdigest() != artifact.sha256:
+            raise ArtifactDamaged(f"{artifact.path} was changed after it was written")
+        return content
+
+    def _write(self, path: str, content: bytes) -> None:
+        """Write beside the target and rename, so that a reader never sees half an artifact."""
+        if self._fs.exists(path):
+            return
+        self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        with self._fs.transaction, self._fs.open(path, "wb") as file:
+            file.write(content)

@@ -1,0 +1,103 @@
+"""One message under way, and the durable consumer it comes from."""
+
+import asyncio
+
+import nats.errors
+import nats.js.errors
+from google.protobuf.message import DecodeError
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.client import JetStreamContext as _Context
+
+from services.chassis.bus.topology import ConsumerSpec
+from services.chassis.errors import BusLost
+from services.contracts import events_pb2 as pb
+
+PULL_SECONDS = 5.0  # a pull in flight across a reconnect is lost until its time-out: keep it short
+
+
+class Delivery:
+    """One delivery of one event. Exactly one of `done`, `again`, `give_up` ends it."""
+
+    def __init__(self, message: Msg) -> None:
+        self._message = message
+        self.subject: str = message.subject
+        self.body: bytes = message.data
+        metadata = message.metadata
+        self.sequence: int = metadata.sequence.stream
+        self.deliveries: int = metadata.num_delivered or 1
+        self.trace: str | None = (message.headers or {}).get("traceparent")
+
+    def event(self) -> pb.Event:
+        """The event; ValueError when the body is none."""
+        try:
+            return pb.Event.FromString(self.body)
+        except DecodeError as error:
+            raise ValueError(f"message {self.sequence} on {self.subject} is not an Event: {error}") from None
+
+    async def done(self) -> None:
+        """Acknowledge and wait for the server's word, so that what is acknowledged is not delivered again."""
+        await self._message.ack_sync(timeout=5)
+
+    async def done_soon(self) -> None:
+        """Acknowledge without waiting: for projections, which may see a message twice."""
+        await self._message.ack()
+
+    async def again(self, delay: float) -> None:
+        """Ask for another delivery, to any replica, after `delay` seconds."""
+        await self._message.nak(delay=delay or None)
+
+    async def give_up(self) -> None:
+        """No further delivery. The server raises an advisory, which the dead-letter keeper records."""
+        await self._message.term()
+
+    async def still_working(self) -> None:
+        """Put off the redelivery: the heartbeat of long work."""
+        await self._message.in_progress()
+
+
+class Consumer:
+    """A durable pull consumer. Replicas share it, which is how work is spread."""
+
+    def __init__(self, js: JetStreamContext, spec: ConsumerSpec) -> None:
+        self._js = js
+        self._spec = spec
+        self._pull: _Context.PullSubscription | None = None
+
+    async def bind(self) -> None:
+        """Raises BusLost when the durable does not exist."""
+        await self._must_exist()
+        self._pull = await self._js.pull_subscribe_bind(consumer=self._spec.durable, stream=self._spec.stream)
+
+    async def fetch(self, most: int, wait: float = PULL_SECONDS) -> list[Delivery]:
+        """Up to `most` deliveries; empty when none came within `wait` seconds or the connection was away.
+
+        Raises BusLost when the durable was deleted under us (otherwise a hot loop of errors).
+        """
+        if self._pull is None:
+            await self.bind()
+        assert self._pull is not None  # noqa: S101 - bind sets it or raises
+        try:
+            messages = await self._pull.fetch(most, timeout=wait)
+        except (TimeoutError, nats.errors.TimeoutError):
+            return []
+        except (nats.js.errors.APIError, nats.errors.Error):
+            await asyncio.sleep(0.2)
+            await self._must_exist()
+            return []
+        return [Delivery(message) for message in messages]
+
+    async def backlog(self) -> int:
+        """Messages not yet delivered plus those not yet acknowledged: the autoscaler's measure."""
+        info = await self._js.consumer_info(self._spec.stream, self._spec.durable)
+        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+    async def _must_exist(self) -> None:
+        try:
+            await self._js.consumer_info(self._spec.stream, self._spec.durable)
+        except nats.js.errors.NotFoundError:
+            raise BusLost(
+                f"consumer {self._spec.durable!r} does not exist on stream {self._spec.stream!r}; run `asi-arch setup`"
+            ) from None
+        except (TimeoutError, nats.errors.Error):
+            return  # out of reach just now: the client reconnects by itself

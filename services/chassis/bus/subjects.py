@@ -1,0 +1,36 @@
+"""Subjects: asi.v1.<run>.<entity>.<fact>, and the stage behind it where the fact is work for an engineer."""
+
+import re
+
+from services.contracts import events_pb2 as pb
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def run_name(name: str) -> str:
+    """The name, if it can be part of a subject; ValueError otherwise."""
+    if not _RUN_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a run name: use up to 64 letters, digits, '-' and '_'")
+    return name
+
+
+def fact_of(event: pb.Event) -> str:
+    """The fact in words, as in "candidate.trained"; ValueError for an event without one."""
+    field = event.WhichOneof("fact")
+    if field is None:
+        raise ValueError(f"event {event.id!r} holds no fact that this version knows")
+    if field == "dead":
+        return "candidate.dead" if event.candidate else "run.dead"
+    entity, _, fact = field.partition("_")
+    return f"{entity}.{fact}"
+
+
+def subject_of(event: pb.Event) -> str:
+    """Where an event is published."""
+    fact = fact_of(event)
+    subject = f"asi.v1.{run_name(event.run)}.{fact}"
+    if fact == "candidate.proposed":
+        return f"{subject}.{event.so_far.stage}"
+    if fact == "candidate.promoted":
+        return f"{subject}.{event.candidate_promoted.stage}"
+    return subject

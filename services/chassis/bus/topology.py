@@ -1,0 +1,108 @@
+"""Streams and durable consumers as the design tables them: one description for set-up, comparison and binding."""
+
+from dataclasses import dataclass
+
+from nats.js import api
+
+EVENTS = "EVENTS"
+ADVISORIES = "ADVISORIES"
+STAGES = ("tiny", "explore", "verify", "final")
+MAX_EVENT_BYTES = 256 * 1024
+SECOND = 1.0  # nats-py counts durations in seconds
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """One stream."""
+
+    name: str
+    subjects: tuple[str, ...]
+    keep_for_ever: bool
+
+    def config(self, replicas: int) -> api.StreamConfig:
+        """What the server is asked for."""
+        config = api.StreamConfig(
+            name=self.name,
+            subjects=list(self.subjects),
+            retention=api.RetentionPolicy.LIMITS,
+            storage=api.StorageType.FILE,
+            compression=api.StoreCompression.S2,
+            num_replicas=replicas,
+            discard=api.DiscardPolicy.NEW if self.keep_for_ever else api.DiscardPolicy.OLD,
+            max_age=0 if self.keep_for_ever else 30 * 24 * 3600 * SECOND,
+            duplicate_window=600 * SECOND,
+            deny_delete=self.keep_for_ever,
+            deny_purge=self.keep_for_ever,
+            allow_direct=True,
+        )
+        if self.keep_for_ever:
+            config.max_msg_size = 2 * MAX_EVENT_BYTES
+        return config
+
+
+@dataclass(frozen=True)
+class ConsumerSpec:
+    """One durable pull consumer, shared by the replicas of a service."""
+
+    durable: str
+    filter: str
+    ack_wait: float
+    max_deliver: int
+    max_ack_pending: int
+    stream: str = EVENTS
+
+    def config(self) -> api.ConsumerConfig:
+        """What the server is asked for."""
+        return api.ConsumerConfig(
+            durable_name=self.durable,
+            filter_subject=self.filter,
+            ack_policy=api.AckPolicy.EXPLICIT,
+            deliver_policy=api.DeliverPolicy.ALL,
+            ack_wait=self.ack_wait * SECOND,
+            max_deliver=self.max_deliver,
+            max_ack_pending=self.max_ack_pending,
+        )
+
+
+def engineer_durable(stage: str) -> str:
+    """The durable that all engineers of a stage share."""
+    return f"engineer-{stage}"
+
+
+def topology(most_replicas: int = 16) -> tuple[tuple[StreamSpec, ...], tuple[ConsumerSpec, ...]]:
+    """Everything that must exist before a service starts."""
+    streams = (
+        StreamSpec(EVENTS, ("asi.v1.>",), keep_for_ever=True),
+        StreamSpec(
+            ADVISORIES,
+            (
+                f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{EVENTS}.>",
+                f"$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.{EVENTS}.>",
+            ),
+            keep_for_ever=False,
+        ),
+    )
+    engineers = tuple(
+        ConsumerSpec(engineer_durable(stage), f"asi.v1.*.candidate.*.{stage}", 60, 10, 2 * most_replicas)
+        for stage in STAGES
+    )
+    return streams, (
+        ConsumerSpec("researcher", "asi.v1.*.candidate.requested", 60, 5, 64),
+        *engineers,
+        ConsumerSpec("judge", "asi.v1.*.candidate.trained", 60, 5, 64),
+        ConsumerSpec("analyst", "asi.v1.*.candidate.judged", 60, 5, 64),
+        ConsumerSpec("store", "asi.v1.>", 30, -1, 1000),
+        ConsumerSpec("dead-letters", "$JS.EVENT.ADVISORY.>", 30, -1, 100, stream=ADVISORIES),
+    )
+
+
+def drift(wanted: api.StreamConfig | api.ConsumerConfig, found: api.StreamConfig | api.ConsumerConfig) -> list[str]:
+    """Where the server's configuration differs from the wanted one, a sentence each."""
+    differences = []
+    for field, value in vars(wanted).items():
+        if value is None:
+            continue
+        other = getattr(found, field)
+        if other != value and not (value in (0, False) and not other):
+            differences.append(f"{field} is {other!r}, must be {value!r}")
+    return differences

@@ -1,0 +1,43 @@
+"""What a handler may raise, and what the worker loop does about it.
+
+Transient      the message comes again later, with back-off
+Rejected       a fact about the candidate: published as candidate.rejected, then acknowledged
+HandedBack     the service is draining: the message comes again at once, elsewhere, and no failure is counted
+anything else  a dead letter with its traceback
+"""
+
+from collections.abc import Mapping
+
+
+class SettingsError(Exception):
+    """A setting is unknown or impossible. The message is the one sentence to print before exiting."""
+
+
+class Transient(Exception):  # noqa: N818 - a condition to wait out, not an error of ours
+    """What is needed is out of reach just now: try again after `delay` seconds."""
+
+    def __init__(self, reason: str, delay: float | None = None) -> None:
+        super().__init__(reason)
+        self.delay = delay
+
+
+class Rejected(Exception):  # noqa: N818 - an outcome
+    """The candidate ends here, for `reason`; `evidence` holds numbers and positions, never prose about scores."""
+
+    def __init__(self, stage: str, reason: str, evidence: Mapping[str, object] | None = None) -> None:
+        super().__init__(reason)
+        self.stage = stage
+        self.reason = reason
+        self.evidence = dict(evidence or {})
+
+
+class HandedBack(Exception):  # noqa: N818 - an orderly way out
+    """The work was checkpointed because the service is stopping; another replica goes on."""
+
+
+class BusLost(Exception):  # noqa: N818
+    """A stream or durable consumer is missing or differs from what the code expects: the service must exit."""
+
+
+class NotFound(Exception):  # noqa: N818
+    """No such run, candidate or baseline. Over gRPC: NOT_FOUND."""

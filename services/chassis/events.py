@@ -1,0 +1,110 @@
+"""Building events: each names its cause, carries the cause's hash, and gets the same id when it is built again."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from services.chassis.errors import Rejected
+from services.contracts import candidate_pb2, events_pb2
+
+
+@dataclass(frozen=True)
+class Cause:
+    """The event that a new one follows from."""
+
+    event: events_pb2.Event
+    sha256: bytes
+
+    @classmethod
+    def of(cls, body: bytes) -> "Cause":
+        """From a body as it was published; the hash is of exactly these bytes."""
+        return cls(events_pb2.Event.FromString(body), hashlib.sha256(body).digest())
+
+    @classmethod
+    def published(cls, event: events_pb2.Event) -> "Cause":
+        """From an event that this process published itself."""
+        return cls(event, hashlib.sha256(body_of(event)).digest())
+
+
+def body_of(event: events_pb2.Event) -> bytes:
+    """The bytes that are published: one event has one body."""
+    return event.SerializeToString(deterministic=True)
+
+
+def first(run: str, fact: str, service: str, attempt: int = 1) -> events_pb2.Event:
+    """An event without a cause: the console starting or stopping a run. `fact` is for the id."""
+    return _stamped(events_pb2.Event(id=f"{run}.{fact}.{attempt}", run=run, attempt=attempt, service=service))
+
+
+def follow(
+    cause: Cause,
+    fact: str,
+    service: str,
+    attempt: int,
+    candidate: candidate_pb2.Candidate | None = None,
+    suffix: str = "",
+) -> events_pb2.Event:
+    """The next event of a chain, its fact still to be set.
+
+    Args:
+        cause: what is being answered.
+        fact: "trained", "judged", …; part of the id.
+        service: who publishes.
+        attempt: delivery number of the cause's message, the fencing token.
+        candidate: the record including what this fact adds; None for facts about the run.
+        suffix: tells facts apart that one cause may have several of.
+    """
+    run = cause.event.run
+    name = candidate.id if candidate is not None else (cause.event.candidate or "run")
+    event = events_pb2.Event(
+        id=".".join(part for part in (run, name, fact, suffix, str(attempt)) if part),
+        run=run,
+        candidate=candidate.id if candidate is not None else "",
+        attempt=attempt,
+        cause=cause.event.id,
+        previous=cause.sha256,
+        service=service,
+        trace=cause.event.trace,
+    )
+    if candidate is not None:
+        event.so_far.CopyFrom(candidate)
+    return _stamped(event)
+
+
+def rejection(cause: Cause, rejected: Rejected, service: str, attempt: int) -> events_pb2.Event:
+    """The fact that a candidate ends here."""
+    candidate = candidate_pb2.Candidate()
+    candidate.CopyFrom(cause.event.so_far)
+    candidate.state = candidate_pb2.STATE_REJECTED
+    candidate.rejection.CopyFrom(
+        candidate_pb2.Rejection(stage=rejected.stage, reason=rejected.reason, evidence=struct(rejected.evidence))
+    )
+    event = follow(cause, "rejected", service, attempt, candidate, suffix=rejected.stage)
+    event.candidate_rejected.SetInParent()
+    return event
+
+
+def struct(values: Mapping[str, object]) -> Struct:
+    """A protobuf Struct of JSON-like values; what JSON cannot hold becomes its text."""
+    return ParseDict({name: _plain(value) for name, value in values.items()}, Struct())
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float) and value - value == 0.0:  # finite
+        return value
+    return str(value)
+
+
+def _stamped(event: events_pb2.Event) -> events_pb2.Event:
+    event.time.FromDatetime(datetime.now(UTC))
+    return event

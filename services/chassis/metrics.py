@@ -1,0 +1,43 @@
+"""What every service counts. Served for Prometheus where ASI_METRICS_LISTEN is set."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from services.chassis.settings import Address
+
+HANDLER_SECONDS = Histogram(
+    "asi_handler_seconds",
+    "Time in a handler, per durable consumer",
+    ["durable"],
+    buckets=(0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800, 7200, 36000),
+)
+REDELIVERIES = Counter("asi_redeliveries_total", "Deliveries after the first, per durable consumer", ["durable"])
+DEAD_LETTERS = Counter("asi_dead_letters_total", "Messages that could not be handled", ["durable"])
+CANDIDATES = Gauge("asi_candidates", "Candidates of a run by state", ["run", "state"])
+QUEUE = Gauge("asi_queue_messages", "Messages waiting or in hand, per durable consumer", ["durable"])
+MIND_TOKENS = Counter("asi_mind_tokens_total", "Language-model tokens", ["role", "model", "kind"])
+MIND_MONEY = Counter("asi_mind_dollars_total", "Language-model cost in US dollars", ["role", "model"])
+TRAINING_SECONDS = Counter("asi_training_seconds_total", "Seconds spent training and evaluating", ["stage", "device"])
+TRAINING_SPEED = Gauge("asi_training_tokens_per_second", "Training throughput of the newest result", ["stage"])
+
+
+def serve(listen: str | None) -> None:
+    """Start the exporter's own thread; None: no exporter."""
+    if listen:
+        address = Address.parse(listen)
+        start_http_server(address.port, address.host)
+
+
+@contextlib.contextmanager
+def handling(durable: str, deliveries: int) -> Iterator[None]:
+    """Measure one delivery."""
+    if deliveries > 1:
+        REDELIVERIES.labels(durable).inc()
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        HANDLER_SECONDS.labels(durable).observe(time.monotonic() - begun)

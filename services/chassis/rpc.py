@@ -1,0 +1,181 @@
+"""gRPC as every service uses it: deadlines on both sides, typed errors as status codes, health and reflection."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.chassis.errors import NotFound, Transient
+from services.chassis.logs import get_logger
+from services.chassis.settings import Address, ServiceSettings
+
+DEADLINE_SECONDS = 30.0
+MESSAGE_BYTES = 64 * 1024 * 1024
+
+# Every call of a client of ours has a deadline and waits out a restart of the server.
+_SERVICE_CONFIG = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [
+            {
+                "name": [{}],
+                "timeout": f"{DEADLINE_SECONDS:.0f}s",
+                "waitForReady": True,
+                "retryPolicy": {
+                    "maxAttempts": 5,
+                    "initialBackoff": "0.2s",
+                    "maxBackoff": "3s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+    }
+)
+_LIMITS = [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
+_STATUS: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
+    (NotFound, grpc.StatusCode.NOT_FOUND),
+    (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
+    (Transient, grpc.StatusCode.UNAVAILABLE),
+    (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
+)
+_OURS = "/asi.v1."
+
+
+class Server:
+    """A gRPC server with health and reflection. `add` the services, then `start`."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._settings = settings
+        # Without so_reuseport=0 two servers would share a port in silence.
+        self._server = grpc.aio.server(interceptors=[_Guard()], options=[*_LIMITS, ("grpc.so_reuseport", 0)])
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
+        self.port = 0
+
+    @property
+    def grpc(self) -> grpc.aio.Server:
+        """What the generated `add_…_to_server` functions take."""
+        return self._server
+
+    async def start(self, *names: str) -> None:
+        """Listen. `names` are the full names of the services that were added. Raises OSError when the port is taken."""
+        reflection.enable_server_reflection([*self._names, *names], self._server)
+        address = Address.parse(self._settings.listen)
+        target = f"{address.host}:{address.port}"
+        try:
+            if credentials := _server_credentials(self._settings):
+                self.port = self._server.add_secure_port(target, credentials)
+            else:
+                self.port = self._server.add_insecure_port(target)
+        except RuntimeError:
+            raise OSError(f"cannot listen on {target}: the port is taken") from None
+        await self._server.start()
+
+    async def report(self, healthy: bool) -> None:
+        """What the health service answers from now on."""
+        status = health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set("", status)
+
+    async def stop(self, grace: float) -> None:
+        """Refuse new calls, let the running ones end within `grace` seconds."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace)
+
+
+def channel(addresses: str, settings: ServiceSettings) -> grpc.aio.Channel:
+    """A channel to one or several addresses (commas between them), calls spread evenly."""
+    parts = [part.strip() for part in addresses.split(",") if part.strip()]
+    for part in parts:
+        Address.parse(part)
+    target = parts[0] if len(parts) == 1 else "ipv4:" + ",".join(parts)
+    options = [*_LIMITS, ("grpc.service_config", _SERVICE_CONFIG)]
+    if settings.grpc_ca:
+        return grpc.aio.secure_channel(target, _channel_credentials(settings), options=options)
+    return grpc.aio.insecure_channel(target, options=options)
+
+
+def is_transient(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the same call may succeed later."""
+    return error.code() in (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    )
+
+
+class _Guard(grpc.aio.ServerInterceptor):
+    """Bounds the time of every unary call and turns typed errors into status codes."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(_OURS):
+            return handler
+        codec = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(_guarded(handler.unary_unary), **codec)
+        return grpc.unary_stream_rpc_method_handler(_guarded_stream(handler.unary_stream), **codec)
+
+
+def _guarded(call: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        seconds = min(context.time_remaining() or DEADLINE_SECONDS, 3600.0)
+        try:
+            return await asyncio.wait_for(call(request, context), seconds)
+        except Exception as error:  # noqa: BLE001 - the one place where errors become status codes
+            await _abort(context, error)
+
+    return guarded
+
+
+def _guarded_stream(call: Callable[..., Any] | None) -> Callable[..., AsyncIterator[Any]]:
+    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        try:
+            assert call is not None  # noqa: S101 - a handler is unary or streams
+            async for answer in call(request, context):
+                yield answer
+        except Exception as error:  # noqa: BLE001 - as above
+            await _abort(context, error)
+
+    return guarded
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    for kind, code in _STATUS:
+        if isinstance(error, kind):
+            await context.abort(code, str(error) or code.name)
+    get_logger().error("a call failed", exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+def _read(path: Path | None) -> bytes | None:
+    return path.read_bytes() if path else None
+
+
+def _server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | None:
+    if not settings.grpc_ca:
+        return None
+    key, certificate = _read(settings.grpc_key), _read(settings.grpc_cert)
+    if not key or not certificate:
+        raise ValueError("ASI_GRPC_CA asks for mutual TLS: set ASI_GRPC_CERT and ASI_GRPC_KEY too")
+    return grpc.ssl_server_credentials([(key, certificate)], _read(settings.grpc_ca), require_client_auth=True)
+
+
+def _channel_credentials(settings: ServiceSettings) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(_read(settings.grpc_ca), _read(settings.grpc_key), _read(settings.grpc_cert))

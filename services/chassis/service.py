@@ -1,0 +1,131 @@
+"""What a service is: settings, logs, bus, gRPC server and workers, started together and drained on SIGTERM."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from services.chassis import logs, metrics
+from services.chassis.bus import Bus
+from services.chassis.errors import BusLost, SettingsError
+from services.chassis.logs import get_logger
+from services.chassis.rpc import Server
+from services.chassis.settings import ServiceSettings, load
+from services.chassis.worker import Handler, Worker
+
+S = TypeVar("S", bound=ServiceSettings)
+UNHEALTHY_EXIT = 70
+SETTINGS_EXIT = 2
+
+
+@dataclass
+class Service:
+    """A running service's parts. `app.py` of each service fills it in."""
+
+    name: str
+    settings: ServiceSettings
+    bus: Bus
+    server: Server
+    workers: list[Worker] = field(default_factory=list)
+    tasks: list[Coroutine[None, None, None]] = field(default_factory=list)
+    rpc_names: list[str] = field(default_factory=list)
+
+    async def work(self, durable: str, handler: Handler, parallel: int) -> None:
+        """Handle the deliveries of a durable. Raises BusLost when it does not exist."""
+        consumer = await self.bus.consumer(durable)
+        self.workers.append(Worker(self.bus, consumer, durable, self.name, handler, parallel))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set or a part fails, then drain."""
+        await self.server.start(*self.rpc_names)
+        await self.server.report(healthy=True)
+        get_logger().info("started", port=self.server.port)
+        parts: list[asyncio.Task[None]] = [asyncio.create_task(worker.run()) for worker in self.workers]
+        parts += [asyncio.create_task(task) for task in self.tasks]
+        parts.append(asyncio.create_task(self._watch_health()))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({stopped, *parts}, return_when=asyncio.FIRST_COMPLETED)
+        failed = [part for part in parts if part.done()]
+        await self.server.report(healthy=False)
+        get_logger().info("draining", busy=sum(worker.busy for worker in self.workers))
+        await asyncio.gather(*(worker.drain(self.settings.grace_seconds) for worker in self.workers))
+        for part in parts:
+            part.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
+        await self.server.stop(2)
+        for part in failed:
+            part.result()
+
+    async def _watch_health(self) -> None:
+        """Unhealthy while the broker is away."""
+        while True:
+            await asyncio.sleep(2)
+            await self.server.report(healthy=self.bus.connected)
+
+
+Build = Callable[[Service, S], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def wired(name: str, settings: S, build: Build[S]) -> AsyncIterator[Service]:
+    """A service connected and built, not yet running. Tests use this with settings of their own."""
+    async with AsyncExitStack() as stack:
+        bus = await stack.enter_async_context(Bus(settings, f"asi-{name}"))
+        if settings.create_streams:
+            await bus.set_up()
+        if differences := await bus.compare():
+            raise BusLost(f"{differences[0]}; run `asi-arch setup` (differences: {len(differences)})")
+        service = Service(name, settings, bus, Server(settings))
+        await stack.enter_async_context(build(service, settings))
+        yield service
+
+
+async def _serve(name: str, settings: S, build: Build[S]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(_start(name, settings, build, stop))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    await asyncio.wait({serving}, timeout=settings.grace_seconds + 15)
+    serving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+async def _start(name: str, settings: S, build: Build[S], stop: asyncio.Event) -> None:
+    async with wired(name, settings, build) as service:
+        metrics.serve(settings.metrics_listen)
+        await service.run(stop)
+
+
+def main(name: str, kind: type[S], build: Build[S]) -> None:
+    """The body of every `python -m services.<name>`: exits 2 on bad settings, 70 when the bus is not as it must be."""
+    logs.configure(name)
+    try:
+        settings = load(kind, name)
+        logs.configure(name, settings.log_level)
+        _run(_serve(name, settings, build))
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(SETTINGS_EXIT)
+    except (BusLost, OSError) as error:
+        get_logger().error("cannot go on", error=str(error))
+        sys.exit(UNHEALTHY_EXIT)
+    get_logger().info("stopped")
+
+
+def _run(main_coroutine: Coroutine[None, None, None]) -> None:
+    """On uvloop, which is a quarter faster here."""
+    if sys.platform == "win32":
+        asyncio.run(main_coroutine)
+        return
+    import uvloop
+
+    uvloop.run(main_coroutine)

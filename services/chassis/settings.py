@@ -1,0 +1,108 @@
+"""Settings: read once from the environment, frozen, and refused with one sentence when unknown or impossible."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from services.chassis.errors import SettingsError
+
+PREFIX = "ASI_"
+SERVICES = ("researcher", "engineer", "judge", "analyst", "store")
+
+
+class ServiceSettings(BaseModel):
+    """What every service reads. Field `nats_url` is the variable ASI_NATS_URL, and so on.
+
+    A service's own settings derive from this; their variables carry the service's name, as in ASI_ENGINEER_STAGE.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    nats_url: str = Field("nats://127.0.0.1:4222", pattern=r"^(nats|tls|ws|wss)://")
+    nats_creds: Path | None = Field(None, description="nkey seed file of this service")
+    nats_ca: Path | None = Field(None, description="CA certificate; switches TLS on for NATS")
+    nats_cert: Path | None = None
+    nats_key: Path | None = None
+    nats_inbox_prefix: str = Field("_INBOX", description="private to this service where credentials are used")
+    grpc_ca: Path | None = Field(None, description="CA certificate; switches mutual TLS on for gRPC")
+    grpc_cert: Path | None = None
+    grpc_key: Path | None = None
+    data_dir: Path = Path(".data")
+    artifacts_url: str | None = Field(None, description="fsspec URL; default: artifacts/ below data_dir")
+    archive_address: str = Field("127.0.0.1:7101", description="gRPC address of the store")
+    checker_address: str = Field("127.0.0.1:7102", description="gRPC address of the engineers, commas between several")
+    cognition_address: str = Field("127.0.0.1:7103", description="gRPC address of the analyst")
+    judge_address: str = Field("127.0.0.1:7104", description="gRPC address of the judge")
+    listen: str = Field("127.0.0.1:0", description="host:port of this service's gRPC server; port 0 takes a free one")
+    metrics_listen: str | None = Field(None, description="host:port for Prometheus; absent: none")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    grace_seconds: float = Field(20.0, ge=0, description="how long a drain waits for work in hand")
+    create_streams: bool = Field(False, description="create what `asi-arch setup` would; for one machine and tests")
+    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector; absent: no tracing")
+
+    @property
+    def artifacts(self) -> str:
+        """Where artifacts go, as an fsspec URL."""
+        return self.artifacts_url or (self.data_dir / "artifacts").absolute().as_uri()
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+# Variables that belong to a mind or an embedder, which read them by themselves.
+MIND_NAMES = frozenset({"ASI_MIND_FILE", "ASI_MODEL", "ASI_EMBEDDING_MODEL", "ASI_ARCHIVE_URL", "ASI_UVLOOP"})
+
+
+def load(kind: type[S], service: str, environment: Mapping[str, str] | None = None) -> S:
+    """Read `kind` from the environment.
+
+    Raises:
+        SettingsError: an ASI_ variable is unknown or its value impossible; the message names it and the fix.
+    """
+    environment = os.environ if environment is None else environment
+    given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+    names = {_variable(field, service): field for field in kind.model_fields}
+    others = tuple(f"{PREFIX}{other.upper()}_" for other in SERVICES if other != service)
+    values: dict[str, str] = {}
+    for name, value in given.items():
+        if name in names:
+            values[names[name]] = value
+        elif not name.startswith(others) and name not in MIND_NAMES:
+            raise SettingsError(f"{name} is not a setting of the {service}{_suggest(name, names)}.")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else ""
+        name = _variable(field, service) if field in kind.model_fields else "The settings"
+        raise SettingsError(f"{name}={values.get(field, '')!r} is impossible: {first['msg']}.") from None
+
+
+def _variable(field: str, service: str) -> str:
+    """The environment variable of a field: only what a service adds carries its name."""
+    shared = field in ServiceSettings.model_fields or f"{PREFIX}{field.upper()}" in MIND_NAMES
+    return f"{PREFIX}{field.upper()}" if shared else f"{PREFIX}{service.upper()}_{field.upper()}"
+
+
+def _suggest(name: str, known: Mapping[str, str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else f" (known: {', '.join(sorted(known))})"
+
+
+class Address(BaseModel):
+    """A host and a port, as in 127.0.0.1:7101."""
+
+    model_config = ConfigDict(frozen=True)
+    host: str
+    port: int = Field(ge=0, le=65535)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises SettingsError when `text` is not host:port."""
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise SettingsError(f"{text!r} is not an address; write host:port, for example 127.0.0.1:7101.")
+        return cls(host=host, port=int(port))

@@ -1,0 +1,204 @@
+"""Deliveries become handler calls: heartbeats, acknowledgement after publishing, dead letters, drains.
+
+A handler gets a `Job` and returns the events to publish, oldest first. What it raises is told in `errors`.
+"""
+
+import asyncio
+import contextlib
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import grpc.aio
+import structlog
+
+from services.chassis import metrics
+from services.chassis.bus import Bus, Consumer, Delivery
+from services.chassis.bus.connection import EventTooBig
+from services.chassis.errors import HandedBack, Rejected, Transient
+from services.chassis.events import Cause, follow, rejection
+from services.chassis.logs import get_logger
+from services.chassis.rpc import is_transient
+from services.contracts import events_pb2
+
+HEARTBEAT_SECONDS = 15.0
+BACK_OFF_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One delivery as a handler sees it."""
+
+    cause: Cause
+    attempt: int  # the delivery number: the fencing token of what comes out
+    bus: Bus
+    service: str
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def event(self) -> events_pb2.Event:
+        """The event to handle."""
+        return self.cause.event
+
+
+Handler = Callable[[Job], Awaitable[Sequence[events_pb2.Event]]]
+
+
+class Worker:
+    """Up to `parallel` deliveries of one durable in hand at once."""
+
+    def __init__(
+        self, bus: Bus, consumer: Consumer, durable: str, service: str, handler: Handler, parallel: int
+    ) -> None:
+        self._bus = bus
+        self._consumer = consumer
+        self._durable = durable
+        self._service = service
+        self._handler = handler
+        self._free = asyncio.Semaphore(parallel)
+        self._parallel = parallel
+        self._running: set[asyncio.Task[None]] = set()
+        self._draining = asyncio.Event()
+
+    @property
+    def busy(self) -> int:
+        """Deliveries in hand."""
+        return len(self._running)
+
+    async def run(self) -> None:
+        """Fetch and handle until `drain` is called. Raises BusLost when the durable is gone."""
+        while not self._draining.is_set():
+            await self._free.acquire()
+            deliveries = [] if self._draining.is_set() else await self._fetch()
+            if not deliveries:
+                self._free.release()
+            for delivery in deliveries:
+                task = asyncio.create_task(self._handle(delivery))
+                self._running.add(task)
+                task.add_done_callback(self._finished)
+
+    async def drain(self, grace: float) -> None:
+        """Fetch no more; give work in hand `grace` seconds to end or hand itself back, then cancel it."""
+        self._draining.set()
+        if not self._running:
+            return
+        _, late = await asyncio.wait(set(self._running), timeout=grace)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=10)
+
+    async def _fetch(self) -> list[Delivery]:
+        """One delivery, or none when draining began meanwhile: a fetch never outlives the drain."""
+        fetch = asyncio.create_task(self._consumer.fetch(1))
+        drained = asyncio.create_task(self._draining.wait())
+        await asyncio.wait({fetch, drained}, return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
+        if not fetch.done():
+            fetch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await fetch
+            return []
+        deliveries = fetch.result()
+        if self._draining.is_set():
+            for delivery in deliveries:
+                await delivery.again(0)
+            return []
+        return deliveries
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._free.release()
+        if not task.cancelled() and (error := task.exception()):
+            get_logger().error("the worker loop failed to end a delivery; it will come again", exc_info=error)
+
+    async def _handle(self, delivery: Delivery) -> None:
+        try:
+            cause = Cause.of(delivery.body)
+        except ValueError as error:
+            get_logger().error("not an event", sequence=delivery.sequence, error=str(error))
+            await delivery.give_up()
+            return
+        structlog.contextvars.bind_contextvars(run=cause.event.run, candidate=cause.event.candidate)
+        job = Job(cause, delivery.deliveries, self._bus, self._service, self._draining)
+        heart = asyncio.create_task(_beat(delivery))
+        try:
+            with metrics.handling(self._durable, delivery.deliveries):
+                await self._attempt(job, delivery)
+        finally:
+            heart.cancel()
+
+    async def _attempt(self, job: Job, delivery: Delivery) -> None:
+        try:
+            await self._publish(await self._handler(job))
+        except Rejected as rejected:
+            get_logger().info("rejected", stage=rejected.stage, reason=rejected.reason)
+            await self._publish([rejection(job.cause, rejected, job.service, job.attempt)])
+        except HandedBack as back:
+            get_logger().info("handed back", reason=str(back))
+            await delivery.again(0)
+            return
+        except asyncio.CancelledError:
+            await delivery.again(0)
+            raise
+        except Transient as transient:
+            await self._later(delivery, transient, transient.delay)
+            return
+        except grpc.aio.AioRpcError as error:
+            if is_transient(error):
+                await self._later(delivery, error, None)
+                return
+            await self._bury(job, delivery, error)
+        except Exception as error:  # noqa: BLE001 - the one broad catch: what nobody foresaw becomes a dead letter
+            await self._bury(job, delivery, error)
+            return
+        await delivery.done()
+
+    async def _publish(self, events: Sequence[events_pb2.Event]) -> None:
+        for event in events:
+            try:
+                await self._bus.publish(event)
+            except EventTooBig as error:
+                cause = Cause.published(event)
+                raise RuntimeError(f"{cause.event.id} cannot be published: {error}") from error
+
+    async def _later(self, delivery: Delivery, reason: Exception, delay: float | None) -> None:
+        wait = delay if delay is not None else BACK_OFF_SECONDS[min(delivery.deliveries, len(BACK_OFF_SECONDS)) - 1]
+        get_logger().warning("again later", reason=str(reason), seconds=wait, deliveries=delivery.deliveries)
+        await delivery.again(wait)
+
+    async def _bury(self, job: Job, delivery: Delivery, error: Exception) -> None:
+        """A dead letter, with its traceback, and no further delivery."""
+        get_logger().error("dead letter", durable=self._durable, sequence=delivery.sequence, exc_info=error)
+        dead = dead_letter(
+            job.cause, self._service, self._durable, delivery.sequence, delivery.deliveries,
+            reason=f"{type(error).__name__}: {error}",
+            trace="".join(traceback.format_exception(error))[-8000:],
+        )  # fmt: skip
+        dead.dead.subject = delivery.subject
+        await self._bus.publish(dead)
+        await delivery.give_up()
+        metrics.DEAD_LETTERS.labels(self._durable).inc()
+
+
+def dead_letter(
+    cause: Cause, service: str, durable: str, sequence: int, deliveries: int, reason: str, trace: str = ""
+) -> events_pb2.Event:
+    """The fact that `durable` could not handle message `sequence`. Its id is the same whoever reports it."""
+    candidate = cause.event.so_far if cause.event.candidate else None
+    dead = follow(cause, "dead", service, 1, candidate, suffix=f"{durable}-{sequence}")
+    dead.dead.CopyFrom(
+        events_pb2.DeadLetter(
+            consumer=durable, sequence=sequence, deliveries=deliveries, reason=reason[:2000], traceback=trace
+        )
+    )
+    return dead
+
+
+async def _beat(delivery: Delivery) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT_SECONDS)
+        try:
+            await delivery.still_working()
+        except Exception as error:  # noqa: BLE001 - a missed beat must not end the work; the next may get through
+            get_logger().warning("heartbeat failed", error=str(error))
