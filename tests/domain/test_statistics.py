@@ -1,0 +1,235 @@
+"""Tests, intervals and corrections against published values and their definitions."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.domain.correction import benjamini_hochberg, holm
+from services.domain.distributions import (
+    incomplete_beta,
+    noncentral_student_survival,
+    normal_survival,
+    student_quantile,
+    student_survival,
+)
+from services.domain.regression import least_squares, linear_fit, spearman
+from services.domain.statistics import (
+    Interval,
+    bootstrap,
+    differences,
+    estimate,
+    normal_interval,
+    normal_test,
+    paired_test,
+    pooled_noise,
+    power,
+    seeds_needed,
+)
+
+
+@pytest.mark.parametrize(
+    ("share", "freedom", "expected"),
+    [(0.95, 1, 6.3138), (0.975, 2, 4.3027), (0.975, 4, 2.7764), (0.99, 10, 2.7638), (0.95, 120, 1.6577)],
+)
+def test_student_quantiles_agree_with_the_tables(share: float, freedom: int, expected: float) -> None:
+    """Printed tables of the t distribution decide."""
+    assert student_quantile(share, freedom) == pytest.approx(expected, abs=6e-5)
+    assert student_quantile(1 - share, freedom) == pytest.approx(-expected, abs=6e-5)
+
+
+@pytest.mark.parametrize("t", [-3.0, -0.5, 0.0, 0.7, 2.0, 40.0])
+def test_student_tails_agree_with_the_closed_forms(t: float) -> None:
+    """One and two degrees of freedom have formulas of their own."""
+    assert student_survival(t, 1) == pytest.approx(0.5 - math.atan(t) / math.pi, rel=1e-9)
+    assert student_survival(t, 2) == pytest.approx(0.5 - t / (2 * math.sqrt(2 + t * t)), rel=1e-7)
+    assert student_survival(t, 1e7) == pytest.approx(normal_survival(t), rel=1e-3, abs=1e-12)
+
+
+def test_incomplete_beta_agrees_with_its_simple_cases() -> None:
+    """I_x(1, b) = 1 − (1 − x)^b and the two ends."""
+    assert incomplete_beta(1, 5, 0.3) == pytest.approx(1 - 0.7**5)
+    assert incomplete_beta(40, 60, 0.4) == pytest.approx(0.51, abs=0.02)
+    assert (incomplete_beta(2, 3, 0), incomplete_beta(2, 3, 1)) == (0, 1)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 30])
+def test_noncentral_tail_without_shift_is_the_central_one(freedom: int) -> None:
+    """The integration must reproduce the known special case."""
+    assert noncentral_student_survival(1.5, freedom, 0) == pytest.approx(student_survival(1.5, freedom), abs=1e-6)
+
+
+def test_the_paired_test_on_a_worked_example() -> None:
+    """Differences 1, 2, 3, 4: mean 2.5, deviation 1.2910, t = 3.8730 at 3 degrees of freedom, one-sided p = 0.0152."""
+    result = paired_test([1, 2, 3, 4])
+
+    assert (result.effect, result.freedom, result.count) == (2.5, 3, 4)
+    assert result.t == pytest.approx(3.87298, abs=1e-5)
+    assert result.p == pytest.approx(0.01523, abs=2e-5)
+    assert result.interval().low == pytest.approx(0.4457, abs=1e-3)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=8).filter(lambda values: len(set(values)) > 1))
+def test_the_test_is_one_sided(gains: list[float]) -> None:
+    """The p of a gain and of the opposite gain add to one."""
+    there, back = paired_test(gains), paired_test([-gain for gain in gains])
+
+    assert there.p + back.p == pytest.approx(1, abs=1e-9)
+
+
+def test_differences_without_scatter_are_certain_only_upwards() -> None:
+    """Equal programs differ by nothing, and nothing speaks for them."""
+    assert paired_test([0.1, 0.1]).p == 0
+    assert paired_test([0.0, 0.0]).p == 1
+    assert paired_test([-0.1, -0.1]).p == 1
+
+
+def test_a_pooled_deviation_brings_its_degrees_of_freedom() -> None:
+    """Two seeds alone prove little; the scatter known from other pairs helps."""
+    known = pooled_noise([[0.0, 2.0], [5.0, 7.0], [1.0]])
+
+    assert known.deviation == pytest.approx(math.sqrt(2))
+    assert known.freedom == 2
+    assert paired_test([3.0], known).p == pytest.approx(student_survival(3 / math.sqrt(2), 2))
+
+
+def test_pairs_are_made_by_seed() -> None:
+    """Only seeds that both have count, and lower loss is a gain."""
+    assert differences({3: 1.0, 1: 2.0, 9: 0.0}, {1: 2.5, 3: 1.25, 4: 0.0}) == [0.5, 0.25]
+    with pytest.raises(ValueError, match="seed"):
+        differences({1: 1.0}, {2: 1.0})
+
+
+def test_one_value_has_no_standard_error() -> None:
+    """Absence is not zero."""
+    assert estimate([2.0]).standard_error is None
+    assert estimate([1.0, 3.0]).standard_error == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="empty"):
+        estimate([])
+    with pytest.raises(ValueError, match="finite"):
+        estimate([math.nan, 1.0])
+    with pytest.raises(ValueError, match="two values"):
+        pooled_noise([[1.0]])
+
+
+def test_normal_approximations() -> None:
+    """The textbook numbers."""
+    assert normal_test(1.6449, 1) == pytest.approx(0.05, abs=1e-4)
+    assert normal_interval(0, 1).high == pytest.approx(1.95996, abs=1e-5)
+    with pytest.raises(ValueError, match="standard_error"):
+        normal_test(1, 0)
+
+
+def test_the_bootstrap_is_deterministic_and_covers() -> None:
+    """With a given rng it repeats, and about 95 of 100 intervals hold the truth (seed and shared item effects)."""
+    rng, held = random.Random(5), 0
+    for _ in range(100):
+        items = [rng.gauss(0, 1) for _ in range(30)]
+        rows = [
+            [0.3 + shift + item + rng.gauss(0, 1) for item in items] for shift in (rng.gauss(0, 0.3) for _ in range(8))
+        ]
+        interval = bootstrap(rows, random.Random(1), resamples=100)
+        held += interval.low <= 0.3 <= interval.high
+
+    assert held >= 90
+    assert bootstrap(rows, random.Random(1)) == bootstrap(rows, random.Random(1))
+
+
+def test_shared_items_are_resampled_together() -> None:
+    """Items that favour one model under every seed are a common error, which seeds do not average away."""
+    rows = [[float(item % 2) for item in range(20)] for _ in range(10)]
+    together, apart = bootstrap(rows, random.Random(0)), bootstrap(rows, random.Random(0), shared_items=False)
+
+    assert together.high - together.low > 2 * (apart.high - apart.low)
+
+
+@pytest.mark.parametrize(("rows", "word"), [([], "empty"), ([[]], "empty"), ([[1.0], [1.0, 2.0]], "different")])
+def test_the_bootstrap_refuses_what_it_cannot_pair(rows: list[list[float]], word: str) -> None:
+    """One clear sentence instead of a wrong interval."""
+    with pytest.raises(ValueError, match=word):
+        bootstrap(rows, random.Random(0))
+
+
+def test_intervals_say_whether_they_cross_zero() -> None:
+    """Nothing is called better across it."""
+    assert Interval(-0.1, 0.2, 0.95).crosses_zero
+    assert not Interval(0.1, 0.2, 0.95).crosses_zero
+
+
+def test_power_agrees_with_tables_and_simulation() -> None:
+    """Effect of half a deviation: 27 pairs for 80% one-sided (Cohen); and a simulation of five pairs."""
+    rng = random.Random(3)
+    found = sum(paired_test([rng.gauss(1, 1) for _ in range(5)]).p < 0.05 for _ in range(2000)) / 2000
+
+    assert seeds_needed(0.5, 1.0) == 27
+    assert found == pytest.approx(power(1, 1, 5), abs=0.03)
+    assert power(0, 1, 5) == pytest.approx(0.05, abs=1e-5)
+    with pytest.raises(ValueError, match="too small"):
+        seeds_needed(0.001, 1.0, most=50)
+
+
+def test_corrections_on_worked_examples() -> None:
+    """Benjamini–Hochberg and Holm by hand."""
+    ps = [0.01, 0.04, 0.03, 0.005]
+
+    assert benjamini_hochberg(ps) == pytest.approx([0.02, 0.04, 0.04, 0.02])
+    assert holm(ps) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert benjamini_hochberg([0.01], tried=10) == pytest.approx([0.1])
+    assert benjamini_hochberg([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_corrections_only_raise_and_keep_the_order(ps: list[float]) -> None:
+    """Holm is never milder than Benjamini–Hochberg, and neither milder than no correction."""
+    rates, errors = benjamini_hochberg(ps), holm(ps)
+
+    assert all(
+        p <= rate + 1e-12 <= error + 2e-12 <= 1 + 3e-12 for p, rate, error in zip(ps, rates, errors, strict=True)
+    )
+    assert sorted(range(len(ps)), key=lambda i: (ps[i], i)) == sorted(
+        range(len(ps)), key=lambda i: (rates[i], ps[i], i)
+    )
+
+
+def test_corrections_refuse_impossible_counts() -> None:
+    """Fewer tried than tested would make every claim look better."""
+    with pytest.raises(ValueError, match="tried"):
+        holm([0.1, 0.2], tried=1)
+    with pytest.raises(ValueError, match="between"):
+        benjamini_hochberg([1.2])
+
+
+def test_spearman_with_ties_and_without_order() -> None:
+    """Ranks of ties are shared; a constant has no rank order at all."""
+    assert spearman([1, 2, 3, 4], [10, 20, 30, 5]).rho == pytest.approx(-0.2)
+    assert spearman([1, 2, 2, 4], [1, 2, 2, 9]).rho == pytest.approx(1)
+    assert spearman([1, 2], [2, 1]).p is None
+    with pytest.raises(ValueError, match="ys"):
+        spearman([1, 2, 3], [7, 7, 7])
+
+
+def test_a_line_with_its_band() -> None:
+    """A worked example: y = 1 + 2x with residuals ±0.5; the band is narrowest at the centre."""
+    line = linear_fit([0, 1, 2, 3], [1.5, 2.5, 4.5, 7.5])
+    centre, edge = line.band(1.5), line.band(3)
+
+    assert (line.slope, line.intercept) == (pytest.approx(2.0), pytest.approx(1.0))
+    assert centre is not None
+    assert edge is not None
+    assert centre.high - centre.low < edge.high - edge.low
+    assert linear_fit([0, 1], [0, 1]).band(0.5) is None
+    with pytest.raises(ValueError, match="xs"):
+        linear_fit([1, 1], [0, 1])
+
+
+def test_least_squares_recovers_known_weights() -> None:
+    """Exactly, where the data are exact; refused where the columns say the same thing."""
+    rows = [[1.0, x, x * x] for x in range(5)]
+
+    assert least_squares(rows, [2 - x + 3 * x * x for x in range(5)]) == pytest.approx([2, -1, 3])
+    with pytest.raises(ValueError, match="depend"):
+        least_squares([[1.0, 2.0], [2.0, 4.0]], [1.0, 2.0])
+    with pytest.raises(ValueError, match="rows"):
+        least_squares([], [])
