@@ -1,0 +1,92 @@
+"""The family tree: paths, relatives, and flaws found in any mapping."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.domain.lineage import (
+    children,
+    depths,
+    flaws,
+    grandparent,
+    path_to_root,
+    root,
+    roots,
+    siblings,
+    subtree,
+)
+
+TREE = {"delta": None, "gated": None, "a": "delta", "b": "delta", "c": "a", "d": "a", "e": "c"}
+forests = st.lists(st.integers(-3, 100), max_size=30).map(
+    lambda picks: {f"n{i}": f"n{pick % i}" if pick >= 0 and i else None for i, pick in enumerate(picks)}
+)
+mappings = st.dictionaries(st.sampled_from("abcdefgh"), st.none() | st.sampled_from("abcdefghxy"))
+
+
+def test_relatives_in_a_small_forest() -> None:
+    """Several roots are allowed; every relation in one look."""
+    assert path_to_root(TREE, "e") == ["e", "c", "a", "delta"]
+    assert (root(TREE, "e"), roots(TREE)) == ("delta", ["delta", "gated"])
+    assert (grandparent(TREE, "e"), grandparent(TREE, "a"), grandparent(TREE, "delta")) == ("a", None, None)
+    assert (siblings(TREE, "c"), siblings(TREE, "gated")) == (["d"], [])
+    assert children(TREE)["delta"] == ["a", "b"]
+    assert subtree(TREE, "a") == ["a", "c", "e", "d"]
+
+
+@given(forests)
+def test_depths_agree_with_the_paths(forest: dict[str, str | None]) -> None:
+    """The fast way equals the definition, and sound forests have no flaws."""
+    assert depths(forest) == {one: len(path_to_root(forest, one)) - 1 for one in forest}
+    assert not flaws(forest).any
+
+
+@given(forests)
+def test_subtrees_of_the_roots_part_the_forest(forest: dict[str, str | None]) -> None:
+    """Everyone descends from exactly one root."""
+    found = [one for top in roots(forest) for one in subtree(forest, top)]
+
+    assert sorted(found) == sorted(forest)
+
+
+@given(mappings)
+def test_a_mapping_has_a_flaw_exactly_where_a_path_fails(mapping: dict[str, str | None]) -> None:
+    """The linear search for flaws misses nothing and invents nothing."""
+    failing = False
+    for one in mapping:
+        try:
+            path_to_root(mapping, one)
+        except ValueError:
+            failing = True
+
+    assert flaws(mapping).any == failing
+
+
+def test_orphans_and_cycles_are_named() -> None:
+    """An importer refuses with the offending ids; those that merely lead into a cycle are not its members."""
+    found = flaws({"a": "b", "b": "a", "tail": "a", "lost": "nobody", "self": "self", "fine": None})
+
+    assert found.orphans == ("lost",)
+    assert found.cyclic == ("a", "b", "self")
+
+
+@pytest.mark.parametrize("function", [path_to_root, lambda tree, _: depths(tree)])
+def test_walking_a_flawed_tree_is_refused(function: object) -> None:
+    """No endless loop, no silent end."""
+    assert callable(function)
+    with pytest.raises(ValueError, match="circle"):
+        function({"a": "b", "b": "a"}, "a")
+    with pytest.raises(ValueError, match="unknown parent"):
+        function({"a": "b"}, "a")
+
+
+def test_unknown_candidates_are_key_errors() -> None:
+    """The caller asked for somebody who is not there."""
+    with pytest.raises(KeyError):
+        path_to_root(TREE, "zz")
+    with pytest.raises(KeyError):
+        subtree(TREE, "zz")
+
+
+def test_subtree_ends_in_a_cycle() -> None:
+    """Even a flawed mapping terminates."""
+    assert subtree({"a": "b", "b": "a"}, "a") == ["a", "b"]
