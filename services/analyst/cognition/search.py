@@ -1,0 +1,59 @@
+"""Search: the entries whose trigger patterns lie nearest to what an experiment showed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.analyst.cognition.corpus import Corpus, Knowledge
+from services.chassis.llm.embedder import Embedder, Vector, similarities
+
+MOST = 50
+"""More entries than this are refused: a context full of entries explains nothing."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An entry and the cosine, −1 to 1, between the query and its trigger patterns."""
+
+    knowledge: Knowledge
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Index:
+    """Trigger patterns as vectors of one embedder, in the corpus' order; made by `index`."""
+
+    corpus: Corpus
+    embedder: Embedder
+    vectors: tuple[Vector, ...]
+
+    async def search(self, query: str, count: int = 3, threshold: float = 0.5) -> tuple[Hit, ...]:
+        """The `count` nearest entries with a cosine of at least `threshold`, best first.
+
+        Equal cosines (to six decimals, so that machines with different arithmetic agree) are in the order of ids.
+        Raises ValueError for an empty query or a count outside 1 to 50.
+        """
+        if not query.strip():
+            raise ValueError("query is empty: describe what the experiment showed")
+        if not 1 <= count <= MOST:
+            raise ValueError(f"count must be 1 to {MOST}, not {count}")
+        (vector,) = await self.embedder.embed([query])
+        return self.nearest(vector, count, threshold)
+
+    def nearest(self, query: Vector, count: int, threshold: float) -> tuple[Hit, ...]:
+        """As `search`, for a vector; raises EmbedderMismatch when another embedder made it."""
+        cosines = similarities(query, self.vectors)
+        hits = (Hit(entry, float(cosine)) for entry, cosine in zip(self.corpus.entries, cosines, strict=True))
+        kept = [hit for hit in hits if hit.similarity >= threshold]
+        return tuple(sorted(kept, key=lambda hit: (-round(hit.similarity, 6), hit.knowledge.id))[:count])
+
+
+def triggers(corpus: Corpus) -> Sequence[str]:
+    """The only embedded field, of every entry."""
+    return [knowledge.entry.experimental_trigger_patterns for knowledge in corpus.entries]
+
+
+async def index(corpus: Corpus, embedder: Embedder) -> Index:
+    """Embed all trigger patterns once; raises what the embedder raises."""
+    return Index(corpus, embedder, tuple(await embedder.embed(triggers(corpus))))
