@@ -1,0 +1,1 @@
+"""The researcher's mind without a language model: a searcher over typed descriptions of linear-attention mixers."""

@@ -1,0 +1,88 @@
+"""Helper functions that rendered programs carry, one readable text each.
+
+They are text, not code of this package: the researcher needs no torch. The tests run every one of them.
+"""
+
+from collections.abc import Mapping
+
+_PREVIOUS = '''
+def previous(x: torch.Tensor) -> torch.Tensor:
+    """The token before each token, zeros before the first. x: [batch, length, channels]."""
+    return F.pad(x, (0, 0, 1, -1))
+'''
+
+_ROTATE = '''
+def rotate(x: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    """Turn pairs of channels by an angle that grows with the position (rotary phases).
+
+    x: [batch, length, heads, channels]; frequencies: [heads or 1, pairs] in radians per token.
+    Channels beyond 2 * pairs stay as they are.
+    """
+    pairs = frequencies.shape[-1]
+    positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
+    angles = positions[:, None, None] * frequencies.float()
+    cos, sin = angles.cos(), angles.sin()
+    first, second, rest = x[..., :pairs].float(), x[..., pairs : 2 * pairs].float(), x[..., 2 * pairs :]
+    turned = torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    return torch.cat([turned.to(x.dtype), rest], dim=-1)
+'''
+
+_CAUSAL_CONV = '''
+def causal_conv(v: torch.Tensor, weight: torch.Tensor, dilation: int = 1) -> torch.Tensor:
+    """Depthwise convolution over time that only looks back.
+
+    v: [batch, length, heads, channels]; weight: [heads * channels, 1, taps], the last tap is the current token.
+    """
+    heads, taps = v.shape[2], weight.shape[-1]
+    x = F.pad(rearrange(v, "b l h d -> b (h d) l"), (dilation * (taps - 1), 0))
+    x = F.conv1d(x, weight.to(x.dtype), groups=weight.shape[0], dilation=dilation)
+    return rearrange(x, "b (h d) l -> b l h d", h=heads)
+'''
+
+_WINDOW_ATTENTION = '''
+def window_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    window: int,
+    present: torch.Tensor | None = None,
+    log_forget: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Softmax attention over the last `window` tokens; the cost is length * window.
+
+    q, k: [batch, length, heads, key channels]; v: [batch, length, heads, value channels];
+    present: [batch, length], 0 where a token is padding; log_forget: [batch, length, heads], log of a forget gate
+    whose product between two tokens scales their score down.
+    """
+    batch, length, heads, _ = q.shape
+    pad = -length % window
+    q, k, v = (F.pad(t, (0, 0, 0, 0, 0, pad)) for t in (q, k, v))
+    q, k, v = (rearrange(t, "b (n w) h d -> b h n w d", w=window) for t in (q, k, v))
+    k, v = (torch.cat([F.pad(t, (0, 0, 0, 0, 1, -1)), t], dim=3) for t in (k, v))  # the block before, then its own
+
+    query = torch.arange(window, device=q.device)[:, None] + window
+    key = torch.arange(2 * window, device=q.device)[None, :]
+    block = torch.arange(q.shape[2], device=q.device)[:, None, None]
+    visible = (key <= query) & (key > query - window) & ((block > 0) | (key >= window))
+    scores = (q @ k.transpose(-1, -2)).float()
+    if log_forget is not None:
+        total = F.pad(log_forget.float().cumsum(dim=1), (0, 0, 0, pad))
+        total = rearrange(total, "b (n w) h -> b h n w", w=window)
+        before = torch.cat([F.pad(total, (0, 0, 1, -1)), total], dim=-1)
+        decay = total[..., :, None] - before[..., None, :]
+        scores = scores + decay.masked_fill(~visible, 0.0)
+    if present is not None:
+        shown = rearrange(F.pad(present.bool(), (0, pad)), "b (n w) -> b 1 n 1 w", w=window)
+        shown = torch.cat([F.pad(shown, (0, 0, 0, 0, 1, -1)), shown], dim=-1)
+        visible = visible & (shown | (key == query))
+    weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1).to(v.dtype)
+    out = rearrange(weights @ v, "b h n w d -> b (n w) h d")
+    return out[:, :length]
+'''
+
+HELPERS: Mapping[str, str] = {
+    "previous": _PREVIOUS,
+    "rotate": _ROTATE,
+    "causal_conv": _CAUSAL_CONV,
+    "window_attention": _WINDOW_ATTENTION,
+}

@@ -1,0 +1,177 @@
+"""Fragments for the recurrent memory: write strengths, forget gates and the kernel that runs them."""
+
+from collections.abc import Iterator
+
+from services.researcher.offline.description import Mixer
+from services.researcher.offline.render.fragment import Fragment
+
+_RETENTION = """
+    # fixed forgetting, from fast heads to slow ones
+    spans = torch.linspace(math.log(1 / 32), math.log(1 / 512), num_heads)
+    self.register_buffer("log_decay", torch.log1p(-spans.exp()))
+"""
+_DECAYS = {
+    "retention": Fragment(
+        construct=_RETENTION,
+        forward="g = self.log_decay.expand(x.shape[0], x.shape[1], -1)",
+        imports=("import math",),
+    ),
+    "mamba": Fragment(
+        construct="""
+            # forget gate exp(-rate * step): a rate per head, a step size decided by the token
+            self.log_rate = nn.Parameter(torch.log(torch.linspace(1.0, 16.0, num_heads)))
+            self.step_proj = nn.Linear(hidden_size, num_heads, bias=False)
+            step = torch.exp(torch.linspace(math.log(0.001), math.log(0.1), num_heads))
+            self.step_bias = nn.Parameter(torch.log(torch.expm1(step)))  # inverse of softplus
+        """,
+        forward="g = -self.log_rate.float().exp() * F.softplus(self.step_proj(x).float() + self.step_bias.float())",
+        imports=("import math",),
+    ),
+    "sigmoid": Fragment(
+        construct="""
+            # forget gate per head, decided by the token, near 1 at first
+            self.forget_proj = nn.Linear(hidden_size, num_heads)
+            with torch.no_grad():
+                self.forget_proj.bias.copy_(torch.linspace(3.0, 6.0, num_heads))
+        """,
+        forward="g = F.logsigmoid(self.forget_proj(x).float())",
+    ),
+    "channel": Fragment(
+        construct="""
+            # forget gate per key channel through a narrow bottleneck
+            self.forget_down = nn.Linear(hidden_size, 16, bias=False)
+            self.forget_up = nn.Linear(16, num_heads * self.head_k_dim)
+        """,
+        forward="""
+            g = F.logsigmoid(self.forget_up(self.forget_down(x)).float()) / 16.0
+            g = rearrange(g, "b l (h d) -> b l h d", h=self.num_heads)
+        """,
+    ),
+    "floored": Fragment(
+        construct="""
+            # forget gate per key channel that never falls below a learned floor
+            self.forget_down = nn.Linear(hidden_size, 16, bias=False)
+            self.forget_up = nn.Linear(16, num_heads * self.head_k_dim)
+            self.forget_floor = nn.Parameter(torch.linspace(1.0, 4.0, num_heads)[:, None])
+        """,
+        forward="""
+            forget = self.forget_up(self.forget_down(x)).float().sigmoid()
+            forget = rearrange(forget, "b l (h d) -> b l h d", h=self.num_heads)
+            floor = self.forget_floor.float().sigmoid()
+            g = torch.log(floor + (1.0 - floor) * forget)
+        """,
+    ),
+}
+
+
+def fragments(mixer: Mixer) -> Iterator[Fragment]:
+    """The memory's gates and its kernel call, which leaves the result in `o`; nothing without a memory."""
+    memory = mixer.memory
+    if memory.rule == "none":
+        return
+    if memory.decay != "none":
+        yield _DECAYS[memory.decay]
+    if memory.tied:
+        yield Fragment(forward="k = k * (1.0 - g.exp()).to(k.dtype)  # write only where something was forgotten")
+    yield from _linear(mixer) if memory.rule == "linear" else _delta(mixer)
+
+
+def _delta(mixer: Mixer) -> Iterator[Fragment]:
+    memory = mixer.memory
+    product = memory.rule == "product"
+    if memory.write == "one":
+        count = "x.shape[1] * self.steps" if product else "x.shape[1]"
+        yield Fragment(forward=f"beta = v.new_ones(x.shape[0], {count}, self.num_heads)  # every write replaces in full")
+    else:
+        yield _beta(memory.write == "double", product)
+    if product:
+        yield _product_call(memory.decay != "none")
+    elif memory.decay == "none":
+        yield _call("chunk_delta_rule", "delta_rule", "q=q, k=k, v=v, beta=beta")
+    else:
+        yield _call("chunk_gated_delta_rule", "gated_delta_rule", "q=q, k=k, v=v, g=g, beta=beta")
+
+
+def _beta(double: bool, product: bool) -> Fragment:
+    note = "  # above 1 a state may flip its sign" if double else ""
+    factor = "2.0 * " if double else ""
+    if not product:
+        return Fragment(
+            construct="self.write_proj = nn.Linear(hidden_size, num_heads, bias=False)",
+            forward=f"beta = {factor}self.write_proj(x).sigmoid(){note}",
+        )
+    return Fragment(
+        construct="self.write_proj = nn.Linear(hidden_size, steps * num_heads, bias=False)",
+        forward=f"""
+            beta = {factor}self.write_proj(x).sigmoid(){note}
+            beta = rearrange(beta, "b l (n h) -> b (l n) h", n=self.steps)
+        """,
+    )
+
+
+def _product_call(decays: bool) -> Fragment:
+    forget = "gated_" if decays else ""
+    g = "\ng = F.pad(g[:, :, None], (0, 0, 0, self.steps - 1)).flatten(1, 2)  # forget once per token" if decays else ""
+    kernel = f"chunk_{forget}delta_rule"
+    argument = " g=g," if decays else ""
+    lines = f"""
+# several delta steps per token, laid out as a longer sequence; the last step of each token is read
+keys = rearrange(k, "b l (n h) d -> b (l n) h d", n=self.steps)
+queries, values = (t.repeat_interleave(self.steps, dim=1) for t in (q, v)){g}
+o, _ = {kernel}(q=queries, k=keys, v=values,{argument} beta=beta)
+o = o[:, self.steps - 1 :: self.steps]
+k = k[:, :, -self.num_heads :]"""
+    return Fragment(forward=lines, imports=(f"from fla.ops.{forget}delta_rule import {kernel}",))
+
+
+def _linear(mixer: Mixer) -> Iterator[Fragment]:
+    memory = mixer.memory
+    written = "v"
+    if memory.write == "sigmoid":
+        written = "written"
+        yield Fragment(
+            construct="self.write_proj = nn.Linear(hidden_size, num_heads, bias=False)",
+            forward="written = v * self.write_proj(x).sigmoid()[..., None]",
+        )
+    if memory.write == "channel":
+        written = "written"
+        yield _channel_write()
+    if memory.normalised:
+        yield Fragment(
+            forward=f"weighed = torch.cat([{written}, present[:, :, None, None].expand_as(v[..., :1]).to(v.dtype)], dim=-1)",
+        )
+        written = "weighed"
+    yield _linear_call(mixer, written)
+    if memory.normalised:
+        yield Fragment(forward="o = o[..., :-1] / (o[..., -1:] + 1e-4)  # the last column holds the sum of weights")
+    if memory.bonus:
+        yield Fragment(
+            construct="self.bonus = nn.Parameter(0.1 * torch.ones(num_heads, 1))",
+            forward="o = o + self.bonus * (q * k).sum(dim=-1, keepdim=True) * v  # the current token once more",
+        )
+
+
+def _linear_call(mixer: Mixer, written: str) -> Fragment:
+    if mixer.memory.decay in {"channel", "floored"}:
+        return _call("chunk_gla", "gla", f"q=q, k=k, v={written}, g=g")
+    gate = "" if mixer.memory.decay == "none" else ", g=g"
+    return _call("chunk_simple_gla", "simple_gla", f"q=q, k=k, v={written}{gate}")
+
+
+def _channel_write() -> Fragment:
+    return Fragment(
+        construct="""
+            # how strongly each value channel is written, through a narrow bottleneck
+            write_rank = max(8, hidden_size // 32)
+            self.write_down = nn.Linear(hidden_size, write_rank, bias=False)
+            self.write_up = nn.Linear(write_rank, self.value_dim)
+        """,
+        forward="""
+            write = self.write_up(self.write_down(x)).sigmoid()
+            written = v * rearrange(write, "b l (h d) -> b l h d", h=self.num_heads)
+        """,
+    )
+
+
+def _call(kernel: str, module: str, arguments: str) -> Fragment:
+    return Fragment(forward=f"o, _ = {kernel}({arguments})", imports=(f"from fla.ops.{module} import {kernel}",))

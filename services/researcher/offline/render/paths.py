@@ -1,0 +1,187 @@
+"""Fragments for the paths beside the memory, and for joining them."""
+
+from collections.abc import Iterator
+
+from services.researcher.offline.description import Fusion, Mixer, Path
+from services.researcher.offline.render.fragment import Fragment
+from services.researcher.offline.rules import branches
+
+GATE_FLOOR = 0.04
+
+_CONVOLUTION = """
+    # a path of its own for the neighbourhood: {size} taps per channel
+    self.{name}_taps = nn.Parameter(torch.empty(self.value_dim, 1, {size}).uniform_(-1, 1) / {size} ** 0.5)
+"""
+
+
+def fragments(mixer: Mixer) -> Iterator[Fragment]:
+    """Each path leaves its result in a variable of its kind's name; the fusion joins all of them in `o`."""
+    for path in mixer.paths:
+        yield _path(path)
+    names = [path.kind for path in mixer.paths]
+    if mixer.memory.rule != "none":
+        names.insert(0, "o")
+    if branches(mixer) > 1:
+        yield from _fusion(mixer.fusion, [_variable(name) for name in names])
+    elif mixer.paths:
+        yield Fragment(forward=f"o = {_variable(names[0])}")
+
+
+def _variable(kind: str) -> str:
+    return {"o": "o", "value": "v", "convolution": "local", "multi_scale": "scales"}.get(kind, kind)
+
+
+def _path(path: Path) -> Fragment:
+    match path.kind:
+        case "convolution":
+            return _convolution("local", path.size, 1)
+        case "dilated":
+            return _convolution("dilated", path.size, 4)
+        case "multi_scale":
+            return _multi_scale()
+        case "average":
+            return _average(path.size)
+        case "window" | "forgetting":
+            return _window(path.kind, path.size)
+        case "retention":
+            return _retention()
+        case "value":
+            return Fragment()
+
+
+def _convolution(name: str, size: int, dilation: int) -> Fragment:
+    spread = f", dilation={dilation}" if dilation > 1 else ""
+    return Fragment(
+        construct=_CONVOLUTION.format(name=name, size=size),
+        forward=f"{name} = causal_conv(v, self.{name}_taps{spread})",
+        helpers=("causal_conv",),
+    )
+
+
+def _multi_scale() -> Fragment:
+    return Fragment(
+        construct="""
+            # short, middle and long filters; each token chooses its scale per head
+            self.scale_taps = nn.ParameterList(
+                nn.Parameter(torch.empty(self.value_dim, 1, taps).uniform_(-1, 1) / taps**0.5) for taps in (3, 7, 15)
+            )
+            self.scale_gate = nn.Linear(hidden_size, 3 * num_heads)
+        """,
+        forward="""
+            choice = rearrange(self.scale_gate(x), "b l (h s) -> s b l h 1", s=3).softmax(dim=0)
+            scales = sum(share * causal_conv(v, taps) for share, taps in zip(choice, self.scale_taps))
+        """,
+        helpers=("causal_conv",),
+    )
+
+
+def _average(taps: int) -> Fragment:
+    return Fragment(
+        construct=f"""
+            # exponential average of the values, {taps} tokens deep, with a learned speed per channel
+            self.average_speed = nn.Parameter(torch.linspace(-3.0, 1.0, self.value_dim))
+        """,
+        forward=f"""
+            speed = self.average_speed.float().sigmoid()[:, None]
+            ages = torch.arange({taps - 1}, -1, -1, device=x.device)
+            average = causal_conv(v, (speed * (1.0 - speed) ** ages)[:, None])
+        """,
+        helpers=("causal_conv",),
+    )
+
+
+def _window(name: str, size: int) -> Fragment:
+    forgets = name == "forgetting"
+    forget = """
+        self.score_forget = nn.Linear(hidden_size, num_heads)
+        nn.init.constant_(self.score_forget.bias, 3.0)
+    """
+    sharpness = f"""
+        # softmax attention over the last {size} tokens; queries and keys are scaled by a learned sharpness
+        self.{name}_sharpness = nn.Parameter(torch.full((num_heads, 1), 1.0))
+    """
+    extra = "log_forget = F.logsigmoid(self.score_forget(x).float())\n" if forgets else ""
+    argument = ", log_forget" if forgets else ""
+    code = f"{extra}{name} = window_attention(q * self.{name}_sharpness.exp(), k, v, {size}, present{argument})"
+    return Fragment(
+        construct=sharpness + forget if forgets else sharpness,
+        forward=code,
+        helpers=("window_attention",),
+    )
+
+
+def _retention() -> Fragment:
+    return Fragment(
+        construct="""
+            # a second, slower memory with fixed forgetting that adds up instead of replacing
+            slow = torch.exp(torch.linspace(math.log(1 / 64), math.log(1 / 2048), num_heads))
+            self.register_buffer("slow_log_decay", torch.log1p(-slow))
+        """,
+        forward="""
+            slow_g = self.slow_log_decay.expand(x.shape[0], x.shape[1], -1)
+            retention, _ = chunk_simple_gla(q=q, k=k, v=v, g=slow_g)
+        """,
+        imports=("import math", "from fla.ops.simple_gla import chunk_simple_gla"),
+    )
+
+
+def _fusion(fusion: Fusion, names: list[str]) -> Iterator[Fragment]:
+    if fusion.kind == "sum":
+        yield Fragment(forward=f"o = {' + '.join(names)}")
+        return
+    count = len(names)
+    yield Fragment(
+        construct=f"""
+            # how much each of the {count} paths counts, per token and head
+            self.path_gate = nn.Linear(hidden_size, {count} * num_heads)
+        """,
+        forward=f"""
+            paths = ({", ".join(names)})
+            logits = rearrange(self.path_gate(x), "b l (h p) -> b l h p", p={count})
+        """,
+    )
+    if fusion.evidence == "statistics":
+        yield _statistics(count)
+    if fusion.temperature:
+        yield Fragment(
+            construct="self.gate_sharpness = nn.Parameter(torch.zeros(num_heads, 1))  # log of the inverse temperature",
+            forward="logits = logits * self.gate_sharpness.exp()",
+        )
+    yield Fragment(forward=_weights(fusion.kind, count))
+    if fusion.floor:
+        yield _floor(fusion.kind, count)
+    yield Fragment(forward="o = sum(weight[..., None] * path for weight, path in zip(weights.unbind(dim=-1), paths))")
+
+
+def _statistics(count: int) -> Fragment:
+    return Fragment(
+        construct=f"""
+            # the gate also sees each path's mean and mean size
+            self.statistics_gate = nn.Linear({2 * count}, {count}, bias=False)
+        """,
+        forward="""
+            statistics = [s for path in paths for s in (path.mean(dim=-1), path.abs().mean(dim=-1))]
+            logits = logits + self.statistics_gate(torch.stack(statistics, dim=-1).to(x.dtype))
+        """,
+    )
+
+
+def _weights(kind: str, count: int) -> str:
+    if kind == "sigmoid":
+        return "weights = logits.sigmoid()"
+    if kind == "softmax":
+        return "weights = logits.softmax(dim=-1)"
+    return """
+        # first the memory against the rest, then the rest among themselves
+        first = logits[..., :1].sigmoid()
+        weights = torch.cat([first, (1.0 - first) * logits[..., 1:].softmax(dim=-1)], dim=-1)
+    """
+
+
+def _floor(kind: str, count: int) -> Fragment:
+    share = "1.0 - gate_floor" if kind == "sigmoid" else f"1.0 - {count} * gate_floor"
+    return Fragment(
+        construct="self.gate_floor = gate_floor",
+        forward=f"weights = self.gate_floor + ({share.replace('gate_floor', 'self.gate_floor')}) * weights  # none dies",
+        arguments=(f"gate_floor: float = {GATE_FLOOR}",),
+    )

@@ -1,0 +1,124 @@
+"""Assembles a program from the fragments of a description."""
+
+from textwrap import wrap
+
+from services.researcher.offline.description import Mixer
+from services.researcher.offline.render import features, inputs, memory, output, paths
+from services.researcher.offline.render.fragment import Fragment, block, unique
+from services.researcher.offline.render.helpers import HELPERS
+from services.researcher.offline.render.words import describe
+
+_LAST_ARGUMENTS = ("layer_idx: int | None = None",)
+
+
+def render(mixer: Mixer, name: str, motivation: str = "") -> str:
+    """The program of a description: one self-contained Python module that defines `DeltaNet`.
+
+    Args:
+        mixer: what to build.
+        name: the architecture's name, for the module's first line.
+        motivation: one or more sentences; becomes part of the module's docstring.
+    """
+    mixer = mixer.settled()
+    parts = [
+        *inputs.fragments(mixer),
+        *features.fragments(mixer),
+        *memory.fragments(mixer),
+        *paths.fragments(mixer),
+        *output.fragments(mixer),
+    ]
+    construct, forward = block((part.construct for part in parts), 2), block((part.forward for part in parts), 2)
+    functions = "".join(f"\n{HELPERS[helper]}\n" for helper in unique(h for part in parts for h in part.helpers))
+    text = "\n".join(
+        [
+            _docstring(name, motivation),
+            _imports(parts, construct + forward + functions),
+            functions,
+            _head(mixer, parts, construct),
+            construct,
+            _FORWARD,
+            _padding("present" in forward),
+            forward,
+            "        return output, None, past_key_values",
+            "",
+        ]
+    )
+    return _tidy(text)
+
+
+def _docstring(name: str, motivation: str) -> str:
+    lines = [line for paragraph in motivation.split("\n") for line in wrap(paragraph, 110)]
+    body = "\n".join(["", *lines, ""]) if lines else ""
+    return f'"""{name}: a token mixer for language models.\n{body}"""'.replace('.\n"""', '."""') + "\n"
+
+
+def _imports(parts: list[Fragment], code: str) -> str:
+    wanted = unique(line for part in parts for line in part.imports)
+    standard = sorted(line for line in wanted if line.startswith("import "))
+    library = sorted(line for line in wanted if line.startswith("from "))
+    torch = ["import torch", "import torch.nn as nn"] + (["import torch.nn.functional as F"] if "F." in code else [])
+    torch.append("from einops import rearrange")
+    groups = [["from __future__ import annotations"], standard, torch, _merged(library)]
+    return "\n\n".join("\n".join(group) for group in groups if group)
+
+
+def _merged(lines: list[str]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for line in lines:
+        module, imported = line.removeprefix("from ").split(" import ")
+        names.setdefault(module, []).append(imported)
+    return [f"from {module} import {', '.join(sorted(imported))}" for module, imported in names.items()]
+
+
+def _head(mixer: Mixer, parts: list[Fragment], construct: str) -> str:
+    extra = unique(argument for part in parts for argument in part.arguments)
+    arguments = ["hidden_size: int = 1024", "d_model: int | None = None", "num_heads: int = 4", *extra]
+    if "norm_eps" in construct:
+        arguments.append("norm_eps: float = 1e-5")
+    listed = "".join(f"        {argument},\n" for argument in (*arguments, *_LAST_ARGUMENTS))
+    return _HEAD.format(summary=describe(mixer), arguments=listed)
+
+
+def _padding(needed: bool) -> str:
+    return _PADDING_KNOWN if needed else _PADDING
+
+
+def _tidy(text: str) -> str:
+    lines = [line.rstrip() for line in text.split("\n")]
+    while "\n\n\n\n" in (joined := "\n".join(lines)):
+        lines = joined.replace("\n\n\n\n", "\n\n\n").split("\n")
+    return "\n".join(lines)
+
+
+_HEAD = '''
+class DeltaNet(nn.Module):
+    """Token mixer. {summary}"""
+
+    def __init__(
+        self,
+{arguments}        **kwargs,
+    ) -> None:
+        super().__init__()
+        hidden_size = d_model or hidden_size
+        self.hidden_size, self.num_heads, self.layer_idx = hidden_size, num_heads, layer_idx'''
+
+_FORWARD = '''
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: object | None = None,
+        use_cache: bool = False,
+        output_attentions: bool = False,
+        **kwargs,
+    ) -> tuple[torch.Tensor, None, object | None]:
+        """Mix [batch, length, hidden]; attention_mask is [batch, length], 0 where a token is padding."""
+        x = hidden_states'''
+
+_PADDING = """\
+        if attention_mask is not None:  # padding is neither written nor read
+            x = x * attention_mask[:, -x.shape[1] :, None].to(x.dtype)"""
+
+_PADDING_KNOWN = """\
+        present = x.new_ones(x.shape[:2]) if attention_mask is None else attention_mask[:, -x.shape[1] :].to(x.dtype)
+        x = x * present[..., None]  # padding is neither written nor read"""
