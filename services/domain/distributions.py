@@ -1,5 +1,6 @@
 """The normal and Student's t distribution, as far as the tests need them; checked against published tables."""
 
+import functools
 import math
 from statistics import NormalDist
 
@@ -26,6 +27,7 @@ def student_survival(t: float, freedom: float) -> float:
     return tail if t >= 0 else 1 - tail
 
 
+@functools.lru_cache(maxsize=1024)
 def student_quantile(share: float, freedom: float) -> float:
     """The t with P(T ≤ t) = ``share``, found by bisection. Raises ``ValueError`` for a share outside (0, 1)."""
     if not 0 < share < 1:

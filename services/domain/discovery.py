@@ -1,0 +1,166 @@
+"""When a candidate may be called a discovery: a claim that survives being tried, not one good number among hundreds.
+
+Every verified candidate was trained with seeds and on held-out data that no selection has seen. It is compared,
+paired by seed, with the strongest control of the run by a one-sided t-test, corrected for all candidates tried.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from services.domain.correction import CORRECTIONS
+from services.domain.statistics import (
+    Interval,
+    Noise,
+    PairedTest,
+    differences,
+    estimate,
+    paired_test,
+    pooled_noise,
+    seeds_needed,
+)
+
+Losses = Mapping[int, float]
+"""The loss (nats) of one model by the seed it was trained with."""
+
+
+class Outcome(StrEnum):
+    """What the evidence says of a claim."""
+
+    CONFIRMED = "confirmed"
+    REFUTED = "refuted"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryPolicy:
+    """How much evidence a run asks for.
+
+    ``level`` is the rate of false discoveries it accepts. ``seeds`` is how many fresh seeds a verdict needs.
+    ``looks`` is how often the same candidates may be tested as seeds are added; the level is divided by it, since
+    looking again is another chance to be lucky. ``worthwhile`` (nats) is the smallest gain of interest: a candidate
+    whose interval lies below it is refuted. ``pool_noise`` estimates the scatter of a difference from all verified
+    candidates together, which finds more with few seeds, but only holds where their scatter is alike.
+    """
+
+    level: float = 0.05
+    seeds: int = 5
+    looks: int = 1
+    worthwhile: float = 0.0
+    correction: str = "benjamini-hochberg"
+    pool_noise: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError(f"discovery.level must be between 0 and 1, not {self.level!r}")
+        if self.seeds < 2 or self.looks < 1 or self.worthwhile < 0:
+            raise ValueError(
+                "discovery needs seeds of at least 2, looks of at least 1 and a worthwhile gain of 0 or more"
+            )
+        if self.correction not in CORRECTIONS:
+            raise ValueError(f"discovery.correction {self.correction!r} is none of {', '.join(CORRECTIONS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The verdict on one candidate; the numbers are ``None`` where there were too few seeds to test anything.
+
+    ``effect`` is the control's loss minus the candidate's (nats, positive is better), ``interval`` is two-sided at
+    95%, ``p`` is one-sided, ``adjusted_p`` is corrected for the ``tried`` candidates of the run.
+    """
+
+    candidate: str
+    outcome: Outcome
+    reason: str
+    control: str | None
+    seeds: tuple[int, ...]
+    tried: int
+    effect: float | None = None
+    interval: Interval | None = None
+    p: float | None = None
+    adjusted_p: float | None = None
+
+
+def findings(
+    candidates: Mapping[str, Losses], controls: Mapping[str, Losses], tried: int, policy: DiscoveryPolicy
+) -> tuple[Finding, ...]:
+    """Judge all verified candidates of a run together, in the order given.
+
+    Only seeds that the candidate and every control have count, or the strongest control would be a matter of who was
+    trained. The false discovery rate holds for the verdicts of one call: as results come in, the last call is the one
+    that counts. Raises ``ValueError`` without controls or when fewer were tried than verified.
+    """
+    if not controls:
+        raise ValueError("controls is empty: a discovery is a comparison; verify the baselines with the same seeds")
+    drafts = [_draft(name, losses, controls, tried) for name, losses in candidates.items()]
+    ready = [draft for draft in drafts if len(draft.seeds) >= policy.seeds]
+    tests = _tests(ready, candidates, controls, policy)
+    adjusted = CORRECTIONS[policy.correction]([test.p for test in tests], tried)
+    judged = {
+        draft.candidate: _judged(draft, test, share, policy)
+        for draft, test, share in zip(ready, tests, adjusted, strict=True)
+    }
+    return tuple(judged.get(draft.candidate) or _waiting(draft, policy) for draft in drafts)
+
+
+def strongest(controls: Mapping[str, Losses], seeds: Sequence[int]) -> str:
+    """The control with the lowest mean loss over ``seeds``; ties go to the first by name."""
+    return min(sorted(controls), key=lambda name: estimate([controls[name][seed] for seed in seeds]).mean)
+
+
+def seeds_to_confirm(effect: float, deviation: float, tried: int, policy: DiscoveryPolicy, wanted: float = 0.8) -> int:
+    """How many fresh seeds find a true ``effect`` with the ``wanted`` chance, though ``tried`` candidates were.
+
+    ``deviation`` is that of one paired difference. Assumes that it is the run's only real effect (the hardest case).
+    """
+    alpha = policy.level / policy.looks / max(1, tried)
+    return max(policy.seeds, seeds_needed(effect, deviation, alpha, wanted))
+
+
+def _draft(name: str, losses: Losses, controls: Mapping[str, Losses], tried: int) -> Finding:
+    shared = set(losses).intersection(*controls.values())
+    seeds = tuple(sorted(shared))
+    control = strongest(controls, seeds) if seeds else None
+    return Finding(name, Outcome.UNDECIDED, "not tested", control, seeds, tried)
+
+
+def _waiting(draft: Finding, policy: DiscoveryPolicy) -> Finding:
+    have = len(draft.seeds)
+    return replace(draft, reason=f"{have} of {policy.seeds} seeds are there for it and for every control")
+
+
+def _tests(
+    ready: Sequence[Finding],
+    candidates: Mapping[str, Losses],
+    controls: Mapping[str, Losses],
+    policy: DiscoveryPolicy,
+) -> list[PairedTest]:
+    gains = [_gains(draft, candidates[draft.candidate], controls) for draft in ready]
+    known: Noise | None = pooled_noise(gains) if policy.pool_noise and gains else None
+    return [paired_test(gain, known) for gain in gains]
+
+
+def _gains(draft: Finding, losses: Losses, controls: Mapping[str, Losses]) -> list[float]:
+    if draft.control is None:
+        raise ValueError(f"candidate {draft.candidate} has no seed in common with the controls")
+    return differences({seed: losses[seed] for seed in draft.seeds}, controls[draft.control])
+
+
+def _judged(draft: Finding, test: PairedTest, adjusted: float, policy: DiscoveryPolicy) -> Finding:
+    interval, level = test.interval(), policy.level / policy.looks
+    outcome, reason = Outcome.UNDECIDED, f"a gain is neither shown (adjusted p {adjusted:.3g}) nor ruled out"
+    if adjusted <= level and test.effect > 0:
+        outcome, reason = Outcome.CONFIRMED, f"better than {draft.control} at adjusted p {adjusted:.3g} ≤ {level:.3g}"
+    elif test.effect <= 0:
+        outcome, reason = Outcome.REFUTED, f"no better than {draft.control} on fresh seeds"
+    elif interval.high < policy.worthwhile:
+        outcome, reason = Outcome.REFUTED, f"the gain over {draft.control} is below {policy.worthwhile:g} nats"
+    return replace(
+        draft,
+        outcome=outcome,
+        reason=reason,
+        effect=test.effect,
+        interval=interval,
+        p=test.p,
+        adjusted_p=adjusted,
+    )

@@ -1,0 +1,153 @@
+"""Discoveries on simulated archives: noise is rarely believed, real effects are found as often as computed."""
+
+import random
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.domain.discovery import DiscoveryPolicy, Finding, Outcome, findings, seeds_to_confirm, strongest
+from services.domain.statistics import power
+
+NOISE = 0.01
+
+
+def archive(rng: random.Random, gains: list[float], controls: int, seeds: int) -> tuple[Finding, ...]:
+    """Verify candidates of known gains (nats) against equal controls; a seed's own difficulty is shared by all."""
+    shift = {seed: rng.gauss(0, 0.05) for seed in range(seeds)}
+
+    def train(gain: float) -> dict[int, float]:
+        return {seed: 1.6 + shift[seed] - gain + rng.gauss(0, NOISE) for seed in range(seeds)}
+
+    zoo = {f"control{n}": train(0) for n in range(controls)}
+    tried = {f"c{n}": train(gain) for n, gain in enumerate(gains)}
+    return findings(tried, zoo, len(tried), DiscoveryPolicy(seeds=seeds))
+
+
+@pytest.mark.parametrize("controls", [1, 3])
+def test_pure_noise_is_confirmed_in_fewer_runs_than_the_level(controls: int) -> None:
+    """200 simulated runs of 20 candidates that all equal the control, level 5%."""
+    rng = random.Random(11)
+    runs = [archive(rng, [0.0] * 20, controls, seeds=4) for _ in range(200)]
+    false = sum(any(one.outcome is Outcome.CONFIRMED for one in run) for run in runs)
+
+    assert false / 200 < 0.05
+
+
+def test_a_real_effect_is_found_as_often_as_computed() -> None:
+    """One gain of two deviations of a difference, among 20 candidates: the power at level/20."""
+    rng, gain, seeds = random.Random(4), 2 * NOISE * 2**0.5, 6
+    found = 0
+    for _ in range(300):
+        found += archive(rng, [gain, *[0.0] * 19], 1, seeds)[0].outcome is Outcome.CONFIRMED
+    computed = power(gain, NOISE * 2**0.5, seeds, 0.05 / 20)
+
+    assert 0.3 < computed < 0.7
+    assert found / 300 == pytest.approx(computed, abs=0.08)
+
+
+def test_the_planned_number_of_seeds_has_the_power_it_promises() -> None:
+    """What the run spends on seeds is computed, not guessed."""
+    policy = DiscoveryPolicy(seeds=3)
+    seeds = seeds_to_confirm(0.03, 0.014, 40, policy)
+
+    assert power(0.03, 0.014, seeds, 0.05 / 40) >= 0.8
+    assert power(0.03, 0.014, seeds - 1, 0.05 / 40) < 0.8
+    assert seeds_to_confirm(10.0, 0.01, 1, policy) == 3
+
+
+def shifted(gain: float, scatter: float = 0.001) -> dict[int, float]:
+    return {seed: 1.6 + seed / 10 - gain + scatter * (seed % 2) for seed in range(6)}
+
+
+CONTROLS: Mapping[str, Mapping[int, float]] = {
+    "deltanet": shifted(0.0, 0),
+    "gated": shifted(0.1, 0),
+    "skip": shifted(0.05, 0),
+}
+
+
+def test_the_strongest_control_decides() -> None:
+    """Better than DeltaNet alone is not enough."""
+    better, between = findings({"a": shifted(0.2), "b": shifted(0.07)}, CONTROLS, 2, DiscoveryPolicy())
+
+    assert (better.outcome, better.control) == (Outcome.CONFIRMED, "gated")
+    assert better.effect == pytest.approx(0.0995)
+    assert (between.outcome, between.control) == (Outcome.REFUTED, "gated")
+    assert strongest(CONTROLS, range(6)) == "gated"
+
+
+def test_all_candidates_tried_count_in_the_correction() -> None:
+    """Verifying only the best of a thousand does not make them few."""
+    (few,) = findings({"a": shifted(0.103, 0.01)}, CONTROLS, 1, DiscoveryPolicy())
+    (many,) = findings({"a": shifted(0.103, 0.01)}, CONTROLS, 1000, DiscoveryPolicy())
+
+    assert few.adjusted_p == few.p
+    assert many.adjusted_p == pytest.approx(min(1.0, 1000 * (few.p or 0)))
+
+
+def test_missing_seeds_leave_a_claim_undecided() -> None:
+    """Also when only one control lacks them: it could have been the strongest."""
+    lacking = {**CONTROLS, "gated": {0: 1.5}}
+    (one,) = findings({"a": shifted(0.5)}, lacking, 1, DiscoveryPolicy())
+    (none,) = findings({"a": {77: 1.0}}, CONTROLS, 1, DiscoveryPolicy())
+
+    assert (one.outcome, one.p, one.effect) == (Outcome.UNDECIDED, None, None)
+    assert "1 of 5 seeds" in one.reason
+    assert none.control is None
+
+
+def test_gains_too_small_to_matter_are_refuted_and_unclear_ones_left_open() -> None:
+    """A run may say which gain is worth having."""
+    tiny = findings({"a": shifted(0.1015)}, CONTROLS, 50, DiscoveryPolicy(worthwhile=0.01, level=1e-9))
+    open_ = findings({"a": shifted(0.12, 0.03)}, CONTROLS, 50, DiscoveryPolicy(worthwhile=0.01))
+
+    assert tiny[0].outcome is Outcome.REFUTED
+    assert open_[0].outcome is Outcome.UNDECIDED
+
+
+def test_more_looks_ask_for_more_evidence() -> None:
+    """Testing again as seeds arrive is another chance to be lucky, and is paid for."""
+    claim = {"a": shifted(0.108, 0.01)}
+    (once,) = findings(claim, CONTROLS, 1, DiscoveryPolicy(level=0.2))
+    (often,) = findings(claim, CONTROLS, 1, DiscoveryPolicy(level=0.2, looks=1000))
+
+    assert (once.outcome, often.outcome) == (Outcome.CONFIRMED, Outcome.UNDECIDED)
+
+
+def test_pooled_scatter_needs_fewer_seeds() -> None:
+    """Ten candidates with two seeds each know the scatter far better than any alone."""
+    rng = random.Random(1)
+    control = {"c": {0: 1.6, 1: 1.7}}
+    tried = {f"a{n}": {seed: 1.6 + seed / 10 - 0.05 + rng.gauss(0, NOISE) for seed in range(2)} for n in range(10)}
+    alone = findings(tried, control, 10, DiscoveryPolicy(seeds=2))
+    pooled = findings(tried, control, 10, DiscoveryPolicy(seeds=2, pool_noise=True))
+
+    assert sum(one.outcome is Outcome.CONFIRMED for one in pooled) == 10
+    assert sum(one.outcome is Outcome.CONFIRMED for one in alone) < 10
+
+
+@given(st.integers(), st.floats(0.0, 0.1))
+@settings(max_examples=30)
+def test_a_confirmed_gain_is_positive_and_significant(seed: int, gain: float) -> None:
+    """The outcome never contradicts its numbers."""
+    for one in archive(random.Random(seed), [gain, -gain, 0.0], 2, 3):
+        confirmed = one.outcome is Outcome.CONFIRMED
+
+        assert one.effect is not None
+        assert one.adjusted_p is not None
+        assert confirmed == (one.adjusted_p <= 0.05 and one.effect > 0)
+
+
+@pytest.mark.parametrize("bad", [{"level": 0}, {"seeds": 1}, {"looks": 0}, {"correction": "none"}])
+def test_impossible_policies_are_refused(bad: dict[str, object]) -> None:
+    """A verdict without a level, a second seed or a correction is none."""
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        DiscoveryPolicy(**bad)
+
+
+def test_without_controls_there_is_no_discovery() -> None:
+    """A discovery is a comparison."""
+    with pytest.raises(ValueError, match="controls"):
+        findings({"a": {0: 1.0}}, {}, 1, DiscoveryPolicy())

@@ -1,0 +1,118 @@
+"""Curve extrapolation: predictions on curves of known shape, and an honest replay."""
+
+import math
+import random
+
+import pytest
+
+from services.domain.extrapolation import Curve, fit, predicts_below_median, replay_stopping
+from services.domain.regression import spearman
+
+
+def family(count: int, noise: float, seed: int = 0) -> list[Curve]:
+    """Curves floor + height · e^(−rate·share), each with its own numbers: fast starters need not end well."""
+    rng = random.Random(seed)
+    curves = []
+    for _ in range(count):
+        floor, rate = 1.5 + rng.gauss(0, 0.05), rng.uniform(3, 6)
+        losses = [floor + 3 * math.exp(-rate * step / 1000) + rng.gauss(0, noise) for step in range(10, 1001, 10)]
+        curves.append(Curve(tuple(range(10, 1001, 10)), tuple(losses), 1000))
+    return curves
+
+
+def cut(curve: Curve, share: float) -> Curve:
+    count = int(len(curve.steps) * share)
+    return Curve(curve.steps[:count], curve.losses[:count], curve.total)
+
+
+def test_regression_orders_unfinished_curves_better_than_their_loss() -> None:
+    """At 40% of the steps, on curves that it has not seen."""
+    model = fit(family(40, 0.01), 0.4)
+    fresh = family(40, 0.01, seed=1)
+    ends = [curve.level(1.0) for curve in fresh]
+
+    assert model is not None
+    predicted = spearman([model.predict(cut(curve, 0.4)) for curve in fresh], ends).rho
+    assert predicted > 0.8
+    assert predicted > spearman([curve.level(0.4) for curve in fresh], ends).rho + 0.1
+
+
+def test_only_clearly_bad_runs_are_told_apart() -> None:
+    """The best of a family is never stopped, its worst is, and a margin protects those between."""
+    curves = sorted(family(30, 0.01), key=lambda curve: curve.level(1.0))
+    best, worst, rest = cut(curves[0], 0.5), cut(curves[-1], 0.5), curves[1:-1]
+
+    assert predicts_below_median(rest, best, 0.5) is False
+    assert predicts_below_median(rest, worst, 0.5) is True
+    assert predicts_below_median(rest, worst, 0.5, margin=1000) is False
+
+
+def test_nothing_is_told_too_early() -> None:
+    """Neither with few finished runs nor before the run has come to the fraction."""
+    curves = family(10, 0.01)
+
+    assert predicts_below_median(curves[:4], cut(curves[9], 0.5), 0.5) is None
+    assert predicts_below_median(curves[:9], cut(curves[9], 0.3), 0.5) is None
+    assert fit(curves[:4], 0.5) is None
+
+
+def test_estimates_of_stopped_runs_hold_the_median() -> None:
+    """Without them every stop would raise the bar for the next."""
+    curves = sorted(family(20, 0.0), key=lambda curve: curve.level(1.0))
+    middle = cut(curves[14], 0.5)
+
+    assert predicts_below_median(curves[:14], middle, 0.5) is True
+    assert predicts_below_median(curves[:14], middle, 0.5, estimates=[9.0] * 20) is False
+
+
+def test_replay_saves_compute_and_counts_what_it_costs() -> None:
+    """On a family where the middle of the curve tells the end, steps are saved and no finalist lost."""
+    replay = replay_stopping(family(80, 0.005), 0.4, finalists=10)
+
+    assert 0.1 < replay.saved < 0.35
+    assert replay.lost == ()
+    assert len(replay.finalists) == 10
+    assert replay.saved == pytest.approx(0.6 * len(replay.stopped) / 80)
+
+
+def test_replay_shows_the_finalists_that_blind_stopping_loses() -> None:
+    """Where the early curve says nothing, the estimate must not flatter."""
+    rng = random.Random(2)
+    curves = [
+        Curve((100, 500, 1000), (rng.gauss(3, 1), rng.gauss(2, 0.5), rng.gauss(1.5, 0.1)), 1000) for _ in range(60)
+    ]
+    replay = replay_stopping(curves, 0.5, finalists=30, margin=0.0)
+
+    assert len(replay.lost) > 3
+
+
+def test_a_curve_with_few_points_uses_the_nearest() -> None:
+    """Published curves have a point every 500 steps."""
+    curve = Curve((500, 1000, 1500, 2000), (4.0, 3.0, 2.5, 2.25), 2000)
+
+    assert curve.level(1.0) == 2.25
+    assert curve.level(0.4) == 3.0
+    assert replay_stopping([], 0.5).saved == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "losses", "total", "word"),
+    [
+        ((), (), 10, "as many"),
+        ((1, 1), (2.0, 2.0), 10, "increase"),
+        ((1,), (math.nan,), 10, "finite"),
+        ((11,), (1.0,), 10, "total"),
+    ],
+)
+def test_impossible_curves_are_refused(
+    steps: tuple[int, ...], losses: tuple[float, ...], total: int, word: str
+) -> None:
+    """A NaN must not become a prediction."""
+    with pytest.raises(ValueError, match=word):
+        Curve(steps, losses, total)
+
+
+def test_the_fraction_is_a_share() -> None:
+    """Steps instead of a share are a likely mistake."""
+    with pytest.raises(ValueError, match="fraction"):
+        fit(family(6, 0.0), 500)
