@@ -1,0 +1,98 @@
+"""Counts what a forward costs without a clock: FLOPs, bytes moved, the largest tensor and the peak of live memory."""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+@dataclass
+class Cost:
+    """Of one forward. FLOPs are those of matrix products, convolutions and attention; the rest shows in the bytes."""
+
+    flops: int = 0
+    bytes_moved: int = 0
+    largest_tensor: int = 0  # bytes
+    peak_memory: int = 0  # bytes, of what the forward allocated and kept at one time, saved for backward included
+
+
+class Meter(TorchDispatchMode):
+    """Counts every operation run inside the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cost = Cost()
+        self._live = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        self.cost.flops += _flops(func, args, kwargs, result)
+        if not func.is_view:
+            self._count_bytes(list(_tensors((args, *kwargs.values()))), list(_tensors((result,))))
+        return result
+
+    def _count_bytes(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        moved = [tensor.numel() * tensor.element_size() for tensor in chain(inputs, outputs)]
+        self.cost.bytes_moved += sum(moved)
+        for tensor in outputs:
+            self.cost.largest_tensor = max(self.cost.largest_tensor, tensor.numel() * tensor.element_size())
+            self._follow(tensor.untyped_storage())
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes()
+        self._known.add(key)
+        self._live += size
+        self.cost.peak_memory = max(self.cost.peak_memory, self._live)
+        weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._live -= size
+
+
+def _flops(func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object], result: object) -> int:
+    packet = func._overloadpacket
+    if packet in flop_registry:
+        return int(flop_registry[packet](*args, **kwargs, out_val=result))
+    counted: Callable[..., int] | None = _MISSING.get(str(packet))
+    return counted(*args) if counted else 0
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: object) -> int:
+    batch, heads, length, width = query.shape
+    return 2 * batch * heads * length * key.shape[-2] * (width + value.shape[-1])
+
+
+def _vector_product(matrix: Tensor, _vector: Tensor) -> int:
+    return 2 * matrix.numel()
+
+
+# What torch's own registry leaves out: attention's kernel for CPUs, and products with vectors.
+_MISSING: dict[str, Callable[..., int]] = {
+    "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
+    "aten.mv": _vector_product,
+}
+
+
+def _tensors(values: object) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, tuple | list):
+        for value in values:
+            yield from _tensors(value)

@@ -1,0 +1,78 @@
+"""What a check says: one verdict per probe that was reached, and whether the program may be trained."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+Outcome = Literal["pass", "fail", "warn"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one probe saw. Whether a violation is fatal or a warning is the registry's business, not the probe's."""
+
+    violated: bool
+    message: str
+    evidence: Mapping[str, JSON] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, JSON]:
+        """As plain JSON, for the way from the guest to the host."""
+        return {"violated": self.violated, "message": self.message, "evidence": dict(self.evidence)}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One probe's answer. `fail` refuses the program, `warn` does not."""
+
+    probe: str
+    outcome: Outcome
+    message: str
+    evidence: Mapping[str, JSON] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, probe: str, fatal: bool, finding: Finding) -> "Verdict":
+        """The verdict on what a probe found."""
+        outcome: Outcome = "pass" if not finding.violated else "fail" if fatal else "warn"
+        return cls(probe, outcome, finding.message, finding.evidence)
+
+    def to_json(self) -> dict[str, JSON]:
+        """As plain JSON, for the wire and for `--json`."""
+        return {
+            "probe": self.probe,
+            "outcome": self.outcome,
+            "message": self.message,
+            "evidence": dict(self.evidence),
+        }
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The whole check. A probe without a verdict was not reached, because one that it builds on failed.
+
+    `parameters` counts the whole language model at the scale's sizes; None where the program could not be built.
+    """
+
+    passed: bool
+    verdicts: tuple[Verdict, ...]
+    seconds: float
+    parameters: int | None = None
+    isolation: str = ""
+
+    def failures(self) -> tuple[Verdict, ...]:
+        """The verdicts that refuse the program."""
+        return tuple(verdict for verdict in self.verdicts if verdict.outcome == "fail")
+
+    def warnings(self) -> tuple[Verdict, ...]:
+        """The verdicts worth a sentence to the program's author."""
+        return tuple(verdict for verdict in self.verdicts if verdict.outcome == "warn")
+
+    def to_json(self) -> dict[str, JSON]:
+        """As plain JSON, for the wire and for `--json`."""
+        return {
+            "passed": self.passed,
+            "verdicts": [verdict.to_json() for verdict in self.verdicts],
+            "seconds": round(self.seconds, 3),
+            "parameters": self.parameters,
+            "isolation": self.isolation,
+        }
