@@ -1,0 +1,1 @@
+"""Training candidates in the sandbox, watched from outside: `host.train` is the way in."""

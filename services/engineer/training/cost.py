@@ -1,0 +1,26 @@
+"""What one token costs in floating-point operations. Guest side."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from services.engineer.training.build import build_model
+from services.engineer.training.model import autocast
+from services.engineer.training.sizes import ModelSizes
+
+
+def flops_per_token(program: str, sizes: ModelSizes, context: int, precision: str) -> float | None:
+    """Forward and backward operations per token, counted on the CPU over one row of `context` tokens.
+
+    Matrix products, convolutions and attention are counted, element-wise work is not. None with CUDA present: Triton
+    kernels are not counted there, and a number without them would be wrong.
+    """
+    if torch.cuda.is_available():
+        return None
+    state = torch.get_rng_state()
+    model = build_model(program, sizes, seed=0, device="cpu")
+    rows = torch.zeros(1, context + 1, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter, autocast("cpu", precision):
+        loss, _ = model(rows[:, :-1], rows[:, 1:])
+        loss.backward()
+    torch.set_rng_state(state)
+    return counter.get_total_flops() / context

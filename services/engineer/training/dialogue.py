@@ -1,0 +1,70 @@
+"""Asking a child and judging how it answers. Host side."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from services.engineer.sandbox import ChildDied, ChildTimeout, Limits, Malformed
+from services.engineer.scales import Scale
+from services.engineer.training.errors import TrainingFailed
+from services.engineer.training.ports import JSON, Array, Child, Message
+
+
+def limits_of(scale: Scale) -> Limits:
+    """The limits of a scale's children."""
+    return Limits(
+        memory_bytes=scale.memory_bytes,
+        cpu_seconds=scale.wall_seconds * scale.threads,
+        wall_seconds=scale.wall_seconds,
+        threads=scale.threads,
+    )
+
+
+async def ask(
+    child: Child,
+    kind: str,
+    header: Mapping[str, JSON],
+    arrays: Mapping[str, Array],
+    *,
+    expect: str,
+    timeout: float,
+) -> Message:
+    """Send one order and wait for its answer of kind `expect`.
+
+    Raises TrainingFailed: "error" with the program's traceback, "died", "timeout" or "malformed".
+    """
+    try:
+        await child.send(kind, header, arrays)
+        answer = await child.receive(timeout)
+    except ChildDied as error:
+        raise TrainingFailed("died", str(error), {"order": kind}, str(error)) from error
+    except ChildTimeout as error:
+        raise TrainingFailed("timeout", f"No answer to {kind} within {timeout:.0f} s.", {"order": kind}) from error
+    except Malformed as error:
+        raise TrainingFailed("malformed", str(error), {"order": kind}) from error
+    if answer.kind == "failed":
+        raise _raised(kind, answer)
+    if answer.kind != expect:
+        raise TrainingFailed("malformed", f"The child answered {kind} with {answer.kind!r}.", {"order": kind})
+    return answer
+
+
+def number(message: Message, field: str) -> float:
+    """A finite number of an answer. Raises TrainingFailed("malformed") for anything else."""
+    value = message.header.get(field)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+        raise TrainingFailed("malformed", f"The child's {message.kind} has no number {field}.", {"field": field})
+    return value
+
+
+def array(message: Message, name: str, shape: tuple[int, ...]) -> Array:
+    """An array of an answer with exactly this shape. Raises TrainingFailed("malformed") for anything else."""
+    found = message.arrays.get(name)
+    if found is None or found.shape != shape or found.dtype.kind != "f":
+        raise TrainingFailed("malformed", f"The child's {message.kind} has no {name} of shape {shape}.", {"array": name})
+    return found
+
+
+def _raised(order: str, answer: Message) -> TrainingFailed:
+    error, message = answer.header.get("error"), answer.header.get("message")
+    trace = cast("str", answer.header.get("traceback") or "")
+    return TrainingFailed("error", f"{error}: {message}", {"order": order, "error": error}, str(trace))

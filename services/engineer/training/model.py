@@ -1,0 +1,102 @@
+"""A compact language model around any token mixer."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from services.engineer.training.sizes import ModelSizes
+
+INITIALISATION = "mixer: as the program sets it; embedding, head and feed-forward: normal, 0.02; norms: one"
+"""The policy in force, recorded with each result: the mixer's own initial values are never re-drawn."""
+
+_STANDARD_DEVIATION = 0.02
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward: down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, length, width] → the same shape."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, mixer: nn.Module, sizes: ModelSizes) -> None:
+        super().__init__()
+        self.mixer_norm = nn.RMSNorm(sizes.width, eps=1e-6)
+        self.mixer = mixer
+        self.feed_forward_norm = nn.RMSNorm(sizes.width, eps=1e-6)
+        self.feed_forward = SwiGLU(sizes.width, sizes.feed_forward)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[batch, length, width] → the same shape, and the mixer's auxiliary loss where it returns one."""
+        mixed, auxiliary = split_output(self.mixer(self.mixer_norm(x)))
+        x = x + mixed
+        return x + self.feed_forward(self.feed_forward_norm(x)), auxiliary
+
+
+class LanguageModel(nn.Module):
+    """Embedding, blocks, final norm and head. `make_mixer(layer)` builds the mixer of each block."""
+
+    def __init__(self, make_mixer: Callable[[int], nn.Module], sizes: ModelSizes) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(sizes.vocabulary, sizes.width)
+        self.blocks = nn.ModuleList(Block(make_mixer(layer), sizes) for layer in range(sizes.blocks))
+        self.norm = nn.RMSNorm(sizes.width, eps=1e-6)
+        self.head = nn.Linear(sizes.width, sizes.vocabulary, bias=False)
+        self._initialise()
+        if sizes.tied:
+            self.head.weight = self.embedding.weight
+
+    def _initialise(self) -> None:
+        own = [self.embedding.weight, self.head.weight]
+        for block in self.blocks:
+            assert isinstance(block, Block)  # noqa: S101 - nn.ModuleList forgets its element type
+            own += [block.feed_forward.gate_up.weight, block.feed_forward.down.weight]
+        for weight in own:
+            nn.init.normal_(weight, std=_STANDARD_DEVIATION)
+
+    def hidden(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens [batch, length] → normed hidden states [batch, length, width] and the sum of auxiliary losses."""
+        x, total = self.embedding(tokens), None
+        for block in self.blocks:
+            x, auxiliary = block(x)
+            if auxiliary is not None:
+                total = auxiliary if total is None else total + auxiliary
+        return self.norm(x), total
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean cross-entropy in nats per token of targets [batch, length], and the auxiliary losses (not added)."""
+        hidden, auxiliary = self.hidden(tokens)
+        logits = self.head(hidden).float()
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), auxiliary
+
+
+def split_output(output: object) -> tuple[Tensor, Tensor | None]:
+    """A mixer's answer → the mixed states and its auxiliary loss, if the second output is a single number."""
+    if isinstance(output, Tensor):
+        return output, None
+    if not isinstance(output, tuple) or not output or not isinstance(output[0], Tensor):
+        raise TypeError("The mixer's forward must return a tensor or a tuple that begins with one.")
+    second = output[1] if len(output) > 1 else None
+    return output[0], second if isinstance(second, Tensor) and second.numel() == 1 else None
+
+
+def parameter_count(model: nn.Module) -> int:
+    """All parameters of a model, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """The context in which forward passes run: bfloat16 autocast, or plain float32."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16-autocast")

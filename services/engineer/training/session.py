@@ -1,0 +1,197 @@
+"""One training as the host drives it: it owns the data, the clock, the curve and the files; the child only computes."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from time import monotonic
+from typing import cast
+
+import numpy as np
+
+from services.engineer.data import Corpus, batches
+from services.engineer.scales import Scale
+from services.engineer.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from services.engineer.training.dialogue import array, ask, number
+from services.engineer.training.errors import Drained, TrainingFailed
+from services.engineer.training.extrapolation import Curve
+from services.engineer.training.ports import Array, Child, Message
+from services.engineer.training.result import CurvePoint, Metrics
+from services.engineer.training.sizes import ModelSizes
+from services.engineer.training.trainer import Plan
+from services.engineer.training.watcher import Peers, Stop, WatchSettings, watch
+
+Weights = dict[str, Array]
+HeldoutLoss = Callable[[Weights], Awaitable[float]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train: one program with one seed at one scale on one corpus."""
+
+    program: str
+    seed: int
+    scale: Scale
+    corpus: Corpus
+
+    @property
+    def sizes(self) -> ModelSizes:
+        """The shape of the language model."""
+        return ModelSizes.of(self.scale, self.corpus.tokens.vocabulary)
+
+    @property
+    def identity(self) -> str:
+        """Hash of everything that a checkpoint must agree with."""
+        parts = [self.program, self.seed, asdict(self.scale), self.corpus.fingerprint]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """Who watches: live metrics go to `on_progress`, `stop` asks for a drain, `checkpoint` is the file to resume from."""
+
+    on_progress: Callable[[Metrics], None] | None = None
+    stop: asyncio.Event | None = None
+    checkpoint: Path | None = None
+    checkpoint_seconds: float = 60.0
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    peers: Peers = field(default_factory=Peers)
+    finished: Sequence[Curve] = ()
+
+
+class Session:
+    """Drives one child through all steps. Times are the host's; losses the child reports decide nothing but stopping."""
+
+    def __init__(self, job: Job, supervision: Supervision, child: Child, heldout: HeldoutLoss) -> None:
+        self.job, self.supervision, self.child, self._heldout = job, supervision, child, heldout
+        self.step, self.spent = 0, 0.0
+        self.curve: list[CurvePoint] = []
+        self.history: list[Metrics] = []
+        self.compiled, self.auxiliary_loss = False, cast("float | None", None)
+        self._saved_at = monotonic()
+
+    async def begin(self) -> Message:
+        """Hand the child its program; go on from the checkpoint where there is one. Returns the child's facts."""
+        job = self.job
+        header = {
+            "program": job.program,
+            "seed": job.seed,
+            "sizes": job.sizes.header(),
+            "plan": asdict(Plan.of(job.scale)),
+            "context": job.scale.context,
+            "device": job.scale.device,
+            "threads": job.scale.threads,
+        }
+        ready = await ask(self.child, "begin", header, {}, expect="ready", timeout=self._time_left())
+        await self._restore()
+        return ready
+
+    async def run(self) -> Stop | None:
+        """All remaining steps. Returns the watcher's decision if it cut them short; raises Drained when asked to stop."""
+        steps = self.job.scale.steps
+        while self.step < steps:
+            metrics = await self._train(self._next_stop() - self.step)
+            decision = watch(self.history, self.supervision.watch, self.supervision.peers, self.supervision.finished)
+            if decision is None and self.step in self._evaluation_steps():
+                metrics = await self._evaluate(metrics)
+            if self.supervision.on_progress is not None:
+                self.supervision.on_progress(metrics)
+            if decision is not None:
+                return decision
+            await self._save_if_due()
+        return None
+
+    async def weights(self) -> Weights:
+        """The parameters and buffers as they are now."""
+        answer = await ask(self.child, "weights", {}, {}, expect="weights", timeout=self._time_left())
+        return answer.arrays
+
+    def _next_stop(self) -> int:
+        steps, every = self.job.scale.steps, self.job.scale.log_every
+        return min(stop for stop in (*self._evaluation_steps(), steps, (self.step // every + 1) * every) if stop > self.step)
+
+    def _evaluation_steps(self) -> set[int]:
+        """Where the held-out loss is measured on the way; the end is measured apart, on all blocks."""
+        parts = self.job.scale.evaluations + 1
+        return {self.job.scale.steps * part // parts for part in range(1, parts)} - {0}
+
+    def _time_left(self) -> float:
+        return max(1.0, self.job.scale.wall_seconds - self.spent)
+
+    async def _train(self, count: int) -> Metrics:
+        scale = self.job.scale
+        rows = list(
+            batches(
+                self.job.corpus.train,
+                batch=scale.batch,
+                context=scale.context,
+                seed=self.job.seed,
+                first=self.step,
+                count=count,
+            )
+        )
+        tokens = np.stack(rows).astype(np.uint16)
+        began = monotonic()
+        answer = await ask(self.child, "train", {}, {"tokens": tokens}, expect="metrics", timeout=self._time_left())
+        self.step += count
+        return self._record(answer, count, monotonic() - began)
+
+    def _record(self, answer: Message, count: int, seconds: float) -> Metrics:
+        scale = self.job.scale
+        self.spent += seconds
+        auxiliary = answer.arrays.get("auxiliary")
+        self.auxiliary_loss = float(auxiliary.astype(float).mean()) if auxiliary is not None and auxiliary.size else None
+        self.compiled = answer.header.get("compiled") is True
+        metrics = Metrics(
+            seed=self.job.seed,
+            step=self.step,
+            steps=scale.steps,
+            tokens=self.step * scale.tokens_per_step,
+            train_loss=float(array(answer, "loss", (count,)).astype(float).mean()),
+            grad_norm=float(array(answer, "grad_norm", (count,)).astype(float).max()),
+            auxiliary_loss=self.auxiliary_loss,
+            tokens_per_second=count * scale.tokens_per_step / seconds,
+            seconds_per_step=seconds / count,
+            seconds=self.spent,
+            peak_memory_bytes=int(number(answer, "peak_memory_bytes")),
+        )
+        self.history.append(metrics)
+        if np.isfinite(metrics.train_loss):
+            self.curve.append(CurvePoint(metrics.step, metrics.tokens, metrics.train_loss))
+        return metrics
+
+    async def _evaluate(self, metrics: Metrics) -> Metrics:
+        loss = await self._heldout(await self.weights())
+        self.curve[-1] = replace(self.curve[-1], loss=loss)
+        self.history[-1] = replace(metrics, heldout_loss=loss)
+        return self.history[-1]
+
+    async def _restore(self) -> None:
+        path = self.supervision.checkpoint
+        saved = read_checkpoint(path, self.job.identity) if path else None
+        if saved is None:
+            return
+        timeout = self._time_left()
+        await ask(self.child, "restore", {"step": saved.step}, saved.arrays, expect="restored", timeout=timeout)
+        self.step, self.spent, self.curve = saved.step, saved.seconds, list(saved.curve)
+
+    async def _save_if_due(self) -> None:
+        supervision = self.supervision
+        asked = supervision.stop is not None and supervision.stop.is_set() and self.step < self.job.scale.steps
+        due = monotonic() - self._saved_at >= supervision.checkpoint_seconds and self.step < self.job.scale.steps
+        if supervision.checkpoint is None:
+            if asked:
+                raise TrainingFailed("drained", "Stopped on request without a place for a checkpoint.", {"step": self.step})
+            return
+        if asked or due:
+            await self._save(supervision.checkpoint)
+        if asked:
+            raise Drained(supervision.checkpoint, self.step)
+
+    async def _save(self, path: Path) -> None:
+        saved = await ask(self.child, "save", {}, {}, expect="saved", timeout=self._time_left())
+        checkpoint = Checkpoint(self.job.identity, self.step, self.spent, tuple(self.curve), saved.arrays)
+        await asyncio.to_thread(write_checkpoint, path, checkpoint)
+        self._saved_at = monotonic()

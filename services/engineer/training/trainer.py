@@ -1,0 +1,105 @@
+"""One optimiser step after another. Guest side, no idea of data sets, files or scores."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from services.engineer.scales import Scale
+from services.engineer.training.model import LanguageModel, autocast
+from services.engineer.training.schedule import learning_rate
+
+Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to optimise: the part of a scale that a training child is told."""
+
+    steps: int
+    micro_batch: int
+    learning_rate: float
+    final_rate: float
+    warmup: float
+    decay: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    grad_clip: float
+    precision: str
+    compile: bool
+
+    @classmethod
+    def of(cls, scale: Scale) -> "Plan":
+        """The plan of a scale."""
+        return cls(**{field.name: getattr(scale, field.name) for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step measured: nats per token, the gradient's norm before clipping, the auxiliary loss if any."""
+
+    loss: float
+    grad_norm: float
+    auxiliary: float | None
+
+
+class Trainer:
+    """AdamW with warm-up–stable–decay, clipping and accumulation over micro-batches."""
+
+    def __init__(self, model: LanguageModel, plan: Plan, device: str) -> None:
+        self.model, self.plan, self.device = model, plan, device
+        self.optimiser = adamw(model, plan)
+        self.compiled = plan.compile
+        self._forward: Forward = torch.compile(model) if plan.compile else model
+
+    def step(self, step: int, rows: Tensor) -> StepReport:
+        """One optimiser step (counted from 0) on rows [batch, context + 1]."""
+        self._set_rate(step)
+        self.model.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        losses, auxiliaries = [], []
+        micro = rows.split(self.plan.micro_batch)
+        for part in micro:
+            loss, auxiliary = self._loss(part.to(self.device))
+            (loss * (len(part) / len(rows))).backward()
+            losses.append(loss.detach() * (len(part) / len(rows)))
+            auxiliaries += [] if auxiliary is None else [auxiliary.detach().float()]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.grad_clip)
+        self.optimiser.step()
+        mean = float(torch.stack(auxiliaries).mean()) if auxiliaries else None
+        return StepReport(float(torch.stack(losses).sum()), float(norm), mean)
+
+    def _set_rate(self, step: int) -> None:
+        plan = self.plan
+        rate = learning_rate(
+            step, plan.steps, peak=plan.learning_rate, warmup=plan.warmup, decay=plan.decay, final=plan.final_rate
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    def _loss(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        inputs, targets = rows[:, :-1], rows[:, 1:]
+        with autocast(self.device, self.plan.precision):
+            try:
+                return self._forward(inputs, targets)
+            except Exception as error:
+                # A program that the compiler cannot take still trains, only slower; without the compiler it is its own error.
+                if self._forward is self.model:
+                    raise
+                warnings.warn(f"Not compiled: {error}", stacklevel=1)
+                self._forward, self.compiled = self.model, False
+                return self.model(inputs, targets)  # type: ignore[no-any-return]
+
+
+def adamw(model: LanguageModel, plan: Plan) -> torch.optim.AdamW:
+    """AdamW that decays matrices and leaves vectors and scalars (norms, biases, gates) alone."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": plan.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(plan.beta1, plan.beta2), eps=plan.epsilon, fused=True)

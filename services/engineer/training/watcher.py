@@ -1,0 +1,126 @@
+"""Reads the metrics of a training and says when to stop it. Pure: no clock, no IO."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+
+from services.engineer.training.extrapolation import Curve, predicted_to_end_worse
+from services.engineer.training.result import Metrics
+
+
+@dataclass(frozen=True)
+class Peers:
+    """What finished trainings of the same run and scale measured: the yardsticks. None where there are none yet."""
+
+    seconds_per_step: float | None = None
+    lowest_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """When to stop. `slower` is the paper's 2–3 times the peers; `leak` a training loss that far below the best peer's.
+
+    `least_loss` is a floor in nats per token that no honest model of text reaches. `patience` is the share of the steps
+    without any progress. `prune` switches the curve policy on, from `prune_from` of the steps.
+    """
+
+    slower: float = 3.0
+    leak: float = 0.25
+    least_loss: float = 0.2
+    divergence: float = 1.5
+    patience: float = 0.4
+    memory_bytes: int | None = None
+    prune: bool = False
+    prune_from: float = 0.25
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A decision: `reason` is the fact that is published, `rule` its short name, `broken` whether the program is at fault."""
+
+    rule: str
+    reason: str
+    broken: bool
+
+
+def watch(history: Sequence[Metrics], settings: WatchSettings, peers: Peers, finished: Sequence[Curve]) -> Stop | None:
+    """The first rule that the metrics so far (oldest first) break, or None to go on."""
+    if not history:
+        return None
+    return (
+        _not_finite(history)
+        or _too_low(history, settings, peers)
+        or _diverged(history, settings)
+        or _too_slow(history, settings, peers)
+        or _too_big(history, settings)
+        or _no_progress(history, settings)
+        or _hopeless(history, settings, finished)
+    )
+
+
+def _not_finite(history: Sequence[Metrics]) -> Stop | None:
+    last = history[-1]
+    if math.isfinite(last.train_loss) and math.isfinite(last.grad_norm):
+        return None
+    what = "loss" if not math.isfinite(last.train_loss) else "gradient norm"
+    return Stop("not-finite", f"The {what} is not finite at step {last.step}.", broken=True)
+
+
+def _too_low(history: Sequence[Metrics], settings: WatchSettings, peers: Peers) -> Stop | None:
+    last = history[-1]
+    floor = settings.least_loss
+    if peers.lowest_loss is not None:
+        floor = max(floor, peers.lowest_loss * (1 - settings.leak))
+    if last.train_loss >= floor:
+        return None
+    text = f"The training loss {last.train_loss:.3f} at step {last.step} is below {floor:.3f}: the target leaks."
+    return Stop("leak", text, broken=True)
+
+
+def _diverged(history: Sequence[Metrics], settings: WatchSettings) -> Stop | None:
+    best, last = min(m.train_loss for m in history), history[-1]
+    worst_of_recent = min(m.train_loss for m in history[-3:])
+    if len(history) < 4 or worst_of_recent <= best * settings.divergence:
+        return None
+    text = f"The loss rose from {best:.3f} to {last.train_loss:.3f} by step {last.step} and stays there."
+    return Stop("divergence", text, broken=True)
+
+
+def _too_slow(history: Sequence[Metrics], settings: WatchSettings, peers: Peers) -> Stop | None:
+    if peers.seconds_per_step is None or len(history) < 3:
+        return None
+    # The first chunk pays for warming up, and one slow chunk may be the machine's fault.
+    pace = median(m.seconds_per_step for m in history[1:])
+    if pace <= settings.slower * peers.seconds_per_step:
+        return None
+    text = f"A step takes {pace:.3f} s, more than {settings.slower:g} × the peers' {peers.seconds_per_step:.3f} s."
+    return Stop("slow", text, broken=True)
+
+
+def _too_big(history: Sequence[Metrics], settings: WatchSettings) -> Stop | None:
+    used, limit = history[-1].peak_memory_bytes, settings.memory_bytes
+    if used is None or limit is None or used <= limit:
+        return None
+    return Stop("memory", f"The training uses {used >> 20} MiB, more than the {limit >> 20} MiB of this scale.", broken=True)
+
+
+def _no_progress(history: Sequence[Metrics], settings: WatchSettings) -> Stop | None:
+    last = history[-1]
+    waited = [m for m in history if m.step > last.step - settings.patience * last.steps]
+    before = [m for m in history if m.step <= last.step - settings.patience * last.steps]
+    if len(before) < 2 or len(waited) < 4:
+        return None
+    earlier, later = mean(m.train_loss for m in before[-2:]), mean(m.train_loss for m in waited[-2:])
+    if later < earlier * 0.999:
+        return None
+    text = f"No progress: the loss was {earlier:.3f} at step {before[-1].step} and is {later:.3f} at step {last.step}."
+    return Stop("no-progress", text, broken=True)
+
+
+def _hopeless(history: Sequence[Metrics], settings: WatchSettings, finished: Sequence[Curve]) -> Stop | None:
+    last = history[-1]
+    if not settings.prune or last.step < settings.prune_from * last.steps:
+        return None
+    verdict = predicted_to_end_worse([(m.step / m.steps, m.train_loss) for m in history], finished)
+    return None if verdict is None else Stop("extrapolation", verdict, broken=False)

@@ -1,0 +1,84 @@
+"""A sandbox without walls, for tests of what passes through the pipe: the guest job runs in a thread of this process."""
+
+import asyncio
+import importlib
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from services.engineer.sandbox import ChildTimeout, Limits
+
+NO_ARRAYS: Mapping[str, np.ndarray] = {}
+
+
+@dataclass(frozen=True)
+class Note:
+    """One message."""
+
+    kind: str
+    header: dict[str, object]
+    arrays: dict[str, np.ndarray]
+
+
+@dataclass
+class Pipe:
+    """Both directions, and both ends."""
+
+    down: "queue.Queue[Note]" = field(default_factory=queue.Queue)
+    up: "queue.Queue[Note]" = field(default_factory=queue.Queue)
+
+
+class GuestEnd:
+    """What the guest job gets."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def receive(self) -> Note:
+        return self._pipe.down.get()
+
+    def send(self, kind: str, header: Mapping[str, object], arrays: Mapping[str, np.ndarray] = NO_ARRAYS) -> None:
+        self._pipe.up.put(Note(kind, dict(header), dict(arrays)))
+
+
+class HostEnd:
+    """What the host gets; it remembers what it sent."""
+
+    def __init__(self, pipe: Pipe, sent: list[Note]) -> None:
+        self._pipe, self.sent = pipe, sent
+
+    async def send(self, kind: str, header: Mapping[str, object], arrays: Mapping[str, np.ndarray] = NO_ARRAYS) -> None:
+        note = Note(kind, dict(header), dict(arrays))
+        self.sent.append(note)
+        self._pipe.down.put(note)
+
+    async def receive(self, timeout: float) -> Note:
+        try:
+            return await asyncio.to_thread(self._pipe.up.get, True, timeout)
+        except queue.Empty:
+            raise ChildTimeout(f"no answer within {timeout} s") from None
+
+
+class InlineSandbox:
+    """Runs guest jobs in threads. `jobs` replaces a job by a function, to play a hostile or broken child."""
+
+    level = "none"
+
+    def __init__(self, jobs: Mapping[str, Callable[[GuestEnd], None]] | None = None) -> None:
+        self._jobs = dict(jobs or {})
+        self.sent: dict[str, list[Note]] = {}
+
+    @asynccontextmanager
+    async def child(self, job: str, limits: Limits) -> AsyncIterator[HostEnd]:
+        module, name = job.split(":")
+        function = self._jobs.get(job) or getattr(importlib.import_module(module), name)
+        pipe = Pipe()
+        thread = threading.Thread(target=function, args=(GuestEnd(pipe),), daemon=True)
+        thread.start()
+        yield HostEnd(pipe, self.sent.setdefault(job, []))
+        pipe.down.put(Note("end", {}, {}))
+        await asyncio.to_thread(thread.join, 5)
