@@ -1,0 +1,76 @@
+"""`python -m bench.retrieval`: recall@3 of the local embedders beside plain word overlap.
+
+A query is found when one of the papers that answer it is among the three best papers. No threshold is applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.analyst.cognition.corpus import Corpus, load
+from services.analyst.cognition.embedder import CorpusEmbedder
+from services.analyst.cognition.search import MOST, index, triggers
+from services.chassis.llm.embedder import Embedder, LocalEmbedder
+
+QUERIES = Path(__file__).parent / "queries.toml"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A symptom and the arXiv ids of the papers that answer it."""
+
+    text: str
+    papers: frozenset[str]
+
+
+def queries() -> tuple[Query, ...]:
+    """The retrieval test set."""
+    rows = tomllib.loads(QUERIES.read_text(encoding="utf-8"))["query"]
+    return tuple(Query(row["text"], frozenset(row["papers"])) for row in rows)
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in "".join(c if c.isalnum() else " " for c in text.lower()).split() if len(word) > 3}
+
+
+def overlap_ranking(corpus: Corpus, text: str) -> list[str]:
+    """Papers by the share of the query's words (of four letters and more) in the trigger patterns, best first."""
+    asked = _words(text)
+    scores = [len(asked & _words(pattern)) / max(1, len(asked)) for pattern in triggers(corpus)]
+    ranked = sorted(zip(corpus.entries, scores, strict=True), key=lambda pair: (-pair[1], pair[0].id))
+    return list(dict.fromkeys(knowledge.paper.reference for knowledge, _ in ranked))
+
+
+async def recall(corpus: Corpus, embedder: Embedder, count: int = 3) -> float:
+    """Share of queries, 0 to 1, with an answering paper among the best `count`."""
+    built = await index(corpus, embedder)
+    found = 0
+    for query in queries():
+        hits = await built.search(query.text, MOST, threshold=-1.0)
+        best = list(dict.fromkeys(hit.knowledge.paper.reference for hit in hits))[:count]
+        found += not query.papers.isdisjoint(best)
+    return found / len(queries())
+
+
+def overlap_recall(corpus: Corpus, count: int = 3) -> float:
+    """The same share for plain word overlap."""
+    found = sum(not query.papers.isdisjoint(overlap_ranking(corpus, query.text)[:count]) for query in queries())
+    return found / len(queries())
+
+
+async def main() -> None:
+    """Print one line per method."""
+    corpus = load()
+    hashed = LocalEmbedder()
+    fitted = CorpusEmbedder(corpus)
+    print(f"{len(corpus.papers)} papers, {len(corpus.entries)} entries, {len(queries())} queries")
+    print(f"recall@3  word overlap      {overlap_recall(corpus):.2f}")
+    for embedder in (hashed, fitted):
+        print(f"recall@3  {embedder.name:17} {await recall(corpus, embedder):.2f}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
