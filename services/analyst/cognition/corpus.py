@@ -37,7 +37,7 @@ def _known(tags: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Insight = Annotated[str, BeforeValidator(_one_line), Field(min_length=40, max_length=500)]
-Prose = Annotated[str, BeforeValidator(_one_line), Field(min_length=60, max_length=1600)]
+Prose = Annotated[str, BeforeValidator(_one_line), Field(min_length=40, max_length=1600)]
 Name = Annotated[str, BeforeValidator(_one_line), Field(min_length=2, max_length=300)]
 Key = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
 Tags = Annotated[tuple[str, ...], Field(min_length=1, max_length=8), AfterValidator(_known)]
