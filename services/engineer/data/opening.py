@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from services.engineer.data.corpus import Corpus
+from services.engineer.data.hub import HubText, hub_corpus
 from services.engineer.data.python_source import python_source
 from services.engineer.scales import Scale
 
@@ -14,4 +15,6 @@ def open_corpus(scale: Scale, cache: Path) -> Corpus:
     """
     if scale.corpus == "python-source":
         return python_source()
-    raise NotImplementedError
+    text = HubText(scale.dataset, scale.dataset_config, scale.text_field, scale.tokenizer)
+    heldout = scale.heldout_blocks * (scale.context + 1)
+    return hub_corpus(text, train_tokens=scale.tokens, heldout_tokens=heldout, cache=cache)

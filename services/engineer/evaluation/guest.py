@@ -4,6 +4,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from services.engineer.training.build import build_model
 from services.engineer.training.guest import failure
@@ -31,15 +32,16 @@ def run(channel: Channel) -> None:
 def _model(begin: Message) -> LanguageModel:
     header = begin.header
     torch.set_num_threads(int(cast("int", header["threads"])))
-    sizes = ModelSizes(**cast("dict[str, int]", header["sizes"]))
+    sizes = ModelSizes.from_message(begin)
     model = build_model(str(header["program"]), sizes, seed=0, device=str(header["device"]))
     load_model_arrays(model, begin.arrays)
     return model.eval()
 
 
-def _hidden(model: LanguageModel, order: Message, begin: Message) -> np.ndarray:
+def _hidden(model: LanguageModel, order: Message, begin: Message) -> NDArray[np.float32]:
     device = str(begin.header["device"])
     tokens = torch.from_numpy(order.arrays["tokens"].astype(np.int64)).to(device)
     with torch.no_grad(), autocast(device, str(begin.header["precision"])):
         hidden, _ = model.hidden(tokens)
-    return hidden.float().cpu().numpy()
+    states: NDArray[np.float32] = hidden.float().cpu().numpy()
+    return states

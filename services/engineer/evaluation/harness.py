@@ -124,7 +124,6 @@ def evaluate(model: HarnessModel, job: Job) -> dict[str, object]:
         limit=scale.task_limit or None,
         bootstrap_iters=1000,
         task_manager=TaskManager(include_defaults=hub),
-        verbosity="ERROR",
     )
     assert results is not None  # noqa: S101 - None is what other ranks of a distributed evaluation get
     return dict(results)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from services.engineer.training.dialogue import array, ask, limits_of
-from services.engineer.training.ports import Array, Child, Sandbox
+from services.engineer.training.ports import JSON, Array, Child, Sandbox
 from services.engineer.training.session import Job, Weights
 
 GUEST = "services.engineer.evaluation.guest:run"
@@ -54,7 +54,7 @@ class Reader:
         flat, wanted = torch.from_numpy(hidden).flatten(0, -2), torch.from_numpy(targets).flatten()
         log_probs, greedy = [], []
         size = max(1, _LOGITS_AT_ONCE // len(self.head))
-        for part, target in zip(flat.split(size), wanted.split(size), strict=True):
+        for part, target in zip(torch.split(flat, size), torch.split(wanted, size), strict=True):
             logits = part @ self.head.T
             chosen = logits.gather(-1, target[:, None])[:, 0]
             log_probs.append(chosen - logits.logsumexp(-1))
@@ -67,7 +67,7 @@ class Reader:
 async def open_reader(job: Job, sandbox: Sandbox, weights: Weights) -> AsyncIterator[Reader]:
     """A fresh child loaded with `weights`; it ends with the context."""
     scale = job.scale
-    header = {
+    header: dict[str, JSON] = {
         "program": job.program,
         "sizes": job.sizes.header(),
         "device": scale.device,

@@ -5,13 +5,13 @@ from random import Random
 
 from services.engineer.evaluation.questions import Question, question
 
-_CONTEXT, _CONTINUATION = 96, 16
+_CONTEXT, _CONTINUATION = 96, 32
 _NAME = re.compile(r"[A-Za-z_]\w{4,}")
 _TRIES = 1000
 
 
 def cloze(random: Random, text: str) -> Question:
-    """The next 16 characters at a word boundary, against those at three other places of the held-out text."""
+    """The next 32 characters at a word boundary, against those at three other places of the held-out text."""
     places = [_boundary(random, text) for _ in range(4)]
     right, *wrong = (text[place : place + _CONTINUATION] for place in places)
     return question(random, text[places[0] - _CONTEXT : places[0]], right, wrong)

@@ -13,9 +13,10 @@ from types import MappingProxyType
 from datasets import Dataset
 from lm_eval.api.task import ConfigurableTask
 
+from services.engineer.evaluation.names import LOCAL_NAMES
 from services.engineer.evaluation.questions import Question
-from services.engineer.evaluation.recall import brackets, copying, induction, mqar
 from services.engineer.evaluation.reading import cloze, code
+from services.engineer.evaluation.recall import brackets, copying, induction, mqar
 from services.engineer.training.session import Job
 
 VERSION = 1
@@ -23,7 +24,7 @@ VERSION = 1
 ITEMS = 500
 
 LOCAL: Mapping[str, Callable[[Random, str], Question]] = MappingProxyType(
-    {"mqar": mqar, "induction": induction, "copying": copying, "brackets": brackets, "code": code, "cloze": cloze}
+    dict(zip(LOCAL_NAMES, (mqar, induction, copying, brackets, code, cloze), strict=True))
 )
 
 

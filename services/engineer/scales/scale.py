@@ -1,12 +1,12 @@
 """One name (tiny, explore, verify, final) derives every size, step and limit; single values can be overridden."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 SCALES = ("tiny", "explore", "verify", "final")
 
@@ -91,10 +91,14 @@ def load_scale(name: str, overrides: Mapping[str, str] = MappingProxyType({})) -
     if name not in SCALES:
         raise ScaleError(f"There is no scale {name!r}{_near(name, SCALES)}; choose one of {', '.join(SCALES)}.")
     text = Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8")
-    raw = {key: tuple(value) if isinstance(value, list) else value for key, value in tomllib.loads(text).items()}
+    raw: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in tomllib.loads(text).items()
+    }
     scale = Scale(**raw)
-    changes = {field: _parsed(scale, field, value) for field, value in overrides.items() if field != "steps"}
-    scale = _fitting_micro_batch(replace(scale, **changes), asked="micro_batch" in changes)
+    changes: dict[str, Any] = {
+        field: _parsed(scale, field, value) for field, value in overrides.items() if field != "steps"
+    }
+    scale = _consistent(replace(scale, **changes), asked=changes)
     if "steps" in overrides:
         scale = _with_steps(scale, overrides)
     _validate(scale)
@@ -104,12 +108,16 @@ def load_scale(name: str, overrides: Mapping[str, str] = MappingProxyType({})) -
 def _with_steps(scale: Scale, overrides: Mapping[str, str]) -> Scale:
     if "tokens" in overrides:
         raise ScaleError("The overrides steps and tokens say the same thing twice; give one of them.")
-    return replace(scale, tokens=_number("steps", overrides["steps"], int) * scale.tokens_per_step)
+    return replace(scale, tokens=int(_number("steps", overrides["steps"], int)) * scale.tokens_per_step)
 
 
-def _fitting_micro_batch(scale: Scale, asked: bool) -> Scale:
-    """A smaller batch takes its micro-batch along, unless the micro-batch was asked for."""
-    return scale if asked or scale.micro_batch <= scale.batch else replace(scale, micro_batch=scale.batch)
+def _consistent(scale: Scale, asked: Container[str]) -> Scale:
+    """A smaller batch takes its micro-batch along, and fewer tasks the averaged ones, unless those were asked for."""
+    if "micro_batch" not in asked and scale.micro_batch > scale.batch:
+        scale = replace(scale, micro_batch=scale.batch)
+    if "tasks" in asked and "averaged" not in asked:
+        scale = replace(scale, averaged=tuple(task for task in scale.averaged if task in scale.tasks))
+    return scale
 
 
 def _parsed(scale: Scale, field: str, text: str) -> bool | int | float | str | tuple[str, ...]:
@@ -167,6 +175,6 @@ def _validate_number(name: str, value: float) -> None:
         raise ScaleError(f"The scale's {name} is a share between 0 and 1, not {value}.")
 
 
-def _near(word: str, known: "list[str] | tuple[str, ...]") -> str:
+def _near(word: str, known: list[str] | tuple[str, ...]) -> str:
     near = get_close_matches(word, known, n=3)
     return f" (did you mean {' or '.join(near)}?)" if near else ""

@@ -21,6 +21,6 @@ def flops_per_token(program: str, sizes: ModelSizes, context: int, precision: st
     rows = torch.zeros(1, context + 1, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter, autocast("cpu", precision):
         loss, _ = model(rows[:, :-1], rows[:, 1:])
-        loss.backward()
+        torch.autograd.backward(loss)
     torch.set_rng_state(state)
-    return counter.get_total_flops() / context
+    return int(counter.get_total_flops()) / context

@@ -60,7 +60,9 @@ def array(message: Message, name: str, shape: tuple[int, ...]) -> Array:
     """An array of an answer with exactly this shape. Raises TrainingFailed("malformed") for anything else."""
     found = message.arrays.get(name)
     if found is None or found.shape != shape or found.dtype.kind != "f":
-        raise TrainingFailed("malformed", f"The child's {message.kind} has no {name} of shape {shape}.", {"array": name})
+        raise TrainingFailed(
+            "malformed", f"The child's {message.kind} has no {name} of shape {shape}.", {"array": name}
+        )
     return found
 
 

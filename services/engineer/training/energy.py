@@ -28,7 +28,7 @@ class EnergyMeter:
 def _counter() -> float | None:
     """Joules since the driver was loaded, through NVML (package nvidia-ml-py), or None."""
     try:
-        import pynvml
+        import pynvml  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         return None
     try:

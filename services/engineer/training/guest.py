@@ -53,7 +53,7 @@ class Session:
 
     def __init__(self, begin: Message) -> None:
         header = begin.header
-        self.sizes = ModelSizes(**cast("dict[str, int]", header["sizes"]))
+        self.sizes = ModelSizes.from_message(begin)
         self.device = str(header["device"])
         torch.set_num_threads(int(cast("int", header["threads"])))
         self.program, self.context = str(header["program"]), int(cast("int", header["context"]))

@@ -13,7 +13,7 @@ from services.engineer.training.energy import EnergyMeter
 from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.extrapolation import Curve
 from services.engineer.training.facts import measurements_of
-from services.engineer.training.ports import Message, Sandbox
+from services.engineer.training.ports import JSON, Message, Sandbox
 from services.engineer.training.result import Metrics, TrainingResult
 from services.engineer.training.session import Job, Session, Supervision, Weights
 from services.engineer.training.watcher import Peers, Stop, WatchSettings
@@ -42,9 +42,7 @@ async def train(
     Raises TrainingFailed (LooksAhead among them) where the candidate is at fault.
     """
     settings = watch or WatchSettings(memory_bytes=scale.memory_bytes)
-    supervision = Supervision(
-        on_progress, stop, checkpoint, watch=settings, peers=peers or Peers(), finished=finished
-    )
+    supervision = Supervision(on_progress, stop, checkpoint, watch=settings, peers=peers or Peers(), finished=finished)
     began = monotonic()
     with EnergyMeter(scale.device) as energy:
         session, ready, weights, decision = await _optimise(Job(program, seed, scale, corpus), supervision, sandbox)
@@ -83,7 +81,7 @@ async def _optimise(
 
 def _stopped(decision: Stop, session: Session) -> TrainingFailed:
     last = session.history[-1]
-    evidence = {
+    evidence: dict[str, JSON] = {
         "rule": decision.rule,
         "step": last.step,
         "steps": last.steps,

@@ -25,7 +25,8 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[batch, length, width] → the same shape."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        mixed: Tensor = self.down(F.silu(gate) * up)
+        return mixed
 
 
 class Block(nn.Module):

@@ -18,11 +18,11 @@ class Message(Protocol):
     """One message of either direction."""
 
     @property
-    def kind(self) -> str: ...  # noqa: D102
+    def kind(self) -> str: ...
     @property
-    def header(self) -> dict[str, JSON]: ...  # noqa: D102
+    def header(self) -> dict[str, JSON]: ...
     @property
-    def arrays(self) -> dict[str, NDArray[np.generic]]: ...  # noqa: D102
+    def arrays(self) -> dict[str, NDArray[np.generic]]: ...
 
 
 class Channel(Protocol):

@@ -17,7 +17,7 @@ from services.engineer.training.checkpoint import Checkpoint, read_checkpoint, w
 from services.engineer.training.dialogue import array, ask, number
 from services.engineer.training.errors import Drained, TrainingFailed
 from services.engineer.training.extrapolation import Curve
-from services.engineer.training.ports import Array, Child, Message
+from services.engineer.training.ports import JSON, Array, Child, Message
 from services.engineer.training.result import CurvePoint, Metrics
 from services.engineer.training.sizes import ModelSizes
 from services.engineer.training.trainer import Plan
@@ -75,7 +75,7 @@ class Session:
     async def begin(self) -> Message:
         """Hand the child its program; go on from the checkpoint where there is one. Returns the child's facts."""
         job = self.job
-        header = {
+        header: dict[str, JSON] = {
             "program": job.program,
             "seed": job.seed,
             "sizes": job.sizes.header(),
@@ -110,7 +110,9 @@ class Session:
 
     def _next_stop(self) -> int:
         steps, every = self.job.scale.steps, self.job.scale.log_every
-        return min(stop for stop in (*self._evaluation_steps(), steps, (self.step // every + 1) * every) if stop > self.step)
+        return min(
+            stop for stop in (*self._evaluation_steps(), steps, (self.step // every + 1) * every) if stop > self.step
+        )
 
     def _evaluation_steps(self) -> set[int]:
         """Where the held-out loss is measured on the way; the end is measured apart, on all blocks."""
@@ -142,7 +144,9 @@ class Session:
         scale = self.job.scale
         self.spent += seconds
         auxiliary = answer.arrays.get("auxiliary")
-        self.auxiliary_loss = float(auxiliary.astype(float).mean()) if auxiliary is not None and auxiliary.size else None
+        self.auxiliary_loss = (
+            float(auxiliary.astype(float).mean()) if auxiliary is not None and auxiliary.size else None
+        )
         self.compiled = answer.header.get("compiled") is True
         metrics = Metrics(
             seed=self.job.seed,
@@ -183,7 +187,9 @@ class Session:
         due = monotonic() - self._saved_at >= supervision.checkpoint_seconds and self.step < self.job.scale.steps
         if supervision.checkpoint is None:
             if asked:
-                raise TrainingFailed("drained", "Stopped on request without a place for a checkpoint.", {"step": self.step})
+                raise TrainingFailed(
+                    "drained", "Stopped on request without a place for a checkpoint.", {"step": self.step}
+                )
             return
         if asked or due:
             await self._save(supervision.checkpoint)

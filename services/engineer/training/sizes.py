@@ -1,8 +1,10 @@
 """The shape of the language model around a mixer, and how it crosses the pipe."""
 
 from dataclasses import asdict, dataclass
+from typing import cast
 
 from services.engineer.scales import Scale
+from services.engineer.training.ports import JSON, Message
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,11 @@ class ModelSizes:
         """The sizes of a scale for a corpus with `vocabulary` different tokens."""
         return cls(vocabulary, scale.width, scale.blocks, scale.heads, scale.feed_forward, scale.tied)
 
-    def header(self) -> dict[str, int]:
+    def header(self) -> dict[str, JSON]:
         """As it is written into a message."""
         return asdict(self)
+
+    @classmethod
+    def from_message(cls, message: Message) -> "ModelSizes":
+        """As the guest reads it out of a `begin` message."""
+        return cls(**cast("dict[str, int]", message.header["sizes"]))  # type: ignore[arg-type]

@@ -62,10 +62,9 @@ class Trainer:
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
         losses, auxiliaries = [], []
-        micro = rows.split(self.plan.micro_batch)
-        for part in micro:
+        for part in torch.split(rows, self.plan.micro_batch):
             loss, auxiliary = self._loss(part.to(self.device))
-            (loss * (len(part) / len(rows))).backward()
+            torch.autograd.backward(loss * (len(part) / len(rows)))
             losses.append(loss.detach() * (len(part) / len(rows)))
             auxiliaries += [] if auxiliary is None else [auxiliary.detach().float()]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.grad_clip)
@@ -102,4 +101,5 @@ def adamw(model: LanguageModel, plan: Plan) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": plan.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(plan.beta1, plan.beta2), eps=plan.epsilon, fused=True)
+    betas = (plan.beta1, plan.beta2)
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=betas, eps=plan.epsilon, fused=True)

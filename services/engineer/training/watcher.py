@@ -37,7 +37,7 @@ class WatchSettings:
 
 @dataclass(frozen=True)
 class Stop:
-    """A decision: `reason` is the fact that is published, `rule` its short name, `broken` whether the program is at fault."""
+    """A decision: `reason` is the fact that is published, `rule` its name, `broken` whether the program is at fault."""
 
     rule: str
     reason: str
@@ -102,7 +102,8 @@ def _too_big(history: Sequence[Metrics], settings: WatchSettings) -> Stop | None
     used, limit = history[-1].peak_memory_bytes, settings.memory_bytes
     if used is None or limit is None or used <= limit:
         return None
-    return Stop("memory", f"The training uses {used >> 20} MiB, more than the {limit >> 20} MiB of this scale.", broken=True)
+    text = f"The training uses {used >> 20} MiB, more than the {limit >> 20} MiB of this scale."
+    return Stop("memory", text, broken=True)
 
 
 def _no_progress(history: Sequence[Metrics], settings: WatchSettings) -> Stop | None:

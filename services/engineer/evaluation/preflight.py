@@ -1,0 +1,35 @@
+"""Is everything that the evaluation needs within reach? Asked before any training, never after it."""
+
+import os
+
+from services.engineer.evaluation.names import LOCAL_NAMES
+from services.engineer.scales import Scale
+
+
+class EvaluationUnavailable(Exception):
+    """A task of the scale cannot be loaded. The message says which, why, and what to do."""
+
+
+def require_tasks(scale: Scale) -> None:
+    """Load every task that is not local (data included) once. Raises EvaluationUnavailable; blocks, so call it in a thread."""
+    hub = [name for name in scale.tasks if name not in LOCAL_NAMES]
+    if not hub:
+        return
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager()
+    for name in hub:
+        try:
+            manager.load([name])
+        except Exception as error:
+            # The harness and the datasets library raise anything here, from KeyError to their own; all mean the same.
+            raise EvaluationUnavailable(_sentence(name, error)) from error
+
+
+def _sentence(name: str, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"The task {name} cannot be loaded ({reason}): connect to the Hugging Face hub, fill its cache, or choose local "
+        f"tasks with tasks={','.join(LOCAL_NAMES)}."
+    )
