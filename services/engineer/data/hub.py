@@ -106,6 +106,6 @@ def _open_tokenizer(name: str) -> HubTokenizer:
 def _out_of_reach(what: str, name: str, error: Exception) -> CorpusError:
     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
     return CorpusError(
-        f"The {what} {name} cannot be read ({first_line}): connect to the Hugging Face hub, give a local folder, or use "
-        "the scale tiny, which needs no network."
+        f"The {what} {name} cannot be read ({first_line}): connect to the Hugging Face hub, give a local folder, "
+        "or use the scale tiny, which needs no network."
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from services.engineer.data.corpus import CorpusError, Tokens
 from services.engineer.data.python_source import part_of
@@ -38,7 +38,7 @@ class Progress:
 
 
 class ShardStore:
-    """One folder of shards. `progress.json` is replaced last, so what it counts is on disk; anything newer is overwritten."""
+    """One folder of shards. `progress.json` is replaced last: what it counts is on disk, the rest is redone."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -33,12 +33,12 @@ class HarnessModel(LM):  # type: ignore[misc]
         self._tokens, self._context = reader.job.corpus.tokens, reader.job.scale.context
         self.trials: list[Trial] = []
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:  # noqa: ARG002 - the harness's
         """Log-probability of each continuation in nats, and whether it is what greedy decoding would write."""
         pairs = [self._pair(*request.args) for request in requests]
         return self._continuations(pairs)
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:  # noqa: ARG002
         """Log-probability in nats of whole texts, in windows that do not overlap, each token scored once."""
         totals = []
         for request in requests:
@@ -48,7 +48,7 @@ class HarnessModel(LM):  # type: ignore[misc]
             totals.append(sum(value for value, _ in self._continuations(windows)))
         return totals
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
         """Greedy text of each request up to a stop string or the task's length."""
         return [self._generate(str(request.args[0]), dict(request.args[1])) for request in requests]
 

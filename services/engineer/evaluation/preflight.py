@@ -6,12 +6,12 @@ from services.engineer.evaluation.names import LOCAL_NAMES
 from services.engineer.scales import Scale
 
 
-class EvaluationUnavailable(Exception):
+class EvaluationUnavailable(Exception):  # noqa: N818 - a state of the world, for the operator
     """A task of the scale cannot be loaded. The message says which, why, and what to do."""
 
 
 def require_tasks(scale: Scale) -> None:
-    """Load every task that is not local (data included) once. Raises EvaluationUnavailable; blocks, so call it in a thread."""
+    """Load every task that is not local, data included. Raises EvaluationUnavailable; it blocks, so use a thread."""
     hub = [name for name in scale.tasks if name not in LOCAL_NAMES]
     if not hub:
         return
@@ -30,6 +30,6 @@ def require_tasks(scale: Scale) -> None:
 def _sentence(name: str, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
-        f"The task {name} cannot be loaded ({reason}): connect to the Hugging Face hub, fill its cache, or choose local "
-        f"tasks with tasks={','.join(LOCAL_NAMES)}."
+        f"The task {name} cannot be loaded ({reason}): connect to the Hugging Face hub, fill its cache, or choose "
+        f"local tasks with tasks={','.join(LOCAL_NAMES)}."
     )

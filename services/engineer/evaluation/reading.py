@@ -18,7 +18,7 @@ def cloze(random: Random, text: str) -> Question:
 
 
 def code(random: Random, text: str) -> Question:
-    """A name that stood earlier in the text, cut off after two characters, against the ends of three other names there."""
+    """A name that stood earlier, cut off after two characters, against the ends of three other names of the text."""
     for _ in range(_TRIES):
         start = random.randrange(len(text) - 2 * _CONTEXT)
         window = text[start : start + 2 * _CONTEXT]

@@ -1,7 +1,7 @@
 """The local benchmark suite: multiple-choice questions that need no network, made by seeded functions.
 
-They ask what a language model of bytes can show after a minute of training: recall of pairs, induction, copying, closing
-brackets, completing a name of the text, and telling the true continuation of held-out text. Chance is 1 / choices.
+They ask what a language model of bytes can show after a minute of training: recall of pairs, induction, copying,
+closing brackets, completing a name of the text, telling the true continuation of held-out text. Chance is 1 / choices.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """Does a prediction change when what comes after it is cut off? Asked of another fresh child, in another order.
 
-A program that behaves in the check and looks ahead while it is scored, that carries something from one held-out sequence to
-the next, or that knows the usual length of a scoring batch, answers differently here.
+A program that behaves in the check and looks ahead while it is scored, that carries something from one held-out
+sequence to the next, or that knows the usual length of a scoring batch, answers differently here.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from services.engineer.training.errors import LooksAhead
 from services.engineer.training.ports import JSON
 
 MEAN_TOLERANCE, WORST_TOLERANCE = 0.03, 0.5
-"""Nats. Rounding to bfloat16 in another chunking moved log-probabilities of trained mixers by less than a third of these."""
+"""Nats. Rounding to bfloat16 in another chunking moves log-probabilities of trained mixers by far less than these."""
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ class ScaleError(ValueError):
 class Scale:
     """Everything that decides how a candidate is trained and measured, and nothing about the candidate itself.
 
-    Lengths and batches are in tokens and sequences, `warmup` and `decay` are shares of all optimiser steps, `final_rate`
-    is the share of the learning rate that is left at the end, `task_limit` is examples per task with 0 for all of them.
+    Lengths and batches are in tokens and sequences, `warmup` and `decay` are shares of all optimiser steps,
+    `final_rate` is the share of the learning rate that is left at the end, `task_limit` is
+    examples per task with 0 for all of them.
     """
 
     name: str

@@ -13,6 +13,7 @@ def build_model(program: str, sizes: ModelSizes, seed: int, device: str) -> Lang
     torch.manual_seed(seed)
 
     def make_mixer(layer: int) -> nn.Module:
-        return load_mixer(program, MixerSizes(width=sizes.width, heads=sizes.heads, layer=layer))
+        mixer: nn.Module = load_mixer(program, MixerSizes(width=sizes.width, heads=sizes.heads, layer=layer))
+        return mixer
 
     return LanguageModel(make_mixer, sizes).to(device)

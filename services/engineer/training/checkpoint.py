@@ -1,4 +1,4 @@
-"""Checkpoints as the host keeps them: one safetensors file, written whole or not at all. Children never see the path."""
+"""Checkpoints as the host keeps them: one safetensors file, written whole or not at all. Children never see it."""
 
 import json
 import os

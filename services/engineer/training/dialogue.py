@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import cast
 
-from services.engineer.sandbox import ChildDied, ChildTimeout, Limits, Malformed
+from services.engineer.sandbox.errors import ChildDied, ChildTimeout, Malformed
+from services.engineer.sandbox.limits import Limits
 from services.engineer.scales import Scale
 from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.ports import JSON, Array, Child, Message
@@ -26,7 +27,7 @@ async def ask(
     arrays: Mapping[str, Array],
     *,
     expect: str,
-    timeout: float,
+    timeout: float,  # noqa: ASYNC109 - it is the sandbox's own
 ) -> Message:
     """Send one order and wait for its answer of kind `expect`.
 
@@ -36,11 +37,12 @@ async def ask(
         await child.send(kind, header, arrays)
         answer = await child.receive(timeout)
     except ChildDied as error:
-        raise TrainingFailed("died", str(error), {"order": kind}, str(error)) from error
+        raise TrainingFailed("died", error.reason, {"order": kind}, error.log_tail) from error
     except ChildTimeout as error:
-        raise TrainingFailed("timeout", f"No answer to {kind} within {timeout:.0f} s.", {"order": kind}) from error
+        text = f"No answer to {kind} within {timeout:.0f} s."
+        raise TrainingFailed("timeout", text, {"order": kind}, error.log_tail) from error
     except Malformed as error:
-        raise TrainingFailed("malformed", str(error), {"order": kind}) from error
+        raise TrainingFailed("malformed", error.reason, {"order": kind}, error.log_tail) from error
     if answer.kind == "failed":
         raise _raised(kind, answer)
     if answer.kind != expect:

@@ -6,7 +6,7 @@ from pathlib import Path
 from services.engineer.training.ports import JSON
 
 
-class TrainingFailed(Exception):
+class TrainingFailed(Exception):  # noqa: N818 - an outcome for the candidate, not an error of ours
     """The candidate broke its own training or scoring.
 
     `kind` is one of: "error" (the program raised), "died" (the child ended: exit, signal or limit), "timeout",
@@ -31,9 +31,9 @@ class LooksAhead(TrainingFailed):
 
 
 class Drained(Exception):  # noqa: N818 - an orderly way out, not an error
-    """The training was asked to stop and can go on from `checkpoint`; its first `step` steps are done."""
+    """The training was asked to stop after `step` steps and can go on from `checkpoint`, unless it had no place."""
 
-    def __init__(self, checkpoint: Path, step: int) -> None:
+    def __init__(self, checkpoint: Path | None, step: int) -> None:
         super().__init__(f"Stopped after step {step}; the checkpoint is {checkpoint}.")
         self.checkpoint = checkpoint
         self.step = step

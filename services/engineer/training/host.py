@@ -48,7 +48,7 @@ async def train(
         session, ready, weights, decision = await _optimise(Job(program, seed, scale, corpus), supervision, sandbox)
         examination = await examine(Examination(session.job, sandbox, weights))
     if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+        await asyncio.to_thread(checkpoint.unlink, True)
     return TrainingResult(
         seed=seed,
         scale=scale.name,

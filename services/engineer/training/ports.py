@@ -2,27 +2,17 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from services.engineer.sandbox import Limits
+from services.engineer.sandbox.limits import Limits
+from services.engineer.sandbox.wire import JSON, Message
 
-JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
+__all__ = ["JSON", "Array", "Channel", "Child", "Message", "Sandbox"]
+
 Array = NDArray[np.generic]
-
-
-class Message(Protocol):
-    """One message of either direction."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def header(self) -> dict[str, JSON]: ...
-    @property
-    def arrays(self) -> dict[str, NDArray[np.generic]]: ...
 
 
 class Channel(Protocol):
@@ -44,7 +34,7 @@ class Child(Protocol):
         """Write one message to the guest."""
         ...
 
-    async def receive(self, timeout: float) -> Message:
+    async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109 - the caller names what it waits for
         """The guest's next message. Raises the sandbox's ChildDied, ChildTimeout or Malformed."""
         ...
 
@@ -57,6 +47,6 @@ class Sandbox(Protocol):
         """The isolation in force."""
         ...
 
-    def child(self, job: str, limits: "Limits") -> AbstractAsyncContextManager[Child]:
+    def child(self, job: str, limits: Limits) -> AbstractAsyncContextManager[Child]:
         """A fresh child that runs our guest function `job` ("package.module:function"); leaving kills it."""
         ...

@@ -15,7 +15,7 @@ from services.engineer.data import Corpus, batches
 from services.engineer.scales import Scale
 from services.engineer.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from services.engineer.training.dialogue import array, ask, number
-from services.engineer.training.errors import Drained, TrainingFailed
+from services.engineer.training.errors import Drained
 from services.engineer.training.extrapolation import Curve
 from services.engineer.training.ports import JSON, Array, Child, Message
 from services.engineer.training.result import CurvePoint, Metrics
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Supervision:
-    """Who watches: live metrics go to `on_progress`, `stop` asks for a drain, `checkpoint` is the file to resume from."""
+    """Who watches: metrics go to `on_progress`, `stop` asks for a drain, `checkpoint` is the file to resume from."""
 
     on_progress: Callable[[Metrics], None] | None = None
     stop: asyncio.Event | None = None
@@ -62,7 +62,7 @@ class Supervision:
 
 
 class Session:
-    """Drives one child through all steps. Times are the host's; losses the child reports decide nothing but stopping."""
+    """Drives one child through all steps. Times are the host's; losses the child tells decide only stopping."""
 
     def __init__(self, job: Job, supervision: Supervision, child: Child, heldout: HeldoutLoss) -> None:
         self.job, self.supervision, self.child, self._heldout = job, supervision, child, heldout
@@ -89,7 +89,7 @@ class Session:
         return ready
 
     async def run(self) -> Stop | None:
-        """All remaining steps. Returns the watcher's decision if it cut them short; raises Drained when asked to stop."""
+        """All remaining steps. Returns the watcher's decision to cut them short; raises Drained when asked to stop."""
         steps = self.job.scale.steps
         while self.step < steps:
             metrics = await self._train(self._next_stop() - self.step)
@@ -187,9 +187,7 @@ class Session:
         due = monotonic() - self._saved_at >= supervision.checkpoint_seconds and self.step < self.job.scale.steps
         if supervision.checkpoint is None:
             if asked:
-                raise TrainingFailed(
-                    "drained", "Stopped on request without a place for a checkpoint.", {"step": self.step}
-                )
+                raise Drained(None, self.step)
             return
         if asked or due:
             await self._save(supervision.checkpoint)

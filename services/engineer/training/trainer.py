@@ -86,7 +86,7 @@ class Trainer:
             try:
                 return self._forward(inputs, targets)
             except Exception as error:
-                # A program that the compiler cannot take still trains, only slower; without the compiler it is its own error.
+                # A program that the compiler cannot take still trains, only slower.
                 if self._forward is self.model:
                     raise
                 warnings.warn(f"Not compiled: {error}", stacklevel=1)

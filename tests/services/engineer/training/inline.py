@@ -1,4 +1,4 @@
-"""A sandbox without walls, for tests of what passes through the pipe: the guest job runs in a thread of this process."""
+"""A sandbox without walls, for tests of what passes through the pipe: the guest job runs in a thread."""
 
 import asyncio
 import importlib
@@ -10,26 +10,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from services.engineer.sandbox import ChildTimeout, Limits
+from services.engineer.sandbox.errors import ChildTimeout
+from services.engineer.sandbox.limits import Limits
+from services.engineer.sandbox.wire import Message
 
 NO_ARRAYS: Mapping[str, np.ndarray] = {}
-
-
-@dataclass(frozen=True)
-class Note:
-    """One message."""
-
-    kind: str
-    header: dict[str, object]
-    arrays: dict[str, np.ndarray]
 
 
 @dataclass
 class Pipe:
     """Both directions, and both ends."""
 
-    down: "queue.Queue[Note]" = field(default_factory=queue.Queue)
-    up: "queue.Queue[Note]" = field(default_factory=queue.Queue)
+    down: "queue.Queue[Message]" = field(default_factory=queue.Queue)
+    up: "queue.Queue[Message]" = field(default_factory=queue.Queue)
 
 
 class GuestEnd:
@@ -38,25 +31,25 @@ class GuestEnd:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
-    def receive(self) -> Note:
+    def receive(self) -> Message:
         return self._pipe.down.get()
 
     def send(self, kind: str, header: Mapping[str, object], arrays: Mapping[str, np.ndarray] = NO_ARRAYS) -> None:
-        self._pipe.up.put(Note(kind, dict(header), dict(arrays)))
+        self._pipe.up.put(Message(kind, dict(header), dict(arrays)))
 
 
 class HostEnd:
     """What the host gets; it remembers what it sent."""
 
-    def __init__(self, pipe: Pipe, sent: list[Note]) -> None:
+    def __init__(self, pipe: Pipe, sent: list[Message]) -> None:
         self._pipe, self.sent = pipe, sent
 
     async def send(self, kind: str, header: Mapping[str, object], arrays: Mapping[str, np.ndarray] = NO_ARRAYS) -> None:
-        note = Note(kind, dict(header), dict(arrays))
+        note = Message(kind, dict(header), dict(arrays))
         self.sent.append(note)
         self._pipe.down.put(note)
 
-    async def receive(self, timeout: float) -> Note:
+    async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109
         try:
             return await asyncio.to_thread(self._pipe.up.get, True, timeout)
         except queue.Empty:
@@ -70,15 +63,15 @@ class InlineSandbox:
 
     def __init__(self, jobs: Mapping[str, Callable[[GuestEnd], None]] | None = None) -> None:
         self._jobs = dict(jobs or {})
-        self.sent: dict[str, list[Note]] = {}
+        self.sent: dict[str, list[Message]] = {}
 
     @asynccontextmanager
-    async def child(self, job: str, limits: Limits) -> AsyncIterator[HostEnd]:
+    async def child(self, job: str, limits: Limits) -> AsyncIterator[HostEnd]:  # noqa: ARG002
         module, name = job.split(":")
         function = self._jobs.get(job) or getattr(importlib.import_module(module), name)
         pipe = Pipe()
         thread = threading.Thread(target=function, args=(GuestEnd(pipe),), daemon=True)
         thread.start()
         yield HostEnd(pipe, self.sent.setdefault(job, []))
-        pipe.down.put(Note("end", {}, {}))
+        pipe.down.put(Message("end", {}, {}))
         await asyncio.to_thread(thread.join, 5)
