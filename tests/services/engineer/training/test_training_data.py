@@ -1,0 +1,98 @@
+"""Text becomes tokens: disjoint parts, a fingerprint, an order that depends on the seed alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from services.engineer.data import Corpus, CorpusError, batches, heldout_blocks
+from services.engineer.data.corpus import ByteTokens
+from services.engineer.data.hub import HubText, hub_corpus
+from services.engineer.data.python_source import part_of, python_source
+from services.engineer.data.shards import Demand, ShardStore, fill
+
+TEXTS = [f"document {number} " * 20 for number in range(300)]
+
+
+def test_too_little_text_is_a_clear_error(tmp_path: Path) -> None:
+    """A stripped-down Python must be noticed before a training."""
+    (tmp_path / "a.py").write_text("x = 1")
+
+    with pytest.raises(CorpusError, match="bytes of Python source"):
+        python_source(tmp_path)
+
+
+def test_parts_are_disjoint_and_their_fingerprint_repeats(corpus: Corpus) -> None:
+    """No held-out file may also be trained on."""
+    again = python_source()
+    sample = corpus.heldout[:2000].tobytes()
+
+    assert again.fingerprint == corpus.fingerprint
+    assert sample not in corpus.train.tobytes()
+    assert len(corpus.train) > 10 * len(corpus.heldout)
+
+
+def test_the_order_depends_on_the_seed_and_can_start_anywhere() -> None:
+    """A resumed run sees what an uninterrupted one would have seen, over the end of an epoch too."""
+    part = np.arange(1000, dtype=np.uint16)
+    whole = list(batches(part, batch=4, context=16, seed=3, first=0, count=40))
+    tail = list(batches(part, batch=4, context=16, seed=3, first=25, count=15))
+    other = list(batches(part, batch=4, context=16, seed=4, first=0, count=1))
+
+    assert all(np.array_equal(a, b) for a, b in zip(whole[25:], tail, strict=True))
+    assert not np.array_equal(whole[0], other[0])
+
+
+def test_heldout_blocks_do_not_overlap() -> None:
+    """Blocks that share tokens would make the standard error too small."""
+    blocks = heldout_blocks(np.arange(1000, dtype=np.uint16), count=10, context=64)
+
+    assert blocks.shape == (10, 65)
+    assert len(set(blocks.flatten().tolist())) == 650
+
+
+def test_interrupted_tokenising_resumes_to_the_same_tokens(tmp_path: Path) -> None:
+    """Tokenising a billion tokens takes hours; a crash must cost at most a shard."""
+    demand = Demand(train=40_000, heldout=500, verification=500)
+    whole, broken = ShardStore(tmp_path / "whole"), ShardStore(tmp_path / "broken")
+    fill(whole, demand, ByteTokens(), TEXTS, shard=8000)
+
+    with pytest.raises(CorpusError, match="ends after"):
+        fill(broken, demand, ByteTokens(), TEXTS[:60], shard=8000)
+    again = ShardStore(tmp_path / "broken")
+    fill(again, demand, ByteTokens(), TEXTS[again.progress.documents :], shard=8000)
+
+    assert np.array_equal(again.part("train")[:40_000], whole.part("train")[:40_000])
+    assert np.array_equal(again.part("heldout")[:500], whole.part("heldout")[:500])
+
+
+def test_a_local_dataset_and_tokenizer_become_a_corpus(tmp_path: Path) -> None:
+    """The way of the hub, walked without one."""
+    source = tmp_path / "texts"
+    source.mkdir()
+    (source / "train.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
+    words = {"<end>": 0, "document": 1, "<unknown>": 2} | {str(n): n + 3 for n in range(300)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unknown>"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(  # noqa: S106
+        tmp_path / "tokenizer"
+    )
+    text = HubText(str(source), "", "text", str(tmp_path / "tokenizer"))
+
+    corpus = hub_corpus(text, train_tokens=5000, heldout_tokens=100, cache=tmp_path / "cache")
+
+    assert corpus.tokens.vocabulary == len(words)
+    assert len(corpus.train) >= 5000
+    assert corpus.heldout_bytes_per_token > 1
+    assert {part_of(t.encode()) for t in TEXTS} == {"train", "heldout", "verification"}
+
+
+def test_a_dataset_out_of_reach_is_said_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator learns what to do, not what raised."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    with pytest.raises(CorpusError, match="cannot be read"):
+        hub_corpus(HubText("a/b", "", "text", str(tmp_path / "no")), train_tokens=1, heldout_tokens=1, cache=tmp_path)

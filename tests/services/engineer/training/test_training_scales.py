@@ -1,0 +1,51 @@
+"""Scales are the paper's numbers, and a wrong override is one clear sentence."""
+
+import pytest
+
+from services.engineer.scales import SCALES, ScaleError, load_scale
+from services.engineer.training.schedule import learning_rate
+
+
+def test_the_scales_hold_the_papers_numbers() -> None:
+    """Comparing with published results needs the published configuration."""
+    explore, verify, final = (load_scale(name) for name in SCALES[1:])
+
+    assert (explore.blocks, explore.width, explore.steps, explore.tokens) == (8, 256, 2000, 1_048_576_000)
+    assert (verify.blocks, verify.width, verify.tied) == (24, 1024, False)
+    assert final.tokens == 15_000_000_000
+    assert explore.task_limit == 500
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"widht": "3"}, "did you mean width"),
+        ({"batch": "x"}, "batch must be a whole number"),
+        ({"batch": "0"}, "batch must be more than zero"),
+        ({"learning_rate": "inf"}, "learning_rate must be"),
+        ({"heads": "3"}, "cannot be split into 3 heads"),
+        ({"precision": "fp8"}, "precision is one of"),
+        ({"steps": "5", "tokens": "5"}, "twice"),
+        ({"averaged": "piqa"}, "averages piqa"),
+    ],
+)
+def test_an_impossible_override_is_refused_in_a_sentence(overrides: dict[str, str], sentence: str) -> None:
+    """The operator must not have to read a traceback."""
+    with pytest.raises(ScaleError, match=sentence):
+        load_scale("tiny", overrides)
+
+
+def test_an_unknown_scale_names_the_known_ones() -> None:
+    """A slip of the finger should be cheap."""
+    with pytest.raises(ScaleError, match="tiny, explore"):
+        load_scale("tinny")
+
+
+def test_the_learning_rate_warms_up_stays_and_decays() -> None:
+    """Warm-up–stable–decay, with no step at zero."""
+    rates = [learning_rate(s, 100, peak=1.0, warmup=0.1, decay=0.2, final=0.1) for s in range(100)]
+
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:80] == [1.0] * 70
+    assert rates[80] < 1.0
+    assert 0.1 < rates[99] < 0.2

@@ -1,0 +1,89 @@
+"""Each rule stops what it should, and nothing that merely looks like it."""
+
+import pytest
+
+from services.engineer.training.extrapolation import Curve, predict
+from services.engineer.training.result import Metrics
+from services.engineer.training.watcher import Peers, WatchSettings, watch
+
+
+def history(losses: list[float], pace: float = 0.1, memory: int = 1000, steps: int = 100) -> list[Metrics]:
+    """Metrics every ten steps."""
+    return [
+        Metrics(
+            seed=0,
+            step=10 * (i + 1),
+            steps=steps,
+            tokens=0,
+            train_loss=loss,
+            grad_norm=1.0,
+            auxiliary_loss=None,
+            tokens_per_second=1.0,
+            seconds_per_step=pace,
+            seconds=1.0,
+            peak_memory_bytes=memory,
+        )
+        for i, loss in enumerate(losses)
+    ]
+
+
+FALLING = [5.0, 4.0, 3.5, 3.0, 2.8, 2.6, 2.5, 2.4, 2.35, 2.3]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "settings", "peers", "rule"),
+    [
+        (history([5.0, float("nan")]), WatchSettings(), Peers(), "not-finite"),
+        (history([5.0, 0.05]), WatchSettings(), Peers(), "leak"),
+        (history([5.0, 1.0]), WatchSettings(), Peers(lowest_loss=1.5), "leak"),
+        (history([2.0, 4.0, 4.1, 4.2]), WatchSettings(), Peers(), "divergence"),
+        (history([5.0, 4.0, 3.5], pace=1.0), WatchSettings(), Peers(seconds_per_step=0.2), "slow"),
+        (history([5.0], memory=2000), WatchSettings(memory_bytes=1500), Peers(), "memory"),
+        (history([5.0, 4.9, *[5.0] * 6]), WatchSettings(), Peers(), "no-progress"),
+    ],
+)
+def test_each_rule_stops_its_own_case(metrics: list[Metrics], settings: WatchSettings, peers: Peers, rule: str) -> None:
+    """The reason is a fact that is published: it must be the right one."""
+    decision = watch(metrics, settings, peers, [])
+
+    assert decision is not None
+    assert decision.rule == rule
+
+
+def test_a_usual_training_goes_on() -> None:
+    """A watcher that stops good candidates costs discoveries."""
+    settings, peers = WatchSettings(memory_bytes=1500), Peers(seconds_per_step=0.05, lowest_loss=2.4)
+
+    assert all(watch(history(FALLING)[: i + 1], settings, peers, []) is None for i in range(len(FALLING)))
+
+
+def test_one_spike_is_not_divergence() -> None:
+    """Single bad batches happen."""
+    assert watch(history([4.0, 3.0, 5.0, 2.9]), WatchSettings(), Peers(), []) is None
+
+
+def finished(count: int) -> list[Curve]:
+    """Curves that fall to finals from 2.0 upwards and are ordered from the beginning."""
+    return [
+        Curve(tuple((s / 10, 2.0 + 0.1 * i + (10 - s) * 0.2) for s in range(1, 11)), final=2.0 + 0.1 * i)
+        for i in range(count)
+    ]
+
+
+def test_a_curve_that_follows_the_finished_ones_is_predicted_well() -> None:
+    """On curves that are ordered from the beginning the regression must find the order."""
+    prediction = predict([(s / 10, 2.35 + (10 - s) * 0.2) for s in range(1, 6)], finished(10))
+
+    assert prediction is not None
+    assert prediction.loss == pytest.approx(2.35, abs=0.05)
+
+
+def test_the_curve_policy_is_off_unless_switched_on_and_needs_enough_curves() -> None:
+    """Pruning is a choice of the run, and never rests on a handful of curves."""
+    bad = history([4.0 + 0.2 * (10 - s) for s in range(1, 6)])
+
+    assert watch(bad, WatchSettings(), Peers(), finished(10)) is None
+    assert watch(bad, WatchSettings(prune=True), Peers(), finished(4)) is None
+    decision = watch(bad, WatchSettings(prune=True), Peers(), finished(10))
+    assert decision is not None
+    assert not decision.broken
