@@ -1,0 +1,79 @@
+"""Whether what a measurement rests on is still what it was before the candidate's code was loaded.
+
+This finds a program that replaces torch's loss, optimiser, random generators or Python's built-ins. It runs in the
+same process as the candidate, so it is a tripwire, not a wall: what decides a score is computed outside.
+"""
+
+import builtins
+import importlib
+import sys
+import types
+
+_NAMES = ["torch.nn.functional:cross_entropy", "torch.nn.functional:nll_loss", "torch.nn.functional:mse_loss", "torch.nn.functional:linear", "torch.nn.functional:softmax", "torch.nn.functional:log_softmax", "torch.nn.functional:scaled_dot_product_attention", "torch.nn:Module", "torch.nn:Linear", "torch.nn:Parameter", "torch.nn:Module.__call__", "torch.nn:Module._call_impl", "torch.nn:Module.parameters", "torch.nn:Module.named_parameters", "torch.nn:Module.state_dict", "torch.nn:Module.load_state_dict", "torch.nn:Module.train", "torch.nn:CrossEntropyLoss.forward", "torch.nn.utils:clip_grad_norm_", "torch.optim:AdamW", "torch.optim:AdamW.step", "torch.optim:AdamW.__init__", "torch.optim:Optimizer.step", "torch.optim:Optimizer.zero_grad", "torch.optim:Adam.step", "torch.optim:SGD.step", "torch:Tensor", "torch:Tensor.backward", "torch:Tensor.detach", "torch:Tensor.numpy", "torch:Tensor.item", "torch:Tensor.cpu", "torch:manual_seed", "torch:seed", "torch:initial_seed", "torch:rand", "torch:randn", "torch:randint", "torch:randperm", "torch:Generator", "torch:load", "torch:save", "torch:from_numpy", "torch:isfinite", "torch:equal", "torch:allclose", "torch.random:manual_seed", "torch.autograd:grad", "torch.autograd:backward", "torch.autograd:Function.apply", "torch:no_grad", "torch:inference_mode", "torch:set_grad_enabled", "torch:autocast", "random:random", "random:seed", "random:randint", "time:time", "time:monotonic", "time:perf_counter", "json:dumps", "json:loads", "os:write", "os:readv", "os:_exit", "numpy:ascontiguousarray", "numpy:frombuffer", "numpy:isfinite", "services.engineer.sandbox.channel:Channel.send", "services.engineer.sandbox.channel:Channel.receive", "services.engineer.sandbox.channel:encode", "services.engineer.sandbox.channel:decode", "services.engineer.sandbox.wire:encode", "services.engineer.sandbox.integrity:Guard.findings"]
+_ABSENT = object()
+
+
+class Guard:
+    """Remembers the identity of key functions when made; `findings` names those that have been replaced since."""
+
+    def __init__(self) -> None:
+        self._before = {name: _look_up(name) for name in _NAMES}
+        self._code = {name: _code(value) for name, value in self._before.items()}
+        self._builtins = dict(vars(builtins))
+        self._hooks = (list(sys.meta_path), list(sys.path_hooks), sys.gettrace(), sys.getprofile())
+
+    def findings(self) -> list[str]:
+        """One sentence for each thing that is no longer what it was; empty if all is well."""
+        replaced = [name for name in _NAMES if self._changed(name)]
+        names = {name for name in self._builtins if vars(builtins).get(name, _ABSENT) is not self._builtins[name]}
+        sentences = [f"{name.replace(':', '.')} was replaced" for name in replaced]
+        sentences += [f"the built-in {name} was replaced" for name in sorted(names - {"_"})]
+        return sentences + self._hook_findings()
+
+    def _changed(self, name: str) -> bool:
+        now = _look_up(name)
+        return now is not self._before[name] or _code(now) is not self._code[name]
+
+    def _hook_findings(self) -> list[str]:
+        finders, path_hooks, trace, profile = self._hooks
+        sentences = []
+        if any(finder not in finders for finder in sys.meta_path) or sys.path_hooks != path_hooks:
+            sentences.append("an import hook was installed")
+        if sys.gettrace() is not trace or sys.getprofile() is not profile:
+            sentences.append("a tracing function was installed")
+        return sentences + _global_hooks()
+
+
+def _global_hooks() -> list[str]:
+    """Hooks of torch that run in every module's forward or backward."""
+    modules = importlib.import_module("torch.nn.modules.module")
+    optimisers = importlib.import_module("torch.optim.optimizer")
+    tables = [(modules, name) for name in vars(modules) if name.startswith("_global_") and name.endswith("_hooks")]
+    tables += [(optimisers, name) for name in vars(optimisers) if name.startswith("_global_optimizer")]
+    return [f"a global hook was installed in {name}" for module, name in tables if getattr(module, name)]
+
+
+def _look_up(name: str) -> object:
+    """The object of "module:path" without binding it, so that identity holds; a marker if it is gone."""
+    module, _, path = name.partition(":")
+    found: object = importlib.import_module(module)
+    for part in path.split("."):
+        owner = found
+        found = getattr(owner, part, _ABSENT)
+        if isinstance(found, types.MethodType):
+            found = found.__func__
+    return found if isinstance(found, (type, types.FunctionType)) or found is _ABSENT else _key(found)
+
+
+_KEYS: dict[int, object] = {}
+
+
+def _key(value: object) -> object:
+    """One object per identity: C functions bound anew at each look-up compare by their owner and name."""
+    if isinstance(value, types.BuiltinMethodType) and value.__self__ is not None:
+        return _KEYS.setdefault(hash((id(value.__self__), value.__name__)), (value.__self__, value.__name__))
+    return value
+
+
+def _code(value: object) -> object:
+    return value.__code__ if isinstance(value, types.FunctionType) else None

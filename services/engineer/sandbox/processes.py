@@ -1,0 +1,129 @@
+"""Reading and ending process trees through /proc, as the host sees them."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process tree uses at one moment.
+
+    Attributes:
+        private_bytes: resident memory that is not backed by files; pages shared by a fork count in each process.
+        cpu_seconds: user and system time, ended and awaited descendants included.
+        tasks: processes and threads.
+        nameless_bytes: open files that have no name any more (deleted, or memfd).
+    """
+
+    private_bytes: int
+    cpu_seconds: float
+    tasks: int
+    nameless_bytes: int
+
+
+def descendants(root: int) -> list[int]:
+    """Process ids of all descendants of `root` that still run, parents first; empty if it is gone."""
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        waiting = [child for parent in waiting for child in children(parent)]
+        found += waiting
+    return [pid for pid in found if not _ended(pid)]
+
+
+def children(pid: int) -> Iterator[int]:
+    """Process ids of the direct children, ended ones that nobody awaited included."""
+    try:
+        threads = os.listdir(_PROC / str(pid) / "task")
+    except OSError:
+        return
+    for thread in threads:
+        yield from (int(child) for child in _read(pid, f"task/{thread}/children").split())
+
+
+def _read(pid: int, name: str) -> str:
+    """Text of a file of a process, empty if the process is gone."""
+    try:
+        return (_PROC / str(pid) / name).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _ended(pid: int) -> bool:
+    return _read(pid, "stat").rpartition(")")[2].split()[:1] in ([], ["Z"], ["X"])
+
+
+def usage(pids: list[int], shared_bytes: int = 0) -> Usage:
+    """Sum over the processes; `shared_bytes` of private memory are taken off each, for what it shares with its parent."""
+    private, cpu, tasks, nameless = 0, 0.0, 0, 0
+    for pid in pids:
+        private += max(0, private_bytes(pid) - shared_bytes)
+        seconds, threads = _times(pid)
+        cpu += seconds
+        tasks += threads
+        nameless += _nameless_bytes(pid)
+    return Usage(private, cpu, tasks, nameless)
+
+
+def private_bytes(pid: int) -> int:
+    """Resident anonymous and shared memory of one process in bytes, 0 if it is gone."""
+    kilobytes = 0
+    for line in _read(pid, "status").splitlines():
+        if line.startswith(("RssAnon:", "RssShmem:")):
+            kilobytes += int(line.split()[1])
+    return kilobytes << 10
+
+
+def _times(pid: int) -> tuple[float, int]:
+    """Processor seconds and number of threads. The name in the second field may hold spaces and brackets."""
+    fields = _read(pid, "stat").rpartition(")")[2].split()
+    if len(fields) < 18:
+        return 0.0, 0
+    return sum(int(field) for field in fields[11:15]) / _TICKS, int(fields[17])
+
+
+def _nameless_bytes(pid: int) -> int:
+    total = 0
+    try:
+        names = os.listdir(_PROC / str(pid) / "fd")
+    except OSError:
+        return 0
+    for name in names:
+        try:
+            facts = os.stat(_PROC / str(pid) / "fd" / name)
+        except OSError:
+            continue
+        total += facts.st_blocks * 512 if facts.st_nlink == 0 else 0
+    return total
+
+
+def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal; a process that is gone is no error."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def kill_descendants(list_pids: Callable[[], list[int]], seconds: float = 2.0) -> bool:
+    """Stop, then kill, what `list_pids` names until it names nothing; False if something is left after `seconds`.
+
+    Stopping first keeps a fork bomb from outrunning the killer.
+    """
+    deadline = time.monotonic() + seconds
+    while pids := list_pids():
+        for pid in pids:
+            kill(pid, signal.SIGSTOP)
+        for pid in set(pids) | set(list_pids()):
+            kill(pid)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True

@@ -1,0 +1,44 @@
+"""What a child may see of the machine: the environment it gets and the places it may read."""
+
+import os
+import sys
+from pathlib import Path
+
+import services
+
+_PASSED = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "TZ")
+_SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/nix/store", "/gnu/store")
+_ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "alternatives", "passwd", "group", "nsswitch.conf")
+
+
+def environment(scratch: Path) -> dict[str, str]:
+    """A new environment: nothing of ours but where libraries and devices are, one thread, no network libraries' hub."""
+    passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    fixed = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/cuda/bin:/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": os.pathsep.join(str(Path(place).resolve().parent) for place in services.__path__),
+        "LANG": "C.UTF-8",
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONHASHSEED": "0",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return {**passed, **fixed}
+
+
+def readable_places(extra: tuple[Path, ...] = ()) -> tuple[str, ...]:
+    """Files and folders that a child may read: the system's programs, Python's, our own code, and `extra`.
+
+    Our own code means the packages, not the checkout around them, in which a secret or a run's data may lie.
+    """
+    packages = [Path(place) for place in services.__path__]
+    roots = {package.resolve().parent for package in packages}
+    paths = [Path(entry) for entry in sys.path if entry and Path(entry).resolve() not in roots]
+    prefixes = [Path(place) for place in (sys.prefix, sys.base_prefix, sys.exec_prefix)]
+    system = [Path(place) for place in _SYSTEM] + [Path("/etc") / name for name in _ETC]
+    wanted = [*system, *prefixes, *paths, *packages, *extra]
+    return tuple(sorted({str(place.absolute()) for place in wanted if place.exists()}))
