@@ -2,10 +2,12 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from services.engineer.scales import Scale
 from services.engineer.training.model import LanguageModel, autocast
@@ -50,11 +52,15 @@ class StepReport:
 class Trainer:
     """AdamW with warm-up–stable–decay, clipping and accumulation over micro-batches."""
 
-    def __init__(self, model: LanguageModel, plan: Plan, device: str) -> None:
-        self.model, self.plan, self.device = model, plan, device
+    def __init__(
+        self, model: LanguageModel, plan: Plan, device: str, parallel: DistributedDataParallel | None = None
+    ) -> None:
+        """`parallel` is `model` wrapped for several processes, each of which gives its own rows to `step`."""
+        self.model, self.plan, self.device, self._parallel = model, plan, device, parallel
         self.optimiser = adamw(model, plan)
         self.compiled = plan.compile
-        self._forward: Forward = torch.compile(model) if plan.compile else model
+        self._plain: Forward = model if parallel is None else parallel
+        self._forward: Forward = torch.compile(self._plain) if plan.compile else self._plain
 
     def step(self, step: int, rows: Tensor) -> StepReport:
         """One optimiser step (counted from 0) on rows [batch, context + 1]."""
@@ -62,9 +68,11 @@ class Trainer:
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
         losses, auxiliaries = [], []
-        for part in torch.split(rows, self.plan.micro_batch):
-            loss, auxiliary = self._loss(part.to(self.device))
-            torch.autograd.backward(loss * (len(part) / len(rows)))
+        parts = torch.split(rows, self.plan.micro_batch)
+        for index, part in enumerate(parts):
+            with self._synchronising(last=index == len(parts) - 1):
+                loss, auxiliary = self._loss(part.to(self.device))
+                torch.autograd.backward(loss * (len(part) / len(rows)))
             losses.append(loss.detach() * (len(part) / len(rows)))
             auxiliaries += [] if auxiliary is None else [auxiliary.detach().float()]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.grad_clip)
@@ -80,6 +88,12 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
 
+    def _synchronising(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are exchanged once per step, with the last micro-batch."""
+        if self._parallel is None or last:
+            return nullcontext()
+        return self._parallel.no_sync()
+
     def _loss(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         inputs, targets = rows[:, :-1], rows[:, 1:]
         with autocast(self.device, self.plan.precision):
@@ -87,11 +101,11 @@ class Trainer:
                 return self._forward(inputs, targets)
             except Exception as error:
                 # A program that the compiler cannot take still trains, only slower.
-                if self._forward is self.model:
+                if self._forward is self._plain:
                     raise
                 warnings.warn(f"Not compiled: {error}", stacklevel=1)
-                self._forward, self.compiled = self.model, False
-                return self.model(inputs, targets)  # type: ignore[no-any-return]
+                self._forward, self.compiled = self._plain, False
+                return self._plain(inputs, targets)
 
 
 def adamw(model: LanguageModel, plan: Plan) -> torch.optim.AdamW:

@@ -1,0 +1,112 @@
+"""Training tokens/s of every baseline against the bare loop, and of two workers at a time.
+
+    python bench/training.py [--scale tiny] [--set steps=40] [--repeats 3] [--programs deltanet gated_deltanet]
+
+The two are measured in turn, in processes that do nothing else, and the median of the ratios is printed: a busy machine
+slows both. With a scale on "cuda" the bare loop runs fla's own layer of the same name where there is one.
+"""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+from services.engineer.program import MixerSizes, load_mixer
+
+from bench.bare_loop import tokens_per_second
+from services.engineer.data import batches, open_corpus
+from services.engineer.sandbox import Sandbox
+from services.engineer.scales import Scale, load_scale
+from services.engineer.training.dialogue import limits_of
+from services.engineer.training.environment import device_name
+from services.engineer.training.host import GUEST
+from services.engineer.training.session import Job, Session, Supervision, Weights
+
+ZOO = Path(__file__).parent.parent / "services" / "engineer" / "zoo"
+CACHE = Path.home() / ".cache" / "asi-arch"
+FLA_LAYERS = {"deltanet": "DeltaNet", "gated_deltanet": "GatedDeltaNet"}
+
+
+def bare(program: str, name: str, scale: Scale) -> float:
+    """The bare loop's tokens/s, in this process."""
+    torch.set_num_threads(scale.threads)
+    corpus = open_corpus(scale, CACHE)
+    order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=0, first=0, count=scale.steps)
+    return tokens_per_second(
+        lambda layer: _mixer(program, name, scale, layer),
+        torch.from_numpy(np.stack(list(order))),
+        width=scale.width,
+        inner=scale.feed_forward,
+        blocks=scale.blocks,
+        vocabulary=corpus.tokens.vocabulary,
+        micro_batch=scale.micro_batch,
+        device=scale.device,
+    )
+
+
+async def ours(program: str, scale: Scale, sandbox: Sandbox) -> float:
+    """Our tokens/s: the whole way through the sandbox, by the host's clock."""
+    job = Job(program, 0, scale, open_corpus(scale, CACHE))
+    async with sandbox.child(GUEST, limits_of(scale)) as child:
+        session = Session(job, Supervision(), child, _unscored)
+        await session.begin()
+        await session.run()
+    speeds = [metrics.tokens_per_second for metrics in session.history]
+    return median(speeds[len(speeds) // 4 :])
+
+
+async def compare(name: str, scale: Scale, repeats: int, sandbox: Sandbox) -> None:
+    """One line: our tokens/s, the bare loop's, the median of their ratios, and two workers together."""
+    program = (ZOO / f"{name}.py").read_text(encoding="utf-8")
+    pairs = []
+    for _ in range(repeats):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            alone = await asyncio.get_running_loop().run_in_executor(pool, bare, program, name, scale)
+        pairs.append((await ours(program, scale, sandbox), alone))
+    began = perf_counter()
+    await asyncio.gather(ours(program, scale, sandbox), ours(program, scale, sandbox))
+    both = 2 * scale.steps * scale.tokens_per_step / (perf_counter() - began)
+    ratio = median(own / alone for own, alone in pairs)
+    own, alone = (median(column) for column in zip(*pairs, strict=True))
+    print(f"{name:24} {own:12,.0f} {alone:12,.0f} {ratio:7.3f} {both:14,.0f}")
+
+
+def _mixer(program: str, name: str, scale: Scale, layer: int) -> torch.nn.Module:
+    if scale.device == "cuda" and name in FLA_LAYERS:
+        import fla.layers
+
+        kind = getattr(fla.layers, FLA_LAYERS[name])
+        return kind(hidden_size=scale.width, num_heads=scale.heads, layer_idx=layer)
+    return load_mixer(program, MixerSizes(width=scale.width, heads=scale.heads, layer=layer))
+
+
+async def _unscored(weights: Weights) -> float:  # noqa: ARG001
+    raise AssertionError("the benchmark's scale has no evaluations")
+
+
+async def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every program of the zoo, or those that were named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", default="tiny")
+    parser.add_argument("--set", action="append", default=["steps=40"], metavar="FIELD=VALUE")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--programs", nargs="*")
+    options = parser.parse_args(arguments)
+    overrides = dict(pair.split("=", 1) for pair in options.set) | {"evaluations": "0"}
+    scale = load_scale(options.scale, overrides)
+    names = options.programs or sorted(path.stem for path in ZOO.glob("*.py") if path.stem != "__init__")
+    print(f"{scale.name} on {device_name(scale.device)}, {scale.threads} thread(s), {scale.steps} steps")
+    print(f"{'program':24} {'ours tok/s':>12} {'bare tok/s':>12} {'ratio':>7} {'two workers':>14}")
+    async with Sandbox() as sandbox:
+        for name in names:
+            await compare(name, scale, options.repeats, sandbox)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
