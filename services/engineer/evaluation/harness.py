@@ -1,6 +1,7 @@
 """The one place that imports lm_eval: our models behind its `LM` interface. Host side, in a thread of its own."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Coroutine, Sequence
 from typing import TypeVar
@@ -20,6 +21,7 @@ from services.engineer.evaluation.truncation import Trial
 from services.engineer.training.session import Job
 
 T = TypeVar("T")
+logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of our own settings at every evaluation
 TRIALS = 32
 """How many of the rows that were asked are asked again, cut off, in another child."""
 
