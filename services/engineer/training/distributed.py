@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 8 -m services.engineer.training.distributed --program FILE --scale verify --out FOLDER
 
 For programs that have been read and checked: nothing confines them here. Each process holds the whole model and takes
-its share of every batch, so that the data order is that of a single process. DistributedDataParallel rather than sharding:
+its share of every batch, so that the data order is that of a single process. DistributedDataParallel, not sharding:
 generated programs hold scalar parameters, which FSDP2 refuses, and parameters without a gradient, and 412M parameters
 fit any GPU that is worth using. Writes FOLDER/weights.safetensors and one JSON line of metrics per chunk to stdout.
 """
