@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from services.engineer.sandbox import keeper, linux
-from services.engineer.sandbox.confinement import Confinement
+from services.engineer.sandbox.confinement import Confinement, detect
 from services.engineer.sandbox.limits import Limits
 from services.engineer.sandbox.processes import children, kill
 
@@ -33,11 +33,11 @@ def serve(line: socket.socket, confinement: Confinement) -> None:
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     keepers: set[int] = set()
     while True:
-        readable, _, _ = select.select([line, woken], [], [])
-        if woken in readable:
+        ready, _, _ = select.select([line.fileno(), woken], [], [])
+        if woken in ready:
             os.read(woken, 4096)
             _reap(keepers)
-        if line in readable and not _answer(line, confinement, keepers):
+        if line.fileno() in ready and not _answer(line, confinement, keepers):
             return
 
 
@@ -89,7 +89,8 @@ def main() -> None:
     line = socket.socket(fileno=settings["line"])
     for module in settings["preload"]:
         import_module(module)
-    confinement = Confinement()
+    wanted, readable = frozenset(settings["layers"]), tuple(settings["readable"])
+    confinement = detect(wanted, readable, Path(settings["root"]))
     gc.collect()
     gc.freeze()  # the children share these pages for as long as nobody counts references in them
     line.send(json.dumps({"layers": sorted(confinement.layers)}).encode())

@@ -19,6 +19,7 @@ from services.engineer.sandbox.errors import SandboxUnavailable
 from services.engineer.sandbox.layers import ALL_LAYERS, FIRST_USER, USERS
 from services.engineer.sandbox.limits import Limits
 from services.engineer.sandbox.log import Log
+from services.engineer.sandbox.namespaces import ROOT
 from services.engineer.sandbox.server import Server, Settings
 
 PRELOAD = (
@@ -62,6 +63,7 @@ class Sandbox:
         root = tempfile.mkdtemp(prefix="asi-sandbox-", dir=self._parent)
         self._root = Path(root).resolve()
         self._root.chmod(0o711)
+        (self._root / ROOT).mkdir()
         try:
             await self._running()
         except BaseException:
@@ -95,7 +97,7 @@ class Sandbox:
         server = await self._running()
         number = next(self._numbers)
         user = FIRST_USER + number % USERS
-        scratch = _make_scratch(self._root, number, user)
+        scratch = _make_scratch(self._root, number, user if server.changes_user else None)
         child: Child | None = None
         try:
             child = _start(server, job, limits, scratch, user)
@@ -107,11 +109,10 @@ class Sandbox:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
 
-def _make_scratch(root: Path, number: int, user: int) -> Path:
+def _make_scratch(root: Path, number: int, owner: int | None) -> Path:
     scratch = Path(tempfile.mkdtemp(prefix=f"{number}-", dir=root))
-    if os.geteuid() == 0:
-        with contextlib.suppress(OSError):
-            os.chown(scratch, user, user)
+    if owner is not None:
+        os.chown(scratch, owner, owner)
     return scratch
 
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -44,6 +45,7 @@ def keep(order: Order, confinement: Confinement) -> None:
     die_with_parent()
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     os.setsid()
+    Path("/proc/self/oom_score_adj").write_text("1000")  # should memory run out, jobs go first
     control = socket.socket(fileno=order.control)
     report(control, "started")
     try:
@@ -100,13 +102,14 @@ def _become_job(order: Order, confinement: Confinement) -> None:
     try:
         die_with_parent()
         _arrange(order)
-        confinement.confine(order.scratch, order.limits, order.user, order.channel)
+        function = _function(order.job)  # before Landlock hides the folder in which our packages lie
+        confinement.confine(order.scratch, order.limits, order.user)
+        os.chdir(order.scratch)
     except BaseException:
         traceback.print_exc()
         os._exit(REFUSED)
     try:
-        module, _, name = order.job.partition(":")
-        getattr(import_module(module), name)(Channel(order.channel))
+        function(Channel(order.channel))
         code = 0
     except ChannelClosed:
         code = 0
@@ -115,6 +118,12 @@ def _become_job(order: Order, confinement: Confinement) -> None:
     finally:
         _flush()
         os._exit(code)
+
+
+def _function(job: str) -> Callable[[Channel], None]:
+    module, _, name = job.partition(":")
+    function: Callable[[Channel], None] = getattr(import_module(module), name)
+    return function
 
 
 def _flush() -> None:
@@ -132,7 +141,6 @@ def _arrange(order: Order) -> None:
         os.dup2(source, target)
     os.closerange(3, order.channel)
     os.closerange(order.channel + 1, 1 << 12)
-    os.chdir(order.scratch)
     os.environ.update({name: str(order.scratch) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")})
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 

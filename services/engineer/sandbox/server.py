@@ -13,7 +13,7 @@ from typing import Self
 
 from services.engineer.sandbox import bubblewrap, linux
 from services.engineer.sandbox.errors import SandboxUnavailable
-from services.engineer.sandbox.layers import BUBBLEWRAP, HIDES_PROCESSES, level
+from services.engineer.sandbox.layers import BUBBLEWRAP, HIDES_PROCESSES, USER, level
 from services.engineer.sandbox.processes import descendants, kill, kill_descendants, private_bytes
 from services.engineer.sandbox.surroundings import environment, readable_places
 
@@ -34,6 +34,7 @@ class Server:
 
     Attributes:
         level: the layers it found to hold.
+        changes_user: each job runs as a user of its own.
         shared_bytes: memory of its own that every child shares with it at first.
     """
 
@@ -41,6 +42,7 @@ class Server:
         self._process = process
         self._line = line
         self.level = level(layers)
+        self.changes_user = USER in layers
         self.shared_bytes = max(private_bytes(pid) for pid in [process.pid, *descendants(process.pid)])
         if not layers & HIDES_PROCESSES:
             linux.prctl(linux.PR_SET_DUMPABLE, 0)  # a child of our own user could else read our environment in /proc

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import sysconfig
 from pathlib import Path
 
 import services
@@ -33,11 +34,11 @@ def environment(scratch: Path) -> dict[str, str]:
 def readable_places(extra: tuple[Path, ...] = ()) -> tuple[str, ...]:
     """Files and folders that a child may read: the system's programs, Python's, our own code, and `extra`.
 
-    Our own code means the packages, not the checkout around them, in which a secret or a run's data may lie.
+    Our own code means the packages, not the checkout around them, in which a secret or a run's data may lie; for the
+    same reason the search path of modules is not taken as it is.
     """
     packages = [Path(place) for place in services.__path__]
-    roots = {package.resolve().parent for package in packages}
-    paths = [Path(entry) for entry in sys.path if entry and Path(entry).resolve() not in roots]
+    paths = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     prefixes = [Path(place) for place in (sys.prefix, sys.base_prefix, sys.exec_prefix)]
     system = [Path(place) for place in _SYSTEM] + [Path("/etc") / name for name in _ETC]
     wanted = [*system, *prefixes, *paths, *packages, *extra]

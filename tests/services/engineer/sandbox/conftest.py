@@ -7,12 +7,12 @@ import pytest_asyncio
 
 from services.engineer.sandbox import Sandbox
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[3]
 PRELOAD = ("torch", "services.engineer.sandbox.channel", "services.engineer.sandbox.integrity")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sandbox() -> AsyncIterator[Sandbox]:
     """All layers that this machine has."""
-    async with Sandbox(preload=PRELOAD, readable=[HERE]) as started:
+    async with Sandbox(preload=PRELOAD, readable=[TESTS]) as started:
         yield started
