@@ -79,6 +79,10 @@ class Sandbox:
             await self._server.close()
         await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
 
+    def processes(self) -> list[int]:
+        """Process ids of the children now running and of what keeps them, as the host sees them."""
+        return [] if self._server is None else self._server.children()
+
     async def _running(self) -> Server:
         async with self._starting:
             if self._server is None or not self._server.alive():

@@ -4,12 +4,90 @@ This finds a program that replaces torch's loss, optimiser, random generators or
 same process as the candidate, so it is a tripwire, not a wall: what decides a score is computed outside.
 """
 
+import atexit
 import builtins
 import importlib
+import signal
 import sys
+import threading
 import types
 
-_NAMES = ["torch.nn.functional:cross_entropy", "torch.nn.functional:nll_loss", "torch.nn.functional:mse_loss", "torch.nn.functional:linear", "torch.nn.functional:softmax", "torch.nn.functional:log_softmax", "torch.nn.functional:scaled_dot_product_attention", "torch.nn:Module", "torch.nn:Linear", "torch.nn:Parameter", "torch.nn:Module.__call__", "torch.nn:Module._call_impl", "torch.nn:Module.parameters", "torch.nn:Module.named_parameters", "torch.nn:Module.state_dict", "torch.nn:Module.load_state_dict", "torch.nn:Module.train", "torch.nn:CrossEntropyLoss.forward", "torch.nn.utils:clip_grad_norm_", "torch.optim:AdamW", "torch.optim:AdamW.step", "torch.optim:AdamW.__init__", "torch.optim:Optimizer.step", "torch.optim:Optimizer.zero_grad", "torch.optim:Adam.step", "torch.optim:SGD.step", "torch:Tensor", "torch:Tensor.backward", "torch:Tensor.detach", "torch:Tensor.numpy", "torch:Tensor.item", "torch:Tensor.cpu", "torch:manual_seed", "torch:seed", "torch:initial_seed", "torch:rand", "torch:randn", "torch:randint", "torch:randperm", "torch:Generator", "torch:load", "torch:save", "torch:from_numpy", "torch:isfinite", "torch:equal", "torch:allclose", "torch.random:manual_seed", "torch.autograd:grad", "torch.autograd:backward", "torch.autograd:Function.apply", "torch:no_grad", "torch:inference_mode", "torch:set_grad_enabled", "torch:autocast", "random:random", "random:seed", "random:randint", "time:time", "time:monotonic", "time:perf_counter", "json:dumps", "json:loads", "os:write", "os:readv", "os:_exit", "numpy:ascontiguousarray", "numpy:frombuffer", "numpy:isfinite", "services.engineer.sandbox.channel:Channel.send", "services.engineer.sandbox.channel:Channel.receive", "services.engineer.sandbox.channel:encode", "services.engineer.sandbox.channel:decode", "services.engineer.sandbox.wire:encode", "services.engineer.sandbox.integrity:Guard.findings"]
+_NAMES = [
+    "torch.nn.functional:cross_entropy",
+    "torch.nn.functional:nll_loss",
+    "torch.nn.functional:mse_loss",
+    "torch.nn.functional:linear",
+    "torch.nn.functional:softmax",
+    "torch.nn.functional:log_softmax",
+    "torch.nn.functional:scaled_dot_product_attention",
+    "torch.nn:Module",
+    "torch.nn:Linear",
+    "torch.nn:Parameter",
+    "torch.nn:Module.__call__",
+    "torch.nn:Module._call_impl",
+    "torch.nn:Module.parameters",
+    "torch.nn:Module.named_parameters",
+    "torch.nn:Module.state_dict",
+    "torch.nn:Module.load_state_dict",
+    "torch.nn:Module.train",
+    "torch.nn:CrossEntropyLoss.forward",
+    "torch.nn.utils:clip_grad_norm_",
+    "torch.optim:AdamW",
+    "torch.optim:AdamW.step",
+    "torch.optim:AdamW.__init__",
+    "torch.optim:Optimizer.step",
+    "torch.optim:Optimizer.zero_grad",
+    "torch.optim:Adam.step",
+    "torch.optim:SGD.step",
+    "torch:Tensor",
+    "torch:Tensor.backward",
+    "torch:Tensor.detach",
+    "torch:Tensor.numpy",
+    "torch:Tensor.item",
+    "torch:Tensor.cpu",
+    "torch:manual_seed",
+    "torch:seed",
+    "torch:initial_seed",
+    "torch:rand",
+    "torch:randn",
+    "torch:randint",
+    "torch:randperm",
+    "torch:Generator",
+    "torch:load",
+    "torch:save",
+    "torch:from_numpy",
+    "torch:isfinite",
+    "torch:equal",
+    "torch:allclose",
+    "torch.random:manual_seed",
+    "torch.autograd:grad",
+    "torch.autograd:backward",
+    "torch.autograd:Function.apply",
+    "torch:no_grad",
+    "torch:inference_mode",
+    "torch:set_grad_enabled",
+    "torch:autocast",
+    "random:random",
+    "random:seed",
+    "random:randint",
+    "time:time",
+    "time:monotonic",
+    "time:perf_counter",
+    "json:dumps",
+    "json:loads",
+    "os:write",
+    "os:readv",
+    "os:_exit",
+    "numpy:ascontiguousarray",
+    "numpy:frombuffer",
+    "numpy:isfinite",
+    "services.engineer.sandbox.channel:Channel.send",
+    "services.engineer.sandbox.channel:Channel.receive",
+    "services.engineer.sandbox.channel:encode",
+    "services.engineer.sandbox.channel:decode",
+    "services.engineer.sandbox.wire:encode",
+    "services.engineer.sandbox.integrity:Guard.findings",
+]
 _ABSENT = object()
 
 
@@ -20,6 +98,7 @@ class Guard:
         self._before = {name: _look_up(name) for name in _NAMES}
         self._code = {name: _code(value) for name, value in self._before.items()}
         self._builtins = dict(vars(builtins))
+        self._surroundings = _surroundings()
         self._hooks = (list(sys.meta_path), list(sys.path_hooks), sys.gettrace(), sys.getprofile())
 
     def findings(self) -> list[str]:
@@ -41,7 +120,20 @@ class Guard:
             sentences.append("an import hook was installed")
         if sys.gettrace() is not trace or sys.getprofile() is not profile:
             sentences.append("a tracing function was installed")
+        now = _surroundings()
+        sentences += [f"{what} changed" for what, before in self._surroundings.items() if now[what] != before]
         return sentences + _global_hooks()
+
+
+def _surroundings() -> dict[str, object]:
+    """What code of a candidate has no business to change in its process."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    return {
+        "the signal handlers": handlers,
+        "the number of running threads": threading.active_count(),
+        "the handlers run at exit": atexit._ncallbacks(),  # type: ignore[attr-defined]
+        "the recursion limit": sys.getrecursionlimit(),
+    }
 
 
 def _global_hooks() -> list[str]:

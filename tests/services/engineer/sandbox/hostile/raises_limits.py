@@ -1,0 +1,22 @@
+"""Gives itself more of everything."""
+
+import resource
+
+import torch
+from torch import nn
+
+unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+resource.setrlimit(resource.RLIMIT_CPU, unlimited)
+print("LEAKED")
+
+
+class Mixer(nn.Module):
+    """A harmless layer, for what comes after the attack."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map each position by itself."""
+        return self.inner(hidden_states)

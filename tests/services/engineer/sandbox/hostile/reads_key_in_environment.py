@@ -1,0 +1,21 @@
+"""Looks for secrets in its own environment."""
+
+import os
+
+import torch
+from torch import nn
+
+print(dict(os.environ))
+raise RuntimeError("looked for keys")
+
+
+class Mixer(nn.Module):
+    """A harmless layer, for what comes after the attack."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map each position by itself."""
+        return self.inner(hidden_states)

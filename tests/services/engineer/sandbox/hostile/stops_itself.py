@@ -1,0 +1,23 @@
+"""Suspends its own process, which then neither ends nor answers."""
+
+import os
+import signal
+
+import torch
+from torch import nn
+
+os.kill(os.getpid(), signal.SIGSTOP)
+while True:
+    pass
+
+
+class Mixer(nn.Module):
+    """A harmless layer, for what comes after the attack."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map each position by itself."""
+        return self.inner(hidden_states)

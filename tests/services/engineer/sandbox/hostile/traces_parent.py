@@ -1,0 +1,23 @@
+"""Attaches to its parent as a debugger."""
+
+import ctypes
+import os
+
+import torch
+from torch import nn
+
+if ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0:
+    print("LEAKED")
+raise RuntimeError("attached")
+
+
+class Mixer(nn.Module):
+    """A harmless layer, for what comes after the attack."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map each position by itself."""
+        return self.inner(hidden_states)
