@@ -35,7 +35,7 @@ def descendants(root: int) -> list[int]:
     while waiting:
         waiting = [child for parent in waiting for child in children(parent)]
         found += waiting
-    return [pid for pid in found if not _ended(pid)]
+    return [pid for pid in found if not ended(pid)]
 
 
 def children(pid: int) -> Iterator[int]:
@@ -56,7 +56,8 @@ def _read(pid: int, name: str) -> str:
         return ""
 
 
-def _ended(pid: int) -> bool:
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or only waits to be awaited."""
     return _read(pid, "stat").rpartition(")")[2].split()[:1] in ([], ["Z"], ["X"])
 
 
