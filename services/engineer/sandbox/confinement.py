@@ -64,12 +64,12 @@ def detect(wanted: frozenset[str], readable: tuple[str, ...], root: Path) -> Con
 def _holds(candidate: Confinement, root: Path) -> bool:
     """Whether a child so confined can still read our code and write its scratch folder."""
     scratch = Path(tempfile.mkdtemp(prefix="trial-", dir=root))
-    if USER in candidate.layers:
-        if os.geteuid() != 0:
-            return False
-        os.chown(scratch, FIRST_USER, FIRST_USER)
     try:
+        if USER in candidate.layers:
+            os.chown(scratch, FIRST_USER, FIRST_USER)
         return _in_child(lambda: _trial(candidate, scratch)) == 0
+    except OSError:
+        return False
     finally:
         shutil.rmtree(scratch)
 

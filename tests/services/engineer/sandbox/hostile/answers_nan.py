@@ -13,4 +13,4 @@ class Mixer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map each position by itself, unless the attack comes first."""
-        return hidden_states * float("nan")
+        return self.inner(hidden_states) * float("nan")
