@@ -113,8 +113,8 @@ _WORD = re.compile(r"[^\W_]+")
 _STOP = frozenset(
     _WORD.findall(
         "a an and are as at be been but by can could do does for from had has have how if in into is it its may more "
-        "most no nor not of on or our over so such than that the their then there these they this those through to under "
-        "up us was we were what when where which while who will with without would you your"
+        "most no nor not of on or our over so such than that the their then there these they this those through to "
+        "under up us was we were what when where which while who will with without would you your"
     )
 )
 _STOP_WEIGHT = 0.05
