@@ -3,18 +3,91 @@
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 NETWORK = (
-    "socket connect accept sendto sendmsg recvmsg bind listen accept4 sendmmsg recvmmsg tkill rt_sigqueueinfo "
-    "rt_tgsigqueueinfo"
-).split()
-PROGRAMS = "fork vfork execve execveat".split()
+    "socket",
+    "connect",
+    "accept",
+    "sendto",
+    "sendmsg",
+    "recvmsg",
+    "bind",
+    "listen",
+    "accept4",
+    "sendmmsg",
+    "recvmmsg",
+    "tkill",
+    "rt_sigqueueinfo",
+    "rt_tgsigqueueinfo",
+)
+PROGRAMS = (
+    "fork",
+    "vfork",
+    "execve",
+    "execveat",
+)
 ALWAYS = (
-    "ptrace process_vm_readv process_vm_writev kcmp process_madvise pidfd_send_signal pidfd_open pidfd_getfd "
-    "mount umount2 pivot_root chroot open_tree move_mount fsopen fsconfig fsmount fspick mount_setattr unshare setns "
-    "bpf perf_event_open add_key request_key keyctl io_uring_setup io_uring_enter io_uring_register userfaultfd "
-    "kexec_load kexec_file_load init_module finit_module delete_module reboot swapon swapoff acct quotactl sethostname "
-    "setdomainname settimeofday clock_settime adjtimex clock_adjtime iopl ioperm syslog personality name_to_handle_at "
-    "open_by_handle_at fanotify_init modify_ldt vhangup shmget shmat shmctl semget msgget mq_open memfd_secret"
-).split()
+    "ptrace",
+    "process_vm_readv",
+    "process_vm_writev",
+    "kcmp",
+    "process_madvise",
+    "pidfd_send_signal",
+    "pidfd_open",
+    "pidfd_getfd",
+    "mount",
+    "umount2",
+    "pivot_root",
+    "chroot",
+    "open_tree",
+    "move_mount",
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "fspick",
+    "mount_setattr",
+    "unshare",
+    "setns",
+    "bpf",
+    "perf_event_open",
+    "add_key",
+    "request_key",
+    "keyctl",
+    "io_uring_setup",
+    "io_uring_enter",
+    "io_uring_register",
+    "userfaultfd",
+    "kexec_load",
+    "kexec_file_load",
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "reboot",
+    "swapon",
+    "swapoff",
+    "acct",
+    "quotactl",
+    "sethostname",
+    "setdomainname",
+    "settimeofday",
+    "clock_settime",
+    "adjtimex",
+    "clock_adjtime",
+    "iopl",
+    "ioperm",
+    "syslog",
+    "personality",
+    "name_to_handle_at",
+    "open_by_handle_at",
+    "fanotify_init",
+    "modify_ldt",
+    "vhangup",
+    "shmget",
+    "shmat",
+    "shmctl",
+    "semget",
+    "msgget",
+    "mq_open",
+    "memfd_secret",
+)
 
 _SAME_EVERYWHERE = {
     "pidfd_send_signal": 424, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,

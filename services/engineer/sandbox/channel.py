@@ -12,7 +12,7 @@ from services.engineer.sandbox.wire import JSON, PREFIX, Arrays, Bounds, Message
 _NO_ARRAYS: Mapping[str, NDArray[np.generic]] = MappingProxyType({})
 
 
-class ChannelClosed(Exception):
+class ChannelClosed(Exception):  # noqa: N818 -- the word is the fact
     """The engineer closed its end: there is nobody to work for."""
 
 

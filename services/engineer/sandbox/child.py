@@ -15,7 +15,7 @@ from services.engineer.sandbox.errors import ChildDied, ChildError, ChildTimeout
 from services.engineer.sandbox.keeper import JOB_RAISED, REFUSED
 from services.engineer.sandbox.limits import Limits
 from services.engineer.sandbox.log import Log
-from services.engineer.sandbox.processes import descendants, ended, kill, kill_descendants
+from services.engineer.sandbox.processes import descendants, kill, kill_descendants, wait_for_end
 from services.engineer.sandbox.watchdog import passed_limit
 from services.engineer.sandbox.wire import JSON, PREFIX, Arrays, Bounds, Message, decode, encode, read_prefix
 
@@ -139,8 +139,7 @@ class Child:
         await asyncio.to_thread(kill_descendants, lambda: descendants(keeper))
         await asyncio.wait({self._control.ended}, timeout=_GRACE)
         kill(keeper)
-        while not ended(keeper):
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(wait_for_end, keeper)
 
     async def close(self) -> None:
         """End the child and everything it started, and forget its channel."""

@@ -5,8 +5,8 @@ class SandboxError(Exception):
     """Root of everything this package raises on purpose."""
 
 
-class SandboxUnavailable(SandboxError):
-    """The machine cannot run the sandbox (the fork server does not start, a promised layer is refused): stop or repair."""
+class SandboxUnavailable(SandboxError):  # noqa: N818 -- the word is the fact
+    """The machine cannot run the sandbox (no fork server, a promised layer refused): stop or repair."""
 
 
 class ChildError(SandboxError):
@@ -23,13 +23,13 @@ class ChildError(SandboxError):
         self.log_tail = log_tail
 
 
-class ChildDied(ChildError):
+class ChildDied(ChildError):  # noqa: N818 -- the word is the fact
     """The child ended, by itself or because it passed a limit other than time."""
 
 
-class ChildTimeout(ChildError):
+class ChildTimeout(ChildError):  # noqa: N818 -- the word is the fact
     """The child did not answer in the time the caller gave it, or passed its own limit on wall time."""
 
 
-class Malformed(ChildError):
+class Malformed(ChildError):  # noqa: N818 -- the word is the fact
     """What came over the channel is not a message of the protocol."""

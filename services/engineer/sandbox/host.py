@@ -60,10 +60,7 @@ class Sandbox:
 
     async def __aenter__(self) -> Self:
         """Start the fork server; raises SandboxUnavailable with the end of its log."""
-        root = tempfile.mkdtemp(prefix="asi-sandbox-", dir=self._parent)
-        self._root = Path(root).resolve()
-        self._root.chmod(0o711)
-        (self._root / ROOT).mkdir()
+        self._root = _make_root(self._parent)
         try:
             await self._running()
         except BaseException:
@@ -82,6 +79,13 @@ class Sandbox:
     def processes(self) -> list[int]:
         """Process ids of the children now running and of what keeps them, as the host sees them."""
         return [] if self._server is None else self._server.children()
+
+    @property
+    def server_process(self) -> int:
+        """Process id of the fork server (of bubblewrap, where that holds it)."""
+        if self._server is None:
+            raise SandboxUnavailable("the sandbox has not been entered")
+        return self._server.process_id
 
     async def _running(self) -> Server:
         async with self._starting:
@@ -111,6 +115,14 @@ class Sandbox:
             if child is not None:
                 await asyncio.shield(child.close())
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+
+
+def _make_root(parent: Path | None) -> Path:
+    """A folder for scratch folders, through which others may pass but not look."""
+    root = Path(tempfile.mkdtemp(prefix="asi-sandbox-", dir=parent)).resolve()
+    root.chmod(0o711)
+    (root / ROOT).mkdir()
+    return root
 
 
 def _make_scratch(root: Path, number: int, owner: int | None) -> Path:

@@ -105,7 +105,7 @@ def _become_job(order: Order, confinement: Confinement) -> None:
         function = _function(order.job)  # before Landlock hides the folder in which our packages lie
         confinement.confine(order.scratch, order.limits, order.user)
         os.chdir(order.scratch)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 -- whatever it is, the job must not begin
         traceback.print_exc()
         os._exit(REFUSED)
     try:
@@ -113,7 +113,7 @@ def _become_job(order: Order, confinement: Confinement) -> None:
         code = 0
     except ChannelClosed:
         code = 0
-    except BaseException:  # the job's end is the end of the process, whatever it raised
+    except BaseException:  # noqa: BLE001 -- the job's end is the end of the process, whatever it raised
         traceback.print_exc()
     finally:
         _flush()

@@ -41,11 +41,11 @@ def descendants(root: int) -> list[int]:
 def children(pid: int) -> Iterator[int]:
     """Process ids of the direct children, ended ones that nobody awaited included."""
     try:
-        threads = os.listdir(_PROC / str(pid) / "task")
+        threads = list((_PROC / str(pid) / "task").iterdir())
     except OSError:
         return
     for thread in threads:
-        yield from (int(child) for child in _read(pid, f"task/{thread}/children").split())
+        yield from (int(child) for child in _read(pid, f"task/{thread.name}/children").split())
 
 
 def _read(pid: int, name: str) -> str:
@@ -62,7 +62,7 @@ def ended(pid: int) -> bool:
 
 
 def usage(pids: list[int], shared_bytes: int = 0) -> Usage:
-    """Sum over the processes; `shared_bytes` of private memory are taken off each, for what it shares with its parent."""
+    """Sum over the processes, less `shared_bytes` of private memory each, which it shares with its parent."""
     private, cpu, tasks, nameless = 0, 0.0, 0, 0
     for pid in pids:
         private += max(0, private_bytes(pid) - shared_bytes)
@@ -93,12 +93,12 @@ def _times(pid: int) -> tuple[float, int]:
 def _nameless_bytes(pid: int) -> int:
     total = 0
     try:
-        names = os.listdir(_PROC / str(pid) / "fd")
+        links = list((_PROC / str(pid) / "fd").iterdir())
     except OSError:
         return 0
-    for name in names:
+    for link in links:
         try:
-            facts = os.stat(_PROC / str(pid) / "fd" / name)
+            facts = link.stat()
         except OSError:
             continue
         total += facts.st_blocks * 512 if facts.st_nlink == 0 else 0
@@ -111,6 +111,12 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def wait_for_end(pid: int) -> None:
+    """Return once a process that was killed is gone."""
+    while not ended(pid):
+        time.sleep(0.001)
 
 
 def kill_descendants(list_pids: Callable[[], list[int]], seconds: float = 2.0) -> bool:

@@ -79,6 +79,11 @@ class Server:
         layers = frozenset(json.loads(told)["layers"])
         return cls(process, ours, layers | {BUBBLEWRAP} if wrap else layers)
 
+    @property
+    def process_id(self) -> int:
+        """The process that was started."""
+        return self._process.pid
+
     def alive(self) -> bool:
         """Whether the process still runs."""
         return self._process.poll() is None

@@ -8,7 +8,7 @@ from services.engineer.sandbox import ChildError, Limits, Sandbox
 from tests.services.engineer.sandbox.jobs import WIDTH
 
 JOBS = "tests.services.engineer.sandbox.jobs"
-LIMITS = Limits(memory_bytes=256 << 20, cpu_seconds=1.0, wall_seconds=1.5, processes=32, file_bytes=8 << 20)
+LIMITS = Limits(memory_bytes=256 << 20, cpu_seconds=0.6, wall_seconds=0.9, processes=32, file_bytes=8 << 20)
 BENIGN = """
 import torch
 

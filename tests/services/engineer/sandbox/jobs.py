@@ -1,7 +1,9 @@
 """Guest jobs of the sandbox's own tests."""
 
 import os
+import subprocess
 import time
+from pathlib import Path
 
 import torch
 
@@ -51,3 +53,14 @@ def wait(channel: Channel) -> None:
     """Say hello and sleep."""
     channel.send("here", {"user": os.getuid()})
     time.sleep(600)
+
+
+def run_program(channel: Channel) -> None:
+    """Start a program and say what it said."""
+    done = subprocess.run(["/bin/echo", "hello"], capture_output=True, text=True, check=True)
+    channel.send("ran", {"said": done.stdout.strip()})
+
+
+def describe(channel: Channel) -> None:
+    """Tell where we are and what we were given."""
+    channel.send("here", {"folder": str(Path.cwd()), "environment": sorted(os.environ)})

@@ -1,5 +1,6 @@
 """Hostile programs end as clean rejections: nothing outside changes, nothing is left, the next candidate runs."""
 
+import asyncio
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from services.engineer.sandbox import Sandbox
 from tests.services.engineer.sandbox.examiner import BENIGN, rejection, snapshot
 
 PROGRAMS = sorted((Path(__file__).parent / "hostile").glob("*.py"))
-SECRET = "canary-7f1d"
+CANARY = "canary-7f1d"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 def watched(tmp_path: Path) -> Iterator[Path]:
     """A folder that anybody may read and write, with a secret in it and in the environment of a process."""
     tmp_path.chmod(0o777)
-    (tmp_path / "secret").write_text(SECRET)
-    with subprocess.Popen(["/bin/sleep", "60"], env={"OPENAI_API_KEY": SECRET}) as neighbour:
+    (tmp_path / "secret").write_text(CANARY)
+    with subprocess.Popen(["/bin/sleep", "60"], env={"OPENAI_API_KEY": CANARY}) as neighbour:
         yield tmp_path
         neighbour.kill()
 
@@ -29,16 +30,17 @@ def watched(tmp_path: Path) -> Iterator[Path]:
 async def test_a_hostile_program_is_rejected_and_leaves_nothing(sandbox: Sandbox, watched: Path, path: Path) -> None:
     """Whatever a candidate does, the engineer gets a reason and goes on."""
     before = snapshot(watched)
-    reason, log = await rejection(sandbox, path.read_text().replace("WATCHED", str(watched)))
+    program = await asyncio.to_thread(path.read_text)
+    reason, log = await rejection(sandbox, program.replace("WATCHED", str(watched)))
 
     assert reason is not None
     assert "LEAKED" not in log
-    assert SECRET not in log
+    assert CANARY not in log
     assert snapshot(watched) == before
     assert sandbox.processes() == []
     assert await rejection(sandbox, BENIGN) == (None, "")
 
 
-def test_the_suite_is_as_large_as_promised() -> None:
+async def test_the_suite_is_as_large_as_promised() -> None:
     """A glob that finds nothing would pass everything."""
     assert len(PROGRAMS) >= 50

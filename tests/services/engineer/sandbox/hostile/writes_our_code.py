@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import torch
-from torch import nn
-
 from services.engineer.sandbox import integrity
+from torch import nn
 
 with Path(integrity.__file__).open("a") as target:
     target.write("")

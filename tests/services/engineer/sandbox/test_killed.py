@@ -1,0 +1,41 @@
+"""An engineer that is killed."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from services.engineer.sandbox.processes import ended
+from tests.services.engineer.sandbox.conftest import TESTS
+from tests.services.engineer.sandbox.examiner import JOBS
+
+ENGINEER = f"""
+import asyncio
+from pathlib import Path
+from services.engineer.sandbox import Limits, Sandbox
+
+async def main():
+    async with Sandbox(preload=("torch",), readable=[Path({str(TESTS)!r})]) as sandbox:
+        async with sandbox.child("{JOBS}:wait", Limits(1 << 29, 20, 20)) as child:
+            await child.receive(10)
+            print(*sandbox.processes(), sandbox.server_process, flush=True)
+            await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_nothing_outlives_an_engineer_that_was_killed(tmp_path: Path) -> None:
+    """kill -9 leaves no time to clean up: the kernel has to."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(TESTS.parent)}
+    with subprocess.Popen([sys.executable, "-c", ENGINEER], stdout=subprocess.PIPE, env=environment) as engineer:
+        assert engineer.stdout is not None
+        pids = [int(word) for word in engineer.stdout.readline().split()]
+        engineer.kill()
+    deadline = time.monotonic() + 5
+    while not all(ended(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert len(pids) >= 3
+    assert [pid for pid in pids if not ended(pid)] == []
