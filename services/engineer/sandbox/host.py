@@ -5,9 +5,9 @@ import contextlib
 import itertools
 import json
 import os
+import secrets
 import shutil
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +16,10 @@ from typing import Self
 from services.engineer.sandbox.child import Child
 from services.engineer.sandbox.control import Control
 from services.engineer.sandbox.errors import SandboxUnavailable
+from services.engineer.sandbox.folders import Folders
 from services.engineer.sandbox.layers import ALL_LAYERS, FIRST_USER, USERS
 from services.engineer.sandbox.limits import Limits
 from services.engineer.sandbox.log import Log
-from services.engineer.sandbox.namespaces import ROOT
 from services.engineer.sandbox.server import Server, Settings
 
 PRELOAD = (
@@ -53,14 +53,14 @@ class Sandbox:
         `layers` are those to use where the machine has them; `folder` is where scratch folders are made."""
         self._settings = Settings(tuple(preload), tuple(readable), frozenset(layers))
         self._parent = folder
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(secrets.randbelow(USERS))  # engineers on one machine seldom share users
         self._starting = asyncio.Lock()
         self._server: Server | None = None
         self.level = "not started"
 
     async def __aenter__(self) -> Self:
         """Start the fork server; raises SandboxUnavailable with the end of its log."""
-        self._root = _make_root(self._parent)
+        self._folders = await asyncio.to_thread(Folders, self._parent)
         try:
             await self._running()
         except BaseException:
@@ -74,7 +74,7 @@ class Sandbox:
         """End everything and remove what is left of the scratch folders."""
         if self._server is not None:
             await self._server.close()
-        await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
+        await asyncio.to_thread(self._folders.remove)
 
     def processes(self) -> list[int]:
         """Process ids of the children now running and of what keeps them, as the host sees them."""
@@ -92,7 +92,7 @@ class Sandbox:
             if self._server is None or not self._server.alive():
                 if self._server is not None:
                     await self._server.close()
-                self._server = await Server.start(self._settings, self._root)
+                self._server = await Server.start(self._settings, self._folders.root)
                 self.level = self._server.level
             return self._server
 
@@ -105,7 +105,7 @@ class Sandbox:
         server = await self._running()
         number = next(self._numbers)
         user = FIRST_USER + number % USERS
-        scratch = _make_scratch(self._root, number, user if server.changes_user else None)
+        scratch = self._folders.scratch(number, user if server.changes_user else None)
         child: Child | None = None
         try:
             child = _start(server, job, limits, scratch, user)
@@ -115,21 +115,6 @@ class Sandbox:
             if child is not None:
                 await asyncio.shield(child.close())
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
-
-
-def _make_root(parent: Path | None) -> Path:
-    """A folder for scratch folders, through which others may pass but not look."""
-    root = Path(tempfile.mkdtemp(prefix="asi-sandbox-", dir=parent)).resolve()
-    root.chmod(0o711)
-    (root / ROOT).mkdir()
-    return root
-
-
-def _make_scratch(root: Path, number: int, owner: int | None) -> Path:
-    scratch = Path(tempfile.mkdtemp(prefix=f"{number}-", dir=root))
-    if owner is not None:
-        os.chown(scratch, owner, owner)
-    return scratch
 
 
 def _start(server: Server, job: str, limits: Limits, scratch: Path, user: int) -> Child:

@@ -64,7 +64,7 @@ def encode(kind: str, header: Mapping[str, JSON], arrays: Arrays, bounds: Bounds
     if len(text) > limits.header_bytes:
         raise ValueError(f"the header of message {kind!r} has {len(text)} bytes; send big values as arrays")
     size = sum(array.nbytes for array in solid.values())
-    buffers = [memoryview(array.reshape(-1).view(np.uint8)) for array in solid.values() if array.nbytes]
+    buffers = [array.reshape(-1).view(np.uint8).data for array in solid.values() if array.nbytes]
     return [memoryview(PREFIX.pack(MAGIC, len(text), size) + text), *buffers]
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from services.engineer.sandbox.folders import Folders
 from services.engineer.sandbox.processes import ended
 from tests.services.engineer.sandbox.conftest import TESTS
 from tests.services.engineer.sandbox.examiner import JOBS
@@ -39,3 +40,20 @@ def test_nothing_outlives_an_engineer_that_was_killed(tmp_path: Path) -> None:
 
     assert len(pids) >= 3
     assert [pid for pid in pids if not ended(pid)] == []
+
+
+def test_the_next_engineer_removes_what_a_killed_one_left_on_disk(tmp_path: Path) -> None:
+    """Scratch folders of killed engineers would fill the disk in time; those in use must stay."""
+    left = tmp_path / "asi-sandbox-left"
+    left.mkdir()
+    (left / "weights").write_bytes(bytes(100))
+    used = Folders(tmp_path)
+    for folder in (left, used.root):
+        os.utime(folder, (1, 1))
+    newer = Folders(tmp_path)
+
+    assert not left.exists()
+    assert used.root.exists()
+    used.remove()
+    newer.remove()
+    assert list(tmp_path.iterdir()) == []
