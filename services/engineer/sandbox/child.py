@@ -161,7 +161,7 @@ def describe(status: int | None, log_tail: str) -> str:
     if status == JOB_RAISED:
         return f"the child's job raised: {last}"
     if status == REFUSED:
-        return f"the child could not be confined: {last}"
+        return f"the child could not be started: {last}"
     if status < 0:
         return f"the child was killed by {signal.Signals(-status).name}: {last}"
     return f"the child ended with exit status {status} before it answered"
