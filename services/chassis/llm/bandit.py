@@ -1,8 +1,8 @@
 """Which model to ask: an upper confidence bound on fitness gained per unit of cost.
 
 Sources: UCB1, Auer et al. 2002 (mean + sqrt(2 ln t / n)); arms with a cost, Tran-Thanh et al. 2012, arXiv:1204.1909
-(the bound divided by the mean cost). Gains come late (a candidate trains for minutes), so questions still without a gain
-count for the width of the bound, and many askers at once spread over the models.
+(the bound divided by the mean cost). Gains come late (a candidate trains for minutes), so questions still without a
+gain count for the width of the bound, and many askers at once spread over the models.
 """
 
 import math

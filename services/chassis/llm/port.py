@@ -193,7 +193,7 @@ class _Unusable(MindError, Rejected):  # noqa: N818 - an outcome
     """The question has no usable answer, and asking again would not help: the candidate ends at the role's stage."""
 
     def __init__(self, role: Role, reason: str, calls: tuple[Call, ...] = ()) -> None:
-        Rejected.__init__(self, STAGES[role], reason, {"role": role.value, "calls": len(calls)})
+        Rejected.__init__(self, STAGES[role], reason, {"role": role.value})
         self.calls = calls
 
 
