@@ -1,0 +1,172 @@
+"""Minds that answer from the record: a run once recorded is replayed without any endpoint.
+
+    record = CallRecord.of(candidates, artifacts)      # the archived candidates of the recorded run, with their calls
+    mind = RecordedMind(record, run="r7")              # strict: what is not on record raises NotRecorded
+    mind = RecordedMind(record, run="r7", fallback=openai_mind)   # a fork: from there on the endpoint is asked
+
+A question is found by candidate and prompt hash (role, messages, answer schema, ordinal), so that a changed prompt or
+another order of events is noticed instead of being answered with what belongs elsewhere.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.chassis.artifacts import Artifacts
+from services.chassis.llm.answers import Unreadable, read
+from services.chassis.llm.port import (
+    A,
+    Answered,
+    AnswerInvalid,
+    AnswerTruncated,
+    Call,
+    Fault,
+    Mind,
+    MindRefused,
+    NotRecorded,
+    Request,
+    Role,
+)
+from services.contracts import candidate_pb2 as pb
+
+# How a recorded question can have ended, apart from an answer; all else (an endpoint that was down) was asked again.
+_ENDS = frozenset({Fault.INVALID, Fault.TRUNCATED, Fault.REFUSED, Fault.BAD_REQUEST})
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """How one recorded question ended: with `answer`, or with `error`."""
+
+    model: str
+    endpoint: str
+    answer: bytes
+    error: Fault | None
+
+
+class Lookup(Protocol):
+    """Finds recorded questions."""
+
+    async def find(self, candidate: str, prompt_hash: str) -> Recorded | None:
+        """How the question ended, or None when it is not on record (or was never finished)."""
+        ...
+
+
+class CallRecord:
+    """The calls of a run by candidate and prompt hash; answers are read from the artifacts when asked for."""
+
+    def __init__(self, artifacts: Artifacts) -> None:
+        self._artifacts = artifacts
+        self._calls: dict[tuple[str, str], pb.Call] = {}
+
+    @classmethod
+    def of(cls, candidates: Iterable[pb.Candidate], artifacts: Artifacts) -> "CallRecord":
+        """The record of these candidates."""
+        record = cls(artifacts)
+        for candidate in candidates:
+            for call in candidate.calls:
+                record.add(candidate.id, call)
+        return record
+
+    def add(self, candidate: str, call: pb.Call) -> None:
+        """Note a call; calls of one question come in order, and the last one that ended it counts."""
+        answered = self._calls.get((candidate, call.prompt_hash))
+        if (not call.error or Fault(call.error) in _ENDS) and (answered is None or answered.error or not call.error):
+            self._calls[candidate, call.prompt_hash] = call
+
+    async def find(self, candidate: str, prompt_hash: str) -> Recorded | None:
+        call = self._calls.get((candidate, prompt_hash))
+        if call is None:
+            return None
+        answer = await self._artifacts.get(call.answer) if call.answer.sha256 else b""
+        return Recorded(call.model, call.endpoint, answer, Fault(call.error) if call.error else None)
+
+
+class RecordedMind:
+    """Answers from the record; asks `fallback`, if there is one, what is not on it."""
+
+    def __init__(self, lookup: Lookup, run: str, fallback: Mind | None = None) -> None:
+        self._lookup = lookup
+        self._run = run
+        self._fallback = fallback
+
+    @property
+    def name(self) -> str:
+        return f"recorded:{self._run}" + (f", then {self._fallback.name}" if self._fallback else "")
+
+    async def ask(self, request: Request[A]) -> Answered[A]:
+        """As the port says; NotRecorded when the question is not on record and there is no fallback.
+
+        The calls of the result cost nothing: no endpoint was asked.
+        """
+        found = await self._lookup.find(request.candidate, request.prompt_hash)
+        if found is None and self._fallback is not None:
+            return await self._fallback.ask(request)
+        if found is None:
+            raise NotRecorded(
+                request.role,
+                f"run {self._run} has no answer to {request.role} of {request.candidate} (prompt "
+                f"{request.prompt_hash[:12]}, version {request.prompt_version}); fork the run to ask an endpoint",
+            )
+        call = _free_call(request, found)
+        try:
+            answer = _answer(request, found)
+        except (AnswerInvalid, MindRefused) as error:
+            error.calls = (call,)
+            raise
+        return Answered(answer, (call,))
+
+
+def _answer(request: Request[A], found: Recorded) -> A:
+    """The recorded end of the question, brought about again."""
+    if found.error is Fault.TRUNCATED:
+        raise AnswerTruncated(request.role, "on record this answer was cut off at the token limit")
+    if found.error in (Fault.REFUSED, Fault.BAD_REQUEST):
+        raise MindRefused(request.role, f"on record {found.model} did not answer: {found.error}")
+    try:
+        return read(found.answer.decode("utf-8", "replace"), request.answer)
+    except Unreadable as unreadable:
+        raise AnswerInvalid(request.role, f"the recorded answer is not usable: {unreadable}") from None
+
+
+def _free_call(request: Request[A], found: Recorded) -> Call:
+    return Call(
+        role=request.role,
+        model=found.model,
+        endpoint=found.endpoint,
+        prompt_tokens=0,
+        completion_tokens=0,
+        seconds=0.0,
+        price=0.0,
+        prompt=b"",
+        answer=found.answer,
+        error=found.error,
+        prompt_version=request.prompt_version,
+        prompt_hash=request.prompt_hash,
+    )
+
+
+async def to_message(call: Call, artifacts: Artifacts) -> pb.Call:
+    """A call as events carry it: prompt and answer become artifacts. Numbers that are not known stay unset."""
+    message = pb.Call(
+        role=call.role.value,
+        model=call.model,
+        endpoint=call.endpoint,
+        seconds=call.seconds,
+        price=call.price,
+        prompt=await artifacts.put(call.prompt, "prompts"),
+        answer=await artifacts.put(call.answer, "answers"),
+        error=call.error.value if call.error else "",
+        prompt_version=call.prompt_version,
+        prompt_hash=call.prompt_hash,
+    )
+    if call.prompt_tokens is not None:
+        message.prompt_tokens = call.prompt_tokens
+    if call.completion_tokens is not None:
+        message.completion_tokens = call.completion_tokens
+    return message
+
+
+def gained(calls: Iterable[pb.Call], role: Role) -> str | None:
+    """The model whose answer in `role` was used: the one to reward. None when no call of the role was answered."""
+    answered = [call.model for call in calls if call.role == role.value and not call.error]
+    return answered[-1] if answered else None
