@@ -16,7 +16,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from services.chassis.errors import SettingsError
 from services.chassis.llm.answers import JSON
@@ -45,7 +45,7 @@ class Step(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     fault: Fate | None = None
-    answer: str | dict[str, JSON] = "schema"
+    answer: str | dict[str, JsonValue] = "schema"
     contains: str = ""
     times: int = Field(default=1, ge=1)
     latency: float = Field(default=0.0, ge=0)

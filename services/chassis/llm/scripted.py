@@ -60,6 +60,7 @@ class ScriptedEndpoint:
         self._busy = 0
         self.most_at_once = 0
         self.received: list[Received] = []
+        self.arrived = asyncio.Event()  # set by the first request
 
     @property
     def base_url(self) -> str:
@@ -90,6 +91,7 @@ class ScriptedEndpoint:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 while (request := await _read(reader)) is not None:
                     self.received.append(request)
+                    self.arrived.set()
                     self._busy += 1
                     self.most_at_once = max(self.most_at_once, self._busy)
                     try:
