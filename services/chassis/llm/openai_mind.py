@@ -6,6 +6,7 @@ once with the reason. The whole question has a time limit; every exchange is boo
 """
 
 import asyncio
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -112,6 +113,12 @@ class OpenAIMind:
             error.calls = tuple(question.calls)
             raise
         return Answered(answer, tuple(question.calls))
+
+    def preview(self, request: Request[A]) -> str:
+        """The JSON body that `ask` would send first, to the model whose turn it is; nothing is sent."""
+        key = self._order(request.role)[0]
+        asked = self._targets[key].body(self._clean(request), (), self._settings.roles[request.role])
+        return json.dumps(asked, ensure_ascii=False, indent=2)
 
     async def reward(self, role: Role, model: str, candidate: str, gain: float) -> None:
         """Tell what an answer of `model` (a name from a Call) brought; see the Learner port."""

@@ -59,6 +59,11 @@ class Target:
         self._bytes_per_token = bytes_per_token
         self._shared = shared
 
+    def body(self, request: Request[A], turns: tuple[Message, ...], settings: RoleSettings) -> dict[str, JSON]:
+        """What would be sent now."""
+        temperature = settings.temperature if request.temperature is None else request.temperature
+        return body(self.model.name, request, turns, self._dialect, temperature, settings.max_tokens)
+
     async def ask(
         self, request: Request[A], turns: tuple[Message, ...], settings: RoleSettings, calls: list[Call]
     ) -> Try[A]:
@@ -67,10 +72,8 @@ class Target:
         Appends every call to `calls`. Raises BudgetExhausted before anything is sent, MindUnavailable when the circuit
         is open, and what the journal raises.
         """
-        temperature = settings.temperature if request.temperature is None else request.temperature
         while True:
-            dialect = self._dialect
-            asked = body(self.model.name, request, turns, dialect, temperature, settings.max_tokens)
+            dialect, asked = self._dialect, self.body(request, turns, settings)
             tried = await self._once(request, asked, settings.max_tokens, dialect, calls)
             if tried.outcome.fault is not Fault.UNSUPPORTED:
                 return tried

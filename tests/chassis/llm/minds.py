@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 
 from services.chassis.llm.budget import LocalPurse
 from services.chassis.llm.openai_mind import OpenAIMind
@@ -22,7 +22,7 @@ class Idea(BaseModel):
     program: Annotated[str, Block("python")]
 
 
-GOOD = {"name": "GatedThing", "program": "x = 1\n"}
+GOOD: dict[str, JsonValue] = {"name": "GatedThing", "program": "x = 1\n"}
 
 
 class MemoryJournal:

@@ -12,7 +12,7 @@ from minds import question as asked_question
 from services.chassis.errors import Rejected
 from services.chassis.llm.budget import NANO, Limits, LocalPurse, Price, Spend, spend
 from services.chassis.llm.port import BudgetExhausted, MindError, PriceUnknown
-from services.chassis.llm.script import Step
+from services.chassis.llm.script import Fate, Step
 
 calls = st.lists(st.tuples(st.integers(1, 60), st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
 
@@ -56,7 +56,16 @@ def _within(purse: LocalPurse, limit: int) -> None:
 async def test_a_mind_under_faults_and_many_askers_stays_within_its_budget(seed: int) -> None:
     """What the endpoint counted, at its most generous, never passes the limit; some questions are answered."""
     rng = random.Random(seed)
-    fates = [None, None, "rate_limit", "malformed", "disconnect", "truncated", "no_usage", "server_error"]
+    fates: list[Fate | None] = [
+        None,
+        None,
+        "rate_limit",
+        "malformed",
+        "disconnect",
+        "truncated",
+        "no_usage",
+        "server_error",
+    ]
     steps = [Step(fault=rng.choice(fates), answer=GOOD, completion_tokens=rng.randint(1, 200)) for _ in range(60)]
     purse = LocalPurse()
     await purse.open("r1", Limits(tokens=10_000))

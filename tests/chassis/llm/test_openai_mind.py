@@ -1,6 +1,7 @@
 """The openai mind against a scripted endpoint over real HTTP: every fault, one by one."""
 
 import asyncio
+import json
 import logging
 import time
 
@@ -30,12 +31,23 @@ async def test_a_good_answer_comes_back_typed_with_its_call() -> None:
         answered = await asked.ask(question())
 
     (call,) = answered.calls
-    assert answered.answer == Idea(**GOOD)
+    assert answered.answer == Idea.model_validate(GOOD)
     assert (call.model, call.endpoint, call.error, answered.model) == ("model-e0", "e0", None, "model-e0")
     assert call.prompt_tokens is not None
     assert call.price == pytest.approx((call.prompt_tokens + (call.completion_tokens or 0)) / 1e6)
     assert b"What next?" in call.prompt
     assert journal.calls == [("r1", "c1", call)]
+
+
+async def test_the_preview_is_what_is_sent() -> None:
+    """A person can read the exact prompt before it costs anything."""
+    async with served(script()) as (server, asked):
+        shown = asked.preview(question())
+        heard_before = len(server.received)
+        await asked.ask(question())
+
+    assert heard_before == 0
+    assert json.loads(shown) == server.received[0].json
 
 
 @pytest.mark.parametrize(
