@@ -91,8 +91,10 @@ async def many(count: int, concurrency: int, latency: float) -> Numbers:
         started = time.perf_counter()
         await asyncio.gather(*(mind.ask(request(number)) for number in range(count)))
         seconds = time.perf_counter() - started
-    ideal = latency * count / concurrency
-    return {"asks_per_s": count / seconds, "of_ideal": ideal / seconds, "most_at_once": server.most_at_once}
+    numbers: Numbers = {"asks_per_s": count / seconds, "most_at_once": server.most_at_once}
+    if latency:
+        numbers["of_ideal"] = latency * count / concurrency / seconds
+    return numbers
 
 
 async def faulty(count: int, share: float) -> Numbers:

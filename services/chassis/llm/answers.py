@@ -15,6 +15,7 @@ One parser reads every form, so that a recorded answer is read the same way whic
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import cast
 
 from pydantic import BaseModel, ValidationError
@@ -43,6 +44,7 @@ def blocks_of(answer: type[BaseModel]) -> dict[str, str]:
     }
 
 
+@lru_cache(maxsize=256)
 def schema_of(answer: type[BaseModel]) -> tuple[dict[str, JSON], bool]:
     """The JSON schema to send, and whether it can be enforced strictly (it holds no free-form mapping)."""
     schema = cast("dict[str, JSON]", answer.model_json_schema())

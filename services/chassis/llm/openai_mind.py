@@ -33,7 +33,7 @@ from services.chassis.llm.port import (
 from services.chassis.llm.scrub import Scrubber
 from services.chassis.llm.settings import MindSettings, RoleSettings, load_mind
 from services.chassis.llm.target import DOWN, Shared, Target, Try
-from services.chassis.llm.wiring import guard_logs, scrubber_of, targets_of
+from services.chassis.llm.wiring import guard_logs, release_logs, scrubber_of, targets_of
 
 _AGAIN = (DOWN - {Fault.UNAUTHORISED}) | {Fault.RATE_LIMITED, Fault.EMPTY}
 _SETTINGS_WRONG_SECONDS = 60.0
@@ -99,6 +99,7 @@ class OpenAIMind:
         """Close all connections."""
         for target in self._targets.values():
             await target.close()
+        release_logs(self._scrubber)
 
     async def ask(self, request: Request[A]) -> Answered[A]:
         settings = self._settings.roles[request.role]

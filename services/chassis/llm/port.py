@@ -25,9 +25,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Generic, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from services.chassis.errors import Rejected, Transient
 
@@ -122,10 +123,16 @@ class Request(Generic[A]):
         parts = {
             "role": self.role.value,
             "messages": [[message.role, message.text] for message in self.messages],
-            "schema": self.answer.model_json_schema(),
+            "schema": plain_schema(self.answer),
             "ordinal": self.ordinal,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def plain_schema(answer: type[BaseModel]) -> dict[str, JsonValue]:
+    """The JSON schema of an answer, made once; not to be changed."""
+    return answer.model_json_schema()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,12 @@ def guard_logs(scrubber: Scrubber) -> None:
         logging.getLogger(name).addFilter(scrubber.filter)
 
 
+def release_logs(scrubber: Scrubber) -> None:
+    """Undo `guard_logs`, once the mind is closed."""
+    for name in _LOGGERS:
+        logging.getLogger(name).removeFilter(scrubber.filter)
+
+
 def targets_of(settings: MindSettings, shared: Shared, scrubber: Scrubber) -> dict[str, Target]:
     """Every model of the settings by its key; models of one endpoint share its connections and slots."""
     lines = {name: _line(settings, name, shared, scrubber) for name in settings.endpoints}
