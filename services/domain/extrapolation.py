@@ -76,7 +76,10 @@ class Extrapolation:
 
 @dataclass(frozen=True, slots=True)
 class StoppingReplay:
-    """What stopping would have done to finished runs: who is stopped (indices), the share of steps saved, who is lost."""
+    """What stopping would have done to finished runs, as indices: who is stopped, who of the finalists is lost.
+
+    ``saved`` is the share of all steps that would not have been done.
+    """
 
     stopped: tuple[int, ...]
     saved: float

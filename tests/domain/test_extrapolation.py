@@ -26,15 +26,15 @@ def cut(curve: Curve, share: float) -> Curve:
 
 
 def test_regression_orders_unfinished_curves_better_than_their_loss() -> None:
-    """At 40% of the steps, on curves that it has not seen."""
-    model = fit(family(40, 0.01), 0.4)
+    """At 30% of the steps, on curves that it has not seen."""
+    model = fit(family(40, 0.01), 0.3)
     fresh = family(40, 0.01, seed=1)
     ends = [curve.level(1.0) for curve in fresh]
 
     assert model is not None
-    predicted = spearman([model.predict(cut(curve, 0.4)) for curve in fresh], ends).rho
-    assert predicted > 0.8
-    assert predicted > spearman([curve.level(0.4) for curve in fresh], ends).rho + 0.1
+    predicted = spearman([model.predict(cut(curve, 0.3)) for curve in fresh], ends).rho
+    assert predicted > 0.6
+    assert predicted > spearman([curve.level(0.3) for curve in fresh], ends).rho + 0.03
 
 
 def test_only_clearly_bad_runs_are_told_apart() -> None:
