@@ -31,6 +31,7 @@ CATALOGUE: Mapping[str, Mixer] = {
         memory=Memory(rule="linear", write="one", normalised=True),
     ),
     "conv_only": Mixer(
+        inputs=Inputs(convolved="v"),
         memory=Memory(rule="none"),
         paths=(Path(kind="convolution", size=8),),
         output=Output(gate="swish"),

@@ -1,5 +1,6 @@
 """Assembles a program from the fragments of a description."""
 
+from collections.abc import Iterable
 from textwrap import wrap
 
 from services.researcher.offline.description import Mixer
@@ -20,14 +21,10 @@ def render(mixer: Mixer, name: str, motivation: str = "") -> str:
         motivation: one or more sentences; becomes part of the module's docstring.
     """
     mixer = mixer.settled()
-    parts = [
-        *inputs.fragments(mixer),
-        *features.fragments(mixer),
-        *memory.fragments(mixer),
-        *paths.fragments(mixer),
-        *output.fragments(mixer),
-    ]
-    construct, forward = block((part.construct for part in parts), 2), block((part.forward for part in parts), 2)
+    stages = [list(stage.fragments(mixer)) for stage in (inputs, features, memory, paths, output)]
+    parts = [part for stage in stages for part in stage]
+    construct = _paragraphs(block((part.construct for part in stage), 2) for stage in stages)
+    forward = _paragraphs(block((part.forward for part in stage), 2) for stage in stages)
     functions = "".join(f"\n{HELPERS[helper]}\n" for helper in unique(h for part in parts for h in part.helpers))
     text = "\n".join(
         [
@@ -46,10 +43,15 @@ def render(mixer: Mixer, name: str, motivation: str = "") -> str:
     return _tidy(text)
 
 
+def _paragraphs(blocks: Iterable[str]) -> str:
+    return "\n\n".join(text for text in blocks if text)
+
+
 def _docstring(name: str, motivation: str) -> str:
-    lines = [line for paragraph in motivation.split("\n") for line in wrap(paragraph, 110)]
-    body = "\n".join(["", *lines, ""]) if lines else ""
-    return f'"""{name}: a token mixer for language models.\n{body}"""'.replace('.\n"""', '."""') + "\n"
+    first = f'"""{name}: a token mixer for language models.'
+    if not motivation:
+        return f'{first}"""\n'
+    return "\n".join([first, "", *wrap(motivation, 110), '"""', ""])
 
 
 def _imports(parts: list[Fragment], code: str) -> str:
@@ -76,7 +78,13 @@ def _head(mixer: Mixer, parts: list[Fragment], construct: str) -> str:
     if "norm_eps" in construct:
         arguments.append("norm_eps: float = 1e-5")
     listed = "".join(f"        {argument},\n" for argument in (*arguments, *_LAST_ARGUMENTS))
-    return _HEAD.format(summary=describe(mixer), arguments=listed)
+    return _HEAD.format(summary=_summary(mixer), arguments=listed)
+
+
+def _summary(mixer: Mixer) -> str:
+    """The class docstring's body; on several lines where it is long."""
+    lines = wrap(f"Token mixer: {describe(mixer)}", 106)
+    return lines[0] if len(lines) == 1 else "\n    ".join(lines) + "\n    "
 
 
 def _padding(needed: bool) -> str:
@@ -92,7 +100,7 @@ def _tidy(text: str) -> str:
 
 _HEAD = '''
 class DeltaNet(nn.Module):
-    """Token mixer. {summary}"""
+    """{summary}"""
 
     def __init__(
         self,

@@ -1,0 +1,111 @@
+"""Moves on the recurrent memory: what is written, how strongly, and how it fades."""
+
+from services.researcher.offline.moves import sources
+from services.researcher.offline.moves.move import Move, changed, setting, where
+from services.researcher.offline.description import Mixer
+from services.researcher.offline.rules import CHANNEL_DECAYS, DELTA_RULES
+
+
+def _has_memory(mixer: Mixer) -> bool:
+    return mixer.memory.rule != "none"
+
+
+def _is_delta(mixer: Mixer) -> bool:
+    return mixer.memory.rule in DELTA_RULES
+
+
+def _is_linear(mixer: Mixer) -> bool:
+    return mixer.memory.rule == "linear"
+
+
+def _as_delta(mixer: Mixer) -> Mixer:
+    decay = "sigmoid" if mixer.memory.decay in CHANNEL_DECAYS else mixer.memory.decay
+    memory = {"rule": "delta", "decay": decay, "write": "sigmoid", "tied": False, "normalised": False}
+    return changed(mixer, memory=memory, features={"norm": "l2"})
+
+
+def _as_linear(mixer: Mixer) -> Mixer:
+    write = "sigmoid" if mixer.memory.write == "double" else mixer.memory.write
+    return changed(mixer, memory={"rule": "linear", "write": write}, output={"norm": "rms"})
+
+
+def _by_channel(decay: str) -> Move:
+    kinds = {"channel": ("ChannelForget", sources.GLA), "floored": ("FlooredForget", sources.HGRN2)}
+    word, source = kinds[decay]
+
+    def change(mixer: Mixer) -> Mixer:
+        return changed(_as_linear(mixer), memory={"decay": decay, "normalised": False})
+
+    return Move(
+        name=f"decay_{decay}",
+        what="an additive memory whose key channels fade at rates of their own"
+        + (" above a learned floor" if decay == "floored" else ""),
+        why="channels can then hold what is recent and what is lasting side by side",
+        word=word,
+        change=where(_has_memory, change),
+        adds=("forget-gate", "low-rank-projection", "additive-state") + (("gate-floor",) if decay == "floored" else ()),
+        removes=("delta-rule",),
+        source=source,
+    )
+
+
+MOVES = (
+    Move("delta_rule", "a delta rule in place of the additive write",
+         "a write then corrects what is stored under its key and does not pile up on it", "Delta",
+         where(lambda m: not _is_delta(m), _as_delta), ("delta-rule", "write-strength"), ("additive-state",), sources.DELTA_NET),
+    Move("additive_memory", "an additive memory in place of the delta rule",
+         "a sum of outer products is cheaper and may be enough where keys seldom collide", "Additive",
+         where(_is_delta, _as_linear), ("additive-state",), ("delta-rule",), sources.LINEAR_ATTENTION),
+    Move("two_delta_steps", "two delta steps per token with keys of their own",
+         "a product of two reflections can rotate the state, which one step cannot", "DoubleStep",
+         where(_is_delta, setting(memory={"rule": "product", "steps": 2})), ("householder-product",), (), sources.DELTA_PRODUCT),
+    Move("single_delta_step", "one delta step per token again",
+         "the further steps cost time that they may not be worth", "SingleStep",
+         where(lambda m: m.memory.rule == "product", setting(memory={"rule": "delta", "steps": 1})), (), ("householder-product",)),
+    Move("negative_eigenvalues", "write strengths up to 2",
+         "transitions with negative eigenvalues can track parity and other alternating states", "Signed",
+         where(_is_delta, setting(memory={"write": "double"})), ("negative-eigenvalues",), (), sources.NEGATIVE_EIGENVALUES),
+    Move("positive_eigenvalues", "write strengths below 1 again",
+         "sign flips may cost more stability than state tracking gains", "Positive",
+         where(lambda m: m.memory.write == "double", setting(memory={"write": "sigmoid"})), (), ("negative-eigenvalues",)),
+    Move("full_writes", "writes at full strength",
+         "without a learned strength each write replaces what its key held", "FullWrite",
+         where(_has_memory, setting(memory={"write": "one"})), (), ("write-strength",)),
+    Move("gated_writes", "a learned write strength per head",
+         "tokens that carry nothing worth keeping can leave the memory alone", "WriteGate",
+         where(_has_memory, setting(memory={"write": "sigmoid"})), ("write-strength",), (), sources.DELTA_NET),
+    Move("channel_writes", "an input gate per value channel",
+         "parts of a value can be kept while others are left out", "ChannelWrite",
+         where(_is_linear, setting(memory={"write": "channel"})), ("input-gate", "low-rank-projection"), (), sources.HGRN2),
+    Move("decay_mamba", "a forget gate with a rate per head and a step size per token",
+         "the memory can be cleared when the context changes", "Selective",
+         where(_has_memory, setting(memory={"decay": "mamba", "tied": False})), ("forget-gate", "selective-ssm"), (),
+         sources.GATED_DELTA_NET),
+    Move("decay_sigmoid", "a sigmoid forget gate per head that starts near 1",
+         "the memory can fade where the token says so, and begins by keeping everything", "Forget",
+         where(_has_memory, setting(memory={"decay": "sigmoid", "tied": False})), ("forget-gate",), (), sources.GATED_DELTA_NET),
+    Move("decay_retention", "fixed forgetting, from fast heads to slow ones",
+         "heads that see different spans need no gate to learn it", "Retentive",
+         where(_has_memory, setting(memory={"decay": "retention", "tied": False})),
+         ("fixed-decay", "multi-timescale-memory"), ("forget-gate",), sources.RETNET),
+    _by_channel("channel"),
+    _by_channel("floored"),
+    Move("no_decay", "a memory that does not fade",
+         "forgetting may lose facts that a corrective write would have kept apart", "Lasting",
+         where(_has_memory, setting(memory={"decay": "none", "tied": False})), (), ("forget-gate", "fixed-decay")),
+    Move("tied_input_gate", "keys scaled by one minus the forget gate",
+         "what is written then balances what is forgotten, and the state stays bounded", "Tied",
+         where(_is_linear, setting(memory={"tied": True})), ("input-gate", "state-normalisation"), (), sources.HGRN2),
+    Move("normalised_memory", "a read divided by the accumulated weights",
+         "the result is an average of values, whatever the length of the context", "Averaged",
+         where(_is_linear, setting(memory={"normalised": True})), ("state-normalisation",), (), sources.LINEAR_ATTENTION),
+    Move("unnormalised_memory", "a read without its denominator",
+         "the denominator can vanish and the output norm already fixes the scale", "Unnormalised",
+         where(_is_linear, setting(memory={"normalised": False}, output={"norm": "rms"})),
+         (), ("state-normalisation",), sources.TRANSNORMER),
+    Move("current_token_bonus", "an extra weight for the current token",
+         "the newest token often deserves more than its share of an old memory", "Bonus",
+         where(_is_linear, setting(memory={"bonus": True})), ("value-residual",), (), sources.RWKV),
+    Move("no_bonus", "no extra weight for the current token", "the memory already holds it", "Plain",
+         where(lambda m: m.memory.bonus, setting(memory={"bonus": False})), (), ("value-residual",)),
+)  # fmt: skip

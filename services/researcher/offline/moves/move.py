@@ -1,0 +1,122 @@
+"""What a move is: a named change of a description, with its reason and its source."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from services.researcher.offline.description import Mixer, Path, PathKind
+from services.researcher.offline.rules import MOST_PATHS, branches
+
+Change = Callable[[Mixer], Mixer | None]
+Values = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an idea was published. `arxiv` is an identifier such as '2406.06484'."""
+
+    title: str
+    arxiv: str
+    year: int
+
+    def __str__(self) -> str:
+        """The source as it is cited in a motivation."""
+        return f"{self.title}, arXiv:{self.arxiv}, {self.year}"
+
+
+@dataclass(frozen=True)
+class Move:
+    """One architectural move.
+
+    `why` completes the sentence "<what> because …"; `adds` and `removes` are names of the component vocabulary;
+    `word` is what the move contributes to a child's name; `source` is None for ideas without one clear paper.
+    """
+
+    name: str
+    what: str
+    why: str
+    word: str
+    change: Change
+    adds: tuple[str, ...] = ()
+    removes: tuple[str, ...] = ()
+    source: Source | None = None
+
+    @property
+    def is_removal(self) -> bool:
+        """Whether the move only takes away."""
+        return not self.adds
+
+    def apply(self, mixer: Mixer) -> Mixer | None:
+        """The changed mixer, settled; None where the move does not apply or would change nothing."""
+        try:
+            child = self.change(mixer)
+            settled = None if child is None else child.settled()
+        except ValidationError:
+            return None
+        if settled is None or settled.structure() == mixer.structure():
+            return None
+        return settled
+
+
+def setting(**parts: Values) -> Change:
+    """A change that sets fields of parts: `setting(memory={"decay": "mamba"})`."""
+
+    def change(mixer: Mixer) -> Mixer:
+        return changed(mixer, **parts)
+
+    return change
+
+
+def where(condition: Callable[[Mixer], bool], change: Change) -> Change:
+    """The change where the condition holds, else not applicable."""
+
+    def conditional(mixer: Mixer) -> Mixer | None:
+        return change(mixer) if condition(mixer) else None
+
+    return conditional
+
+
+def changed(mixer: Mixer, **parts: Values) -> Mixer:
+    """A copy with fields of its parts set.
+
+    Raises:
+        ValidationError: where the result contradicts itself.
+    """
+    tree = mixer.model_dump()
+    for part, values in parts.items():
+        tree[part] = {**tree[part], **values}
+    return Mixer.model_validate(tree)
+
+
+def with_paths(mixer: Mixer, paths: tuple[Path, ...]) -> Mixer:
+    """A copy with other paths; a fusion for three becomes one for two where only two branches are left."""
+    tree = mixer.model_dump() | {"paths": [path.model_dump() for path in paths]}
+    if len(paths) + (mixer.memory.rule != "none") < 3 and mixer.fusion.kind == "hierarchical":
+        tree["fusion"] = {**tree["fusion"], "kind": "softmax"}
+    return Mixer.model_validate(tree)
+
+
+def add_path(kind: PathKind, size: int = 0) -> Change:
+    """A change that adds a path; a fusion that only sums becomes a softmax, so that the path can be weighed."""
+
+    def change(mixer: Mixer) -> Mixer | None:
+        if any(path.kind == kind for path in mixer.paths) or len(mixer.paths) == MOST_PATHS:
+            return None
+        child = with_paths(mixer, (*mixer.paths, Path(kind=kind, size=size)))
+        fresh = branches(mixer) < 2 and child.fusion.kind == "sum"
+        return changed(child, fusion={"kind": "softmax"}) if fresh else child
+
+    return change
+
+
+def drop_path(kinds: frozenset[str]) -> Change:
+    """A change that removes the paths of the given kinds."""
+
+    def change(mixer: Mixer) -> Mixer | None:
+        left = tuple(path for path in mixer.paths if path.kind not in kinds)
+        return None if len(left) == len(mixer.paths) else with_paths(mixer, left)
+
+    return change
+
+

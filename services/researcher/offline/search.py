@@ -1,0 +1,147 @@
+"""The offline mind: a search over descriptions of mixers. There is no language model in it, and it says so."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from services.researcher.offline import hints as cognition
+from services.researcher.offline.bandit import Bandit, Observation
+from services.researcher.offline.catalogue import CATALOGUE, ROOT
+from services.researcher.offline.components import components_of
+from services.researcher.offline.crossover import cross
+from services.researcher.offline.description import Mixer
+from services.researcher.offline.hints import CognitionHint
+from services.researcher.offline.moves import Move
+from services.researcher.offline.render import render
+from services.researcher.offline.telling import Idea, Step, ideas, motivation, name_of
+
+TRIES = 64
+CROSSOVER_SHARE = 0.2
+NUMBER_OF_MOVES = (1, 1, 2, 2, 3)  # drawn from uniformly
+
+
+class SearchExhaustedError(RuntimeError):
+    """No new architecture was found within the tries; the seat should end as a rejection."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A parent or reference, as the archive gives it."""
+
+    candidate: str
+    name: str
+    program: str
+    fitness: float | None = None  # None where it was never scored
+    description: str | None = None  # JSON of a `Mixer`, or None for a program that no description made
+    family: str | None = None  # a name of the catalogue, where the program is one of the zoo
+
+
+@dataclass(frozen=True)
+class OfflineProposal:
+    """A child: what was changed, why, and the program that does it."""
+
+    name: str
+    motivation: str
+    program: str
+    description: str
+    structure: str
+    moves: tuple[str, ...]
+    components: tuple[str, ...]
+    ideas: tuple[Idea, ...]
+
+
+@dataclass(frozen=True)
+class _Child:
+    mixer: Mixer
+    steps: tuple[Step, ...]
+    mate: Seed | None = None
+
+
+def propose_offline(
+    parent: Seed,
+    references: Sequence[Seed],
+    history: Sequence[Observation],
+    cognition_hints: Sequence[CognitionHint],
+    rng: random.Random,
+    is_repeat: Callable[[str], bool] = lambda _: False,
+) -> OfflineProposal:
+    """Propose one child of the parent that computes something the archive has not seen.
+
+    Args:
+        parent: what is modified; without a description, its family's or DeltaNet's stands in, and the motivation says so.
+        references: others that a crossover may take parts from; those without a description are not used.
+        history: every earlier candidate with its moves; their structures are never proposed again.
+        cognition_hints: entries retrieved for the parent's shortcomings; moves they suggest are preferred.
+        rng: the only source of chance: the same arguments and state give the same proposal.
+        is_repeat: tells of a program's text whether the archive knows it, for callers with a finer test of identity.
+
+    Raises:
+        SearchExhaustedError: when no new architecture was found.
+        ValueError: when the parent's description is not valid.
+    """
+    start, stand_in = starting_point(parent)
+    entries = cognition.suggested(cognition_hints)
+    bandit = Bandit.learned(history, entries)
+    mates = [seed for seed in references if seed.description]
+    taken = {seen.structure for seen in history} | {start.structure()}
+    taken |= {Mixer.from_json(seed.description).structure() for seed in mates if seed.description}
+    for _ in range(TRIES):
+        child = _child(start, mates, bandit, rng)
+        if child is None or child.mixer.structure() in taken:
+            continue
+        proposal = _told(child, parent, stand_in, bandit, entries)
+        if not is_repeat(proposal.program):
+            return proposal
+        taken.add(child.mixer.structure())
+    raise SearchExhaustedError(f"no new architecture within {TRIES} tries from {parent.name}: choose another parent")
+
+
+def starting_point(parent: Seed) -> tuple[Mixer, str | None]:
+    """The parent's description, and the name of the catalogue's that stands in for a missing one."""
+    if parent.description:
+        return Mixer.from_json(parent.description).settled(), None
+    family = parent.family if parent.family in CATALOGUE else ROOT
+    known = family == parent.family
+    return CATALOGUE[family].settled(), None if known else family
+
+
+def _child(start: Mixer, mates: Sequence[Seed], bandit: Bandit, rng: random.Random) -> _Child | None:
+    child = _Child(start, ())
+    wanted = rng.choice(NUMBER_OF_MOVES)
+    if mates and rng.random() < CROSSOVER_SHARE:
+        mate = rng.choice(mates)
+        mixed = cross(start, Mixer.from_json(mate.description or ""), rng)
+        child = _Child(mixed, (), mate) if mixed else child
+        wanted -= 1
+    for move in bandit.ranking(rng):
+        if len(child.steps) >= wanted:
+            break
+        child = _moved(child, move)
+    return child if child.steps or child.mate else None
+
+
+def _moved(child: _Child, move: Move) -> _Child:
+    """The child after the move; unchanged where it does not apply or would undo an earlier step."""
+    if any(set(move.removes) & set(step.move.adds) for step in child.steps):
+        return child
+    mixer = move.apply(child.mixer)
+    return child if mixer is None else replace(child, mixer=mixer, steps=(*child.steps, Step(move)))
+
+
+def _told(
+    child: _Child, parent: Seed, stand_in: str | None, bandit: Bandit, entries: dict[str, str]
+) -> OfflineProposal:
+    steps = [Step(s.move, entries.get(s.move.name), bandit.belief(s.move.name)) for s in child.steps]
+    name = name_of(child.mixer, [step.move for step in steps])
+    mate = None if child.mate is None else (child.mate.candidate, child.mate.name)
+    text = motivation(steps, parent.name, stand_in, mate)
+    return OfflineProposal(
+        name=name,
+        motivation=text,
+        program=render(child.mixer, name, text),
+        description=child.mixer.to_json(),
+        structure=child.mixer.structure(),
+        moves=tuple(step.move.name for step in steps),
+        components=components_of(child.mixer),
+        ideas=ideas(steps, mate),
+    )
