@@ -40,4 +40,3 @@ CATALOGUE: Mapping[str, Mixer] = {
 }
 
 ROOT = "delta_net"
-

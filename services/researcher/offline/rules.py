@@ -88,9 +88,7 @@ def settle(mixer: "Mixer") -> "Mixer":
     """A copy in which fields without effect hold their defaults."""
     inputs, features = mixer.inputs, mixer.features
     if not reads_keys(mixer):
-        inputs = inputs.model_copy(
-            update={"convolved": "v" if "v" in inputs.convolved else "", "key_width": "full"}
-        )
+        inputs = inputs.model_copy(update={"convolved": "v" if "v" in inputs.convolved else "", "key_width": "full"})
         features = type(features)()
     if not inputs.convolved:
         inputs = inputs.model_copy(update={"conv_size": type(inputs)().conv_size})

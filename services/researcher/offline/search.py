@@ -68,7 +68,8 @@ def propose_offline(
     """Propose one child of the parent that computes something the archive has not seen.
 
     Args:
-        parent: what is modified; without a description, its family's or DeltaNet's stands in, and the motivation says so.
+        parent: what is modified; where it has no description, its family's or DeltaNet's stands in, and the
+            motivation says so.
         references: others that a crossover may take parts from; those without a description are not used.
         history: every earlier candidate with its moves; their structures are never proposed again.
         cognition_hints: entries retrieved for the parent's shortcomings; moves they suggest are preferred.
@@ -100,9 +101,9 @@ def starting_point(parent: Seed) -> tuple[Mixer, str | None]:
     """The parent's description, and the name of the catalogue's that stands in for a missing one."""
     if parent.description:
         return Mixer.from_json(parent.description).settled(), None
-    family = parent.family if parent.family in CATALOGUE else ROOT
-    known = family == parent.family
-    return CATALOGUE[family].settled(), None if known else family
+    if parent.family is not None and parent.family in CATALOGUE:
+        return CATALOGUE[parent.family].settled(), None
+    return CATALOGUE[ROOT].settled(), ROOT
 
 
 def _child(start: Mixer, mates: Sequence[Seed], bandit: Bandit, rng: random.Random) -> _Child | None:

@@ -57,7 +57,8 @@ def _ground(step: Step) -> str:
     if step.entry:
         return f"The cognition entry {step.entry} suggests the move '{name}'."
     if step.belief and step.belief.seen and step.belief.mean > 0:
-        return f"The move '{name}' is believed to gain {step.belief.mean:.3f} in fitness here, after {step.belief.seen} trials."
+        gain, times = step.belief.mean, step.belief.seen
+        return f"The move '{name}' is believed to gain {gain:.3f} in fitness here, from {times} earlier candidates."
     return ""
 
 

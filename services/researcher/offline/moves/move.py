@@ -118,5 +118,3 @@ def drop_path(kinds: frozenset[str]) -> Change:
         return None if len(left) == len(mixer.paths) else with_paths(mixer, left)
 
     return change
-
-

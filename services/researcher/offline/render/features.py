@@ -15,7 +15,8 @@ _MAPS = {
         construct="""
             # a learned map per head, then a softmax over the features and their negatives
             self.feature_map = nn.Parameter(
-                torch.eye(self.head_k_dim).repeat({heads}, 1, 1) + 0.02 * torch.randn({heads}, self.head_k_dim, self.head_k_dim)
+                torch.eye(self.head_k_dim).repeat({heads}, 1, 1)
+                + 0.02 * torch.randn({heads}, self.head_k_dim, self.head_k_dim)
             )
             self.head_k_dim *= 2
         """,

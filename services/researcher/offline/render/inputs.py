@@ -125,7 +125,7 @@ def _heads(mixer: Mixer) -> Fragment:
     if mixer.memory.rule == "product":
         return Fragment(
             construct="self.steps = steps",
-            forward=f"""
+            forward="""
                 q, v = (rearrange(t, "b l (h d) -> b l h d", h=self.num_heads) for t in (q, v))
                 k = rearrange(k, "b l (n h d) -> b l (n h) d", n=self.steps, h=self.num_heads)
             """,

@@ -81,7 +81,9 @@ def _delta(mixer: Mixer) -> Iterator[Fragment]:
     product = memory.rule == "product"
     if memory.write == "one":
         count = "x.shape[1] * self.steps" if product else "x.shape[1]"
-        yield Fragment(forward=f"beta = v.new_ones(x.shape[0], {count}, self.num_heads)  # every write replaces in full")
+        yield Fragment(
+            forward=f"beta = v.new_ones(x.shape[0], {count}, self.num_heads)  # every write replaces in full"
+        )
     else:
         yield _beta(memory.write == "double", product)
     if product:
@@ -138,7 +140,10 @@ def _linear(mixer: Mixer) -> Iterator[Fragment]:
         yield _channel_write()
     if memory.normalised:
         yield Fragment(
-            forward=f"weighed = torch.cat([{written}, present[:, :, None, None].expand_as(v[..., :1]).to(v.dtype)], dim=-1)",
+            forward=f"""
+                ones = present[:, :, None, None].expand_as(v[..., :1]).to(v.dtype)
+                weighed = torch.cat([{written}, ones], dim=-1)
+            """,
         )
         written = "weighed"
     yield _linear_call(mixer, written)

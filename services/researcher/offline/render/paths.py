@@ -7,6 +7,7 @@ from services.researcher.offline.render.fragment import Fragment
 from services.researcher.offline.rules import branches
 
 GATE_FLOOR = 0.04
+_VARIABLES = {"value": "v", "convolution": "local", "multi_scale": "scales"}
 
 _CONVOLUTION = """
     # a path of its own for the neighbourhood: {size} taps per channel
@@ -18,17 +19,12 @@ def fragments(mixer: Mixer) -> Iterator[Fragment]:
     """Each path leaves its result in a variable of its kind's name; the fusion joins all of them in `o`."""
     for path in mixer.paths:
         yield _path(path)
-    names = [path.kind for path in mixer.paths]
-    if mixer.memory.rule != "none":
-        names.insert(0, "o")
+    names = ["o"] if mixer.memory.rule != "none" else []
+    names += [_VARIABLES.get(path.kind, path.kind) for path in mixer.paths]
     if branches(mixer) > 1:
-        yield from _fusion(mixer.fusion, [_variable(name) for name in names])
+        yield from _fusion(mixer.fusion, names)
     elif mixer.paths:
-        yield Fragment(forward=f"o = {_variable(names[0])}")
-
-
-def _variable(kind: str) -> str:
-    return {"o": "o", "value": "v", "convolution": "local", "multi_scale": "scales"}.get(kind, kind)
+        yield Fragment(forward=f"o = {names[0]}")
 
 
 def _path(path: Path) -> Fragment:
@@ -147,7 +143,7 @@ def _fusion(fusion: Fusion, names: list[str]) -> Iterator[Fragment]:
             construct="self.gate_sharpness = nn.Parameter(torch.zeros(num_heads, 1))  # log of the inverse temperature",
             forward="logits = logits * self.gate_sharpness.exp()",
         )
-    yield Fragment(forward=_weights(fusion.kind, count))
+    yield Fragment(forward=_weights(fusion.kind))
     if fusion.floor:
         yield _floor(fusion.kind, count)
     yield Fragment(forward="o = sum(weight[..., None] * path for weight, path in zip(weights.unbind(dim=-1), paths))")
@@ -166,7 +162,7 @@ def _statistics(count: int) -> Fragment:
     )
 
 
-def _weights(kind: str, count: int) -> str:
+def _weights(kind: str) -> str:
     if kind == "sigmoid":
         return "weights = logits.sigmoid()"
     if kind == "softmax":
@@ -179,9 +175,9 @@ def _weights(kind: str, count: int) -> str:
 
 
 def _floor(kind: str, count: int) -> Fragment:
-    share = "1.0 - gate_floor" if kind == "sigmoid" else f"1.0 - {count} * gate_floor"
+    rest = "1.0 - self.gate_floor" if kind == "sigmoid" else f"1.0 - {count} * self.gate_floor"
     return Fragment(
         construct="self.gate_floor = gate_floor",
-        forward=f"weights = self.gate_floor + ({share.replace('gate_floor', 'self.gate_floor')}) * weights  # none dies",
+        forward=f"weights = self.gate_floor + ({rest}) * weights  # none dies",
         arguments=(f"gate_floor: float = {GATE_FLOOR}",),
     )

@@ -17,9 +17,8 @@ _WRITES = {"sigmoid": "gated writes", "double": "writes of strength up to 2", "c
 
 
 def describe(mixer: Mixer) -> str:
-    """One or two sentences, wrapped for a class docstring, on what the mixer is made of."""
-    phrases = list(_phrases(mixer.settled()))
-    return (phrases[0][0].upper() + phrases[0][1:] + "".join(f"; {phrase}" for phrase in phrases[1:])) + "."
+    """One line, in lower case, on what the mixer is made of."""
+    return "; ".join(_phrases(mixer.settled())) + "."
 
 
 def _phrases(mixer: Mixer) -> Iterator[str]:
