@@ -6,50 +6,16 @@ from dataclasses import dataclass
 
 INTERFACE = frozenset({"forward", "extra_repr", "reset_parameters"})
 """Methods that a module library calls by name, so that another name makes another program; dunder names too."""
+# fmt: off
 LIBRARY = frozenset(
-    [
-        "weight",
-        "bias",
-        "shape",
-        "dtype",
-        "device",
-        "data",
-        "grad",
-        "T",
-        "mT",
-        "real",
-        "imag",
-        "training",
-        "size",
-        "view",
-        "reshape",
-        "transpose",
-        "permute",
-        "contiguous",
-        "to",
-        "float",
-        "sum",
-        "mean",
-        "max",
-        "min",
-        "abs",
-        "exp",
-        "log",
-        "sqrt",
-        "norm",
-        "clamp",
-        "unsqueeze",
-        "squeeze",
-        "append",
-        "items",
-        "keys",
-        "values",
-        "get",
-        "update",
-        "in_features",
-        "out_features",
-    ]
+    {
+        "weight", "bias", "shape", "dtype", "device", "data", "grad", "T", "mT", "real", "imag", "training",
+        "size", "view", "reshape", "transpose", "permute", "contiguous", "to", "float", "sum", "mean",
+        "max", "min", "abs", "exp", "log", "sqrt", "norm", "clamp", "unsqueeze", "squeeze", "append",
+        "items", "keys", "values", "get", "update", "in_features", "out_features"
+    }
 )
+# fmt: on
 """Attributes of other objects that a program may also define on its own ones: there, they mean the library's."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
