@@ -1,0 +1,112 @@
+"""Proposals of the offline mind."""
+
+import ast
+import random
+from collections import Counter
+
+import pytest
+
+from services.researcher.offline import (
+    CATALOGUE,
+    CognitionHint,
+    Mixer,
+    Observation,
+    OfflineProposal,
+    SearchExhaustedError,
+    Seed,
+    propose_offline,
+)
+from services.researcher.offline.hints import suggested
+
+PARENT = Seed("c0001", "DeltaNet", "", 0.5, CATALOGUE["delta_net"].to_json())
+REFERENCE = Seed("c0002", "GatedDeltaNet", "", 0.6, CATALOGUE["gated_delta_net"].to_json())
+
+
+def proposal(
+    seed: int, history: tuple[Observation, ...] = (), hints: tuple[CognitionHint, ...] = ()
+) -> OfflineProposal:
+    """One proposal from DeltaNet."""
+    return propose_offline(PARENT, [REFERENCE], history, hints, random.Random(seed))
+
+
+def test_the_same_seed_gives_the_same_proposal() -> None:
+    """A run must be repeatable from its log."""
+    assert proposal(3) == proposal(3)
+
+
+def test_children_differ_from_parent_references_and_earlier_ones() -> None:
+    """Forty proposals in a row must be forty architectures."""
+    history: list[Observation] = []
+    for seed in range(40):
+        child = proposal(seed, tuple(history))
+        history.append(Observation(child.moves, 0.0, child.structure))
+    known = {Mixer.from_json(seed.description or "").structure() for seed in (PARENT, REFERENCE)}
+
+    assert len({seen.structure for seen in history} | known) == 42
+
+
+def test_a_proposal_describes_what_it_renders() -> None:
+    """The description in the record is what the next generation starts from."""
+    child = proposal(5)
+
+    assert Mixer.from_json(child.description).structure() == child.structure
+    assert "class DeltaNet(nn.Module)" in child.program
+    assert child.name in child.program
+    ast.parse(child.program)
+
+
+def test_a_proposal_says_that_no_language_model_was_asked() -> None:
+    """Nobody shall take a search for a thinker."""
+    assert "without a language model" in proposal(1).motivation
+
+
+def test_a_parent_without_description_is_replaced_and_the_motivation_says_by_what() -> None:
+    """Imported and hand-written programs can be parents, but not silently."""
+    child = propose_offline(Seed("c9", "Imported", "class DeltaNet: ..."), [], [], [], random.Random(0))
+
+    assert "Imported carries no description" in child.motivation
+    assert "delta_net" in child.motivation
+
+
+def test_moves_that_paid_off_are_drawn_more_often() -> None:
+    """The bandit must learn from the archive."""
+    paid = tuple(Observation(("gated_value_skip",), 0.2) for _ in range(5))
+    failed = tuple(Observation(("gated_value_skip",), None) for _ in range(5))
+    with_gain = Counter("gated_value_skip" in proposal(seed, paid).moves for seed in range(60))
+    with_loss = Counter("gated_value_skip" in proposal(seed, failed).moves for seed in range(60))
+
+    assert with_gain[True] > 30
+    assert with_loss[True] < 5
+
+
+def test_moves_that_cognition_suggests_are_drawn_more_often_and_named_as_such() -> None:
+    """What was retrieved for the parent's shortcomings should steer the search."""
+    hint = CognitionHint("entry-7", ("head-mixing",))
+    plain = [proposal(seed) for seed in range(80)]
+    hinted = [proposal(seed, hints=(hint,)) for seed in range(80)]
+    origins = [idea for child in hinted for idea in child.ideas if idea.source == "entry-7"]
+
+    assert _mixes_heads(hinted) > _mixes_heads(plain)
+    assert origins
+    assert {idea.origin for idea in origins} == {"cognition"}
+
+
+def _mixes_heads(children: list[OfflineProposal]) -> int:
+    return sum(any("head_mixing" in move for move in child.moves) for child in children)
+
+
+def test_an_entry_without_tags_suggests_by_its_words() -> None:
+    """Cognition may come as plain text."""
+    assert "window_path" in suggested([CognitionHint("e1", text="A sliding window of exact attention helps recall.")])
+
+
+def test_a_search_in_which_everything_is_known_ends_with_an_error() -> None:
+    """The seat must end as a rejection, not in a loop."""
+    with pytest.raises(SearchExhaustedError, match="DeltaNet"):
+        propose_offline(PARENT, [], [], [], random.Random(0), is_repeat=lambda _: True)
+
+
+def test_a_gain_that_is_no_number_is_refused() -> None:
+    """One NaN would decide every later draw."""
+    with pytest.raises(ValueError, match="finite"):
+        Observation(("gate_floor",), float("nan"))
