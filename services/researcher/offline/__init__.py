@@ -5,7 +5,13 @@ from services.researcher.offline.catalogue import CATALOGUE
 from services.researcher.offline.description import Mixer
 from services.researcher.offline.hints import CognitionHint
 from services.researcher.offline.render import render
-from services.researcher.offline.search import OfflineProposal, SearchExhaustedError, Seed, propose_offline
+from services.researcher.offline.search import (
+    OfflineProposal,
+    SearchExhaustedError,
+    Seed,
+    propose_offline,
+    propose_random,
+)
 
 __all__ = [
     "CATALOGUE",
@@ -16,5 +22,6 @@ __all__ = [
     "SearchExhaustedError",
     "Seed",
     "propose_offline",
+    "propose_random",
     "render",
 ]

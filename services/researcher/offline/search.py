@@ -97,6 +97,19 @@ def propose_offline(
     raise SearchExhaustedError(f"no new architecture within {TRIES} tries from {parent.name}: choose another parent")
 
 
+def propose_random(
+    parent: Seed, references: Sequence[Seed], history: Sequence[Observation], rng: random.Random
+) -> OfflineProposal:
+    """A child by the same moves drawn blindly: what the bandit and cognition have to beat. Repeats are still refused.
+
+    Raises:
+        SearchExhaustedError: when no new architecture was found.
+        ValueError: when the parent's description is not valid.
+    """
+    unlearned = [replace(seen, moves=(), gain=None) for seen in history]
+    return propose_offline(parent, references, unlearned, (), rng)
+
+
 def starting_point(parent: Seed) -> tuple[Mixer, str | None]:
     """The parent's description, and the name of the catalogue's that stands in for a missing one."""
     if parent.description:

@@ -11,7 +11,7 @@ _VARIABLES = {"value": "v", "convolution": "local", "multi_scale": "scales"}
 
 _CONVOLUTION = """
     # a path of its own for the neighbourhood: {size} taps per channel
-    self.{name}_taps = nn.Parameter(torch.empty(self.value_dim, 1, {size}).uniform_(-1, 1) / {size} ** 0.5)
+    self.{name}_taps = nn.Parameter(torch.empty(self.value_dim, 1, {size}).uniform_(-1, 1) / {size}**0.5)
 """
 
 

@@ -59,8 +59,11 @@ def _imports(parts: list[Fragment], code: str) -> str:
     standard = sorted(line for line in wanted if line.startswith("import "))
     library = sorted(line for line in wanted if line.startswith("from "))
     torch = ["import torch", "import torch.nn as nn"] + (["import torch.nn.functional as F"] if "F." in code else [])
-    torch.append("from einops import rearrange")
-    groups = [["from __future__ import annotations"], standard, torch, _merged(library)]
+    groups = [
+        ["from __future__ import annotations"],
+        standard,
+        [*torch, "from einops import rearrange", *_merged(library)],
+    ]
     return "\n\n".join("\n".join(group) for group in groups if group)
 
 

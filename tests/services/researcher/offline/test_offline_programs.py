@@ -13,7 +13,9 @@ from services.researcher.offline.render import render
 from tests.services.researcher.offline.compositions import composition
 
 torch = pytest.importorskip("torch")
-guest = pytest.importorskip("services.engineer.checks.guest", reason="the engineer's extra is not installed")
+guest = pytest.importorskip(
+    "services.engineer.checks.guest", reason="the engineer's extra is not installed", exc_type=ImportError
+)
 
 from services.engineer.checks.probing import findings  # noqa: E402
 from services.engineer.checks.settings import CheckSettings  # noqa: E402

@@ -15,6 +15,7 @@ from services.researcher.offline import (
     SearchExhaustedError,
     Seed,
     propose_offline,
+    propose_random,
 )
 from services.researcher.offline.hints import suggested
 
@@ -89,6 +90,14 @@ def test_moves_that_cognition_suggests_are_drawn_more_often_and_named_as_such() 
     assert _mixes_heads(hinted) > _mixes_heads(plain)
     assert origins
     assert {idea.origin for idea in origins} == {"cognition"}
+
+
+def test_random_proposals_ignore_what_paid_off() -> None:
+    """The control of the bandit must not learn."""
+    paid = tuple(Observation(("gated_value_skip",), 0.2) for _ in range(5))
+    drawn = [propose_random(PARENT, [REFERENCE], paid, random.Random(seed)) for seed in range(20)]
+
+    assert drawn == [propose_random(PARENT, [REFERENCE], (), random.Random(seed)) for seed in range(20)]
 
 
 def _mixes_heads(children: list[OfflineProposal]) -> int:
