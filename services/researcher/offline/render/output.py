@@ -63,7 +63,8 @@ def _gate(output: Output) -> Fragment:
         construct = """
             # output gate through a narrow bottleneck
             gate_rank = max(8, hidden_size // 32)
-            self.g_proj = nn.Sequential(nn.Linear(hidden_size, gate_rank, bias=False), nn.Linear(gate_rank, self.value_dim))
+            down = nn.Linear(hidden_size, gate_rank, bias=False)
+            self.g_proj = nn.Sequential(down, nn.Linear(gate_rank, self.value_dim))
         """
     return Fragment(construct=construct, forward=f"gate = {shape.format(value)}")
 
