@@ -14,6 +14,14 @@ def _wider_convolution(mixer: Mixer) -> Mixer:
     return changed(mixer, inputs={"conv_size": 8 if mixer.inputs.conv_size < 8 else 4})
 
 
+def _shared_keys(mixer: Mixer) -> Mixer:
+    return changed(mixer, inputs={"key_width": "shared"}, output={"gate": "swish", "gate_rank": "full"})
+
+
+def _keys_per_head(mixer: Mixer) -> Mixer:
+    return changed(mixer, inputs={"key_width": "full"}, output={"gate_rank": "low"})
+
+
 def _positive(kind: str, norm: str = "l2") -> dict[str, dict[str, str]]:
     return {"features": {"map": kind, "norm": norm}}
 
@@ -107,11 +115,11 @@ MOVES = (
     ),
     Move(
         "shared_keys",
-        "one wide key and query for all heads",
+        "one wide key and query for all heads, and an output gate for the parameters saved",
         "a wider key tells more contexts apart at the same number of parameters",
         "SharedKey",
-        where(reads_keys, setting(inputs={"key_width": "shared"})),
-        ("shared-state", "state-expansion"),
+        where(reads_keys, _shared_keys),
+        ("shared-state", "state-expansion", "output-gate"),
         (),
         sources.MULTI_QUERY,
     ),
@@ -120,7 +128,7 @@ MOVES = (
         "a query and key for each head",
         "heads can then look for different things",
         "HeadKey",
-        where(lambda m: m.inputs.key_width == "shared", setting(inputs={"key_width": "full"})),
+        where(lambda m: m.inputs.key_width == "shared", _keys_per_head),
         (),
         ("shared-state",),
     ),

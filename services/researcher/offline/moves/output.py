@@ -47,10 +47,10 @@ MOVES = (
     ),
     Move(
         "no_output_gate",
-        "no output gate",
+        "no output gate, and keys of full width",
         "its parameters may do more elsewhere",
         "Ungated",
-        where(lambda m: m.output.gate != "none", setting(output={"gate": "none"})),
+        where(lambda m: m.output.gate != "none", setting(inputs={"key_width": "full"}, output={"gate": "none"})),
         (),
         ("output-gate",),
     ),
