@@ -149,6 +149,7 @@ class Worker:
                 await self._later(delivery, error, None)
                 return
             await self._bury(job, delivery, error)
+            return
         except Exception as error:  # noqa: BLE001 - the one broad catch: what nobody foresaw becomes a dead letter
             await self._bury(job, delivery, error)
             return

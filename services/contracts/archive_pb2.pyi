@@ -706,6 +706,105 @@ class DigestReply(_message.Message):
 Global___DigestReply: _TypeAlias = DigestReply  # noqa: Y015
 
 @_typing.final
+class ReserveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    NANODOLLARS_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    tokens: _builtins.int
+    """at most, prompt and answer"""
+    nanodollars: _builtins.int
+    """at most; absent: the price is not known"""
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        nanodollars: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_nanodollars", b"_nanodollars", "nanodollars", b"nanodollars"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_nanodollars", b"_nanodollars", "nanodollars", b"nanodollars", "run", b"run", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__nanodollars: _TypeAlias = _typing.Literal["nanodollars"]  # noqa: Y015
+    _WhichOneofArgType__nanodollars: _TypeAlias = _typing.Literal["_nanodollars", b"_nanodollars"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nanodollars) -> _WhichOneofReturnType__nanodollars | None: ...
+
+Global___ReserveRequest: _TypeAlias = ReserveRequest  # noqa: Y015
+
+@_typing.final
+class ReserveReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    reservation: _builtins.int
+    def __init__(
+        self,
+        *,
+        reservation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReserveReply: _TypeAlias = ReserveReply  # noqa: Y015
+
+@_typing.final
+class SettleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    NANODOLLARS_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    reservation: _builtins.int
+    tokens: _builtins.int
+    """absent: unknown, the whole reserve is booked"""
+    nanodollars: _builtins.int
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        reservation: _builtins.int = ...,
+        tokens: _builtins.int | None = ...,
+        nanodollars: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_nanodollars", b"_nanodollars", "_tokens", b"_tokens", "nanodollars", b"nanodollars", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_nanodollars", b"_nanodollars", "_tokens", b"_tokens", "nanodollars", b"nanodollars", "reservation", b"reservation", "run", b"run", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__nanodollars: _TypeAlias = _typing.Literal["nanodollars"]  # noqa: Y015
+    _WhichOneofArgType__nanodollars: _TypeAlias = _typing.Literal["_nanodollars", b"_nanodollars"]  # noqa: Y015
+    _WhichOneofReturnType__tokens: _TypeAlias = _typing.Literal["tokens"]  # noqa: Y015
+    _WhichOneofArgType__tokens: _TypeAlias = _typing.Literal["_tokens", b"_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nanodollars) -> _WhichOneofReturnType__nanodollars | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens) -> _WhichOneofReturnType__tokens | None: ...
+
+Global___SettleRequest: _TypeAlias = SettleRequest  # noqa: Y015
+
+@_typing.final
+class SettleReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleReply: _TypeAlias = SettleReply  # noqa: Y015
+
+@_typing.final
 class RunStatus(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -105,6 +105,16 @@ class ArchiveStub:
                 request_serializer=services_dot_contracts_dot_archive__pb2.RunRequest.SerializeToString,
                 response_deserializer=services_dot_contracts_dot_archive__pb2.DigestReply.FromString,
                 _registered_method=True)
+        self.Reserve = channel.unary_unary(
+                '/asi.v1.Archive/Reserve',
+                request_serializer=services_dot_contracts_dot_archive__pb2.ReserveRequest.SerializeToString,
+                response_deserializer=services_dot_contracts_dot_archive__pb2.ReserveReply.FromString,
+                _registered_method=True)
+        self.Settle = channel.unary_unary(
+                '/asi.v1.Archive/Settle',
+                request_serializer=services_dot_contracts_dot_archive__pb2.SettleRequest.SerializeToString,
+                response_deserializer=services_dot_contracts_dot_archive__pb2.SettleReply.FromString,
+                _registered_method=True)
 
 
 class ArchiveServicer:
@@ -201,6 +211,21 @@ class ArchiveServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reserve(self, request, context):
+        """Set aside the worst case of one question to a model, so that calls in flight together never pass the run's budget.
+        RESOURCE_EXHAUSTED with retry worth while only calls in flight stand in the way; FAILED_PRECONDITION when the budget is used up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Settle(self, request, context):
+        """Book what a question really took and free the rest; idempotent. The fact mind.answered is the lasting record.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ArchiveServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -273,6 +298,16 @@ def add_ArchiveServicer_to_server(servicer, server):
                     servicer.GetDigest,
                     request_deserializer=services_dot_contracts_dot_archive__pb2.RunRequest.FromString,
                     response_serializer=services_dot_contracts_dot_archive__pb2.DigestReply.SerializeToString,
+            ),
+            'Reserve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reserve,
+                    request_deserializer=services_dot_contracts_dot_archive__pb2.ReserveRequest.FromString,
+                    response_serializer=services_dot_contracts_dot_archive__pb2.ReserveReply.SerializeToString,
+            ),
+            'Settle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Settle,
+                    request_deserializer=services_dot_contracts_dot_archive__pb2.SettleRequest.FromString,
+                    response_serializer=services_dot_contracts_dot_archive__pb2.SettleReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -653,6 +688,60 @@ class Archive:
             '/asi.v1.Archive/GetDigest',
             services_dot_contracts_dot_archive__pb2.RunRequest.SerializeToString,
             services_dot_contracts_dot_archive__pb2.DigestReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reserve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asi.v1.Archive/Reserve',
+            services_dot_contracts_dot_archive__pb2.ReserveRequest.SerializeToString,
+            services_dot_contracts_dot_archive__pb2.ReserveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Settle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asi.v1.Archive/Settle',
+            services_dot_contracts_dot_archive__pb2.SettleRequest.SerializeToString,
+            services_dot_contracts_dot_archive__pb2.SettleReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,12 @@ class ArchiveStub:
     """Status now and after every change."""
     GetDigest: _grpc.UnaryUnaryMultiCallable[_archive_pb2.RunRequest, _archive_pb2.DigestReply]
     """SHA-256 over every candidate, pool update and decision of the run."""
+    Reserve: _grpc.UnaryUnaryMultiCallable[_archive_pb2.ReserveRequest, _archive_pb2.ReserveReply]
+    """Set aside the worst case of one question to a model, so that calls in flight together never pass the run's budget.
+    RESOURCE_EXHAUSTED with retry worth while only calls in flight stand in the way; FAILED_PRECONDITION when the budget is used up.
+    """
+    Settle: _grpc.UnaryUnaryMultiCallable[_archive_pb2.SettleRequest, _archive_pb2.SettleReply]
+    """Book what a question really took and free the rest; idempotent. The fact mind.answered is the lasting record."""
 
 @_typing.type_check_only
 class ArchiveAsyncStub(ArchiveStub):
@@ -80,6 +86,12 @@ class ArchiveAsyncStub(ArchiveStub):
     """Status now and after every change."""
     GetDigest: _aio.UnaryUnaryMultiCallable[_archive_pb2.RunRequest, _archive_pb2.DigestReply]  # type: ignore[assignment]
     """SHA-256 over every candidate, pool update and decision of the run."""
+    Reserve: _aio.UnaryUnaryMultiCallable[_archive_pb2.ReserveRequest, _archive_pb2.ReserveReply]  # type: ignore[assignment]
+    """Set aside the worst case of one question to a model, so that calls in flight together never pass the run's budget.
+    RESOURCE_EXHAUSTED with retry worth while only calls in flight stand in the way; FAILED_PRECONDITION when the budget is used up.
+    """
+    Settle: _aio.UnaryUnaryMultiCallable[_archive_pb2.SettleRequest, _archive_pb2.SettleReply]  # type: ignore[assignment]
+    """Book what a question really took and free the rest; idempotent. The fact mind.answered is the lasting record."""
 
 class ArchiveServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -186,5 +198,23 @@ class ArchiveServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_archive_pb2.DigestReply, _abc.Awaitable[_archive_pb2.DigestReply]]:
         """SHA-256 over every candidate, pool update and decision of the run."""
+
+    @_abc_1.abstractmethod
+    def Reserve(
+        self,
+        request: _archive_pb2.ReserveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_pb2.ReserveReply, _abc.Awaitable[_archive_pb2.ReserveReply]]:
+        """Set aside the worst case of one question to a model, so that calls in flight together never pass the run's budget.
+        RESOURCE_EXHAUSTED with retry worth while only calls in flight stand in the way; FAILED_PRECONDITION when the budget is used up.
+        """
+
+    @_abc_1.abstractmethod
+    def Settle(
+        self,
+        request: _archive_pb2.SettleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_pb2.SettleReply, _abc.Awaitable[_archive_pb2.SettleReply]]:
+        """Book what a question really took and free the rest; idempotent. The fact mind.answered is the lasting record."""
 
 def add_ArchiveServicer_to_server(servicer: ArchiveServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -40,11 +40,6 @@ class CheckerStub:
                 request_serializer=services_dot_contracts_dot_checker__pb2.CheckRequest.SerializeToString,
                 response_deserializer=services_dot_contracts_dot_candidate__pb2.CheckReport.FromString,
                 _registered_method=True)
-        self.GetBaseline = channel.unary_unary(
-                '/asi.v1.Checker/GetBaseline',
-                request_serializer=services_dot_contracts_dot_checker__pb2.GetBaselineRequest.SerializeToString,
-                response_deserializer=services_dot_contracts_dot_checker__pb2.GetBaselineReply.FromString,
-                _registered_method=True)
 
 
 class CheckerServicer:
@@ -58,13 +53,6 @@ class CheckerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetBaseline(self, request, context):
-        """The programs of the baseline zoo.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_CheckerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -72,11 +60,6 @@ def add_CheckerServicer_to_server(servicer, server):
                     servicer.Check,
                     request_deserializer=services_dot_contracts_dot_checker__pb2.CheckRequest.FromString,
                     response_serializer=services_dot_contracts_dot_candidate__pb2.CheckReport.SerializeToString,
-            ),
-            'GetBaseline': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetBaseline,
-                    request_deserializer=services_dot_contracts_dot_checker__pb2.GetBaselineRequest.FromString,
-                    response_serializer=services_dot_contracts_dot_checker__pb2.GetBaselineReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -106,33 +89,6 @@ class Checker:
             '/asi.v1.Checker/Check',
             services_dot_contracts_dot_checker__pb2.CheckRequest.SerializeToString,
             services_dot_contracts_dot_candidate__pb2.CheckReport.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def GetBaseline(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/asi.v1.Checker/GetBaseline',
-            services_dot_contracts_dot_checker__pb2.GetBaselineRequest.SerializeToString,
-            services_dot_contracts_dot_checker__pb2.GetBaselineReply.FromString,
             options,
             channel_credentials,
             insecure,

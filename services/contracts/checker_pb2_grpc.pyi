@@ -36,8 +36,6 @@ class CheckerStub:
     """Screens and probes a program at a stage's sizes. A program that fails is an answer (passed = false), not an error.
     INVALID_ARGUMENT: unknown stage or a program over 256 KiB. RESOURCE_EXHAUSTED: all checking slots busy, try again. DEADLINE_EXCEEDED as set by the caller.
     """
-    GetBaseline: _grpc.UnaryUnaryMultiCallable[_checker_pb2.GetBaselineRequest, _checker_pb2.GetBaselineReply]
-    """The programs of the baseline zoo."""
 
 @_typing.type_check_only
 class CheckerAsyncStub(CheckerStub):
@@ -46,8 +44,6 @@ class CheckerAsyncStub(CheckerStub):
     """Screens and probes a program at a stage's sizes. A program that fails is an answer (passed = false), not an error.
     INVALID_ARGUMENT: unknown stage or a program over 256 KiB. RESOURCE_EXHAUSTED: all checking slots busy, try again. DEADLINE_EXCEEDED as set by the caller.
     """
-    GetBaseline: _aio.UnaryUnaryMultiCallable[_checker_pb2.GetBaselineRequest, _checker_pb2.GetBaselineReply]  # type: ignore[assignment]
-    """The programs of the baseline zoo."""
 
 class CheckerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -59,13 +55,5 @@ class CheckerServicer(metaclass=_abc_1.ABCMeta):
         """Screens and probes a program at a stage's sizes. A program that fails is an answer (passed = false), not an error.
         INVALID_ARGUMENT: unknown stage or a program over 256 KiB. RESOURCE_EXHAUSTED: all checking slots busy, try again. DEADLINE_EXCEEDED as set by the caller.
         """
-
-    @_abc_1.abstractmethod
-    def GetBaseline(
-        self,
-        request: _checker_pb2.GetBaselineRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_checker_pb2.GetBaselineReply, _abc.Awaitable[_checker_pb2.GetBaselineReply]]:
-        """The programs of the baseline zoo."""
 
 def add_CheckerServicer_to_server(servicer: CheckerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
