@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from services.contracts import candidate_pb2 as services_dot_contracts_dot_candidate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n services/contracts/checker.proto\x12\x06\x61si.v1\x1a\"services/contracts/candidate.proto\"\xc2\x01\n\x0c\x43heckRequest\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x41\n\x0fscale_overrides\x18\x03 \x03(\x0b\x32(.asi.v1.CheckRequest.ScaleOverridesEntry\x12\x18\n\x10\x65xempt_from_cost\x18\x04 \x01(\x08\x1a\x35\n\x13ScaleOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32=\n\x07\x43hecker\x12\x32\n\x05\x43heck\x12\x14.asi.v1.CheckRequest\x1a\x13.asi.v1.CheckReportb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n services/contracts/checker.proto\x12\x06\x61si.v1\x1a\"services/contracts/candidate.proto\"\xd4\x01\n\x0c\x43heckRequest\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x41\n\x0fscale_overrides\x18\x03 \x03(\x0b\x32(.asi.v1.CheckRequest.ScaleOverridesEntry\x12\x18\n\x10\x65xempt_from_cost\x18\x04 \x01(\x08\x12\x10\n\x08thorough\x18\x05 \x01(\x08\x1a\x35\n\x13ScaleOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32=\n\x07\x43hecker\x12\x32\n\x05\x43heck\x12\x14.asi.v1.CheckRequest\x1a\x13.asi.v1.CheckReportb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +35,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._loaded_options = None
   _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_options = b'8\001'
   _globals['_CHECKREQUEST']._serialized_start=81
-  _globals['_CHECKREQUEST']._serialized_end=275
-  _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_start=222
-  _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_end=275
-  _globals['_CHECKER']._serialized_start=277
-  _globals['_CHECKER']._serialized_end=338
+  _globals['_CHECKREQUEST']._serialized_end=293
+  _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_start=240
+  _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_end=293
+  _globals['_CHECKER']._serialized_start=295
+  _globals['_CHECKER']._serialized_end=356
 # @@protoc_insertion_point(module_scope)

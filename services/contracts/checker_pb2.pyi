@@ -46,10 +46,13 @@ class CheckRequest(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     SCALE_OVERRIDES_FIELD_NUMBER: _builtins.int
     EXEMPT_FROM_COST_FIELD_NUMBER: _builtins.int
+    THOROUGH_FIELD_NUMBER: _builtins.int
     program: _builtins.str
     stage: _builtins.str
     exempt_from_cost: _builtins.bool
     """for the softmax reference alone"""
+    thorough: _builtins.bool
+    """more seeds, lengths and parameter draws: for a result too good to be believed"""
     @_builtins.property
     def scale_overrides(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -59,10 +62,11 @@ class CheckRequest(_message.Message):
         stage: _builtins.str = ...,
         scale_overrides: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         exempt_from_cost: _builtins.bool = ...,
+        thorough: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exempt_from_cost", b"exempt_from_cost", "program", b"program", "scale_overrides", b"scale_overrides", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exempt_from_cost", b"exempt_from_cost", "program", b"program", "scale_overrides", b"scale_overrides", "stage", b"stage", "thorough", b"thorough"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
