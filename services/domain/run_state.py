@@ -1,0 +1,121 @@
+"""What a run is allowed and where it stands: the plain data that the run's policy reads and writes.
+
+The state stays bounded however many candidates a run has, so that a decision costs the same at any length.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+from services.domain import pool as pools
+from services.domain.pool import PoolPolicy, PoolState
+
+Phase = Literal["baselines", "searching", "draining", "paused", "stopped", "finished"]
+GOING_ON: frozenset[Phase] = frozenset({"baselines", "searching", "draining"})
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What ends a run, whichever is used up first; None is unlimited.
+
+    ``candidates`` counts proposals that ended, scored or rejected; baselines are not counted. Time in seconds, money in
+    US dollars. Raises ``ValueError`` for a negative number.
+    """
+
+    candidates: int | None = None
+    seconds: float | None = None
+    gpu_seconds: float | None = None
+    tokens: int | None = None
+    money: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not value >= 0:
+                raise ValueError(f"budget.{name} must not be negative, but is {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a run has used so far, in the units of the budget."""
+
+    training_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    tokens: int = 0
+    money: float = 0.0
+    flops: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunPolicy:
+    """The settings that steer a run. Raises ``ValueError`` naming the setting that is impossible."""
+
+    seats: int = 2
+    budget: Budget = field(default_factory=Budget)
+    baselines: tuple[str, ...] = ("delta_net",)
+    seed: int = 1
+    candidate_seeds: int = 1
+    baseline_seeds: int = 1
+    pool: PoolPolicy = field(default_factory=PoolPolicy)
+
+    def __post_init__(self) -> None:
+        for name in ("seats", "candidate_seeds", "baseline_seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.baselines:
+            raise ValueError("baselines must name at least one program: the first is what all others are compared with")
+        if len(set(self.baselines)) < len(self.baselines):
+            raise ValueError("baselines names a program twice")
+
+    def seeds(self, baseline: bool) -> tuple[int, ...]:
+        """The seeds of a candidate's trainings. The same for all, so that differences can be paired."""
+        return tuple(range(1, 1 + (self.baseline_seeds if baseline else self.candidate_seeds)))
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Where a run stands."""
+
+    phase: Phase = "baselines"
+    numbers: int = 0  # seats given out so far
+    baselines_asked: int = 0
+    proposals_asked: int = 0
+    proposals_ended: int = 0
+    in_flight: frozenset[str] = frozenset()
+    baselines_open: frozenset[str] = frozenset()
+    root_failed: bool = False
+    started: float = 0.0
+    paused_at: float | None = None
+    paused_seconds: float = 0.0
+    latest: float = 0.0  # time of the newest fact
+    spent: Spent = field(default_factory=Spent)
+    pool: PoolState = field(default_factory=PoolState)
+    reason: str = ""
+
+    def seconds(self, now: float) -> float:
+        """Wall time of the run at ``now``, pauses not counted."""
+        until = self.paused_at if self.paused_at is not None else now
+        return max(0.0, until - self.started - self.paused_seconds)
+
+
+def state_to_json(state: RunState) -> dict[str, object]:
+    """Plain JSON values; :func:`state_from_json` reads them back exactly."""
+    plain = asdict(replace(state, pool=PoolState()))
+    return plain | {
+        "in_flight": sorted(state.in_flight),
+        "baselines_open": sorted(state.baselines_open),
+        "pool": pools.to_json(state.pool),
+    }
+
+
+def state_from_json(value: Mapping[str, object]) -> RunState:
+    """The state that :func:`state_to_json` wrote."""
+    plain: dict[str, object] = dict(value)
+    return RunState(
+        **plain
+        | {
+            "in_flight": frozenset(plain["in_flight"]),  # type: ignore[call-overload]
+            "baselines_open": frozenset(plain["baselines_open"]),  # type: ignore[call-overload]
+            "spent": Spent(**plain["spent"]),  # type: ignore[arg-type]
+            "pool": pools.from_json(plain["pool"]),  # type: ignore[arg-type]
+        }
+    )

@@ -1,0 +1,242 @@
+"""The archive port: what every backend promises, and the plain rows it keeps.
+
+Two backends stand behind it, SQLite and MongoDB; one contract suite runs over both and over the archive behind gRPC.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from services.chassis.bus import Logged
+from services.contracts import archive_pb2, candidate_pb2, events_pb2
+from services.domain.run import Decision
+from services.domain.run_state import RunState
+
+SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state")
+Sort = Literal["fitness", "loss", "benchmark", "parameters", "time", "stage", "state"]
+
+
+class ArchiveUnavailable(Exception):  # noqa: N818
+    """The database is out of reach: nothing was applied, try again."""
+
+
+class OutOfOrder(Exception):  # noqa: N818
+    """An event came before the one that precedes it in the log: nothing was applied, try again in a moment."""
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One candidate as the archive keeps it."""
+
+    record: candidate_pb2.Candidate
+    head_id: str  # the last accepted event of its chain, which the next must name as its cause
+    head_sha: bytes
+    attempt: int  # of the newest claim: an older attempt's result is stale
+    requested: int  # sequence of its request
+    ended: int | None = None  # sequence of its archiving
+
+    @property
+    def fitness(self) -> float | None:
+        """The verdict's fitness; None where it is absent."""
+        verdict = self.record.verdict
+        return verdict.fitness.value if verdict.HasField("fitness") else None
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run: its settings and where it stands."""
+
+    run: str
+    settings: events_pb2.RunSettings
+    state: RunState
+    started: int  # sequence of run.started
+    changed: int  # sequence of the last event applied to it
+    dead_letters: int = 0
+    origin: str = ""  # "forked from RUN at N" or "imported from …"
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """One event as the archive remembers it; its body lies in the log."""
+
+    sequence: int
+    run: str
+    candidate: str
+    sha256: bytes
+    event: events_pb2.Event  # without so_far
+    accepted: bool
+    refused_because: str = ""
+
+
+@dataclass(frozen=True)
+class PoolRow:
+    """A pool snapshot and the sequence from which it held."""
+
+    run: str
+    sequence: int
+    members: tuple[events_pb2.PoolMember, ...]
+    entries: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """Everything that applying one event writes, in one transaction with its sequence."""
+
+    log: LogRow
+    candidate: CandidateRow | None = None
+    run: RunRow | None = None
+    pool: PoolRow | None = None
+    decisions: tuple[Decision, ...] = ()
+    end: Literal["archive", "reject"] | None = None  # what the store must say about the candidate next
+
+
+React = Callable[[Change, events_pb2.Event, bytes], Sequence[events_pb2.Event]]
+"""What the store says in answer to a change; called inside the transaction, so it must be quick and not fail."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What `list_candidates` selects."""
+
+    run: str
+    sort: Sort = "fitness"
+    reverse: bool = False
+    states: tuple[int, ...] = ()
+    kinds: tuple[int, ...] = ()
+    stage: str = ""
+    offset: int = 0
+    limit: int = 100
+
+
+@dataclass(frozen=True)
+class Near:
+    """A neighbour and how near it is, 0 to 1."""
+
+    candidate: candidate_pb2.Candidate
+    similarity: float
+    same_structure: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of candidates and how many there are in all."""
+
+    candidates: tuple[candidate_pb2.Candidate, ...]
+    total: int
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """An event that was decided and may not have been published yet."""
+
+    number: int
+    event: events_pb2.Event = field(compare=False)
+
+
+class Archive(Protocol):
+    """The projection of the event log, and the only memory of a run.
+
+    Ordering: `apply` takes messages in the order of the log without a gap; a sequence already applied is skipped, one
+    that is too early raises OutOfOrder. Atomicity: an event's whole effect, the sequence and the store's answers (the
+    outbox) are written together or not at all. Idempotence: an event id counts once, whatever sequence it comes with.
+    Every method raises ArchiveUnavailable when the database is out of reach; questions about a run or candidate that
+    does not exist raise NotFound. Returned messages belong to the caller.
+    """
+
+    async def open(self) -> None:
+        """Connect and bring the schema up to date."""
+        ...
+
+    async def close(self) -> None: ...
+
+    async def healthy(self) -> bool:
+        """Whether the database answers."""
+        ...
+
+    async def apply(self, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
+        """Apply messages in order. `react` is None in a replay: the answers are in the log already."""
+        ...
+
+    async def applied(self) -> int:
+        """The sequence of the last applied message; 0 for an empty archive."""
+        ...
+
+    async def outbox(self, limit: int = 200) -> list[Outgoing]:
+        """Events decided but not known to be published, oldest first."""
+        ...
+
+    async def sent(self, numbers: Sequence[int]) -> None:
+        """Forget outbox entries that the log has stored."""
+        ...
+
+    async def run(self, run: str) -> RunRow:
+        """The newest run for an empty name."""
+        ...
+
+    async def runs(self) -> list[RunRow]:
+        """Newest first."""
+        ...
+
+    async def candidate(self, run: str, candidate: str) -> CandidateRow:
+        """By id, else by name if just one has it; ValueError when several do."""
+        ...
+
+    async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
+        """In the order asked for; unknown ids are left out."""
+        ...
+
+    async def list_candidates(self, query: Query) -> Page: ...
+
+    async def state_counts(self, run: str) -> dict[int, int]:
+        """How many candidates are in each state."""
+        ...
+
+    async def tree(self, run: str) -> list[archive_pb2.TreeNode]:
+        """Slim nodes, oldest first."""
+        ...
+
+    async def children(self, run: str, candidate: str) -> list[str]:
+        """Ids, best first, those without fitness last."""
+        ...
+
+    async def path(self, run: str, candidate: str) -> list[str]:
+        """Ids from the root to the candidate."""
+        ...
+
+    async def pool(self, run: str, at_sequence: int = 0) -> PoolRow | None:
+        """The snapshot in force at a sequence (0: now); None before the first update."""
+        ...
+
+    async def baselines(self, run: str) -> list[candidate_pb2.Candidate]:
+        """By number: the root first."""
+        ...
+
+    async def moves(self, run: str, limit: int) -> list[archive_pb2.MoveOutcome]:
+        """What the newest proposals' moves brought, oldest first."""
+        ...
+
+    async def recent_rejections(self, run: str, limit: int) -> list[candidate_pb2.Candidate]:
+        """Newest first."""
+        ...
+
+    async def nearest_motivations(
+        self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
+    ) -> list[Near]:
+        """By cosine, within one embedder's space."""
+        ...
+
+    async def nearest_programs(self, run: str, program: str, count: int, except_id: str) -> list[Near]:
+        """By structure; those of the same structure first."""
+        ...
+
+    async def chain(self, run: str, candidate: str) -> list[LogRow]:
+        """The events of one candidate, oldest first."""
+        ...
+
+    def log(self, run: str) -> AsyncIterator[LogRow]:
+        """Every event of a run that was applied, in order."""
+        ...
+
+    async def digest(self, run: str) -> tuple[str, int]:
+        """SHA-256 over every candidate, pool update and accepted event of a run, and the number of its events."""
+        ...

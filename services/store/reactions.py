@@ -1,0 +1,74 @@
+"""What the store says in answer to a change: seats, outcomes, pool updates, the end of a run."""
+
+from collections.abc import Sequence
+
+from services.chassis.bus.subjects import fact_of
+from services.chassis.errors import Rejected
+from services.chassis.events import Cause, follow, rejection
+from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+from services.domain.pool import PoolUpdate
+from services.domain.run import Decision, Finish, Seat
+from services.store.port import Change
+
+SERVICE = "store"
+
+
+def react(change: Change, event: events_pb2.Event, sha256: bytes) -> Sequence[events_pb2.Event]:
+    """The events that follow from one applied event, each caused by it."""
+    cause = Cause(event, sha256)
+    said = [_say(decision, cause, change) for decision in change.decisions]
+    if change.end and change.candidate:
+        said.insert(0, _end(change, cause))
+    return said
+
+
+def _end(change: Change, cause: Cause) -> events_pb2.Event:
+    assert change.candidate is not None  # noqa: S101 - the caller looked
+    if change.end == "archive":
+        archived = follow(cause, "archived", SERVICE, 1, change.candidate.record)
+        archived.candidate_archived.SetInParent()
+        return archived
+    head = events_pb2.Event(id=change.candidate.head_id, run=cause.event.run, candidate=cause.event.candidate)
+    head.so_far.CopyFrom(change.candidate.record)
+    dead = cause.event.dead
+    ended = Rejected(dead.consumer.split("-")[0] or "policy", dead.reason, {"dead_letter": dead.sequence})
+    return rejection(Cause(head, change.candidate.head_sha), ended, SERVICE, 1)
+
+
+def _say(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
+    match decision:
+        case Seat():
+            return _request(decision, cause, change)
+        case PoolUpdate():
+            event = follow(cause, "updated", SERVICE, 1, suffix=f"pool-{decision.number}")
+            event.pool_updated.CopyFrom(
+                events_pb2.PoolUpdated(
+                    members=[events_pb2.PoolMember(candidate=one.id, fitness=one.fitness) for one in decision.members],
+                    entries=decision.count,
+                )
+            )
+            return event
+        case Finish(reason):
+            after = f"after-{cause.event.candidate or fact_of(cause.event)}"
+            event = follow(cause, "stopped", SERVICE, cause.event.attempt, suffix=after.replace(".", "-"))
+            event.run_stopped.CopyFrom(
+                events_pb2.RunStopped(reason=reason, finished=not change.run.state.root_failed if change.run else True)
+            )
+            return event
+
+
+def _request(seat: Seat, cause: Cause, change: Change) -> events_pb2.Event:
+    assert change.run is not None  # noqa: S101 - seats come from runs
+    settings = change.run.settings
+    record = pb.Candidate(
+        id=seat.candidate,
+        run=cause.event.run,
+        kind=pb.KIND_BASELINE if seat.baseline else pb.KIND_PROPOSAL,
+        state=pb.STATE_REQUESTED,
+        stage=settings.scale,
+        request=pb.Request(number=seat.number, baseline=seat.baseline, seeds=seat.seeds, mind=settings.mind),
+    )
+    event = follow(cause, "requested", SERVICE, 1, record)
+    event.candidate_requested.SetInParent()
+    return event
