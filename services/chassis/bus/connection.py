@@ -1,6 +1,7 @@
 """The connection to NATS: set-up and comparison of streams, publishing, reading the log from its beginning."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -125,6 +126,11 @@ class Bus:
                 continue
             found += [f"consumer {spec.durable}: {line}" for line in drift(spec.config(), consumer.config)]
         return found
+
+    async def remove_stream(self, name: str) -> None:
+        """Delete a stream and all it holds: for tests and for throwing away a trial. Nothing happens without one."""
+        with contextlib.suppress(nats.js.errors.NotFoundError):
+            await self._js.delete_stream(name)
 
     async def publish(self, event: pb.Event) -> int:
         """Publish and wait until the stream has stored it; the same event id within ten minutes is stored once.

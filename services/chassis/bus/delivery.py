@@ -1,6 +1,9 @@
 """One message under way, and the durable consumer it comes from."""
 
 import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
 
 import nats.errors
 import nats.js.errors
@@ -87,6 +90,34 @@ class Consumer:
             return []
         return [Delivery(message) for message in messages]
 
+    async def batches(self, most: int, wait: float = PULL_SECONDS) -> AsyncIterator[list[Delivery]]:
+        """Deliveries as they come, up to `most` at a time; an empty list after `wait` seconds without any.
+
+        A fetch of many would wait for the last of them; here whatever has arrived is handed on at once.
+        Raises BusLost when the durable was deleted under us.
+        """
+        client = self._js._nc  # noqa: SLF001 - nats-py has no public way to pull without waiting for a whole batch
+        inbox, subject = client.new_inbox(), f"$JS.API.CONSUMER.MSG.NEXT.{self._spec.stream}.{self._spec.durable}"
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        subscription = await client.subscribe(inbox, cb=arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        request = json.dumps({"batch": most, "expires": int(wait * 1e9)}).encode()
+        asked = 0
+        try:
+            while True:
+                if asked <= 0:
+                    await client.publish(subject, request, inbox)
+                    asked = most
+                messages = await _collect(arrived, most, wait + 0.5)
+                deliveries = [Delivery(one) for one in messages if not _status(one)]
+                asked -= len(deliveries)
+                if not messages or len(deliveries) < len(messages):  # the request ended: served, expired or refused
+                    await self._must_exist()
+                    asked = 0
+                yield deliveries
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
     async def backlog(self) -> int:
         """Messages not yet delivered plus those not yet acknowledged: the autoscaler's measure."""
         info = await self._js.consumer_info(self._spec.stream, self._spec.durable)
@@ -101,3 +132,19 @@ class Consumer:
             ) from None
         except (TimeoutError, nats.errors.Error):
             return  # out of reach just now: the client reconnects by itself
+
+
+async def _collect(arrived: "asyncio.Queue[Msg]", most: int, wait: float) -> list[Msg]:
+    """The next message, waited for a little longer than a pull lasts, and all that came with it."""
+    try:
+        messages = [await asyncio.wait_for(arrived.get(), wait)]
+    except TimeoutError:
+        return []
+    while len(messages) < most and not arrived.empty():
+        messages.append(arrived.get_nowait())
+    return messages
+
+
+def _status(message: Msg) -> str:
+    """A control message of the server, as in "408": it carries no event. Empty for a delivery."""
+    return (message.headers or {}).get("Status", "") if not message.data else ""

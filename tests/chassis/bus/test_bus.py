@@ -1,0 +1,135 @@
+"""The bus against a real nats-server."""
+
+import asyncio
+import time
+
+import pytest
+
+from services.chassis.bus import Bus
+from services.chassis.bus.connection import EventTooBig
+from services.chassis.events import Cause, first, follow
+from services.contracts import events_pb2 as pb
+from services.contracts.candidate_pb2 import Candidate
+
+
+def started(run: str = "r1") -> pb.Event:
+    event = first(run, "started", "console")
+    event.run_started.settings.scale = "tiny"
+    return event
+
+
+def requested(run: str = "r1", candidate: str = "c000001") -> pb.Event:
+    event = follow(Cause.published(started(run)), "requested", "store", 1, Candidate(id=candidate, run=run))
+    event.candidate_requested.SetInParent()
+    return event
+
+
+async def test_the_same_event_published_twice_is_in_the_log_once(bus: Bus) -> None:
+    """A publisher that lost the acknowledgement publishes again."""
+    event = started()
+
+    assert await bus.publish(event) == await bus.publish(event)
+    assert await bus.last_sequence() == 1
+
+
+async def test_a_second_set_up_creates_nothing_and_finds_no_drift(bus: Bus) -> None:
+    """Set-up runs at every deployment."""
+    assert await bus.set_up() == []
+    assert await bus.compare() == []
+
+
+async def test_an_event_that_is_too_big_is_refused_before_it_reaches_the_server(bus: Bus) -> None:
+    """Past 1 MiB the server would close the connection for good."""
+    event = requested()
+    event.so_far.proposal.program = "x" * 300_000
+
+    with pytest.raises(EventTooBig, match="at most 262144"):
+        await bus.publish(event)
+
+
+async def test_an_event_reaches_only_the_durable_of_its_fact(bus: Bus) -> None:
+    """Work is routed by subject."""
+    await bus.publish(requested())
+    researcher, judge = await bus.consumer("researcher"), await bus.consumer("judge")
+
+    (delivery,) = await researcher.fetch(1)
+    assert delivery.event().candidate == "c000001"
+    assert await judge.fetch(1, wait=0.3) == []
+
+
+async def test_batches_hand_on_at_once_what_has_arrived(bus: Bus) -> None:
+    """A projection must not wait for a full batch."""
+    consumer = await bus.consumer("store")
+    batches = consumer.batches(100)
+    begun = time.monotonic()
+    await bus.publish(started("r1"))
+    await bus.publish(started("r2"))
+    seen: list[int] = []
+    while len(seen) < 2:
+        for delivery in await anext(batches):
+            seen.append(delivery.sequence)
+            await delivery.done()
+    await bus.publish(started("r3"))
+    (late,) = await anext(batches)
+    await batches.aclose()
+
+    assert seen == [1, 2]
+    assert late.sequence == 3
+    assert time.monotonic() - begun < 4
+
+
+async def test_what_is_handed_back_comes_again_with_a_higher_attempt(bus: Bus) -> None:
+    """The delivery number is the fencing token."""
+    await bus.publish(requested())
+    consumer = await bus.consumer("researcher")
+    (once,) = await consumer.fetch(1)
+    await once.again(0)
+    (twice,) = await consumer.fetch(1)
+
+    assert (once.deliveries, twice.deliveries) == (1, 2)
+
+
+async def test_the_log_is_read_in_order_and_ends(bus: Bus) -> None:
+    """A replay reads everything there is and stops."""
+    for number in range(300):
+        await bus.publish(requested(candidate=f"c{number:06d}"))
+    logged = [one async for one in bus.read_log()]
+
+    assert [one.sequence for one in logged] == list(range(1, 301))
+    assert [one.sequence async for one in bus.read_log(start=299)] == [299, 300]
+    assert [one async for one in bus.read_log("asi.v1.other.>")] == []
+
+
+async def test_reading_a_run_skips_the_others(bus: Bus) -> None:
+    """A subject filter selects one run's events, wherever they lie."""
+    for run in ("r1", "r2", "r1", "r2"):
+        await bus.publish(requested(run, f"c{await bus.last_sequence():06d}"))
+
+    assert [one.sequence async for one in bus.read_log("asi.v1.r2.>")] == [2, 4]
+    assert [one.sequence async for one in bus.read_log("asi.v1.r1.>", start=2)] == [3]
+
+
+async def test_a_body_is_found_by_its_sequence(bus: Bus) -> None:
+    """An audit shows the bytes of the log."""
+    event = started()
+    sequence = await bus.publish(event)
+
+    assert pb.Event.FromString(await bus.body_at(sequence)) == event
+    with pytest.raises(KeyError):
+        await bus.body_at(99)
+
+
+async def test_batches_go_on_after_a_quiet_time(bus: Bus) -> None:
+    """A pull that expired is asked for again."""
+    consumer = await bus.consumer("store")
+    batches = consumer.batches(10, wait=0.3)
+    quiet = await anext(batches)
+    await bus.publish(started())
+    after: list[int] = []
+    async with asyncio.timeout(10):
+        while not after:
+            after = [one.sequence for one in await anext(batches)]
+    await batches.aclose()
+
+    assert quiet == []
+    assert after == [1]

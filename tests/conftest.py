@@ -1,0 +1,47 @@
+"""Real servers for tests: a nats-server per session, clean streams per test."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from services.chassis.bus import Bus
+from services.chassis.settings import ServiceSettings
+from services.console.local.broker import Broker
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One nats-server with JetStream for the whole session."""
+    server = Broker(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def nats_url(broker: Broker) -> str:
+    """Where the session's nats-server listens."""
+    return broker.url
+
+
+@pytest.fixture
+def settings(broker: Broker, tmp_path: Path) -> ServiceSettings:
+    """What every service needs to know, with a data folder of this test's own."""
+    return ServiceSettings(nats_url=broker.url, data_dir=tmp_path, create_streams=True)
+
+
+@pytest_asyncio.fixture
+async def bus(settings: ServiceSettings) -> AsyncIterator[Bus]:
+    """A connection to a server whose streams hold nothing of earlier tests."""
+    async with Bus(settings, "tests") as connected:
+        await wipe(connected)
+        await connected.set_up()
+        yield connected
+
+
+async def wipe(bus: Bus) -> None:
+    """Delete the streams: what production forbids, each test starts with."""
+    for stream in ("EVENTS", "ADVISORIES"):
+        await bus.remove_stream(stream)
