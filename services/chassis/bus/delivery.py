@@ -96,7 +96,7 @@ class Consumer:
         A fetch of many would wait for the last of them; here whatever has arrived is handed on at once.
         Raises BusLost when the durable was deleted under us.
         """
-        client = self._js._nc  # noqa: SLF001 - nats-py has no public way to pull without waiting for a whole batch
+        client = self._js._nc
         inbox, subject = client.new_inbox(), f"$JS.API.CONSUMER.MSG.NEXT.{self._spec.stream}.{self._spec.durable}"
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
         subscription = await client.subscribe(inbox, cb=arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1)

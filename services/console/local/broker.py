@@ -62,7 +62,8 @@ class Broker:
         config = self._folder / "nats-server.conf"
         # sync_interval: an acknowledged event must survive the machine, not only the process.
         config.write_text(
-            f'host: "127.0.0.1"\nport: {self._port}\njetstream {{ store_dir: "{self._folder.absolute()}", sync_interval: always }}\n'
+            f'host: "127.0.0.1"\nport: {self._port}\n'
+            f'jetstream {{ store_dir: "{self._folder.absolute()}", sync_interval: always }}\n'
         )
         with log.open("ab") as output:
             self._process = subprocess.Popen(
