@@ -5,6 +5,7 @@ Two backends stand behind it, SQLite and MongoDB; one contract suite runs over b
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from services.chassis.bus import Logged
@@ -133,6 +134,16 @@ class Outgoing:
     event: events_pb2.Event = field(compare=False)
 
 
+@dataclass(frozen=True)
+class Reservation:
+    """What one question to a model may take at most, set aside until it is settled."""
+
+    number: int
+    run: str
+    tokens: int
+    nanodollars: int | None
+
+
 class Archive(Protocol):
     """The projection of the event log, and the only memory of a run.
 
@@ -140,7 +151,7 @@ class Archive(Protocol):
     that is too early raises OutOfOrder. Atomicity: an event's whole effect, the sequence and the store's answers (the
     outbox) are written together or not at all. Idempotence: an event id counts once, whatever sequence it comes with.
     Every method raises ArchiveUnavailable when the database is out of reach; questions about a run or candidate that
-    does not exist raise NotFound. Returned messages belong to the caller.
+    does not exist raise NotFound, and an empty run name means the newest run. Returned messages belong to the caller.
     """
 
     async def open(self) -> None:
@@ -154,7 +165,10 @@ class Archive(Protocol):
         ...
 
     async def apply(self, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
-        """Apply messages in order. `react` is None in a replay: the answers are in the log already."""
+        """Apply messages in order. `react` is None in a replay: the answers are in the log already.
+
+        An event that the outbox holds leaves it when it comes by in the log: whoever published it, it is known there.
+        """
         ...
 
     async def applied(self) -> int:
@@ -166,7 +180,19 @@ class Archive(Protocol):
         ...
 
     async def sent(self, numbers: Sequence[int]) -> None:
-        """Forget outbox entries that the log has stored."""
+        """Forget outbox entries that the log has stored. Applying an event forgets the entry with its id as well."""
+        ...
+
+    async def reserve(self, run: str, tokens: int, nanodollars: int | None) -> int:
+        """Set aside what a question may take; the number to settle it with. Survives a restart."""
+        ...
+
+    async def unreserve(self, number: int) -> None:
+        """Free a reservation; one that is gone already is no error."""
+        ...
+
+    async def reservations(self) -> list[Reservation]:
+        """All that is set aside, oldest first."""
         ...
 
     async def run(self, run: str) -> RunRow:
@@ -185,7 +211,11 @@ class Archive(Protocol):
         """In the order asked for; unknown ids are left out."""
         ...
 
-    async def list_candidates(self, query: Query) -> Page: ...
+    async def list_candidates(self, query: Query) -> Page:
+        """Best first: the highest fitness and benchmark, the lowest loss, parameters and training time, the way's
+        order of states, stages by name; those without the number last in either direction, ties by id. ValueError
+        names a field of the query that is impossible."""
+        ...
 
     async def state_counts(self, run: str) -> dict[int, int]:
         """How many candidates are in each state."""
@@ -193,6 +223,10 @@ class Archive(Protocol):
 
     async def tree(self, run: str) -> list[archive_pb2.TreeNode]:
         """Slim nodes, oldest first."""
+        ...
+
+    async def subtree(self, run: str, candidate: str) -> list[archive_pb2.TreeNode]:
+        """The candidate and all its descendants, oldest first."""
         ...
 
     async def children(self, run: str, candidate: str) -> list[str]:
@@ -238,5 +272,12 @@ class Archive(Protocol):
         ...
 
     async def digest(self, run: str) -> tuple[str, int]:
-        """SHA-256 over every candidate, pool update and accepted event of a run, and the number of its events."""
+        """SHA-256 over every candidate, pool update and accepted event of a run, and how many events were accepted.
+
+        Where the events lie in the log does not matter, nor how events of different candidates interleave.
+        """
+        ...
+
+    async def backup(self, path: Path) -> None:
+        """Write a consistent copy beside the running archive. FileExistsError when there is something already."""
         ...
