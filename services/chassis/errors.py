@@ -41,3 +41,11 @@ class BusLost(Exception):  # noqa: N818
 
 class NotFound(Exception):  # noqa: N818
     """No such run, candidate or baseline. Over gRPC: NOT_FOUND."""
+
+
+class Busy(Exception):  # noqa: N818
+    """Nothing is wrong, but there is no room just now: ask again in a moment. Over gRPC: RESOURCE_EXHAUSTED."""
+
+
+class NotPossible(Exception):  # noqa: N818
+    """The system's state does not allow it, and asking again will not help. Over gRPC: FAILED_PRECONDITION."""

@@ -11,7 +11,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.chassis.errors import NotFound, Transient
+from services.chassis.errors import Busy, NotFound, NotPossible, Transient
 from services.chassis.logs import get_logger
 from services.chassis.settings import Address, ServiceSettings
 
@@ -42,6 +42,8 @@ _LIMITS = [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_m
 _STATUS: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
+    (Busy, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (NotPossible, grpc.StatusCode.FAILED_PRECONDITION),
     (Transient, grpc.StatusCode.UNAVAILABLE),
     (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
 )

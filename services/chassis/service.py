@@ -33,6 +33,7 @@ class Service:
     workers: list[Worker] = field(default_factory=list)
     tasks: list[Coroutine[None, None, None]] = field(default_factory=list)
     rpc_names: list[str] = field(default_factory=list)
+    healthy: Callable[[], bool] = lambda: True  # beyond the connection to the broker
 
     async def work(self, durable: str, handler: Handler, parallel: int) -> None:
         """Handle the deliveries of a durable. Raises BusLost when it does not exist."""
@@ -61,10 +62,10 @@ class Service:
             part.result()
 
     async def _watch_health(self) -> None:
-        """Unhealthy while the broker is away."""
+        """Unhealthy while the broker, or what the service itself stands on, is away."""
         while True:
             await asyncio.sleep(2)
-            await self.server.report(healthy=self.bus.connected)
+            await self.server.report(healthy=self.bus.connected and self.healthy())
 
 
 Build = Callable[[Service, S], AbstractAsyncContextManager[None]]

@@ -189,10 +189,10 @@ class Bus:
         last = newest.seq or 0
         if start > last:
             return
-        queue: asyncio.Queue[Logged] = asyncio.Queue()
+        queue: asyncio.Queue[Logged] = asyncio.Queue(maxsize=1000)  # a slow reader slows the server down
 
         async def take(message: Msg) -> None:
-            queue.put_nowait(Logged(message.metadata.sequence.stream, message.subject, message.data))
+            await queue.put(Logged(message.metadata.sequence.stream, message.subject, message.data))
 
         config = api.ConsumerConfig(deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=start)
         subscription = await self._js.subscribe(

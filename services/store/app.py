@@ -1,0 +1,31 @@
+"""The store, put together: one archive, its writer, its questions, the keeper of dead letters."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.chassis.service import Service
+from services.contracts import archive_pb2, archive_pb2_grpc
+from services.store.applier import Applier
+from services.store.backends import open_archive
+from services.store.deadletters import DeadLetterKeeper
+from services.store.purse import RunPurse
+from services.store.service import ArchiveService
+from services.store.settings import StoreSettings
+
+
+@asynccontextmanager
+async def build(service: Service, settings: StoreSettings) -> AsyncIterator[None]:
+    """Open the archive and serve it until the context is left. Raises SettingsError for an impossible archive URL."""
+    archive = open_archive(settings.archive)
+    await archive.open()
+    try:
+        applier = Applier(service.bus, archive, await service.bus.consumer("store"), settings.batch)
+        keeper = DeadLetterKeeper(service.bus, await service.bus.consumer("dead-letters"))
+        answers = ArchiveService(archive, applier, RunPurse(archive))
+        archive_pb2_grpc.add_ArchiveServicer_to_server(answers, service.server.grpc)
+        service.rpc_names.append(archive_pb2.DESCRIPTOR.services_by_name["Archive"].full_name)
+        service.tasks += [applier.run(), keeper.run()]
+        service.healthy = lambda: applier.available
+        yield
+    finally:
+        await archive.close()

@@ -1,0 +1,107 @@
+"""From the log into the archive, in order; and the store's answers out of the archive into the log.
+
+The archive's own sequence says where to go on, not the broker's acknowledgements: at the start everything behind it is
+read from the log, later a gap between deliveries is filled from there. So an archive that is new, restored from a
+backup or moved to another database comes up to date by itself.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from services.chassis.bus import Bus, Consumer, Delivery, Logged
+from services.chassis.errors import Transient
+from services.chassis.logs import get_logger
+from services.store.port import Archive, ArchiveUnavailable, Change
+from services.store.reactions import react
+
+RETRY_SECONDS = 1.0
+Work = Callable[[], Awaitable[None]]
+
+
+class Applier:
+    """The one writer of the archive. `changed` tells whoever watches a run that something has happened."""
+
+    def __init__(self, bus: Bus, archive: Archive, consumer: Consumer, batch: int) -> None:
+        self._bus = bus
+        self._archive = archive
+        self._consumer = consumer
+        self._batch = batch
+        self.changed = asyncio.Condition()
+        self.available = True
+
+    async def run(self) -> None:
+        """Catch up with the log, then apply deliveries for ever. Raises BusLost when the durable is gone."""
+        await self._patiently(self._catch_up)
+        async for deliveries in self._consumer.batches(self._batch):
+            if deliveries:
+                await self._patiently(partial(self._take, deliveries))
+                await asyncio.gather(*(delivery.done_soon() for delivery in deliveries))
+            else:
+                await self._patiently(self._answer)
+
+    async def _catch_up(self) -> None:
+        """Apply what the log holds beyond the archive; then publish what was decided and is not in the log."""
+        batch: list[Logged] = []
+        async for logged in self._bus.read_log(start=await self._archive.applied() + 1):
+            batch.append(logged)
+            if len(batch) >= self._batch:
+                await self._apply(batch)
+                batch = []
+        await self._apply(batch)
+        await self._answer()
+
+    async def _take(self, deliveries: Sequence[Delivery]) -> None:
+        """Apply one batch of deliveries and publish what follows from it."""
+        applied = await self._archive.applied()
+        held = {one.sequence: one for one in deliveries if one.sequence > applied}
+        messages = [
+            Logged(held[number].sequence, held[number].subject, held[number].body)
+            if number in held
+            else Logged(number, "", await self._bus.body_at(number))
+            for number in range(applied + 1, max(held, default=0) + 1)
+        ]
+        await self._apply(messages)
+        await self._answer()
+
+    async def _apply(self, messages: Sequence[Logged]) -> None:
+        if not messages:
+            return
+        changes = await self._archive.apply(messages, react)
+        for change in changes:
+            _tell(change)
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def _answer(self) -> None:
+        """Publish the outbox, oldest first. What a crash leaves in it is published by the next start."""
+        while outgoing := await self._archive.outbox():
+            for one in outgoing:
+                await self._bus.publish(one.event)
+            await self._archive.sent([one.number for one in outgoing])
+
+    async def _patiently(self, work: Work) -> None:
+        """Do it, however long the database or the broker is away: deliveries wait unacknowledged meanwhile."""
+        while True:
+            try:
+                await work()
+            except (ArchiveUnavailable, Transient) as error:
+                if self.available:
+                    get_logger().error("the store cannot go on for now", error=str(error))
+                self.available = False
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                if not self.available:
+                    get_logger().info("the store goes on")
+                self.available = True
+                return
+
+
+def _tell(change: Change) -> None:
+    log = change.log
+    if log.accepted:
+        get_logger().debug("applied", event_id=log.event.id, sequence=log.sequence)
+    else:
+        get_logger().warning(
+            "refused", event_id=log.event.id, sequence=log.sequence, reason=log.refused_because, run=log.run
+        )

@@ -1,0 +1,202 @@
+# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
+"""The gRPC service Archive: questions answered from the archive, none of which changes it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from services.contracts import archive_pb2 as pb
+from services.contracts import archive_pb2_grpc, candidate_pb2
+from services.store.answers import link, node, slim, status
+from services.store.applier import Applier
+from services.store.draw import draw_seeds
+from services.store.port import SORTS, Archive, Query, RunRow
+from services.store.purse import RunPurse
+
+MOST_PER_PAGE = 500
+REJECTIONS = 10
+MOVES = 500
+WATCH_SECONDS = 1.0
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ArchiveService(archive_pb2_grpc.ArchiveServicer):
+    """Answers from one archive. ValueError becomes INVALID_ARGUMENT, NotFound NOT_FOUND, and so on: see chassis.rpc."""
+
+    def __init__(self, archive: Archive, applier: Applier, purse: RunPurse) -> None:
+        self._archive = archive
+        self._applier = applier
+        self._purse = purse
+
+    async def GetCandidate(self, request: pb.GetCandidateRequest, context: Context) -> candidate_pb2.Candidate:
+        run = await self._run(request.run)
+        return (await self._archive.candidate(run.run, request.candidate)).record
+
+    async def ListCandidates(self, request: pb.ListCandidatesRequest, context: Context) -> pb.ListCandidatesReply:
+        run = await self._run(request.run)
+        query = _query(run.run, request)
+        page = await self._archive.list_candidates(query)
+        end = query.offset + len(page.candidates)
+        return pb.ListCandidatesReply(
+            candidates=[slim(one) for one in page.candidates] if request.slim else page.candidates,
+            next_page_token=str(end) if end < page.total else "",
+            total=page.total,
+        )
+
+    async def DrawSeeds(self, request: pb.DrawSeedsRequest, context: Context) -> pb.DrawSeedsReply:
+        run = await self._run(request.run)
+        drawn = await draw_seeds(self._archive, run, request.candidate)
+        wanted = [drawn.parent.id, *(one.id for one in drawn.references)] if drawn else []
+        records = await self._archive.candidates(run.run, wanted)
+        return pb.DrawSeedsReply(
+            parent=records[0] if records else None,
+            references=records[1:],
+            recent_rejections=await self._archive.recent_rejections(run.run, REJECTIONS),
+            history=await self._archive.moves(run.run, MOVES),
+        )
+
+    async def NearestMotivations(self, request: pb.NearestMotivationsRequest, context: Context) -> pb.NearestReply:
+        run = await self._run(request.run)
+        near = await self._archive.nearest_motivations(
+            run.run, request.embedding, request.embedder, request.count or 5, getattr(request, "except")
+        )
+        return pb.NearestReply(
+            near=[pb.NearCandidate(candidate=one.candidate, similarity=one.similarity) for one in near]
+        )
+
+    async def NearestPrograms(self, request: pb.NearestProgramsRequest, context: Context) -> pb.NearestReply:
+        run = await self._run(request.run)
+        near = await self._archive.nearest_programs(
+            run.run, request.program, request.count or 5, getattr(request, "except")
+        )
+        return pb.NearestReply(
+            near=[
+                pb.NearCandidate(candidate=one.candidate, similarity=one.similarity, same_structure=one.same_structure)
+                for one in near
+            ]
+        )
+
+    async def GetRelatives(self, request: pb.GetRelativesRequest, context: Context) -> pb.RelativesReply:
+        run = (await self._run(request.run)).run
+        record = (await self._archive.candidate(run, request.candidate)).record
+        path = await self._archive.path(run, record.id)
+        ancestors = await self._archive.candidates(run, path[:-1][-2:])
+        siblings = await self._archive.children(run, record.proposal.parent) if record.proposal.parent else []
+        others = [one for one in siblings if one != record.id][: request.siblings or 5]
+        return pb.RelativesReply(
+            parent=ancestors[-1] if ancestors else None,
+            grandparent=ancestors[-2] if len(ancestors) > 1 else None,
+            siblings=await self._archive.candidates(run, others),
+            children=await self._archive.candidates(run, await self._archive.children(run, record.id)),
+            path=path,
+            subtree=await self._subtree(run, record.id) if request.subtree else [],
+        )
+
+    async def GetTree(self, request: pb.RunRequest, context: Context) -> pb.TreeReply:
+        return pb.TreeReply(nodes=await self._archive.tree((await self._run(request.run)).run))
+
+    async def GetPool(self, request: pb.GetPoolRequest, context: Context) -> pb.GetPoolReply:
+        run = await self._run(request.run)
+        row = await self._archive.pool(run.run, request.at_sequence)
+        return (
+            pb.GetPoolReply(members=row.members, sequence=row.sequence, entries=row.entries)
+            if row
+            else pb.GetPoolReply()
+        )
+
+    async def GetRun(self, request: pb.RunRequest, context: Context) -> pb.RunStatus:
+        return await self._status(await self._run(request.run))
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsReply:
+        return pb.ListRunsReply(runs=[await self._status(row) for row in await self._archive.runs()])
+
+    async def GetBaselines(self, request: pb.GetBaselinesRequest, context: Context) -> pb.GetBaselinesReply:
+        run = await self._run(request.run)
+        baselines = [
+            one for one in await self._archive.baselines(run.run) if not request.stage or one.stage == request.stage
+        ]
+        complete = len(baselines) == len(run.settings.baselines) and not run.state.baselines_open
+        return pb.GetBaselinesReply(baselines=baselines, complete=complete)
+
+    async def GetChain(self, request: pb.GetCandidateRequest, context: Context) -> pb.ChainReply:
+        run = (await self._run(request.run)).run
+        record = (await self._archive.candidate(run, request.candidate)).record
+        return pb.ChainReply(links=[link(row) for row in await self._archive.chain(run, record.id)])
+
+    async def WatchRun(self, request: pb.RunRequest, context: Context) -> AsyncIterator[pb.RunStatus]:
+        last = 0
+        while True:
+            answer = await self._status(await self._run(request.run))
+            if answer.sequence != last:
+                last = answer.sequence
+                yield answer
+            await self._next_change()
+
+    async def GetDigest(self, request: pb.RunRequest, context: Context) -> pb.DigestReply:
+        run = await self._run(request.run)
+        digest, events = await self._archive.digest(run.run)
+        return pb.DigestReply(digest=digest, events=events, sequence=run.changed)
+
+    async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveReply:
+        money = request.nanodollars if request.HasField("nanodollars") else None
+        return pb.ReserveReply(
+            reservation=await self._purse.reserve(await self._run(request.run), request.tokens, money)
+        )
+
+    async def Settle(self, request: pb.SettleRequest, context: Context) -> pb.SettleReply:
+        tokens = request.tokens if request.HasField("tokens") else None
+        money = request.nanodollars if request.HasField("nanodollars") else None
+        await self._purse.settle(request.reservation, tokens, money)
+        return pb.SettleReply()
+
+    async def _run(self, run: str) -> RunRow:
+        return await self._archive.run(run)
+
+    async def _status(self, row: RunRow) -> pb.RunStatus:
+        best = await self._archive.list_candidates(Query(row.run, limit=1))
+        scored = [one for one in best.candidates if one.verdict.HasField("fitness")]
+        answer = status(row, await self._archive.state_counts(row.run), node(scored[0]) if scored else None)
+        for root in (await self._archive.baselines(row.run))[:1]:
+            if root.training.HasField("loss"):
+                answer.loss_of_root = root.training.loss
+        return answer
+
+    async def _subtree(self, run: str, top: str) -> list[pb.TreeNode]:
+        inside: set[str] = set()
+        nodes = []
+        for one in await self._archive.tree(run):
+            if one.id == top or one.parent in inside:
+                inside.add(one.id)
+                nodes.append(one)
+        return nodes
+
+    async def _next_change(self) -> None:
+        """The next applied batch, or a second: whichever is first."""
+        async with self._applier.changed:
+            try:
+                await asyncio.wait_for(self._applier.changed.wait(), WATCH_SECONDS)
+            except TimeoutError:
+                return
+
+
+def _query(run: str, request: pb.ListCandidatesRequest) -> Query:
+    sort = request.sort or "fitness"
+    if sort not in SORTS:
+        raise ValueError(f"sort is {sort!r}; choose one of {', '.join(SORTS)}")
+    if request.page_size > MOST_PER_PAGE:
+        raise ValueError(f"page_size is {request.page_size}; at most {MOST_PER_PAGE} are given at once")
+    if request.page_token and not request.page_token.isdigit():
+        raise ValueError(f"page_token {request.page_token!r} is none that this service gave out")
+    return Query(
+        run=run,
+        sort=sort,  # type: ignore[arg-type]
+        reverse=request.reverse,
+        states=tuple(request.states),
+        kinds=tuple(request.kinds),
+        stage=request.stage,
+        offset=int(request.page_token or 0),
+        limit=request.page_size or 100,
+    )
