@@ -60,7 +60,7 @@ def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:
     copy = candidate_pb2.Candidate()
     copy.CopyFrom(record)
     for field in ("program", "motivation_embedding", "check", "description"):
-        copy.proposal.ClearField(field)  # type: ignore[arg-type]
+        copy.proposal.ClearField(field)
     for seed in copy.training.seeds:
         seed.ClearField("curve")
         seed.ClearField("block_losses")

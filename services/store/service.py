@@ -10,7 +10,6 @@ import grpc.aio
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2
 from services.store.answers import link, node, slim, status
-from services.store.applier import Applier
 from services.store.draw import draw_seeds
 from services.store.port import SORTS, Archive, Query, RunRow
 from services.store.purse import RunPurse
@@ -26,9 +25,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     """Answers from one archive. ValueError becomes INVALID_ARGUMENT, NotFound NOT_FOUND, and so on: see chassis.rpc."""
 
-    def __init__(self, archive: Archive, applier: Applier, purse: RunPurse) -> None:
+    def __init__(self, archive: Archive, changed: asyncio.Condition, purse: RunPurse) -> None:
         self._archive = archive
-        self._applier = applier
+        self._changed = changed
         self._purse = purse
 
     async def GetCandidate(self, request: pb.GetCandidateRequest, context: Context) -> candidate_pb2.Candidate:
@@ -175,9 +174,9 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def _next_change(self) -> None:
         """The next applied batch, or a second: whichever is first."""
-        async with self._applier.changed:
+        async with self._changed:
             try:
-                await asyncio.wait_for(self._applier.changed.wait(), WATCH_SECONDS)
+                await asyncio.wait_for(self._changed.wait(), WATCH_SECONDS)
             except TimeoutError:
                 return
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from services.chassis.errors import SettingsError
+from services.console.local.processes import end_with_parent
 
 START_SECONDS = 20.0
 
@@ -71,6 +72,7 @@ class Broker:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is the runner's: the broker must outlive the services it serves
+                preexec_fn=end_with_parent,
                 env={"PATH": os.environ.get("PATH", "")},
             )
         self._wait(log)

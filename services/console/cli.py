@@ -1,0 +1,198 @@
+"""The command line: flags in, text or JSON out, one sentence and a non-zero status for whatever cannot be.
+
+Exit status: 0 done, 1 the answer is no (nothing found, a check failed, a run without a result), 2 a flag or setting is
+impossible, 130 interrupted and drained.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+from typing import Annotated
+
+import grpc.aio
+import typer
+
+from services.chassis import logs
+from services.chassis.errors import BusLost, NotFound, SettingsError, Transient
+from services.console.commands import query
+from services.console.commands import run as runs
+from services.console.local.processes import ServiceFailed
+from services.console.local.system import AlreadyRunning
+from services.console.plan import Flags, checked_run_name
+from services.console.progress import Progress, clock
+from services.console.rows import ranked
+from services.console.settings import console_settings
+from services.console.tables import ranking, terminal
+from services.contracts import archive_pb2 as pb
+
+app = typer.Typer(
+    name="asi-arch",
+    help="An autonomous laboratory that discovers linear-attention architectures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[str, typer.Option("--run", metavar="NAME", help="the run; default: the newest")]
+Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+INTERRUPTED = 130
+
+
+@app.command()
+def run(
+    name: Annotated[
+        str | None, typer.Option("--run", metavar="NAME", help="name of the run; default: r1, r2, …")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with --run, or with the newest run")] = False,
+    scale: Annotated[str, typer.Option(help="tiny, explore, verify or final")] = "tiny",
+    mind: Annotated[str, typer.Option(help="offline, openai or recorded:RUN")] = "offline",
+    candidates: Annotated[
+        int | None, typer.Option(min=0, help="proposals; default at tiny: 6, beside the baselines")
+    ] = None,
+    hours: Annotated[float | None, typer.Option(min=0, help="wall-clock hours")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(min=0, help="GPU-hours")] = None,
+    tokens: Annotated[int | None, typer.Option(min=0, help="language-model tokens")] = None,
+    money: Annotated[float | None, typer.Option(min=0, help="US dollars for language models")] = None,
+    seats: Annotated[int, typer.Option(min=1, help="candidates in flight at once")] = 2,
+    seed: Annotated[int, typer.Option(help="of every random draw of the run")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="trainings per candidate")] = 1,
+    baseline_seeds: Annotated[int, typer.Option(min=1, help="trainings per baseline")] = 1,
+    baselines: Annotated[str, typer.Option(help="names in the zoo, commas between; the first is the root")] = "",
+    fitness: Annotated[str, typer.Option(help="paper (mean of three) or code (their sum)")] = "paper",
+    parent_policy: Annotated[str, typer.Option(help="paper, uniform, power-law, uct or islands")] = "paper",
+    promotion: Annotated[str, typer.Option(help="none, paper or halving")] = "none",
+    judge_times: Annotated[int, typer.Option(min=1, help="how often a language-model judge is asked")] = 1,
+    without: Annotated[list[str] | None, typer.Option(help="switch off: cognition, analysis, judge")] = None,
+    random_parent: Annotated[bool, typer.Option("--random-parent", help="draw parents blindly")] = False,
+    best_of: Annotated[int, typer.Option(min=1, help="proposals drawn for each one kept")] = 1,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="override of the scale")
+    ] = None,
+    policy: Annotated[list[str] | None, typer.Option("--policy", metavar="NAME=VALUE", help="policy setting")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole laboratory on this machine: baselines, then new candidates, to a ranked summary."""
+    flags = Flags(
+        scale=scale, mind=mind, candidates=candidates, hours=hours, gpu_hours=gpu_hours, tokens=tokens, money=money,
+        seats=seats, seed=seed, candidate_seeds=seeds, baseline_seeds=baseline_seeds,
+        baselines=[one.strip() for one in baselines.split(",") if one.strip()], fitness=fitness,
+        parent_policy=parent_policy, promotion=promotion, judge_times=judge_times, without=without or (),
+        random_parent=random_parent, best_of=best_of, overrides=override or (), policies=policy or (),
+    )  # fmt: skip
+    settings = console_settings()
+    console = terminal()
+    wanted = checked_run_name(name) if name else None
+    outcome = asyncio.run(runs.discover(settings, flags, wanted, resume, Progress(console, quiet=as_json)))
+    about = outcome.status
+    if as_json:
+        typer.echo(json.dumps(ranked(outcome.rows), indent=2, ensure_ascii=False))
+    else:
+        console.print(ranking(ranked(outcome.rows)))
+        ending = "paused" if outcome.interrupted else about.stop_reason or about.phase
+        console.print(f"run {about.run}: {ending}; {clock(about.spent.seconds)}, {about.sequence} events")
+        for title, path in (("archive", settings.data_dir / "archive.db"), ("event log", settings.data_dir / "nats"),
+                            ("service logs", settings.data_dir / "logs")):  # fmt: skip
+            console.print(f"  {title:<13}{path}", soft_wrap=True)
+        if outcome.interrupted:
+            console.print(f"go on with: asi-arch run --resume --run {about.run}", soft_wrap=True)
+    if outcome.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if not any(one["fitness"] is not None for one in outcome.rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(run: Run = "", as_json: Json = False) -> None:
+    """Where a run stands."""
+    about = asyncio.run(query.status(console_settings(), run))
+    if as_json:
+        typer.echo(query.as_json(about))
+    else:
+        query.print_status(terminal(), about)
+
+
+@app.command("list")
+def list_candidates(
+    run: Run = "",
+    sort: Annotated[str, typer.Option(help="fitness, loss, benchmark, parameters, time, stage or state")] = "fitness",
+    reverse: Annotated[bool, typer.Option("--reverse", help="the other way round")] = False,
+    state: Annotated[list[str] | None, typer.Option(help="only these states, as in archived")] = None,
+    stage: Annotated[str, typer.Option(help="only this stage")] = "",
+    as_json: Json = False,
+) -> None:
+    """The candidates of a run, best first."""
+    request = pb.ListCandidatesRequest(
+        run=run, sort=sort, reverse=reverse, stage=stage, states=query.states_of(state or [])
+    )
+    found = asyncio.run(query.rows(console_settings(), request))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        query.print_list(terminal(), found)
+
+
+@app.command()
+def show(
+    candidate: Annotated[str, typer.Argument(help="an id, or a name that just one candidate has")],
+    program: Annotated[bool, typer.Option("--program", help="its program, nothing else")] = False,
+    run: Run = "",
+    as_json: Json = False,
+) -> None:
+    """One candidate: numbers, motivation, verdict, analysis."""
+    record = asyncio.run(query.candidate(console_settings(), run, candidate))
+    if as_json:
+        typer.echo(query.as_json(record))
+    elif program and not sys.stdout.isatty():
+        typer.echo(record.training.program or record.proposal.program)
+    else:
+        query.print_candidate(terminal(), record, program)
+
+
+@app.command()
+def tree(run: Run = "", as_json: Json = False) -> None:
+    """The phylogenetic tree of a run."""
+    name, nodes = asyncio.run(query.tree(console_settings(), run))
+    if as_json:
+        typer.echo(json.dumps(nodes, indent=2, ensure_ascii=False))
+    else:
+        query.print_tree(terminal(), name, nodes)
+
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def check(context: typer.Context) -> None:
+    """Screen and probe the program in a FILE; see `asi-arch check --help`."""
+    _hand_over("services.engineer.tools", "check", context)
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def train(context: typer.Context) -> None:
+    """Train and evaluate the program in a FILE; see `asi-arch train --help`."""
+    _hand_over("services.engineer.tools", "train", context)
+
+
+def _hand_over(module: str, command: str, context: typer.Context) -> None:
+    """Run a service's own tool: torch, for example, is imported below the engineer only."""
+    raise typer.Exit(subprocess.call([sys.executable, "-m", module, command, *context.args]))
+
+
+def main() -> None:
+    """The entry point: what was foreseen to go wrong ends in one sentence."""
+    logs.configure("console", "warning")
+    try:
+        app()
+    except SettingsError as error:
+        _fail(str(error), 2)
+    except (NotFound, AlreadyRunning, ServiceFailed, BusLost, Transient, OSError) as error:
+        _fail(str(error), 1)
+    except grpc.aio.AioRpcError as error:
+        _fail(error.details() or error.code().name, 2 if error.code() is grpc.StatusCode.INVALID_ARGUMENT else 1)
+
+
+def _fail(sentence: str, code: int) -> None:
+    sys.stderr.write(f"asi-arch: {sentence}\n")
+    sys.exit(code)

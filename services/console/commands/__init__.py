@@ -1,0 +1,1 @@
+"""The commands of `asi-arch`, a few to a file."""

@@ -1,0 +1,146 @@
+"""`asi-arch run`: a whole discovery run on one machine."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grpc.aio
+
+from services.chassis.errors import NotFound, SettingsError
+from services.chassis.rpc import channel
+from services.console.archive import all_candidates
+from services.console.local.system import System, running
+from services.console.plan import Flags, budget, run_settings
+from services.console.progress import Progress
+from services.console.rows import Row, row
+from services.console.settings import ConsoleSettings
+from services.console.steer import pause_run, resume_run, start_run
+from services.contracts import archive_pb2 as pb
+from services.contracts import archive_pb2_grpc, events_pb2
+
+POLL_SECONDS = 1.0
+OVER = frozenset({"finished", "stopped"})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended for this command."""
+
+    status: pb.RunStatus
+    rows: list[Row]
+    interrupted: bool
+
+
+async def discover(
+    settings: ConsoleSettings, flags: Flags, name: str | None, resume: bool, progress: Progress
+) -> Outcome:
+    """Start the system and a run (or go on with one), watch it to its end, drain everything.
+
+    Raises SettingsError, NotFound (nothing to resume), ServiceFailed, AlreadyRunning.
+    """
+    wanted = run_settings(flags)
+    interrupted = asyncio.Event()
+    with _on_signals(interrupted):
+        progress.note("starting the services …")
+        async with running(settings, {}) as system, channel(system.client.archive_address, system.client) as connection:
+            archive = archive_pb2_grpc.ArchiveStub(connection)
+            run = await _begin(system, archive, name, resume, wanted, budget(flags) if _has_budget(flags) else None)
+            progress.note(f"run {run} · archive {settings.data_dir / 'archive.db'} · Ctrl-C drains and loses nothing")
+            status, rows = await _watch(system, archive, run, interrupted, progress)
+            if interrupted.is_set() and status.phase not in OVER:
+                progress.note("draining: work in hand is checkpointed, the run is paused …")
+                await pause_run(system.client, run, "interrupted at the terminal")
+            return Outcome(status, rows, interrupted.is_set())
+
+
+async def _begin(
+    system: System,
+    archive: archive_pb2_grpc.ArchiveAsyncStub,
+    name: str | None,
+    resume: bool,
+    wanted: events_pb2.RunSettings,
+    new_budget: events_pb2.Budget | None,
+) -> str:
+    """The name of the run that goes on from here."""
+    runs = {status.run: status for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs}
+    if resume:
+        if not runs or (name and name not in runs):
+            raise NotFound(
+                f"there is no run {name or ''} to resume; runs: {', '.join(runs) or 'none'}".replace("  ", " ")
+            )
+        run = name or next(iter(runs))
+        if runs[run].phase in OVER and new_budget is None:
+            raise SettingsError(f"run {run} has {runs[run].phase}: give it another budget, as in --candidates 20.")
+        await resume_run(system.client, run, new_budget)
+    else:
+        run = name or _new_name(runs)
+        if run in runs:
+            raise SettingsError(f"a run called {run} exists already: choose another --run, or --resume it.")
+        await start_run(system.client, run, wanted)
+    await _until_known(archive, run, runs.get(run))
+    return run
+
+
+async def _until_known(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, before: pb.RunStatus | None) -> None:
+    """Wait until the store has taken what was said to the run."""
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                status = await archive.GetRun(pb.RunRequest(run=run), timeout=5)
+                if before is None or status.sequence > before.sequence:
+                    return
+            await asyncio.sleep(0.1)
+
+
+async def _watch(
+    system: System,
+    archive: archive_pb2_grpc.ArchiveAsyncStub,
+    run: str,
+    interrupted: asyncio.Event,
+    progress: Progress,
+) -> tuple[pb.RunStatus, list[Row]]:
+    with progress:
+        while True:
+            for name in system.supervise():
+                progress.note(f"the {name} ended unexpectedly and was started again")
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                status, rows = await look(archive, run)
+                progress.show(status, rows)
+                if (status.phase in OVER and not status.in_flight) or interrupted.is_set():
+                    return status, rows
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(interrupted.wait(), POLL_SECONDS)
+
+
+async def look(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb.RunStatus, list[Row]]:
+    """A run's status and the rows of all its candidates."""
+    status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+    records = await all_candidates(archive, pb.ListCandidatesRequest(run=run, slim=True))
+    root = status.loss_of_root if status.HasField("loss_of_root") else None
+    return status, [row(one, root) for one in records]
+
+
+def _new_name(runs: dict[str, pb.RunStatus]) -> str:
+    number = len(runs) + 1
+    while f"r{number}" in runs:
+        number += 1
+    return f"r{number}"
+
+
+def _has_budget(flags: Flags) -> bool:
+    return any(one is not None for one in (flags.candidates, flags.hours, flags.gpu_hours, flags.tokens, flags.money))
+
+
+@contextlib.contextmanager
+def _on_signals(interrupted: asyncio.Event) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) asks for a drain; a second one while draining changes nothing."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

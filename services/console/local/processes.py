@@ -1,0 +1,115 @@
+"""Services as child processes: started with settings in their environment, restarted when they die, drained at last."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services.chassis.errors import SettingsError
+from services.chassis.service import SETTINGS_EXIT
+
+RESTARTS = 5
+RESTART_WINDOW_SECONDS = 60.0
+KILL_AFTER_SECONDS = 20.0
+
+
+class ServiceFailed(Exception):  # noqa: N818
+    """A service does not stay up. The message says which and where its log lies."""
+
+
+@dataclass
+class ServiceProcess:
+    """One `python -m services.<name>`, its log, and how often it had to be started again."""
+
+    name: str
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    deaths: list[float] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start it. Its own session keeps a Ctrl-C at the terminal away: the runner drains it in good order."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"services.{self.name}"],
+                env={**_inherited(), **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+
+    def supervise(self) -> bool:
+        """Start it again if it died; whether it had. Raises ServiceFailed, or SettingsError with its own sentence."""
+        if self.process is None or self.process.poll() is None:
+            return False
+        code = self.process.returncode
+        if code == SETTINGS_EXIT:
+            raise SettingsError(f"{self.name}: {self.last_words()}")
+        now = time.monotonic()
+        self.deaths = [one for one in self.deaths if now - one < RESTART_WINDOW_SECONDS] + [now]
+        if len(self.deaths) > RESTARTS:
+            raise ServiceFailed(f"the {self.name} has ended {len(self.deaths)} times in a minute; see {self.log}")
+        self.start()
+        return True
+
+    def terminate(self) -> None:
+        """Ask it to drain."""
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end; kill it (and whatever it started) when it takes longer."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
+        return lines[-1] if lines else f"it ended without a word; see {self.log}"
+
+
+def end_with_parent() -> None:
+    """In a new child: be asked to end when the starting process is gone, however it went (Linux; elsewhere nothing)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def sweep(processes: Iterable[int], seconds: float = 20.0) -> None:
+    """End what an earlier system left behind. Only processes that are ours by their command line are touched."""
+    left = [process for process in processes if _is_ours(process)]
+    for process in left:
+        os.kill(process, signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while (left := [process for process in left if _is_ours(process)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _is_ours(process: int) -> bool:
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return False
+    return b"-m services." in command or b"nats-server" in command
+
+
+def _inherited() -> dict[str, str]:
+    """The caller's environment without settings meant for other processes of this system."""
+    own = ("ASI_LISTEN", "ASI_METRICS_LISTEN")
+    return {name: value for name, value in os.environ.items() if name not in own}

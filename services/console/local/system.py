@@ -1,0 +1,170 @@
+"""A whole laboratory on one machine: broker, store, analyst, judge, engineer, researcher, each in its own process."""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.chassis.rpc import channel
+from services.console.local.broker import Broker, free_port
+from services.console.local.processes import ServiceFailed, ServiceProcess, sweep
+from services.console.settings import ConsoleSettings
+
+# The store first: it creates the streams that the others compare with. At the end it goes last, to hear what they say.
+ORDER = ("store", "analyst", "judge", "engineer", "researcher")
+START_SECONDS = 90.0
+ADDRESSES = {"store": "archive", "engineer": "checker", "analyst": "cognition", "judge": "judge"}
+
+
+class AlreadyRunning(Exception):  # noqa: N818
+    """Another system works on this data folder."""
+
+
+@dataclass
+class System:
+    """The processes of one machine. Use `running` to start one and have it drained again."""
+
+    settings: ConsoleSettings
+    broker: Broker | None
+    services: dict[str, ServiceProcess] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def plan(cls, settings: ConsoleSettings, extra: Mapping[str, str]) -> Self:
+        """Choose ports; `extra` are settings for all services. A broker is planned unless ASI_NATS_URL names one."""
+        broker = None if "ASI_NATS_URL" in os.environ else Broker(settings.data_dir / "nats")
+        system = cls(settings, broker)
+        system.ports = {name: free_port() for name in ORDER}
+        for name in ORDER:
+            log = settings.data_dir / "logs" / f"{name}.log"
+            system.services[name] = ServiceProcess(name, {**system._environment(name), **extra}, log)
+        return system
+
+    @property
+    def nats_url(self) -> str:
+        """Where the broker is."""
+        return self.broker.url if self.broker else self.settings.nats_url
+
+    @property
+    def client(self) -> ConsoleSettings:
+        """The settings with which to talk to this system."""
+        addresses = {f"{ADDRESSES[name]}_address": self._address(name) for name in ADDRESSES}
+        return self.settings.model_copy(update={"nats_url": self.nats_url, **addresses})
+
+    async def start(self) -> None:
+        """Start everything and wait until every service answers. Raises ServiceFailed, SettingsError."""
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        sweep(_left_behind(self.settings))
+        if self.broker:
+            self.broker.start()
+        self.services["store"].start()
+        self._write_file()
+        await self._wait_for("store")
+        for name in ORDER[1:]:
+            self.services[name].start()
+        for name in ORDER[1:]:
+            await self._wait_for(name)
+        self._write_file()
+
+    def supervise(self) -> list[str]:
+        """Start again what died; the names of what had."""
+        restarted = [name for name, service in self.services.items() if service.supervise()]
+        if restarted:
+            self._write_file()
+        return restarted
+
+    async def stop(self) -> None:
+        """Drain all services, the store last, then the broker."""
+        workers = [self.services[name] for name in ORDER[1:]]
+        for service in workers:
+            service.terminate()
+        patience = self.settings.grace_seconds + 20
+        await asyncio.gather(*(asyncio.to_thread(service.wait, patience) for service in workers))
+        self.services["store"].terminate()
+        await asyncio.to_thread(self.services["store"].wait, patience)
+        if self.broker:
+            await asyncio.to_thread(self.broker.stop)
+        with contextlib.suppress(FileNotFoundError):
+            self.settings.system_file.unlink()
+
+    async def _wait_for(self, name: str) -> None:
+        async with channel(self._address(name), self.settings) as connection:
+            check = health_pb2_grpc.HealthStub(connection).Check  # type: ignore[attr-defined]
+            deadline = asyncio.get_running_loop().time() + START_SECONDS
+            while asyncio.get_running_loop().time() < deadline:
+                self.services[name].supervise()
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    answer = await check(health_pb2.HealthCheckRequest(), timeout=1, wait_for_ready=False)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+                await asyncio.sleep(0.1)
+        raise ServiceFailed(f"the {name} did not come up in {START_SECONDS:g} seconds; see {self.services[name].log}")
+
+    def _environment(self, name: str) -> dict[str, str]:
+        addresses = {f"ASI_{ADDRESSES[one].upper()}_ADDRESS": self._address(one) for one in ADDRESSES}
+        return {
+            "ASI_NATS_URL": self.nats_url,
+            "ASI_DATA_DIR": str(self.settings.data_dir.absolute()),
+            "ASI_LISTEN": self._address(name),
+            "ASI_CREATE_STREAMS": "true",
+            "OMP_NUM_THREADS": "1",
+            **addresses,
+        }
+
+    def _address(self, name: str) -> str:
+        return f"127.0.0.1:{self.ports[name]}"
+
+    def _write_file(self) -> None:
+        """For other commands on this machine: where the running system answers."""
+        content = {
+            "pid": os.getpid(),
+            "nats_url": self.nats_url,
+            "addresses": {ADDRESSES[name]: self._address(name) for name in ADDRESSES},
+            "pids": {name: one.process.pid for name, one in self.services.items() if one.process}
+            | ({"broker": self.broker.pid} if self.broker else {}),
+        }
+        temporary = self.settings.system_file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=2))
+        temporary.replace(self.settings.system_file)
+
+
+def _left_behind(settings: ConsoleSettings) -> list[int]:
+    """Processes of a system whose runner was killed."""
+    try:
+        content = json.loads(settings.system_file.read_text())
+        return [int(process) for process in content["pids"].values()]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def running_system(settings: ConsoleSettings) -> dict[str, object] | None:
+    """What system.json says, if the process that wrote it is alive."""
+    try:
+        content: dict[str, object] = json.loads(settings.system_file.read_text())
+        os.kill(int(str(content["pid"])), 0)
+    except (OSError, ValueError, KeyError):
+        return None
+    return content
+
+
+@asynccontextmanager
+async def running(settings: ConsoleSettings, extra: Mapping[str, str]) -> AsyncIterator[System]:
+    """A system that is up, and drained when the context is left. Raises AlreadyRunning."""
+    if (other := running_system(settings)) is not None:
+        raise AlreadyRunning(
+            f"a system of {settings.data_dir} runs already (process {other['pid']}): "
+            "stop it, or set ASI_DATA_DIR to another folder"
+        )
+    system = System.plan(settings, extra)
+    try:
+        await system.start()
+        yield system
+    finally:
+        await system.stop()

@@ -1,0 +1,141 @@
+"""From flags to the settings of a run, and the sentence for a flag that cannot be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.chassis.bus.subjects import run_name
+from services.chassis.errors import SettingsError
+from services.contracts import events_pb2 as pb
+from services.domain.fitness import VERSIONS
+from services.domain.parents import STRATEGIES
+from services.domain.run_state import Budget, RunPolicy
+from services.domain.zoo import baselines as zoo
+
+SCALES = ("tiny", "explore", "verify", "final")
+TINY_BASELINES = ("delta_net", "gated_delta_net", "delta_net_value_skip", "gla", "retnet")
+TINY_CANDIDATES = 6
+# The paper's pool (50, 1–10, 4, 200, 50) is for thousands of candidates; a tiny run has a dozen.
+TINY_POOL = pb.PoolSettings(size=12, parents=4, references=3, cold_start=5, batch=3)
+PAPER_POOL = pb.PoolSettings(size=50, parents=10, references=4, cold_start=200, batch=50)
+PARTS = ("cognition", "analysis", "judge")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the user asked for; None means the scale's default."""
+
+    scale: str = "tiny"
+    mind: str = "offline"
+    candidates: int | None = None
+    hours: float | None = None
+    gpu_hours: float | None = None
+    tokens: int | None = None
+    money: float | None = None
+    seats: int = 2
+    seed: int = 1
+    candidate_seeds: int = 1
+    baseline_seeds: int = 1
+    baselines: Sequence[str] = ()
+    fitness: str = "paper"
+    parent_policy: str = "paper"
+    promotion: str = "none"
+    judge_times: int = 1
+    without: Sequence[str] = ()
+    random_parent: bool = False
+    best_of: int = 1
+    overrides: Sequence[str] = ()
+    policies: Sequence[str] = ()
+
+
+def run_settings(flags: Flags) -> pb.RunSettings:
+    """The settings of a run. Raises SettingsError naming the flag and the fix."""
+    _one_of("--scale", flags.scale, SCALES)
+    _one_of("--fitness", flags.fitness, tuple(VERSIONS))
+    _one_of("--parent-policy", flags.parent_policy, tuple(STRATEGIES))
+    _one_of("--promotion", flags.promotion, ("none", "paper", "halving"))
+    for part in flags.without:
+        _one_of("--without", part, PARTS)
+    if flags.mind not in ("offline", "openai") and not flags.mind.startswith("recorded:"):
+        raise SettingsError(f"--mind is {flags.mind!r}; choose offline, openai or recorded:RUN.")
+    settings = pb.RunSettings(
+        scale=flags.scale,
+        scale_overrides=_pairs("--set", flags.overrides),
+        mind=flags.mind,
+        seats=flags.seats,
+        budget=budget(flags),
+        seed=flags.seed,
+        candidate_seeds=flags.candidate_seeds,
+        baseline_seeds=flags.baseline_seeds,
+        baselines=_baselines(flags),
+        fitness=flags.fitness,
+        pool=TINY_POOL if flags.scale == "tiny" else PAPER_POOL,
+        parent_policy=flags.parent_policy,
+        ablations=pb.Ablations(
+            **{f"without_{part}": True for part in flags.without},
+            random_parent=flags.random_parent,
+            best_of=flags.best_of,
+        ),
+        promotion=flags.promotion,
+        judge_times=flags.judge_times,
+    )
+    settings.policies.update(_pairs("--policy", flags.policies))
+    _must_be_possible(settings)
+    return settings
+
+
+def budget(flags: Flags) -> pb.Budget:
+    """The budget; at scale tiny a handful of candidates if nothing else limits the run."""
+    asked = (flags.candidates, flags.hours, flags.gpu_hours, flags.tokens, flags.money)
+    candidates = TINY_CANDIDATES if all(one is None for one in asked) and flags.scale == "tiny" else flags.candidates
+    return pb.Budget(
+        candidates=candidates,
+        seconds=None if flags.hours is None else flags.hours * 3600,
+        gpu_seconds=None if flags.gpu_hours is None else flags.gpu_hours * 3600,
+        tokens=flags.tokens,
+        money=flags.money,
+    )
+
+
+def checked_run_name(name: str) -> str:
+    """The name, if it can name a run. Raises SettingsError."""
+    try:
+        return run_name(name)
+    except ValueError as error:
+        raise SettingsError(f"--run: {error}.") from None
+
+
+def _baselines(flags: Flags) -> list[str]:
+    known = [one.name for one in zoo()]
+    asked = list(flags.baselines) or list(TINY_BASELINES if flags.scale == "tiny" else known)
+    for name in asked:
+        _one_of("--baselines", name, known)
+    return asked
+
+
+def _must_be_possible(settings: pb.RunSettings) -> None:
+    """Ask the run's policy itself, so that what starts cannot be refused later."""
+    try:
+        RunPolicy(
+            seats=settings.seats,
+            budget=Budget(**{field.name: value for field, value in settings.budget.ListFields()}),
+            baselines=tuple(settings.baselines),
+            candidate_seeds=settings.candidate_seeds,
+            baseline_seeds=settings.baseline_seeds,
+        )
+    except ValueError as error:
+        raise SettingsError(f"{error}.") from None
+
+
+def _one_of(flag: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise SettingsError(f"{flag} is {value!r}; choose one of {', '.join(known)}.")
+
+
+def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise SettingsError(f"{flag} is {text!r}; write it as NAME=VALUE.")
+        pairs[name] = value
+    return pairs

@@ -1,0 +1,119 @@
+"""Live progress of a run: candidates by state, the best so far, the time left."""
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from services.console.rows import Row
+from services.console.tables import number
+from services.contracts import archive_pb2 as pb
+
+STATES = ("requested", "proposed", "training", "trained", "judged", "analysed", "archived", "rejected")
+REST_SECONDS = 15.0
+
+
+class Progress:
+    """Shows where a run stands: a live block on a terminal, a line now and then in a file."""
+
+    def __init__(self, console: Console, quiet: bool = False) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._quiet = quiet
+        self._begun = time.monotonic()
+        self._told = -REST_SECONDS
+        self._ended_at_start: int | None = None
+
+    def __enter__(self) -> "Progress":
+        if self._live and not self._quiet:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live and self._live.is_started:
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        """A sentence that stays."""
+        if not self._quiet:
+            self._console.print(text)
+
+    def show(self, status: pb.RunStatus, rows: Sequence[Row]) -> None:
+        """Where the run stands now."""
+        if self._quiet:
+            return
+        left = self._seconds_left(status)
+        if self._live:
+            self._live.update(_block(status, rows, left))
+        elif time.monotonic() - self._told >= REST_SECONDS:
+            self._told = time.monotonic()
+            self._console.print(_line(status, left))
+
+    def _seconds_left(self, status: pb.RunStatus) -> float | None:
+        """From the pace since this command began; None before anything has ended."""
+        ended, wanted = ended_and_wanted(status)
+        if self._ended_at_start is None:
+            self._ended_at_start = ended
+        done = ended - self._ended_at_start
+        if wanted is None or done < 1:
+            return None
+        return (wanted - ended) * (time.monotonic() - self._begun) / done
+
+
+def ended_and_wanted(status: pb.RunStatus) -> tuple[int, int | None]:
+    """Candidates that ended and, where the budget counts candidates, how many there will be."""
+    ended = status.states.get("archived", 0) + status.states.get("rejected", 0)
+    budget = status.settings.budget
+    wanted = len(status.settings.baselines) + budget.candidates if budget.HasField("candidates") else None
+    return ended, wanted
+
+
+def _block(status: pb.RunStatus, rows: Sequence[Row], left: float | None) -> RenderableType:
+    ended, wanted = ended_and_wanted(status)
+    counts = Table.grid(padding=(0, 2))
+    counts.add_row(*(Text(f"{name} {status.states.get(name, 0)}", style=_style(status, name)) for name in STATES))
+    lines: list[RenderableType] = [
+        Text(f"run {status.run} · {status.phase} · {clock(status.spent.seconds)}{_left(left)}", style="bold")
+    ]
+    if wanted:
+        lines.append(ProgressBar(total=wanted, completed=ended, width=60))
+    lines += [counts, *_in_hand(rows), Text(_best(status))]
+    return Group(*lines)
+
+
+def _style(status: pb.RunStatus, name: str) -> str:
+    if not status.states.get(name, 0):
+        return "dim"
+    return {"archived": "green", "rejected": "red"}.get(name, "yellow")
+
+
+def _in_hand(rows: Sequence[Row]) -> list[Text]:
+    moving = [one for one in rows if one["state"] not in ("archived", "rejected")]
+    return [Text(f"  {one['id']} {one['name'] or '…'}: {one['state']}", style="dim") for one in moving[:6]]
+
+
+def _line(status: pb.RunStatus, left: float | None) -> str:
+    states = ", ".join(f"{status.states[name]} {name}" for name in STATES if status.states.get(name, 0))
+    return f"{clock(status.spent.seconds)} {status.phase}: {states or 'starting'}; {_best(status)}{_left(left)}"
+
+
+def _best(status: pb.RunStatus) -> str:
+    if not status.HasField("best"):
+        return "no candidate is scored yet"
+    loss = number(status.best.loss if status.best.HasField("loss") else None)
+    return f"best {status.best.name} ({status.best.id}): fitness {status.best.fitness:.3f}, loss {loss}"
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f" · about {clock(seconds)} left"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as in 1:02:03."""
+    whole = int(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
