@@ -1,6 +1,6 @@
 # make run    a real discovery run on this machine (CANDIDATES=3 for a shorter one)
 # make test   the whole test suite but for what is marked slow
-# make check  format, lint, types, import arrows, contracts
+# make check  lint, format, types, import arrows, contracts (make fmt puts the format right)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 CANDIDATES ?=
 
-.PHONY: run test setup check fmt proto clean
+.PHONY: run test setup check fmt proto release-contracts clean
 
 run: setup
 	$(BIN)/asi-arch run $(if $(CANDIDATES),--candidates $(CANDIDATES)) $(ARGS)
@@ -26,10 +26,34 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+fmt: setup
+	$(BIN)/ruff check -q --fix .
+	$(BIN)/ruff format -q .
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	@rm -rf build/contracts && mkdir -p build/contracts
+	$(call PROTOC,build/contracts) > /dev/null 2>&1
+	diff -r -x __pycache__ -x '__init__.py' build/contracts/services/contracts services/contracts
+	$(call DESCRIPTORS,build/contracts/new.binpb)
+	$(BIN)/python proto/breaking.py proto/released.binpb build/contracts/new.binpb
+
 # Generated code is committed, so that nobody needs a compiler to run; `make check` regenerates and compares.
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) --grpc_python_out=$(1) \
 	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=$(1) \
 	--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=$(1) proto/services/contracts/*.proto
 
+DESCRIPTORS = $(BIN)/python -m grpc_tools.protoc -I proto --include_imports --descriptor_set_out=$(1) proto/services/contracts/*.proto
+
 proto: setup
 	$(call PROTOC,.)
+
+# What the next change of a contract is compared with: run once per release.
+release-contracts: setup
+	$(call DESCRIPTORS,proto/released.binpb)
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
