@@ -1,0 +1,144 @@
+"""One batch of messages folded into what a backend has to write. Pure: no database here, the same for every backend.
+
+A backend reads what `needs` names into a `Standing`, calls `fold`, and writes the `Effects`, all in one transaction.
+Later messages of a batch see what earlier ones did.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from google.protobuf.message import DecodeError
+
+from services.chassis.bus import Logged
+from services.contracts import events_pb2
+from services.store.port import CandidateRow, Change, LogRow, OutOfOrder, PoolRow, React, RunRow
+from services.store.projection import project, read
+
+Key = tuple[str, str]
+"""A run and the id of a candidate in it."""
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A message that is due, read; `event` is None where its body is no event."""
+
+    log: LogRow
+    event: events_pb2.Event | None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What has to be read before a batch can be folded."""
+
+    runs: frozenset[str]
+    candidates: frozenset[Key]
+    ids: frozenset[str]
+
+
+@dataclass
+class Standing:
+    """What the archive holds of the things that a batch touches; `fold` brings it up to date."""
+
+    runs: dict[str, RunRow] = field(default_factory=dict)
+    rows: dict[Key, CandidateRow] = field(default_factory=dict)
+    accepted: dict[str, int] = field(default_factory=dict)  # event id → the sequence at which it counted
+
+
+@dataclass
+class Effects:
+    """Everything that a batch writes."""
+
+    sequence: int
+    changes: list[Change] = field(default_factory=list)
+    answers: dict[str, events_pb2.Event] = field(default_factory=dict)  # by event id
+    stored: list[str] = field(default_factory=list)  # ids that the log holds now: no need to publish them
+    runs: dict[str, RunRow] = field(default_factory=dict)
+    rows: dict[Key, CandidateRow] = field(default_factory=dict)
+    proposed: dict[Key, int] = field(default_factory=dict)  # the sequence at which a candidate got its program
+
+    @property
+    def logs(self) -> list[LogRow]:
+        """What is remembered of each message, in order."""
+        return [change.log for change in self.changes]
+
+    @property
+    def pools(self) -> list[PoolRow]:
+        """The pool snapshots, in order."""
+        return [change.pool for change in self.changes if change.pool]
+
+
+def due(messages: Sequence[Logged], applied: int) -> list[Incoming]:
+    """The messages that the archive has not applied yet, read. Raises OutOfOrder at the first gap."""
+    incoming: list[Incoming] = []
+    for message in messages:
+        if message.sequence <= applied:
+            continue
+        if message.sequence != applied + 1:
+            raise OutOfOrder(f"event {message.sequence} came, but {applied + 1} is missing before it")
+        incoming.append(_incoming(message))
+        applied = message.sequence
+    return incoming
+
+
+def needs(incoming: Sequence[Incoming]) -> Needs:
+    """What a batch refers to."""
+    events = [one.event for one in incoming if one.event is not None]
+    return Needs(
+        runs=frozenset(event.run for event in events),
+        candidates=frozenset((event.run, event.candidate) for event in events if event.candidate),
+        ids=frozenset(event.id for event in events),
+    )
+
+
+def fold(incoming: Sequence[Incoming], standing: Standing, react: React | None) -> Effects:
+    """The effects of a batch on what stands."""
+    effects = Effects(sequence=incoming[-1].log.sequence)
+    for one in incoming:
+        change = _change(one, standing)
+        effects.changes.append(change)
+        if not change.log.accepted or one.event is None:
+            continue
+        _remember(change, standing, effects)
+        effects.answers.pop(one.event.id, None)
+        effects.stored.append(one.event.id)
+        for answer in react(change, one.event, change.log.sha256) if react else ():
+            effects.answers[answer.id] = answer
+    return effects
+
+
+def _incoming(message: Logged) -> Incoming:
+    sha256 = hashlib.sha256(message.body).digest()
+    try:
+        event, log = read(message, sha256)
+    except DecodeError:
+        parts = message.subject.split(".")
+        run = parts[2] if len(parts) > 2 else ""
+        reason = "its body is no event that this version can read"
+        return Incoming(LogRow(message.sequence, run, "", sha256, events_pb2.Event(), False, reason), None)
+    return Incoming(log, event)
+
+
+def _change(one: Incoming, standing: Standing) -> Change:
+    event, log = one.event, one.log
+    if event is None:
+        return Change(log)
+    if seen := standing.accepted.get(event.id):
+        return Change(replace(log, accepted=False, refused_because=f"seen already at sequence {seen}"))
+    try:
+        return project(event, log, standing.runs.get(event.run), standing.rows.get((event.run, event.candidate)))
+    except ValueError as error:
+        return Change(replace(log, accepted=False, refused_because=f"it cannot be applied: {error}"))
+
+
+def _remember(change: Change, standing: Standing, effects: Effects) -> None:
+    log = change.log
+    standing.accepted[log.event.id] = log.sequence
+    if change.run:
+        standing.runs[log.run] = effects.runs[log.run] = change.run
+    if change.candidate:
+        key = (log.run, log.candidate)
+        before = standing.rows.get(key)
+        if change.candidate.record.HasField("proposal") and not (before and before.record.HasField("proposal")):
+            effects.proposed[key] = log.sequence
+        standing.rows[key] = effects.rows[key] = change.candidate

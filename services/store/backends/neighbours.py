@@ -1,0 +1,156 @@
+"""Near motivations and programs, for every backend: indices in memory that follow what the database holds.
+
+An index is filled at its first question and takes in only what is newer at the next. Programs are fingerprinted at the
+first question that meets them, not while events are applied: parsing costs milliseconds, applying must not.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from services.domain.structure import Fingerprint, fingerprint, similarity
+from services.store.backends.nearest import HASHES, MotivationIndex, ProgramIndex, Scored, Sketched, unit
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+PAGE = 2000
+KEPT = 4
+"""Indices kept in memory of each kind; the one unused for longest goes first."""
+
+FINALISTS = 64
+"""Programs compared run by run after sketches have chosen them."""
+
+
+@dataclass(frozen=True)
+class StoredVector:
+    """A motivation's embedding: float32, little-endian."""
+
+    sequence: int
+    candidate: str
+    vector: bytes
+
+
+@dataclass(frozen=True)
+class StoredProgram:
+    """A program's place in the run; `sketched` is None while nobody has fingerprinted it."""
+
+    sequence: int
+    candidate: str
+    sketched: Sketched | None
+
+
+class Source(Protocol):
+    """What a backend keeps for these searches. Pages are in the order of sequences; `runs` may be left empty there."""
+
+    async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:
+        """Embeddings that came after a sequence."""
+        ...
+
+    async def programs(self, run: str, after: int, limit: int) -> list[StoredProgram]:
+        """Programs that came after a sequence."""
+        ...
+
+    async def program_texts(self, run: str, ids: Sequence[str]) -> dict[str, str]:
+        """The programs of candidates."""
+        ...
+
+    async def program_runs(self, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
+        """Fingerprints, with their runs."""
+        ...
+
+    async def save_fingerprints(self, found: Sequence[tuple[int, Sketched]]) -> None:
+        """Remember fingerprints by the sequence of their program."""
+        ...
+
+
+class Neighbours:
+    """Answers by ids; one question at a time."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._lock = asyncio.Lock()
+        self._motivations: OrderedDict[tuple[str, str], MotivationIndex] = OrderedDict()
+        self._programs: OrderedDict[str, ProgramIndex] = OrderedDict()
+
+    async def motivations(
+        self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
+    ) -> list[Scored]:
+        """The nearest by cosine in one embedder's space."""
+        wanted = unit(embedding)
+        async with self._lock:
+            index = await self._follow_motivations(run, embedder)
+            return await asyncio.to_thread(index.nearest, wanted, count, except_id) if index else []
+
+    async def programs(self, run: str, program: str, count: int, except_id: str) -> tuple[list[Scored], int]:
+        """The nearest by structure, and how many of them, which come first, are of the same structure."""
+        wanted = await asyncio.to_thread(fingerprint, program)
+        async with self._lock:
+            index = await self._follow_programs(run)
+            same = index.same(wanted.digest, except_id)[:count]
+            sketch = Sketched.of(wanted).sketch
+            likely = await asyncio.to_thread(index.likely, sketch, max(FINALISTS, 4 * count), except_id)
+        others = await self._source.program_runs(run, [one for one in likely if one not in same])
+        scored = await asyncio.to_thread(_compare, wanted, others)
+        return ([(one, 1.0) for one in same] + scored)[:count], len(same)
+
+    async def _follow_motivations(self, run: str, embedder: str) -> MotivationIndex | None:
+        key = (run, embedder)
+        index = self._motivations.pop(key, None)
+        while page := await self._source.vectors(run, embedder, index.last if index else 0, PAGE):
+            index = index or MotivationIndex(len(page[0].vector) // 4)
+            for row in page:
+                index.add(row.sequence, row.candidate, row.vector)
+        if index:
+            _keep(self._motivations, key, index)
+        return index
+
+    async def _follow_programs(self, run: str) -> ProgramIndex:
+        index = self._programs.pop(run, None) or ProgramIndex()
+        while page := await self._source.programs(run, index.last, PAGE):
+            fresh = await self._fingerprint(run, [row for row in page if row.sketched is None])
+            for row in page:
+                known = row.sketched or fresh[row.sequence]
+                index.add(row.sequence, row.candidate, known.digest, known.sketch)
+        _keep(self._programs, run, index)
+        return index
+
+    async def _fingerprint(self, run: str, rows: Sequence[StoredProgram]) -> dict[int, Sketched]:
+        """Fingerprint what nobody has, and remember it."""
+        if not rows:
+            return {}
+        texts = await self._source.program_texts(run, [row.candidate for row in rows])
+        found = await asyncio.to_thread(lambda: {row.sequence: _sketch(texts[row.candidate]) for row in rows})
+        await self._source.save_fingerprints(list(found.items()))
+        return found
+
+
+def _keep(indices: "OrderedDict[K, V]", key: K, index: V) -> None:
+    indices[key] = index
+    while len(indices) > KEPT:
+        indices.popitem(last=False)
+
+
+def _sketch(program: str) -> Sketched:
+    try:
+        return Sketched.of(fingerprint(program))
+    except ValueError:
+        return Sketched.none()
+
+
+def _compare(wanted: Fingerprint, others: dict[str, Sketched]) -> list[Scored]:
+    """Every finalist's true similarity, best first, ties by id."""
+    scored = [(one, similarity(wanted, other.fingerprint())) for one, other in others.items()]
+    return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
+
+
+def sketch_from(digest: str, sketch: bytes, runs: bytes = b"") -> Sketched:
+    """A fingerprint as a database keeps it."""
+    values = np.frombuffer(sketch, "<u4")
+    if values.size != HASHES:
+        raise ValueError(f"a stored sketch has {values.size} numbers instead of {HASHES}")
+    return Sketched(digest, values.astype(np.uint32), runs)

@@ -1,0 +1,118 @@
+"""What the backends keep beside a candidate's serialised record: the slim columns that questions are answered from."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.contracts import archive_pb2, candidate_pb2
+from services.store.port import SORTS, CandidateRow, Query
+
+Value = str | int | float | bytes | None
+
+MOST = 2**63 - 1
+"""The greatest whole number that both databases hold."""
+
+SORT_COLUMNS: Mapping[str, tuple[str, bool]] = {
+    "fitness": ("fitness", True),
+    "loss": ("loss", False),
+    "benchmark": ("benchmark", True),
+    "parameters": ("parameters", False),
+    "time": ("seconds", False),
+    "stage": ("stage", False),
+    "state": ("state", False),
+}
+"""What each sort reads, and whether the highest is the best."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a query's answers are sorted; ties always by id."""
+
+    column: str
+    descending: bool
+
+    @classmethod
+    def of(cls, query: Query) -> "Order":
+        """ValueError names the field of an impossible query."""
+        if query.sort not in SORT_COLUMNS:
+            raise ValueError(f"sort must be one of {', '.join(SORTS)}, not {query.sort!r}")
+        if query.offset < 0 or query.limit < 0:
+            raise ValueError(f"offset and limit must not be negative, but are {query.offset} and {query.limit}")
+        column, highest_first = SORT_COLUMNS[query.sort]
+        return cls(column, highest_first != query.reverse)
+
+
+def record_bytes(record: candidate_pb2.Candidate) -> bytes:
+    """The record as it is stored and digested: equal records give equal bytes."""
+    return record.SerializeToString(deterministic=True)
+
+
+def columns(row: CandidateRow) -> dict[str, Value]:
+    """The slim columns of a candidate. Absent and not finite numbers are None."""
+    record = row.record
+    proposal, training = record.proposal, record.training
+    return {
+        "run": record.run,
+        "id": record.id,
+        "name": proposal.name,
+        "number": record.request.number,
+        "kind": int(record.kind),
+        "state": int(record.state),
+        "stage": record.stage,
+        "fitness": _finite(row.fitness),
+        "loss": _finite(training.loss if training.HasField("loss") else None),
+        "benchmark": _finite(training.benchmark if training.HasField("benchmark") else None),
+        "parameters": _parameters(record),
+        "seconds": _finite(sum(seed.measurements.seconds for seed in training.seeds) if training.seeds else None),
+        "requested": row.requested,
+        "ended": row.ended,
+        "parent": proposal.parent or None,
+        "structure": proposal.structure,
+        "proposed": int(record.HasField("proposal")),
+        "head_id": row.head_id,
+        "head_sha": row.head_sha,
+        "attempt": row.attempt,
+    }
+
+
+def candidate_row(record: bytes, slim: Mapping[str, Value]) -> CandidateRow:
+    """The row that :func:`columns` and :func:`record_bytes` were made from."""
+    attempt, requested, ended = slim["attempt"], slim["requested"], slim["ended"]
+    assert isinstance(attempt, int) and isinstance(requested, int)  # noqa: S101, PT018 - as written above
+    assert ended is None or isinstance(ended, int)  # noqa: S101
+    head_sha = slim["head_sha"]
+    assert isinstance(head_sha, bytes)  # noqa: S101
+    return CandidateRow(
+        candidate_pb2.Candidate.FromString(record), str(slim["head_id"]), head_sha, attempt, requested, ended
+    )
+
+
+NODE = ("id", "parent", "name", "fitness", "loss", "state", "stage", "kind", "number", "benchmark", "parameters")
+"""The columns of a tree node; `TreeNode` calls them the same."""
+
+
+def tree_node(slim: Mapping[str, Value]) -> archive_pb2.TreeNode:
+    """A node from its columns; what is absent stays absent."""
+    return archive_pb2.TreeNode(**{name: slim[name] for name in NODE if slim[name] is not None})  # type: ignore[arg-type]
+
+
+def move_outcome(
+    moves: list[str], fitness: float | None, parents: float | None, state: int, structure: str
+) -> archive_pb2.MoveOutcome:
+    """What a proposal's moves brought: its fitness minus its parent's, absent unless both are known."""
+    gain = None if fitness is None or parents is None else fitness - parents
+    rejected = state == candidate_pb2.STATE_REJECTED
+    return archive_pb2.MoveOutcome(moves=moves, gain=gain, rejected=rejected, structure=structure)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _parameters(record: candidate_pb2.Candidate) -> int | None:
+    """As measured in training, else as counted by the check."""
+    for seed in record.training.seeds:
+        if seed.measurements.parameters:
+            return min(seed.measurements.parameters, MOST)
+    check = record.proposal.check
+    return min(check.parameters, MOST) if check.HasField("parameters") else None

@@ -1,0 +1,223 @@
+"""The embedded archive: one SQLite file in WAL mode, synchronous=FULL.
+
+Three threads, each with a connection of its own: one writes, one answers quick questions, one takes the long ones
+(digests, logs, the feeding of searches, backups). Readers never wait for the writer.
+"""
+
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from services.chassis.bus import Logged
+from services.contracts import archive_pb2, candidate_pb2, events_pb2
+from services.store.backends.nearest import Scored, Sketched
+from services.store.backends.neighbours import Neighbours, StoredProgram, StoredVector
+from services.store.backends.sqlite import history, queries, writing
+from services.store.backends.sqlite.connection import Thread, connect
+from services.store.backends.sqlite.schema import migrate
+from services.store.port import (
+    ArchiveUnavailable,
+    CandidateRow,
+    Change,
+    LogRow,
+    Near,
+    Outgoing,
+    Page,
+    PoolRow,
+    Query,
+    React,
+    Reservation,
+    RunRow,
+)
+
+LOG_PAGE = 1000
+
+
+class SqliteArchive:
+    """`services.store.port.Archive` in one file. Only one process may write to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path
+        self._writer = Thread(path, "write", writes=True)
+        self._reader = Thread(path, "read", writes=False)
+        self._scanner = Thread(path, "scan", writes=False)
+        self._neighbours = Neighbours(self)
+
+    async def open(self) -> None:
+        """Create the file or bring it up to date. Raises SettingsError where it is from a newer version or damaged."""
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArchiveUnavailable(f"{self._file}: {error.strerror}") from error
+        await self._writer.do(migrate, str(self._file))
+
+    async def close(self) -> None:
+        """Wait for what is running and close the file."""
+        for thread in (self._reader, self._scanner, self._writer):
+            await thread.close()
+
+    async def healthy(self) -> bool:
+        """Whether the file can be read."""
+        try:
+            await self._reader.do(writing.applied)
+        except (ArchiveUnavailable, sqlite3.Error):
+            return False
+        return True
+
+    async def apply(self, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
+        """See the port."""
+        return await self._writer.do(writing.apply, messages, react)
+
+    async def applied(self) -> int:
+        """See the port."""
+        return await self._reader.do(writing.applied)
+
+    async def outbox(self, limit: int = 200) -> list[Outgoing]:
+        """See the port."""
+        found = await self._reader.do(writing.outbox, limit)
+        return [Outgoing(number, events_pb2.Event.FromString(body)) for number, body in found]
+
+    async def sent(self, numbers: Sequence[int]) -> None:
+        """See the port."""
+        await self._writer.do(writing.sent, numbers)
+
+    async def reserve(self, run: str, tokens: int, nanodollars: int | None) -> int:
+        """See the port."""
+        return await self._writer.do(writing.reserve, run, tokens, nanodollars)
+
+    async def unreserve(self, number: int) -> None:
+        """See the port."""
+        await self._writer.do(writing.unreserve, number)
+
+    async def reservations(self) -> list[Reservation]:
+        """See the port."""
+        return await self._reader.do(queries.reservations)
+
+    async def run(self, run: str) -> RunRow:
+        """See the port."""
+        return await self._reader.do(queries.run_named, run)
+
+    async def runs(self) -> list[RunRow]:
+        """See the port."""
+        return await self._reader.do(queries.runs)
+
+    async def candidate(self, run: str, candidate: str) -> CandidateRow:
+        """See the port."""
+        return await self._reader.do(queries.candidate, run, candidate)
+
+    async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
+        """See the port."""
+        return await self._reader.do(queries.candidates, run, ids)
+
+    async def list_candidates(self, query: Query) -> Page:
+        """See the port."""
+        return await self._reader.do(queries.list_candidates, query)
+
+    async def state_counts(self, run: str) -> dict[int, int]:
+        """See the port."""
+        return await self._reader.do(queries.state_counts, run)
+
+    async def tree(self, run: str) -> list[archive_pb2.TreeNode]:
+        """See the port."""
+        return await self._scanner.do(queries.tree, run)
+
+    async def subtree(self, run: str, candidate: str) -> list[archive_pb2.TreeNode]:
+        """See the port."""
+        return await self._scanner.do(queries.subtree, run, candidate)
+
+    async def children(self, run: str, candidate: str) -> list[str]:
+        """See the port."""
+        return await self._reader.do(queries.children, run, candidate)
+
+    async def path(self, run: str, candidate: str) -> list[str]:
+        """See the port."""
+        return await self._reader.do(queries.path, run, candidate)
+
+    async def pool(self, run: str, at_sequence: int = 0) -> PoolRow | None:
+        """See the port."""
+        return await self._reader.do(queries.pool, run, at_sequence)
+
+    async def baselines(self, run: str) -> list[candidate_pb2.Candidate]:
+        """See the port."""
+        return await self._reader.do(queries.baselines, run)
+
+    async def moves(self, run: str, limit: int) -> list[archive_pb2.MoveOutcome]:
+        """See the port."""
+        return await self._reader.do(queries.moves, run, limit)
+
+    async def recent_rejections(self, run: str, limit: int) -> list[candidate_pb2.Candidate]:
+        """See the port."""
+        return await self._reader.do(queries.recent_rejections, run, limit)
+
+    async def nearest_motivations(
+        self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
+    ) -> list[Near]:
+        """See the port."""
+        run = await self._reader.do(queries.known, run)
+        scored = await self._neighbours.motivations(run, embedding, embedder, count, except_id)
+        return await self._near(run, scored, same=0)
+
+    async def nearest_programs(self, run: str, program: str, count: int, except_id: str) -> list[Near]:
+        """See the port."""
+        run = await self._reader.do(queries.known, run)
+        scored, same = await self._neighbours.programs(run, program, count, except_id)
+        return await self._near(run, scored, same)
+
+    async def chain(self, run: str, candidate: str) -> list[LogRow]:
+        """See the port."""
+        return await self._reader.do(history.chain, run, candidate)
+
+    async def log(self, run: str) -> AsyncIterator[LogRow]:
+        """See the port."""
+        run, after = await self._scanner.do(queries.known, run), 0
+        while page := await self._scanner.do(history.log_page, run, after, LOG_PAGE):
+            for row in page:
+                yield row
+            after = page[-1].sequence
+
+    async def digest(self, run: str) -> tuple[str, int]:
+        """See the port."""
+        return await self._scanner.do(history.digest, run)
+
+    async def backup(self, path: Path) -> None:
+        """A copy of one moment, made with SQLite's online backup; it is an archive by itself."""
+        await self._scanner.do(_copy, path)
+
+    async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:
+        """See `neighbours.Source`."""
+        return await self._scanner.do(history.vectors, run, embedder, after, limit)
+
+    async def programs(self, run: str, after: int, limit: int) -> list[StoredProgram]:
+        """See `neighbours.Source`."""
+        return await self._scanner.do(history.programs, run, after, limit)
+
+    async def program_texts(self, run: str, ids: Sequence[str]) -> dict[str, str]:
+        """See `neighbours.Source`."""
+        return await self._scanner.do(history.program_texts, run, ids)
+
+    async def program_runs(self, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
+        """See `neighbours.Source`."""
+        return await self._scanner.do(history.program_runs, run, ids)
+
+    async def save_fingerprints(self, found: Sequence[tuple[int, Sketched]]) -> None:
+        """See `neighbours.Source`."""
+        rows = [(one.digest, one.sketch.astype("<u4").tobytes(), one.runs, sequence) for sequence, one in found]
+        await self._writer.do(writing.save_fingerprints, rows)
+
+    async def _near(self, run: str, scored: Sequence[Scored], same: int) -> list[Near]:
+        records = {one.id: one for one in await self.candidates(run, [name for name, _ in scored])}
+        return [
+            Near(records[name], max(0.0, min(1.0, similarity)), place < same)
+            for place, (name, similarity) in enumerate(scored)
+            if name in records
+        ]
+
+
+def _copy(connection: sqlite3.Connection, path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: a backup never overwrites")
+    target = connect(path, writes=True)
+    try:
+        connection.backup(target)
+    finally:
+        target.close()

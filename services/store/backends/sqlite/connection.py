@@ -1,0 +1,113 @@
+"""One SQLite connection and the one thread that may touch it."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from services.chassis.errors import SettingsError
+from services.store.port import ArchiveUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BUSY_SECONDS = 5.0
+_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_PERM,
+    }
+)
+
+
+class Thread:
+    """Runs functions that get the connection, one after the other, away from the event loop.
+
+    A caller that is cancelled no longer waits, but the function still runs to its end.
+    """
+
+    def __init__(self, path: Path, name: str, writes: bool) -> None:
+        self._path = path
+        self._writes = writes
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"archive-{name}")
+        self._connection: sqlite3.Connection | None = None
+
+    async def do(self, task: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The task's answer. Raises ArchiveUnavailable when the file cannot be read or written just now."""
+
+        def work() -> T:
+            with translated(self._path):
+                return task(self._connected(), *args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def close(self) -> None:
+        """Close the connection and end the thread."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._disconnect)
+        self._executor.shutdown()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connect(self._path, self._writes)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def connect(path: Path, writes: bool) -> sqlite3.Connection:
+    """A connection in autocommit mode: transactions are begun by hand. Only a writing one creates the file."""
+    mode = "rwc" if writes else "rw"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None
+    )
+    connection.row_factory = sqlite3.Row
+    if writes:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    else:
+        connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA cache_size = -65536")  # 64 MiB
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, begin: str = "BEGIN") -> Iterator[None]:
+    """All or nothing; a reading one sees a single moment."""
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """What SQLite says about its file, in the port's words; our own mistakes in SQL stay as they are."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _AWAY:
+            raise ArchiveUnavailable(f"{path}: {error}") from error
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise SettingsError(
+                f"ASI_ARCHIVE_URL: {path} is no sound SQLite file ({error}): restore a backup or replay the log."
+            ) from error
+        raise

@@ -1,0 +1,93 @@
+"""The tables of the embedded archive and the steps from each version of them to the next.
+
+Slim columns and fat records lie apart: lists, trees and statistics never read a record they do not return.
+"""
+
+import sqlite3
+
+from services.chassis.errors import SettingsError
+from services.store.backends.sqlite.connection import transaction
+
+_FIRST = """
+CREATE TABLE progress (one INTEGER PRIMARY KEY CHECK (one = 1), applied INTEGER NOT NULL) STRICT;
+INSERT INTO progress VALUES (1, 0);
+
+CREATE TABLE runs (
+    run TEXT PRIMARY KEY, started INTEGER NOT NULL, changed INTEGER NOT NULL, dead_letters INTEGER NOT NULL,
+    origin TEXT NOT NULL, settings BLOB NOT NULL, state TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX runs_by_age ON runs (started);
+
+CREATE TABLE candidates (
+    run TEXT NOT NULL, id TEXT NOT NULL, name TEXT NOT NULL, number INTEGER NOT NULL,
+    kind INTEGER NOT NULL, state INTEGER NOT NULL, stage TEXT NOT NULL,
+    fitness REAL, loss REAL, benchmark REAL, parameters INTEGER, seconds REAL,
+    requested INTEGER NOT NULL, ended INTEGER, parent TEXT, structure TEXT NOT NULL, proposed INTEGER NOT NULL,
+    moves TEXT NOT NULL, head_id TEXT NOT NULL, head_sha BLOB NOT NULL, attempt INTEGER NOT NULL,
+    PRIMARY KEY (run, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX candidates_by_fitness ON candidates (run, fitness IS NULL, fitness DESC, id);
+CREATE INDEX candidates_by_loss ON candidates (run, loss IS NULL, loss, id);
+CREATE INDEX candidates_by_benchmark ON candidates (run, benchmark IS NULL, benchmark DESC, id);
+CREATE INDEX candidates_by_parameters ON candidates (run, parameters IS NULL, parameters, id);
+CREATE INDEX candidates_by_seconds ON candidates (run, seconds IS NULL, seconds, id);
+CREATE INDEX candidates_by_name ON candidates (run, name);
+CREATE INDEX candidates_by_parent ON candidates (run, parent, fitness IS NULL, fitness DESC, id);
+CREATE INDEX candidates_by_state ON candidates (run, state, requested);
+CREATE INDEX candidates_by_kind ON candidates (run, kind, requested);
+
+CREATE TABLE records (run TEXT NOT NULL, id TEXT NOT NULL, record BLOB NOT NULL, PRIMARY KEY (run, id)) STRICT;
+
+CREATE TABLE pools (
+    run TEXT NOT NULL, sequence INTEGER NOT NULL, entries INTEGER NOT NULL, members BLOB NOT NULL,
+    PRIMARY KEY (run, sequence)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE log (
+    sequence INTEGER PRIMARY KEY, run TEXT NOT NULL, candidate TEXT NOT NULL, event_id TEXT NOT NULL,
+    sha256 BLOB NOT NULL, accepted INTEGER NOT NULL, refused_because TEXT NOT NULL, event BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX log_accepted ON log (event_id) WHERE accepted = 1;
+CREATE INDEX log_by_candidate ON log (run, candidate, sequence);
+CREATE INDEX log_by_run ON log (run, sequence);
+
+CREATE TABLE motivations (
+    sequence INTEGER PRIMARY KEY, run TEXT NOT NULL, id TEXT NOT NULL, embedder TEXT NOT NULL, vector BLOB NOT NULL
+) STRICT;
+CREATE INDEX motivations_by_space ON motivations (run, embedder, sequence);
+
+CREATE TABLE programs (
+    sequence INTEGER PRIMARY KEY, run TEXT NOT NULL, id TEXT NOT NULL, digest TEXT, sketch BLOB, runs BLOB
+) STRICT;
+CREATE INDEX programs_by_run ON programs (run, sequence);
+CREATE INDEX programs_by_id ON programs (run, id);
+
+CREATE TABLE outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL, body BLOB NOT NULL) STRICT;
+CREATE INDEX outbox_by_event ON outbox (event_id);
+
+CREATE TABLE reservations (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, tokens INTEGER NOT NULL, nanodollars INTEGER
+) STRICT;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+"""Step N brings version N to N + 1: statements with semicolons between. A released step never changes."""
+
+
+def migrate(connection: sqlite3.Connection, path: str, steps: tuple[str, ...] = MIGRATIONS) -> None:
+    """Bring the schema up to date, in one transaction.
+
+    Raises:
+        SettingsError: the file was written by a newer version of this program.
+    """
+    with transaction(connection, "BEGIN IMMEDIATE"):
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(steps):
+            raise SettingsError(
+                f"ASI_ARCHIVE_URL: {path} has schema version {version}, but this version knows only {len(steps)}: "
+                "upgrade, or replay the log into another file."
+            )
+        for step in steps[version:]:
+            for statement in step.split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(steps)}")

@@ -1,0 +1,148 @@
+"""Applying events: everything in here runs in the writing thread, one transaction per batch."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from services.chassis.bus import Logged
+from services.chassis.events import body_of
+from services.contracts import events_pb2
+from services.domain.run_state import state_from_json, state_to_json
+from services.store.backends.folding import Effects, Key, Needs, Standing, due, fold, needs
+from services.store.backends.rows import candidate_row, columns, record_bytes
+from services.store.backends.sqlite.connection import transaction
+from services.store.port import CandidateRow, Change, LogRow, PoolRow, React, RunRow
+
+
+def apply(connection: sqlite3.Connection, messages: Sequence[Logged], react: React | None) -> list[Change]:
+    """Apply a batch, all of it or nothing. Raises OutOfOrder."""
+    with transaction(connection, "BEGIN IMMEDIATE"):
+        incoming = due(messages, applied(connection))
+        if not incoming:
+            return []
+        effects = fold(incoming, _stand(connection, needs(incoming)), react)
+        _write(connection, effects)
+    return effects.changes
+
+
+def applied(connection: sqlite3.Connection) -> int:
+    """The sequence of the last applied message."""
+    sequence: int = connection.execute("SELECT applied FROM progress").fetchone()[0]
+    return sequence
+
+
+def outbox(connection: sqlite3.Connection, limit: int) -> list[tuple[int, bytes]]:
+    """Numbers and bodies of what waits to be published, oldest first."""
+    rows = connection.execute("SELECT number, body FROM outbox ORDER BY number LIMIT ?", (limit,))
+    return [(row["number"], row["body"]) for row in rows]
+
+
+def sent(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
+    """Forget outbox entries."""
+    with transaction(connection, "BEGIN IMMEDIATE"):
+        connection.executemany("DELETE FROM outbox WHERE number = ?", [(number,) for number in numbers])
+
+
+def reserve(connection: sqlite3.Connection, run: str, tokens: int, nanodollars: int | None) -> int:
+    """Set aside; the new reservation's number."""
+    done = connection.execute(
+        "INSERT INTO reservations (run, tokens, nanodollars) VALUES (?, ?, ?)", (run, tokens, nanodollars)
+    )
+    assert done.lastrowid is not None  # noqa: S101 - an INSERT has one
+    return done.lastrowid
+
+
+def unreserve(connection: sqlite3.Connection, number: int) -> None:
+    """Free a reservation."""
+    connection.execute("DELETE FROM reservations WHERE number = ?", (number,))
+
+
+def save_fingerprints(connection: sqlite3.Connection, found: Iterable[tuple[str, bytes, bytes, int]]) -> None:
+    """Remember digest, sketch and token runs of programs by sequence."""
+    with transaction(connection, "BEGIN IMMEDIATE"):
+        connection.executemany("UPDATE programs SET digest = ?, sketch = ?, runs = ? WHERE sequence = ?", found)
+
+
+def read_run(row: sqlite3.Row) -> RunRow:
+    """A run from its columns."""
+    settings = events_pb2.RunSettings.FromString(row["settings"])
+    state = state_from_json(json.loads(row["state"]))
+    return RunRow(row["run"], settings, state, row["started"], row["changed"], row["dead_letters"], row["origin"])
+
+
+def read_candidate(connection: sqlite3.Connection, run: str, candidate: str) -> CandidateRow | None:
+    """A candidate by id."""
+    row = connection.execute(
+        "SELECT c.head_id, c.head_sha, c.attempt, c.requested, c.ended, r.record FROM candidates c "
+        "JOIN records r ON r.run = c.run AND r.id = c.id WHERE c.run = ? AND c.id = ?",
+        (run, candidate),
+    ).fetchone()
+    return candidate_row(row["record"], dict(row)) if row else None
+
+
+def _stand(connection: sqlite3.Connection, wanted: Needs) -> Standing:
+    standing = Standing()
+    for run in wanted.runs:
+        if row := connection.execute("SELECT * FROM runs WHERE run = ?", (run,)).fetchone():
+            standing.runs[run] = read_run(row)
+    for run, candidate in wanted.candidates:
+        if found := read_candidate(connection, run, candidate):
+            standing.rows[run, candidate] = found
+    for event_id in wanted.ids:
+        query = "SELECT sequence FROM log WHERE event_id = ? AND accepted = 1"
+        if row := connection.execute(query, (event_id,)).fetchone():
+            standing.accepted[event_id] = row["sequence"]
+    return standing
+
+
+def _write(connection: sqlite3.Connection, effects: Effects) -> None:
+    connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_log, effects.logs))
+    connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", map(_run, effects.runs.values()))
+    for key, row in effects.rows.items():
+        _put_candidate(connection, key, row)
+    for key, sequence in effects.proposed.items():
+        _put_proposal(connection, key, sequence, effects.rows[key])
+    connection.executemany("INSERT INTO pools VALUES (?, ?, ?, ?)", map(_pool, effects.pools))
+    connection.executemany("DELETE FROM outbox WHERE event_id = ?", [(event_id,) for event_id in effects.stored])
+    answers = [(event.id, body_of(event)) for event in effects.answers.values()]
+    connection.executemany("INSERT INTO outbox (event_id, body) VALUES (?, ?)", answers)
+    connection.execute("UPDATE progress SET applied = ?", (effects.sequence,))
+
+
+def _put_candidate(connection: sqlite3.Connection, key: Key, row: CandidateRow) -> None:
+    slim = columns(row) | {"run": key[0], "id": key[1], "moves": json.dumps(list(row.record.proposal.moves))}
+    names, places = ", ".join(slim), ", ".join("?" * len(slim))
+    connection.execute(f"INSERT OR REPLACE INTO candidates ({names}) VALUES ({places})", tuple(slim.values()))  # noqa: S608 - our own names
+    connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (*key, record_bytes(row.record)))
+
+
+def _put_proposal(connection: sqlite3.Connection, key: Key, sequence: int, row: CandidateRow) -> None:
+    """What the searches for near motivations and programs read."""
+    proposal = row.record.proposal
+    if proposal.motivation_embedding:
+        vector = np.array(proposal.motivation_embedding, dtype="<f4").tobytes()
+        connection.execute(
+            "INSERT INTO motivations VALUES (?, ?, ?, ?, ?)", (sequence, *key, proposal.embedder, vector)
+        )
+    if proposal.program:
+        connection.execute("INSERT INTO programs (sequence, run, id) VALUES (?, ?, ?)", (sequence, *key))
+
+
+def _log(row: LogRow) -> tuple[int, str, str, str, bytes, int, str, bytes]:
+    body = row.event.SerializeToString(deterministic=True)
+    return (
+        row.sequence, row.run, row.candidate, row.event.id, row.sha256, int(row.accepted), row.refused_because, body,
+    )  # fmt: skip
+
+
+def _run(row: RunRow) -> tuple[str, int, int, int, str, bytes, str]:
+    settings = row.settings.SerializeToString(deterministic=True)
+    state = json.dumps(state_to_json(row.state))
+    return row.run, row.started, row.changed, row.dead_letters, row.origin, settings, state
+
+
+def _pool(row: PoolRow) -> tuple[str, int, int, bytes]:
+    members = events_pb2.PoolUpdated(members=row.members).SerializeToString(deterministic=True)
+    return row.run, row.sequence, row.entries, members

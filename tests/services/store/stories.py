@@ -1,0 +1,197 @@
+"""Logs as a run writes them, made by the real rules: what the store says comes from its reactions, the rest is played."""
+
+import math
+import random
+from collections.abc import Callable
+
+from services.chassis.bus import Logged
+from services.chassis.bus.subjects import subject_of
+from services.chassis.errors import Rejected
+from services.chassis.events import Cause, body_of, first, follow, rejection
+from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+from services.domain.structure import fingerprint
+from services.store.backends.folding import Standing, due, fold
+from services.store.reactions import react
+
+EMBEDDER = "toy-8"
+
+PROGRAM = """
+class DeltaNet(nn.Module):
+    def __init__(self, d_model, width={width}):
+        super().__init__()
+        self.project = nn.Linear(d_model, width)
+
+    def forward(self, hidden_states):
+        return self.project(hidden_states) * {scale} + {shift}
+"""
+
+
+def program(number: int) -> str:
+    """One of several structures: numbers with the same remainders share one."""
+    return PROGRAM.format(width=number % 3 + 1, scale=number % 5 + 1, shift=number % 7 + 1)
+
+
+def embedding(number: int) -> list[float]:
+    """A direction that turns slowly with the number."""
+    return [math.cos(number * 0.05 * (axis + 1)) for axis in range(8)]
+
+
+def settings(**changes: object) -> events_pb2.RunSettings:
+    """A small run."""
+    chosen = events_pb2.RunSettings(
+        scale="tiny",
+        mind="offline",
+        seats=2,
+        seed=7,
+        candidate_seeds=1,
+        baseline_seeds=1,
+        baselines=["delta_net", "gated_delta_net"],
+        fitness="paper",
+        pool=events_pb2.PoolSettings(size=4, parents=2, references=2, cold_start=3, batch=2),
+        budget=events_pb2.Budget(candidates=6),
+    )
+    chosen.MergeFrom(events_pb2.RunSettings(**changes))
+    return chosen
+
+
+class Story:
+    """A log that grows. `open` holds what waits for somebody's answer, oldest first."""
+
+    def __init__(self, run: str = "r1", seed: int = 1) -> None:
+        self.run = run
+        self.log: list[Logged] = []
+        self.standing = Standing()
+        self.open: list[Cause] = []
+        self.random = random.Random(seed)
+
+    def start(self, **changes: object) -> Cause:
+        """The run begins, and the store asks for the first candidates."""
+        event = first(self.run, "started", "console")
+        event.run_started.settings.CopyFrom(settings(**changes))
+        return self.say(event)
+
+    def say(self, event: events_pb2.Event) -> Cause:
+        """An event enters the log, and what the store answers after it."""
+        for message in (event, *self._hear(event)):
+            if message is not event:
+                self.say(message)
+        return Cause.published(event)
+
+    def repeat(self, sequence: int) -> None:
+        """A message enters the log a second time."""
+        self._append(self.log[sequence - 1].subject, self.log[sequence - 1].body)
+
+    def garbage(self, body: bytes = b"\xff\xff no event") -> None:
+        """What is no event enters the log."""
+        self._append(f"asi.v1.{self.run}.candidate.proposed", body)
+
+    def finish(self) -> "Story":
+        """Play every open candidate to its end, in an order of the seed's."""
+        while self.open:
+            self.step(self.open[self.random.randrange(len(self.open))])
+        return self
+
+    def step(self, cause: Cause) -> Cause:
+        """The next event of one candidate's way."""
+        fact = cause.event.WhichOneof("fact") or ""
+        return self.say(_NEXT[fact](self, cause))
+
+    def way(self, cause: Cause, until: str = "candidate_analysed") -> Cause:
+        """Several events of one candidate's way, up to a fact."""
+        while cause.event.WhichOneof("fact") != until:
+            cause = self.step(cause)
+        return cause
+
+    def _append(self, subject: str, body: bytes) -> Logged:
+        logged = Logged(len(self.log) + 1, subject, body)
+        self.log.append(logged)
+        return logged
+
+    def _hear(self, event: events_pb2.Event) -> list[events_pb2.Event]:
+        logged = self._append(subject_of(event), body_of(event))
+        effects = fold(due([logged], logged.sequence - 1), self.standing, react)
+        if effects.logs[0].accepted:
+            self.open = [one for one in self.open if one.event.id != event.cause]
+            if event.WhichOneof("fact") in _NEXT:
+                self.open.append(Cause.published(event))
+        return list(effects.answers.values())
+
+
+def proposed(story: Story, cause: Cause) -> events_pb2.Event:
+    """The researcher's answer: baselines are roots but for the second, proposals come from somebody archived."""
+    record = _copy(cause)
+    number, ended = record.request.number, [one.record.id for one in story.standing.rows.values() if one.ended]
+    record.state = pb.STATE_PROPOSED
+    record.proposal.name = f"net_{number % 4}"
+    record.proposal.program = program(number)
+    record.proposal.structure = fingerprint(program(number)).digest
+    record.proposal.parent = "" if record.request.baseline else story.random.choice(sorted(ended))
+    record.proposal.motivation = f"because of {number}"
+    record.proposal.motivation_embedding.extend(embedding(number))
+    record.proposal.embedder = EMBEDDER
+    record.proposal.moves.extend([f"move_{number % 3}"])
+    return _follow(cause, "proposed", record)
+
+
+def trained(story: Story, cause: Cause) -> events_pb2.Event:
+    """The engineer's answer; a claim comes before it."""
+    record = _copy(cause)
+    claim = follow(cause, "claimed", "engineer", 1, record)
+    claim.candidate_claimed.worker = "w1"
+    story.say(claim)
+    number = record.request.number
+    loss = 2.0 - number / 100 + story.random.random() / 10
+    measured = pb.Measurements(parameters=1000 + number % 3, seconds=10.0 - number / 10, data_fingerprint="d")
+    record.training.CopyFrom(pb.Training(loss=loss, benchmark=0.2 + number / 100, attempt=1))
+    record.training.seeds.add(seed=1, loss=loss).measurements.CopyFrom(measured)
+    record.state = pb.STATE_TRAINED
+    return _follow(cause, "trained", record)
+
+
+def judged(story: Story, cause: Cause) -> events_pb2.Event:
+    """The judge's answer: every fifth candidate cannot be scored."""
+    record = _copy(cause)
+    record.verdict.raw = 5.0
+    if record.request.number % 5:
+        record.verdict.fitness.CopyFrom(pb.Fitness(version="paper", value=1 - record.training.loss / 4))
+    record.state = pb.STATE_JUDGED
+    return _follow(cause, "judged", record)
+
+
+def analysed(story: Story, cause: Cause) -> events_pb2.Event:
+    """The analyst's answer: every seventh candidate is rejected in the end."""
+    record = _copy(cause)
+    if record.request.number % 7 == 0:
+        return rejection(cause, Rejected("analyse", "there is nothing to say", {"number": 7}), "analyst", 1)
+    record.analysis.synthesis = "try again"
+    record.state = pb.STATE_ANALYSED
+    return _follow(cause, "analysed", record)
+
+
+def answered(cause: Cause, number: int = 1) -> events_pb2.Event:
+    """A question to a mind on a candidate's behalf."""
+    event = follow(cause, "answered", "researcher", 1, cause.event.so_far, suffix=str(number))
+    event.ClearField("so_far")
+    event.mind_answered.call.CopyFrom(pb.Call(role="propose", prompt_tokens=100, completion_tokens=20, price=0.25))
+    return event
+
+
+_NEXT: dict[str, Callable[[Story, Cause], events_pb2.Event]] = {
+    "candidate_requested": proposed,
+    "candidate_proposed": trained,
+    "candidate_trained": judged,
+    "candidate_judged": analysed,
+}
+
+
+def _copy(cause: Cause) -> pb.Candidate:
+    record = pb.Candidate()
+    record.CopyFrom(cause.event.so_far)
+    return record
+
+
+def _follow(cause: Cause, fact: str, record: pb.Candidate) -> events_pb2.Event:
+    event = follow(cause, fact, "played", 1, record)
+    getattr(event, f"candidate_{fact}").SetInParent()
+    return event
