@@ -1,0 +1,179 @@
+"""The run's policy: seats, baselines first, budgets, pauses, the end."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.domain.pool import PoolPolicy, PoolUpdate
+from services.domain.run import Asked, Ended, Finish, Paused, Resumed, Seat, Spending, Started, Stopped, step
+from services.domain.run_state import Budget, RunPolicy, RunState, Spent, state_from_json, state_to_json
+
+POLICY = RunPolicy(
+    seats=2,
+    budget=Budget(candidates=3),
+    baselines=("delta_net", "gated_delta_net", "gla"),
+    pool=PoolPolicy(size=5, parents=2, references=1, cold_start=3, batch=2),
+)
+
+
+def begun(policy: RunPolicy = POLICY) -> tuple[RunState, list[Seat]]:
+    state, decisions = step(RunState(), Started(0.0), policy)
+    return state, [one for one in decisions if isinstance(one, Seat)]
+
+
+def ended(seat: Seat, time: float = 1.0, fitness: float | None = 0.5, rejected: bool = False) -> Ended:
+    return Ended(
+        time=time, candidate=seat.candidate, sequence=seat.number, fitness=None if rejected else fitness,
+        parent=None, baseline=bool(seat.baseline), root=seat.baseline == "delta_net", rejected=rejected,
+    )  # fmt: skip
+
+
+def test_a_run_begins_with_as_many_baselines_as_it_has_seats() -> None:
+    """The root first: all differences refer to it."""
+    _, seats = begun()
+
+    assert [(one.candidate, one.baseline) for one in seats] == [
+        ("c000001", "delta_net"),
+        ("c000002", "gated_delta_net"),
+    ]
+
+
+def test_no_proposal_is_asked_for_before_every_baseline_has_ended() -> None:
+    """Proposals are drawn from what the baselines measured."""
+    state, seats = begun()
+    state, third = step(state, ended(seats[0]), POLICY)
+    state, none = step(state, ended(seats[1]), POLICY)
+    state, proposals = step(state, ended(third[0]), POLICY)  # type: ignore[arg-type]
+
+    assert [one.baseline for one in third if isinstance(one, Seat)] == ["gla"]
+    assert none == ()
+    assert [one.baseline for one in proposals if isinstance(one, Seat)] == ["", ""]
+
+
+def test_a_rejection_frees_its_seat() -> None:
+    """Otherwise rejections would bring a run to a standstill."""
+    state, seats = begun()
+    _, decisions = step(state, ended(seats[1], rejected=True), POLICY)
+
+    assert [one.baseline for one in decisions if isinstance(one, Seat)] == ["gla"]
+
+
+def test_a_rejected_root_ends_the_run_with_its_reason() -> None:
+    """There is nothing to compare with."""
+    state, seats = begun()
+    state, _ = step(state, ended(seats[0], rejected=True), POLICY)
+    _, decisions = step(state, ended(seats[1]), POLICY)
+
+    assert decisions == (Finish("the root baseline delta_net was rejected: there is nothing to compare with"),)
+
+
+def test_the_same_end_twice_counts_once() -> None:
+    """Deliveries repeat."""
+    state, seats = begun()
+    once, _ = step(state, ended(seats[0]), POLICY)
+    twice, decisions = step(once, ended(seats[0]), POLICY)
+
+    assert twice == once
+    assert decisions == ()
+
+
+def test_a_paused_run_gives_out_no_seat_and_a_resumed_one_does() -> None:
+    """Time in between is not the run's."""
+    state, seats = begun()
+    state, _ = step(state, Paused(10.0), POLICY)
+    state, none = step(state, ended(seats[0], time=11.0), POLICY)
+    state, again = step(state, Resumed(110.0), POLICY)
+
+    assert none == ()
+    assert [one.baseline for one in again if isinstance(one, Seat)] == ["gla"]
+    assert state.seconds(120.0) == 20.0
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent"),
+    [
+        (Budget(tokens=100), Spent(tokens=100)),
+        (Budget(money=1.0), Spent(money=1.5)),
+        (Budget(gpu_seconds=5), Spent(gpu_seconds=5)),
+    ],
+)
+def test_any_part_of_the_budget_ends_the_run(budget: Budget, spent: Spent) -> None:
+    """Whichever is used up first."""
+    policy = replace(POLICY, budget=budget, baselines=("delta_net",), seats=1)
+    state, seats = begun(policy)
+    state, _ = step(state, Spending(1.0, spent), policy)
+    _, decisions = step(state, ended(seats[0]), policy)
+
+    assert [type(one) for one in decisions] == [Finish]
+
+
+def test_wall_time_is_measured_by_the_times_of_facts() -> None:
+    """A replay must come to the same end, whatever the clock says then."""
+    policy = replace(POLICY, budget=Budget(seconds=60), baselines=("delta_net",), seats=1)
+    state, seats = begun(policy)
+    _, decisions = step(state, ended(seats[0], time=61.0), policy)
+
+    assert [type(one) for one in decisions] == [Finish]
+
+
+def test_a_stopped_run_asks_for_nothing_more() -> None:
+    """The user has the last word."""
+    state, seats = begun()
+    state, _ = step(state, Stopped(5.0, "enough", finished=False), POLICY)
+    state, decisions = step(state, ended(seats[0]), POLICY)
+
+    assert decisions == ()
+    assert (state.phase, state.reason) == ("stopped", "enough")
+
+
+def test_an_ablation_holds_a_seat_but_is_no_proposal() -> None:
+    """It is asked for by hand, outside the budget of candidates."""
+    state, _ = begun()
+    state, _ = step(state, Asked(1.0, "a000001"), POLICY)
+
+    assert "a000001" in state.in_flight
+    assert state.proposals_asked == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["score", "reject", "none"])), max_size=60), st.integers(1, 4)
+)
+def test_seats_and_budget_are_never_exceeded(order: list[tuple[int, str]], seats: int) -> None:
+    """Whatever ends in whatever order, and the state survives its JSON."""
+    policy = replace(POLICY, seats=seats)
+    state, decisions = step(RunState(), Started(0.0), policy)
+    open_seats = [one for one in decisions if isinstance(one, Seat)]
+    asked, updates = list(open_seats), 0
+    for place, how in order:
+        if not open_seats:
+            break
+        seat = open_seats.pop(place % len(open_seats))
+        fact = ended(
+            seat, fitness=0.1 * place if how == "score" else None, rejected=how == "reject" and seat.number > 1
+        )
+        state, decisions = step(state_from_json(state_to_json(state)), fact, policy)
+        open_seats += [one for one in decisions if isinstance(one, Seat)]
+        asked += [one for one in decisions if isinstance(one, Seat)]
+        updates += sum(isinstance(one, PoolUpdate) for one in decisions)
+        assert len(open_seats) == len(state.in_flight) <= seats
+
+    assert len([one for one in asked if not one.baseline]) <= 3
+    assert len({one.candidate for one in asked}) == len(asked)
+    assert updates == state.pool.updates
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"seats": 0}, "seats"),
+        ({"baselines": ()}, "baselines"),
+        ({"baselines": ("a", "a")}, "twice"),
+        ({"candidate_seeds": 0}, "candidate_seeds"),
+    ],
+)
+def test_an_impossible_policy_is_refused_by_name(wrong: dict[str, object], named: str) -> None:
+    """Before a run starts, not in its middle."""
+    with pytest.raises(ValueError, match=named):
+        replace(POLICY, **wrong)  # type: ignore[arg-type]
