@@ -144,14 +144,85 @@ class Reservation:
     nanodollars: int | None
 
 
-class Archive(Protocol):
+class Questions(Protocol):
+    """What an archive can be asked, in the store's process or over gRPC.
+
+    Every method raises ArchiveUnavailable when the database or the store is out of reach. Questions about a run or
+    candidate that does not exist raise NotFound; an empty run name means the newest run. Returned messages belong to
+    the caller.
+    """
+
+    async def record(self, run: str, candidate: str) -> candidate_pb2.Candidate:
+        """By id, else by name if just one has it; ValueError when several do."""
+        ...
+
+    async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
+        """In the order asked for; unknown ids are left out."""
+        ...
+
+    async def list_candidates(self, query: Query) -> Page:
+        """Best first: the highest fitness and benchmark, the lowest loss, parameters and training time, the way's
+        order of states, stages by name; those without the number last in either direction, ties by id. ValueError
+        names a field of the query that is impossible."""
+        ...
+
+    async def state_counts(self, run: str) -> dict[int, int]:
+        """How many candidates are in each state."""
+        ...
+
+    async def tree(self, run: str) -> list[archive_pb2.TreeNode]:
+        """Slim nodes, oldest first."""
+        ...
+
+    async def subtree(self, run: str, candidate: str) -> list[archive_pb2.TreeNode]:
+        """The candidate and all its descendants, oldest first."""
+        ...
+
+    async def children(self, run: str, candidate: str) -> list[str]:
+        """Ids, best first, those without fitness last."""
+        ...
+
+    async def path(self, run: str, candidate: str) -> list[str]:
+        """Ids from the root to the candidate."""
+        ...
+
+    async def pool(self, run: str, at_sequence: int = 0) -> PoolRow | None:
+        """The snapshot in force at a sequence (0: now); None before the first update."""
+        ...
+
+    async def baselines(self, run: str) -> list[candidate_pb2.Candidate]:
+        """By number: the root first."""
+        ...
+
+    async def nearest_motivations(
+        self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
+    ) -> list[Near]:
+        """By cosine, within one embedder's space."""
+        ...
+
+    async def nearest_programs(self, run: str, program: str, count: int, except_id: str) -> list[Near]:
+        """By structure; those of the same structure first."""
+        ...
+
+    async def chain(self, run: str, candidate: str) -> list[LogRow]:
+        """The events of one candidate, oldest first."""
+        ...
+
+    async def digest(self, run: str) -> tuple[str, int]:
+        """SHA-256 over every candidate, pool update and accepted event of a run, and how many events were accepted.
+
+        Where the events lie in the log does not matter, nor how events of different candidates interleave.
+        """
+        ...
+
+
+class Archive(Questions, Protocol):
     """The projection of the event log, and the only memory of a run.
 
     Ordering: `apply` takes messages in the order of the log without a gap; a sequence already applied is skipped, one
     that is too early raises OutOfOrder. Atomicity: an event's whole effect, the sequence and the store's answers (the
     outbox) are written together or not at all. Idempotence: an event id counts once, whatever sequence it comes with.
-    Every method raises ArchiveUnavailable when the database is out of reach; questions about a run or candidate that
-    does not exist raise NotFound, and an empty run name means the newest run. Returned messages belong to the caller.
+    All that `Questions` says of errors holds for every method.
     """
 
     async def open(self) -> None:
@@ -204,45 +275,7 @@ class Archive(Protocol):
         ...
 
     async def candidate(self, run: str, candidate: str) -> CandidateRow:
-        """By id, else by name if just one has it; ValueError when several do."""
-        ...
-
-    async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
-        """In the order asked for; unknown ids are left out."""
-        ...
-
-    async def list_candidates(self, query: Query) -> Page:
-        """Best first: the highest fitness and benchmark, the lowest loss, parameters and training time, the way's
-        order of states, stages by name; those without the number last in either direction, ties by id. ValueError
-        names a field of the query that is impossible."""
-        ...
-
-    async def state_counts(self, run: str) -> dict[int, int]:
-        """How many candidates are in each state."""
-        ...
-
-    async def tree(self, run: str) -> list[archive_pb2.TreeNode]:
-        """Slim nodes, oldest first."""
-        ...
-
-    async def subtree(self, run: str, candidate: str) -> list[archive_pb2.TreeNode]:
-        """The candidate and all its descendants, oldest first."""
-        ...
-
-    async def children(self, run: str, candidate: str) -> list[str]:
-        """Ids, best first, those without fitness last."""
-        ...
-
-    async def path(self, run: str, candidate: str) -> list[str]:
-        """Ids from the root to the candidate."""
-        ...
-
-    async def pool(self, run: str, at_sequence: int = 0) -> PoolRow | None:
-        """The snapshot in force at a sequence (0: now); None before the first update."""
-        ...
-
-    async def baselines(self, run: str) -> list[candidate_pb2.Candidate]:
-        """By number: the root first."""
+        """As `record`, with what the archive keeps beside it."""
         ...
 
     async def moves(self, run: str, limit: int) -> list[archive_pb2.MoveOutcome]:
@@ -253,29 +286,8 @@ class Archive(Protocol):
         """Newest first."""
         ...
 
-    async def nearest_motivations(
-        self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
-    ) -> list[Near]:
-        """By cosine, within one embedder's space."""
-        ...
-
-    async def nearest_programs(self, run: str, program: str, count: int, except_id: str) -> list[Near]:
-        """By structure; those of the same structure first."""
-        ...
-
-    async def chain(self, run: str, candidate: str) -> list[LogRow]:
-        """The events of one candidate, oldest first."""
-        ...
-
     def log(self, run: str) -> AsyncIterator[LogRow]:
         """Every event of a run that was applied, in order."""
-        ...
-
-    async def digest(self, run: str) -> tuple[str, int]:
-        """SHA-256 over every candidate, pool update and accepted event of a run, and how many events were accepted.
-
-        Where the events lie in the log does not matter, nor how events of different candidates interleave.
-        """
         ...
 
     async def backup(self, path: Path) -> None:

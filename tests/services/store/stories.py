@@ -1,4 +1,4 @@
-"""Logs as a run writes them, made by the real rules: what the store says comes from its reactions, the rest is played."""
+"""Logs as a run writes them, by the real rules: what the store says are its reactions, the rest is played."""
 
 import math
 import random

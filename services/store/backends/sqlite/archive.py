@@ -105,6 +105,10 @@ class SqliteArchive:
         """See the port."""
         return await self._reader.do(queries.candidate, run, candidate)
 
+    async def record(self, run: str, candidate: str) -> candidate_pb2.Candidate:
+        """See the port."""
+        return (await self.candidate(run, candidate)).record
+
     async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
         """See the port."""
         return await self._reader.do(queries.candidates, run, ids)
