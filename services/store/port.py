@@ -229,7 +229,9 @@ class Archive(Questions, Protocol):
         """Connect and bring the schema up to date."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Wait for what is running and let go of the database; a second time does nothing."""
+        ...
 
     async def healthy(self) -> bool:
         """Whether the database answers."""

@@ -41,6 +41,7 @@ class Thread:
         self._writes = writes
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"archive-{name}")
         self._connection: sqlite3.Connection | None = None
+        self._closed = False
 
     async def do(self, task: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The task's answer. Raises ArchiveUnavailable when the file cannot be read or written just now."""
@@ -52,7 +53,10 @@ class Thread:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def close(self) -> None:
-        """Close the connection and end the thread."""
+        """Close the connection and end the thread; a second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(self._executor, self._disconnect)
         self._executor.shutdown()
 
