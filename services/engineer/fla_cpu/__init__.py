@@ -1,0 +1,54 @@
+"""flash-linear-attention's usual parts in plain PyTorch, for machines without a GPU.
+
+`install()` puts them under fla's own names, so that a program which imports fla runs unchanged. fla's Triton kernels
+are used where there is a GPU; both compute the same to rounding (tests compare with fla's reference functions).
+"""
+
+import sys
+import typing
+from collections.abc import Mapping
+from types import ModuleType
+
+from services.engineer.fla_cpu.names import MODULES, OPERATORS, OTHERS, SUBMODULES, TOP
+
+__all__ = ["install"]
+
+
+class _Part(ModuleType):
+    """A module that tells what it has when asked for what it has not."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        offered = ", ".join(sorted(key for key in vars(self) if not key.startswith("_"))) or "nothing"
+        raise AttributeError(f"{self.__name__}.{name} needs a GPU; without one {self.__name__} offers: {offered}")
+
+
+def install() -> None:
+    """Register fla.* and, unless transformers is loaded, the one name of it that programs import. Idempotent."""
+    if isinstance(sys.modules.get("fla"), _Part):
+        return
+    _register("fla", {})
+    _register("fla.ops", {name: one for parts in OPERATORS.values() for name, one in parts.items()})
+    for package, parts in OPERATORS.items():
+        _register(f"fla.ops.{package}", parts)
+        for submodule in SUBMODULES:
+            _register(f"fla.ops.{package}.{submodule}", parts)
+    _register("fla.modules", dict(TOP))
+    for module, parts in MODULES.items():
+        _register(f"fla.modules.{module}", parts)
+    for name, parts in OTHERS.items():
+        _register(name, parts)
+    if "transformers" not in sys.modules:
+        _register("transformers", {})
+        _register("transformers.processing_utils", {"Unpack": typing.Unpack})
+
+
+def _register(name: str, parts: Mapping[str, object]) -> None:
+    module = _Part(name)
+    module.__path__ = []
+    vars(module).update(parts)
+    sys.modules[name] = module
+    parent, _, child = name.rpartition(".")
+    if parent and child not in vars(sys.modules[parent]):
+        setattr(sys.modules[parent], child, module)
