@@ -10,8 +10,9 @@ from pathlib import Path
 
 from services.chassis.bus import Logged
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
-from services.store.backends.nearest import Scored, Sketched
-from services.store.backends.neighbours import Neighbours, StoredProgram, StoredVector
+from services.store.backends.nearest import Sketched
+from services.store.backends.neighbours import StoredProgram, StoredVector
+from services.store.backends.searching import Searching
 from services.store.backends.sqlite import history, queries, writing
 from services.store.backends.sqlite.connection import Thread, connect
 from services.store.backends.sqlite.schema import migrate
@@ -20,7 +21,6 @@ from services.store.port import (
     CandidateRow,
     Change,
     LogRow,
-    Near,
     Outgoing,
     Page,
     PoolRow,
@@ -33,15 +33,15 @@ from services.store.port import (
 LOG_PAGE = 1000
 
 
-class SqliteArchive:
+class SqliteArchive(Searching):
     """`services.store.port.Archive` in one file. Only one process may write to it."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(self)
         self._file = path
         self._writer = Thread(path, "write", writes=True)
         self._reader = Thread(path, "read", writes=False)
         self._scanner = Thread(path, "scan", writes=False)
-        self._neighbours = Neighbours(self)
 
     async def open(self) -> None:
         """Create the file or bring it up to date. Raises SettingsError where it is from a newer version or damaged."""
@@ -93,6 +93,10 @@ class SqliteArchive:
         """See the port."""
         return await self._reader.do(queries.reservations)
 
+    async def known(self, run: str) -> str:
+        """See `Searching`."""
+        return await self._reader.do(queries.known, run)
+
     async def run(self, run: str) -> RunRow:
         """See the port."""
         return await self._reader.do(queries.run_named, run)
@@ -104,10 +108,6 @@ class SqliteArchive:
     async def candidate(self, run: str, candidate: str) -> CandidateRow:
         """See the port."""
         return await self._reader.do(queries.candidate, run, candidate)
-
-    async def record(self, run: str, candidate: str) -> candidate_pb2.Candidate:
-        """See the port."""
-        return (await self.candidate(run, candidate)).record
 
     async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
         """See the port."""
@@ -153,20 +153,6 @@ class SqliteArchive:
         """See the port."""
         return await self._reader.do(queries.recent_rejections, run, limit)
 
-    async def nearest_motivations(
-        self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
-    ) -> list[Near]:
-        """See the port."""
-        run = await self._reader.do(queries.known, run)
-        scored = await self._neighbours.motivations(run, embedding, embedder, count, except_id)
-        return await self._near(run, scored, same=0)
-
-    async def nearest_programs(self, run: str, program: str, count: int, except_id: str) -> list[Near]:
-        """See the port."""
-        run = await self._reader.do(queries.known, run)
-        scored, same = await self._neighbours.programs(run, program, count, except_id)
-        return await self._near(run, scored, same)
-
     async def chain(self, run: str, candidate: str) -> list[LogRow]:
         """See the port."""
         return await self._reader.do(history.chain, run, candidate)
@@ -207,14 +193,6 @@ class SqliteArchive:
         """See `neighbours.Source`."""
         rows = [(one.digest, one.sketch.astype("<u4").tobytes(), one.runs, sequence) for sequence, one in found]
         await self._writer.do(writing.save_fingerprints, rows)
-
-    async def _near(self, run: str, scored: Sequence[Scored], same: int) -> list[Near]:
-        records = {one.id: one for one in await self.candidates(run, [name for name, _ in scored])}
-        return [
-            Near(records[name], max(0.0, min(1.0, similarity)), place < same)
-            for place, (name, similarity) in enumerate(scored)
-            if name in records
-        ]
 
 
 def _copy(connection: sqlite3.Connection, path: Path) -> None:

@@ -1,0 +1,95 @@
+"""The connection to MongoDB, and its errors in the port's words. The one place that imports motor."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession, AsyncIOMotorDatabase
+from pymongo.errors import ConfigurationError, ConnectionFailure, ExecutionTimeout, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from services.chassis.errors import SettingsError
+from services.store.port import ArchiveUnavailable
+
+SELECTION_SECONDS = 3.0
+CALL_SECONDS = 60.0
+DATABASE = "asi"
+"""The database of a URL that names none."""
+
+Document = dict[str, Any]  # what the driver gives: typed where a row is made of it
+Client: TypeAlias = "AsyncIOMotorClient[Document]"
+Database: TypeAlias = "AsyncIOMotorDatabase[Document]"
+Session: TypeAlias = AsyncIOMotorClientSession
+
+_SNAPSHOT = ReadConcern("snapshot")
+_DURABLE = WriteConcern(w="majority", j=True)
+_AWAY_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult", "RetryableWriteError")
+_REFUSED_CODES = {13: "may not use this database", 18: "is not who it says it is"}
+
+
+def connect(url: str) -> Client:
+    """A client for the running event loop. Raises SettingsError for an impossible URL."""
+    try:
+        return AsyncIOMotorClient(
+            url,
+            serverSelectionTimeoutMS=int(SELECTION_SECONDS * 1000),
+            connectTimeoutMS=int(SELECTION_SECONDS * 1000),
+            socketTimeoutMS=int(CALL_SECONDS * 1000),
+            w="majority",
+            journal=True,
+            readConcernLevel="majority",
+        )
+    except (ConfigurationError, ValueError, TypeError) as error:  # InvalidURI is a ConfigurationError
+        raise SettingsError(f"ASI_ARCHIVE_URL is no MongoDB address: {error}.") from None
+
+
+def database(client: Client) -> Database:
+    """The database that the URL names."""
+    return client.get_default_database(DATABASE)
+
+
+async def must_be_replica_set(client: Client) -> None:
+    """Raises SettingsError for a single server, which has no transactions."""
+    hello: Mapping[str, object] = await client.admin.command("hello")
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        raise SettingsError(
+            "ASI_ARCHIVE_URL names a MongoDB server that is no replica set and has no transactions: "
+            "start it with --replSet and run rs.initiate() once."
+        )
+
+
+@asynccontextmanager
+async def transaction(client: Client) -> AsyncIterator[Session]:
+    """All or nothing, durable on a majority. A conflict with another writer raises ArchiveUnavailable."""
+    async with await client.start_session() as session, session.start_transaction(_SNAPSHOT, _DURABLE):
+        yield session
+
+
+@asynccontextmanager
+async def moment(client: Client) -> AsyncIterator[Session]:
+    """A session whose reads all see the same moment."""
+    async with await client.start_session(snapshot=True) as session:
+        yield session
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """What the driver says about the server, in the port's words; our own mistakes in queries stay as they are."""
+    try:
+        yield
+    except (ConnectionFailure, ExecutionTimeout) as error:
+        raise ArchiveUnavailable(f"MongoDB: {error}") from error
+    except OperationFailure as error:
+        if error.code in _REFUSED_CODES:
+            raise SettingsError(f"ASI_ARCHIVE_URL: its user {_REFUSED_CODES[error.code]} ({error}).") from error
+        _raise_if_away(error)
+        raise
+    except PyMongoError as error:
+        _raise_if_away(error)
+        raise
+
+
+def _raise_if_away(error: PyMongoError) -> None:
+    if any(error.has_error_label(label) for label in _AWAY_LABELS):
+        raise ArchiveUnavailable(f"MongoDB: {error}") from error

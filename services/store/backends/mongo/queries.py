@@ -1,0 +1,205 @@
+"""Questions about runs and their candidates: plain functions of a database."""
+
+from collections.abc import Sequence
+
+from pymongo import ASCENDING, DESCENDING
+
+from services.chassis.errors import NotFound
+from services.contracts import archive_pb2, candidate_pb2
+from services.domain.lineage import path_to_root
+from services.store.backends.mongo import documents
+from services.store.backends.mongo.connection import Database, Document
+from services.store.backends.rows import Order, move_outcome
+from services.store.port import CandidateRow, Page, PoolRow, Query, Reservation, RunRow
+
+
+async def run_named(database: Database, run: str) -> RunRow:
+    """A run, the newest for an empty name. Raises NotFound."""
+    found = await database.runs.find_one({"_id": run} if run else {}, sort=[("started", DESCENDING)])
+    if found is None:
+        raise NotFound(f"no run is called {run}" if run else "there is no run yet")
+    return documents.run_row(found)
+
+
+async def known(database: Database, run: str) -> str:
+    """The name of a run that exists. Raises NotFound."""
+    found = await database.runs.find_one({"_id": run} if run else {}, {"_id": 1}, sort=[("started", DESCENDING)])
+    if found is None:
+        raise NotFound(f"no run is called {run}" if run else "there is no run yet")
+    return str(found["_id"])
+
+
+async def runs(database: Database) -> list[RunRow]:
+    """Newest first."""
+    return [documents.run_row(found) async for found in database.runs.find().sort("started", DESCENDING)]
+
+
+async def candidate(database: Database, run: str, name: str) -> CandidateRow:
+    """By id, else by a name that just one candidate has. Raises NotFound and ValueError."""
+    run = await known(database, run)
+    if found := await _row(database, run, name):
+        return found
+    same_name = database.candidates.find({"run": run, "name": name}, {"id": 1}).sort("id", ASCENDING).limit(5)
+    ids = [one["id"] async for one in same_name] if name else []
+    if len(ids) > 1:
+        raise ValueError(f"candidate {name!r} is ambiguous in run {run}: ask for one of {', '.join(ids)}")
+    if not ids or not (found := await _row(database, run, ids[0])):
+        raise NotFound(f"run {run} has no candidate {name!r}")
+    return found
+
+
+async def candidates(database: Database, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
+    """In the order asked for; unknown ids are left out."""
+    run = await known(database, run)
+    keys = [documents.key_of(run, one) for one in ids]
+    found = {one["_id"]: one["record"] async for one in database.records.find({"_id": {"$in": keys}})}
+    return [candidate_pb2.Candidate.FromString(found[key]) for key in keys if key in found]
+
+
+async def list_candidates(database: Database, query: Query) -> Page:
+    """One page; the ids come from an index, only the page's records are read."""
+    order = Order.of(query)
+    run = await known(database, query.run)
+    wanted = _selection(query, run)
+    total = await database.candidates.count_documents(wanted)
+    if query.limit == 0:
+        return Page((), total)
+    direction = DESCENDING if order.descending else ASCENDING
+    sort = [(f"no_{order.column}", ASCENDING), (order.column, direction), ("id", ASCENDING)]
+    page = database.candidates.find(wanted, {"id": 1}).sort(sort).skip(query.offset).limit(query.limit)
+    return Page(tuple(await candidates(database, run, [one["id"] async for one in page])), total)
+
+
+async def state_counts(database: Database, run: str) -> dict[int, int]:
+    """How many candidates are in each state."""
+    wanted = {"$match": {"run": await known(database, run)}}
+    counted = database.candidates.aggregate([wanted, {"$group": {"_id": "$state", "count": {"$sum": 1}}}])
+    return {one["_id"]: one["count"] async for one in counted}
+
+
+async def tree(database: Database, run: str) -> list[archive_pb2.TreeNode]:
+    """All nodes, oldest first."""
+    found = database.candidates.find({"run": await known(database, run)}).sort("requested", ASCENDING)
+    return [documents.node(slim) async for slim in found]
+
+
+async def subtree(database: Database, run: str, candidate: str) -> list[archive_pb2.TreeNode]:
+    """A candidate and its descendants, oldest first."""
+    run = await known_candidate(database, run, candidate)
+    key = documents.key_of(run, candidate)
+    below = [key, *(one["_id"] for one in await _walk(database, key, "$_id", "_id", "parent"))]
+    found = database.candidates.find({"_id": {"$in": below}}).sort("requested", ASCENDING)
+    return [documents.node(slim) async for slim in found]
+
+
+async def children(database: Database, run: str, candidate: str) -> list[str]:
+    """Best first, those without fitness last."""
+    run = await known_candidate(database, run, candidate)
+    order = [("no_fitness", ASCENDING), ("fitness", DESCENDING), ("id", ASCENDING)]
+    found = database.candidates.find({"run": run, "parent": candidate}, {"id": 1}).sort(order)
+    return [one["id"] async for one in found]
+
+
+async def path(database: Database, run: str, candidate: str) -> list[str]:
+    """From the root down. A parent that the run does not hold ends the path; ValueError for a circle."""
+    run = await known_candidate(database, run, candidate)
+    key = documents.key_of(run, candidate)
+    found = {one["_id"]: one["parent"] for one in await _walk(database, key, "$_id", "parent", "_id")}
+    parents = {one: parent if parent in found else None for one, parent in found.items()}
+    keys = path_to_root(parents, key) if key in parents else [key]
+    return [one.removeprefix(f"{run}/") for one in reversed(keys)]
+
+
+async def pool(database: Database, run: str, at_sequence: int) -> PoolRow | None:
+    """The snapshot in force at a sequence, 0 for now."""
+    wanted: Document = {"run": await known(database, run)}
+    if at_sequence:
+        wanted["_id"] = {"$lte": at_sequence}
+    found = await database.pools.find_one(wanted, sort=[("_id", DESCENDING)])
+    return documents.pool_row(found) if found else None
+
+
+async def baselines(database: Database, run: str) -> list[candidate_pb2.Candidate]:
+    """By number."""
+    run = await known(database, run)
+    wanted = {"run": run, "kind": int(candidate_pb2.KIND_BASELINE)}
+    found = database.candidates.find(wanted, {"id": 1}).sort([("number", ASCENDING), ("id", ASCENDING)])
+    return await candidates(database, run, [one["id"] async for one in found])
+
+
+async def moves(database: Database, run: str, limit: int) -> list[archive_pb2.MoveOutcome]:
+    """Of the newest proposals, oldest first."""
+    run = await known(database, run)
+    if limit < 1:
+        return []
+    wanted = {"run": run, "kind": int(candidate_pb2.KIND_PROPOSAL), "proposed": 1}
+    newest = await database.candidates.find(wanted).sort("requested", DESCENDING).limit(limit).to_list(limit)
+    keys = [documents.key_of(run, one["parent"]) for one in newest if one["parent"]]
+    parents = database.candidates.find({"_id": {"$in": keys}}, {"id": 1, "fitness": 1})
+    fitness = {one["id"]: one["fitness"] async for one in parents}
+    return [
+        move_outcome(one["moves"], one["fitness"], fitness.get(one["parent"]), one["state"], one["structure"])
+        for one in reversed(newest)
+    ]
+
+
+async def recent_rejections(database: Database, run: str, limit: int) -> list[candidate_pb2.Candidate]:
+    """Newest first."""
+    run = await known(database, run)
+    if limit < 1:
+        return []
+    wanted = {"run": run, "state": int(candidate_pb2.STATE_REJECTED)}
+    found = database.candidates.find(wanted, {"id": 1}).sort("requested", DESCENDING).limit(limit)
+    return await candidates(database, run, [one["id"] async for one in found])
+
+
+async def reservations(database: Database) -> list[Reservation]:
+    """Oldest first."""
+    return [
+        Reservation(one["_id"], one["run"], one["tokens"], one["nanodollars"])
+        async for one in database.reservations.find().sort("_id", ASCENDING)
+    ]
+
+
+async def known_candidate(database: Database, run: str, candidate: str) -> str:
+    """The name of a run that has such a candidate. Raises NotFound."""
+    run = await known(database, run)
+    if not await database.candidates.find_one({"_id": documents.key_of(run, candidate)}, {"_id": 1}):
+        raise NotFound(f"run {run} has no candidate {candidate!r}")
+    return run
+
+
+async def _row(database: Database, run: str, candidate: str) -> CandidateRow | None:
+    key = {"_id": documents.key_of(run, candidate)}
+    slim, record = await database.candidates.find_one(key), await database.records.find_one(key)
+    return documents.row_of(slim, record["record"]) if slim and record else None
+
+
+async def _walk(database: Database, key: str, start: str, onwards: str, to: str) -> list[Document]:
+    """Everything that lineage reaches from a candidate; unwound at once, so that no document grows with it."""
+    steps: list[Document] = [
+        {"$match": {"_id": key}},
+        {
+            "$graphLookup": {
+                "from": "lineage",
+                "startWith": start,
+                "connectFromField": onwards,
+                "connectToField": to,
+                "as": "met",
+            }
+        },
+        {"$unwind": "$met"},
+        {"$replaceRoot": {"newRoot": "$met"}},
+    ]
+    return [found async for found in database.lineage.aggregate(steps)]
+
+
+def _selection(query: Query, run: str) -> Document:
+    wanted: Document = {"run": run}
+    if query.states:
+        wanted["state"] = {"$in": [int(one) for one in query.states]}
+    if query.kinds:
+        wanted["kind"] = {"$in": [int(one) for one in query.kinds]}
+    if query.stage:
+        wanted["stage"] = query.stage
+    return wanted

@@ -1,0 +1,147 @@
+"""Applying events: one transaction per batch, durable on a majority before it counts."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from bson.binary import Binary
+from pymongo import DeleteMany, InsertOne, ReplaceOne, UpdateOne
+
+from services.chassis.bus import Logged
+from services.chassis.events import body_of
+from services.store.backends.folding import Effects, Key, Needs, Standing, due, fold, needs
+from services.store.backends.mongo import documents
+from services.store.backends.mongo.connection import Database, Session, transaction
+from services.store.backends.nearest import Sketched
+from services.store.backends.rows import record_bytes
+from services.store.port import CandidateRow, Change, React
+
+Operation = InsertOne[dict[str, object]] | ReplaceOne[dict[str, object]] | UpdateOne | DeleteMany
+
+
+async def apply(database: Database, messages: Sequence[Logged], react: React | None) -> list[Change]:
+    """Apply a batch, all of it or nothing. Raises OutOfOrder."""
+    async with transaction(database.client) as session:
+        incoming = due(messages, await applied(database, session))
+        if not incoming:
+            return []
+        effects = fold(incoming, await _stand(database, needs(incoming), session), react)
+        await _write(database, effects, session)
+    return effects.changes
+
+
+async def applied(database: Database, session: Session | None = None) -> int:
+    """The sequence of the last applied message."""
+    found = await database.progress.find_one({"_id": "applied"}, session=session)
+    return int(found["sequence"]) if found else 0
+
+
+async def sent(database: Database, numbers: Sequence[int]) -> None:
+    """Forget outbox entries."""
+    await database.outbox.delete_many({"_id": {"$in": list(numbers)}})
+
+
+async def reserve(database: Database, run: str, tokens: int, nanodollars: int | None) -> int:
+    """Set aside; the new reservation's number."""
+    number = await _count_up(database, "reservations", 1)
+    await database.reservations.insert_one({"_id": number, "run": run, "tokens": tokens, "nanodollars": nanodollars})
+    return number
+
+
+async def unreserve(database: Database, number: int) -> None:
+    """Free a reservation."""
+    await database.reservations.delete_one({"_id": number})
+
+
+async def save_fingerprints(database: Database, found: Sequence[tuple[int, Sketched]]) -> None:
+    """Remember fingerprints of programs by sequence."""
+    changes = [
+        UpdateOne(
+            {"_id": sequence},
+            {
+                "$set": {
+                    "digest": one.digest,
+                    "sketch": Binary(one.sketch.astype("<u4").tobytes()),
+                    "runs": Binary(one.runs),
+                }
+            },
+        )
+        for sequence, one in found
+    ]
+    await database.programs.bulk_write(changes, ordered=False)
+
+
+async def _stand(database: Database, wanted: Needs, session: Session) -> Standing:
+    standing = Standing()
+    keys = [documents.key_of(*key) for key in wanted.candidates]
+    async for found in database.runs.find({"_id": {"$in": list(wanted.runs)}}, session=session):
+        standing.runs[found["_id"]] = documents.run_row(found)
+    records: Mapping[str, bytes] = {
+        found["_id"]: found["record"] async for found in database.records.find({"_id": {"$in": keys}}, session=session)
+    }
+    async for found in database.candidates.find({"_id": {"$in": keys}}, session=session):
+        standing.rows[found["run"], found["id"]] = documents.row_of(found, records[found["_id"]])
+    seen = {"event_id": {"$in": list(wanted.ids)}, "accepted": True}
+    async for found in database.log.find(seen, {"event_id": 1}, session=session):
+        standing.accepted[found["event_id"]] = found["_id"]
+    return standing
+
+
+async def _write(database: Database, effects: Effects, session: Session) -> None:
+    changes: dict[str, list[Operation]] = {
+        "log": [InsertOne(documents.log_document(row)) for row in effects.logs],
+        "runs": [ReplaceOne({"_id": row.run}, documents.run_document(row), True) for row in effects.runs.values()],
+        "candidates": [_replace(documents.slim_document(key, row)) for key, row in effects.rows.items()],
+        "records": [_replace(_record(key, row)) for key, row in effects.rows.items()],
+        "pools": [InsertOne(documents.pool_document(row)) for row in effects.pools],
+        "outbox": await _outbox(database, effects, session),
+        **_proposals(effects),
+    }
+    for name, operations in changes.items():
+        if operations:
+            await database[name].bulk_write(operations, ordered=True, session=session)
+    await database.progress.update_one({"_id": "applied"}, {"$set": {"sequence": effects.sequence}}, session=session)
+
+
+async def _outbox(database: Database, effects: Effects, session: Session) -> list[Operation]:
+    """What the log holds goes out, what was decided comes in with the next numbers."""
+    answers = list(effects.answers.values())
+    last = await _count_up(database, "outbox", len(answers), session) if answers else 0
+    return [
+        DeleteMany({"event_id": {"$in": effects.stored}}),
+        *(
+            InsertOne({"_id": last - len(answers) + place, "event_id": event.id, "body": Binary(body_of(event))})
+            for place, event in enumerate(answers, start=1)
+        ),
+    ]
+
+
+def _proposals(effects: Effects) -> dict[str, list[Operation]]:
+    """What lineage and the searches for near motivations and programs read."""
+    found: dict[str, list[Operation]] = {"lineage": [], "motivations": [], "programs": []}
+    for key, sequence in effects.proposed.items():
+        run, candidate = key
+        proposal = effects.rows[key].record.proposal
+        parent = documents.key_of(run, proposal.parent) if proposal.parent else None
+        found["lineage"].append(_replace({"_id": documents.key_of(*key), "parent": parent}))
+        place: dict[str, object] = {"_id": sequence, "run": run, "id": candidate}
+        if proposal.motivation_embedding:
+            vector = Binary(np.array(proposal.motivation_embedding, dtype="<f4").tobytes())
+            found["motivations"].append(InsertOne({**place, "embedder": proposal.embedder, "vector": vector}))
+        if proposal.program:
+            found["programs"].append(InsertOne({**place, "sketch": None}))
+    return found
+
+
+def _record(key: Key, row: CandidateRow) -> dict[str, object]:
+    return {"_id": documents.key_of(*key), "run": key[0], "record": Binary(record_bytes(row.record))}
+
+
+def _replace(document: dict[str, object]) -> Operation:
+    return ReplaceOne({"_id": document["_id"]}, document, upsert=True)
+
+
+async def _count_up(database: Database, counter: str, by: int, session: Session | None = None) -> int:
+    found = await database.progress.find_one_and_update(
+        {"_id": counter}, {"$inc": {"last": by}}, return_document=True, session=session
+    )
+    return int(found["last"])
