@@ -4,18 +4,15 @@ What it reports is the child's claim. Candidate code runs in this process, so th
 findings of known probes, decides itself which of them are fatal, and takes silence for failure.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-import torch
 from torch import nn
 
-from services.engineer import fla_cpu
 from services.engineer.checks.probing import findings
 from services.engineer.checks.settings import CheckSettings
 from services.engineer.checks.subject import Subject
-from services.engineer.program import MixerSizes, load_mixer
+from services.engineer.program import MixerSizes, load_mixer, prepare_guest
 from services.engineer.sandbox.channel import Channel
 
 
@@ -23,7 +20,7 @@ def run(channel: Channel) -> None:
     """Receives one program with its settings; sends `started` and `finding` for each probe, and `finished`."""
     request = channel.receive()
     settings = CheckSettings.from_json(cast("dict[str, object]", request.header["settings"]))
-    prepare()
+    prepare_guest()
     subject = Subject(partial(build, str(request.header["program"])), settings)
     for probe, finding in findings(subject):
         if finding is None:
@@ -35,16 +32,4 @@ def run(channel: Channel) -> None:
 
 def build(program: str, width: int, heads: int) -> nn.Module:
     """The program's mixer at these sizes."""
-    return load_mixer(program, MixerSizes(hidden_size=width, num_heads=heads))
-
-
-def prepare() -> None:
-    """One thread, our CPU version of fla, and no compilation: importing the compiler takes longer than all probes."""
-    torch.set_num_threads(1)
-    torch.compile = _uncompiled
-    fla_cpu.install()
-
-
-def _uncompiled(function: object = None, **_options: object) -> object:
-    """Stands in for torch.compile, as a call or as a decorator with or without options."""
-    return function if function is not None else cast("Callable[[object], object]", _uncompiled)
+    return load_mixer(program, MixerSizes(width=width, heads=heads))

@@ -24,6 +24,11 @@ class Cost:
 class Meter(TorchDispatchMode):
     """Counts every operation run inside the block."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; otherwise torch imports its compiler (1.3 s) at the first operation."""
+        return False
+
     def __init__(self) -> None:
         super().__init__()
         self.cost = Cost()

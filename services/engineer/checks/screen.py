@@ -16,6 +16,7 @@ from services.engineer.checks.screen_rules import (
     FORBIDDEN_NAMES,
     HARMLESS_DUNDERS,
     ONLY_THESE,
+    PURE_MODULES,
 )
 
 
@@ -124,7 +125,7 @@ def _call(node: ast.Call, imported: set[str]) -> Iterator[str]:
     attribute = node.args[1] if len(node.args) > 1 else None
     if isinstance(attribute, ast.Constant) and isinstance(attribute.value, str):
         yield from _attribute(ast.Attribute(node.args[0], attribute.value, ast.Load()), imported)
-    elif target and target.split(".")[0] in imported:
+    elif target and target.split(".")[0] in imported and target not in PURE_MODULES:
         yield f"{node.func.id} on {target} needs a literal name"
 
 

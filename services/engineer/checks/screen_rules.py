@@ -19,6 +19,9 @@ ALLOWED_IMPORTS = frozenset(
 
 ONLY_THESE = {"transformers.processing_utils": frozenset({"Unpack"})}
 
+# Where a name that is only known at run time (`getattr(F, activation)`) leads to functions on tensors and no further.
+PURE_MODULES = frozenset({"F", "nn.functional", "torch.nn.functional"})
+
 # Also refused as dotted names, since `import torch` reaches them without an import of their own.
 FORBIDDEN_MODULES = frozenset(
     {

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from services.engineer.program import prepare_guest
 from services.engineer.training.build import build_model
 from services.engineer.training.guest import failure
 from services.engineer.training.model import LanguageModel, autocast
@@ -31,7 +32,7 @@ def run(channel: Channel) -> None:
 
 def _model(begin: Message) -> LanguageModel:
     header = begin.header
-    torch.set_num_threads(int(cast("int", header["threads"])))
+    prepare_guest(int(cast("int", header["threads"])))
     sizes = ModelSizes.from_message(begin)
     model = build_model(str(header["program"]), sizes, seed=0, device=str(header["device"]))
     load_model_arrays(model, begin.arrays)

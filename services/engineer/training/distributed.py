@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from torch.nn.parallel import DistributedDataParallel
 
 from services.engineer.data import Corpus, batches, open_corpus
+from services.engineer.program import prepare_guest
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.build import build_model
 from services.engineer.training.sizes import ModelSizes
@@ -65,7 +66,7 @@ def _trainer(program: str, seed: int, scale: Scale, vocabulary: int) -> Trainer:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if scale.device == "cuda":
         torch.cuda.set_device(local)
-    torch.set_num_threads(scale.threads)
+    prepare_guest(scale.threads)
     model = build_model(program, ModelSizes.of(scale, vocabulary), seed, scale.device)
     parallel = DistributedDataParallel(model, find_unused_parameters=True)
     share = max(1, scale.batch // dist.get_world_size())

@@ -18,6 +18,7 @@ from typing import cast
 import numpy as np
 import torch
 
+from services.engineer.program import prepare_guest
 from services.engineer.training.build import build_model
 from services.engineer.training.cost import flops_per_token
 from services.engineer.training.environment import device_name, versions
@@ -55,7 +56,7 @@ class Session:
         header = begin.header
         self.sizes = ModelSizes.from_message(begin)
         self.device = str(header["device"])
-        torch.set_num_threads(int(cast("int", header["threads"])))
+        prepare_guest(int(cast("int", header["threads"])))
         self.program, self.context = str(header["program"]), int(cast("int", header["context"]))
         model = build_model(self.program, self.sizes, int(cast("int", header["seed"])), self.device)
         self.trainer = Trainer(model, Plan(**header["plan"]), self.device)  # type: ignore[arg-type]

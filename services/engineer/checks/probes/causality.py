@@ -36,14 +36,17 @@ def causality(subject: Subject) -> Finding:
 def _perturbed(subject: Subject, state: State, length: int, few: bool = False) -> Finding | None:
     cuts = [cut for cut in CUTS if cut < length][-4 if few else 0 :]
     future = subject.noise(len(cuts), length, subject.width, seed=2)
-    inputs = subject.noise(1, length, subject.width).repeat(len(cuts) + 1, 1, 1)
+    same = subject.noise(1, length, subject.width).repeat(len(cuts) + 2, 1, 1)
+    inputs = same.clone()
     for row, cut in enumerate(cuts):
-        inputs[row + 1, cut:] = future[row, cut:] * (LOUD if row % 2 else 1.0)
+        inputs[row + 2, cut:] = future[row, cut:] * (LOUD if row % 2 else 1.0)
     output = subject.output(inputs, state)
-    for row, cut in enumerate(cuts):
-        before = output[0, :cut]
-        size = max(size_of(before), 1e-6 * size_of(output[0]))
-        leak = gaps(before, output[row + 1, :cut]).amax(dim=-1) / size
+    noisy = bool((output[0] != output[1]).any())  # it draws noise of its own: compare under the same draws
+    reference = subject.output(same, state) if noisy else output[:1].expand_as(output)
+    for row, cut in enumerate(cuts, start=2):
+        before = reference[row, :cut]
+        size = max(size_of(before), 1e-6 * size_of(reference[row]))
+        leak = gaps(before, output[row, :cut]).amax(dim=-1) / size
         if float(leak.max()) > subject.exact.tolerance:
             return _seen("changes with", leak, cut, state, length, subject.exact.tolerance)
     return None

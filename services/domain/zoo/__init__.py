@@ -1,0 +1,110 @@
+"""The baseline zoo: known architectures as programs, measured in every run so that candidates have something to beat.
+
+Each program in `programs/` is text like any candidate's: nothing here imports it, the engineer loads it in its sandbox.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+Role = Literal["root", "control", "anchor", "baseline", "reference"]
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One known architecture.
+
+    ``root`` is what all differences refer to, ``control`` a trivial change that any discovery has to beat, ``anchor``
+    what calibrates the judge at 10, ``reference`` an upper bound that is exempt from the cost check.
+    """
+
+    name: str
+    title: str
+    role: Role
+    components: tuple[str, ...]
+    source: str
+    description: str
+
+    @property
+    def program(self) -> str:
+        """The text of its program."""
+        return (files(__package__) / "programs" / f"{self.name}.py").read_text(encoding="utf-8")
+
+
+_ZOO = (
+    Baseline(
+        "delta_net", "DeltaNet", "root",
+        ("delta-rule", "write-strength", "qk-normalisation", "short-convolution", "output-normalisation"),
+        "arXiv:2406.06484",
+        "A memory per head that replaces what it says about a key instead of adding to it.",
+    ),
+    Baseline(
+        "gated_delta_net", "Gated DeltaNet", "anchor",
+        ("delta-rule", "write-strength", "forget-gate", "qk-normalisation", "short-convolution", "output-gate",
+         "output-normalisation"),
+        "arXiv:2412.06464",
+        "The delta rule in a memory that can also forget, with a gated output.",
+    ),
+    Baseline(
+        "delta_net_value_skip", "DeltaNet with a gated value skip", "control",
+        ("delta-rule", "write-strength", "value-residual", "qk-normalisation", "short-convolution",
+         "output-normalisation"),
+        "the smallest change that helps",
+        "DeltaNet whose values also reach the output past the memory, through a gate: what is not better is no discovery.",
+    ),
+    Baseline(
+        "mamba2", "Mamba2-style", "baseline",
+        ("selective-ssm", "forget-gate", "short-convolution", "value-residual", "output-gate", "output-normalisation",
+         "shared-state"),
+        "arXiv:2405.21060",
+        "A state-space model with one decay per head and token, a convolution before and a gate behind.",
+    ),
+    Baseline(
+        "gla", "Gated linear attention", "baseline",
+        ("additive-state", "forget-gate", "low-rank-projection", "output-gate", "output-normalisation"),
+        "arXiv:2312.06635",
+        "Every key feature of the memory forgets at a rate of its own, chosen by the token.",
+    ),
+    Baseline(
+        "retnet", "RetNet", "baseline",
+        ("additive-state", "fixed-decay", "rotary-phase", "output-gate", "output-normalisation"),
+        "arXiv:2307.08621",
+        "Linear attention with a fixed decay per head and rotary positions.",
+    ),
+    Baseline(
+        "linear_attention", "Linear attention", "baseline",
+        ("additive-state", "feature-map", "output-normalisation"),
+        "arXiv:2006.16236",
+        "A memory that only adds.",
+    ),
+    Baseline(
+        "conv_only", "Gated convolution", "baseline",
+        ("short-convolution", "long-convolution", "output-gate", "output-normalisation"),
+        "no memory beyond 32 tokens",
+        "Causal filters and a gate: what a mixer can do without remembering.",
+    ),
+    Baseline(
+        "softmax_attention", "Softmax attention", "reference",
+        ("full-attention", "rotary-phase"),
+        "arXiv:1706.03762",
+        "Exact attention to every earlier token, at quadratic cost: the upper reference.",
+    ),
+)  # fmt: skip
+
+
+def baselines() -> tuple[Baseline, ...]:
+    """The whole zoo, the root first."""
+    return _ZOO
+
+
+@cache
+def _by_name() -> dict[str, Baseline]:
+    return {one.name: one for one in _ZOO}
+
+
+def baseline(name: str) -> Baseline:
+    """One of the zoo. Raises ``ValueError`` listing the names there are."""
+    if name not in _by_name():
+        raise ValueError(f"no baseline is called {name!r}; choose one of {', '.join(_by_name())}")
+    return _by_name()[name]

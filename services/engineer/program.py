@@ -1,0 +1,164 @@
+"""A candidate's program becomes a module: executed, its mixer found, constructed at given sizes.
+
+Guest side: whatever is in the text runs here. Rules for text that others wrote:
+- the mixer is the class called DeltaNet if there is one; else the only nn.Module whose forward takes hidden_states; of
+  several the one that no other class of the program constructs, else the last;
+- its constructor gets those of the usual arguments that its signature names, all of them where it takes **kwargs.
+"""
+
+import ast
+import hashlib
+import inspect
+import linecache
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import cast
+
+import torch
+from torch import nn
+
+from services.engineer import fla_cpu
+
+PREFERRED = "DeltaNet"
+
+
+class ProgramError(Exception):
+    """The program is not one that this laboratory can use; the message says why in one sentence."""
+
+
+class NoMixer(ProgramError):  # noqa: N818
+    """The program defines no token mixer."""
+
+
+class BadConstructor(ProgramError):  # noqa: N818
+    """The mixer asks for an argument that nobody knows."""
+
+
+@dataclass(frozen=True)
+class MixerSizes:
+    """What a mixer is built for: features per token, heads, and the index of its layer."""
+
+    width: int
+    heads: int
+    layer: int = 0
+
+
+def prepare_guest(threads: int = 1) -> None:
+    """Make a sandboxed child ready for programs.
+
+    Without CUDA: our CPU version of fla, and no compilation, since importing the compiler takes longer than a check.
+    """
+    torch.set_num_threads(threads)
+    if not torch.cuda.is_available():
+        fla_cpu.install()
+        torch.compile = _uncompiled  # type: ignore[assignment]
+
+
+def load_mixer(source: str, sizes: MixerSizes) -> nn.Module:
+    """Execute the program and construct its mixer.
+
+    Raises ProgramError, and whatever the program itself raises.
+    """
+    mixer = find_mixer(execute(source), source)
+    return construct(mixer, sizes)
+
+
+def execute(source: str) -> ModuleType:
+    """The program as a module of its own, named by its text, so that tracebacks and compilers find its lines."""
+    name = f"candidate_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    module = ModuleType(name)
+    file = f"<{name}>"
+    module.__file__ = file
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    sys.modules[name] = module
+    exec(compile(source, file, "exec"), module.__dict__)  # noqa: S102 - the purpose of this child process
+    return module
+
+
+def find_mixer(module: ModuleType, source: str) -> type[nn.Module]:
+    """The class to construct. Raises NoMixer."""
+    own = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+    }
+    if PREFERRED in own:
+        return own[PREFERRED]
+    mixers = {name: value for name, value in own.items() if _takes_hidden_states(value)} or own
+    if not mixers:
+        raise NoMixer("the program defines no nn.Module: define one whose forward takes hidden_states")
+    outermost = [name for name in mixers if name not in _constructed(source, set(own))]
+    return mixers[(outermost or list(mixers))[-1]]
+
+
+def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
+    """The mixer with the usual arguments that it accepts. Raises BadConstructor naming one that nobody knows."""
+    usual = usual_arguments(sizes)
+    known = usual | synonyms(sizes)
+    parameters = list(inspect.signature(mixer.__init__).parameters.values())[1:]
+    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    named = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    for one in parameters:
+        required = one.default is one.empty and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+        if required and one.name not in known:
+            raise BadConstructor(
+                f"{mixer.__name__}.__init__ requires {one.name!r}, which is none of the usual arguments: "
+                f"give it a default, or use one of {', '.join(known)}"
+            )
+    given = {name: value for name, value in usual.items() if takes_all or name in named}
+    return mixer(**given, **{name: value for name, value in synonyms(sizes).items() if name in named})
+
+
+def usual_arguments(sizes: MixerSizes) -> dict[str, object]:
+    """What mixers in the style of flash-linear-attention are constructed with."""
+    return {
+        "hidden_size": sizes.width,
+        "d_model": sizes.width,
+        "num_heads": sizes.heads,
+        "layer_idx": sizes.layer,
+        "mode": "chunk",
+        "expand_k": 1.0,
+        "expand_v": 1.0,
+        "use_beta": True,
+        "use_gate": False,
+        "use_short_conv": True,
+        "conv_size": 4,
+        "conv_bias": False,
+        "allow_neg_eigval": False,
+        "norm_eps": 1e-5,
+        "qk_activation": "silu",
+        "qk_norm": "l2",
+    }
+
+
+def synonyms(sizes: MixerSizes) -> dict[str, object]:
+    """Other names for the same, given only to mixers that name them."""
+    return {
+        "dim": sizes.width,
+        "embed_dim": sizes.width,
+        "n_heads": sizes.heads,
+        "head_dim": sizes.width // sizes.heads,
+        "layer_id": sizes.layer,
+    }
+
+
+def _takes_hidden_states(kind: type[nn.Module]) -> bool:
+    return "hidden_states" in inspect.signature(kind.forward).parameters
+
+
+def _constructed(source: str, names: set[str]) -> set[str]:
+    """Classes of the program that its own classes construct."""
+    return {
+        call.func.id
+        for definition in ast.parse(source).body
+        if isinstance(definition, ast.ClassDef)
+        for call in ast.walk(definition)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in names - {definition.name}
+    }
+
+
+def _uncompiled(function: object = None, **_options: object) -> object:
+    """Stands for torch.compile, as a call or as a decorator with or without options."""
+    return function if function is not None else cast("Callable[[object], object]", _uncompiled)
