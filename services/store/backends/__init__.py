@@ -7,6 +7,7 @@ from services.store.backends.sqlite import SqliteArchive
 from services.store.port import Archive
 
 _SQLITE = "sqlite:///"
+_MONGO = ("mongodb://", "mongodb+srv://")
 
 
 def open_archive(url: str) -> Archive:
@@ -20,14 +21,32 @@ def open_archive(url: str) -> Archive:
     """
     if url.startswith(_SQLITE):
         return SqliteArchive(_path(url))
-    if url.startswith(("mongodb://", "mongodb+srv://")):
+    if url.startswith(_MONGO):
         # Only those who keep their archive there need its driver.
         from services.store.backends.mongo import MongoArchive
 
         return MongoArchive(url)
-    raise SettingsError(
-        f"ASI_ARCHIVE_URL={url!r} is no archive: write sqlite:///PATH (four slashes for an absolute path) or mongodb://…"
-    )
+    raise _unknown(url)
+
+
+async def restore_archive(path: Path, url: str) -> None:
+    """Make the archive at a URL from a copy that `Archive.backup` wrote for the same kind of database.
+
+    Raises:
+        FileNotFoundError: there is no copy at `path`.
+        FileExistsError: the URL holds an archive already.
+        SettingsError: no backend of that name, or an impossible path.
+        ArchiveUnavailable: the database is out of reach.
+    """
+    _must_exist(path)
+    if url.startswith(_SQLITE):
+        await SqliteArchive(_path(url)).restore(path)
+    elif url.startswith(_MONGO):
+        from services.store.backends.mongo import MongoArchive
+
+        await MongoArchive(url).restore(path)
+    else:
+        raise _unknown(url)
 
 
 def _path(url: str) -> Path:
@@ -37,3 +56,14 @@ def _path(url: str) -> Path:
             f"ASI_ARCHIVE_URL={url!r} names no file: the archive is the run's memory and has to survive a restart."
         )
     return Path(text)
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no copy of an archive at {path}")
+
+
+def _unknown(url: str) -> SettingsError:
+    return SettingsError(
+        f"ASI_ARCHIVE_URL={url!r} is no archive: write sqlite:///PATH (four slashes for an absolute path) or mongodb://…"
+    )

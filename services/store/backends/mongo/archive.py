@@ -176,8 +176,16 @@ class MongoArchive(Searching):
         return await self._do(history.digest, run)
 
     async def backup(self, path: Path) -> None:
-        """A copy of one moment in one file, which `copies.restore` reads."""
+        """A copy of one moment in one compressed file, which `restore` reads."""
         await self._do(copies.backup, path)
+
+    async def restore(self, path: Path) -> None:
+        """Fill this archive, which must be empty, from a copy that was made by `backup`. Raises FileExistsError."""
+        await self.open()
+        try:
+            await self._do(copies.restore, path)
+        finally:
+            await self.close()
 
     async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:
         """See `neighbours.Source`."""

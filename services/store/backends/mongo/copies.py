@@ -31,7 +31,7 @@ async def restore(database: Database, path: Path) -> None:
     if await database.progress.find_one({"_id": "applied", "sequence": {"$gt": 0}}):
         raise FileExistsError(f"the database {database.name} holds an archive already: restore into an empty one")
     with gzip.open(path, "rb") as file:
-        documents = bson.decode_file_iter(cast(BinaryIO, file))
+        documents = bson.decode_file_iter(cast("BinaryIO", file))
         while batch := list(islice(documents, BATCH)):
             for name, rows in _by_collection(batch):
                 await database[name].delete_many({"_id": {"$in": [row["_id"] for row in rows]}})

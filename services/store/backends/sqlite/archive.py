@@ -173,6 +173,14 @@ class SqliteArchive(Searching):
         """A copy of one moment, made with SQLite's online backup; it is an archive by itself."""
         await self._scanner.do(_copy, path)
 
+    async def restore(self, path: Path) -> None:
+        """Become a copy that was made by `backup`, before this archive is opened. Raises FileExistsError."""
+        source = Thread(path, "restore", writes=False)
+        try:
+            await source.do(_copy, self._file)
+        finally:
+            await source.close()
+
     async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:
         """See `neighbours.Source`."""
         return await self._scanner.do(history.vectors, run, embedder, after, limit)
@@ -197,7 +205,8 @@ class SqliteArchive(Searching):
 
 def _copy(connection: sqlite3.Connection, path: Path) -> None:
     if path.exists():
-        raise FileExistsError(f"{path} exists already: a backup never overwrites")
+        raise FileExistsError(f"{path} exists already: a copy never overwrites")
+    path.parent.mkdir(parents=True, exist_ok=True)
     target = connect(path, writes=True)
     try:
         connection.backup(target)

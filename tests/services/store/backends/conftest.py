@@ -3,16 +3,12 @@
 import asyncio
 import os
 import shutil
-import socket
-import subprocess
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import pymongo
 import pytest
 import pytest_asyncio
-from pymongo.errors import PyMongoError
+from archive_places import Mongod, place
 
 from services.chassis.rpc import Server
 from services.chassis.settings import ServiceSettings
@@ -29,46 +25,6 @@ NO_MONGOD = (
 BACKENDS = ["sqlite", pytest.param("mongo", marks=pytest.mark.mongo)]
 
 
-class Mongod:
-    """A mongod of this session's own, a replica set of one: transactions need that."""
-
-    def __init__(self, binary: str, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
-        self._command = [
-            binary, "--dbpath", str(folder), "--port", str(self.port), "--bind_ip", "127.0.0.1", "--replSet", "rs0",
-            "--wiredTigerCacheSizeGB", "0.25", "--quiet", "--logpath", str(folder / "mongod.log"),
-        ]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        """Without a database's name."""
-        return f"mongodb://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Run it until it takes writes."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        with pymongo.MongoClient[dict[str, object]](self.url, directConnection=True) as client:
-            try:
-                client.admin.command(
-                    "replSetInitiate", {"_id": "rs0", "members": [{"_id": 0, "host": f"127.0.0.1:{self.port}"}]}
-                )
-            except PyMongoError as error:
-                if "already initialized" not in str(error):
-                    raise
-        with pymongo.MongoClient[dict[str, object]](self.url, replicaSet="rs0") as client:
-            client.admin.command("ping")
-
-    def stop(self) -> None:
-        """End it at once: what it has acknowledged is on disk."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
 @pytest.fixture(scope="session")
 def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     """A real server, or a sentence on how to get one."""
@@ -79,13 +35,6 @@ def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     server.start()
     yield server
     server.stop()
-
-
-def place(backend: str, request: pytest.FixtureRequest, folder: Path) -> str:
-    """The URL of an archive that does not exist yet."""
-    if backend == "sqlite":
-        return f"sqlite:///{folder / uuid.uuid4().hex}.db"
-    return f"{request.getfixturevalue('mongod').url}/asi_{uuid.uuid4().hex}?replicaSet=rs0"
 
 
 @pytest.fixture(params=BACKENDS)
