@@ -66,14 +66,23 @@ def load_mixer(source: str, sizes: MixerSizes) -> nn.Module:
 
 
 def execute(source: str) -> ModuleType:
-    """The program as a module of its own, named by its text, so that tracebacks and compilers find its lines."""
+    """The program as a module of its own, executed once in a process, as all layers of a model share it.
+
+    It is named by its text, so that tracebacks and compilers find its lines.
+    """
     name = f"candidate_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
     module = ModuleType(name)
     file = f"<{name}>"
     module.__file__ = file
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     sys.modules[name] = module
-    exec(compile(source, file, "exec"), module.__dict__)  # noqa: S102 - the purpose of this child process
+    try:
+        exec(compile(source, file, "exec"), module.__dict__)  # noqa: S102 - the purpose of this child process
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
