@@ -111,7 +111,7 @@ class Story:
     def _hear(self, event: events_pb2.Event) -> list[events_pb2.Event]:
         logged = self._append(subject_of(event), body_of(event))
         effects = fold(due([logged], logged.sequence - 1), self.standing, react)
-        if effects.logs[0].accepted:
+        if effects.logs[0].accepted and not event.HasField("mind_answered"):
             self.open = [one for one in self.open if one.event.id != event.cause]
             if event.WhichOneof("fact") in _NEXT:
                 self.open.append(Cause.published(event))
