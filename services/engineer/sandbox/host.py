@@ -24,6 +24,7 @@ from services.engineer.sandbox.server import Server, Settings
 
 PRELOAD = (
     "torch",
+    "torch._dynamo",  # every optimiser imports it: a second of each training
     "services.engineer.sandbox.channel",
     "services.engineer.sandbox.integrity",
     "services.engineer.checks.guest",

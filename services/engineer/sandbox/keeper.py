@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from services.engineer.sandbox.processes import descendants, kill_descendants
 
 JOB_RAISED = 70
 REFUSED = 71
+
+_PLACES = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,8 @@ def _arrange(order: Order) -> None:
         os.dup2(source, target)
     os.closerange(3, order.channel)
     os.closerange(order.channel + 1, 1 << 12)
-    os.environ.update({name: str(order.scratch) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")})
+    os.environ.update({name: str(order.scratch) for name in _PLACES})
+    tempfile.tempdir = None  # the server's own choice would be remembered
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
