@@ -1,0 +1,46 @@
+"""The engineer, put together: one sandbox, the checker, a worker per stage."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.chassis.bus.topology import engineer_durable
+from services.chassis.errors import SettingsError
+from services.chassis.logs import get_logger
+from services.chassis.rpc import channel
+from services.chassis.service import Service
+from services.contracts import archive_pb2_grpc, checker_pb2, checker_pb2_grpc
+from services.engineer.checker import CheckerService
+from services.engineer.evaluation.preflight import EvaluationUnavailable, require_tasks
+from services.engineer.handlers import Engineer
+from services.engineer.revision import OfflineReviser
+from services.engineer.sandbox import Sandbox
+from services.engineer.scales import load_scale
+from services.engineer.settings import EngineerSettings
+from services.engineer.stages import Stages
+
+
+@asynccontextmanager
+async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[None]:
+    """Start the sandbox and serve the stages. Raises SettingsError when a stage's data or tasks are out of reach."""
+    await _preflight(settings)
+    async with Sandbox() as sandbox, channel(settings.archive_address, settings) as archive:
+        get_logger().info("sandbox", isolation=sandbox.level)
+        stages = Stages(sandbox, settings.data_dir / "data", settings.device)
+        checker_pb2_grpc.add_CheckerServicer_to_server(
+            CheckerService(stages, settings.check_slots), service.server.grpc
+        )
+        service.rpc_names.append(checker_pb2.DESCRIPTOR.services_by_name["Checker"].full_name)
+        stub = archive_pb2_grpc.ArchiveStub(archive)
+        engineer = Engineer(sandbox, stages, stub, OfflineReviser(), settings.data_dir)
+        for stage in settings.stage_names:
+            await service.work(engineer_durable(stage), engineer.handle, settings.trainings)
+        yield
+
+
+async def _preflight(settings: EngineerSettings) -> None:
+    for stage in settings.stage_names:
+        try:
+            await asyncio.to_thread(require_tasks, load_scale(stage))
+        except EvaluationUnavailable as unavailable:
+            raise SettingsError(f"ASI_ENGINEER_STAGES={settings.stages}: {unavailable}") from None

@@ -1,0 +1,223 @@
+"""What an engineer does with a proposed candidate: claim it, train every seed, evaluate, and say what was measured."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import structlog
+
+from services.chassis import metrics
+from services.chassis.errors import HandedBack, Rejected, Transient
+from services.chassis.events import follow
+from services.chassis.worker import Job
+from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
+from services.contracts import candidate_pb2 as pb
+from services.engineer.records import seed_message, training_message
+from services.engineer.revision import Failure, Reviser
+from services.engineer.sandbox import Sandbox, SandboxUnavailable
+from services.engineer.stages import Stage, Stages
+from services.engineer.training.errors import Drained, LooksAhead, TrainingFailed
+from services.engineer.training.extrapolation import Curve
+from services.engineer.training.host import train
+from services.engineer.training.result import Metrics
+from services.engineer.training.session import Job as Training
+from services.engineer.training.watcher import Peers, WatchSettings
+from services.engineer.workbench import Workbench
+
+SERVICE = "engineer"
+MOST_REVISIONS = 3
+WORKER = f"{socket.gethostname()}:{os.getpid()}"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the watcher compares a training with: the run's settings and what its peers measured."""
+
+    settings: events_pb2.RunSettings
+    peers: Peers
+    finished: tuple[Curve, ...]
+
+
+class Engineer:
+    """Handles `candidate.proposed.<stage>`."""
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        stages: Stages,
+        archive: archive_pb2_grpc.ArchiveAsyncStub,
+        reviser: Reviser,
+        data_dir: Path,
+    ) -> None:
+        self._sandbox = sandbox
+        self._stages = stages
+        self._archive = archive
+        self._reviser = reviser
+        self._data_dir = data_dir
+
+    async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
+        """Train the candidate; the event `candidate.trained`. A candidate that cannot be trained is Rejected."""
+        record = pb.Candidate()
+        record.CopyFrom(job.event.so_far)
+        surroundings = await self._surroundings(record.run, record.stage)
+        stage = await self._stages.open(record.stage, dict(surroundings.settings.scale_overrides))
+        await self._claim(job)
+        bench = Workbench(self._data_dir, record.run, record.id)
+        try:
+            training = await self._train_with_revisions(job, record, stage, surroundings, bench)
+        except Drained as drained:
+            raise HandedBack(str(drained)) from drained
+        except SandboxUnavailable as unavailable:
+            raise Transient(str(unavailable), 10) from unavailable
+        finally:
+            bench.done()
+        training.attempt, training.worker = job.attempt, WORKER
+        record.training.CopyFrom(training)
+        record.state = pb.STATE_TRAINED
+        _count(record)
+        event = follow(job.cause, "trained", SERVICE, job.attempt, record)
+        event.candidate_trained.SetInParent()
+        return [event]
+
+    async def _claim(self, job: Job) -> None:
+        """Tell the archive whose result it may accept, before any work: a later claim makes this one stale."""
+        claim = follow(job.cause, "claimed", SERVICE, job.attempt, pb.Candidate(id=job.event.candidate))
+        claim.ClearField("so_far")
+        claim.candidate_claimed.worker = WORKER
+        claim.candidate_claimed.resumed = job.attempt > 1
+        await job.bus.publish(claim)
+
+    async def _train_with_revisions(
+        self, job: Job, record: pb.Candidate, stage: Stage, surroundings: Surroundings, bench: Workbench
+    ) -> pb.Training:
+        """Train; what fails goes to the mind for a repair, is checked and trained again, at most three times."""
+        program, revisions = record.proposal.program, list[pb.Revision]()
+        while True:
+            try:
+                seeds = await self._train_seeds(job, program, record, stage, surroundings, bench)
+            except TrainingFailed as failed:
+                program = await self._revise(job, record, stage, program, failed, revisions)
+            else:
+                training = training_message(seeds, stage.scale.averaged)
+                training.revisions.extend(revisions)
+                training.program = program if revisions else ""
+                return training
+
+    async def _train_seeds(
+        self, job: Job, program: str, record: pb.Candidate, stage: Stage, surroundings: Surroundings, bench: Workbench
+    ) -> list[pb.SeedResult]:
+        results = []
+        for seed in record.request.seeds or [1]:
+            identity = Training(program, seed, stage.scale, stage.corpus).identity
+            result = bench.finished(seed, identity)
+            if result is None:
+                result = await self._train_seed(job, program, seed, stage, surroundings, bench)
+                await asyncio.to_thread(bench.finish, identity, result)
+            results.append(result)
+        return results
+
+    async def _train_seed(
+        self, job: Job, program: str, seed: int, stage: Stage, surroundings: Surroundings, bench: Workbench
+    ) -> pb.SeedResult:
+        log = structlog.get_logger()
+
+        def on_progress(progress: Metrics) -> None:
+            metrics.TRAINING_SPEED.labels(stage.scale.name).set(progress.tokens_per_second)
+            bench.tell(progress)
+            log.info("training", seed=seed, step=progress.step, steps=progress.steps, loss=progress.train_loss)
+
+        result = await train(
+            program,
+            seed,
+            stage.scale,
+            stage.corpus,
+            self._sandbox,
+            on_progress=on_progress,
+            stop=job.draining,
+            checkpoint=bench.checkpoint(seed),
+            watch=watch_settings(surroundings.settings, stage),
+            peers=surroundings.peers,
+            finished=surroundings.finished,
+        )
+        device = result.measurements.device
+        metrics.TRAINING_SECONDS.labels(stage.scale.name, device).inc(result.measurements.seconds)
+        return seed_message(result)
+
+    async def _revise(
+        self,
+        job: Job,
+        record: pb.Candidate,
+        stage: Stage,
+        program: str,
+        failed: TrainingFailed,
+        revisions: list[pb.Revision],
+    ) -> str:
+        """The program to try next. Raises Rejected when it cannot be repaired, or may not be."""
+        error = f"{failed.message}\n{failed.log_tail}".strip()[-6000:]
+        evidence = {"kind": failed.kind, **failed.evidence, "revisions": len(revisions), "error": error[-2000:]}
+        if isinstance(failed, LooksAhead) or len(revisions) >= MOST_REVISIONS:
+            raise Rejected("train", failed.message, evidence)
+        repair = await self._reviser.revise(job, record, Failure(program, error, failed.kind))
+        if repair is None:
+            raise Rejected("train", failed.message, evidence)
+        revisions.append(pb.Revision(program=program, error=error, repair=repair.what))
+        report = await self._stages.check(
+            stage, repair.program, exempt_from_cost=record.request.baseline == "softmax_attention", thorough=False
+        )
+        if not report.passed:
+            broken = next(one for one in report.verdicts if one.outcome == "fail")
+            reason = f"the repaired program fails the check {broken.probe}: {broken.message}"
+            raise Rejected("train", reason, {**evidence, "first_error": failed.message})
+        return repair.program
+
+    async def _surroundings(self, run: str, stage: str) -> Surroundings:
+        status = await self._archive.GetRun(archive_pb2.RunRequest(run=run), timeout=30)
+        reply = await self._archive.GetBaselines(archive_pb2.GetBaselinesRequest(run=run, stage=stage), timeout=30)
+        finished = await self._curves(run) if _switched_on(status.settings, "prune") else ()
+        return Surroundings(status.settings, peers_of(reply.baselines), finished)
+
+    async def _curves(self, run: str) -> tuple[Curve, ...]:
+        request = archive_pb2.ListCandidatesRequest(run=run, states=[pb.STATE_ARCHIVED], page_size=200)
+        reply = await self._archive.ListCandidates(request, timeout=30)
+        return tuple(curve for one in reply.candidates for seed in one.training.seeds if (curve := _curve(seed)))
+
+
+def peers_of(baselines: Sequence[pb.Candidate]) -> Peers:
+    """Yardsticks from the measured baselines; None where there are none yet."""
+    seeds = [seed for one in baselines for seed in one.training.seeds]
+    steps = [
+        seed.curve[-1].tokens / seed.curve[-1].step / seed.measurements.tokens_per_second
+        for seed in seeds
+        if seed.curve and seed.measurements.tokens_per_second
+    ]
+    losses = [seed.loss for seed in seeds if not seed.HasField("stopped")]
+    return Peers(median(steps) if steps else None, min(losses) if losses else None)
+
+
+def watch_settings(settings: events_pb2.RunSettings, stage: Stage) -> WatchSettings:
+    """The watcher's rules: memory from the scale, pruning where the run switched it on."""
+    return WatchSettings(memory_bytes=stage.scale.memory_bytes, prune=_switched_on(settings, "prune"))
+
+
+def _switched_on(settings: events_pb2.RunSettings, policy: str) -> bool:
+    return policy in settings.policies and settings.policies[policy] in (True, "true", "on", "1")
+
+
+def _curve(seed: pb.SeedResult) -> Curve | None:
+    """A finished training as the extrapolation reads it; None for one that was cut short."""
+    if seed.HasField("stopped") or not seed.curve or not seed.curve[-1].step:
+        return None
+    last = seed.curve[-1].step
+    return Curve(
+        tuple((one.step / last, one.train_loss) for one in seed.curve if one.HasField("train_loss")), seed.loss
+    )
+
+
+def _count(record: pb.Candidate) -> None:
+    structlog.get_logger().info(
+        "trained", loss=record.training.loss, benchmark=record.training.benchmark, seeds=len(record.training.seeds)
+    )

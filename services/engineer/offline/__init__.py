@@ -1,0 +1,1 @@
+"""What the engineer can repair without a language model."""

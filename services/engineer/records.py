@@ -1,0 +1,89 @@
+"""Results of trainings as the messages that events carry."""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from services.contracts import candidate_pb2 as pb
+from services.engineer.training.result import CurvePoint, Measurements, TrainingResult
+
+MOST_POINTS = 200
+
+
+def seed_message(result: TrainingResult) -> pb.SeedResult:
+    """One seed. What was not measured stays unset."""
+    return pb.SeedResult(
+        seed=result.seed,
+        curve=[_point(one) for one in thinned(result.curve)],
+        loss=result.loss,
+        bits_per_byte=result.bits_per_byte,
+        loss_stderr=result.loss_stderr,
+        scores=[
+            pb.TaskScore(
+                task=one.task,
+                metric=one.metric,
+                value=one.value,
+                stderr=one.stderr,
+                items=one.items,
+                correct=one.correct,
+            )
+            for one in result.scores
+        ],
+        block_losses=result.block_losses,
+        measurements=_measurements(result.measurements),
+        stopped=result.stopped,
+    )
+
+
+def training_message(seeds: Sequence[pb.SeedResult], averaged: Sequence[str]) -> pb.Training:
+    """All seeds of a candidate: means over seeds, with the standard error of the mean where there are several."""
+    training = pb.Training(seeds=seeds)
+    losses = [seed.loss for seed in seeds]
+    training.loss = fmean(losses)
+    if len(losses) > 1:
+        training.loss_stderr = stdev(losses) / math.sqrt(len(losses))
+    benchmarks = [score for seed in seeds if (score := benchmark_of(seed, averaged)) is not None]
+    if len(benchmarks) == len(seeds):
+        training.benchmark = fmean(benchmarks)
+        if len(benchmarks) > 1:
+            training.benchmark_stderr = stdev(benchmarks) / math.sqrt(len(benchmarks))
+    return training
+
+
+def benchmark_of(seed: pb.SeedResult, averaged: Sequence[str]) -> float | None:
+    """The mean over the tasks that the scale averages; None where one of them has no score."""
+    scores = {score.task: score.value for score in seed.scores}
+    return fmean(scores[task] for task in averaged) if averaged and all(task in scores for task in averaged) else None
+
+
+def thinned(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """At most 200 points, evenly taken; points with a held-out loss and the last one always stay."""
+    step = max(1, math.ceil(len(curve) / MOST_POINTS))
+    last = len(curve) - 1
+    return [one for place, one in enumerate(curve) if place % step == 0 or one.loss is not None or place == last]
+
+
+def _point(point: CurvePoint) -> pb.CurvePoint:
+    return pb.CurvePoint(step=point.step, tokens=point.tokens, train_loss=point.train_loss, loss=point.loss)
+
+
+def _measurements(measured: Measurements) -> pb.Measurements:
+    flops = None if measured.flops_per_token is None else measured.flops_per_token * measured.tokens
+    return pb.Measurements(
+        parameters=measured.parameters,
+        flops_per_token=measured.flops_per_token,
+        tokens_per_second=measured.tokens_per_second,
+        peak_memory_bytes=measured.peak_memory_bytes,
+        energy_joules=measured.energy_joules,
+        seconds=measured.seconds,
+        gpu_seconds=measured.seconds if measured.device == "cuda" else None,
+        device=measured.device,
+        device_name=measured.device_name,
+        versions=measured.versions,
+        data_fingerprint=measured.data_fingerprint,
+        initialisation=measured.initialisation,
+        precision=measured.precision,
+        isolation=measured.isolation,
+        tokens=measured.tokens,
+        flops=flops,
+    )

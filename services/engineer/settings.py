@@ -1,0 +1,35 @@
+"""Settings of the engineer."""
+
+import os
+
+from pydantic import Field, field_validator
+
+from services.chassis.settings import ServiceSettings
+from services.engineer.scales import SCALES
+
+
+class EngineerSettings(ServiceSettings):
+    """Variables begin with ASI_ENGINEER_ where they are the engineer's own."""
+
+    stages: str = Field("tiny", description="stages this machine trains, commas between: tiny, explore, verify, final")
+    parallel: int | None = Field(None, ge=1, description="trainings at once; default: one per core, or one per GPU")
+    check_slots: int = Field(2, ge=1, description="checks at once")
+    device: str | None = Field(None, pattern="^(cpu|cuda)$", description="default: what the scale says")
+
+    @field_validator("stages")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        for stage in value.split(","):
+            if stage.strip() not in SCALES:
+                raise ValueError(f"{stage.strip()!r} is not a stage; choose of {', '.join(SCALES)}")
+        return value
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages, one by one."""
+        return tuple(dict.fromkeys(one.strip() for one in self.stages.split(",")))
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings run at once: one thread each on a CPU keeps all cores busy without getting in the way."""
+        return self.parallel or os.cpu_count() or 1

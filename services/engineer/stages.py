@@ -1,0 +1,79 @@
+"""What an engineer needs of a stage, worked out once: its scale with the run's overrides, its corpus, its check."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from services.domain.zoo import baselines
+from services.engineer.checks.host import check
+from services.engineer.checks.report import CheckReport
+from services.engineer.checks.settings import CheckSettings
+from services.engineer.data import Corpus, open_corpus
+from services.engineer.evaluation.preflight import require_tasks
+from services.engineer.sandbox import Sandbox
+from services.engineer.scales import Scale, load_scale
+from services.engineer.training.sizes import ModelSizes
+
+THOROUGH_SEEDS = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A scale with its data, ready to train on."""
+
+    scale: Scale
+    corpus: Corpus
+    settings: CheckSettings  # with the root's parameters, to measure a candidate's against
+
+
+class Stages:
+    """Opens stages on demand and remembers them. Raises ScaleError, CorpusError, EvaluationUnavailable."""
+
+    def __init__(self, sandbox: Sandbox, cache: Path, device: str | None = None) -> None:
+        self._sandbox = sandbox
+        self._cache = cache
+        self._device = {"device": device} if device else {}
+        self._opened: dict[tuple[object, ...], asyncio.Task[Stage]] = {}
+
+    async def open(self, name: str, overrides: Mapping[str, str]) -> Stage:
+        """The stage `name` with a run's overrides. Asked twice at once, it is opened once."""
+        key = (name, *sorted(overrides.items()))
+        if key not in self._opened:
+            self._opened[key] = asyncio.create_task(self._open(name, {**overrides, **self._device}))
+        try:
+            return await asyncio.shield(self._opened[key])
+        except Exception:
+            self._opened.pop(key, None)
+            raise
+
+    async def check(self, stage: Stage, program: str, *, exempt_from_cost: bool, thorough: bool) -> CheckReport:
+        """One check, or several under different seeds: a thorough one passes only if all do."""
+        exempt = (*stage.settings.exempt, "cost") if exempt_from_cost else stage.settings.exempt
+        seeds = THOROUGH_SEEDS if thorough else THOROUGH_SEEDS[:1]
+        reports = []
+        for seed in seeds:
+            reports.append(await check(program, self._sandbox, replace(stage.settings, seed=seed, exempt=exempt)))
+            if not reports[-1].passed:
+                break
+        return replace(reports[-1], seconds=sum(one.seconds for one in reports))
+
+    async def _open(self, name: str, overrides: Mapping[str, str]) -> Stage:
+        scale = load_scale(name, overrides)
+        await asyncio.to_thread(require_tasks, scale)
+        corpus = await asyncio.to_thread(open_corpus, scale, self._cache)
+        bare = CheckSettings(
+            width=scale.width,
+            heads=scale.heads,
+            layers=scale.blocks,
+            surrounding_parameters=surrounding_parameters(ModelSizes.of(scale, corpus.tokens.vocabulary)),
+        )
+        root = await check(baselines()[0].program, self._sandbox, bare)
+        return Stage(scale, corpus, replace(bare, baseline_parameters=root.parameters))
+
+
+def surrounding_parameters(sizes: ModelSizes) -> int:
+    """Parameters of the language model without its mixers: embedding, head, norms and feed-forward parts."""
+    tables = (1 if sizes.tied else 2) * sizes.vocabulary * sizes.width
+    block = 2 * sizes.width + 3 * sizes.width * sizes.feed_forward
+    return tables + sizes.blocks * block + sizes.width
