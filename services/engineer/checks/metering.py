@@ -21,7 +21,7 @@ class Cost:
     peak_memory: int = 0  # bytes, of what the forward allocated and kept at one time, saved for backward included
 
 
-class Meter(TorchDispatchMode):
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts every operation run inside the block."""
 
     @classmethod
@@ -30,7 +30,7 @@ class Meter(TorchDispatchMode):
         return False
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.cost = Cost()
         self._live = 0
         self._known: set[int] = set()

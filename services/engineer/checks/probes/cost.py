@@ -63,7 +63,8 @@ def _forward(subject: Subject, length: int) -> Cost:
     inputs = subject.noise(1, length, subject.width).to(subject.plain.dtype).requires_grad_()
     with torch.enable_grad(), Meter() as meter:
         subject.call(mixer, inputs, subject.plain)
-    return meter.cost
+    cost: Cost = meter.cost
+    return cost
 
 
 def _exponent(costs: list[int]) -> float:

@@ -1,0 +1,169 @@
+"""What the judge does with a trained candidate: waits for what it is compared with, judges, computes the fitness."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from services.chassis.errors import HandedBack, Rejected
+from services.chassis.events import follow
+from services.chassis.scoring import benchmark_of, loss_of, score, terms_of
+from services.chassis.worker import Job
+from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2, checker_pb2_grpc, events_pb2
+from services.contracts import candidate_pb2 as pb
+from services.domain.leakage import Suspicion, suspicion
+from services.judge.case import Case, program_of
+from services.judge.opinion import Judging, Opinion
+
+SERVICE = "judge"
+ANCHOR = "gated_delta_net"
+POLL_SECONDS = 0.5
+ENDED = (pb.STATE_REJECTED,)
+Choose = Callable[[str], Judging]  # from a run's mind to who judges for it
+
+
+class JudgeHandler:
+    """Handles `candidate.trained`."""
+
+    def __init__(
+        self,
+        archive: archive_pb2_grpc.ArchiveAsyncStub,
+        checker: checker_pb2_grpc.CheckerAsyncStub,
+        judging: Choose,
+    ) -> None:
+        self._archive = archive
+        self._checker = checker
+        self._judging = judging
+
+    async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
+        """The event `candidate.judged`. Rejected when there is nothing to compare with, or the loss is a leak's."""
+        record = pb.Candidate()
+        record.CopyFrom(job.event.so_far)
+        case = await self.case(record, job)
+        await self._must_not_leak(case)
+        record.verdict.CopyFrom(await self.verdict(case, job))
+        record.state = pb.STATE_JUDGED
+        event = follow(job.cause, "judged", SERVICE, job.attempt, record)
+        event.candidate_judged.SetInParent()
+        return [event]
+
+    async def case(self, record: pb.Candidate, job: Job | None) -> Case:
+        """The candidate with what it is compared with, once that is measured.
+
+        Only baselines asked for earlier are waited for, and of those only the root and the anchor: so nobody waits for
+        somebody who waits for him.
+        """
+        settings = (await self._archive.GetRun(archive_pb2.RunRequest(run=record.run), timeout=30)).settings
+        root_name = settings.baselines[0]
+        while True:
+            known = {one.request.baseline: one for one in await self._baselines(record)} | (
+                {record.request.baseline: record} if record.request.baseline else {}
+            )
+            root, anchor = known.get(root_name), known.get(ANCHOR)
+            if root is not None and root.state in ENDED:
+                raise Rejected("judge", f"the root baseline {root_name} was rejected: there is nothing to compare with")
+            if root is not None and _measured(root) and not _is_to_come(anchor, record):
+                break
+            if job is None or job.draining.is_set():
+                raise HandedBack("waiting for the root baseline")
+            await asyncio.sleep(POLL_SECONDS)
+        parent = await self._parent(record)
+        earlier = [one for one in known.values() if one.request.number < record.request.number and _measured(one)]
+        return Case(
+            record,
+            root,
+            anchor if anchor is not None and _measured(anchor) and record.id != root.id else None,
+            (*earlier, *parent),
+            settings,
+        )
+
+    async def verdict(self, case: Case, job: Job | None) -> pb.Verdict:
+        """The whole verdict; what cannot be known is left out, and why is said."""
+        terms = terms_of(case.settings)
+        if "judge" in terms:
+            opinion = await self._judging(case.settings.mind).judge(case, job)
+        else:
+            opinion = Opinion(None, None, "", "", absent_because="the run is without judge")
+        verdict = pb.Verdict(
+            raw=opinion.raw,
+            spread=opinion.spread,
+            justification=opinion.justification,
+            judge=opinion.judge,
+            baseline=case.root.id,
+            baseline_loss=loss_of(case.root),
+            baseline_benchmark=benchmark_of(case.root),
+            absent_because=opinion.absent_because,
+        )
+        if opinion.scores is not None:
+            scores = opinion.scores
+            verdict.scores.CopyFrom(
+                pb.SubScores(performance=scores.performance, innovation=scores.innovation, complexity=scores.complexity)
+            )
+        _add_fitness(verdict, case, opinion.raw, terms)
+        return verdict
+
+    async def _must_not_leak(self, case: Case) -> None:
+        """A loss too good to be true ends here, with the numbers and what a thorough check found.
+
+        The paper discards such candidates. Baselines are known programs and set the threshold themselves.
+        """
+        found = await self._suspicion(case)
+        if found is None or not found.suspected:
+            return
+        request = checker_pb2.CheckRequest(
+            program=program_of(case.record),
+            stage=case.record.stage,
+            scale_overrides=case.settings.scale_overrides,
+            thorough=True,
+        )
+        report = await self._checker.Check(request, timeout=300)
+        failed = [f"{one.probe}: {one.message}" for one in report.verdicts if one.outcome == "fail"]
+        evidence = {"loss": found.loss, "reference": found.reference, "floor": found.floor, "failed_probes": failed}
+        because = f"the thorough check fails ({failed[0]})" if failed else "no probe of the thorough check explains it"
+        if failed or case.settings.policies.fields["leakage"].string_value != "probe":
+            raise Rejected(
+                "judge",
+                f"loss {found.loss:.4f} is below {found.floor:.4f}, more than 10% under the best honest one: {because}",
+                evidence,
+            )
+
+    async def _suspicion(self, case: Case) -> Suspicion | None:
+        loss, root = loss_of(case.record), loss_of(case.root)
+        if case.record.kind == pb.KIND_BASELINE or loss is None or root is None:
+            return None
+        honest = [loss_of(one) for one in await self._baselines(case.record)]
+        return suspicion(loss, root, [one for one in honest if one is not None])
+
+    async def _baselines(self, record: pb.Candidate) -> list[pb.Candidate]:
+        request = archive_pb2.GetBaselinesRequest(run=record.run, stage=record.stage)
+        return list((await self._archive.GetBaselines(request, timeout=30)).baselines)
+
+    async def _parent(self, record: pb.Candidate) -> list[pb.Candidate]:
+        if not record.proposal.parent:
+            return []
+        request = archive_pb2.GetCandidateRequest(run=record.run, candidate=record.proposal.parent)
+        return [await self._archive.GetCandidate(request, timeout=30)]
+
+
+def _add_fitness(verdict: pb.Verdict, case: Case, raw: float | None, terms: frozenset[str]) -> None:
+    try:
+        value = score(case.settings.fitness or "paper", case.record, raw, case.root, terms)
+    except ValueError as error:
+        verdict.absent_because = f"the fitness is absent: {error}"
+        return
+    if value is not None:
+        verdict.fitness.CopyFrom(value)
+    elif not verdict.absent_because:
+        verdict.absent_because = "the fitness is absent: not all of its terms were measured"
+
+
+def _measured(record: pb.Candidate) -> bool:
+    return record.training.HasField("loss")
+
+
+def _is_to_come(baseline: pb.Candidate | None, record: pb.Candidate) -> bool:
+    """Asked for before the candidate, not measured, and not rejected either."""
+    return (
+        baseline is not None
+        and baseline.request.number < record.request.number
+        and not _measured(baseline)
+        and baseline.state not in ENDED
+    )

@@ -1,0 +1,31 @@
+"""The port of judging: who looks at a case and says what the candidate is worth."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.chassis.worker import Job
+from services.domain.judge_rubric import SubScores
+from services.judge.case import Case
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A judgement: `raw` on the anchors' scale 1–10, the sub-scores behind it, and why.
+
+    `spread` is the standard deviation over several askings. `raw` is None with the reason in `absent_because`.
+    """
+
+    raw: float | None
+    scores: SubScores | None
+    justification: str
+    judge: str
+    spread: float | None = None
+    absent_because: str = ""
+
+
+class Judging(Protocol):
+    """Judges cases."""
+
+    async def judge(self, case: Case, job: Job | None) -> Opinion:
+        """The opinion on a case; `job` is the delivery that asks, None for a question outside a run's way."""
+        ...
