@@ -1,0 +1,151 @@
+"""A run and records as the bench of the archive writes them: of the sizes that real ones have."""
+
+import random
+
+import numpy as np
+
+from services.chassis.bus import Logged
+from services.chassis.events import Cause, body_of, first, follow
+from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+
+RUN = "bench"
+EMBEDDER = "bench-1024"
+DIMENSION = 1024
+STRUCTURES = 200
+TEXT = "The gate forgets what the state no longer needs. " * 40
+HEAD = """
+class DeltaNet(nn.Module):
+    def __init__(self, d_model):
+        super().__init__()
+"""
+LAYER = """
+    def mix_{n}(self, q, k, v, beta):
+        state = torch.einsum("bhlk,bhlv->bhkv", k * beta.unsqueeze(-1), v) * {a}
+        out = torch.einsum("bhlk,bhkv->bhlv", q / {b}, state) + self.skip_{n}(v)
+        return self.norm(out * torch.sigmoid(self.gate(q)) if {c} else out)
+"""
+
+
+class Log:
+    """A log in memory: numbers messages as the stream does."""
+
+    def __init__(self) -> None:
+        self.messages: list[Logged] = []
+
+    def write(self, event: events_pb2.Event) -> Logged:
+        """The next message."""
+        self.messages.append(Logged(len(self.messages) + 1, "", body_of(event)))
+        return self.messages[-1]
+
+
+def program(number: int) -> str:
+    """About 8 KB of Python, one of some hundred structures."""
+    chance = random.Random(number % STRUCTURES)
+    layers = (
+        LAYER.format(n=n, a=chance.randrange(5), b=chance.randrange(1, 5), c=chance.randrange(2)) for n in range(20)
+    )
+    return "class DeltaNet(nn.Module):\n    def __init__(self, d_model):\n        super().__init__()\n" + "".join(
+        layers
+    )
+
+
+def embedding(number: int) -> list[float]:
+    """A direction near that of the numbers around it."""
+    centre = np.random.default_rng(number // 50).standard_normal(DIMENSION)
+    values: list[float] = (centre + np.random.default_rng(number).standard_normal(DIMENSION) / 2).tolist()
+    return values
+
+
+def parent_of(number: int) -> str:
+    """One of the 500 before it: paths in an archive of 100,000 get some 400 long."""
+    return f"c{random.Random(number).randrange(max(1, number - 500), number):06d}"
+
+
+def propose(record: pb.Candidate, number: int, parent: str) -> None:
+    """What a researcher adds."""
+    record.proposal.CopyFrom(
+        pb.Proposal(
+            name=f"net_{number}", motivation=TEXT, program=program(number), parent=parent, embedder=EMBEDDER,
+            motivation_embedding=embedding(number), moves=[f"move_{number % 80}"], structure=f"{number % STRUCTURES}",
+        )
+    )  # fmt: skip
+    record.state = pb.STATE_PROPOSED
+
+
+def train(record: pb.Candidate, number: int) -> None:
+    """What an engineer adds."""
+    loss = 3 - random.Random(number).random()
+    record.training.CopyFrom(pb.Training(loss=loss, benchmark=0.3, attempt=1))
+    for seed in range(3):
+        curve = [pb.CurvePoint(step=step, tokens=step * 2048, train_loss=4.0, loss=4.0) for step in range(50)]
+        measured = pb.Measurements(parameters=400_000 + number, seconds=60.0)
+        record.training.seeds.add(seed=seed, loss=loss, curve=curve, block_losses=[loss] * 64, measurements=measured)
+    record.state = pb.STATE_TRAINED
+
+
+def judge(record: pb.Candidate) -> None:
+    """What a judge adds."""
+    record.verdict.raw = 5.0
+    record.verdict.justification = TEXT
+    record.verdict.fitness.value = 1 - record.training.loss / 4
+    record.state = pb.STATE_JUDGED
+
+
+def analyse(record: pb.Candidate) -> None:
+    """What an analyst adds."""
+    record.analysis.results = record.analysis.synthesis = TEXT
+    record.state = pb.STATE_ANALYSED
+
+
+def start(candidates: int) -> events_pb2.Event:
+    """The paper's pool, two baselines."""
+    event = first(RUN, "started", "console")
+    event.run_started.settings.CopyFrom(
+        events_pb2.RunSettings(
+            scale="tiny", seats=4, seed=1, baselines=["delta_net", "gated_delta_net"],
+            pool=events_pb2.PoolSettings(size=50, parents=10, references=4, cold_start=200, batch=50),
+            budget=events_pb2.Budget(candidates=candidates),
+        )
+    )  # fmt: skip
+    return event
+
+
+def way(request: events_pb2.Event) -> list[events_pb2.Event]:
+    """Everything that happens to one candidate between its request and its end."""
+    record, cause, told = pb.Candidate(), Cause.published(request), []
+    record.CopyFrom(request.so_far)
+    number = record.request.number
+    propose(
+        record,
+        number,
+        "" if number < 3 else f"c{random.Random(number).randrange(max(1, number - 500), number - 1):06d}",
+    )
+    for fact in ("proposed", "claimed", "trained", "judged", "analysed"):
+        match fact:
+            case "trained":
+                train(record, number)
+            case "judged":
+                judge(record)
+            case "analysed":
+                analyse(record)
+        event = follow(cause, fact, "bench", 1, record)
+        getattr(event, f"candidate_{fact}").SetInParent()
+        told.append(event)
+        if fact != "claimed":
+            cause = Cause.published(event)
+    return told
+
+
+def imported(cause: Cause, number: int) -> events_pb2.Event:
+    """A whole record at once."""
+    record = pb.Candidate(id=f"c{number:06d}", run=RUN, kind=pb.KIND_IMPORTED, stage="tiny")
+    record.request.number = number
+    propose(record, number, parent_of(number))
+    train(record, number)
+    judge(record)
+    analyse(record)
+    record.state = pb.STATE_ARCHIVED
+    event = follow(cause, "imported", "bench", 1, record)
+    event.candidate_imported.index = number
+    return event
