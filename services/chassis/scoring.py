@@ -8,7 +8,7 @@ from services.contracts import events_pb2
 from services.domain.fitness import BENCHMARK, JUDGE, LOSS, TERMS, Baseline, Conditions, Fitness, Measured, fitness
 from services.domain.statistics import Interval, bootstrap
 
-RESAMPLES = 400
+RESAMPLES = 200
 
 
 def terms_of(settings: events_pb2.RunSettings) -> frozenset[str]:

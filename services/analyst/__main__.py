@@ -1,0 +1,8 @@
+"""`python -m services.analyst`: one analyst, from environment settings."""
+
+from services.analyst.app import build
+from services.analyst.settings import AnalystSettings
+from services.chassis.service import main
+
+if __name__ == "__main__":
+    main("analyst", AnalystSettings, build)

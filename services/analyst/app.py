@@ -1,0 +1,27 @@
+"""The analyst, put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.analyst.handlers import AnalystHandler
+from services.analyst.library import Library
+from services.analyst.offline.analyst import OfflineAnalyst
+from services.analyst.service import CognitionService
+from services.analyst.settings import AnalystSettings
+from services.chassis.rpc import channel
+from services.chassis.service import Service
+from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc
+
+
+@asynccontextmanager
+async def build(service: Service, settings: AnalystSettings) -> AsyncIterator[None]:
+    """Analyse judged candidates, and answer questions about the literature."""
+    library = Library(settings.own_entries, settings.threshold)
+    await library.index()
+    offline = OfflineAnalyst()
+    async with channel(settings.archive_address, settings) as archive_channel:
+        handler = AnalystHandler(archive_pb2_grpc.ArchiveStub(archive_channel), library, lambda _mind: offline)
+        cognition_pb2_grpc.add_CognitionServicer_to_server(CognitionService(library), service.server.grpc)
+        service.rpc_names.append(cognition_pb2.DESCRIPTOR.services_by_name["Cognition"].full_name)
+        await service.work("analyst", handler.handle, settings.parallel)
+        yield

@@ -1,0 +1,20 @@
+"""What an analysis is written from: the candidate, its relatives, the root of its run, and what was retrieved."""
+
+from dataclasses import dataclass
+
+from services.analyst.cognition.search import Hit
+from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+
+
+@dataclass(frozen=True)
+class Dossier:
+    """Absent relatives are None or empty: a root has no parent."""
+
+    record: pb.Candidate
+    root: pb.Candidate | None
+    parent: pb.Candidate | None
+    grandparent: pb.Candidate | None
+    siblings: tuple[pb.Candidate, ...]  # best first
+    hits: tuple[Hit, ...]
+    settings: events_pb2.RunSettings

@@ -1,0 +1,82 @@
+"""What the analyst does with a judged candidate: gathers relatives, searches the literature, writes the analysis."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from services.analyst.dossier import Dossier
+from services.analyst.library import Library
+from services.analyst.offline.analyst import components_of
+from services.chassis.events import follow
+from services.chassis.worker import Job
+from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
+from services.contracts import candidate_pb2 as pb
+
+SERVICE = "analyst"
+SIBLINGS = 3
+
+
+class Analysing(Protocol):
+    """Writes analyses."""
+
+    async def analyse(self, dossier: Dossier, job: Job | None) -> pb.Analysis:
+        """The five parts, components and origins; `job` is the delivery that asks, None outside a run's way."""
+        ...
+
+
+Choose = Callable[[str], Analysing]  # from a run's mind to who analyses for it
+
+
+class AnalystHandler:
+    """Handles `candidate.judged`."""
+
+    def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub, library: Library, analysing: Choose) -> None:
+        self._archive = archive
+        self._library = library
+        self._analysing = analysing
+
+    async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
+        """The event `candidate.analysed`."""
+        record = pb.Candidate()
+        record.CopyFrom(job.event.so_far)
+        dossier = await self._dossier(record)
+        record.analysis.CopyFrom(await self._analysis(dossier, job))
+        record.state = pb.STATE_ANALYSED
+        event = follow(job.cause, "analysed", SERVICE, job.attempt, record)
+        event.candidate_analysed.SetInParent()
+        return [event]
+
+    async def _analysis(self, dossier: Dossier, job: Job) -> pb.Analysis:
+        if dossier.settings.ablations.without_analysis:
+            return pb.Analysis(components=components_of(dossier.record), ideas=dossier.record.proposal.ideas)
+        return await self._analysing(dossier.settings.mind).analyse(dossier, job)
+
+    async def _dossier(self, record: pb.Candidate) -> Dossier:
+        run, stage = record.run, record.stage
+        settings = (await self._archive.GetRun(archive_pb2.RunRequest(run=run), timeout=30)).settings
+        relatives = await self._archive.GetRelatives(
+            archive_pb2.GetRelativesRequest(run=run, candidate=record.id, siblings=SIBLINGS), timeout=30
+        )
+        reply = await self._archive.GetBaselines(archive_pb2.GetBaselinesRequest(run=run, stage=stage), timeout=30)
+        root = next((one for one in reply.baselines if one.id == record.verdict.baseline), None)
+        parent = relatives.parent if relatives.HasField("parent") else None
+        grandparent = relatives.grandparent if relatives.HasField("grandparent") else None
+        return Dossier(
+            record=record,
+            root=root,
+            parent=parent if parent is not None and parent.id == record.proposal.parent else None,
+            grandparent=grandparent,
+            siblings=tuple(relatives.siblings),
+            hits=() if settings.ablations.without_cognition else await self._library.search(symptoms(record, parent)),
+            settings=settings,
+        )
+
+
+def symptoms(record: pb.Candidate, parent: pb.Candidate | None) -> str:
+    """What was seen, as a query for trigger patterns: what was tried, and on which tasks it helped or hurt."""
+    parts = [record.proposal.motivation or record.proposal.name, " ".join(record.proposal.components)]
+    if parent is not None:
+        before = {score.task: score.value for seed in parent.training.seeds for score in seed.scores}
+        now = {score.task: score.value for seed in record.training.seeds for score in seed.scores}
+        worse = sorted(task for task in now.keys() & before.keys() if now[task] < before[task])
+        parts += [f"weak at {', '.join(worse)}"] if worse else []
+    return " ".join(parts)

@@ -1,0 +1,1 @@
+"""The analyst without a language model: sentences about measured differences."""

@@ -1,0 +1,42 @@
+# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
+"""The gRPC service Cognition: what the literature knows about what an experiment showed."""
+
+from typing import Any
+
+import grpc.aio
+
+from services.analyst.cognition.search import Hit
+from services.analyst.library import Library
+from services.contracts import cognition_pb2 as pb
+from services.contracts import cognition_pb2_grpc
+
+
+class CognitionService(cognition_pb2_grpc.CognitionServicer):
+    """Empty queries and counts over 50 are INVALID_ARGUMENT."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    async def Search(self, request: pb.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.SearchReply:
+        threshold = request.threshold if request.HasField("threshold") else None
+        hits = await self._library.search(request.query, request.count, threshold)
+        embedder = (await self._library.index()).embedder
+        return pb.SearchReply(entries=[entry_message(hit) for hit in hits], embedder=embedder.name)
+
+
+def entry_message(hit: Hit) -> pb.CognitionEntry:
+    """An entry as the contracts carry it."""
+    entry, paper = hit.knowledge.entry, hit.knowledge.paper
+    return pb.CognitionEntry(
+        id=hit.knowledge.id,
+        title=paper.title,
+        arxiv=paper.arxiv or "",
+        year=paper.year,
+        design_insight=entry.design_insight,
+        trigger_patterns=entry.experimental_trigger_patterns,
+        background=entry.background,
+        innovation=entry.algorithmic_innovation,
+        guidance=entry.implementation_guidance,
+        components=entry.components,
+        similarity=hit.similarity,
+    )
