@@ -78,12 +78,13 @@ def _interval(
     loss, benchmark = loss_gain(record, root), benchmark_gain(record, root)
     if loss is None or (BENCHMARK in terms and benchmark is None):
         return None
-    ends = [_at(end, value, benchmark_end, raw, terms) for end, benchmark_end in (
-        (loss.low, benchmark.low if benchmark else 0.0), (loss.high, benchmark.high if benchmark else 0.0))]  # fmt: skip
-    return pb.Interval(low=ends[0], high=ends[1], level=loss.level)
+    better, worse = (benchmark.high, benchmark.low) if benchmark else (0.0, 0.0)
+    low, high = _at(loss.low, worse, value, raw, terms), _at(loss.high, better, value, raw, terms)
+    return pb.Interval(low=low, high=high, level=loss.level)
 
 
-def _at(loss_gain: float, value: Fitness, benchmark_gain: float, raw: float | None, terms: frozenset[str]) -> float:
+def _at(loss_gain: float, benchmark_gain: float, value: Fitness, raw: float | None, terms: frozenset[str]) -> float:
+    """The fitness that these gains over the root would have."""
     baseline = value.baseline
     loss = None if baseline.loss is None else max(0.0, baseline.loss - loss_gain)
     accuracy = None if baseline.benchmark is None else max(0.0, baseline.benchmark + benchmark_gain)

@@ -1,0 +1,55 @@
+"""The port of proposing: from what a seat may see to a draft, again with what was refused."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from services.chassis.worker import Job
+from services.contracts import archive_pb2, cognition_pb2, events_pb2
+from services.contracts import candidate_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Context:
+    """What one seat proposes from, as the archive stood when it was asked."""
+
+    record: pb.Candidate
+    parent: pb.Candidate
+    references: tuple[pb.Candidate, ...]
+    rejections: tuple[pb.Candidate, ...]
+    history: tuple[archive_pb2.MoveOutcome, ...]
+    entries: tuple[cognition_pb2.CognitionEntry, ...]
+    settings: events_pb2.RunSettings
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A proposal before it is known to be new and sound."""
+
+    name: str
+    motivation: str
+    program: str
+    components: Sequence[str] = ()
+    ideas: Sequence[pb.Idea] = ()
+    moves: Sequence[str] = ()
+    description: Mapping[str, object] | None = None
+    mind: str = ""
+    prompt_version: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a draft was not taken: it repeats something, or the check found a fault; `sentence` holds the numbers."""
+
+    kind: Literal["repeat", "check"]
+    draft: Draft
+    sentence: str
+    verdicts: tuple[pb.ProbeVerdict, ...] = field(default=())
+
+
+class Proposer(Protocol):
+    """Thinks up candidates."""
+
+    async def propose(self, context: Context, refusals: Sequence[Refusal], job: Job) -> Draft:
+        """The next draft, knowing what was refused. Raises Rejected when it has nothing more to offer."""
+        ...

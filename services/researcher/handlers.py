@@ -1,0 +1,218 @@
+"""What the researcher does with a seat: seeds → context → draft → is it new? → is it sound? → candidate.proposed."""
+
+from collections.abc import Callable, Sequence
+
+from services.chassis.errors import Rejected, Transient
+from services.chassis.events import follow, struct
+from services.chassis.llm.embedder import Embedder
+from services.chassis.worker import Job
+from services.contracts import (
+    archive_pb2,
+    archive_pb2_grpc,
+    checker_pb2,
+    checker_pb2_grpc,
+    cognition_pb2,
+    cognition_pb2_grpc,
+    events_pb2,
+)
+from services.contracts import candidate_pb2 as pb
+from services.domain.structure import fingerprint
+from services.domain.zoo import baseline
+from services.researcher.draft import Context, Draft, Proposer, Refusal
+
+SERVICE = "researcher"
+MOST_REPEATS = 10
+MOST_REWRITES = 10
+NEIGHBOURS = 5
+ENTRIES = 3
+CHECK_SECONDS = 120.0
+PROGRAM_BYTES = 96 * 1024  # an event carries the whole record and must stay below 256 KiB
+
+Choose = Callable[[str], Proposer]  # from a run's mind to who proposes for it
+
+
+class Researcher:
+    """Handles `candidate.requested`."""
+
+    def __init__(
+        self,
+        archive: archive_pb2_grpc.ArchiveAsyncStub,
+        checker: checker_pb2_grpc.CheckerAsyncStub,
+        cognition: cognition_pb2_grpc.CognitionAsyncStub,
+        embedder: Embedder,
+        proposer: Choose,
+    ) -> None:
+        self._archive = archive
+        self._checker = checker
+        self._cognition = cognition
+        self._embedder = embedder
+        self._proposer = proposer
+
+    async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
+        """The event `candidate.proposed`. A seat for which nothing new and sound was found is Rejected."""
+        record = pb.Candidate()
+        record.CopyFrom(job.event.so_far)
+        settings = (await self._archive.GetRun(archive_pb2.RunRequest(run=record.run), timeout=30)).settings
+        if record.request.baseline:
+            record.proposal.CopyFrom(await self._baseline(record, settings))
+        elif record.HasField("proposal"):
+            record.proposal.CopyFrom(await self._given(record, settings))
+        else:
+            record.proposal.CopyFrom(await self._proposal(await self.context(record, settings), job))
+        record.state = pb.STATE_PROPOSED
+        event = follow(job.cause, "proposed", SERVICE, job.attempt, record)
+        event.candidate_proposed.SetInParent()
+        return [event]
+
+    async def context(self, record: pb.Candidate, settings: events_pb2.RunSettings) -> Context:
+        """What this seat may see. Raises Transient while the archive has nothing to draw from."""
+        request = archive_pb2.DrawSeedsRequest(run=record.run, candidate=record.id)
+        drawn = await self._archive.DrawSeeds(request, timeout=30)
+        if not drawn.HasField("parent"):
+            raise Transient("no candidate is scored yet: there is no parent to draw", 2)
+        return Context(
+            record=record,
+            parent=drawn.parent,
+            references=tuple(drawn.references),
+            rejections=tuple(drawn.recent_rejections),
+            history=tuple(drawn.history),
+            entries=await self._entries(drawn.parent, settings),
+            settings=settings,
+        )
+
+    async def _baseline(self, record: pb.Candidate, settings: events_pb2.RunSettings) -> pb.Proposal:
+        """A program of the zoo, checked like any other. The upper reference may cost what it costs."""
+        try:
+            known = baseline(record.request.baseline)
+        except ValueError as error:
+            raise Rejected("propose", str(error)) from None
+        draft = Draft(known.title, f"{known.description} ({known.source})", known.program, known.components, mind="zoo")
+        report = await self._check(draft, record, settings, exempt_from_cost=known.role == "reference")
+        if not report.passed:
+            raise Rejected("check", failure_of(report), {"verdicts": [one.message for one in failed(report)]})
+        return await self._message(draft, report, [], [])
+
+    async def _given(self, record: pb.Candidate, settings: events_pb2.RunSettings) -> pb.Proposal:
+        """A program that was asked for by hand, as an ablation is: it is checked and left as it is."""
+        given = record.proposal
+        report = await self._check(Draft(given.name, given.motivation, given.program), record, settings)
+        if not report.passed:
+            raise Rejected("check", failure_of(report), {"verdicts": [one.message for one in failed(report)]})
+        given.check.CopyFrom(report)
+        given.structure = fingerprint(given.program).digest
+        return given
+
+    async def _proposal(self, context: Context, job: Job) -> pb.Proposal:
+        """Draft until one is new and sound. Raises Rejected with the history when the tries are used up."""
+        proposer, refusals = self._proposer(context.settings.mind), list[Refusal]()
+        while True:
+            draft = await proposer.propose(context, refusals, job)
+            neighbours, repeat = await self._neighbours(context.record, draft)
+            if repeat:
+                refusals.append(Refusal("repeat", draft, repeat))
+            else:
+                report = await self._check(draft, context.record, context.settings)
+                if report.passed:
+                    return await self._message(draft, report, neighbours, refusals, context)
+                refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
+            _must_not_be_used_up(refusals)
+
+    async def _neighbours(self, record: pb.Candidate, draft: Draft) -> tuple[list[pb.Neighbour], str]:
+        """The nearest earlier motivations and programs, and the sentence that says what a draft repeats, if it does."""
+        try:
+            fingerprint(draft.program)
+        except ValueError:
+            return [], ""  # the check says what is wrong with it
+        run, name = record.run, record.id
+        (vector,) = await self._embedder.embed([draft.motivation])
+        motivations = archive_pb2.NearestMotivationsRequest(
+            run=run, embedding=vector.values, embedder=vector.embedder, count=NEIGHBOURS, **{"except": name}
+        )
+        programs = archive_pb2.NearestProgramsRequest(
+            run=run, program=draft.program, count=NEIGHBOURS, **{"except": name}
+        )
+        near = (await self._archive.NearestMotivations(motivations, timeout=30)).near
+        alike = (await self._archive.NearestPrograms(programs, timeout=30)).near
+        found = [pb.Neighbour(candidate=one.candidate.id, similarity=one.similarity, of="motivation") for one in near]
+        found += [pb.Neighbour(candidate=one.candidate.id, similarity=one.similarity, of="program") for one in alike]
+        same = next((one.candidate for one in alike if one.same_structure), None)
+        if same is None:
+            return found, ""
+        return found, f"the program repeats {same.proposal.name} ({same.id}) up to names and layout"
+
+    async def _check(
+        self, draft: Draft, record: pb.Candidate, settings: events_pb2.RunSettings, exempt_from_cost: bool = False
+    ) -> pb.CheckReport:
+        if len(draft.program.encode()) > PROGRAM_BYTES:
+            raise Rejected("propose", f"the program has more than {PROGRAM_BYTES} bytes: write it shorter")
+        request = checker_pb2.CheckRequest(
+            program=draft.program,
+            stage=record.stage,
+            scale_overrides=settings.scale_overrides,
+            exempt_from_cost=exempt_from_cost,
+        )
+        return await self._checker.Check(request, timeout=CHECK_SECONDS)
+
+    async def _entries(
+        self, parent: pb.Candidate, settings: events_pb2.RunSettings
+    ) -> tuple[cognition_pb2.CognitionEntry, ...]:
+        """What the literature says about the parent's weaknesses: searched by its analysis."""
+        if settings.ablations.without_cognition:
+            return ()
+        query = " ".join((parent.analysis.results, parent.analysis.synthesis, parent.proposal.motivation)).strip()
+        request = cognition_pb2.SearchRequest(query=query or parent.proposal.name, count=ENTRIES)
+        return tuple((await self._cognition.Search(request, timeout=30)).entries)
+
+    async def _message(
+        self,
+        draft: Draft,
+        report: pb.CheckReport,
+        neighbours: Sequence[pb.Neighbour],
+        refusals: Sequence[Refusal],
+        context: Context | None = None,
+    ) -> pb.Proposal:
+        (vector,) = await self._embedder.embed([draft.motivation])
+        return pb.Proposal(
+            name=draft.name,
+            motivation=draft.motivation,
+            program=draft.program,
+            parent=context.parent.id if context else "",
+            references=[one.id for one in context.references] if context else [],
+            components=draft.components,
+            ideas=draft.ideas,
+            description=struct(draft.description) if draft.description else None,
+            moves=draft.moves,
+            motivation_embedding=vector.values,
+            embedder=vector.embedder,
+            structure=fingerprint(draft.program).digest,
+            nearest=neighbours,
+            novelty_history=[one.sentence for one in refusals],
+            check=report,
+            mind=draft.mind,
+            prompt_version=draft.prompt_version,
+            cognition=[
+                pb.CognitionHit(entry=one.id, similarity=one.similarity, title=one.title)
+                for one in (context.entries if context else ())
+            ],
+        )
+
+
+def failed(report: pb.CheckReport) -> list[pb.ProbeVerdict]:
+    """The verdicts that are fatal."""
+    return [one for one in report.verdicts if one.outcome == "fail"]
+
+
+def failure_of(report: pb.CheckReport) -> str:
+    """The first fatal verdict in a sentence."""
+    return next((f"the check fails: {one.probe}: {one.message}" for one in failed(report)), "the check fails")
+
+
+def _must_not_be_used_up(refusals: Sequence[Refusal]) -> None:
+    repeats = sum(one.kind == "repeat" for one in refusals)
+    if repeats >= MOST_REPEATS or len(refusals) - repeats >= MOST_REWRITES:
+        stage = "propose" if repeats >= MOST_REPEATS else "check"
+        raise Rejected(
+            stage,
+            f"no new and sound program in {len(refusals)} tries; the last: {refusals[-1].sentence}",
+            {"refused": [one.sentence for one in refusals]},
+        )

@@ -1,0 +1,91 @@
+"""The offline mind behind the port of proposing."""
+
+import json
+import random
+from collections.abc import Sequence
+
+from google.protobuf.json_format import MessageToDict
+
+from services.chassis.errors import Rejected
+from services.chassis.worker import Job
+from services.contracts import candidate_pb2 as pb
+from services.domain.structure import fingerprint
+from services.researcher.draft import Context, Draft, Refusal
+from services.researcher.offline.bandit import Observation
+from services.researcher.offline.hints import CognitionHint
+from services.researcher.offline.search import (
+    OfflineProposal,
+    SearchExhaustedError,
+    Seed,
+    propose_offline,
+    propose_random,
+)
+
+NAME = "offline search 1"
+RANDOM_NAME = "random compositions 1"
+
+
+class OfflineProposer:
+    """A search over known architectural moves; the run's policy `search=random` draws them blindly instead."""
+
+    async def propose(self, context: Context, refusals: Sequence[Refusal], job: Job | None) -> Draft:
+        """As the port says: the same context and refusals give the same draft."""
+        del job
+        blind = context.settings.policies.fields["search"].string_value == "random"
+        refused = {fingerprint(one.draft.program).digest for one in refusals}
+        rng = random.Random(f"{context.settings.seed}:{context.record.id}:{len(refusals)}")
+        try:
+            proposal = self._proposal(context, refused, rng, blind)
+        except SearchExhaustedError as error:
+            raise Rejected("propose", str(error), {"refused": [one.sentence for one in refusals]}) from error
+        return Draft(
+            name=proposal.name,
+            motivation=proposal.motivation,
+            program=proposal.program,
+            components=proposal.components,
+            ideas=[pb.Idea(text=one.text, origin=one.origin, source=one.source or "") for one in proposal.ideas],
+            moves=proposal.moves,
+            description=json.loads(proposal.description),
+            mind=RANDOM_NAME if blind else NAME,
+        )
+
+    def _proposal(self, context: Context, refused: set[str], rng: random.Random, blind: bool) -> OfflineProposal:
+        parent = seed_of(context.parent)
+        references = [seed_of(one) for one in context.references]
+        history = [
+            Observation(tuple(one.moves), one.gain if one.HasField("gain") else None, one.structure)
+            for one in context.history
+            if one.HasField("gain") or one.rejected
+        ]
+        if blind:
+            return propose_random(parent, references, history, rng)
+        hints = [CognitionHint(entry.id, tuple(entry.components), entry.title) for entry in context.entries]
+        return propose_offline(
+            parent, references, history, hints, rng, lambda program: fingerprint(program).digest in refused
+        )
+
+
+def seed_of(record: pb.Candidate) -> Seed:
+    """A candidate as the search reads it."""
+    proposal = record.proposal
+    return Seed(
+        candidate=record.id,
+        name=proposal.name,
+        program=record.training.program or proposal.program,
+        fitness=record.verdict.fitness.value if record.verdict.HasField("fitness") else None,
+        description=_json_of(proposal) if proposal.HasField("description") else None,
+        family=record.request.baseline or None,
+    )
+
+
+def _json_of(proposal: pb.Proposal) -> str:
+    """The typed description; a Struct holds whole numbers as floats, which are given back as whole."""
+    return json.dumps(_whole(MessageToDict(proposal.description)), sort_keys=True)
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
