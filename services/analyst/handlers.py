@@ -1,5 +1,7 @@
 """What the analyst does with a judged candidate: gathers relatives, searches the literature, writes the analysis."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Protocol
 

@@ -1,5 +1,7 @@
 """The archive as commands ask it: of the running system, of a remote one, or of the files when nothing runs."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import os

@@ -1,5 +1,7 @@
 """What an engineer does with a proposed candidate: claim it, train every seed, evaluate, and say what was measured."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import socket

@@ -1,5 +1,7 @@
 """What the judge does with a trained candidate: waits for what it is compared with, judges, computes the fitness."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable, Sequence
 

@@ -1,6 +1,8 @@
 # ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
 """The gRPC service Judge: the verdict on a measured candidate once more, outside its way."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import grpc.aio

@@ -1,5 +1,7 @@
 """What the researcher does with a seat: seeds → context → draft → is it new? → is it sound? → candidate.proposed."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 from services.chassis.errors import Rejected, Transient

@@ -1,5 +1,7 @@
 """The archive over gRPC: the questions of the port, asked of a running store."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,7 +27,7 @@ class ArchiveClient:
         self._channel = rpc.channel(address, settings)
         self._stub: archive_pb2_grpc.ArchiveAsyncStub = archive_pb2_grpc.ArchiveStub(self._channel)
 
-    async def __aenter__(self) -> "ArchiveClient":
+    async def __aenter__(self) -> ArchiveClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:

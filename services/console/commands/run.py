@@ -1,5 +1,7 @@
 """`asi-arch run`: a whole discovery run on one machine."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import signal

@@ -13,7 +13,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from services.domain.structure import Fingerprint, fingerprint, similarity
-from services.store.backends.nearest import HASHES, MotivationIndex, ProgramIndex, Scored, Sketched, unit
+from services.store.backends.motivations import MotivationIndex, unit
+from services.store.backends.rows_in_memory import Scored
+from services.store.backends.sketches import HASHES, ProgramIndex, Sketched
 
 K = TypeVar("K")
 V = TypeVar("V")

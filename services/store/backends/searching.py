@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from services.contracts import candidate_pb2
-from services.store.backends.nearest import Scored
 from services.store.backends.neighbours import Neighbours, Source
+from services.store.backends.rows_in_memory import Scored
 from services.store.port import CandidateRow, Near
 
 

@@ -16,9 +16,9 @@ from services.store.backends.mongo.connection import (
     translated,
 )
 from services.store.backends.mongo.schema import migrate
-from services.store.backends.nearest import Sketched
 from services.store.backends.neighbours import StoredProgram, StoredVector
 from services.store.backends.searching import Searching
+from services.store.backends.sketches import Sketched
 from services.store.port import (
     ArchiveUnavailable,
     CandidateRow,

@@ -9,8 +9,8 @@ from services.store.backends.digest import Digest
 from services.store.backends.mongo import documents
 from services.store.backends.mongo.connection import Database, moment
 from services.store.backends.mongo.queries import known, known_candidate
-from services.store.backends.nearest import Sketched
 from services.store.backends.neighbours import StoredProgram, StoredVector, sketch_from
+from services.store.backends.sketches import Sketched
 from services.store.port import LogRow, Outgoing
 
 

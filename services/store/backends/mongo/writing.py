@@ -11,8 +11,8 @@ from services.chassis.events import body_of
 from services.store.backends.folding import Effects, Key, Needs, Standing, due, fold, needs
 from services.store.backends.mongo import documents
 from services.store.backends.mongo.connection import Database, Session, transaction
-from services.store.backends.nearest import Sketched
 from services.store.backends.rows import record_bytes
+from services.store.backends.sketches import Sketched
 from services.store.port import CandidateRow, Change, React
 
 Operation = InsertOne[dict[str, object]] | ReplaceOne[dict[str, object]] | UpdateOne | DeleteMany

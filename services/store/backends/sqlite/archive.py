@@ -10,9 +10,9 @@ from pathlib import Path
 
 from services.chassis.bus import Logged
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
-from services.store.backends.nearest import Sketched
 from services.store.backends.neighbours import StoredProgram, StoredVector
 from services.store.backends.searching import Searching
+from services.store.backends.sketches import Sketched
 from services.store.backends.sqlite import history, queries, writing
 from services.store.backends.sqlite.connection import Thread, connect
 from services.store.backends.sqlite.schema import migrate

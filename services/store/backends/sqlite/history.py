@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from services.contracts import candidate_pb2, events_pb2
 from services.store.backends.digest import Digest
-from services.store.backends.nearest import Sketched
 from services.store.backends.neighbours import StoredProgram, StoredVector, sketch_from
+from services.store.backends.sketches import Sketched
 from services.store.backends.sqlite.connection import transaction
 from services.store.backends.sqlite.queries import known, known_candidate, read_pool
 from services.store.port import LogRow
