@@ -26,7 +26,7 @@ from services.chassis.bus import Logged
 from services.chassis.events import Cause, body_of
 from services.domain.structure import fingerprint
 from services.store.backends import open_archive
-from services.store.backends.nearest import Sketched
+from services.store.backends.sketches import Sketched
 from services.store.draw import draw_seeds
 from services.store.port import Archive, Query
 from services.store.reactions import react

@@ -16,21 +16,10 @@ from services.store.backends.rows_in_memory import Rows, Scored, best
 
 _STEPS = 127  # whole numbers on either side of zero in one byte
 _SLACK = 1e-5  # of a cosine: what float32 itself rounds, generously
-_THREADS = 2
-
-
-class Rounded:
-    """A unit vector as whole numbers: `codes` × `step` differs from it by a vector of length `error`."""
-
-    def __init__(self, values: NDArray[np.float32]) -> None:
-        self.step = float(np.abs(values).max()) / _STEPS
-        self.codes: NDArray[np.int8] = np.round(values / self.step).astype(np.int8)
-        near = self.codes.astype(np.float64) * self.step
-        self.error = float(np.linalg.norm(values.astype(np.float64) - near))
 
 
 class MotivationIndex:
-    """The unit vectors of one run and one embedder."""
+    """The unit vectors of one run and one embedder, in the order in which they came."""
 
     def __init__(self, width: int) -> None:
         self.last = 0  # sequence of the newest row
@@ -40,19 +29,19 @@ class MotivationIndex:
         self._rounding = Rows(2, np.float32)  # step and error of each
         self._ids: list[str] = []
 
-    def add(self, sequence: int, candidate: str, vector: bytes) -> None:
-        """A row as the archive keeps it. One of another width, or without a direction, cannot be near anything."""
-        self.last = sequence
-        values = np.frombuffer(vector, "<f4")
-        length = float(np.linalg.norm(values.astype(np.float64)))
-        if values.size != self._width or not np.isfinite(length) or length == 0:
-            return
-        direction = (values / length).astype(np.float32)
-        rounded = Rounded(direction)
-        self._vectors.add(direction)
-        self._codes.add(rounded.codes)
-        self._rounding.add(np.array([rounded.step, rounded.error], np.float32))
-        self._ids.append(candidate)
+    def extend(self, last: int, candidates: Sequence[str], vectors: Sequence[bytes]) -> None:
+        """Rows as the archive keeps them. One of another width, or without a direction, cannot be near anything."""
+        self.last = last
+        usable = [place for place, vector in enumerate(vectors) if len(vector) == 4 * self._width]
+        values = np.frombuffer(b"".join(vectors[place] for place in usable), "<f4").reshape(-1, self._width)
+        lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+        sound = np.isfinite(lengths) & (lengths > 0)
+        directions = (values[sound] / lengths[sound, None]).astype(np.float32)
+        codes, rounding = rounded(directions)
+        self._vectors.extend(directions)
+        self._codes.extend(codes)
+        self._rounding.extend(rounding)
+        self._ids += [candidates[usable[place]] for place in np.flatnonzero(sound).tolist()]
 
     def nearest(self, wanted: NDArray[np.float32], count: int, except_id: str) -> list[Scored]:
         """The nearest to a unit vector by cosine, best first, ties by id. ValueError for one of another width."""
@@ -73,14 +62,19 @@ class MotivationIndex:
 
     def _about(self, wanted: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Every cosine from the rounded vectors, and how far it may be off."""
-        rounded = Rounded(wanted)
-        products = [
-            np.frombuffer(simsimd.cdist(rounded.codes[None], block, "dot", threads=_THREADS), np.float64)
-            for block in self._codes.blocks()
-        ]
+        codes, [[step, error]] = rounded(wanted[None])
+        products = [np.asarray(simsimd.cdist(codes, block, "dot"))[0] for block in self._codes.blocks()]
         rounding = np.concatenate(self._rounding.blocks())
-        about = (np.concatenate(products) * rounded.step).astype(np.float32) * rounding[:, 0]
-        return about, rounding[:, 1] * (1 + rounded.error) + rounded.error
+        about = (np.concatenate(products) * step).astype(np.float32) * rounding[:, 0]
+        return about, rounding[:, 1] * (1 + error) + error
+
+
+def rounded(directions: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Unit vectors as whole numbers, and of each how long a step is and how long the difference that is left."""
+    steps = np.abs(directions).max(axis=1, keepdims=True, initial=0) / _STEPS
+    codes = np.round(directions / steps).astype(np.int8)
+    errors = np.linalg.norm(directions - codes * steps, axis=1, keepdims=True)
+    return codes, np.hstack([steps, errors]).astype(np.float32)
 
 
 def unit(embedding: Sequence[float]) -> NDArray[np.float32]:

@@ -105,8 +105,8 @@ class Neighbours:
         index = self._motivations.pop(key, None)
         while page := await self._source.vectors(run, embedder, index.last if index else 0, PAGE):
             index = index or MotivationIndex(len(page[0].vector) // 4)
-            for row in page:
-                index.add(row.sequence, row.candidate, row.vector)
+            ids, vectors = [row.candidate for row in page], [row.vector for row in page]
+            await asyncio.to_thread(index.extend, page[-1].sequence, ids, vectors)
         if index:
             _keep(self._motivations, key, index)
         return index

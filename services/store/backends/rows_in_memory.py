@@ -21,20 +21,23 @@ class Rows(Generic[Number]):
 
     def __init__(self, width: int, kind: type[Number]) -> None:
         self.width = width
-        self._kind = kind
+        self._kind: type[Number] = kind
         self._blocks: list[NDArray[Number]] = []
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, row: NDArray[Number]) -> None:
-        """Append one row of `width` numbers."""
-        place = self._count % BLOCK
-        if place == 0:
-            self._blocks.append(np.empty((BLOCK, self.width), self._kind))
-        self._blocks[-1][place] = row
-        self._count += 1
+    def extend(self, rows: NDArray[Number]) -> None:
+        """Append rows, an array of shape [any, width]."""
+        while len(rows):
+            place = self._count % BLOCK
+            if place == 0:
+                self._blocks.append(np.empty((BLOCK, self.width), self._kind))
+            fitting = rows[: BLOCK - place]
+            self._blocks[-1][place : place + len(fitting)] = fitting
+            self._count += len(fitting)
+            rows = rows[len(fitting) :]
 
     def blocks(self) -> list[NDArray[Number]]:
         """The filled rows, in order."""
@@ -43,8 +46,10 @@ class Rows(Generic[Number]):
     def take(self, places: NDArray[np.intp]) -> NDArray[Number]:
         """Some rows, by ascending places."""
         edges = np.searchsorted(places, np.arange(len(self._blocks) + 1) * BLOCK)
-        parts = (block[places[edges[at] : edges[at + 1]] - at * BLOCK] for at, block in enumerate(self._blocks))
-        return np.concatenate([np.empty((0, self.width), self._kind), *parts])
+        parts: list[NDArray[Number]] = [np.empty((0, self.width), self._kind)]
+        for at, block in enumerate(self._blocks):
+            parts.append(block[places[edges[at] : edges[at + 1]] - at * BLOCK])
+        return np.concatenate(parts)
 
 
 def best(ids: Sequence[str], scores: NDArray[np.float32], count: int, except_id: str) -> list[Scored]:

@@ -55,7 +55,7 @@ class ProgramIndex:
     def add(self, sequence: int, candidate: str, digest: str, sketch: NDArray[np.uint32]) -> None:
         """A row as the archive keeps it."""
         self.last = sequence
-        self._rows.add(sketch)
+        self._rows.extend(sketch[None])
         self._ids.append(candidate)
         if digest:
             self._by_digest.setdefault(digest, []).append(candidate)

@@ -119,8 +119,9 @@ def path(connection: Connection, run: str, candidate: str) -> list[str]:
     run = known_candidate(connection, run, candidate)
     rows = connection.execute(
         """WITH RECURSIVE above (id, parent) AS (
-            SELECT id, parent FROM candidates WHERE run = ? AND id = ?
-            UNION SELECT c.id, c.parent FROM above JOIN candidates c ON c.run = ? AND c.id = above.parent
+            SELECT id, parent FROM candidates INDEXED BY candidates_lineage WHERE run = ? AND id = ?
+            UNION SELECT c.id, c.parent FROM above
+            JOIN candidates c INDEXED BY candidates_lineage ON c.run = ? AND c.id = above.parent
         ) SELECT id, parent FROM above""",
         (run, candidate, run),
     ).fetchall()
