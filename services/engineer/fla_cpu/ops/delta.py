@@ -20,7 +20,7 @@ from services.engineer.fla_cpu.ops.shapes import (
     working,
 )
 
-CHUNK = 64
+CHUNK = 32
 
 
 def chunk_delta_rule(
