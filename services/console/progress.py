@@ -27,6 +27,7 @@ class Progress:
         self._begun = time.monotonic()
         self._told = -REST_SECONDS
         self._ended_at_start: int | None = None
+        self._spent_at_start: float | None = None
 
     def __enter__(self) -> "Progress":
         if self._live and not self._quiet:
@@ -46,12 +47,18 @@ class Progress:
         """Where the run stands now."""
         if self._quiet:
             return
-        left = self._seconds_left(status)
+        left, spent = self._seconds_left(status), self._seconds(status)
         if self._live:
-            self._live.update(_block(status, rows, left))
+            self._live.update(_block(status, rows, spent, left))
         elif time.monotonic() - self._told >= REST_SECONDS:
             self._told = time.monotonic()
-            self._console.print(_line(status, left))
+            self._console.print(_line(status, spent, left), soft_wrap=True)
+
+    def _seconds(self, status: pb.RunStatus) -> float:
+        """Wall time of the run: what the archive knew when this command began, and what has passed since."""
+        if self._spent_at_start is None:
+            self._spent_at_start = status.spent.seconds
+        return self._spent_at_start + time.monotonic() - self._begun
 
     def _seconds_left(self, status: pb.RunStatus) -> float | None:
         """From the pace since this command began; None before anything has ended."""
@@ -72,12 +79,12 @@ def ended_and_wanted(status: pb.RunStatus) -> tuple[int, int | None]:
     return ended, wanted
 
 
-def _block(status: pb.RunStatus, rows: Sequence[Row], left: float | None) -> RenderableType:
+def _block(status: pb.RunStatus, rows: Sequence[Row], spent: float, left: float | None) -> RenderableType:
     ended, wanted = ended_and_wanted(status)
     counts = Table.grid(padding=(0, 2))
     counts.add_row(*(Text(f"{name} {status.states.get(name, 0)}", style=_style(status, name)) for name in STATES))
     lines: list[RenderableType] = [
-        Text(f"run {status.run} · {status.phase} · {clock(status.spent.seconds)}{_left(left)}", style="bold")
+        Text(f"run {status.run} · {status.phase} · {clock(spent)}{_left(left)}", style="bold")
     ]
     if wanted:
         lines.append(ProgressBar(total=wanted, completed=ended, width=60))
@@ -96,9 +103,9 @@ def _in_hand(rows: Sequence[Row]) -> list[Text]:
     return [Text(f"  {one['id']} {one['name'] or '…'}: {one['state']}", style="dim") for one in moving[:6]]
 
 
-def _line(status: pb.RunStatus, left: float | None) -> str:
+def _line(status: pb.RunStatus, spent: float, left: float | None) -> str:
     states = ", ".join(f"{status.states[name]} {name}" for name in STATES if status.states.get(name, 0))
-    return f"{clock(status.spent.seconds)} {status.phase}: {states or 'starting'}; {_best(status)}{_left(left)}"
+    return f"{clock(spent)} {status.phase}: {states or 'starting'}; {_best(status)}{_left(left)}"
 
 
 def _best(status: pb.RunStatus) -> str:

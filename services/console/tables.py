@@ -28,8 +28,9 @@ def ranking(rows: Sequence[Row]) -> Table:
     """Candidates best first: what a run ends with."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("#", justify="right")
-    for title in ("id", "name", "parent"):
-        table.add_column(title, no_wrap=title != "name", overflow="fold")
+    table.add_column("id", no_wrap=True)
+    table.add_column("name", no_wrap=True, overflow="ellipsis", min_width=12)
+    table.add_column("parent", no_wrap=True)
     for title in ("loss", "Δ root", "bench", "judge", "fitness", "s"):
         table.add_column(title, justify="right", no_wrap=True)
     for place, one in enumerate(rows, 1):
@@ -54,7 +55,7 @@ def listing(rows: Sequence[Row]) -> Table:
     """Candidates in the order given, with state and size."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("id", "name", "parent", "stage", "state"):
-        table.add_column(title, no_wrap=title != "name", overflow="fold")
+        table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=10 if title == "name" else None)
     for title in ("loss", "bench", "judge", "fitness", "parameters", "s"):
         table.add_column(title, justify="right", no_wrap=True)
     for one in rows:

@@ -42,6 +42,7 @@ class Bus:
         self._settings = settings
         self._name = name
         self._client = Client()
+        self._closing = False
         self._js: JetStreamContext = self._client.jetstream(timeout=5)
 
     async def __aenter__(self) -> "Bus":
@@ -69,9 +70,9 @@ class Bus:
                 max_outstanding_pings=2,
                 inbox_prefix=settings.nats_inbox_prefix.encode(),
                 error_cb=self._report,
-                disconnected_cb=_say("disconnected from NATS"),
-                reconnected_cb=_say("reconnected to NATS"),
-                closed_cb=_say("connection to NATS closed"),
+                disconnected_cb=self._say("disconnected from NATS"),
+                reconnected_cb=self._say("reconnected to NATS"),
+                closed_cb=self._say("connection to NATS closed"),
                 nkeys_seed=str(settings.nats_creds) if settings.nats_creds else None,
                 tls=_tls(settings) if settings.nats_ca else None,
             )
@@ -80,7 +81,8 @@ class Bus:
         self._js = self._client.jetstream(timeout=5)
 
     async def close(self) -> None:
-        """Flush and close. Not `drain`, which stalls for its whole time-out once a pull has timed out."""
+        """Flush and close for good. Not `drain`, which stalls for its whole time-out once a pull has timed out."""
+        self._closing = True
         if self._client.is_connected:
             try:
                 await self._client.flush(timeout=2)
@@ -214,17 +216,19 @@ class Bus:
         finally:
             await subscription.unsubscribe()
 
+    def _say(self, text: str) -> Callable[[], Awaitable[None]]:
+        """A callback that logs `text`, unless the connection is being closed on purpose."""
+
+        async def callback() -> None:
+            if not self._closing:
+                get_logger().warning(text)
+
+        return callback
+
     async def _report(self, error: Exception) -> None:
         """Log what the client says. It must not raise: that would kill the client's read loop for good."""
         denied = "permissions violation" in str(error).lower()
         get_logger().error("NATS denied an operation" if denied else "NATS error", error=str(error), denied=denied)
-
-
-def _say(text: str) -> Callable[[], Awaitable[None]]:
-    async def callback() -> None:
-        get_logger().warning(text)
-
-    return callback
 
 
 def _tls(settings: ServiceSettings) -> ssl.SSLContext:

@@ -1,0 +1,48 @@
+"""A whole system of real processes at a scale of seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Real text, real training, real evaluation, as small as they get.
+MICRO = ("steps=6", "width=32", "heads=2", "feed_forward=64", "context=64", "heldout_blocks=16", "check_truncations=8",
+         "evaluations=1", "task_limit=16", "tasks=copying,brackets")  # fmt: skip
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def micro_flags() -> list[str]:
+    """The flags of a run of seconds."""
+    return [part for setting in MICRO for part in ("--set", setting)]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """This test's own data folder, one thread, nothing of the caller's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
+    return kept | {"ASI_DATA_DIR": str(tmp_path / "data"), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+
+@pytest.fixture
+def asi_arch(environment: dict[str, str]) -> Command:
+    """Runs the command line and waits for it."""
+
+    def call(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "services.console", *arguments],
+            env=environment, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert not ok or done.returncode == 0, done.stderr + done.stdout
+        return done
+
+    return call
+
+
+def rows_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    """The JSON array that a command printed."""
+    rows: list[dict[str, object]] = json.loads(done.stdout)
+    return rows

@@ -1,0 +1,116 @@
+"""The whole loop: five services as processes, real NATS, real gRPC, real training."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.loop.conftest import Command, micro_flags, rows_of
+
+RUN = ("run", "--candidates", "1", "--baselines", "delta_net,linear_attention", *micro_flags())
+
+
+def test_a_run_ends_with_every_candidate_measured_and_can_be_asked_about(asi_arch: Command) -> None:
+    """Proposed, checked, trained, evaluated, judged, analysed and archived; then list, show, tree and status."""
+    ranked = rows_of(asi_arch(*RUN, "--json"))
+
+    assert len(ranked) == 3
+    assert {row["state"] for row in ranked} <= {"archived", "rejected"}
+    listed = rows_of(asi_arch("list", "--json"))
+    needed = {
+        "id",
+        "name",
+        "run",
+        "parent",
+        "stage",
+        "state",
+        "loss",
+        "benchmark",
+        "judge",
+        "fitness",
+        "parameters",
+        "seconds",
+    }
+    assert all(needed <= row.keys() for row in listed)
+    root = next(row for row in listed if row["id"] == "c000001")
+    assert isinstance(root["loss"], float)
+    assert root["judge"] == 5.0
+    tree = rows_of(asi_arch("tree", "--json"))
+    assert {node["id"] for node in tree} == {row["id"] for row in listed}
+    assert {"id", "parent", "name", "fitness"} <= tree[0].keys()
+    shown = asi_arch("show", "c000001", "--program").stdout
+    assert "class DeltaNet" in shown
+    assert "finished" in asi_arch("status").stdout
+    assert asi_arch("show", "c999999", ok=False).returncode == 1
+
+
+def test_an_impossible_flag_is_one_sentence_and_no_run(asi_arch: Command) -> None:
+    """Before anything starts."""
+    for flags, named in ((("--scale", "huge"), "--scale"), (("--baselines", "deltanet"), "--baselines"),
+                         (("--set", "steps"), "--set"), (("--run", "a b"), "--run")):  # fmt: skip
+        done = asi_arch("run", *flags, ok=False)
+        assert done.returncode == 2
+        assert named in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_what_was_killed_comes_to_exactly_one_result(environment: dict[str, str], asi_arch: Command) -> None:
+    """SIGKILL the engineer in the middle of a training: the work goes to its successor, and one result is accepted."""
+    flags = [*RUN, "--set", "steps=60", "--json"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "services.console", *flags], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    data = Path(environment["ASI_DATA_DIR"])
+    _wait_for(lambda: list((data / "progress").glob("*/*.json")))
+    engineer = next(int(pid) for pid in _pids("services.engineer", data))
+    os.kill(engineer, signal.SIGKILL)
+    run.communicate(timeout=280)
+
+    assert run.returncode == 0
+    rows = rows_of(asi_arch("list", "--json"))
+    assert {row["state"] for row in rows} <= {"archived", "rejected"}
+    assert all(isinstance(row["loss"], float) for row in rows if row["kind"] == "baseline")
+    assert not _pids("services.engineer", data)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_is_drained_and_goes_on(environment: dict[str, str], asi_arch: Command) -> None:
+    """Ctrl-C pauses; --resume ends what was begun, and nothing is there twice."""
+    flags = [*RUN, "--set", "steps=120"]
+    run = subprocess.Popen([sys.executable, "-m", "services.console", *flags], env=environment)
+    data = Path(environment["ASI_DATA_DIR"])
+    _wait_for(lambda: list((data / "progress").glob("*/*.json")))
+    run.send_signal(signal.SIGINT)
+
+    assert run.wait(90) == 130
+    assert "paused" in asi_arch("status").stdout
+    rows = rows_of(asi_arch("run", "--resume", "--json"))
+    assert len(rows) == 3
+    assert {row["state"] for row in rows} <= {"archived", "rejected"}
+
+
+def _wait_for(condition: "object", seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():  # type: ignore[operator]
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+def _pids(module: str, data: Path) -> list[str]:
+    """Processes of this module that work on this data folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            command, around = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"-m\0{module}\0".encode() in command and str(data).encode() in around:
+            found.append(process.name)
+    return found
