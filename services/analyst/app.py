@@ -3,13 +3,16 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.analyst.handlers import AnalystHandler
+from services.analyst.handlers import Analysing, AnalystHandler
 from services.analyst.library import Library
+from services.analyst.model.analyst import ModelAnalyst
 from services.analyst.offline.analyst import OfflineAnalyst
 from services.analyst.service import CognitionService
 from services.analyst.settings import AnalystSettings
+from services.chassis.llm.minds import Minds
 from services.chassis.rpc import channel
 from services.chassis.service import Service
+from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc
 
 
@@ -19,9 +22,17 @@ async def build(service: Service, settings: AnalystSettings) -> AsyncIterator[No
     library = Library(settings.own_entries, settings.threshold)
     await library.index()
     offline = OfflineAnalyst()
+
+    async def choose(mind: str, job: Job) -> Analysing:
+        thinking = await minds.mind(mind, job)
+        return offline if thinking is None else ModelAnalyst(thinking, offline)
+
     async with channel(settings.archive_address, settings) as archive_channel:
-        handler = AnalystHandler(archive_pb2_grpc.ArchiveStub(archive_channel), library, lambda _mind: offline)
+        archive = archive_pb2_grpc.ArchiveStub(archive_channel)
+        minds = Minds(service.name, service.bus, archive, settings.artifacts)
+        handler = AnalystHandler(archive, library, choose)
         cognition_pb2_grpc.add_CognitionServicer_to_server(CognitionService(library), service.server.grpc)
         service.rpc_names.append(cognition_pb2.DESCRIPTOR.services_by_name["Cognition"].full_name)
         await service.work("analyst", handler.handle, settings.parallel)
         yield
+        await minds.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from services.analyst.dossier import Dossier
@@ -20,12 +20,12 @@ SIBLINGS = 3
 class Analysing(Protocol):
     """Writes analyses."""
 
-    async def analyse(self, dossier: Dossier, job: Job | None) -> pb.Analysis:
-        """The five parts, components and origins; `job` is the delivery that asks, None outside a run's way."""
+    async def analyse(self, dossier: Dossier) -> pb.Analysis:
+        """The five parts, components and origins."""
         ...
 
 
-Choose = Callable[[str], Analysing]  # from a run's mind to who analyses for it
+Choose = Callable[[str, Job], Awaitable[Analysing]]  # from a run's mind to who analyses for it
 
 
 class AnalystHandler:
@@ -50,7 +50,7 @@ class AnalystHandler:
     async def _analysis(self, dossier: Dossier, job: Job) -> pb.Analysis:
         if dossier.settings.ablations.without_analysis:
             return pb.Analysis(components=components_of(dossier.record), ideas=dossier.record.proposal.ideas)
-        return await self._analysing(dossier.settings.mind).analyse(dossier, job)
+        return await (await self._analysing(dossier.settings.mind, job)).analyse(dossier)
 
     async def _dossier(self, record: pb.Candidate) -> Dossier:
         run, stage = record.run, record.stage

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import SettingsError
+from services.chassis.llm.minds import Minds
 from services.chassis.logs import get_logger
 from services.chassis.rpc import channel
 from services.chassis.service import Service
@@ -13,7 +14,7 @@ from services.contracts import archive_pb2_grpc, checker_pb2, checker_pb2_grpc
 from services.engineer.checker import CheckerService
 from services.engineer.evaluation.preflight import EvaluationUnavailable, require_tasks
 from services.engineer.handlers import Engineer
-from services.engineer.revision import OfflineReviser
+from services.engineer.model_reviser import RunReviser
 from services.engineer.sandbox import Sandbox
 from services.engineer.scales import load_scale
 from services.engineer.settings import EngineerSettings
@@ -32,10 +33,12 @@ async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[N
         )
         service.rpc_names.append(checker_pb2.DESCRIPTOR.services_by_name["Checker"].full_name)
         stub = archive_pb2_grpc.ArchiveStub(archive)
-        engineer = Engineer(sandbox, stages, stub, OfflineReviser(), settings.data_dir)
+        minds = Minds(service.name, service.bus, stub, settings.artifacts)
+        engineer = Engineer(sandbox, stages, stub, RunReviser(minds), settings.data_dir)
         for stage in settings.stage_names:
             await service.work(engineer_durable(stage), engineer.handle, settings.trainings)
         yield
+        await minds.close()
 
 
 async def _preflight(settings: EngineerSettings) -> None:

@@ -163,7 +163,8 @@ class Engineer:
         evidence = {"kind": failed.kind, **failed.evidence, "revisions": len(revisions), "error": error[-2000:]}
         if isinstance(failed, LooksAhead) or len(revisions) >= MOST_REVISIONS:
             raise Rejected("train", failed.message, evidence)
-        repair = await self._reviser.revise(job, record, Failure(program, error, failed.kind))
+        history = "\n".join(f"- {one.repair}" for one in revisions)
+        repair = await self._reviser.revise(job, record, Failure(program, error, failed.kind, history))
         if repair is None:
             raise Rejected("train", failed.message, evidence)
         revisions.append(pb.Revision(program=program, error=error, repair=repair.what))

@@ -10,11 +10,15 @@ from services.engineer.offline.repairs import repaired
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong: the program, the whole error (traceback, last metrics or the watcher's reason), its kind."""
+    """What went wrong: the program, the whole error (traceback, last metrics or the watcher's reason), its kind.
+
+    `history` tells what was tried before.
+    """
 
     program: str
     error: str
     kind: str
+    history: str = ""
 
 
 @dataclass(frozen=True)

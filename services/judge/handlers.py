@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from services.chassis.errors import HandedBack, Rejected
 from services.chassis.events import follow
@@ -19,7 +19,7 @@ SERVICE = "judge"
 ANCHOR = "gated_delta_net"
 POLL_SECONDS = 0.5
 ENDED = (pb.STATE_REJECTED,)
-Choose = Callable[[str], Judging]  # from a run's mind to who judges for it
+Choose = Callable[[str, Job | None], Awaitable[Judging]]  # from a run's mind to who judges for it
 
 
 class JudgeHandler:
@@ -81,7 +81,7 @@ class JudgeHandler:
         """The whole verdict; what cannot be known is left out, and why is said."""
         terms = terms_of(case.settings)
         if "judge" in terms:
-            opinion = await self._judging(case.settings.mind).judge(case, job)
+            opinion = await (await self._judging(case.settings.mind, job)).judge(case)
         else:
             opinion = Opinion(None, None, "", "", absent_because="the run is without judge")
         verdict = pb.Verdict(

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.chassis.worker import Job
 from services.domain.judge_rubric import SubScores
 from services.judge.case import Case
 
@@ -26,6 +25,6 @@ class Opinion:
 class Judging(Protocol):
     """Judges cases."""
 
-    async def judge(self, case: Case, job: Job | None) -> Opinion:
-        """The opinion on a case; `job` is the delivery that asks, None for a question outside a run's way."""
+    async def judge(self, case: Case) -> Opinion:
+        """The opinion on a case."""
         ...

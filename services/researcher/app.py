@@ -4,10 +4,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from services.chassis.llm.embedder import LocalEmbedder
+from services.chassis.llm.minds import Minds
 from services.chassis.rpc import channel
 from services.chassis.service import Service
+from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, checker_pb2_grpc, cognition_pb2_grpc
+from services.researcher.draft import Proposer
 from services.researcher.handlers import Researcher
+from services.researcher.model.proposer import ModelProposer
 from services.researcher.offline.proposer import OfflineProposer
 from services.researcher.settings import ResearcherSettings
 
@@ -16,17 +20,25 @@ from services.researcher.settings import ResearcherSettings
 async def build(service: Service, settings: ResearcherSettings) -> AsyncIterator[None]:
     """Fill the seats that the store gives out."""
     offline = OfflineProposer()
+
+    async def choose(mind: str, job: Job) -> Proposer:
+        thinking = await minds.mind(mind, job)
+        return offline if thinking is None else ModelProposer(thinking)
+
     async with AsyncExitStack() as stack:
         archive, checker, cognition = [
             await stack.enter_async_context(channel(address, settings))
             for address in (settings.archive_address, settings.checker_address, settings.cognition_address)
         ]
+        archive_stub = archive_pb2_grpc.ArchiveStub(archive)
+        minds = Minds(service.name, service.bus, archive_stub, settings.artifacts)
+        stack.push_async_callback(minds.close)
         researcher = Researcher(
-            archive_pb2_grpc.ArchiveStub(archive),
+            archive_stub,
             checker_pb2_grpc.CheckerStub(checker),
             cognition_pb2_grpc.CognitionStub(cognition),
             LocalEmbedder(256),
-            lambda _mind: offline,
+            choose,
         )
         await service.work("researcher", researcher.handle, settings.parallel)
         yield

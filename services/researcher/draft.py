@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from services.chassis.worker import Job
 from services.contracts import archive_pb2, cognition_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 
@@ -50,6 +49,10 @@ class Refusal:
 class Proposer(Protocol):
     """Thinks up candidates."""
 
-    async def propose(self, context: Context, refusals: Sequence[Refusal], job: Job) -> Draft:
+    async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """The next draft, knowing what was refused. Raises Rejected when it has nothing more to offer."""
+        ...
+
+    async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
+        """What the draft repeats by its idea, in a sentence; empty where it is new, or nobody can tell."""
         ...

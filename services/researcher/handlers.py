@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from services.chassis.errors import Rejected, Transient
 from services.chassis.events import follow, struct
@@ -30,7 +30,7 @@ ENTRIES = 3
 CHECK_SECONDS = 120.0
 PROGRAM_BYTES = 96 * 1024  # an event carries the whole record and must stay below 256 KiB
 
-Choose = Callable[[str], Proposer]  # from a run's mind to who proposes for it
+Choose = Callable[[str, Job], Awaitable[Proposer]]  # from a run's mind to who proposes for it
 
 
 class Researcher:
@@ -106,11 +106,11 @@ class Researcher:
 
     async def _proposal(self, context: Context, job: Job) -> pb.Proposal:
         """Draft until one is new and sound. Raises Rejected with the history when the tries are used up."""
-        proposer, refusals = self._proposer(context.settings.mind), list[Refusal]()
+        proposer, refusals = await self._proposer(context.settings.mind, job), list[Refusal]()
         while True:
-            draft = await proposer.propose(context, refusals, job)
-            neighbours, repeat = await self._neighbours(context.record, draft)
-            if repeat:
+            draft = await proposer.propose(context, refusals)
+            neighbours, near, repeat = await self._neighbours(context.record, draft)
+            if repeat := repeat or await proposer.repeats(context, draft, near):
                 refusals.append(Refusal("repeat", draft, repeat))
             else:
                 report = await self._check(draft, context.record, context.settings)
@@ -119,12 +119,14 @@ class Researcher:
                 refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
             _must_not_be_used_up(refusals)
 
-    async def _neighbours(self, record: pb.Candidate, draft: Draft) -> tuple[list[pb.Neighbour], str]:
-        """The nearest earlier motivations and programs, and the sentence that says what a draft repeats, if it does."""
+    async def _neighbours(
+        self, record: pb.Candidate, draft: Draft
+    ) -> tuple[list[pb.Neighbour], list[pb.Candidate], str]:
+        """The nearest earlier motivations and programs, and what the program repeats to the letter, if it does."""
         try:
             fingerprint(draft.program)
         except ValueError:
-            return [], ""  # the check says what is wrong with it
+            return [], [], ""  # the check says what is wrong with it
         run, name = record.run, record.id
         (vector,) = await self._embedder.embed([draft.motivation])
         motivations = archive_pb2.NearestMotivationsRequest(
@@ -138,9 +140,10 @@ class Researcher:
         found = [pb.Neighbour(candidate=one.candidate.id, similarity=one.similarity, of="motivation") for one in near]
         found += [pb.Neighbour(candidate=one.candidate.id, similarity=one.similarity, of="program") for one in alike]
         same = next((one.candidate for one in alike if one.same_structure), None)
+        nearest = [one.candidate for one in near]
         if same is None:
-            return found, ""
-        return found, f"the program repeats {same.proposal.name} ({same.id}) up to names and layout"
+            return found, nearest, ""
+        return found, nearest, f"the program repeats {same.proposal.name} ({same.id}) up to names and layout"
 
     async def _check(
         self, draft: Draft, record: pb.Candidate, settings: events_pb2.RunSettings, exempt_from_cost: bool = False

@@ -5,7 +5,6 @@ Every number in it is one of the record's or a difference of two of them.
 
 from services.analyst.dossier import Dossier
 from services.analyst.offline.comparing import Difference, largest_changes, loss_difference, speed_of
-from services.chassis.worker import Job
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
 
@@ -15,9 +14,8 @@ NAME = "offline comparison 1"
 class OfflineAnalyst:
     """Writes the paper's five parts from measured differences."""
 
-    async def analyse(self, dossier: Dossier, job: Job | None) -> pb.Analysis:
+    async def analyse(self, dossier: Dossier) -> pb.Analysis:
         """As the port says."""
-        del job
         return pb.Analysis(
             design_evaluation=_design(dossier),
             results=_results(dossier),

@@ -1,6 +1,5 @@
 """The rubric computed from what was measured; the formula is in services/domain/judge_rubric.py."""
 
-from services.chassis.worker import Job
 from services.domain.judge_rubric import MIDDLE, SubScores, judge_offline
 from services.judge.case import Case, observation
 from services.judge.opinion import Opinion
@@ -11,9 +10,8 @@ NAME = "offline rubric 1"
 class OfflineJudge:
     """Says what the numbers say, and that it is not a language model."""
 
-    async def judge(self, case: Case, job: Job | None) -> Opinion:
+    async def judge(self, case: Case) -> Opinion:
         """As the port says. The root is 5 in everything: it is what the scale is measured from."""
-        del job
         if case.record.id == case.root.id:
             scores = SubScores(MIDDLE, MIDDLE, MIDDLE)
             return Opinion(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from google.protobuf.json_format import MessageToDict
 
 from services.chassis.errors import Rejected
-from services.chassis.worker import Job
 from services.contracts import candidate_pb2 as pb
 from services.domain.structure import fingerprint
 from services.researcher.draft import Context, Draft, Refusal
@@ -28,9 +27,8 @@ RANDOM_NAME = "random compositions 1"
 class OfflineProposer:
     """A search over known architectural moves; the run's policy `search=random` draws them blindly instead."""
 
-    async def propose(self, context: Context, refusals: Sequence[Refusal], job: Job | None) -> Draft:
+    async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """As the port says: the same context and refusals give the same draft."""
-        del job
         blind = context.settings.policies.fields["search"].string_value == "random"
         refused = {fingerprint(one.draft.program).digest for one in refusals}
         rng = random.Random(f"{context.settings.seed}:{context.record.id}:{len(refusals)}")
@@ -48,6 +46,11 @@ class OfflineProposer:
             description=json.loads(proposal.description),
             mind=RANDOM_NAME if blind else NAME,
         )
+
+    async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
+        """Nothing: motivations made of moves tell no more than the programs, which are compared by structure."""
+        del context, draft, neighbours
+        return ""
 
     def _proposal(self, context: Context, refused: set[str], rng: random.Random, blind: bool) -> OfflineProposal:
         parent = seed_of(context.parent)

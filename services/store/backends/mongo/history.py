@@ -52,7 +52,7 @@ async def vectors(database: Database, run: str, embedder: str, after: int, limit
     """Embeddings that came after a sequence."""
     wanted = {"run": run, "embedder": embedder, "_id": {"$gt": after}}
     found = database.motivations.find(wanted).sort("_id", ASCENDING).limit(limit)
-    return [StoredVector(one["_id"], one["id"], one["vector"]) async for one in found]
+    return [StoredVector(one["_id"], one["id"], one["vector"]) for one in await found.to_list(None)]
 
 
 async def programs(database: Database, run: str, after: int, limit: int) -> list[StoredProgram]:
@@ -61,7 +61,7 @@ async def programs(database: Database, run: str, after: int, limit: int) -> list
     found = database.programs.find(wanted, {"runs": 0}).sort("_id", ASCENDING).limit(limit)
     return [
         StoredProgram(one["_id"], one["id"], sketch_from(one["digest"], one["sketch"]) if one["sketch"] else None)
-        async for one in found
+        for one in await found.to_list(None)
     ]
 
 

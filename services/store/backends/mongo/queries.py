@@ -1,6 +1,7 @@
 """Questions about runs and their candidates: plain functions of a database."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from pymongo import ASCENDING, DESCENDING
 
@@ -11,6 +12,8 @@ from services.store.backends.mongo import documents
 from services.store.backends.mongo.connection import Database, Document
 from services.store.backends.rows import Order, move_outcome
 from services.store.port import CandidateRow, Page, PoolRow, Query, Reservation, RunRow
+
+T = TypeVar("T")
 
 
 async def run_named(database: Database, run: str) -> RunRow:
@@ -39,7 +42,7 @@ async def candidate(database: Database, run: str, name: str) -> CandidateRow:
     run = await known(database, run)
     if found := await _row(database, run, name):
         return found
-    same_name = database.candidates.find({"run": run, "name": name}, {"id": 1}).sort("id", ASCENDING).limit(5)
+    same_name = database.candidates.find({"run": run, "name": name}, {"_id": 0, "id": 1}).sort("id", ASCENDING).limit(5)
     ids = [one["id"] async for one in same_name] if name else []
     if len(ids) > 1:
         raise ValueError(f"candidate {name!r} is ambiguous in run {run}: ask for one of {', '.join(ids)}")
@@ -50,10 +53,11 @@ async def candidate(database: Database, run: str, name: str) -> CandidateRow:
 
 async def candidates(database: Database, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
     """In the order asked for; unknown ids are left out."""
-    run = await known(database, run)
+    run = run or await known(database, run)
     keys = [documents.key_of(run, one) for one in ids]
-    found = {one["_id"]: one["record"] async for one in database.records.find({"_id": {"$in": keys}})}
-    return [candidate_pb2.Candidate.FromString(found[key]) for key in keys if key in found]
+    records = await database.records.find({"_id": {"$in": keys}}).to_list(None)
+    found = {one["_id"]: one["record"] for one in records}
+    return await _sure(database, run, [candidate_pb2.Candidate.FromString(found[key]) for key in keys if key in found])
 
 
 async def list_candidates(database: Database, query: Query) -> Page:
@@ -62,12 +66,13 @@ async def list_candidates(database: Database, query: Query) -> Page:
     run = await known(database, query.run)
     wanted = _selection(query, run)
     total = await database.candidates.count_documents(wanted)
-    if query.limit == 0:
+    if query.limit == 0 or query.offset >= total:
         return Page((), total)
     direction = DESCENDING if order.descending else ASCENDING
     sort = [(f"no_{order.column}", ASCENDING), (order.column, direction), ("id", ASCENDING)]
-    page = database.candidates.find(wanted, {"id": 1}).sort(sort).skip(query.offset).limit(query.limit)
-    return Page(tuple(await candidates(database, run, [one["id"] async for one in page])), total)
+    page = database.candidates.find(wanted, {"_id": 0, "id": 1}).sort(sort).skip(query.offset).limit(query.limit)
+    ids = [one["id"] for one in await page.to_list(None)]
+    return Page(tuple(await candidates(database, run, ids)), total)
 
 
 async def state_counts(database: Database, run: str) -> dict[int, int]:
@@ -96,18 +101,20 @@ async def children(database: Database, run: str, candidate: str) -> list[str]:
     """Best first, those without fitness last."""
     run = await known_candidate(database, run, candidate)
     order = [("no_fitness", ASCENDING), ("fitness", DESCENDING), ("id", ASCENDING)]
-    found = database.candidates.find({"run": run, "parent": candidate}, {"id": 1}).sort(order)
+    found = database.candidates.find({"run": run, "parent": candidate}, {"_id": 0, "id": 1}).sort(order)
     return [one["id"] async for one in found]
 
 
 async def path(database: Database, run: str, candidate: str) -> list[str]:
     """From the root down. A parent that the run does not hold ends the path; ValueError for a circle."""
-    run = await known_candidate(database, run, candidate)
+    run = run or await known(database, run)
     key = documents.key_of(run, candidate)
     found = {one["_id"]: one["parent"] for one in await _walk(database, key, "$_id", "parent", "_id")}
+    if key not in found:  # it has no proposal yet, or does not exist
+        await known_candidate(database, run, candidate)
+        return [candidate]
     parents = {one: parent if parent in found else None for one, parent in found.items()}
-    keys = path_to_root(parents, key) if key in parents else [key]
-    return [one.removeprefix(f"{run}/") for one in reversed(keys)]
+    return [one.removeprefix(f"{run}/") for one in reversed(path_to_root(parents, key))]
 
 
 async def pool(database: Database, run: str, at_sequence: int) -> PoolRow | None:
@@ -121,22 +128,22 @@ async def pool(database: Database, run: str, at_sequence: int) -> PoolRow | None
 
 async def baselines(database: Database, run: str) -> list[candidate_pb2.Candidate]:
     """By number."""
-    run = await known(database, run)
+    run = run or await known(database, run)
     wanted = {"run": run, "kind": int(candidate_pb2.KIND_BASELINE)}
-    found = database.candidates.find(wanted, {"id": 1}).sort([("number", ASCENDING), ("id", ASCENDING)])
-    return await candidates(database, run, [one["id"] async for one in found])
+    found = database.candidates.find(wanted, {"_id": 0, "id": 1}).sort([("number", ASCENDING), ("id", ASCENDING)])
+    return await candidates(database, run, [one["id"] for one in await found.to_list(None)])
 
 
 async def moves(database: Database, run: str, limit: int) -> list[archive_pb2.MoveOutcome]:
     """Of the newest proposals, oldest first."""
-    run = await known(database, run)
-    if limit < 1:
-        return []
+    run = run or await known(database, run)
     wanted = {"run": run, "kind": int(candidate_pb2.KIND_PROPOSAL), "proposed": 1}
-    newest = await database.candidates.find(wanted).sort("requested", DESCENDING).limit(limit).to_list(limit)
-    keys = [documents.key_of(run, one["parent"]) for one in newest if one["parent"]]
-    parents = database.candidates.find({"_id": {"$in": keys}}, {"id": 1, "fitness": 1})
-    fitness = {one["id"]: one["fitness"] async for one in parents}
+    read = {"_id": 0, "moves": 1, "fitness": 1, "state": 1, "structure": 1, "parent": 1}
+    found = database.candidates.find(wanted, read).sort("requested", DESCENDING).limit(limit)
+    newest = await _sure(database, run, await found.to_list(None) if limit > 0 else [])
+    keys = list({documents.key_of(run, one["parent"]) for one in newest if one["parent"]})
+    parents = await database.candidates.find({"_id": {"$in": keys}}, {"_id": 0, "id": 1, "fitness": 1}).to_list(None)
+    fitness = {one["id"]: one["fitness"] for one in parents}
     return [
         move_outcome(one["moves"], one["fitness"], fitness.get(one["parent"]), one["state"], one["structure"])
         for one in reversed(newest)
@@ -145,12 +152,11 @@ async def moves(database: Database, run: str, limit: int) -> list[archive_pb2.Mo
 
 async def recent_rejections(database: Database, run: str, limit: int) -> list[candidate_pb2.Candidate]:
     """Newest first."""
-    run = await known(database, run)
-    if limit < 1:
-        return []
+    run = run or await known(database, run)
     wanted = {"run": run, "state": int(candidate_pb2.STATE_REJECTED)}
-    found = database.candidates.find(wanted, {"id": 1}).sort("requested", DESCENDING).limit(limit)
-    return await candidates(database, run, [one["id"] async for one in found])
+    found = database.candidates.find(wanted, {"_id": 0, "id": 1}).sort("requested", DESCENDING).limit(limit)
+    newest = await found.to_list(None) if limit > 0 else []
+    return await candidates(database, run, [one["id"] for one in newest])
 
 
 async def reservations(database: Database) -> list[Reservation]:
@@ -191,7 +197,14 @@ async def _walk(database: Database, key: str, start: str, onwards: str, to: str)
         {"$unwind": "$met"},
         {"$replaceRoot": {"newRoot": "$met"}},
     ]
-    return [found async for found in database.lineage.aggregate(steps)]
+    return await database.lineage.aggregate(steps).to_list(None)
+
+
+async def _sure(database: Database, run: str, found: list[T]) -> list[T]:
+    """What was found; where that is nothing, NotFound for a run that does not exist."""
+    if not found:
+        await known(database, run)
+    return found
 
 
 def _selection(query: Query, run: str) -> Document:

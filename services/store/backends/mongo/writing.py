@@ -1,6 +1,7 @@
 """Applying events: one transaction per batch, durable on a majority before it counts."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 from bson.binary import Binary
@@ -13,25 +14,31 @@ from services.store.backends.mongo import documents
 from services.store.backends.mongo.connection import Database, Session, transaction
 from services.store.backends.rows import record_bytes
 from services.store.backends.sketches import Sketched
-from services.store.port import CandidateRow, Change, React
+from services.store.port import ArchiveUnavailable, CandidateRow, Change, React
 
 Operation = InsertOne[dict[str, object]] | ReplaceOne[dict[str, object]] | UpdateOne | DeleteMany
 
 
 async def apply(database: Database, messages: Sequence[Logged], react: React | None) -> list[Change]:
-    """Apply a batch, all of it or nothing. Raises OutOfOrder."""
+    """Apply a batch, all of it or nothing. Raises OutOfOrder, and ArchiveUnavailable when another writer was faster.
+
+    What stands is read before the transaction, which keeps that short: nothing but `apply` changes it, and every
+    `apply` moves the sequence, which the transaction finds where it was read or gives up.
+    """
+    before = await applied(database)
+    incoming = due(messages, before)
+    if not incoming:
+        return []
+    effects = fold(incoming, await _stand(database, needs(incoming)), react)
     async with transaction(database.client) as session:
-        incoming = due(messages, await applied(database, session))
-        if not incoming:
-            return []
-        effects = fold(incoming, await _stand(database, needs(incoming), session), react)
+        await _advance(database, before, effects.sequence, session)
         await _write(database, effects, session)
     return effects.changes
 
 
-async def applied(database: Database, session: Session | None = None) -> int:
+async def applied(database: Database) -> int:
     """The sequence of the last applied message."""
-    found = await database.progress.find_one({"_id": "applied"}, session=session)
+    found = await database.progress.find_one({"_id": "applied"})
     return int(found["sequence"]) if found else 0
 
 
@@ -70,20 +77,29 @@ async def save_fingerprints(database: Database, found: Sequence[tuple[int, Sketc
     await database.programs.bulk_write(changes, ordered=False)
 
 
-async def _stand(database: Database, wanted: Needs, session: Session) -> Standing:
-    standing = Standing()
-    keys = [documents.key_of(*key) for key in wanted.candidates]
-    async for found in database.runs.find({"_id": {"$in": list(wanted.runs)}}, session=session):
-        standing.runs[found["_id"]] = documents.run_row(found)
-    records: Mapping[str, bytes] = {
-        found["_id"]: found["record"] async for found in database.records.find({"_id": {"$in": keys}}, session=session)
-    }
-    async for found in database.candidates.find({"_id": {"$in": keys}}, session=session):
-        standing.rows[found["run"], found["id"]] = documents.row_of(found, records[found["_id"]])
+async def _stand(database: Database, wanted: Needs) -> Standing:
+    keys = {"_id": {"$in": [documents.key_of(*key) for key in wanted.candidates]}}
     seen = {"event_id": {"$in": list(wanted.ids)}, "accepted": True}
-    async for found in database.log.find(seen, {"event_id": 1}, session=session):
-        standing.accepted[found["event_id"]] = found["_id"]
-    return standing
+    runs, slims, records, events = await asyncio.gather(
+        database.runs.find({"_id": {"$in": list(wanted.runs)}}).to_list(None),
+        database.candidates.find(keys).to_list(None),
+        database.records.find(keys).to_list(None),
+        database.log.find(seen, {"event_id": 1}).to_list(None),
+    )
+    bodies = {found["_id"]: found["record"] for found in records}
+    return Standing(
+        runs={found["_id"]: documents.run_row(found) for found in runs},
+        rows={(found["run"], found["id"]): documents.row_of(found, bodies[found["_id"]]) for found in slims},
+        accepted={found["event_id"]: found["_id"] for found in events},
+    )
+
+
+async def _advance(database: Database, before: int, after: int, session: Session) -> None:
+    moved = await database.progress.update_one(
+        {"_id": "applied", "sequence": before}, {"$set": {"sequence": after}}, session=session
+    )
+    if moved.matched_count != 1:
+        raise ArchiveUnavailable("MongoDB: another writer has applied these events at the same moment")
 
 
 async def _write(database: Database, effects: Effects, session: Session) -> None:
@@ -99,7 +115,6 @@ async def _write(database: Database, effects: Effects, session: Session) -> None
     for name, operations in changes.items():
         if operations:
             await database[name].bulk_write(operations, ordered=True, session=session)
-    await database.progress.update_one({"_id": "applied"}, {"$set": {"sequence": effects.sequence}}, session=session)
 
 
 async def _outbox(database: Database, effects: Effects, session: Session) -> list[Operation]:

@@ -1,0 +1,1 @@
+"""The analyst behind a language model."""

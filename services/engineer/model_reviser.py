@@ -1,0 +1,45 @@
+"""Repairs by a language model."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.chassis.llm.minds import Minds
+from services.chassis.llm.port import Block, Request, Role
+from services.chassis.llm.prompts import load_prompt
+from services.chassis.worker import Job
+from services.contracts import candidate_pb2 as pb
+from services.engineer.revision import Failure, OfflineReviser, Repair
+
+
+class RepairAnswer(BaseModel):
+    """The repaired program, or none where the idea itself does not work."""
+
+    model_config = ConfigDict(extra="ignore")
+    what: str = Field(min_length=3, max_length=600, description="what was changed and why, in a sentence")
+    program: Annotated[str, Block("python")] = ""
+
+
+class RunReviser:
+    """Repairs by whatever mind the run has: the rules that an error dictates without one."""
+
+    def __init__(self, minds: Minds) -> None:
+        self._minds = minds
+        self._offline = OfflineReviser()
+        self._prompt = load_prompt("services.engineer", "revise")
+
+    async def revise(self, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
+        """As the port says. Raises what the mind raises."""
+        mind = await self._minds.mind(record.request.mind, job)
+        if mind is None:
+            return await self._offline.revise(job, record, failure)
+        request = Request(
+            Role.REVISE,
+            record.run,
+            record.id,
+            self._prompt.messages(program=failure.program, error=failure.error, history=failure.history or "Nothing."),
+            RepairAnswer,
+            self._prompt.version,
+        )
+        answer = (await mind.ask(request)).answer
+        return Repair(answer.program, answer.what) if answer.program.strip() else None

@@ -1,0 +1,1 @@
+"""The judge behind a language model."""

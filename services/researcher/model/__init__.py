@@ -1,0 +1,1 @@
+"""The researcher's mind behind a language model."""

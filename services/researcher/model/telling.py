@@ -1,0 +1,74 @@
+"""Records as the texts that a prompt is filled with."""
+
+from collections.abc import Sequence
+
+from services.contracts import candidate_pb2 as pb
+from services.contracts import cognition_pb2
+from services.researcher.draft import Refusal
+
+NOTHING = "None."
+
+
+def record_text(record: pb.Candidate) -> str:
+    """Curve, scores, verdict and analysis of a candidate, in numbers."""
+    lines = []
+    training = record.training
+    if training.HasField("loss"):
+        lines.append(f"Held-out loss {training.loss:.4f} nats per token over {len(training.seeds)} seed(s).")
+    if training.HasField("benchmark"):
+        lines.append(f"Mean accuracy {training.benchmark:.3f}.")
+    for seed in training.seeds[:1]:
+        lines.append("Scores: " + ", ".join(f"{one.task} {one.value:.3f}" for one in seed.scores) + ".")
+        lines.append("Curve (step: training loss): " + curve_text(seed) + ".")
+        lines.append(f"Parameters {seed.measurements.parameters:,}.")
+    if record.verdict.HasField("fitness"):
+        lines.append(f"Fitness {record.verdict.fitness.value:.4f}; judge {record.verdict.raw:.1f} of 10.")
+    for title, text in (("Motivation", record.proposal.motivation), ("Results", record.analysis.results),
+                        ("Next", record.analysis.synthesis)):  # fmt: skip
+        if text:
+            lines.append(f"{title}: {text}")
+    return "\n".join(lines) or "Nothing was measured yet."
+
+
+def curve_text(seed: pb.SeedResult, points: int = 12) -> str:
+    """A curve in a dozen points."""
+    step = max(1, len(seed.curve) // points)
+    return ", ".join(f"{one.step}: {one.train_loss:.3f}" for one in seed.curve[::step])
+
+
+def references_text(references: Sequence[pb.Candidate], summaries: Sequence[str]) -> str:
+    """Names with their summaries."""
+    pairs = zip(references, summaries, strict=True)
+    return "\n\n".join(f"## {one.proposal.name} ({one.id})\n{text}" for one, text in pairs) or NOTHING
+
+
+def cognition_text(entries: Sequence[cognition_pb2.CognitionEntry]) -> str:
+    """Entries with their ids, so that ideas can name their source."""
+    return (
+        "\n\n".join(f"[{one.id}] {one.title} ({one.year}): {one.design_insight} {one.guidance}" for one in entries)
+        or NOTHING
+    )
+
+
+def rejections_text(rejections: Sequence[pb.Candidate]) -> str:
+    """What ended without a score, newest first."""
+    return (
+        "\n".join(
+            f"- {one.proposal.name or one.id}: {one.rejection.stage}: {one.rejection.reason}" for one in rejections
+        )
+        or NOTHING
+    )
+
+
+def refusals_text(refusals: Sequence[Refusal]) -> str:
+    """This seat's own refused drafts; the last one whole, since it is to be written again or left behind."""
+    if not refusals:
+        return NOTHING
+    lines = [f"- {one.draft.name}: {one.sentence}" for one in refusals]
+    last = refusals[-1]
+    if last.kind == "repeat":
+        lines.append("Your last draft is a repeat: propose an idea that is orthogonal to what it repeats.")
+    else:
+        lines += [f"  {one.probe}: {one.message} {dict(one.evidence)}" for one in last.verdicts]
+        lines.append(f"Your last draft, which you may repair:\n```python\n{last.draft.program}\n```")
+    return "\n".join(lines)
