@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from services.chassis.errors import Rejected, Transient
+from services.chassis.errors import Rejected
 from services.chassis.events import follow, struct
 from services.chassis.llm.embedder import Embedder
 from services.chassis.worker import Job
@@ -67,11 +67,11 @@ class Researcher:
         return [event]
 
     async def context(self, record: pb.Candidate, settings: events_pb2.RunSettings) -> Context:
-        """What this seat may see. Raises Transient while the archive has nothing to draw from."""
+        """What this seat may see. Rejected where no baseline was measured: seats are given out after all of them."""
         request = archive_pb2.DrawSeedsRequest(run=record.run, candidate=record.id)
         drawn = await self._archive.DrawSeeds(request, timeout=30)
         if not drawn.HasField("parent"):
-            raise Transient("no candidate is scored yet: there is no parent to draw", 2)
+            raise Rejected("propose", "no baseline of this run was measured: there is no parent to draw")
         return Context(
             record=record,
             parent=drawn.parent,

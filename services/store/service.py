@@ -48,8 +48,11 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     async def DrawSeeds(self, request: pb.DrawSeedsRequest, context: Context) -> pb.DrawSeedsReply:
         run = await self._run(request.run)
         drawn = await draw_seeds(self._archive, run, request.candidate)
-        wanted = [drawn.parent.id, *(one.id for one in drawn.references)] if drawn else []
-        records = await self._archive.candidates(run.run, wanted)
+        if drawn:
+            wanted = [drawn.parent.id, *(one.id for one in drawn.references)]
+            records = await self._archive.candidates(run.run, wanted)
+        else:  # nothing is scored, perhaps because no judge answers: the search goes on from the measured root
+            records = [one for one in await self._archive.baselines(run.run) if one.training.HasField("loss")][:1]
         return pb.DrawSeedsReply(
             parent=records[0] if records else None,
             references=records[1:],

@@ -139,7 +139,7 @@ def _of_training(training: pb.Training) -> Iterator[float]:
 
 
 def _numbers(message: ProtobufMessage) -> Iterator[float]:
-    for field, value in message.ListFields():
+    for _, value in message.ListFields():
         if isinstance(value, int | float) and not isinstance(value, bool):
             yield float(value)
         elif isinstance(value, ProtobufMessage):

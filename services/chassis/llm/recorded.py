@@ -4,8 +4,9 @@
     mind = RecordedMind(record, run="r7")              # strict: what is not on record raises NotRecorded
     mind = RecordedMind(record, run="r7", fallback=openai_mind)   # a fork: from there on the endpoint is asked
 
-A question is found by candidate and prompt hash (role, messages, answer schema, ordinal), so that a changed prompt or
-another order of events is noticed instead of being answered with what belongs elsewhere.
+A question is found by candidate and prompt hash (role, messages, answer schema, ordinal). Prompts also hold what is
+measured anew in every run (speed, memory), so a question that is not on record to the letter takes the next answer that
+the same candidate was given in the same role; there being none left is NotRecorded.
 """
 
 from collections.abc import Iterable
@@ -46,7 +47,7 @@ class Recorded:
 class Lookup(Protocol):
     """Finds recorded questions."""
 
-    async def find(self, candidate: str, prompt_hash: str) -> Recorded | None:
+    async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
         """How the question ended, or None when it is not on record (or was never finished)."""
         ...
 
@@ -57,6 +58,7 @@ class CallRecord:
     def __init__(self, artifacts: Artifacts) -> None:
         self._artifacts = artifacts
         self._calls: dict[tuple[str, str], pb.Call] = {}
+        self._used: dict[tuple[str, str], set[str]] = {}  # prompt hashes answered, by candidate and role
 
     @classmethod
     def of(cls, candidates: Iterable[pb.Candidate], artifacts: Artifacts) -> "CallRecord":
@@ -73,12 +75,19 @@ class CallRecord:
         if (not call.error or Fault(call.error) in _ENDS) and (answered is None or answered.error or not call.error):
             self._calls[candidate, call.prompt_hash] = call
 
-    async def find(self, candidate: str, prompt_hash: str) -> Recorded | None:
-        call = self._calls.get((candidate, prompt_hash))
+    async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
+        used = self._used.setdefault((candidate, role), set())
+        call = self._calls.get((candidate, prompt_hash)) or self._next(candidate, role, used)
         if call is None:
             return None
+        used.add(call.prompt_hash)
         answer = await self._artifacts.get(call.answer) if call.answer.sha256 else b""
         return Recorded(call.model, call.endpoint, answer, Fault(call.error) if call.error else None)
+
+    def _next(self, candidate: str, role: str, used: set[str]) -> pb.Call | None:
+        """The first call of the role, as recorded, that answered nothing yet."""
+        calls = (call for (whose, _), call in self._calls.items() if whose == candidate)
+        return next((call for call in calls if call.role == role and call.prompt_hash not in used), None)
 
 
 class RecordedMind:
@@ -98,7 +107,7 @@ class RecordedMind:
 
         The calls of the result cost nothing: no endpoint was asked.
         """
-        found = await self._lookup.find(request.candidate, request.prompt_hash)
+        found = await self._lookup.find(request.candidate, request.role.value, request.prompt_hash)
         if found is None and self._fallback is not None:
             return await self._fallback.ask(request)
         if found is None:
