@@ -12,6 +12,7 @@ from rich.tree import Tree
 from services.console.rows import Node, Row
 
 ABSENT = "–"
+LEAST_NAME = 8
 
 
 def terminal() -> Console:
@@ -26,19 +27,14 @@ def number(value: float | None, pattern: str = ".4f") -> str:
 
 def ranking(rows: Sequence[Row]) -> Table:
     """Candidates best first: what a run ends with."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("#", justify="right")
-    table.add_column("id", no_wrap=True)
-    table.add_column("name", no_wrap=True, overflow="ellipsis", min_width=12)
-    table.add_column("parent", no_wrap=True)
-    for title in ("loss", "Δ root", "bench", "judge", "fitness", "s"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = _table(("#", 2), ("id", 7), ("name", 0), ("parent", 7), ("loss", -6), ("Δ root", -7), ("bench", -5),
+                   ("judge", -5), ("fitness", -8), ("s", -3))  # fmt: skip
     for place, one in enumerate(rows, 1):
         scored = one["fitness"] is not None
         table.add_row(
             str(place) if scored else ABSENT,
             one["id"],
-            escape(one["name"]),
+            escape(one["name"] or ABSENT),
             one["parent"] or ABSENT,
             number(one["loss"]),
             number(one["loss_difference"], "+.4f"),
@@ -53,18 +49,31 @@ def ranking(rows: Sequence[Row]) -> Table:
 
 def listing(rows: Sequence[Row]) -> Table:
     """Candidates in the order given, with state and size."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("id", "name", "parent", "stage", "state"):
-        table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=10 if title == "name" else None)
-    for title in ("loss", "bench", "judge", "fitness", "parameters", "s"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = _table(("id", 7), ("name", 0), ("parent", 7), ("state", 8), ("loss", -6), ("bench", -5),
+                   ("judge", -5), ("fitness", -7), ("params", -9), ("s", -3))  # fmt: skip
     for one in rows:
         table.add_row(
-            one["id"], escape(one["name"]), one["parent"] or ABSENT, one["stage"], one["state"],
+            one["id"], escape(one["name"] or ABSENT), one["parent"] or ABSENT, one["state"],
             number(one["loss"]), number(one["benchmark"], ".3f"), number(one["judge"], ".1f"),
             number(one["fitness"], ".3f"), ABSENT if one["parameters"] is None else f"{one['parameters']:,}",
             number(one["seconds"], ".0f"),
         )  # fmt: skip
+    return table
+
+
+def _table(*columns: tuple[str, int]) -> Table:
+    """Columns of a least width, right-aligned where negative; the one of width 0 gives way on a narrow terminal."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    taken = sum(abs(width) + 2 for _, width in columns) + 1
+    for title, width in columns:
+        table.add_column(
+            title,
+            justify="right" if width < 0 else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=abs(width) or LEAST_NAME,
+            max_width=None if width else max(LEAST_NAME, terminal().width - taken),
+        )
     return table
 
 
