@@ -2,9 +2,13 @@
 
 import asyncio
 import hashlib
+import os
+import tempfile
+from pathlib import Path
 from typing import Protocol
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from services.contracts import candidate_pb2 as pb
 
@@ -42,9 +46,15 @@ class FsspecArtifacts:
         return content
 
     def _write(self, path: str, content: bytes) -> None:
-        """Write beside the target and rename, so that a reader never sees half an artifact."""
+        """A reader never sees half an artifact: object stores put whole ones, a folder gets them by renaming."""
         if self._fs.exists(path):
             return
         self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        with self._fs.transaction, self._fs.open(path, "wb") as file:
+        if not isinstance(self._fs, LocalFileSystem):
+            self._fs.pipe_file(path, content)
+            return
+        with tempfile.NamedTemporaryFile(dir=Path(path).parent, prefix=".", delete=False) as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(path)
