@@ -53,11 +53,21 @@ async def test_the_same_question_asked_on_purpose_has_its_own_answers(tmp_path: 
 
 
 async def test_what_is_not_on_record_is_an_error_in_a_replay(tmp_path: Path) -> None:
-    """Another prompt, or another candidate."""
+    """One question more than was asked, or another candidate's."""
     found, _ = await record(tmp_path, script(), question("one"))
-    for other in (question("changed"), question("one", candidate="c2")):
+    mind = RecordedMind(found, "r1")
+    await mind.ask(question("one"))
+    for other in (question("two"), question("one", candidate="c2")):
         with pytest.raises(NotRecorded, match="run r1 has no answer to propose"):
-            await RecordedMind(found, "r1").ask(other)
+            await mind.ask(other)
+
+
+async def test_a_prompt_with_other_measurements_gets_the_answer_of_its_place(tmp_path: Path) -> None:
+    """Speed and memory are measured anew in every run, and prompts show them."""
+    found, _ = await record(tmp_path, script(), question("one, 12,345 tokens/s"))
+
+    answered = await RecordedMind(found, "r1").ask(question("one, 12,401 tokens/s"))
+    assert answered.answer.name == "GatedThing"
 
 
 async def test_a_fork_asks_the_endpoint_only_for_what_is_new(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Our operators against fla's own reference functions and against token-by-token loops."""
 
 import importlib.util
+from importlib.machinery import PathFinder
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,7 @@ Outcome = tuple[Tensor, Tensor]
 
 def reference(path: str) -> ModuleType:
     """One of fla's plain reference modules, loaded without the package around it, which wants a GPU."""
-    root = importlib.util.find_spec("fla")
+    root = PathFinder.find_spec("fla")  # whatever stands under its name in this process
     assert root is not None
     assert root.submodule_search_locations is not None
     file = Path(root.submodule_search_locations[0]) / "ops" / path

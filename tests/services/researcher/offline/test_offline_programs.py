@@ -20,6 +20,7 @@ guest = pytest.importorskip(
 from services.engineer.checks.probing import findings  # noqa: E402
 from services.engineer.checks.settings import CheckSettings  # noqa: E402
 from services.engineer.checks.subject import Subject  # noqa: E402
+from services.engineer.program import prepare_guest  # noqa: E402
 
 # Costs are measured on long inputs, and cached decoding is not offered: both only in the slow suite's time.
 QUICK = CheckSettings(exempt=("cost", "decoding"), probe_width=32)
@@ -28,7 +29,7 @@ THOROUGH = CheckSettings(exempt=("decoding",))
 
 @pytest.fixture(autouse=True, scope="module")
 def _kernels_on_this_machine() -> None:
-    guest.prepare()
+    prepare_guest()
 
 
 def violations(mixer: Mixer, settings: CheckSettings) -> Sequence[str]:
