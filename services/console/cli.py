@@ -6,8 +6,10 @@ impossible, 130 interrupted and drained.
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from typing import Annotated
 
 import grpc.aio
@@ -18,7 +20,7 @@ from services.chassis.errors import BusLost, NotFound, SettingsError, Transient
 from services.console.commands import query
 from services.console.commands import run as runs
 from services.console.local.processes import ServiceFailed
-from services.console.local.system import AlreadyRunning
+from services.console.local.system import AlreadyRunning, log_server
 from services.console.plan import Flags, checked_run_name
 from services.console.progress import Progress, clock
 from services.console.rows import ranked
@@ -175,9 +177,43 @@ def train(context: typer.Context) -> None:
     _hand_over("services.engineer.tools", "train", context)
 
 
-def _hand_over(module: str, command: str, context: typer.Context) -> None:
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def replay(context: typer.Context) -> None:
+    """Rebuild a RUN from its log alone and compare with the archive."""
+    _hand_over("services.store.tools", "replay", context, with_log=True)
+
+
+@app.command("import", context_settings=PASS_ON, add_help_option=False)
+def import_(context: typer.Context) -> None:
+    """Bring in a published archive (asi-arch PATH) or an exported log (jsonl PATH) as a run of its own."""
+    _hand_over("services.store.tools", "import", context, with_log=True)
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def export(context: typer.Context) -> None:
+    """Write a RUN out: its whole log (jsonl), a table (parquet), or the published format (asi-arch)."""
+    _hand_over("services.store.tools", "export", context, with_log=True)
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def backup(context: typer.Context) -> None:
+    """Copy the archive to a file."""
+    _hand_over("services.store.tools", "backup", context)
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def restore(context: typer.Context) -> None:
+    """Make the archive from a copy."""
+    _hand_over("services.store.tools", "restore", context)
+
+
+def _hand_over(module: str, command: str, context: typer.Context, with_log: bool = False) -> None:
     """Run a service's own tool: torch, for example, is imported below the engineer only."""
-    raise typer.Exit(subprocess.call([sys.executable, "-m", module, command, *context.args]))
+    arguments = [sys.executable, "-m", module, command, *context.args]
+    with ExitStack() as stack:
+        log = stack.enter_context(log_server(console_settings())) if with_log else {}
+        status = subprocess.call(arguments, env={**os.environ, **log})
+    raise typer.Exit(status)
 
 
 def main() -> None:

@@ -94,6 +94,10 @@ def _start(event: events_pb2.Event, log: LogRow, run: RunRow | None) -> Change:
         rules = policy_of(settings)
     except ValueError as error:
         raise Refused(str(error)) from None
+    if not settings.seats:  # an imported run: what it holds has happened elsewhere
+        state = RunState(phase="finished", started=_time(event), latest=_time(event), reason=event.run_started.note)
+        row = RunRow(event.run, settings, state, log.sequence, log.sequence, origin=event.run_started.note)
+        return Change(log, run=row)
     state, decisions = policy.step(RunState(), policy.Started(_time(event)), rules)
     return Change(log, run=RunRow(event.run, settings, state, log.sequence, log.sequence), decisions=decisions)
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
@@ -168,3 +168,19 @@ async def running(settings: ConsoleSettings, extra: Mapping[str, str]) -> AsyncI
         yield system
     finally:
         await system.stop()
+
+
+@contextlib.contextmanager
+def log_server(settings: ConsoleSettings) -> Iterator[dict[str, str]]:
+    """What a tool's environment needs to reach the event log: a running system's, ASI_NATS_URL's, or one of its own."""
+    if "ASI_NATS_URL" in os.environ:
+        yield {}
+    elif (other := running_system(settings)) is not None:
+        yield {"ASI_NATS_URL": str(other["nats_url"])}
+    else:
+        broker = Broker(settings.data_dir / "nats")
+        broker.start()
+        try:
+            yield {"ASI_NATS_URL": broker.url}
+        finally:
+            broker.stop()

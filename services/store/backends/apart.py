@@ -51,7 +51,7 @@ class Apart:
             self._process.kill()
         elif kind is None:
             await self._send()
-        outcome = (await self._process.communicate())[0]
+        outcome = await self._outcome(self._process)
         if kind is None:
             _raise(outcome, self._process.returncode)
 
@@ -70,8 +70,13 @@ class Apart:
             self._process.stdin.write(chunk)
             await self._process.stdin.drain()
         except (BrokenPipeError, ConnectionResetError):
-            outcome = (await self._process.communicate())[0]
-            _raise(outcome, self._process.returncode)
+            _raise(await self._outcome(self._process), self._process.returncode)
+
+    async def _outcome(self, process: Process) -> bytes:
+        """What it says when nothing more comes in."""
+        assert process.stdin is not None  # noqa: S101 - a pipe
+        process.stdin.close()
+        return (await process.communicate())[0]
 
 
 def _raise(outcome: bytes, code: int | None) -> None:

@@ -1,0 +1,1 @@
+"""In and out: published archives, whole event logs, tables."""

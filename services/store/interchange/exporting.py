@@ -1,0 +1,104 @@
+"""A run written out: its whole log, a table, or the two files of the published archive's format."""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from google.protobuf.json_format import MessageToDict
+
+from services.chassis.bus import Logged
+from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+
+
+def log_lines(logged: Sequence[Logged]) -> list[str]:
+    """One JSON object per event: readable, with the exact bytes beside it. Nothing is lost."""
+    lines = []
+    for one in logged:
+        event = events_pb2.Event.FromString(one.body)
+        readable = MessageToDict(event, preserving_proto_field_name=True)
+        line = {"sequence": one.sequence, "subject": one.subject, "event": readable,
+                "body": base64.b64encode(one.body).decode()}  # fmt: skip
+        lines.append(json.dumps(line, ensure_ascii=False))
+    return lines
+
+
+def write_parquet(records: Sequence[pb.Candidate], path: Path) -> None:
+    """One row per candidate; absent values are null. Raises ImportError without pyarrow."""
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_row(one) for one in records]), path)
+
+
+def write_published(records: Sequence[pb.Candidate], folder: Path) -> None:
+    """`tree.json` and `106.json` as the published archive has them; the index is the candidate's number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index = {one.id: _index(one) for one in records}
+    tree = [_node(one, index) for one in records]
+    (folder / "tree.json").write_text(json.dumps({"total_records": len(tree), "results": tree}, ensure_ascii=False))
+    details = [_details(one, index) for one in records]
+    (folder / "106.json").write_text(json.dumps(details, ensure_ascii=False))
+
+
+def _index(record: pb.Candidate) -> int:
+    return record.request.number
+
+
+def _node(record: pb.Candidate, index: dict[str, int]) -> dict[str, object]:
+    return {
+        "index": _index(record),
+        "name": record.proposal.name,
+        "parent": index.get(record.proposal.parent),
+        "score": record.verdict.fitness.value if record.verdict.HasField("fitness") else None,
+    }
+
+
+def _details(record: pb.Candidate, index: dict[str, int]) -> dict[str, object]:
+    seed = record.training.seeds[0] if record.training.seeds else pb.SeedResult()
+    parameters = seed.measurements.parameters
+    return {
+        **_node(record, index),
+        "program": record.proposal.program,
+        "motivation": record.proposal.motivation,
+        "summary": record.analysis.results,
+        "parameters": f"{parameters / 1e6:.6f}M" if parameters else "",
+        "result": {
+            "train": _csv(record.proposal.name, [(str(one.step), one.train_loss) for one in seed.curve]),
+            "test": _csv(record.proposal.name, [(one.task, one.value) for one in seed.scores]),
+        },
+    }
+
+
+def _csv(name: str, cells: Sequence[tuple[str, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["", *(title for title, _ in cells)])
+    writer.writerow([name, *(repr(value) for _, value in cells)])
+    return text.getvalue()
+
+
+def _row(record: pb.Candidate) -> dict[str, object]:
+    training, verdict = record.training, record.verdict
+    return {
+        "id": record.id,
+        "run": record.run,
+        "name": record.proposal.name,
+        "parent": record.proposal.parent or None,
+        "kind": pb.Kind.Name(record.kind).removeprefix("KIND_").lower(),
+        "state": pb.State.Name(record.state).removeprefix("STATE_").lower(),
+        "stage": record.stage,
+        "loss": training.loss if training.HasField("loss") else None,
+        "benchmark": training.benchmark if training.HasField("benchmark") else None,
+        "judge": verdict.raw if verdict.HasField("raw") else None,
+        "fitness": verdict.fitness.value if verdict.HasField("fitness") else None,
+        "parameters": training.seeds[0].measurements.parameters if training.seeds else None,
+        "components": list(record.proposal.components),
+        "moves": list(record.proposal.moves),
+        "motivation": record.proposal.motivation,
+        "program": record.proposal.program,
+        "rejection": record.rejection.reason if record.HasField("rejection") else None,
+    }

@@ -1,0 +1,182 @@
+"""`python -m services.store.tools`: replay, import, export, backup and restore of archives, for the command line.
+
+Exit status: 0 done and in agreement, 1 a replay that differs or nothing found, 2 bad input.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from services.chassis.bus import Bus
+from services.chassis.bus.subjects import run_name
+from services.chassis.errors import BusLost, NotFound, SettingsError, Transient
+from services.chassis.settings import load
+from services.store.backends import open_archive, restore_archive
+from services.store.interchange import exporting, importing
+from services.store.interchange.published import BadArchive, read
+from services.store.port import Archive, ArchiveUnavailable, Query
+from services.store.reactions import react
+from services.store.replay import BATCH, replay
+from services.store.settings import StoreSettings
+
+
+async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    """Run one command; its exit status."""
+    commands = {"replay": _replay, "import": _import, "export": _export, "backup": _backup, "restore": _restore}
+    return await commands[arguments.command](arguments, settings)
+
+
+async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        into = open_archive(arguments.into or f"sqlite:///{folder}/replay.db")
+        live = open_archive(settings.archive)
+        await into.open()
+        await live.open()
+        try:
+            run = arguments.run or (await live.run("")).run
+            async with Bus(settings, "asi-replay") as bus:
+                found = await replay(bus, run, into, live)
+        finally:
+            await into.close()
+            await live.close()
+    if arguments.json:
+        numbers = asdict(found) | {"seconds": round(found.seconds, 3), "agrees": found.agrees}
+        _say(json.dumps(numbers, indent=2))
+    else:
+        _say(f"run {found.run}: {found.events} events replayed in {found.seconds:.2f} s")
+        _say(f"  digest of the replay   {found.digest}")
+        _say(f"  digest of the archive  {found.live_digest}")
+        for line in found.differences:
+            _say(f"  ! {line}")
+        _say("the archive is what its log says" if found.agrees else "the archive is NOT what its log says")
+    return 0 if found.agrees else 1
+
+
+async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    archive = open_archive(settings.archive)
+    await archive.open()
+    try:
+        async with Bus(settings, "asi-import") as bus:
+            await bus.set_up()
+            if arguments.format == "jsonl":
+                run, bodies = importing.exported_bodies(arguments.path)
+                await _must_be_new(archive, run)
+                await importing.publish_bodies(bus, bodies)
+                left_out: tuple[str, ...] = ()
+                count = len(bodies)
+            else:
+                published = read(arguments.path, arguments.skip_bad)
+                run = run_name(arguments.run or "imported")
+                await _must_be_new(archive, run)
+                events = importing.events_of(run, published.records, "asi-arch")
+                await importing.publish_all(bus, events)
+                left_out, count = published.left_out, len(published.records)
+            await _catch_up(archive, bus)
+    finally:
+        await archive.close()
+    if arguments.json:
+        _say(json.dumps({"run": run, "imported": count, "left_out": list(left_out)}, indent=2))
+        return 0
+    for line in left_out:
+        _say(f"  left out: {line}")
+    _say(f"imported {count} {'events' if arguments.format == 'jsonl' else 'records'} as run {run}")
+    return 0
+
+
+async def _must_be_new(archive: Archive, run: str) -> None:
+    if run in {row.run for row in await archive.runs()}:
+        raise SettingsError(f"a run called {run} exists already: choose another --run.")
+
+
+async def _catch_up(archive: Archive, bus: Bus) -> None:
+    """Apply what was published; where a store runs beside us it does so too, and each event counts once."""
+    batch = []
+    async for logged in bus.read_log(start=await archive.applied() + 1):
+        batch.append(logged)
+        if len(batch) >= BATCH:
+            await archive.apply(batch, react)
+            batch = []
+    if batch:
+        await archive.apply(batch, react)
+
+
+async def _export(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    archive = open_archive(settings.archive)
+    await archive.open()
+    try:
+        run = (await archive.run(arguments.run)).run
+        target: Path = arguments.out or Path(run if arguments.format == "asi-arch" else f"{run}.{arguments.format}")
+        if arguments.format == "jsonl":
+            async with Bus(settings, "asi-export") as bus:
+                logged = [one async for one in bus.read_log(f"asi.v1.{run}.>")]
+            text = "".join(f"{line}\n" for line in exporting.log_lines(logged))
+            await asyncio.to_thread(target.write_text, text, "utf-8")
+        else:
+            page = await archive.list_candidates(Query(run, sort="time", limit=10**9))
+            records = sorted(page.candidates, key=lambda one: one.request.number)
+            write = exporting.write_parquet if arguments.format == "parquet" else exporting.write_published
+            write(records, target)
+    finally:
+        await archive.close()
+    _say(json.dumps({"run": run, "path": str(target)}) if arguments.json else f"run {run} is in {target}")
+    return 0
+
+
+async def _backup(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    archive = open_archive(settings.archive)
+    await archive.open()
+    try:
+        await archive.backup(arguments.path)
+    finally:
+        await archive.close()
+    _say(f"the archive is copied to {arguments.path}")
+    return 0
+
+
+async def _restore(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    await restore_archive(arguments.path, settings.archive)
+    _say(f"the archive is restored from {arguments.path}; a store applies what the log holds beyond it")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="asi-arch", description="Archives: rebuilt, compared, moved.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("replay", help="rebuild a run from its log and compare digests")
+    one.add_argument("run", nargs="?", default="", help="default: the newest run")
+    one.add_argument("--into", metavar="URL", help="a fresh archive to keep, as sqlite:///PATH or mongodb://…")
+    one.add_argument("--json", action="store_true")
+    one = commands.add_parser("import", help="bring a published archive or an exported log in, as a run of its own")
+    one.add_argument("format", choices=("asi-arch", "jsonl"))
+    one.add_argument("path", type=Path)
+    one.add_argument("--run", help="name of the new run; default: imported (an exported log keeps its own)")
+    one.add_argument("--skip-bad", action="store_true", help="leave out records that are broken, and list them")
+    one.add_argument("--json", action="store_true")
+    one = commands.add_parser("export", help="write a run out")
+    one.add_argument("run", nargs="?", default="", help="default: the newest run")
+    one.add_argument("--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl")
+    one.add_argument("--out", type=Path, help="file, or folder for asi-arch; default: named after the run")
+    one.add_argument("--json", action="store_true")
+    for name, text in (("backup", "copy the archive to a file"), ("restore", "make the archive from a copy")):
+        one = commands.add_parser(name, help=text)
+        one.add_argument("path", type=Path)
+    return parser
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(asyncio.run(main(_parser().parse_args(), load(StoreSettings, "store"))))
+    except (SettingsError, BadArchive, ValueError, FileExistsError, FileNotFoundError) as error:
+        sys.stderr.write(f"asi-arch: {error}\n")
+        sys.exit(2)
+    except (NotFound, BusLost, Transient, ArchiveUnavailable, ImportError, OSError) as error:
+        sys.stderr.write(f"asi-arch: {error}\n")
+        sys.exit(1)

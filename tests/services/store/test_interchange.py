@@ -1,0 +1,82 @@
+"""Published archives and exported logs: in, out, and in again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from services.store.interchange.exporting import write_published
+from services.store.interchange.importing import candidate_of, events_of
+from services.store.interchange.published import BadArchive, read
+
+
+def record(index: int, parent: int | None = None, **more: object) -> dict[str, object]:
+    return {"index": index, "name": f"delta_net_{index}", "parent": parent, "score": 1.5, **more}
+
+
+def archive(tmp_path: Path, *records: dict[str, object]) -> Path:
+    (tmp_path / "106.json").write_text(json.dumps(list(records)))
+    return tmp_path
+
+
+def test_a_whole_record_is_read_and_nan_cells_are_absent(tmp_path: Path) -> None:
+    """What was not measured is no zero."""
+    tables = {"train": ",100,200,300\nm,2.5,nan,2.1\n", "test": ",arc_easy,boolq\nm,0.5,nan\n"}
+    path = archive(tmp_path, record(3, name_new="Shiny", program="x = 1", parameters="495.73M", result=tables))
+    (one,) = read(path).records
+
+    assert (one.name, one.parameters) == ("Shiny", 495_730_000)
+    assert one.curve == ((100, 2.5), (300, 2.1))
+    assert one.benchmarks == {"arc_easy": 0.5}
+    candidate = candidate_of("pub", one)
+    assert not candidate.training.HasField("loss")
+    assert candidate.verdict.fitness.value == 1.5
+
+
+def test_tree_and_details_are_joined_by_index(tmp_path: Path) -> None:
+    """Names repeat; indices do not, and have gaps."""
+    tree = {"total_records": 3, "results": [record(1), record(7, 1), record(9, 7, name="delta_net_1")]}
+    (tmp_path / "tree.json").write_text(json.dumps(tree))
+    records = read(archive(tmp_path, record(7, 1, program="y = 2"))).records
+
+    assert [(one.index, one.parent) for one in records] == [(1, None), (7, 1), (9, 7)]
+    assert [one.program for one in records] == ["", "y = 2", ""]
+
+
+@pytest.mark.parametrize(
+    ("records", "named"),
+    [
+        ([record(1), record(2, 8)], "record 2: its parent 8 is unknown"),
+        ([record(1), record(1)], "index 1 comes twice"),
+        ([record(1, 2), record(2, 1)], "record 1 descends from itself"),
+        ([record(1), {"name": "x"}], "index must be a whole number"),
+        ([record(1, score="good")], "score must be a number"),
+        ([record(1, parameters="many")], "parameters must look like"),
+        ([record(1, result={"test": ",a\nm,high\n"})], "is not a number"),
+    ],
+)
+def test_what_is_broken_is_refused_by_its_index(tmp_path: Path, records: list[dict[str, object]], named: str) -> None:
+    """Nothing is half-imported."""
+    with pytest.raises(BadArchive, match=named):
+        read(archive(tmp_path, *records))
+
+
+def test_skip_bad_takes_the_rest_and_lists_what_it_left_out(tmp_path: Path) -> None:
+    """A cycle, an orphan, and what descends from them."""
+    path = archive(
+        tmp_path, record(1), record(2, 1), record(3, 99), record(4, 3), record(5, 6), record(6, 5), record(7, 6)
+    )
+    read_back = read(path, skip_bad=True)
+
+    assert [one.index for one in read_back.records] == [1, 2]
+    assert len(read_back.left_out) == 5
+
+
+def test_an_export_imports_to_the_same_events(tmp_path: Path) -> None:
+    """Round and round, nothing is lost or added."""
+    tables = {"train": ",1,2\nm,3.0,2.0\n", "test": ",a\nm,0.25\n"}
+    path = archive(tmp_path, record(1, program="x = 1", motivation="why", summary="what", result=tables), record(5, 1))
+    events = events_of("pub", read(path).records, "asi-arch")
+    write_published([one.so_far for one in events[1:]], tmp_path / "out")
+
+    assert events_of("pub", read(tmp_path / "out").records, "asi-arch") == events
