@@ -9,6 +9,7 @@ from services.analyst.dossier import Dossier
 from services.analyst.library import Library
 from services.analyst.offline.analyst import components_of
 from services.chassis.events import follow
+from services.chassis.standing import BEFORE_ANALYSED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
@@ -40,6 +41,8 @@ class AnalystHandler:
         """The event `candidate.analysed`."""
         record = pb.Candidate()
         record.CopyFrom(job.event.so_far)
+        if await has_gone_on(self._archive, record, BEFORE_ANALYSED):
+            return []
         dossier = await self._dossier(record)
         record.analysis.CopyFrom(await self._analysis(dossier, job))
         record.state = pb.STATE_ANALYSED

@@ -15,6 +15,7 @@ import structlog
 from services.chassis import metrics
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
+from services.chassis.standing import BEFORE_TRAINED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
@@ -65,6 +66,8 @@ class Engineer:
         """Train the candidate; the event `candidate.trained`. A candidate that cannot be trained is Rejected."""
         record = pb.Candidate()
         record.CopyFrom(job.event.so_far)
+        if await has_gone_on(self._archive, record, BEFORE_TRAINED):
+            return []
         surroundings = await self._surroundings(record.run, record.stage)
         stage = await self._stages.open(record.stage, dict(surroundings.settings.scale_overrides))
         await self._claim(job)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from services.chassis.errors import HandedBack, Rejected
 from services.chassis.events import follow
 from services.chassis.scoring import benchmark_of, loss_of, score, terms_of
+from services.chassis.standing import BEFORE_JUDGED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2, checker_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
@@ -39,6 +40,8 @@ class JudgeHandler:
         """The event `candidate.judged`. Rejected when there is nothing to compare with, or the loss is a leak's."""
         record = pb.Candidate()
         record.CopyFrom(job.event.so_far)
+        if await has_gone_on(self._archive, record, BEFORE_JUDGED):
+            return []
         case = await self.case(record, job)
         await self._must_not_leak(case)
         record.verdict.CopyFrom(await self.verdict(case, job))

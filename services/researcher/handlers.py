@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from services.chassis.errors import Rejected
 from services.chassis.events import follow, struct
 from services.chassis.llm.embedder import Embedder
+from services.chassis.standing import BEFORE_PROPOSED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import (
     archive_pb2,
@@ -54,6 +55,8 @@ class Researcher:
         """The event `candidate.proposed`. A seat for which nothing new and sound was found is Rejected."""
         record = pb.Candidate()
         record.CopyFrom(job.event.so_far)
+        if await has_gone_on(self._archive, record, BEFORE_PROPOSED):
+            return []
         settings = (await self._archive.GetRun(archive_pb2.RunRequest(run=record.run), timeout=30)).settings
         if record.request.baseline:
             record.proposal.CopyFrom(await self._baseline(record, settings))

@@ -1,0 +1,161 @@
+"""`python -m services.engineer.tools`: check or train the program in a file, for the command line.
+
+Exit status: 0 nothing fatal, 1 a fatal verdict or a failed training, 2 bad input.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from services.chassis import logs
+from services.engineer.checks.report import CheckReport
+from services.engineer.data.corpus import CorpusError
+from services.engineer.evaluation.preflight import EvaluationUnavailable
+from services.engineer.sandbox import Sandbox, SandboxUnavailable
+from services.engineer.scales import SCALES, ScaleError
+from services.engineer.stages import Stages
+from services.engineer.training.errors import TrainingFailed
+from services.engineer.training.host import train
+from services.engineer.training.result import Metrics, TrainingResult
+
+MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
+
+
+async def main(arguments: argparse.Namespace) -> int:
+    """Run one command; its exit status."""
+    program = await asyncio.to_thread(_read, arguments.file)
+    overrides = dict(_pair(text) for text in arguments.set)
+    data = Path(os.environ.get("ASI_DATA_DIR", ".data")) / "data"
+    async with Sandbox() as sandbox:
+        stages = Stages(sandbox, data)
+        if arguments.command == "check":
+            return await _check(arguments, stages, overrides, program)
+        return await _train(arguments, sandbox, stages, overrides, program)
+
+
+async def _check(arguments: argparse.Namespace, stages: Stages, overrides: dict[str, str], program: str) -> int:
+    stage = await stages.open(arguments.scale, overrides)
+    report = await stages.check(
+        stage, program, exempt_from_cost=arguments.exempt_from_cost, thorough=arguments.thorough
+    )
+    _say(json.dumps(asdict(report), indent=2) if arguments.json else _report_text(report, arguments.verbose))
+    return 0 if report.passed else 1
+
+
+async def _train(
+    arguments: argparse.Namespace, sandbox: Sandbox, stages: Stages, overrides: dict[str, str], program: str
+) -> int:
+    if arguments.steps is not None:
+        overrides["steps"] = str(arguments.steps)
+    stage = await stages.open(arguments.scale, overrides)
+    shown = None if arguments.json else _Progress()
+    try:
+        result = await train(program, arguments.seed, stage.scale, stage.corpus, sandbox, on_progress=shown)
+    except TrainingFailed as failed:
+        if arguments.json:
+            _say(json.dumps({"failed": failed.kind, "reason": failed.message, "evidence": failed.evidence}, indent=2))
+        else:
+            _say(f"\nthe training failed: {failed.message}\n{failed.log_tail[-3000:]}".rstrip())
+        return 1
+    _say(json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result))
+    return 0
+
+
+class _Progress:
+    """One line that moves on a terminal, nothing elsewhere."""
+
+    def __call__(self, metrics: Metrics) -> None:
+        if sys.stderr.isatty():
+            left = (metrics.steps - metrics.step) * metrics.seconds_per_step
+            sys.stderr.write(
+                f"\rstep {metrics.step}/{metrics.steps}  loss {metrics.train_loss:.4f}  "
+                f"{metrics.tokens_per_second:,.0f} tokens/s  {left:.0f} s left   "
+            )
+            sys.stderr.flush()
+
+
+def _report_text(report: CheckReport, verbose: bool) -> str:
+    lines = []
+    for one in report.verdicts:
+        lines.append(f"{MARKS[one.outcome]}  {one.probe:<14} {one.message}")
+        if one.evidence and (verbose or one.outcome == "fail"):
+            lines.append("      " + json.dumps(one.evidence)[:400])
+    verdict = "passed" if report.passed else "refused"
+    parameters = "" if report.parameters is None else f", {report.parameters:,} parameters in the whole model"
+    return "\n".join([*lines, f"{verdict} in {report.seconds:.1f} s ({report.isolation}{parameters})"])
+
+
+def _result_text(result: TrainingResult) -> str:
+    measured = result.measurements
+    lines = [
+        f"loss           {result.loss:.4f} ± {result.loss_stderr:.4f} nats per token",
+        f"bits per byte  {result.bits_per_byte:.4f}",
+    ]
+    if result.benchmark is not None:
+        lines.append(f"benchmark      {result.benchmark:.3f}")
+    for score in result.scores:
+        spread = "" if score.stderr is None else f" ± {score.stderr:.3f}"
+        lines.append(f"  {score.task:<12} {score.value:.3f}{spread}  ({score.metric}, {score.items} items)")
+    lines.append(f"parameters     {measured.parameters:,}")
+    if measured.tokens_per_second is not None:
+        lines.append(f"speed          {measured.tokens_per_second:,.0f} tokens per second")
+    lines.append(f"seconds        {measured.seconds:.0f} on {measured.device_name}")
+    if result.stopped:
+        lines.append(f"stopped early: {result.stopped}")
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ScaleError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ScaleError(f"{path} is not text in UTF-8.") from None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ScaleError(f"--set is {text!r}; write it as NAME=VALUE.")
+    return name, value
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="asi-arch", description="Programs, tried out in the sandbox.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="screen and probe a program: is it causal, efficient, finite, alive?")
+    train_ = commands.add_parser("train", help="train and evaluate a program with one seed")
+    for one in (check, train_):
+        one.add_argument("file", type=Path, help="a Python module that defines the mixer")
+        one.add_argument("--scale", choices=SCALES, default="tiny")
+        one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override of the scale")
+        one.add_argument("--json", action="store_true", help="machine-readable output")
+    check.add_argument("--exempt-from-cost", action="store_true", help="let quadratic cost pass, as for softmax")
+    check.add_argument("--thorough", action="store_true", help="under several seeds")
+    check.add_argument("--verbose", "-v", action="store_true", help="the evidence of every verdict")
+    train_.add_argument("--steps", type=int, help="optimiser steps instead of the scale's")
+    train_.add_argument("--seed", type=int, default=1)
+    return parser
+
+
+if __name__ == "__main__":
+    logs.configure("engineer", "warning")
+    try:
+        sys.exit(asyncio.run(main(_parser().parse_args())))
+    except (ScaleError, CorpusError, EvaluationUnavailable) as error:
+        sys.stderr.write(f"asi-arch: {error}\n")
+        sys.exit(2)
+    except SandboxUnavailable as error:
+        sys.stderr.write(f"asi-arch: the sandbox cannot be used on this machine: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
