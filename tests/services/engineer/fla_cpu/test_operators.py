@@ -1,8 +1,8 @@
 """Our operators against fla's own reference functions and against token-by-token loops."""
 
 import importlib.util
-from importlib.machinery import PathFinder
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
