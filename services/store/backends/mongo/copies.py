@@ -11,8 +11,8 @@ import bson
 from services.store.backends.mongo.connection import Database, Document, moment
 
 COLLECTIONS = (
-    "runs", "candidates", "lineage", "records", "pools", "log", "motivations", "programs", "outbox", "reservations",
-    "progress",
+    "runs", "candidates", "lineage", "ancestors", "records", "pools", "log", "motivations", "programs", "outbox",
+    "reservations", "progress",
 )  # fmt: skip
 BATCH = 500
 

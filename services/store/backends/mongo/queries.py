@@ -7,9 +7,8 @@ from pymongo import ASCENDING, DESCENDING
 
 from services.chassis.errors import NotFound
 from services.contracts import archive_pb2, candidate_pb2
-from services.domain.lineage import path_to_root
 from services.store.backends.mongo import documents
-from services.store.backends.mongo.connection import Database, Document
+from services.store.backends.mongo.connection import Collection, Database, Document
 from services.store.backends.rows import Order, move_outcome
 from services.store.port import CandidateRow, Page, PoolRow, Query, Reservation, RunRow
 
@@ -92,7 +91,7 @@ async def subtree(database: Database, run: str, candidate: str) -> list[archive_
     """A candidate and its descendants, oldest first."""
     run = await known_candidate(database, run, candidate)
     key = documents.key_of(run, candidate)
-    below = [key, *(one["_id"] for one in await _walk(database, key, "$_id", "_id", "parent"))]
+    below = [key, *(one["_id"] for one in await _walk(database.lineage, key, "_id", "parent"))]
     found = database.candidates.find({"_id": {"$in": below}}).sort("requested", ASCENDING)
     return [documents.node(slim) async for slim in found]
 
@@ -109,12 +108,11 @@ async def path(database: Database, run: str, candidate: str) -> list[str]:
     """From the root down. A parent that the run does not hold ends the path; ValueError for a circle."""
     run = run or await known(database, run)
     key = documents.key_of(run, candidate)
-    found = {one["_id"]: one["parent"] for one in await _walk(database, key, "$_id", "parent", "_id")}
-    if key not in found:  # it has no proposal yet, or does not exist
+    above = {one["_id"]: one["above"] for one in await _walk(database.ancestors, key, "leap", "_id")}
+    if key not in above:  # it has no proposal yet, or does not exist
         await known_candidate(database, run, candidate)
         return [candidate]
-    parents = {one: parent if parent in found else None for one, parent in found.items()}
-    return [one.removeprefix(f"{run}/") for one in reversed(path_to_root(parents, key))]
+    return [one.removeprefix(f"{run}/") for one in reversed(_climb(key, above))]
 
 
 async def pool(database: Database, run: str, at_sequence: int) -> PoolRow | None:
@@ -181,14 +179,14 @@ async def _row(database: Database, run: str, candidate: str) -> CandidateRow | N
     return documents.row_of(slim, record["record"]) if slim and record else None
 
 
-async def _walk(database: Database, key: str, start: str, onwards: str, to: str) -> list[Document]:
-    """Everything that lineage reaches from a candidate; unwound at once, so that no document grows with it."""
+async def _walk(edges: Collection, key: str, onwards: str, to: str) -> list[Document]:
+    """Everything that these edges reach from a candidate; unwound at once, so that no document grows with it."""
     steps: list[Document] = [
         {"$match": {"_id": key}},
         {
             "$graphLookup": {
-                "from": "lineage",
-                "startWith": start,
+                "from": edges.name,
+                "startWith": "$_id",
                 "connectFromField": onwards,
                 "connectToField": to,
                 "as": "met",
@@ -197,7 +195,18 @@ async def _walk(database: Database, key: str, start: str, onwards: str, to: str)
         {"$unwind": "$met"},
         {"$replaceRoot": {"newRoot": "$met"}},
     ]
-    return await database.lineage.aggregate(steps).to_list(None)
+    return await edges.aggregate(steps).to_list(None)
+
+
+def _climb(key: str, above: dict[str, list[str]]) -> list[str]:
+    """From a candidate to its root, by the stretches that are kept. ValueError for a circle."""
+    path, seen = [key], {key}
+    while stretch := above.get(path[-1]):
+        if not seen.isdisjoint(stretch):
+            raise ValueError(f"lineage of {key} runs in a circle through {stretch[-1]}")
+        path += stretch
+        seen.update(stretch)
+    return path if path[-1] in above else path[:-1]
 
 
 async def _sure(database: Database, run: str, found: list[T]) -> list[T]:

@@ -3,7 +3,8 @@
 progress      how far the log was applied; counters of numbers given out
 runs          one document a run
 candidates    slim columns: what lists, trees and statistics read
-lineage       a candidate and its parent, nothing else: what paths and subtrees are walked through
+lineage       a candidate and its parent, nothing else: what subtrees are walked through
+ancestors     a candidate's nearest ancestors and the farthest of those: what long paths are walked through
 records       the serialised records, read one by one
 pools, log, motivations, programs, outbox, reservations    as their names say
 

@@ -11,10 +11,13 @@ from services.chassis.bus import Logged
 from services.chassis.events import body_of
 from services.store.backends.folding import Effects, Key, Needs, Standing, due, fold, needs
 from services.store.backends.mongo import documents
-from services.store.backends.mongo.connection import Database, Session, transaction
+from services.store.backends.mongo.connection import Database, Document, Session, transaction
 from services.store.backends.rows import record_bytes
 from services.store.backends.sketches import Sketched
 from services.store.port import ArchiveUnavailable, CandidateRow, Change, React
+
+LEAP = 32
+"""Ancestors kept beside a candidate: a path is read in steps of so many."""
 
 Operation = InsertOne[dict[str, object]] | ReplaceOne[dict[str, object]] | UpdateOne | DeleteMany
 
@@ -30,9 +33,10 @@ async def apply(database: Database, messages: Sequence[Logged], react: React | N
     if not incoming:
         return []
     effects = fold(incoming, await _stand(database, needs(incoming)), react)
+    ancestors = await _ancestors(database, effects)
     async with transaction(database.client) as session:
         await _advance(database, before, effects.sequence, session)
-        await _write(database, effects, session)
+        await _write(database, effects, ancestors, session)
     return effects.changes
 
 
@@ -102,7 +106,26 @@ async def _advance(database: Database, before: int, after: int, session: Session
         raise ArchiveUnavailable("MongoDB: another writer has applied these events at the same moment")
 
 
-async def _write(database: Database, effects: Effects, session: Session) -> None:
+async def _ancestors(database: Database, effects: Effects) -> list[Document]:
+    """Of each new proposal the ancestors nearest to it, and the farthest of those."""
+    found: dict[str, Document] = {}
+    parents = {key: _parent(key, effects) for key in effects.proposed}
+    known = database.ancestors.find({"_id": {"$in": [parent for parent in parents.values() if parent]}})
+    above: dict[str, list[str]] = {one["_id"]: one["above"] for one in await known.to_list(None)} if parents else {}
+    for key, parent in parents.items():
+        name = documents.key_of(*key)
+        above[name] = [parent, *above.get(parent, [])][:LEAP] if parent else []
+        leap = above[name][-1] if parent else None
+        found[name] = {"_id": name, "above": above[name], "leap": leap}
+    return list(found.values())
+
+
+def _parent(key: Key, effects: Effects) -> str | None:
+    parent = effects.rows[key].record.proposal.parent
+    return documents.key_of(key[0], parent) if parent else None
+
+
+async def _write(database: Database, effects: Effects, ancestors: list[Document], session: Session) -> None:
     changes: dict[str, list[Operation]] = {
         "log": [InsertOne(documents.log_document(row)) for row in effects.logs],
         "runs": [ReplaceOne({"_id": row.run}, documents.run_document(row), True) for row in effects.runs.values()],
@@ -110,6 +133,10 @@ async def _write(database: Database, effects: Effects, session: Session) -> None
         "records": [_replace(_record(key, row)) for key, row in effects.rows.items()],
         "pools": [InsertOne(documents.pool_document(row)) for row in effects.pools],
         "outbox": await _outbox(database, effects, session),
+        "ancestors": [_replace(one) for one in ancestors],
+        "lineage": [
+            _replace({"_id": documents.key_of(*key), "parent": _parent(key, effects)}) for key in effects.proposed
+        ],
         **_proposals(effects),
     }
     for name, operations in changes.items():
@@ -131,13 +158,11 @@ async def _outbox(database: Database, effects: Effects, session: Session) -> lis
 
 
 def _proposals(effects: Effects) -> dict[str, list[Operation]]:
-    """What lineage and the searches for near motivations and programs read."""
-    found: dict[str, list[Operation]] = {"lineage": [], "motivations": [], "programs": []}
+    """What the searches for near motivations and programs read."""
+    found: dict[str, list[Operation]] = {"motivations": [], "programs": []}
     for key, sequence in effects.proposed.items():
         run, candidate = key
         proposal = effects.rows[key].record.proposal
-        parent = documents.key_of(run, proposal.parent) if proposal.parent else None
-        found["lineage"].append(_replace({"_id": documents.key_of(*key), "parent": parent}))
         place: dict[str, object] = {"_id": sequence, "run": run, "id": candidate}
         if proposal.motivation_embedding:
             vector = Binary(np.array(proposal.motivation_embedding, dtype="<f4").tobytes())

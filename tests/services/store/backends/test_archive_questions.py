@@ -6,6 +6,7 @@ import pytest
 from archive_stories import EMBEDDER, Story, embedding, program
 
 from services.chassis.errors import NotFound
+from services.chassis.events import Cause, follow
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.store.backends.rows import SORT_COLUMNS
@@ -159,6 +160,50 @@ async def test_relatives_agree_with_the_records(filled: Filled) -> None:
         assert set(children) == {one for one in records if records[one].proposal.parent == node.id}
         assert children == sorted(children, key=lambda one: (-(value(records[one], "fitness") or -1.0), one))
         assert below == {one for one in records if node.id in await asked.path("r1", one)}
+
+
+def imported(story: Story, parents: dict[str, str]) -> None:
+    """Published records enter a story, in the order given."""
+    cause = Cause.of(story.log[0].body)
+    for name, parent in parents.items():
+        record = pb.Candidate(id=name, run=story.run, kind=pb.KIND_IMPORTED, state=pb.STATE_ARCHIVED)
+        record.proposal.parent = parent
+        event = follow(cause, "imported", "console", 1, record)
+        event.candidate_imported.source = "published"
+        story.say(event)
+
+
+async def test_long_paths_and_records_out_of_order(filled: Filled) -> None:
+    """Far longer than what one step reads; also where a parent came after its children, or never."""
+    archive, asked = filled
+    story = Story()
+    story.start()
+    long = [f"i{number:03d}" for number in range(150)]
+    imported(story, dict(zip(long, ["", *long], strict=False)))
+    imported(story, {"late": "later", "latest": "late", "later": "i149", "lost": "nobody", "below": "lost"})
+    await archive.apply(story.log)
+
+    assert await asked.path("r1", "i149") == long
+    assert await asked.path("r1", "i000") == ["i000"]
+    assert await asked.path("r1", "latest") == [*long, "later", "late", "latest"]
+    assert await asked.path("r1", "below") == ["lost", "below"]
+    assert await asked.path("r1", "c000001") == ["c000001"]
+    assert len(await archive.subtree("r1", "i000")) == 153
+    assert [node.id for node in await archive.subtree("r1", "lost")] == ["lost", "below"]
+
+
+async def test_a_path_that_runs_in_a_circle_is_refused(filled: Filled) -> None:
+    """Nothing of ours writes one, but the question must end."""
+    archive, asked = filled
+    story = Story()
+    story.start()
+    imported(story, {"a": "b", "b": "c", "c": "a", "d": "c", "self": "self"})
+    await archive.apply(story.log)
+
+    for name in ("a", "b", "c", "d", "self"):
+        with pytest.raises(ValueError, match="circle"):
+            await asked.path("r1", name)
+    assert {node.id for node in await archive.subtree("r1", "a")} == {"a", "b", "c", "d"}
 
 
 async def test_the_pool_of_any_moment_can_be_asked_for(filled: Filled) -> None:
