@@ -9,22 +9,27 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
-from typing import Annotated
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 import grpc.aio
 import typer
 
 from services.chassis import logs
-from services.chassis.errors import BusLost, NotFound, SettingsError, Transient
-from services.console.commands import query
-from services.console.commands import run as runs
+from services.chassis.errors import BusLost, NotFound, NotPossible, SettingsError, Transient
+from services.console.commands import inspect, query
+from services.console.commands import run as discovery
+from services.console.commands.rerun import rerun_of
 from services.console.local.processes import ServiceFailed
 from services.console.local.system import AlreadyRunning, log_server
 from services.console.plan import Flags, checked_run_name
 from services.console.progress import Progress, clock
 from services.console.rows import ranked
-from services.console.settings import console_settings
+from services.console.settings import ConsoleSettings, console_settings
+from services.console.steer import pause_run, resume_run, set_up, stop_run
 from services.console.tables import ranking, terminal
 from services.contracts import archive_pb2 as pb
 
@@ -40,6 +45,7 @@ app = typer.Typer(
 Run = Annotated[str, typer.Option("--run", metavar="NAME", help="the run; default: the newest")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 INTERRUPTED = 130
+T = TypeVar("T")
 
 
 @app.command()
@@ -86,7 +92,7 @@ def run(
     settings = console_settings()
     console = terminal()
     wanted = checked_run_name(name) if name else None
-    outcome = asyncio.run(runs.discover(settings, flags, wanted, resume, Progress(console, quiet=as_json)))
+    outcome = asyncio.run(discovery.discover(settings, flags, wanted, resume, Progress(console, quiet=as_json)))
     about = outcome.status
     if as_json:
         typer.echo(json.dumps(ranked(outcome.rows), indent=2, ensure_ascii=False))
@@ -94,6 +100,8 @@ def run(
         console.print(ranking(ranked(outcome.rows)))
         ending = "paused" if outcome.interrupted else about.stop_reason or about.phase
         console.print(f"run {about.run}: {ending}; {clock(about.spent.seconds)}, {about.sequence} events")
+        if outcome.report is not None:
+            console.print(f"  {'report':<13}{outcome.report}", soft_wrap=True)
         for title, path in (("archive", settings.data_dir / "archive.db"), ("event log", settings.data_dir / "nats"),
                             ("service logs", settings.data_dir / "logs")):  # fmt: skip
             console.print(f"  {title:<13}{path}", soft_wrap=True)
@@ -162,6 +170,147 @@ def tree(run: Run = "", as_json: Json = False) -> None:
         query.print_tree(terminal(), name, nodes)
 
 
+@app.command()
+def runs(as_json: Json = False) -> None:
+    """All runs, newest first."""
+    found = asyncio.run(inspect.runs(console_settings()))
+    if as_json:
+        typer.echo(inspect.to_json([json.loads(query.as_json(one)) for one in found]))
+    else:
+        inspect.print_runs(terminal(), found)
+
+
+@app.command()
+def report(
+    run: Run = "",
+    out: Annotated[Path | None, typer.Option(help="folder; default: below the run's own")] = None,
+) -> None:
+    """Write a run's report: a page that opens without a network, figures, and the CSV behind each."""
+    page = asyncio.run(inspect.report(console_settings(), run, out))
+    if page is None:
+        raise NotFound("the run has no candidate yet")
+    typer.echo(page)
+
+
+@app.command()
+def lineage(candidate: str, run: Run = "", as_json: Json = False) -> None:
+    """From the root to a candidate."""
+    found = asyncio.run(inspect.lineage(console_settings(), run, candidate))
+    if as_json:
+        typer.echo(inspect.to_json(found))
+    else:
+        query.print_list(terminal(), found)
+
+
+@app.command()
+def compare(first: str, second: str, run: Run = "", as_json: Json = False) -> None:
+    """Two candidates, measure by measure."""
+    one, other = asyncio.run(inspect.two(console_settings(), run, first, second))
+    if as_json:
+        typer.echo(inspect.to_json(inspect.compared(one, other)))
+    else:
+        inspect.print_compared(terminal(), one, other)
+
+
+@app.command()
+def diff(first: str, second: str, run: Run = "") -> None:
+    """The difference between two programs."""
+    one, other = asyncio.run(inspect.two(console_settings(), run, first, second))
+    inspect.print_difference(terminal(), inspect.program_difference(one, other))
+
+
+@app.command()
+def cost(run: Run = "", as_json: Json = False) -> None:
+    """What a run has used: time, compute, tokens, money."""
+    about, records = asyncio.run(inspect.all_of(console_settings(), run))
+    found = inspect.costs(about, records)
+    if as_json:
+        typer.echo(inspect.to_json(found))
+        return
+    for name, value in found.items():
+        typer.echo(f"{name.replace('_', ' '):<26}{value:,.2f}" if isinstance(value, float) else f"{name:<26}{value}")
+
+
+@app.command()
+def dead(run: Run = "", as_json: Json = False) -> None:
+    """What ended because a message could not be handled; the tracebacks are in the service logs."""
+    _, records = asyncio.run(inspect.all_of(console_settings(), run))
+    found = inspect.dead_letters(records)
+    if as_json:
+        typer.echo(inspect.to_json(found))
+    else:
+        typer.echo("\n".join(f"{one['candidate']}  {one['stage']}: {one['reason']}" for one in found) or "none")
+
+
+@app.command()
+def audit(
+    candidate: str,
+    no_rerun: Annotated[bool, typer.Option("--no-rerun", help="only show the chain")] = False,
+    run: Run = "",
+    as_json: Json = False,
+) -> None:
+    """The whole chain of one result; then its check and training once more, to see whether the numbers hold."""
+    record, links = asyncio.run(inspect.chain(console_settings(), run, candidate))
+    if as_json:
+        chain = [json.loads(query.as_json(one)) for one in links]
+        found: dict[str, object] = {"candidate": json.loads(query.as_json(record)), "chain": chain}
+    else:
+        inspect.print_audit(terminal(), record, links)
+    about = asyncio.run(query.status(console_settings(), record.run))
+    rerun = None if no_rerun else rerun_of(record, about)
+    if as_json:
+        typer.echo(inspect.to_json(found | {"rerun": None if rerun is None else asdict(rerun)}))
+    elif rerun is not None:
+        typer.echo(rerun.sentence)
+    if rerun is not None and not rerun.holds:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pause(run: Run = "") -> None:
+    """Give out no further seats; what is in flight goes on."""
+    _steer(pause_run, run, "paused by hand")
+
+
+@app.command()
+def resume(run: Run = "") -> None:
+    """Give out seats again, in a system that runs; `asi-arch run --resume` starts one."""
+    _steer(resume_run, run, None)
+
+
+@app.command()
+def stop(run: Run = "") -> None:
+    """End a run; candidates in flight still come to their end."""
+    _steer(stop_run, run, "stopped by hand")
+
+
+def _steer(say: Callable[[ConsoleSettings, str, T], Coroutine[None, None, None]], run: str, what: T) -> None:
+    settings = console_settings()
+    name = asyncio.run(query.status(settings, run)).run
+    with log_server(settings) as log:
+        address = log.get("ASI_NATS_URL", settings.nats_url)
+        asyncio.run(say(settings.model_copy(update={"nats_url": address}), name, what))
+    typer.echo(f"run {name} was told; `asi-arch status` shows when the store has taken it")
+
+
+@app.command()
+def setup(
+    check_only: Annotated[bool, typer.Option("--check", help="create nothing, report differences")] = False,
+) -> None:
+    """Create or verify streams and durable consumers on the NATS server; idempotent. Exits 1 on drift."""
+    settings = console_settings()
+    with log_server(settings) as log:
+        client = settings.model_copy(update={"nats_url": log.get("ASI_NATS_URL", settings.nats_url)})
+        created, differences = asyncio.run(set_up(client, create=not check_only))
+    for line in created:
+        typer.echo(f"created {line}")
+    for line in differences:
+        typer.echo(f"drift: {line}", err=True)
+    if differences:
+        raise typer.Exit(1)
+    typer.echo("streams and consumers are as they must be")
+
+
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -223,7 +372,7 @@ def main() -> None:
         app()
     except SettingsError as error:
         _fail(str(error), 2)
-    except (NotFound, AlreadyRunning, ServiceFailed, BusLost, Transient, OSError) as error:
+    except (NotFound, NotPossible, AlreadyRunning, ServiceFailed, BusLost, Transient, OSError) as error:
         _fail(str(error), 1)
     except grpc.aio.AioRpcError as error:
         _fail(error.details() or error.code().name, 2 if error.code() is grpc.StatusCode.INVALID_ARGUMENT else 1)

@@ -40,6 +40,13 @@ async def stop_run(settings: ConsoleSettings, run: str, reason: str) -> None:
     await _publish(settings, event)
 
 
+async def set_up(settings: ConsoleSettings, create: bool) -> tuple[list[str], list[str]]:
+    """What was created, and what differs from the design afterwards."""
+    async with Bus(settings, "asi-console") as bus:
+        created = await bus.set_up() if create else []
+        return created, await bus.compare()
+
+
 def _moment() -> int:
     """Seconds since the epoch: tells one pause from the next."""
     return int(time.time())

@@ -7,6 +7,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc.aio
 
@@ -33,6 +34,7 @@ class Outcome:
     status: pb.RunStatus
     rows: list[Row]
     interrupted: bool
+    report: Path | None
 
 
 async def discover(
@@ -54,7 +56,8 @@ async def discover(
             if interrupted.is_set() and status.phase not in OVER:
                 progress.note("draining: work in hand is checkpointed, the run is paused …")
                 await pause_run(system.client, run, "interrupted at the terminal")
-            return Outcome(status, rows, interrupted.is_set())
+            report = await write_run_report(archive, run, settings.run_folder(run) / "report")
+            return Outcome(status, rows, interrupted.is_set(), report)
 
 
 async def _begin(
@@ -114,6 +117,17 @@ async def _watch(
                     return status, rows
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(interrupted.wait(), POLL_SECONDS)
+
+
+async def write_run_report(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, folder: Path) -> Path | None:
+    """The report of a run as it stands; None while it has no candidate."""
+    status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+    records = await all_candidates(archive, pb.ListCandidatesRequest(run=status.run))
+    if not records:
+        return None
+    from services.console.report import write_report  # matplotlib takes half a second to import
+
+    return await asyncio.to_thread(write_report, status, records, folder)
 
 
 async def look(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb.RunStatus, list[Row]]:
