@@ -9,6 +9,7 @@ from services.analyst.dossier import Dossier
 from services.analyst.library import Library
 from services.analyst.offline.analyst import components_of
 from services.chassis.events import follow
+from services.chassis.runs import Runs
 from services.chassis.standing import BEFORE_ANALYSED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
@@ -34,6 +35,7 @@ class AnalystHandler:
 
     def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub, library: Library, analysing: Choose) -> None:
         self._archive = archive
+        self._runs = Runs(archive)
         self._library = library
         self._analysing = analysing
 
@@ -57,7 +59,7 @@ class AnalystHandler:
 
     async def _dossier(self, record: pb.Candidate) -> Dossier:
         run, stage = record.run, record.stage
-        settings = (await self._archive.GetRun(archive_pb2.RunRequest(run=run), timeout=30)).settings
+        settings = await self._runs.settings(run)
         relatives = await self._archive.GetRelatives(
             archive_pb2.GetRelativesRequest(run=run, candidate=record.id, siblings=SIBLINGS), timeout=30
         )

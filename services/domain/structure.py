@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from services.domain.normalise import normalised_tokens
 
@@ -25,8 +26,9 @@ class Fingerprint:
     runs: Mapping[int, int] = field(compare=False, repr=False)
 
 
+@lru_cache(maxsize=1024)
 def fingerprint(program: str) -> Fingerprint:
-    """The fingerprint of a program's text. Raises ``ValueError`` where it is not Python, with the line."""
+    """The fingerprint of a text, parsed once. Raises ``ValueError`` where it is not Python, with the line."""
     try:
         tokens = normalised_tokens(ast.parse(program))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -20,6 +20,7 @@ class Case:
     root: pb.Candidate
     anchor: pb.Candidate | None
     relatives: tuple[pb.Candidate, ...]  # the root, the parent and what else was measured before: for the distance
+    baselines: tuple[pb.Candidate, ...]  # of this stage, as far as they are known
     settings: events_pb2.RunSettings
 
 

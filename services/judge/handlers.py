@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from services.chassis.errors import HandedBack, Rejected
 from services.chassis.events import follow
+from services.chassis.runs import Runs
 from services.chassis.scoring import benchmark_of, loss_of, score, terms_of
 from services.chassis.standing import BEFORE_JUDGED, has_gone_on
 from services.chassis.worker import Job
@@ -33,6 +34,7 @@ class JudgeHandler:
         judging: Choose,
     ) -> None:
         self._archive = archive
+        self._runs = Runs(archive)
         self._checker = checker
         self._judging = judging
 
@@ -56,7 +58,7 @@ class JudgeHandler:
         Only baselines asked for earlier are waited for, and of those only the root and the anchor: so nobody waits for
         somebody who waits for him.
         """
-        settings = (await self._archive.GetRun(archive_pb2.RunRequest(run=record.run), timeout=30)).settings
+        settings = await self._runs.settings(record.run)
         root_name = settings.baselines[0]
         while True:
             known = {one.request.baseline: one for one in await self._baselines(record)} | (
@@ -77,6 +79,7 @@ class JudgeHandler:
             root,
             anchor if anchor is not None and _measured(anchor) and record.id != root.id else None,
             (*earlier, *parent),
+            tuple(known.values()),
             settings,
         )
 
@@ -110,7 +113,7 @@ class JudgeHandler:
 
         The paper discards such candidates. Baselines are known programs and set the threshold themselves.
         """
-        found = await self._suspicion(case)
+        found = self._suspicion(case)
         if found is None or not found.suspected:
             return
         request = checker_pb2.CheckRequest(
@@ -130,12 +133,11 @@ class JudgeHandler:
                 evidence,
             )
 
-    async def _suspicion(self, case: Case) -> Suspicion | None:
+    def _suspicion(self, case: Case) -> Suspicion | None:
         loss, root = loss_of(case.record), loss_of(case.root)
         if case.record.kind == pb.KIND_BASELINE or loss is None or root is None:
             return None
-        honest = [loss_of(one) for one in await self._baselines(case.record)]
-        return suspicion(loss, root, [one for one in honest if one is not None])
+        return suspicion(loss, root, [one for baseline in case.baselines if (one := loss_of(baseline)) is not None])
 
     async def _baselines(self, record: pb.Candidate) -> list[pb.Candidate]:
         request = archive_pb2.GetBaselinesRequest(run=record.run, stage=record.stage)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from services.chassis.errors import Rejected
 from services.chassis.events import follow, struct
 from services.chassis.llm.embedder import Embedder
+from services.chassis.runs import Runs
 from services.chassis.standing import BEFORE_PROPOSED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import (
@@ -46,6 +47,7 @@ class Researcher:
         proposer: Choose,
     ) -> None:
         self._archive = archive
+        self._runs = Runs(archive)
         self._checker = checker
         self._cognition = cognition
         self._embedder = embedder
@@ -57,7 +59,7 @@ class Researcher:
         record.CopyFrom(job.event.so_far)
         if await has_gone_on(self._archive, record, BEFORE_PROPOSED):
             return []
-        settings = (await self._archive.GetRun(archive_pb2.RunRequest(run=record.run), timeout=30)).settings
+        settings = await self._runs.settings(record.run)
         if record.request.baseline:
             record.proposal.CopyFrom(await self._baseline(record, settings))
         elif record.HasField("proposal"):

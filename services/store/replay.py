@@ -12,7 +12,7 @@ from services.chassis.bus import Bus, Logged
 from services.chassis.errors import NotFound, SettingsError
 from services.store.port import Archive, LogRow
 
-BATCH = 512
+BATCH = 256
 MOST_NAMED = 20
 
 

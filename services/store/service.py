@@ -18,6 +18,7 @@ MOST_PER_PAGE = 500
 REJECTIONS = 10
 MOVES = 500
 WATCH_SECONDS = 1.0
+SCORED = tuple(state for state in candidate_pb2.State.values() if state != candidate_pb2.STATE_REJECTED)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -94,7 +95,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
             siblings=await self._archive.candidates(run, others),
             children=await self._archive.candidates(run, await self._archive.children(run, record.id)),
             path=path,
-            subtree=await self._subtree(run, record.id) if request.subtree else [],
+            subtree=await self._archive.subtree(run, record.id) if request.subtree else [],
         )
 
     async def GetTree(self, request: pb.RunRequest, context: Context) -> pb.TreeReply:
@@ -158,22 +159,13 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         return await self._archive.run(run)
 
     async def _status(self, row: RunRow) -> pb.RunStatus:
-        best = await self._archive.list_candidates(Query(row.run, limit=1))
+        best = await self._archive.list_candidates(Query(row.run, states=SCORED, limit=1))
         scored = [one for one in best.candidates if one.verdict.HasField("fitness")]
         answer = status(row, await self._archive.state_counts(row.run), node(scored[0]) if scored else None)
         for root in (await self._archive.baselines(row.run))[:1]:
             if root.training.HasField("loss"):
                 answer.loss_of_root = root.training.loss
         return answer
-
-    async def _subtree(self, run: str, top: str) -> list[pb.TreeNode]:
-        inside: set[str] = set()
-        nodes = []
-        for one in await self._archive.tree(run):
-            if one.id == top or one.parent in inside:
-                inside.add(one.id)
-                nodes.append(one)
-        return nodes
 
     async def _next_change(self) -> None:
         """The next applied batch, or a second: whichever is first."""

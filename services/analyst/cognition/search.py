@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from services.analyst.cognition.corpus import Corpus, Knowledge
-from services.chassis.llm.embedder import Embedder, Vector, similarities
+from services.chassis.llm.embedder import Embedder, Vector, must_match
 
 MOST = 50
 """More entries than this are refused: a context full of entries explains nothing."""
@@ -43,10 +47,20 @@ class Index:
 
     def nearest(self, query: Vector, count: int, threshold: float) -> tuple[Hit, ...]:
         """As `search`, for a vector; raises EmbedderMismatch when another embedder made it."""
-        cosines = similarities(query, self.vectors)
+        cosines = self._cosines(query)
         hits = (Hit(entry, float(cosine)) for entry, cosine in zip(self.corpus.entries, cosines, strict=True))
         kept = [hit for hit in hits if hit.similarity >= threshold]
         return tuple(sorted(kept, key=lambda hit: (-round(hit.similarity, 6), hit.knowledge.id))[:count])
+
+    def _cosines(self, query: Vector) -> NDArray[np.float64]:
+        """With every entry. Raises EmbedderMismatch."""
+        must_match(query, self.vectors[:1])
+        return np.clip(self._matrix @ query.values.astype(np.float64), -1.0, 1.0)
+
+    @cached_property
+    def _matrix(self) -> NDArray[np.float64]:
+        """All vectors as rows, made once."""
+        return np.stack([vector.values for vector in self.vectors]).astype(np.float64)
 
 
 def triggers(corpus: Corpus) -> Sequence[str]:

@@ -90,16 +90,21 @@ def cosine(a: Vector, b: Vector) -> float:
 
 def similarities(query: Vector, others: Sequence[Vector]) -> NDArray[np.float64]:
     """Cosines of `query` with each of `others`, shape [len(others)]. Raises EmbedderMismatch as `cosine` does."""
+    must_match(query, others)
+    if not others:
+        return np.zeros(0)
+    matrix = np.stack([other.values for other in others]).astype(np.float64)
+    return np.clip(matrix @ query.values.astype(np.float64), -1.0, 1.0)
+
+
+def must_match(query: Vector, others: Sequence[Vector]) -> None:
+    """Raises EmbedderMismatch unless all come from one embedder."""
     for other in others:
         if other.embedder != query.embedder or other.values.shape != query.values.shape:
             raise EmbedderMismatch(
                 f"a vector of {query.embedder} ({query.values.size}) cannot be compared with one of "
                 f"{other.embedder} ({other.values.size}); embed the texts again with one embedder"
             )
-    if not others:
-        return np.zeros(0)
-    matrix = np.stack([other.values for other in others]).astype(np.float64)
-    return np.clip(matrix @ query.values.astype(np.float64), -1.0, 1.0)
 
 
 def refuse_empty(texts: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from services.console.report.dataset import Dataset, name_of, seconds_of
 from services.contracts import candidate_pb2 as pb
@@ -85,7 +86,7 @@ def tree(data: Dataset) -> Drawing:
     axes.set_xlim(-0.2, max(depth.values()) + (1.4 if named else 0.2))
     axes.invert_yaxis()
     axes.set_yticks([])
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("generation")
     axes.spines[["top", "right", "left"]].set_visible(False)
     return Drawing(name, title, "Coloured by fitness; grey was not scored.", figure, *_tree_cells(data))

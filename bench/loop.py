@@ -1,0 +1,205 @@
+"""What the loop itself costs per candidate: real NATS, gRPC, SQLite and services; training and thinking are instant.
+
+    python -m bench.loop [--candidates 100 2000]
+Prints milliseconds per candidate from request to archive, with one candidate after the other (seats = 1) and with
+eight in flight. The limit is 30 ms, flat in the number of candidates.
+"""
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+import uvloop
+
+from services.chassis import logs
+from services.chassis.bus import Bus
+from services.chassis.bus.topology import engineer_durable
+from services.chassis.events import first, follow
+from services.chassis.llm.embedder import LocalEmbedder
+from services.chassis.rpc import channel
+from services.chassis.service import Service, wired
+from services.chassis.settings import ServiceSettings
+from services.chassis.worker import Job
+from services.console.local.broker import Broker, free_port
+from services.console.local.processes import ServiceProcess
+from services.contracts import (
+    archive_pb2,
+    archive_pb2_grpc,
+    candidate_pb2,
+    checker_pb2_grpc,
+    cognition_pb2,
+    cognition_pb2_grpc,
+    events_pb2,
+)
+from services.contracts import candidate_pb2 as pb
+from services.domain.zoo import baseline
+from services.researcher.draft import Context, Draft, Refusal
+from services.researcher.handlers import Researcher
+from services.researcher.settings import ResearcherSettings
+
+
+class InstantChecker(checker_pb2_grpc.CheckerServicer):
+    """Everything passes."""
+
+    async def Check(self, request: object, context: object) -> candidate_pb2.CheckReport:  # noqa: N802, ARG002
+        return candidate_pb2.CheckReport(passed=True, seconds=0.0)
+
+
+class InstantProposer:
+    """A program that no other has: one more constant."""
+
+    async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:  # noqa: ARG002
+        number = context.record.request.number
+        program = baseline("delta_net").program + f"\n\nSCALE = ({number}, {number % 7})\n" + "x = 1\n" * (number % 13)
+        return Draft(f"Instant{number}", f"Idea {number} of a bench that thinks of nothing.", program, ("delta-rule",))
+
+    async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:  # noqa: ARG002
+        return ""
+
+
+async def train(job: Job) -> Sequence[events_pb2.Event]:
+    """A result out of nothing."""
+    claim = follow(job.cause, "claimed", "engineer", job.attempt, pb.Candidate(id=job.event.candidate))
+    claim.ClearField("so_far")
+    claim.candidate_claimed.worker = "bench"
+    await job.bus.publish(claim)
+    record = pb.Candidate()
+    record.CopyFrom(job.event.so_far)
+    number = record.request.number
+    loss = 1.5 - 0.2 * ((number * 7919) % 1000) / 1000
+    seed = pb.SeedResult(
+        seed=1,
+        loss=loss,
+        curve=[pb.CurvePoint(step=step, tokens=step * 2048, train_loss=3 - step / 300) for step in range(0, 600, 20)],
+        scores=[pb.TaskScore(task="code", metric="acc", value=0.5, stderr=0.05, items=100)],
+        measurements=pb.Measurements(
+            parameters=398_016, tokens_per_second=16_000, seconds=0.0, device="cpu", data_fingerprint="bench"
+        ),
+    )  # fmt: skip
+    record.training.CopyFrom(pb.Training(seeds=[seed], loss=loss, benchmark=0.5, attempt=job.attempt))
+    record.state = pb.STATE_TRAINED
+    event = follow(job.cause, "trained", "engineer", job.attempt, record)
+    event.candidate_trained.SetInParent()
+    return [event]
+
+
+@asynccontextmanager
+async def laboratory(folder: Path) -> AsyncIterator[tuple[Bus, archive_pb2_grpc.ArchiveStub]]:
+    """Store, judge and analyst as the processes they are; the scripted researcher and engineer in this one."""
+    broker = Broker(folder / "nats")
+    broker.start()
+    ports = {name: f"127.0.0.1:{free_port()}" for name in ("archive", "checker", "cognition", "judge")}
+    addresses = {f"{name}_address": address for name, address in ports.items()}
+    shared = {"nats_url": broker.url, "data_dir": folder, "create_streams": True, "log_level": "error", **addresses}
+    variables = {f"ASI_{name.upper()}": str(value) for name, value in shared.items()}
+    processes = [
+        ServiceProcess(name, {**variables, "ASI_LISTEN": ports[port]}, folder / f"{name}.log")
+        for name, port in (("store", "archive"), ("judge", "judge"), ("analyst", "cognition"))
+    ]
+    stop = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(channel(ports["archive"], ServiceSettings(**shared)))
+        archive = archive_pb2_grpc.ArchiveStub(connection)
+        for process in processes:
+            process.start()
+            stack.callback(process.wait, 20)
+            stack.callback(process.terminate)
+            await archive.ListRuns(archive_pb2.ListRunsRequest(), timeout=60, wait_for_ready=True)
+        researcher = await stack.enter_async_context(wired("researcher", ResearcherSettings(**shared), _researcher))
+        settings = ServiceSettings(**shared, listen=ports["checker"])
+        engineer = await stack.enter_async_context(wired("engineer", settings, _engineer))
+        running = [asyncio.create_task(one.run(stop)) for one in (researcher, engineer)]
+        cognition = await stack.enter_async_context(channel(ports["cognition"], settings))
+        request = cognition_pb2.SearchRequest(query="ready")
+        await cognition_pb2_grpc.CognitionStub(cognition).Search(request, timeout=60, wait_for_ready=True)
+        yield engineer.bus, archive
+        stop.set()
+        await asyncio.gather(*running)
+    broker.stop()
+
+
+@asynccontextmanager
+async def _engineer(service: Service, settings: ServiceSettings) -> AsyncIterator[None]:  # noqa: ARG001
+    checker_pb2_grpc.add_CheckerServicer_to_server(InstantChecker(), service.server.grpc)
+    await service.work(engineer_durable("tiny"), train, 8)
+    yield
+
+
+@asynccontextmanager
+async def _researcher(service: Service, settings: ResearcherSettings) -> AsyncIterator[None]:
+    async def choose(mind: str, job: Job) -> InstantProposer:  # noqa: ARG001
+        return InstantProposer()
+
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(channel(address, settings))
+            for address in (settings.archive_address, settings.checker_address, settings.cognition_address)
+        ]
+        researcher = Researcher(
+            archive_pb2_grpc.ArchiveStub(channels[0]),
+            checker_pb2_grpc.CheckerStub(channels[1]),
+            cognition_pb2_grpc.CognitionStub(channels[2]),
+            LocalEmbedder(256),
+            choose,
+        )
+        await service.work("researcher", researcher.handle, 8)
+        yield
+
+
+async def measure(candidates: int, seats: int) -> float:
+    """Milliseconds per candidate of a run of this size."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with laboratory(Path(folder)) as (bus, archive):
+            event = first("bench", "started", "console")
+            event.run_started.settings.CopyFrom(
+                events_pb2.RunSettings(
+                    scale="tiny",
+                    mind="offline",
+                    seats=seats,
+                    baselines=["delta_net"],
+                    fitness="paper",
+                    budget=events_pb2.Budget(candidates=candidates),
+                    pool=events_pb2.PoolSettings(size=50, parents=10, references=4, cold_start=5, batch=50),
+                )
+            )
+            begun = time.perf_counter()
+            await bus.publish(event)
+            while True:
+                await asyncio.sleep(0.2)
+                try:
+                    status = await archive.GetRun(archive_pb2.RunRequest(run="bench"), timeout=30)
+                except grpc.aio.AioRpcError:
+                    continue
+                if status.phase == "finished":
+                    assert status.states.get("archived") == candidates + 1, dict(status.states)
+                    return 1000 * (time.perf_counter() - begun) / candidates
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--candidates", type=int, nargs="+", default=[100, 2000])
+    parser.add_argument("--seats", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    logs.configure("bench", "error")
+    results = [
+        {"candidates": count, "seats": seats, "ms_per_candidate": round(uvloop.run(measure(count, seats)), 2)}
+        for count in arguments.candidates
+        for seats in arguments.seats
+    ]
+    if arguments.json:
+        print(json.dumps(results))
+        return
+    for one in results:
+        print(f"{one['candidates']:>6} candidates, {one['seats']} in flight: {one['ms_per_candidate']:.1f} ms each")
+
+
+if __name__ == "__main__":
+    main()
