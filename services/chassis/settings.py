@@ -71,14 +71,14 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
         if name in names:
             values[names[name]] = value
         elif not name.startswith(others) and name not in MIND_NAMES:
-            raise SettingsError(f"{name} is not a setting of the {service}{_suggest(name, names)}.")
+            raise SettingsError(f"{name} is not a setting of the {service}{_suggest(name, names)}")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else ""
         name = _variable(field, service) if field in kind.model_fields else "The settings"
-        raise SettingsError(f"{name}={values.get(field, '')!r} is impossible: {first['msg']}.") from None
+        raise SettingsError(f"{name}={values.get(field, '')!r} is impossible: {first['msg'].removeprefix('Value error, ')}.") from None
 
 
 def _variable(field: str, service: str) -> str:
@@ -89,7 +89,7 @@ def _variable(field: str, service: str) -> str:
 
 def _suggest(name: str, known: Mapping[str, str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else f" (known: {', '.join(sorted(known))})"
+    return f"; did you mean {near[0]}?" if near else f" (known: {', '.join(sorted(known))})."
 
 
 class Address(BaseModel):
