@@ -78,7 +78,9 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else ""
         name = _variable(field, service) if field in kind.model_fields else "The settings"
-        raise SettingsError(f"{name}={values.get(field, '')!r} is impossible: {first['msg'].removeprefix('Value error, ')}.") from None
+        raise SettingsError(
+            f"{name}={values.get(field, '')!r} is impossible: {first['msg'].removeprefix('Value error, ')}."
+        ) from None
 
 
 def _variable(field: str, service: str) -> str:

@@ -232,6 +232,30 @@ def cost(run: Run = "", as_json: Json = False) -> None:
 
 
 @app.command()
+def gallery(run: Run = "", as_json: Json = False) -> None:
+    """Claims that were tried: discoveries confirmed on fresh seeds and data, and those that were not."""
+    _, records = asyncio.run(inspect.all_of(console_settings(), run))
+    found = inspect.claims(records)
+    if as_json:
+        typer.echo(inspect.to_json(found))
+    else:
+        inspect.print_claims(terminal(), found)
+
+
+@app.command()
+def web(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port on this machine; 0 takes a free one")] = 8070,
+    host: Annotated[
+        str, typer.Option(help="address to listen on; the page is read-only and has no login")
+    ] = "127.0.0.1",
+) -> None:
+    """The live page: tree, leaderboard, candidates, progress. Ctrl-C ends it."""
+    from services.console.web.server import serve
+
+    asyncio.run(serve(console_settings(), host, port))
+
+
+@app.command()
 def dead(run: Run = "", as_json: Json = False) -> None:
     """What ended because a message could not be handled; the tracebacks are in the service logs."""
     _, records = asyncio.run(inspect.all_of(console_settings(), run))

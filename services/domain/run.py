@@ -4,11 +4,16 @@ Pure: a state and a fact give the next state and the decisions that follow. Time
 since the epoch.
 """
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 
 from services.domain import pool as pools
+from services.domain.discovery import Finding, findings
 from services.domain.pool import Entry, PoolUpdate
-from services.domain.run_state import GOING_ON, Phase, RunPolicy, RunState, Spent
+from services.domain.run_state import GOING_ON, Losses, Phase, RunPolicy, RunState, Spent
+
+CONTROLS = ("gated_delta_net", "delta_net_value_skip")
+"""Names in the zoo that a discovery has to beat beside the root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,16 @@ class Ended:
     proposal: bool = True
 
 
-Fact = Started | Paused | Resumed | Stopped | Spending | Asked | Ended
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A finalist or control was trained again; ``losses`` is empty where that failed."""
+
+    time: float
+    candidate: str
+    losses: Losses
+
+
+Fact = Started | Paused | Resumed | Stopped | Spending | Asked | Ended | Verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +99,16 @@ class Finish:
     reason: str
 
 
-Decision = Seat | PoolUpdate | Finish
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Train a candidate again with seeds and held-out data that no selection has seen."""
+
+    candidate: str
+    round: int
+    seeds: tuple[int, ...]
+
+
+Decision = Seat | PoolUpdate | Promote | Finding | Finish
 
 
 def step(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
@@ -125,8 +148,14 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
         case Resumed(time) if state.phase not in GOING_ON:
             paused = time - state.paused_at if state.paused_at is not None else 0.0
             phase: Phase = "baselines" if _baselines_missing(state, policy) else "searching"
+            phase = "verifying" if state.verifying else phase
             return replace(
-                state, phase=phase, paused_at=None, paused_seconds=state.paused_seconds + max(0.0, paused), reason=""
+                state,
+                settled=False,
+                phase=phase,
+                paused_at=None,
+                paused_seconds=state.paused_seconds + max(0.0, paused),
+                reason="",
             ), ()
         case Stopped(time, reason, finished):
             phase = "finished" if finished else "stopped"
@@ -138,6 +167,9 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
             return replace(state, in_flight=state.in_flight | {candidate}, numbers=state.numbers + 1), ()
         case Ended():
             return _end(state, fact, policy)
+        case Verified(_, candidate, losses) if candidate in state.verifying:
+            verified = (*state.verified, (candidate, losses))
+            return replace(state, verifying=state.verifying - {candidate}, verified=verified), ()
         case _:
             return state, ()
 
@@ -151,6 +183,7 @@ def _end(state: RunState, ended: Ended, policy: RunPolicy) -> tuple[RunState, tu
         baselines_open=state.baselines_open - {ended.candidate},
         proposals_ended=state.proposals_ended + (not ended.baseline and ended.proposal),
         root_failed=state.root_failed or (ended.root and ended.rejected),
+        baselines_failed=state.baselines_failed | ({ended.candidate} if ended.baseline and ended.rejected else set()),
     )
     if ended.fitness is None:
         return state, ()
@@ -173,8 +206,52 @@ def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision,
             state = _asked(state, seat)
             seats.append(seat)
     if state.phase == "draining" and not state.in_flight:
+        state, promoted = _promote(state, policy)
+        seats += promoted
+    if state.phase == "verifying" and not state.verifying:
+        seats += _findings(state, policy)
+        state = replace(state, phase="draining", settled=True)
+    if state.phase == "draining" and not state.in_flight:
         seats.append(Finish(state.reason))
     return state, tuple(seats)
+
+
+def _promote(state: RunState, policy: RunPolicy) -> tuple[RunState, list[Decision]]:
+    """The finalists and the controls, to be trained again: once per drain, and only if somebody is left to verify."""
+    if not policy.verify or state.settled or state.root_failed:
+        return state, []
+    entries = pools.rank((*state.pool.members, *state.pool.pending))
+    known = _baseline_ids(policy)
+    finalists = [entry.id for entry in entries if entry.id not in known][: policy.verify]
+    if not finalists:
+        return state, []
+    number = state.rounds + 1
+    seeds = tuple(1000 * number + seed for seed in range(1, 1 + policy.discovery.seeds))
+    chosen = [*_controls(state, policy), *finalists]
+    state = replace(state, phase="verifying", rounds=number, verifying=frozenset(chosen), verified=())
+    return state, [Promote(one, number, seeds) for one in chosen]
+
+
+def _findings(state: RunState, policy: RunPolicy) -> Sequence[Finding]:
+    """The verdicts on all finalists together, corrected for every candidate that the run has tried."""
+    losses = {name: dict(measured) for name, measured in state.verified}
+    controls = {name: losses[name] for name in _controls(state, policy) if losses.get(name)}
+    candidates = {name: measured for name, measured in losses.items() if name not in _baseline_ids(policy)}
+    if not controls:
+        return ()
+    return findings(candidates, controls, max(state.proposals_asked, len(candidates)), policy.discovery)
+
+
+def _controls(state: RunState, policy: RunPolicy) -> list[str]:
+    """The root and the baselines that a discovery has to beat, as far as they were measured."""
+    wanted = {policy.baselines[0], *CONTROLS}
+    names = [candidate_id(number) for number, name in enumerate(policy.baselines, 1) if name in wanted]
+    return [name for name in names if name not in state.baselines_failed]
+
+
+def _baseline_ids(policy: RunPolicy) -> frozenset[str]:
+    """Baselines are asked for first, so their numbers are known."""
+    return frozenset(candidate_id(number) for number in range(1, 1 + len(policy.baselines)))
 
 
 def _reason(state: RunState, policy: RunPolicy) -> str:

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from services.domain import pool as pools
+from services.domain.discovery import DiscoveryPolicy
 from services.domain.pool import PoolPolicy, PoolState
 
-Phase = Literal["baselines", "searching", "draining", "paused", "stopped", "finished"]
-GOING_ON: frozenset[Phase] = frozenset({"baselines", "searching", "draining"})
+Phase = Literal["baselines", "searching", "draining", "verifying", "paused", "stopped", "finished"]
+GOING_ON: frozenset[Phase] = frozenset({"baselines", "searching", "draining", "verifying"})
+Losses = tuple[tuple[int, float], ...]  # by seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,15 @@ class RunPolicy:
     candidate_seeds: int = 1
     baseline_seeds: int = 1
     pool: PoolPolicy = field(default_factory=PoolPolicy)
+    verify: int = 0  # finalists that are trained again before the run ends; 0: none
+    discovery: DiscoveryPolicy = field(default_factory=DiscoveryPolicy)
 
     def __post_init__(self) -> None:
         for name in ("seats", "candidate_seeds", "baseline_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.verify < 0:
+            raise ValueError(f"verify must be 0 or more, not {self.verify}")
         if not self.baselines:
             raise ValueError("baselines must name at least one program: the first is what all others are compared with")
         if len(set(self.baselines)) < len(self.baselines):
@@ -82,7 +88,12 @@ class RunState:
     proposals_ended: int = 0
     in_flight: frozenset[str] = frozenset()
     baselines_open: frozenset[str] = frozenset()
+    baselines_failed: frozenset[str] = frozenset()
     root_failed: bool = False
+    rounds: int = 0  # of verification: each takes seeds that no other has used
+    verifying: frozenset[str] = frozenset()
+    verified: tuple[tuple[str, Losses], ...] = ()
+    settled: bool = False  # this drain's finalists have their verdicts
     started: float = 0.0
     paused_at: float | None = None
     paused_seconds: float = 0.0
@@ -103,6 +114,8 @@ def state_to_json(state: RunState) -> dict[str, object]:
     return plain | {
         "in_flight": sorted(state.in_flight),
         "baselines_open": sorted(state.baselines_open),
+        "baselines_failed": sorted(state.baselines_failed),
+        "verifying": sorted(state.verifying),
         "pool": pools.to_json(state.pool),
     }
 
@@ -115,6 +128,12 @@ def state_from_json(value: Mapping[str, object]) -> RunState:
         | {
             "in_flight": frozenset(plain["in_flight"]),  # type: ignore[call-overload]
             "baselines_open": frozenset(plain["baselines_open"]),  # type: ignore[call-overload]
+            "baselines_failed": frozenset(plain.get("baselines_failed", ())),  # type: ignore[call-overload]
+            "verifying": frozenset(plain.get("verifying", ())),  # type: ignore[call-overload]
+            "verified": tuple(
+                (name, tuple((int(seed), float(loss)) for seed, loss in losses))
+                for name, losses in plain.get("verified", ())  # type: ignore[attr-defined]
+            ),
             "spent": Spent(**plain["spent"]),  # type: ignore[arg-type]
             "pool": pools.from_json(plain["pool"]),  # type: ignore[arg-type]
         }

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -63,7 +63,12 @@ class Engineer:
         self._data_dir = data_dir
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
-        """Train the candidate; the event `candidate.trained`. A candidate that cannot be trained is Rejected."""
+        """Train the candidate; the event `candidate.trained`. A candidate that cannot be trained is Rejected.
+
+        A promoted one is trained again and becomes `candidate.verified`, whatever comes of it.
+        """
+        if job.event.HasField("candidate_promoted"):
+            return [await self._verify(job)]
         record = pb.Candidate()
         record.CopyFrom(job.event.so_far)
         if await has_gone_on(self._archive, record, BEFORE_TRAINED):
@@ -87,6 +92,38 @@ class Engineer:
         event = follow(job.cause, "trained", SERVICE, job.attempt, record)
         event.candidate_trained.SetInParent()
         return [event]
+
+    async def _verify(self, job: Job) -> events_pb2.Event:
+        """Fresh seeds, and the part of the data that nothing was ever selected by."""
+        asked = job.event.candidate_promoted
+        request = archive_pb2.GetCandidateRequest(run=job.event.run, candidate=job.event.candidate)
+        record = await self._archive.GetCandidate(request, timeout=30)
+        surroundings = await self._surroundings(record.run, asked.stage)
+        stage = await self._stages.open(asked.stage, dict(surroundings.settings.scale_overrides))
+        fresh = replace(stage, corpus=replace(stage.corpus, heldout=stage.corpus.verification))
+        record.request.ClearField("seeds")
+        record.request.seeds.extend(asked.seeds)
+        program = record.training.program or record.proposal.program
+        bench = Workbench(self._data_dir, record.run, f"{record.id}-verification")
+        result = pb.Candidate(id=record.id, run=record.run)
+        event = follow(job.cause, "verified", SERVICE, job.attempt, result, suffix=job.event.id.split(".")[-2])
+        event.candidate_verified.stage = asked.stage
+        try:
+            seeds = await self._train_seeds(job, program, record, fresh, surroundings, bench)
+        except TrainingFailed as failed:
+            event.candidate_verified.reason = failed.message
+        except Drained as drained:
+            raise HandedBack(str(drained)) from drained
+        except SandboxUnavailable as unavailable:
+            raise Transient(str(unavailable), 10) from unavailable
+        else:
+            training = training_message(seeds, fresh.scale.averaged)
+            for seed in training.seeds:
+                seed.ClearField("curve")
+            event.so_far.verifications.append(pb.Verification(stage=asked.stage, training=training))
+        finally:
+            bench.done()
+        return event
 
     async def _claim(self, job: Job) -> None:
         """Tell the archive whose result it may accept, before any work: a later claim makes this one stale."""

@@ -12,6 +12,7 @@ from services.chassis.bus.subjects import fact_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain import run as policy
+from services.domain.discovery import DiscoveryPolicy
 from services.domain.pool import PoolPolicy
 from services.domain.run_state import Budget, RunPolicy, RunState, Spent
 from services.store.port import CandidateRow, Change, LogRow, PoolRow, RunRow
@@ -23,6 +24,9 @@ _PART = {
     "candidate.analysed": ("analysis", pb.STATE_ANALYSED),
     "candidate.rejected": ("rejection", pb.STATE_REJECTED),
 }
+PROMOTIONS = ("paper", "halving")
+FINALISTS = 3
+_DISCOVERIES = ("discovery.confirmed", "discovery.refuted")
 _RUN_FACTS = ("run.paused", "run.resumed", "run.stopped")
 
 
@@ -40,10 +44,22 @@ def policy_of(settings: events_pb2.RunSettings) -> RunPolicy:
         seed=settings.seed,
         candidate_seeds=settings.candidate_seeds or 1,
         baseline_seeds=settings.baseline_seeds or 1,
+        verify=_policy_number(settings, "verify", FINALISTS if settings.promotion in PROMOTIONS else 0),
+        discovery=DiscoveryPolicy(seeds=_policy_number(settings, "verify_seeds", DiscoveryPolicy().seeds)),
         pool=PoolPolicy(pool.size, pool.parents, pool.references, pool.cold_start, pool.batch)
         if settings.HasField("pool")
         else PoolPolicy(),
     )
+
+
+def _policy_number(settings: events_pb2.RunSettings, name: str, default: int) -> int:
+    """A whole number among the run's policies, which come as text or numbers. Raises ValueError naming it."""
+    if name not in settings.policies:
+        return default
+    try:
+        return int(settings.policies[name])  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"policy {name} must be a whole number, not {settings.policies[name]!r}") from None
 
 
 def read(logged: Logged, sha256: bytes) -> tuple[events_pb2.Event, LogRow]:
@@ -77,6 +93,8 @@ def _project(event: events_pb2.Event, log: LogRow, run: RunRow | None, row: Cand
         return Change(log, run=run, pool=PoolRow(event.run, log.sequence, members, event.pool_updated.entries))
     if fact.endswith(".dead"):
         run = replace(run, dead_letters=run.dead_letters + 1)
+        if event.candidate in run.state.verifying:
+            return _stepped(Change(log, row, run), policy.Verified(_time(event), event.candidate, ()))
         unfinished = row is not None and row.record.state not in (pb.STATE_ARCHIVED, pb.STATE_REJECTED)
         return Change(log, row, run, end="reject" if unfinished else None)
     if fact in ("candidate.requested", "candidate.imported"):
@@ -145,6 +163,13 @@ def _grow(fact: str, event: events_pb2.Event, log: LogRow, run: RunRow, row: Can
     if fact == "candidate.rescored":
         record.verdict.fitness.CopyFrom(event.candidate_rescored.fitness)
         return Change(log, replace(row, record=record), run)
+    if fact == "candidate.promoted" or (fact == "candidate.claimed" and record.id in run.state.verifying):
+        return Change(log, row, run)
+    if fact == "candidate.verified":
+        return _verify(event, log, run, replace(row, record=record))
+    if fact in _DISCOVERIES:
+        record.discovery.CopyFrom(event.so_far.discovery)
+        return Change(log, replace(row, record=record), run)
     _must_extend(event, row)
     if fact == "candidate.claimed":
         if event.attempt <= row.attempt:
@@ -175,6 +200,19 @@ def _add_part(fact: str, event: events_pb2.Event, log: LogRow, run: RunRow, row:
     if fact == "candidate.rejected":
         return replace(change, end="archive")
     return replace(change, end="archive") if fact == "candidate.analysed" else change
+
+
+def _verify(event: events_pb2.Event, log: LogRow, run: RunRow, row: CandidateRow) -> Change:
+    """A second training, on data that no selection has seen; without a result where it failed."""
+    if event.candidate not in run.state.verifying:
+        raise Refused(f"no verification of {event.candidate} is open")
+    losses: list[tuple[int, float]] = []
+    change = Change(log, row, run)
+    for verification in event.so_far.verifications:
+        row.record.verifications.append(verification)
+        losses += [(seed.seed, seed.loss) for seed in verification.training.seeds]
+        change = _stepped(change, policy.Spending(_time(event), _training_spent(verification.training)))
+    return _stepped(change, policy.Verified(_time(event), event.candidate, tuple(losses)))
 
 
 def _archive(event: events_pb2.Event, log: LogRow, run: RunRow, row: CandidateRow) -> Change:

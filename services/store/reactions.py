@@ -7,8 +7,9 @@ from services.chassis.errors import Rejected
 from services.chassis.events import Cause, follow, rejection
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
+from services.domain.discovery import Finding, Outcome
 from services.domain.pool import PoolUpdate
-from services.domain.run import Decision, Finish, Seat
+from services.domain.run import Decision, Finish, Promote, Seat
 from services.store.port import Change
 
 SERVICE = "store"
@@ -49,6 +50,10 @@ def _say(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
                 )
             )
             return event
+        case Promote(candidate, number, seeds):
+            return _promotion(candidate, number, seeds, cause, change)
+        case Finding():
+            return _discovery(decision, cause, change)
         case Finish(reason):
             after = f"after-{cause.event.candidate or fact_of(cause.event)}"
             event = follow(cause, "stopped", SERVICE, cause.event.attempt, suffix=after.replace(".", "-"))
@@ -71,4 +76,41 @@ def _request(seat: Seat, cause: Cause, change: Change) -> events_pb2.Event:
     )
     event = follow(cause, "requested", SERVICE, 1, record)
     event.candidate_requested.SetInParent()
+    return event
+
+
+def _promotion(candidate: str, number: int, seeds: tuple[int, ...], cause: Cause, change: Change) -> events_pb2.Event:
+    """Work for an engineer; the program is in the archive."""
+    assert change.run is not None  # noqa: S101 - promotions come from runs
+    stage = change.run.settings.scale
+    record = pb.Candidate(id=candidate, run=cause.event.run, stage=stage)
+    event = follow(cause, "promoted", SERVICE, 1, record, suffix=f"round-{number}")
+    reason = "finalist or control: trained again with fresh seeds on held-out data that no selection has seen"
+    event.candidate_promoted.CopyFrom(events_pb2.CandidatePromoted(stage=stage, seeds=seeds, reason=reason))
+    return event
+
+
+def _discovery(finding: Finding, cause: Cause, change: Change) -> events_pb2.Event:
+    """The verdict on a claim, confirmed or not, with the numbers it rests on."""
+    assert change.run is not None  # noqa: S101 - findings come from runs
+    confirmed = finding.outcome is Outcome.CONFIRMED
+    found = pb.Discovery(
+        confirmed=confirmed,
+        stage=change.run.settings.scale,
+        control=finding.control or "",
+        effect=finding.effect or 0.0,
+        p_value=1.0 if finding.p is None else finding.p,
+        adjusted_p_value=1.0 if finding.adjusted_p is None else finding.adjusted_p,
+        tried=finding.tried,
+        method=f"paired one-sided t-test over {len(finding.seeds)} fresh seeds, corrected: {finding.reason}",
+    )
+    if finding.interval is not None:
+        found.interval.CopyFrom(
+            pb.Interval(low=finding.interval.low, high=finding.interval.high, level=finding.interval.level)
+        )
+    record = pb.Candidate(id=finding.candidate, run=cause.event.run, discovery=found)
+    name = "confirmed" if confirmed else "refuted"
+    event = follow(cause, name, SERVICE, 1, record, suffix=f"round-{change.run.state.rounds}")
+    fact = event.discovery_confirmed if confirmed else event.discovery_refuted
+    fact.SetInParent()
     return event

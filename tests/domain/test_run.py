@@ -6,8 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.domain.discovery import DiscoveryPolicy, Finding, Outcome
 from services.domain.pool import PoolPolicy, PoolUpdate
-from services.domain.run import Asked, Ended, Finish, Paused, Resumed, Seat, Spending, Started, Stopped, step
+from services.domain.run import (
+    Asked,
+    Ended,
+    Finish,
+    Paused,
+    Promote,
+    Resumed,
+    Seat,
+    Spending,
+    Started,
+    Stopped,
+    Verified,
+    step,
+)
 from services.domain.run_state import Budget, RunPolicy, RunState, Spent, state_from_json, state_to_json
 
 POLICY = RunPolicy(
@@ -177,3 +191,57 @@ def test_an_impossible_policy_is_refused_by_name(wrong: dict[str, object], named
     """Before a run starts, not in its middle."""
     with pytest.raises(ValueError, match=named):
         replace(POLICY, **wrong)  # type: ignore[arg-type]
+
+
+def searched(policy: RunPolicy) -> tuple[RunState, tuple[object, ...]]:
+    """A run whose last candidate has just ended."""
+    state, decisions = step(RunState(), Started(0.0), policy)
+    while seats := [one for one in decisions if isinstance(one, Seat)]:
+        for seat in seats[:-1]:
+            state, more = step(state, ended(seat, fitness=0.5 + 0.01 * seat.number), policy)
+            decisions = (*decisions, *more)
+        state, last = step(state, ended(seats[-1], fitness=0.5 + 0.01 * seats[-1].number), policy)
+        decisions = tuple(one for one in (*decisions, *last) if one not in seats)
+    return state, decisions
+
+
+VERIFYING = replace(POLICY, verify=1, discovery=DiscoveryPolicy(seeds=3), pool=PoolPolicy(cold_start=3, batch=2))
+
+
+def test_finalists_and_controls_are_trained_again_before_a_run_ends() -> None:
+    """With seeds that no selection has seen; the best proposal, the root and Gated DeltaNet."""
+    state, decisions = searched(VERIFYING)
+    promoted = [one for one in decisions if isinstance(one, Promote)]
+
+    assert state.phase == "verifying"
+    assert [one.candidate for one in promoted] == ["c000001", "c000002", "c000006"]
+    assert promoted[0].seeds == (1001, 1002, 1003)
+    assert not any(isinstance(one, Finish) for one in decisions)
+
+
+@pytest.mark.parametrize(("gain", "confirmed"), [(0.2, True), (0.0, False)])
+def test_a_discovery_has_to_beat_the_strongest_control(gain: float, confirmed: bool) -> None:
+    """Otherwise it is refuted or left undecided, and the run ends either way."""
+    state, _ = searched(VERIFYING)
+    losses = {"c000001": 1.5, "c000002": 1.4, "c000006": 1.4 - gain}
+    decisions: tuple[object, ...] = ()
+    for name, loss in losses.items():
+        noisy = tuple((1000 + seed, loss + 0.001 * (seed * len(name) % 3)) for seed in (1, 2, 3))
+        state, decisions = step(state_from_json(state_to_json(state)), Verified(9.0, name, noisy), VERIFYING)
+
+    (finding,) = (one for one in decisions if isinstance(one, Finding))
+    assert (finding.candidate, finding.control) == ("c000006", "c000002")
+    assert (finding.outcome is Outcome.CONFIRMED) == confirmed
+    assert isinstance(decisions[-1], Finish)
+
+
+def test_a_verification_that_failed_does_not_hold_the_run_up() -> None:
+    """Its claim is simply not borne out."""
+    state, _ = searched(VERIFYING)
+    for name in ("c000001", "c000002"):
+        state, _ = step(state, Verified(9.0, name, ((1001, 1.5), (1002, 1.5), (1003, 1.5))), VERIFYING)
+    state, decisions = step(state, Verified(9.0, "c000006", ()), VERIFYING)
+
+    (finding,) = (one for one in decisions if isinstance(one, Finding))
+    assert finding.outcome is Outcome.UNDECIDED
+    assert isinstance(decisions[-1], Finish)

@@ -17,7 +17,7 @@ from services.engineer.fla_cpu.modules import (
     rotary,
     token_shift,
 )
-from services.engineer.fla_cpu.ops import attention, decay, delta, hgrn
+from services.engineer.fla_cpu.ops import attention, decay, delta, gated_delta, hgrn, linear
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -37,23 +37,33 @@ def prepare_position_ids(cu_seqlens: Tensor) -> Tensor:
     return torch.cat([torch.arange(int(one), device=cu_seqlens.device) for one in cu_seqlens.diff()])
 
 
-_DELTA = dict.fromkeys(("chunk", "fused_recurrent", "fused_chunk"), delta.chunk_delta_rule)
-_GATED = dict.fromkeys(("chunk", "fused_recurrent"), delta.chunk_gated_delta_rule)
-_SIMPLE = dict.fromkeys(("chunk", "fused_recurrent", "fused_chunk", "parallel"), decay.chunk_simple_gla)
-_RETENTION = dict.fromkeys(("chunk", "fused_recurrent", "fused_chunk", "parallel"), decay.chunk_retention)
-_LINEAR = dict.fromkeys(("chunk", "fused_recurrent", "fused_chunk"), decay.chunk_linear_attn)
-_GLA = {"chunk": decay.chunk_gla, "fused_chunk": decay.chunk_gla, "fused_recurrent": decay.fused_recurrent_gla}
-
 OPERATORS: dict[str, Mapping[str, object]] = {
-    "delta_rule": {f"{how}_delta_rule": one for how, one in _DELTA.items()},
-    "gated_delta_rule": {f"{how}_gated_delta_rule": one for how, one in _GATED.items()}
-    | {f"{how}_gdn": one for how, one in _GATED.items()},
-    "gla": {f"{how}_gla": one for how, one in _GLA.items()},
-    "simple_gla": {f"{how}_simple_gla": one for how, one in _SIMPLE.items()},
-    "retention": {f"{how}_retention": one for how, one in _RETENTION.items()},
-    "linear_attn": {f"{how}_linear_attn": one for how, one in _LINEAR.items()},
-    "hgrn": {"chunk_hgrn": hgrn.chunk_hgrn, "fused_recurrent_hgrn": hgrn.fused_recurrent_hgrn},
     "attn": {"parallel_attn": attention.parallel_attn},
+    "comba": {"chunk_comba": gated_delta.chunk_comba},
+    "delta_rule": dict.fromkeys(
+        ("chunk_delta_rule", "fused_chunk_delta_rule", "fused_recurrent_delta_rule"), delta.chunk_delta_rule
+    ),
+    "forgetting_attn": {"parallel_forgetting_attn": attention.parallel_forgetting_attn},
+    "gated_delta_rule": dict.fromkeys(("chunk_gated_delta_rule", "chunk_gdn"), gated_delta.chunk_gated_delta_rule)
+    | dict.fromkeys(
+        ("fused_recurrent_gated_delta_rule", "fused_recurrent_gdn"), gated_delta.fused_recurrent_gated_delta_rule
+    ),
+    "gla": dict.fromkeys(("chunk_gla", "fused_chunk_gla"), decay.chunk_gla)
+    | {"fused_recurrent_gla": decay.fused_recurrent_gla},
+    "hgrn": {"chunk_hgrn": hgrn.chunk_hgrn, "fused_recurrent_hgrn": hgrn.fused_recurrent_hgrn},
+    "kda": {"chunk_kda": gated_delta.chunk_kda},
+    "linear_attn": dict.fromkeys(("chunk_linear_attn", "fused_chunk_linear_attn"), linear.chunk_linear_attn)
+    | {"fused_recurrent_linear_attn": linear.fused_recurrent_linear_attn},
+    "retention": dict.fromkeys(("chunk_retention", "fused_chunk_retention"), linear.chunk_retention)
+    | {
+        "fused_recurrent_retention": linear.fused_recurrent_retention,
+        "parallel_retention": linear.parallel_retention,
+    },
+    "simple_gla": dict.fromkeys(("chunk_simple_gla", "fused_chunk_simple_gla"), decay.chunk_simple_gla)
+    | {
+        "fused_recurrent_simple_gla": decay.fused_recurrent_simple_gla,
+        "parallel_simple_gla": decay.parallel_simple_gla,
+    },
     "utils": {"prepare_lens": prepare_lens, "prepare_position_ids": prepare_position_ids},
 }
 """By the sub-package of fla.ops; each function is also found in fla.ops and in `<sub-package>.<chunk, naive …>`."""

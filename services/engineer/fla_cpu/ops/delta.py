@@ -1,22 +1,26 @@
 """Delta rule with and without decay, chunk by chunk.
 
-S_t = e^{g_t} S_{t-1} + β_t k_t (v_t − e^{g_t} S_{t-1}ᵀ k_t)ᵀ and o_t = scale · S_tᵀ q_t
-(Yang et al., arXiv:2406.06484 for g = 0; arXiv:2412.06464 with decay). Inside a chunk, with G the running sum of g, the
-corrections u solve (I + A) U = β (V − e^G K S₀), A_{ti} = β_t e^{G_t − G_i} k_t·k_i for i < t: a triangular system that
-all chunks solve at once; only S goes from chunk to chunk. Exponents are never positive, so nothing overflows.
+S_t = D_t S_{t−1} + β_t k_t (v_t − (D_t S_{t−1})ᵀ p_t)ᵀ and o_t = scale · S_tᵀ q_t, with p = k and
+D = 1 (DeltaNet, Yang et al., arXiv:2406.06484), e^{g_t} (Gated DeltaNet, arXiv:2412.06464) or diag(e^{g_t}) (Kimi
+Delta Attention, arXiv:2510.26692); Comba (arXiv:2506.02475) erases with another p. Inside a chunk, with G the running
+sum of g, the corrections u solve (I + A) U = β (V − e^G P S₀), A_{ti} = β_t e^{G_t − G_i} p_t·k_i for i < t: triangular
+systems that all chunks solve at once; only S goes from chunk to chunk.
 """
 
 import torch
 from torch import Tensor
 
 from services.engineer.fla_cpu.modules.l2norm import l2_norm
+from services.engineer.fla_cpu.ops.pairs import decayed_products
 from services.engineer.fla_cpu.ops.shapes import (
+    Memory,
+    Result,
     chunked,
     joined,
-    must_be_packed,
+    must_be_known,
     must_match,
-    per_sequence,
-    state_of,
+    power_of_two,
+    run,
     working,
 )
 
@@ -35,103 +39,89 @@ def chunk_delta_rule(
     cu_seqlens: Tensor | None = None,
     cu_seqlens_cpu: Tensor | None = None,
     **options: object,
-) -> tuple[Tensor, Tensor | None]:
-    """q, k: [b, l, h, d_k], v: [b, l, h, d_v], beta: [b, l, h] → (o like v, state [b, h, d_k, d_v] or None)."""
-    del cu_seqlens_cpu, options
-    return _delta(q, k, v, None, beta, scale, initial_state, output_final_state, use_qk_l2norm_in_kernel, cu_seqlens)
+) -> Result:
+    """q, k: [b, l, h, d_k], v: [b, l, h, d_v], beta: [b, l, h] → (o like v, state [b, h, d_k, d_v] or None).
 
-
-def chunk_gated_delta_rule(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    g: Tensor,
-    beta: Tensor | None = None,
-    scale: float | None = None,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    use_beta_sigmoid_in_kernel: bool = False,
-    allow_neg_eigval: bool = False,
-    cu_seqlens: Tensor | None = None,
-    cu_seqlens_cpu: Tensor | None = None,
-    **options: object,
-) -> tuple[Tensor, Tensor | None]:
-    """As `chunk_delta_rule`, with g: [b, l, h], the logarithm of each step's decay (not positive)."""
-    del cu_seqlens_cpu, options
-    if beta is not None and use_beta_sigmoid_in_kernel:
-        beta = torch.sigmoid(working(beta)) * (2.0 if allow_neg_eigval else 1.0)
-    return _delta(q, k, v, g, beta, scale, initial_state, output_final_state, use_qk_l2norm_in_kernel, cu_seqlens)
-
-
-def _delta(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    g: Tensor | None,
-    beta: Tensor | None,
-    scale: float | None,
-    initial: Tensor | None,
-    with_state: bool,
-    normalise: bool,
-    boundaries: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
-    must_match(q, k, v, g=g, beta=beta)
-    if beta is not None and beta.dim() != 3:
-        raise ValueError(f"beta must be [batch, length, heads], not {tuple(beta.shape)}")
-    must_be_packed(q.shape[0], boundaries)
-    if normalise:
+    Raises ValueError for shapes that do not match and TypeError for options that are not offered.
+    """
+    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
+    must_be_known("chunk_delta_rule", options)
+    if use_qk_l2norm_in_kernel:
         q, k = l2_norm(working(q)), l2_norm(working(k))
+    return delta_rule(q, k, k, v, beta, None, scale, Memory(initial_state, output_final_state, cu_seqlens))
+
+
+def delta_rule(
+    q: Tensor,
+    k: Tensor,
+    p: Tensor,
+    v: Tensor,
+    beta: Tensor | None,
+    g: Tensor | None,
+    scale: float | None,
+    memory: Memory,
+) -> Result:
+    """The equation above; g: None, [b, l, h] or [b, l, h, d_k]."""
+    must_match(q, k, v, beta=beta)
+    if g is not None and g.shape not in (q.shape, q.shape[:3]):
+        raise ValueError(f"g must be {tuple(q.shape[:3])}, or {tuple(q.shape)}, not {tuple(g.shape)}")
+    if p.shape != k.shape:
+        raise ValueError(f"p must have the shape of k, {tuple(k.shape)}, not {tuple(p.shape)}")
+    beta = torch.ones_like(q[..., 0]) if beta is None else beta
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    beta = q.new_ones(q.shape[:3]) if beta is None else beta
-    with torch.autocast(q.device.type, enabled=False):
-        inputs = working(q) * factor, working(k), working(v), working(beta), None if g is None else working(g)
-        output, state = per_sequence(_whole, inputs, initial, boundaries)
-    return output.to(v.dtype), state if with_state else None
+    per_key = g.unsqueeze(-1) if g is not None and g.dim() == 3 else g
+    return run(_whole, (working(q) * factor, k, p, v, beta.unsqueeze(-1), per_key), v, memory)
 
 
 def _whole(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor | None, initial: Tensor | None
+    q: Tensor, k: Tensor, p: Tensor, v: Tensor, beta: Tensor, g: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """All sequences of a batch; q comes scaled."""
-    length, size = q.shape[1], min(CHUNK, max(1, q.shape[1]))
-    q, k, v, beta = (chunked(one, size) for one in (q, k, v, beta.unsqueeze(-1)))
-    decay = None if g is None else chunked(g.unsqueeze(-1), size).squeeze(-1).cumsum(-1)
-    output, state = _chunks(q, k, v, beta, decay, state_of(initial, q, k.shape[-1], v.shape[-1]))
-    return joined(output, length), state
+    batch, length = q.shape[:2]
+    size = power_of_two(length, CHUNK)
+    same = p is k
+    q, k, v, beta = (chunked(one, size) for one in (q, k, v, beta))
+    p = k if same else chunked(p, size)
+    decay = None if g is None else chunked(g, size).cumsum(-2)
+    output, last = _chunks(q, k, p, v, beta, decay, state.flatten(0, 1))
+    return joined(output, batch, length), last.unflatten(0, (batch, -1))
 
 
 def _chunks(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None, state: Tensor
+    q: Tensor, k: Tensor, p: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """[b, h, n, c, ·]: solve all chunks, then pass the memory along. `decay`: running sum of g in each chunk."""
-    size = q.shape[3]
-    between = _between(decay, size, q)
-    scores = (q @ k.transpose(-1, -2)) * between
-    system = beta * (k @ k.transpose(-1, -2)) * between.tril(-1)
-    since = None if decay is None else decay.exp().unsqueeze(-1)
-    keys = k if since is None else k * since
-    solved = torch.linalg.solve_triangular(
-        system + torch.eye(size, dtype=q.dtype, device=q.device),
-        torch.cat([beta * v, beta * keys], dim=-1), upper=False, unitriangular=True,
-    )  # fmt: skip
-    values, erased = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
-    queries = q if since is None else q * since
-    left = k if decay is None else k * (decay[..., -1:] - decay).exp().unsqueeze(-1)
-    whole = None if decay is None else decay[..., -1].exp()[..., None, None]
-    outputs = []
-    for n in range(q.shape[2]):
-        update = values[:, :, n] - erased[:, :, n] @ state
-        outputs.append(queries[:, :, n] @ state + scores[:, :, n] @ update)
-        kept = state if whole is None else state * whole[:, :, n]
-        state = kept + left[:, :, n].transpose(-1, -2) @ update
-    return torch.stack(outputs, dim=2), state
+    """[n, b·h, c, ·]: solve all chunks, pass the memory along, then read it. `decay`: running sum of g in each chunk."""
+    erasing = beta * p
+    scores, system = decayed_products(torch.stack([q, erasing]), k, decay).unbind(0)
+    inverse = _inverse(system.tril(-1))
+    end = None if decay is None else decay[..., -1:, :]
+    if decay is not None and end is not None:
+        since = decay.exp()
+        q, erasing, k = q * since, erasing * since, k * (end - decay).exp()
+    kept = None if end is None else end.exp().transpose(-1, -2)
+    states, updates, last = _carry(inverse @ (beta * v), inverse @ erasing, k.transpose(-1, -2), kept, state)
+    return q @ states + scores @ updates, last
 
 
-def _between(decay: Tensor | None, size: int, like: Tensor) -> Tensor:
-    """[…, c, c]: what is left at row t of what was written at column i ≤ t; zero above the diagonal."""
-    lower = torch.ones(size, size, dtype=torch.bool, device=like.device).tril()
-    if decay is None:
-        return lower.to(like.dtype)
-    difference = decay.unsqueeze(-1) - decay.unsqueeze(-2)
-    return difference.masked_fill(~lower, float("-inf")).exp()
+def _inverse(strictly_lower: Tensor) -> Tensor:
+    """(I + A)⁻¹ for every chunk."""
+    identity = torch.eye(strictly_lower.shape[-1], dtype=strictly_lower.dtype, device=strictly_lower.device)
+    return torch.linalg.solve_triangular(
+        strictly_lower + identity, identity.expand_as(strictly_lower), upper=False, unitriangular=True
+    )
+
+
+def _carry(
+    values: Tensor, erased: Tensor, keys: Tensor, kept: Tensor | None, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The memory before each chunk, what each chunk writes, and the memory after the last.
+
+    Slices are taken by `unbind`: the backward of an index would make a tensor of full length for every chunk.
+    """
+    before, updates = [], []
+    decays = [None] * len(values) if kept is None else kept.unbind(0)
+    for value, erase, key, decay in zip(values.unbind(0), erased.unbind(0), keys.unbind(0), decays, strict=True):
+        before.append(state)
+        updates.append(torch.baddbmm(value, erase, state, alpha=-1))
+        state = torch.baddbmm(state if decay is None else state * decay, key, updates[-1])
+    return torch.stack(before), torch.stack(updates), state

@@ -1,10 +1,12 @@
 """What all operators share: checking, precision, chunks and packed sequences.
 
 Tensors are laid out as in flash-linear-attention: [batch, length, heads, features]; inside they are
-[batch, heads, chunks, chunk, features], so that one batched product serves all chunks at once.
+[chunks, batch · heads, chunk, features], so that one batched product serves all chunks at once and the loop over chunks
+takes contiguous slices.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -12,24 +14,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Recurrence = Callable[..., tuple[Tensor, Tensor]]
+Result = tuple[Tensor, Tensor | None]
+
+WITHOUT_EFFECT = frozenset({"chunk_indices", "chunk_size", "cu_seqlens_cpu", "disable_recompute", "use_graph"})
+"""Options of fla's kernels which change their speed and not what they compute."""
 
 
-def working(tensor: Tensor) -> Tensor:
-    """In the precision of computing: float32, or float64 as given."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+@dataclass(frozen=True)
+class Memory:
+    """How one call treats the state: where it begins, whether it is returned, and where packed sequences lie."""
+
+    initial: Tensor | None = None
+    wanted: bool = False
+    boundaries: Tensor | None = None
+    values_first: bool = False  # [b, h, d_v, d_k] outside instead of [b, h, d_k, d_v]
 
 
-def chunked(tensor: Tensor, size: int) -> Tensor:
-    """[b, l, h, …] → [b, h, n, size, …], padded with zeros at the end."""
-    padding = -tensor.shape[1] % size
-    if padding:
-        tensor = F.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, padding))
-    return tensor.reshape(tensor.shape[0], -1, size, *tensor.shape[2:]).movedim(3, 1)
-
-
-def joined(tensor: Tensor, length: int) -> Tensor:
-    """[b, h, n, size, d] → [b, length, h, d]: the inverse of `chunked`."""
-    return tensor.movedim(1, 3).flatten(1, 2)[:, :length]
+def must_be_known(function: str, options: Mapping[str, object]) -> None:
+    """TypeError naming the first option that would change the result and is not offered."""
+    for name, value in options.items():
+        if name == "head_first":
+            raise TypeError(f"{function}: head_first was removed from fla; lay tensors out as [batch, length, heads, d]")
+        if name not in WITHOUT_EFFECT and value is not None and value is not False:
+            raise TypeError(f"{function}: the option {name}={value!r} is not available without CUDA; leave it out")
 
 
 def must_match(q: Tensor, k: Tensor, v: Tensor, **others: Tensor | None) -> None:
@@ -40,38 +47,78 @@ def must_match(q: Tensor, k: Tensor, v: Tensor, **others: Tensor | None) -> None
             f"not {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}"
         )
     for name, tensor in others.items():
-        if tensor is not None and tensor.shape[:3] != q.shape[:3]:
-            raise ValueError(
-                f"{name} must begin with [batch, length, heads] = {tuple(q.shape[:3])}, not {tuple(tensor.shape)}"
-            )
+        if tensor is not None and tensor.shape != q.shape[:3]:
+            raise ValueError(f"{name} must be [batch, length, heads] = {tuple(q.shape[:3])}, not {tuple(tensor.shape)}")
 
 
-def state_of(initial: Tensor | None, like: Tensor, keys: int, values: int) -> Tensor:
-    """The memory before the first token, [b, h, keys, values]."""
-    if initial is not None:
-        return working(initial)
-    return like.new_zeros(like.shape[0], like.shape[1], keys, values)
+def must_be_packed(batch: int, length: int, boundaries: Tensor | None) -> None:
+    """ValueError unless packed sequences lie in a batch of one and their boundaries cover it."""
+    if boundaries is None:
+        return
+    if batch != 1:
+        raise ValueError(f"with cu_seqlens the batch must be 1, not {batch}: lay the sequences end to end")
+    if int(boundaries[0]) != 0 or int(boundaries[-1]) != length:
+        raise ValueError(f"cu_seqlens must go from 0 to the length, {length}, not {boundaries.tolist()}")
+
+
+def working(tensor: Tensor) -> Tensor:
+    """In the precision of computing: float32, or float64 as given."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def power_of_two(length: int, most: int) -> int:
+    """The chunk for a sequence: `most`, or the next power of two of a shorter length."""
+    return min(most, 1 << (max(1, length) - 1).bit_length())
+
+
+def chunked(tensor: Tensor, size: int) -> Tensor:
+    """[b, l, h, …] → [n, b·h, size, …], padded with zeros at the end."""
+    padding = -tensor.shape[1] % size
+    if padding:
+        tensor = F.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, padding))
+    return tensor.unflatten(1, (-1, size)).movedim(1, 0).movedim(3, 2).flatten(1, 2)
+
+
+def joined(tensor: Tensor, batch: int, length: int) -> Tensor:
+    """[n, b·h, size, d] → [b, length, h, d]: the inverse of `chunked`."""
+    return tensor.unflatten(1, (batch, -1)).movedim(2, 3).movedim(0, 1).flatten(1, 2)[:, :length]
+
+
+def run(recurrence: Recurrence, inputs: Sequence[Tensor | None], like: Tensor, memory: Memory) -> Result:
+    """`recurrence(*inputs, state [b·h, d_k, d_v])` in float32 whatever autocast says → (o in the type of `like`, state).
+
+    inputs: [b, l, h, …] or None. `like` gives the shape and type of the values [b, l, h, d_v]; the first input d_k.
+    """
+    must_be_packed(like.shape[0], like.shape[1], memory.boundaries)
+    first = inputs[0]
+    assert first is not None
+    sequences = like.shape[0] if memory.boundaries is None else len(memory.boundaries) - 1
+    state = _initial(memory, (sequences, like.shape[2], first.shape[-1], like.shape[-1]), like)
+    with torch.autocast(like.device.type, enabled=False):
+        output, state = per_sequence(recurrence, [None if x is None else working(x) for x in inputs], state, memory)
+    state = state.transpose(-1, -2).contiguous() if memory.values_first else state
+    return output.to(like.dtype), state if memory.wanted else None
+
+
+def _initial(memory: Memory, shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
+    if memory.initial is None:
+        return torch.zeros(shape, device=like.device, dtype=working(like[:0]).dtype)
+    state = memory.initial.transpose(-1, -2) if memory.values_first else memory.initial
+    if state.shape != shape:
+        raise ValueError(f"initial_state must be [sequences, heads, d_k, d_v] = {shape}, not {tuple(state.shape)}")
+    return working(state).to(working(like[:0]).dtype)
 
 
 def per_sequence(
-    function: Recurrence, inputs: Sequence[Tensor | None], initial: Tensor | None, boundaries: Tensor | None
+    recurrence: Recurrence, inputs: Sequence[Tensor | None], state: Tensor, memory: Memory
 ) -> tuple[Tensor, Tensor]:
-    """`function(*inputs, initial)`; packed sequences (batch 1, `boundaries` as in cu_seqlens) one after the other.
-
-    The states of packed sequences are stacked in the place of the batch.
-    """
-    if boundaries is None:
-        return function(*inputs, initial)
+    """`recurrence(*inputs, state)`; packed sequences one after the other, their states in the place of the batch."""
+    if memory.boundaries is None:
+        return recurrence(*inputs, state)
     outputs, states = [], []
-    for place, (start, end) in enumerate(pairwise(boundaries.tolist())):
+    for place, (start, end) in enumerate(pairwise(memory.boundaries.tolist())):
         part = [None if one is None else one[:, start:end] for one in inputs]
-        output, state = function(*part, None if initial is None else initial[place : place + 1])
+        output, last = recurrence(*part, state[place : place + 1])
         outputs.append(output)
-        states.append(state)
+        states.append(last)
     return torch.cat(outputs, dim=1), torch.cat(states, dim=0)
-
-
-def must_be_packed(batch: int, boundaries: Tensor | None) -> None:
-    """Packed sequences lie in a batch of one."""
-    if boundaries is not None and batch != 1:
-        raise ValueError(f"with cu_seqlens the batch must be 1, not {batch}: lay the sequences end to end")

@@ -11,15 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.engineer.fla_cpu.ops.decay import (
-    chunk_gla,
-    chunk_linear_attn,
-    chunk_retention,
-    chunk_simple_gla,
-    fused_recurrent_gla,
-)
-from services.engineer.fla_cpu.ops.delta import chunk_delta_rule, chunk_gated_delta_rule
+from services.engineer.fla_cpu.ops.decay import chunk_gla, chunk_simple_gla, fused_recurrent_gla
+from services.engineer.fla_cpu.ops.delta import chunk_delta_rule
+from services.engineer.fla_cpu.ops.gated_delta import chunk_gated_delta_rule
 from services.engineer.fla_cpu.ops.hgrn import chunk_hgrn
+from services.engineer.fla_cpu.ops.linear import chunk_linear_attn, chunk_retention
 
 torch.set_num_threads(1)
 LENGTHS = (1, 5, 63, 64, 65, 130)

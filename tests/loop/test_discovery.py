@@ -1,0 +1,29 @@
+"""From a search to a verdict: finalists and controls are trained again, and the claim is decided by statistics."""
+
+import json
+
+import pytest
+
+from tests.loop.conftest import Command, micro_flags, rows_of
+
+
+@pytest.mark.slow
+def test_a_run_verifies_its_finalist_and_says_what_came_of_it(asi_arch: Command) -> None:
+    """Fresh seeds, fresh held-out data, one verdict; the archive equals its replay."""
+    asi_arch(
+        "run", "--candidates", "2", "--baselines", "delta_net,linear_attention", *micro_flags(), "--json",
+        "--promotion", "paper", "--policy", "verify=1", "--policy", "verify_seeds=2",
+    )  # fmt: skip
+    rows = rows_of(asi_arch("list", "--json"))
+    records = [json.loads(asi_arch("show", str(row["id"]), "--json").stdout) for row in rows]
+    finalists = [one for one in records if "discovery" in one]
+
+    assert len(finalists) <= 1
+    if any(row["kind"] == "proposal" and row["fitness"] is not None for row in rows):
+        (finalist,) = finalists
+        assert [seed["seed"] for seed in finalist["verifications"][0]["training"]["seeds"]] == ["1001", "1002"]
+        assert finalist["discovery"]["control"] == "c000001"
+        assert finalist["discovery"]["tried"] == 2
+    replayed = json.loads(asi_arch("replay", "--json").stdout)
+    assert replayed["agrees"]
+    assert replayed["digest"] == replayed["live_digest"]
