@@ -394,6 +394,8 @@ def main() -> None:
     logs.configure("console", "warning")
     try:
         app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except SettingsError as error:
         _fail(str(error), 2)
     except (NotFound, NotPossible, AlreadyRunning, ServiceFailed, BusLost, Transient, OSError) as error:

@@ -181,7 +181,7 @@ def _check(report: candidate_pb2.CheckReport) -> str:
 
 def claims(records: Sequence[Candidate]) -> list[dict[str, object]]:
     """Every verdict on a finalist, confirmed ones first; effect in nats per token over the strongest control."""
-    found = [
+    found: list[dict[str, object]] = [
         {"id": one.id, "name": one.proposal.name, "confirmed": one.discovery.confirmed, "effect": one.discovery.effect,
          "low": one.discovery.interval.low if one.discovery.HasField("interval") else None,
          "high": one.discovery.interval.high if one.discovery.HasField("interval") else None,

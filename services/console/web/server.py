@@ -118,7 +118,7 @@ async def _candidate(request: web.Request) -> web.StreamResponse:
         "path": list(relatives.path),
         "children": [row(one) for one in relatives.children],
         "parent": MessageToDict(parent, preserving_proto_field_name=True) if parent is not None else None,
-        "root": MessageToDict(baselines.baselines[0], preserving_proto_field_name=True) if baselines.baselines else None,
+        "root": [MessageToDict(one, preserving_proto_field_name=True) for one in baselines.baselines[:1]],
         "difference": program_difference(parent, record) if parent is not None else "",
         "chain": [
             {"sequence": link.sequence, "id": link.event.id, "sha256": link.sha256, "accepted": link.accepted,

@@ -215,7 +215,7 @@ async function open(id) {
       make("h2", {}, row.name || id), make("p", { class: "soft" }, `${id} · ${row.kind} · ${row.stage}`),
       make("dl", {}, ...facts.flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)])),
       ...(record.proposal?.motivation ? section("Motivation", make("p", {}, record.proposal.motivation)) : []),
-      ...section("Training loss", curve([[record, "#2563a8", row.name], [parent, "#c2541b", "parent"], [root, "#9aa5b1", "root"]])),
+      ...section("Training loss", curve([[record, "#2563a8", row.name], [parent, "#c2541b", "parent"], [root[0], "#9aa5b1", "root"]])),
       ...(scores.length ? section("Scores", make("dl", {}, ...scores.flatMap((one) => [make("dt", {}, one.task), make("dd", {}, `${shown(one.value, 3)} ± ${shown(one.stderr, 3)}`)]))) : []),
       ...(record.verdict?.justification ? section("Verdict", make("p", {}, record.verdict.justification)) : []),
       ...PARTS.filter(([name]) => record.analysis?.[name]).flatMap(([name, title]) => section(title, make("p", {}, record.analysis[name]))),
