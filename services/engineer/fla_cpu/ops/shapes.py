@@ -34,7 +34,9 @@ def must_be_known(function: str, options: Mapping[str, object]) -> None:
     """TypeError naming the first option that would change the result and is not offered."""
     for name, value in options.items():
         if name == "head_first":
-            raise TypeError(f"{function}: head_first was removed from fla; lay tensors out as [batch, length, heads, d]")
+            raise TypeError(
+                f"{function}: head_first was removed from fla; lay tensors out as [batch, length, heads, d]"
+            )
         if name not in WITHOUT_EFFECT and value is not None and value is not False:
             raise TypeError(f"{function}: the option {name}={value!r} is not available without CUDA; leave it out")
 
