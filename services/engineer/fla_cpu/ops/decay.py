@@ -133,7 +133,7 @@ def fused_recurrent_gla(
 def decayed(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, scale: float | None, memory: Memory) -> Result:
     """The equation above; g: None, [b, l, h, 1] or [b, l, h, d_k]."""
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    return run(_whole, (working(q) * factor, k, v, g), v, memory)
+    return run(_whole, working(q) * factor, (k, v, g), v, memory)
 
 
 def _whole(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ def _whole(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, state: Tensor) -> 
         end = decay[..., -1:, :]
         q, k, kept = q * decay.exp(), k * (end - decay).exp(), end.exp().transpose(-1, -2)
     states, last = _carry(k.transpose(-1, -2) @ v, kept, state.flatten(0, 1))
-    return joined(inside + q @ states, batch, length), last.unflatten(0, (batch, -1))
+    return joined(inside + q @ states, batch, length), last.reshape(batch, -1, *last.shape[1:])
 
 
 def _carry(written: Tensor, kept: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:

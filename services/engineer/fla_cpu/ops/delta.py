@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from services.engineer.fla_cpu.modules.l2norm import l2_norm
-from services.engineer.fla_cpu.ops.pairs import decayed_products
+from services.engineer.fla_cpu.ops.pairs import two_products
 from services.engineer.fla_cpu.ops.shapes import (
     Memory,
     Result,
@@ -70,7 +70,7 @@ def delta_rule(
     beta = torch.ones_like(q[..., 0]) if beta is None else beta
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     per_key = g.unsqueeze(-1) if g is not None and g.dim() == 3 else g
-    return run(_whole, (working(q) * factor, k, p, v, beta.unsqueeze(-1), per_key), v, memory)
+    return run(_whole, working(q) * factor, (k, p, v, beta.unsqueeze(-1), per_key), v, memory)
 
 
 def _whole(
@@ -84,15 +84,15 @@ def _whole(
     p = k if same else chunked(p, size)
     decay = None if g is None else chunked(g, size).cumsum(-2)
     output, last = _chunks(q, k, p, v, beta, decay, state.flatten(0, 1))
-    return joined(output, batch, length), last.unflatten(0, (batch, -1))
+    return joined(output, batch, length), last.reshape(batch, -1, *last.shape[1:])
 
 
 def _chunks(
     q: Tensor, k: Tensor, p: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """[n, b·h, c, ·]: solve all chunks, pass the memory along, then read it. `decay`: running sum of g in each chunk."""
+    """[n, b·h, c, ·]: solve all chunks, pass the memory along, then read it. `decay`: running sums of g."""
     erasing = beta * p
-    scores, system = decayed_products(torch.stack([q, erasing]), k, decay).unbind(0)
+    scores, system = two_products(q, erasing, k, decay)
     inverse = _inverse(system.tril(-1))
     end = None if decay is None else decay[..., -1:, :]
     if decay is not None and end is not None:
@@ -106,9 +106,10 @@ def _chunks(
 def _inverse(strictly_lower: Tensor) -> Tensor:
     """(I + A)⁻¹ for every chunk."""
     identity = torch.eye(strictly_lower.shape[-1], dtype=strictly_lower.dtype, device=strictly_lower.device)
-    return torch.linalg.solve_triangular(
+    inverse: Tensor = torch.linalg.solve_triangular(
         strictly_lower + identity, identity.expand_as(strictly_lower), upper=False, unitriangular=True
     )
+    return inverse
 
 
 def _carry(

@@ -1,4 +1,4 @@
-"""Linear attention without a learnt decay: RetNet's fixed ones (arXiv:2307.08621) and none at all (arXiv:2006.16236)."""
+"""Linear attention with RetNet's fixed decays (arXiv:2307.08621) and with none (arXiv:2006.16236)."""
 
 from itertools import pairwise
 

@@ -78,26 +78,27 @@ def chunked(tensor: Tensor, size: int) -> Tensor:
     padding = -tensor.shape[1] % size
     if padding:
         tensor = F.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, padding))
-    return tensor.unflatten(1, (-1, size)).movedim(1, 0).movedim(3, 2).flatten(1, 2)
+    apart = tensor.reshape(tensor.shape[0], -1, size, *tensor.shape[2:])
+    return apart.movedim(1, 0).movedim(3, 2).flatten(1, 2)
 
 
 def joined(tensor: Tensor, batch: int, length: int) -> Tensor:
     """[n, b·h, size, d] → [b, length, h, d]: the inverse of `chunked`."""
-    return tensor.unflatten(1, (batch, -1)).movedim(2, 3).movedim(0, 1).flatten(1, 2)[:, :length]
+    apart = tensor.reshape(len(tensor), batch, -1, *tensor.shape[2:])
+    return apart.movedim(2, 3).movedim(0, 1).flatten(1, 2)[:, :length]
 
 
-def run(recurrence: Recurrence, inputs: Sequence[Tensor | None], like: Tensor, memory: Memory) -> Result:
-    """`recurrence(*inputs, state [b·h, d_k, d_v])` in float32 whatever autocast says → (o in the type of `like`, state).
+def run(recurrence: Recurrence, q: Tensor, rest: Sequence[Tensor | None], like: Tensor, memory: Memory) -> Result:
+    """`recurrence(q, *rest, state [b, h, d_k, d_v])` in float32 whatever autocast says.
 
-    inputs: [b, l, h, …] or None. `like` gives the shape and type of the values [b, l, h, d_v]; the first input d_k.
+    q and the rest: [b, l, h, …] or None; `like` the values [b, l, h, d_v] → (o like the values, state or None).
     """
     must_be_packed(like.shape[0], like.shape[1], memory.boundaries)
-    first = inputs[0]
-    assert first is not None
     sequences = like.shape[0] if memory.boundaries is None else len(memory.boundaries) - 1
-    state = _initial(memory, (sequences, like.shape[2], first.shape[-1], like.shape[-1]), like)
+    state = _initial(memory, (sequences, like.shape[2], q.shape[-1], like.shape[-1]), like)
     with torch.autocast(like.device.type, enabled=False):
-        output, state = per_sequence(recurrence, [None if x is None else working(x) for x in inputs], state, memory)
+        inputs = [None if one is None else working(one) for one in (q, *rest)]
+        output, state = per_sequence(recurrence, inputs, state, memory)
     state = state.transpose(-1, -2).contiguous() if memory.values_first else state
     return output.to(like.dtype), state if memory.wanted else None
 
