@@ -73,7 +73,7 @@ function drawTree() {
   const begun = performance.now();
   const svg = $("#tree svg");
   const { places, children, order, known } = layout(state.nodes);
-  const x = (id) => places.get(id).depth * 190, y = (id) => places.get(id).row * 22;
+  const x = (id) => places.get(id).depth * 240, y = (id) => places.get(id).row * 22;
   const picture = draw("g", { id: "picture" });
   const lines = [], fill = colours(), named = order.length <= 400, wanted = $("#find").value.toLowerCase();
   for (const id of order) {
@@ -229,6 +229,7 @@ async function open(id) {
   } catch (error) {
     panel.replaceChildren(make("p", {}, `${id}: ${error.message}`));
   }
+  history.replaceState(null, "", `#${id}`);
   panel.focus();
   drawTree();
 }
@@ -278,7 +279,10 @@ async function start() {
   $("#show-tree").addEventListener("click", () => view(true));
   $("#show-board").addEventListener("click", () => view(false));
   treeEvents();
-  if (runs.length) follow(runs[0].run);
+  if (runs.length) {
+    follow(runs[0].run);
+    if (location.hash) open(decodeURIComponent(location.hash.slice(1)));
+  }
   else $("#status").textContent = "no run yet";
 }
 
