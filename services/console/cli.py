@@ -24,12 +24,12 @@ from services.console.commands import inspect, query
 from services.console.commands import run as discovery
 from services.console.commands.rerun import rerun_of
 from services.console.local.processes import ServiceFailed
-from services.console.local.system import AlreadyRunning, log_server
+from services.console.local.system import AlreadyRunning, log_server, running_system
 from services.console.plan import Flags, checked_run_name
 from services.console.progress import Progress, clock
 from services.console.rows import ranked
 from services.console.settings import ConsoleSettings, console_settings
-from services.console.steer import pause_run, resume_run, set_up, stop_run
+from services.console.steer import pause_run, publish_all, rescored, resume_run, set_up, stop_run
 from services.console.tables import ranking, terminal
 from services.contracts import archive_pb2 as pb
 
@@ -314,7 +314,16 @@ def _steer(say: Callable[[ConsoleSettings, str, T], Coroutine[None, None, None]]
     with log_server(settings) as log:
         address = log.get("ASI_NATS_URL", settings.nats_url)
         asyncio.run(say(settings.model_copy(update={"nats_url": address}), name, what))
-    typer.echo(f"run {name} was told; `asi-arch status` shows when the store has taken it")
+        _catch_up(settings, log)
+    typer.echo(f"run {name} was told; see `asi-arch status`")
+
+
+def _catch_up(settings: ConsoleSettings, log: dict[str, str]) -> None:
+    """Where no store runs, the archive takes in what was just published."""
+    if running_system(settings) is None and "ASI_ARCHIVE_ADDRESS" not in os.environ:
+        subprocess.run(
+            [sys.executable, "-m", "services.store.tools", "catch-up"], env={**os.environ, **log}, check=False
+        )
 
 
 @app.command()
@@ -348,6 +357,36 @@ def check(context: typer.Context) -> None:
 def train(context: typer.Context) -> None:
     """Train and evaluate the program in a FILE; see `asi-arch train --help`."""
     _hand_over("services.engineer.tools", "train", context)
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def cognition(context: typer.Context) -> None:
+    """The cognition base: search QUERY, add FILE, ingest PAPER, stats [--run NAME]."""
+    arguments, given = list(context.args), None
+    if arguments[:1] == ["stats"]:
+        run = arguments.pop(arguments.index("--run") + 1) if "--run" in arguments[:-1] else ""
+        arguments = [one for one in arguments if one != "--run"]
+        given = json.dumps(inspect.uses(asyncio.run(inspect.all_of(console_settings(), run))[1]))
+    command = [sys.executable, "-m", "services.analyst.cognition", *arguments]
+    raise typer.Exit(subprocess.run(command, input=given, text=True, check=False).returncode)
+
+
+@app.command()
+def rescore(
+    fitness: Annotated[str, typer.Option(help="paper (mean of three) or code (their sum)")],
+    run: Run = "",
+    as_json: Json = False,
+) -> None:
+    """Compute a run's fitness anew in another version, as new events; the old values stay in the log."""
+    settings = console_settings()
+    about, records = asyncio.run(inspect.all_of(settings, run))
+    events = rescored(about, records, fitness)
+    with log_server(settings) as log:
+        address = log.get("ASI_NATS_URL", settings.nats_url)
+        asyncio.run(publish_all(settings.model_copy(update={"nats_url": address}), events))
+        _catch_up(settings, log)
+    found = {"run": about.run, "fitness": fitness, "rescored": len(events)}
+    typer.echo(json.dumps(found) if as_json else f"run {about.run}: {len(events)} candidates rescored as {fitness}")
 
 
 @app.command(context_settings=PASS_ON, add_help_option=False)

@@ -1,11 +1,17 @@
 """What the console says to a run: start, pause, resume, stop. Each is an event; the store does the rest."""
 
 import time
+from collections.abc import Sequence
 
 from services.chassis.bus import Bus
+from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.events import first
+from services.chassis.scoring import score, terms_of
 from services.console.settings import ConsoleSettings
 from services.contracts import events_pb2 as pb
+from services.contracts.archive_pb2 import RunStatus
+from services.contracts.candidate_pb2 import Candidate
+from services.domain.fitness import VERSIONS
 
 SERVICE = "console"
 
@@ -45,6 +51,41 @@ async def set_up(settings: ConsoleSettings, create: bool) -> tuple[list[str], li
     async with Bus(settings, "asi-console") as bus:
         created = await bus.set_up() if create else []
         return created, await bus.compare()
+
+
+def rescored(about: RunStatus, records: Sequence[Candidate], version: str) -> list[pb.Event]:
+    """One candidate.rescored for each candidate whose fitness the version can be computed for.
+
+    Raises SettingsError for an unknown version, NotPossible when the root was not measured.
+    """
+    if version not in VERSIONS:
+        raise SettingsError(f"--fitness is {version!r}; choose one of {', '.join(VERSIONS)}.")
+    name = about.settings.baselines[0]
+    root = next((one for one in records if one.request.baseline == name and one.training.HasField("loss")), None)
+    if root is None:
+        raise NotPossible(
+            f"the root baseline {name} of run {about.run} was not measured: nothing can be compared with it"
+        )
+    events = []
+    for record in records:
+        raw = record.verdict.raw if record.verdict.HasField("raw") else None
+        value = (
+            score(version, record, raw, root, terms_of(about.settings)) if record.training.HasField("loss") else None
+        )
+        if value is not None:
+            event = first(about.run, f"{record.id}.rescored.{version}", SERVICE, _moment())
+            event.candidate = record.id
+            event.candidate_rescored.fitness.CopyFrom(value)
+            event.candidate_rescored.reason = f"rescored as {version}"
+            events.append(event)
+    return events
+
+
+async def publish_all(settings: ConsoleSettings, events: Sequence[pb.Event]) -> None:
+    """Publish in order, over one connection."""
+    async with Bus(settings, "asi-console") as bus:
+        for event in events:
+            await bus.publish(event)
 
 
 def _moment() -> int:

@@ -26,7 +26,14 @@ from services.store.settings import StoreSettings
 
 async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     """Run one command; its exit status."""
-    commands = {"replay": _replay, "import": _import, "export": _export, "backup": _backup, "restore": _restore}
+    commands = {
+        "replay": _replay,
+        "import": _import,
+        "export": _export,
+        "backup": _backup,
+        "restore": _restore,
+        "catch-up": _apply,
+    }
     return await commands[arguments.command](arguments, settings)
 
 
@@ -84,6 +91,19 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
     for line in left_out:
         _say(f"  left out: {line}")
     _say(f"imported {count} {'events' if arguments.format == 'jsonl' else 'records'} as run {run}")
+    return 0
+
+
+async def _apply(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    """Apply what the log holds beyond the archive: what a store does when it starts."""
+    del arguments
+    archive = open_archive(settings.archive)
+    await archive.open()
+    try:
+        async with Bus(settings, "asi-catch-up") as bus:
+            await _catch_up(archive, bus)
+    finally:
+        await archive.close()
     return 0
 
 
@@ -161,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl")
     one.add_argument("--out", type=Path, help="file, or folder for asi-arch; default: named after the run")
     one.add_argument("--json", action="store_true")
+    commands.add_parser("catch-up", help="apply what the log holds beyond the archive")
     for name, text in (("backup", "copy the archive to a file"), ("restore", "make the archive from a copy")):
         one = commands.add_parser(name, help=text)
         one.add_argument("path", type=Path)

@@ -179,6 +179,21 @@ def _check(report: candidate_pb2.CheckReport) -> str:
     return f"{outcome} {len(report.verdicts)} probes" + (f", not quite: {', '.join(warned)}" if warned else "")
 
 
+def uses(records: Sequence[Candidate]) -> list[dict[str, object]]:
+    """For each candidate with a parent: the entries it was shown, and its gain in fitness where both were scored."""
+    fitness = {one.id: one.verdict.fitness.value for one in records if one.verdict.HasField("fitness")}
+    return [
+        {
+            "entries": [hit.entry for hit in one.proposal.cognition],
+            "gain": fitness[one.id] - fitness[one.proposal.parent]
+            if one.id in fitness and one.proposal.parent in fitness
+            else None,
+        }
+        for one in records
+        if one.proposal.parent
+    ]
+
+
 def claims(records: Sequence[Candidate]) -> list[dict[str, object]]:
     """Every verdict on a finalist, confirmed ones first; effect in nats per token over the strongest control."""
     found: list[dict[str, object]] = [

@@ -1,7 +1,9 @@
-"""Between padded batches and packed sequences, as fla's layers do it."""
+"""Between padded batches and packed sequences, and a layer's own part of a cache, as fla's layers do it."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from services.engineer.fla_cpu.cache import Cache, State
 
 
 def get_unpad_data(attention_mask: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -23,18 +25,71 @@ def pad_input(hidden_states: Tensor, indices: Tensor, batch_size: int, seq_len: 
     return output.index_copy(0, indices, hidden_states).reshape(batch_size, seq_len, *hidden_states.shape[1:])
 
 
+def unpad_hidden_states(
+    hidden_states: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None, q_len: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """[b, l, …] → ([1, tokens, …], indices, boundaries) by the mask; as it is where packed already or without a mask."""
+    if cu_seqlens is not None or attention_mask is None:
+        return hidden_states, None, cu_seqlens
+    indices, boundaries, _ = get_unpad_data(attention_mask[:, -q_len:])
+    return index_first_axis(hidden_states.flatten(0, 1), indices).unsqueeze(0), indices, boundaries
+
+
+def repad_hidden_states(hidden_states: Tensor, indices: Tensor | None, batch_size: int, q_len: int) -> Tensor:
+    """The inverse of `unpad_hidden_states`."""
+    return hidden_states if indices is None else pad_input(hidden_states.squeeze(0), indices, batch_size, q_len)
+
+
+Packed = tuple[Tensor | tuple[Tensor, ...], tuple[Tensor, ...], Tensor, tuple[Tensor, Tensor], tuple[int, int]]
+
+
 def unpad_input(
-    q: Tensor, states: tuple[Tensor, ...], attention_mask: Tensor, q_len: int, keepdim: bool = False
-) -> tuple[Tensor, tuple[Tensor, ...], Tensor, tuple[Tensor, Tensor], tuple[int, int]]:
-    """Queries [b, q_len, …] and states [b, l, …] without the tokens that the mask [b, l] leaves out."""
+    q: Tensor | tuple[Tensor, ...],
+    states: tuple[Tensor, ...],
+    attention_mask: Tensor,
+    q_len: int,
+    keepdim: bool = False,
+) -> Packed:
+    """Queries [b, q_len, …] and states [b, l, …] without the tokens that the mask [b, l] leaves out.
+
+    q_len is l, or 1 in decoding. → (queries, states, query indices, (boundaries of both), (longest of both))
+    """
     indices, boundaries, longest = get_unpad_data(attention_mask)
-    packed = tuple(index_first_axis(state.flatten(0, 1), indices) for state in states)
+    queries = (q,) if isinstance(q, Tensor) else q
     if q_len == attention_mask.shape[-1]:
-        queries, query_indices, query_boundaries, query_longest = q.flatten(0, 1)[indices], indices, boundaries, longest
+        found, edges, most = indices, boundaries, longest
+        queries = tuple(index_first_axis(one.flatten(0, 1), indices) for one in queries)
+    elif q_len == 1:
+        edges = torch.arange(len(attention_mask) + 1, dtype=torch.int32, device=attention_mask.device)
+        found, most = edges[:-1], 1
+        queries = tuple(one.squeeze(1) for one in queries)
     else:
-        query_mask = attention_mask[:, -q_len:]
-        query_indices, query_boundaries, query_longest = get_unpad_data(query_mask)
-        queries = q.flatten(0, 1)[query_indices]
+        raise ValueError(f"q_len must be 1 or the length of the mask, {attention_mask.shape[-1]}, not {q_len}")
+    packed = tuple(index_first_axis(state.flatten(0, 1), indices) for state in states)
     if keepdim:
-        queries, packed = queries.unsqueeze(0), tuple(state.unsqueeze(0) for state in packed)
-    return queries, packed, query_indices, (query_boundaries, boundaries), (query_longest, longest)
+        queries, packed = tuple(one.unsqueeze(0) for one in queries), tuple(one.unsqueeze(0) for one in packed)
+    return queries[0] if isinstance(q, Tensor) else queries, packed, found, (edges, boundaries), (most, longest)
+
+
+def require_cache_layer_idx(module: nn.Module, past_key_values: Cache | None) -> int | None:
+    """The module's layer_idx. ValueError where there is a cache and no index."""
+    layer: int | None = getattr(module, "layer_idx", None)
+    if past_key_values is not None and layer is None:
+        raise ValueError(f"{type(module).__name__} needs a layer_idx to use a cache: give one when constructing it")
+    return layer
+
+
+def get_layer_cache(module: nn.Module, past_key_values: Cache | None) -> State | None:
+    """What the cache holds of this layer, None where there is nothing yet."""
+    layer = require_cache_layer_idx(module, past_key_values)
+    if past_key_values is None or layer is None or len(past_key_values) <= layer:
+        return None
+    return past_key_values[layer]
+
+
+def update_layer_cache(module: nn.Module, past_key_values: Cache | None, **given: object) -> State | None:
+    """Keep what is given (recurrent_state, conv_state, offset …) of this layer."""
+    layer = require_cache_layer_idx(module, past_key_values)
+    if past_key_values is None or layer is None:
+        return None
+    return past_key_values.update(layer_idx=layer, **given)  # type: ignore[arg-type]

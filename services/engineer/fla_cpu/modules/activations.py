@@ -32,6 +32,21 @@ def swiglu_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = No
     return F.linear(swiglu(x, y).to(weight.dtype), weight, bias)
 
 
+def sigmoidglu(x: Tensor, y: Tensor) -> Tensor:
+    """σ(x) · y."""
+    return torch.sigmoid(x) * y
+
+
+def elu_p1(x: Tensor) -> Tensor:
+    """elu(x) + 1, which is positive."""
+    return F.elu(x) + 1
+
+
+def fast_gelu_impl(x: Tensor) -> Tensor:
+    """gelu(x), by its approximation with tanh."""
+    return F.gelu(x, approximate="tanh")
+
+
 def sqrelu(x: Tensor) -> Tensor:
     """relu(x)²."""
     return F.relu(x).square()
@@ -39,11 +54,10 @@ def sqrelu(x: Tensor) -> Tensor:
 
 ACT2FN: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
-    "gelu": F.gelu,
+    "gelu": fast_gelu_impl,
     "sigmoid": sigmoid,
     "logsigmoid": logsigmoid,
     "silu": swish,
     "swish": swish,
     "sqrelu": sqrelu,
-    "tanh": torch.tanh,
 }

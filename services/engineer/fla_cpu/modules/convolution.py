@@ -1,10 +1,59 @@
-"""Short causal convolution, one filter per channel."""
+"""Short causal convolution, one filter per channel, computed in float32 as fla's kernel does."""
 
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+ACTIVATIONS = (None, "silu", "swish")
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool | None = False,
+    activation: str | None = None,
+    backend: str | None = None,
+    cu_seqlens: Tensor | None = None,
+    **options: object,
+) -> tuple[Tensor, Tensor | None]:
+    """y_t = activation(Σ_j w_j x_{t−j} + bias) + residual; x: [b, l, d], weight: [d, w], the last tap on x_t.
+
+    initial_state: [n, d, w], the latest inputs of each sequence, oldest first → (y [b, l, d], the next such state).
+    """
+    del backend, options  # there is one way to compute it here
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}; choose silu, swish or None")
+    edges = [(0, x.shape[1])] if cu_seqlens is None else list(pairwise(cu_seqlens.tolist()))
+    outputs, states = [], []
+    for place, (start, end) in enumerate(edges):
+        before = initial_state if initial_state is None or cu_seqlens is None else initial_state[place : place + 1]
+        padded = _with_history(x[:, start:end], before, weight.shape[1])
+        outputs.append(_filtered(padded, weight, bias, activation))
+        states.append(padded[..., -weight.shape[1] :])
+    output = torch.cat(outputs, dim=1).to(x.dtype)
+    output = output if residual is None else output + residual
+    return output, torch.cat(states, dim=0).contiguous() if output_final_state else None
+
+
+def _with_history(x: Tensor, before: Tensor | None, taps: int) -> Tensor:
+    """[b, l, d] → [b, d, taps + l]."""
+    channels = x.transpose(1, 2)
+    if before is None:
+        return F.pad(channels, (taps, 0))
+    return torch.cat([before.to(x.dtype), channels], dim=-1)
+
+
+def _filtered(padded: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    with torch.autocast(padded.device.type, enabled=False):
+        kind = torch.promote_types(torch.float32, padded.dtype)
+        kernel, offset = weight.unsqueeze(1).to(kind), None if bias is None else bias.to(kind)
+        output = F.conv1d(padded[..., 1:].to(kind), kernel, offset, groups=len(weight)).transpose(1, 2)
+        return output if activation is None else F.silu(output)
 
 
 class ShortConvolution(nn.Conv1d):
@@ -23,12 +72,24 @@ class ShortConvolution(nn.Conv1d):
     ) -> None:
         del backend, options  # there is one way to compute it here
         super().__init__(
-            hidden_size, hidden_size, kernel_size, groups=hidden_size, bias=bias, device=device, dtype=dtype
+            hidden_size,
+            hidden_size,
+            kernel_size,
+            padding=kernel_size - 1,
+            groups=hidden_size,
+            bias=bias,
+            device=device,
+            dtype=dtype,
         )
-        if activation not in (None, "silu", "swish"):
+        if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; choose silu, swish or None")
         self.hidden_size = hidden_size
         self.activation = activation
+
+    @property
+    def state_size(self) -> int:
+        """Numbers kept for each sequence."""
+        return self.hidden_size * self.kernel_size[0]
 
     def forward(  # type: ignore[override]
         self,
@@ -38,36 +99,33 @@ class ShortConvolution(nn.Conv1d):
         cache: Tensor | None = None,
         output_final_state: bool = False,
         cu_seqlens: Tensor | None = None,
+        chunk_indices: Tensor | None = None,
         **options: object,
     ) -> tuple[Tensor, Tensor | None]:
-        """x: [b, l, hidden]; cache: [b, hidden, kernel], the latest inputs, oldest first → (y, cache or None)."""
-        del options
+        """x: [b, l, hidden]; cache: [b, hidden, kernel], the latest inputs, oldest first → (y, cache or None).
+
+        One token without gradients changes the cache in place, as fla's decoding kernel does.
+        """
+        del chunk_indices, options  # for packed sequences on GPUs
+        if mask is not None and cu_seqlens is not None:
+            raise ValueError("mask and cu_seqlens exclude each other: packed sequences have no padding")
         if mask is not None:
             x = x * mask.unsqueeze(-1).to(x.dtype)
-        if cu_seqlens is None:
-            output, state = self._whole(x, cache)
-        else:
-            output, state = self._packed(x, cache, cu_seqlens)
-        output = output if residual is None else output + residual
-        if output_final_state and cache is not None and cache.shape == state.shape:
-            cache.copy_(state)
-            state = cache
-        return output, state if output_final_state else None
+        y, state = causal_conv1d(
+            x, self.weight.squeeze(1), self.bias, residual, cache, True, self.activation, None, cu_seqlens
+        )
+        decoding = not torch.is_grad_enabled() and state is not None and x.shape[0] * x.shape[1] == len(state)
+        if cache is not None and state is not None and decoding:
+            state = cache.copy_(state)
+        return y, state if output_final_state else None
 
-    def _packed(self, x: Tensor, cache: Tensor | None, boundaries: Tensor) -> tuple[Tensor, Tensor]:
-        edges = boundaries.tolist()
-        parts = [
-            self._whole(x[:, start:end], None if cache is None else cache[place : place + 1])
-            for place, (start, end) in enumerate(pairwise(edges))
-        ]
-        return torch.cat([one for one, _ in parts], dim=1), torch.cat([state for _, state in parts], dim=0)
-
-    def _whole(self, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor]:
-        taps = self.kernel_size[0]
-        channels = x.transpose(1, 2)
-        history = channels.new_zeros(*channels.shape[:2], taps) if cache is None else cache.to(x.dtype)
-        padded = torch.cat([history, channels], dim=-1)
-        output = F.conv1d(padded[..., 1:], self.weight, self.bias, groups=self.hidden_size).transpose(1, 2)
-        if self.activation is not None:
-            output = F.silu(output)
-        return output.to(x.dtype), padded[..., -taps:].detach()
+    def step(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        cache: Tensor | None,
+        output_final_state: bool = False,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One token of each sequence, as `forward`."""
+        return self.forward(x, residual, None, cache, output_final_state, cu_seqlens)

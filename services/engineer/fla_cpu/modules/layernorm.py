@@ -1,15 +1,62 @@
 """RMSNorm (arXiv:1910.07467), LayerNorm and GroupNorm, computed in float32 and given in the type of the input."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 Normalised = Tensor | tuple[Tensor, Tensor]
 
 
-class _Norm(nn.Module):
-    """A weight of ones, perhaps a bias of zeros, over the last dimension; adds a residual first where one is given."""
+def standardised(x: Tensor, eps: float, centred: bool) -> Tensor:
+    """x / √(mean x² + ε) over the last dimension, of x less its mean if `centred`."""
+    x = x - x.mean(-1, keepdim=True) if centred else x
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """x · weight + bias, of what there is."""
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def added(x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    """x + residual: as it is, and in the precision of computing."""
+    total = x if residual is None else x + residual
+    return total, total if total.dtype == torch.float64 else total.float()
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+) -> Normalised:
+    """RMSNorm as a function; with `prenorm` also the sum that was normalised."""
+    total, wide = added(x, residual)
+    output = affine(standardised(wide, eps, centred=False), weight, bias).to(x.dtype)
+    return (output, wide if residual_in_fp32 else total) if prenorm else output
+
+
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+    is_rms_norm: bool = False,
+) -> Normalised:
+    """LayerNorm as a function; with `prenorm` also the sum that was normalised."""
+    total, wide = added(x, residual)
+    output = affine(standardised(wide, eps, centred=not is_rms_norm), weight, bias).to(x.dtype)
+    return (output, wide if residual_in_fp32 else total) if prenorm else output
+
+
+class Norm(nn.Module):
+    """A weight of ones, perhaps a bias of zeros, over the last dimension."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -38,39 +85,28 @@ class _Norm(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+
+class RMSNorm(Norm):
+    """y = x / √(mean x² + ε) · weight."""
+
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Normalised:
-        """[…, hidden] → the same; with `prenorm` also the sum that was normalised."""
-        total = x if residual is None else x + residual
-        wide = total if total.dtype == torch.float64 else total.float()
-        output = self._affine(self._normalise(wide)).to(x.dtype)
-        return (output, wide if residual_in_fp32 else total) if prenorm else output
-
-    def _affine(self, x: Tensor) -> Tensor:
-        x = x if self.weight is None else x * self.weight
-        return x if self.bias is None else x + self.bias
-
-    def _normalise(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """[…, hidden] → the same, of x + residual; with `prenorm` also that sum."""
+        return rms_norm(x, self.weight, self.bias, residual, self.eps, prenorm, residual_in_fp32)
 
 
-class RMSNorm(_Norm):
-    """y = x / √(mean x² + ε) · weight."""
-
-    def _normalise(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
-
-
-class LayerNorm(_Norm):
+class LayerNorm(Norm):
     """y = (x − mean) / √(var + ε) · weight."""
 
-    def _normalise(self, x: Tensor) -> Tensor:
-        x = x - x.mean(-1, keepdim=True)
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
+    ) -> Normalised:
+        """[…, hidden] → the same, of x + residual; with `prenorm` also that sum."""
+        return layer_norm(x, self.weight, self.bias, residual, self.eps, prenorm, residual_in_fp32)
 
 
-class GroupNorm(_Norm):
+class GroupNorm(Norm):
     """LayerNorm (or RMSNorm) within each of `num_groups` parts of the last dimension, one weight for all of it."""
 
     def __init__(
@@ -90,70 +126,12 @@ class GroupNorm(_Norm):
         self.num_groups = num_groups
         self.is_rms_norm = is_rms_norm
 
-    def _normalise(self, x: Tensor) -> Tensor:
-        groups = x.reshape(*x.shape[:-1], self.num_groups, -1)
-        if not self.is_rms_norm:
-            groups = groups - groups.mean(-1, keepdim=True)
-        return (groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + self.eps)).flatten(-2)
-
-
-def rms_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """RMSNorm as a function."""
-    wide = x if x.dtype == torch.float64 else x.float()
-    output = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    output = output if weight is None else output * weight
-    return (output if bias is None else output + bias).to(x.dtype)
-
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "swish": nn.functional.silu,
-    "silu": nn.functional.silu,
-    "sigmoid": torch.sigmoid,
-}
-
-
-class FusedRMSNormGated(nn.Module):
-    """y = RMSNorm(x) · activation(gate)."""
-
-    weight: Tensor | None
-    bias: Tensor | None
-
-    def __init__(
-        self,
-        hidden_size: int,
-        elementwise_affine: bool = True,
-        eps: float = 1e-5,
-        activation: str = "swish",
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        if activation not in _ACTIVATIONS:
-            raise ValueError(f"activation is {activation!r}; choose one of {', '.join(_ACTIVATIONS)}")
-        self.hidden_size = hidden_size
-        self.elementwise_affine = elementwise_affine
-        self.eps = eps
-        self.activation = activation
-        ones = torch.ones(hidden_size, device=device, dtype=dtype)
-        self.register_parameter("weight", nn.Parameter(ones) if elementwise_affine else None)
-        self.register_parameter("bias", None)
-
-    def reset_parameters(self) -> None:
-        """Back to ones."""
-        if self.weight is not None:
-            nn.init.ones_(self.weight)
-
     def forward(
-        self,
-        x: Tensor,
-        g: Tensor,
-        residual: Tensor | None = None,
-        prenorm: bool = False,
-        residual_in_fp32: bool = False,
+        self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Normalised:
-        """x, g: […, hidden] → the same, in the type of x."""
-        total = x if residual is None else x + residual
-        wide = total if total.dtype == torch.float64 else total.float()
-        gate = _ACTIVATIONS[self.activation](g.to(wide.dtype))
-        output = (rms_norm(wide, self.weight, None, self.eps) * gate).to(x.dtype)
+        """[…, hidden] → the same, of x + residual; with `prenorm` also that sum."""
+        total, wide = added(x, residual)
+        groups = wide.reshape(*wide.shape[:-1], self.num_groups, -1)
+        normalised = standardised(groups, self.eps, centred=not self.is_rms_norm).reshape(wide.shape)
+        output = affine(normalised, self.weight, self.bias).to(x.dtype)
         return (output, wide if residual_in_fp32 else total) if prenorm else output

@@ -24,7 +24,7 @@ from services.engineer.fla_cpu.ops.shapes import (
     working,
 )
 
-CHUNK = 32
+CHUNK = 32  # the fastest of 16, 32 and 64 on a CPU
 
 
 def chunk_delta_rule(

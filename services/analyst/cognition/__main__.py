@@ -1,0 +1,115 @@
+"""`python -m services.analyst.cognition`: search, extend and evaluate the cognition base, for the command line.
+
+Exit status: 0 done, 1 nothing found or refused, 2 bad input.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from services.analyst.cognition import add, ingest
+from services.analyst.cognition.corpus import CorpusError, CorpusFile
+from services.analyst.cognition.stats import Use, statistics_of
+from services.analyst.library import Library
+from services.analyst.settings import AnalystSettings
+from services.chassis import logs
+from services.chassis.errors import Rejected, SettingsError, Transient
+from services.chassis.llm.budget import LocalPurse
+from services.chassis.llm.openai_mind import OpenAIMind
+from services.chassis.settings import load
+
+
+async def main(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
+    """Run one command; its exit status."""
+    if arguments.command == "search":
+        return await _search(arguments, settings)
+    if arguments.command == "add":
+        return _told(arguments, add.add(arguments.file, settings.own_entries))
+    if arguments.command == "ingest":
+        return await _ingest(arguments, settings)
+    return _stats(arguments)
+
+
+async def _search(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
+    library = Library(settings.own_entries, settings.threshold)
+    hits = await library.search(" ".join(arguments.query), arguments.count)
+    if arguments.json:
+        _say(json.dumps([{"id": one.knowledge.id, "similarity": one.similarity} for one in hits], indent=2))
+    for hit in () if arguments.json else hits:
+        paper = hit.knowledge.paper
+        _say(f"{hit.similarity:.2f}  {hit.knowledge.id}  {paper.title} ({paper.year})")
+        _say(f"      {hit.knowledge.entry.design_insight}")
+    return 0 if hits else 1
+
+
+async def _ingest(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
+    """Show what a model extracted; keep it only when a person says yes."""
+    async with OpenAIMind.from_environment(os.environ, LocalPurse()) as mind:
+        proposed: CorpusFile = await ingest.propose(arguments.file, mind)
+    for paper in proposed.papers:
+        _say(f"{paper.title} ({paper.reference}, {paper.year})")
+        for entry in paper.entries:
+            _say(f"  {entry.key}: {entry.design_insight}\n    seen when: {entry.experimental_trigger_patterns}")
+    if not arguments.yes and not await asyncio.to_thread(_approved):
+        _say("nothing was kept")
+        return 1
+    return _told(arguments, add.keep(proposed, settings.own_entries))
+
+
+def _approved() -> bool:
+    return input("keep these entries? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    """Candidates come on standard input as a JSON array, as the console gives them."""
+    rows = statistics_of(Use(tuple(one["entries"]), one["gain"]) for one in json.load(sys.stdin))
+    if arguments.json:
+        _say(json.dumps([asdict(row) for row in rows], indent=2))
+    for row in () if arguments.json else rows:
+        gain = "–" if row.mean_gain is None else f"{row.mean_gain:+.3f}"
+        _say(f"{row.improved:>3} of {row.measured:<3} improved  mean gain {gain}  {row.entry}")
+    if not rows:
+        _say("no candidate of this run used an entry")
+    return 0 if rows else 1
+
+
+def _told(arguments: argparse.Namespace, kept: tuple[str, ...]) -> int:
+    _say(json.dumps(list(kept)) if arguments.json else f"kept {len(kept)}: {', '.join(kept)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="asi-arch cognition", description="What the literature knows.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    search = commands.add_parser("search", help="entries whose trigger patterns are near to a description")
+    search.add_argument("query", nargs="+")
+    search.add_argument("--count", type=int, default=3)
+    new = commands.add_parser("add", help="keep a file of papers (TOML or JSON, as those in corpus/)")
+    new.add_argument("file", type=Path)
+    paper = commands.add_parser("ingest", help="extract entries from a .pdf, .md or .tex by a language model")
+    paper.add_argument("file", type=Path)
+    paper.add_argument("--yes", action="store_true", help="keep them without asking")
+    stats = commands.add_parser("stats", help="which entries candidates used that improved on their parents")
+    for one in (search, new, paper, stats):
+        one.add_argument("--json", action="store_true")
+    return parser
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    logs.configure("analyst", "warning")
+    try:
+        sys.exit(asyncio.run(main(_parser().parse_args(), load(AnalystSettings, "analyst"))))
+    except (CorpusError, SettingsError, ValueError, FileNotFoundError) as error:
+        sys.stderr.write(f"asi-arch: {error}\n")
+        sys.exit(2)
+    except (Rejected, Transient, OSError) as error:
+        sys.stderr.write(f"asi-arch: {error}\n")
+        sys.exit(1)
