@@ -6,7 +6,8 @@ are used where there is a GPU; both compute the same to rounding (tests compare 
 
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from services.engineer.fla_cpu.names import MODULES, OPERATORS, OTHERS, SUBMODULES, TOP
@@ -20,8 +21,25 @@ class _Part(ModuleType):
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
-        offered = ", ".join(sorted(key for key in vars(self) if not key.startswith("_"))) or "nothing"
-        raise AttributeError(f"{self.__name__}.{name} needs a GPU; without one {self.__name__} offers: {offered}")
+        raise AttributeError(_missing(self, name))
+
+
+class _Refusal:
+    """A finder that ends the search for parts of fla which are not here, before the installed fla is found.
+
+    `from fla.layers import X` drops the message of a missing attribute and then searches for a module fla.layers.X:
+    it is here that a program's author is told what there is.
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """None for whatever does not belong to fla; ImportError for what does."""
+        del path, target
+        parent, _, child = name.rpartition(".")
+        part = sys.modules.get(parent)
+        if not isinstance(part, _Part):
+            return None
+        raise ImportError(_missing(part, child))
 
 
 def install() -> None:
@@ -34,7 +52,7 @@ def install() -> None:
         _register(f"fla.ops.{package}", parts)
         for submodule in SUBMODULES:
             _register(f"fla.ops.{package}.{submodule}", parts)
-    _register("fla.modules", dict(TOP))
+    _register("fla.modules", TOP)
     for module, parts in MODULES.items():
         _register(f"fla.modules.{module}", parts)
     for name, parts in OTHERS.items():
@@ -42,6 +60,7 @@ def install() -> None:
     if "transformers" not in sys.modules:
         _register("transformers", {})
         _register("transformers.processing_utils", {"Unpack": typing.Unpack})
+    sys.meta_path.insert(0, _Refusal)
 
 
 def _register(name: str, parts: Mapping[str, object]) -> None:
@@ -52,3 +71,8 @@ def _register(name: str, parts: Mapping[str, object]) -> None:
     parent, _, child = name.rpartition(".")
     if parent and child not in vars(sys.modules[parent]):
         setattr(sys.modules[parent], child, module)
+
+
+def _missing(part: ModuleType, name: str) -> str:
+    offered = ", ".join(sorted(key for key in vars(part) if not key.startswith("_"))) or "nothing"
+    return f"{part.__name__}.{name} is not available without CUDA; {part.__name__} offers: {offered}"

@@ -3,21 +3,19 @@
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-import torch
-from torch import Tensor
-
 from services.engineer.fla_cpu import cache, padding
 from services.engineer.fla_cpu.modules import (
     activations,
     convolution,
     feature_map,
+    gated_norm,
     l2norm,
     layernorm,
     mlp,
     rotary,
     token_shift,
 )
-from services.engineer.fla_cpu.ops import attention, decay, delta, gated_delta, hgrn, linear
+from services.engineer.fla_cpu.ops import attention, decay, delta, gated_delta, hgrn, index, linear
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -27,14 +25,14 @@ def unchanged(function: F | None = None, **_options: object) -> F | Callable[[F]
     return function if function is not None else lambda one: one
 
 
-def prepare_lens(cu_seqlens: Tensor) -> Tensor:
-    """Lengths of packed sequences."""
-    return cu_seqlens.diff()
-
-
-def prepare_position_ids(cu_seqlens: Tensor) -> Tensor:
-    """The position of every token in its own sequence."""
-    return torch.cat([torch.arange(int(one), device=cu_seqlens.device) for one in cu_seqlens.diff()])
+def public(module: object) -> dict[str, object]:
+    """The classes and functions that a module of ours defines, and its upper-case tables."""
+    name = getattr(module, "__name__", "")
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if not key.startswith("_") and (getattr(value, "__module__", None) == name or key.isupper())
+    }
 
 
 OPERATORS: dict[str, Mapping[str, object]] = {
@@ -64,58 +62,52 @@ OPERATORS: dict[str, Mapping[str, object]] = {
         "fused_recurrent_simple_gla": decay.fused_recurrent_simple_gla,
         "parallel_simple_gla": decay.parallel_simple_gla,
     },
-    "utils": {"prepare_lens": prepare_lens, "prepare_position_ids": prepare_position_ids},
+    "utils": public(index),
 }
 """By the sub-package of fla.ops; each function is also found in fla.ops and in `<sub-package>.<chunk, naive …>`."""
 
 SUBMODULES = ("chunk", "fused_recurrent", "fused_chunk", "parallel", "index")
 
+NORMS = {
+    "GroupNorm": layernorm.GroupNorm,
+    "LayerNorm": layernorm.LayerNorm,
+    "RMSNorm": layernorm.RMSNorm,
+    "layer_norm": layernorm.layer_norm,
+    "rms_norm": layernorm.rms_norm,
+}
+GATED_NORMS = {name: value for name, value in public(gated_norm).items() if not name.isupper()}
+L2NORMS = {"L2Norm": l2norm.L2Norm, "l2_norm": l2norm.l2norm, "l2norm": l2norm.l2norm}
+CONVOLUTIONS = {"ShortConvolution": convolution.ShortConvolution, "causal_conv1d": convolution.causal_conv1d}
 
-def public(module: object) -> dict[str, object]:
-    """The classes and functions that a module of ours defines, and its upper-case tables."""
-    name = getattr(module, "__name__", "")
-    return {
-        key: value
-        for key, value in vars(module).items()
-        if not key.startswith("_") and (getattr(value, "__module__", None) == name or key.isupper())
-    }
-
-
-MODULES: dict[str, dict[str, object]] = {
+MODULES: dict[str, Mapping[str, object]] = {
     "activations": public(activations),
-    "convolution": public(convolution),
-    "causal_conv1d": public(convolution),
+    "causal_conv1d": CONVOLUTIONS,
+    "conv": CONVOLUTIONS,
+    "convolution": CONVOLUTIONS,
     "feature_map": public(feature_map),
-    "l2norm": public(l2norm) | {"l2_norm": l2norm.l2_norm},
-    "layernorm": public(layernorm),
-    "fused_norm_gate": {
-        "FusedRMSNormGated": layernorm.FusedRMSNormGated,
-        "FusedRMSNormSwishGate": layernorm.FusedRMSNormGated,
-    },
-    "norm": public(layernorm) | public(l2norm),
+    "fused_norm_gate": GATED_NORMS,
+    "l2norm": L2NORMS,
+    "layernorm": NORMS,
     "mlp": public(mlp),
+    "norm": NORMS | GATED_NORMS | L2NORMS,
+    "norm.fused_norm_gate": GATED_NORMS,
+    "norm.l2norm": L2NORMS,
+    "norm.layernorm": NORMS,
     "rotary": public(rotary),
     "token_shift": public(token_shift),
 }
 """By the module of fla.modules."""
 
-TOP = {
-    "FusedRMSNormGated": layernorm.FusedRMSNormGated,
-    "FusedRMSNormSwishGate": layernorm.FusedRMSNormGated,
-    "GatedMLP": mlp.GatedMLP,
-    "GroupNorm": layernorm.GroupNorm,
-    "L2Norm": l2norm.L2Norm,
-    "LayerNorm": layernorm.LayerNorm,
-    "RMSNorm": layernorm.RMSNorm,
-    "RotaryEmbedding": rotary.RotaryEmbedding,
-    "ShortConvolution": convolution.ShortConvolution,
-    "token_shift": token_shift.token_shift,
+TOP: dict[str, object] = {
+    name: value
+    for name, value in (NORMS | GATED_NORMS | L2NORMS | public(mlp) | public(rotary) | CONVOLUTIONS).items()
+    if name[0].isupper()
 }
-"""What `from fla.modules import …` finds."""
+"""What `from fla.modules import …` finds: classes, as functions stand in modules of the same names."""
 
 OTHERS: dict[str, dict[str, object]] = {
     "fla.models": {"Cache": cache.Cache},
-    "fla.models.utils": {"Cache": cache.Cache, "FLACache": cache.Cache},
+    "fla.models.utils": {"Cache": cache.Cache, "FLACache": cache.Cache, "LegacyFLACache": cache.Cache},
     "fla.layers": {},
     "fla.layers.utils": public(padding),
     "fla.utils": dict.fromkeys(

@@ -53,7 +53,8 @@ class RotaryEmbedding(nn.Module):
 
     def _turn(self, x: Tensor, angles: Tensor) -> Tensor:
         cosine, sine = angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)
-        turned, rest = x[..., : self.dim].float(), x[..., self.dim :]
+        turned, rest = x[..., : self.dim], x[..., self.dim :]
+        turned = turned if x.dtype == torch.float64 else turned.float()
         if self.interleaved:
             first, second = turned[..., ::2], turned[..., 1::2]
             pair = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)

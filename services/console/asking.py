@@ -1,0 +1,195 @@
+"""Commands that ask: what the archive holds, as text or JSON."""
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.chassis.errors import NotFound
+from services.console.app import Json, Run, app
+from services.console.commands import inspect, query
+from services.console.commands.rerun import rerun_of
+from services.console.settings import console_settings
+from services.console.tables import terminal
+from services.contracts import archive_pb2 as pb
+
+
+@app.command()
+def status(run: Run = "", as_json: Json = False) -> None:
+    """Where a run stands."""
+    about = asyncio.run(query.status(console_settings(), run))
+    if as_json:
+        typer.echo(query.as_json(about))
+    else:
+        query.print_status(terminal(), about)
+
+
+@app.command("list")
+def list_candidates(
+    run: Run = "",
+    sort: Annotated[str, typer.Option(help="fitness, loss, benchmark, parameters, time, stage or state")] = "fitness",
+    reverse: Annotated[bool, typer.Option("--reverse", help="the other way round")] = False,
+    state: Annotated[list[str] | None, typer.Option(help="only these states, as in archived")] = None,
+    stage: Annotated[str, typer.Option(help="only this stage")] = "",
+    as_json: Json = False,
+) -> None:
+    """The candidates of a run, best first."""
+    request = pb.ListCandidatesRequest(
+        run=run, sort=sort, reverse=reverse, stage=stage, states=query.states_of(state or [])
+    )
+    found = asyncio.run(query.rows(console_settings(), request))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        query.print_list(terminal(), found)
+
+
+@app.command()
+def show(
+    candidate: Annotated[str, typer.Argument(help="an id, or a name that just one candidate has")],
+    program: Annotated[bool, typer.Option("--program", help="its program, nothing else")] = False,
+    run: Run = "",
+    as_json: Json = False,
+) -> None:
+    """One candidate: numbers, motivation, verdict, analysis."""
+    record = asyncio.run(query.candidate(console_settings(), run, candidate))
+    if as_json:
+        typer.echo(query.as_json(record))
+    elif program and not sys.stdout.isatty():
+        typer.echo(record.training.program or record.proposal.program)
+    else:
+        query.print_candidate(terminal(), record, program)
+
+
+@app.command()
+def tree(run: Run = "", as_json: Json = False) -> None:
+    """The phylogenetic tree of a run."""
+    name, nodes = asyncio.run(query.tree(console_settings(), run))
+    if as_json:
+        typer.echo(json.dumps(nodes, indent=2, ensure_ascii=False))
+    else:
+        query.print_tree(terminal(), name, nodes)
+
+
+@app.command()
+def runs(as_json: Json = False) -> None:
+    """All runs, newest first."""
+    found = asyncio.run(inspect.runs(console_settings()))
+    if as_json:
+        typer.echo(inspect.to_json([json.loads(query.as_json(one)) for one in found]))
+    else:
+        inspect.print_runs(terminal(), found)
+
+
+@app.command()
+def report(
+    run: Run = "",
+    out: Annotated[Path | None, typer.Option(help="folder; default: below the run's own")] = None,
+) -> None:
+    """Write a run's report: a page that opens without a network, figures, and the CSV behind each."""
+    page = asyncio.run(inspect.report(console_settings(), run, out))
+    if page is None:
+        raise NotFound("the run has no candidate yet")
+    typer.echo(page)
+
+
+@app.command()
+def lineage(candidate: str, run: Run = "", as_json: Json = False) -> None:
+    """From the root to a candidate."""
+    found = asyncio.run(inspect.lineage(console_settings(), run, candidate))
+    if as_json:
+        typer.echo(inspect.to_json(found))
+    else:
+        query.print_list(terminal(), found)
+
+
+@app.command()
+def compare(first: str, second: str, run: Run = "", as_json: Json = False) -> None:
+    """Two candidates, measure by measure."""
+    one, other = asyncio.run(inspect.two(console_settings(), run, first, second))
+    if as_json:
+        typer.echo(inspect.to_json(inspect.compared(one, other)))
+    else:
+        inspect.print_compared(terminal(), one, other)
+
+
+@app.command()
+def diff(first: str, second: str, run: Run = "") -> None:
+    """The difference between two programs."""
+    one, other = asyncio.run(inspect.two(console_settings(), run, first, second))
+    inspect.print_difference(terminal(), inspect.program_difference(one, other))
+
+
+@app.command()
+def cost(run: Run = "", as_json: Json = False) -> None:
+    """What a run has used: time, compute, tokens, money."""
+    about, records = asyncio.run(inspect.all_of(console_settings(), run))
+    found = inspect.costs(about, records)
+    if as_json:
+        typer.echo(inspect.to_json(found))
+        return
+    for name, value in found.items():
+        typer.echo(f"{name.replace('_', ' '):<26}{value:,.2f}" if isinstance(value, float) else f"{name:<26}{value}")
+
+
+@app.command()
+def gallery(run: Run = "", as_json: Json = False) -> None:
+    """Claims that were tried: discoveries confirmed on fresh seeds and data, and those that were not."""
+    _, records = asyncio.run(inspect.all_of(console_settings(), run))
+    found = inspect.claims(records)
+    if as_json:
+        typer.echo(inspect.to_json(found))
+    else:
+        inspect.print_claims(terminal(), found)
+
+
+@app.command()
+def web(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port on this machine; 0 takes a free one")] = 8070,
+    host: Annotated[
+        str, typer.Option(help="address to listen on; the page is read-only and has no login")
+    ] = "127.0.0.1",
+) -> None:
+    """The live page: tree, leaderboard, candidates, progress. Ctrl-C ends it."""
+    from services.console.web.server import serve
+
+    asyncio.run(serve(console_settings(), host, port))
+
+
+@app.command()
+def dead(run: Run = "", as_json: Json = False) -> None:
+    """What ended because a message could not be handled; the tracebacks are in the service logs."""
+    _, records = asyncio.run(inspect.all_of(console_settings(), run))
+    found = inspect.dead_letters(records)
+    if as_json:
+        typer.echo(inspect.to_json(found))
+    else:
+        typer.echo("\n".join(f"{one['candidate']}  {one['stage']}: {one['reason']}" for one in found) or "none")
+
+
+@app.command()
+def audit(
+    candidate: str,
+    no_rerun: Annotated[bool, typer.Option("--no-rerun", help="only show the chain")] = False,
+    run: Run = "",
+    as_json: Json = False,
+) -> None:
+    """The whole chain of one result; then its check and training once more, to see whether the numbers hold."""
+    record, links = asyncio.run(inspect.chain(console_settings(), run, candidate))
+    if as_json:
+        chain = [json.loads(query.as_json(one)) for one in links]
+        found: dict[str, object] = {"candidate": json.loads(query.as_json(record)), "chain": chain}
+    else:
+        inspect.print_audit(terminal(), record, links)
+    about = asyncio.run(query.status(console_settings(), record.run))
+    rerun = None if no_rerun else rerun_of(record, about)
+    if as_json:
+        typer.echo(inspect.to_json(found | {"rerun": None if rerun is None else asdict(rerun)}))
+    elif rerun is not None:
+        typer.echo(rerun.sentence)
+    if rerun is not None and not rerun.holds:
+        raise typer.Exit(1)

@@ -1,0 +1,153 @@
+"""Commands that do something: try programs out, move archives, steer runs."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from services.console.app import PASS_ON, Json, Run, T, app
+from services.console.commands import inspect, query
+from services.console.local.system import log_server, running_system
+from services.console.settings import ConsoleSettings, console_settings
+from services.console.steer import pause_run, publish_all, rescored, resume_run, set_up, stop_run
+
+
+@app.command()
+def pause(run: Run = "") -> None:
+    """Give out no further seats; what is in flight goes on."""
+    _steer(pause_run, run, "paused by hand")
+
+
+@app.command()
+def resume(run: Run = "") -> None:
+    """Give out seats again, in a system that runs; `asi-arch run --resume` starts one."""
+    _steer(resume_run, run, None)
+
+
+@app.command()
+def stop(run: Run = "") -> None:
+    """End a run; candidates in flight still come to their end."""
+    _steer(stop_run, run, "stopped by hand")
+
+
+def _steer(say: Callable[[ConsoleSettings, str, T], Coroutine[None, None, None]], run: str, what: T) -> None:
+    settings = console_settings()
+    name = asyncio.run(query.status(settings, run)).run
+    with log_server(settings) as log:
+        address = log.get("ASI_NATS_URL", settings.nats_url)
+        asyncio.run(say(settings.model_copy(update={"nats_url": address}), name, what))
+        _catch_up(settings, log)
+    typer.echo(f"run {name} was told; see `asi-arch status`")
+
+
+def _catch_up(settings: ConsoleSettings, log: dict[str, str]) -> None:
+    """Where no store runs, the archive takes in what was just published."""
+    if running_system(settings) is None and "ASI_ARCHIVE_ADDRESS" not in os.environ:
+        subprocess.run(
+            [sys.executable, "-m", "services.store.tools", "catch-up"], env={**os.environ, **log}, check=False
+        )
+
+
+@app.command()
+def setup(
+    check_only: Annotated[bool, typer.Option("--check", help="create nothing, report differences")] = False,
+) -> None:
+    """Create or verify streams and durable consumers on the NATS server; idempotent. Exits 1 on drift."""
+    settings = console_settings()
+    with log_server(settings) as log:
+        client = settings.model_copy(update={"nats_url": log.get("ASI_NATS_URL", settings.nats_url)})
+        created, differences = asyncio.run(set_up(client, create=not check_only))
+    for line in created:
+        typer.echo(f"created {line}")
+    for line in differences:
+        typer.echo(f"drift: {line}", err=True)
+    if differences:
+        raise typer.Exit(1)
+    typer.echo("streams and consumers are as they must be")
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def check(context: typer.Context) -> None:
+    """Screen and probe the program in a FILE; see `asi-arch check --help`."""
+    _hand_over("services.engineer.tools", "check", context)
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def train(context: typer.Context) -> None:
+    """Train and evaluate the program in a FILE; see `asi-arch train --help`."""
+    _hand_over("services.engineer.tools", "train", context)
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def cognition(context: typer.Context) -> None:
+    """The cognition base: search QUERY, add FILE, ingest PAPER, stats [--run NAME]."""
+    arguments, given = list(context.args), None
+    if arguments[:1] == ["stats"]:
+        run = arguments.pop(arguments.index("--run") + 1) if "--run" in arguments[:-1] else ""
+        arguments = [one for one in arguments if one != "--run"]
+        given = json.dumps(inspect.uses(asyncio.run(inspect.all_of(console_settings(), run))[1]))
+    command = [sys.executable, "-m", "services.analyst.cognition", *arguments]
+    raise typer.Exit(subprocess.run(command, input=given, text=True, check=False).returncode)
+
+
+@app.command()
+def rescore(
+    fitness: Annotated[str, typer.Option(help="paper (mean of three) or code (their sum)")],
+    run: Run = "",
+    as_json: Json = False,
+) -> None:
+    """Compute a run's fitness anew in another version, as new events; the old values stay in the log."""
+    settings = console_settings()
+    about, records = asyncio.run(inspect.all_of(settings, run))
+    events = rescored(about, records, fitness)
+    with log_server(settings) as log:
+        address = log.get("ASI_NATS_URL", settings.nats_url)
+        asyncio.run(publish_all(settings.model_copy(update={"nats_url": address}), events))
+        _catch_up(settings, log)
+    found = {"run": about.run, "fitness": fitness, "rescored": len(events)}
+    typer.echo(json.dumps(found) if as_json else f"run {about.run}: {len(events)} candidates rescored as {fitness}")
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def replay(context: typer.Context) -> None:
+    """Rebuild a RUN from its log alone and compare with the archive."""
+    _hand_over("services.store.tools", "replay", context, with_log=True)
+
+
+@app.command("import", context_settings=PASS_ON, add_help_option=False)
+def import_(context: typer.Context) -> None:
+    """Bring in a published archive (asi-arch PATH) or an exported log (jsonl PATH) as a run of its own."""
+    _hand_over("services.store.tools", "import", context, with_log=True)
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def export(context: typer.Context) -> None:
+    """Write a RUN out: its whole log (jsonl), a table (parquet), or the published format (asi-arch)."""
+    _hand_over("services.store.tools", "export", context, with_log=True)
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def backup(context: typer.Context) -> None:
+    """Copy the archive to a file."""
+    _hand_over("services.store.tools", "backup", context)
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def restore(context: typer.Context) -> None:
+    """Make the archive from a copy."""
+    _hand_over("services.store.tools", "restore", context)
+
+
+def _hand_over(module: str, command: str, context: typer.Context, with_log: bool = False) -> None:
+    """Run a service's own tool: torch, for example, is imported below the engineer only."""
+    arguments = [sys.executable, "-m", module, command, *context.args]
+    with ExitStack() as stack:
+        log = stack.enter_context(log_server(console_settings())) if with_log else {}
+        status = subprocess.call(arguments, env={**os.environ, **log})
+    raise typer.Exit(status)
