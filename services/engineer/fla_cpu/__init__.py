@@ -75,4 +75,5 @@ def _register(name: str, parts: Mapping[str, object]) -> None:
 
 def _missing(part: ModuleType, name: str) -> str:
     offered = ", ".join(sorted(key for key in vars(part) if not key.startswith("_"))) or "nothing"
-    return f"{part.__name__}.{name} is not available without CUDA; {part.__name__} offers: {offered}"
+    without = "without CUDA" if part.__name__.partition(".")[0] == "fla" else "to programs"
+    return f"{part.__name__}.{name} is not available {without}; {part.__name__} offers: {offered}"

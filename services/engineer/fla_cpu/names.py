@@ -26,12 +26,12 @@ def unchanged(function: F | None = None, **_options: object) -> F | Callable[[F]
 
 
 def public(module: object) -> dict[str, object]:
-    """The classes and functions that a module of ours defines, and its upper-case tables."""
+    """The classes, functions and tables that a module of ours defines."""
     name = getattr(module, "__name__", "")
     return {
         key: value
         for key, value in vars(module).items()
-        if not key.startswith("_") and (getattr(value, "__module__", None) == name or key.isupper())
+        if not key.startswith("_") and (getattr(value, "__module__", None) == name or isinstance(value, dict))
     }
 
 

@@ -28,7 +28,7 @@ def pad_input(hidden_states: Tensor, indices: Tensor, batch_size: int, seq_len: 
 def unpad_hidden_states(
     hidden_states: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None, q_len: int
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """[b, l, …] → ([1, tokens, …], indices, boundaries) by the mask; as it is where packed already or without a mask."""
+    """[b, l, …] → ([1, tokens, …], indices, boundaries) by the mask; as it is if packed already or without one."""
     if cu_seqlens is not None or attention_mask is None:
         return hidden_states, None, cu_seqlens
     indices, boundaries, _ = get_unpad_data(attention_mask[:, -q_len:])
