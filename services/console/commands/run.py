@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from pathlib import Path
 import grpc.aio
 
 from services.chassis.errors import NotFound, SettingsError
+from services.chassis.llm.settings import load_mind
 from services.chassis.rpc import channel
-from services.console.archive import all_candidates
+from services.console.archive import all_candidates, open_archive
 from services.console.local.system import System, running
 from services.console.plan import Flags, budget, run_settings
 from services.console.progress import Progress
@@ -45,10 +47,17 @@ async def discover(
     Raises SettingsError, NotFound (nothing to resume), ServiceFailed, AlreadyRunning.
     """
     wanted = run_settings(flags)
+    if wanted.mind == "openai":
+        load_mind()  # what is missing is said before anything starts
+    stage = await _stage_of(settings, name) if resume else wanted.scale
+    extra = {} if "ASI_ENGINEER_STAGES" in os.environ else {"ASI_ENGINEER_STAGES": stage}
     interrupted = asyncio.Event()
     with _on_signals(interrupted):
         progress.note("starting the services …")
-        async with running(settings, {}) as system, channel(system.client.archive_address, system.client) as connection:
+        async with (
+            running(settings, extra) as system,
+            channel(system.client.archive_address, system.client) as connection,
+        ):
             archive = archive_pb2_grpc.ArchiveStub(connection)
             run = await _begin(system, archive, name, resume, wanted, budget(flags) if _has_budget(flags) else None)
             progress.note(f"run {run} · archive {settings.data_dir / 'archive.db'} · Ctrl-C drains and loses nothing")
@@ -58,6 +67,15 @@ async def discover(
                 await pause_run(system.client, run, "interrupted at the terminal")
             report = await write_run_report(archive, run, settings.run_folder(run) / "report")
             return Outcome(status, rows, interrupted.is_set(), report)
+
+
+async def _stage_of(settings: ConsoleSettings, name: str | None) -> str:
+    """The scale of a run that is to go on. Raises NotFound."""
+    async with open_archive(settings) as archive:
+        try:
+            return (await archive.GetRun(pb.RunRequest(run=name or ""), timeout=30)).settings.scale
+        except grpc.aio.AioRpcError as error:
+            raise NotFound(error.details() or "there is no run to resume") from None
 
 
 async def _begin(
