@@ -1,0 +1,29 @@
+"""fla's own plain reference functions, loaded by path: the package around them wants a GPU."""
+
+import importlib.util
+from collections.abc import Callable
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def load(path: str) -> ModuleType:
+    """The module of fla at this path, whatever stands under fla's name in this process."""
+    root = PathFinder.find_spec("fla")
+    assert root is not None
+    assert root.submodule_search_locations is not None
+    file = Path(root.submodule_search_locations[0]) / path
+    specification = importlib.util.spec_from_file_location(path.replace("/", "_")[:-3], file)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def reference() -> Callable[[str], ModuleType]:
+    """`reference("gla")` is the module of naive functions of fla.ops.gla."""
+    return lambda operator: load(f"ops/{operator}/naive.py")
