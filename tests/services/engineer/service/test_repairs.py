@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from services.engineer.offline.repairs import repaired
-from services.engineer.program import MixerSizes, load_mixer, prepare_guest
+from services.engineer.program import MixerSizes, load_mixer
 
-prepare_guest()
+pytestmark = pytest.mark.usefixtures("guest")
 HEAD = """import torch
 from torch import nn
 

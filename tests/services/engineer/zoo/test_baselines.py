@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from services.domain.components import VOCABULARY
 from services.domain.zoo import baseline, baselines
 from services.engineer.fla_cpu.cache import Cache
-from services.engineer.program import MixerSizes, load_mixer, prepare_guest
+from services.engineer.program import MixerSizes, load_mixer
 
-prepare_guest()
+pytestmark = pytest.mark.usefixtures("guest")
 SMALL = MixerSizes(width=32, heads=2)
 NAMES = [one.name for one in baselines()]
 

@@ -13,28 +13,25 @@ from services.researcher.offline.render import render
 from tests.services.researcher.offline.compositions import composition
 
 torch = pytest.importorskip("torch")
-guest = pytest.importorskip(
+job = pytest.importorskip(
     "services.engineer.checks.guest", reason="the engineer's extra is not installed", exc_type=ImportError
 )
 
 from services.engineer.checks.probing import findings  # noqa: E402
 from services.engineer.checks.settings import CheckSettings  # noqa: E402
 from services.engineer.checks.subject import Subject  # noqa: E402
-from services.engineer.program import prepare_guest  # noqa: E402
 
 # Costs are measured on long inputs, and cached decoding is not offered: both only in the slow suite's time.
 QUICK = CheckSettings(exempt=("cost", "decoding"), probe_width=32)
 THOROUGH = CheckSettings(exempt=("decoding",))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _kernels_on_this_machine() -> None:
-    prepare_guest()
+pytestmark = pytest.mark.usefixtures("guest")
 
 
 def violations(mixer: Mixer, settings: CheckSettings) -> Sequence[str]:
     """What the probes hold against the mixer's program, as "probe: message"."""
-    subject = Subject(partial(guest.build, render(mixer, "Candidate")), settings)
+    subject = Subject(partial(job.build, render(mixer, "Candidate")), settings)
     found = [(probe, finding) for probe, finding in findings(subject) if finding is not None]
     return [f"{probe.name}: {finding.message}" for probe, finding in found if finding.violated]
 
@@ -63,7 +60,7 @@ def test_a_random_composition_runs_and_differs_from_the_root(seed: int) -> None:
     """Whatever the search combines must run, forward and backward, and compute something of its own."""
     mixer = composition(seed)
     torch.manual_seed(0)
-    child, root = (guest.build(render(m, "Candidate"), 32, 2) for m in (mixer, CATALOGUE["delta_net"]))
+    child, root = (job.build(render(m, "Candidate"), 32, 2) for m in (mixer, CATALOGUE["delta_net"]))
     inputs = torch.randn(2, 33, 32)
     output = child(inputs)[0]
     output.square().mean().backward()
