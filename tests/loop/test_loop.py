@@ -1,5 +1,6 @@
 """The whole loop: five services as processes, real NATS, real gRPC, real training."""
 
+import json
 import os
 import signal
 import subprocess
@@ -76,6 +77,30 @@ def test_what_was_killed_comes_to_exactly_one_result(environment: dict[str, str]
     assert {row["state"] for row in rows} <= {"archived", "rejected"}
     assert all(isinstance(row["loss"], float) for row in rows if row["kind"] == "baseline")
     assert not _pids("services.engineer", data)
+
+
+@pytest.mark.slow
+def test_every_process_may_be_killed_and_the_archive_equals_its_replay(
+    environment: dict[str, str], asi_arch: Command
+) -> None:
+    """Store, judge, analyst, researcher and the broker itself, one after the other, by SIGKILL."""
+    flags = [*RUN, "--set", "steps=60", "--json"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "services.console", *flags], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    data = Path(environment["ASI_DATA_DIR"])
+    _wait_for(lambda: list((data / "progress").glob("*/*.json")))
+    for name in ("store", "judge", "analyst", "researcher", "broker"):
+        os.kill(json.loads((data / "system.json").read_text())["pids"][name], signal.SIGKILL)
+        time.sleep(3)
+    run.communicate(timeout=280)
+
+    assert run.returncode == 0
+    rows = rows_of(asi_arch("list", "--json"))
+    assert len(rows) == 3
+    assert {row["state"] for row in rows} <= {"archived", "rejected"}
+    assert all(isinstance(row["loss"], float) for row in rows if row["kind"] == "baseline")
+    assert json.loads(asi_arch("replay", "--json").stdout)["agrees"]
 
 
 @pytest.mark.slow

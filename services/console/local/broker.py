@@ -77,6 +77,13 @@ class Broker:
             )
         self._wait(log)
 
+    def supervise(self) -> bool:
+        """Start it again, at the same place, if it died; whether it had. Its log lies on disk, nothing is lost."""
+        if self._process is None or self._process.poll() is None:
+            return False
+        self.start()
+        return True
+
     def stop(self) -> None:
         """Stop it in good order; idempotent."""
         if self._process is None:

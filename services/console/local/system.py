@@ -75,7 +75,8 @@ class System:
 
     def supervise(self) -> list[str]:
         """Start again what died; the names of what had."""
-        restarted = [name for name, service in self.services.items() if service.supervise()]
+        restarted = ["broker"] if self.broker and self.broker.supervise() else []
+        restarted += [name for name, service in self.services.items() if service.supervise()]
         if restarted:
             self._write_file()
         return restarted
