@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from services.analyst.cognition.corpus import Knowledge
 from services.analyst.cognition.search import Hit
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
@@ -18,3 +19,13 @@ class Dossier:
     siblings: tuple[pb.Candidate, ...]  # best first
     hits: tuple[Hit, ...]
     settings: events_pb2.RunSettings
+    sources: tuple[Knowledge, ...] = ()  # the entries that the proposal's ideas name as their source
+
+    @property
+    def everyone(self) -> tuple[pb.Candidate, ...]:
+        """The candidate first, then its relatives and the root, each once."""
+        known: dict[str, pb.Candidate] = {}
+        for one in (self.record, self.parent, self.root, self.grandparent, *self.siblings):
+            if one is not None:
+                known.setdefault(one.id, one)
+        return tuple(known.values())

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from services.analyst.cognition.corpus import Knowledge
 from services.analyst.dossier import Dossier
 from services.analyst.library import Library
 from services.analyst.offline.analyst import components_of
+from services.analyst.offline.comparing import task_changes
 from services.chassis.events import follow
 from services.chassis.runs import Runs
 from services.chassis.standing import BEFORE_ANALYSED, has_gone_on
@@ -64,26 +66,36 @@ class AnalystHandler:
             archive_pb2.GetRelativesRequest(run=run, candidate=record.id, siblings=SIBLINGS), timeout=30
         )
         reply = await self._archive.GetBaselines(archive_pb2.GetBaselinesRequest(run=run, stage=stage), timeout=30)
-        root = next((one for one in reply.baselines if one.id == record.verdict.baseline), None)
         parent = relatives.parent if relatives.HasField("parent") else None
-        grandparent = relatives.grandparent if relatives.HasField("grandparent") else None
+        known = not settings.ablations.without_cognition
         return Dossier(
             record=record,
-            root=root,
-            parent=parent if parent is not None and parent.id == record.proposal.parent else None,
-            grandparent=grandparent,
+            root=root_of(record, reply.baselines, settings.baselines),
+            parent=parent,
+            grandparent=relatives.grandparent if relatives.HasField("grandparent") else None,
             siblings=tuple(relatives.siblings),
-            hits=() if settings.ablations.without_cognition else await self._library.search(symptoms(record, parent)),
+            hits=await self._library.search(symptoms(record, parent)) if known else (),
             settings=settings,
+            sources=await self._sources(record) if known else (),
         )
+
+    async def _sources(self, record: pb.Candidate) -> tuple[Knowledge, ...]:
+        """The entries that the proposal's ideas name, each once; what is not in the base any more is left out."""
+        names = dict.fromkeys(idea.source for idea in record.proposal.ideas if idea.origin == "cognition")
+        found = [await self._library.entry(name) for name in names]
+        return tuple(entry for entry in found if entry is not None)
+
+
+def root_of(record: pb.Candidate, baselines: Sequence[pb.Candidate], names: Sequence[str]) -> pb.Candidate | None:
+    """The baseline that the verdict used; where it names none, the first of the run's, as far as it is measured."""
+    named = next((one for one in baselines if one.id == record.verdict.baseline), None)
+    return named or next((one for one in baselines if one.request.baseline in names[:1]), None)
 
 
 def symptoms(record: pb.Candidate, parent: pb.Candidate | None) -> str:
-    """What was seen, as a query for trigger patterns: what was tried, and on which tasks it helped or hurt."""
+    """What was seen, as a query for trigger patterns: what was tried, and which tasks it does worse than its parent."""
     parts = [record.proposal.motivation or record.proposal.name, " ".join(record.proposal.components)]
-    if parent is not None:
-        before = {score.task: score.value for seed in parent.training.seeds for score in seed.scores}
-        now = {score.task: score.value for seed in record.training.seeds for score in seed.scores}
-        worse = sorted(task for task in now.keys() & before.keys() if now[task] < before[task])
-        parts += [f"weak at {', '.join(worse)}"] if worse else []
+    changes = [] if parent is None else task_changes(record, parent)
+    worse = [one.task for one in changes if one.now < one.before and one.difference.certain(among=len(changes))]
+    parts += [f"weak at {', '.join(sorted(worse))}"] if worse else []
     return " ".join(parts)

@@ -1,13 +1,15 @@
 """The cognition base as the service holds it: our corpus and users' entries, embedded again when they change."""
 
+import asyncio
 from pathlib import Path
 
-from services.analyst.cognition.corpus import SHIPPED, load
+from services.analyst.cognition.corpus import SHIPPED, Corpus, CorpusError, Knowledge, load
 from services.analyst.cognition.embedder import CorpusEmbedder
 from services.analyst.cognition.search import Hit, Index, index
 from services.chassis.logs import get_logger
 
 DEFAULT_COUNT = 3
+Files = tuple[tuple[str, int, int], ...]  # name, time of change in ns, bytes
 
 
 class Library:
@@ -17,25 +19,51 @@ class Library:
         self._own = own_entries
         self._threshold = threshold
         self._index: Index | None = None
-        self._seen: tuple[tuple[str, int], ...] | None = None
+        self._seen: Files = ()
+        self._building = asyncio.Lock()
 
     async def search(self, query: str, count: int = 0, threshold: float | None = None) -> tuple[Hit, ...]:
-        """Best first. Raises ValueError for an empty query or too great a count."""
-        held = await self.index()
+        """Best first. Raises ValueError for an empty query, too great a count or an impossible threshold."""
         least = self._threshold if threshold is None else threshold
-        return await held.search(query, count or DEFAULT_COUNT, least)
+        if not -1 <= least <= 1:
+            raise ValueError(f"threshold must be a cosine, -1 to 1, not {least}")
+        return await (await self.index()).search(query, count or DEFAULT_COUNT, least)
+
+    async def entry(self, entry_id: str) -> Knowledge | None:
+        """The entry with this id, or None."""
+        return (await self.index()).corpus.entry(entry_id)
 
     async def index(self) -> Index:
-        """The index of everything there is now. Raises CorpusError for a file that was added and cannot be read."""
-        seen = self._files()
-        if self._index is None or seen != self._seen:
-            corpus = load(SHIPPED, *([self._own] if seen else []))
-            self._index = await index(corpus, CorpusEmbedder(corpus))
-            self._seen = seen
-            get_logger().info("cognition", entries=len(corpus.entries), added=len(seen))
-        return self._index
+        """The index of everything there is now.
 
-    def _files(self) -> tuple[tuple[str, int], ...]:
+        Raises CorpusError at the first call for a file that was added and cannot be read. Later, such a file is
+        logged and what was known before serves on: a half-copied file must not end the analyses of a run.
+        """
+        async with self._building:
+            seen = self._files()
+            if self._index is None:
+                self._index = await self._built(seen)
+            elif seen != self._seen:
+                try:
+                    self._index = await self._built(seen)
+                except CorpusError as error:
+                    get_logger().error("added entries cannot be read; the earlier ones serve on", error=str(error))
+            self._seen = seen
+            return self._index
+
+    async def _built(self, seen: Files) -> Index:
+        corpus, embedder = await asyncio.to_thread(_fitted, [SHIPPED, *([self._own] if seen else [])])
+        built = await index(corpus, embedder)
+        get_logger().info("cognition", entries=len(corpus.entries), added=len(seen))
+        return built
+
+    def _files(self) -> Files:
         if not self._own.is_dir():
             return ()
-        return tuple(sorted((file.name, file.stat().st_mtime_ns) for file in self._own.glob("*")))
+        files = [file for file in self._own.iterdir() if file.suffix in (".toml", ".json")]
+        return tuple(sorted((file.name, (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files))
+
+
+def _fitted(folders: list[Path]) -> tuple[Corpus, CorpusEmbedder]:
+    corpus = load(*folders)
+    return corpus, CorpusEmbedder(corpus)

@@ -1,46 +1,103 @@
 """Does a text cite only numbers that a record holds? An analysis that invents one is not taken.
 
-A number with decimals or a percent sign must equal, at the digits it is written with, a number of the record, the
-difference or the ratio of two of them, or such a share in per cent. Whole numbers up to 4096, years and arXiv ids are
-words of the field (two heads, chunk 64, arXiv:2406.06484) and are let through.
+A number must equal, at the digits it is written with, a number of the record, or the difference, ratio or relative
+difference of two values of one quantity (losses with losses, never a loss with an accuracy), also as a percentage.
+Whole numbers up to 12, years and arXiv ids are words of the field. What the check does not see: a number that is held
+but said of the wrong thing, and numbers spelt out as words.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import permutations
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
-_NUMBER = re.compile(r"(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?\s?%?")
-_ARXIV = re.compile(r"\d{4}\.\d{4,5}")
-SMALL = 4096
-MOST_PAIRED = 120  # numbers of which differences and ratios are formed
+SMALL = 12  # "two heads", "six tasks"
+YEARS = range(1950, 2101)
+
+_ARXIV = re.compile(r"(?<![\w.])\d{2}(?:0[1-9]|1[0-2])\.\d{4,5}(?:v\d+)?(?![\d.]*\d)")
+_NUMBER = re.compile(
+    r"(?<![\w.])[-+−]?(?P<whole>\d{1,3}(?:,\d{3})+|\d+)(?:\.(?P<decimals>\d+))?(?:[eE](?P<exponent>[-+]?\d+))?"
+    r"(?P<unit>\s?%|\s?(?:per\s?cent|percentage points?|points?|pp)\b|\s?(?:k|M|B)\b|\s(?:thousand|million|billion)\b)?"
+)
+_FACTORS = {"k": 1e3, "thousand": 1e3, "M": 1e6, "million": 1e6, "B": 1e9, "billion": 1e9}
 
 
-def invented(text: str, record: Iterable[float]) -> list[str]:
+@dataclass(frozen=True)
+class Held:
+    """What may be cited.
+
+    `quantities`: values of one quantity each, the candidate's first, then its relatives'; the first two (candidate and
+    parent) are compared with all others. `literals`: numbers that stand in texts which the record holds.
+    """
+
+    quantities: tuple[tuple[float, ...], ...]
+    literals: frozenset[float] = frozenset()
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """Everything that may be cited, without signs."""
+        return tuple({abs(one) for quantity in self.quantities for one in _derived(quantity)} | self.literals)
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A number as it is written, its size without sign and unit, and half a unit of its last digit."""
+
+    written: str
+    value: float
+    tolerance: float
+    percent: bool
+    bare: bool  # a whole number without a unit
+
+
+def invented(text: str, held: Held) -> list[str]:
     """The numbers of the text that the record does not hold, as they are written there."""
-    known = list(dict.fromkeys(abs(one) for one in record))
-    return [found for found in _cited(text) if not _held(found, known)]
+    return [one.written for one in citations(text) if not _allowed(one, held)]
 
 
-def _cited(text: str) -> Iterator[str]:
+def citations(text: str) -> Iterator[Citation]:
+    """All numbers of a text but arXiv ids."""
     for match in _NUMBER.finditer(_ARXIV.sub(" ", text)):
-        yield match.group().strip()
+        yield _citation(match)
 
 
-def _held(written: str, known: Sequence[float]) -> bool:
-    plain = written.replace(",", "").replace("−", "-").rstrip("%").strip()
-    value, percent = abs(float(plain)), written.endswith("%")
-    decimals = len(plain.partition(".")[2].partition("e")[0].partition("E")[0])
-    if not percent and decimals == 0 and value <= SMALL:
+def numerals(texts: Iterable[str]) -> frozenset[float]:
+    """The numbers of texts, percentages as shares too."""
+    found = [one for text in texts for one in citations(text)]
+    return frozenset(one.value for one in found) | {one.value / 100 for one in found if one.percent}
+
+
+def _citation(match: re.Match[str]) -> Citation:
+    whole, decimals = match["whole"].replace(",", ""), match["decimals"] or ""
+    unit = (match["unit"] or "").strip()
+    scale = 10.0 ** int(match["exponent"] or 0) * _FACTORS.get(unit, 1.0)
+    value = float(f"{whole}.{decimals or 0}") * scale
+    last = -len(decimals) if decimals else _rounded_zeros(whole)
+    bare = not (decimals or unit or match["exponent"])
+    return Citation(match.group().strip(), value, 0.5 * 10.0**last * scale, bool(unit) and unit not in _FACTORS, bare)
+
+
+def _rounded_zeros(whole: str) -> int:
+    """How many zeros at the end may stand for rounding: 16,000 may be 16,117, and two digits always count."""
+    return max(0, min(len(whole) - len(whole.rstrip("0")), len(whole) - 2)) if len(whole) > 3 else 0
+
+
+def _allowed(one: Citation, held: Held) -> bool:
+    if one.bare and (one.value <= SMALL or one.value in YEARS):
         return True
-    tolerance = 0.5 * 10.0**-decimals * 1.001
-    return any(abs(one * (100 if percent else 1) - value) <= tolerance for one in _derived(known))
+    factor = 100.0 if one.percent else 1.0
+    slack = one.tolerance + 1e-9 * max(1.0, one.value)
+    return any(abs(value * factor - one.value) <= slack for value in held.values) or (
+        one.percent and one.value in held.literals
+    )
 
 
-def _derived(known: Sequence[float]) -> Iterator[float]:
-    yield from known
-    yield from (round(one, 0) for one in known)
-    for one, other in permutations(known[:MOST_PAIRED], 2):
-        yield abs(one - other)
-        if other:
-            yield one / other
-            yield abs(one - other) / other
+def _derived(quantity: tuple[float, ...]) -> Iterator[float]:
+    yield from quantity
+    for place, one in enumerate(quantity[:2]):
+        for other in quantity[place + 1 :]:
+            yield one - other
+            for above, below in ((one, other), (other, one)):
+                if below:
+                    yield above / below
+                    yield (above - below) / below

@@ -11,6 +11,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from services.analyst.cognition import add, ingest
 from services.analyst.cognition.corpus import CorpusError, CorpusFile
 from services.analyst.cognition.stats import Use, statistics_of
@@ -21,6 +23,8 @@ from services.chassis.errors import Rejected, SettingsError, Transient
 from services.chassis.llm.budget import LocalPurse
 from services.chassis.llm.openai_mind import OpenAIMind
 from services.chassis.settings import load
+
+_USES = TypeAdapter(tuple[Use, ...])
 
 
 async def main(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
@@ -51,22 +55,29 @@ async def _ingest(arguments: argparse.Namespace, settings: AnalystSettings) -> i
     async with OpenAIMind.from_environment(os.environ, LocalPurse()) as mind:
         proposed: CorpusFile = await ingest.propose(arguments.file, mind)
     for paper in proposed.papers:
-        _say(f"{paper.title} ({paper.reference}, {paper.year})")
+        _show(f"{paper.title} ({paper.reference}, {paper.year})")
         for entry in paper.entries:
-            _say(f"  {entry.key}: {entry.design_insight}\n    seen when: {entry.experimental_trigger_patterns}")
+            _show(f"  {entry.key}: {entry.design_insight}\n    seen when: {entry.experimental_trigger_patterns}")
     if not arguments.yes and not await asyncio.to_thread(_approved):
-        _say("nothing was kept")
+        _show("nothing was kept")
         return 1
     return _told(arguments, add.keep(proposed, settings.own_entries))
 
 
 def _approved() -> bool:
-    return input("keep these entries? [y/N] ").strip().lower() in ("y", "yes")
+    """Nobody there to answer is a no."""
+    _show("keep these entries? [y/N] ")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _show(text: str) -> None:
+    """For the eyes of whoever approves: never mixed with the output."""
+    sys.stderr.write(f"{text}\n")
 
 
 def _stats(arguments: argparse.Namespace) -> int:
     """Candidates come on standard input as a JSON array, as the console gives them."""
-    rows = statistics_of(Use(tuple(one["entries"]), one["gain"]) for one in json.load(sys.stdin))
+    rows = statistics_of(_USES.validate_python(_standard_input()))
     if arguments.json:
         _say(json.dumps([asdict(row) for row in rows], indent=2))
     for row in () if arguments.json else rows:
@@ -75,6 +86,15 @@ def _stats(arguments: argparse.Namespace) -> int:
     if not rows:
         _say("no candidate of this run used an entry")
     return 0 if rows else 1
+
+
+def _standard_input() -> object:
+    """Raises ValueError with the fix when it is not JSON."""
+    try:
+        return json.load(sys.stdin)
+    except json.JSONDecodeError as error:
+        form = '[{"entries": ["ID"], "gain": 0.1}]'
+        raise ValueError(f"standard input is not JSON ({error}); give candidates as {form}, gain may be null") from None
 
 
 def _told(arguments: argparse.Namespace, kept: tuple[str, ...]) -> int:
@@ -107,6 +127,11 @@ if __name__ == "__main__":
     logs.configure("analyst", "warning")
     try:
         sys.exit(asyncio.run(main(_parser().parse_args(), load(AnalystSettings, "analyst"))))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(step) for step in first["loc"]) or "the whole"
+        sys.stderr.write(f"asi-arch: standard input, {place}: {first['msg']}\n")
+        sys.exit(2)
     except (CorpusError, SettingsError, ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"asi-arch: {error}\n")
         sys.exit(2)

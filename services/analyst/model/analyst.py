@@ -1,13 +1,13 @@
 """A language model that writes the five parts. What cites a number that the record does not hold is not taken."""
 
-from collections.abc import Iterator
-
-from google.protobuf.message import Message as ProtobufMessage
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.analyst.dossier import Dossier
+from services.analyst.held import held_by
 from services.analyst.numbers import invented
 from services.analyst.offline.analyst import OfflineAnalyst, components_of, hits_of
+from services.analyst.offline.comparing import parameters_of, speed_of, task_means
+from services.analyst.offline.results import results
 from services.chassis.errors import Rejected
 from services.chassis.llm.port import Mind, Request, Role
 from services.chassis.llm.prompts import load_prompt
@@ -50,15 +50,16 @@ class ModelAnalyst:
 
     async def analyse(self, dossier: Dossier) -> pb.Analysis:
         """As the port says. Raises Transient while no model answers."""
-        known = [*numbers_of(dossier)]
         problem = ""
         for ordinal in range(TRIES):
             try:
-                answer = (await self._mind.ask(self.request(dossier, problem, ordinal))).answer
+                question = self.request(dossier, problem, ordinal)
+                answer = (await self._mind.ask(question)).answer
             except Rejected as rejected:
                 problem = str(rejected)
                 break
-            wrong = invented(" ".join(_parts(answer)), known)
+            held = held_by(dossier, (message.text for message in self.request(dossier).messages))
+            wrong = invented(" ".join(_parts(answer)), held)
             if not wrong:
                 return self._analysis(answer, dossier)
             problem = f"it cited {', '.join(wrong[:5])}, which the record does not hold"
@@ -80,6 +81,7 @@ class ModelAnalyst:
             grandparent=told(dossier.grandparent) if dossier.grandparent is not None else NOTHING,
             siblings="\n\n".join(told(one) for one in dossier.siblings) or NOTHING,
             root=told(dossier.root) if dossier.root is not None else NOTHING,
+            measured=results(dossier),
             cognition=cognition or NOTHING,
         )
         return Request(
@@ -102,48 +104,20 @@ class ModelAnalyst:
 
 
 def told(record: pb.Candidate) -> str:
-    """A record's numbers as text."""
+    """A record's numbers as text; what was not measured is left out."""
     training, lines = record.training, [f"{record.proposal.name} ({record.id})"]
     if training.HasField("loss"):
         spread = f" (standard error {training.loss_stderr:.4f})" if training.HasField("loss_stderr") else ""
-        lines.append(f"loss {training.loss:.4f}{spread}")
+        seeds = "one seed" if len(training.seeds) == 1 else f"{len(training.seeds)} seeds"
+        lines.append(f"loss {training.loss:.4f}{spread} over {seeds}")
     lines += [f"mean accuracy {training.benchmark:.3f}"] if training.HasField("benchmark") else []
-    for seed in training.seeds[:1]:
-        lines += [f"{one.task} {one.value:.3f} ± {one.stderr:.3f}" for one in seed.scores]
-        lines.append(f"{seed.measurements.parameters:,} parameters")
-        if seed.measurements.HasField("tokens_per_second"):
-            lines.append(f"{seed.measurements.tokens_per_second:,.0f} tokens per second")
+    lines += [f"{task} {value:.3f}" for task, value in task_means(record).items()]
+    if (parameters := parameters_of(record)) is not None:
+        lines.append(f"{parameters:,} parameters")
+    if (speed := speed_of(record)) is not None:
+        lines.append(f"{speed:,.0f} tokens per second")
     lines += [f"motivation: {record.proposal.motivation}"] if record.proposal.motivation else []
     return "\n".join(lines)
-
-
-def numbers_of(dossier: Dossier) -> Iterator[float]:
-    """Every number that an analysis may cite, the most cited first."""
-    records = [dossier.record, dossier.parent, dossier.root, dossier.grandparent, *dossier.siblings]
-    for record in records:
-        if record is not None:
-            yield from _of_training(record.training)
-            yield from _numbers(record.verdict)
-
-
-def _of_training(training: pb.Training) -> Iterator[float]:
-    for name in ("loss", "benchmark", "loss_stderr", "benchmark_stderr"):
-        if training.HasField(name):
-            yield float(getattr(training, name))
-    for seed in training.seeds:
-        yield from (seed.loss, seed.bits_per_byte)
-        for score in seed.scores:
-            yield from (score.value, score.stderr)
-        yield from _numbers(seed.measurements)
-        yield from (value for point in seed.curve for value in (point.train_loss, point.loss) if value)
-
-
-def _numbers(message: ProtobufMessage) -> Iterator[float]:
-    for _, value in message.ListFields():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            yield float(value)
-        elif isinstance(value, ProtobufMessage):
-            yield from _numbers(value)
 
 
 def _parts(answer: AnalysisAnswer) -> tuple[str, ...]:

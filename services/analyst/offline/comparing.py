@@ -1,34 +1,82 @@
-"""One candidate against another, in numbers that come from the records alone."""
+"""One candidate against another, in numbers that come from the records alone.
+
+Pairs are formed by seed and, within a seed, by held-out block or benchmark item. Blocks and items are the same for
+every seed, so their error does not shrink with more seeds; the error over seeds is added to it, with Student's t
+because seeds are few. One seed speaks about the held-out data only, which `Difference.seeds` lets the text say.
+"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, stdev
 
 from services.contracts import candidate_pb2 as pb
+from services.domain.distributions import normal_quantile, student_quantile
 
-CERTAIN = 1.96  # standard errors: the two-sided 95 % of a normal mean
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean paired difference in held-out loss, other minus candidate: positive where the candidate is better."""
+    """A difference of two means with its errors; positive where the candidate is better (its loss is lower).
+
+    `items` is the standard error over blocks or items, `seeds` that over seeds; None where it cannot be had.
+    """
 
     gain: float
-    stderr: float | None  # over held-out blocks; None where nothing could be paired
+    items: float | None
+    seeds: float | None
+    count: int  # seeds that both were trained with
 
     @property
-    def certain(self) -> bool:
-        """Whether the interval of the difference leaves zero out."""
-        return self.stderr is not None and abs(self.gain) > CERTAIN * self.stderr
+    def stderr(self) -> float | None:
+        """Both errors together; None where there is none."""
+        parts = [part for part in (self.items, self.seeds) if part is not None]
+        return math.hypot(*parts) if parts else None
+
+    def certain(self, among: int = 1) -> bool:
+        """Whether the 95 % interval leaves zero out, corrected for `among` comparisons (Bonferroni)."""
+        if self.stderr is None:
+            return False
+        normal, student = _critical(among, self.count)
+        reach = math.hypot(normal * (self.items or 0.0), student * (self.seeds or 0.0))
+        return abs(self.gain) > reach
+
+
+@dataclass(frozen=True)
+class TaskChange:
+    """A task's mean score before (the other's) and now (the candidate's); the difference is now minus before."""
+
+    task: str
+    before: float
+    now: float
+    difference: Difference
 
 
 def loss_difference(record: pb.Candidate, other: pb.Candidate) -> Difference | None:
-    """None where either was not measured."""
+    """The other's held-out loss minus the candidate's, nats per token. None where either was not measured."""
     if not record.training.HasField("loss") or not other.training.HasField("loss"):
         return None
-    gains = _paired(record, other)
-    stderr = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
-    return Difference(other.training.loss - record.training.loss, stderr)
+    gain = other.training.loss - record.training.loss
+    rows = [
+        [theirs - ours for ours, theirs in zip(one.block_losses, two.block_losses, strict=True)]
+        for one, two in _shared_seeds(record, other)
+        if 0 < len(one.block_losses) == len(two.block_losses)
+    ]
+    return (
+        _of_rows(gain, rows) if rows else Difference(gain, _unpaired(_loss_error(record), _loss_error(other)), None, 0)
+    )
+
+
+def task_changes(record: pb.Candidate, other: pb.Candidate) -> list[TaskChange]:
+    """Every task that both were tested on, the largest change first."""
+    ours, theirs = task_means(record), task_means(other)
+    changes = [
+        TaskChange(task, theirs[task], ours[task], _task_difference(record, other, task, ours[task] - theirs[task]))
+        for task in ours.keys() & theirs.keys()
+    ]
+    return sorted(changes, key=lambda change: (-abs(change.difference.gain), change.task))
 
 
 def task_means(record: pb.Candidate) -> dict[str, float]:
@@ -40,15 +88,8 @@ def task_means(record: pb.Candidate) -> dict[str, float]:
     return {task: fmean(values) for task, values in scores.items()}
 
 
-def largest_changes(record: pb.Candidate, other: pb.Candidate, count: int = 2) -> list[tuple[str, float, float]]:
-    """The tasks whose mean changed most: (task, other's, candidate's)."""
-    ours, theirs = task_means(record), task_means(other)
-    shared = sorted(ours.keys() & theirs.keys(), key=lambda task: (-abs(ours[task] - theirs[task]), task))
-    return [(task, theirs[task], ours[task]) for task in shared[:count]]
-
-
 def speed_of(record: pb.Candidate) -> float | None:
-    """Mean tokens per second over the seeds."""
+    """Mean tokens per second over the seeds that tell it."""
     speeds = [
         seed.measurements.tokens_per_second
         for seed in record.training.seeds
@@ -57,11 +98,60 @@ def speed_of(record: pb.Candidate) -> float | None:
     return fmean(speeds) if speeds else None
 
 
-def _paired(record: pb.Candidate, other: pb.Candidate) -> list[float]:
-    theirs = {seed.seed: seed.block_losses for seed in other.training.seeds}
+def parameters_of(record: pb.Candidate) -> int | None:
+    """Parameters of the whole model; the same for every seed."""
+    return next((s.measurements.parameters for s in record.training.seeds if s.measurements.parameters), None)
+
+
+def _task_difference(record: pb.Candidate, other: pb.Candidate, task: str, gain: float) -> Difference:
+    pairs = [(_score(one, task), _score(two, task)) for one, two in _shared_seeds(record, other)]
     rows = [
-        [b - a for a, b in zip(seed.block_losses, theirs[seed.seed], strict=True)]
-        for seed in record.training.seeds
-        if seed.seed in theirs and len(theirs[seed.seed]) == len(seed.block_losses)
+        [float(now) - before for now, before in zip(one.correct, two.correct, strict=True)]
+        for one, two in pairs
+        if one is not None and two is not None and 0 < len(one.correct) == len(two.correct)
     ]
-    return [fmean(column) for column in zip(*rows, strict=True)] if rows else []
+    if rows:
+        return _of_rows(gain, rows)
+    return Difference(gain, _unpaired(_task_error(record, task), _task_error(other, task)), None, 0)
+
+
+def _of_rows(gain: float, rows: Sequence[Sequence[float]]) -> Difference:
+    """`rows[seed][item]` are paired differences, over the items that all seeds have."""
+    columns = list(zip(*rows, strict=False))
+    items = stdev(map(fmean, columns)) / math.sqrt(len(columns)) if len(columns) > 1 else None
+    seeds = stdev(map(fmean, rows)) / math.sqrt(len(rows)) if len(rows) > 1 else None
+    return Difference(gain, items, seeds, len(rows))
+
+
+def _shared_seeds(record: pb.Candidate, other: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:
+    theirs = {seed.seed: seed for seed in other.training.seeds}
+    return [(seed, theirs[seed.seed]) for seed in record.training.seeds if seed.seed in theirs]
+
+
+def _score(seed: pb.SeedResult, task: str) -> pb.TaskScore | None:
+    return next((score for score in seed.scores if score.task == task), None)
+
+
+def _loss_error(record: pb.Candidate) -> float | None:
+    training = record.training
+    if training.HasField("loss_stderr"):
+        return training.loss_stderr
+    alone = training.seeds[0] if len(training.seeds) == 1 else None
+    return alone.loss_stderr if alone is not None and alone.HasField("loss_stderr") else None
+
+
+def _task_error(record: pb.Candidate, task: str) -> float | None:
+    """Of the first seed: an upper bound of that of the mean, since the items are the same."""
+    scores = [score for seed in record.training.seeds if (score := _score(seed, task)) is not None]
+    return scores[0].stderr if scores and scores[0].HasField("stderr") else None
+
+
+def _unpaired(one: float | None, two: float | None) -> float | None:
+    return None if one is None or two is None else math.hypot(one, two)
+
+
+@lru_cache(maxsize=256)
+def _critical(among: int, seeds: int) -> tuple[float, float]:
+    """Two-sided critical values of the normal and of Student's t with seeds − 1 degrees of freedom."""
+    upper = 1 - (1 - LEVEL) / 2 / among
+    return normal_quantile(upper), student_quantile(upper, seeds - 1) if seeds > 1 else 0.0

@@ -1,0 +1,89 @@
+# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
+"""Hand-built records, and an archive behind real gRPC that knows them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc.aio
+
+from services.analyst.dossier import Dossier
+from services.contracts import archive_pb2 as arc
+from services.contracts import archive_pb2_grpc, events_pb2
+from services.contracts import candidate_pb2 as pb
+
+BLOCKS = 64
+ITEMS = 100
+
+
+def candidate(
+    name: str,
+    number: int,
+    losses: Sequence[float] = (1.5,),
+    right: int = 40,
+    parent: str = "",
+    components: Sequence[str] = ("delta-rule",),
+    noise: float = 0.01,
+) -> pb.Candidate:
+    """A measured candidate: one seed per loss; blocks scatter by `noise`, `right` of 100 items are answered."""
+    seeds = [_seed(place + 1, loss, right, noise * (1 + number / 10)) for place, loss in enumerate(losses)]
+    return pb.Candidate(
+        id=f"c{number:06d}", run="r1", stage="tiny", state=pb.STATE_JUDGED,
+        kind=pb.KIND_PROPOSAL if parent else pb.KIND_BASELINE,
+        request=pb.Request(number=number, baseline="" if parent else name),
+        proposal=pb.Proposal(
+            name=name, parent=parent, program="CHUNK = 64\n", motivation="It shall remember.", components=components
+        ),
+        training=pb.Training(seeds=seeds, loss=sum(losses) / len(losses), benchmark=right / ITEMS),
+        verdict=pb.Verdict(baseline="c000001", fitness=pb.Fitness(version="paper", value=0.5)),
+    )  # fmt: skip
+
+
+def _seed(seed: int, loss: float, right: int, noise: float) -> pb.SeedResult:
+    swings = [noise * ((place * 7 % 5) - 2) for place in range(BLOCKS)]
+    centre = sum(swings) / BLOCKS
+    task = pb.TaskScore(
+        task="mqar", metric="acc", value=right / ITEMS, stderr=0.05, items=ITEMS,
+        correct=[place < right for place in range(ITEMS)],
+    )  # fmt: skip
+    return pb.SeedResult(
+        seed=seed, loss=loss, bits_per_byte=loss / 2, scores=[task],
+        block_losses=[loss + swing - centre for swing in swings],
+        measurements=pb.Measurements(parameters=398_016, tokens_per_second=16_117.0),
+    )  # fmt: skip
+
+
+def dossier(record: pb.Candidate, **changes: Any) -> Dossier:
+    """With nothing but the record, unless told otherwise."""
+    given: dict[str, Any] = {"root": None, "parent": None, "grandparent": None, "siblings": (), "hits": ()}
+    return Dossier(record=record, settings=events_pb2.RunSettings(mind="offline"), **{**given, **changes})
+
+
+ROOT = candidate("delta_net", 1, losses=(1.50,))
+PARENT = candidate("Parent", 2, losses=(1.45,), parent="c000001", components=("delta-rule", "forget-gate"))
+SIBLING = candidate("Sibling", 3, losses=(1.44,), parent="c000002")
+CHILD = candidate(
+    "Child", 4, losses=(1.40,), right=60, parent="c000002", components=("delta-rule", "short-convolution")
+)
+
+
+class Archive(archive_pb2_grpc.ArchiveServicer):
+    """Knows the four records above and one run."""
+
+    def __init__(self, settings: events_pb2.RunSettings, relatives: bool = True) -> None:
+        self.settings = settings
+        self.relatives = relatives
+        self.state = pb.STATE_JUDGED
+
+    async def GetRun(self, request: arc.RunRequest, context: Any) -> arc.RunStatus:
+        return arc.RunStatus(run=request.run, settings=self.settings)
+
+    async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:
+        return pb.Candidate(id=request.candidate, run=request.run, state=self.state)
+
+    async def GetRelatives(self, request: arc.GetRelativesRequest, context: Any) -> arc.RelativesReply:
+        if not self.relatives:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the database is away")
+        return arc.RelativesReply(parent=PARENT, grandparent=ROOT, siblings=[SIBLING])
+
+    async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:
+        return arc.GetBaselinesReply(baselines=[ROOT], complete=True)
