@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -123,18 +124,25 @@ def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-if __name__ == "__main__":
-    logs.configure("analyst", "warning")
+def run(given: Sequence[str] | None = None) -> int:
+    """Run the command line `given`; its exit status. What went wrong is one sentence on standard error."""
     try:
-        sys.exit(asyncio.run(main(_parser().parse_args(), load(AnalystSettings, "analyst"))))
+        return asyncio.run(main(_parser().parse_args(given), load(AnalystSettings, "analyst")))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the whole"
-        sys.stderr.write(f"asi-arch: standard input, {place}: {first['msg']}\n")
-        sys.exit(2)
+        return _refused(f"standard input, {place}: {first['msg']}", 2)
     except (CorpusError, SettingsError, ValueError, FileNotFoundError) as error:
-        sys.stderr.write(f"asi-arch: {error}\n")
-        sys.exit(2)
+        return _refused(str(error), 2)
     except (Rejected, Transient, OSError) as error:
-        sys.stderr.write(f"asi-arch: {error}\n")
-        sys.exit(1)
+        return _refused(str(error), 1)
+
+
+def _refused(reason: str, status: int) -> int:
+    sys.stderr.write(f"asi-arch: {reason}\n")
+    return status
+
+
+if __name__ == "__main__":
+    logs.configure("analyst", "warning")
+    sys.exit(run())

@@ -82,7 +82,7 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
 
     async def GetRelatives(self, request: arc.GetRelativesRequest, context: Any) -> arc.RelativesReply:
         if not self.relatives:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the database is away")
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "ask again in a moment")
         return arc.RelativesReply(parent=PARENT, grandparent=ROOT, siblings=[SIBLING])
 
     async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:

@@ -1,0 +1,119 @@
+"""Cognition.Search over real gRPC, and entries that users add while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+
+from services.analyst.cognition.add import add
+from services.analyst.cognition.corpus import CorpusError
+from services.analyst.library import Library
+from services.analyst.service import CognitionService
+from services.chassis.rpc import Server, channel
+from services.chassis.settings import ServiceSettings
+from services.contracts import cognition_pb2 as pb
+from services.contracts import cognition_pb2_grpc
+
+QUERY = "Loss on distant tokens stays high while nearby tokens are predicted well."
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where users' entries go."""
+    return tmp_path / "cognition"
+
+
+@pytest_asyncio.fixture
+async def stub(tmp_path: Path, folder: Path) -> AsyncIterator[cognition_pb2_grpc.CognitionAsyncStub]:
+    """A client of a server as the analyst runs it."""
+    own = ServiceSettings(data_dir=tmp_path)
+    server = Server(own)
+    cognition_pb2_grpc.add_CognitionServicer_to_server(CognitionService(Library(folder, 0.2)), server.grpc)
+    await server.start()
+    async with channel(f"127.0.0.1:{server.port}", own) as connection:
+        yield cognition_pb2_grpc.CognitionStub(connection)
+    await server.stop(0)
+
+
+def half_copied(folder: Path) -> None:
+    """A file that cannot be parsed yet."""
+    folder.mkdir()
+    (folder / "half.toml").write_text("[[paper")
+
+
+async def test_three_entries_best_first_unless_told_otherwise(stub: cognition_pb2_grpc.CognitionAsyncStub) -> None:
+    """The paper's top 3, with all five fields."""
+    reply = await stub.Search(pb.SearchRequest(query=QUERY, threshold=0.0), timeout=30)
+    more = await stub.Search(pb.SearchRequest(query=QUERY, threshold=0.0, count=50), timeout=30)
+
+    assert len(reply.entries) == 3
+    assert len(more.entries) == 50
+    assert list(more.entries[:3]) == list(reply.entries)
+    assert reply.embedder.startswith("corpus-")
+    assert all(one.title and one.arxiv and one.design_insight and one.guidance for one in reply.entries)
+    assert [one.similarity for one in more.entries] == sorted((one.similarity for one in more.entries), reverse=True)
+
+
+async def test_the_settings_threshold_holds_unless_told_otherwise(stub: cognition_pb2_grpc.CognitionAsyncStub) -> None:
+    """Irrelevant entries would be read as advice."""
+    reply = await stub.Search(pb.SearchRequest(query=QUERY, count=50), timeout=30)
+
+    assert reply.entries
+    assert all(one.similarity >= 0.2 for one in reply.entries)
+
+
+@pytest.mark.parametrize(
+    ("request_", "named"),
+    [
+        (pb.SearchRequest(query="  "), "query"),
+        (pb.SearchRequest(query=QUERY, count=51), "count"),
+        (pb.SearchRequest(query=QUERY, threshold=1.5), "threshold"),
+        (pb.SearchRequest(query=QUERY, threshold=float("nan")), "threshold"),
+    ],
+)
+async def test_bad_requests_are_refused_by_the_name_of_the_field(
+    stub: cognition_pb2_grpc.CognitionAsyncStub, request_: pb.SearchRequest, named: str
+) -> None:
+    """INVALID_ARGUMENT: asking again will not help."""
+    with pytest.raises(grpc.aio.AioRpcError, match=named) as refused:
+        await stub.Search(request_, timeout=30)
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_entries_added_while_it_runs_are_found(
+    stub: cognition_pb2_grpc.CognitionAsyncStub, folder: Path, tmp_path: Path, paper_text: str
+) -> None:
+    """`asi-arch cognition add` needs no restart."""
+    request = pb.SearchRequest(query=QUERY, count=5)
+    before = await stub.Search(request, timeout=30)
+    (tmp_path / "mine.toml").write_text(paper_text)
+    add(tmp_path / "mine.toml", folder)
+    after = await stub.Search(request, timeout=30)
+
+    assert "2402.00001" not in {one.arxiv for one in before.entries}
+    assert after.entries[0].id == "2402.00001#first-idea"
+    assert after.embedder != before.embedder
+
+
+async def test_a_broken_file_does_not_end_the_service(
+    stub: cognition_pb2_grpc.CognitionAsyncStub, folder: Path
+) -> None:
+    """Somebody may be copying it just now."""
+    before = await stub.Search(pb.SearchRequest(query=QUERY), timeout=30)
+    half_copied(folder)
+
+    assert await stub.Search(pb.SearchRequest(query=QUERY), timeout=30) == before
+
+
+async def test_a_broken_file_is_told_at_the_start(folder: Path) -> None:
+    """Then a person is there to mend it."""
+    half_copied(folder)
+
+    with pytest.raises(CorpusError, match=r"half\.toml"):
+        await Library(folder, 0.2).index()
