@@ -38,9 +38,10 @@ class Draft:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a draft was not taken: it repeats something, or the check found a fault; `sentence` holds the numbers."""
+    """Why a draft was not taken: it repeats something, the check found a fault (`sentence` holds the numbers), or it is
+    sound and waits for others, of which the best is kept."""
 
-    kind: Literal["repeat", "check"]
+    kind: Literal["repeat", "check", "drawn"]
     draft: Draft
     sentence: str
     verdicts: tuple[pb.ProbeVerdict, ...] = field(default=())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from services.chassis.errors import Rejected
 from services.chassis.events import follow, struct
@@ -33,6 +34,19 @@ CHECK_SECONDS = 120.0
 PROGRAM_BYTES = 96 * 1024  # an event carries the whole record and must stay below 256 KiB
 
 Choose = Callable[[str, Job], Awaitable[Proposer]]  # from a run's mind to who proposes for it
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A draft that is new and sound."""
+
+    draft: Draft
+    report: pb.CheckReport
+    neighbours: Sequence[pb.Neighbour]
+
+    def likeness(self) -> float:
+        """Of its nearest earlier program, 0 to 1: of several drafts, the one that is least alike is kept."""
+        return max((one.similarity for one in self.neighbours if one.of == "program"), default=0.0)
 
 
 class Researcher:
@@ -110,19 +124,37 @@ class Researcher:
         return given
 
     async def _proposal(self, context: Context, job: Job) -> pb.Proposal:
-        """Draft until one is new and sound. Raises Rejected with the history when the tries are used up."""
+        """Draft until one is new and sound; where the run asks for the best of several, until there are so many.
+
+        Raises Rejected with the history when the tries are used up and nothing was found.
+        """
         proposer, refusals = await self._proposer(context.settings.mind, job), list[Refusal]()
-        while True:
-            draft = await proposer.propose(context, refusals)
-            neighbours, near, repeat = await self._neighbours(context.record, draft)
-            if repeat := repeat or await proposer.repeats(context, draft, near):
-                refusals.append(Refusal("repeat", draft, repeat))
+        found = list[_Found]()
+        wanted = max(1, context.settings.ablations.best_of)
+        try:
+            while len(found) < wanted:
+                await self._try(proposer, context, refusals, found)
+        except Rejected:
+            if not found:
+                raise
+        best = min(found, key=_Found.likeness)
+        told = [one for one in refusals if one.kind != "drawn"]
+        return await self._message(best.draft, best.report, best.neighbours, told, context)
+
+    async def _try(self, proposer: Proposer, context: Context, refusals: list[Refusal], found: list[_Found]) -> None:
+        """One draft, which ends among the refusals or is found. Raises Rejected when the tries are used up."""
+        draft = await proposer.propose(context, refusals)
+        neighbours, near, repeat = await self._neighbours(context.record, draft)
+        if repeat := repeat or await proposer.repeats(context, draft, near):
+            refusals.append(Refusal("repeat", draft, repeat))
+        else:
+            report = await self._check(draft, context.record, context.settings)
+            if report.passed:
+                found.append(_Found(draft, report, neighbours))
+                refusals.append(Refusal("drawn", draft, "drawn already for this seat, which takes the best of several"))
             else:
-                report = await self._check(draft, context.record, context.settings)
-                if report.passed:
-                    return await self._message(draft, report, neighbours, refusals, context)
                 refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
-            _must_not_be_used_up(refusals)
+        _must_not_be_used_up(refusals)
 
     async def _neighbours(
         self, record: pb.Candidate, draft: Draft
@@ -219,7 +251,8 @@ def failure_of(report: pb.CheckReport) -> str:
 
 def _must_not_be_used_up(refusals: Sequence[Refusal]) -> None:
     repeats = sum(one.kind == "repeat" for one in refusals)
-    if repeats >= MOST_REPEATS or len(refusals) - repeats >= MOST_REWRITES:
+    failures = sum(one.kind == "check" for one in refusals)
+    if repeats >= MOST_REPEATS or failures >= MOST_REWRITES:
         stage = "propose" if repeats >= MOST_REPEATS else "check"
         raise Rejected(
             stage,

@@ -68,6 +68,8 @@ def refusals_text(refusals: Sequence[Refusal]) -> str:
     last = refusals[-1]
     if last.kind == "repeat":
         lines.append("Your last draft is a repeat: propose an idea that is orthogonal to what it repeats.")
+    elif last.kind == "drawn":
+        lines.append("Your last draft is sound: propose another one, whose idea is orthogonal to it.")
     else:
         lines += [f"  {one.probe}: {one.message} {dict(one.evidence)}" for one in last.verdicts]
         lines.append(f"Your last draft, which you may repair:\n```python\n{last.draft.program}\n```")

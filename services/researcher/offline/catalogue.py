@@ -36,7 +36,7 @@ CATALOGUE: Mapping[str, Mixer] = {
         paths=(Path(kind="convolution", size=8),),
         output=Output(gate="swish"),
     ),
-    "value_skip": Mixer(output=Output(skip="gated")),
+    "delta_net_value_skip": Mixer(output=Output(skip="gated")),
 }
 
 ROOT = "delta_net"

@@ -20,7 +20,7 @@ def test_baselines_are_described_by_the_names_of_the_zoo() -> None:
         "retnet",
         "linear_attention",
         "conv_only",
-        "value_skip",
+        "delta_net_value_skip",
     }
 
     assert set(CATALOGUE) == expected
