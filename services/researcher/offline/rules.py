@@ -37,7 +37,7 @@ def _memory_problem(mixer: "Mixer") -> str | None:
     if features.norm == "sum" and not positive:
         return "features.norm 'sum' divides by the sum of a key: choose a positive features.map"
     if memory.rule in DELTA_RULES:
-        if features.norm not in {"l2", "sum"} and features.map != "softmax":
+        if features.norm not in {"l2", "sum"} and (features.map, features.norm) != ("softmax", "none"):
             return "memory.rule 'delta' diverges with keys longer than 1: set features.norm to 'l2'"
         if memory.decay in CHANNEL_DECAYS:
             return "memory.decay by channel is for memory.rule 'linear': use a decay by head"
