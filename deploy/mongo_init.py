@@ -1,0 +1,29 @@
+"""Make a lone mongod the one member of its replica set: `python mongo_init.py HOST:PORT`. Idempotent."""
+
+import sys
+
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+
+ALREADY = 23
+
+
+def initiate(address: str) -> None:
+    """Raises PyMongoError while the server is out of reach."""
+    client: MongoClient[dict[str, object]] = MongoClient(
+        address, directConnection=True, serverSelectionTimeoutMS=20_000
+    )
+    try:
+        client.admin.command("replSetInitiate", {"_id": "rs0", "members": [{"_id": 0, "host": address}]})
+    except OperationFailure as error:
+        if error.code != ALREADY:
+            raise
+    finally:
+        client.close()
+
+
+if __name__ == "__main__":
+    try:
+        initiate(sys.argv[1])
+    except PyMongoError as error:
+        sys.exit(f"no replica set yet: {error}")
