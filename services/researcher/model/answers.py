@@ -20,7 +20,9 @@ class IdeaAnswer(_Answer):
 
 
 class EditAnswer(_Answer):
-    """One replacement in the parent's program."""
+    """One replacement in the parent's program; its white space counts."""
+
+    model_config = ConfigDict(str_strip_whitespace=False)
 
     search: str = Field(min_length=1, description="occurs exactly once in the parent's program")
     replace: str

@@ -40,7 +40,7 @@ class ModelProposer:
             request = self.request(context, refusals, summaries, problem, repair)
             answer = (await self._mind.ask(request)).answer
             try:
-                program = applied(answer.edits, parent_program(context)) if answer.edits else answer.program
+                program = applied(answer.edits, parent_program(context)) if answer.edits else f"{answer.program}\n"
             except ValueError as error:
                 problem = f"\nYour last edits did not fit: {error}. Give the whole program, or edits that do."
             else:
