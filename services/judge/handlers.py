@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from services.chassis.errors import HandedBack, Rejected
+from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
 from services.chassis.runs import Runs
 from services.chassis.scoring import benchmark_of, loss_of, score, terms_of
@@ -15,12 +15,14 @@ from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2, check
 from services.contracts import candidate_pb2 as pb
 from services.domain.leakage import Suspicion, suspicion
 from services.judge.case import Case, program_of
-from services.judge.opinion import Judging, Opinion
+from services.judge.opinion import Judging, Opinion, by_definition
 
 SERVICE = "judge"
 ANCHOR = "gated_delta_net"
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 600.0
 ENDED = (pb.STATE_REJECTED,)
+WAITING = "the baselines that this candidate is compared with are not measured yet"
 Choose = Callable[[str, Job | None], Awaitable[Judging]]  # from a run's mind to who judges for it
 
 
@@ -32,11 +34,13 @@ class JudgeHandler:
         archive: archive_pb2_grpc.ArchiveAsyncStub,
         checker: checker_pb2_grpc.CheckerAsyncStub,
         judging: Choose,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         self._archive = archive
         self._runs = Runs(archive)
         self._checker = checker
         self._judging = judging
+        self._patience = patience
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """The event `candidate.judged`. Rejected when there is nothing to compare with, or the loss is a leak's."""
@@ -56,40 +60,39 @@ class JudgeHandler:
         """The candidate with what it is compared with, once that is measured.
 
         Only baselines asked for earlier are waited for, and of those only the root and the anchor: so nobody waits for
-        somebody who waits for him.
+        somebody who waits for him. Raises Rejected when the root was, HandedBack when they are not measured and `job`
+        is None or drains, and Transient when the wait takes too long.
         """
         settings = await self._runs.settings(record.run)
-        root_name = settings.baselines[0]
+        ends = asyncio.get_running_loop().time() + self._patience
         while True:
-            known = {one.request.baseline: one for one in await self._baselines(record)} | (
-                {record.request.baseline: record} if record.request.baseline else {}
-            )
-            root, anchor = known.get(root_name), known.get(ANCHOR)
+            known = await self._baselines(record)
+            root, anchor = known.get(settings.baselines[0]), known.get(ANCHOR)
             if root is not None and root.state in ENDED:
-                raise Rejected("judge", f"the root baseline {root_name} was rejected: there is nothing to compare with")
+                raise Rejected(
+                    "judge", f"the root {settings.baselines[0]} was rejected: there is nothing to compare with"
+                )
             if root is not None and _measured(root) and not _is_to_come(anchor, record):
                 break
             if job is None or job.draining.is_set():
-                raise HandedBack("waiting for the root baseline")
+                raise HandedBack(WAITING)
+            if asyncio.get_running_loop().time() > ends:
+                raise Transient(WAITING)
             await asyncio.sleep(POLL_SECONDS)
-        parent = await self._parent(record)
         earlier = [one for one in known.values() if one.request.number < record.request.number and _measured(one)]
         return Case(
             record,
             root,
             anchor if anchor is not None and _measured(anchor) and record.id != root.id else None,
-            (*earlier, *parent),
+            (*earlier, *await self._shown(record)),
             tuple(known.values()),
             settings,
         )
 
     async def verdict(self, case: Case, job: Job | None) -> pb.Verdict:
-        """The whole verdict; what cannot be known is left out, and why is said."""
+        """The whole verdict; what cannot be known is left out, and why is said. Without a job it is a calibration."""
         terms = terms_of(case.settings)
-        if "judge" in terms:
-            opinion = await (await self._judging(case.settings.mind, job)).judge(case)
-        else:
-            opinion = Opinion(None, None, "", "", absent_because="the run is without judge")
+        opinion = await self._opinion(case, job, "judge" in terms)
         verdict = pb.Verdict(
             raw=opinion.raw,
             spread=opinion.spread,
@@ -108,6 +111,15 @@ class JudgeHandler:
         _add_fitness(verdict, case, opinion.raw, terms)
         return verdict
 
+    async def _opinion(self, case: Case, job: Job | None, wanted: bool) -> Opinion:
+        """The root is 5 without being asked about, except in a calibration: there the judge is what is measured."""
+        if not wanted:
+            return Opinion(None, None, "", "", absent_because="the run is without judge")
+        judging = await self._judging(case.settings.mind, job)
+        if job is not None and case.record.id == case.root.id:
+            return by_definition()
+        return await judging.judge(case)
+
     async def _must_not_leak(self, case: Case) -> None:
         """A loss too good to be true ends here, with the numbers and what a thorough check found.
 
@@ -124,14 +136,8 @@ class JudgeHandler:
         )
         report = await self._checker.Check(request, timeout=300)
         failed = [f"{one.probe}: {one.message}" for one in report.verdicts if one.outcome == "fail"]
-        evidence = {"loss": found.loss, "reference": found.reference, "floor": found.floor, "failed_probes": failed}
-        because = f"the thorough check fails ({failed[0]})" if failed else "no probe of the thorough check explains it"
-        if failed or case.settings.policies.fields["leakage"].string_value != "probe":
-            raise Rejected(
-                "judge",
-                f"loss {found.loss:.4f} is below {found.floor:.4f}, more than 10% under the best honest one: {because}",
-                evidence,
-            )
+        if failed or _policy(case.settings, "leakage") != "probe":
+            raise _leak(case.record, found, failed)
 
     def _suspicion(self, case: Case) -> Suspicion | None:
         loss, root = loss_of(case.record), loss_of(case.root)
@@ -139,15 +145,18 @@ class JudgeHandler:
             return None
         return suspicion(loss, root, [one for baseline in case.baselines if (one := loss_of(baseline)) is not None])
 
-    async def _baselines(self, record: pb.Candidate) -> list[pb.Candidate]:
+    async def _baselines(self, record: pb.Candidate) -> dict[str, pb.Candidate]:
+        """Those of the candidate's stage by name; itself, if it is one, as it was delivered."""
         request = archive_pb2.GetBaselinesRequest(run=record.run, stage=record.stage)
-        return list((await self._archive.GetBaselines(request, timeout=30)).baselines)
+        reply = await self._archive.GetBaselines(request, timeout=30)
+        own = [record] if record.request.baseline else []
+        return {one.request.baseline: one for one in [*reply.baselines, *own]}
 
-    async def _parent(self, record: pb.Candidate) -> list[pb.Candidate]:
-        if not record.proposal.parent:
-            return []
-        request = archive_pb2.GetCandidateRequest(run=record.run, candidate=record.proposal.parent)
-        return [await self._archive.GetCandidate(request, timeout=30)]
+    async def _shown(self, record: pb.Candidate) -> list[pb.Candidate]:
+        """The parent and the references: what was there to be copied from."""
+        names = dict.fromkeys(name for name in (record.proposal.parent, *record.proposal.references) if name)
+        asked = [archive_pb2.GetCandidateRequest(run=record.run, candidate=name) for name in names]
+        return list(await asyncio.gather(*(self._archive.GetCandidate(one, timeout=30) for one in asked)))
 
 
 def _add_fitness(verdict: pb.Verdict, case: Case, raw: float | None, terms: frozenset[str]) -> None:
@@ -160,6 +169,27 @@ def _add_fitness(verdict: pb.Verdict, case: Case, raw: float | None, terms: froz
         verdict.fitness.CopyFrom(value)
     elif not verdict.absent_because:
         verdict.absent_because = "the fitness is absent: not all of its terms were measured"
+
+
+def _leak(record: pb.Candidate, found: Suspicion, failed: list[str]) -> Rejected:
+    """The rejection with its evidence: the numbers, the probes that fail, and where a watcher stopped a seed."""
+    because = f"the thorough check fails ({failed[0]})" if failed else "no probe of the thorough check explains it"
+    return Rejected(
+        "judge",
+        f"loss {found.loss:.4f} is below {found.floor:.4f}, more than 10% under the best honest one: {because}",
+        {
+            "loss": found.loss,
+            "reference": found.reference,
+            "floor": found.floor,
+            "failed_probes": failed,
+            "stopped": [seed.stopped for seed in record.training.seeds if seed.HasField("stopped")],
+        },
+    )
+
+
+def _policy(settings: events_pb2.RunSettings, name: str) -> str:
+    fields = settings.policies.fields
+    return fields[name].string_value if name in fields else ""
 
 
 def _measured(record: pb.Candidate) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.domain.judge_rubric import SubScores
+from services.domain.judge_rubric import MIDDLE, SubScores
 from services.judge.case import Case
 
 
@@ -20,6 +20,12 @@ class Opinion:
     judge: str
     spread: float | None = None
     absent_because: str = ""
+
+
+def by_definition() -> Opinion:
+    """The opinion on a run's root: 5 in everything, since the scale is measured from it."""
+    text = "The root of the run: 5 by definition, what all others are compared with."
+    return Opinion(MIDDLE, SubScores(MIDDLE, MIDDLE, MIDDLE), text, "definition")
 
 
 class Judging(Protocol):

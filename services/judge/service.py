@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc.aio
 
-from services.chassis.errors import HandedBack, NotPossible
+from services.chassis.errors import HandedBack, NotPossible, Rejected
 from services.contracts import archive_pb2, archive_pb2_grpc, candidate_pb2, judge_pb2, judge_pb2_grpc
 from services.judge.handlers import JudgeHandler
 
@@ -28,5 +28,5 @@ class JudgeService(judge_pb2_grpc.JudgeServicer):
             raise NotPossible(f"candidate {record.id} is not measured: it is {candidate_pb2.State.Name(record.state)}")
         try:
             return await self._handler.verdict(await self._handler.case(record, None), None)
-        except HandedBack:
-            raise NotPossible(f"the root baseline of run {record.run} is not measured") from None
+        except (HandedBack, Rejected) as error:
+            raise NotPossible(f"candidate {record.id} of run {record.run} cannot be judged: {error}") from None

@@ -13,6 +13,8 @@ from services.domain.judge_rubric import SubScores, combine
 from services.judge.case import Case, program_of
 from services.judge.opinion import Opinion
 
+UNCALIBRATED = " Not calibrated: Gated DeltaNet is not measured in this run."
+
 
 class ScoreAnswer(BaseModel):
     """The three sub-scores with their reasons."""
@@ -49,7 +51,8 @@ class ModelJudge:
         scores = [SubScores(one.performance, one.innovation, one.complexity) for one in answers]
         raw = [combine(one) for one in scores]
         mean = SubScores(*(fmean(values) for values in zip(*map(_values, scores), strict=True)))
-        return Opinion(fmean(raw), mean, _reasons(answers[0]), judge, stdev(raw) if len(raw) > 1 else None)
+        text = _reasons(answers[0]) + ("" if case.anchor or case.record.id == case.root.id else UNCALIBRATED)
+        return Opinion(fmean(raw), mean, text, judge, stdev(raw) if len(raw) > 1 else None)
 
     async def _once(self, case: Case, time: int) -> ScoreAnswer | str:
         """One asking; a failed one is put once more, then its reason is given."""
@@ -85,20 +88,22 @@ def anonymous(text: str, name: str) -> str:
 
 def _measured(record: pb.Candidate) -> str:
     training = record.training
-    lines = [
-        f"loss {training.loss:.4f} nats per token"
-        + (f" ± {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else "")
-    ]
+    error = f" ± {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
+    lines = [f"loss {training.loss:.4f} nats per token{error}" if training.HasField("loss") else "loss not measured"]
     if training.HasField("benchmark"):
         lines.append(f"mean accuracy {training.benchmark:.3f}")
     for seed in training.seeds[:1]:
-        lines += [f"{one.task} {one.value:.3f} ± {one.stderr:.3f}" for one in seed.scores]
+        lines += [_score(one) for one in seed.scores]
         cost = seed.measurements
-        lines.append(f"{cost.parameters:,} parameters")
+        lines += [f"{cost.parameters:,} parameters"] if cost.parameters else []
         lines += [f"{cost.flops_per_token:,.0f} FLOPs per token"] if cost.HasField("flops_per_token") else []
         lines += [f"{cost.tokens_per_second:,.0f} tokens per second"] if cost.HasField("tokens_per_second") else []
         lines += [f"{cost.peak_memory_bytes:,} bytes at the peak"] if cost.HasField("peak_memory_bytes") else []
     return "\n".join(lines)
+
+
+def _score(score: pb.TaskScore) -> str:
+    return f"{score.task} {score.value:.3f}" + (f" ± {score.stderr:.3f}" if score.HasField("stderr") else "")
 
 
 def _values(scores: SubScores) -> tuple[float, float, float]:

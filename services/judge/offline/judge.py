@@ -1,8 +1,8 @@
 """The rubric computed from what was measured; the formula is in services/domain/judge_rubric.py."""
 
-from services.domain.judge_rubric import MIDDLE, SubScores, judge_offline
+from services.domain.judge_rubric import judge_offline
 from services.judge.case import Case, observation
-from services.judge.opinion import Opinion
+from services.judge.opinion import Opinion, by_definition
 
 NAME = "offline rubric 1"
 
@@ -13,10 +13,7 @@ class OfflineJudge:
     async def judge(self, case: Case) -> Opinion:
         """As the port says. The root is 5 in everything: it is what the scale is measured from."""
         if case.record.id == case.root.id:
-            scores = SubScores(MIDDLE, MIDDLE, MIDDLE)
-            return Opinion(
-                MIDDLE, scores, "The root of the run: 5 by definition, what all others are compared with.", NAME
-            )
+            return by_definition()
         candidate = observation(case.record, case.relatives)
         root = observation(case.root, (case.root,))
         anchor = observation(case.anchor, (case.root,)) if case.anchor is not None else None

@@ -1,0 +1,41 @@
+"""The minds of questions outside a run's way: they are paid from the run's purse, but are no fact of a candidate."""
+
+import os
+
+from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.llm.budget import Purse
+from services.chassis.llm.minds import OFFLINE, OPENAI
+from services.chassis.llm.openai_mind import OpenAIMind
+from services.chassis.llm.port import Mind
+
+
+class Calibration:
+    """Opens a mind without a journal when it is first asked for. Close it when the service ends."""
+
+    def __init__(self, purse: Purse) -> None:
+        self._purse = purse
+        self._openai: OpenAIMind | None = None
+
+    def mind(self, name: str) -> Mind | None:
+        """The mind called "openai"; None for "offline".
+
+        Raises NotPossible for a replay, which cannot drift, and where the environment describes no endpoint.
+        """
+        if name in ("", OFFLINE):
+            return None
+        if name != OPENAI:
+            raise NotPossible(f"mind is {name!r}, which answers from a record: calibrate a run whose mind is {OPENAI}")
+        if self._openai is None:
+            self._openai = self._opened()
+        return self._openai
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._openai is not None:
+            await self._openai.close()
+
+    def _opened(self) -> OpenAIMind:
+        try:
+            return OpenAIMind.from_environment(os.environ, self._purse)
+        except SettingsError as error:
+            raise NotPossible(str(error)) from None

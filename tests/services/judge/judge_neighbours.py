@@ -1,0 +1,139 @@
+# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicers
+"""Hand-built records, and an archive and a checker behind real gRPC that know them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from services.chassis.bus import Bus
+from services.chassis.events import Cause, first
+from services.chassis.rpc import Server, channel
+from services.chassis.settings import ServiceSettings
+from services.chassis.worker import Job
+from services.contracts import archive_pb2 as arc
+from services.contracts import archive_pb2_grpc, checker_pb2, checker_pb2_grpc, events_pb2, judge_pb2_grpc
+from services.contracts import candidate_pb2 as pb
+from services.domain.zoo import baseline
+from services.judge.handlers import JudgeHandler
+from services.judge.offline.judge import OfflineJudge
+from services.judge.opinion import Judging
+from services.judge.service import JudgeService
+
+BLOCKS = 32
+ITEMS = 50
+
+
+def trained(number: int, loss: float, zoo: str = "", parent: str = "", program: str = "x = 1\n") -> pb.Candidate:
+    """A candidate with one trained seed: a baseline of the zoo, or a proposal called "Secretive"."""
+    proposal = pb.Proposal(name="Secretive", program=program, parent=parent, motivation="Secretive forgets.")
+    if zoo:
+        proposal = pb.Proposal(name=baseline(zoo).title, program=baseline(zoo).program)
+    items = [place < 20 for place in range(ITEMS)]
+    seed = pb.SeedResult(
+        seed=1, loss=loss, block_losses=[loss + 0.01 * (place % 5 - 2) for place in range(BLOCKS)],
+        scores=[pb.TaskScore(task="mqar", metric="acc", value=0.4, items=ITEMS, correct=items)],
+        measurements=pb.Measurements(
+            parameters=400_000, tokens_per_second=16_000.0, peak_memory_bytes=10**9, data_fingerprint="f"
+        ),
+    )  # fmt: skip
+    return pb.Candidate(
+        id=f"c{number:06d}", run="r1", kind=pb.KIND_BASELINE if zoo else pb.KIND_PROPOSAL, state=pb.STATE_TRAINED,
+        stage="tiny", request=pb.Request(number=number, baseline=zoo), proposal=proposal,
+        training=pb.Training(seeds=[seed], loss=loss, benchmark=0.4),
+    )  # fmt: skip
+
+
+def untrained(record: pb.Candidate, state: pb.State.ValueType = pb.STATE_TRAINING) -> pb.Candidate:
+    """The same before its training ended, or after it failed."""
+    earlier = pb.Candidate()
+    earlier.CopyFrom(record)
+    earlier.ClearField("training")
+    earlier.state = state
+    return earlier
+
+
+ROOT = trained(1, 1.50, "delta_net")
+ANCHOR = trained(2, 1.45, "gated_delta_net")
+
+
+def settings_of(mind: str = "offline", **more: Any) -> events_pb2.RunSettings:
+    return events_pb2.RunSettings(mind=mind, baselines=["delta_net", "gated_delta_net"], fitness="paper", **more)
+
+
+class Archive(archive_pb2_grpc.ArchiveServicer):
+    """Knows one run and the records it is given."""
+
+    def __init__(self, *records: pb.Candidate, settings: events_pb2.RunSettings | None = None) -> None:
+        self.records = {record.id: record for record in records}
+        self.settings = settings or settings_of()
+        self.polled = asyncio.Event()
+
+    async def GetRun(self, request: arc.RunRequest, context: Any) -> arc.RunStatus:
+        return arc.RunStatus(run=request.run, settings=self.settings)
+
+    async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:
+        if request.candidate not in self.records:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no candidate {request.candidate}")
+        return self.records[request.candidate]
+
+    async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:
+        self.polled.set()
+        return arc.GetBaselinesReply(baselines=[one for one in self.records.values() if one.request.baseline])
+
+
+class Checker(checker_pb2_grpc.CheckerServicer):
+    """Gives the same verdicts to every program, and remembers what it was asked."""
+
+    def __init__(self, verdicts: Sequence[pb.ProbeVerdict] = ()) -> None:
+        self.verdicts = verdicts
+        self.asked: list[checker_pb2.CheckRequest] = []
+
+    async def Check(self, request: checker_pb2.CheckRequest, context: Any) -> pb.CheckReport:
+        self.asked.append(request)
+        return pb.CheckReport(passed=not self.verdicts, verdicts=self.verdicts)
+
+
+async def offline(_mind: str, _job: Job | None) -> Judging:
+    """Whatever the run says."""
+    return OfflineJudge()
+
+
+@asynccontextmanager
+async def judging(
+    archive: Archive,
+    checker: Checker | None = None,
+    judge: Callable[[str, Job | None], Awaitable[Judging]] = offline,
+    patience: float = 30.0,
+) -> AsyncIterator[tuple[JudgeHandler, judge_pb2_grpc.JudgeAsyncStub]]:
+    """The handler as the service wires it, and a client of the service Judge."""
+    own = ServiceSettings()
+    neighbours, server = Server(own), Server(own)
+    archive_pb2_grpc.add_ArchiveServicer_to_server(archive, neighbours.grpc)
+    checker_pb2_grpc.add_CheckerServicer_to_server(checker or Checker(), neighbours.grpc)
+    await neighbours.start()
+    try:
+        async with channel(f"127.0.0.1:{neighbours.port}", own) as connection:
+            stub = archive_pb2_grpc.ArchiveStub(connection)
+            handler = JudgeHandler(stub, checker_pb2_grpc.CheckerStub(connection), judge, patience)
+            judge_pb2_grpc.add_JudgeServicer_to_server(JudgeService(stub, handler), server.grpc)
+            await server.start()
+            async with channel(f"127.0.0.1:{server.port}", own) as own_connection:
+                yield handler, judge_pb2_grpc.JudgeStub(own_connection)
+    finally:
+        await server.stop(0)
+        await neighbours.stop(0)
+
+
+def delivery(bus: Bus, record: pb.Candidate) -> Job:
+    """The delivery of a trained candidate."""
+    event = first("r1", "trained", "engineer")
+    event.candidate = record.id
+    event.so_far.CopyFrom(record)
+    event.candidate_trained.SetInParent()
+    return Job(Cause.published(event), 1, bus, "judge")
