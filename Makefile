@@ -8,13 +8,17 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 CANDIDATES ?=
 
-.PHONY: run test setup check fmt proto release-contracts clean
+.PHONY: run test test-compose setup check fmt proto release-contracts clean
 
 run: setup
 	$(BIN)/asi-arch run $(if $(CANDIDATES),--candidates $(CANDIDATES)) $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not compose" $(ARGS)
+
+# The stack in containers, hurt and looked after: needs a docker engine; logs stay in build/compose.
+test-compose: setup
+	$(BIN)/python -m pytest -m compose tests/compose $(ARGS)
 
 setup: $(STAMP)
 
