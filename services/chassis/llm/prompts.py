@@ -1,6 +1,7 @@
 """Prompts are files: a version in the first line, then text with {placeholders}."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from string import Template
 
@@ -20,10 +21,11 @@ class Prompt:
         return Message("system", self.system), Message("user", self.user.substitute(values))
 
 
+@lru_cache
 def load_prompt(package: str, name: str) -> Prompt:
     """`prompts/<name>.md` of a service: "version: NAME-N", the system text, a line of ---, the user text.
 
-    Raises ValueError for a file of another form.
+    Read once. Raises ValueError for a file of another form.
     """
     text = (files(package) / "prompts" / f"{name}.md").read_text(encoding="utf-8")
     head, _, rest = text.partition("\n")

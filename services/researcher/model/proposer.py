@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from services.chassis.errors import Rejected
-from services.chassis.llm.port import Mind, Request, Role
+from services.chassis.llm.port import Message, Mind, Request, Role
 from services.chassis.llm.prompts import load_prompt
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
@@ -23,14 +23,40 @@ PACKAGE = "services.researcher"
 MOST_EDIT_REPAIRS = 3
 
 
+def propose_messages(
+    context: Context, refusals: Sequence[Refusal], summaries: Sequence[str], problem: str = ""
+) -> tuple[str, tuple[Message, ...]]:
+    """The prompt of a proposal, version and messages; one summary per reference, `problem` of the last edits."""
+    prompt = load_prompt(PACKAGE, "propose")
+    return prompt.version, prompt.messages(
+        parent_name=context.parent.proposal.name,
+        parent_record=record_text(context.parent),
+        parent_program=parent_program(context),
+        references=references_text(context.references, summaries),
+        cognition=cognition_text(context.entries),
+        rejections=rejections_text(context.rejections),
+        refusals=refusals_text(refusals) + problem,
+    )
+
+
+def novelty_messages(motivation: str, neighbours: Sequence[pb.Candidate]) -> tuple[str, tuple[Message, ...]]:
+    """The prompt that asks whether a motivation repeats one of its neighbours, version and messages."""
+    prompt = load_prompt(PACKAGE, "novelty")
+    listed = "\n\n".join(f"[{one.id}] {one.proposal.name}: {one.proposal.motivation}" for one in neighbours)
+    return prompt.version, prompt.messages(motivation=motivation, neighbours=listed or NOTHING)
+
+
+def summary_messages(record: pb.Candidate) -> tuple[str, tuple[Message, ...]]:
+    """The prompt that condenses a record, version and messages."""
+    prompt = load_prompt(PACKAGE, "summarise")
+    return prompt.version, prompt.messages(record=f"{record.proposal.name}\n{record_text(record)}")
+
+
 class ModelProposer:
     """Proposes through a mind. Summaries are made anew for every proposal and never stored, as the paper does."""
 
     def __init__(self, mind: Mind) -> None:
         self._mind = mind
-        self._propose = load_prompt(PACKAGE, "propose")
-        self._summarise = load_prompt(PACKAGE, "summarise")
-        self._novelty = load_prompt(PACKAGE, "novelty")
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """As the port says. Raises what the mind raises; Rejected when edits never fit the parent's program."""
@@ -44,7 +70,7 @@ class ModelProposer:
             except ValueError as error:
                 problem = f"\nYour last edits did not fit: {error}. Give the whole program, or edits that do."
             else:
-                return self._draft(answer, program)
+                return self._draft(answer, program, request.prompt_version)
         raise Rejected("propose", f"the edits never fitted the parent's program:{problem}")
 
     def request(
@@ -55,39 +81,28 @@ class ModelProposer:
         problem: str = "",
         ordinal: int = 0,
     ) -> Request[ProposalAnswer]:
-        """The question that is put, for `asi-arch prompt` too."""
-        messages = self._propose.messages(
-            parent_name=context.parent.proposal.name,
-            parent_record=record_text(context.parent),
-            parent_program=parent_program(context),
-            references=references_text(context.references, summaries),
-            cognition=cognition_text(context.entries),
-            rejections=rejections_text(context.rejections),
-            refusals=refusals_text(refusals) + problem,
-        )
+        """The question that is put."""
+        version, messages = propose_messages(context, refusals, summaries, problem)
         record = context.record
-        return Request(
-            Role.PROPOSE, record.run, record.id, messages, ProposalAnswer, self._propose.version, ordinal=ordinal
-        )
+        return Request(Role.PROPOSE, record.run, record.id, messages, ProposalAnswer, version, ordinal=ordinal)
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
         """Why the draft repeats one of its neighbours by motivation, in a sentence; empty where it does not."""
         if not neighbours:
             return ""
-        listed = "\n\n".join(f"[{one.id}] {one.proposal.name}: {one.proposal.motivation}" for one in neighbours)
-        messages = self._novelty.messages(motivation=draft.motivation, neighbours=listed or NOTHING)
-        record, version = context.record, self._novelty.version
+        version, messages = novelty_messages(draft.motivation, neighbours)
+        record = context.record
         request = Request(Role.JUDGE_NOVELTY, record.run, record.id, messages, NoveltyAnswer, version)
         answer = (await self._mind.ask(request)).answer
         return f"it repeats {answer.candidate or 'an earlier one'}: {answer.reason}" if answer.repeat else ""
 
     async def _summary(self, context: Context, reference: pb.Candidate) -> str:
-        record, version = context.record, self._summarise.version
-        messages = self._summarise.messages(record=f"{reference.proposal.name}\n{record_text(reference)}")
+        version, messages = summary_messages(reference)
+        record = context.record
         request = Request(Role.SUMMARISE, record.run, record.id, messages, SummaryAnswer, version)
         return (await self._mind.ask(request)).answer.summary
 
-    def _draft(self, answer: ProposalAnswer, program: str) -> Draft:
+    def _draft(self, answer: ProposalAnswer, program: str, version: str) -> Draft:
         known = [VOCABULARY.normalise(tag) for tag in answer.components if tag in VOCABULARY]
         return Draft(
             name=answer.name,
@@ -96,7 +111,7 @@ class ModelProposer:
             components=tuple(dict.fromkeys(known)),
             ideas=[pb.Idea(text=one.text, origin=one.origin, source=one.source) for one in answer.ideas],
             mind=self._mind.name,
-            prompt_version=self._propose.version,
+            prompt_version=version,
         )
 
 

@@ -55,7 +55,8 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
         return arc.RunStatus(run=request.run, settings=self.settings)
 
     async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:
-        return pb.Candidate(id=request.candidate, run=request.run, state=self.state)
+        seat = pb.Candidate(id=request.candidate, run=request.run, state=self.state)
+        return next((one for one in self.known if one.id == request.candidate), seat)
 
     async def DrawSeeds(self, request: arc.DrawSeedsRequest, context: Any) -> arc.DrawSeedsReply:
         return arc.DrawSeedsReply(parent=self.parent)

@@ -1,0 +1,206 @@
+"""`python -m services.researcher.tools`: one proposal or one prompt without a run, for the command line.
+
+    propose --parent C [--mind offline|openai] [--seed N]    a proposal that is new to the archive; nothing is kept
+    prompt propose|summarise|judge_novelty --candidate C     the exact prompt that would be sent; nothing is sent
+
+The archive is asked at ASI_ARCHIVE_ADDRESS, cognition at ASI_COGNITION_ADDRESS where it answers.
+Exit status: 0 done, 1 there is none, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from services.chassis import logs
+from services.chassis.errors import Rejected, SettingsError, Transient
+from services.chassis.llm.budget import LocalPurse
+from services.chassis.llm.openai_mind import OpenAIMind
+from services.chassis.llm.port import Message, Role
+from services.chassis.rpc import channel
+from services.chassis.settings import load
+from services.contracts import archive_pb2, archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc, events_pb2
+from services.contracts import candidate_pb2 as pb
+from services.researcher.draft import Context, Draft, Proposer, Refusal
+from services.researcher.model.proposer import ModelProposer, novelty_messages, propose_messages, summary_messages
+from services.researcher.offline.proposer import OfflineProposer
+from services.researcher.settings import ResearcherSettings
+
+PREVIEW = "preview"  # the id of a seat that no run gave out
+TRIES = 10
+ENTRIES = 3
+NEIGHBOURS = 5
+ROLES = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Whom the tools ask."""
+
+    archive: archive_pb2_grpc.ArchiveAsyncStub
+    cognition: cognition_pb2_grpc.CognitionAsyncStub
+
+    async def candidate(self, run: str, name: str) -> pb.Candidate:
+        """By id or name, from `run` or the newest one."""
+        return await self.archive.GetCandidate(archive_pb2.GetCandidateRequest(run=run, candidate=name), timeout=30)
+
+    async def context(self, parent: pb.Candidate, seed: int | None = None) -> Context:
+        """What a seat with this parent would see now, without references: those are drawn together with a parent."""
+        settings = (await self.archive.GetRun(archive_pb2.RunRequest(run=parent.run), timeout=30)).settings
+        if seed is not None:
+            settings.seed = seed
+        request = archive_pb2.DrawSeedsRequest(run=parent.run, candidate=PREVIEW)
+        drawn = await self.archive.DrawSeeds(request, timeout=30)
+        record = pb.Candidate(id=PREVIEW, run=parent.run, stage=parent.stage)
+        references = tuple(one for one in drawn.references if one.id != parent.id)
+        return Context(
+            record, parent, references, tuple(drawn.recent_rejections), tuple(drawn.history),
+            await self._entries(parent, settings), settings,
+        )  # fmt: skip
+
+    async def neighbours(self, record: pb.Candidate, program: str) -> list[archive_pb2.NearCandidate]:
+        """The nearest programs of the run, but for the record's own."""
+        request = archive_pb2.NearestProgramsRequest(
+            run=record.run, program=program, count=NEIGHBOURS, **{"except": record.id}
+        )
+        return list((await self.archive.NearestPrograms(request, timeout=30)).near)
+
+    async def _entries(
+        self, parent: pb.Candidate, settings: events_pb2.RunSettings
+    ) -> tuple[cognition_pb2.CognitionEntry, ...]:
+        """None where cognition is switched off or nobody answers."""
+        if settings.ablations.without_cognition:
+            return ()
+        query = f"{parent.analysis.results} {parent.analysis.synthesis} {parent.proposal.motivation}".strip()
+        request = cognition_pb2.SearchRequest(query=query or parent.proposal.name, count=ENTRIES)
+        try:
+            return tuple((await self.cognition.Search(request, timeout=10)).entries)
+        except grpc.aio.AioRpcError:
+            return ()
+
+
+async def proposed(desk: Desk, proposer: Proposer, context: Context) -> Draft:
+    """The first draft whose program the archive does not know. Raises Rejected after ten repeats."""
+    refusals: list[Refusal] = []
+    while len(refusals) < TRIES:
+        draft = await proposer.propose(context, refusals)
+        near = await desk.neighbours(context.record, draft.program)
+        same = next((one.candidate for one in near if one.same_structure), None)
+        if same is None:
+            return draft
+        refusals.append(Refusal("repeat", draft, f"the program repeats {same.proposal.name} ({same.id})"))
+    raise Rejected("propose", f"{TRIES} drafts in a row repeat what the archive holds; choose another parent")
+
+
+async def prompt(desk: Desk, role: Role, candidate: pb.Candidate) -> tuple[str, tuple[Message, ...]]:
+    """The prompt's version and messages: proposing from the candidate, condensing it, or judging its novelty."""
+    if role is Role.SUMMARISE:
+        return summary_messages(candidate)
+    if role is Role.JUDGE_NOVELTY:
+        near = await desk.neighbours(candidate, candidate.proposal.program)
+        return novelty_messages(candidate.proposal.motivation, [one.candidate for one in near])
+    context = await desk.context(candidate)
+    return propose_messages(context, (), ["(condensed by a model when it is needed)"] * len(context.references))
+
+
+@asynccontextmanager
+async def _proposer(mind: str) -> AsyncIterator[Proposer]:
+    if mind == "offline":
+        yield OfflineProposer()
+        return
+    async with OpenAIMind.from_environment(os.environ, LocalPurse()) as thinking:
+        yield ModelProposer(thinking)
+
+
+async def main(arguments: argparse.Namespace, settings: ResearcherSettings) -> int:
+    """Run one command; its exit status."""
+    async with AsyncExitStack() as stack:
+        archive, cognition = [
+            await stack.enter_async_context(channel(address, settings))
+            for address in (settings.archive_address, settings.cognition_address)
+        ]
+        desk = Desk(archive_pb2_grpc.ArchiveStub(archive), cognition_pb2_grpc.CognitionStub(cognition))
+        if arguments.command == "prompt":
+            candidate = await desk.candidate(arguments.run, arguments.candidate)
+            _say_prompt(*await prompt(desk, Role(arguments.role), candidate), arguments.json)
+            return 0
+        parent = await desk.candidate(arguments.run, arguments.parent)
+        context = await desk.context(parent, arguments.seed)
+        async with _proposer(arguments.mind) as proposer:
+            _say_draft(await proposed(desk, proposer, context), parent, arguments.json)
+    return 0
+
+
+def _say_draft(draft: Draft, parent: pb.Candidate, as_json: bool) -> None:
+    fields = {
+        "name": draft.name, "parent": parent.id, "motivation": draft.motivation, "moves": list(draft.moves),
+        "components": list(draft.components), "mind": draft.mind, "program": draft.program,
+    }  # fmt: skip
+    if as_json:
+        _say(json.dumps(fields, indent=2, ensure_ascii=False))
+        return
+    _say(f"{draft.name}, a child of {parent.proposal.name} ({parent.id}), by {draft.mind}\n")
+    _say(f"{draft.motivation}\n\n{draft.program.rstrip()}")
+
+
+def _say_prompt(version: str, messages: Sequence[Message], as_json: bool) -> None:
+    if as_json:
+        told = [{"role": one.role, "content": one.text} for one in messages]
+        _say(json.dumps({"version": version, "messages": told}, indent=2, ensure_ascii=False))
+        return
+    _say(f"version: {version}")
+    for one in messages:
+        _say(f"\n[{one.role}]\n{one.text}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="asi-arch", description="One proposal or one prompt, without a run.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    propose = commands.add_parser("propose", help="one proposal that the archive does not hold; nothing is kept")
+    propose.add_argument("--parent", required=True, metavar="C", help="id or name of the parent")
+    propose.add_argument("--mind", choices=("offline", "openai"), default="offline")
+    propose.add_argument("--seed", type=int, help="of the draw; default: the run's")
+    shown = commands.add_parser("prompt", help="the exact prompt that would be sent; nothing is sent")
+    shown.add_argument("role", choices=[role.value for role in ROLES])
+    shown.add_argument("--candidate", required=True, metavar="C", help="id or name")
+    for one in (propose, shown):
+        one.add_argument("--run", default="", help="default: the newest")
+        one.add_argument("--json", action="store_true")
+    return parser
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def run(given: Sequence[str] | None = None) -> int:
+    """Run the command line `given`; its exit status. What went wrong is one sentence on standard error."""
+    arguments = _parser().parse_args(given)
+    try:
+        return asyncio.run(main(arguments, load(ResearcherSettings, "researcher")))
+    except (SettingsError, ValueError) as error:
+        return _refused(str(error), 2)
+    except (Rejected, Transient) as error:
+        return _refused(str(error), 1)
+    except grpc.aio.AioRpcError as error:
+        bad = error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
+        return _refused(f"the archive: {error.details()}", 2 if bad else 1)
+
+
+def _refused(sentence: str, status: int) -> int:
+    sys.stderr.write(f"{sentence}\n")
+    return status
+
+
+if __name__ == "__main__":
+    logs.configure("researcher", "error")
+    sys.exit(run())
