@@ -1,0 +1,175 @@
+"""What is deployed agrees with what the code does: names of streams, consumers, ports, settings and metrics."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+
+from services.chassis import metrics
+from services.chassis.bus.topology import EVENTS, topology
+from services.chassis.settings import SERVICES, ServiceSettings, load
+from services.engineer.settings import EngineerSettings
+from services.store.settings import StoreSettings
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
+Manifest = dict[str, Any]
+
+
+def documents() -> Iterator[Manifest]:
+    """Every Kubernetes object, kustomizations left out."""
+    for path in sorted(KUBERNETES.rglob("*.yaml")):
+        if path.name != "kustomization.yaml":
+            yield from yaml.safe_load_all(path.read_text())
+
+
+def of_kind(*kinds: str) -> list[Manifest]:
+    """All objects of these kinds."""
+    return [one for one in documents() if one["kind"] in kinds]
+
+
+def pod_of(manifest: Manifest) -> Manifest:
+    """The pod that a workload makes."""
+    spec = manifest["spec"].get("jobTargetRef", manifest["spec"])
+    pod: Manifest = spec["template"]["spec"]
+    return pod
+
+
+def compose() -> Manifest:
+    """The compose file."""
+    content: Manifest = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return content
+
+
+WORKLOADS = of_kind("Deployment", "StatefulSet", "Job", "ScaledJob")
+SERVICE_PODS = of_kind("Deployment", "ScaledJob")
+
+
+@pytest.mark.parametrize("path", sorted(KUBERNETES.rglob("kustomization.yaml")), ids=lambda path: path.parent.name)
+def test_a_kustomization_names_all_files_beside_it_and_only_what_exists(path: Path) -> None:
+    """A manifest that nobody lists would never be applied."""
+    listed = set(yaml.safe_load(path.read_text())["resources"])
+    beside = {one.name for one in path.parent.glob("*.yaml")} - {path.name}
+
+    assert all((path.parent / one).exists() for one in listed)
+    assert beside <= listed
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one["metadata"]["name"])
+def test_every_container_runs_without_root_and_on_a_read_only_file_system(workload: Manifest) -> None:
+    """Least rights for everything."""
+    pod = pod_of(workload)
+
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["automountServiceAccountToken"] is False
+    for container in pod["containers"]:
+        rights = container["securityContext"]
+        assert rights["readOnlyRootFilesystem"]
+        assert rights["allowPrivilegeEscalation"] is False
+        assert rights["capabilities"]["drop"] == ["ALL"]
+
+
+def test_scaling_follows_consumers_that_the_code_creates() -> None:
+    """A trigger on a name that does not exist would never scale anything."""
+    durables = {spec.durable for spec in topology()[1] if spec.stream == EVENTS}
+    triggers = [trigger for one in of_kind("ScaledObject", "ScaledJob") for trigger in one["spec"]["triggers"]]
+
+    assert triggers
+    for trigger in triggers:
+        assert trigger["type"] == "nats-jetstream"
+        assert trigger["metadata"]["stream"] == EVENTS
+        assert trigger["metadata"]["consumer"] in durables
+        assert trigger["metadata"]["lagThreshold"] == "1"
+
+
+def test_idle_engineers_cost_nothing_and_jobs_change_gradually() -> None:
+    """Scale to zero; a rollout leaves long trainings alone."""
+    assert all(one["spec"]["minReplicaCount"] == 0 for one in of_kind("ScaledObject", "ScaledJob"))
+    for job in of_kind("ScaledJob"):
+        assert job["spec"]["rollout"]["strategy"] == "gradual"
+        assert job["spec"]["scalingStrategy"]["strategy"] == "default"
+
+
+@pytest.mark.parametrize("workload", SERVICE_PODS, ids=lambda one: one["metadata"]["name"])
+def test_a_pod_lives_longer_than_its_drain(workload: Manifest) -> None:
+    """Killed in the middle of a checkpoint, work would be lost: the service adds 15 seconds of its own."""
+    pod = pod_of(workload)
+    shared = of_kind("ConfigMap")
+    common = next(one["data"] for one in shared if one["metadata"]["name"] == "asi-settings")
+    own = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    grace = float(own.get("ASI_GRACE_SECONDS") or common["ASI_GRACE_SECONDS"])
+
+    assert pod["terminationGracePeriodSeconds"] > grace + 15
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_compose_and_kubernetes_say_the_same_port(name: str) -> None:
+    """Addresses are written in three places: listen, service, and what the neighbours are told."""
+    listen = compose()["services"][name]["environment"]["ASI_LISTEN"]
+    port = int(listen.rpartition(":")[2])
+    service = next(one for one in of_kind("Service") if one["metadata"]["name"] == name)
+    pod = pod_of(next(one for one in of_kind("Deployment") if one["metadata"]["name"] == name))
+    container = pod["containers"][0]
+
+    assert {one["name"]: one["port"] for one in service["spec"]["ports"]}["grpc"] == port
+    assert {one["name"]: one["containerPort"] for one in container["ports"]}["grpc"] == port
+    assert container["startupProbe"]["grpc"]["port"] == container["readinessProbe"]["grpc"]["port"] == port
+    assert {"name": "ASI_LISTEN", "value": listen} in container["env"]
+
+
+def test_neighbours_are_told_the_same_addresses_in_both() -> None:
+    """One forgotten edit would part the services."""
+    told = compose()["x-environment"]
+    common = next(one["data"] for one in of_kind("ConfigMap") if one["metadata"]["name"] == "asi-settings")
+    addresses = {name: value for name, value in told.items() if name.endswith("_ADDRESS")}
+
+    assert addresses == {name: value for name, value in common.items() if name.endswith("_ADDRESS")}
+    assert len(addresses) == 4
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_take_every_variable_that_compose_gives_them(name: str) -> None:
+    """A setting with a wrong name keeps a service from starting."""
+    given = {
+        key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value)
+        for key, value in compose()["services"][name]["environment"].items()
+    }
+    kinds: dict[str, type[ServiceSettings]] = {"store": StoreSettings, "engineer": EngineerSettings}
+    settings = load(kinds.get(name, ServiceSettings), name, given)
+
+    assert settings.listen == given["ASI_LISTEN"]
+    assert settings.create_streams == (name == "store")
+
+
+def test_compose_services_are_read_only_and_start_again() -> None:
+    """What the README promises of them."""
+    for name in SERVICES:
+        service = compose()["services"][name]
+        assert service["read_only"]
+        assert service["restart"] == "unless-stopped"
+
+
+def test_no_file_holds_a_secret() -> None:
+    """Passwords come from a generated file or a Secret that is not here."""
+    assert not of_kind("Secret")
+    for path in DEPLOY.rglob("*.yaml"):
+        for line in re.findall(r"nats://\S+@", path.read_text()):
+            assert "$" in line.rpartition(":")[2]
+
+
+def test_dashboard_and_alerts_use_metrics_that_exist() -> None:
+    """A renamed metric would leave a panel empty and an alert silent."""
+    assert metrics.DEAD_LETTERS
+    suffixes = ("", "_total", "_bucket", "_count", "_sum")
+    known = {family.name + suffix for family in REGISTRY.collect() for suffix in suffixes}
+    dashboard = (DEPLOY / "grafana.json").read_text()
+    used = set(re.findall(r"asi_[a-z_]+", dashboard + (DEPLOY / "alerts.yaml").read_text()))
+
+    assert json.loads(dashboard)["panels"]
+    assert used
+    assert used <= known
