@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.chassis.bus import Bus
+from services.chassis.errors import NotFound
 from services.chassis.events import Cause, first
 from services.chassis.llm.embedder import LocalEmbedder
 from services.chassis.rpc import Server, channel
@@ -55,6 +56,8 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
         return arc.RunStatus(run=request.run, settings=self.settings)
 
     async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:
+        if request.candidate == "nobody":
+            raise NotFound("no candidate nobody in run r1")
         seat = pb.Candidate(id=request.candidate, run=request.run, state=self.state)
         return next((one for one in self.known if one.id == request.candidate), seat)
 

@@ -58,11 +58,9 @@ async def test_prompt_shows_what_would_be_sent(
     assert shown["version"]
 
 
-def test_an_archive_out_of_reach_is_one_sentence(
+async def test_an_unknown_candidate_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not a traceback."""
-    monkeypatch.setenv("ASI_ARCHIVE_ADDRESS", "127.0.0.1:1")
-
-    assert run(["propose", "--parent", "c000001"]) == 1
-    assert capsys.readouterr().err.startswith("the archive: ")
+    assert await told(Neighbours(Archive(settings_of())), monkeypatch, "propose", "--parent", "nobody") == 2
+    assert capsys.readouterr().err == "the archive: no candidate nobody in run r1\n"
