@@ -93,7 +93,8 @@ def _at(loss_gain: float, benchmark_gain: float, value: Fitness, raw: float | No
 
 
 def _bootstrap(gains: list[list[float]], record: pb.Candidate) -> Interval | None:
-    if not gains or not gains[0]:
+    """None where there is nothing to pair, or seeds were examined on different numbers of items."""
+    if not gains or not gains[0] or len({len(row) for row in gains}) > 1:
         return None
     return bootstrap(gains, random.Random(f"{record.run}.{record.id}"), resamples=RESAMPLES)
 

@@ -90,6 +90,19 @@ async def test_other_data_leave_the_fitness_out(bus: Bus) -> None:
     assert "data_fingerprint differs" in verdict.absent_because
 
 
+async def test_seeds_of_uneven_examination_leave_the_interval_out_alone(bus: Bus) -> None:
+    """The means are known all the same; only how sure they are is not."""
+    root, record = trained(1, 1.50, "delta_net"), trained(3, 1.44)
+    for one in (root, record):
+        one.training.seeds.add().CopyFrom(one.training.seeds[0])
+        one.training.seeds[1].seed = 2
+        del one.training.seeds[1].scores[0].correct[25:]
+    verdict = await verdict_on(bus, Archive(root, ANCHOR), record)
+
+    assert verdict.HasField("fitness")
+    assert not verdict.fitness.HasField("interval")
+
+
 async def test_the_anchor_is_waited_for(bus: Bus) -> None:
     """The scale is taken from it, so its number comes first."""
     archive = Archive(ROOT, untrained(ANCHOR))
