@@ -36,7 +36,7 @@ async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[N
         minds = Minds(service.name, service.bus, stub, settings.artifacts)
         engineer = Engineer(sandbox, stages, stub, RunReviser(minds), settings.data_dir)
         for stage in settings.stage_names:
-            await service.work(engineer_durable(stage), engineer.handle, settings.trainings)
+            await service.work(engineer_durable(stage), engineer.handle, settings.trainings(stage))
         yield
         await minds.close()
 

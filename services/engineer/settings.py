@@ -5,14 +5,16 @@ import os
 from pydantic import Field, field_validator
 
 from services.chassis.settings import ServiceSettings
-from services.engineer.scales import SCALES
+from services.engineer.scales import SCALES, load_scale
 
 
 class EngineerSettings(ServiceSettings):
     """Variables begin with ASI_ENGINEER_ where they are the engineer's own."""
 
     stages: str = Field("tiny", description="stages this machine trains, commas between: tiny, explore, verify, final")
-    parallel: int | None = Field(None, ge=1, description="trainings at once; default: one per core, or one per GPU")
+    parallel: int | None = Field(
+        None, ge=1, description="trainings at once, per stage; default: one per core, and one where a GPU trains"
+    )
     check_slots: int = Field(2, ge=1, description="checks at once")
     device: str | None = Field(None, pattern="^(cpu|cuda)$", description="default: what the scale says")
 
@@ -29,7 +31,12 @@ class EngineerSettings(ServiceSettings):
         """The stages, one by one."""
         return tuple(dict.fromkeys(one.strip() for one in self.stages.split(",")))
 
-    @property
-    def trainings(self) -> int:
-        """How many trainings run at once: one thread each on a CPU keeps all cores busy without getting in the way."""
-        return self.parallel or os.cpu_count() or 1
+    def trainings(self, stage: str) -> int:
+        """How many trainings of a stage run at once: one thread each keeps all cores busy; a GPU takes one at a time.
+
+        A machine with several GPUs runs an engineer for each.
+        """
+        if self.parallel is not None:
+            return self.parallel
+        device = self.device or load_scale(stage).device
+        return 1 if device == "cuda" else os.cpu_count() or 1

@@ -22,6 +22,7 @@ from services.chassis.bus import Bus
 from services.chassis.errors import Transient
 from services.chassis.events import Cause, follow
 from services.chassis.llm.budget import Reservation, Spend
+from services.chassis.llm.lessons import Lessons
 from services.chassis.llm.openai_mind import OpenAIMind
 from services.chassis.llm.port import BudgetExhausted, Call, Mind
 from services.chassis.llm.recorded import CallRecord, RecordedMind, to_message
@@ -42,6 +43,7 @@ class Minds:
         self._archive = archive
         self._artifacts: Artifacts = FsspecArtifacts(artifacts)
         self._journal = EventJournal(service, bus, self._artifacts)
+        self._lessons = Lessons(archive)
         self._openai: OpenAIMind | None = None
         self._recorded: dict[str, RecordedMind] = {}
 
@@ -56,6 +58,8 @@ class Minds:
         if name == OPENAI:
             if self._openai is None:
                 self._openai = OpenAIMind.from_environment(os.environ, StorePurse(self._archive), self._journal)
+            if self._openai.learns:
+                await self._lessons.teach(self._openai, job.event.run)
             return self._openai
         if name.startswith(RECORDED):
             return await self._replayed(name.removeprefix(RECORDED))

@@ -85,6 +85,11 @@ class OpenAIMind:
         return f"openai:{','.join(models)}"
 
     @property
+    def learns(self) -> bool:
+        """Whether gains decide in some role which model is asked."""
+        return any(role.choice == "bandit" for role in self._settings.roles.values())
+
+    @property
     def scrubber(self) -> Scrubber:
         """What keeps this mind's keys out of any text."""
         return self._scrubber

@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
 from services.chassis.bus import Bus
 from services.chassis.settings import ServiceSettings
 from services.engineer.sandbox import Sandbox
+from services.engineer.stages import Stages
 from tests.conftest import wipe
 
 
@@ -15,6 +17,12 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     """With the guest code preloaded."""
     async with Sandbox() as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def stages(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Stages:
+    """What is worked out once per stage, worked out once per module."""
+    return Stages(sandbox, tmp_path_factory.mktemp("data"))
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -47,7 +47,9 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
 
 
 @asynccontextmanager
-async def engineering(sandbox: Sandbox, data: Path, archive: Archive | None = None) -> AsyncIterator[Engineer]:
+async def engineering(
+    sandbox: Sandbox, stages: Stages, data: Path, archive: Archive | None = None
+) -> AsyncIterator[Engineer]:
     """The handler as the service wires it, without a language model."""
     settings = ServiceSettings()
     server = Server(settings)
@@ -56,7 +58,7 @@ async def engineering(sandbox: Sandbox, data: Path, archive: Archive | None = No
     try:
         async with channel(f"127.0.0.1:{server.port}", settings) as connection:
             stub = archive_pb2_grpc.ArchiveStub(connection)
-            yield Engineer(sandbox, Stages(sandbox, data / "data"), stub, OfflineReviser(), data)
+            yield Engineer(sandbox, stages, stub, OfflineReviser(), data)
     finally:
         await server.stop(0)
 

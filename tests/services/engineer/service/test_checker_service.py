@@ -24,11 +24,11 @@ LOOKS_AHEAD = mixer("x = x + hidden_states.flip(1).cumsum(1).flip(1)")
 
 
 @asynccontextmanager
-async def checker(sandbox: Sandbox, data: Path) -> AsyncIterator[checker_pb2_grpc.CheckerAsyncStub]:
+async def checker(stages: Stages) -> AsyncIterator[checker_pb2_grpc.CheckerAsyncStub]:
     """A client of the service with one slot."""
     settings = ServiceSettings()
     server = Server(settings)
-    checker_pb2_grpc.add_CheckerServicer_to_server(CheckerService(Stages(sandbox, data), 1), server.grpc)
+    checker_pb2_grpc.add_CheckerServicer_to_server(CheckerService(stages, 1), server.grpc)
     await server.start()
     try:
         async with channel(f"127.0.0.1:{server.port}", settings) as connection:
@@ -43,10 +43,10 @@ def asking(program: str, stage: str = "tiny") -> checker_pb2.CheckRequest:
 
 
 async def test_an_honest_program_passes_and_the_report_says_how_it_was_confined(
-    sandbox: Sandbox, tmp_path: Path
+    sandbox: Sandbox, stages: Stages
 ) -> None:
     """Whoever reads the report knows what the verdicts rest on."""
-    async with checker(sandbox, tmp_path) as stub:
+    async with checker(stages) as stub:
         report = await stub.Check(asking(CONVOLUTION), timeout=120)
 
     assert report.passed, [one.message for one in report.verdicts if one.outcome == "fail"]
@@ -54,9 +54,9 @@ async def test_an_honest_program_passes_and_the_report_says_how_it_was_confined(
     assert report.parameters > 10_000
 
 
-async def test_a_program_that_looks_ahead_is_refused_by_the_probe_of_it(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_program_that_looks_ahead_is_refused_by_the_probe_of_it(stages: Stages) -> None:
     """With evidence, over the wire."""
-    async with checker(sandbox, tmp_path) as stub:
+    async with checker(stages) as stub:
         report = await stub.Check(asking(LOOKS_AHEAD), timeout=120)
 
     assert not report.passed
@@ -65,11 +65,9 @@ async def test_a_program_that_looks_ahead_is_refused_by_the_probe_of_it(sandbox:
 
 
 @pytest.mark.parametrize("request_", [asking(CONVOLUTION, "huge"), asking("#" * (PROGRAM_BYTES + 1))])
-async def test_bad_input_is_the_callers_fault(
-    request_: checker_pb2.CheckRequest, sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_bad_input_is_the_callers_fault(request_: checker_pb2.CheckRequest, stages: Stages) -> None:
     """An unknown stage, a program that no event could carry."""
-    async with checker(sandbox, tmp_path) as stub:
+    async with checker(stages) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.Check(request_, timeout=60)
 
@@ -77,9 +75,9 @@ async def test_bad_input_is_the_callers_fault(
 
 
 async def test_the_queue_is_bounded(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Who comes when it is full is told at once, instead of waiting behind everybody."""
+    """Who comes when it is full is told at once, instead of waiting behind everybody: here behind a stage's opening."""
     room = 1 + WAITING_PER_SLOT
-    async with checker(sandbox, tmp_path) as stub:
+    async with checker(Stages(sandbox, tmp_path)) as stub:
         calls = [asyncio.ensure_future(stub.Check(asking("not python ("), timeout=120)) for _ in range(room + 3)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
     refused = [one for one in answers if isinstance(one, grpc.aio.AioRpcError)]

@@ -12,6 +12,7 @@ from services.chassis.errors import HandedBack, Rejected
 from services.chassis.events import body_of
 from services.contracts import candidate_pb2 as pb
 from services.engineer.sandbox import Sandbox
+from services.engineer.stages import Stages
 from tests.services.engineer.training.programs import LOOKS_AHEAD_WHEN_SCORED, mixer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -20,10 +21,10 @@ WRONG_TYPE = mixer("x = x @ self.out.weight.double()")
 CANNOT_BE_HELPED = mixer("x = x + torch.zeros(3, 5)")
 
 
-async def test_every_seed_is_trained_and_measured(bus: Bus, sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_every_seed_is_trained_and_measured(bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path) -> None:
     """One event, small enough for the bus, with means over the seeds and who measured them how."""
     job = delivery(bus, seeds=(1, 2, 3))
-    async with engineering(sandbox, tmp_path) as engineer:
+    async with engineering(sandbox, stages, tmp_path) as engineer:
         (event,) = await engineer.handle(job)
     training = event.so_far.training
 
@@ -38,9 +39,11 @@ async def test_every_seed_is_trained_and_measured(bus: Bus, sandbox: Sandbox, tm
     assert len(body_of(event)) < MAX_EVENT_BYTES
 
 
-async def test_a_seed_that_ended_is_not_trained_again(bus: Bus, sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_seed_that_ended_is_not_trained_again(
+    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+) -> None:
     """A second delivery, after a kill, goes on where the first one was: its clock readings are the first one's."""
-    async with engineering(sandbox, tmp_path) as engineer:
+    async with engineering(sandbox, stages, tmp_path) as engineer:
         (once,) = await engineer.handle(delivery(bus))
         (more,) = await engineer.handle(delivery(bus, seeds=(1, 2), attempt=2))
 
@@ -48,17 +51,19 @@ async def test_a_seed_that_ended_is_not_trained_again(bus: Bus, sandbox: Sandbox
     assert more.so_far.training.attempt == 2
 
 
-async def test_a_drained_training_goes_on_and_ends_the_same(bus: Bus, sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_drained_training_goes_on_and_ends_the_same(
+    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+) -> None:
     """The resumed curve equals an uninterrupted one, whichever engineer resumes it."""
     draining = asyncio.Event()
     draining.set()
-    async with engineering(sandbox, tmp_path) as engineer:
+    async with engineering(sandbox, stages, tmp_path) as engineer:
         with pytest.raises(HandedBack):
             await engineer.handle(delivery(bus, draining=draining))
     assert list((tmp_path / "work" / "r1" / "c000001").glob("1.checkpoint"))
-    async with engineering(sandbox, tmp_path) as successor:
+    async with engineering(sandbox, stages, tmp_path) as successor:
         (resumed,) = await successor.handle(delivery(bus, attempt=2))
-    async with engineering(sandbox, tmp_path / "other") as undisturbed:
+    async with engineering(sandbox, stages, tmp_path / "other") as undisturbed:
         (whole,) = await undisturbed.handle(delivery(bus))
 
     assert resumed.so_far.training.seeds[0].curve == whole.so_far.training.seeds[0].curve
@@ -66,10 +71,10 @@ async def test_a_drained_training_goes_on_and_ends_the_same(bus: Bus, sandbox: S
 
 
 async def test_an_honest_slip_is_repaired_and_the_attempt_is_in_the_record(
-    bus: Bus, sandbox: Sandbox, tmp_path: Path
+    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
     """What was trained is the repaired program, and the first one and its error stay readable."""
-    async with engineering(sandbox, tmp_path) as engineer:
+    async with engineering(sandbox, stages, tmp_path) as engineer:
         (event,) = await engineer.handle(delivery(bus, WRONG_TYPE))
     training = event.so_far.training
 
@@ -85,10 +90,10 @@ async def test_an_honest_slip_is_repaired_and_the_attempt_is_in_the_record(
     ids=["error", "died", "looks-ahead"],
 )
 async def test_a_candidate_at_fault_is_rejected(
-    program: str, kind: str, bus: Bus, sandbox: Sandbox, tmp_path: Path
+    program: str, kind: str, bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
     """With the evidence of what it did; the engineer goes on with the next one."""
-    async with engineering(sandbox, tmp_path) as engineer:
+    async with engineering(sandbox, stages, tmp_path) as engineer:
         with pytest.raises(Rejected) as rejected:
             await engineer.handle(delivery(bus, program))
 
@@ -97,7 +102,9 @@ async def test_a_candidate_at_fault_is_rejected(
     assert not list((tmp_path / "progress").rglob("*.json"))
 
 
-async def test_work_that_is_done_already_is_not_done_again(bus: Bus, sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_work_that_is_done_already_is_not_done_again(
+    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+) -> None:
     """A delivery may come again after its acknowledgement was lost."""
-    async with engineering(sandbox, tmp_path, Archive(pb.STATE_ARCHIVED)) as engineer:
+    async with engineering(sandbox, stages, tmp_path, Archive(pb.STATE_ARCHIVED)) as engineer:
         assert await engineer.handle(delivery(bus)) == []
