@@ -1,5 +1,7 @@
 """The whole stack in containers: two engineers, MongoDB, an engineer and the store killed in the middle of a run."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import time
