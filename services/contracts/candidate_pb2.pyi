@@ -1191,7 +1191,10 @@ class Verification(_message.Message):
 
     STAGE_FIELD_NUMBER: _builtins.int
     TRAINING_FIELD_NUMBER: _builtins.int
+    RUNG_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
+    rung: _builtins.int
+    """of the run's ladder, 1 being the first after the search"""
     @_builtins.property
     def training(self) -> Global___Training: ...
     def __init__(
@@ -1199,10 +1202,11 @@ class Verification(_message.Message):
         *,
         stage: _builtins.str = ...,
         training: Global___Training | None = ...,
+        rung: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["stage", b"stage", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rung", b"rung", "stage", b"stage", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

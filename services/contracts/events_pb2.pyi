@@ -62,6 +62,7 @@ class Event(_message.Message):
     RUN_RESUMED_FIELD_NUMBER: _builtins.int
     RUN_STOPPED_FIELD_NUMBER: _builtins.int
     RUN_FORKED_FIELD_NUMBER: _builtins.int
+    RUN_INHERITED_FIELD_NUMBER: _builtins.int
     CANDIDATE_REQUESTED_FIELD_NUMBER: _builtins.int
     CANDIDATE_PROPOSED_FIELD_NUMBER: _builtins.int
     CANDIDATE_CLAIMED_FIELD_NUMBER: _builtins.int
@@ -112,6 +113,8 @@ class Event(_message.Message):
     def run_stopped(self) -> Global___RunStopped: ...
     @_builtins.property
     def run_forked(self) -> Global___RunForked: ...
+    @_builtins.property
+    def run_inherited(self) -> Global___RunInherited: ...
     @_builtins.property
     def candidate_requested(self) -> Global___CandidateRequested: ...
     @_builtins.property
@@ -164,6 +167,7 @@ class Event(_message.Message):
         run_resumed: Global___RunResumed | None = ...,
         run_stopped: Global___RunStopped | None = ...,
         run_forked: Global___RunForked | None = ...,
+        run_inherited: Global___RunInherited | None = ...,
         candidate_requested: Global___CandidateRequested | None = ...,
         candidate_proposed: Global___CandidateProposed | None = ...,
         candidate_claimed: Global___CandidateClaimed | None = ...,
@@ -182,13 +186,13 @@ class Event(_message.Message):
         mind_answered: Global___MindAnswered | None = ...,
         dead: Global___DeadLetter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "dead", b"dead", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "run_forked", b"run_forked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "so_far", b"so_far", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "dead", b"dead", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "so_far", b"so_far", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "attempt", b"attempt", "candidate", b"candidate", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "cause", b"cause", "dead", b"dead", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "id", b"id", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "previous", b"previous", "run", b"run", "run_forked", b"run_forked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "service", b"service", "so_far", b"so_far", "time", b"time", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "attempt", b"attempt", "candidate", b"candidate", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "cause", b"cause", "dead", b"dead", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "id", b"id", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "previous", b"previous", "run", b"run", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "service", b"service", "so_far", b"so_far", "time", b"time", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__so_far: _TypeAlias = _typing.Literal["so_far"]  # noqa: Y015
     _WhichOneofArgType__so_far: _TypeAlias = _typing.Literal["_so_far", b"_so_far"]  # noqa: Y015
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "run_paused", "run_resumed", "run_stopped", "run_forked", "candidate_requested", "candidate_proposed", "candidate_claimed", "candidate_trained", "candidate_judged", "candidate_analysed", "candidate_rejected", "candidate_archived", "candidate_promoted", "candidate_verified", "candidate_rescored", "candidate_imported", "pool_updated", "discovery_confirmed", "discovery_refuted", "mind_answered", "dead"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "run_paused", "run_resumed", "run_stopped", "run_forked", "run_inherited", "candidate_requested", "candidate_proposed", "candidate_claimed", "candidate_trained", "candidate_judged", "candidate_analysed", "candidate_rejected", "candidate_archived", "candidate_promoted", "candidate_verified", "candidate_rescored", "candidate_imported", "pool_updated", "discovery_confirmed", "discovery_refuted", "mind_answered", "dead"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__so_far) -> _WhichOneofReturnType__so_far | None: ...
@@ -519,6 +523,8 @@ Global___RunStopped: _TypeAlias = RunStopped  # noqa: Y015
 
 @_typing.final
 class RunForked(_message.Message):
+    """The end of a forked run's history: from here on it is a run of its own, with these settings."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     OF_RUN_FIELD_NUMBER: _builtins.int
@@ -542,6 +548,32 @@ class RunForked(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunForked: _TypeAlias = RunForked  # noqa: Y015
+
+@_typing.final
+class RunInherited(_message.Message):
+    """One event of the history that a forked run shares with its source. Nobody works on it: it happened already."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """in the source's log"""
+    event: _builtins.bytes
+    """its body, byte by byte, so that the hashes of the chain hold"""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        event: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunInherited: _TypeAlias = RunInherited  # noqa: Y015
 
 @_typing.final
 class CandidateRequested(_message.Message):
@@ -674,23 +706,57 @@ Global___CandidateArchived: _TypeAlias = CandidateArchived  # noqa: Y015
 class CandidatePromoted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ScaleOverridesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STAGE_FIELD_NUMBER: _builtins.int
     SEEDS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SCALE_OVERRIDES_FIELD_NUMBER: _builtins.int
+    RUNG_FIELD_NUMBER: _builtins.int
+    RUNGS_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     reason: _builtins.str
+    rung: _builtins.int
+    """1 is the first after the search; each has held-out data of its own"""
+    rungs: _builtins.int
+    """how many there are after the search: the last one gives the verdict"""
     @_builtins.property
     def seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def scale_overrides(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """all that hold at this rung, the run's own included"""
+
     def __init__(
         self,
         *,
         stage: _builtins.str = ...,
         seeds: _abc.Iterable[_builtins.int] | None = ...,
         reason: _builtins.str = ...,
+        scale_overrides: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        rung: _builtins.int = ...,
+        rungs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "seeds", b"seeds", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "rung", b"rung", "rungs", b"rungs", "scale_overrides", b"scale_overrides", "seeds", b"seeds", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -702,17 +768,20 @@ class CandidateVerified(_message.Message):
 
     STAGE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    RUNG_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     reason: _builtins.str
+    rung: _builtins.int
     def __init__(
         self,
         *,
         stage: _builtins.str = ...,
         reason: _builtins.str = ...,
+        rung: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "rung", b"rung", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
