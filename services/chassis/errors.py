@@ -39,6 +39,10 @@ class BusLost(Exception):  # noqa: N818
     """A stream or durable consumer is missing or differs from what the code expects: the service must exit."""
 
 
+class Denied(Exception):  # noqa: N818
+    """The message bus refused an operation: this service's credentials lack the right. Trying again will not help."""
+
+
 class NotFound(Exception):  # noqa: N818
     """No such run, candidate or baseline. Over gRPC: NOT_FOUND."""
 

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from services.chassis import logs, metrics
 from services.chassis.bus import Bus
-from services.chassis.errors import BusLost, SettingsError
+from services.chassis.bus.rights import durables_of
+from services.chassis.errors import BusLost, Denied, SettingsError
 from services.chassis.logs import get_logger
 from services.chassis.rpc import Server
 from services.chassis.settings import ServiceSettings, load
@@ -78,7 +79,7 @@ async def wired(name: str, settings: S, build: Build[S]) -> AsyncIterator[Servic
         bus = await stack.enter_async_context(Bus(settings, f"asi-{name}"))
         if settings.create_streams:
             await bus.set_up()
-        if differences := await bus.compare():
+        if differences := await bus.compare(durables_of(name)):
             raise BusLost(f"{differences[0]}; run `asi-arch setup` (differences: {len(differences)})")
         service = Service(name, settings, bus, Server(settings))
         await stack.enter_async_context(build(service, settings))
@@ -107,13 +108,16 @@ async def _start(name: str, settings: S, build: Build[S], stop: asyncio.Event) -
 
 
 def main(name: str, kind: type[S], build: Build[S]) -> None:
-    """The body of every `python -m services.<name>`: exits 2 on bad settings, 70 when the bus is not as it must be."""
+    """The body of every `python -m services.<name>`.
+
+    Exits 2 on bad settings or rights, 70 when the bus is not as it must be.
+    """
     logs.configure(name)
     try:
         settings = load(kind, name)
         logs.configure(name, settings.log_level)
         _run(_serve(name, settings, build))
-    except SettingsError as error:
+    except (SettingsError, Denied) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(SETTINGS_EXIT)
     except (BusLost, OSError) as error:

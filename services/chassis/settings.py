@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from services.chassis.errors import SettingsError
 
@@ -23,14 +23,14 @@ class ServiceSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
     nats_url: str = Field("nats://127.0.0.1:4222", pattern=r"^(nats|tls|ws|wss)://")
-    nats_creds: Path | None = Field(None, description="nkey seed file of this service")
+    nats_nkey_seed: SecretStr | None = Field(None, description="nkey seed of this service's user; absent: no user")
+    nats_nkey_file: Path | None = Field(None, description="a file that holds the seed instead")
     nats_ca: Path | None = Field(None, description="CA certificate; switches TLS on for NATS")
-    nats_cert: Path | None = None
-    nats_key: Path | None = None
-    nats_inbox_prefix: str = Field("_INBOX", description="private to this service where credentials are used")
+    nats_cert: Path | None = Field(None, description="certificate of this service, where NATS asks for one")
+    nats_key: Path | None = Field(None, description="private key of nats_cert")
     grpc_ca: Path | None = Field(None, description="CA certificate; switches mutual TLS on for gRPC")
-    grpc_cert: Path | None = None
-    grpc_key: Path | None = None
+    grpc_cert: Path | None = Field(None, description="certificate of this service, for its server and its calls")
+    grpc_key: Path | None = Field(None, description="private key of grpc_cert")
     data_dir: Path = Path(".data")
     artifacts_url: str | None = Field(None, description="fsspec URL; default: artifacts/ below data_dir")
     archive_address: str = Field("127.0.0.1:7101", description="gRPC address of the store")
@@ -43,6 +43,17 @@ class ServiceSettings(BaseModel):
     grace_seconds: float = Field(20.0, ge=0, description="how long a drain waits for work in hand")
     create_streams: bool = Field(False, description="create what `asi-arch setup` would; for one machine and tests")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector; absent: no tracing")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """Half of a key pair would fail much later, or leave a connection open to everybody."""
+        if self.nats_nkey_seed is not None and self.nats_nkey_file is not None:
+            raise ValueError("ASI_NATS_NKEY_SEED and ASI_NATS_NKEY_FILE are both set; give one")
+        if (self.nats_cert is None) != (self.nats_key is None):
+            raise ValueError("ASI_NATS_CERT and ASI_NATS_KEY belong together; set both or none")
+        if len({self.grpc_ca is None, self.grpc_cert is None, self.grpc_key is None}) > 1:
+            raise ValueError("gRPC's TLS is mutual; set ASI_GRPC_CA, ASI_GRPC_CERT and ASI_GRPC_KEY, or none of them")
+        return self
 
     @property
     def artifacts(self) -> str:
@@ -77,10 +88,10 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else ""
-        name = _variable(field, service) if field in kind.model_fields else "The settings"
-        raise SettingsError(
-            f"{name}={values.get(field, '')!r} is impossible: {first['msg'].removeprefix('Value error, ')}."
-        ) from None
+        reason = first["msg"].removeprefix("Value error, ")
+        if field not in kind.model_fields:
+            raise SettingsError(f"{reason}.") from None
+        raise SettingsError(f"{_variable(field, service)}={values.get(field, '')!r} is impossible: {reason}.") from None
 
 
 def _variable(field: str, service: str) -> str:

@@ -2,24 +2,28 @@
 
 import asyncio
 import contextlib
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
+from typing import TypeVar
 
-import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
+from services.chassis.bus.access import access, refusal
 from services.chassis.bus.delivery import Consumer
+from services.chassis.bus.denials import Denials
+from services.chassis.bus.rights import API
 from services.chassis.bus.subjects import subject_of
 from services.chassis.bus.topology import EVENTS, MAX_EVENT_BYTES, ConsumerSpec, drift, topology
 from services.chassis.errors import BusLost, SettingsError, Transient
 from services.chassis.logs import get_logger
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb
+
+T = TypeVar("T")
 
 
 class EventTooBig(Exception):  # noqa: N818
@@ -43,6 +47,8 @@ class Bus:
         self._name = name
         self._client = Client()
         self._closing = False
+        self._denials = Denials()
+        self._refused: asyncio.Future[None] | None = None
         self._js: JetStreamContext = self._client.jetstream(timeout=5)
 
     async def __aenter__(self) -> "Bus":
@@ -58,26 +64,35 @@ class Bus:
         return self._client.is_connected
 
     async def connect(self, attempts: int = -1) -> None:
-        """Connect, waiting for a server that is not up yet. Raises SettingsError on refused credentials."""
-        settings = self._settings
-        try:
-            await self._client.connect(
+        """Connect, waiting for a server that is not up yet. Raises SettingsError on refused credentials or TLS."""
+        settings, own = self._settings, access(self._settings)
+        refused = self._refused = asyncio.get_running_loop().create_future()
+        connecting = asyncio.ensure_future(
+            self._client.connect(
                 servers=[settings.nats_url],
                 name=self._name,
                 max_reconnect_attempts=attempts,
                 reconnect_time_wait=1,
                 ping_interval=10,
                 max_outstanding_pings=2,
-                inbox_prefix=settings.nats_inbox_prefix.encode(),
+                inbox_prefix=own.inbox.encode(),
                 error_cb=self._report,
                 disconnected_cb=self._say("disconnected from NATS"),
                 reconnected_cb=self._say("reconnected to NATS"),
                 closed_cb=self._say("connection to NATS closed"),
-                nkeys_seed=str(settings.nats_creds) if settings.nats_creds else None,
-                tls=_tls(settings) if settings.nats_ca else None,
+                nkeys_seed_str=own.seed,
+                tls=own.tls,
+                tls_handshake_first=own.tls is not None,  # a server's plain greeting could be forged to ask for no TLS
             )
-        except nats.errors.AuthorizationError:
-            raise SettingsError("NATS refused the credentials in ASI_NATS_CREDS.") from None
+        )
+        try:
+            await asyncio.wait({connecting, refused}, return_when=asyncio.FIRST_COMPLETED)
+            if refused.done():
+                refused.result()
+            await connecting
+        finally:
+            connecting.cancel()
+            refused.cancel()
         self._js = self._client.jetstream(timeout=5)
 
     async def close(self) -> None:
@@ -95,49 +110,60 @@ class Bus:
         streams, consumers = topology()
         created = []
         for stream in streams:
-            try:
-                await self._js.stream_info(stream.name)
-            except nats.js.errors.NotFoundError:
-                await self._js.add_stream(stream.config(replicas))
+            if await self._stream(stream.name) is None:
+                request = self._js.add_stream(stream.config(replicas))
+                await self._denials.watch(f"{API}.STREAM.CREATE.{stream.name}", request)
                 created.append(f"stream {stream.name}")
         for consumer in consumers:
-            try:
-                await self._js.consumer_info(consumer.stream, consumer.durable)
-            except nats.js.errors.NotFoundError:
-                await self._js.add_consumer(consumer.stream, consumer.config())
+            if await self._durable(consumer) is None:
+                subject = f"{API}.CONSUMER.DURABLE.CREATE.{consumer.stream}.{consumer.durable}"
+                await self._denials.watch(subject, self._js.add_consumer(consumer.stream, consumer.config()))
                 created.append(f"consumer {consumer.durable}")
         return created
 
-    async def compare(self) -> list[str]:
-        """Every difference between the server and the design, a sentence each."""
+    async def compare(self, durables: Collection[str] | None = None) -> list[str]:
+        """Every difference between the server and the design, a sentence each; of these durables, or of all."""
         streams, consumers = topology()
+        if durables is not None:
+            consumers = tuple(spec for spec in consumers if spec.durable in durables)
+            streams = tuple(stream for stream in streams if stream.name in {spec.stream for spec in consumers})
         found: list[str] = []
         for stream in streams:
-            try:
-                info = await self._js.stream_info(stream.name)
-            except nats.js.errors.NotFoundError:
+            if (config := await self._stream(stream.name)) is None:
                 found.append(f"stream {stream.name} does not exist")
                 continue
-            wanted = stream.config(info.config.num_replicas or 1)
-            found += [f"stream {stream.name}: {line}" for line in drift(wanted, info.config)]
+            wanted = stream.config(config.num_replicas or 1)
+            found += [f"stream {stream.name}: {line}" for line in drift(wanted, config)]
         for spec in consumers:
-            try:
-                consumer = await self._js.consumer_info(spec.stream, spec.durable)
-            except nats.js.errors.NotFoundError:
+            if (held := await self._durable(spec)) is None:
                 found.append(f"consumer {spec.durable} does not exist")
                 continue
-            found += [f"consumer {spec.durable}: {line}" for line in drift(spec.config(), consumer.config)]
+            found += [f"consumer {spec.durable}: {line}" for line in drift(spec.config(), held)]
         return found
+
+    async def _stream(self, name: str) -> api.StreamConfig | None:
+        found = await self._found(f"{API}.STREAM.INFO.{name}", self._js.stream_info(name))
+        return found.config if found else None
+
+    async def _durable(self, spec: ConsumerSpec) -> api.ConsumerConfig | None:
+        request = self._js.consumer_info(spec.stream, spec.durable)
+        found = await self._found(f"{API}.CONSUMER.INFO.{spec.stream}.{spec.durable}", request)
+        return found.config if found else None
+
+    async def _found(self, subject: str, request: Coroutine[object, object, T]) -> T | None:
+        with contextlib.suppress(nats.js.errors.NotFoundError):
+            return await self._denials.watch(subject, request)
+        return None
 
     async def remove_stream(self, name: str) -> None:
         """Delete a stream and all it holds: for tests and for throwing away a trial. Nothing happens without one."""
-        with contextlib.suppress(nats.js.errors.NotFoundError):
-            await self._js.delete_stream(name)
+        await self._found(f"{API}.STREAM.DELETE.{name}", self._js.delete_stream(name))
 
     async def publish(self, event: pb.Event) -> int:
         """Publish and wait until the stream has stored it; the same event id within ten minutes is stored once.
 
-        Returns the sequence. Raises EventTooBig, or Transient when the stream is out of reach or full.
+        Returns the sequence. Raises EventTooBig, Denied when this service may not say such a thing, or Transient when
+        the stream is out of reach or full.
         """
         body = event.SerializeToString(deterministic=True)
         return await self.publish_body(subject_of(event), event.id, body, event.trace.get("traceparent"))
@@ -148,7 +174,7 @@ class Bus:
             raise EventTooBig(f"event {event_id} has {len(body)} bytes; at most {MAX_EVENT_BYTES} are allowed")
         headers = {"Nats-Msg-Id": event_id} | ({"traceparent": traceparent} if traceparent else {})
         try:
-            ack = await self._js.publish(subject, body, timeout=5, headers=headers)
+            ack = await self._denials.watch(subject, self._js.publish(subject, body, timeout=5, headers=headers))
         except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
             raise Transient(f"the event stream did not take {event_id}: {error or type(error).__name__}") from error
         return int(ack.seq)
@@ -156,7 +182,7 @@ class Bus:
     async def consumer(self, durable: str) -> Consumer:
         """Bind a durable of the design. Raises BusLost when it is missing or differs."""
         spec = self._spec(durable)
-        consumer = Consumer(self._js, spec)
+        consumer = Consumer(self._js, spec, self._denials)
         await consumer.bind()
         return consumer
 
@@ -169,7 +195,7 @@ class Bus:
     async def body_at(self, sequence: int) -> bytes:
         """The body of one message of the log. Raises KeyError when there is none."""
         try:
-            message = await self._js.get_msg(EVENTS, seq=sequence)
+            message = await self._denials.watch(f"{API}.STREAM.MSG.GET.{EVENTS}", self._js.get_msg(EVENTS, sequence))
         except nats.js.errors.NotFoundError:
             raise KeyError(f"the log holds no message {sequence}") from None
         return message.data or b""
@@ -185,19 +211,46 @@ class Bus:
         An ordered consumer with a callback: three times as fast as asking for one message after the other.
         """
         try:
-            newest = await self._js.get_last_msg(EVENTS, subject)
+            request = self._js.get_last_msg(EVENTS, subject)
+            newest = await self._denials.watch(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
         except nats.js.errors.NotFoundError:
             return
         last = newest.seq or 0
         if start > last:
             return
+        async with self._ordered(subject, start) as queue:
+            reached = 0
+            while reached < last:
+                logged = await asyncio.wait_for(queue.get(), 30)
+                reached = logged.sequence
+                if reached <= last:
+                    yield logged
+
+    async def follow(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncIterator[Logged | None]:
+        """Every message on `subject` from sequence `start` on, in order, for ever; None after each quiet second.
+
+        Raises BusLost when the stream does not exist.
+        """
+        try:
+            async with self._ordered(subject, start) as queue:
+                while True:
+                    try:
+                        yield await asyncio.wait_for(queue.get(), 1)
+                    except TimeoutError:
+                        yield None
+        except nats.js.errors.NotFoundError:
+            raise BusLost(f"stream {EVENTS} does not exist; run `asi-arch setup`") from None
+
+    @contextlib.asynccontextmanager
+    async def _ordered(self, subject: str, start: int) -> AsyncIterator["asyncio.Queue[Logged]"]:
+        """What an ordered consumer receives, as long as the context lasts."""
         queue: asyncio.Queue[Logged] = asyncio.Queue(maxsize=1000)  # a slow reader slows the server down
 
         async def take(message: Msg) -> None:
             await queue.put(Logged(message.metadata.sequence.stream, message.subject, message.data))
 
         config = api.ConsumerConfig(deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=start)
-        subscription = await self._js.subscribe(
+        subscribing = self._js.subscribe(
             subject,
             stream=EVENTS,
             ordered_consumer=True,
@@ -206,15 +259,12 @@ class Bus:
             pending_msgs_limit=-1,
             pending_bytes_limit=-1,
         )
+        subscription = await self._denials.watch(f"{API}.CONSUMER.CREATE.{EVENTS}", subscribing)
         try:
-            reached = 0
-            while reached < last:
-                logged = await asyncio.wait_for(queue.get(), 30)
-                reached = logged.sequence
-                if reached <= last:
-                    yield logged
+            yield queue
         finally:
-            await subscription.unsubscribe()
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
 
     def _say(self, text: str) -> Callable[[], Awaitable[None]]:
         """A callback that logs `text`, unless the connection is being closed on purpose."""
@@ -227,12 +277,9 @@ class Bus:
 
     async def _report(self, error: Exception) -> None:
         """Log what the client says. It must not raise: that would kill the client's read loop for good."""
-        denied = "permissions violation" in str(error).lower()
-        get_logger().error("NATS denied an operation" if denied else "NATS error", error=str(error), denied=denied)
-
-
-def _tls(settings: ServiceSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(settings.nats_ca))
-    if settings.nats_cert and settings.nats_key:
-        context.load_cert_chain(str(settings.nats_cert), str(settings.nats_key))
-    return context
+        if self._denials.hear(error):
+            return
+        get_logger().error("NATS error", error=str(error) or type(error).__name__)
+        reason = refusal(error)
+        if reason and self._refused and not self._refused.done():
+            self._refused.set_exception(SettingsError(reason))

@@ -4,26 +4,38 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 import nats.errors
 import nats.js.errors
 from google.protobuf.message import DecodeError
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
+from nats.js.api import ConsumerInfo
 from nats.js.client import JetStreamContext as _Context
 
+from services.chassis.bus.denials import Denials
+from services.chassis.bus.rights import API
 from services.chassis.bus.topology import ConsumerSpec
-from services.chassis.errors import BusLost
+from services.chassis.errors import BusLost, Transient
 from services.contracts import events_pb2 as pb
 
 PULL_SECONDS = 5.0  # a pull in flight across a reconnect is lost until its time-out: keep it short
 
 
+class Depth(NamedTuple):
+    """How deep the queue of a durable is, in messages."""
+
+    waiting: int
+    in_hand: int
+
+
 class Delivery:
     """One delivery of one event. Exactly one of `done`, `again`, `give_up` ends it."""
 
-    def __init__(self, message: Msg) -> None:
+    def __init__(self, message: Msg, denials: Denials) -> None:
         self._message = message
+        self._denials = denials
         self.subject: str = message.subject
         self.body: bytes = message.data
         metadata = message.metadata
@@ -40,7 +52,7 @@ class Delivery:
 
     async def done(self) -> None:
         """Acknowledge and wait for the server's word, so that what is acknowledged is not delivered again."""
-        await self._message.ack_sync(timeout=5)
+        await self._denials.watch(self._message.reply, self._message.ack_sync(timeout=5))
 
     async def done_soon(self) -> None:
         """Acknowledge without waiting: for projections, which may see a message twice."""
@@ -62,9 +74,11 @@ class Delivery:
 class Consumer:
     """A durable pull consumer. Replicas share it, which is how work is spread."""
 
-    def __init__(self, js: JetStreamContext, spec: ConsumerSpec) -> None:
+    def __init__(self, js: JetStreamContext, spec: ConsumerSpec, denials: Denials) -> None:
         self._js = js
         self._spec = spec
+        self._denials = denials
+        self._next = f"{API}.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"
         self._pull: _Context.PullSubscription | None = None
 
     async def bind(self) -> None:
@@ -81,14 +95,14 @@ class Consumer:
             await self.bind()
         assert self._pull is not None  # noqa: S101 - bind sets it or raises
         try:
-            messages = await self._pull.fetch(most, timeout=wait)
+            messages = await self._denials.watch(self._next, self._pull.fetch(most, timeout=wait))
         except (TimeoutError, nats.errors.TimeoutError):
             return []
         except (nats.js.errors.APIError, nats.errors.Error):
             await asyncio.sleep(0.2)
             await self._must_exist()
             return []
-        return [Delivery(message) for message in messages]
+        return [Delivery(message, self._denials) for message in messages]
 
     async def batches(self, most: int, wait: float = PULL_SECONDS) -> AsyncIterator[list[Delivery]]:
         """Deliveries as they come, up to `most` at a time; an empty list after `wait` seconds without any.
@@ -97,7 +111,7 @@ class Consumer:
         Raises BusLost when the durable was deleted under us.
         """
         client = self._js._nc
-        inbox, subject = client.new_inbox(), f"$JS.API.CONSUMER.MSG.NEXT.{self._spec.stream}.{self._spec.durable}"
+        inbox = client.new_inbox()
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
         subscription = await client.subscribe(inbox, cb=arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1)
         request = json.dumps({"batch": most, "expires": int(wait * 1e9)}).encode()
@@ -105,10 +119,10 @@ class Consumer:
         try:
             while True:
                 if asked <= 0:
-                    await client.publish(subject, request, inbox)
+                    await client.publish(self._next, request, inbox)
                     asked = most
-                messages = await _collect(arrived, most, wait + 0.5)
-                deliveries = [Delivery(one) for one in messages if not _status(one)]
+                messages = await self._denials.watch(self._next, _collect(arrived, most, wait + 0.5))
+                deliveries = [Delivery(one, self._denials) for one in messages if not _status(one)]
                 asked -= len(deliveries)
                 if not messages or len(deliveries) < len(messages):  # the request ended: served, expired or refused
                     await self._must_exist()
@@ -118,14 +132,27 @@ class Consumer:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
+    async def depth(self) -> Depth:
+        """How many messages wait and how many are in hand. Raises Transient when the server is out of reach."""
+        try:
+            info = await self._info()
+        except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+            raise Transient(f"the depth of {self._spec.durable} is not known just now: {error}") from error
+        return Depth(info.num_pending or 0, info.num_ack_pending or 0)
+
     async def backlog(self) -> int:
         """Messages not yet delivered plus those not yet acknowledged: the autoscaler's measure."""
-        info = await self._js.consumer_info(self._spec.stream, self._spec.durable)
-        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+        return sum(await self.depth())
+
+    async def _info(self) -> ConsumerInfo:
+        request = self._js.consumer_info(self._spec.stream, self._spec.durable)
+        return await self._denials.watch(f"{API}.CONSUMER.INFO.{self._spec.stream}.{self._spec.durable}", request)
 
     async def _must_exist(self) -> None:
+        if self._js._nc.is_closed:
+            raise BusLost("the connection to NATS was closed for good")
         try:
-            await self._js.consumer_info(self._spec.stream, self._spec.durable)
+            await self._info()
         except nats.js.errors.NotFoundError:
             raise BusLost(
                 f"consumer {self._spec.durable!r} does not exist on stream {self._spec.stream!r}; run `asi-arch setup`"

@@ -4,6 +4,9 @@ import re
 
 from services.contracts import events_pb2 as pb
 
+ALL = "asi.v1.>"
+STAGED = frozenset({"candidate.proposed", "candidate.promoted"})
+"""Facts whose subject ends in a stage."""
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -21,16 +24,18 @@ def fact_of(event: pb.Event) -> str:
         raise ValueError(f"event {event.id!r} holds no fact that this version knows")
     if field == "dead":
         return "candidate.dead" if event.candidate else "run.dead"
-    entity, _, fact = field.partition("_")
-    return f"{entity}.{fact}"
+    return field.replace("_", ".", 1)
 
 
 def subject_of(event: pb.Event) -> str:
     """Where an event is published."""
     fact = fact_of(event)
     subject = f"asi.v1.{run_name(event.run)}.{fact}"
-    if fact == "candidate.proposed":
-        return f"{subject}.{event.so_far.stage}"
-    if fact == "candidate.promoted":
-        return f"{subject}.{event.candidate_promoted.stage}"
+    if fact in STAGED:
+        return f"{subject}.{event.so_far.stage if fact == 'candidate.proposed' else event.candidate_promoted.stage}"
     return subject
+
+
+def pattern_of(fact: str) -> str:
+    """The subjects of a fact in every run, as in "asi.v1.*.candidate.trained"."""
+    return f"asi.v1.*.{fact}" + (".*" if fact in STAGED else "")

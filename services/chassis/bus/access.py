@@ -1,0 +1,71 @@
+"""How a service shows who it is to NATS, and how it knows the server: nkey and TLS, from the settings."""
+
+import ssl
+from dataclasses import dataclass
+
+import nkeys
+
+from services.chassis.bus.rights import INBOX, inbox_of
+from services.chassis.errors import SettingsError
+from services.chassis.settings import ServiceSettings
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a connection is made with."""
+
+    seed: str | None
+    inbox: str  # prefix of the inboxes: private where there is a seed
+    tls: ssl.SSLContext | None  # None: plaintext, unless the server insists
+
+
+def access(settings: ServiceSettings) -> Access:
+    """From the settings. Raises SettingsError for a seed or certificate that cannot be used."""
+    seed = _seed(settings)
+    return Access(seed, inbox_of(public_key(seed)) if seed else INBOX, _tls(settings))
+
+
+def public_key(seed: str) -> str:
+    """The key under which the server knows a user. Raises SettingsError for what is no seed of a user."""
+    try:
+        return str(nkeys.from_seed(bytearray(seed.encode())).public_key.decode())
+    except (nkeys.ErrInvalidSeed, nkeys.ErrInvalidPrefixByte, ValueError):
+        raise SettingsError("ASI_NATS_NKEY_SEED is no nkey seed: one begins with SU, with 58 characters.") from None
+
+
+def refusal(error: Exception) -> str | None:
+    """Why connecting again and again would not help; None where it may."""
+    if "authorization violation" in str(error).lower():
+        return "NATS refused the credentials: set ASI_NATS_NKEY_SEED (or ASI_NATS_NKEY_FILE) to a seed of its users."
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = error.verify_message
+        return f"the certificate that NATS shows is not trusted ({reason}): set ASI_NATS_CA to its authority's."
+    if isinstance(error, ssl.SSLError):
+        return (
+            f"no TLS connection to NATS ({error.reason}): with ASI_NATS_CA or a tls:// address the server needs "
+            "`handshake_first`, and ASI_NATS_CERT and ASI_NATS_KEY where it asks for certificates."
+        )
+    return None
+
+
+def _seed(settings: ServiceSettings) -> str | None:
+    if settings.nats_nkey_seed is not None:
+        return settings.nats_nkey_seed.get_secret_value().strip()
+    if settings.nats_nkey_file is None:
+        return None
+    try:
+        return settings.nats_nkey_file.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"ASI_NATS_NKEY_FILE={settings.nats_nkey_file} cannot be read: {error}.") from None
+
+
+def _tls(settings: ServiceSettings) -> ssl.SSLContext | None:
+    if settings.nats_ca is None and not settings.nats_url.startswith(("tls://", "wss://")):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.nats_ca)
+        if settings.nats_cert and settings.nats_key:
+            context.load_cert_chain(settings.nats_cert, settings.nats_key)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(f"ASI_NATS_CA, ASI_NATS_CERT or ASI_NATS_KEY cannot be used: {error}.") from None
+    return context

@@ -1,0 +1,104 @@
+"""Who may do what on the message bus: one table, from which the server's configuration and the tests are made.
+
+A service publishes its own facts, pulls from its own durables and acknowledges what came from them. Nobody reads
+another's inbox, and only the administrator creates or changes streams and consumers.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from services.chassis.bus.subjects import ALL, pattern_of
+from services.chassis.bus.topology import ADVISORIES, EVENTS, STAGES, engineer_durable, topology
+
+API = "$JS.API"
+INBOX = "_INBOX"
+THINKER = ("mind.answered",)
+WORKER = ("candidate.rejected", "candidate.dead")
+"""What every service that handles candidates may say about one."""
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What one user of the server may do.
+
+    facts: published, in every run. durables: pulled and acknowledged. reads_log: every event, by sequence or in order.
+    watches: asks how far any durable has come. administers: creates, changes and removes streams and consumers.
+    """
+
+    facts: tuple[str, ...]
+    durables: tuple[str, ...] = ()
+    reads_log: bool = False
+    watches: bool = False
+    administers: bool = False
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that this user has to do with."""
+        found = {spec.stream for spec in topology()[1] if spec.durable in self.durables}
+        return tuple(sorted(found | ({EVENTS} if self.facts or self.reads_log else set())))
+
+    def publish(self) -> list[str]:
+        """Subjects that this user may publish to, requests to JetStream among them."""
+        if self.administers:
+            return [ALL, f"{API}.>", "$JS.FC.>"]
+        subjects = [pattern_of(fact) for fact in self.facts]
+        subjects += [f"{API}.STREAM.INFO.{stream}" for stream in self.streams]
+        for spec in topology()[1]:
+            if spec.durable in self.durables:
+                subjects += _consuming(spec.stream, spec.durable)
+        if self.reads_log:
+            subjects += [f"{API}.STREAM.MSG.GET.{EVENTS}", f"{API}.CONSUMER.CREATE.{EVENTS}", f"$JS.FC.{EVENTS}.>"]
+        if self.watches:
+            subjects += [f"{API}.STREAM.INFO.{ADVISORIES}", f"{API}.CONSUMER.INFO.*.*"]
+        return list(dict.fromkeys(subjects))
+
+    def subscribe(self, public_key: str) -> list[str]:
+        """Subjects that this user may listen to: its own inbox alone."""
+        return [f"{inbox_of(public_key)}.>"]
+
+
+def _consuming(stream: str, durable: str) -> Iterable[str]:
+    return (
+        f"{API}.CONSUMER.INFO.{stream}.{durable}",
+        f"{API}.CONSUMER.MSG.NEXT.{stream}.{durable}",
+        f"$JS.ACK.{stream}.{durable}.>",
+    )
+
+
+def inbox_of(public_key: str) -> str:
+    """The prefix of a user's inboxes: made of its key, so that nothing has to be agreed upon."""
+    return f"{INBOX}.{public_key}"
+
+
+ADMINISTRATOR = "admin"
+RIGHTS: dict[str, Rights] = {
+    "store": Rights(
+        facts=("candidate.requested", "candidate.promoted", "candidate.archived", "candidate.rejected",
+               "candidate.dead", "run.dead", "run.stopped", "pool.updated", "discovery.confirmed",
+               "discovery.refuted"),
+        durables=("store", "dead-letters"),
+        reads_log=True,
+        watches=True,
+    ),
+    "researcher": Rights(("candidate.proposed", *WORKER, *THINKER), ("researcher",)),
+    "engineer": Rights(
+        ("candidate.claimed", "candidate.trained", "candidate.verified", *WORKER, *THINKER),
+        tuple(engineer_durable(stage) for stage in STAGES),
+    ),
+    "judge": Rights(("candidate.judged", *WORKER, *THINKER), ("judge",)),
+    "analyst": Rights(("candidate.analysed", *WORKER, *THINKER), ("analyst",)),
+    "console": Rights(
+        facts=("run.started", "run.paused", "run.resumed", "run.stopped", "run.forked", "run.inherited", "candidate.rescored",
+               "candidate.imported"),
+        reads_log=True,
+        watches=True,
+    ),
+    ADMINISTRATOR: Rights(facts=(), administers=True),
+}  # fmt: skip
+"""The users. The administrator sets up and imports whole logs; no service runs as it."""
+
+
+def durables_of(user: str) -> tuple[str, ...] | None:
+    """The durables that a user pulls from and therefore compares with the design; None for one without a row: all."""
+    rights = RIGHTS.get(user)
+    return rights.durables if rights and rights.durables else None

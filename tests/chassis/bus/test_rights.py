@@ -1,0 +1,168 @@
+"""Every service does its own work with its own credentials, and nothing else, against a real nats-server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import nats
+import pytest
+import pytest_asyncio
+from guarded import GuardedServer
+from structlog.testing import capture_logs
+
+from services.chassis.bus import Bus
+from services.chassis.bus.access import public_key
+from services.chassis.bus.rights import ADMINISTRATOR, RIGHTS, inbox_of
+from services.chassis.bus.subjects import fact_of
+from services.chassis.errors import Denied, SettingsError
+from services.chassis.events import Cause, first, follow
+from services.contracts import events_pb2 as pb
+from services.contracts.candidate_pb2 import Candidate
+from tests.conftest import wipe
+
+HANDLERS = {name: rights for name, rights in RIGHTS.items() if rights.durables}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
+    """One server for all tests of this file."""
+    server = GuardedServer(tmp_path_factory.mktemp("guarded"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest_asyncio.fixture
+async def admin(guarded: GuardedServer) -> AsyncIterator[Bus]:
+    """The administrator, on streams that hold nothing of earlier tests."""
+    async with Bus(guarded.settings(ADMINISTRATOR), "admin") as connected:
+        await wipe(connected)
+        await connected.set_up()
+        yield connected
+
+
+def every_fact() -> list[pb.Event]:
+    """One event of each kind that the contract knows; a dead letter of a candidate and one of a run."""
+    start = first("r1", "started", "console")
+    start.run_started.settings.scale = "tiny"
+    events = []
+    for number, field in enumerate(pb.Event.DESCRIPTOR.oneofs_by_name["fact"].fields):
+        about = [Candidate(id="c000001", run="r1", stage="tiny"), *([None] if field.name == "dead" else [])]
+        for candidate in about:
+            event = follow(Cause.published(start), f"{field.name}{number}", "tests", 1, candidate)
+            getattr(event, field.name).SetInParent()
+            if field.name == "candidate_promoted":
+                event.candidate_promoted.stage = "tiny"
+            events.append(event)
+    return events
+
+
+def test_every_fact_of_the_contract_has_someone_who_may_say_it() -> None:
+    """A new fact without a row in the table would be refused in production only."""
+    spoken = {fact for rights in RIGHTS.values() for fact in rights.facts}
+
+    assert spoken == {fact_of(event) for event in every_fact()}
+
+
+@pytest.mark.parametrize("user", HANDLERS)
+async def test_a_service_says_its_own_facts_and_no_others(guarded: GuardedServer, admin: Bus, user: str) -> None:
+    """The whole contract, fact by fact."""
+    said, denied = set(), set()
+    async with Bus(guarded.settings(user), user) as bus:
+        for event in every_fact():
+            try:
+                await bus.publish(event)
+            except Denied:
+                denied.add(fact_of(event))
+            else:
+                said.add(fact_of(event))
+
+    assert said == set(RIGHTS[user].facts)
+    assert not said & denied
+
+
+@pytest.mark.parametrize("user", HANDLERS)
+async def test_a_service_reads_its_own_durables_and_no_others(guarded: GuardedServer, admin: Bus, user: str) -> None:
+    """Pull, acknowledge, wait for the acknowledgement's answer; another's work stays out of sight."""
+    mine = RIGHTS[user].durables
+    for event in every_fact():
+        await admin.publish(event)
+    async with Bus(guarded.settings(user), user) as bus:
+        assert await bus.compare(mine) == []
+        for durable in mine:
+            consumer = await bus.consumer(durable)
+            for delivery in await consumer.fetch(1, wait=0.3):
+                await delivery.still_working()
+                await delivery.done()
+            await consumer.depth()
+        for other in {one for rights in HANDLERS.values() for one in rights.durables} - set(mine):
+            with pytest.raises(Denied, match="publish to"):
+                await (await bus.consumer(other)).fetch(1, wait=0.3)
+
+
+async def test_only_the_store_and_the_console_read_the_log(guarded: GuardedServer, admin: Bus) -> None:
+    """An engineer that runs strangers' programs has no business in other candidates' records."""
+    sequence = await admin.publish(every_fact()[0])
+    for user in ("store", "console"):
+        async with Bus(guarded.settings(user), user) as bus:
+            assert [one.sequence async for one in bus.read_log()] == [sequence]
+            assert await bus.body_at(sequence)
+    for user in ("researcher", "engineer", "judge", "analyst"):
+        async with Bus(guarded.settings(user), user) as bus:
+            with pytest.raises(Denied):
+                await bus.body_at(sequence)
+            with pytest.raises(Denied):
+                assert [one async for one in bus.read_log()]
+
+
+async def test_no_service_creates_or_removes_streams(guarded: GuardedServer, admin: Bus) -> None:
+    """Set-up is the administrator's; a console only sees what differs."""
+    for user in (*HANDLERS, "console"):
+        async with Bus(guarded.settings(user), user) as bus:
+            with pytest.raises(Denied):
+                await bus.remove_stream("EVENTS")
+    async with Bus(guarded.settings("console"), "console") as bus:
+        assert await bus.compare() == []
+        await wipe(admin)
+        with pytest.raises(Denied, match=r"stream\.create"):
+            await bus.set_up()
+
+
+async def test_a_forged_verdict_is_refused_at_once_and_logged_as_denied(guarded: GuardedServer, admin: Bus) -> None:
+    """An engineer that scores its own candidates: an exception instead of a time-out, and a line to alert on."""
+    (forged,) = [one for one in every_fact() if fact_of(one) == "candidate.judged" and one.candidate]
+    async with Bus(guarded.settings("engineer"), "engineer") as bus:
+        with capture_logs() as logs, pytest.raises(Denied, match=r"asi\.v1\.r1\.candidate\.judged"):
+            await bus.publish(forged)
+
+    assert await admin.last_sequence() == 0
+    (entry,) = [line for line in logs if line.get("denied")]
+    assert entry["event"] == "NATS denied an operation"
+    assert (entry["operation"], entry["subject"]) == ("publish", "asi.v1.r1.candidate.judged")
+
+
+@pytest.mark.parametrize("subject", ["_INBOX.>", "asi.v1.>", "$JS.EVENT.>", "judge"])
+async def test_nobody_listens_to_anything_but_the_own_inbox(guarded: GuardedServer, subject: str) -> None:
+    """Answers and deliveries are read by who asked for them: a client of its own making gets refusals only."""
+    refused: asyncio.Queue[str] = asyncio.Queue()
+
+    async def report(error: Exception) -> None:
+        await refused.put(str(error))
+
+    wanted = f"{inbox_of(public_key(guarded.seeds['judge']))}.>" if subject == "judge" else subject
+    client = await nats.connect(guarded.url, nkeys_seed_str=guarded.seeds["engineer"], error_cb=report)
+    await client.subscribe(wanted)
+
+    assert "permissions violation for subscription" in await asyncio.wait_for(refused.get(), 5)
+    await client.close()
+
+
+async def test_unknown_credentials_end_the_start_with_one_sentence(guarded: GuardedServer) -> None:
+    """Not an endless wait for a server that will never let this service in."""
+    other = GuardedServer(guarded.folder, port=guarded.port)
+    for settings in (guarded.settings(None), other.settings("judge")):
+        with pytest.raises(SettingsError, match="ASI_NATS_NKEY_SEED"):
+            async with Bus(settings, "judge"):
+                pass
+    with pytest.raises(SettingsError, match="no nkey seed"):
+        async with Bus(guarded.settings(None, nats_nkey_seed="UAAAA"), "judge"):
+            pass
