@@ -19,7 +19,8 @@ class Block(nn.Module):
         mixed = self.mixer(self.norm1(x))
         x = x + (mixed[0] if isinstance(mixed, tuple) else mixed)
         gate, up = self.up(self.norm2(x)).chunk(2, -1)
-        return x + self.down(F.silu(gate) * up)
+        out: Tensor = x + self.down(F.silu(gate) * up)
+        return out
 
 
 def tokens_per_second(
@@ -50,8 +51,8 @@ def tokens_per_second(
             x, y = rows[:, :-1].to(device), rows[:, 1:].to(device)
             with torch.autocast(device, dtype=torch.bfloat16):
                 logits = model(x)
-            loss = F.cross_entropy(logits.float().flatten(0, 1), y.flatten()) * len(rows) / len(batch)
-            loss.backward()
+            loss: Tensor = F.cross_entropy(logits.float().flatten(0, 1), y.flatten()) * len(rows) / len(batch)
+            torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         float(loss.detach())

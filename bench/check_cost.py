@@ -24,7 +24,7 @@ FULL = CheckSettings(seconds=300.0)
 
 def settings_for(program: Baseline) -> CheckSettings:
     """The reference is exempt from the cost probe, as in a run."""
-    return SETTINGS if program.upper_reference else FULL
+    return SETTINGS if program.role == "reference" else FULL
 
 
 async def probe_seconds(program: Baseline, sandbox: Sandbox) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Training tokens/s of every baseline against the bare loop, and of two workers at a time.
 
-    python bench/training.py [--scale tiny] [--set steps=40] [--repeats 3] [--programs deltanet gated_deltanet]
+    python -m bench.training [--scale tiny] [--set steps=40] [--repeats 3] [--programs delta_net gated_delta_net]
 
 The two are measured in turn, in processes that do nothing else, and the median of the ratios is printed: a busy machine
 slows both. With a scale on "cuda" the bare loop runs fla's own layer of the same name where there is one.
@@ -17,10 +17,11 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from services.engineer.program import MixerSizes, load_mixer
 
 from bench.bare_loop import tokens_per_second
+from services.domain import zoo
 from services.engineer.data import batches, open_corpus
+from services.engineer.program import MixerSizes, load_mixer, prepare_guest
 from services.engineer.sandbox import Sandbox
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.dialogue import limits_of
@@ -28,14 +29,13 @@ from services.engineer.training.environment import device_name
 from services.engineer.training.host import GUEST
 from services.engineer.training.session import Job, Session, Supervision, Weights
 
-ZOO = Path(__file__).parent.parent / "services" / "engineer" / "zoo"
 CACHE = Path.home() / ".cache" / "asi-arch"
-FLA_LAYERS = {"deltanet": "DeltaNet", "gated_deltanet": "GatedDeltaNet"}
+FLA_LAYERS = {"delta_net": "DeltaNet", "gated_delta_net": "GatedDeltaNet"}
 
 
 def bare(program: str, name: str, scale: Scale) -> float:
     """The bare loop's tokens/s, in this process."""
-    torch.set_num_threads(scale.threads)
+    prepare_guest(scale.threads)
     corpus = open_corpus(scale, CACHE)
     order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=0, first=0, count=scale.steps)
     return tokens_per_second(
@@ -63,7 +63,7 @@ async def ours(program: str, scale: Scale, sandbox: Sandbox) -> float:
 
 async def compare(name: str, scale: Scale, repeats: int, sandbox: Sandbox) -> None:
     """One line: our tokens/s, the bare loop's, the median of their ratios, and two workers together."""
-    program = (ZOO / f"{name}.py").read_text(encoding="utf-8")
+    program = zoo.baseline(name).program
     pairs = []
     for _ in range(repeats):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -82,7 +82,8 @@ def _mixer(program: str, name: str, scale: Scale, layer: int) -> torch.nn.Module
         import fla.layers
 
         kind = getattr(fla.layers, FLA_LAYERS[name])
-        return kind(hidden_size=scale.width, num_heads=scale.heads, layer_idx=layer)
+        mixer: torch.nn.Module = kind(hidden_size=scale.width, num_heads=scale.heads, layer_idx=layer)
+        return mixer
     return load_mixer(program, MixerSizes(width=scale.width, heads=scale.heads, layer=layer))
 
 
@@ -100,7 +101,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     overrides = dict(pair.split("=", 1) for pair in options.set) | {"evaluations": "0"}
     scale = load_scale(options.scale, overrides)
-    names = options.programs or sorted(path.stem for path in ZOO.glob("*.py") if path.stem != "__init__")
+    names = options.programs or [one.name for one in zoo.baselines()]
     print(f"{scale.name} on {device_name(scale.device)}, {scale.threads} thread(s), {scale.steps} steps")
     print(f"{'program':24} {'ours tok/s':>12} {'bare tok/s':>12} {'ratio':>7} {'two workers':>14}")
     async with Sandbox() as sandbox:
