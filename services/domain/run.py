@@ -4,16 +4,16 @@ Pure: a state and a fact give the next state and the decisions that follow. Time
 since the epoch.
 """
 
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 
+from services.domain import climbing
+from services.domain import ladder as ladders
 from services.domain import pool as pools
-from services.domain.discovery import Finding, findings
+from services.domain.discovery import Finding
+from services.domain.ladder import Losses, Promote
 from services.domain.pool import Entry, PoolUpdate
-from services.domain.run_state import GOING_ON, Losses, Phase, RunPolicy, RunState, Spent
-
-CONTROLS = ("gated_delta_net", "delta_net_value_skip")
-"""Names in the zoo that a discovery has to beat beside the root."""
+from services.domain.promotion import Result
+from services.domain.run_state import GOING_ON, Phase, RunPolicy, RunState, Spent, candidate_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,13 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """The history that a run shares with another ends here; whatever was under way there begins again."""
+
     time: float
 
 
@@ -68,18 +75,24 @@ class Ended:
     root: bool
     rejected: bool
     proposal: bool = True
+    result: Result | None = None  # what promotion reads; None where something that it needs was not measured
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A finalist or control was trained again; ``losses`` is empty where that failed."""
+    """A candidate or control was trained again; ``losses`` is empty and ``result`` None where that failed.
+
+    ``rung`` None means every rung at which it is being trained: its work could not be handled.
+    """
 
     time: float
     candidate: str
-    losses: Losses
+    rung: int | None = None
+    losses: Losses = ()
+    result: Result | None = None
 
 
-Fact = Started | Paused | Resumed | Stopped | Spending | Asked | Ended | Verified
+Fact = Started | Paused | Resumed | Forked | Stopped | Spending | Asked | Ended | Verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +110,6 @@ class Finish:
     """The run is over."""
 
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Promote:
-    """Train a candidate again with seeds and held-out data that no selection has seen."""
-
-    candidate: str
-    round: int
-    seeds: tuple[int, ...]
 
 
 Decision = Seat | PoolUpdate | Promote | Finding | Finish
@@ -134,11 +138,6 @@ def exhausted(state: RunState, policy: RunPolicy) -> str | None:
     return None
 
 
-def candidate_id(number: int) -> str:
-    """Ids sort by age as text up to a million."""
-    return f"c{number:06d}"
-
-
 def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
     match fact:
         case Started(time):
@@ -146,32 +145,40 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
         case Paused(time, reason) if state.phase in GOING_ON:
             return replace(state, phase="paused", paused_at=time, reason=reason), ()
         case Resumed(time) if state.phase not in GOING_ON:
-            paused = time - state.paused_at if state.paused_at is not None else 0.0
-            phase: Phase = "baselines" if _baselines_missing(state, policy) else "searching"
-            phase = "verifying" if state.verifying else phase
-            return replace(
-                state,
-                settled=False,
-                phase=phase,
-                paused_at=None,
-                paused_seconds=state.paused_seconds + max(0.0, paused),
-                reason="",
-            ), ()
+            return _going_on(state, time, policy), ()
+        case Forked(time):
+            ladder = ladders.kept(state.ladder, policy.stages)
+            own = frozenset(one for one in state.in_flight if one.startswith("c"))  # an ablation was another's wish
+            state = _going_on(replace(state, ladder=ladder, in_flight=own), time, policy)
+            seats = [_seat(int(one[1:]), policy, one in state.baselines_open) for one in sorted(state.in_flight)]
+            return state, (*seats, *ladders.under_way(state.ladder, policy.stages))
         case Stopped(time, reason, finished):
-            phase = "finished" if finished else "stopped"
             paused_at = state.paused_at if state.paused_at is not None else time
-            return replace(state, phase=phase, reason=reason, paused_at=paused_at), ()
+            over = replace(state, phase="finished" if finished else "stopped", reason=reason, paused_at=paused_at)
+            return over, ()
         case Spending(_, spent):
             return replace(state, spent=_sum(state.spent, spent)), ()
         case Asked(_, candidate):
             return replace(state, in_flight=state.in_flight | {candidate}, numbers=state.numbers + 1), ()
         case Ended():
             return _end(state, fact, policy)
-        case Verified(_, candidate, losses) if candidate in state.verifying:
-            verified = (*state.verified, (candidate, losses))
-            return replace(state, verifying=state.verifying - {candidate}, verified=verified), ()
+        case Verified(_, candidate, rung, losses, result):
+            return climbing.verified(state, candidate, rung, losses, result, policy), ()
         case _:
             return state, ()
+
+
+def _going_on(state: RunState, time: float, policy: RunPolicy) -> RunState:
+    """After a pause or an end, which do not count as time of the run."""
+    paused = time - state.paused_at if state.paused_at is not None else 0.0
+    phase: Phase = "baselines" if _baselines_missing(state, policy) else "searching"
+    return replace(
+        state,
+        phase=phase,
+        paused_at=None,
+        paused_seconds=state.paused_seconds + max(0.0, paused),
+        reason="",
+    )
 
 
 def _end(state: RunState, ended: Ended, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
@@ -185,6 +192,9 @@ def _end(state: RunState, ended: Ended, policy: RunPolicy) -> tuple[RunState, tu
         root_failed=state.root_failed or (ended.root and ended.rejected),
         baselines_failed=state.baselines_failed | ({ended.candidate} if ended.baseline and ended.rejected else set()),
     )
+    scored = ended.fitness is not None and ended.proposal and not ended.baseline
+    if ended.result is not None and (ended.root or scored):
+        state = replace(state, ladder=ladders.searched(state.ladder, ended.result, ended.root))
     if ended.fitness is None:
         return state, ()
     entry = Entry(ended.candidate, ended.fitness, ended.sequence, ended.parent)
@@ -205,53 +215,19 @@ def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision,
         else:
             state = _asked(state, seat)
             seats.append(seat)
-    if state.phase == "draining" and not state.in_flight:
-        state, promoted = _promote(state, policy)
-        seats += promoted
-    if state.phase == "verifying" and not state.verifying:
-        seats += _findings(state, policy)
-        state = replace(state, phase="draining", settled=True)
-    if state.phase == "draining" and not state.in_flight:
-        seats.append(Finish(state.reason))
-    return state, tuple(seats)
+    state, promoted = climbing.climb(state, policy)
+    if state.phase in ("draining", "verifying") and not state.in_flight:
+        state, ending = _end_of_the_way(state, policy)
+        return state, (*seats, *promoted, *ending)
+    return state, (*seats, *promoted)
 
 
-def _promote(state: RunState, policy: RunPolicy) -> tuple[RunState, list[Decision]]:
-    """The finalists and the controls, to be trained again: once per drain, and only if somebody is left to verify."""
-    if not policy.verify or state.settled or state.root_failed:
-        return state, []
-    entries = pools.rank((*state.pool.members, *state.pool.pending))
-    known = _baseline_ids(policy)
-    finalists = [entry.id for entry in entries if entry.id not in known][: policy.verify]
-    if not finalists:
-        return state, []
-    number = state.rounds + 1
-    seeds = tuple(1000 * number + seed for seed in range(1, 1 + policy.discovery.seeds))
-    chosen = [*_controls(state, policy), *finalists]
-    state = replace(state, phase="verifying", rounds=number, verifying=frozenset(chosen), verified=())
-    return state, [Promote(one, number, seeds) for one in chosen]
-
-
-def _findings(state: RunState, policy: RunPolicy) -> Sequence[Finding]:
-    """The verdicts on all finalists together, corrected for every candidate that the run has tried."""
-    losses = {name: dict(measured) for name, measured in state.verified}
-    controls = {name: losses[name] for name in _controls(state, policy) if losses.get(name)}
-    candidates = {name: measured for name, measured in losses.items() if name not in _baseline_ids(policy)}
-    if not controls:
-        return ()
-    return findings(candidates, controls, max(state.proposals_asked, len(candidates)), policy.discovery)
-
-
-def _controls(state: RunState, policy: RunPolicy) -> list[str]:
-    """The root and the baselines that a discovery has to beat, as far as they were measured."""
-    wanted = {policy.baselines[0], *CONTROLS}
-    names = [candidate_id(number) for number, name in enumerate(policy.baselines, 1) if name in wanted]
-    return [name for name in names if name not in state.baselines_failed]
-
-
-def _baseline_ids(policy: RunPolicy) -> frozenset[str]:
-    """Baselines are asked for first, so their numbers are known."""
-    return frozenset(candidate_id(number) for number in range(1, 1 + len(policy.baselines)))
+def _end_of_the_way(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
+    """Nobody searches any more: wait for those who climb, then say what was found, then finish."""
+    if state.ladder.climbing:
+        return replace(state, phase="verifying"), ()
+    state, found = climbing.verdicts(state, policy)
+    return replace(state, phase="draining"), (*found, Finish(state.reason))
 
 
 def _reason(state: RunState, policy: RunPolicy) -> str:
@@ -266,12 +242,15 @@ def _baselines_missing(state: RunState, policy: RunPolicy) -> bool:
 
 def _next(state: RunState, policy: RunPolicy) -> Seat | None:
     """The next seat; None while baselines are on their way, since proposals are drawn from what they measured."""
-    number = state.numbers + 1
     if state.baselines_asked < len(policy.baselines):
-        return Seat(candidate_id(number), number, policy.baselines[state.baselines_asked], policy.seeds(baseline=True))
-    if state.baselines_open:
-        return None
-    return Seat(candidate_id(number), number, "", policy.seeds(baseline=False))
+        return _seat(state.numbers + 1, policy, baseline=True)
+    return None if state.baselines_open else _seat(state.numbers + 1, policy, baseline=False)
+
+
+def _seat(number: int, policy: RunPolicy, baseline: bool) -> Seat:
+    """Baselines have the first numbers, in their order."""
+    name = policy.baselines[number - 1] if baseline else ""
+    return Seat(candidate_id(number), number, name, policy.seeds(baseline))
 
 
 def _asked(state: RunState, seat: Seat) -> RunState:

@@ -9,11 +9,16 @@ from typing import Literal
 
 from services.domain import pool as pools
 from services.domain.discovery import DiscoveryPolicy
+from services.domain.ladder import Ladder, Stage, ladder_from_json, ladder_to_json
 from services.domain.pool import PoolPolicy, PoolState
+from services.domain.promotion import PromotionPolicy
 
 Phase = Literal["baselines", "searching", "draining", "verifying", "paused", "stopped", "finished"]
 GOING_ON: frozenset[Phase] = frozenset({"baselines", "searching", "draining", "verifying"})
-Losses = tuple[tuple[int, float], ...]  # by seed
+
+
+_GONE = frozenset({"rounds", "verifying", "verified", "settled"})
+"""Fields of archives older than the ladder; their finished runs stay readable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +63,16 @@ class RunPolicy:
     candidate_seeds: int = 1
     baseline_seeds: int = 1
     pool: PoolPolicy = field(default_factory=PoolPolicy)
-    verify: int = 0  # finalists that are trained again before the run ends; 0: none
+    promotion: PromotionPolicy | None = None  # who is trained again; None: nobody
+    stages: tuple[Stage, ...] = ()  # above the search; the last one gives the verdicts
     discovery: DiscoveryPolicy = field(default_factory=DiscoveryPolicy)
 
     def __post_init__(self) -> None:
         for name in ("seats", "candidate_seeds", "baseline_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.verify < 0:
-            raise ValueError(f"verify must be 0 or more, not {self.verify}")
+        if self.promotion is not None and not self.stages:
+            raise ValueError("stages must name at least one stage above the search for candidates to go up to")
         if not self.baselines:
             raise ValueError("baselines must name at least one program: the first is what all others are compared with")
         if len(set(self.baselines)) < len(self.baselines):
@@ -90,10 +96,7 @@ class RunState:
     baselines_open: frozenset[str] = frozenset()
     baselines_failed: frozenset[str] = frozenset()
     root_failed: bool = False
-    rounds: int = 0  # of verification: each takes seeds that no other has used
-    verifying: frozenset[str] = frozenset()
-    verified: tuple[tuple[str, Losses], ...] = ()
-    settled: bool = False  # this drain's finalists have their verdicts
+    ladder: Ladder = field(default_factory=Ladder)
     started: float = 0.0
     paused_at: float | None = None
     paused_seconds: float = 0.0
@@ -108,32 +111,33 @@ class RunState:
         return max(0.0, until - self.started - self.paused_seconds)
 
 
+def candidate_id(number: int) -> str:
+    """Ids sort by age as text up to a million."""
+    return f"c{number:06d}"
+
+
 def state_to_json(state: RunState) -> dict[str, object]:
     """Plain JSON values; :func:`state_from_json` reads them back exactly."""
-    plain = asdict(replace(state, pool=PoolState()))
+    plain = asdict(replace(state, pool=PoolState(), ladder=Ladder()))
     return plain | {
         "in_flight": sorted(state.in_flight),
         "baselines_open": sorted(state.baselines_open),
         "baselines_failed": sorted(state.baselines_failed),
-        "verifying": sorted(state.verifying),
+        "ladder": ladder_to_json(state.ladder),
         "pool": pools.to_json(state.pool),
     }
 
 
 def state_from_json(value: Mapping[str, object]) -> RunState:
     """The state that :func:`state_to_json` wrote."""
-    plain: dict[str, object] = dict(value)
+    plain: dict[str, object] = {name: one for name, one in value.items() if name not in _GONE}
     return RunState(
         **plain
         | {
             "in_flight": frozenset(plain["in_flight"]),  # type: ignore[call-overload]
             "baselines_open": frozenset(plain["baselines_open"]),  # type: ignore[call-overload]
             "baselines_failed": frozenset(plain.get("baselines_failed", ())),  # type: ignore[call-overload]
-            "verifying": frozenset(plain.get("verifying", ())),  # type: ignore[call-overload]
-            "verified": tuple(
-                (name, tuple((int(seed), float(loss)) for seed, loss in losses))
-                for name, losses in plain.get("verified", ())  # type: ignore[attr-defined]
-            ),
+            "ladder": ladder_from_json(plain["ladder"]) if "ladder" in plain else Ladder(),  # type: ignore[arg-type]
             "spent": Spent(**plain["spent"]),  # type: ignore[arg-type]
             "pool": pools.from_json(plain["pool"]),  # type: ignore[arg-type]
         }

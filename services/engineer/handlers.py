@@ -19,6 +19,7 @@ from services.chassis.standing import BEFORE_TRAINED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.engineer.data.corpus import TokenArray
 from services.engineer.records import seed_message, training_message
 from services.engineer.revision import Failure, Reviser
 from services.engineer.sandbox import Sandbox, SandboxUnavailable
@@ -98,16 +99,17 @@ class Engineer:
         asked = job.event.candidate_promoted
         request = archive_pb2.GetCandidateRequest(run=job.event.run, candidate=job.event.candidate)
         record = await self._archive.GetCandidate(request, timeout=30)
-        surroundings = await self._surroundings(record.run, asked.stage)
-        stage = await self._stages.open(asked.stage, dict(surroundings.settings.scale_overrides))
-        fresh = replace(stage, corpus=replace(stage.corpus, heldout=stage.corpus.verification))
+        surroundings = replace(await self._surroundings(record.run, asked.stage), finished=())  # nobody is pruned here
+        stage = await self._stages.open(asked.stage, dict(asked.scale_overrides))
+        unseen = share_of(stage.corpus.verification, asked.rung, asked.rungs)
+        fresh = replace(stage, corpus=replace(stage.corpus, heldout=unseen))
         record.request.ClearField("seeds")
         record.request.seeds.extend(asked.seeds)
         program = record.training.program or record.proposal.program
-        bench = Workbench(self._data_dir, record.run, f"{record.id}-verification")
+        bench = Workbench(self._data_dir, record.run, f"{record.id}-rung-{asked.rung}")
         result = pb.Candidate(id=record.id, run=record.run)
         event = follow(job.cause, "verified", SERVICE, job.attempt, result, suffix=job.event.id.split(".")[-2])
-        event.candidate_verified.stage = asked.stage
+        event.candidate_verified.stage, event.candidate_verified.rung = asked.stage, asked.rung
         try:
             seeds = await self._train_seeds(job, program, record, fresh, surroundings, bench)
         except TrainingFailed as failed:
@@ -120,7 +122,7 @@ class Engineer:
             training = training_message(seeds, fresh.scale.averaged)
             for seed in training.seeds:
                 seed.ClearField("curve")
-            event.so_far.verifications.append(pb.Verification(stage=asked.stage, training=training))
+            event.so_far.verifications.append(pb.Verification(stage=asked.stage, training=training, rung=asked.rung))
         finally:
             bench.done()
         return event
@@ -227,6 +229,13 @@ class Engineer:
         request = archive_pb2.ListCandidatesRequest(run=run, states=[pb.STATE_ARCHIVED], page_size=200)
         reply = await self._archive.ListCandidates(request, timeout=30)
         return tuple(curve for one in reply.candidates for seed in one.training.seeds if (curve := _curve(seed)))
+
+
+def share_of(part: TokenArray, rung: int, rungs: int) -> TokenArray:
+    """What is held out for one rung of several: they share nothing, so that none was selected by another's data."""
+    length = len(part) // max(1, rungs)
+    start = (max(1, rung) - 1) * length
+    return part[start : start + length]
 
 
 def peers_of(baselines: Sequence[pb.Candidate]) -> Peers:

@@ -8,8 +8,10 @@ from services.chassis.events import Cause, follow, rejection
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.discovery import Finding, Outcome
+from services.domain.ladder import Promote
 from services.domain.pool import PoolUpdate
-from services.domain.run import Decision, Finish, Promote, Seat
+from services.domain.run import Decision, Finish, Seat
+from services.store.policies import policy_of
 from services.store.port import Change
 
 SERVICE = "store"
@@ -50,8 +52,8 @@ def _say(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
                 )
             )
             return event
-        case Promote(candidate, number, seeds):
-            return _promotion(candidate, number, seeds, cause, change)
+        case Promote():
+            return _promotion(decision, cause, change)
         case Finding():
             return _discovery(decision, cause, change)
         case Finish(reason):
@@ -79,14 +81,24 @@ def _request(seat: Seat, cause: Cause, change: Change) -> events_pb2.Event:
     return event
 
 
-def _promotion(candidate: str, number: int, seeds: tuple[int, ...], cause: Cause, change: Change) -> events_pb2.Event:
-    """Work for an engineer; the program is in the archive."""
+def _promotion(promote: Promote, cause: Cause, change: Change) -> events_pb2.Event:
+    """Work for an engineer of the next stage; the program is in the archive."""
     assert change.run is not None  # noqa: S101 - promotions come from runs
-    stage = change.run.settings.scale
-    record = pb.Candidate(id=candidate, run=cause.event.run, stage=stage)
-    event = follow(cause, "promoted", SERVICE, 1, record, suffix=f"round-{number}")
-    reason = "finalist or control: trained again with fresh seeds on held-out data that no selection has seen"
-    event.candidate_promoted.CopyFrom(events_pb2.CandidatePromoted(stage=stage, seeds=seeds, reason=reason))
+    stage = promote.stage.scale
+    record = pb.Candidate(id=promote.candidate, run=cause.event.run, stage=stage)
+    again = "-again" if cause.event.HasField("run_forked") else ""  # its history holds the first time
+    suffix = f"round-{promote.round}-rung-{promote.rung}{again}"
+    event = follow(cause, "promoted", SERVICE, 1, record, suffix=suffix)
+    event.candidate_promoted.CopyFrom(
+        events_pb2.CandidatePromoted(
+            stage=stage,
+            seeds=promote.seeds,
+            reason=promote.reason,
+            scale_overrides=dict(promote.stage.overrides),
+            rung=promote.rung,
+            rungs=len(policy_of(change.run.settings).stages),
+        )
+    )
     return event
 
 
@@ -96,7 +108,7 @@ def _discovery(finding: Finding, cause: Cause, change: Change) -> events_pb2.Eve
     confirmed = finding.outcome is Outcome.CONFIRMED
     found = pb.Discovery(
         confirmed=confirmed,
-        stage=change.run.settings.scale,
+        stage=policy_of(change.run.settings).stages[-1].scale,
         control=finding.control or "",
         effect=finding.effect or 0.0,
         p_value=1.0 if finding.p is None else finding.p,
@@ -110,7 +122,7 @@ def _discovery(finding: Finding, cause: Cause, change: Change) -> events_pb2.Eve
         )
     record = pb.Candidate(id=finding.candidate, run=cause.event.run, discovery=found)
     name = "confirmed" if confirmed else "refuted"
-    event = follow(cause, name, SERVICE, 1, record, suffix=f"round-{change.run.state.rounds}")
+    event = follow(cause, name, SERVICE, 1, record, suffix=f"round-{change.run.state.ladder.rounds}")
     fact = event.discovery_confirmed if confirmed else event.discovery_refuted
     fact.SetInParent()
     return event

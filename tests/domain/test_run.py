@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.domain.discovery import DiscoveryPolicy, Finding, Outcome
+from services.domain.ladder import Promote, Stage
 from services.domain.pool import PoolPolicy, PoolUpdate
+from services.domain.promotion import PaperPromotion, Result, SuccessiveHalving
 from services.domain.run import (
     Asked,
     Ended,
     Finish,
     Paused,
-    Promote,
     Resumed,
     Seat,
     Spending,
@@ -41,6 +42,7 @@ def ended(seat: Seat, time: float = 1.0, fitness: float | None = 0.5, rejected: 
     return Ended(
         time=time, candidate=seat.candidate, sequence=seat.number, fitness=None if rejected else fitness,
         parent=None, baseline=bool(seat.baseline), root=seat.baseline == "delta_net", rejected=rejected,
+        result=None if rejected or fitness is None else Result(seat.candidate, fitness, 1.5, 0.3, 1000, 10.0),
     )  # fmt: skip
 
 
@@ -205,7 +207,16 @@ def searched(policy: RunPolicy) -> tuple[RunState, tuple[object, ...]]:
     return state, decisions
 
 
-VERIFYING = replace(POLICY, verify=1, discovery=DiscoveryPolicy(seeds=3), pool=PoolPolicy(cold_start=3, batch=2))
+VERIFYING = replace(
+    POLICY, promotion=SuccessiveHalving(eta=4), stages=(Stage("tiny", 3),), discovery=DiscoveryPolicy(seeds=3),
+    pool=PoolPolicy(cold_start=3, batch=2),
+)  # fmt: skip
+
+
+def again(name: str, loss: float) -> Verified:
+    """A second training at the first rung, three seeds with a little scatter."""
+    noisy = tuple((1000 + seed, loss + 0.001 * (seed * len(name) % 3)) for seed in (1, 2, 3))
+    return Verified(9.0, name, 1, noisy, Result(name, -loss, loss))
 
 
 def test_finalists_and_controls_are_trained_again_before_a_run_ends() -> None:
@@ -219,6 +230,29 @@ def test_finalists_and_controls_are_trained_again_before_a_run_ends() -> None:
     assert not any(isinstance(one, Finish) for one in decisions)
 
 
+def test_halving_promotes_while_the_search_goes_on() -> None:
+    """Nobody waits for the search to end, and seats are given out all the same."""
+    policy = replace(VERIFYING, promotion=SuccessiveHalving(eta=2), budget=Budget(candidates=6))
+    state, decisions = step(RunState(), Started(0.0), policy)
+    moments = []
+    while seats := [one for one in decisions if isinstance(one, Seat)]:
+        state, decisions = step(state, ended(seats[0], fitness=0.5 + 0.01 * seats[0].number), policy)
+        decisions = (*decisions, *seats[1:])
+        moments += [(one.candidate, state.proposals_ended) for one in decisions if isinstance(one, Promote)]
+
+    assert [ended for _, ended in moments] == [2, 2, 2, 3, 4, 5]
+    assert state.phase == "verifying"
+
+
+def test_nobody_worth_it_means_no_verification_and_the_end() -> None:
+    """The paper's rule asks for better than the root in both; a run without finalists ends at once."""
+    state, decisions = searched(replace(VERIFYING, promotion=PaperPromotion(), stages=(Stage("tiny", 3),)))
+
+    assert not any(isinstance(one, Promote) for one in decisions)
+    assert isinstance(decisions[-1], Finish)
+    assert state.phase == "draining"
+
+
 @pytest.mark.parametrize(("gain", "confirmed"), [(0.2, True), (0.0, False)])
 def test_a_discovery_has_to_beat_the_strongest_control(gain: float, confirmed: bool) -> None:
     """Otherwise it is refuted or left undecided, and the run ends either way."""
@@ -226,8 +260,7 @@ def test_a_discovery_has_to_beat_the_strongest_control(gain: float, confirmed: b
     losses = {"c000001": 1.5, "c000002": 1.4, "c000006": 1.4 - gain}
     decisions: tuple[object, ...] = ()
     for name, loss in losses.items():
-        noisy = tuple((1000 + seed, loss + 0.001 * (seed * len(name) % 3)) for seed in (1, 2, 3))
-        state, decisions = step(state_from_json(state_to_json(state)), Verified(9.0, name, noisy), VERIFYING)
+        state, decisions = step(state_from_json(state_to_json(state)), again(name, loss), VERIFYING)
 
     (finding,) = (one for one in decisions if isinstance(one, Finding))
     assert (finding.candidate, finding.control) == ("c000006", "c000002")
@@ -236,12 +269,30 @@ def test_a_discovery_has_to_beat_the_strongest_control(gain: float, confirmed: b
 
 
 def test_a_verification_that_failed_does_not_hold_the_run_up() -> None:
-    """Its claim is simply not borne out."""
+    """Its claim is simply not borne out; a dead letter names no rung."""
     state, _ = searched(VERIFYING)
     for name in ("c000001", "c000002"):
-        state, _ = step(state, Verified(9.0, name, ((1001, 1.5), (1002, 1.5), (1003, 1.5))), VERIFYING)
-    state, decisions = step(state, Verified(9.0, "c000006", ()), VERIFYING)
+        state, _ = step(state, again(name, 1.5), VERIFYING)
+    state, decisions = step(state, Verified(9.0, "c000006"), VERIFYING)
 
     (finding,) = (one for one in decisions if isinstance(one, Finding))
     assert finding.outcome is Outcome.UNDECIDED
     assert isinstance(decisions[-1], Finish)
+
+
+def test_a_run_that_goes_on_verifies_only_what_is_new() -> None:
+    """A resumed run begins a round of its own, with seeds of its own."""
+    state, _ = searched(VERIFYING)
+    for name in ("c000001", "c000002", "c000006"):
+        state, _ = step(state, again(name, 1.5), VERIFYING)
+    state, _ = step(state, Stopped(10.0, "done", finished=True), VERIFYING)
+    more = replace(VERIFYING, budget=Budget(candidates=8))
+    state, decisions = step(state, Resumed(11.0), more)
+    while seats := [one for one in decisions if isinstance(one, Seat)]:
+        state, decisions = step(state, ended(seats[0], fitness=0.9), more)
+        decisions = (*decisions, *seats[1:])
+
+    promoted = [one for one in decisions if isinstance(one, Promote)]
+    assert {one.round for one in promoted} == {2}
+    assert {one.seeds for one in promoted} == {(2001, 2002, 2003)}
+    assert "c000006" not in {one.candidate for one in promoted}

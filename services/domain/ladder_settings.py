@@ -1,0 +1,97 @@
+"""From a run's settings to its promotion: which policy, which stages above the search, how much evidence.
+
+The policies `verify`, `block`, `eta`, `parameters`, `flops`, `stages`, `verify_seeds`, `level` and `worthwhile` come as
+text or numbers. `stages` names the stages above the search, commas between, each with what is set otherwise than its
+scale says, as in ``explore,verify:seeds=3`` or ``tiny:tokens=1200000:seeds=5``. Budgets relative to the baseline are
+shares: ``0.1`` is ±10 %, ``+0.1`` at most 10 % more, ``none`` no limit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.domain.discovery import DiscoveryPolicy
+from services.domain.ladder import Stage
+from services.domain.promotion import Budget, Limit, PaperPromotion, PromotionPolicy, SuccessiveHalving
+
+PROMOTIONS = ("none", "paper", "halving")
+MOST_STAGES = 9
+Policies = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """How candidates go up; without ``promotion`` nobody does."""
+
+    promotion: PromotionPolicy | None
+    stages: tuple[Stage, ...]
+    discovery: DiscoveryPolicy
+
+
+def climb_of(promotion: str, policies: Policies, scale: str, overrides: Mapping[str, str]) -> Climb:
+    """What a run's settings say. Raises ``ValueError`` naming the policy that is impossible."""
+    if promotion and promotion not in PROMOTIONS:
+        raise ValueError(f"promotion is {promotion!r}; choose one of {', '.join(PROMOTIONS)}")
+    if promotion in ("", "none"):
+        return Climb(None, (), DiscoveryPolicy())
+    default = DiscoveryPolicy()
+    stages = _stages(policies, scale, overrides, _whole(policies, "verify_seeds", default.seeds))
+    discovery = DiscoveryPolicy(
+        level=_real(policies, "level", default.level),
+        seeds=stages[-1].seeds,
+        worthwhile=_real(policies, "worthwhile", default.worthwhile),
+    )
+    return Climb(_promotion(promotion, policies), stages, discovery)
+
+
+def _promotion(name: str, policies: Policies) -> PromotionPolicy | None:
+    budget = Budget(_limit(policies, "parameters"), _limit(policies, "flops"))
+    if name == "paper":
+        usual = PaperPromotion()
+        return PaperPromotion(_whole(policies, "block", usual.block), _whole(policies, "verify", usual.top), budget)
+    if name == "halving":
+        return SuccessiveHalving(_whole(policies, "eta", SuccessiveHalving().eta), budget)
+    return None
+
+
+def _stages(policies: Policies, scale: str, overrides: Mapping[str, str], seeds: int) -> tuple[Stage, ...]:
+    text = str(policies.get("stages", scale))
+    stages = tuple(_stage(part.strip(), scale, overrides, seeds) for part in text.split(",") if part.strip())
+    if not 1 <= len(stages) <= MOST_STAGES:
+        raise ValueError(f"policy stages must name 1 to {MOST_STAGES} stages, commas between, not {text!r}")
+    return stages
+
+
+def _stage(text: str, scale: str, overrides: Mapping[str, str], seeds: int) -> Stage:
+    """The run's own overrides hold at the run's own scale, so that a stage of it differs by what it names alone."""
+    name, *parts = text.split(":")
+    split = [part.partition("=") for part in parts]
+    pairs = {field: value for field, _, value in split}
+    if bad := next((field for field, value in pairs.items() if not value), None):
+        raise ValueError(f"policy stages: write {bad!r} of stage {name} as NAME=VALUE")
+    own = dict(overrides) if name == scale else {}
+    if {"steps", "tokens"} & pairs.keys():
+        own = {field: value for field, value in own.items() if field not in ("steps", "tokens")}
+    count = _whole(pairs, "seeds", seeds)
+    pairs.pop("seeds", None)
+    return Stage(name, count, tuple(sorted((own | pairs).items())))
+
+
+def _limit(policies: Policies, name: str) -> Limit | None:
+    text = str(policies.get(name, "0.1")).strip()
+    return None if text == "none" else Limit(_real({name: text}, name, 0.0), upwards=text.startswith("+"))
+
+
+def _whole(policies: Policies, name: str, default: int) -> int:
+    value = policies.get(name, default)
+    try:
+        return int(value)  # type: ignore[call-overload,no-any-return]
+    except (TypeError, ValueError):
+        raise ValueError(f"policy {name} must be a whole number, not {value!r}") from None
+
+
+def _real(policies: Policies, name: str, default: float) -> float:
+    value = policies.get(name, default)
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"policy {name} must be a number, not {value!r}") from None

@@ -1,0 +1,102 @@
+"""The ladder of stages: what settings say, who climbs when, with which seeds."""
+
+import pytest
+
+from services.domain.ladder import (
+    Ladder,
+    Stage,
+    arrived,
+    climb,
+    kept,
+    ladder_from_json,
+    ladder_to_json,
+    searched,
+    under_way,
+)
+from services.domain.ladder_settings import climb_of
+from services.domain.promotion import Budget, Limit, PaperPromotion, Result, SuccessiveHalving
+
+STAGES = (Stage("tiny", 2, (("tokens", "800000"),)), Stage("explore", 3))
+CONTROLS = ("c000001", "c000002")
+HALF = SuccessiveHalving(eta=2, budget=Budget(None, None))
+
+
+def loss(name: str, value: float) -> Result:
+    return Result(name, -value, value)
+
+
+def found(*losses: float) -> Ladder:
+    """A ladder at whose foot the root has loss 2 and candidates c000003, c000004, … have these."""
+    ladder = searched(Ladder(), loss("c000001", 2.0), root=True)
+    for number, value in enumerate(losses, 3):
+        ladder = searched(ladder, loss(f"c{number:06d}", value), root=False)
+    return ladder
+
+
+def test_controls_climb_with_the_first_candidate_and_share_its_seeds() -> None:
+    """Differences are paired; a control that goes along later would be trained with other seeds."""
+    ladder, promoted = climb(found(1.9, 1.8), HALF, STAGES, CONTROLS, over=False)
+
+    assert [one.candidate for one in promoted] == ["c000001", "c000002", "c000004"]
+    assert {one.seeds for one in promoted} == {(1001, 1002)}
+    assert {(one.rung, one.stage) for one in promoted} == {(1, STAGES[0])}
+    ladder = searched(searched(ladder, loss("c000005", 1.0), root=False), loss("c000006", 2.5), root=False)
+    _, more = climb(ladder, HALF, STAGES, CONTROLS, over=False)
+    assert [(one.candidate, one.seeds) for one in more] == [("c000005", (1001, 1002))]
+
+
+def test_the_second_rung_is_climbed_from_the_first_with_seeds_of_its_own() -> None:
+    """What selected the finalists must not judge them."""
+    ladder, _ = climb(found(1.9, 1.8), HALF, STAGES, CONTROLS, over=True)
+    for name, value in (("c000004", 1.7), ("c000002", 1.95)):
+        ladder = arrived(ladder, 1, name, loss(name, value), root=False)
+        ladder, early = climb(ladder, HALF, STAGES, CONTROLS, over=True)
+        assert early == ()
+    ladder = arrived(ladder_from_json(ladder_to_json(ladder)), 1, "c000001", loss("c000001", 2.0), root=True)
+    ladder, promoted = climb(ladder, HALF, STAGES, CONTROLS, over=True)
+
+    assert {(one.rung, one.seeds) for one in promoted} == {(2, (1101, 1102, 1103))}
+    assert {one.candidate for one in promoted} == {"c000001", "c000002", "c000004"}
+
+
+def test_a_fork_begins_again_what_was_under_way() -> None:
+    """Its engineers have never heard of it."""
+    ladder, promoted = climb(found(1.9, 1.8), HALF, STAGES, CONTROLS, over=False)
+    again = under_way(ladder, STAGES)
+
+    assert {(one.candidate, one.rung, one.seeds) for one in again} == {
+        (one.candidate, one.rung, one.seeds) for one in promoted
+    }
+    assert kept(ladder, ()).climbing == frozenset()
+
+
+def test_settings_name_policy_stages_and_budgets() -> None:
+    """Text from the command line becomes rules; the run's own overrides hold at its own scale."""
+    policies = {"stages": "tiny:tokens=1200000:seeds=4, explore", "flops": "+0.2", "parameters": "none", "eta": "3"}
+    rules = climb_of("halving", policies, "tiny", {"steps": "100", "width": "64"})
+
+    assert rules.promotion == SuccessiveHalving(3, Budget(None, Limit(0.2, upwards=True)))
+    assert rules.stages == (
+        Stage("tiny", 4, (("tokens", "1200000"), ("width", "64"))),
+        Stage("explore", 5),
+    )
+    assert rules.discovery.seeds == 5
+    assert climb_of("paper", {"verify": 2}, "tiny", {}).promotion == PaperPromotion(top=2)
+    assert climb_of("none", {}, "tiny", {}).promotion is None
+
+
+@pytest.mark.parametrize(
+    ("policies", "named"),
+    [
+        ({"eta": "many"}, "eta"),
+        ({"stages": ""}, "stages"),
+        ({"stages": "tiny:seeds"}, "NAME=VALUE"),
+        ({"parameters": "much"}, "parameters"),
+        ({"stages": "tiny:seeds=0"}, "seeds"),
+        ({"level": "2"}, "level"),
+    ],
+)
+def test_impossible_policies_are_refused_by_name(policies: dict[str, object], named: str) -> None:
+    """Before a run starts."""
+    with pytest.raises(ValueError, match=named):
+        climb_of("halving", policies, "tiny", {})
