@@ -88,7 +88,7 @@ def _block(status: pb.RunStatus, rows: Sequence[Row], spent: float, left: float 
     ]
     if wanted:
         lines.append(ProgressBar(total=wanted, completed=ended, width=60))
-    lines += [counts, *_in_hand(rows), Text(_best(status))]
+    lines += [counts, *_in_hand(rows), Text(best_line(status))]
     return Group(*lines)
 
 
@@ -105,10 +105,11 @@ def _in_hand(rows: Sequence[Row]) -> list[Text]:
 
 def _line(status: pb.RunStatus, spent: float, left: float | None) -> str:
     states = ", ".join(f"{status.states[name]} {name}" for name in STATES if status.states.get(name, 0))
-    return f"{clock(spent)} {status.phase}: {states or 'starting'}; {_best(status)}{_left(left)}"
+    return f"{clock(spent)} {status.phase}: {states or 'starting'}; {best_line(status)}{_left(left)}"
 
 
-def _best(status: pb.RunStatus) -> str:
+def best_line(status: pb.RunStatus) -> str:
+    """The best candidate so far, in words."""
     if not status.HasField("best"):
         return "no candidate is scored yet"
     loss = number(status.best.loss if status.best.HasField("loss") else None)

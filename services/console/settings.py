@@ -1,5 +1,6 @@
 """Settings of the command line."""
 
+import os
 from pathlib import Path
 
 from services.chassis.settings import ServiceSettings, load
@@ -12,6 +13,11 @@ class ConsoleSettings(ServiceSettings):
     def system_file(self) -> Path:
         """Written while a system of this data folder runs: addresses and process ids."""
         return self.data_dir / "system.json"
+
+    @property
+    def archive_is_elsewhere(self) -> bool:
+        """Whether ASI_ARCHIVE_ADDRESS names a store that is up already."""
+        return "ASI_ARCHIVE_ADDRESS" in os.environ
 
     def run_folder(self, run: str) -> Path:
         """Where a run's reports go."""

@@ -1,0 +1,106 @@
+"""`asi-arch watch`: a run as it happens, from its log; what is in flight and the best so far, from the archive."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from services.chassis.bus import Bus, Logged
+from services.chassis.errors import NotFound
+from services.console.archive import open_archive
+from services.console.commands.run import OVER, look
+from services.console.happenings import Happening, happening
+from services.console.local.system import running_system
+from services.console.log import open_log
+from services.console.rows import Row
+from services.console.settings import ConsoleSettings
+from services.contracts import archive_pb2 as pb
+from services.contracts import archive_pb2_grpc
+
+LATEST = 6
+LEFT_SECONDS = 3.0
+
+
+@dataclass
+class Scene:
+    """What is known of the run at one moment."""
+
+    status: pb.RunStatus
+    rows: list[Row]
+    latest: deque[Happening] = field(default_factory=lambda: deque(maxlen=LATEST))
+    begun: dict[str, Happening] = field(default_factory=dict)  # by candidate: what it did last
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.status.phase in OVER and not self.status.in_flight
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The scene after one event, or after a second without any."""
+
+    scene: Scene
+    happening: Happening | None
+
+
+async def moments(settings: ConsoleSettings, run: str, from_start: bool) -> AsyncGenerator[Moment, None]:
+    """The run's events as they happen, the whole log first if `from_start`; ends when the run does.
+
+    Raises NotFound when there is no such run, or nothing that could be waited for.
+    """
+    alive = running_system(settings) is not None or settings.archive_is_elsewhere
+    async with open_archive(settings) as archive, open_log(settings) as bus:
+        status, rows = await look(archive, run)
+        scene = Scene(status, rows)
+        if not from_start and (scene.over or not alive):
+            raise NotFound(_nothing(settings, scene))
+        start = 1 if from_start else await bus.last_sequence() + 1
+        wait = alive and not scene.over
+        async for logged in _log(bus, status.run, start, wait):
+            yield await _moment(archive, scene, logged, settled=not wait)
+            if scene.over and logged is None:
+                return
+
+
+def _nothing(settings: ConsoleSettings, scene: Scene) -> str:
+    run, phase = scene.status.run, scene.status.phase
+    state = f"run {run} has {phase}" if scene.over else f"run {run} is {phase}, but nothing runs in {settings.data_dir}"
+    return f"{state}: `asi-arch run --resume` goes on, `asi-arch watch --from-start` shows what has happened"
+
+
+async def _log(bus: Bus, run: str, start: int, wait: bool) -> AsyncIterator[Logged | None]:
+    subject = f"asi.v1.{run}.>"
+    if not wait:
+        async for logged in bus.read_log(subject, start):
+            yield logged
+        return
+    yield None
+    silent = 0.0
+    async for one in bus.follow(subject, start):
+        silent = 0.0 if bus.connected else silent + 1.0
+        if silent > LEFT_SECONDS:
+            return  # the broker has gone: on one machine that is the end of the whole system
+        yield one
+
+
+async def _moment(
+    archive: archive_pb2_grpc.ArchiveAsyncStub, scene: Scene, logged: Logged | None, settled: bool
+) -> Moment:
+    """Take one message in. The archive is asked anew only while things may change."""
+    seen = None
+    if logged is not None:
+        with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
+            seen = happening(logged)
+            scene.latest.append(seen)
+            if seen["candidate"]:
+                scene.begun[seen["candidate"]] = seen
+    if not settled:
+        with contextlib.suppress(grpc.aio.AioRpcError):  # the store is starting again: what was known stays
+            scene.status, scene.rows = await look(archive, scene.status.run)
+    return Moment(scene, seen)

@@ -1,0 +1,103 @@
+"""Events as they happen: one row, one line, or one JSON object each. What an event does not say is None."""
+
+from typing import TypedDict
+
+from services.chassis.bus import Logged
+from services.chassis.bus.subjects import fact_of
+from services.console.tables import number
+from services.contracts import candidate_pb2, events_pb2
+
+
+class Happening(TypedDict):
+    """One event, as `asi-arch watch --json` prints it. Time is UTC; loss in nats per token, judge 1–10."""
+
+    sequence: int
+    time: str
+    id: str
+    run: str
+    fact: str
+    candidate: str | None
+    name: str | None
+    stage: str | None
+    service: str
+    attempt: int
+    loss: float | None
+    benchmark: float | None
+    judge: float | None
+    fitness: float | None
+    reason: str | None
+
+
+def happening(logged: Logged) -> Happening:
+    """A message of the log. Raises ValueError for one that holds no fact that this version knows."""
+    event = events_pb2.Event.FromString(logged.body)
+    record = event.so_far
+    training, verdict = record.training, record.verdict
+    fitness = event.candidate_rescored.fitness if event.HasField("candidate_rescored") else verdict.fitness
+    return Happening(
+        sequence=logged.sequence,
+        time=event.time.ToDatetime().isoformat(timespec="milliseconds") + "Z",
+        id=event.id,
+        run=event.run,
+        fact=fact_of(event),
+        candidate=event.candidate or None,
+        name=record.proposal.name or record.request.baseline or None,
+        stage=record.stage or event.candidate_promoted.stage or event.candidate_verified.stage or None,
+        service=event.service,
+        attempt=event.attempt,
+        loss=training.loss if training.HasField("loss") else None,
+        benchmark=training.benchmark if training.HasField("benchmark") else None,
+        judge=verdict.raw if verdict.HasField("raw") else None,
+        fitness=fitness.value if event.HasField("candidate_rescored") or verdict.HasField("fitness") else None,
+        reason=_reason(event, record),
+    )
+
+
+def line(one: Happening) -> str:
+    """In words, as in "07:31:02 c000003 trained DeltaNet: loss 1.3798"."""
+    fact = one["fact"].removeprefix("candidate.")
+    who = " ".join(part for part in (one["candidate"], fact, one["name"]) if part)
+    told = _numbers(one)
+    return f"{one['time'][11:19]} {who}" + (f": {told}" if told else "")
+
+
+def _numbers(one: Happening) -> str:
+    """What this fact is about, not what the record held before."""
+    fact = one["fact"]
+    if fact in ("candidate.rejected", "run.stopped") or one["reason"]:
+        return one["reason"] or ""
+    if fact == "candidate.trained":
+        return f"loss {number(one['loss'])}, benchmark {number(one['benchmark'], '.3f')}"
+    if fact in ("candidate.judged", "candidate.rescored"):
+        return f"judge {number(one['judge'], '.1f')}, fitness {number(one['fitness'], '.3f')}"
+    if fact == "candidate.archived" and one["fitness"] is not None:
+        return f"fitness {number(one['fitness'], '.3f')}"
+    return ""
+
+
+def _reason(event: events_pb2.Event, record: candidate_pb2.Candidate) -> str | None:
+    """The sentence that an event carries, whatever its field is called."""
+    match event.WhichOneof("fact"):
+        case "candidate_rejected":
+            return f"{record.rejection.stage}: {record.rejection.reason}"
+        case "candidate_claimed":
+            return f"by {event.candidate_claimed.worker}" + (", resumed" if event.candidate_claimed.resumed else "")
+        case "candidate_promoted":
+            return event.candidate_promoted.reason or None
+        case "candidate_verified":
+            return event.candidate_verified.reason or None
+        case "candidate_rescored":
+            return event.candidate_rescored.reason or None
+        case "run_paused":
+            return event.run_paused.reason or None
+        case "run_resumed":
+            return event.run_resumed.reason or None
+        case "run_stopped":
+            return event.run_stopped.reason or None
+        case "mind_answered":
+            call = event.mind_answered.call
+            return call.error or f"{call.role} by {call.model}, {call.prompt_tokens + call.completion_tokens} tokens"
+        case "dead":
+            return f"{event.dead.consumer}: {event.dead.reason}"
+        case _:
+            return None
