@@ -1225,6 +1225,10 @@ class Discovery(_message.Message):
     ADJUSTED_P_VALUE_FIELD_NUMBER: _builtins.int
     TRIED_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SEEDS_FIELD_NUMBER: _builtins.int
+    CONTROLS_FIELD_NUMBER: _builtins.int
     confirmed: _builtins.bool
     stage: _builtins.str
     control: _builtins.str
@@ -1236,8 +1240,19 @@ class Discovery(_message.Message):
     tried: _builtins.int
     """candidates the correction counts"""
     method: _builtins.str
+    outcome: _builtins.str
+    """"confirmed", "refuted" or "undecided": a gain neither shown nor ruled out"""
+    reason: _builtins.str
     @_builtins.property
     def interval(self) -> Global___Interval: ...
+    @_builtins.property
+    def seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """fresh ones, that the candidate and every control have"""
+
+    @_builtins.property
+    def controls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """candidate ids of all that it was compared with"""
+
     def __init__(
         self,
         *,
@@ -1250,10 +1265,14 @@ class Discovery(_message.Message):
         adjusted_p_value: _builtins.float = ...,
         tried: _builtins.int = ...,
         method: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        seeds: _abc.Iterable[_builtins.int] | None = ...,
+        controls: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_p_value", b"adjusted_p_value", "confirmed", b"confirmed", "control", b"control", "effect", b"effect", "interval", b"interval", "method", b"method", "p_value", b"p_value", "stage", b"stage", "tried", b"tried"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_p_value", b"adjusted_p_value", "confirmed", b"confirmed", "control", b"control", "controls", b"controls", "effect", b"effect", "interval", b"interval", "method", b"method", "outcome", b"outcome", "p_value", b"p_value", "reason", b"reason", "seeds", b"seeds", "stage", b"stage", "tried", b"tried"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
