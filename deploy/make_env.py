@@ -1,21 +1,15 @@
-"""Write deploy/.env with fresh secrets, readable by its owner only: `python3 deploy/make_env.py`."""
+"""Make a deployment's credentials: `.venv/bin/python deploy/make_env.py [--tls]` writes deploy/.env and deploy/nats.conf.
 
-import os
-import secrets
+Where only docker is at hand the same runs in any of the images: see README.md beside this file.
+"""
+
 import sys
 from pathlib import Path
 
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
 
-def write(path: Path) -> None:
-    """Raises FileExistsError: secrets in use are not replaced."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(f"NATS_PASSWORD=p{secrets.token_hex(24)}\n")
-
+from services.chassis.bus.credentials import main  # noqa: E402 - found by the line above
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / ".env"
-    try:
-        write(target)
-    except FileExistsError:
-        sys.exit(f"{target} exists already: delete it for new secrets.")
+    main([str(HERE), *sys.argv[1:]])

@@ -57,11 +57,15 @@ def follow(
         attempt: delivery number of the cause's message, the fencing token.
         candidate: the record including what this fact adds; None for facts about the run.
         suffix: tells facts apart that one cause may have several of.
+
+    The facts of a way that was taken up again have ids of their own, though their attempts begin anew.
     """
     run = cause.event.run
+    retries = (candidate.retries if candidate is not None else 0) or cause.event.so_far.retries
+    again = f"again-{retries}" if retries else ""
     name = candidate.id if candidate is not None else (cause.event.candidate or "run")
     event = events_pb2.Event(
-        id=".".join(part for part in (run, name, fact, suffix, str(attempt)) if part),
+        id=".".join(part for part in (run, name, fact, suffix, again, str(attempt)) if part),
         run=run,
         candidate=candidate.id if candidate is not None else "",
         attempt=attempt,

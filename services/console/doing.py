@@ -15,7 +15,7 @@ from services.console.app import PASS_ON, Json, Run, T, app
 from services.console.commands import inspect, query
 from services.console.local.system import log_server, running_system
 from services.console.settings import ConsoleSettings, console_settings
-from services.console.steer import pause_run, publish_all, rescored, resume_run, set_up, stop_run
+from services.console.steer import pause_run, publish_all, rescored, resume_run, stop_run
 
 
 @app.command()
@@ -54,22 +54,10 @@ def _catch_up(settings: ConsoleSettings, log: dict[str, str]) -> None:
         )
 
 
-@app.command()
-def setup(
-    check_only: Annotated[bool, typer.Option("--check", help="create nothing, report differences")] = False,
-) -> None:
-    """Create or verify streams and durable consumers on the NATS server; idempotent. Exits 1 on drift."""
-    settings = console_settings()
-    with log_server(settings) as log:
-        client = settings.model_copy(update={"nats_url": log.get("ASI_NATS_URL", settings.nats_url)})
-        created, differences = asyncio.run(set_up(client, create=not check_only))
-    for line in created:
-        typer.echo(f"created {line}")
-    for line in differences:
-        typer.echo(f"drift: {line}", err=True)
-    if differences:
-        raise typer.Exit(1)
-    typer.echo("streams and consumers are as they must be")
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def setup(context: typer.Context) -> None:
+    """Create or verify streams, consumers, tables and indexes; see `asi-arch setup --help`."""
+    _hand_over("services.store.tools", "setup", context, with_log=True)
 
 
 @app.command(context_settings=PASS_ON, add_help_option=False)

@@ -46,13 +46,6 @@ async def stop_run(settings: ConsoleSettings, run: str, reason: str) -> None:
     await _publish(settings, event)
 
 
-async def set_up(settings: ConsoleSettings, create: bool) -> tuple[list[str], list[str]]:
-    """What was created, and what differs from the design afterwards."""
-    async with Bus(settings, "asi-console") as bus:
-        created = await bus.set_up() if create else []
-        return created, await bus.compare()
-
-
 def rescored(about: RunStatus, records: Sequence[Candidate], version: str) -> list[pb.Event]:
     """One candidate.rescored for each candidate whose fitness the version can be computed for.
 

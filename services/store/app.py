@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from services.chassis.errors import SettingsError
 from services.chassis.logs import get_logger
 from services.chassis.service import Service
 from services.contracts import archive_pb2, archive_pb2_grpc
@@ -19,10 +20,19 @@ OPEN_SECONDS = 1.0
 
 
 async def _open_patiently(archive: Archive) -> None:
-    """A database that is not up yet is waited for: events wait in their log meanwhile."""
+    """A database that is not up yet is waited for: events wait in their log meanwhile.
+
+    Raises SettingsError where its tables or indexes are not what the code expects.
+    """
     while True:
         try:
-            return await archive.open()
+            await archive.open()
+            if differences := await archive.drift():
+                raise SettingsError(
+                    f"the archive is not as it must be: {differences[0]} (differences: {len(differences)}); "
+                    "`asi-arch setup` lists them, and a replay of the log makes a new one."
+                )
+            return
         except ArchiveUnavailable as error:
             get_logger().error("the database is out of reach", error=str(error))
             await asyncio.sleep(OPEN_SECONDS)

@@ -229,6 +229,10 @@ class Archive(Questions, Protocol):
         """Connect and bring the schema up to date."""
         ...
 
+    async def drift(self) -> list[str]:
+        """Where tables or indexes differ from the design, a sentence each. Before `open` it changes nothing."""
+        ...
+
     async def close(self) -> None:
         """Wait for what is running and let go of the database; a second time does nothing."""
         ...

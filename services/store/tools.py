@@ -13,7 +13,7 @@ from pathlib import Path
 
 from services.chassis.bus import Bus
 from services.chassis.bus.subjects import run_name
-from services.chassis.errors import BusLost, NotFound, SettingsError, Transient
+from services.chassis.errors import BusLost, Denied, NotFound, SettingsError, Transient
 from services.chassis.settings import load
 from services.store.backends import open_archive, restore_archive
 from services.store.interchange import exporting, importing
@@ -22,11 +22,13 @@ from services.store.port import Archive, ArchiveUnavailable, Query
 from services.store.reactions import react
 from services.store.replay import BATCH, replay
 from services.store.settings import StoreSettings
+from services.store.setup import set_up
 
 
 async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     """Run one command; its exit status."""
     commands = {
+        "setup": _set_up,
         "replay": _replay,
         "import": _import,
         "export": _export,
@@ -35,6 +37,17 @@ async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:
         "catch-up": _apply,
     }
     return await commands[arguments.command](arguments, settings)
+
+
+async def _set_up(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    found = await set_up(settings, create=not arguments.check)
+    for line in found.created:
+        _say(f"created {line}")
+    for line in found.differences:
+        sys.stderr.write(f"drift: {line}\n")
+    if not found.differences:
+        _say("streams, consumers and the archive are as they must be")
+    return 1 if found.differences else 0
 
 
 async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int:
@@ -166,6 +179,8 @@ async def _restore(arguments: argparse.Namespace, settings: StoreSettings) -> in
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asi-arch", description="Archives: rebuilt, compared, moved.")
     commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("setup", help="make or verify streams, consumers, tables and indexes; exits 1 on drift")
+    one.add_argument("--check", action="store_true", help="create nothing, report differences")
     one = commands.add_parser("replay", help="rebuild a run from its log and compare digests")
     one.add_argument("run", nargs="?", default="", help="default: the newest run")
     one.add_argument("--into", metavar="URL", help="a fresh archive to keep, as sqlite:///PATH or mongodb://…")
@@ -198,6 +213,6 @@ if __name__ == "__main__":
     except (SettingsError, BadArchive, ValueError, FileExistsError, FileNotFoundError) as error:
         sys.stderr.write(f"asi-arch: {error}\n")
         sys.exit(2)
-    except (NotFound, BusLost, Transient, ArchiveUnavailable, ImportError, OSError) as error:
+    except (NotFound, BusLost, Denied, Transient, ArchiveUnavailable, ImportError, OSError) as error:
         sys.stderr.write(f"asi-arch: {error}\n")
         sys.exit(1)

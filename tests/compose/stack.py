@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.chassis.bus.credentials import new_seeds, server_config, variable
 from services.console.local.broker import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -24,19 +25,19 @@ def compose_command() -> list[str] | None:
 
 @dataclass
 class Stack:
-    """One project of the compose file, with ports and a password of its own."""
+    """One project of the compose file, with ports and NATS users of its own."""
 
     command: list[str]
     logs: Path
     project: str = field(default_factory=lambda: f"asitest{secrets.token_hex(3)}")
-    password: str = field(default_factory=lambda: f"p{secrets.token_hex(16)}")
+    seeds: dict[str, str] = field(default_factory=new_seeds)
     nats_port: int = field(default_factory=free_port)
     archive_port: int = field(default_factory=free_port)
 
     @property
     def nats_url(self) -> str:
         """The event log, on loopback."""
-        return f"nats://asi:{self.password}@127.0.0.1:{self.nats_port}"
+        return f"nats://127.0.0.1:{self.nats_port}"
 
     def call(self, *arguments: str, seconds: float = 900) -> str:
         """Run one compose command; what it printed. Raises AssertionError with its output where it failed."""
@@ -66,10 +67,18 @@ class Stack:
         """Remove containers, networks and volumes."""
         self.call("down", "--volumes", "--remove-orphans", "--timeout", "5")
 
+    def _nats_conf(self) -> Path:
+        """The broker's configuration, where the engine can mount it."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        path = self.logs / f"{self.project}.conf"
+        path.write_text(server_config(self.seeds, tls=False))
+        return path
+
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
         return kept | {
-            "NATS_PASSWORD": self.password,
+            **{variable(user): seed for user, seed in self.seeds.items()},
+            "NATS_CONF": str(self._nats_conf()),
             "NATS_PORT": str(self.nats_port),
             "ARCHIVE_PORT": str(self.archive_port),
         }

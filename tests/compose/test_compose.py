@@ -11,10 +11,11 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from services.chassis.bus import Bus
 from services.chassis.rpc import channel
 from services.console.plan import Flags, run_settings
 from services.console.settings import ConsoleSettings
-from services.console.steer import set_up, start_run
+from services.console.steer import start_run
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from services.contracts.candidate_pb2 import STATE_ARCHIVED, STATE_REJECTED
@@ -48,7 +49,12 @@ async def test_every_candidate_ends_once_though_an_engineer_and_the_store_are_ki
     """What is promised of the processes must hold for the containers: nothing lost, nothing twice."""
     address = f"127.0.0.1:{stack.archive_port}"
     settings = ConsoleSettings.model_validate(
-        {"nats_url": stack.nats_url, "archive_address": address, "data_dir": tmp_path}
+        {
+            "nats_url": stack.nats_url,
+            "nats_nkey_seed": stack.seeds["console"],
+            "archive_address": address,
+            "data_dir": tmp_path,
+        }
     )
     async with channel(settings.archive_address, settings) as connection:
         archive = archive_pb2_grpc.ArchiveStub(connection)
@@ -68,11 +74,12 @@ async def test_every_candidate_ends_once_though_an_engineer_and_the_store_are_ki
 
 
 async def _streams_exist(settings: ConsoleSettings) -> None:
-    """The store makes them as soon as it is up."""
+    """The step `setup` makes them as soon as the broker is up."""
     deadline = time.monotonic() + 120
-    while (await set_up(settings, create=False))[1]:
-        assert time.monotonic() < deadline, "the store made no streams within two minutes"
-        await asyncio.sleep(1)
+    async with Bus(settings, "asi-tests") as bus:
+        while await bus.compare():
+            assert time.monotonic() < deadline, "no streams within two minutes"
+            await asyncio.sleep(1)
 
 
 async def _until(

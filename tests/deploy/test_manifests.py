@@ -11,6 +11,8 @@ import yaml
 from prometheus_client import REGISTRY
 
 from services.chassis import metrics
+from services.chassis.bus.credentials import variable
+from services.chassis.bus.rights import ADMINISTRATOR
 from services.chassis.bus.topology import EVENTS, topology
 from services.chassis.settings import SERVICES, ServiceSettings, load
 from services.engineer.settings import EngineerSettings
@@ -134,7 +136,7 @@ def test_neighbours_are_told_the_same_addresses_in_both() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_services_take_every_variable_that_compose_gives_them(name: str) -> None:
-    """A setting with a wrong name keeps a service from starting."""
+    """A setting with a wrong name keeps a service from starting; each is its own user, none may create streams."""
     given = {
         key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value)
         for key, value in compose()["services"][name]["environment"].items()
@@ -143,7 +145,8 @@ def test_services_take_every_variable_that_compose_gives_them(name: str) -> None
     settings = load(kinds.get(name, ServiceSettings), name, given)
 
     assert settings.listen == given["ASI_LISTEN"]
-    assert settings.create_streams == (name == "store")
+    assert settings.create_streams is False
+    assert f"${{{variable(name)}:?" in compose()["services"][name]["environment"]["ASI_NATS_NKEY_SEED"]
 
 
 def test_compose_services_are_read_only_and_start_again() -> None:
@@ -155,11 +158,24 @@ def test_compose_services_are_read_only_and_start_again() -> None:
 
 
 def test_no_file_holds_a_secret() -> None:
-    """Passwords come from a generated file or a Secret that is not here."""
+    """Seeds come from a generated file or a Secret that is not here."""
     assert not of_kind("Secret")
     for path in DEPLOY.rglob("*.yaml"):
-        for line in re.findall(r"nats://\S+@", path.read_text()):
-            assert "$" in line.rpartition(":")[2]
+        assert not re.search(r"nats://\S+@|\bSU[A-Z2-7]{56}\b", path.read_text())
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one["metadata"]["name"])
+def test_a_pod_sees_the_nats_user_of_its_own_service_only(workload: Manifest) -> None:
+    """With another's seed its rights would be another's too."""
+    container = pod_of(workload)["containers"][0]
+    secrets = [one["valueFrom"]["secretKeyRef"] for one in container.get("env", []) if "valueFrom" in one]
+    user = ADMINISTRATOR if workload["metadata"]["name"] == "setup" else container["name"]
+
+    assert all("configMapRef" in one for one in container.get("envFrom", []))
+    if workload in SERVICE_PODS or user == ADMINISTRATOR:
+        assert secrets == [{"name": "asi-nats", "key": variable(user)}]
+    else:
+        assert not secrets
 
 
 def test_dashboard_and_alerts_use_metrics_that_exist() -> None:

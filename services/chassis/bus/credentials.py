@@ -8,7 +8,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nkeys
@@ -44,6 +44,11 @@ def authorization(seeds: Mapping[str, str]) -> str:
     return "authorization {\n  users: [\n" + "".join(users) + "  ]\n}\n"
 
 
+def server_config(seeds: Mapping[str, str], tls: bool) -> str:
+    """The whole configuration of a server for these users."""
+    return SERVER + (TLS if tls else "") + authorization(seeds)
+
+
 def variable(user: str) -> str:
     """The variable of the environment file that holds a user's seed, as in JUDGE_NATS_SEED."""
     return f"{user.upper()}_NATS_SEED"
@@ -56,7 +61,7 @@ def write(folder: Path, tls: bool) -> None:
     with os.fdopen(handle, "w", encoding="ascii") as file:
         file.writelines(f"{variable(user)}={seed}\n" for user, seed in seeds.items())
     with (folder / "nats.conf").open("x", encoding="ascii") as file:
-        file.write(SERVER + (TLS if tls else "") + authorization(seeds))
+        file.write(server_config(seeds, tls))
 
 
 def _user(user: str, key: str) -> str:
@@ -68,14 +73,14 @@ def _user(user: str, key: str) -> str:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="credentials", description="Makes the NATS users of a deployment.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tls", action="store_true", help="the server encrypts, with /certificates/nats.crt and .key")
-    arguments = parser.parse_args()
+    asked = parser.parse_args(arguments)
     try:
-        write(arguments.folder, arguments.tls)
+        write(asked.folder, asked.tls)
     except FileExistsError as error:
         sys.exit(f"{error.filename} exists already: delete .env and nats.conf for new secrets.")
 

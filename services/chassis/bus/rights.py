@@ -88,8 +88,8 @@ RIGHTS: dict[str, Rights] = {
     "judge": Rights(("candidate.judged", *WORKER, *THINKER), ("judge",)),
     "analyst": Rights(("candidate.analysed", *WORKER, *THINKER), ("analyst",)),
     "console": Rights(
-        facts=("run.started", "run.paused", "run.resumed", "run.stopped", "run.forked", "run.inherited", "candidate.rescored",
-               "candidate.imported"),
+        facts=("run.started", "run.paused", "run.resumed", "run.stopped", "run.forked", "run.inherited",
+               "candidate.rescored", "candidate.imported", "dead.dropped"),
         reads_log=True,
         watches=True,
     ),

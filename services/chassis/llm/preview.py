@@ -13,8 +13,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -31,10 +31,18 @@ from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 
 S = TypeVar("S", bound=ServiceSettings)
-Question = Callable[
-    [S, archive_pb2_grpc.ArchiveAsyncStub, pb.Candidate, Role], Awaitable[Request[BaseModel]]
-]  # raises NotPossible where the candidate gives no reason to ask
+S_contra = TypeVar("S_contra", bound=ServiceSettings, contravariant=True)
 DESCRIBES_A_MIND = ("ASI_MIND_FILE", "ASI_MODEL")
+
+
+class Question(Protocol[S_contra]):
+    """Makes the request that a service would put about a candidate now."""
+
+    async def __call__(
+        self, settings: S_contra, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
+    ) -> Request[BaseModel]:
+        """Raises NotPossible where the candidate gives no reason to ask."""
+        ...
 
 
 def plain(request: Request[A]) -> Request[BaseModel]:

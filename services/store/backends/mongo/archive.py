@@ -15,7 +15,7 @@ from services.store.backends.mongo.connection import (
     must_be_replica_set,
     translated,
 )
-from services.store.backends.mongo.schema import migrate
+from services.store.backends.mongo.schema import drift, migrate
 from services.store.backends.neighbours import StoredProgram, StoredVector
 from services.store.backends.searching import Searching
 from services.store.backends.sketches import Sketched
@@ -57,6 +57,12 @@ class MongoArchive(Searching):
         async with translated():
             await must_be_replica_set(self._client)
             await migrate(database(self._client))
+
+    async def drift(self) -> list[str]:
+        """See the port."""
+        if self._client is None:
+            self._client = connect(self._url)
+        return await self._do(drift)
 
     async def close(self) -> None:
         """Let go of the connections."""

@@ -11,15 +11,69 @@ pools, log, motivations, programs, outbox, reservations    as their names say
 A candidate's key is `run/id`: names of runs hold no slash, so a run's keys lie together, ordered by id.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
-from pymongo import ASCENDING, DESCENDING
+from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from services.chassis.errors import SettingsError
 from services.store.backends.mongo.connection import Database
 from services.store.backends.rows import SORT_COLUMNS
 
 Step = Callable[[Database], Awaitable[None]]
+Keys = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """One index of a collection. `once` makes it unique among the documents that were accepted."""
+
+    keys: Keys
+    once: bool = False
+
+    @property
+    def name(self) -> str:
+        """As the server would call it, but for the one that means something."""
+        return "accepted_once" if self.once else "_".join(f"{key}_{direction}" for key, direction in self.keys)
+
+    def options(self) -> dict[str, object]:
+        """What the server is asked for beside the keys."""
+        return {"unique": True, "partialFilterExpression": {"accepted": True}} if self.once else {}
+
+
+def _by(*columns: str, last: int = ASCENDING) -> Index:
+    """Ascending in all columns but perhaps the last."""
+    return Index((*((column, ASCENDING) for column in columns[:-1]), (columns[-1], last)))
+
+
+def _candidate_indexes() -> tuple[Index, ...]:
+    """One index per sort, in the order in which the best come first; the flag keeps absent numbers last."""
+    sorts = [
+        Index((("run", ASCENDING), (f"no_{column}", ASCENDING), (column, DESCENDING if best else ASCENDING),
+               ("id", ASCENDING)))
+        for column, best in SORT_COLUMNS.values()
+    ]  # fmt: skip
+    kinds = [_by("run", column, "requested", last=DESCENDING) for column in ("state", "kind")]
+    return (*sorts, *kinds, _by("run", "name"), _by("run", "requested"), _by("run", "parent"))
+
+
+INDEXES: Mapping[str, tuple[Index, ...]] = {
+    "runs": (_by("started", last=DESCENDING),),
+    "candidates": _candidate_indexes(),
+    "lineage": (_by("parent"),),
+    "records": (_by("run"),),
+    "pools": (_by("run", "_id", last=DESCENDING),),
+    "log": (
+        Index((("event_id", ASCENDING),), once=True),
+        _by("run", "candidate", "_id"),
+        _by("run", "_id"),
+    ),
+    "motivations": (_by("run", "embedder", "_id"),),
+    "programs": (_by("run", "_id"), _by("run", "id")),
+    "outbox": (_by("event_id"),),
+    "reservations": (_by("run"),),
+}
+"""What the first version has; the server keeps an index on `_id` beside them."""
 
 
 async def migrate(database: Database, steps: tuple[Step, ...] | None = None) -> None:
@@ -45,36 +99,39 @@ async def _first(database: Database) -> None:
     await database.progress.update_one({"_id": "applied"}, {"$setOnInsert": {"sequence": 0}}, upsert=True)
     for counter in ("outbox", "reservations"):
         await database.progress.update_one({"_id": counter}, {"$setOnInsert": {"last": 0}}, upsert=True)
-    await database.runs.create_index([("started", DESCENDING)])
-    await _index_candidates(database)
-    await database.lineage.create_index([("parent", ASCENDING)])
-    await database.records.create_index([("run", ASCENDING)])
-    await database.pools.create_index([("run", ASCENDING), ("_id", DESCENDING)])
-    await database.log.create_index(
-        [("event_id", ASCENDING)], unique=True, partialFilterExpression={"accepted": True}, name="accepted_once"
-    )
-    await database.log.create_index([("run", ASCENDING), ("candidate", ASCENDING), ("_id", ASCENDING)])
-    await database.log.create_index([("run", ASCENDING), ("_id", ASCENDING)])
-    await database.motivations.create_index([("run", ASCENDING), ("embedder", ASCENDING), ("_id", ASCENDING)])
-    await database.programs.create_index([("run", ASCENDING), ("_id", ASCENDING)])
-    await database.programs.create_index([("run", ASCENDING), ("id", ASCENDING)])
-    await database.outbox.create_index([("event_id", ASCENDING)])
-    await database.reservations.create_index([("run", ASCENDING)])
-
-
-async def _index_candidates(database: Database) -> None:
-    """One index per sort, in the order in which the best come first; the flag keeps absent numbers last."""
-    for column, highest_first in SORT_COLUMNS.values():
-        direction = DESCENDING if highest_first else ASCENDING
-        await database.candidates.create_index(
-            [("run", ASCENDING), (f"no_{column}", ASCENDING), (column, direction), ("id", ASCENDING)]
-        )
-    for column in ("state", "kind"):
-        await database.candidates.create_index([("run", ASCENDING), (column, ASCENDING), ("requested", DESCENDING)])
-    await database.candidates.create_index([("run", ASCENDING), ("name", ASCENDING)])
-    await database.candidates.create_index([("run", ASCENDING), ("requested", ASCENDING)])
-    await database.candidates.create_index([("run", ASCENDING), ("parent", ASCENDING)])
+    for collection, indexes in INDEXES.items():
+        models = [IndexModel(list(index.keys), name=index.name, **index.options()) for index in indexes]
+        await database[collection].create_indexes(models)
 
 
 MIGRATIONS: tuple[Step, ...] = (_first,)
 """Step N brings version N to N + 1. A released step never changes."""
+
+
+async def drift(database: Database) -> list[str]:
+    """Where indexes differ from the design, a sentence each."""
+    found: list[str] = []
+    for collection, indexes in INDEXES.items():
+        held = await database[collection].index_information()
+        for index in indexes:
+            if index.name not in held:
+                found.append(f"index {index.name} of {collection} does not exist")
+            elif different := _difference(index, held.pop(index.name)):
+                found.append(f"index {index.name} of {collection} is {different}, must be {_wanted(index)}")
+            else:
+                continue
+        found += [f"index {name} of {collection} is not of this design" for name in _strangers(indexes, held)]
+    return found
+
+
+def _wanted(index: Index) -> dict[str, object]:
+    return {"key": list(index.keys), **index.options()}
+
+
+def _difference(index: Index, held: Mapping[str, object]) -> dict[str, object] | None:
+    described = {name: held[name] for name in ("key", "unique", "partialFilterExpression") if name in held}
+    return None if described == _wanted(index) else described
+
+
+def _strangers(indexes: tuple[Index, ...], held: Mapping[str, object]) -> list[str]:
+    return sorted(held.keys() - {"_id_"} - {index.name for index in indexes})

@@ -15,7 +15,7 @@ from services.store.backends.searching import Searching
 from services.store.backends.sketches import Sketched
 from services.store.backends.sqlite import history, queries, writing
 from services.store.backends.sqlite.connection import Thread, connect
-from services.store.backends.sqlite.schema import migrate
+from services.store.backends.sqlite.schema import drift, migrate
 from services.store.port import (
     ArchiveUnavailable,
     CandidateRow,
@@ -50,6 +50,10 @@ class SqliteArchive(Searching):
         except OSError as error:
             raise ArchiveUnavailable(f"{self._file}: {error.strerror}") from error
         await self._writer.do(migrate, str(self._file))
+
+    async def drift(self) -> list[str]:
+        """See the port."""
+        return await self._reader.do(drift)
 
     async def close(self) -> None:
         """Wait for what is running and close the file."""

@@ -4,6 +4,7 @@ Slim columns and fat records lie apart: lists, trees and statistics never read a
 """
 
 import sqlite3
+from contextlib import closing
 
 from services.chassis.errors import SettingsError
 from services.store.backends.sqlite.connection import transaction
@@ -94,3 +95,27 @@ def migrate(connection: sqlite3.Connection, path: str, steps: tuple[str, ...] = 
             for statement in step.split(";"):
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {len(steps)}")
+
+
+def drift(connection: sqlite3.Connection) -> list[str]:
+    """Where tables and indexes differ from what the migrations make, a sentence each."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        migrate(fresh, "memory")
+        wanted = _described(fresh)
+    found = _described(connection)
+    missing = [f"{name} does not exist" for name in wanted.keys() - found.keys()]
+    unknown = [f"{name} is not of this design" for name in found.keys() - wanted.keys()]
+    changed = [
+        f"{name} is {found[name]!r}, must be {wanted[name]!r}"
+        for name in wanted.keys() & found.keys()
+        if wanted[name] != found[name]
+    ]
+    return sorted(missing + unknown + changed)
+
+
+def _described(connection: sqlite3.Connection) -> dict[str, str]:
+    """Every table and index by name, with the statement that made it."""
+    rows = connection.execute(
+        "SELECT type, name, sql FROM sqlite_master WHERE sql NOT NULL AND name NOT LIKE 'sqlite_%'"
+    )
+    return {f"{kind} {name}": " ".join(sql.split()) for kind, name, sql in rows}
