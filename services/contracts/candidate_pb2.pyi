@@ -102,6 +102,7 @@ class Candidate(_message.Message):
     CALLS_FIELD_NUMBER: _builtins.int
     VERIFICATIONS_FIELD_NUMBER: _builtins.int
     DISCOVERY_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """unique in the run, for example "c0007"; names are not unique"""
     run: _builtins.str
@@ -109,6 +110,8 @@ class Candidate(_message.Message):
     state: Global___State.ValueType
     stage: _builtins.str
     """"tiny", "explore", "verify" or "final": the scale of `training`"""
+    retries: _builtins.int
+    """how often its way was taken up again after a dead letter"""
     @_builtins.property
     def request(self) -> Global___Request: ...
     @_builtins.property
@@ -146,10 +149,11 @@ class Candidate(_message.Message):
         calls: _abc.Iterable[Global___Call] | None = ...,
         verifications: _abc.Iterable[Global___Verification] | None = ...,
         discovery: Global___Discovery | None = ...,
+        retries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_analysis", b"_analysis", "_discovery", b"_discovery", "_proposal", b"_proposal", "_rejection", b"_rejection", "_training", b"_training", "_verdict", b"_verdict", "analysis", b"analysis", "discovery", b"discovery", "proposal", b"proposal", "rejection", b"rejection", "request", b"request", "training", b"training", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_analysis", b"_analysis", "_discovery", b"_discovery", "_proposal", b"_proposal", "_rejection", b"_rejection", "_training", b"_training", "_verdict", b"_verdict", "analysis", b"analysis", "calls", b"calls", "discovery", b"discovery", "id", b"id", "kind", b"kind", "proposal", b"proposal", "rejection", b"rejection", "request", b"request", "run", b"run", "stage", b"stage", "state", b"state", "training", b"training", "verdict", b"verdict", "verifications", b"verifications"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_analysis", b"_analysis", "_discovery", b"_discovery", "_proposal", b"_proposal", "_rejection", b"_rejection", "_training", b"_training", "_verdict", b"_verdict", "analysis", b"analysis", "calls", b"calls", "discovery", b"discovery", "id", b"id", "kind", b"kind", "proposal", b"proposal", "rejection", b"rejection", "request", b"request", "retries", b"retries", "run", b"run", "stage", b"stage", "state", b"state", "training", b"training", "verdict", b"verdict", "verifications", b"verifications"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__analysis: _TypeAlias = _typing.Literal["analysis"]  # noqa: Y015
     _WhichOneofArgType__analysis: _TypeAlias = _typing.Literal["_analysis", b"_analysis"]  # noqa: Y015

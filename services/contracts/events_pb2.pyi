@@ -57,6 +57,7 @@ class Event(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     SO_FAR_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    RETRY_OF_FIELD_NUMBER: _builtins.int
     RUN_STARTED_FIELD_NUMBER: _builtins.int
     RUN_PAUSED_FIELD_NUMBER: _builtins.int
     RUN_RESUMED_FIELD_NUMBER: _builtins.int
@@ -80,6 +81,7 @@ class Event(_message.Message):
     DISCOVERY_REFUTED_FIELD_NUMBER: _builtins.int
     MIND_ANSWERED_FIELD_NUMBER: _builtins.int
     DEAD_FIELD_NUMBER: _builtins.int
+    DEAD_DROPPED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """run.candidate.fact.attempt, also the Nats-Msg-Id: the same fact twice has the same id"""
     run: _builtins.str
@@ -93,6 +95,8 @@ class Event(_message.Message):
     """SHA-256 of the causing event's body: a changed log is found out"""
     service: _builtins.str
     """who publishes"""
+    retry_of: _builtins.str
+    """id of the dead letter whose work this is once more; empty for all other events"""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -149,6 +153,8 @@ class Event(_message.Message):
     def mind_answered(self) -> Global___MindAnswered: ...
     @_builtins.property
     def dead(self) -> Global___DeadLetter: ...
+    @_builtins.property
+    def dead_dropped(self) -> Global___DeadDropped: ...
     def __init__(
         self,
         *,
@@ -162,6 +168,7 @@ class Event(_message.Message):
         service: _builtins.str = ...,
         so_far: _candidate_pb2.Candidate | None = ...,
         trace: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        retry_of: _builtins.str = ...,
         run_started: Global___RunStarted | None = ...,
         run_paused: Global___RunPaused | None = ...,
         run_resumed: Global___RunResumed | None = ...,
@@ -185,14 +192,15 @@ class Event(_message.Message):
         discovery_refuted: Global___DiscoveryRefuted | None = ...,
         mind_answered: Global___MindAnswered | None = ...,
         dead: Global___DeadLetter | None = ...,
+        dead_dropped: Global___DeadDropped | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "dead", b"dead", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "so_far", b"so_far", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "dead", b"dead", "dead_dropped", b"dead_dropped", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "so_far", b"so_far", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "attempt", b"attempt", "candidate", b"candidate", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "cause", b"cause", "dead", b"dead", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "id", b"id", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "previous", b"previous", "run", b"run", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "service", b"service", "so_far", b"so_far", "time", b"time", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "attempt", b"attempt", "candidate", b"candidate", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "cause", b"cause", "dead", b"dead", "dead_dropped", b"dead_dropped", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "id", b"id", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "previous", b"previous", "retry_of", b"retry_of", "run", b"run", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "service", b"service", "so_far", b"so_far", "time", b"time", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__so_far: _TypeAlias = _typing.Literal["so_far"]  # noqa: Y015
     _WhichOneofArgType__so_far: _TypeAlias = _typing.Literal["_so_far", b"_so_far"]  # noqa: Y015
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "run_paused", "run_resumed", "run_stopped", "run_forked", "run_inherited", "candidate_requested", "candidate_proposed", "candidate_claimed", "candidate_trained", "candidate_judged", "candidate_analysed", "candidate_rejected", "candidate_archived", "candidate_promoted", "candidate_verified", "candidate_rescored", "candidate_imported", "pool_updated", "discovery_confirmed", "discovery_refuted", "mind_answered", "dead"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "run_paused", "run_resumed", "run_stopped", "run_forked", "run_inherited", "candidate_requested", "candidate_proposed", "candidate_claimed", "candidate_trained", "candidate_judged", "candidate_analysed", "candidate_rejected", "candidate_archived", "candidate_promoted", "candidate_verified", "candidate_rescored", "candidate_imported", "pool_updated", "discovery_confirmed", "discovery_refuted", "mind_answered", "dead", "dead_dropped"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__so_far) -> _WhichOneofReturnType__so_far | None: ...
@@ -967,3 +975,28 @@ class DeadLetter(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
+
+@_typing.final
+class DeadDropped(_message.Message):
+    """A dead letter was looked at, and nothing more is done about it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEAD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    dead: _builtins.str
+    """id of the dead letter's event"""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        dead: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead", b"dead", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadDropped: _TypeAlias = DeadDropped  # noqa: Y015

@@ -63,6 +63,17 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Retried:
+    """A candidate that ended by a dead letter is on its way again. Its seat may be one more than the run has."""
+
+    time: float
+    candidate: str
+    baseline: bool
+    root: bool
+    proposal: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """A candidate was archived. ``fitness`` is None for a rejection and for what could not be scored."""
 
@@ -92,7 +103,7 @@ class Verified:
     result: Result | None = None
 
 
-Fact = Started | Paused | Resumed | Forked | Stopped | Spending | Asked | Ended | Verified
+Fact = Started | Paused | Resumed | Forked | Stopped | Spending | Asked | Retried | Ended | Verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +171,8 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
             return replace(state, spent=_sum(state.spent, spent)), ()
         case Asked(_, candidate):
             return replace(state, in_flight=state.in_flight | {candidate}, numbers=state.numbers + 1), ()
+        case Retried():
+            return _again(state, fact), ()
         case Ended():
             return _end(state, fact, policy)
         case Verified(_, candidate, rung, losses, result):
@@ -178,6 +191,19 @@ def _going_on(state: RunState, time: float, policy: RunPolicy) -> RunState:
         paused_at=None,
         paused_seconds=state.paused_seconds + max(0.0, paused),
         reason="",
+    )
+
+
+def _again(state: RunState, retried: Retried) -> RunState:
+    """What its end did, undone."""
+    own = frozenset({retried.candidate})
+    return replace(
+        state,
+        in_flight=state.in_flight | own,
+        baselines_open=state.baselines_open | (own if retried.baseline else frozenset()),
+        baselines_failed=state.baselines_failed - own,
+        root_failed=state.root_failed and not retried.root,
+        proposals_ended=state.proposals_ended - retried.proposal,
     )
 
 
