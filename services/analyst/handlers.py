@@ -47,7 +47,7 @@ class AnalystHandler:
         record.CopyFrom(job.event.so_far)
         if await has_gone_on(self._archive, record, BEFORE_ANALYSED):
             return []
-        dossier = await self._dossier(record)
+        dossier = await self.dossier(record)
         record.analysis.CopyFrom(await self._analysis(dossier, job))
         record.state = pb.STATE_ANALYSED
         event = follow(job.cause, "analysed", SERVICE, job.attempt, record)
@@ -59,7 +59,8 @@ class AnalystHandler:
             return pb.Analysis(components=components_of(dossier.record), ideas=dossier.record.proposal.ideas)
         return await (await self._analysing(dossier.settings.mind, job)).analyse(dossier)
 
-    async def _dossier(self, record: pb.Candidate) -> Dossier:
+    async def dossier(self, record: pb.Candidate) -> Dossier:
+        """What the analysis is written from, as the archive stands now."""
         run, stage = record.run, record.stage
         settings = await self._runs.settings(run)
         relatives = await self._archive.GetRelatives(

@@ -20,26 +20,24 @@ class RepairAnswer(BaseModel):
     program: Annotated[str, Block("python")] = ""
 
 
+def revise_request(record: pb.Candidate, failure: Failure) -> Request[RepairAnswer]:
+    """The question that is put, and that `asi-arch prompt revise` shows."""
+    prompt = load_prompt("services.engineer", "revise")
+    messages = prompt.messages(program=failure.program, error=failure.error, history=failure.history or "Nothing.")
+    return Request(Role.REVISE, record.run, record.id, messages, RepairAnswer, prompt.version)
+
+
 class RunReviser:
     """Repairs by whatever mind the run has: the rules that an error dictates without one."""
 
     def __init__(self, minds: Minds) -> None:
         self._minds = minds
         self._offline = OfflineReviser()
-        self._prompt = load_prompt("services.engineer", "revise")
 
     async def revise(self, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
         """As the port says. Raises what the mind raises."""
         mind = await self._minds.mind(record.request.mind, job)
         if mind is None:
             return await self._offline.revise(job, record, failure)
-        request = Request(
-            Role.REVISE,
-            record.run,
-            record.id,
-            self._prompt.messages(program=failure.program, error=failure.error, history=failure.history or "Nothing."),
-            RepairAnswer,
-            self._prompt.version,
-        )
-        answer = (await mind.ask(request)).answer
+        answer = (await mind.ask(revise_request(record, failure))).answer
         return Repair(answer.program, answer.what) if answer.program.strip() else None

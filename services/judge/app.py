@@ -23,7 +23,9 @@ async def build(service: Service, settings: JudgeSettings) -> AsyncIterator[None
     offline = OfflineJudge()
 
     async def choose(mind: str, job: Job | None) -> Judging:
-        thinking = await minds.mind(mind, job) if job is not None else calibration.mind(mind)
+        if job is None:
+            return await calibration.judging(mind)
+        thinking = await minds.mind(mind, job)
         return offline if thinking is None else ModelJudge(thinking)
 
     async with (

@@ -7,6 +7,10 @@ from services.chassis.llm.budget import Purse
 from services.chassis.llm.minds import OFFLINE, OPENAI
 from services.chassis.llm.openai_mind import OpenAIMind
 from services.chassis.llm.port import Mind
+from services.chassis.worker import Job
+from services.judge.model.judge import ModelJudge
+from services.judge.offline.judge import OfflineJudge
+from services.judge.opinion import Judging
 
 
 class Calibration:
@@ -28,6 +32,12 @@ class Calibration:
         if self._openai is None:
             self._openai = self._opened()
         return self._openai
+
+    async def judging(self, mind: str, job: Job | None = None) -> Judging:
+        """Who judges for a run with this mind. Raises NotPossible as `mind` does."""
+        del job
+        thinking = self.mind(mind)
+        return OfflineJudge() if thinking is None else ModelJudge(thinking)
 
     async def close(self) -> None:
         """Close all connections."""

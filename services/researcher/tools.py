@@ -1,7 +1,6 @@
-"""`python -m services.researcher.tools`: one proposal or one prompt without a run, for the command line.
+"""`python -m services.researcher.tools`: one proposal without a run, for the command line.
 
     propose --parent C [--mind offline|openai] [--seed N]    a proposal that is new to the archive; nothing is kept
-    prompt propose|summarise|judge_novelty --candidate C     the exact prompt that would be sent; nothing is sent
 
 The archive is asked at ASI_ARCHIVE_ADDRESS, cognition at ASI_COGNITION_ADDRESS where it answers.
 Exit status: 0 done, 1 there is none, 2 bad input.
@@ -22,16 +21,15 @@ import grpc
 import grpc.aio
 
 from services.chassis import logs
-from services.chassis.errors import Rejected, SettingsError, Transient
+from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient
 from services.chassis.llm.budget import LocalPurse
 from services.chassis.llm.openai_mind import OpenAIMind
-from services.chassis.llm.port import Message, Role
 from services.chassis.rpc import channel
 from services.chassis.settings import load
 from services.contracts import archive_pb2, archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.researcher.draft import Context, Draft, Proposer, Refusal
-from services.researcher.model.proposer import ModelProposer, novelty_messages, propose_messages, summary_messages
+from services.researcher.model.proposer import ModelProposer
 from services.researcher.offline.proposer import OfflineProposer
 from services.researcher.settings import ResearcherSettings
 
@@ -39,7 +37,6 @@ PREVIEW = "preview"  # the id of a seat that no run gave out
 TRIES = 10
 ENTRIES = 3
 NEIGHBOURS = 5
-ROLES = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,17 @@ class Desk:
         )
         return list((await self.archive.NearestPrograms(request, timeout=30)).near)
 
+    async def motivations(self, record: pb.Candidate) -> list[archive_pb2.NearCandidate]:
+        """The candidates with the nearest motivations. Raises NotPossible where the record's own is not embedded."""
+        own = record.proposal
+        if not own.motivation_embedding:
+            raise NotPossible(f"candidate {record.id} has no embedded motivation to find neighbours by")
+        request = archive_pb2.NearestMotivationsRequest(
+            run=record.run, embedding=own.motivation_embedding, embedder=own.embedder, count=NEIGHBOURS,
+            **{"except": record.id},
+        )  # fmt: skip
+        return list((await self.archive.NearestMotivations(request, timeout=30)).near)
+
     async def _entries(
         self, parent: pb.Candidate, settings: events_pb2.RunSettings
     ) -> tuple[cognition_pb2.CognitionEntry, ...]:
@@ -101,17 +109,6 @@ async def proposed(desk: Desk, proposer: Proposer, context: Context) -> Draft:
     raise Rejected("propose", f"{TRIES} drafts in a row repeat what the archive holds; choose another parent")
 
 
-async def prompt(desk: Desk, role: Role, candidate: pb.Candidate) -> tuple[str, tuple[Message, ...]]:
-    """The prompt's version and messages: proposing from the candidate, condensing it, or judging its novelty."""
-    if role is Role.SUMMARISE:
-        return summary_messages(candidate)
-    if role is Role.JUDGE_NOVELTY:
-        near = await desk.neighbours(candidate, candidate.proposal.program)
-        return novelty_messages(candidate.proposal.motivation, [one.candidate for one in near])
-    context = await desk.context(candidate)
-    return propose_messages(context, (), ["(condensed by a model when it is needed)"] * len(context.references))
-
-
 @asynccontextmanager
 async def _proposer(mind: str) -> AsyncIterator[Proposer]:
     if mind == "offline":
@@ -129,10 +126,6 @@ async def main(arguments: argparse.Namespace, settings: ResearcherSettings) -> i
             for address in (settings.archive_address, settings.cognition_address)
         ]
         desk = Desk(archive_pb2_grpc.ArchiveStub(archive), cognition_pb2_grpc.CognitionStub(cognition))
-        if arguments.command == "prompt":
-            candidate = await desk.candidate(arguments.run, arguments.candidate)
-            _say_prompt(*await prompt(desk, Role(arguments.role), candidate), arguments.json)
-            return 0
         parent = await desk.candidate(arguments.run, arguments.parent)
         context = await desk.context(parent, arguments.seed)
         async with _proposer(arguments.mind) as proposer:
@@ -152,29 +145,15 @@ def _say_draft(draft: Draft, parent: pb.Candidate, as_json: bool) -> None:
     _say(f"{draft.motivation}\n\n{draft.program.rstrip()}")
 
 
-def _say_prompt(version: str, messages: Sequence[Message], as_json: bool) -> None:
-    if as_json:
-        told = [{"role": one.role, "content": one.text} for one in messages]
-        _say(json.dumps({"version": version, "messages": told}, indent=2, ensure_ascii=False))
-        return
-    _say(f"version: {version}")
-    for one in messages:
-        _say(f"\n[{one.role}]\n{one.text}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="asi-arch", description="One proposal or one prompt, without a run.")
+    parser = argparse.ArgumentParser(prog="asi-arch", description="One proposal, without a run.")
     commands = parser.add_subparsers(dest="command", required=True)
     propose = commands.add_parser("propose", help="one proposal that the archive does not hold; nothing is kept")
     propose.add_argument("--parent", required=True, metavar="C", help="id or name of the parent")
     propose.add_argument("--mind", choices=("offline", "openai"), default="offline")
     propose.add_argument("--seed", type=int, help="of the draw; default: the run's")
-    shown = commands.add_parser("prompt", help="the exact prompt that would be sent; nothing is sent")
-    shown.add_argument("role", choices=[role.value for role in ROLES])
-    shown.add_argument("--candidate", required=True, metavar="C", help="id or name")
-    for one in (propose, shown):
-        one.add_argument("--run", default="", help="default: the newest")
-        one.add_argument("--json", action="store_true")
+    propose.add_argument("--run", default="", help="default: the newest")
+    propose.add_argument("--json", action="store_true")
     return parser
 
 
@@ -197,7 +176,7 @@ def run(given: Sequence[str] | None = None) -> int:
 
 
 def _refused(sentence: str, status: int) -> int:
-    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.write(f"asi-arch: {sentence}\n")
     return status
 
 

@@ -10,7 +10,7 @@ from services.analyst.offline.comparing import parameters_of, speed_of, task_mea
 from services.analyst.offline.results import results
 from services.chassis.errors import Rejected
 from services.chassis.llm.port import Mind, Request, Role
-from services.chassis.llm.prompts import load_prompt
+from services.chassis.llm.prompts import Prompt, load_prompt
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
 
@@ -46,19 +46,18 @@ class ModelAnalyst:
     def __init__(self, mind: Mind, offline: OfflineAnalyst) -> None:
         self._mind = mind
         self._offline = offline
-        self._prompt = load_prompt("services.analyst", "analyse")
 
     async def analyse(self, dossier: Dossier) -> pb.Analysis:
         """As the port says. Raises Transient while no model answers."""
         problem = ""
         for ordinal in range(TRIES):
             try:
-                question = self.request(dossier, problem, ordinal)
+                question = analyse_request(dossier, problem, ordinal)
                 answer = (await self._mind.ask(question)).answer
             except Rejected as rejected:
                 problem = str(rejected)
                 break
-            held = held_by(dossier, (message.text for message in self.request(dossier).messages))
+            held = held_by(dossier, (message.text for message in analyse_request(dossier).messages))
             wrong = invented(" ".join(_parts(answer)), held)
             if not wrong:
                 return self._analysis(answer, dossier)
@@ -66,27 +65,6 @@ class ModelAnalyst:
         analysis = await self._offline.analyse(dossier)
         analysis.analyst = f"{analysis.analyst}, after {self._mind.name} was not usable: {problem}"
         return analysis
-
-    def request(self, dossier: Dossier, problem: str = "", ordinal: int = 0) -> Request[AnalysisAnswer]:
-        """The question that is put, for `asi-arch prompt` too."""
-        record = dossier.record
-        cognition = "\n".join(
-            f"[{hit.knowledge.id}] {hit.knowledge.paper.title}: {hit.knowledge.entry.design_insight}"
-            for hit in dossier.hits
-        )
-        messages = self._prompt.messages(
-            candidate=told(record) + (f"\n\nYour last analysis was thrown away: {problem}." if problem else ""),
-            program=record.training.program or record.proposal.program,
-            parent=told(dossier.parent) if dossier.parent is not None else NOTHING,
-            grandparent=told(dossier.grandparent) if dossier.grandparent is not None else NOTHING,
-            siblings="\n\n".join(told(one) for one in dossier.siblings) or NOTHING,
-            root=told(dossier.root) if dossier.root is not None else NOTHING,
-            measured=results(dossier),
-            cognition=cognition or NOTHING,
-        )
-        return Request(
-            Role.ANALYSE, record.run, record.id, messages, AnalysisAnswer, self._prompt.version, ordinal=ordinal
-        )
 
     def _analysis(self, answer: AnalysisAnswer, dossier: Dossier) -> pb.Analysis:
         named = [VOCABULARY.normalise(tag) for tag in answer.components if tag in VOCABULARY]
@@ -99,8 +77,33 @@ class ModelAnalyst:
             components=list(dict.fromkeys(named)) or components_of(dossier.record),
             ideas=[pb.Idea(text=one.text, origin=one.origin, source=one.source) for one in answer.ideas],
             cognition=hits_of(dossier),
-            analyst=f"{self._mind.name}, {self._prompt.version}",
+            analyst=f"{self._mind.name}, {analyse_prompt().version}",
         )
+
+
+def analyse_prompt() -> Prompt:
+    """The five parts as they are asked of a model."""
+    return load_prompt("services.analyst", "analyse")
+
+
+def analyse_request(dossier: Dossier, problem: str = "", ordinal: int = 0) -> Request[AnalysisAnswer]:
+    """The question that is put, and that `asi-arch prompt analyse` shows; `problem` of the last answer."""
+    record, prompt = dossier.record, analyse_prompt()
+    cognition = "\n".join(
+        f"[{hit.knowledge.id}] {hit.knowledge.paper.title}: {hit.knowledge.entry.design_insight}"
+        for hit in dossier.hits
+    )
+    messages = prompt.messages(
+        candidate=told(record) + (f"\n\nYour last analysis was thrown away: {problem}." if problem else ""),
+        program=record.training.program or record.proposal.program,
+        parent=told(dossier.parent) if dossier.parent is not None else NOTHING,
+        grandparent=told(dossier.grandparent) if dossier.grandparent is not None else NOTHING,
+        siblings="\n\n".join(told(one) for one in dossier.siblings) or NOTHING,
+        root=told(dossier.root) if dossier.root is not None else NOTHING,
+        measured=results(dossier),
+        cognition=cognition or NOTHING,
+    )
+    return Request(Role.ANALYSE, record.run, record.id, messages, AnalysisAnswer, prompt.version, ordinal=ordinal)
 
 
 def told(record: pb.Candidate) -> str:

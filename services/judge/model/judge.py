@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.chassis.errors import Rejected
 from services.chassis.llm.port import BudgetExhausted, Mind, Request, Role
-from services.chassis.llm.prompts import load_prompt
+from services.chassis.llm.prompts import Prompt, load_prompt
 from services.contracts import candidate_pb2 as pb
 from services.domain.judge_rubric import SubScores, combine
 from services.judge.case import Case, program_of
@@ -34,7 +34,6 @@ class ModelJudge:
 
     def __init__(self, mind: Mind) -> None:
         self._mind = mind
-        self._prompt = load_prompt("services.judge", "score")
 
     async def judge(self, case: Case) -> Opinion:
         """As the port says: `judge_times` askings, each retried once, absent when none was usable."""
@@ -45,7 +44,7 @@ class ModelJudge:
                 problem = answer
             else:
                 answers.append(answer)
-        judge = f"{self._mind.name}, {self._prompt.version}"
+        judge = f"{self._mind.name}, {score_prompt().version}"
         if not answers:
             return Opinion(None, None, "", judge, absent_because=f"the judge gave no usable answer: {problem}")
         scores = [SubScores(one.performance, one.innovation, one.complexity) for one in answers]
@@ -58,7 +57,7 @@ class ModelJudge:
         """One asking; a failed one is put once more, then its reason is given."""
         problem = ""
         for repetition in range(2):
-            request = self.request(case, ordinal=2 * time + repetition)
+            request = score_request(case, ordinal=2 * time + repetition)
             try:
                 return (await self._mind.ask(request)).answer
             except BudgetExhausted as exhausted:
@@ -67,18 +66,23 @@ class ModelJudge:
                 problem = str(rejected)
         return problem
 
-    def request(self, case: Case, ordinal: int = 0) -> Request[ScoreAnswer]:
-        """The question that is put, for `asi-arch prompt` too."""
-        name = case.record.proposal.name
-        messages = self._prompt.messages(
-            root=_measured(case.root),
-            anchor=_measured(case.anchor) if case.anchor is not None else "Not measured in this run.",
-            candidate=_measured(case.record),
-            motivation=anonymous(case.record.proposal.motivation, name),
-            program=anonymous(program_of(case.record), name),
-        )
-        record = case.record
-        return Request(Role.SCORE, record.run, record.id, messages, ScoreAnswer, self._prompt.version, ordinal=ordinal)
+
+def score_prompt() -> Prompt:
+    """The rubric as it is put to a model."""
+    return load_prompt("services.judge", "score")
+
+
+def score_request(case: Case, ordinal: int = 0) -> Request[ScoreAnswer]:
+    """The question that is put, and that `asi-arch prompt score` shows."""
+    record, name, prompt = case.record, case.record.proposal.name, score_prompt()
+    messages = prompt.messages(
+        root=_measured(case.root),
+        anchor=_measured(case.anchor) if case.anchor is not None else "Not measured in this run.",
+        candidate=_measured(record),
+        motivation=anonymous(record.proposal.motivation, name),
+        program=anonymous(program_of(record), name),
+    )
+    return Request(Role.SCORE, record.run, record.id, messages, ScoreAnswer, prompt.version, ordinal=ordinal)
 
 
 def anonymous(text: str, name: str) -> str:

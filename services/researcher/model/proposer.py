@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from services.chassis.errors import Rejected
-from services.chassis.llm.port import Message, Mind, Request, Role
+from services.chassis.llm.port import Mind, Request, Role
 from services.chassis.llm.prompts import load_prompt
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
@@ -23,12 +23,12 @@ PACKAGE = "services.researcher"
 MOST_EDIT_REPAIRS = 3
 
 
-def propose_messages(
-    context: Context, refusals: Sequence[Refusal], summaries: Sequence[str], problem: str = ""
-) -> tuple[str, tuple[Message, ...]]:
-    """The prompt of a proposal, version and messages; one summary per reference, `problem` of the last edits."""
-    prompt = load_prompt(PACKAGE, "propose")
-    return prompt.version, prompt.messages(
+def propose_request(
+    context: Context, refusals: Sequence[Refusal], summaries: Sequence[str], problem: str = "", ordinal: int = 0
+) -> Request[ProposalAnswer]:
+    """The question of a proposal; one summary per reference, `problem` of the last edits."""
+    record, prompt = context.record, load_prompt(PACKAGE, "propose")
+    messages = prompt.messages(
         parent_name=context.parent.proposal.name,
         parent_record=record_text(context.parent),
         parent_program=parent_program(context),
@@ -37,19 +37,24 @@ def propose_messages(
         rejections=rejections_text(context.rejections),
         refusals=refusals_text(refusals) + problem,
     )
+    return Request(Role.PROPOSE, record.run, record.id, messages, ProposalAnswer, prompt.version, ordinal=ordinal)
 
 
-def novelty_messages(motivation: str, neighbours: Sequence[pb.Candidate]) -> tuple[str, tuple[Message, ...]]:
-    """The prompt that asks whether a motivation repeats one of its neighbours, version and messages."""
+def novelty_request(
+    record: pb.Candidate, motivation: str, neighbours: Sequence[pb.Candidate]
+) -> Request[NoveltyAnswer]:
+    """The question whether a motivation repeats one of its neighbours, put on behalf of `record`."""
     prompt = load_prompt(PACKAGE, "novelty")
     listed = "\n\n".join(f"[{one.id}] {one.proposal.name}: {one.proposal.motivation}" for one in neighbours)
-    return prompt.version, prompt.messages(motivation=motivation, neighbours=listed or NOTHING)
+    messages = prompt.messages(motivation=motivation, neighbours=listed or NOTHING)
+    return Request(Role.JUDGE_NOVELTY, record.run, record.id, messages, NoveltyAnswer, prompt.version)
 
 
-def summary_messages(record: pb.Candidate) -> tuple[str, tuple[Message, ...]]:
-    """The prompt that condenses a record, version and messages."""
+def summary_request(record: pb.Candidate, reference: pb.Candidate) -> Request[SummaryAnswer]:
+    """The question that condenses a reference, put on behalf of `record`."""
     prompt = load_prompt(PACKAGE, "summarise")
-    return prompt.version, prompt.messages(record=f"{record.proposal.name}\n{record_text(record)}")
+    messages = prompt.messages(record=f"{reference.proposal.name}\n{record_text(reference)}")
+    return Request(Role.SUMMARISE, record.run, record.id, messages, SummaryAnswer, prompt.version)
 
 
 class ModelProposer:
@@ -63,7 +68,7 @@ class ModelProposer:
         summaries = await asyncio.gather(*(self._summary(context, one) for one in context.references))
         problem = ""
         for repair in range(MOST_EDIT_REPAIRS + 1):
-            request = self.request(context, refusals, summaries, problem, repair)
+            request = propose_request(context, refusals, summaries, problem, repair)
             answer = (await self._mind.ask(request)).answer
             try:
                 program = applied(answer.edits, parent_program(context)) if answer.edits else f"{answer.program}\n"
@@ -73,34 +78,15 @@ class ModelProposer:
                 return self._draft(answer, program, request.prompt_version)
         raise Rejected("propose", f"the edits never fitted the parent's program:{problem}")
 
-    def request(
-        self,
-        context: Context,
-        refusals: Sequence[Refusal],
-        summaries: Sequence[str],
-        problem: str = "",
-        ordinal: int = 0,
-    ) -> Request[ProposalAnswer]:
-        """The question that is put."""
-        version, messages = propose_messages(context, refusals, summaries, problem)
-        record = context.record
-        return Request(Role.PROPOSE, record.run, record.id, messages, ProposalAnswer, version, ordinal=ordinal)
-
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
         """Why the draft repeats one of its neighbours by motivation, in a sentence; empty where it does not."""
         if not neighbours:
             return ""
-        version, messages = novelty_messages(draft.motivation, neighbours)
-        record = context.record
-        request = Request(Role.JUDGE_NOVELTY, record.run, record.id, messages, NoveltyAnswer, version)
-        answer = (await self._mind.ask(request)).answer
+        answer = (await self._mind.ask(novelty_request(context.record, draft.motivation, neighbours))).answer
         return f"it repeats {answer.candidate or 'an earlier one'}: {answer.reason}" if answer.repeat else ""
 
     async def _summary(self, context: Context, reference: pb.Candidate) -> str:
-        version, messages = summary_messages(reference)
-        record = context.record
-        request = Request(Role.SUMMARISE, record.run, record.id, messages, SummaryAnswer, version)
-        return (await self._mind.ask(request)).answer.summary
+        return (await self._mind.ask(summary_request(context.record, reference))).answer.summary
 
     def _draft(self, answer: ProposalAnswer, program: str, version: str) -> Draft:
         known = [VOCABULARY.normalise(tag) for tag in answer.components if tag in VOCABULARY]

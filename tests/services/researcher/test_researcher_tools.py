@@ -1,4 +1,4 @@
-"""One proposal and one prompt from the command line, with an archive behind real gRPC."""
+"""One proposal from the command line, with an archive behind real gRPC."""
 
 import asyncio
 import json
@@ -41,26 +41,9 @@ async def test_propose_is_readable(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "class " in shown
 
 
-@pytest.mark.parametrize(
-    ("role", "held"),
-    [("propose", PARENT_PROGRAM[:200]), ("summarise", "Held-out loss 1.5000"), ("judge_novelty", "[c000001] DeltaNet")],
-)
-async def test_prompt_shows_what_would_be_sent(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], role: str, held: str
-) -> None:
-    """Version, system and user text, filled in."""
-    neighbours = Neighbours(Archive(settings_of()))
-    assert await told(neighbours, monkeypatch, "prompt", role, "--candidate", "c000001", "--json") == 0
-
-    shown = json.loads(capsys.readouterr().out)
-    assert [one["role"] for one in shown["messages"]] == ["system", "user"]
-    assert held in shown["messages"][1]["content"]
-    assert shown["version"]
-
-
 async def test_an_unknown_candidate_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not a traceback."""
     assert await told(Neighbours(Archive(settings_of())), monkeypatch, "propose", "--parent", "nobody") == 2
-    assert capsys.readouterr().err == "the archive: no candidate nobody in run r1\n"
+    assert capsys.readouterr().err == "asi-arch: the archive: no candidate nobody in run r1\n"

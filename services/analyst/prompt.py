@@ -1,0 +1,39 @@
+"""`python -m services.analyst.prompt analyse --candidate C`: the question that the analyst would put."""
+
+from __future__ import annotations
+
+import sys
+
+from pydantic import BaseModel
+
+from services.analyst.handlers import Analysing, AnalystHandler
+from services.analyst.library import Library
+from services.analyst.model.analyst import analyse_request
+from services.analyst.offline.analyst import OfflineAnalyst
+from services.analyst.settings import AnalystSettings
+from services.chassis.errors import NotPossible
+from services.chassis.llm.port import Request, Role
+from services.chassis.llm.preview import main, plain
+from services.contracts import archive_pb2_grpc
+from services.contracts import candidate_pb2 as pb
+
+
+async def question(
+    settings: AnalystSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
+) -> Request[BaseModel]:
+    """The first asking, with the relatives as the archive holds them now. Raises NotPossible for what is not judged."""
+    del role
+    if not record.HasField("verdict"):
+        raise NotPossible(f"candidate {record.id} is not judged, so there is nothing to analyse")
+    library = Library(settings.own_entries, settings.threshold)
+    dossier = await AnalystHandler(archive, library, _nobody).dossier(record)
+    return plain(analyse_request(dossier))
+
+
+async def _nobody(_mind: str, _job: object) -> Analysing:
+    """Nobody is asked."""
+    return OfflineAnalyst()
+
+
+if __name__ == "__main__":
+    sys.exit(main("analyst", AnalystSettings, (Role.ANALYSE,), question))

@@ -1,0 +1,36 @@
+"""`python -m services.analyst.reader`: the cognition base on request while no analyst runs.
+
+It serves the gRPC service Cognition on a free port, prints the port, and ends when its standard input closes.
+"""
+
+import asyncio
+import sys
+
+from services.analyst.cognition.corpus import CorpusError
+from services.analyst.library import Library
+from services.analyst.service import CognitionService
+from services.analyst.settings import AnalystSettings
+from services.chassis import logs
+from services.chassis.errors import SettingsError
+from services.chassis.reader import answer, reading
+from services.chassis.service import SETTINGS_EXIT
+from services.chassis.settings import load
+from services.contracts import cognition_pb2, cognition_pb2_grpc
+
+
+async def serve(settings: AnalystSettings) -> None:
+    """Until standard input closes."""
+    library = Library(settings.own_entries, settings.threshold)
+    await library.index()
+    server = reading(settings)
+    cognition_pb2_grpc.add_CognitionServicer_to_server(CognitionService(library), server.grpc)
+    await answer(server, cognition_pb2.DESCRIPTOR.services_by_name["Cognition"].full_name)
+
+
+if __name__ == "__main__":
+    logs.configure("analyst", "error")
+    try:
+        asyncio.run(serve(load(AnalystSettings, "analyst")))
+    except (SettingsError, CorpusError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(SETTINGS_EXIT)

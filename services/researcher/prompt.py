@@ -1,0 +1,41 @@
+"""`python -m services.researcher.prompt ROLE --candidate C`: the question that the researcher would put.
+
+propose: a child of the candidate. summarise: what the candidate's record comes to, as a reference of a proposal.
+judge_novelty: whether the candidate repeats its nearest neighbours.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from pydantic import BaseModel
+
+from services.chassis.llm.port import Request, Role
+from services.chassis.llm.preview import main, plain
+from services.chassis.rpc import channel
+from services.contracts import archive_pb2_grpc, cognition_pb2_grpc
+from services.contracts import candidate_pb2 as pb
+from services.researcher.model.proposer import novelty_request, propose_request, summary_request
+from services.researcher.settings import ResearcherSettings
+from services.researcher.tools import Desk
+
+UNWRITTEN = "(a summary, written anew by a model whenever a proposal is asked for)"
+
+
+async def question(
+    settings: ResearcherSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
+) -> Request[BaseModel]:
+    """What would be asked now. Summaries of references do not exist before they are asked for, so a mark stands in."""
+    if role is Role.SUMMARISE:
+        return plain(summary_request(record, record))
+    async with channel(settings.cognition_address, settings) as connection:
+        desk = Desk(archive, cognition_pb2_grpc.CognitionStub(connection))
+        if role is Role.JUDGE_NOVELTY:
+            near = [one.candidate for one in await desk.motivations(record)]
+            return plain(novelty_request(record, record.proposal.motivation, near))
+        context = await desk.context(record)
+        return plain(propose_request(context, (), [UNWRITTEN] * len(context.references)))
+
+
+if __name__ == "__main__":
+    sys.exit(main("researcher", ResearcherSettings, (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY), question))
