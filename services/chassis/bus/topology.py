@@ -37,6 +37,7 @@ class StreamSpec:
         )
         if self.keep_for_ever:
             config.max_msg_size = 2 * MAX_EVENT_BYTES
+            config.max_msgs = config.max_msgs_per_subject = -1  # the log is never cut; bytes are an operator's choice
         return config
 
 

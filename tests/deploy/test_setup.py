@@ -1,0 +1,118 @@
+"""`asi-arch setup`: idempotent, tells every drift, and what drifted keeps services from starting."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import nats
+import pymongo
+import pytest
+from nats.js import api
+
+from services.chassis.bus import Bus
+from services.chassis.bus.topology import EVENTS
+from services.chassis.service import SETTINGS_EXIT, UNHEALTHY_EXIT
+from services.store.backends import open_archive
+from services.store.settings import StoreSettings
+from services.store.setup import set_up
+
+
+@pytest.fixture
+def at_home(bus: Bus, nats_url: str, tmp_path: Path) -> StoreSettings:
+    """A store whose broker and archive are as they must be."""
+    return StoreSettings(nats_url=nats_url, data_dir=tmp_path)
+
+
+def start(service: str, settings: StoreSettings) -> subprocess.CompletedProcess[str]:
+    """Run a service until it ends by itself."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
+    given = {"ASI_NATS_URL": settings.nats_url, "ASI_DATA_DIR": str(settings.data_dir)}
+    return subprocess.run(
+        [sys.executable, "-m", f"services.{service}"],
+        env={**kept, **given}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+async def test_set_up_twice_creates_once_and_finds_nothing_to_complain_of(at_home: StoreSettings, bus: Bus) -> None:
+    """It runs at every deployment."""
+    for stream in ("EVENTS", "ADVISORIES"):
+        await bus.remove_stream(stream)
+    first, second = await set_up(at_home, create=True), await set_up(at_home, create=True)
+
+    assert "stream EVENTS" in first.created
+    assert "consumer engineer-tiny" in first.created
+    assert first.differences == ()
+    assert second == type(second)((), ())
+
+
+async def test_a_check_creates_nothing(at_home: StoreSettings, bus: Bus) -> None:
+    """It may be asked anywhere, at any time."""
+    await bus.remove_stream("ADVISORIES")
+    found = await set_up(at_home, create=False)
+
+    assert found.created == ()
+    assert "stream ADVISORIES does not exist" in found.differences
+    assert any(line.startswith("archive: it cannot be read") for line in found.differences)
+    assert not list(at_home.data_dir.glob("archive.db*"))
+
+
+async def test_changed_streams_and_consumers_are_named_with_both_values(at_home: StoreSettings, bus: Bus) -> None:
+    """Somebody turned a knob on the broker; nothing is put right behind their back."""
+    await set_up(at_home, create=True)
+    client = await nats.connect(at_home.nats_url)
+    context = client.jetstream()
+    stream = (await context.stream_info(EVENTS)).config
+    stream.max_msgs = 5
+    stream.discard = api.DiscardPolicy.OLD
+    await context.update_stream(stream)
+    consumer = (await context.consumer_info(EVENTS, "judge")).config
+    consumer.ack_wait = 5
+    await context.add_consumer(EVENTS, consumer)
+    await client.close()
+    found = await set_up(at_home, create=True)
+
+    assert any(line.startswith("stream EVENTS: discard is") for line in found.differences)
+    assert "stream EVENTS: max_msgs is 5, must be -1" in found.differences
+    assert any(line.startswith("consumer judge: ack_wait is 5") for line in found.differences)
+    refused = start("judge", at_home)
+    assert refused.returncode == UNHEALTHY_EXIT
+    assert "run `asi-arch setup`" in json.loads(refused.stderr.splitlines()[-1])["error"]
+
+
+async def test_a_dropped_or_foreign_index_of_sqlite_keeps_the_store_from_starting(
+    at_home: StoreSettings, bus: Bus
+) -> None:
+    """A missing index makes every question slow, and nobody would know why."""
+    await set_up(at_home, create=True)
+    with sqlite3.connect(at_home.data_dir / "archive.db") as database:
+        database.execute("DROP INDEX candidates_by_fitness")
+        database.execute("CREATE INDEX mine ON candidates (name)")
+    found = await set_up(at_home, create=True)
+
+    assert "archive: index candidates_by_fitness does not exist" in found.differences
+    assert "archive: index mine is not of this design" in found.differences
+    refused = start("store", at_home)
+    assert refused.returncode == SETTINGS_EXIT
+    assert "index candidates_by_fitness does not exist" in refused.stderr
+
+
+@pytest.mark.mongo
+async def test_a_dropped_or_changed_index_of_mongodb_is_told(mongo_url: str) -> None:
+    """The unique index is what counts an event once."""
+    archive = open_archive(mongo_url)
+    await archive.open()
+    before = await archive.drift()
+    with pymongo.MongoClient[dict[str, object]](mongo_url) as client:
+        log = client.get_default_database()["log"]
+        log.drop_index("accepted_once")
+        log.create_index([("event_id", 1)], name="accepted_once")
+        log.drop_index("run_1__id_1")
+    found = await archive.drift()
+    await archive.close()
+
+    assert before == []
+    assert any(line.startswith("index accepted_once of log is") for line in found)
+    assert "index run_1__id_1 of log does not exist" in found
