@@ -7,6 +7,7 @@ from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import VERSIONS
+from services.domain.ladder_settings import PROMOTIONS, climb_of
 from services.domain.parents import STRATEGIES
 from services.domain.run_state import Budget, RunPolicy
 from services.domain.zoo import baselines as zoo
@@ -52,7 +53,7 @@ def run_settings(flags: Flags) -> pb.RunSettings:
     _one_of("--scale", flags.scale, SCALES)
     _one_of("--fitness", flags.fitness, tuple(VERSIONS))
     _one_of("--parent-policy", flags.parent_policy, tuple(STRATEGIES))
-    _one_of("--promotion", flags.promotion, ("none", "paper", "halving"))
+    _one_of("--promotion", flags.promotion, PROMOTIONS)
     for part in flags.without:
         _one_of("--without", part, PARTS)
     if flags.mind not in ("offline", "openai") and not flags.mind.startswith("recorded:"):
@@ -81,6 +82,12 @@ def run_settings(flags: Flags) -> pb.RunSettings:
     settings.policies.update(_pairs("--policy", flags.policies))
     _must_be_possible(settings)
     return settings
+
+
+def stages_of(settings: pb.RunSettings) -> str:
+    """The stages that a run needs engineers for, commas between: its own, and those that candidates go up to."""
+    climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
+    return ",".join(dict.fromkeys((settings.scale, *(stage.scale for stage in climb.stages))))
 
 
 def budget(flags: Flags) -> pb.Budget:
@@ -115,6 +122,9 @@ def _baselines(flags: Flags) -> list[str]:
 def _must_be_possible(settings: pb.RunSettings) -> None:
     """Ask the run's policy itself, so that what starts cannot be refused later."""
     try:
+        climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
+        for stage in climb.stages:
+            _one_of("--policy stages", stage.scale, SCALES)
         RunPolicy(
             seats=settings.seats,
             budget=Budget(**{field.name: value for field, value in settings.budget.ListFields()}),

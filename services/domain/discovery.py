@@ -66,7 +66,8 @@ class Finding:
     """The verdict on one candidate; the numbers are ``None`` where there were too few seeds to test anything.
 
     ``effect`` is the control's loss minus the candidate's (nats, positive is better), ``interval`` is two-sided at
-    95%, ``p`` is one-sided, ``adjusted_p`` is corrected for the ``tried`` candidates of the run.
+    95%, ``p`` is one-sided, ``adjusted_p`` is corrected for the ``tried`` candidates of the run. ``control`` is the
+    strongest of all ``controls``.
     """
 
     candidate: str
@@ -79,6 +80,7 @@ class Finding:
     interval: Interval | None = None
     p: float | None = None
     adjusted_p: float | None = None
+    controls: tuple[str, ...] = ()
 
 
 def findings(
@@ -121,7 +123,7 @@ def _draft(name: str, losses: Losses, controls: Mapping[str, Losses], tried: int
     shared = set(losses).intersection(*controls.values())
     seeds = tuple(sorted(shared))
     control = strongest(controls, seeds) if seeds else None
-    return Finding(name, Outcome.UNDECIDED, "not tested", control, seeds, tried)
+    return Finding(name, Outcome.UNDECIDED, "not tested", control, seeds, tried, controls=tuple(sorted(controls)))
 
 
 def _waiting(draft: Finding, policy: DiscoveryPolicy) -> Finding:

@@ -34,7 +34,7 @@ async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[N
         service.rpc_names.append(checker_pb2.DESCRIPTOR.services_by_name["Checker"].full_name)
         stub = archive_pb2_grpc.ArchiveStub(archive)
         minds = Minds(service.name, service.bus, stub, settings.artifacts)
-        engineer = Engineer(sandbox, stages, stub, RunReviser(minds), settings.data_dir)
+        engineer = Engineer(sandbox, stages, stub, RunReviser(minds), settings.data_dir, settings.trainings)
         for stage in settings.stage_names:
             await service.work(engineer_durable(stage), engineer.handle, settings.trainings(stage))
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -56,12 +56,16 @@ class Engineer:
         archive: archive_pb2_grpc.ArchiveAsyncStub,
         reviser: Reviser,
         data_dir: Path,
+        trainings: Callable[[str], int] = lambda _: 1,
     ) -> None:
+        """`trainings` says how many run at once at a stage, over all candidates and their seeds."""
         self._sandbox = sandbox
         self._stages = stages
         self._archive = archive
         self._reviser = reviser
         self._data_dir = data_dir
+        self._trainings = trainings
+        self._room: dict[str, asyncio.Semaphore] = {}
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """Train the candidate; the event `candidate.trained`. A candidate that cannot be trained is Rejected.
@@ -154,15 +158,29 @@ class Engineer:
     async def _train_seeds(
         self, job: Job, program: str, record: pb.Candidate, stage: Stage, surroundings: Surroundings, bench: Workbench
     ) -> list[pb.SeedResult]:
-        results = []
-        for seed in record.request.seeds or [1]:
-            identity = Training(program, seed, stage.scale, stage.corpus).identity
-            result = bench.finished(seed, identity)
-            if result is None:
-                result = await self._train_seed(job, program, seed, stage, surroundings, bench)
-                await asyncio.to_thread(bench.finish, identity, result)
-            results.append(result)
-        return results
+        """All seeds, side by side as far as there is room. Raises what the first of them in order ended with."""
+        wanted = record.request.seeds or [1]
+        room = self._room.setdefault(stage.scale.name, asyncio.Semaphore(self._trainings(stage.scale.name)))
+
+        async def one(seed: int) -> pb.SeedResult:
+            async with room:
+                return await self._finished_or_trained(job, program, seed, stage, surroundings, bench)
+
+        ends = await asyncio.gather(*(one(seed) for seed in wanted), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        return [end for end in ends if not isinstance(end, BaseException)]
+
+    async def _finished_or_trained(
+        self, job: Job, program: str, seed: int, stage: Stage, surroundings: Surroundings, bench: Workbench
+    ) -> pb.SeedResult:
+        identity = Training(program, seed, stage.scale, stage.corpus).identity
+        result = bench.finished(seed, identity)
+        if result is None:
+            result = await self._train_seed(job, program, seed, stage, surroundings, bench)
+            await asyncio.to_thread(bench.finish, identity, result)
+        return result
 
     async def _train_seed(
         self, job: Job, program: str, seed: int, stage: Stage, surroundings: Surroundings, bench: Workbench

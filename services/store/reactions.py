@@ -58,6 +58,8 @@ def _say(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
             return _discovery(decision, cause, change)
         case Finish(reason):
             after = f"after-{cause.event.candidate or fact_of(cause.event)}"
+            if change.candidate is not None and change.candidate.record.retries:
+                after += f"-again-{change.candidate.record.retries}"
             event = follow(cause, "stopped", SERVICE, cause.event.attempt, suffix=after.replace(".", "-"))
             event.run_stopped.CopyFrom(
                 events_pb2.RunStopped(reason=reason, finished=not change.run.state.root_failed if change.run else True)
@@ -115,6 +117,10 @@ def _discovery(finding: Finding, cause: Cause, change: Change) -> events_pb2.Eve
         adjusted_p_value=1.0 if finding.adjusted_p is None else finding.adjusted_p,
         tried=finding.tried,
         method=f"paired one-sided t-test over {len(finding.seeds)} fresh seeds, corrected: {finding.reason}",
+        outcome=finding.outcome.value,
+        reason=finding.reason,
+        seeds=finding.seeds,
+        controls=finding.controls,
     )
     if finding.interval is not None:
         found.interval.CopyFrom(

@@ -12,7 +12,8 @@ def test_a_run_verifies_its_finalist_and_says_what_came_of_it(asi_arch: Command)
     """Fresh seeds, fresh held-out data, one verdict; the archive equals its replay."""
     asi_arch(
         "run", "--candidates", "2", "--baselines", "delta_net,linear_attention", *micro_flags(), "--json",
-        "--promotion", "paper", "--policy", "verify=1", "--policy", "verify_seeds=2",
+        "--promotion", "halving", "--policy", "eta=2", "--policy", "parameters=none", "--policy", "flops=none",
+        "--policy", "stages=tiny:steps=8:seeds=2,tiny:seeds=3",
     )  # fmt: skip
     rows = rows_of(asi_arch("list", "--json"))
     records = [json.loads(asi_arch("show", str(row["id"]), "--json").stdout) for row in rows]
@@ -21,9 +22,13 @@ def test_a_run_verifies_its_finalist_and_says_what_came_of_it(asi_arch: Command)
     assert len(finalists) <= 1
     if any(row["kind"] == "proposal" and row["fitness"] is not None for row in rows):
         (finalist,) = finalists
-        assert [seed["seed"] for seed in finalist["verifications"][0]["training"]["seeds"]] == ["1001", "1002"]
+        seeds = [[seed["seed"] for seed in one["training"]["seeds"]] for one in finalist["verifications"]]
+        assert seeds == [["1001", "1002"], ["1101", "1102", "1103"]]
         assert finalist["discovery"]["control"] == "c000001"
         assert finalist["discovery"]["tried"] == 2
+        assert finalist["discovery"]["outcome"] in ("confirmed", "refuted", "undecided")
+        (claim,) = json.loads(asi_arch("gallery", "--json").stdout)
+        assert (claim["card"] is not None) == claim["confirmed"]
     replayed = json.loads(asi_arch("replay", "--json").stdout)
     assert replayed["agrees"]
     assert replayed["digest"] == replayed["live_digest"]

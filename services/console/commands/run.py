@@ -17,13 +17,13 @@ from services.chassis.llm.settings import load_mind
 from services.chassis.rpc import channel
 from services.console.archive import all_candidates, open_archive
 from services.console.local.system import System, running
-from services.console.plan import Flags, budget, run_settings
+from services.console.plan import Flags, budget, run_settings, stages_of
 from services.console.progress import Progress
 from services.console.rows import Row, row
 from services.console.settings import ConsoleSettings
 from services.console.steer import pause_run, resume_run, start_run
 from services.contracts import archive_pb2 as pb
-from services.contracts import archive_pb2_grpc, events_pb2
+from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 
 POLL_SECONDS = 1.0
 OVER = frozenset({"finished", "stopped"})
@@ -35,6 +35,7 @@ class Outcome:
 
     status: pb.RunStatus
     rows: list[Row]
+    records: list[candidate_pb2.Candidate]  # slim: without programs and curves
     interrupted: bool
     report: Path | None
 
@@ -49,8 +50,8 @@ async def discover(
     wanted = run_settings(flags)
     if wanted.mind == "openai":
         load_mind()  # what is missing is said before anything starts
-    stage = await _stage_of(settings, name) if resume else wanted.scale
-    extra = {} if "ASI_ENGINEER_STAGES" in os.environ else {"ASI_ENGINEER_STAGES": stage}
+    stages = stages_of(await _settings_of(settings, name) if resume else wanted)
+    extra = {} if "ASI_ENGINEER_STAGES" in os.environ else {"ASI_ENGINEER_STAGES": stages}
     interrupted = asyncio.Event()
     with _on_signals(interrupted):
         progress.note("starting the services …")
@@ -66,14 +67,15 @@ async def discover(
                 progress.note("draining: work in hand is checkpointed, the run is paused …")
                 await pause_run(system.client, run, "interrupted at the terminal")
             report = await write_run_report(archive, run, settings.run_folder(run) / "report")
-            return Outcome(status, rows, interrupted.is_set(), report)
+            request = pb.ListCandidatesRequest(run=run, slim=True)
+            return Outcome(status, rows, await all_candidates(archive, request), interrupted.is_set(), report)
 
 
-async def _stage_of(settings: ConsoleSettings, name: str | None) -> str:
-    """The scale of a run that is to go on. Raises NotFound."""
+async def _settings_of(settings: ConsoleSettings, name: str | None) -> events_pb2.RunSettings:
+    """The settings of a run that is to go on. Raises NotFound."""
     async with open_archive(settings) as archive:
         try:
-            return (await archive.GetRun(pb.RunRequest(run=name or ""), timeout=30)).settings.scale
+            return (await archive.GetRun(pb.RunRequest(run=name or ""), timeout=30)).settings
         except grpc.aio.AioRpcError as error:
             raise NotFound(error.details() or "there is no run to resume") from None
 

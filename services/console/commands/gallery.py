@@ -1,0 +1,147 @@
+"""`asi-arch gallery`: every claim that was tried, and a model card for each that held."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.markup import escape
+
+from services.contracts import archive_pb2
+from services.contracts import candidate_pb2 as pb
+from services.domain.discovery import Finding, Outcome
+from services.domain.gallery import Cost, ModelCard, ModelFacts, gallery, to_markdown
+from services.domain.statistics import Interval
+
+COLOURS = {"confirmed": "green", "refuted": "red", "undecided": "yellow"}
+
+
+def claims(records: Sequence[pb.Candidate]) -> list[dict[str, object]]:
+    """Every verdict on a finalist, confirmed ones first; effect in nats per token over the strongest control."""
+    found = [_claim(one) for one in records if one.HasField("discovery")]
+    return sorted(found, key=lambda one: (not one["confirmed"], str(one["id"])))
+
+
+def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> tuple[ModelCard, ...]:
+    """The model cards of a run's confirmed discoveries, greatest effect first."""
+    known = {one.id: one for one in records}
+    findings = [finding_of(one) for one in records if one.HasField("discovery")]
+    facts = {one.id: _facts(one, status) for one in records}
+    parents = {one.id: one.proposal.parent if one.proposal.parent in known else None for one in records}
+    controls = next((one.discovery.controls for one in records if one.discovery.controls), ())
+    return gallery(findings, facts, parents, [name_of(known, one) for one in controls])
+
+
+def tried(records: Sequence[pb.Candidate]) -> int:
+    """How many candidates were proposed."""
+    return sum(one.kind == pb.KIND_PROPOSAL for one in records)
+
+
+def sentences(records: Sequence[pb.Candidate]) -> list[str]:
+    """What a run found and how sure it is, whatever it is."""
+    found = [one for one in records if one.HasField("discovery")]
+    if not found:
+        return [f"Found: nothing to claim. Of {tried(records)} candidates none was promoted to a second training."]
+    confirmed = sum(outcome_of(one.discovery) == "confirmed" for one in found)
+    known = {one.id: one for one in records}
+    lines = [f"Found: {confirmed} confirmed of {len(found)} finalists, out of {tried(records)} candidates tried."]
+    return lines + [_sentence(one, known) for one in sorted(found, key=lambda one: -one.discovery.effect)]
+
+
+def print_gallery(
+    console: Console, found: Sequence[dict[str, object]], own: Sequence[ModelCard], told: Sequence[str]
+) -> None:
+    """The cards, then every claim in a sentence."""
+    if not found:
+        console.print("no claim was tried yet: `asi-arch discover` verifies its finalists")
+        return
+    for one in own:
+        console.print(Markdown(to_markdown(one)))
+    for line in told:
+        console.print(escape(line), soft_wrap=True)
+
+
+def card_json(one: ModelCard) -> dict[str, object]:
+    """A card as JSON."""
+    return {
+        "id": one.candidate, "name": one.facts.name, "claim": one.claim, "evidence": list(one.evidence),
+        "compared": one.compared, "cost": list(one.cost), "lineage": list(one.lineage),
+        "motivation": one.facts.motivation,
+    }  # fmt: skip
+
+
+def outcome_of(found: pb.Discovery) -> str:
+    """ "confirmed", "refuted" or "undecided"; events older than the word tell two of them."""
+    return found.outcome or ("confirmed" if found.confirmed else "undecided")
+
+
+def finding_of(record: pb.Candidate) -> Finding:
+    """The verdict as the domain knows it. Numbers are None where nothing was tested."""
+    found = record.discovery
+    tested = found.HasField("interval")
+    return Finding(
+        candidate=record.id,
+        outcome=Outcome(outcome_of(found)),
+        reason=found.reason or found.method,
+        control=found.control or None,
+        seeds=tuple(found.seeds),
+        tried=found.tried,
+        effect=found.effect if tested else None,
+        interval=Interval(found.interval.low, found.interval.high, found.interval.level) if tested else None,
+        p=found.p_value if tested else None,
+        adjusted_p=found.adjusted_p_value if tested else None,
+        controls=tuple(found.controls),
+    )
+
+
+def name_of(known: dict[str, pb.Candidate], candidate: str) -> str:
+    """A candidate's name, or its id where the run does not know it."""
+    return known[candidate].proposal.name or candidate if candidate in known else candidate
+
+
+def _claim(record: pb.Candidate) -> dict[str, object]:
+    finding = finding_of(record)
+    interval = finding.interval
+    return {
+        "id": record.id, "name": record.proposal.name, "confirmed": finding.outcome is Outcome.CONFIRMED,
+        "outcome": finding.outcome.value, "effect": finding.effect,
+        "low": interval.low if interval else None, "high": interval.high if interval else None,
+        "control": finding.control, "p": finding.p, "adjusted_p": finding.adjusted_p, "tried": finding.tried,
+        "seeds": list(finding.seeds), "controls": list(finding.controls), "reason": finding.reason,
+        "method": record.discovery.method,
+    }  # fmt: skip
+
+
+def _sentence(record: pb.Candidate, known: dict[str, pb.Candidate]) -> str:
+    finding = finding_of(record)
+    head = f"  {finding.outcome.value:<10} {record.proposal.name} ({record.id})"
+    if finding.effect is None or finding.interval is None or finding.adjusted_p is None:
+        return f"{head}: {finding.reason}"
+    side = "below" if finding.effect >= 0 else "above"
+    return (
+        f"{head}: held-out loss {abs(finding.effect):.4f} nats {side} {name_of(known, finding.control or '')}, the "
+        f"strongest of {len(finding.controls)} controls; gain {finding.effect:+.4f}, 95 % interval "
+        f"[{finding.interval.low:+.4f}, {finding.interval.high:+.4f}] over {len(finding.seeds)} fresh seeds; "
+        f"adjusted p {finding.adjusted_p:.3g} for {finding.tried} tried"
+    )
+
+
+def _facts(record: pb.Candidate, status: archive_pb2.RunStatus) -> ModelFacts:
+    trainings = [record.training, *(one.training for one in record.verifications)]
+    measured = [seed.measurements for training in trainings for seed in training.seeds]
+    prices = [call.price for call in record.calls if call.HasField("price")]
+    gpu = [one.gpu_seconds for one in measured if one.HasField("gpu_seconds")]
+    first = measured[0] if measured else None
+    return ModelFacts(
+        name=record.proposal.name or record.id,
+        motivation=record.proposal.motivation,
+        stage=record.discovery.stage or status.settings.scale,
+        data_fingerprint=first.data_fingerprint[:16] if first else "unknown",
+        parameters=first.parameters if first else None,
+        tokens_per_second=first.tokens_per_second if first and first.HasField("tokens_per_second") else None,
+        cost=Cost(
+            tokens_trained=sum(one.tokens for one in measured) or None,
+            gpu_hours=sum(gpu) / 3600 if gpu else None,
+            wall_hours=sum(one.seconds for one in measured) / 3600 if measured else None,
+            money=sum(prices) if prices else None,
+        ),
+    )
