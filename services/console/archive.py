@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.chassis.errors import NotFound, SettingsError
 from services.chassis.rpc import channel
-from services.console.local.system import running_system
+from services.console.local.system import log_server, running_system
 from services.console.settings import ConsoleSettings
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2
@@ -22,11 +22,10 @@ PAGE = 200
 @asynccontextmanager
 async def open_archive(settings: ConsoleSettings) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
     """A stub of the archive. Raises NotFound when there is neither a system nor an archive."""
-    async with contextlib.AsyncExitStack() as stack:
-        address = _running_address(settings)
-        if address is None:
-            address = await stack.enter_async_context(_reader(settings))
-        connection = await stack.enter_async_context(channel(address, settings))
+    async with (
+        answering(settings, "archive") as address,
+        channel(address["ASI_ARCHIVE_ADDRESS"], settings) as connection,
+    ):
         yield archive_pb2_grpc.ArchiveStub(connection)
 
 
@@ -44,36 +43,9 @@ async def all_candidates(
         request.page_token = reply.next_page_token
 
 
-def _running_address(settings: ConsoleSettings) -> str | None:
-    """ASI_ARCHIVE_ADDRESS if it is set, else what the system of this data folder says."""
-    if "ASI_ARCHIVE_ADDRESS" in os.environ:
-        return settings.archive_address
-    content = running_system(settings)
-    addresses = content.get("addresses") if content else None
-    return str(addresses["archive"]) if isinstance(addresses, dict) else None
-
-
-@asynccontextmanager
-async def _reader(settings: ConsoleSettings) -> AsyncIterator[str]:
-    """A store that only answers, for as long as the context lasts."""
-    if "ASI_ARCHIVE_URL" not in os.environ and not (settings.data_dir / "archive.db").exists():
-        raise NotFound(f"there is no archive in {settings.data_dir} yet: start a run with `asi-arch run`")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.store.reader",
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None  # noqa: S101 - asked for above
-    assert process.stderr is not None  # noqa: S101
-    try:
-        port = (await process.stdout.readline()).decode().strip()
-        if not port:
-            words = (await process.stderr.read()).decode().strip().splitlines()
-            raise SettingsError(f"the archive cannot be read: {words[-1] if words else 'no reason was given'}")
-        yield f"127.0.0.1:{port}"
-    finally:
-        assert process.stdin is not None  # noqa: S101
-        process.stdin.close()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), 5)
-        if process.returncode is None:
-            process.kill()
+def catch_up(settings: ConsoleSettings) -> None:
+    """Where no store runs, the archive takes in what was just published."""
+    if running_system(settings) is None and not settings.archive_is_elsewhere:
+        with log_server(settings) as log:
+            command = [sys.executable, "-m", "services.store.tools", "catch-up"]
+            subprocess.run(command, env={**os.environ, **log}, check=False)
