@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import subprocess
 import sys
@@ -11,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.chassis.rpc import channel
+from services.console.local.readers import answering
 from services.console.local.system import log_server, running_system
 from services.console.settings import ConsoleSettings
 from services.contracts import archive_pb2 as pb
