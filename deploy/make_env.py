@@ -1,4 +1,4 @@
-"""Make a deployment's credentials: `.venv/bin/python deploy/make_env.py [--tls]` writes deploy/.env and deploy/nats.conf.
+"""Make a deployment's credentials, deploy/.env and deploy/nats.conf: `.venv/bin/python deploy/make_env.py [--tls]`.
 
 Where only docker is at hand the same runs in any of the images: see README.md beside this file.
 """

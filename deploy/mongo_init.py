@@ -1,4 +1,7 @@
-"""Make a lone mongod the one member of its replica set: `python mongo_init.py HOST:PORT`. Idempotent."""
+"""Make a lone mongod the one member of its replica set: `python mongo_init.py HOST:PORT [OPTIONS]`. Idempotent.
+
+OPTIONS are those of a MongoDB URL, as in tls=true&tlsCAFile=/certificates/ca.crt.
+"""
 
 import sys
 
@@ -8,10 +11,10 @@ from pymongo.errors import OperationFailure, PyMongoError
 ALREADY = 23
 
 
-def initiate(address: str) -> None:
+def initiate(address: str, options: str = "") -> None:
     """Raises PyMongoError while the server is out of reach."""
     client: MongoClient[dict[str, object]] = MongoClient(
-        address, directConnection=True, serverSelectionTimeoutMS=20_000
+        f"mongodb://{address}/?{options}", directConnection=True, serverSelectionTimeoutMS=20_000
     )
     try:
         client.admin.command("replSetInitiate", {"_id": "rs0", "members": [{"_id": 0, "host": address}]})
@@ -24,6 +27,6 @@ def initiate(address: str) -> None:
 
 if __name__ == "__main__":
     try:
-        initiate(sys.argv[1])
+        initiate(*sys.argv[1:3])
     except PyMongoError as error:
         sys.exit(f"no replica set yet: {error}")

@@ -149,6 +149,19 @@ def test_services_take_every_variable_that_compose_gives_them(name: str) -> None
     assert f"${{{variable(name)}:?" in compose()["services"][name]["environment"]["ASI_NATS_NKEY_SEED"]
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_overlay_for_tls_gives_every_service_certificates_of_its_own(name: str, tmp_path: Path) -> None:
+    """One service left out would speak plaintext, or to nobody."""
+    overlay = yaml.safe_load((DEPLOY / "compose.tls.yaml").read_text())["services"][name]
+    settings = load(StoreSettings if name == "store" else ServiceSettings, name, overlay["environment"])
+
+    assert overlay["volumes"] == [f"${{CERTIFICATES:-./certificates}}/{name}:/certificates:ro"]
+    assert settings.nats_ca == settings.grpc_ca == Path("/certificates/ca.crt")
+    assert settings.grpc_cert == Path("/certificates/tls.crt")
+    if isinstance(settings, StoreSettings):
+        assert "tls=true" in settings.archive
+
+
 def test_compose_services_are_read_only_and_start_again() -> None:
     """What the README promises of them."""
     for name in SERVICES:

@@ -25,8 +25,8 @@ jetstream { store_dir: "/data", sync_interval: always }
 """
 TLS = """\
 tls {
-  cert_file: "/certificates/nats.crt"
-  key_file: "/certificates/nats.key"
+  cert_file: "/certificates/tls.crt"
+  key_file: "/certificates/tls.key"
   ca_file: "/certificates/ca.crt"
   handshake_first: auto # encrypted from the first byte; who waits for a greeting gets one that asks for TLS
 }
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="credentials", description="Makes the NATS users of a deployment.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tls", action="store_true", help="the server encrypts, with /certificates/nats.crt and .key")
+    parser.add_argument("--tls", action="store_true", help="the server encrypts, with /certificates/tls.crt and tls.key")
     asked = parser.parse_args(arguments)
     try:
         write(asked.folder, asked.tls)

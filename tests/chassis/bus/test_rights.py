@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 import nats
 import pytest
 import pytest_asyncio
-from guarded import GuardedServer
 from structlog.testing import capture_logs
 
 from services.chassis.bus import Bus
@@ -17,6 +16,7 @@ from services.chassis.errors import Denied, SettingsError
 from services.chassis.events import Cause, first, follow
 from services.contracts import events_pb2 as pb
 from services.contracts.candidate_pb2 import Candidate
+from tests.chassis.guarded import GuardedServer
 from tests.conftest import wipe
 
 HANDLERS = {name: rights for name, rights in RIGHTS.items() if rights.durables}
