@@ -13,6 +13,7 @@ from services.console.rows import Node, Row
 
 ABSENT = "–"
 LEAST_NAME = 8
+WIDE = 104  # columns from which there is room for intervals
 
 
 def terminal() -> Console:
@@ -28,7 +29,7 @@ def number(value: float | None, pattern: str = ".4f") -> str:
 def ranking(rows: Sequence[Row]) -> Table:
     """Candidates best first: what a run ends with."""
     table = _table(("#", 2), ("id", 7), ("name", 0), ("parent", 7), ("loss", -6), ("Δ root", -7), ("bench", -5),
-                   ("judge", -5), ("fitness", -8), ("s", -3))  # fmt: skip
+                   ("judge", -5), _fitness_column(8), ("s", -3))  # fmt: skip
     for place, one in enumerate(rows, 1):
         scored = one["fitness"] is not None
         table.add_row(
@@ -40,7 +41,7 @@ def ranking(rows: Sequence[Row]) -> Table:
             number(one["loss_difference"], "+.4f"),
             number(one["benchmark"], ".3f"),
             number(one["judge"], ".1f"),
-            number(one["fitness"], ".3f") if scored else one["state"],
+            _fitness(one) if scored else one["state"],
             number(one["seconds"], ".0f"),
             style=None if scored else "dim",
         )
@@ -50,15 +51,27 @@ def ranking(rows: Sequence[Row]) -> Table:
 def listing(rows: Sequence[Row]) -> Table:
     """Candidates in the order given, with state and size."""
     table = _table(("id", 7), ("name", 0), ("parent", 7), ("state", 8), ("loss", -6), ("bench", -5),
-                   ("judge", -5), ("fitness", -7), ("params", -9), ("s", -3))  # fmt: skip
+                   ("judge", -5), _fitness_column(7), ("params", -9), ("s", -3))  # fmt: skip
     for one in rows:
         table.add_row(
             one["id"], escape(one["name"] or ABSENT), one["parent"] or ABSENT, one["state"],
             number(one["loss"]), number(one["benchmark"], ".3f"), number(one["judge"], ".1f"),
-            number(one["fitness"], ".3f"), ABSENT if one["parameters"] is None else f"{one['parameters']:,}",
+            _fitness(one), ABSENT if one["parameters"] is None else f"{one['parameters']:,}",
             number(one["seconds"], ".0f"),
         )  # fmt: skip
     return table
+
+
+def _fitness_column(width: int) -> tuple[str, int]:
+    return ("fitness [95 %]", -20) if terminal().width >= WIDE else ("fitness", -width)
+
+
+def _fitness(one: Row) -> str:
+    """With its interval where there is room and one was measured."""
+    value = number(one["fitness"], ".3f")
+    if one["fitness_low"] is None or one["fitness_high"] is None or terminal().width < WIDE:
+        return value
+    return escape(f"{value} [{one['fitness_low']:.3f}, {one['fitness_high']:.3f}]")
 
 
 def _table(*columns: tuple[str, int]) -> Table:
@@ -67,7 +80,7 @@ def _table(*columns: tuple[str, int]) -> Table:
     taken = sum(abs(width) + 2 for _, width in columns) + 1
     for title, width in columns:
         table.add_column(
-            title,
+            escape(title),
             justify="right" if width < 0 else "left",
             no_wrap=True,
             overflow="ellipsis",

@@ -13,6 +13,8 @@ from rich.table import Table
 
 from services.chassis.errors import SettingsError
 from services.console.archive import all_candidates, open_archive
+from services.console.commands.gallery import sentences
+from services.console.comparing import Gain, gain_over
 from services.console.progress import clock
 from services.console.rows import Node, Row, row, tree_row
 from services.console.settings import ConsoleSettings
@@ -48,6 +50,13 @@ async def candidate(settings: ConsoleSettings, run: str, wanted: str) -> candida
     """One candidate by id or unique name."""
     async with open_archive(settings) as archive:
         return await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=wanted), timeout=30)
+
+
+async def root_of(settings: ConsoleSettings, record: candidate_pb2.Candidate) -> candidate_pb2.Candidate | None:
+    """The baseline that the record's verdict refers to; None where it has none."""
+    if not record.verdict.baseline:
+        return None
+    return await candidate(settings, record.run, record.verdict.baseline)
 
 
 async def tree(settings: ConsoleSettings, run: str) -> tuple[str, list[Node]]:
@@ -106,7 +115,9 @@ def print_tree(console: Console, run: str, nodes: Sequence[Node]) -> None:
     console.print(family(nodes, f"run {run}: {len(nodes)} candidates"))
 
 
-def print_candidate(console: Console, record: candidate_pb2.Candidate, program: bool) -> None:
+def print_candidate(
+    console: Console, record: candidate_pb2.Candidate, program: bool, root: candidate_pb2.Candidate | None = None
+) -> None:
     """One candidate: numbers, motivation, verdict, analysis, and its program if wanted."""
     if program:
         console.print(Syntax(record.training.program or record.proposal.program, "python", background_color="default"))
@@ -117,7 +128,9 @@ def print_candidate(console: Console, record: candidate_pb2.Candidate, program: 
     )
     if record.HasField("rejection"):
         console.print(f"[red]rejected by {record.rejection.stage}:[/red] {escape(record.rejection.reason)}")
-    console.print(_numbers(record, one))
+    console.print(_numbers(record, one, gain_over(root, record)))
+    for line in sentences([record])[1:]:
+        console.print(escape(line.strip()))
     if record.proposal.motivation:
         console.print(Markdown(f"**Motivation** — {record.proposal.motivation}"))
     if record.proposal.components:
@@ -129,7 +142,7 @@ def print_candidate(console: Console, record: candidate_pb2.Candidate, program: 
             console.print(Markdown(f"**{title}** — {text}"))
 
 
-def _numbers(record: candidate_pb2.Candidate, one: Row) -> Table:
+def _numbers(record: candidate_pb2.Candidate, one: Row, gain: Gain | None) -> Table:
     table = Table.grid(padding=(0, 2))
     fitness = number(one["fitness"])
     if one["fitness_low"] is not None and one["fitness_high"] is not None:
@@ -139,6 +152,7 @@ def _numbers(record: candidate_pb2.Candidate, one: Row) -> Table:
         ("parent", one["parent"] or ABSENT),
         ("fitness", fitness),
         ("loss", f"{number(one['loss'])} nats per token"),
+        ("gain over root", ABSENT if gain is None else gain.sentence),
         ("benchmark", number(one["benchmark"], ".3f")),
         ("judge", number(one["judge"], ".1f")),
         ("parameters", ABSENT if one["parameters"] is None else f"{one['parameters']:,}"),
