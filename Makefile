@@ -1,4 +1,5 @@
 # make run    a real discovery run on this machine (CANDIDATES=3 for a shorter one)
+# make discover  search, second trainings, a verdict: about 40 minutes on two cores
 # make test   the whole test suite but for what is marked slow
 # make check  lint, format, types, import arrows, contracts (make fmt puts the format right)
 PYTHON ?= python3
@@ -8,10 +9,13 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 CANDIDATES ?=
 
-.PHONY: run test test-compose setup check fmt proto release-contracts clean
+.PHONY: run discover test test-compose setup check fmt proto release-contracts clean
 
 run: setup
 	$(BIN)/asi-arch run $(if $(CANDIDATES),--candidates $(CANDIDATES)) $(ARGS)
+
+discover: setup
+	$(BIN)/asi-arch discover $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not compose" $(ARGS)
