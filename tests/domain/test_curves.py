@@ -1,0 +1,61 @@
+"""The discovery curve and the relation between stages."""
+
+import math
+import random
+
+import pytest
+
+from services.domain.curves import Work, discovery_curve, stage_relation
+
+
+def test_the_curve_counts_what_was_confirmed_against_all_compute() -> None:
+    """Work that led to nothing is paid for as well."""
+    curve = discovery_curve([Work(1.0), Work(2.0, "a"), Work(3.0), Work(1.0, "b"), Work(1.0, "c"), Work(5.0)])
+
+    assert curve.points == (("a", 3.0, 1), ("b", 7.0, 2), ("c", 8.0, 3))
+    assert curve.total == 13.0
+    assert curve.line is not None
+    assert curve.line.slope > 0
+    assert curve.line.band(5.0) is not None
+
+
+def test_too_few_discoveries_are_no_line() -> None:
+    """And the curve says so."""
+    curve = discovery_curve([Work(1.0, "a"), Work(1.0, "b")])
+
+    assert curve.line is None
+    assert "2 of 3" in curve.unfitted
+    assert discovery_curve([Work(1.0)]).points == ()
+    assert "same moment" in discovery_curve([Work(1.0, "a"), Work(0.0, "b"), Work(0.0, "c")]).unfitted
+
+
+def test_the_line_has_the_slope_of_a_steady_laboratory() -> None:
+    """One discovery in two hours, with chance in between."""
+    rng = random.Random(3)
+    curve = discovery_curve([Work(rng.expovariate(0.5), f"c{n}") for n in range(400)])
+
+    assert curve.line is not None
+    assert curve.line.slope == pytest.approx(0.5, rel=0.1)
+
+
+def test_the_interval_of_a_correlation_holds_the_truth_as_often_as_it_says() -> None:
+    """Two stages with a known relation, 12 candidates each, 400 times."""
+    rng, true, held = random.Random(5), 0.7, 0
+    spearman_of_it = 6 / math.pi * math.asin(true / 2)
+    for _ in range(400):
+        earlier = [rng.gauss(0, 1) for _ in range(12)]
+        later = [true * one + math.sqrt(1 - true * true) * rng.gauss(0, 1) for one in earlier]
+        interval = stage_relation(earlier, later).interval
+        held += interval.low <= spearman_of_it <= interval.high
+
+    assert 0.9 < held / 400 < 0.99
+
+
+def test_three_candidates_tell_no_relation() -> None:
+    """Nor do stages at which all are alike."""
+    with pytest.raises(ValueError, match="4 are needed"):
+        stage_relation([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="never varies"):
+        stage_relation([1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0])
+    with pytest.raises(ValueError, match="negative"):
+        discovery_curve([Work(-1.0)])
