@@ -161,17 +161,6 @@ def web(
 
 
 @app.command()
-def dead(run: Run = "", as_json: Json = False) -> None:
-    """What ended because a message could not be handled; the tracebacks are in the service logs."""
-    _, records = asyncio.run(inspect.all_of(console_settings(), run))
-    found = inspect.dead_letters(records)
-    if as_json:
-        typer.echo(inspect.to_json(found))
-    else:
-        typer.echo("\n".join(f"{one['candidate']}  {one['stage']}: {one['reason']}" for one in found) or "none")
-
-
-@app.command()
 def audit(
     candidate: str,
     no_rerun: Annotated[bool, typer.Option("--no-rerun", help="only show the chain")] = False,

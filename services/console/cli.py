@@ -14,7 +14,7 @@ import typer
 
 from services.chassis import logs
 from services.chassis.errors import BusLost, NotFound, NotPossible, SettingsError, Transient
-from services.console import asking, doing, thinking, watching  # noqa: F401 - importing them registers their commands
+from services.console import asking, doing, mourning, thinking, watching  # noqa: F401 - importing them registers their commands
 from services.console.app import INTERRUPTED, Json, app
 from services.console.commands import run as discovery
 from services.console.local.processes import ServiceFailed

@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from services.console.app import PASS_ON, Json, Run, T, app
+from services.console.archive import catch_up
 from services.console.commands import inspect, query
-from services.console.local.system import log_server, running_system
+from services.console.local.system import log_server
 from services.console.settings import ConsoleSettings, console_settings
 from services.console.steer import pause_run, publish_all, rescored, resume_run, stop_run
 
@@ -42,16 +43,8 @@ def _steer(say: Callable[[ConsoleSettings, str, T], Coroutine[None, None, None]]
     with log_server(settings) as log:
         address = log.get("ASI_NATS_URL", settings.nats_url)
         asyncio.run(say(settings.model_copy(update={"nats_url": address}), name, what))
-        _catch_up(settings, log)
+    catch_up(settings)
     typer.echo(f"run {name} was told; see `asi-arch status`")
-
-
-def _catch_up(settings: ConsoleSettings, log: dict[str, str]) -> None:
-    """Where no store runs, the archive takes in what was just published."""
-    if running_system(settings) is None and "ASI_ARCHIVE_ADDRESS" not in os.environ:
-        subprocess.run(
-            [sys.executable, "-m", "services.store.tools", "catch-up"], env={**os.environ, **log}, check=False
-        )
 
 
 @app.command(context_settings=PASS_ON, add_help_option=False)
@@ -97,7 +90,7 @@ def rescore(
     with log_server(settings) as log:
         address = log.get("ASI_NATS_URL", settings.nats_url)
         asyncio.run(publish_all(settings.model_copy(update={"nats_url": address}), events))
-        _catch_up(settings, log)
+    catch_up(settings)
     found = {"run": about.run, "fitness": fitness, "rescored": len(events)}
     typer.echo(json.dumps(found) if as_json else f"run {about.run}: {len(events)} candidates rescored as {fitness}")
 

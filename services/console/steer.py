@@ -7,6 +7,7 @@ from services.chassis.bus import Bus
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.events import first
 from services.chassis.scoring import score, terms_of
+from services.console.log import must_answer
 from services.console.settings import ConsoleSettings
 from services.contracts import events_pb2 as pb
 from services.contracts.archive_pb2 import RunStatus
@@ -76,6 +77,7 @@ def rescored(about: RunStatus, records: Sequence[Candidate], version: str) -> li
 
 async def publish_all(settings: ConsoleSettings, events: Sequence[pb.Event]) -> None:
     """Publish in order, over one connection."""
+    await must_answer(settings.nats_url)
     async with Bus(settings, "asi-console") as bus:
         for event in events:
             await bus.publish(event)
@@ -87,5 +89,4 @@ def _moment() -> int:
 
 
 async def _publish(settings: ConsoleSettings, event: pb.Event) -> None:
-    async with Bus(settings, "asi-console") as bus:
-        await bus.publish(event)
+    await publish_all(settings, [event])

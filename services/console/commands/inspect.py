@@ -222,15 +222,6 @@ def print_claims(console: Console, found: Sequence[dict[str, object]]) -> None:
         )
 
 
-def dead_letters(records: Sequence[Candidate]) -> list[dict[str, object]]:
-    """Candidates that ended because a message about them could not be handled."""
-    return [
-        {"candidate": one.id, "stage": one.rejection.stage, "reason": one.rejection.reason}
-        for one in records
-        if one.HasField("rejection") and "dead_letter" in one.rejection.evidence.fields
-    ]
-
-
 def to_json(value: object) -> str:
     """As every command prints it."""
     return json.dumps(value, indent=2, ensure_ascii=False)

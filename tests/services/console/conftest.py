@@ -43,6 +43,7 @@ class Laboratory:
 
     bus: Bus
     archive: archive_pb2_grpc.ArchiveAsyncStub
+    settings: ServiceSettings
     environment: dict[str, str]
 
     async def until(self, phase: str, run: str = "r1") -> pb.RunStatus:
@@ -90,7 +91,7 @@ async def laboratory(bus: Bus, settings: ServiceSettings, tmp_path: Path) -> Asy
     async with living_store(settings) as address:
         environment = bare_environment(tmp_path, ASI_NATS_URL=settings.nats_url, ASI_ARCHIVE_ADDRESS=address)
         async with channel(address, settings) as connection:
-            yield Laboratory(bus, archive_pb2_grpc.ArchiveStub(connection), environment)
+            yield Laboratory(bus, archive_pb2_grpc.ArchiveStub(connection), settings, environment)
 
 
 @pytest.fixture
