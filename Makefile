@@ -1,5 +1,5 @@
 # make run    a real discovery run on this machine (CANDIDATES=3 for a shorter one)
-# make discover  search, second trainings, a verdict: about 40 minutes on two cores
+# make discover  search, second trainings, a verdict: about half an hour on two cores
 # make test   the whole test suite but for what is marked slow
 # make check  lint, format, types, import arrows, contracts (make fmt puts the format right)
 PYTHON ?= python3

@@ -14,16 +14,16 @@ from services.console.progress import Progress
 from services.console.settings import console_settings
 from services.console.tables import terminal
 
-# Sized for two quiet CPU cores: a quarter of an hour of search on two thirds of the data, half an hour of second
-# trainings on all of it. A candidate may have 10 % more parameters or fewer and 10 % more operations than the root.
+# Sized for half an hour on two quiet CPU cores: a third of it is the search, the rest goes into second trainings on
+# more data. A candidate may have 10 % more parameters or fewer, and 10 % more operations, than the root.
 PRESET = Flags(
     scale="tiny",
     candidates=8,
     baseline_seeds=2,
     baselines=("delta_net", "gated_delta_net", "delta_net_value_skip", "gla"),
     promotion="halving",
-    overrides=("tokens=800000",),
-    policies=("eta=4", "stages=tiny:tokens=1200000:seeds=5", "parameters=0.1", "flops=+0.1"),
+    overrides=("tokens=600000",),
+    policies=("eta=4", "stages=tiny:tokens=1000000:seeds=5", "parameters=0.1", "flops=+0.1"),
 )
 
 
@@ -39,8 +39,8 @@ def discover(
 ) -> None:
     """Search, train the best again with fresh seeds, data and the strongest controls, and say what holds.
 
-    About 40 minutes on two CPU cores. The same as `asi-arch run` with these flags: --promotion halving
-    --baseline-seeds 2 --set tokens=800000 --policy stages=tiny:tokens=1200000:seeds=5 --policy flops=+0.1.
+    About half an hour on two quiet CPU cores. The same as `asi-arch run` with these flags: --promotion halving
+    --baseline-seeds 2 --set tokens=600000 --policy stages=tiny:tokens=1000000:seeds=5 --policy flops=+0.1.
     """
     flags = replace(PRESET, candidates=candidates, mind=mind, seed=seed)
     settings, console = console_settings(), terminal()
