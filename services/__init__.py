@@ -4,3 +4,5 @@ import os
 
 # Before anything imports grpc: what goes wrong there comes back as a status, the library need not print it as well.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# Before anything imports numpy: its arrays are small here, and a second thread would only spin while it waits for them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -49,7 +49,7 @@ def similarity(one: Fingerprint, other: Fingerprint) -> float:
     """1 for equal structure, 0 for nothing in common; symmetric."""
     if one.digest == other.digest:
         return 1.0
-    shared = sum(min(count, other.runs[run]) for run, count in one.runs.items() if run in other.runs)
+    shared = sum(min(one.runs[run], other.runs[run]) for run in one.runs.keys() & other.runs.keys())
     return shared / (sum(one.runs.values()) + sum(other.runs.values()) - shared)
 
 

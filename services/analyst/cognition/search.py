@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from services.analyst.cognition.corpus import Corpus, Knowledge
 from services.chassis.llm.embedder import Embedder, Vector, must_match
@@ -58,9 +59,9 @@ class Index:
         return np.clip(self._matrix @ query.values.astype(np.float64), -1.0, 1.0)
 
     @cached_property
-    def _matrix(self) -> NDArray[np.float64]:
-        """All vectors as rows, made once."""
-        return np.stack([vector.values for vector in self.vectors]).astype(np.float64)
+    def _matrix(self) -> csr_array:
+        """All vectors as rows, made once: those of the local embedder are nearly empty."""
+        return csr_array(np.stack([vector.values for vector in self.vectors]).astype(np.float64))
 
 
 def triggers(corpus: Corpus) -> Sequence[str]:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from services.chassis.errors import SettingsError
-from services.console.local.processes import end_with_parent
+from services.console.local.processes import leashed
 
 START_SECONDS = 20.0
 
@@ -68,11 +68,10 @@ class Broker:
         )
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [str(find_nats_server()), "-c", str(config)],
+                leashed([str(find_nats_server()), "-c", str(config)]),
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is the runner's: the broker must outlive the services it serves
-                preexec_fn=end_with_parent,
                 env={"PATH": os.environ.get("PATH", "")},
             )
         self._wait(log)

@@ -1,13 +1,12 @@
 """Services as child processes: started with settings in their environment, restarted when they die, drained at last."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,13 +37,12 @@ class ServiceProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"services.{self.name}"],
+                leashed([sys.executable, "-m", f"services.{self.name}"]),
                 env={**_inherited(), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=end_with_parent,
             )
 
     def supervise(self) -> bool:
@@ -82,10 +80,9 @@ class ServiceProcess:
         return lines[-1] if lines else f"it ended without a word; see {self.log}"
 
 
-def end_with_parent() -> None:
-    """In a new child: be asked to end when the starting process is gone, however it went (Linux; elsewhere nothing)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+def leashed(command: Sequence[str]) -> list[str]:
+    """The command as a child that does not outlive this process; see `leash`."""
+    return [sys.executable, "-I", "-S", str(Path(__file__).with_name("leash.py")), str(os.getpid()), *command]
 
 
 def sweep(processes: Iterable[int], seconds: float = 20.0) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from services.domain.structure import Fingerprint, fingerprint, similarity
+from services.domain.structure import fingerprint
 from services.store.backends.motivations import MotivationIndex, unit
 from services.store.backends.rows_in_memory import Scored
 from services.store.backends.sketches import HASHES, ProgramIndex, Sketched
@@ -94,10 +94,10 @@ class Neighbours:
         async with self._lock:
             index = await self._follow_programs(run)
             same = index.same(wanted.digest, except_id)[:count]
-            sketch = Sketched.of(wanted).sketch
-            likely = await asyncio.to_thread(index.likely, sketch, max(FINALISTS, 4 * count), except_id)
+            sketched = Sketched.of(wanted)
+            likely = await asyncio.to_thread(index.likely, sketched.sketch, max(FINALISTS, 4 * count), except_id)
         others = await self._source.program_runs(run, [one for one in likely if one not in same])
-        scored = await asyncio.to_thread(_compare, wanted, others)
+        scored = await asyncio.to_thread(_compare, sketched, others)
         return ([(one, 1.0) for one in same] + scored)[:count], len(same)
 
     async def _follow_motivations(self, run: str, embedder: str) -> MotivationIndex | None:
@@ -144,9 +144,9 @@ def _sketch(program: str) -> Sketched:
         return Sketched.none()
 
 
-def _compare(wanted: Fingerprint, others: dict[str, Sketched]) -> list[Scored]:
+def _compare(wanted: Sketched, others: dict[str, Sketched]) -> list[Scored]:
     """Every finalist's true similarity, best first, ties by id."""
-    scored = [(one, similarity(wanted, other.fingerprint())) for one, other in others.items()]
+    scored = [(one, wanted.similarity(other)) for one, other in others.items()]
     return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
 
 

@@ -37,10 +37,14 @@ class Sketched:
         """Of what cannot be parsed: near to nothing."""
         return cls("", np.full(HASHES, _EMPTY), b"")
 
-    def fingerprint(self) -> Fingerprint:
-        """What it was made from."""
-        table = np.frombuffer(self.runs, _RUNS)
-        return Fingerprint(self.digest, dict(zip(table["run"].tolist(), table["count"].tolist(), strict=True)))
+    def similarity(self, other: "Sketched") -> float:
+        """As `services.domain.structure.similarity` of the two fingerprints."""
+        if self.digest == other.digest:
+            return 1.0
+        mine, theirs = np.frombuffer(self.runs, _RUNS), np.frombuffer(other.runs, _RUNS)
+        _, left, right = np.intersect1d(mine["run"], theirs["run"], assume_unique=True, return_indices=True)
+        shared = int(np.minimum(mine["count"][left], theirs["count"][right]).sum(dtype=np.int64))
+        return shared / (int(mine["count"].sum(dtype=np.int64)) + int(theirs["count"].sum(dtype=np.int64)) - shared)
 
 
 class ProgramIndex:
