@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import cos, pi, sin
 from statistics import fmean
 
@@ -11,26 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from services.console.report.dataset import Dataset, name_of, seconds_of
+from services.console.report.drawing import ACCENT, GOOD, INK, SOFT, Drawing, new_axes
 from services.contracts import candidate_pb2 as pb
 
-INK, SOFT, ACCENT, GOOD = "#1f2933", "#9aa5b1", "#2563a8", "#c2541b"
 MAP = "viridis"
 MOST_NAMES = 60
 BLOCK = 50
 Cells = list[list[object]]
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One figure: its file name, title, caption, the drawing or why there is none, and the table behind it."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure | None
-    header: tuple[str, ...] = ()
-    cells: tuple[tuple[object, ...], ...] = ()
-    missing: str = ""
 
 
 def drawings(data: Dataset) -> list[Drawing]:
@@ -53,7 +39,7 @@ def best_so_far(data: Dataset) -> Drawing:
             cells.append((one.id, name_of(one), spent, one.verdict.fitness.value, best))
     if not cells or not spent:
         return Drawing(name, title, "", None, missing="no candidate has both a fitness and a measured training time")
-    figure, axes = _axes("compute spent (hours of training and evaluation)", "fitness")
+    figure, axes = new_axes("compute spent (hours of training and evaluation)", "fitness")
     hours = [cell[2] / 3600 for cell in cells]
     axes.scatter(hours, [cell[3] for cell in cells], s=18, color=SOFT, label="candidates", zorder=2)
     axes.step(hours, [cell[4] for cell in cells], where="post", color=ACCENT, lw=2, label="best so far", zorder=3)
@@ -188,7 +174,7 @@ def parameter_counts(data: Dataset) -> Drawing:
         return Drawing(name, title, "", None, missing="no parameter count was recorded")
     size = BLOCK if len(counted) >= 2 * BLOCK else max(1, len(counted) // 3)
     blocks = [[count for _, count in counted[start : start + size]] for start in range(0, len(counted), size)]
-    figure, axes = _axes("block of experiments", "parameters (thousands)")
+    figure, axes = new_axes("block of experiments", "parameters (thousands)")
     axes.boxplot([[count / 1e3 for count in block] for block in blocks], widths=0.5,
                  medianprops={"color": GOOD}, flierprops={"markersize": 3})  # fmt: skip
     labels = [f"{start + 1}–{min(start + size, len(counted))}" for start in range(0, len(counted), size)]
@@ -206,7 +192,7 @@ def curves(data: Dataset) -> Drawing:
     drawn = [(one, points) for one, points in drawn if len(points) > 1]
     if not drawn:
         return Drawing(name, title, "", None, missing="no training curve was recorded")
-    figure, axes = _axes("steps", "training loss (nats per token)")
+    figure, axes = new_axes("steps", "training loss (nats per token)")
     for one, points in drawn:
         baseline = one.kind == pb.KIND_BASELINE
         axes.plot([step for step, _ in points], [loss for _, loss in points], lw=1.2 if baseline else 2,
@@ -217,16 +203,6 @@ def curves(data: Dataset) -> Drawing:
     axes.legend(frameon=False, fontsize=8)
     cells = tuple((one.id, step, loss) for one, points in drawn for step, loss in points)
     return Drawing(name, title, "Dashed: baselines; solid: the best proposals.", figure, ("id", "step", "loss"), cells)
-
-
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.5, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e4e7eb", lw=0.8)
-    return figure, axes
 
 
 def _dots(figure: Figure, axes: Axes, data: Dataset, points: Sequence[tuple[float, float]]) -> None:

@@ -9,9 +9,13 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
+from services.console.commands.gallery import sentences
 from services.console.progress import clock
+from services.console.report.cards import gallery_section
 from services.console.report.dataset import Dataset, name_of
-from services.console.report.figures import Drawing, drawings
+from services.console.report.discoveries import discoveries
+from services.console.report.drawing import Drawing
+from services.console.report.figures import drawings
 from services.console.report.tables import tables
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
@@ -22,7 +26,9 @@ color:#1f2933;background:#fff}h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-si
 .soft{color:#616e7c}figure{margin:1rem 0}figure svg{max-width:100%;height:auto;background:#fff}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}td,th{padding:.25rem .6rem;
 border-bottom:1px solid #e4e7eb;text-align:right}td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}
-.wide{overflow-x:auto}a{color:#2563a8}.missing{padding:.6rem 1rem;background:#f5f7fa;border-left:3px solid #9aa5b1}
+.wide{overflow-x:auto}a{color:#2563a8}
+dt{font-weight:600;margin-top:.4rem}dd{margin-left:0}h3{margin:.2rem 0}article{margin:.6rem 0}
+.missing{padding:.6rem 1rem;background:#f5f7fa;border-left:3px solid #9aa5b1}
 @media(prefers-color-scheme:dark){body{background:#15191e;color:#dde3ea}.missing{background:#1f252c}
 td,th{border-color:#323a44}.soft{color:#9aa5b1}a{color:#7fb3e6}}
 """
@@ -32,7 +38,9 @@ def write_report(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate],
     """Write index.html with its figures (PNG, SVG) and CSV files below `folder`; the path of the page."""
     data = Dataset.of(status, records)
     folder.mkdir(parents=True, exist_ok=True)
-    sections = [_section(one, folder) for one in (*tables(data), *drawings(data))]
+    claims, *rest = discoveries(data)
+    sections = [_section(claims, folder), gallery_section(data, folder)]
+    sections += [_section(one, folder) for one in (*rest, *tables(data), *drawings(data))]
     page = folder / "index.html"
     page.write_text(_page(data, sections), encoding="utf-8")
     return page
@@ -89,9 +97,14 @@ def _page(data: Dataset, sections: Sequence[str]) -> str:
     if best is not None:
         loss = f", loss {best.training.loss:.4f}" if best.training.HasField("loss") else ""
         lead = f"Best: {escape(name_of(best))} ({escape(best.id)}), fitness {best.verdict.fitness.value:.3f}{loss}."
+    told = "".join(f"<p>{escape(line.strip())}</p>" for line in sentences(data.records)) if _promotes(data) else ""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Run {escape(status.run)}</title><style>{STYLE}</style><h1>Run {escape(status.run)}</h1>"
         f'<p class="soft">{escape(" · ".join(facts))}</p><p>{lead} Differences after one seed are a filter, not a '
-        f"discovery.</p>{''.join(sections)}</html>"
+        f"discovery.</p>{told}{''.join(sections)}</html>"
     )
+
+
+def _promotes(data: Dataset) -> bool:
+    return data.status.settings.promotion not in ("", "none")

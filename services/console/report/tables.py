@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from services.console.report.dataset import Dataset, name_of
-from services.console.report.figures import Drawing
+from services.console.report.drawing import Drawing
 from services.contracts import candidate_pb2 as pb
 
 MOST_MODELS = 30

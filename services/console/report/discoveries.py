@@ -1,0 +1,155 @@
+"""What the report says of claims: the verdicts, the discovery curve, whether one stage predicts the next."""
+
+from collections.abc import Iterator, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from services.console.commands.gallery import finding_of, name_of, outcome_of
+from services.console.report.dataset import Dataset, seconds_of
+from services.console.report.drawing import ACCENT, GOOD, INK, SOFT, Drawing, new_axes
+from services.contracts import candidate_pb2 as pb
+from services.domain.curves import DiscoveryCurve, StageRelation, Work, discovery_curve, stage_relation
+
+HOUR = 3600.0
+BAND_POINTS = 60
+MOST_NAMES = 8
+
+
+def discoveries(data: Dataset) -> list[Drawing]:
+    """The verdicts, the curve, and one figure for each step from stage to stage."""
+    rungs = sorted({one.rung or 1 for record in data.records for one in record.verifications})
+    return [verdicts(data), curve(data), *(relation(data, rung) for rung in rungs or [1])]
+
+
+def verdicts(data: Dataset) -> Drawing:
+    """Every claim that was tried, held or not."""
+    name, title = "verdicts", "Claims and what came of them"
+    judged = [one for one in data.records if one.HasField("discovery")]
+    if not judged:
+        return Drawing(name, title, "", None, missing="no candidate was promoted to a second training")
+    known = {one.id: one for one in data.records}
+    cells = []
+    for record in sorted(judged, key=lambda one: -one.discovery.effect):
+        found = finding_of(record)
+        low, high = (found.interval.low, found.interval.high) if found.interval else (None, None)
+        cells.append((
+            record.id, record.proposal.name, found.outcome.value, name_of(known, found.control or ""),
+            found.effect, low, high, len(found.seeds), found.p, found.adjusted_p, found.reason,
+        ))  # fmt: skip
+    header = ("id", "name", "verdict", "strongest control", "gain", "low", "high", "seeds", "p", "adjusted p", "why")
+    tried = judged[0].discovery.tried
+    caption = (
+        "gain: the control's held-out loss minus the candidate's (nats per token), paired over fresh seeds, on data "
+        f"that no selection has seen; low and high bound it at 95 %. p is one-sided, adjusted for {tried} tried."
+    )
+    return Drawing(name, title, caption, None, header, tuple(cells))
+
+
+def curve(data: Dataset) -> Drawing:
+    """Cumulative confirmed discoveries against all compute that was paid for."""
+    name, title = "discovery-curve", "Discovery curve · Confirmed discoveries against compute spent"
+    found = discovery_curve(list(_work(data.records)))
+    tried = sum(one.HasField("discovery") for one in data.records)
+    if not found.points:
+        spent = f"in {found.total / HOUR:.2f} hours of training and evaluation"
+        why = f"{tried} claims were tried {spent} and none was confirmed" if tried else f"no claim was tried {spent}"
+        return Drawing(name, title, "", None, missing=why)
+    known = {one.id: one for one in data.records}
+    cells = tuple((one, name_of(known, one), spent / HOUR, count) for one, spent, count in found.points)
+    figure = _curve_figure(found)
+    caption = f"{len(found.points)} confirmed of {tried} claims tried, {found.total / HOUR:.2f} hours in all. "
+    if found.line is None:
+        caption += f"No line is drawn: {found.unfitted}."
+    else:
+        caption += (
+            f"Least-squares line {found.line.slope * HOUR:.3g} discoveries per hour, with the 95 % band of the line. "
+            "Counts that only grow are no independent points: the band is a lower bound of what is not known."
+        )
+    return Drawing(name, title, caption, figure, ("id", "name", "hours", "discoveries"), cells)
+
+
+def relation(data: Dataset, rung: int) -> Drawing:
+    """Do losses of one stage order candidates as the next stage's do?"""
+    name, title = (
+        f"stages-{rung - 1}-{rung}",
+        f"From stage {rung - 1} to stage {rung} · Does one loss predict the next?",
+    )
+    pairs = [(one, before, after) for one in data.records for before, after in _losses(one, rung)]
+    earlier, later = [before for _, before, _ in pairs], [after for _, _, after in pairs]
+    cells = tuple((one.id, one.proposal.name, before, after) for one, before, after in pairs)
+    if len(pairs) < 2:
+        return Drawing(name, title, "", None, missing=f"{len(pairs)} candidates were trained at both stages")
+    try:
+        caption = _relation_caption(stage_relation(earlier, later))
+    except ValueError as error:
+        caption = f"No correlation is given: {error}."
+    figure = _relation_figure(pairs, rung)
+    return Drawing(name, title, caption, figure, ("id", "name", "earlier loss", "later loss"), cells)
+
+
+def _work(records: Sequence[pb.Candidate]) -> Iterator[Work]:
+    """All trainings in the order of the run: the search by number, then the controls' again, then the finalists'."""
+    for one in records:
+        yield Work(seconds_of(one))
+    again = [one for one in records if one.verifications]
+    for one in sorted(again, key=lambda one: one.kind != pb.KIND_BASELINE):
+        seconds = sum(seed.measurements.seconds for again in one.verifications for seed in again.training.seeds)
+        confirmed = one.HasField("discovery") and outcome_of(one.discovery) == "confirmed"
+        yield Work(seconds, one.id if confirmed else None)
+
+
+def _losses(record: pb.Candidate, rung: int) -> list[tuple[float, float]]:
+    """The loss at the stage before and at this one; nothing where either is missing."""
+    stages = [(0, record.training), *((one.rung or 1, one.training) for one in record.verifications)]
+    known = {at: training.loss for at, training in stages if training.HasField("loss")}
+    return [(known[rung - 1], known[rung])] if rung - 1 in known and rung in known else []
+
+
+def _relation_caption(found: StageRelation) -> str:
+    rho, low, high = found.correlation.rho, found.interval.low, found.interval.high
+    p = "" if found.correlation.p is None else f", p {found.correlation.p:.2g}"
+    says = (
+        "the earlier stage does not predict the later one here" if low <= 0 else "the earlier stage predicts the later"
+    )
+    return (
+        f"Rank correlation {rho:+.2f} [{low:+.2f}, {high:+.2f}] over {found.correlation.count} candidates{p}: {says}. "
+        "Only those that were promoted, and the controls, are here: a selection, which lowers the correlation."
+    )
+
+
+def _curve_figure(found: DiscoveryCurve) -> Figure:
+    figure, axes = new_axes("compute spent (hours of training and evaluation)", "confirmed discoveries")
+    hours = [0.0, *(spent / HOUR for _, spent, _ in found.points), found.total / HOUR]
+    counts = [0, *(count for _, _, count in found.points), len(found.points)]
+    axes.step(hours, counts, where="post", color=ACCENT, lw=2, label="confirmed", zorder=3)
+    axes.scatter(hours[1:-1], counts[1:-1], s=22, color=ACCENT, zorder=4)
+    if found.line is not None:
+        start, end = found.points[0][1], found.total
+        xs = [start + (end - start) * place / BAND_POINTS for place in range(BAND_POINTS + 1)]
+        axes.plot([x / HOUR for x in xs], [found.line.at(x) for x in xs], color=GOOD, lw=1.4, ls="--", label="line")
+        bands = [band for x in xs if (band := found.line.band(x)) is not None]
+        if len(bands) == len(xs):
+            axes.fill_between([x / HOUR for x in xs], [max(0.0, one.low) for one in bands],
+                              [one.high for one in bands], color=GOOD, alpha=0.15, lw=0, label="95 % band")  # fmt: skip
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def _relation_figure(pairs: Sequence[tuple[pb.Candidate, float, float]], rung: int) -> Figure:
+    figure, axes = new_axes(f"loss at stage {rung - 1} (nats per token)", f"loss at stage {rung} (nats per token)")
+    axes.grid(axis="x", color="#e4e7eb", lw=0.8)
+    for baseline, colour, label in ((True, SOFT, "controls"), (False, ACCENT, "candidates")):
+        own = [(before, after) for one, before, after in pairs if (one.kind == pb.KIND_BASELINE) == baseline]
+        if own:
+            axes.scatter([x for x, _ in own], [y for _, y in own], s=28, color=colour, label=label, zorder=3)
+    for one, before, after in pairs:
+        label = one.id if len(pairs) > MOST_NAMES else one.proposal.name or one.id
+        axes.annotate(label, (before, after), xytext=(6, 4), textcoords="offset points",
+                      fontsize=8, color=INK)  # fmt: skip
+    axes.margins(x=0.25, y=0.12)
+    axes.legend(frameon=False)
+    return figure
