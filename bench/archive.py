@@ -20,8 +20,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from archive_runs import EMBEDDER, RUN, STRUCTURES, Log, embedding, imported, program, start, way
-
+from bench.archive_runs import EMBEDDER, RUN, STRUCTURES, Log, embedding, imported, program, start, way
 from services.chassis.bus import Logged
 from services.chassis.events import Cause, body_of
 from services.domain.structure import fingerprint

@@ -98,7 +98,7 @@ def entered(state: PoolState, entry: Entry, policy: PoolPolicy) -> tuple[PoolSta
     An id that the pool or its waiting batch holds already changes nothing (a redelivery). One that fell out of the pool
     earlier is not remembered: the archive, which knows every id, keeps those away.
     """
-    if any(known.id == entry.id for known in (*state.members, *state.pending)):
+    if entry.id in [known.id for known in (*state.members, *state.pending)]:
         return state, None
     state = replace(state, pending=(*state.pending, entry), count=state.count + 1)
     if len(state.pending) < _awaited(state, policy):

@@ -4,7 +4,7 @@ Pure: a state and a fact give the next state and the decisions that follow. Time
 since the epoch.
 """
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 
 from services.domain import climbing
 from services.domain import ladder as ladders
@@ -13,7 +13,7 @@ from services.domain.discovery import Finding
 from services.domain.ladder import Losses, Promote
 from services.domain.pool import Entry, PoolUpdate
 from services.domain.promotion import Result
-from services.domain.run_state import GOING_ON, Phase, RunPolicy, RunState, Spent, candidate_id
+from services.domain.run_state import GOING_ON, Phase, RunPolicy, RunState, Spent, candidate_id, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Forked:
-    """The history that a run shares with another ends here; whatever was under way there begins again."""
+    """The history shared with another run ends here; what was under way there begins again."""
 
     time: float
 
@@ -195,8 +195,7 @@ def _going_on(state: RunState, time: float, policy: RunPolicy) -> RunState:
 
 
 def _again(state: RunState, retried: Retried) -> RunState:
-    """What its end did, undone."""
-    own = frozenset({retried.candidate})
+    own = frozenset({retried.candidate})  # what its end did, undone
     return replace(
         state,
         in_flight=state.in_flight | own,
@@ -292,4 +291,10 @@ def _asked(state: RunState, seat: Seat) -> RunState:
 
 
 def _sum(first: Spent, second: Spent) -> Spent:
-    return Spent(*(left + right for left, right in zip(astuple(first), astuple(second), strict=True)))
+    return Spent(
+        training_seconds=first.training_seconds + second.training_seconds,
+        gpu_seconds=first.gpu_seconds + second.gpu_seconds,
+        tokens=first.tokens + second.tokens,
+        money=first.money + second.money,
+        flops=first.flops + second.flops,
+    )

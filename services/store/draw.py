@@ -7,8 +7,8 @@ from services.contracts import archive_pb2
 from services.domain import pool as pools
 from services.domain.parents import strategy
 from services.domain.pool import Draw, Entry
+from services.store.policies import policy_of
 from services.store.port import Archive, RunRow
-from services.store.projection import policy_of
 
 _BEYOND_THE_POOL = frozenset({"uniform", "uct", "islands"})
 

@@ -4,27 +4,17 @@ A backend reads what `needs` names into a `Standing`, calls `fold`, and writes t
 Later messages of a batch see what earlier ones did.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from google.protobuf.message import DecodeError
-
 from services.chassis.bus import Logged
 from services.contracts import events_pb2
+from services.store.incoming import Incoming, read
 from services.store.port import CandidateRow, Change, LogRow, OutOfOrder, PoolRow, React, RunRow
-from services.store.projection import project, read
+from services.store.projection import project
 
 Key = tuple[str, str]
 """A run and the id of a candidate in it."""
-
-
-@dataclass(frozen=True)
-class Incoming:
-    """A message that is due, read; `event` is None where its body is no event."""
-
-    log: LogRow
-    event: events_pb2.Event | None
 
 
 @dataclass(frozen=True)
@@ -76,14 +66,14 @@ def due(messages: Sequence[Logged], applied: int) -> list[Incoming]:
             continue
         if message.sequence != applied + 1:
             raise OutOfOrder(f"event {message.sequence} came, but {applied + 1} is missing before it")
-        incoming.append(_incoming(message))
+        incoming.append(read(message))
         applied = message.sequence
     return incoming
 
 
 def needs(incoming: Sequence[Incoming]) -> Needs:
     """What a batch refers to."""
-    events = [one.event for one in incoming if one.event is not None]
+    events = [one.log.event for one in incoming if one.readable]
     return Needs(
         runs=frozenset(event.run for event in events),
         candidates=frozenset((event.run, event.candidate) for event in events if event.candidate),
@@ -95,38 +85,30 @@ def fold(incoming: Sequence[Incoming], standing: Standing, react: React | None) 
     """The effects of a batch on what stands."""
     effects = Effects(sequence=incoming[-1].log.sequence)
     for one in incoming:
+        had_program = _has_program(standing.rows.get((one.log.run, one.log.candidate)))
         change = _change(one, standing)
         effects.changes.append(change)
-        if not change.log.accepted or one.event is None:
+        if not change.log.accepted:
             continue
         _remember(change, standing, effects)
-        effects.answers.pop(one.event.id, None)
-        effects.stored.append(one.event.id)
-        for answer in react(change, one.event, change.log.sha256) if react else ():
+        if not had_program and _has_program(change.candidate):
+            effects.proposed[one.log.run, one.log.candidate] = one.log.sequence
+        event = change.log.event
+        effects.answers.pop(event.id, None)
+        effects.stored.append(event.id)
+        for answer in react(change, event, change.log.sha256) if react and not one.inherited else ():
             effects.answers[answer.id] = answer
     return effects
 
 
-def _incoming(message: Logged) -> Incoming:
-    sha256 = hashlib.sha256(message.body).digest()
-    try:
-        event, log = read(message, sha256)
-    except DecodeError:
-        parts = message.subject.split(".")
-        run = parts[2] if len(parts) > 2 else ""
-        reason = "its body is no event that this version can read"
-        return Incoming(LogRow(message.sequence, run, "", sha256, events_pb2.Event(), False, reason), None)
-    return Incoming(log, event)
-
-
 def _change(one: Incoming, standing: Standing) -> Change:
-    event, log = one.event, one.log
-    if event is None:
+    log = one.log
+    if not one.readable:
         return Change(log)
-    if seen := standing.accepted.get(event.id):
+    if seen := standing.accepted.get(log.event.id):
         return Change(replace(log, accepted=False, refused_because=f"seen already at sequence {seen}"))
     try:
-        return project(event, log, standing.runs.get(event.run), standing.rows.get((event.run, event.candidate)))
+        return project(one, standing.runs.get(log.run), standing.rows.get((log.run, log.candidate)))
     except ValueError as error:
         return Change(replace(log, accepted=False, refused_because=f"it cannot be applied: {error}"))
 
@@ -138,7 +120,8 @@ def _remember(change: Change, standing: Standing, effects: Effects) -> None:
         standing.runs[log.run] = effects.runs[log.run] = change.run
     if change.candidate:
         key = (log.run, log.candidate)
-        before = standing.rows.get(key)
-        if change.candidate.record.HasField("proposal") and not (before and before.record.HasField("proposal")):
-            effects.proposed[key] = log.sequence
         standing.rows[key] = effects.rows[key] = change.candidate
+
+
+def _has_program(row: CandidateRow | None) -> bool:
+    return row is not None and row.record.HasField("proposal")

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -113,9 +114,16 @@ def _write(connection: sqlite3.Connection, effects: Effects) -> None:
 
 def _put_candidate(connection: sqlite3.Connection, key: Key, row: CandidateRow) -> None:
     slim = columns(row) | {"run": key[0], "id": key[1], "moves": json.dumps(list(row.record.proposal.moves))}
-    names, places = ", ".join(slim), ", ".join("?" * len(slim))
-    connection.execute(f"INSERT OR REPLACE INTO candidates ({names}) VALUES ({places})", tuple(slim.values()))  # noqa: S608 - our own names
+    connection.execute(_upsert(tuple(slim)), tuple(slim.values()))
     connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (*key, record_bytes(row.record)))
+
+
+@lru_cache
+def _upsert(names: tuple[str, ...]) -> str:
+    """Insert a candidate or change it: only the indices of columns that differ are touched."""
+    places, changes = ", ".join("?" * len(names)), ", ".join(f"{name} = excluded.{name}" for name in names)
+    listed = ", ".join(names)
+    return f"INSERT INTO candidates ({listed}) VALUES ({places}) ON CONFLICT (run, id) DO UPDATE SET {changes}"  # noqa: S608 - our own names
 
 
 def _put_proposal(connection: sqlite3.Connection, key: Key, sequence: int, row: CandidateRow) -> None:

@@ -1,0 +1,116 @@
+"""How fast a run is rebuilt from its log, beside a bare ordered consumer that reads the same log and decodes it.
+
+    python -m bench.replay [--ways 300] [--rounds 7] [--into sqlite|mongodb://host/database]
+
+A real nats-server holds a run of whole ways. Both are timed in turns and the median of the ratios is printed: the load
+of a machine changes, what two neighbours share of it hardly does. The limit is 0.5.
+"""
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import nats
+import uvloop
+from nats.aio.msg import Msg
+from nats.js import api
+
+from bench.archive_runs import RUN, Log, start, way
+from services.chassis.bus import Bus
+from services.chassis.bus.subjects import subject_of
+from services.chassis.settings import ServiceSettings
+from services.console.local.broker import Broker
+from services.contracts import events_pb2
+from services.store.backends import open_archive
+from services.store.reactions import react
+from services.store.replay import replay
+
+
+async def write_log(bus: Bus, folder: Path, ways: int) -> int:
+    """A run's log in the broker, decided by the real rules; how many events it has."""
+    archive, log = open_archive(f"sqlite:///{folder}/live.db"), Log()
+    await archive.open()
+    await archive.apply([log.write(start(ways))], react)
+    while waiting := await archive.outbox():
+        for one in waiting:
+            events = [one.event, *(way(one.event) if one.event.HasField("candidate_requested") else ())]
+            await archive.apply([log.write(event) for event in events], react)
+        await archive.sent([one.number for one in waiting])
+    await archive.close()
+    for message in log.messages:
+        event = events_pb2.Event.FromString(message.body)
+        await bus.publish_body(subject_of(event), f"{event.id}-{message.sequence}", message.body)
+    return len(log.messages)
+
+
+async def bare(url: str, events: int) -> float:
+    """Seconds in which nats-py's ordered consumer reads and decodes the whole log, with nothing of ours between."""
+    client = await nats.connect(url)
+    done, count = asyncio.get_running_loop().create_future(), 0
+
+    async def take(message: Msg) -> None:
+        nonlocal count
+        events_pb2.Event.FromString(message.data)
+        count += 1
+        if count == events:
+            done.set_result(None)
+
+    began = time.perf_counter()
+    await client.jetstream().subscribe(
+        f"asi.v1.{RUN}.>", stream="EVENTS", ordered_consumer=True, cb=take,
+        config=api.ConsumerConfig(deliver_policy=api.DeliverPolicy.ALL),
+        pending_msgs_limit=-1, pending_bytes_limit=-1,
+    )  # fmt: skip
+    await done
+    seconds = time.perf_counter() - began
+    await client.close()
+    return seconds
+
+
+async def rebuilt(bus: Bus, into: str) -> float:
+    """Seconds of a replay, its digest included."""
+    archive = open_archive(into)
+    await archive.open()
+    seconds = (await replay(bus, RUN, archive, None)).seconds
+    await archive.close()
+    return seconds
+
+
+async def measure(ways: int, rounds: int, into: str) -> None:
+    """Print rates and the median of their ratios."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        broker = Broker(folder / "nats")
+        broker.start()
+        try:
+            async with Bus(ServiceSettings(nats_url=broker.url), "bench") as bus:
+                await bus.set_up()
+                events = await write_log(bus, folder, ways)
+                ratios = []
+                for number in range(rounds):
+                    place = f"sqlite:///{folder}/replay-{number}.db" if into == "sqlite" else f"{into}_{number}"
+                    reading, replaying = await bare(broker.url, events), await rebuilt(bus, place)
+                    ratios.append(reading / replaying)
+                    print(
+                        f"read {events / reading:6.0f} events/s, replayed {events / replaying:6.0f}: {ratios[-1]:.2f}"
+                    )
+        finally:
+            broker.stop()
+    print(f"{events} events; median of {rounds} ratios {statistics.median(ratios):.2f} (limit 0.5)")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ways", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--into", default="sqlite", help="sqlite, or a MongoDB address: a database per round is made")
+    chosen = parser.parse_args()
+    uvloop.run(measure(chosen.ways, chosen.rounds, chosen.into))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What facts about a whole run do to it: start, pause, resume, stop, fork. Part of the projection, and as pure."""
+
+from dataclasses import replace
+
+from services.chassis.bus.subjects import fact_of
+from services.contracts import events_pb2
+from services.domain import run as policy
+from services.domain.run_state import GOING_ON, RunPolicy, RunState
+from services.store.policies import policy_of
+from services.store.port import Change, LogRow, RunRow
+
+FACTS = ("run.paused", "run.resumed", "run.stopped", "run.forked")
+
+
+class Refused(Exception):  # noqa: N818
+    """The event changes nothing; the message says why."""
+
+
+def start(log: LogRow, run: RunRow | None) -> Change:
+    """A run begins; one that was imported has ended with that."""
+    event, settings = log.event, log.event.run_started.settings
+    if run is not None:
+        raise Refused(f"a run called {event.run} exists already")
+    rules = _rules(settings)
+    if not settings.seats:  # an imported run: what it holds has happened elsewhere
+        note = event.run_started.note
+        state = RunState(phase="finished", started=moment(event), latest=moment(event), reason=note)
+        return Change(log, run=RunRow(event.run, settings, state, log.sequence, log.sequence, origin=note))
+    state, decisions = policy.step(RunState(), policy.Started(moment(event)), rules)
+    return Change(log, run=RunRow(event.run, settings, state, log.sequence, log.sequence), decisions=decisions)
+
+
+def steer(log: LogRow, run: RunRow) -> Change:
+    """Pause, resume (perhaps with another budget), stop and fork."""
+    event, time = log.event, moment(log.event)
+    match fact_of(event):
+        case "run.paused":
+            return stepped(Change(log, run=run), policy.Paused(time, event.run_paused.reason))
+        case "run.resumed":
+            return stepped(Change(log, run=_with_budget(run, event.run_resumed)), policy.Resumed(time))
+        case "run.stopped":
+            stopped = policy.Stopped(time, event.run_stopped.reason, event.run_stopped.finished)
+            return stepped(Change(log, run=run), stopped)
+        case _:
+            return _fork(log, run)
+
+
+def stepped(change: Change, fact: policy.Fact) -> Change:
+    """The change after its run's policy has heard the fact. The change is one of a run."""
+    assert change.run is not None  # noqa: S101 - every caller has one
+    state, decisions = policy.step(change.run.state, fact, policy_of(change.run.settings))
+    return replace(change, run=replace(change.run, state=state), decisions=(*change.decisions, *decisions))
+
+
+def moment(event: events_pb2.Event) -> float:
+    """When it happened, in seconds since the epoch."""
+    return event.time.seconds + event.time.nanos / 1e9
+
+
+def _fork(log: LogRow, run: RunRow) -> Change:
+    """The history ends and the run's own life begins; between the two no time passes."""
+    fork = log.event.run_forked
+    if not fork.settings.seats:
+        raise Refused("a fork needs at least one seat")
+    _rules(fork.settings)
+    if run.state.phase in GOING_ON:
+        state, _ = policy.step(run.state, policy.Paused(run.state.latest), policy_of(run.settings))
+        run = replace(run, state=state)
+    run = replace(run, settings=fork.settings, origin=f"forked from {fork.of_run} at {fork.at_sequence}")
+    return stepped(Change(log, run=run), policy.Forked(moment(log.event)))
+
+
+def _with_budget(run: RunRow, resumed: events_pb2.RunResumed) -> RunRow:
+    if not resumed.HasField("budget"):
+        return run
+    settings = events_pb2.RunSettings()
+    settings.CopyFrom(run.settings)
+    settings.budget.CopyFrom(resumed.budget)
+    return replace(run, settings=settings)
+
+
+def _rules(settings: events_pb2.RunSettings) -> RunPolicy:
+    try:
+        return policy_of(settings)
+    except ValueError as error:
+        raise Refused(str(error)) from None
