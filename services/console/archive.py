@@ -8,10 +8,14 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import grpc
+import grpc.aio
+
 from services.chassis.rpc import channel
 from services.console.local.readers import answering
 from services.console.local.system import log_server, running_system
 from services.console.settings import ConsoleSettings
+from services.console.unknown import not_found
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2
 
@@ -20,12 +24,22 @@ PAGE = 200
 
 @asynccontextmanager
 async def open_archive(settings: ConsoleSettings) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
-    """A stub of the archive. Raises NotFound when there is neither a system nor an archive."""
+    """A stub of the archive.
+
+    Raises NotFound when there is neither a system nor an archive, or instead of what the archive does not find: with
+    the names that are near.
+    """
     async with (
         answering(settings, "archive") as address,
         channel(address["ASI_ARCHIVE_ADDRESS"], settings) as connection,
     ):
-        yield archive_pb2_grpc.ArchiveStub(connection)
+        archive = archive_pb2_grpc.ArchiveStub(connection)
+        try:
+            yield archive
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                raise await not_found(archive, error) from None
+            raise
 
 
 async def all_candidates(

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from services.chassis.errors import NotFound
-from services.console.app import Json, Run, app
+from services.console.app import Candidate, Json, Run, app
+from services.console.commands import gallery as claims
 from services.console.commands import inspect, query
 from services.console.commands.rerun import rerun_of
 from services.console.settings import console_settings
@@ -50,7 +51,7 @@ def list_candidates(
 
 @app.command()
 def show(
-    candidate: Annotated[str, typer.Argument(help="an id, or a name that just one candidate has")],
+    candidate: Candidate,
     program: Annotated[bool, typer.Option("--program", help="its program, nothing else")] = False,
     run: Run = "",
     as_json: Json = False,
@@ -62,7 +63,8 @@ def show(
     elif program and not sys.stdout.isatty():
         typer.echo(record.training.program or record.proposal.program)
     else:
-        query.print_candidate(terminal(), record, program)
+        root = asyncio.run(query.root_of(console_settings(), record))
+        query.print_candidate(terminal(), record, program, root)
 
 
 @app.command()
@@ -98,7 +100,7 @@ def report(
 
 
 @app.command()
-def lineage(candidate: str, run: Run = "", as_json: Json = False) -> None:
+def lineage(candidate: Candidate, run: Run = "", as_json: Json = False) -> None:
     """From the root to a candidate."""
     found = asyncio.run(inspect.lineage(console_settings(), run, candidate))
     if as_json:
@@ -108,7 +110,7 @@ def lineage(candidate: str, run: Run = "", as_json: Json = False) -> None:
 
 
 @app.command()
-def compare(first: str, second: str, run: Run = "", as_json: Json = False) -> None:
+def compare(first: Candidate, second: Candidate, run: Run = "", as_json: Json = False) -> None:
     """Two candidates, measure by measure."""
     one, other = asyncio.run(inspect.two(console_settings(), run, first, second))
     if as_json:
@@ -118,7 +120,7 @@ def compare(first: str, second: str, run: Run = "", as_json: Json = False) -> No
 
 
 @app.command()
-def diff(first: str, second: str, run: Run = "") -> None:
+def diff(first: Candidate, second: Candidate, run: Run = "") -> None:
     """The difference between two programs."""
     one, other = asyncio.run(inspect.two(console_settings(), run, first, second))
     inspect.print_difference(terminal(), inspect.program_difference(one, other))
@@ -138,13 +140,14 @@ def cost(run: Run = "", as_json: Json = False) -> None:
 
 @app.command()
 def gallery(run: Run = "", as_json: Json = False) -> None:
-    """Claims that were tried: discoveries confirmed on fresh seeds and data, and those that were not."""
-    _, records = asyncio.run(inspect.all_of(console_settings(), run))
-    found = inspect.claims(records)
+    """Model cards of confirmed discoveries, and every claim that was tried on fresh seeds and data."""
+    about, records = asyncio.run(inspect.all_of(console_settings(), run))
+    found, cards = claims.claims(records), claims.cards(about, records)
     if as_json:
-        typer.echo(inspect.to_json(found))
+        shown = {one.candidate: claims.card_json(one) for one in cards}
+        typer.echo(inspect.to_json([{**one, "card": shown.get(str(one["id"]))} for one in found]))
     else:
-        inspect.print_claims(terminal(), found)
+        claims.print_gallery(terminal(), found, cards, claims.sentences(records))
 
 
 @app.command()
@@ -162,7 +165,7 @@ def web(
 
 @app.command()
 def audit(
-    candidate: str,
+    candidate: Candidate,
     no_rerun: Annotated[bool, typer.Option("--no-rerun", help="only show the chain")] = False,
     run: Run = "",
     as_json: Json = False,

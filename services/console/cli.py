@@ -5,7 +5,6 @@ impossible, 130 interrupted and drained.
 """
 
 import asyncio
-import json
 import sys
 from typing import Annotated
 
@@ -14,16 +13,16 @@ import typer
 
 from services.chassis import logs
 from services.chassis.errors import BusLost, NotFound, NotPossible, SettingsError, Transient
-from services.console import asking, doing, mourning, thinking, watching  # noqa: F401 - importing them registers their commands
+from services.console import asking, discovering, doing, mourning, thinking, watching  # noqa: F401 - importing registers
 from services.console.app import INTERRUPTED, Json, app
 from services.console.commands import run as discovery
+from services.console.ending import tell_ending
 from services.console.local.processes import ServiceFailed
 from services.console.local.system import AlreadyRunning
 from services.console.plan import Flags, checked_run_name
-from services.console.progress import Progress, clock
-from services.console.rows import ranked
+from services.console.progress import Progress
 from services.console.settings import console_settings
-from services.console.tables import ranking, terminal
+from services.console.tables import terminal
 
 
 @app.command()
@@ -71,24 +70,7 @@ def run(
     console = terminal()
     wanted = checked_run_name(name) if name else None
     outcome = asyncio.run(discovery.discover(settings, flags, wanted, resume, Progress(console, quiet=as_json)))
-    about = outcome.status
-    if as_json:
-        typer.echo(json.dumps(ranked(outcome.rows), indent=2, ensure_ascii=False))
-    else:
-        console.print(ranking(ranked(outcome.rows)))
-        ending = "paused" if outcome.interrupted else about.stop_reason or about.phase
-        console.print(f"run {about.run}: {ending}; {clock(about.spent.seconds)}, {about.sequence} events")
-        if outcome.report is not None:
-            console.print(f"  {'report':<13}{outcome.report}", soft_wrap=True)
-        for title, path in (("archive", settings.data_dir / "archive.db"), ("event log", settings.data_dir / "nats"),
-                            ("service logs", settings.data_dir / "logs")):  # fmt: skip
-            console.print(f"  {title:<13}{path}", soft_wrap=True)
-        if outcome.interrupted:
-            console.print(f"go on with: asi-arch run --resume --run {about.run}", soft_wrap=True)
-    if outcome.interrupted:
-        raise typer.Exit(INTERRUPTED)
-    if not any(one["fitness"] is not None for one in outcome.rows):
-        raise typer.Exit(1)
+    tell_ending(console, settings, outcome, as_json)
 
 
 def main() -> None:

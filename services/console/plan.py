@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
+from services.console.near import near
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import VERSIONS
 from services.domain.ladder_settings import PROMOTIONS, climb_of
@@ -19,6 +20,8 @@ TINY_CANDIDATES = 6
 TINY_POOL = pb.PoolSettings(size=12, parents=4, references=3, cold_start=5, batch=3)
 PAPER_POOL = pb.PoolSettings(size=50, parents=10, references=4, cold_start=200, batch=50)
 PARTS = ("cognition", "analysis", "judge")
+POLICIES = ("block", "eta", "flops", "leakage", "level", "parameters", "prune", "search", "stages", "verify",
+            "verify_seeds", "worthwhile")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,10 @@ def run_settings(flags: Flags) -> pb.RunSettings:
         promotion=flags.promotion,
         judge_times=flags.judge_times,
     )
-    settings.policies.update(_pairs("--policy", flags.policies))
+    policies = _pairs("--policy", flags.policies)
+    for policy in policies:
+        _one_of("--policy", policy, POLICIES)
+    settings.policies.update(policies)
     _must_be_possible(settings)
     return settings
 
@@ -138,7 +144,8 @@ def _must_be_possible(settings: pb.RunSettings) -> None:
 
 def _one_of(flag: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise SettingsError(f"{flag} is {value!r}; choose one of {', '.join(known)}.")
+        choice = near(value, known) or f"; choose one of {', '.join(known)}."
+        raise SettingsError(f"{flag} is {value!r}{choice}")
 
 
 def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:

@@ -194,34 +194,6 @@ def uses(records: Sequence[Candidate]) -> list[dict[str, object]]:
     ]
 
 
-def claims(records: Sequence[Candidate]) -> list[dict[str, object]]:
-    """Every verdict on a finalist, confirmed ones first; effect in nats per token over the strongest control."""
-    found: list[dict[str, object]] = [
-        {"id": one.id, "name": one.proposal.name, "confirmed": one.discovery.confirmed, "effect": one.discovery.effect,
-         "low": one.discovery.interval.low if one.discovery.HasField("interval") else None,
-         "high": one.discovery.interval.high if one.discovery.HasField("interval") else None,
-         "control": one.discovery.control, "p": one.discovery.p_value, "adjusted_p": one.discovery.adjusted_p_value,
-         "tried": one.discovery.tried, "method": one.discovery.method}
-        for one in records
-        if one.HasField("discovery")
-    ]  # fmt: skip
-    return sorted(found, key=lambda one: (not one["confirmed"], str(one["id"])))
-
-
-def print_claims(console: Console, found: Sequence[dict[str, object]]) -> None:
-    """A claim in two lines."""
-    if not found:
-        console.print("no claim was tried yet: `asi-arch run --promotion paper` verifies its finalists")
-    for one in found:
-        outcome = "[green]confirmed[/green]" if one["confirmed"] else "[yellow]not confirmed[/yellow]"
-        interval = "" if one["low"] is None else f" [{one['low']:+.4f}, {one['high']:+.4f}]"
-        console.print(f"{outcome}  [bold]{escape(str(one['name']))}[/bold] {one['id']}")
-        console.print(
-            f"  {one['effect']:+.4f}{escape(interval)} nats against {one['control']}, adjusted p "
-            f"{one['adjusted_p']:.3g} of {one['tried']} tried; {escape(str(one['method']))}"
-        )
-
-
 def to_json(value: object) -> str:
     """As every command prints it."""
     return json.dumps(value, indent=2, ensure_ascii=False)

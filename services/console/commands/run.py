@@ -17,6 +17,7 @@ from services.chassis.llm.settings import load_mind
 from services.chassis.rpc import channel
 from services.console.archive import all_candidates, open_archive
 from services.console.local.system import System, running
+from services.console.overrides import must_be_possible
 from services.console.plan import Flags, budget, run_settings, stages_of
 from services.console.progress import Progress
 from services.console.rows import Row, row
@@ -48,6 +49,7 @@ async def discover(
     Raises SettingsError, NotFound (nothing to resume), ServiceFailed, AlreadyRunning.
     """
     wanted = run_settings(flags)
+    await asyncio.to_thread(must_be_possible, wanted)
     if wanted.mind == "openai":
         load_mind()  # what is missing is said before anything starts
     stages = stages_of(await _settings_of(settings, name) if resume else wanted)
@@ -74,10 +76,7 @@ async def discover(
 async def _settings_of(settings: ConsoleSettings, name: str | None) -> events_pb2.RunSettings:
     """The settings of a run that is to go on. Raises NotFound."""
     async with open_archive(settings) as archive:
-        try:
-            return (await archive.GetRun(pb.RunRequest(run=name or ""), timeout=30)).settings
-        except grpc.aio.AioRpcError as error:
-            raise NotFound(error.details() or "there is no run to resume") from None
+        return (await archive.GetRun(pb.RunRequest(run=name or ""), timeout=30)).settings
 
 
 async def _begin(
@@ -97,6 +96,8 @@ async def _begin(
             )
         run = name or next(iter(runs))
         if runs[run].phase in OVER and new_budget is None:
+            if runs[run].in_flight:  # what was retried after the end comes to its own end
+                return run
             raise SettingsError(f"run {run} has {runs[run].phase}: give it another budget, as in --candidates 20.")
         await resume_run(system.client, run, new_budget)
     else:
