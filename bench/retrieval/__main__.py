@@ -1,11 +1,13 @@
 """`python -m bench.retrieval`: recall@3 of the local embedders beside plain word overlap.
 
-A query is found when one of the papers that answer it is among the three best papers. No threshold is applied.
+A query is found when one of the papers that answer it is among the three best papers. No threshold is applied. Where
+the environment describes an endpoint's embedder (ASI_EMBEDDING_MODEL), it is measured too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from services.analyst.cognition.corpus import Corpus, load
 from services.analyst.cognition.embedder import CorpusEmbedder
 from services.analyst.cognition.search import MOST, index, triggers
 from services.chassis.llm.embedder import Embedder, LocalEmbedder
+from services.chassis.llm.spaces import endpoint_embedder
 
 QUERIES = Path(__file__).parent / "queries.toml"
 
@@ -64,12 +67,14 @@ def overlap_recall(corpus: Corpus, count: int = 3) -> float:
 async def main() -> None:
     """Print one line per method."""
     corpus = load()
-    hashed = LocalEmbedder()
-    fitted = CorpusEmbedder(corpus)
+    endpoint = endpoint_embedder(os.environ)
+    embedders: list[Embedder] = [LocalEmbedder(), CorpusEmbedder(corpus), *([endpoint] if endpoint else [])]
     print(f"{len(corpus.papers)} papers, {len(corpus.entries)} entries, {len(queries())} queries")
     print(f"recall@3  word overlap      {overlap_recall(corpus):.2f}")
-    for embedder in (hashed, fitted):
+    for embedder in embedders:
         print(f"recall@3  {embedder.name:17} {await recall(corpus, embedder):.2f}")
+    if endpoint is not None:
+        await endpoint.close()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The analyst, put together."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,7 +10,10 @@ from services.analyst.model.analyst import ModelAnalyst
 from services.analyst.offline.analyst import OfflineAnalyst
 from services.analyst.service import CognitionService
 from services.analyst.settings import AnalystSettings
+from services.chassis.errors import Transient
 from services.chassis.llm.minds import Minds
+from services.chassis.llm.spaces import endpoint_embedder
+from services.chassis.logs import get_logger
 from services.chassis.rpc import channel
 from services.chassis.service import Service
 from services.chassis.worker import Job
@@ -19,8 +23,9 @@ from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_gr
 @asynccontextmanager
 async def build(service: Service, settings: AnalystSettings) -> AsyncIterator[None]:
     """Analyse judged candidates, and answer questions about the literature."""
-    library = Library(settings.own_entries, settings.threshold)
-    await library.index()
+    embedder = endpoint_embedder(os.environ)
+    library = Library(settings.own_entries, settings.threshold, embedder)
+    await _warm(library)
     offline = OfflineAnalyst()
 
     async def choose(mind: str, job: Job) -> Analysing:
@@ -34,5 +39,17 @@ async def build(service: Service, settings: AnalystSettings) -> AsyncIterator[No
         cognition_pb2_grpc.add_CognitionServicer_to_server(CognitionService(library), service.server.grpc)
         service.rpc_names.append(cognition_pb2.DESCRIPTOR.services_by_name["Cognition"].full_name)
         await service.work("analyst", handler.handle, settings.parallel)
-        yield
-        await minds.close()
+        try:
+            yield
+        finally:
+            await minds.close()
+            if embedder is not None:
+                await embedder.close()
+
+
+async def _warm(library: Library) -> None:
+    """Entries that cannot be read stop the start; an endpoint that is away for now does not."""
+    try:
+        await library.index()
+    except Transient as transient:
+        get_logger().warning("the cognition base is embedded when the endpoint answers", reason=str(transient))

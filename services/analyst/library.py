@@ -3,21 +3,32 @@
 import asyncio
 from pathlib import Path
 
-from services.analyst.cognition.corpus import SHIPPED, Corpus, CorpusError, Knowledge, load
+from services.analyst.cognition.corpus import SHIPPED, CorpusError, Knowledge, load
 from services.analyst.cognition.embedder import CorpusEmbedder
 from services.analyst.cognition.search import Hit, Index, index
+from services.chassis.errors import Transient
+from services.chassis.llm.embedder import Embedder
 from services.chassis.logs import get_logger
 
 DEFAULT_COUNT = 3
+LEAST_FITTED = 0.2
+LEAST_OF_AN_ENDPOINT = 0.5
+"""Least cosines: the paper's, and one for sparse vectors, whose cosines are smaller."""
 Files = tuple[tuple[str, int, int], ...]  # name, time of change in ns, bytes
 
 
 class Library:
-    """Searches entries by their trigger patterns (the paper's top 3)."""
+    """Searches entries by their trigger patterns (the paper's top 3).
 
-    def __init__(self, own_entries: Path, threshold: float) -> None:
+    Without an embedder one is fitted to the corpus. Query and entries always meet in one space: the index is made anew
+    with every start, by the embedder that embeds the queries.
+    """
+
+    def __init__(self, own_entries: Path, threshold: float | None = None, embedder: Embedder | None = None) -> None:
         self._own = own_entries
-        self._threshold = threshold
+        self._embedder = embedder
+        default = LEAST_FITTED if embedder is None else LEAST_OF_AN_ENDPOINT
+        self._threshold = default if threshold is None else threshold
         self._index: Index | None = None
         self._seen: Files = ()
         self._building = asyncio.Lock()
@@ -37,7 +48,8 @@ class Library:
         """The index of everything there is now.
 
         Raises CorpusError at the first call for a file that was added and cannot be read. Later, such a file is
-        logged and what was known before serves on: a half-copied file must not end the analyses of a run.
+        logged and what was known before serves on: a half-copied file must not end the analyses of a run. Raises
+        Transient while an endpoint that embeds is out of reach and nothing was embedded before.
         """
         async with self._building:
             seen = self._files()
@@ -48,13 +60,19 @@ class Library:
                     self._index = await self._built(seen)
                 except CorpusError as error:
                     get_logger().error("added entries cannot be read; the earlier ones serve on", error=str(error))
+                except Transient as transient:
+                    get_logger().warning("added entries are not embedded yet", reason=str(transient))
+                    return self._index
             self._seen = seen
             return self._index
 
     async def _built(self, seen: Files) -> Index:
-        corpus, embedder = await asyncio.to_thread(_fitted, [SHIPPED, *([self._own] if seen else [])])
+        corpus = await asyncio.to_thread(load, SHIPPED, *([self._own] if seen else []))
+        embedder = self._embedder
+        if embedder is None:
+            embedder = await asyncio.to_thread(CorpusEmbedder, corpus)
         built = await index(corpus, embedder)
-        get_logger().info("cognition", entries=len(corpus.entries), added=len(seen))
+        get_logger().info("cognition", entries=len(corpus.entries), added=len(seen), embedder=embedder.name)
         return built
 
     def _files(self) -> Files:
@@ -62,8 +80,3 @@ class Library:
             return ()
         files = [file for file in self._own.iterdir() if file.suffix in (".toml", ".json")]
         return tuple(sorted((file.name, (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files))
-
-
-def _fitted(folders: list[Path]) -> tuple[Corpus, CorpusEmbedder]:
-    corpus = load(*folders)
-    return corpus, CorpusEmbedder(corpus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from pydantic import BaseModel
@@ -14,6 +15,7 @@ from services.analyst.settings import AnalystSettings
 from services.chassis.errors import NotPossible
 from services.chassis.llm.port import Request, Role
 from services.chassis.llm.preview import main, plain
+from services.chassis.llm.spaces import endpoint_embedder
 from services.contracts import archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 
@@ -25,7 +27,7 @@ async def question(
     del role
     if not record.HasField("verdict"):
         raise NotPossible(f"candidate {record.id} is not judged, so there is nothing to analyse")
-    library = Library(settings.own_entries, settings.threshold)
+    library = Library(settings.own_entries, settings.threshold, endpoint_embedder(os.environ))
     dossier = await AnalystHandler(archive, library, _nobody).dossier(record)
     return plain(analyse_request(dossier))
 

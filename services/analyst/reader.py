@@ -4,6 +4,7 @@ It serves the gRPC service Cognition on a free port, prints the port, and ends w
 """
 
 import asyncio
+import os
 import sys
 
 from services.analyst.cognition.corpus import CorpusError
@@ -11,7 +12,8 @@ from services.analyst.library import Library
 from services.analyst.service import CognitionService
 from services.analyst.settings import AnalystSettings
 from services.chassis import logs
-from services.chassis.errors import SettingsError
+from services.chassis.errors import SettingsError, Transient
+from services.chassis.llm.spaces import endpoint_embedder
 from services.chassis.reader import answer, reading
 from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import load
@@ -20,7 +22,7 @@ from services.contracts import cognition_pb2, cognition_pb2_grpc
 
 async def serve(settings: AnalystSettings) -> None:
     """Until standard input closes."""
-    library = Library(settings.own_entries, settings.threshold)
+    library = Library(settings.own_entries, settings.threshold, endpoint_embedder(os.environ))
     await library.index()
     server = reading(settings)
     cognition_pb2_grpc.add_CognitionServicer_to_server(CognitionService(library), server.grpc)
@@ -31,6 +33,6 @@ if __name__ == "__main__":
     logs.configure("analyst", "error")
     try:
         asyncio.run(serve(load(AnalystSettings, "analyst")))
-    except (SettingsError, CorpusError) as error:
+    except (SettingsError, CorpusError, Transient) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(SETTINGS_EXIT)

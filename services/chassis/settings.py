@@ -64,7 +64,9 @@ class ServiceSettings(BaseModel):
 S = TypeVar("S", bound=ServiceSettings)
 
 # Variables that belong to a mind or an embedder, which read them by themselves.
-MIND_NAMES = frozenset({"ASI_MIND_FILE", "ASI_MODEL", "ASI_EMBEDDING_MODEL", "ASI_ARCHIVE_URL", "ASI_UVLOOP"})
+MIND_NAMES = frozenset(
+    {"ASI_MIND_FILE", "ASI_MODEL", "ASI_EMBEDDER", "ASI_EMBEDDING_MODEL", "ASI_ARCHIVE_URL", "ASI_UVLOOP"}
+)
 
 
 def load(kind: type[S], service: str, environment: Mapping[str, str] | None = None) -> S:

@@ -1,10 +1,12 @@
 """The researcher, put together."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from services.chassis.llm.embedder import LocalEmbedder
 from services.chassis.llm.minds import Minds
+from services.chassis.llm.spaces import Spaces, endpoint_embedder
 from services.chassis.rpc import channel
 from services.chassis.service import Service
 from services.chassis.worker import Job
@@ -15,11 +17,14 @@ from services.researcher.model.proposer import ModelProposer
 from services.researcher.offline.proposer import OfflineProposer
 from services.researcher.settings import ResearcherSettings
 
+DIMENSION = 256  # of the local embedder: a motivation is a paragraph
+
 
 @asynccontextmanager
 async def build(service: Service, settings: ResearcherSettings) -> AsyncIterator[None]:
     """Fill the seats that the store gives out."""
-    offline = OfflineProposer()
+    offline, local = OfflineProposer(), LocalEmbedder(DIMENSION)
+    embedder = endpoint_embedder(os.environ)
 
     async def choose(mind: str, job: Job) -> Proposer:
         thinking = await minds.mind(mind, job)
@@ -33,11 +38,13 @@ async def build(service: Service, settings: ResearcherSettings) -> AsyncIterator
         archive_stub = archive_pb2_grpc.ArchiveStub(archive)
         minds = Minds(service.name, service.bus, archive_stub, settings.artifacts)
         stack.push_async_callback(minds.close)
+        if embedder is not None:
+            stack.push_async_callback(embedder.close)
         researcher = Researcher(
             archive_stub,
             checker_pb2_grpc.CheckerStub(checker),
             cognition_pb2_grpc.CognitionStub(cognition),
-            LocalEmbedder(256),
+            Spaces(embedder or local, local),
             choose,
         )
         await service.work("researcher", researcher.handle, settings.parallel)

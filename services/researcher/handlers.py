@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from services.chassis.errors import Rejected
 from services.chassis.events import follow, struct
-from services.chassis.llm.embedder import Embedder
+from services.chassis.llm.embedder import Vector
+from services.chassis.llm.spaces import Spaces
 from services.chassis.runs import Runs
 from services.chassis.standing import BEFORE_PROPOSED, has_gone_on
 from services.chassis.worker import Job
@@ -42,6 +43,7 @@ class _Found:
 
     draft: Draft
     report: pb.CheckReport
+    vector: Vector  # of its motivation
     neighbours: Sequence[pb.Neighbour]
 
     def likeness(self) -> float:
@@ -57,14 +59,14 @@ class Researcher:
         archive: archive_pb2_grpc.ArchiveAsyncStub,
         checker: checker_pb2_grpc.CheckerAsyncStub,
         cognition: cognition_pb2_grpc.CognitionAsyncStub,
-        embedder: Embedder,
+        spaces: Spaces,
         proposer: Choose,
     ) -> None:
         self._archive = archive
         self._runs = Runs(archive)
         self._checker = checker
         self._cognition = cognition
-        self._embedder = embedder
+        self._spaces = spaces
         self._proposer = proposer
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
@@ -111,7 +113,8 @@ class Researcher:
         report = await self._check(draft, record, settings, exempt_from_cost=known.role == "reference")
         if not report.passed:
             raise Rejected("check", failure_of(report), {"verdicts": [one.message for one in failed(report)]})
-        return await self._message(draft, report, [], [])
+        found = _Found(draft, report, await self._embedded(draft, await self._space(record)), [])
+        return _message(found, [])
 
     async def _given(self, record: pb.Candidate, settings: events_pb2.RunSettings) -> pb.Proposal:
         """A program that was asked for by hand, as an ablation is: it is checked and left as it is."""
@@ -139,25 +142,26 @@ class Researcher:
                 raise
         best = min(found, key=_Found.likeness)
         told = [one for one in refusals if one.kind != "drawn"]
-        return await self._message(best.draft, best.report, best.neighbours, told, context)
+        return _message(best, told, context)
 
     async def _try(self, proposer: Proposer, context: Context, refusals: list[Refusal], found: list[_Found]) -> None:
         """One draft, which ends among the refusals or is found. Raises Rejected when the tries are used up."""
         draft = await proposer.propose(context, refusals)
-        neighbours, near, repeat = await self._neighbours(context.record, draft)
+        vector = await self._embedded(draft, context.parent.proposal.embedder)
+        neighbours, near, repeat = await self._neighbours(context.record, draft, vector)
         if repeat := repeat or await proposer.repeats(context, draft, near):
             refusals.append(Refusal("repeat", draft, repeat))
         else:
             report = await self._check(draft, context.record, context.settings)
             if report.passed:
-                found.append(_Found(draft, report, neighbours))
+                found.append(_Found(draft, report, vector, neighbours))
                 refusals.append(Refusal("drawn", draft, "drawn already for this seat, which takes the best of several"))
             else:
                 refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
         _must_not_be_used_up(refusals)
 
     async def _neighbours(
-        self, record: pb.Candidate, draft: Draft
+        self, record: pb.Candidate, draft: Draft, vector: Vector
     ) -> tuple[list[pb.Neighbour], list[pb.Candidate], str]:
         """The nearest earlier motivations and programs, and what the program repeats to the letter, if it does."""
         try:
@@ -165,7 +169,6 @@ class Researcher:
         except ValueError:
             return [], [], ""  # the check says what is wrong with it
         run, name = record.run, record.id
-        (vector,) = await self._embedder.embed([draft.motivation])
         motivations = archive_pb2.NearestMotivationsRequest(
             run=run, embedding=vector.values, embedder=vector.embedder, count=NEIGHBOURS, **{"except": name}
         )
@@ -205,38 +208,43 @@ class Researcher:
         request = cognition_pb2.SearchRequest(query=query or parent.proposal.name, count=ENTRIES)
         return tuple((await self._cognition.Search(request, timeout=30)).entries)
 
-    async def _message(
-        self,
-        draft: Draft,
-        report: pb.CheckReport,
-        neighbours: Sequence[pb.Neighbour],
-        refusals: Sequence[Refusal],
-        context: Context | None = None,
-    ) -> pb.Proposal:
-        (vector,) = await self._embedder.embed([draft.motivation])
-        return pb.Proposal(
-            name=draft.name,
-            motivation=draft.motivation,
-            program=draft.program,
-            parent=context.parent.id if context else "",
-            references=[one.id for one in context.references] if context else [],
-            components=draft.components,
-            ideas=draft.ideas,
-            description=struct(draft.description) if draft.description else None,
-            moves=draft.moves,
-            motivation_embedding=vector.values,
-            embedder=vector.embedder,
-            structure=fingerprint(draft.program).digest,
-            nearest=neighbours,
-            novelty_history=[one.sentence for one in refusals],
-            check=report,
-            mind=draft.mind,
-            prompt_version=draft.prompt_version,
-            cognition=[
-                pb.CognitionHit(entry=one.id, similarity=one.similarity, title=one.title)
-                for one in (context.entries if context else ())
-            ],
-        )
+    async def _embedded(self, draft: Draft, space: str) -> Vector:
+        """The motivation as a vector of this space. Raises Transient where its embedder is away."""
+        (vector,) = await self._spaces.of(space).embed([draft.motivation])
+        return vector
+
+    async def _space(self, record: pb.Candidate) -> str:
+        """The embedder of what the run measured first; empty where nothing is measured yet."""
+        request = archive_pb2.GetBaselinesRequest(run=record.run, stage=record.stage)
+        known = (await self._archive.GetBaselines(request, timeout=30)).baselines
+        return next((one.proposal.embedder for one in known if one.proposal.embedder), "")
+
+
+def _message(found: _Found, refusals: Sequence[Refusal], context: Context | None = None) -> pb.Proposal:
+    draft = found.draft
+    return pb.Proposal(
+        name=draft.name,
+        motivation=draft.motivation,
+        program=draft.program,
+        parent=context.parent.id if context else "",
+        references=[one.id for one in context.references] if context else [],
+        components=draft.components,
+        ideas=draft.ideas,
+        description=struct(draft.description) if draft.description else None,
+        moves=draft.moves,
+        motivation_embedding=found.vector.values,
+        embedder=found.vector.embedder,
+        structure=fingerprint(draft.program).digest,
+        nearest=found.neighbours,
+        novelty_history=[one.sentence for one in refusals],
+        check=found.report,
+        mind=draft.mind,
+        prompt_version=draft.prompt_version,
+        cognition=[
+            pb.CognitionHit(entry=one.id, similarity=one.similarity, title=one.title)
+            for one in (context.entries if context else ())
+        ],
+    )
 
 
 def failed(report: pb.CheckReport) -> list[pb.ProbeVerdict]:

@@ -23,6 +23,7 @@ from services.chassis import logs
 from services.chassis.errors import Rejected, SettingsError, Transient
 from services.chassis.llm.budget import LocalPurse
 from services.chassis.llm.openai_mind import OpenAIMind
+from services.chassis.llm.spaces import endpoint_embedder
 from services.chassis.settings import load
 
 _USES = TypeAdapter(tuple[Use, ...])
@@ -40,7 +41,7 @@ async def main(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
 
 
 async def _search(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
-    library = Library(settings.own_entries, settings.threshold)
+    library = Library(settings.own_entries, settings.threshold, endpoint_embedder(os.environ))
     hits = await library.search(" ".join(arguments.query), arguments.count)
     if arguments.json:
         _say(json.dumps([{"id": one.knowledge.id, "similarity": one.similarity} for one in hits], indent=2))

@@ -146,6 +146,19 @@ def load_mind(environment: Mapping[str, str] | None = None) -> MindSettings:
     return _with_secrets(settings, environment)
 
 
+def load_embedding(environment: Mapping[str, str] | None = None) -> MindSettings | None:
+    """The settings with an embedding model, if the environment names one: a mind beside it is not needed.
+
+    Raises SettingsError as `load_mind` does.
+    """
+    environment = os.environ if environment is None else environment
+    model = environment.get("ASI_EMBEDDING_MODEL")
+    if not environment.get("ASI_MIND_FILE"):
+        return load_mind({**environment, "ASI_MODEL": environment.get("ASI_MODEL") or model}) if model else None
+    settings = load_mind(environment)
+    return None if settings.embedding is None else settings
+
+
 def _known(where: str, name: str, names: Mapping[str, object]) -> None:
     if name not in names:
         raise ValueError(f"{where} names {name!r}, which is not among {', '.join(sorted(names))}")

@@ -10,6 +10,7 @@ from services.chassis.bus import Bus
 from services.chassis.errors import NotFound
 from services.chassis.events import Cause, first
 from services.chassis.llm.embedder import LocalEmbedder
+from services.chassis.llm.spaces import Spaces
 from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
@@ -60,6 +61,9 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
             raise NotFound("no candidate nobody in run r1")
         seat = pb.Candidate(id=request.candidate, run=request.run, state=self.state)
         return next((one for one in self.known if one.id == request.candidate), seat)
+
+    async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:
+        return arc.GetBaselinesReply(baselines=[one for one in self.known if one.request.baseline])
 
     async def DrawSeeds(self, request: arc.DrawSeedsRequest, context: Any) -> arc.DrawSeedsReply:
         return arc.DrawSeedsReply(parent=self.parent)
@@ -126,7 +130,9 @@ class Neighbours:
 
 
 @asynccontextmanager
-async def researcher(neighbours: Neighbours, proposer: Callable[[], Proposer]) -> AsyncIterator[Researcher]:
+async def researcher(
+    neighbours: Neighbours, proposer: Callable[[], Proposer], spaces: Spaces | None = None
+) -> AsyncIterator[Researcher]:
     """The handler as the service wires it, with this proposer for every run."""
 
     async def choose(_mind: str, _job: Job) -> Proposer:
@@ -137,7 +143,7 @@ async def researcher(neighbours: Neighbours, proposer: Callable[[], Proposer]) -
             archive_pb2_grpc.ArchiveStub(connection),
             checker_pb2_grpc.CheckerStub(connection),
             cognition_pb2_grpc.CognitionStub(connection),
-            LocalEmbedder(64),
+            spaces or Spaces(LocalEmbedder(64)),
             choose,
         )
 

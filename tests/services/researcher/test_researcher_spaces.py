@@ -1,0 +1,59 @@
+"""Motivations embedded by an endpoint, a scripted one over real HTTP."""
+
+import pytest
+from researcher_neighbours import PARENT, Archive, Neighbours, requested, researcher, settings_of
+
+from services.chassis.bus import Bus
+from services.chassis.errors import Transient
+from services.chassis.llm.embedder import LocalEmbedder
+from services.chassis.llm.script import Script
+from services.chassis.llm.scripted import ScriptedEndpoint
+from services.chassis.llm.spaces import Spaces, endpoint_embedder
+from services.contracts import candidate_pb2 as pb
+from services.researcher.offline.proposer import OfflineProposer
+
+
+def embedded_by(name: str) -> Archive:
+    """An archive whose parent was embedded by this embedder."""
+    parent = pb.Candidate()
+    parent.CopyFrom(PARENT)
+    parent.proposal.embedder = name
+    return Archive(settings_of(), known=[parent], parent=parent)
+
+
+async def test_a_proposal_carries_the_endpoints_vector_and_its_name(bus: Bus) -> None:
+    """The archive keeps both, and searches within one space."""
+    async with ScriptedEndpoint(Script()) as server:
+        endpoint = endpoint_embedder({"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": server.base_url})
+        assert endpoint is not None
+        neighbours = Neighbours(embedded_by("openai:small"))
+        async with researcher(neighbours, OfflineProposer, Spaces(endpoint, LocalEmbedder(64))) as seat:
+            (event,) = await seat.handle(requested(bus))
+        await endpoint.close()
+
+    proposal = event.so_far.proposal
+    assert (proposal.embedder, len(proposal.motivation_embedding)) == ("openai:small", 26)
+    assert len(server.received) == 1
+
+
+async def test_a_run_that_began_locally_goes_on_locally(bus: Bus) -> None:
+    """Although an endpoint is described by now."""
+    async with ScriptedEndpoint(Script()) as server:
+        endpoint = endpoint_embedder({"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": server.base_url})
+        assert endpoint is not None
+        neighbours = Neighbours(embedded_by("hashed-64-v1"))
+        async with researcher(neighbours, OfflineProposer, Spaces(endpoint, LocalEmbedder(64))) as seat:
+            (event,) = await seat.handle(requested(bus))
+            (baseline,) = await seat.handle(requested(bus, "gated_delta_net", number=3))
+        await endpoint.close()
+
+    assert event.so_far.proposal.embedder == baseline.so_far.proposal.embedder == "hashed-64-v1"
+    assert not server.received
+
+
+async def test_a_seat_waits_for_the_embedder_of_its_run(bus: Bus) -> None:
+    """A vector of another one would find no neighbours, and every idea would look new."""
+    neighbours = Neighbours(embedded_by("openai:small"))
+    async with researcher(neighbours, OfflineProposer) as seat:
+        with pytest.raises(Transient, match="set ASI_EMBEDDER"):
+            await seat.handle(requested(bus))
