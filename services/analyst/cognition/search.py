@@ -56,7 +56,8 @@ class Index:
     def _cosines(self, query: Vector) -> NDArray[np.float64]:
         """With every entry. Raises EmbedderMismatch."""
         must_match(query, self.vectors[:1])
-        return np.clip(self._matrix @ query.values.astype(np.float64), -1.0, 1.0)
+        cosines: NDArray[np.float64] = self._matrix @ query.values.astype(np.float64)
+        return np.clip(cosines, -1.0, 1.0)
 
     @cached_property
     def _matrix(self) -> csr_array:
