@@ -79,6 +79,7 @@ class Event(_message.Message):
     POOL_UPDATED_FIELD_NUMBER: _builtins.int
     DISCOVERY_CONFIRMED_FIELD_NUMBER: _builtins.int
     DISCOVERY_REFUTED_FIELD_NUMBER: _builtins.int
+    ABLATION_WANTED_FIELD_NUMBER: _builtins.int
     MIND_ANSWERED_FIELD_NUMBER: _builtins.int
     DEAD_FIELD_NUMBER: _builtins.int
     DEAD_DROPPED_FIELD_NUMBER: _builtins.int
@@ -150,6 +151,8 @@ class Event(_message.Message):
     @_builtins.property
     def discovery_refuted(self) -> Global___DiscoveryRefuted: ...
     @_builtins.property
+    def ablation_wanted(self) -> Global___AblationWanted: ...
+    @_builtins.property
     def mind_answered(self) -> Global___MindAnswered: ...
     @_builtins.property
     def dead(self) -> Global___DeadLetter: ...
@@ -190,17 +193,18 @@ class Event(_message.Message):
         pool_updated: Global___PoolUpdated | None = ...,
         discovery_confirmed: Global___DiscoveryConfirmed | None = ...,
         discovery_refuted: Global___DiscoveryRefuted | None = ...,
+        ablation_wanted: Global___AblationWanted | None = ...,
         mind_answered: Global___MindAnswered | None = ...,
         dead: Global___DeadLetter | None = ...,
         dead_dropped: Global___DeadDropped | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "dead", b"dead", "dead_dropped", b"dead_dropped", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "so_far", b"so_far", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "ablation_wanted", b"ablation_wanted", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "dead", b"dead", "dead_dropped", b"dead_dropped", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "so_far", b"so_far", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "attempt", b"attempt", "candidate", b"candidate", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "cause", b"cause", "dead", b"dead", "dead_dropped", b"dead_dropped", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "id", b"id", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "previous", b"previous", "retry_of", b"retry_of", "run", b"run", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "service", b"service", "so_far", b"so_far", "time", b"time", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "ablation_wanted", b"ablation_wanted", "attempt", b"attempt", "candidate", b"candidate", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "cause", b"cause", "dead", b"dead", "dead_dropped", b"dead_dropped", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "id", b"id", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "previous", b"previous", "retry_of", b"retry_of", "run", b"run", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "service", b"service", "so_far", b"so_far", "time", b"time", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__so_far: _TypeAlias = _typing.Literal["so_far"]  # noqa: Y015
     _WhichOneofArgType__so_far: _TypeAlias = _typing.Literal["_so_far", b"_so_far"]  # noqa: Y015
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "run_paused", "run_resumed", "run_stopped", "run_forked", "run_inherited", "candidate_requested", "candidate_proposed", "candidate_claimed", "candidate_trained", "candidate_judged", "candidate_analysed", "candidate_rejected", "candidate_archived", "candidate_promoted", "candidate_verified", "candidate_rescored", "candidate_imported", "pool_updated", "discovery_confirmed", "discovery_refuted", "mind_answered", "dead", "dead_dropped"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "run_paused", "run_resumed", "run_stopped", "run_forked", "run_inherited", "candidate_requested", "candidate_proposed", "candidate_claimed", "candidate_trained", "candidate_judged", "candidate_analysed", "candidate_rejected", "candidate_archived", "candidate_promoted", "candidate_verified", "candidate_rescored", "candidate_imported", "pool_updated", "discovery_confirmed", "discovery_refuted", "ablation_wanted", "mind_answered", "dead", "dead_dropped"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__so_far) -> _WhichOneofReturnType__so_far | None: ...
@@ -919,6 +923,34 @@ class DiscoveryRefuted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DiscoveryRefuted: _TypeAlias = DiscoveryRefuted  # noqa: Y015
+
+@_typing.final
+class AblationWanted(_message.Message):
+    """Somebody wants to know what one component of the candidate brings. The store answers with a candidate.requested of kind ABLATION."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BY_HAND_FIELD_NUMBER: _builtins.int
+    component: _builtins.str
+    reason: _builtins.str
+    by_hand: _builtins.bool
+    """asked for at the console: outside the run's budget of ablations"""
+    def __init__(
+        self,
+        *,
+        component: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        by_hand: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_hand", b"by_hand", "component", b"component", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AblationWanted: _TypeAlias = AblationWanted  # noqa: Y015
 
 @_typing.final
 class MindAnswered(_message.Message):
