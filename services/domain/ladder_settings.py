@@ -1,9 +1,9 @@
 """From a run's settings to its promotion: which policy, which stages above the search, how much evidence.
 
-The policies `verify`, `block`, `eta`, `parameters`, `flops`, `stages`, `verify_seeds`, `level` and `worthwhile` come as
-text or numbers. `stages` names the stages above the search, commas between, each with what is set otherwise than its
-scale says, as in ``explore,verify:seeds=3`` or ``tiny:tokens=1200000:seeds=5``. Budgets relative to the baseline are
-shares: ``0.1`` is ±10 %, ``+0.1`` at most 10 % more, ``none`` no limit.
+The policies `verify`, `block`, `eta`, `parameters`, `flops`, `stages`, `verify_seeds`, `level`, `worthwhile` and
+`ablations` come as text or numbers. `stages` names the stages above the search, commas between, each with what is set
+otherwise than its scale says, as in ``explore,verify:seeds=3`` or ``tiny:tokens=1200000:seeds=5``. Budgets relative to
+the baseline are shares: ``0.1`` is ±10 %, ``+0.1`` at most 10 % more, ``none`` no limit.
 """
 
 from collections.abc import Mapping
@@ -20,19 +20,21 @@ Policies = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Climb:
-    """How candidates go up; without ``promotion`` nobody does."""
+    """How candidates go up; without ``promotion`` nobody does. ``ablations`` is what the analyst may ask for."""
 
     promotion: PromotionPolicy | None
     stages: tuple[Stage, ...]
     discovery: DiscoveryPolicy
+    ablations: int = 0
 
 
 def climb_of(promotion: str, policies: Policies, scale: str, overrides: Mapping[str, str]) -> Climb:
     """What a run's settings say. Raises ``ValueError`` naming the policy that is impossible."""
     if promotion and promotion not in PROMOTIONS:
         raise ValueError(f"promotion is {promotion!r}; choose one of {', '.join(PROMOTIONS)}")
+    ablations = _whole(policies, "ablations", 0)
     if promotion in ("", "none"):
-        return Climb(None, (), DiscoveryPolicy())
+        return Climb(None, (), DiscoveryPolicy(), ablations)
     default = DiscoveryPolicy()
     stages = _stages(policies, scale, overrides, _whole(policies, "verify_seeds", default.seeds))
     discovery = DiscoveryPolicy(
@@ -40,7 +42,7 @@ def climb_of(promotion: str, policies: Policies, scale: str, overrides: Mapping[
         seeds=stages[-1].seeds,
         worthwhile=_real(policies, "worthwhile", default.worthwhile),
     )
-    return Climb(_promotion(promotion, policies), stages, discovery)
+    return Climb(_promotion(promotion, policies), stages, discovery, ablations)
 
 
 def _promotion(name: str, policies: Policies) -> PromotionPolicy | None:

@@ -4,126 +4,50 @@ Pure: a state and a fact give the next state and the decisions that follow. Time
 since the epoch.
 """
 
-from dataclasses import dataclass
-
 from services.domain import climbing
 from services.domain import ladder as ladders
 from services.domain import pool as pools
-from services.domain.discovery import Finding
-from services.domain.ladder import Losses, Promote
-from services.domain.pool import Entry, PoolUpdate
-from services.domain.promotion import Result
-from services.domain.run_state import GOING_ON, Phase, RunPolicy, RunState, Spent, candidate_id, replace
+from services.domain.pool import Entry
+from services.domain.run_facts import (
+    Ablation,
+    Asked,
+    Decision,
+    Ended,
+    Fact,
+    Finish,
+    Forked,
+    Paused,
+    Resumed,
+    Retried,
+    Seat,
+    Spending,
+    Started,
+    Stopped,
+    Verified,
+    Wanted,
+)
+from services.domain.run_state import GOING_ON, Phase, RunPolicy, RunState, Spent, ablation_id, candidate_id, replace
 
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    time: float
-
-
-@dataclass(frozen=True, slots=True)
-class Paused:
-    time: float
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    time: float
-
-
-@dataclass(frozen=True, slots=True)
-class Forked:
-    """The history shared with another run ends here; what was under way there begins again."""
-
-    time: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    time: float
-    reason: str
-    finished: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """Work or thinking that was paid for, whatever came of it."""
-
-    time: float
-    spent: Spent
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A seat that the console asked for: an ablation, outside the budget of proposals."""
-
-    time: float
-    candidate: str
-
-
-@dataclass(frozen=True, slots=True)
-class Retried:
-    """A candidate that ended by a dead letter is on its way again. Its seat may be one more than the run has."""
-
-    time: float
-    candidate: str
-    baseline: bool
-    root: bool
-    proposal: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A candidate was archived. ``fitness`` is None for a rejection and for what could not be scored."""
-
-    time: float
-    candidate: str
-    sequence: int
-    fitness: float | None
-    parent: str | None
-    baseline: bool
-    root: bool
-    rejected: bool
-    proposal: bool = True
-    result: Result | None = None  # what promotion reads; None where something that it needs was not measured
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """A candidate or control was trained again; ``losses`` is empty and ``result`` None where that failed.
-
-    ``rung`` None means every rung at which it is being trained: its work could not be handled.
-    """
-
-    time: float
-    candidate: str
-    rung: int | None = None
-    losses: Losses = ()
-    result: Result | None = None
-
-
-Fact = Started | Paused | Resumed | Forked | Stopped | Spending | Asked | Retried | Ended | Verified
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """Ask for one more candidate."""
-
-    candidate: str
-    number: int
-    baseline: str  # its name in the zoo; empty for a proposal
-    seeds: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """The run is over."""
-
-    reason: str
-
-
-Decision = Seat | PoolUpdate | Promote | Finding | Finish
+__all__ = [
+    "Ablation",
+    "Asked",
+    "Decision",
+    "Ended",
+    "Fact",
+    "Finish",
+    "Forked",
+    "Paused",
+    "Resumed",
+    "Retried",
+    "Seat",
+    "Spending",
+    "Started",
+    "Stopped",
+    "Verified",
+    "Wanted",
+    "exhausted",
+    "step",
+]
 
 
 def step(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
@@ -173,12 +97,29 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
             return replace(state, in_flight=state.in_flight | {candidate}, numbers=state.numbers + 1), ()
         case Retried():
             return _again(state, fact), ()
+        case Wanted():
+            return _ablate(state, fact, policy)
         case Ended():
             return _end(state, fact, policy)
         case Verified(_, candidate, rung, losses, result):
             return climbing.verified(state, candidate, rung, losses, result, policy), ()
         case _:
             return state, ()
+
+
+def _ablate(state: RunState, wanted: Wanted, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
+    """By hand always; otherwise while the run goes on and its budget of ablations lasts."""
+    if not wanted.by_hand and (state.phase not in GOING_ON or state.ablations_asked >= policy.ablations):
+        return state, ()
+    number = state.numbers + 1
+    name = ablation_id(number)
+    state = replace(
+        state,
+        numbers=number,
+        in_flight=state.in_flight | {name},
+        ablations_asked=state.ablations_asked + (not wanted.by_hand),
+    )
+    return state, (Ablation(name, number, wanted.candidate, wanted.component, wanted.seeds),)
 
 
 def _going_on(state: RunState, time: float, policy: RunPolicy) -> RunState:

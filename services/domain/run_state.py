@@ -66,11 +66,14 @@ class RunPolicy:
     promotion: PromotionPolicy | None = None  # who is trained again; None: nobody
     stages: tuple[Stage, ...] = ()  # above the search; the last one gives the verdicts
     discovery: DiscoveryPolicy = field(default_factory=DiscoveryPolicy)
+    ablations: int = 0  # that the analyst may ask for on its own
 
     def __post_init__(self) -> None:
         for name in ("seats", "candidate_seeds", "baseline_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.ablations < 0:
+            raise ValueError(f"ablations must be 0 or more, not {self.ablations}")
         if self.promotion is not None and not self.stages:
             raise ValueError("stages must name at least one stage above the search for candidates to go up to")
         if not self.baselines:
@@ -92,6 +95,7 @@ class RunState:
     baselines_asked: int = 0
     proposals_asked: int = 0
     proposals_ended: int = 0
+    ablations_asked: int = 0
     in_flight: frozenset[str] = frozenset()
     baselines_open: frozenset[str] = frozenset()
     baselines_failed: frozenset[str] = frozenset()
@@ -129,6 +133,11 @@ def replace(state: RunState, **changes: object) -> RunState:
 def candidate_id(number: int) -> str:
     """Ids sort by age as text up to a million."""
     return f"c{number:06d}"
+
+
+def ablation_id(number: int) -> str:
+    """Another letter, so that what nobody proposed is told apart at sight."""
+    return f"a{number:06d}"
 
 
 def state_to_json(state: RunState) -> dict[str, object]:

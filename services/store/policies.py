@@ -29,6 +29,7 @@ def _policy_of(body: bytes) -> RunPolicy:
         promotion=climb.promotion,
         stages=climb.stages,
         discovery=climb.discovery,
+        ablations=climb.ablations,
         pool=PoolPolicy(pool.size, pool.parents, pool.references, pool.cold_start, pool.batch)
         if settings.HasField("pool")
         else PoolPolicy(),

@@ -103,6 +103,11 @@ def _grow(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
         return Change(log, row, run)
     if fact == "candidate.verified":
         return _verify(one, run, row)
+    if fact == "ablation.wanted":
+        wanted = event.ablation_wanted
+        seeds = tuple(row.record.request.seeds)
+        fact_of_it = policy.Wanted(moment(event), event.candidate, wanted.component, seeds, wanted.by_hand)
+        return stepped(Change(log, row, run), fact_of_it)
     if fact in _DISCOVERIES:
         row.record.discovery.CopyFrom(one.carried().discovery)
         return Change(log, row, run)

@@ -10,7 +10,7 @@ from services.contracts import events_pb2
 from services.domain.discovery import Finding, Outcome
 from services.domain.ladder import Promote
 from services.domain.pool import PoolUpdate
-from services.domain.run import Decision, Finish, Seat
+from services.domain.run import Ablation, Decision, Finish, Seat
 from services.store.policies import policy_of
 from services.store.port import Change
 
@@ -43,6 +43,8 @@ def _say(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
     match decision:
         case Seat():
             return _request(decision, cause, change)
+        case Ablation():
+            return _ablation(decision, cause, change)
         case PoolUpdate():
             event = follow(cause, "updated", SERVICE, 1, suffix=f"pool-{decision.number}")
             event.pool_updated.CopyFrom(
@@ -78,6 +80,26 @@ def _request(seat: Seat, cause: Cause, change: Change) -> events_pb2.Event:
         stage=settings.scale,
         request=pb.Request(number=seat.number, baseline=seat.baseline, seeds=seat.seeds, mind=settings.mind),
     )
+    event = follow(cause, "requested", SERVICE, 1, record)
+    event.candidate_requested.SetInParent()
+    return event
+
+
+def _ablation(wanted: Ablation, cause: Cause, change: Change) -> events_pb2.Event:
+    """A seat like any other; the researcher writes the program without the component."""
+    assert change.run is not None  # noqa: S101 - ablations come from runs
+    settings = change.run.settings
+    request = pb.Request(
+        number=wanted.number,
+        seeds=wanted.seeds,
+        ablation_of=wanted.of,
+        without_component=wanted.component,
+        mind=settings.mind,
+    )
+    record = pb.Candidate(
+        id=wanted.candidate, run=cause.event.run, kind=pb.KIND_ABLATION, state=pb.STATE_REQUESTED,
+        stage=settings.scale, request=request,
+    )  # fmt: skip
     event = follow(cause, "requested", SERVICE, 1, record)
     event.candidate_requested.SetInParent()
     return event

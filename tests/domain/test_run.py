@@ -11,6 +11,7 @@ from services.domain.ladder import Promote, Stage
 from services.domain.pool import PoolPolicy, PoolUpdate
 from services.domain.promotion import PaperPromotion, Result, SuccessiveHalving
 from services.domain.run import (
+    Ablation,
     Asked,
     Ended,
     Finish,
@@ -21,6 +22,7 @@ from services.domain.run import (
     Started,
     Stopped,
     Verified,
+    Wanted,
     step,
 )
 from services.domain.run_state import Budget, RunPolicy, RunState, Spent, state_from_json, state_to_json
@@ -151,6 +153,36 @@ def test_an_ablation_holds_a_seat_but_is_no_proposal() -> None:
 
     assert "a000001" in state.in_flight
     assert state.proposals_asked == 0
+
+
+def wanted(by_hand: bool, component: str = "output-gate") -> Wanted:
+    return Wanted(2.0, "c000004", component, (1, 2), by_hand)
+
+
+def test_the_analyst_asks_for_ablations_within_a_budget() -> None:
+    """Each holds a seat; beyond the budget nothing happens."""
+    policy = replace(POLICY, ablations=1)
+    state, _ = begun(policy)
+    state, first = step(state, wanted(by_hand=False), policy)
+    state, second = step(state, wanted(by_hand=False, component="forget-gate"), policy)
+
+    assert first[0] == Ablation("a000003", 3, "c000004", "output-gate", (1, 2))
+    assert not any(isinstance(one, Ablation) for one in second)
+    assert "a000003" in state.in_flight
+    assert state.proposals_asked == 0
+
+
+def test_by_hand_an_ablation_is_asked_for_even_when_the_run_is_over() -> None:
+    """Questions come when the results are in; its end changes neither pool nor budget."""
+    state, _ = begun()
+    state, _ = step(state, Stopped(5.0, "done", finished=True), POLICY)
+    state, decisions = step(state, wanted(by_hand=True), POLICY)
+    name = next(one.candidate for one in decisions if isinstance(one, Ablation))
+    over = Ended(9.0, name, 99, None, "c000004", baseline=False, root=False, rejected=False, proposal=False)
+    state, after = step(state, over, POLICY)
+
+    assert name not in state.in_flight
+    assert (state.phase, state.proposals_ended, after) == ("finished", 0, ())
 
 
 @given(

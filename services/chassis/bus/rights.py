@@ -86,10 +86,10 @@ RIGHTS: dict[str, Rights] = {
         tuple(engineer_durable(stage) for stage in STAGES),
     ),
     "judge": Rights(("candidate.judged", *WORKER, *THINKER), ("judge",)),
-    "analyst": Rights(("candidate.analysed", *WORKER, *THINKER), ("analyst",)),
+    "analyst": Rights(("candidate.analysed", "ablation.wanted", *WORKER, *THINKER), ("analyst",)),
     "console": Rights(
         facts=("run.started", "run.paused", "run.resumed", "run.stopped", "run.forked", "run.inherited",
-               "candidate.rescored", "candidate.imported", "dead.dropped"),
+               "candidate.rescored", "candidate.imported", "ablation.wanted", "dead.dropped"),
         reads_log=True,
         watches=True,
     ),
