@@ -63,6 +63,7 @@ def follow(
     run = cause.event.run
     retries = (candidate.retries if candidate is not None else 0) or cause.event.so_far.retries
     again = f"again-{retries}" if retries else ""
+    same = candidate is None or candidate.id == cause.event.candidate
     name = candidate.id if candidate is not None else (cause.event.candidate or "run")
     event = events_pb2.Event(
         id=".".join(part for part in (run, name, fact, suffix, again, str(attempt)) if part),
@@ -72,7 +73,7 @@ def follow(
         cause=cause.event.id,
         previous=cause.sha256,
         service=service,
-        trace=cause.event.trace,
+        trace=cause.event.trace if same else {},  # another candidate's way is another trace
     )
     if candidate is not None:
         event.so_far.CopyFrom(candidate)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
+from services.chassis.bus.subjects import fact_of
 from services.chassis.settings import Address
+from services.contracts import candidate_pb2, events_pb2
 
 HANDLER_SECONDS = Histogram(
     "asi_handler_seconds",
@@ -17,11 +19,17 @@ HANDLER_SECONDS = Histogram(
 REDELIVERIES = Counter("asi_redeliveries_total", "Deliveries after the first, per durable consumer", ["durable"])
 DEAD_LETTERS = Counter("asi_dead_letters_total", "Messages that could not be handled", ["durable"])
 CANDIDATES = Gauge("asi_candidates", "Candidates of a run by state", ["run", "state"])
-QUEUE = Gauge("asi_queue_messages", "Messages waiting or in hand, per durable consumer", ["durable"])
+QUEUE = Gauge("asi_queue_messages", "Messages of a durable consumer, waiting or in hand", ["durable", "state"])
+QUEUE_STATES = ("waiting", "in_hand")
 MIND_TOKENS = Counter("asi_mind_tokens_total", "Language-model tokens", ["role", "model", "kind"])
 MIND_MONEY = Counter("asi_mind_dollars_total", "Language-model cost in US dollars", ["role", "model"])
 TRAINING_SECONDS = Counter("asi_training_seconds_total", "Seconds spent training and evaluating", ["stage", "device"])
 TRAINING_SPEED = Gauge("asi_training_tokens_per_second", "Training throughput of the newest result", ["stage"])
+
+
+FACTS = Counter("asi_facts_total", "Facts published by the handlers of this process", ["fact"])
+GPU_SECONDS = Counter("asi_gpu_seconds_total", "GPU-seconds of the trainings whose results were published", ["stage"])
+TRAINED_TOKENS = Counter("asi_trained_tokens_total", "Tokens trained on, of published results", ["stage"])
 
 
 def serve(listen: str | None) -> None:
@@ -29,6 +37,29 @@ def serve(listen: str | None) -> None:
     if listen:
         address = Address.parse(listen)
         start_http_server(address.port, address.host)
+
+
+def expect(durable: str) -> None:
+    """Show the counters of a durable from the start: a rise from nothing to one is no rise to Prometheus."""
+    REDELIVERIES.labels(durable)
+    DEAD_LETTERS.labels(durable)
+
+
+def published(event: events_pb2.Event) -> None:
+    """Count a fact, and what its trainings took."""
+    fact = fact_of(event)
+    FACTS.labels(fact).inc()
+    if fact == "candidate.trained":
+        _trained(event.so_far.stage, event.so_far.training)
+    if fact == "candidate.verified":
+        for verification in event.so_far.verifications:
+            _trained(verification.stage, verification.training)
+
+
+def _trained(stage: str, training: candidate_pb2.Training) -> None:
+    for seed in training.seeds:
+        GPU_SECONDS.labels(stage).inc(seed.measurements.gpu_seconds)
+        TRAINED_TOKENS.labels(stage).inc(seed.measurements.tokens)
 
 
 @contextlib.contextmanager

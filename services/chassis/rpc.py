@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.chassis import telemetry
 from services.chassis.errors import Busy, NotFound, NotPossible, Transient
 from services.chassis.logs import get_logger
 from services.chassis.settings import Address, ServiceSettings
@@ -48,6 +50,7 @@ _STATUS: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
 )
 _OURS = "/asi.v1."
+TRACE_HEADERS = frozenset({"traceparent", "tracestate"})
 
 
 class Server:
@@ -99,9 +102,10 @@ def channel(addresses: str, settings: ServiceSettings) -> grpc.aio.Channel:
         Address.parse(part)
     target = parts[0] if len(parts) == 1 else "ipv4:" + ",".join(parts)
     options = [*_LIMITS, ("grpc.service_config", _SERVICE_CONFIG)]
+    carriers = [_Carrier()] if telemetry.on() else []
     if settings.grpc_ca:
-        return grpc.aio.secure_channel(target, _channel_credentials(settings), options=options)
-    return grpc.aio.insecure_channel(target, options=options)
+        return grpc.aio.secure_channel(target, _channel_credentials(settings), options=options, interceptors=carriers)
+    return grpc.aio.insecure_channel(target, options=options, interceptors=carriers)
 
 
 def is_transient(error: grpc.aio.AioRpcError) -> bool:
@@ -111,6 +115,23 @@ def is_transient(error: grpc.aio.AioRpcError) -> bool:
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     )
+
+
+class _Carrier(grpc.aio.UnaryUnaryClientInterceptor):
+    """Gives every call the trace context of the span that it is made in."""
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        carrier: dict[str, str] = {}
+        telemetry.inject(carrier)
+        told = client_call_details
+        metadata = grpc.aio.Metadata(*(told.metadata or ()), *carrier.items())
+        details = grpc.aio.ClientCallDetails(told.method, told.timeout, metadata, told.credentials, told.wait_for_ready)
+        return await continuation(details, request)
 
 
 class _Guard(grpc.aio.ServerInterceptor):
@@ -129,19 +150,27 @@ class _Guard(grpc.aio.ServerInterceptor):
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(_guarded(handler.unary_unary), **codec)
+            name = handler_call_details.method.removeprefix(_OURS)
+            return grpc.unary_unary_rpc_method_handler(_guarded(handler.unary_unary, name), **codec)
         return grpc.unary_stream_rpc_method_handler(_guarded_stream(handler.unary_stream), **codec)
 
 
-def _guarded(call: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+def _guarded(call: Callable[..., Any], name: str) -> Callable[..., Awaitable[Any]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         seconds = min(context.time_remaining() or DEADLINE_SECONDS, 3600.0)
         try:
-            return await asyncio.wait_for(call(request, context), seconds)
+            with _traced(name, context):
+                return await asyncio.wait_for(call(request, context), seconds)
         except Exception as error:  # noqa: BLE001 - the one place where errors become status codes
             await _abort(context, error)
 
     return guarded
+
+
+def _traced(name: str, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractContextManager[None]:
+    """A span for a call that came with a trace context; others belong to no candidate."""
+    trace = {key: str(value) for key, value in context.invocation_metadata() or () if key in TRACE_HEADERS}
+    return telemetry.span(name, trace) if trace else nullcontext()
 
 
 def _guarded_stream(call: Callable[..., Any] | None) -> Callable[..., AsyncIterator[Any]]:

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from services.chassis import logs, metrics
+from services.chassis import logs, metrics, telemetry
 from services.chassis.bus import Bus
 from services.chassis.bus.rights import durables_of
 from services.chassis.errors import BusLost, Denied, SettingsError
@@ -39,6 +39,7 @@ class Service:
     async def work(self, durable: str, handler: Handler, parallel: int) -> None:
         """Handle the deliveries of a durable. Raises BusLost when it does not exist."""
         consumer = await self.bus.consumer(durable)
+        metrics.expect(durable)
         self.workers.append(Worker(self.bus, consumer, durable, self.name, handler, parallel))
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -102,9 +103,13 @@ async def _serve(name: str, settings: S, build: Build[S]) -> None:
 
 
 async def _start(name: str, settings: S, build: Build[S], stop: asyncio.Event) -> None:
-    async with wired(name, settings, build) as service:
-        metrics.serve(settings.metrics_listen)
-        await service.run(stop)
+    telemetry.start(name, settings.otlp_endpoint)
+    try:
+        async with wired(name, settings, build) as service:
+            metrics.serve(settings.metrics_listen)
+            await service.run(stop)
+    finally:
+        await asyncio.to_thread(telemetry.stop)
 
 
 def main(name: str, kind: type[S], build: Build[S]) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import grpc.aio
 import structlog
 
-from services.chassis import metrics
+from services.chassis import metrics, telemetry
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.bus.connection import EventTooBig
+from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import Cause, follow, rejection
 from services.chassis.logs import get_logger
@@ -122,8 +123,10 @@ class Worker:
         structlog.contextvars.bind_contextvars(run=cause.event.run, candidate=cause.event.candidate)
         job = Job(cause, delivery.deliveries, self._bus, self._service, self._draining)
         heart = asyncio.create_task(_beat(delivery))
+        about = {"run": cause.event.run, "candidate": cause.event.candidate, "attempt": str(delivery.deliveries)}
+        name = f"{self._durable} handles {fact_of(cause.event)}"
         try:
-            with metrics.handling(self._durable, delivery.deliveries):
+            with metrics.handling(self._durable, delivery.deliveries), telemetry.span(name, cause.event.trace, **about):
                 await self._attempt(job, delivery)
         finally:
             heart.cancel()
@@ -159,6 +162,7 @@ class Worker:
         for event in events:
             try:
                 await self._bus.publish(event)
+                metrics.published(event)
             except EventTooBig as error:
                 cause = Cause.published(event)
                 raise RuntimeError(f"{cause.event.id} cannot be published: {error}") from error

@@ -11,6 +11,7 @@ from services.contracts import archive_pb2, archive_pb2_grpc
 from services.store.applier import Applier
 from services.store.backends import open_archive
 from services.store.deadletters import DeadLetterKeeper
+from services.store.gauges import Gauges
 from services.store.port import Archive, ArchiveUnavailable
 from services.store.purse import RunPurse
 from services.store.service import ArchiveService
@@ -49,7 +50,8 @@ async def build(service: Service, settings: StoreSettings) -> AsyncIterator[None
         answers = ArchiveService(archive, applier.changed, RunPurse(archive))
         archive_pb2_grpc.add_ArchiveServicer_to_server(answers, service.server.grpc)
         service.rpc_names.append(archive_pb2.DESCRIPTOR.services_by_name["Archive"].full_name)
-        service.tasks += [applier.run(), keeper.run()]
+        gauges = Gauges(archive, service.bus)
+        service.tasks += [applier.run(), keeper.run(), gauges.run()]
         service.healthy = lambda: applier.available
         yield
     finally:

@@ -6,9 +6,11 @@ backup or moved to another database comes up to date by itself.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+from services.chassis import telemetry
 from services.chassis.bus import Bus, Consumer, Delivery, Logged
 from services.chassis.errors import Transient
 from services.chassis.logs import get_logger
@@ -67,9 +69,9 @@ class Applier:
     async def _apply(self, messages: Sequence[Logged]) -> None:
         if not messages:
             return
-        changes = await self._archive.apply(messages, react)
-        for change in changes:
-            _tell(change)
+        begun = time.time_ns()
+        for change in await self._archive.apply(messages, react):
+            _tell(change, begun)
         async with self.changed:
             self.changed.notify_all()
 
@@ -97,8 +99,9 @@ class Applier:
                 return
 
 
-def _tell(change: Change) -> None:
+def _tell(change: Change, begun: int) -> None:
     log = change.log
+    telemetry.record(f"store applies {log.event.id}", log.event.trace, begun, run=log.run, candidate=log.candidate)
     if log.accepted:
         get_logger().debug("applied", event_id=log.event.id, sequence=log.sequence)
     else:

@@ -7,6 +7,7 @@ service died with them every time: the broker's advisory is all that is known th
 import json
 from collections.abc import Awaitable, Callable
 
+from services.chassis import metrics
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.errors import Transient
 from services.chassis.events import Cause
@@ -14,6 +15,7 @@ from services.chassis.logs import get_logger
 from services.chassis.worker import dead_letter
 
 SERVICE = "store"
+MOST_DELIVERIES = "max_deliver"
 
 
 class DeadLetterKeeper:
@@ -39,6 +41,8 @@ class DeadLetterKeeper:
         dead = dead_letter(cause, SERVICE, consumer, sequence, deliveries, reason)
         get_logger().error("dead letter", durable=consumer, sequence=sequence, reason=reason, run=cause.event.run)
         await self._bus.publish(dead)
+        if advisory.get("type", "").endswith(MOST_DELIVERIES):  # what a worker buried it has counted itself
+            metrics.DEAD_LETTERS.labels(consumer).inc()
 
 
 async def _or_again(delivery: Delivery, keep: Callable[[Delivery], Awaitable[None]]) -> None:

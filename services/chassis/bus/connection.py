@@ -12,8 +12,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
+from services.chassis import telemetry
 from services.chassis.bus.access import access, refusal
-from services.chassis.bus.delivery import Consumer
+from services.chassis.bus.delivery import Consumer, Depth
 from services.chassis.bus.denials import Denials
 from services.chassis.bus.rights import API
 from services.chassis.bus.subjects import subject_of
@@ -162,9 +163,10 @@ class Bus:
     async def publish(self, event: pb.Event) -> int:
         """Publish and wait until the stream has stored it; the same event id within ten minutes is stored once.
 
-        Returns the sequence. Raises EventTooBig, Denied when this service may not say such a thing, or Transient when
-        the stream is out of reach or full.
+        The event is given the trace context of the span in force. Returns the sequence. Raises EventTooBig, Denied
+        when this service may not say such a thing, or Transient when the stream is out of reach or full.
         """
+        telemetry.inject(event.trace)
         body = event.SerializeToString(deterministic=True)
         return await self.publish_body(subject_of(event), event.id, body, event.trace.get("traceparent"))
 
@@ -185,6 +187,10 @@ class Bus:
         consumer = Consumer(self._js, spec, self._denials)
         await consumer.bind()
         return consumer
+
+    async def depth(self, durable: str) -> Depth:
+        """How deep the queue of a durable is. Raises Transient when that is not known just now."""
+        return await Consumer(self._js, self._spec(durable), self._denials).depth()
 
     def _spec(self, durable: str) -> ConsumerSpec:
         for spec in topology()[1]:

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="credentials", description="Makes the NATS users of a deployment.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tls", action="store_true", help="the server encrypts, with /certificates/tls.crt and tls.key")
+    parser.add_argument("--tls", action="store_true", help="the server encrypts, with /certificates/tls.crt")
     asked = parser.parse_args(arguments)
     try:
         write(asked.folder, asked.tls)

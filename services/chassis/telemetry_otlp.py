@@ -1,0 +1,73 @@
+"""Tracing with OpenTelemetry, exported by OTLP over gRPC. Imported only where tracing is switched on."""
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from opentelemetry import trace as api
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+EXPORT_SECONDS = 2.0
+"""How long a batch is tried: longer than that a collector that is away does not hold up the end of a service."""
+_wanted: ContextVar[int | None] = ContextVar("trace id of the next first span", default=None)
+
+
+class _Ids(RandomIdGenerator):
+    """Random ids, but for traces whose id is known before they begin."""
+
+    def generate_trace_id(self) -> int:
+        """The wanted id, else a random one."""
+        return _wanted.get() or super().generate_trace_id()
+
+
+class OtlpTracing:
+    """`services.chassis.telemetry.Tracing` with an exporter of its own thread."""
+
+    def __init__(self, service: str, endpoint: str) -> None:
+        resource = Resource.create({"service.name": f"asi-{service}"})
+        self._provider = TracerProvider(resource=resource, id_generator=_Ids(), shutdown_on_exit=False)
+        insecure = endpoint.startswith("http://")
+        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=insecure, timeout=EXPORT_SECONDS)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("asi-arch")
+        self._context = TraceContextTextMapPropagator()
+
+    @contextmanager
+    def span(
+        self, name: str, trace: Mapping[str, str], trace_id: int | None, attributes: Mapping[str, str]
+    ) -> Iterator[None]:
+        """See `Tracing`."""
+        token = _wanted.set(trace_id)
+        try:
+            begun = self._tracer.start_span(name, self._parent(trace), attributes=_named(attributes))
+        finally:
+            _wanted.reset(token)
+        with api.use_span(begun, end_on_exit=True):
+            yield
+
+    def record(self, name: str, trace: Mapping[str, str], begun_ns: int, attributes: Mapping[str, str]) -> None:
+        """See `Tracing`."""
+        parent = self._parent(trace)
+        self._tracer.start_span(name, parent, attributes=_named(attributes), start_time=begun_ns).end()
+
+    def inject(self, carrier: MutableMapping[str, str]) -> None:
+        """See `Tracing`."""
+        self._context.inject(carrier)
+
+    def stop(self) -> None:
+        """See `Tracing`."""
+        self._provider.shutdown()
+
+    def _parent(self, trace: Mapping[str, str]) -> Context:
+        """The context that a carrier holds; an empty one where it holds none."""
+        return self._context.extract(dict(trace), context=Context())
+
+
+def _named(attributes: Mapping[str, str]) -> dict[str, str]:
+    return {f"asi.{name}": value for name, value in attributes.items()}

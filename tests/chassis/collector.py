@@ -1,0 +1,49 @@
+"""What an OpenTelemetry collector is to the services: it takes their spans over OTLP."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+
+@dataclass(frozen=True)
+class Span:
+    """What was exported of one span."""
+
+    service: str
+    name: str
+    trace: str
+    id: str
+    parent: str
+    candidate: str
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Takes in what services export, as an OpenTelemetry collector does."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self._server = grpc.server(ThreadPoolExecutor(2))
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+
+    def Export(  # noqa: N802 - the contract's name
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        """Keep the spans."""
+        del context
+        for group in request.resource_spans:
+            names = {one.key: one.value.string_value for one in group.resource.attributes}
+            for span in (one for scope in group.scope_spans for one in scope.spans):
+                about = {one.key: one.value.string_value for one in span.attributes}
+                ids = (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex())
+                self.spans.append(Span(names["service.name"], span.name, *ids, about.get("asi.candidate", "")))
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    def stop(self) -> None:
+        """End it."""
+        self._server.stop(0)
