@@ -1,0 +1,157 @@
+"""What the worker loop counts and buries, against a real nats-server that grants each service its own rights only."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+import pytest
+import pytest_asyncio
+from prometheus_client import REGISTRY
+
+from services.chassis.bus import Bus
+from services.chassis.bus.rights import ADMINISTRATOR
+from services.chassis.errors import Transient
+from services.chassis.events import Cause, first, follow
+from services.chassis.worker import Job, Worker
+from services.contracts import events_pb2 as pb
+from services.contracts.candidate_pb2 import Candidate
+from services.store.deadletters import DeadLetterKeeper
+from tests.chassis.guarded import GuardedServer
+from tests.conftest import wipe
+
+DURABLE = "engineer-tiny"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
+    """One server for all tests of this file."""
+    server = GuardedServer(tmp_path_factory.mktemp("guarded"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest_asyncio.fixture
+async def admin(guarded: GuardedServer) -> AsyncIterator[Bus]:
+    """The administrator, on a log that holds one proposed candidate."""
+    async with Bus(guarded.settings(ADMINISTRATOR), "admin") as connected:
+        await wipe(connected)
+        await connected.set_up()
+        record = Candidate(id="c000001", run="r1", stage="tiny")
+        proposed = follow(Cause.published(first("r1", "started", "console")), "proposed", "researcher", 1, record)
+        proposed.candidate_proposed.SetInParent()
+        await connected.publish(proposed)
+        yield connected
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Ask a few times a second."""
+    for _ in range(150):
+        if await holds():
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("not within 15 seconds")
+
+
+async def facts(bus: Bus) -> list[pb.Event]:
+    """The whole log."""
+    return [pb.Event.FromString(one.body) async for one in bus.read_log()]
+
+
+def counted(counter: str, **labels: str) -> float:
+    """The value of a counter in this process; 0.0 before it was first raised."""
+    return REGISTRY.get_sample_value(counter, labels) or 0.0
+
+
+async def work(
+    bus: Bus, handler: Callable[[Job], Awaitable[Sequence[pb.Event]]], done: Callable[[], Awaitable[bool]]
+) -> None:
+    """Run a worker of the engineer until `done`."""
+    worker = Worker(bus, await bus.consumer(DURABLE), DURABLE, "engineer", handler, parallel=1)
+    running = asyncio.create_task(worker.run())
+    await until(done)
+    await worker.drain(5)
+    await running
+
+
+async def test_a_service_that_forges_a_verdict_gets_a_dead_letter_that_says_so(
+    guarded: GuardedServer, admin: Bus
+) -> None:
+    """Not five time-outs and a redelivery: the reason names the right that is missing."""
+    before = counted("asi_dead_letters_total", durable=DURABLE)
+
+    async def forge(job: Job) -> Sequence[pb.Event]:
+        event = follow(job.cause, "judged", "judge", job.attempt, job.event.so_far)
+        event.candidate_judged.SetInParent()
+        return [event]
+
+    async def buried() -> bool:
+        return any(one.HasField("dead") for one in await facts(admin))
+
+    async with Bus(guarded.settings("engineer"), "engineer") as bus:
+        await work(bus, forge, buried)
+
+    (dead,) = [one.dead for one in await facts(admin) if one.HasField("dead")]
+    assert "Denied" in dead.reason
+    assert "candidate.judged" in dead.reason
+    assert dead.deliveries == 1
+    assert not [one for one in await facts(admin) if one.HasField("candidate_judged")]
+    assert counted("asi_dead_letters_total", durable=DURABLE) == before + 1
+
+
+async def test_redeliveries_facts_and_gpu_seconds_are_counted(guarded: GuardedServer, admin: Bus) -> None:
+    """A first try that fails for a passing reason, a second one that trains for a while."""
+    names = {
+        "asi_redeliveries_total": {"durable": DURABLE},
+        "asi_facts_total": {"fact": "candidate.trained"},
+        "asi_gpu_seconds_total": {"stage": "tiny"},
+        "asi_trained_tokens_total": {"stage": "tiny"},
+        "asi_handler_seconds_count": {"durable": DURABLE},
+    }
+    before = {name: counted(name, **labels) for name, labels in names.items()}
+
+    async def train(job: Job) -> Sequence[pb.Event]:
+        if job.attempt == 1:
+            raise Transient("the store is away", 0)
+        record = Candidate()
+        record.CopyFrom(job.event.so_far)
+        for seconds in (1.5, 2.0):
+            measurements = record.training.seeds.add().measurements
+            measurements.gpu_seconds, measurements.tokens = seconds, 1000
+        event = follow(job.cause, "trained", "engineer", job.attempt, record)
+        event.candidate_trained.SetInParent()
+        return [event]
+
+    async def trained() -> bool:
+        return any(one.HasField("candidate_trained") for one in await facts(admin))
+
+    async with Bus(guarded.settings("engineer"), "engineer") as bus:
+        await work(bus, train, trained)
+
+    assert {name: counted(name, **labels) - before[name] for name, labels in names.items()} == {
+        "asi_redeliveries_total": 1,
+        "asi_facts_total": 1,
+        "asi_gpu_seconds_total": 3.5,
+        "asi_trained_tokens_total": 2000,
+        "asi_handler_seconds_count": 2,
+    }
+
+
+async def test_a_message_that_nobody_survives_is_counted_once_by_the_store(guarded: GuardedServer, admin: Bus) -> None:
+    """Its service died with it every time: the broker's advisory is all there is."""
+    before = counted("asi_dead_letters_total", durable=DURABLE)
+    async with Bus(guarded.settings("engineer"), "engineer") as engineer:
+        consumer = await engineer.consumer(DURABLE)
+        for _ in range(10):
+            (delivery,) = await consumer.fetch(1)
+            await delivery.again(0)
+        assert await consumer.fetch(1, wait=0.5) == []
+
+    async def kept() -> bool:
+        return any(one.HasField("dead") for one in await facts(admin))
+
+    async with Bus(guarded.settings("store"), "store") as store:
+        keeper = asyncio.create_task(DeadLetterKeeper(store, await store.consumer("dead-letters")).run())
+        await until(kept)
+        keeper.cancel()
+
+    assert counted("asi_dead_letters_total", durable=DURABLE) == before + 1
