@@ -57,3 +57,10 @@ class Proposer(Protocol):
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
         """What the draft repeats by its idea, in a sentence; empty where it is new, or nobody can tell."""
         ...
+
+    async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
+        """The original's program without the component that the record's request names, knowing what was refused.
+
+        Raises Rejected where it cannot be left out.
+        """
+        ...

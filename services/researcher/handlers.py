@@ -25,6 +25,7 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.structure import fingerprint
 from services.domain.zoo import baseline
 from services.researcher.draft import Context, Draft, Proposer, Refusal
+from services.researcher.offline.proposer import describes
 
 SERVICE = "researcher"
 MOST_REPEATS = 10
@@ -80,6 +81,8 @@ class Researcher:
             record.proposal.CopyFrom(await self._baseline(record, settings))
         elif record.HasField("proposal"):
             record.proposal.CopyFrom(await self._given(record, settings))
+        elif record.request.ablation_of:
+            record.proposal.CopyFrom(await self._ablation(record, settings, job))
         else:
             record.proposal.CopyFrom(await self._proposal(await self.context(record, settings), job))
         record.state = pb.STATE_PROPOSED
@@ -125,6 +128,24 @@ class Researcher:
         given.check.CopyFrom(report)
         given.structure = fingerprint(given.program).digest
         return given
+
+    async def _ablation(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
+        """Another candidate without one component. Novelty is not asked for: it may well be what was there before."""
+        request = archive_pb2.GetCandidateRequest(run=record.run, candidate=record.request.ablation_of)
+        original = await self._archive.GetCandidate(request, timeout=30)
+        proposer = await self._proposer("offline" if describes(original) else settings.mind, job)
+        refusals: list[Refusal] = []
+        while True:
+            draft = await proposer.without(original, record, refusals)
+            report = await self._check(draft, record, settings)
+            if report.passed:
+                break
+            refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
+            _must_not_be_used_up(refusals)
+        vector = await self._embedded(draft, original.proposal.embedder)
+        proposal = _message(_Found(draft, report, vector, []), [])
+        proposal.parent = original.id
+        return proposal
 
     async def _proposal(self, context: Context, job: Job) -> pb.Proposal:
         """Draft until one is new and sound; where the run asks for the best of several, until there are so many.

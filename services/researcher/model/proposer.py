@@ -1,7 +1,7 @@
 """A language model behind the port of proposing: summaries, one chain for motivation and program, novelty judged."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from services.chassis.errors import Rejected
 from services.chassis.llm.port import Mind, Request, Role
@@ -40,6 +40,21 @@ def propose_request(
     return Request(Role.PROPOSE, record.run, record.id, messages, ProposalAnswer, prompt.version, ordinal=ordinal)
 
 
+def ablate_request(
+    original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal], problem: str = "", ordinal: int = 0
+) -> Request[ProposalAnswer]:
+    """The question that takes the component of the record's request out of another candidate's program."""
+    prompt, component = load_prompt(PACKAGE, "ablate"), record.request.without_component
+    messages = prompt.messages(
+        name=original.proposal.name,
+        program=trained_program(original),
+        component=component,
+        description=next((one.description for one in VOCABULARY if one.name == component), "as its name says"),
+        refusals=refusals_text(refusals) + problem,
+    )
+    return Request(Role.PROPOSE, record.run, record.id, messages, ProposalAnswer, prompt.version, ordinal=ordinal)
+
+
 def novelty_request(
     record: pb.Candidate, motivation: str, neighbours: Sequence[pb.Candidate]
 ) -> Request[NoveltyAnswer]:
@@ -66,17 +81,33 @@ class ModelProposer:
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """As the port says. Raises what the mind raises; Rejected when edits never fit the parent's program."""
         summaries = await asyncio.gather(*(self._summary(context, one) for one in context.references))
+
+        def question(problem: str, repair: int) -> Request[ProposalAnswer]:
+            return propose_request(context, refusals, summaries, problem, repair)
+
+        return await self._written(question, parent_program(context))
+
+    async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
+        """As the port says. Raises what the mind raises; Rejected when edits never fit the program."""
+
+        def question(problem: str, repair: int) -> Request[ProposalAnswer]:
+            return ablate_request(original, record, refusals, problem, repair)
+
+        return await self._written(question, trained_program(original))
+
+    async def _written(self, question: Callable[[str, int], Request[ProposalAnswer]], base: str) -> Draft:
+        """Ask until the answer is a program or edits that fit `base`; the question takes what was wrong with them."""
         problem = ""
         for repair in range(MOST_EDIT_REPAIRS + 1):
-            request = propose_request(context, refusals, summaries, problem, repair)
+            request = question(problem, repair)
             answer = (await self._mind.ask(request)).answer
             try:
-                program = applied(answer.edits, parent_program(context)) if answer.edits else f"{answer.program}\n"
+                program = applied(answer.edits, base) if answer.edits else f"{answer.program}\n"
             except ValueError as error:
                 problem = f"\nYour last edits did not fit: {error}. Give the whole program, or edits that do."
             else:
                 return self._draft(answer, program, request.prompt_version)
-        raise Rejected("propose", f"the edits never fitted the parent's program:{problem}")
+        raise Rejected("propose", f"the edits never fitted the program:{problem}")
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
         """Why the draft repeats one of its neighbours by motivation, in a sentence; empty where it does not."""
@@ -103,4 +134,9 @@ class ModelProposer:
 
 def parent_program(context: Context) -> str:
     """What the parent really trained."""
-    return context.parent.training.program or context.parent.proposal.program
+    return trained_program(context.parent)
+
+
+def trained_program(record: pb.Candidate) -> str:
+    """The program behind a candidate's numbers."""
+    return record.training.program or record.proposal.program

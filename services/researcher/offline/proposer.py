@@ -10,18 +10,24 @@ from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.domain.structure import fingerprint
 from services.researcher.draft import Context, Draft, Refusal
+from services.researcher.offline import removal
 from services.researcher.offline.bandit import Observation
+from services.researcher.offline.catalogue import CATALOGUE
+from services.researcher.offline.components import components_of
 from services.researcher.offline.hints import CognitionHint
+from services.researcher.offline.render import render
 from services.researcher.offline.search import (
     OfflineProposal,
     SearchExhaustedError,
     Seed,
     propose_offline,
     propose_random,
+    starting_point,
 )
 
 NAME = "offline search 1"
 RANDOM_NAME = "random compositions 1"
+WHY_NOT = "it is no part of it, or nothing sound remains"
 
 
 class OfflineProposer:
@@ -52,6 +58,30 @@ class OfflineProposer:
         del context, draft, neighbours
         return ""
 
+    async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
+        """By the description that the original was rendered from; there is one such program, so a refusal is final."""
+        component = record.request.without_component
+        if refusals:
+            raise Rejected("propose", f"without {component} it is not sound: {refusals[-1].sentence}")
+        if not describes(original):
+            raise Rejected(
+                "propose", f"{original.id} has no description, so that nothing can be left out of it without a model"
+            )
+        changed = removal.without(starting_point(seed_of(original))[0], component)
+        if changed is None:
+            raise Rejected("propose", f"{component} cannot be left out of {original.proposal.name}: {WHY_NOT}")
+        mixer, told = changed
+        name = f"{original.proposal.name} without {component}"
+        text = f"{original.proposal.name} without {component}, to measure what it brings: {'; '.join(told)}."
+        return Draft(
+            name=name,
+            motivation=text,
+            program=render(mixer, name, text),
+            components=components_of(mixer),
+            description=json.loads(mixer.to_json()),
+            mind=NAME,
+        )
+
     def _proposal(self, context: Context, refused: set[str], rng: random.Random, blind: bool) -> OfflineProposal:
         parent = seed_of(context.parent)
         references = [seed_of(one) for one in context.references]
@@ -66,6 +96,11 @@ class OfflineProposer:
         return propose_offline(
             parent, references, history, hints, rng, lambda program: fingerprint(program).digest in refused
         )
+
+
+def describes(record: pb.Candidate) -> bool:
+    """Whether a description of the candidate's program is known."""
+    return record.proposal.HasField("description") or record.request.baseline in CATALOGUE
 
 
 def seed_of(record: pb.Candidate) -> Seed:
