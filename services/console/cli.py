@@ -12,8 +12,16 @@ import grpc.aio
 import typer
 
 from services.chassis import logs
-from services.chassis.errors import BusLost, NotFound, NotPossible, SettingsError, Transient
-from services.console import asking, discovering, doing, mourning, thinking, watching  # noqa: F401 - importing registers
+from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient
+from services.console import (  # noqa: F401 - importing them registers their commands
+    ablating,
+    asking,
+    discovering,
+    doing,
+    mourning,
+    thinking,
+    watching,
+)
 from services.console.app import INTERRUPTED, Json, app
 from services.console.commands import run as discovery
 from services.console.ending import tell_ending
@@ -82,7 +90,7 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except SettingsError as error:
         _fail(str(error), 2)
-    except (NotFound, NotPossible, AlreadyRunning, ServiceFailed, BusLost, Transient, OSError) as error:
+    except (Denied, NotFound, NotPossible, AlreadyRunning, ServiceFailed, BusLost, Transient, OSError) as error:
         _fail(str(error), 1)
     except grpc.aio.AioRpcError as error:
         _fail(error.details() or error.code().name, 2 if error.code() is grpc.StatusCode.INVALID_ARGUMENT else 1)
