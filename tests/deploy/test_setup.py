@@ -26,12 +26,12 @@ def at_home(bus: Bus, nats_url: str, tmp_path: Path) -> StoreSettings:
     return StoreSettings(nats_url=nats_url, data_dir=tmp_path)
 
 
-def start(service: str, settings: StoreSettings) -> subprocess.CompletedProcess[str]:
-    """Run a service until it ends by itself."""
+def run_module(settings: StoreSettings, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a module with the environment of a deployment until it ends by itself."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
     given = {"ASI_NATS_URL": settings.nats_url, "ASI_DATA_DIR": str(settings.data_dir)}
     return subprocess.run(
-        [sys.executable, "-m", f"services.{service}"],
+        [sys.executable, "-m", module, *arguments],
         env={**kept, **given}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
@@ -59,6 +59,25 @@ async def test_a_check_creates_nothing(at_home: StoreSettings, bus: Bus) -> None
     assert not list(at_home.data_dir.glob("archive.db*"))
 
 
+@pytest.mark.slow
+async def test_the_command_says_what_it_made_and_fails_on_drift(at_home: StoreSettings, bus: Bus) -> None:
+    """What a deployment's first step runs, and whoever looks after it."""
+    await bus.remove_stream("ADVISORIES")
+    made = run_module(at_home, "services.console", "setup")
+    with sqlite3.connect(at_home.data_dir / "archive.db") as database:
+        database.execute("DROP INDEX candidates_by_loss")
+    drifted = run_module(at_home, "services.console", "setup", "--check")
+
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines() == [
+        "created stream ADVISORIES",
+        "created consumer dead-letters",
+        "streams, consumers and the archive are as they must be",
+    ]
+    assert drifted.returncode == 1
+    assert "drift: archive: index candidates_by_loss does not exist" in drifted.stderr
+
+
 async def test_changed_streams_and_consumers_are_named_with_both_values(at_home: StoreSettings, bus: Bus) -> None:
     """Somebody turned a knob on the broker; nothing is put right behind their back."""
     await set_up(at_home, create=True)
@@ -77,7 +96,7 @@ async def test_changed_streams_and_consumers_are_named_with_both_values(at_home:
     assert any(line.startswith("stream EVENTS: discard is") for line in found.differences)
     assert "stream EVENTS: max_msgs is 5, must be -1" in found.differences
     assert any(line.startswith("consumer judge: ack_wait is 5") for line in found.differences)
-    refused = start("judge", at_home)
+    refused = run_module(at_home, "services.judge")
     assert refused.returncode == UNHEALTHY_EXIT
     assert "run `asi-arch setup`" in json.loads(refused.stderr.splitlines()[-1])["error"]
 
@@ -94,7 +113,7 @@ async def test_a_dropped_or_foreign_index_of_sqlite_keeps_the_store_from_startin
 
     assert "archive: index candidates_by_fitness does not exist" in found.differences
     assert "archive: index mine is not of this design" in found.differences
-    refused = start("store", at_home)
+    refused = run_module(at_home, "services.store")
     assert refused.returncode == SETTINGS_EXIT
     assert "index candidates_by_fitness does not exist" in refused.stderr
 
