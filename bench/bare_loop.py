@@ -43,7 +43,7 @@ def tokens_per_second(
         nn.Linear(width, vocabulary, bias=False),
     ).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    speeds = []
+    speeds: list[float] = []
     for batch in tokens:
         began = perf_counter()
         optimiser.zero_grad(set_to_none=True)

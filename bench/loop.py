@@ -5,6 +5,8 @@ Prints milliseconds per candidate from request to archive, with one candidate af
 eight in flight. The limit is 30 ms, flat in the number of candidates.
 """
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import json
@@ -22,6 +24,7 @@ from services.chassis.bus import Bus
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.events import first, follow
 from services.chassis.llm.embedder import LocalEmbedder
+from services.chassis.llm.spaces import Spaces
 from services.chassis.rpc import channel
 from services.chassis.service import Service, wired
 from services.chassis.settings import ServiceSettings
@@ -62,6 +65,10 @@ class InstantProposer:
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:  # noqa: ARG002
         return ""
 
+    async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
+        """Never asked here."""
+        raise NotImplementedError
+
 
 async def train(job: Job) -> Sequence[events_pb2.Event]:
     """A result out of nothing."""
@@ -90,7 +97,7 @@ async def train(job: Job) -> Sequence[events_pb2.Event]:
 
 
 @asynccontextmanager
-async def laboratory(folder: Path) -> AsyncIterator[tuple[Bus, archive_pb2_grpc.ArchiveStub]]:
+async def laboratory(folder: Path) -> AsyncIterator[tuple[Bus, archive_pb2_grpc.ArchiveAsyncStub]]:
     """Store, judge and analyst as the processes they are; the scripted researcher and engineer in this one."""
     broker = Broker(folder / "nats")
     broker.start()
@@ -145,7 +152,7 @@ async def _researcher(service: Service, settings: ResearcherSettings) -> AsyncIt
             archive_pb2_grpc.ArchiveStub(channels[0]),
             checker_pb2_grpc.CheckerStub(channels[1]),
             cognition_pb2_grpc.CognitionStub(channels[2]),
-            LocalEmbedder(256),
+            Spaces(LocalEmbedder(256)),
             choose,
         )
         await service.work("researcher", researcher.handle, 8)
