@@ -12,7 +12,7 @@ import grpc.aio
 import typer
 
 from services.chassis import logs
-from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient
+from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient, sentence
 from services.console import (  # noqa: F401 - importing them registers their commands
     ablating,
     asking,
@@ -91,7 +91,7 @@ def main() -> None:
     except SettingsError as error:
         _fail(str(error), 2)
     except (Denied, NotFound, NotPossible, AlreadyRunning, ServiceFailed, BusLost, Transient, OSError) as error:
-        _fail(str(error), 1)
+        _fail(sentence(error), 1)
     except grpc.aio.AioRpcError as error:
         _fail(error.details() or error.code().name, 2 if error.code() is grpc.StatusCode.INVALID_ARGUMENT else 1)
 

@@ -1,10 +1,11 @@
 """A candidate beside the root of its run, with the interval of the difference: nothing is called better inside it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from services.chassis.scoring import loss_gain
 from services.contracts import candidate_pb2 as pb
-from services.domain.statistics import Interval
+from services.domain.statistics import Interval, Noise, pooled_noise, with_seed_noise
 
 
 @dataclass(frozen=True)
@@ -14,13 +15,16 @@ class Gain:
     mean: float
     interval: Interval
     seeds: int
+    other_seeds: bool = False  # whether the interval of a single seed was widened by the scatter between seeds
 
     @property
     def words(self) -> str:
         """What may be said: an interval over the items of one seed is silent about other seeds."""
         if self.interval.crosses_zero:
             return "not told apart"
-        return ("better" if self.mean > 0 else "worse") + (" with this seed" if self.seeds == 1 else "")
+        return ("better" if self.mean > 0 else "worse") + (
+            " with this seed" if self.seeds == 1 and not self.other_seeds else ""
+        )
 
     @property
     def sentence(self) -> str:
@@ -38,3 +42,16 @@ def gain_over(root: pb.Candidate | None, record: pb.Candidate) -> Gain | None:
     theirs = {seed.seed: seed.loss for seed in root.training.seeds}
     gains = [theirs[seed.seed] - seed.loss for seed in record.training.seeds if seed.seed in theirs]
     return None if interval is None or not gains else Gain(sum(gains) / len(gains), interval, len(gains))
+
+
+def seed_noise(records: Sequence[pb.Candidate]) -> Noise | None:
+    """How much a loss differs from seed to seed, pooled over all with several seeds; None without any."""
+    groups = [[seed.loss for seed in one.training.seeds] for one in records if len(one.training.seeds) > 1]
+    return pooled_noise(groups) if groups else None
+
+
+def widened(gain: Gain, between: Noise | None) -> Gain:
+    """The same with an interval that other seeds are part of; as it is where it is over seeds or nothing is known."""
+    if gain.seeds > 1 or between is None:
+        return gain
+    return replace(gain, interval=with_seed_noise(gain.interval, between, gain.seeds), other_seeds=True)

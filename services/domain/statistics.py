@@ -135,6 +135,17 @@ def normal_interval(mean: float, standard_error: float, level: float = LEVEL) ->
     return Interval(mean - reach, mean + reach, level)
 
 
+def with_seed_noise(items: Interval, between: Noise, seeds: int) -> Interval:
+    """An interval over items alone, widened by what other seeds would have given.
+
+    ``between`` is the deviation of one model's mean loss from seed to seed; a difference of two has √2 of it, or less
+    where the seeds are paired: so this is wide rather than narrow. The two half-widths are added in quadrature.
+    """
+    reach = student_quantile((1 + items.level) / 2, between.freedom) * between.deviation * math.sqrt(2 / seeds)
+    middle, half = (items.low + items.high) / 2, math.hypot((items.high - items.low) / 2, reach)
+    return Interval(middle - half, middle + half, items.level)
+
+
 def bootstrap(
     gains: Sequence[Sequence[float]],
     rng: random.Random,

@@ -32,3 +32,20 @@ def test_a_run_verifies_its_finalist_and_says_what_came_of_it(asi_arch: Command)
     replayed = json.loads(asi_arch("replay", "--json").stdout)
     assert replayed["agrees"]
     assert replayed["digest"] == replayed["live_digest"]
+
+
+@pytest.mark.slow
+def test_an_ablation_is_trained_like_any_candidate_and_compared(asi_arch: Command) -> None:
+    """After the run is over, once per component; what cannot be left out is told with its reason."""
+    asi_arch("run", "--candidates", "0", "--baselines", "delta_net", *micro_flags(), "--json")
+    flags = ("--component", "short-convolution", "--component", "output-normalisation", "--json")
+    parts = rows_of(asi_arch("ablate", "c000001", *flags))
+    again = rows_of(asi_arch("ablate", "c000001", "--component", "short-convolution", "--json"))
+
+    assert {one["component"] for one in parts} == {"short-convolution", "output-normalisation"}
+    assert all(isinstance(one["brings"], float) and one["low"] < one["high"] for one in parts)  # type: ignore[operator]
+    assert again == [one for one in parts if one["component"] == "short-convolution"]
+    rows = rows_of(asi_arch("list", "--json"))
+    assert [row["parent"] for row in rows if row["kind"] == "ablation"] == ["c000001", "c000001"]
+    assert asi_arch("ablate", "c000001", "--component", "warp-drive", ok=False).returncode == 1
+    assert json.loads(asi_arch("replay", "--json").stdout)["agrees"]

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from services.console.commands.gallery import sentences
 from services.console.progress import clock
+from services.console.report.ablations import ablations
 from services.console.report.cards import gallery_section
 from services.console.report.dataset import Dataset, name_of
 from services.console.report.discoveries import discoveries
@@ -40,7 +41,7 @@ def write_report(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate],
     folder.mkdir(parents=True, exist_ok=True)
     claims, *rest = discoveries(data)
     sections = [_section(claims, folder), gallery_section(data, folder)]
-    sections += [_section(one, folder) for one in (*rest, *tables(data), *drawings(data))]
+    sections += [_section(one, folder) for one in (*rest, *ablations(data), *tables(data), *drawings(data))]
     page = folder / "index.html"
     page.write_text(_page(data, sections), encoding="utf-8")
     return page

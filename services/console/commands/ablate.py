@@ -1,0 +1,182 @@
+"""`asi-arch ablate`: the same program without each of its components in turn, and which of them carries the gain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc.aio
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from services.chassis.errors import NotPossible
+from services.chassis.events import first
+from services.chassis.rpc import channel
+from services.console.archive import all_candidates
+from services.console.comparing import Gain, gain_over, seed_noise, widened
+from services.console.local.system import System, running, running_system
+from services.console.settings import ConsoleSettings
+from services.console.steer import SERVICE, publish_all
+from services.console.tables import ABSENT, number
+from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
+from services.contracts import candidate_pb2 as pb
+from services.domain.statistics import Noise
+
+POLL_SECONDS = 1.0
+ENDED = frozenset({pb.STATE_ARCHIVED, pb.STATE_REJECTED})
+FORM = frozenset({"chunkwise-form", "parallel-scan", "hardware-kernel"})
+"""How a program is computed, not what it computes: nothing to leave out."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component: what the candidate loses without it, or why that is not known."""
+
+    component: str
+    ablation: str
+    loss: float | None
+    gain: Gain | None  # of the whole candidate over the one without the component
+    reason: str
+
+
+async def ablate(
+    settings: ConsoleSettings, run: str, candidate: str, components: Sequence[str], note: Callable[[str], None]
+) -> tuple[pb.Candidate, list[Part]]:
+    """Ask for what was not asked for before, wait for all of it, compare. Starts the services where none run.
+
+    Raises NotFound, NotPossible for a candidate that was not trained or has no such component.
+    """
+    async with _services(settings, note) as (client, system), channel(client.archive_address, client) as connection:
+        archive = archive_pb2_grpc.ArchiveStub(connection)
+        original = await archive.GetCandidate(archive_pb2.GetCandidateRequest(run=run, candidate=candidate), timeout=30)
+        wanted = components_of(original, components)
+        records = await all_candidates(archive, archive_pb2.ListCandidatesRequest(run=original.run))
+        known = {one.request.without_component for one in ablations_of(records, original.id)}
+        await publish_all(client, [_wanted(original, one) for one in wanted if one not in known])
+        records = await _all_ended(archive, original, wanted, system, note)
+    return original, [one for one in parts(original, records) if one.component in wanted]
+
+
+def components_of(original: pb.Candidate, asked: Sequence[str]) -> list[str]:
+    """What can be left out of a candidate. Raises NotPossible."""
+    if not original.training.HasField("loss"):
+        raise NotPossible(f"candidate {original.id} was not trained: there is nothing to compare an ablation with")
+    own = [one for one in original.proposal.components or original.analysis.components if one not in FORM]
+    if unknown := [one for one in asked if one not in own]:
+        raise NotPossible(f"candidate {original.id} has no component {unknown[0]}; it has {', '.join(own) or 'none'}")
+    if not own:
+        raise NotPossible(f"candidate {original.id} names no component")
+    return list(asked) or own
+
+
+def ablations_of(records: Sequence[pb.Candidate], candidate: str) -> list[pb.Candidate]:
+    """The ablations of one candidate."""
+    return [one for one in records if one.kind == pb.KIND_ABLATION and one.request.ablation_of == candidate]
+
+
+def parts(original: pb.Candidate, records: Sequence[pb.Candidate]) -> list[Part]:
+    """What each component brings, the most first; what could not be measured last, with the reason."""
+    between = seed_noise(records)
+    found = [_part(original, one, between) for one in ablations_of(records, original.id)]
+    return sorted(found, key=lambda one: (one.gain is None, -(one.gain.mean if one.gain else 0.0)))
+
+
+def part_row(one: Part) -> dict[str, object]:
+    """A part as JSON."""
+    interval = one.gain.interval if one.gain else None
+    return {
+        "component": one.component, "ablation": one.ablation, "loss_without": one.loss,
+        "brings": one.gain.mean if one.gain else None, "low": interval.low if interval else None,
+        "high": interval.high if interval else None, "verdict": _verdict(one), "reason": one.reason or None,
+    }  # fmt: skip
+
+
+def print_parts(console: Console, original: pb.Candidate, found: Sequence[Part]) -> None:
+    """Which component carries the gain."""
+    console.print(
+        f"[bold]{escape(original.proposal.name)}[/bold] {original.id}: loss {original.training.loss:.4f} with all of it"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("without", "id", "loss", "it brings", escape("[95 %]"), ""):
+        table.add_column(title, justify="right" if title in ("loss", "it brings") else "left")
+    for one in found:
+        interval = one.gain.interval if one.gain else None
+        bounds = escape(f"[{interval.low:+.4f}, {interval.high:+.4f}]") if interval else ABSENT
+        brings = number(one.gain.mean if one.gain else None, "+.4f")
+        told = escape(one.reason or _verdict(one))
+        table.add_row(one.component, one.ablation, number(one.loss), brings, bounds, told)
+    console.print(table)
+    console.print("it brings: nats per token that the loss rises by without the component, same seeds", style="dim")
+
+
+def _verdict(one: Part) -> str:
+    """In words: an interval around zero carries nothing."""
+    if one.gain is None:
+        return "not measured"
+    return {"better": "carries", "worse": "harms"}.get(one.gain.words.split()[0], "not told apart")
+
+
+def _part(original: pb.Candidate, ablation: pb.Candidate, between: Noise | None) -> Part:
+    gain = gain_over(ablation, original) if ablation.training.HasField("loss") else None
+    loss = ablation.training.loss if ablation.training.HasField("loss") else None
+    reason = ablation.rejection.reason if ablation.HasField("rejection") else ""
+    return Part(
+        ablation.request.without_component, ablation.id, loss, None if gain is None else widened(gain, between), reason
+    )
+
+
+def _wanted(original: pb.Candidate, component: str) -> events_pb2.Event:
+    event = first(original.run, f"{original.id}.wanted.{component}", SERVICE)
+    event.candidate = original.id
+    event.ablation_wanted.CopyFrom(
+        events_pb2.AblationWanted(component=component, reason="asked for at the console", by_hand=True)
+    )
+    return event
+
+
+async def _all_ended(
+    archive: archive_pb2_grpc.ArchiveAsyncStub,
+    original: pb.Candidate,
+    wanted: Sequence[str],
+    system: System | None,
+    note: Callable[[str], None],
+) -> list[pb.Candidate]:
+    """All candidates of the run, once the wanted ablations have ended."""
+    told: set[str] = set()
+    while True:
+        for name in system.supervise() if system else ():
+            note(f"the {name} ended unexpectedly and was started again")
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            records = await all_candidates(archive, archive_pb2.ListCandidatesRequest(run=original.run))
+            own = [one for one in ablations_of(records, original.id) if one.request.without_component in wanted]
+            ended = {one.request.without_component for one in own if one.state in ENDED}
+            for component in sorted(ended - told):
+                note(f"without {component}: done, {len(ended)} of {len(wanted)}")
+            told = ended
+            if len(ended) == len(set(wanted)):
+                return records
+        await asyncio.sleep(POLL_SECONDS)
+
+
+@asynccontextmanager
+async def _services(
+    settings: ConsoleSettings, note: Callable[[str], None]
+) -> AsyncIterator[tuple[ConsoleSettings, System | None]]:
+    """Settings that reach running services: those of this folder, those that the environment names, or own ones."""
+    if (other := running_system(settings)) is not None:
+        addresses = other["addresses"]
+        assert isinstance(addresses, dict)  # noqa: S101 - as the system writes it
+        found = {"nats_url": other["nats_url"], "archive_address": addresses["archive"]}
+        yield settings.model_copy(update=found), None
+    elif "ASI_ARCHIVE_ADDRESS" in os.environ:
+        yield settings, None
+    else:
+        note("starting the services …")
+        async with running(settings, {}) as system:
+            yield system.client, system
