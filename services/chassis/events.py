@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
 
 from services.chassis.errors import Rejected
@@ -21,8 +22,11 @@ class Cause:
 
     @classmethod
     def of(cls, body: bytes) -> "Cause":
-        """From a body as it was published; the hash is of exactly these bytes."""
-        return cls(events_pb2.Event.FromString(body), hashlib.sha256(body).digest())
+        """From a body as it was published; the hash is of exactly these bytes. ValueError for what is no event."""
+        try:
+            return cls(events_pb2.Event.FromString(body), hashlib.sha256(body).digest())
+        except DecodeError as error:
+            raise ValueError(f"its body is no event: {error}") from None
 
     @classmethod
     def published(cls, event: events_pb2.Event) -> "Cause":

@@ -15,7 +15,7 @@ import structlog
 from services.chassis import metrics, telemetry
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.bus.connection import EventTooBig
-from services.chassis.bus.subjects import fact_of
+from services.chassis.bus.subjects import fact_of, is_forged
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import Cause, follow, rejection
 from services.chassis.logs import get_logger
@@ -115,7 +115,7 @@ class Worker:
 
     async def _handle(self, delivery: Delivery) -> None:
         try:
-            cause = Cause.of(delivery.body)
+            cause = _cause(delivery)
         except ValueError as error:
             get_logger().error("not an event", sequence=delivery.sequence, error=str(error))
             await delivery.give_up()
@@ -184,6 +184,14 @@ class Worker:
         await self._bus.publish(dead)
         await delivery.give_up()
         metrics.DEAD_LETTERS.labels(self._durable).inc()
+
+
+def _cause(delivery: Delivery) -> Cause:
+    """What was delivered. Raises ValueError for what is no event, or another than its subject says."""
+    cause = Cause.of(delivery.body)
+    if is_forged(delivery.subject, cause.event):
+        raise ValueError(f"published on {delivery.subject}, it says {fact_of(cause.event)} of run {cause.event.run}")
+    return cause
 
 
 def dead_letter(

@@ -60,7 +60,7 @@ class Applier:
         messages = [
             Logged(held[number].sequence, held[number].subject, held[number].body)
             if number in held
-            else Logged(number, "", await self._bus.body_at(number))
+            else await self._bus.message_at(number)
             for number in range(applied + 1, max(held, default=0) + 1)
         ]
         await self._apply(messages)

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from services.chassis.bus import Logged
+from services.chassis.bus.subjects import is_forged
 from services.contracts import candidate_pb2, events_pb2
 from services.store.port import LogRow
+
+UNREADABLE = "its body is no event of its subject that this version can read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,47 +31,54 @@ class Incoming:
 
         Read again each time: a batch of whole records kept in memory costs more than reading those that are wanted.
         """
-        record = events_pb2.Event.FromString(self.body).so_far
-        if self.inherited:
-            record.run = self.log.run
+        if not self.inherited:
+            return events_pb2.Event.FromString(self.body).so_far
+        record = events_pb2.Event.FromString(original(self.body)).so_far
+        record.run = self.log.run
         return record
 
 
 def read(message: Logged) -> Incoming:
-    """A message as the projection takes it; one that is no event is not `readable`."""
+    """A message as the projection takes it; what is no event, or not the one of its subject, is not `readable`."""
     try:
         event = events_pb2.Event.FromString(message.body)
+        if is_forged(message.subject, event):
+            return _unreadable(message)
         if not event.HasField("run_inherited"):
-            return _taken(message.sequence, event, message.body, inherited=False)
-        original = events_pb2.Event.FromString(event.run_inherited.event)
+            return Incoming(_log_row(message.sequence, event, message.body), message.body)
+        copied = events_pb2.Event.FromString(event.run_inherited.event)
     except DecodeError:
         return _unreadable(message)
-    adopt(original, event.run)
-    return _taken(message.sequence, original, event.run_inherited.event, inherited=True)
+    adopt(copied, event.run)
+    return Incoming(_log_row(message.sequence, copied, event.run_inherited.event), message.body, inherited=True)
 
 
 def adopt(event: events_pb2.Event, run: str) -> None:
     """Give an event to another run: its ids begin with that run's name from now on."""
     own = f"{event.run}."
-    for field in ("id", "cause"):
+    for field in ("id", "cause", "retry_of"):
         value: str = getattr(event, field)
         if value.startswith(own):
             setattr(event, field, f"{run}.{value.removeprefix(own)}")
     event.run = run
 
 
-def _taken(sequence: int, event: events_pb2.Event, body: bytes, inherited: bool) -> Incoming:
+def original(body: bytes) -> bytes:
+    """An event's body as it was first published, be this it or a copy in a fork's history."""
+    event = events_pb2.Event.FromString(body)
+    return event.run_inherited.event if event.HasField("run_inherited") else body
+
+
+def _log_row(sequence: int, event: events_pb2.Event, body: bytes) -> LogRow:
     event.ClearField("so_far")
     slim = events_pb2.Event()
     slim.CopyFrom(event)  # which lets go of what was cleared
-    log = LogRow(sequence, slim.run, slim.candidate, hashlib.sha256(body).digest(), slim, accepted=True)
-    return Incoming(log, body, inherited=inherited)
+    return LogRow(sequence, slim.run, slim.candidate, hashlib.sha256(body).digest(), slim, accepted=True)
 
 
 def _unreadable(message: Logged) -> Incoming:
     parts = message.subject.split(".")
     run = parts[2] if len(parts) > 2 else ""
-    reason = "its body is no event that this version can read"
     sha256 = hashlib.sha256(message.body).digest()
-    log = LogRow(message.sequence, run, "", sha256, events_pb2.Event(), accepted=False, refused_because=reason)
+    log = LogRow(message.sequence, run, "", sha256, events_pb2.Event(), accepted=False, refused_because=UNREADABLE)
     return Incoming(log, message.body, readable=False)

@@ -2,19 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
 
-from services.chassis.bus import Bus
+from services.chassis.bus import Bus, Logged
 from services.chassis.bus.rights import ADMINISTRATOR
 from services.chassis.errors import Transient
-from services.chassis.events import Cause, first, follow
+from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.worker import Job, Worker
 from services.contracts import events_pb2 as pb
 from services.contracts.candidate_pb2 import Candidate
 from services.store.deadletters import DeadLetterKeeper
+from services.store.incoming import read
 from tests.chassis.guarded import GuardedServer
 from tests.conftest import wipe
 
@@ -50,6 +52,16 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
             return
         await asyncio.sleep(0.1)
     raise AssertionError("not within 15 seconds")
+
+
+async def is_empty(bus: Bus, durable: str) -> bool:
+    """Whether nothing waits and nothing is in hand."""
+    return await bus.depth(durable) == (0, 0)
+
+
+async def facts_as_logged(bus: Bus) -> list[Logged]:
+    """The whole log as it lies there."""
+    return [one async for one in bus.read_log()]
 
 
 async def facts(bus: Bus) -> list[pb.Event]:
@@ -96,6 +108,34 @@ async def test_a_service_that_forges_a_verdict_gets_a_dead_letter_that_says_so(
     assert dead.deliveries == 1
     assert not [one for one in await facts(admin) if one.HasField("candidate_judged")]
     assert counted("asi_dead_letters_total", durable=DURABLE) == before + 1
+
+
+async def test_a_fact_under_another_s_subject_is_refused_by_whoever_reads_it(
+    guarded: GuardedServer, admin: Bus
+) -> None:
+    """The server checks subjects only: a verdict in an engineer's envelope passes it, and nobody believes it."""
+    cause = Cause.of((await facts_as_logged(admin))[0].body)
+    forged = follow(cause, "judged", "judge", 1, cause.event.so_far)
+    forged.candidate_judged.SetInParent()
+    handled: list[str] = []
+
+    async def judge(job: Job) -> Sequence[pb.Event]:
+        handled.append(job.event.id)
+        return []
+
+    async with Bus(guarded.settings("engineer"), "engineer") as engineer:
+        await engineer.publish_body("asi.v1.r1.candidate.trained", forged.id, body_of(forged))
+    async with Bus(guarded.settings("judge"), "judge") as bus:
+        worker = Worker(bus, await bus.consumer("judge"), "judge", "judge", judge, parallel=1)
+        running = asyncio.create_task(worker.run())
+        await until(partial(is_empty, admin, "judge"))
+        await worker.drain(5)
+        await running
+    read_back = [read(one) for one in await facts_as_logged(admin)]
+
+    assert not handled
+    assert [one.readable for one in read_back] == [True, False]
+    assert not read_back[1].log.accepted
 
 
 async def test_redeliveries_facts_and_gpu_seconds_are_counted(guarded: GuardedServer, admin: Bus) -> None:

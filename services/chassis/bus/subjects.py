@@ -7,6 +7,8 @@ from services.contracts import events_pb2 as pb
 ALL = "asi.v1.>"
 STAGED = frozenset({"candidate.proposed", "candidate.promoted"})
 """Facts whose subject ends in a stage."""
+WHOLE_DOTS = 4
+"""In asi.v1.run.entity.fact."""
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -34,6 +36,21 @@ def subject_of(event: pb.Event) -> str:
     if fact in STAGED:
         return f"{subject}.{event.so_far.stage if fact == 'candidate.proposed' else event.candidate_promoted.stage}"
     return subject
+
+
+def is_forged(subject: str, event: pb.Event) -> bool:
+    """Whether an event was published as something that it is not.
+
+    The server checks the subject against the publisher's rights, and only readers can check the body against the
+    subject: without this an engineer could say a judge's fact under its own subject. A subject that is not whole, and a
+    fact that this version does not know, are no evidence.
+    """
+    if subject.count(".") < WHOLE_DOTS or event.WhichOneof("fact") is None:
+        return False
+    try:
+        return subject_of(event) != subject
+    except ValueError:
+        return True
 
 
 def pattern_of(fact: str) -> str:

@@ -97,13 +97,17 @@ def topology(most_replicas: int = 16) -> tuple[tuple[StreamSpec, ...], tuple[Con
     )
 
 
-def drift(wanted: api.StreamConfig | api.ConsumerConfig, found: api.StreamConfig | api.ConsumerConfig) -> list[str]:
-    """Where the server's configuration differs from the wanted one, a sentence each."""
+def drift(
+    name: str, wanted: api.StreamConfig | api.ConsumerConfig, found: api.StreamConfig | api.ConsumerConfig | None
+) -> list[str]:
+    """Where the server's configuration of `name` differs from the wanted one, a sentence each; None: it has none."""
+    if found is None:
+        return [f"{name} does not exist"]
     differences = []
     for field, value in vars(wanted).items():
         if value is None:
             continue
         other = getattr(found, field)
         if other != value and not (value in (0, False) and not other):
-            differences.append(f"{field} is {other!r}, must be {value!r}")
+            differences.append(f"{name}: {field} is {other!r}, must be {value!r}")
     return differences
