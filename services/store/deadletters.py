@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from services.chassis import metrics
 from services.chassis.bus import Bus, Consumer, Delivery
+from services.chassis.bus.subjects import is_forged
 from services.chassis.errors import Transient
 from services.chassis.events import Cause
 from services.chassis.logs import get_logger
@@ -34,8 +35,10 @@ class DeadLetterKeeper:
     async def _keep(self, delivery: Delivery) -> None:
         advisory = json.loads(delivery.body)
         sequence, consumer = int(advisory["stream_seq"]), str(advisory["consumer"])
-        body = await self._bus.body_at(sequence)
-        cause = Cause.of(body)
+        message = await self._bus.message_at(sequence)
+        cause = Cause.of(message.body)
+        if is_forged(message.subject, cause.event):
+            raise ValueError(f"message {sequence} on {message.subject} is another fact than it says")
         reason = str(advisory.get("reason") or "delivered as often as allowed without an end")
         deliveries = int(advisory.get("deliveries", 0))
         dead = dead_letter(cause, SERVICE, consumer, sequence, deliveries, reason)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
@@ -74,6 +75,16 @@ def counted(counter: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(counter, labels) or 0.0
 
 
+@asynccontextmanager
+async def keeping(guarded: GuardedServer) -> AsyncIterator[None]:
+    """The store's keeper of dead letters, at work."""
+    async with Bus(guarded.settings("store"), "store") as store:
+        keeper = asyncio.create_task(DeadLetterKeeper(store, await store.consumer("dead-letters")).run())
+        yield
+        assert not keeper.done()
+        keeper.cancel()
+
+
 async def work(
     bus: Bus, handler: Callable[[Job], Awaitable[Sequence[pb.Event]]], done: Callable[[], Awaitable[bool]]
 ) -> None:
@@ -125,10 +136,11 @@ async def test_a_fact_under_another_s_subject_is_refused_by_whoever_reads_it(
 
     async with Bus(guarded.settings("engineer"), "engineer") as engineer:
         await engineer.publish_body("asi.v1.r1.candidate.trained", forged.id, body_of(forged))
-    async with Bus(guarded.settings("judge"), "judge") as bus:
+    async with Bus(guarded.settings("judge"), "judge") as bus, keeping(guarded):
         worker = Worker(bus, await bus.consumer("judge"), "judge", "judge", judge, parallel=1)
         running = asyncio.create_task(worker.run())
         await until(partial(is_empty, admin, "judge"))
+        await until(partial(is_empty, admin, "dead-letters"))
         await worker.drain(5)
         await running
     read_back = [read(one) for one in await facts_as_logged(admin)]
@@ -189,9 +201,7 @@ async def test_a_message_that_nobody_survives_is_counted_once_by_the_store(guard
     async def kept() -> bool:
         return any(one.HasField("dead") for one in await facts(admin))
 
-    async with Bus(guarded.settings("store"), "store") as store:
-        keeper = asyncio.create_task(DeadLetterKeeper(store, await store.consumer("dead-letters")).run())
+    async with keeping(guarded):
         await until(kept)
-        keeper.cancel()
 
     assert counted("asi_dead_letters_total", durable=DURABLE) == before + 1
