@@ -70,7 +70,7 @@ def exhausted(state: RunState, policy: RunPolicy) -> str | None:
     for name, spent, limit in used:
         if limit is not None and spent >= limit:
             return f"the budget of {limit:g} {name.replace('_', ' ')} is used up"
-    return None
+    return "what is left of the budget does not cover another question to a model" if state.unpaid else None
 
 
 def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
@@ -131,6 +131,7 @@ def _going_on(state: RunState, time: float, policy: RunPolicy) -> RunState:
         phase=phase,
         paused_at=None,
         paused_seconds=state.paused_seconds + max(0.0, paused),
+        unpaid=False,
         reason="",
     )
 
@@ -156,10 +157,12 @@ def _end(state: RunState, ended: Ended, policy: RunPolicy) -> tuple[RunState, tu
         baselines_open=state.baselines_open - {ended.candidate},
         proposals_ended=state.proposals_ended + (not ended.baseline and ended.proposal),
         root_failed=state.root_failed or (ended.root and ended.rejected),
+        unpaid=state.unpaid or ended.unpaid,
         baselines_failed=state.baselines_failed | ({ended.candidate} if ended.baseline and ended.rejected else set()),
     )
-    scored = ended.fitness is not None and ended.proposal and not ended.baseline
-    if ended.result is not None and (ended.root or scored):
+    # A run that promotes nobody remembers no results: its state stays small however long it goes on.
+    climbs = policy.promotion is not None and ended.fitness is not None and ended.proposal and not ended.baseline
+    if ended.result is not None and (ended.root or climbs):
         state = replace(state, ladder=ladders.searched(state.ladder, ended.result, ended.root))
     if ended.fitness is None:
         return state, ()

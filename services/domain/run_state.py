@@ -100,6 +100,7 @@ class RunState:
     baselines_open: frozenset[str] = frozenset()
     baselines_failed: frozenset[str] = frozenset()
     root_failed: bool = False
+    unpaid: bool = False  # a question was not put, because it could have exceeded the budget
     ladder: Ladder = field(default_factory=Ladder)
     started: float = 0.0
     paused_at: float | None = None
@@ -142,8 +143,9 @@ def ablation_id(number: int) -> str:
 
 def state_to_json(state: RunState) -> dict[str, object]:
     """Plain JSON values; :func:`state_from_json` reads them back exactly."""
-    plain = asdict(replace(state, pool=PoolState(), ladder=Ladder()))
-    return plain | {
+    return {
+        **vars(state),
+        "spent": asdict(state.spent),
         "in_flight": sorted(state.in_flight),
         "baselines_open": sorted(state.baselines_open),
         "baselines_failed": sorted(state.baselines_failed),

@@ -10,7 +10,7 @@ import numpy as np
 from services.chassis.bus import Logged
 from services.chassis.events import body_of
 from services.contracts import events_pb2
-from services.domain.run_state import state_from_json, state_to_json
+from services.domain.run_state import RunState, state_from_json, state_to_json
 from services.store.backends.folding import Effects, Key, Needs, Standing, due, fold, needs
 from services.store.backends.rows import candidate_row, columns, record_bytes
 from services.store.backends.sqlite.connection import transaction
@@ -69,8 +69,14 @@ def save_fingerprints(connection: sqlite3.Connection, found: Iterable[tuple[str,
 def read_run(row: sqlite3.Row) -> RunRow:
     """A run from its columns."""
     settings = events_pb2.RunSettings.FromString(row["settings"])
-    state = state_from_json(json.loads(row["state"]))
+    state = _state(row["state"])
     return RunRow(row["run"], settings, state, row["started"], row["changed"], row["dead_letters"], row["origin"])
+
+
+@lru_cache(maxsize=64)
+def _state(text: str) -> RunState:
+    """Between two events of a run its state is read by everybody who asks, and never changed in place."""
+    return state_from_json(json.loads(text))
 
 
 def read_candidate(connection: sqlite3.Connection, run: str, candidate: str) -> CandidateRow | None:
