@@ -8,6 +8,9 @@ from services.domain.pool import PoolUpdate
 from services.domain.promotion import Result
 from services.domain.run_state import Spent
 
+UNPAID = "unpaid"
+"""In the evidence of a rejection: what is left of the budget does not cover a question that the candidate needs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -90,6 +93,7 @@ class Ended:
     root: bool
     rejected: bool
     proposal: bool = True
+    unpaid: bool = False  # rejected with this in its evidence
     result: Result | None = None  # what promotion reads; None where something that it needs was not measured
 
 

@@ -14,6 +14,7 @@ from services.chassis.bus.subjects import fact_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain import run as policy
+from services.domain.run_facts import UNPAID
 from services.domain.run_state import Spent
 from services.store import dead, steering
 from services.store.incoming import Incoming
@@ -183,6 +184,7 @@ def _archive(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
         root=baseline and record.request.baseline == run.settings.baselines[0],
         rejected=rejected,
         proposal=record.kind == pb.KIND_PROPOSAL,
+        unpaid=UNPAID in record.rejection.evidence.fields,
         result=None if rejected else promotable(record.id, record.training, row.fitness),
     )
     change = stepped(Change(one.log, row, run), ended)

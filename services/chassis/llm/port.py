@@ -31,6 +31,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 from pydantic import BaseModel, JsonValue
 
 from services.chassis.errors import Rejected, Transient
+from services.domain.run_facts import UNPAID
 
 A = TypeVar("A", bound=BaseModel)
 
@@ -188,7 +189,7 @@ class BudgetExhausted(MindError, Rejected):  # noqa: N818 - an outcome
     """Another call could exceed the run's budget, so it was not made. Stop asking for this run."""
 
     def __init__(self, reason: str, calls: tuple[Call, ...] = ()) -> None:
-        Rejected.__init__(self, "policy", reason)
+        Rejected.__init__(self, "policy", reason, {UNPAID: True})
         self.calls = calls
 
 
