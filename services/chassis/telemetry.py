@@ -34,6 +34,10 @@ class Tracing(Protocol):
         """Write the context of the span in force into a carrier; nothing where there is none."""
         ...
 
+    def fail(self, error: Exception) -> None:
+        """Mark the span in force as failed."""
+        ...
+
     def stop(self) -> None:
         """Export what is left."""
         ...
@@ -92,6 +96,12 @@ def inject(carrier: MutableMapping[str, str]) -> None:
     """Write the trace context of the span in force into `carrier`; without one the carrier stays as it is."""
     if _tracing is not None:
         _tracing.inject(carrier)
+
+
+def fail(error: Exception) -> None:
+    """Mark the span in force as failed, where what failed is not raised through it."""
+    if _tracing is not None:
+        _tracing.fail(error)
 
 
 def _trace_id(attributes: Mapping[str, str]) -> int | None:

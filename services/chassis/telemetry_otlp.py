@@ -60,6 +60,12 @@ class OtlpTracing:
         """See `Tracing`."""
         self._context.inject(carrier)
 
+    def fail(self, error: Exception) -> None:
+        """See `Tracing`."""
+        failed = api.get_current_span()
+        failed.record_exception(error)
+        failed.set_status(api.StatusCode.ERROR, str(error))
+
     def stop(self) -> None:
         """See `Tracing`."""
         self._provider.shutdown()

@@ -169,11 +169,13 @@ class Worker:
 
     async def _later(self, delivery: Delivery, reason: Exception, delay: float | None) -> None:
         wait = delay if delay is not None else BACK_OFF_SECONDS[min(delivery.deliveries, len(BACK_OFF_SECONDS)) - 1]
+        telemetry.fail(reason)
         get_logger().warning("again later", reason=str(reason), seconds=wait, deliveries=delivery.deliveries)
         await delivery.again(wait)
 
     async def _bury(self, job: Job, delivery: Delivery, error: Exception) -> None:
         """A dead letter, with its traceback, and no further delivery."""
+        telemetry.fail(error)
         get_logger().error("dead letter", durable=self._durable, sequence=delivery.sequence, exc_info=error)
         dead = dead_letter(
             job.cause, self._service, self._durable, delivery.sequence, delivery.deliveries,

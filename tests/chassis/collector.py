@@ -19,6 +19,7 @@ class Span:
     id: str
     parent: str
     candidate: str
+    failed: str  # why; empty where it did not
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
@@ -41,7 +42,9 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
             for span in (one for scope in group.scope_spans for one in scope.spans):
                 about = {one.key: one.value.string_value for one in span.attributes}
                 ids = (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex())
-                self.spans.append(Span(names["service.name"], span.name, *ids, about.get("asi.candidate", "")))
+                self.spans.append(
+                    Span(names["service.name"], span.name, *ids, about.get("asi.candidate", ""), span.status.message)
+                )
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def stop(self) -> None:

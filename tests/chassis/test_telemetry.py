@@ -76,6 +76,7 @@ def test_spans_below_a_carrier_share_its_trace_and_write_their_own_into_what_is_
             begun: dict[str, str] = {}
             telemetry.inject(begun)
         with telemetry.span("again", {}, run="r1", candidate="c000001"):
+            telemetry.fail(ValueError("the store is away"))
             again: dict[str, str] = {}
             telemetry.inject(again)
     finally:
@@ -88,6 +89,7 @@ def test_spans_below_a_carrier_share_its_trace_and_write_their_own_into_what_is_
         "researcher handles candidate.requested",
         "again",
     ]
+    assert [one.name for one in collector.spans if one.failed == "the store is away"] == ["again"]
     assert {one.candidate for one in collector.spans} == {"c000001"}
 
 
