@@ -1,6 +1,6 @@
 """How fast a run is rebuilt from its log, beside a bare ordered consumer that reads the same log and decodes it.
 
-    python -m bench.replay [--ways 300] [--rounds 7] [--into sqlite|mongodb://host/database]
+    python -m bench.replay [--ways 300] [--rounds 7] [--into sqlite|mongodb://…]
 
 A real nats-server holds a run of whole ways. Both are timed in turns and the median of the ratios is printed: the load
 of a machine changes, what two neighbours share of it hardly does. The limit is 0.5.
@@ -26,6 +26,7 @@ from services.console.local.broker import Broker
 from services.contracts import events_pb2
 from services.store.backends import open_archive
 from services.store.reactions import react
+from services.store.reading import reading
 from services.store.replay import replay
 
 
@@ -70,12 +71,15 @@ async def bare(url: str, events: int) -> float:
     return seconds
 
 
-async def rebuilt(bus: Bus, into: str) -> float:
+async def rebuilt(settings: ServiceSettings, into: str) -> float:
     """Seconds of a replay, its digest included."""
-    archive = open_archive(into)
-    await archive.open()
-    seconds = (await replay(bus, RUN, archive, None)).seconds
-    await archive.close()
+    archive = open_archive(into) if into else None
+    if archive is not None:
+        await archive.open()
+    async with reading(settings, RUN) as log:
+        seconds = (await replay(log, RUN, archive, None)).seconds
+    if archive is not None:
+        await archive.close()
     return seconds
 
 
@@ -85,18 +89,16 @@ async def measure(ways: int, rounds: int, into: str) -> None:
         folder = Path(name)
         broker = Broker(folder / "nats")
         broker.start()
+        settings, ratios = ServiceSettings(nats_url=broker.url), []
         try:
-            async with Bus(ServiceSettings(nats_url=broker.url), "bench") as bus:
+            async with Bus(settings, "bench") as bus:
                 await bus.set_up()
                 events = await write_log(bus, folder, ways)
-                ratios = []
-                for number in range(rounds):
-                    place = f"sqlite:///{folder}/replay-{number}.db" if into == "sqlite" else f"{into}_{number}"
-                    reading, replaying = await bare(broker.url, events), await rebuilt(bus, place)
-                    ratios.append(reading / replaying)
-                    print(
-                        f"read {events / reading:6.0f} events/s, replayed {events / replaying:6.0f}: {ratios[-1]:.2f}"
-                    )
+            for number in range(rounds):
+                place = f"sqlite:///{folder}/replay-{number}.db" if into == "sqlite" else into and f"{into}_{number}"
+                read, replayed = await bare(broker.url, events), await rebuilt(settings, place)
+                ratios.append(read / replayed)
+                print(f"read {events / read:6.0f} events/s, replayed {events / replayed:6.0f}: {ratios[-1]:.2f}")
         finally:
             broker.stop()
     print(f"{events} events; median of {rounds} ratios {statistics.median(ratios):.2f} (limit 0.5)")
@@ -107,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--into", default="sqlite", help="sqlite, or a MongoDB address: a database per round is made")
+    parser.add_argument("--into", default="", help="sqlite or a MongoDB address; default: memory")
     chosen = parser.parse_args()
     uvloop.run(measure(chosen.ways, chosen.rounds, chosen.into))
 

@@ -4,15 +4,17 @@ The log's own order numbers the events anew, so that one run out of many gives t
 """
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from services.chassis.bus import Bus, Logged
+from services.chassis.bus import Logged
 from services.chassis.errors import NotFound, SettingsError
-from services.store.port import Archive, LogRow
+from services.store.incoming import Incoming
+from services.store.port import Archive
+from services.store.reading import Batches
+from services.store.rebuilding import Rebuilt, Seen
 
-BATCH = 256
 MOST_NAMED = 20
 
 
@@ -33,74 +35,72 @@ class Replay:
         return self.live_digest in (None, self.digest) and not self.differences
 
 
-async def replay(bus: Bus, run: str, into: Archive, live: Archive | None) -> Replay:
-    """Rebuild `run` in the empty archive `into` and compare. Both archives are open.
+async def replay(log: Batches, run: str, into: Archive | None, live: Archive | None) -> Replay:
+    """Rebuild `run` from its log, in memory or in the empty archive `into`, and compare. Archives are open.
 
     Raises:
         SettingsError: `into` holds something already.
         NotFound: the log holds no event of this run.
     """
-    if await into.applied():
-        raise SettingsError("--into names an archive that holds something already: give it a fresh place.")
     begun = time.perf_counter()
-    last = await apply_all(into, bus.read_log(f"asi.v1.{run}.>"))
-    if not last:
-        raise NotFound(f"the log holds no event of a run called {run}")
-    digest, events = await into.digest(run)
+    digest, events, seen = await (_in_memory(log) if into is None else _in_archive(log, run, into))
     seconds = time.perf_counter() - begun
+    if not seen:
+        raise NotFound(f"the log holds no event of a run called {run}")
     if live is None:
         return Replay(run, digest, None, events, seconds)
     live_digest, _ = await live.digest(run)
-    found = [line async for line in differences(into.log(run), live.log(run))]
+    found = list(differences(seen, [Seen.of(row) async for row in live.log(run)]))
     return Replay(run, digest, live_digest, events, seconds, tuple(found[:MOST_NAMED]))
 
 
-async def apply_all(archive: Archive, logged: AsyncIterator[Logged]) -> int:
-    """Apply messages in the order they come, numbered from 1; how many there were."""
-    batch: list[Logged] = []
-    count = 0
-    async for one in logged:
-        count += 1
-        batch.append(Logged(count, one.subject, one.body))
-        if len(batch) >= BATCH:
-            await archive.apply(batch)
-            batch = []
-    if batch:
-        await archive.apply(batch)
-    return count
+async def _in_memory(log: Batches) -> tuple[str, int, Sequence[Seen]]:
+    with Rebuilt() as rebuilt:
+        async for batch in log:
+            rebuilt.apply(batch)
+        return *rebuilt.digest(), rebuilt.seen
 
 
-async def differences(rebuilt: AsyncIterator[LogRow], live: AsyncIterator[LogRow]) -> AsyncIterator[str]:
+async def _in_archive(log: Batches, run: str, into: Archive) -> tuple[str, int, Sequence[Seen]]:
+    if await into.applied():
+        raise SettingsError("--into names an archive that holds something already: give it a fresh place.")
+    async for batch in log:
+        await into.apply([Logged(one.log.sequence, _subject(run, one), one.body) for one in batch])
+    if not await into.applied():
+        return "", 0, ()
+    return *await into.digest(run), [Seen.of(row) async for row in into.log(run)]
+
+
+def _subject(run: str, message: Incoming) -> str:
+    """Enough of one to be taken as it was: what was refused for its subject does not become true in a replay."""
+    return f"asi.v1.{run}" if message.readable else f"asi.v1.{run}.not.readable"
+
+
+def differences(rebuilt: Sequence[Seen], live: Sequence[Seen]) -> Iterable[str]:
     """Every event that was changed, is missing, is new, or was decided otherwise, a sentence each."""
-    ours, theirs = [row async for row in rebuilt], [row async for row in live]
-    known, there = {row.event.id for row in ours}, {row.event.id for row in theirs}
-    for row in theirs:
-        if row.event.id not in known:
-            yield f"event {row.event.id} (sequence {row.sequence}) is in the archive, but missing in the log"
-    for row in ours:
-        if row.event.id not in there:
-            yield f"event {row.event.id} is in the log, but the archive has never seen it"
-    for line in _in_order(_shared(ours, there), _shared(theirs, known)):
-        yield line
+    known, there = {one.event for one in rebuilt}, {one.event for one in live}
+    for one in live:
+        if one.event not in known:
+            yield f"event {one.event} (sequence {one.sequence}) is in the archive, but missing in the log"
+    for one in rebuilt:
+        if one.event not in there:
+            yield f"event {one.event} is in the log, but the archive has never seen it"
+    yield from _in_order([one for one in rebuilt if one.event in there], [one for one in live if one.event in known])
 
 
-def _shared(rows: Iterable[LogRow], ids: set[str]) -> list[LogRow]:
-    return [row for row in rows if row.event.id in ids]
-
-
-def _in_order(ours: list[LogRow], theirs: list[LogRow]) -> Iterable[str]:
+def _in_order(ours: Sequence[Seen], theirs: Sequence[Seen]) -> Iterable[str]:
     for our, their in zip_longest(ours, theirs):
         if our is None or their is None:
             continue
-        if our.event.id != their.event.id:
-            yield f"event {our.event.id} stands where the archive saw {their.event.id}: the order was changed"
+        if our.event != their.event:
+            yield f"event {our.event} stands where the archive saw {their.event}: the order was changed"
             return
         if our.sha256 != their.sha256:
             ours_is, theirs_is = our.sha256.hex()[:16], their.sha256.hex()[:16]
-            yield f"event {our.event.id} was changed: the log holds {ours_is}, the archive saw {theirs_is}"
+            yield f"event {our.event} was changed: the log holds {ours_is}, the archive saw {theirs_is}"
         elif our.accepted != their.accepted:
-            yield f"event {our.event.id} is {_decided(our)} in the replay and was {_decided(their)} in the archive"
+            yield f"event {our.event} is {_decided(our)} in the replay and was {_decided(their)} in the archive"
 
 
-def _decided(row: LogRow) -> str:
-    return "accepted" if row.accepted else f"refused ({row.refused_because})"
+def _decided(one: Seen) -> str:
+    return "accepted" if one.accepted else f"refused ({one.refused_because})"

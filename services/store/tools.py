@@ -7,20 +7,20 @@ import argparse
 import asyncio
 import json
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 from services.chassis.bus import Bus
 from services.chassis.bus.subjects import run_name
-from services.chassis.errors import BusLost, Denied, NotFound, SettingsError, Transient
+from services.chassis.errors import BusLost, Denied, NotFound, SettingsError, Transient, sentence
 from services.chassis.settings import load
 from services.store.backends import open_archive, restore_archive
 from services.store.interchange import exporting, importing
 from services.store.interchange.published import BadArchive, read
 from services.store.port import Archive, ArchiveUnavailable, Query
 from services.store.reactions import react
-from services.store.replay import BATCH, replay
+from services.store.reading import BATCH, reading
+from services.store.replay import replay
 from services.store.settings import StoreSettings
 from services.store.setup import set_up
 
@@ -41,6 +41,9 @@ async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:
 
 async def _set_up(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     found = await set_up(settings, create=not arguments.check)
+    if arguments.json:
+        _say(json.dumps({"created": found.created, "differences": found.differences}, indent=2))
+        return 1 if found.differences else 0
     for line in found.created:
         _say(f"created {line}")
     for line in found.differences:
@@ -51,18 +54,18 @@ async def _set_up(arguments: argparse.Namespace, settings: StoreSettings) -> int
 
 
 async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        into = open_archive(arguments.into or f"sqlite:///{folder}/replay.db")
-        live = open_archive(settings.archive)
-        await into.open()
-        await live.open()
-        try:
-            run = arguments.run or (await live.run("")).run
-            async with Bus(settings, "asi-replay") as bus:
-                found = await replay(bus, run, into, live)
-        finally:
-            await into.close()
-            await live.close()
+    into = open_archive(arguments.into) if arguments.into else None
+    live = open_archive(settings.archive)
+    opened = [one for one in (into, live) if one is not None]
+    try:
+        for archive in opened:
+            await archive.open()
+        run = (await live.run(arguments.run)).run
+        async with reading(settings, run) as log:
+            found = await replay(log, run, into, live)
+    finally:
+        for archive in opened:
+            await archive.close()
     if arguments.json:
         numbers = asdict(found) | {"seconds": round(found.seconds, 3), "agrees": found.agrees}
         _say(json.dumps(numbers, indent=2))
@@ -166,13 +169,14 @@ async def _backup(arguments: argparse.Namespace, settings: StoreSettings) -> int
         await archive.backup(arguments.path)
     finally:
         await archive.close()
-    _say(f"the archive is copied to {arguments.path}")
+    _say(json.dumps({"path": str(arguments.path)}) if arguments.json else f"the archive is copied to {arguments.path}")
     return 0
 
 
 async def _restore(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     await restore_archive(arguments.path, settings.archive)
-    _say(f"the archive is restored from {arguments.path}; a store applies what the log holds beyond it")
+    told = f"the archive is restored from {arguments.path}; a store applies what the log holds beyond it"
+    _say(json.dumps({"path": str(arguments.path)}) if arguments.json else told)
     return 0
 
 
@@ -181,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("setup", help="make or verify streams, consumers, tables and indexes; exits 1 on drift")
     one.add_argument("--check", action="store_true", help="create nothing, report differences")
+    one.add_argument("--json", action="store_true")
     one = commands.add_parser("replay", help="rebuild a run from its log and compare digests")
     one.add_argument("run", nargs="?", default="", help="default: the newest run")
     one.add_argument("--into", metavar="URL", help="a fresh archive to keep, as sqlite:///PATH or mongodb://…")
@@ -200,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (("backup", "copy the archive to a file"), ("restore", "make the archive from a copy")):
         one = commands.add_parser(name, help=text)
         one.add_argument("path", type=Path)
+        one.add_argument("--json", action="store_true")
     return parser
 
 
@@ -211,8 +217,8 @@ if __name__ == "__main__":
     try:
         sys.exit(asyncio.run(main(_parser().parse_args(), load(StoreSettings, "store"))))
     except (SettingsError, BadArchive, ValueError, FileExistsError, FileNotFoundError) as error:
-        sys.stderr.write(f"asi-arch: {error}\n")
+        sys.stderr.write(f"asi-arch: {sentence(error)}\n")
         sys.exit(2)
     except (NotFound, BusLost, Denied, Transient, ArchiveUnavailable, ImportError, OSError) as error:
-        sys.stderr.write(f"asi-arch: {error}\n")
+        sys.stderr.write(f"asi-arch: {sentence(error)}\n")
         sys.exit(1)
