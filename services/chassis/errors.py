@@ -53,3 +53,10 @@ class Busy(Exception):  # noqa: N818
 
 class NotPossible(Exception):  # noqa: N818
     """The system's state does not allow it, and asking again will not help. Over gRPC: FAILED_PRECONDITION."""
+
+
+def sentence(error: Exception) -> str:
+    """An error as a person reads it: what the operating system says, without its number but with the file."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

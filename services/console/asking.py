@@ -14,9 +14,12 @@ from services.console.app import Candidate, Json, Run, app
 from services.console.commands import gallery as claims
 from services.console.commands import inspect, query
 from services.console.commands.rerun import rerun_of
+from services.console.plan import SCALES, one_of
 from services.console.settings import console_settings
 from services.console.tables import terminal
 from services.contracts import archive_pb2 as pb
+
+SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state")
 
 
 @app.command()
@@ -39,6 +42,9 @@ def list_candidates(
     as_json: Json = False,
 ) -> None:
     """The candidates of a run, best first."""
+    one_of("--sort", sort, SORTS)
+    if stage:
+        one_of("--stage", stage, SCALES)
     request = pb.ListCandidatesRequest(
         run=run, sort=sort, reverse=reverse, stage=stage, states=query.states_of(state or [])
     )
@@ -91,12 +97,13 @@ def runs(as_json: Json = False) -> None:
 def report(
     run: Run = "",
     out: Annotated[Path | None, typer.Option(help="folder; default: below the run's own")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write a run's report: a page that opens without a network, figures, and the CSV behind each."""
     page = asyncio.run(inspect.report(console_settings(), run, out))
     if page is None:
         raise NotFound("the run has no candidate yet")
-    typer.echo(page)
+    typer.echo(inspect.to_json({"page": str(page)}) if as_json else page)
 
 
 @app.command()
@@ -120,10 +127,14 @@ def compare(first: Candidate, second: Candidate, run: Run = "", as_json: Json = 
 
 
 @app.command()
-def diff(first: Candidate, second: Candidate, run: Run = "") -> None:
+def diff(first: Candidate, second: Candidate, run: Run = "", as_json: Json = False) -> None:
     """The difference between two programs."""
     one, other = asyncio.run(inspect.two(console_settings(), run, first, second))
-    inspect.print_difference(terminal(), inspect.program_difference(one, other))
+    text = inspect.program_difference(one, other)
+    if as_json:
+        typer.echo(inspect.to_json({"run": one.run, "first": one.id, "second": other.id, "difference": text}))
+    else:
+        inspect.print_difference(terminal(), text)
 
 
 @app.command()
@@ -134,8 +145,7 @@ def cost(run: Run = "", as_json: Json = False) -> None:
     if as_json:
         typer.echo(inspect.to_json(found))
         return
-    for name, value in found.items():
-        typer.echo(f"{name.replace('_', ' '):<26}{value:,.2f}" if isinstance(value, float) else f"{name:<26}{value}")
+    inspect.print_costs(terminal(), found)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from services.console import (  # noqa: F401 - importing them registers their co
     discovering,
     doing,
     mourning,
+    pruning,
     thinking,
     watching,
 )

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -14,37 +14,43 @@ import typer
 from services.console.app import PASS_ON, Json, Run, T, app
 from services.console.archive import catch_up
 from services.console.commands import inspect, query
+from services.console.local.readers import must_exist
 from services.console.local.system import log_server
 from services.console.settings import ConsoleSettings, console_settings
 from services.console.steer import pause_run, publish_all, rescored, resume_run, stop_run
 
+HELP = frozenset({"-h", "--help"})
+
 
 @app.command()
-def pause(run: Run = "") -> None:
+def pause(run: Run = "", as_json: Json = False) -> None:
     """Give out no further seats; what is in flight goes on."""
-    _steer(pause_run, run, "paused by hand")
+    _steer(pause_run, run, "paused by hand", as_json)
 
 
 @app.command()
-def resume(run: Run = "") -> None:
+def resume(run: Run = "", as_json: Json = False) -> None:
     """Give out seats again, in a system that runs; `asi-arch run --resume` starts one."""
-    _steer(resume_run, run, None)
+    _steer(resume_run, run, None, as_json)
 
 
 @app.command()
-def stop(run: Run = "") -> None:
+def stop(run: Run = "", as_json: Json = False) -> None:
     """End a run; candidates in flight still come to their end."""
-    _steer(stop_run, run, "stopped by hand")
+    _steer(stop_run, run, "stopped by hand", as_json)
 
 
-def _steer(say: Callable[[ConsoleSettings, str, T], Coroutine[None, None, None]], run: str, what: T) -> None:
+def _steer(
+    say: Callable[[ConsoleSettings, str, T], Coroutine[None, None, None]], run: str, what: T, as_json: bool
+) -> None:
     settings = console_settings()
     name = asyncio.run(query.status(settings, run)).run
     with log_server(settings) as log:
         address = log.get("ASI_NATS_URL", settings.nats_url)
         asyncio.run(say(settings.model_copy(update={"nats_url": address}), name, what))
     catch_up(settings)
-    typer.echo(f"run {name} was told; see `asi-arch status`")
+    told = {"run": name, "told": say.__name__.removesuffix("_run")}
+    typer.echo(json.dumps(told) if as_json else f"run {name} was told; see `asi-arch status`")
 
 
 @app.command(context_settings=PASS_ON, add_help_option=False)
@@ -98,6 +104,7 @@ def rescore(
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def replay(context: typer.Context) -> None:
     """Rebuild a RUN from its log alone and compare with the archive."""
+    _must_know_run(context.args)
     _hand_over("services.store.tools", "replay", context, with_log=True)
 
 
@@ -110,12 +117,14 @@ def import_(context: typer.Context) -> None:
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def export(context: typer.Context) -> None:
     """Write a RUN out: its whole log (jsonl), a table (parquet), or the published format (asi-arch)."""
+    _must_know_run(context.args)
     _hand_over("services.store.tools", "export", context, with_log=True)
 
 
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def backup(context: typer.Context) -> None:
     """Copy the archive to a file."""
+    must_exist(console_settings())
     _hand_over("services.store.tools", "backup", context)
 
 
@@ -123,6 +132,13 @@ def backup(context: typer.Context) -> None:
 def restore(context: typer.Context) -> None:
     """Make the archive from a copy."""
     _hand_over("services.store.tools", "restore", context)
+
+
+def _must_know_run(arguments: Sequence[str]) -> None:
+    """The run is looked up first: a tool of the store would make an archive where there is none."""
+    if not HELP.intersection(arguments):
+        named = [one for one in arguments[:1] if not one.startswith("-")]
+        asyncio.run(query.status(console_settings(), named[0] if named else ""))
 
 
 def _hand_over(module: str, command: str, context: typer.Context, with_log: bool = False) -> None:

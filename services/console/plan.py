@@ -53,12 +53,12 @@ class Flags:
 
 def run_settings(flags: Flags) -> pb.RunSettings:
     """The settings of a run. Raises SettingsError naming the flag and the fix."""
-    _one_of("--scale", flags.scale, SCALES)
-    _one_of("--fitness", flags.fitness, tuple(VERSIONS))
-    _one_of("--parent-policy", flags.parent_policy, tuple(STRATEGIES))
-    _one_of("--promotion", flags.promotion, PROMOTIONS)
+    one_of("--scale", flags.scale, SCALES)
+    one_of("--fitness", flags.fitness, tuple(VERSIONS))
+    one_of("--parent-policy", flags.parent_policy, tuple(STRATEGIES))
+    one_of("--promotion", flags.promotion, PROMOTIONS)
     for part in flags.without:
-        _one_of("--without", part, PARTS)
+        one_of("--without", part, PARTS)
     if flags.mind not in ("offline", "openai") and not flags.mind.startswith("recorded:"):
         raise SettingsError(f"--mind is {flags.mind!r}; choose offline, openai or recorded:RUN.")
     settings = pb.RunSettings(
@@ -84,7 +84,7 @@ def run_settings(flags: Flags) -> pb.RunSettings:
     )
     policies = _pairs("--policy", flags.policies)
     for policy in policies:
-        _one_of("--policy", policy, POLICIES)
+        one_of("--policy", policy, POLICIES)
     settings.policies.update(policies)
     _must_be_possible(settings)
     return settings
@@ -121,7 +121,7 @@ def _baselines(flags: Flags) -> list[str]:
     known = [one.name for one in zoo()]
     asked = list(flags.baselines) or list(TINY_BASELINES if flags.scale == "tiny" else known)
     for name in asked:
-        _one_of("--baselines", name, known)
+        one_of("--baselines", name, known)
     return asked
 
 
@@ -130,7 +130,7 @@ def _must_be_possible(settings: pb.RunSettings) -> None:
     try:
         climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
         for stage in climb.stages:
-            _one_of("--policy stages", stage.scale, SCALES)
+            one_of("--policy stages", stage.scale, SCALES)
         RunPolicy(
             seats=settings.seats,
             budget=Budget(**{field.name: value for field, value in settings.budget.ListFields()}),
@@ -142,7 +142,8 @@ def _must_be_possible(settings: pb.RunSettings) -> None:
         raise SettingsError(f"{error}.") from None
 
 
-def _one_of(flag: str, value: str, known: Sequence[str]) -> None:
+def one_of(flag: str, value: str, known: Sequence[str]) -> None:
+    """Raises SettingsError, with what was perhaps meant, unless the value is a known one."""
     if value not in known:
         choice = near(value, known) or f"; choose one of {', '.join(known)}."
         raise SettingsError(f"{flag} is {value!r}{choice}")

@@ -14,6 +14,8 @@ from services.console.rows import Node, Row
 ABSENT = "–"
 LEAST_NAME = 8
 WIDE = 104  # columns from which there is room for intervals
+DISPENSABLE = ("s", "params", "parent", "bench", "judge", "Δ root", "loss")
+"""What a table gives up first where it does not fit: never the id, the name, the state or the fitness."""
 
 
 def terminal() -> Console:
@@ -45,7 +47,7 @@ def ranking(rows: Sequence[Row]) -> Table:
             number(one["seconds"], ".0f"),
             style=None if scored else "dim",
         )
-    return table
+    return _fitted(table)
 
 
 def listing(rows: Sequence[Row]) -> Table:
@@ -59,7 +61,7 @@ def listing(rows: Sequence[Row]) -> Table:
             _fitness(one), ABSENT if one["parameters"] is None else f"{one['parameters']:,}",
             number(one["seconds"], ".0f"),
         )  # fmt: skip
-    return table
+    return _fitted(table)
 
 
 def _fitness_column(width: int) -> tuple[str, int]:
@@ -87,6 +89,19 @@ def _table(*columns: tuple[str, int]) -> Table:
             min_width=abs(width) or LEAST_NAME,
             max_width=None if width else max(LEAST_NAME, terminal().width - taken),
         )
+    return table
+
+
+def _fitted(table: Table) -> Table:
+    """Without the columns that there is no room for: the name is cut first, whole columns after it."""
+    for title in DISPENSABLE:
+        if sum((column.min_width or 0) + 2 for column in table.columns) <= terminal().width:
+            break
+        table.columns = [column for column in table.columns if column.header != title]
+    for column in table.columns:
+        if column.header == "name":
+            others = sum((one.min_width or 0) + 2 for one in table.columns if one is not column)
+            column.max_width = max(LEAST_NAME, terminal().width - others - 2)
     return table
 
 

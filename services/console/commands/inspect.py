@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -111,8 +111,13 @@ def _program(record: Candidate) -> str:
 
 
 def print_difference(console: Console, text: str) -> None:
-    """Coloured on a terminal."""
-    console.print(Syntax(text, "diff", background_color="default") if text else "the programs are the same")
+    """Coloured on a terminal, elsewhere as it is: whole lines, which `patch` can read."""
+    if not text:
+        console.print("the programs are the same")
+    elif console.is_terminal:
+        console.print(Syntax(text, "diff", background_color="default", word_wrap=True))
+    else:
+        console.out(text, end="", highlight=False)
 
 
 def costs(status: pb.RunStatus, records: Sequence[Candidate]) -> dict[str, object]:
@@ -132,6 +137,23 @@ def costs(status: pb.RunStatus, records: Sequence[Candidate]) -> dict[str, objec
     return {"run": status.run, "wall_seconds": spent.seconds, "training_seconds": spent.training_seconds,
             "gpu_seconds": spent.gpu_seconds, "flops": spent.flops, "tokens": spent.tokens, "dollars": spent.money,
             "training_seconds_by_kind": seconds, "minds_by_role": roles}  # fmt: skip
+
+
+def print_costs(console: Console, found: Mapping[str, object]) -> None:
+    """A line for each number; what is counted apart stands below its title."""
+    for name, value in found.items():
+        if isinstance(value, dict):
+            console.print(f"{name.replace('_', ' ')}" + ("" if value else f"  {ABSENT}"))
+            for part, numbers in sorted(value.items()):
+                console.print(f"  {part:<24}{_numbers(numbers)}")
+        else:
+            console.print(f"{name.replace('_', ' '):<26}{_numbers(value)}")
+
+
+def _numbers(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{_numbers(number)} {name}" for name, number in value.items())
+    return f"{value:,.2f}" if isinstance(value, float) else str(value)
 
 
 def print_audit(console: Console, record: Candidate, links: Sequence[pb.ChainLink]) -> None:

@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
-from services.chassis.errors import SettingsError
 from services.console.archive import all_candidates, open_archive
 from services.console.commands.gallery import sentences
 from services.console.comparing import Gain, gain_over
+from services.console.plan import one_of
 from services.console.progress import clock
 from services.console.rows import Node, Row, row, tree_row
 from services.console.settings import ConsoleSettings
@@ -75,8 +75,7 @@ def states_of(names: Sequence[str]) -> list[candidate_pb2.State.ValueType]:
         if number != candidate_pb2.STATE_UNSPECIFIED
     }
     for name in names:
-        if name not in known:
-            raise SettingsError(f"--state is {name!r}; choose of {', '.join(known)}.")
+        one_of("--state", name, tuple(known))
     return [known[name] for name in names]
 
 

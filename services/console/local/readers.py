@@ -16,6 +16,12 @@ from services.console.settings import ConsoleSettings
 SERVES = {"archive": "store", "cognition": "analyst", "judge": "judge"}
 
 
+def must_exist(settings: ConsoleSettings) -> None:
+    """Raises NotFound where no archive is. Where ASI_ARCHIVE_URL names a database, the store's tool says what is."""
+    if "ASI_ARCHIVE_URL" not in os.environ and not (settings.data_dir / "archive.db").exists():
+        raise NotFound(f"there is no archive in {settings.data_dir} yet: start a run with `asi-arch run`")
+
+
 @asynccontextmanager
 async def answering(settings: ConsoleSettings, *names: str) -> AsyncIterator[dict[str, str]]:
     """Variables with the address of each of `names` (archive first): ASI_ARCHIVE_ADDRESS and so on.
@@ -42,8 +48,8 @@ def _of_the_system(settings: ConsoleSettings, name: str) -> str | None:
 
 @asynccontextmanager
 async def _reader(settings: ConsoleSettings, name: str, variables: Mapping[str, str]) -> AsyncIterator[str]:
-    if name == "archive" and "ASI_ARCHIVE_URL" not in os.environ and not (settings.data_dir / "archive.db").exists():
-        raise NotFound(f"there is no archive in {settings.data_dir} yet: start a run with `asi-arch run`")
+    if name == "archive":
+        must_exist(settings)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", f"services.{SERVES[name]}.reader", env={**os.environ, **variables},
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
