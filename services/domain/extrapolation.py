@@ -12,7 +12,7 @@ from statistics import median
 
 from services.domain.regression import least_squares
 
-MINIMUM_FINISHED = 5
+MINIMUM_FINISHED = 8
 """Fewer finished curves determine two weights and a mean too badly to stop anybody."""
 WINDOW = 0.1
 """Share of all steps over which a loss is averaged, so that one lucky batch decides nothing."""
@@ -21,11 +21,15 @@ _RIDGE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A training curve: increasing steps, their losses, and how many steps a whole training has."""
+    """A training curve: increasing steps, their losses, and how many steps a whole training has.
+
+    ``final`` is the held-out loss that a whole training was scored by; None for one that has not ended, or was stopped.
+    """
 
     steps: tuple[int, ...]
     losses: tuple[float, ...]
     total: int
+    final: float | None = None
 
     def __post_init__(self) -> None:
         if not self.steps or len(self.steps) != len(self.losses):
@@ -34,6 +38,8 @@ class Curve:
             raise ValueError("curve.steps must increase")
         if not all(math.isfinite(loss) for loss in self.losses):
             raise ValueError("curve.losses must be finite; a diverged run is rejected, not extrapolated")
+        if self.final is not None and not math.isfinite(self.final):
+            raise ValueError("curve.final must be finite; leave it out when nothing was scored")
         if self.total < self.steps[-1]:
             raise ValueError(f"curve.total ({self.total}) is below its last step ({self.steps[-1]})")
 
@@ -41,6 +47,11 @@ class Curve:
     def progress(self) -> float:
         """The share of all steps that has been done."""
         return self.steps[-1] / self.total
+
+    @property
+    def ending(self) -> float:
+        """What the training came to: its held-out loss, else the mean training loss of its last steps."""
+        return self.level(1.0) if self.final is None else self.final
 
     def level(self, fraction: float) -> float:
         """The mean loss of the last tenth of all steps before ``fraction`` (the nearest point if none lies there)."""
@@ -75,6 +86,20 @@ class Extrapolation:
 
 
 @dataclass(frozen=True, slots=True)
+class Forecast:
+    """Where a curve is heading: predicted final loss, the fit's residual deviation, the median to beat (all nats)."""
+
+    predicted: float
+    deviation: float
+    bar: float
+    finished: int
+
+    def hopeless(self, margin: float = 1.0) -> bool:
+        """Whether it misses the median by more than ``margin`` deviations."""
+        return self.predicted - margin * self.deviation > self.bar
+
+
+@dataclass(frozen=True, slots=True)
 class StoppingReplay:
     """What stopping would have done to finished runs, as indices: who is stopped, who of the finalists is lost.
 
@@ -99,23 +124,23 @@ def fit(finished: Sequence[Curve], fraction: float) -> Extrapolation | None:
     Raises ``ValueError`` for a fraction outside (0, 1).
     """
     _check_fraction(fraction)
-    return _fit([features(curve, fraction) for curve in finished], [curve.level(1.0) for curve in finished], fraction)
+    return _fit([features(curve, fraction) for curve in finished], [curve.ending for curve in finished], fraction)
 
 
-def predicts_below_median(
-    finished: Sequence[Curve], unfinished: Curve, fraction: float, margin: float = 1.0, estimates: Sequence[float] = ()
-) -> bool | None:
-    """Whether a run is heading for the worse half, so that it may be stopped; ``None`` while that cannot be told.
+def forecast(
+    finished: Sequence[Curve], unfinished: Curve, fraction: float, stopped: Sequence[Curve] = ()
+) -> Forecast | None:
+    """Where a run is heading, told from what it did up to ``fraction``; ``None`` while that cannot be told.
 
-    It is told once the run has come to ``fraction`` and enough others have finished. ``margin`` is by how many residual
-    deviations the prediction must miss the median. ``estimates`` are the predicted ends of runs stopped before: without
-    them the median would move up with every stop.
+    It is told once the run has come to ``fraction`` and enough others have finished. Runs that were ``stopped`` before
+    count in the median with their predicted ends: without them the median would move up with every stop.
     """
     model = fit(finished, fraction)
     if model is None or unfinished.progress < fraction:
         return None
-    middle = median([*(curve.level(1.0) for curve in finished), *estimates])
-    return model.predict(unfinished) - margin * model.deviation > middle
+    estimates = [model.predict(one) for one in stopped if one.progress >= fraction]
+    bar = median([*(curve.ending for curve in finished), *estimates])
+    return Forecast(model.predict(unfinished), model.deviation, bar, len(finished))
 
 
 def replay_stopping(
@@ -126,7 +151,7 @@ def replay_stopping(
     Each is judged by the earlier ones alone, of which stopped ones count with their predicted end only.
     """
     _check_fraction(fraction)
-    ends, stopped = [curve.level(1.0) for curve in curves], list[int]()
+    ends, stopped = [curve.ending for curve in curves], list[int]()
     known, finished, estimates = list[tuple[float, float]](), list[float](), list[float]()
     for place, curve in enumerate(curves):
         seen = features(curve, fraction)

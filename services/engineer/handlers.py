@@ -13,19 +13,20 @@ from statistics import median
 import structlog
 
 from services.chassis import metrics
+from services.chassis.curves import curves_of
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
 from services.chassis.standing import BEFORE_TRAINED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.domain.extrapolation import Curve
 from services.engineer.data.corpus import TokenArray
 from services.engineer.records import seed_message, training_message
 from services.engineer.revision import Failure, Reviser
 from services.engineer.sandbox import Sandbox, SandboxUnavailable
 from services.engineer.stages import Stage, Stages
 from services.engineer.training.errors import Drained, LooksAhead, TrainingFailed
-from services.engineer.training.extrapolation import Curve
 from services.engineer.training.host import train
 from services.engineer.training.result import Metrics
 from services.engineer.training.session import Job as Training
@@ -246,7 +247,7 @@ class Engineer:
     async def _curves(self, run: str) -> tuple[Curve, ...]:
         request = archive_pb2.ListCandidatesRequest(run=run, states=[pb.STATE_ARCHIVED], page_size=200)
         reply = await self._archive.ListCandidates(request, timeout=30)
-        return tuple(curve for one in reply.candidates for seed in one.training.seeds if (curve := _curve(seed)))
+        return tuple(curves_of(reply.candidates))
 
 
 def share_of(part: TokenArray, rung: int, rungs: int) -> TokenArray:
@@ -275,16 +276,6 @@ def watch_settings(settings: events_pb2.RunSettings, stage: Stage) -> WatchSetti
 
 def _switched_on(settings: events_pb2.RunSettings, policy: str) -> bool:
     return policy in settings.policies and settings.policies[policy] in (True, "true", "on", "1")
-
-
-def _curve(seed: pb.SeedResult) -> Curve | None:
-    """A finished training as the extrapolation reads it; None for one that was cut short."""
-    if seed.HasField("stopped") or not seed.curve or not seed.curve[-1].step:
-        return None
-    last = seed.curve[-1].step
-    return Curve(
-        tuple((one.step / last, one.train_loss) for one in seed.curve if one.HasField("train_loss")), seed.loss
-    )
 
 
 def _count(record: pb.Candidate) -> None:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from services.domain.extrapolation import Curve, fit, predicts_below_median, replay_stopping
+from services.domain.extrapolation import Curve, fit, forecast, replay_stopping
 from services.domain.regression import spearman
 
 
@@ -37,23 +37,29 @@ def test_regression_orders_unfinished_curves_better_than_their_loss() -> None:
     assert predicted > spearman([curve.level(0.3) for curve in fresh], ends).rho + 0.03
 
 
+def hopeless(finished: list[Curve], unfinished: Curve, margin: float = 1.0, stopped: list[Curve] | None = None) -> bool:
+    told = forecast(finished, unfinished, 0.5, stopped or [])
+    assert told is not None
+    return told.hopeless(margin)
+
+
 def test_only_clearly_bad_runs_are_told_apart() -> None:
     """The best of a family is never stopped, its worst is, and a margin protects those between."""
     curves = sorted(family(30, 0.01), key=lambda curve: curve.level(1.0))
     best, worst, rest = cut(curves[0], 0.5), cut(curves[-1], 0.5), curves[1:-1]
 
-    assert predicts_below_median(rest, best, 0.5) is False
-    assert predicts_below_median(rest, worst, 0.5) is True
-    assert predicts_below_median(rest, worst, 0.5, margin=1000) is False
+    assert not hopeless(rest, best)
+    assert hopeless(rest, worst)
+    assert not hopeless(rest, worst, margin=1000)
 
 
 def test_nothing_is_told_too_early() -> None:
     """Neither with few finished runs nor before the run has come to the fraction."""
     curves = family(10, 0.01)
 
-    assert predicts_below_median(curves[:4], cut(curves[9], 0.5), 0.5) is None
-    assert predicts_below_median(curves[:9], cut(curves[9], 0.3), 0.5) is None
-    assert fit(curves[:4], 0.5) is None
+    assert forecast(curves[:7], cut(curves[9], 0.5), 0.5) is None
+    assert forecast(curves[:9], cut(curves[9], 0.3), 0.5) is None
+    assert fit(curves[:7], 0.5) is None
 
 
 def test_estimates_of_stopped_runs_hold_the_median() -> None:
@@ -61,8 +67,17 @@ def test_estimates_of_stopped_runs_hold_the_median() -> None:
     curves = sorted(family(20, 0.0), key=lambda curve: curve.level(1.0))
     middle = cut(curves[14], 0.5)
 
-    assert predicts_below_median(curves[:14], middle, 0.5) is True
-    assert predicts_below_median(curves[:14], middle, 0.5, estimates=[9.0] * 20) is False
+    assert hopeless(curves[:14], middle)
+    assert not hopeless(curves[:14], middle, stopped=[cut(curves[19], 0.5)] * 20)
+
+
+def test_the_held_out_loss_is_the_end_where_it_was_measured() -> None:
+    """Candidates are compared by it, not by their training loss."""
+    scored = Curve((1, 2), (3.0, 2.0), 2, final=2.4)
+
+    assert (scored.ending, Curve((1, 2), (3.0, 2.0), 2).ending) == (2.4, 2.0)
+    with pytest.raises(ValueError, match="final"):
+        Curve((1, 2), (3.0, 2.0), 2, final=math.nan)
 
 
 def test_replay_saves_compute_and_counts_what_it_costs() -> None:

@@ -17,6 +17,7 @@ from services.console.report.dataset import Dataset, name_of
 from services.console.report.discoveries import discoveries
 from services.console.report.drawing import Drawing
 from services.console.report.figures import drawings
+from services.console.report.stopping import stopping
 from services.console.report.tables import tables
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
@@ -41,7 +42,9 @@ def write_report(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate],
     folder.mkdir(parents=True, exist_ok=True)
     claims, *rest = discoveries(data)
     sections = [_section(claims, folder), gallery_section(data, folder)]
-    sections += [_section(one, folder) for one in (*rest, *ablations(data), *tables(data), *drawings(data))]
+    sections += [
+        _section(one, folder) for one in (*rest, *ablations(data), *tables(data), *drawings(data), stopping(data))
+    ]
     page = folder / "index.html"
     page.write_text(_page(data, sections), encoding="utf-8")
     return page

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
+from services.domain.extrapolation import Curve
 from services.engineer.data import Corpus
 from services.engineer.evaluation.examination import Examination, examine, quick_loss
 from services.engineer.scales import Scale
 from services.engineer.training.dialogue import limits_of
 from services.engineer.training.energy import EnergyMeter
 from services.engineer.training.errors import TrainingFailed
-from services.engineer.training.extrapolation import Curve
 from services.engineer.training.facts import measurements_of
 from services.engineer.training.ports import JSON, Message, Sandbox
 from services.engineer.training.result import Metrics, TrainingResult

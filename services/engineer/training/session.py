@@ -11,12 +11,12 @@ from typing import cast
 
 import numpy as np
 
+from services.domain.extrapolation import Curve
 from services.engineer.data import Corpus, batches
 from services.engineer.scales import Scale
 from services.engineer.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from services.engineer.training.dialogue import array, ask, number
 from services.engineer.training.errors import Drained
-from services.engineer.training.extrapolation import Curve
 from services.engineer.training.ports import JSON, Array, Child, Message
 from services.engineer.training.result import CurvePoint, Metrics
 from services.engineer.training.sizes import ModelSizes

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
-from services.engineer.training.extrapolation import Curve, predicted_to_end_worse
+from services.domain.extrapolation import Curve, forecast
 from services.engineer.training.result import Metrics
 
 
@@ -119,9 +119,18 @@ def _no_progress(history: Sequence[Metrics], settings: WatchSettings) -> Stop | 
     return Stop("no-progress", text, broken=True)
 
 
-def _hopeless(history: Sequence[Metrics], settings: WatchSettings, finished: Sequence[Curve]) -> Stop | None:
+def _hopeless(history: Sequence[Metrics], settings: WatchSettings, peers: Sequence[Curve]) -> Stop | None:
+    """The run's own rule of stopping, as `asi-arch stopping` replays it; peers without a final loss were stopped."""
     last = history[-1]
-    if not settings.prune or last.step < settings.prune_from * last.steps:
+    if not settings.prune or last.step < settings.prune_from * last.steps or last.step >= last.steps:
         return None
-    verdict = predicted_to_end_worse([(m.step / m.steps, m.train_loss) for m in history], finished)
-    return None if verdict is None else Stop("extrapolation", verdict, broken=False)
+    curve = Curve(tuple(m.step for m in history), tuple(m.train_loss for m in history), last.steps)
+    finished = [one for one in peers if one.final is not None]
+    told = forecast(finished, curve, settings.prune_from, [one for one in peers if one.final is None])
+    if told is None or not told.hopeless():
+        return None
+    text = (
+        f"By {settings.prune_from:.0%} of the steps the final loss is predicted to be {told.predicted:.3f} "
+        f"± {told.deviation:.3f}, above the median {told.bar:.3f} of {told.finished} finished trainings."
+    )
+    return Stop("extrapolation", text, broken=False)
