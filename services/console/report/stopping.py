@@ -16,8 +16,8 @@ def stopping(data: Dataset) -> Drawing:
     rows = [replay_row(one) for one in found]
     count, best = found[0].trainings, len(found[0].replay.finalists)
     caption = (
-        f"{count} whole trainings in their order, each judged by the earlier ones alone, from the loss there and its fall "
-        f"since half that way; finalists are the {best} with the lowest held-out loss. Nobody was stopped for this."
+        f"{count} whole trainings in their order, each judged by the earlier ones alone, from the loss there and its "
+        f"fall since half that way; finalists are the {best} with the lowest held-out loss. Nobody was stopped for this."
     )
     return Drawing(name, title, caption, _figure(found), tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
 
