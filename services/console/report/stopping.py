@@ -17,7 +17,7 @@ def stopping(data: Dataset) -> Drawing:
     count, best = found[0].trainings, len(found[0].replay.finalists)
     caption = (
         f"{count} whole trainings in their order, each judged by the earlier ones alone, from the loss there and its "
-        f"fall since half that way; finalists are the {best} with the lowest held-out loss. Nobody was stopped for this."
+        f"fall since half that way; finalists are the {best} with the lowest held-out loss. Nobody was stopped here."
     )
     return Drawing(name, title, caption, _figure(found), tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
 
