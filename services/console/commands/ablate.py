@@ -132,7 +132,7 @@ def _part(original: pb.Candidate, ablation: pb.Candidate, between: Noise | None)
 
 
 def _wanted(original: pb.Candidate, component: str) -> events_pb2.Event:
-    event = first(original.run, f"{original.id}.wanted.{component}", SERVICE)
+    event = first(original.run, f"{original.id}.wanted-by-hand.{component}", SERVICE)
     event.candidate = original.id
     event.ablation_wanted.CopyFrom(
         events_pb2.AblationWanted(component=component, reason="asked for at the console", by_hand=True)

@@ -1,6 +1,7 @@
 """`asi-arch gallery`: every claim that was tried, and a model card for each that held."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -24,7 +25,8 @@ def claims(records: Sequence[pb.Candidate]) -> list[dict[str, object]]:
 def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> tuple[ModelCard, ...]:
     """The model cards of a run's confirmed discoveries, greatest effect first."""
     known = {one.id: one for one in records}
-    findings = [finding_of(one) for one in records if one.HasField("discovery")]
+    found = [finding_of(one) for one in records if one.HasField("discovery")]
+    findings = [replace(one, control=name_of(known, one.control or "")) for one in found]
     facts = {one.id: _facts(one, status) for one in records}
     parents = {one.id: one.proposal.parent if one.proposal.parent in known else None for one in records}
     controls = next((one.discovery.controls for one in records if one.discovery.controls), ())
