@@ -35,6 +35,24 @@ def test_pure_noise_is_confirmed_in_fewer_runs_than_the_level(controls: int) -> 
     assert false / 200 < 0.05
 
 
+def test_the_best_of_hundreds_is_no_discovery_on_fresh_seeds() -> None:
+    """200 runs of 100 equal candidates: the luckiest three of one seed are verified, as a run does it."""
+    rng, policy, false, lucky = random.Random(8), DiscoveryPolicy(seeds=4), 0, 0.0
+    for _ in range(200):
+        searched = sorted((1.6 + rng.gauss(0, NOISE), name) for name in range(100))
+        lucky += (1.6 - searched[0][0]) / 200
+        shift = {seed: rng.gauss(0, 0.05) for seed in range(4)}
+        fresh = {
+            str(name): {seed: 1.6 + shift[seed] + rng.gauss(0, NOISE) for seed in shift}
+            for name in ("root", "gated", *(name for _, name in searched[:3]))
+        }
+        controls = {name: fresh.pop(name) for name in ("root", "gated")}
+        false += any(one.outcome is Outcome.CONFIRMED for one in findings(fresh, controls, 100, policy))
+
+    assert lucky > 2 * NOISE
+    assert false / 200 < 0.05
+
+
 def test_a_real_effect_is_found_as_often_as_computed() -> None:
     """One gain of two deviations of a difference, among 20 candidates: the power at level/20."""
     rng, gain, seeds = random.Random(4), 2 * NOISE * 2**0.5, 6
