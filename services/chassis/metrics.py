@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from services.chassis.bus.subjects import fact_of
 from services.chassis.settings import Address
 from services.contracts import candidate_pb2, events_pb2
 
@@ -27,6 +26,7 @@ TRAINING_SECONDS = Counter("asi_training_seconds_total", "Seconds spent training
 TRAINING_SPEED = Gauge("asi_training_tokens_per_second", "Training throughput of the newest result", ["stage"])
 
 
+DENIED = Counter("asi_denied_total", "Operations that the message bus refused", ["operation"])
 FACTS = Counter("asi_facts_total", "Facts published by the handlers of this process", ["fact"])
 GPU_SECONDS = Counter("asi_gpu_seconds_total", "GPU-seconds of the trainings whose results were published", ["stage"])
 TRAINED_TOKENS = Counter("asi_trained_tokens_total", "Tokens trained on, of published results", ["stage"])
@@ -45,9 +45,8 @@ def expect(durable: str) -> None:
     DEAD_LETTERS.labels(durable)
 
 
-def published(event: events_pb2.Event) -> None:
-    """Count a fact, and what its trainings took."""
-    fact = fact_of(event)
+def published(fact: str, event: events_pb2.Event) -> None:
+    """Count an event by its fact, and what its trainings took."""
     FACTS.labels(fact).inc()
     if fact == "candidate.trained":
         _trained(event.so_far.stage, event.so_far.training)

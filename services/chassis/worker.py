@@ -162,7 +162,7 @@ class Worker:
         for event in events:
             try:
                 await self._bus.publish(event)
-                metrics.published(event)
+                metrics.published(fact_of(event), event)
             except EventTooBig as error:
                 cause = Cause.published(event)
                 raise RuntimeError(f"{cause.event.id} cannot be published: {error}") from error

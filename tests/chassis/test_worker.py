@@ -101,6 +101,7 @@ async def test_a_service_that_forges_a_verdict_gets_a_dead_letter_that_says_so(
 ) -> None:
     """Not five time-outs and a redelivery: the reason names the right that is missing."""
     before = counted("asi_dead_letters_total", durable=DURABLE)
+    denied = counted("asi_denied_total", operation="publish")
 
     async def forge(job: Job) -> Sequence[pb.Event]:
         event = follow(job.cause, "judged", "judge", job.attempt, job.event.so_far)
@@ -119,6 +120,7 @@ async def test_a_service_that_forges_a_verdict_gets_a_dead_letter_that_says_so(
     assert dead.deliveries == 1
     assert not [one for one in await facts(admin) if one.HasField("candidate_judged")]
     assert counted("asi_dead_letters_total", durable=DURABLE) == before + 1
+    assert counted("asi_denied_total", operation="publish") == denied + 1
 
 
 async def test_a_fact_under_another_s_subject_is_refused_by_whoever_reads_it(

@@ -72,6 +72,7 @@ def test_the_rights_of_each_service_suffice_for_a_candidate_s_whole_way(seen: Se
     assert len(trainings(seen)) >= 2
     assert all(one.HasField("analysis") for one in trainings(seen))
     assert not [line for line in seen.logs if line.get("denied")]
+    assert seen.total("asi_denied_total") == 0
     assert not [line for line in seen.logs if line.get("event") == "dead letter"]
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Coroutine
 from typing import TypeVar
 
+from services.chassis import metrics
 from services.chassis.errors import Denied
 from services.chassis.logs import get_logger
 
@@ -28,6 +29,7 @@ class Denials:
         if found is None:
             return False
         operation, subject = found[1].lower(), found[2]
+        metrics.DENIED.labels(operation).inc()
         get_logger().error("NATS denied an operation", denied=True, operation=operation, subject=subject)
         denied = Denied(f"the credentials in use do not allow a {operation} to {subject}: NATS denied it")
         for waited_for, future in self._waiting:
