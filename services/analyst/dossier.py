@@ -19,13 +19,14 @@ class Dossier:
     siblings: tuple[pb.Candidate, ...]  # best first
     hits: tuple[Hit, ...]
     settings: events_pb2.RunSettings
+    baselines: tuple[pb.Candidate, ...] = ()  # the measured ones but for the root
     sources: tuple[Knowledge, ...] = ()  # the entries that the proposal's ideas name as their source
 
     @property
     def everyone(self) -> tuple[pb.Candidate, ...]:
-        """The candidate first, then its relatives and the root, each once."""
+        """The candidate first, then its relatives, the root and the other baselines, each once."""
         known: dict[str, pb.Candidate] = {}
-        for one in (self.record, self.parent, self.root, self.grandparent, *self.siblings):
+        for one in (self.record, self.parent, self.root, self.grandparent, *self.siblings, *self.baselines):
             if one is not None:
                 known.setdefault(one.id, one)
         return tuple(known.values())

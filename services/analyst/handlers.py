@@ -10,6 +10,7 @@ from services.analyst.dossier import Dossier
 from services.analyst.library import Library
 from services.analyst.offline.analyst import components_of
 from services.analyst.offline.comparing import task_changes
+from services.analyst.wanting import wanted, worth_asking
 from services.chassis.events import follow
 from services.chassis.runs import Runs
 from services.chassis.standing import BEFORE_ANALYSED, has_gone_on
@@ -42,7 +43,7 @@ class AnalystHandler:
         self._analysing = analysing
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
-        """The event `candidate.analysed`."""
+        """The event `candidate.analysed`, and `ablation.wanted` where the run has a budget for it."""
         record = pb.Candidate()
         record.CopyFrom(job.event.so_far)
         if await has_gone_on(self._archive, record, BEFORE_ANALYSED):
@@ -52,7 +53,7 @@ class AnalystHandler:
         record.state = pb.STATE_ANALYSED
         event = follow(job.cause, "analysed", SERVICE, job.attempt, record)
         event.candidate_analysed.SetInParent()
-        return [event]
+        return [*wanted(job, record, worth_asking(dossier), SERVICE), event]
 
     async def _analysis(self, dossier: Dossier, job: Job) -> pb.Analysis:
         if dossier.settings.ablations.without_analysis:
@@ -69,9 +70,12 @@ class AnalystHandler:
         reply = await self._archive.GetBaselines(archive_pb2.GetBaselinesRequest(run=run, stage=stage), timeout=30)
         parent = relatives.parent if relatives.HasField("parent") else None
         known = not settings.ablations.without_cognition
+        root = root_of(record, reply.baselines, settings.baselines)
+        apart = {record.id, root.id if root is not None else ""}
         return Dossier(
             record=record,
-            root=root_of(record, reply.baselines, settings.baselines),
+            root=root,
+            baselines=tuple(one for one in reply.baselines if one.id not in apart and one.training.HasField("loss")),
             parent=parent,
             grandparent=relatives.grandparent if relatives.HasField("grandparent") else None,
             siblings=tuple(relatives.siblings),

@@ -12,6 +12,7 @@ from services.analyst.library import Library
 from services.analyst.model.analyst import analyse_request
 from services.analyst.offline.analyst import OfflineAnalyst
 from services.analyst.settings import AnalystSettings
+from services.chassis import logs
 from services.chassis.errors import NotPossible
 from services.chassis.llm.port import Request, Role
 from services.chassis.llm.preview import main, plain
@@ -38,4 +39,5 @@ async def _nobody(_mind: str, _job: object) -> Analysing:
 
 
 if __name__ == "__main__":
+    logs.configure("analyst", "error")
     sys.exit(main("analyst", AnalystSettings, (Role.ANALYSE,), question))

@@ -6,6 +6,7 @@ import sys
 
 from pydantic import BaseModel
 
+from services.chassis import logs
 from services.chassis.errors import NotPossible
 from services.chassis.llm.port import Request, Role
 from services.chassis.llm.preview import main, plain
@@ -36,4 +37,5 @@ def last_failure(record: pb.Candidate) -> Failure:
 
 
 if __name__ == "__main__":
+    logs.configure("engineer", "error")
     sys.exit(main("engineer", EngineerSettings, (Role.REVISE,), question))

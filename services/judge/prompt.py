@@ -6,6 +6,7 @@ import sys
 
 from pydantic import BaseModel
 
+from services.chassis import logs
 from services.chassis.errors import HandedBack, NotPossible, Rejected
 from services.chassis.llm.port import Request, Role
 from services.chassis.llm.preview import main, plain
@@ -40,4 +41,5 @@ async def _nobody(_mind: str, _job: object) -> Judging:
 
 
 if __name__ == "__main__":
+    logs.configure("judge", "error")
     sys.exit(main("judge", JudgeSettings, (Role.SCORE,), question))

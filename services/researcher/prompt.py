@@ -10,6 +10,7 @@ import sys
 
 from pydantic import BaseModel
 
+from services.chassis import logs
 from services.chassis.llm.port import Request, Role
 from services.chassis.llm.preview import main, plain
 from services.chassis.rpc import channel
@@ -38,4 +39,5 @@ async def question(
 
 
 if __name__ == "__main__":
+    logs.configure("researcher", "error")
     sys.exit(main("researcher", ResearcherSettings, (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY), question))

@@ -100,6 +100,7 @@ def analyse_request(dossier: Dossier, problem: str = "", ordinal: int = 0) -> Re
         grandparent=told(dossier.grandparent) if dossier.grandparent is not None else NOTHING,
         siblings="\n\n".join(told(one) for one in dossier.siblings) or NOTHING,
         root=told(dossier.root) if dossier.root is not None else NOTHING,
+        baselines="\n\n".join(told(one) for one in dossier.baselines) or NOTHING,
         measured=results(dossier),
         cognition=cognition or NOTHING,
     )

@@ -20,7 +20,6 @@ import grpc
 import grpc.aio
 from pydantic import BaseModel, JsonValue
 
-from services.chassis import logs
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.llm.budget import LocalPurse
 from services.chassis.llm.openai_mind import OpenAIMind
@@ -81,7 +80,6 @@ def main(
     service: str, kind: type[S], roles: Sequence[Role], question: Question[S], given: Sequence[str] | None = None
 ) -> int:
     """Run the command line; its exit status. What went wrong is one sentence on standard error."""
-    logs.configure(service, "error")
     arguments = _parser(roles).parse_args(given)
     try:
         settings = load(kind, service)

@@ -86,8 +86,9 @@ def score_request(case: Case, ordinal: int = 0) -> Request[ScoreAnswer]:
 
 
 def anonymous(text: str, name: str) -> str:
-    """The text without the candidate's name."""
-    return re.sub(re.escape(name), "Candidate", text, flags=re.IGNORECASE) if name else text
+    """The text without the candidate's name, however its words are joined: Gated DeltaNet, gated_delta_net."""
+    letters = [re.escape(letter) for letter in name if letter.isalnum()]
+    return re.sub(r"[\s_-]*".join(letters), "Candidate", text, flags=re.IGNORECASE) if letters else text
 
 
 def _measured(record: pb.Candidate) -> str:

@@ -73,10 +73,11 @@ def summary_request(record: pb.Candidate, reference: pb.Candidate) -> Request[Su
 
 
 class ModelProposer:
-    """Proposes through a mind. Summaries are made anew for every proposal and never stored, as the paper does."""
+    """Proposes for one seat through a mind. Summaries are made anew for every seat and never stored (the paper)."""
 
     def __init__(self, mind: Mind) -> None:
         self._mind = mind
+        self._summaries: dict[str, str] = {}  # by reference; a seat's later drafts are written from the same ones
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """As the port says. Raises what the mind raises; Rejected when edits never fit the parent's program."""
@@ -117,7 +118,10 @@ class ModelProposer:
         return f"it repeats {answer.candidate or 'an earlier one'}: {answer.reason}" if answer.repeat else ""
 
     async def _summary(self, context: Context, reference: pb.Candidate) -> str:
-        return (await self._mind.ask(summary_request(context.record, reference))).answer.summary
+        if reference.id not in self._summaries:
+            answered = await self._mind.ask(summary_request(context.record, reference))
+            self._summaries[reference.id] = answered.answer.summary
+        return self._summaries[reference.id]
 
     def _draft(self, answer: ProposalAnswer, program: str, version: str) -> Draft:
         known = [VOCABULARY.normalise(tag) for tag in answer.components if tag in VOCABULARY]

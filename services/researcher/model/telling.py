@@ -1,6 +1,6 @@
 """Records as the texts that a prompt is filled with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from services.contracts import candidate_pb2 as pb
 from services.contracts import cognition_pb2
@@ -10,19 +10,8 @@ NOTHING = "None."
 
 
 def record_text(record: pb.Candidate) -> str:
-    """Curve, scores, verdict and analysis of a candidate, in numbers."""
-    lines = []
-    training = record.training
-    if training.HasField("loss"):
-        lines.append(f"Held-out loss {training.loss:.4f} nats per token over {len(training.seeds)} seed(s).")
-    if training.HasField("benchmark"):
-        lines.append(f"Mean accuracy {training.benchmark:.3f}.")
-    for seed in training.seeds[:1]:
-        lines.append("Scores: " + ", ".join(f"{one.task} {one.value:.3f}" for one in seed.scores) + ".")
-        lines.append("Curve (step: training loss): " + curve_text(seed) + ".")
-        lines.append(f"Parameters {seed.measurements.parameters:,}.")
-    if record.verdict.HasField("fitness"):
-        lines.append(f"Fitness {record.verdict.fitness.value:.4f}; judge {record.verdict.raw:.1f} of 10.")
+    """Curve, scores and verdict of a candidate in numbers, then its motivation and analysis."""
+    lines = [numbers_text(record)] if record.training.HasField("loss") else []
     for title, text in (("Motivation", record.proposal.motivation), ("Results", record.analysis.results),
                         ("Next", record.analysis.synthesis)):  # fmt: skip
         if text:
@@ -30,16 +19,42 @@ def record_text(record: pb.Candidate) -> str:
     return "\n".join(lines) or "Nothing was measured yet."
 
 
+def numbers_text(record: pb.Candidate) -> str:
+    """Curve, scores and verdict alone; what was not measured is left out."""
+    training, verdict = record.training, record.verdict
+    lines = [f"Held-out loss {training.loss:.4f} nats per token over {len(training.seeds)} seed(s)."]
+    lines += [f"Mean accuracy {training.benchmark:.3f}."] if training.HasField("benchmark") else []
+    lines += [line for seed in training.seeds[:1] for line in _of_seed(seed)]
+    lines += [f"Fitness {verdict.fitness.value:.4f}."] if verdict.HasField("fitness") else []
+    lines += [f"Judge {verdict.raw:.1f} of 10."] if verdict.HasField("raw") else []
+    return "\n".join(lines)
+
+
+def _of_seed(seed: pb.SeedResult) -> Iterator[str]:
+    if seed.scores:
+        yield "Scores: " + ", ".join(f"{one.task} {one.value:.3f}" for one in seed.scores) + "."
+    if curve := curve_text(seed):
+        yield f"Curve (step: training loss): {curve}."
+    if seed.measurements.parameters:
+        yield f"Parameters {seed.measurements.parameters:,}."
+
+
 def curve_text(seed: pb.SeedResult, points: int = 12) -> str:
     """A curve in a dozen points."""
-    step = max(1, len(seed.curve) // points)
-    return ", ".join(f"{one.step}: {one.train_loss:.3f}" for one in seed.curve[::step])
+    known = [one for one in seed.curve if one.HasField("train_loss")]
+    step = max(1, len(known) // points)
+    return ", ".join(f"{one.step}: {one.train_loss:.3f}" for one in known[::step])
 
 
 def references_text(references: Sequence[pb.Candidate], summaries: Sequence[str]) -> str:
-    """Names with their summaries."""
+    """Names with their numbers and summaries."""
     pairs = zip(references, summaries, strict=True)
-    return "\n\n".join(f"## {one.proposal.name} ({one.id})\n{text}" for one, text in pairs) or NOTHING
+    return "\n\n".join(_reference_text(one, text) for one, text in pairs) or NOTHING
+
+
+def _reference_text(one: pb.Candidate, summary: str) -> str:
+    numbers = f"{numbers_text(one)}\n" if one.training.HasField("loss") else ""
+    return f"## {one.proposal.name} ({one.id})\n{numbers}{summary}"
 
 
 def cognition_text(entries: Sequence[cognition_pb2.CognitionEntry]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from analyst_records import CHILD, Archive
+from analyst_records import CHILD, ROOT, Archive, candidate
 
 from services.analyst.prompt import question
 from services.analyst.settings import AnalystSettings
@@ -28,6 +28,9 @@ class Knowing(Archive):
         self.child.CopyFrom(CHILD)
         if not judged:
             self.child.ClearField("verdict")
+
+    async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:  # noqa: N802, ARG002
+        return arc.GetBaselinesReply(baselines=[ROOT, candidate("gated_delta_net", 5, losses=(1.375,))])
 
     async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:  # noqa: N802, ARG002
         return self.child
@@ -52,9 +55,10 @@ async def test_the_prompt_holds_the_relatives_and_what_was_measured(
     """What the model sees is what a person is shown."""
     assert await told(Knowing(), monkeypatch, tmp_path, "analyse", "--candidate", CHILD.id, "--json") == 0
 
-    shown = json.loads(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    shown = json.loads(out[out.index("{\n") :])  # the library logs where a test captures
     user = shown["messages"][1]["content"]
-    assert all(name in user for name in ("Child", "Parent", "Sibling", "delta_net", "1.4000", "1.4500"))
+    assert all(name in user for name in ("Child", "Parent", "Sibling", "delta_net", "1.4000", "1.4500", "1.3750"))
     assert shown["answer"]["required"]
 
 

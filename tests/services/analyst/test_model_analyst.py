@@ -50,7 +50,7 @@ async def test_an_analysis_of_the_record_is_taken() -> None:
     assert analysis.results == results
     assert list(analysis.components) == ["short-convolution", "delta-rule"]
     assert [(one.origin, one.source) for one in analysis.ideas] == [("cognition", "2406.06484#x")]
-    assert analysis.analyst == "openai:scripted-model, analyse-2"
+    assert analysis.analyst == "openai:scripted-model, analyse-3"
     assert len(endpoint.received) == 1
 
 

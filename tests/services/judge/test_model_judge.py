@@ -20,7 +20,7 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts import judge_pb2
 from services.judge.calibration import Calibration
 from services.judge.case import Case
-from services.judge.model.judge import ModelJudge
+from services.judge.model.judge import ModelJudge, anonymous
 from services.judge.opinion import Judging
 
 CHILD = trained(3, 1.44, parent="c000001", program="class SecretiveMixer: pass\n")
@@ -145,3 +145,9 @@ async def test_a_replay_is_not_calibrated() -> None:
     assert calibration.mind("offline") is None
     with pytest.raises(NotPossible, match="answers from a record"):
         calibration.mind("recorded:first")
+
+
+@pytest.mark.parametrize("spelling", ["Gated DeltaNet", "gated_delta_net", "GatedDeltaNet", "Gated-Delta-Net"])
+def test_a_name_is_hidden_however_it_is_spelt(spelling: str) -> None:
+    """A program's class or docstring would tell a famous candidate."""
+    assert anonymous(f"class of {spelling}, gated", "Gated DeltaNet") == "class of Candidate, gated"

@@ -52,6 +52,7 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
     known: list[pb.Candidate] = field(default_factory=lambda: [PARENT])
     state: pb.State.ValueType = pb.STATE_REQUESTED
     parent: pb.Candidate = field(default_factory=lambda: PARENT)
+    references: Sequence[pb.Candidate] = ()
 
     async def GetRun(self, request: arc.RunRequest, context: Any) -> arc.RunStatus:
         return arc.RunStatus(run=request.run, settings=self.settings)
@@ -66,7 +67,7 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
         return arc.GetBaselinesReply(baselines=[one for one in self.known if one.request.baseline])
 
     async def DrawSeeds(self, request: arc.DrawSeedsRequest, context: Any) -> arc.DrawSeedsReply:
-        return arc.DrawSeedsReply(parent=self.parent)
+        return arc.DrawSeedsReply(parent=self.parent, references=self.references)
 
     async def NearestMotivations(self, request: arc.NearestMotivationsRequest, context: Any) -> arc.NearestReply:
         return arc.NearestReply(near=[arc.NearCandidate(candidate=one, similarity=0.5) for one in self.known])

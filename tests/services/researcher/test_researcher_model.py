@@ -29,6 +29,7 @@ from services.chassis.llm.port import BudgetExhausted, Call, Mind
 from services.chassis.llm.recorded import CallRecord, RecordedMind, to_message
 from services.chassis.llm.script import Script, Step
 from services.chassis.llm.scripted import ScriptedEndpoint
+from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
 from services.researcher.handlers import Researcher
 from services.researcher.model.proposer import ModelProposer
@@ -101,7 +102,7 @@ async def test_a_new_and_sound_answer_is_proposed(bus: Bus) -> None:
     assert (made.name, made.program, made.parent) == ("ForgetfulDeltaNet", GATED, "c000001")
     assert list(made.components) == ["forget-gate", "delta-rule"]
     assert [(one.origin, one.source) for one in made.ideas] == [("cognition", "e1")]
-    assert (made.mind, made.prompt_version) == ("openai:scripted-model", "propose-1")
+    assert (made.mind, made.prompt_version) == ("openai:scripted-model", "propose-2")
     assert [one["role"] for one in endpoint.received[0].json["messages"]] == ["system", "user"]
 
 
@@ -115,6 +116,22 @@ async def test_the_prompt_holds_the_parent_and_what_is_known(bus: Bus) -> None:
     assert "Held-out loss 1.5000" in asked
     assert "A forget gate may help on long context." in asked
     assert "[e1] Gating what is kept" in asked
+
+
+async def test_a_reference_is_condensed_once_for_a_seat(bus: Bus) -> None:
+    """Its second draft is written from the same summary: another one would cost and say the same."""
+    reference = pb.Candidate(id="c000009", run="r1", proposal=pb.Proposal(name="Slots", motivation="Keys are slots."))
+    reference.training.loss = 1.25
+    condensed = Step(contains="You condense", answer={"summary": "Keys point at slots of the memory."}, times=9)
+    steps = (condensed, proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
+    neighbours = Neighbours(Archive(settings_of(), references=[reference]))
+    async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours) as seat:
+        (event,) = await seat.handle(requested(bus))
+
+    asked = [one.body for one in endpoint.received]
+    assert event.so_far.proposal.name == "OtherNet"
+    assert sum("You condense" in one for one in asked) == 1
+    assert sum("Keys point at slots" in one and "Held-out loss 1.2500" in one for one in asked) == 2
 
 
 async def test_a_repeat_is_told_and_something_orthogonal_asked_for(bus: Bus) -> None:
