@@ -61,12 +61,12 @@ class Progress:
         return self._spent_at_start + time.monotonic() - self._begun
 
     def _seconds_left(self, status: pb.RunStatus) -> float | None:
-        """From the pace since this command began; None before anything has ended."""
+        """From the pace since this command began; None before anything has ended, or where more comes after it."""
         ended, wanted = ended_and_wanted(status)
         if self._ended_at_start is None:
             self._ended_at_start = ended
         done = ended - self._ended_at_start
-        if wanted is None or done < 1:
+        if wanted is None or done < 1 or status.settings.promotion not in ("", "none"):
             return None
         return (wanted - ended) * (time.monotonic() - self._begun) / done
 
@@ -84,7 +84,7 @@ def _block(status: pb.RunStatus, rows: Sequence[Row], spent: float, left: float 
     counts = Table.grid(padding=(0, 2))
     counts.add_row(*(Text(f"{name} {status.states.get(name, 0)}", style=_style(status, name)) for name in STATES))
     lines: list[RenderableType] = [
-        Text(f"run {status.run} · {status.phase} · {clock(spent)}{_left(left)}", style="bold")
+        Text(f"run {status.run} · {status.phase} · {clock(spent)}{_again(status)}{_left(left)}", style="bold")
     ]
     if wanted:
         lines.append(ProgressBar(total=wanted, completed=ended, width=60))
@@ -105,7 +105,12 @@ def _in_hand(rows: Sequence[Row]) -> list[Text]:
 
 def _line(status: pb.RunStatus, spent: float, left: float | None) -> str:
     states = ", ".join(f"{status.states[name]} {name}" for name in STATES if status.states.get(name, 0))
-    return f"{clock(spent)} {status.phase}: {states or 'starting'}; {best_line(status)}{_left(left)}"
+    return f"{clock(spent)} {status.phase}: {states or 'starting'}{_again(status)}; {best_line(status)}{_left(left)}"
+
+
+def _again(status: pb.RunStatus) -> str:
+    """Finalists and controls on their way to a verdict."""
+    return f", {status.climbing} being trained again" if status.climbing else ""
 
 
 def best_line(status: pb.RunStatus) -> str:

@@ -744,12 +744,15 @@ class CandidatePromoted(_message.Message):
     SCALE_OVERRIDES_FIELD_NUMBER: _builtins.int
     RUNG_FIELD_NUMBER: _builtins.int
     RUNGS_FIELD_NUMBER: _builtins.int
+    MATCH_PARAMETERS_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     reason: _builtins.str
     rung: _builtins.int
     """1 is the first after the search; each has held-out data of its own"""
     rungs: _builtins.int
     """how many there are after the search: the last one gives the verdict"""
+    match_parameters: _builtins.int
+    """choose the width whose parameter count is nearest to this"""
     @_builtins.property
     def seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -765,12 +768,15 @@ class CandidatePromoted(_message.Message):
         scale_overrides: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         rung: _builtins.int = ...,
         rungs: _builtins.int = ...,
+        match_parameters: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_match_parameters", b"_match_parameters", "match_parameters", b"match_parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "rung", b"rung", "rungs", b"rungs", "scale_overrides", b"scale_overrides", "seeds", b"seeds", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_match_parameters", b"_match_parameters", "match_parameters", b"match_parameters", "reason", b"reason", "rung", b"rung", "rungs", b"rungs", "scale_overrides", b"scale_overrides", "seeds", b"seeds", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__match_parameters: _TypeAlias = _typing.Literal["match_parameters"]  # noqa: Y015
+    _WhichOneofArgType__match_parameters: _TypeAlias = _typing.Literal["_match_parameters", b"_match_parameters"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__match_parameters) -> _WhichOneofReturnType__match_parameters | None: ...
 
 Global___CandidatePromoted: _TypeAlias = CandidatePromoted  # noqa: Y015
 

@@ -30,6 +30,7 @@ def status(row: RunRow, counts: dict[int, int], best: archive_pb2.TreeNode | Non
         sequence=row.changed,
         stop_reason=state.reason,
         dead_letters=row.dead_letters,
+        climbing=len(state.ladder.climbing),
     )
 
 
