@@ -4,7 +4,7 @@ import os
 
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.llm.budget import Purse
-from services.chassis.llm.minds import OFFLINE, OPENAI
+from services.chassis.llm.names import OFFLINE, OPENAI
 from services.chassis.llm.openai_mind import OpenAIMind
 from services.chassis.llm.port import Mind
 from services.chassis.worker import Job

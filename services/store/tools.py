@@ -10,11 +10,15 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from google.protobuf.json_format import Parse, ParseError
+
 from services.chassis.bus import Bus
 from services.chassis.bus.subjects import run_name
-from services.chassis.errors import BusLost, Denied, NotFound, SettingsError, Transient, sentence
+from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient, sentence
 from services.chassis.settings import load
+from services.contracts import events_pb2
 from services.store.backends import open_archive, restore_archive
+from services.store.forking import fork, history
 from services.store.interchange import exporting, importing
 from services.store.interchange.published import BadArchive, read
 from services.store.port import Archive, ArchiveUnavailable, Query
@@ -35,6 +39,7 @@ async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:
         "backup": _backup,
         "restore": _restore,
         "catch-up": _apply,
+        "fork": _fork,
     }
     return await commands[arguments.command](arguments, settings)
 
@@ -123,6 +128,24 @@ async def _apply(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     return 0
 
 
+async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    """Publish a fork with the settings that standard input holds as JSON."""
+    wanted = Parse(await asyncio.to_thread(sys.stdin.read), events_pb2.RunSettings())
+    source, _, at = arguments.source.partition("@")
+    archive = open_archive(settings.archive)
+    await archive.open()
+    try:
+        run = run_name(arguments.name)
+        await _must_be_new(archive, run)
+        past = await history(archive, (await archive.run(source)).run, at)
+        async with Bus(settings, "asi-fork") as bus:
+            sequence = await fork(bus, past, run, wanted)
+    finally:
+        await archive.close()
+    _say(json.dumps({"run": run, "of": past.run, "at": past.until, "events": len(past.events), "sequence": sequence}))
+    return 0
+
+
 async def _must_be_new(archive: Archive, run: str) -> None:
     if run in {row.run for row in await archive.runs()}:
         raise SettingsError(f"a run called {run} exists already: choose another --run.")
@@ -201,6 +224,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl")
     one.add_argument("--out", type=Path, help="file, or folder for asi-arch; default: named after the run")
     one.add_argument("--json", action="store_true")
+    one = commands.add_parser("fork", help="give a new run the history of another; settings come on standard input")
+    one.add_argument("source", metavar="RUN[@SEQUENCE|EVENT_ID]")
+    one.add_argument("name")
     commands.add_parser("catch-up", help="apply what the log holds beyond the archive")
     for name, text in (("backup", "copy the archive to a file"), ("restore", "make the archive from a copy")):
         one = commands.add_parser(name, help=text)
@@ -216,9 +242,9 @@ def _say(text: str) -> None:
 if __name__ == "__main__":
     try:
         sys.exit(asyncio.run(main(_parser().parse_args(), load(StoreSettings, "store"))))
-    except (SettingsError, BadArchive, ValueError, FileExistsError, FileNotFoundError) as error:
+    except (SettingsError, BadArchive, ParseError, ValueError, FileExistsError, FileNotFoundError) as error:
         sys.stderr.write(f"asi-arch: {sentence(error)}\n")
         sys.exit(2)
-    except (NotFound, BusLost, Denied, Transient, ArchiveUnavailable, ImportError, OSError) as error:
+    except (NotFound, NotPossible, BusLost, Denied, Transient, ArchiveUnavailable, ImportError, OSError) as error:
         sys.stderr.write(f"asi-arch: {sentence(error)}\n")
         sys.exit(1)

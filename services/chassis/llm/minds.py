@@ -23,16 +23,14 @@ from services.chassis.errors import Transient
 from services.chassis.events import Cause, follow
 from services.chassis.llm.budget import Reservation, Spend
 from services.chassis.llm.lessons import Lessons
+from services.chassis.llm.names import OFFLINE, OPENAI, record_of
 from services.chassis.llm.openai_mind import OpenAIMind
 from services.chassis.llm.port import BudgetExhausted, Call, Mind
-from services.chassis.llm.recorded import CallRecord, RecordedMind, to_message
+from services.chassis.llm.recorded import CallRecord, LoggedCalls, RecordedMind, to_message
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 
-OFFLINE = "offline"
-OPENAI = "openai"
-RECORDED = "recorded:"
 BUSY_SECONDS = 0.5
 
 
@@ -45,10 +43,10 @@ class Minds:
         self._journal = EventJournal(service, bus, self._artifacts)
         self._lessons = Lessons(archive)
         self._openai: OpenAIMind | None = None
-        self._recorded: dict[str, RecordedMind] = {}
+        self._recorded: dict[tuple[str, str], RecordedMind] = {}  # by the run that asks, and its mind
 
     async def mind(self, name: str, job: Job) -> Mind | None:
-        """The mind called "openai" or "recorded:RUN"; None for "offline".
+        """The mind of this name (see `services.chassis.llm.names`); None for "offline".
 
         Raises SettingsError where the environment describes no endpoint, ValueError for an unknown name.
         """
@@ -56,34 +54,38 @@ class Minds:
         if name in ("", OFFLINE):
             return None
         if name == OPENAI:
-            if self._openai is None:
-                self._openai = OpenAIMind.from_environment(os.environ, StorePurse(self._archive), self._journal)
-            if self._openai.learns:
-                await self._lessons.teach(self._openai, job.event.run)
-            return self._openai
-        if name.startswith(RECORDED):
-            return await self._replayed(name.removeprefix(RECORDED))
-        raise ValueError(f"mind is {name!r}; choose offline, openai or recorded:RUN")
+            return await self._asking(job)
+        key = job.event.run, name
+        if key not in self._recorded:
+            self._recorded[key] = await self._replaying(*record_of(name), job)
+        return self._recorded[key]
 
     async def close(self) -> None:
         """Close all connections."""
         if self._openai is not None:
             await self._openai.close()
 
-    async def _replayed(self, run: str) -> RecordedMind:
-        if run not in self._recorded:
-            record = CallRecord(self._artifacts)
-            request = archive_pb2.ListCandidatesRequest(run=run, page_size=200)
-            while True:
-                reply = await self._archive.ListCandidates(request, timeout=60)
-                for candidate in reply.candidates:
-                    for call in candidate.calls:
-                        record.add(candidate.id, call)
-                if not reply.next_page_token:
-                    break
-                request.page_token = reply.next_page_token
-            self._recorded[run] = RecordedMind(record, run)
-        return self._recorded[run]
+    async def _asking(self, job: Job) -> OpenAIMind:
+        if self._openai is None:
+            self._openai = OpenAIMind.from_environment(os.environ, StorePurse(self._archive), self._journal)
+        if self._openai.learns:
+            await self._lessons.teach(self._openai, job.event.run)
+        return self._openai
+
+    async def _replaying(self, run: str, until: int | None, job: Job) -> RecordedMind:
+        if until is not None:
+            calls = LoggedCalls(self._archive, self._artifacts, run, until)
+            return RecordedMind(calls, f"{run}@{until}", await self._asking(job))
+        record = CallRecord(self._artifacts)
+        request = archive_pb2.ListCandidatesRequest(run=run, page_size=200)
+        while True:
+            reply = await self._archive.ListCandidates(request, timeout=60)
+            for candidate in reply.candidates:
+                for call in candidate.calls:
+                    record.add(candidate.id, call)
+            if not reply.next_page_token:
+                return RecordedMind(record, run)
+            request.page_token = reply.next_page_token
 
 
 class EventJournal:

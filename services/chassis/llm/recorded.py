@@ -2,18 +2,25 @@
 
     record = CallRecord.of(candidates, artifacts)      # the archived candidates of the recorded run, with their calls
     mind = RecordedMind(record, run="r7")              # strict: what is not on record raises NotRecorded
-    mind = RecordedMind(record, run="r7", fallback=openai_mind)   # a fork: from there on the endpoint is asked
+    upto = LoggedCalls(archive, artifacts, run="r7", until=120)   # what was answered up to that event of its log
+    mind = RecordedMind(upto, run="r7@120", fallback=openai_mind) # a fork: from there on the endpoint is asked
 
 A question is found by candidate and prompt hash (role, messages, answer schema, ordinal). Prompts also hold what is
 measured anew in every run (speed, memory), so a question that is not on record to the letter takes the next answer that
 the same candidate was given in the same role; there being none left is NotRecorded.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import grpc
+import grpc.aio
+
 from services.chassis.artifacts import Artifacts
+from services.chassis.errors import Transient
 from services.chassis.llm.answers import Unreadable, read
 from services.chassis.llm.port import (
     A,
@@ -28,6 +35,7 @@ from services.chassis.llm.port import (
     Request,
     Role,
 )
+from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 
 # How a recorded question can have ended, apart from an answer; all else (an endpoint that was down) was asked again.
@@ -61,7 +69,7 @@ class CallRecord:
         self._used: dict[tuple[str, str], set[str]] = {}  # prompt hashes answered, by candidate and role
 
     @classmethod
-    def of(cls, candidates: Iterable[pb.Candidate], artifacts: Artifacts) -> "CallRecord":
+    def of(cls, candidates: Iterable[pb.Candidate], artifacts: Artifacts) -> CallRecord:
         """The record of these candidates."""
         record = cls(artifacts)
         for candidate in candidates:
@@ -88,6 +96,40 @@ class CallRecord:
         """The first call of the role, as recorded, that answered nothing yet."""
         calls = (call for (whose, _), call in self._calls.items() if whose == candidate)
         return next((call for call in calls if call.role == role and call.prompt_hash not in used), None)
+
+
+class LoggedCalls:
+    """The calls of a run up to an event of its log; read of each candidate when the first question about it is put."""
+
+    def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub, artifacts: Artifacts, run: str, until: int) -> None:
+        self._archive = archive
+        self._artifacts = artifacts
+        self._run = run
+        self._until = until
+        self._records: dict[str, CallRecord] = {}
+
+    async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
+        """As the protocol says. Raises Transient when the archive is out of reach."""
+        if candidate not in self._records:
+            self._records[candidate] = await self._read(candidate)
+        return await self._records[candidate].find(candidate, role, prompt_hash)
+
+    async def _read(self, candidate: str) -> CallRecord:
+        record = CallRecord(self._artifacts)
+        for link in await self._chain(candidate):
+            if link.accepted and link.sequence <= self._until and link.event.HasField("mind_answered"):
+                record.add(candidate, link.event.mind_answered.call)
+        return record
+
+    async def _chain(self, candidate: str) -> Iterable[archive_pb2.ChainLink]:
+        """Empty for a candidate that the run does not have."""
+        request = archive_pb2.GetCandidateRequest(run=self._run, candidate=candidate)
+        try:
+            return (await self._archive.GetChain(request, timeout=60)).links
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return ()
+            raise Transient(f"the record of run {self._run} is out of reach: {error.details()}") from error
 
 
 class RecordedMind:

@@ -78,6 +78,11 @@ class Story:
                 self.say(message)
         return Cause.published(event)
 
+    def hear(self, message: Logged) -> None:
+        """A message of another story enters this one's log; nothing is said in answer."""
+        self.log.append(message)
+        fold(due([message], message.sequence - 1), self.standing, None)
+
     def repeat(self, sequence: int) -> None:
         """A message enters the log a second time."""
         self._append(self.log[sequence - 1].subject, self.log[sequence - 1].body)

@@ -1,0 +1,125 @@
+"""A run forked from another at an event: the same history under another name, then a policy or a mind of its own.
+
+The fork's log holds all of it, so that it is replayed, audited and exported like any other: first every event of the
+history as it was (`run.inherited`, which nobody works on), then `run.forked` with the settings that hold from there on.
+What the store said in answer to an event of the history belongs to it; a candidate that had not ended does not: its
+seat is asked for again, and what an endpoint had answered on its behalf by then is answered from the log.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+
+from services.chassis.bus import Bus, Logged
+from services.chassis.bus.subjects import fact_of
+from services.chassis.errors import NotFound, NotPossible
+from services.chassis.events import first
+from services.chassis.llm.names import OPENAI, recorded
+from services.contracts import events_pb2
+from services.store.incoming import adopt, original
+from services.store.port import Archive, LogRow
+
+SERVICE = "console"
+AT_ONCE = 64
+_ANSWERS = frozenset({"candidate.archived", "pool.updated"})
+
+
+@dataclass(frozen=True)
+class History:
+    """The part of a run's log that a fork begins with: the hash of each event by its sequence."""
+
+    run: str
+    until: int
+    events: dict[int, bytes]
+
+
+async def history(archive: Archive, run: str, at: str) -> History:
+    """The history of a run up to a sequence of the log or an event id; an empty `at` means all of it.
+
+    Raises NotFound where the run has no such event.
+    """
+    rows = [row async for row in archive.log(run) if row.accepted]
+    until = _place(rows, run, at)
+    return History(run, until, {row.sequence: row.sha256 for row in _belonging(rows, until)})
+
+
+async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSettings) -> int:
+    """Publish a fork called `run`; the sequence of its run.forked.
+
+    Raises NotPossible where the log is not what the archive saw, Transient where the broker does not take an event.
+    """
+    waiting: list[events_pb2.Event] = []
+    async for logged in _chosen(bus, source):
+        waiting.append(inherited(logged, run))
+        if len(waiting) >= AT_ONCE:
+            await _publish(bus, waiting)
+            waiting = []
+    await _publish(bus, waiting)
+    return await bus.publish(_forked(source, run, settings))
+
+
+def inherited(logged: Logged, run: str) -> events_pb2.Event:
+    """An event of the source as one of the fork's history. Forking twice gives the same bytes."""
+    body = original(logged.body)
+    copied = events_pb2.Event.FromString(body)
+    adopt(copied, run)
+    event = events_pb2.Event(id=copied.id, run=run, attempt=1, service=SERVICE, time=copied.time)
+    event.run_inherited.CopyFrom(events_pb2.RunInherited(sequence=logged.sequence, event=body))
+    return event
+
+
+def _place(rows: Iterable[LogRow], run: str, at: str) -> int:
+    found = [row.sequence for row in rows if at in ("", str(row.sequence), row.event.id)]
+    if not found:
+        raise NotFound(
+            f"run {run} has no event {at!r} that counted: name a sequence or an event id as audit prints them"
+        )
+    return found[-1]
+
+
+def _belonging(rows: Iterable[LogRow], until: int) -> list[LogRow]:
+    """What happened up to a sequence, with the store's answers to it, but for candidates that had not ended then."""
+    taken: list[LogRow] = []
+    ids: set[str] = set()
+    ended: set[str] = set()
+    for row in rows:
+        fact = fact_of(row.event)
+        if row.sequence > until and not (fact in _ANSWERS and row.event.cause in ids):
+            continue
+        taken.append(row)
+        ids.add(row.event.id)
+        if fact in ("candidate.archived", "candidate.imported"):
+            ended.add(row.candidate)
+        elif row.event.retry_of:
+            ended.discard(row.candidate)
+    return [row for row in taken if not row.candidate or row.candidate in ended]
+
+
+async def _chosen(bus: Bus, source: History) -> AsyncIterator[Logged]:
+    """The history's messages, each compared with what the archive saw."""
+    missing = set(source.events)
+    async for logged in bus.read_log(f"asi.v1.{source.run}.>"):
+        if logged.sequence not in missing:
+            continue
+        missing.discard(logged.sequence)
+        if hashlib.sha256(original(logged.body)).digest() != source.events[logged.sequence]:
+            raise NotPossible(f"event {logged.sequence} of run {source.run} was changed: see `asi-arch replay`")
+        yield logged
+    if missing:
+        raise NotPossible(f"event {min(missing)} of run {source.run} is missing in the log: see `asi-arch replay`")
+
+
+async def _publish(bus: Bus, events: list[events_pb2.Event]) -> None:
+    """Many at a time over one connection, which keeps their order."""
+    places = await asyncio.gather(*(bus.publish(one) for one in events))
+    if list(places) != sorted(places):
+        raise NotPossible("the broker did not keep the order of the history: fork again under another name")
+
+
+def _forked(source: History, run: str, settings: events_pb2.RunSettings) -> events_pb2.Event:
+    event = first(run, "forked", SERVICE, source.until)  # a history may hold another fork
+    event.run_forked.CopyFrom(events_pb2.RunForked(of_run=source.run, at_sequence=source.until, settings=settings))
+    if settings.mind == OPENAI:
+        event.run_forked.settings.mind = recorded(source.run, source.until)
+    return event
