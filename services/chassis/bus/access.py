@@ -40,7 +40,7 @@ def refusal(error: Exception) -> str | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message
         return f"the certificate that NATS shows is not trusted ({reason}): set ASI_NATS_CA to its authority's."
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return (
             f"no TLS connection to NATS ({error.reason}): with ASI_NATS_CA or a tls:// address the server needs "
             "`handshake_first`, and ASI_NATS_CERT and ASI_NATS_KEY where it asks for certificates."

@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
 from services.chassis import telemetry
-from services.chassis.bus.access import access, refusal
+from services.chassis.bus.access import Access, access, refusal
 from services.chassis.bus.delivery import Consumer, Depth
 from services.chassis.bus.denials import Denials
 from services.chassis.bus.rights import API
@@ -66,26 +66,8 @@ class Bus:
 
     async def connect(self, attempts: int = -1) -> None:
         """Connect, waiting for a server that is not up yet. Raises SettingsError on refused credentials or TLS."""
-        settings, own = self._settings, access(self._settings)
         refused = self._refused = asyncio.get_running_loop().create_future()
-        connecting = asyncio.ensure_future(
-            self._client.connect(
-                servers=[settings.nats_url],
-                name=self._name,
-                max_reconnect_attempts=attempts,
-                reconnect_time_wait=1,
-                ping_interval=10,
-                max_outstanding_pings=2,
-                inbox_prefix=own.inbox.encode(),
-                error_cb=self._report,
-                disconnected_cb=self._say("disconnected from NATS"),
-                reconnected_cb=self._say("reconnected to NATS"),
-                closed_cb=self._say("connection to NATS closed"),
-                nkeys_seed_str=own.seed,
-                tls=own.tls,
-                tls_handshake_first=own.tls is not None,  # a server's plain greeting could be forged to ask for no TLS
-            )
-        )
+        connecting = asyncio.ensure_future(self._connect(access(self._settings), attempts))
         try:
             await asyncio.wait({connecting, refused}, return_when=asyncio.FIRST_COMPLETED)
             if refused.done():
@@ -95,6 +77,24 @@ class Bus:
             connecting.cancel()
             refused.cancel()
         self._js = self._client.jetstream(timeout=5)
+
+    async def _connect(self, own: Access, attempts: int) -> None:
+        await self._client.connect(
+            servers=[self._settings.nats_url],
+            name=self._name,
+            max_reconnect_attempts=attempts,
+            reconnect_time_wait=1,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            inbox_prefix=own.inbox.encode(),
+            error_cb=self._report,
+            disconnected_cb=self._say("disconnected from NATS"),
+            reconnected_cb=self._say("reconnected to NATS"),
+            closed_cb=self._say("connection to NATS closed"),
+            nkeys_seed_str=own.seed,
+            tls=own.tls,
+            tls_handshake_first=own.tls is not None,  # a server's plain greeting could be forged to ask for no TLS
+        )
 
     async def close(self) -> None:
         """Flush and close for good. Not `drain`, which stalls for its whole time-out once a pull has timed out."""
