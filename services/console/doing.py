@@ -14,6 +14,7 @@ import typer
 from services.console.app import PASS_ON, Json, Run, T, app
 from services.console.archive import catch_up
 from services.console.commands import inspect, query
+from services.console.exporting import asks_for_module, export_module
 from services.console.local.readers import must_exist
 from services.console.local.system import log_server
 from services.console.settings import ConsoleSettings, console_settings
@@ -116,7 +117,13 @@ def import_(context: typer.Context) -> None:
 
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def export(context: typer.Context) -> None:
-    """Write a RUN out: its whole log (jsonl), a table (parquet), or the published format (asi-arch)."""
+    """Write a RUN out: its whole log (jsonl), a table (parquet), the published format, or one architecture.
+
+    The last is `export RUN --as module --candidate C --out DIR`: a Python package that needs torch alone.
+    """
+    if asks_for_module(context.args):
+        export_module(context.args)
+        return
     _must_know_run(context.args)
     _hand_over("services.store.tools", "export", context, with_log=True)
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import SettingsError
 from services.chassis.llm.minds import Minds
@@ -34,7 +35,8 @@ async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[N
         service.rpc_names.append(checker_pb2.DESCRIPTOR.services_by_name["Checker"].full_name)
         stub = archive_pb2_grpc.ArchiveStub(archive)
         minds = Minds(service.name, service.bus, stub, settings.artifacts)
-        engineer = Engineer(sandbox, stages, stub, RunReviser(minds), settings.data_dir, settings.trainings)
+        weights = FsspecArtifacts(settings.artifacts) if settings.keep_weights else None
+        engineer = Engineer(sandbox, stages, stub, RunReviser(minds), settings.data_dir, settings.trainings, weights)
         for stage in settings.stage_names:
             await service.work(engineer_durable(stage), engineer.handle, settings.trainings(stage))
         yield

@@ -13,6 +13,7 @@ from statistics import median
 import structlog
 
 from services.chassis import metrics
+from services.chassis.artifacts import Artifacts
 from services.chassis.curves import curves_of
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
@@ -22,14 +23,17 @@ from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.extrapolation import Curve
 from services.engineer.data.corpus import TokenArray
+from services.engineer.matching import overrides_for
 from services.engineer.records import seed_message, training_message
 from services.engineer.revision import Failure, Reviser
 from services.engineer.sandbox import Sandbox, SandboxUnavailable
 from services.engineer.stages import Stage, Stages
 from services.engineer.training.errors import Drained, LooksAhead, TrainingFailed
 from services.engineer.training.host import train
+from services.engineer.training.keeping import keep_weights
 from services.engineer.training.result import Metrics
 from services.engineer.training.session import Job as Training
+from services.engineer.training.session import Weights
 from services.engineer.training.watcher import Peers, WatchSettings
 from services.engineer.workbench import Workbench
 
@@ -58,14 +62,19 @@ class Engineer:
         reviser: Reviser,
         data_dir: Path,
         trainings: Callable[[str], int] = lambda _: 1,
+        weights: Artifacts | None = None,
     ) -> None:
-        """`trainings` says how many run at once at a stage, over all candidates and their seeds."""
+        """`trainings` says how many run at once at a stage, over all candidates and their seeds.
+
+        Final weights are kept in `weights`, where that is given.
+        """
         self._sandbox = sandbox
         self._stages = stages
         self._archive = archive
         self._reviser = reviser
         self._data_dir = data_dir
         self._trainings = trainings
+        self._weights = weights
         self._room: dict[str, asyncio.Semaphore] = {}
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
@@ -105,12 +114,14 @@ class Engineer:
         request = archive_pb2.GetCandidateRequest(run=job.event.run, candidate=job.event.candidate)
         record = await self._archive.GetCandidate(request, timeout=30)
         surroundings = replace(await self._surroundings(record.run, asked.stage), finished=())  # nobody is pruned here
-        stage = await self._stages.open(asked.stage, dict(asked.scale_overrides))
+        program, overrides = record.training.program or record.proposal.program, dict(asked.scale_overrides)
+        if asked.HasField("match_parameters"):
+            overrides = await overrides_for(self._stages, asked.stage, overrides, program, asked.match_parameters)
+        stage = await self._stages.open(asked.stage, overrides)
         unseen = share_of(stage.corpus.verification, asked.rung, asked.rungs)
         fresh = replace(stage, corpus=replace(stage.corpus, heldout=unseen))
         record.request.ClearField("seeds")
         record.request.seeds.extend(asked.seeds)
-        program = record.training.program or record.proposal.program
         bench = Workbench(self._data_dir, record.run, f"{record.id}-rung-{asked.rung}")
         result = pb.Candidate(id=record.id, run=record.run)
         event = follow(job.cause, "verified", SERVICE, job.attempt, result, suffix=job.event.id.split(".")[-2])
@@ -193,6 +204,12 @@ class Engineer:
             bench.tell(progress)
             log.info("training", seed=seed, step=progress.step, steps=progress.steps, loss=progress.train_loss)
 
+        kept: list[pb.Artifact] = []
+
+        async def keep(weights: Weights) -> None:
+            if self._weights is not None:
+                kept.append(await keep_weights(self._weights, weights))
+
         result = await train(
             program,
             seed,
@@ -205,10 +222,14 @@ class Engineer:
             watch=watch_settings(surroundings.settings, stage),
             peers=surroundings.peers,
             finished=surroundings.finished,
+            keep=keep,
         )
         device = result.measurements.device
         metrics.TRAINING_SECONDS.labels(stage.scale.name, device).inc(result.measurements.seconds)
-        return seed_message(result)
+        message = seed_message(result)
+        for artifact in kept:
+            message.checkpoint.CopyFrom(artifact)
+        return message
 
     async def _revise(
         self,

@@ -15,6 +15,7 @@ class EngineerSettings(ServiceSettings):
     parallel: int | None = Field(
         None, ge=1, description="trainings at once, per stage; default: one per core, and one where a GPU trains"
     )
+    keep_weights: bool = Field(False, description="keep final weights as artifacts, for `asi-arch export --as module`")
     check_slots: int = Field(2, ge=1, description="checks at once")
     device: str | None = Field(None, pattern="^(cpu|cuda)$", description="default: what the scale says")
 

@@ -1,7 +1,7 @@
 """Training one candidate with one seed: the engineer's call, from program text to scores."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -34,11 +34,13 @@ async def train(
     watch: WatchSettings | None = None,
     peers: Peers | None = None,
     finished: Sequence[Curve] = (),
+    keep: Callable[[Weights], Awaitable[None]] | None = None,
 ) -> TrainingResult:
     """Train `program` from `seed`, score it in fresh children, and return what was measured.
 
     `stop` being set checkpoints at the next chunk and raises Drained; a call with the same arguments and `checkpoint`
-    goes on from there, bit for bit on a CPU. The file is removed once the result is there.
+    goes on from there, bit for bit on a CPU. The file is removed once the result is there. `keep` gets the weights that
+    were scored.
     Raises TrainingFailed (LooksAhead among them) where the candidate is at fault.
     """
     settings = watch or WatchSettings(memory_bytes=scale.memory_bytes)
@@ -47,6 +49,8 @@ async def train(
     with EnergyMeter(scale.device) as energy:
         session, ready, weights, decision = await _optimise(Job(program, seed, scale, corpus), supervision, sandbox)
         examination = await examine(Examination(session.job, sandbox, weights))
+    if keep is not None:
+        await keep(weights)
     if checkpoint is not None:
         await asyncio.to_thread(checkpoint.unlink, True)
     return TrainingResult(

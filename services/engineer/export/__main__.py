@@ -1,0 +1,82 @@
+"""`python -m services.engineer.export --out DIR < RECORD`: one architecture as a package; the command line calls it.
+
+RECORD is JSON: the candidate, its run's status and its chain, as the archive gives them. Exit status: 0 done, 1 it was
+never proposed, 2 bad input.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from google.protobuf.json_format import ParseDict
+
+from services.chassis.artifacts import ArtifactDamaged, FsspecArtifacts
+from services.chassis.errors import SettingsError, sentence
+from services.chassis.settings import load
+from services.contracts import archive_pb2
+from services.contracts import candidate_pb2 as pb
+from services.engineer.data.corpus import ByteTokens
+from services.engineer.export.card import card_of
+from services.engineer.export.package import write_package
+from services.engineer.scales import Scale, ScaleError, load_scale
+from services.engineer.settings import EngineerSettings
+from services.engineer.training.sizes import ModelSizes
+
+BYTES = "bytes of UTF-8"
+
+
+def main(arguments: argparse.Namespace, settings: EngineerSettings) -> Path:
+    """Write the package; its folder. Raises SettingsError for a record that holds no program."""
+    content = json.load(sys.stdin)
+    record = ParseDict(content["candidate"], pb.Candidate())
+    status = ParseDict(content["run"], archive_pb2.RunStatus())
+    links = [ParseDict(one, archive_pb2.ChainLink()) for one in content["chain"]]
+    source = record.training.program or record.proposal.program
+    if not source:
+        raise SettingsError(f"candidate {record.id} has no program yet: there is nothing to export")
+    scale = load_scale(record.stage or "tiny", dict(status.settings.scale_overrides))
+    weights = asyncio.run(_weights(record, settings))
+    sizes = ModelSizes.of(scale, _vocabulary(scale, weights, arguments.vocabulary))
+    tokenizer = BYTES if scale.corpus == "python-source" else scale.tokenizer
+    return write_package(arguments.out, card_of(record, status, links, source, tokenizer), source, sizes, weights)
+
+
+async def _weights(record: pb.Candidate, settings: EngineerSettings) -> bytes | None:
+    """Those of the first seed whose weights were kept, where they can be had."""
+    for seed in record.training.seeds:
+        if seed.HasField("checkpoint"):
+            try:
+                return await FsspecArtifacts(settings.artifacts).get(seed.checkpoint)
+            except (FileNotFoundError, ArtifactDamaged) as error:
+                sys.stderr.write(f"asi-arch: without weights: {sentence(error)}\n")
+    return None
+
+
+def _vocabulary(scale: Scale, weights: bytes | None, asked: int | None) -> int:
+    if scale.corpus == "python-source":
+        return ByteTokens.vocabulary
+    if weights is not None:
+        from safetensors.numpy import load as arrays
+
+        return int(arrays(weights)["embedding.weight"].shape[0])
+    if asked is None:
+        raise SettingsError(
+            f"the weights were not kept: give the size of {scale.tokenizer}'s vocabulary, --vocabulary N."
+        )
+    return asked
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="asi-arch export", description="One architecture as a Python package.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--vocabulary", type=int, help="tokens of the tokenizer, where no weights tell")
+    try:
+        sys.stdout.write(f"{main(parser.parse_args(), load(EngineerSettings, 'engineer'))}\n")
+    except (SettingsError, ScaleError) as error:
+        sys.stderr.write(f"asi-arch: {error}\n")
+        sys.exit(2)
+    except FileExistsError as error:
+        sys.stderr.write(f"asi-arch: {error.filename} exists already: choose another --out\n")
+        sys.exit(2)

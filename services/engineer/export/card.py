@@ -1,0 +1,176 @@
+"""The model card: what was measured, and where each number comes from."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from services.contracts import archive_pb2
+from services.contracts import candidate_pb2 as pb
+from services.engineer.training.sizes import ModelSizes
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One training. Loss in nats per token, time in seconds."""
+
+    seed: int
+    loss: float
+    loss_stderr: float | None
+    bits_per_byte: float
+    tasks: dict[str, float]
+    parameters: int
+    tokens: int
+    seconds: float
+    device: str
+    precision: str
+    isolation: str
+    data_fingerprint: str
+    versions: dict[str, str]
+    weights_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of the chain by which the result came about."""
+
+    sequence: int
+    id: str
+    time: str
+    sha256: str
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """One architecture of one run. What was not measured is None."""
+
+    name: str
+    run: str
+    candidate: str
+    kind: str
+    scale: str
+    overrides: dict[str, str]
+    motivation: str
+    parent: str | None
+    components: tuple[str, ...]
+    loss: float | None
+    loss_stderr: float | None
+    benchmark: float | None
+    judge: float | None
+    fitness: float | None
+    fitness_version: str | None
+    discovery: str
+    program_sha256: str
+    tokenizer: str
+    seeds: tuple[Seed, ...]
+    chain: tuple[Event, ...]
+
+
+def card_of(record: pb.Candidate, status: archive_pb2.RunStatus, links: Sequence[archive_pb2.ChainLink],
+            source: str, tokenizer: str) -> Card:  # fmt: skip
+    """The card of a candidate with its run and its chain."""
+    training, verdict, found = record.training, record.verdict, record.discovery
+    return Card(
+        name=record.proposal.name or record.id,
+        run=record.run,
+        candidate=record.id,
+        kind=pb.Kind.Name(record.kind).removeprefix("KIND_").lower(),
+        scale=record.stage,
+        overrides=dict(sorted(status.settings.scale_overrides.items())),
+        motivation=record.proposal.motivation,
+        parent=record.proposal.parent or None,
+        components=tuple(record.proposal.components),
+        loss=training.loss if training.HasField("loss") else None,
+        loss_stderr=training.loss_stderr if training.HasField("loss_stderr") else None,
+        benchmark=training.benchmark if training.HasField("benchmark") else None,
+        judge=verdict.raw if verdict.HasField("raw") else None,
+        fitness=verdict.fitness.value if verdict.HasField("fitness") else None,
+        fitness_version=verdict.fitness.version if verdict.HasField("fitness") else None,
+        discovery=_claim(found) if record.HasField("discovery") else "not tried: one search result, no verified claim",
+        program_sha256=hashlib.sha256(source.encode()).hexdigest(),
+        tokenizer=tokenizer,
+        seeds=tuple(_seed(one) for one in training.seeds),
+        chain=tuple(
+            Event(one.sequence, one.event.id, one.event.time.ToJsonString(), one.sha256, one.accepted) for one in links
+        ),
+    )
+
+
+def as_json(card: Card) -> str:
+    """For programs."""
+    return json.dumps(asdict(card), indent=2, ensure_ascii=False)
+
+
+def as_markdown(card: Card, package: str, sizes: ModelSizes) -> str:
+    """For people."""
+    lines = [
+        f"# {card.name}", "", card.motivation or "A baseline of the zoo.", "",
+        "```sh", "pip install .   # torch is enough; with CUDA and flash-linear-attention its kernels are used",
+        "python example.py", "```", "",
+        f"`{package}.mixer(width, heads)` is the layer alone, `{package}.build()` a language model with fresh initial "
+        f"values, `{package}.load()` the trained one where its weights were kept.", "",
+        "## Measured", "",
+        f"Candidate `{card.candidate}` ({card.kind}) of run `{card.run}` at scale `{card.scale}`"
+        + (f" with {', '.join(f'{name}={value}' for name, value in card.overrides.items())}" if card.overrides else "")
+        + f": {sizes.blocks} blocks of width {sizes.width}, {sizes.heads} heads, {card.tokenizer}.", "",
+        "| what | value |", "|---|---|",
+        *(f"| {title} | {_shown(value)} |" for title, value in _numbers(card)), "",
+        "| seed | loss | bits per byte | parameters | tokens | seconds | device | precision |",
+        "|---|---|---|---|---|---|---|---|",
+        *(f"| {one.seed} | {one.loss:.4f} | {one.bits_per_byte:.4f} | {one.parameters:,} | {one.tokens:,} "
+          f"| {one.seconds:.0f} | {one.device} | {one.precision} |" for one in card.seeds), "",
+        "## Claim", "", card.discovery[0].upper() + card.discovery[1:] + ".", "",
+        "## Provenance", "",
+        f"Program: SHA-256 `{card.program_sha256}`, executed as it was measured. "
+        f"Parent: {card.parent or 'none, it is a root'}.", "",
+        *(f"Seed {one.seed}: data `{one.data_fingerprint}`, sandbox {one.isolation}, "
+          f"{', '.join(f'{name} {version}' for name, version in sorted(one.versions.items()))}"
+          + (f", weights SHA-256 `{one.weights_sha256}`." if one.weights_sha256 else ".") for one in card.seeds), "",
+        "| event | time | SHA-256 |", "|---|---|---|",
+        *(f"| {one.id} | {one.time} | `{one.sha256}` |" for one in card.chain if one.accepted), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _numbers(card: Card) -> list[tuple[str, float | None]]:
+    return [
+        ("held-out loss, nats per token", card.loss),
+        ("its standard error over seeds", card.loss_stderr),
+        ("mean accuracy of the benchmarks", card.benchmark),
+        ("judge, 1 to 10", card.judge),
+        (f"fitness ({card.fitness_version or 'absent'})", card.fitness),
+        *((f"{task}, seed {one.seed}", value) for one in card.seeds for task, value in one.tasks.items()),
+    ]  # fmt: skip
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _claim(found: pb.Discovery) -> str:
+    outcome = "confirmed" if found.confirmed else "not confirmed"
+    return (
+        f"{outcome}: {found.effect:+.4f} nats per token against {found.control}, adjusted p "
+        f"{found.adjusted_p_value:.3g} of {found.tried} tried ({found.method})"
+    )
+
+
+def _seed(one: pb.SeedResult) -> Seed:
+    measured = one.measurements
+    return Seed(
+        seed=one.seed,
+        loss=one.loss,
+        loss_stderr=one.loss_stderr if one.HasField("loss_stderr") else None,
+        bits_per_byte=one.bits_per_byte,
+        tasks={score.task: score.value for score in one.scores},
+        parameters=measured.parameters,
+        tokens=measured.tokens,
+        seconds=measured.seconds,
+        device=measured.device_name or measured.device,
+        precision=measured.precision,
+        isolation=measured.isolation,
+        data_fingerprint=measured.data_fingerprint,
+        versions=dict(measured.versions),
+        weights_sha256=one.checkpoint.sha256 if one.HasField("checkpoint") else None,
+    )

@@ -1,0 +1,89 @@
+"""A token mixer, and the language model that it was measured in."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from services.engineer.export.template.kernels import execute
+from services.engineer.program import MixerSizes, construct, find_mixer
+from services.engineer.training.model import LanguageModel
+from services.engineer.training.sizes import ModelSizes
+
+__all__ = ["CARD", "SIZES", "LanguageModel", "build", "decode", "encode", "generate", "load", "logits", "mixer"]
+
+_HERE = Path(__file__).parent
+CARD: dict[str, object] = json.loads((_HERE / "card.json").read_text(encoding="utf-8"))
+"""Everything that the model card says, for programs."""
+SIZES = ModelSizes(**json.loads((_HERE / "sizes.json").read_text(encoding="utf-8")))
+"""The language model that was trained."""
+_SOURCE = _HERE / "program.py"
+_PROGRAM = execute(_SOURCE, f"{__name__}.program")
+
+
+def mixer(width: int, heads: int, layer: int = 0) -> nn.Module:
+    """The layer alone: hidden states [batch, length, width] → a tensor, or a tuple that begins with one."""
+    kind = find_mixer(_PROGRAM, _SOURCE.read_text(encoding="utf-8"))
+    made: nn.Module = construct(kind, MixerSizes(width=width, heads=heads, layer=layer))
+    return made
+
+
+def build(sizes: ModelSizes = SIZES, seed: int = 0) -> LanguageModel:
+    """A language model with fresh initial values, of any size."""
+    torch.manual_seed(seed)
+    return LanguageModel(lambda layer: mixer(sizes.width, sizes.heads, layer), sizes)
+
+
+def load(device: str = "cpu") -> LanguageModel:
+    """The language model as it was trained. Raises FileNotFoundError where its weights were not kept."""
+    weights = _HERE / "weights.pt"
+    if not weights.is_file():
+        raise FileNotFoundError("the weights of this architecture were not kept: build() gives fresh initial values")
+    model = build()
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(state[name].to(tensor.dtype))
+    return model.to(device).eval()
+
+
+@torch.no_grad()
+def logits(model: LanguageModel, tokens: Tensor) -> Tensor:
+    """Tokens [batch, length] → float32 logits [batch, length, vocabulary] of the next ones."""
+    hidden, _ = model.hidden(tokens)
+    scores: Tensor = model.head(hidden).float()
+    return scores
+
+
+@torch.no_grad()
+def generate(model: LanguageModel, tokens: Tensor, count: int, temperature: float = 0.0, seed: int = 0) -> Tensor:
+    """`count` more tokens behind tokens [batch, length]; the likeliest ones at temperature 0.
+
+    Reads the whole text again for each token: a demonstration, not a server.
+    """
+    source = torch.Generator(device=tokens.device).manual_seed(seed)
+    for _ in range(count):
+        scores = logits(model, tokens)[:, -1]
+        if temperature > 0:
+            chances = torch.softmax(scores / temperature, dim=-1)
+            following = torch.multinomial(chances, 1, generator=source)
+        else:
+            following = scores.argmax(dim=-1, keepdim=True)
+        tokens = torch.cat([tokens, following], dim=1)
+    return tokens
+
+
+def encode(text: str) -> Tensor:
+    """Text as tokens [1, length] where the model reads bytes. Raises ValueError where it has a tokenizer."""
+    if SIZES.vocabulary != 256:
+        raise ValueError(f"this model reads the tokens of {CARD['tokenizer']}: use that tokenizer")
+    return torch.tensor([list(text.encode("utf-8"))])
+
+
+def decode(tokens: Tensor) -> str:
+    """Tokens [1, length] as text where the model reads bytes. Raises ValueError where it has a tokenizer."""
+    if SIZES.vocabulary != 256:
+        raise ValueError(f"this model reads the tokens of {CARD['tokenizer']}: use that tokenizer")
+    return bytes(tokens[0].tolist()).decode("utf-8", errors="replace")

@@ -1,0 +1,135 @@
+"""An exported architecture: a package that needs torch and einops alone, and computes what ours computes."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from services.chassis.artifacts import FsspecArtifacts
+from services.contracts import archive_pb2
+from services.contracts import candidate_pb2 as pb
+from services.domain.zoo import baseline
+from services.engineer.export.card import card_of
+from services.engineer.export.package import package_name, requirements_of, write_package
+from services.engineer.training.build import build_model
+from services.engineer.training.keeping import keep_weights
+from services.engineer.training.sizes import ModelSizes
+from services.engineer.training.state import model_arrays
+from services.researcher.offline.catalogue import CATALOGUE
+from services.researcher.offline.description import Mixer
+from services.researcher.offline.moves import LIBRARY
+from services.researcher.offline.render import render
+
+SIZES = ModelSizes(vocabulary=256, width=32, blocks=2, heads=2, feed_forward=64, tied=False)
+TOKENS = [[10, 65, 66, 67, 0, 255, 30, 31, 32, 33, 34]]
+ALONE = ("torch", "einops", "typing_extensions.py", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec",
+         "filelock", "numpy", "numpy.libs", "torchgen", "functorch")  # fmt: skip
+USE = """
+import importlib, json, sys
+sys.path[:0] = [{folder!r}, {alone!r}]
+import torch
+torch.set_num_threads(1)
+try:
+    import services
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("services can be imported: the package is not on its own")
+package = importlib.import_module({name!r})
+model = package.load()
+tokens = torch.tensor({tokens})
+more = package.generate(model, tokens, count=3)
+layer = package.mixer(width=16, heads=2)
+out = layer(torch.zeros(1, 5, 16))
+print(json.dumps({{"logits": package.logits(model, tokens).tolist(), "more": more.tolist(),
+                  "out": list((out if isinstance(out, torch.Tensor) else out[0]).shape),
+                  "fla": "fla" in sys.modules, "fresh": package.build().training}}))
+"""
+
+
+def composed() -> str:
+    """A program as the offline search writes it: three moves away from a baseline."""
+    rng = random.Random(3)
+    mixer: Mixer = CATALOGUE["gated_delta_net"]
+    for _ in range(3):
+        mixer = rng.choice(LIBRARY).apply(mixer) or mixer
+    return render(mixer.settled(), "ComposedMixer", "Because of a test.")
+
+
+def record_of(program: str, name: str) -> pb.Candidate:
+    """A candidate that was trained, in words only."""
+    record = pb.Candidate(id="c000004", run="r1", stage="tiny", kind=pb.KIND_PROPOSAL)
+    record.proposal.CopyFrom(pb.Proposal(name=name, program=program, motivation="Because.", parent="c000001"))
+    record.training.loss = 1.25
+    record.training.seeds.add(seed=1, loss=1.25).measurements.CopyFrom(pb.Measurements(parameters=40_000))
+    return record
+
+
+def on_its_own(folder: Path, name: str, alone: Path) -> dict[str, object]:
+    """What the package says in a process that finds torch, einops and their own needs, and nothing else."""
+    site = Path(torch.__file__).parent.parent
+    alone.mkdir()
+    for one in ALONE:
+        if (site / one).exists():
+            (alone / one).symlink_to(site / one)
+    code = USE.format(folder=str(folder), alone=str(alone), name=name, tokens=TOKENS)
+    done = subprocess.run(
+        [sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, cwd=folder, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said: dict[str, object] = json.loads(done.stdout)
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("guest")
+@pytest.mark.parametrize("which", ["baseline", "composed"])
+async def test_a_package_computes_what_our_own_loader_computes(which: str, tmp_path: Path) -> None:
+    """The same logits from the kept weights, without this project, without fla."""
+    program = baseline("delta_net").program if which == "baseline" else composed()
+    model = build_model(program, SIZES, seed=7, device="cpu").eval()
+    with torch.no_grad():
+        ours = model.head(model.hidden(torch.tensor(TOKENS))[0]).float().numpy()
+    artifacts = FsspecArtifacts((tmp_path / "artifacts").as_uri())
+    weights = await artifacts.get(await keep_weights(artifacts, model_arrays(model)))
+    card = card_of(record_of(program, "NetOfMine"), archive_pb2.RunStatus(run="r1"), [], program, "bytes of UTF-8")
+    write_package(tmp_path / "out", card, program, SIZES, weights)
+    said = on_its_own(tmp_path / "out", "net_of_mine", tmp_path / "alone")
+
+    np.testing.assert_allclose(np.array(said["logits"]), ours, atol=1e-5)
+    assert len(said["more"][0]) == len(TOKENS[0]) + 3  # type: ignore[index]
+    assert said["out"] == [1, 5, 16]
+    assert not said["fla"]
+
+
+def test_the_card_says_what_was_measured_and_by_which_events(tmp_path: Path) -> None:
+    """With the program byte for byte beside it; what was not measured is a dash."""
+    program = baseline("delta_net").program
+    link = archive_pb2.ChainLink(sequence=7, sha256="ab" * 32, accepted=True)
+    link.event.id = "r1.c000004.trained.1"
+    card = card_of(record_of(program, "Net"), archive_pb2.RunStatus(run="r1"), [link], program, "bytes of UTF-8")
+    place = write_package(tmp_path, card, program, SIZES, None)
+    text = (tmp_path / "README.md").read_text()
+
+    assert (place / "program.py").read_text() == program
+    assert "| held-out loss, nats per token | 1.2500 |" in text
+    assert "| mean accuracy of the benchmarks | – |" in text
+    assert f"`{'ab' * 32}`" in text
+    assert card.program_sha256 in text
+    assert "services" not in "".join(one.read_text() for one in place.rglob("*.py") if one.name != "program.py")
+    with pytest.raises(FileExistsError):
+        write_package(tmp_path, card, program, SIZES, None)
+
+
+def test_names_and_needs_come_from_the_program() -> None:
+    """An import name from whatever a mind called it."""
+    assert package_name("CrossHeadDeltaNetd93c") == "cross_head_delta_netd93c"
+    assert package_name("DeltaNet with a gated value skip") == "delta_net_with_a_gated_value_skip"
+    assert package_name("2x Net!") == "mixer_2x_net"
+    assert requirements_of("import torch\n") == ["torch>=2.4"]
+    assert requirements_of("from einops import rearrange\n") == ["torch>=2.4", "einops>=0.8"]
