@@ -38,6 +38,7 @@ class Promote:
     stage: Stage
     seeds: tuple[int, ...]
     reason: str
+    match: int | None = None  # parameters that its width is to be chosen for
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,9 @@ def climb(
         ladder = replace(ladder, rungs=_with(ladder.rungs, rung, kept, Rung()))
         if chosen and baseline is not None:
             reasons = {one.candidate: reason(one, baseline) for one in chosen}
+            matches = {one.candidate: promotion.budget.matched(one, baseline) for one in chosen}
             ladder, more = _sent(ladder, rung + 1, stage, reasons, controls)
-            promoted += more
+            promoted += [replace(one, match=matches.get(one.candidate)) for one in more]
     return ladder, tuple(promoted)
 
 

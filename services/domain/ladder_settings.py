@@ -46,7 +46,10 @@ def climb_of(promotion: str, policies: Policies, scale: str, overrides: Mapping[
 
 
 def _promotion(name: str, policies: Policies) -> PromotionPolicy | None:
-    budget = Budget(_limit(policies, "parameters"), _limit(policies, "flops"))
+    match = policies.get("match", "none")
+    if match not in ("none", "width"):
+        raise ValueError(f"policy match must be width or none, not {match!r}")
+    budget = Budget(_limit(policies, "parameters"), _limit(policies, "flops"), match == "width")
     if name == "paper":
         usual = PaperPromotion()
         return PaperPromotion(_whole(policies, "block", usual.block), _whole(policies, "verify", usual.top), budget)

@@ -7,7 +7,7 @@ go along with the first candidate of a rung and are not fed in here.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -58,15 +58,29 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How far from the baseline's size and cost a candidate may be; ``None`` sets no limit."""
+    """How far from the baseline's size and cost a candidate may be; ``None`` sets no limit.
+
+    With ``match`` a candidate that has too many parameters, or too few, is trained again at the width that comes
+    nearest to the baseline's, instead of being refused.
+    """
 
     parameters: Limit | None = Limit(0.10)
     flops: Limit | None = Limit(0.10)
+    match: bool = False
 
     def admits(self, result: Result, baseline: Result) -> bool:
         """Whether both stay inside."""
+        if self.matched(result, baseline) is not None:
+            return True
         sizes = ((self.parameters, result.parameters, baseline.parameters), (self.flops, result.flops, baseline.flops))
         return all(limit is None or limit.admits(value, reference) for limit, value, reference in sizes)
+
+    def matched(self, result: Result, baseline: Result) -> int | None:
+        """The parameters that the candidate is to be made as wide for; None where it is trained as it is."""
+        known = result.parameters is not None and baseline.parameters is not None
+        if not self.match or not known or self.parameters is None:
+            return None
+        return None if self.parameters.admits(result.parameters, baseline.parameters) else baseline.parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +176,16 @@ def decide(policy: PromotionPolicy, rung: Rung, baseline: Result | None, over: b
         if policy.budget.admits(result, baseline):
             rung = policy.kept(rung, result)
     return policy.chosen(replace(rung, waiting=()), baseline, over)
+
+
+def matched_width(measured: Mapping[int, int], target: int) -> int:
+    """The width whose measured parameter count is nearest to ``target``; ties go to the smaller width.
+
+    ``measured`` maps widths to parameters. Raises ``ValueError`` when it is empty.
+    """
+    if not measured:
+        raise ValueError("measured is empty: count the parameters at one width at least")
+    return min(sorted(measured), key=lambda width: abs(measured[width] - target))
 
 
 def reason(one: Result, baseline: Result) -> str:

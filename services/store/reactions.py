@@ -121,6 +121,7 @@ def _promotion(promote: Promote, cause: Cause, change: Change) -> events_pb2.Eve
             scale_overrides=dict(promote.stage.overrides),
             rung=promote.rung,
             rungs=len(policy_of(change.run.settings).stages),
+            match_parameters=promote.match,
         )
     )
     return event

@@ -59,6 +59,22 @@ def test_the_second_rung_is_climbed_from_the_first_with_seeds_of_its_own() -> No
     assert {one.candidate for one in promoted} == {"c000001", "c000002", "c000004"}
 
 
+def test_a_candidate_of_another_size_climbs_with_the_parameters_it_is_matched_to() -> None:
+    """The controls are trained as they are."""
+    ladder = searched(Ladder(), Result("c000001", 0.5, 2.0, None, 1000), root=True)
+    for name, size in (("c000003", 1020), ("c000004", 1500)):
+        ladder = searched(ladder, Result(name, 0.6, 1.5, None, size), root=False)
+    everybody = SuccessiveHalving(eta=2, budget=Budget(flops=None, match=True))
+    _, promoted = climb(ladder, everybody, STAGES[:1], CONTROLS, over=False)
+    big = searched(ladder, Result("c000005", 0.9, 1.4, None, 1500), root=False)
+    _, later = climb(big, everybody, STAGES[:1], CONTROLS, over=True)
+
+    assert [(one.candidate, one.match) for one in promoted] == [
+        ("c000001", None), ("c000002", None), ("c000003", None)
+    ]  # fmt: skip
+    assert ("c000005", 1000) in [(one.candidate, one.match) for one in later]
+
+
 def test_a_fork_begins_again_what_was_under_way() -> None:
     """Its engineers have never heard of it."""
     ladder, promoted = climb(found(1.9, 1.8), HALF, STAGES, CONTROLS, over=False)
@@ -94,6 +110,7 @@ def test_settings_name_policy_stages_and_budgets() -> None:
         ({"parameters": "much"}, "parameters"),
         ({"stages": "tiny:seeds=0"}, "seeds"),
         ({"level": "2"}, "level"),
+        ({"match": "height"}, "match"),
     ],
 )
 def test_impossible_policies_are_refused_by_name(policies: dict[str, object], named: str) -> None:

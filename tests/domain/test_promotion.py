@@ -14,6 +14,7 @@ from services.domain.promotion import (
     Rung,
     SuccessiveHalving,
     decide,
+    matched_width,
     reason,
 )
 
@@ -123,6 +124,20 @@ def test_a_budget_may_bound_only_what_costs_more() -> None:
     assert not Budget().admits(thrifty, BASE)
     assert upwards.admits(thrifty, BASE)
     assert not upwards.admits(greedy, BASE)
+
+
+def test_a_candidate_of_another_size_may_be_matched_instead_of_refused() -> None:
+    """By the width at which its parameters come nearest to the baseline's."""
+    matching, big = Budget(match=True), result("big", 0.9, parameters=1500)
+
+    assert matching.admits(big, BASE)
+    assert matching.matched(big, BASE) == 1000
+    assert matching.matched(result("fair", 0.9), BASE) is None
+    assert Budget().matched(big, BASE) is None
+    assert not matching.admits(result("unknown", 0.9, parameters=None), BASE)
+    assert matched_width({64: 500, 96: 940, 128: 1600}, 1000) == 96
+    with pytest.raises(ValueError, match="empty"):
+        matched_width({}, 1000)
 
 
 def test_those_outside_the_budget_take_no_place() -> None:
