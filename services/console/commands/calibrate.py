@@ -113,7 +113,7 @@ async def _must_answer(connection: grpc.aio.Channel, address: str) -> None:
     """A verdict may take half an hour; that nobody is there shall be known at once."""
     check = health_pb2_grpc.HealthStub(connection).Check  # type: ignore[attr-defined]
     try:
-        await check(health_pb2.HealthCheckRequest(), timeout=5)
+        await check(health_pb2.HealthCheckRequest(), timeout=10)
     except grpc.aio.AioRpcError:
         raise NotPossible(f"no judge answers at {address}; set ASI_JUDGE_ADDRESS, or unset it to start one") from None
 
