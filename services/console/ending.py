@@ -31,7 +31,7 @@ def _tell(console: Console, settings: ConsoleSettings, outcome: Outcome) -> None
     about = outcome.status
     console.print(ranking(ranked(outcome.rows)))
     if about.settings.promotion not in ("", "none") and not outcome.interrupted:
-        for line in sentences(outcome.records):
+        for line in sentences(outcome.records, about.settings):
             console.print(escape(line), soft_wrap=True)
     ending = "paused" if outcome.interrupted else about.stop_reason or about.phase
     console.print(f"run {about.run}: {ending}; {clock(about.spent.seconds)}, {about.sequence} events")

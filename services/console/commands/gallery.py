@@ -7,10 +7,12 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.markup import escape
 
-from services.contracts import archive_pb2
+from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.discovery import Finding, Outcome
 from services.domain.gallery import Cost, ModelCard, ModelFacts, gallery, to_markdown
+from services.domain.ladder_settings import climb_of
+from services.domain.promotion import Result
 from services.domain.statistics import Interval
 
 COLOURS = {"confirmed": "green", "refuted": "red", "undecided": "yellow"}
@@ -38,11 +40,14 @@ def tried(records: Sequence[pb.Candidate]) -> int:
     return sum(one.kind == pb.KIND_PROPOSAL for one in records)
 
 
-def sentences(records: Sequence[pb.Candidate]) -> list[str]:
-    """What a run found and how sure it is, whatever it is."""
+def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings | None = None) -> list[str]:
+    """What a run found and how sure it is, whatever it is; with its settings also who was not admitted."""
     found = [one for one in records if one.HasField("discovery")]
     if not found:
-        return [f"Found: nothing to claim. Of {tried(records)} candidates none was promoted to a second training."]
+        outside = "" if settings is None else _outside(records, settings)
+        return [
+            f"Found: nothing to claim. Of {tried(records)} candidates none was promoted to a second training.{outside}"
+        ]
     confirmed = sum(outcome_of(one.discovery) == "confirmed" for one in found)
     known = {one.id: one for one in records}
     lines = [f"Found: {confirmed} confirmed of {len(found)} finalists, out of {tried(records)} candidates tried."]
@@ -125,6 +130,27 @@ def _sentence(record: pb.Candidate, known: dict[str, pb.Candidate]) -> str:
         f"[{finding.interval.low:+.4f}, {finding.interval.high:+.4f}] over {len(finding.seeds)} fresh seeds; "
         f"adjusted p {finding.adjusted_p:.3g} for {finding.tried} tried"
     )
+
+
+def _outside(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) -> str:
+    """How many scored proposals the budget of parameters and FLOPs kept out, in a sentence."""
+    rules = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
+    root = next((one for one in records if one.request.baseline == settings.baselines[0]), None)
+    if rules.promotion is None or root is None or (baseline := _size(root)) is None:
+        return ""
+    sizes = [_size(one) for one in records if one.kind == pb.KIND_PROPOSAL and one.verdict.HasField("fitness")]
+    kept_out = sum(one is not None and not rules.promotion.budget.admits(one, baseline) for one in sizes)
+    return f" {kept_out} lie outside the budget of parameters and FLOPs relative to the root." if kept_out else ""
+
+
+def _size(record: pb.Candidate) -> Result | None:
+    """What the budget looks at; None for what was not trained."""
+    if not record.training.seeds or not record.training.HasField("loss"):
+        return None
+    measured = record.training.seeds[0].measurements
+    flops = measured.flops_per_token if measured.HasField("flops_per_token") else None
+    loss = record.training.loss
+    return Result(record.id, -loss, loss, parameters=measured.parameters or None, flops=flops)
 
 
 def _facts(record: pb.Candidate, status: archive_pb2.RunStatus) -> ModelFacts:

@@ -101,7 +101,11 @@ def _page(data: Dataset, sections: Sequence[str]) -> str:
     if best is not None:
         loss = f", loss {best.training.loss:.4f}" if best.training.HasField("loss") else ""
         lead = f"Best: {escape(name_of(best))} ({escape(best.id)}), fitness {best.verdict.fitness.value:.3f}{loss}."
-    told = "".join(f"<p>{escape(line.strip())}</p>" for line in sentences(data.records)) if _promotes(data) else ""
+    told = (
+        "".join(f"<p>{escape(line.strip())}</p>" for line in sentences(data.records, status.settings))
+        if _promotes(data)
+        else ""
+    )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Run {escape(status.run)}</title><style>{STYLE}</style><h1>Run {escape(status.run)}</h1>"

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
+from services.console.comparing import gain_over
 from services.console.report.dataset import Dataset, name_of
 from services.console.report.drawing import Drawing
 from services.contracts import candidate_pb2 as pb
@@ -27,18 +28,22 @@ def benchmarks(data: Dataset) -> Drawing:
     cells = []
     for one in models:
         own = one.training.loss if one.training.HasField("loss") else None
+        gain = gain_over(data.root, one)
         difference = own - loss if own is not None and loss is not None else None
         interval = one.verdict.fitness.interval if one.verdict.fitness.HasField("interval") else None
         cells.append((
-            one.id, name_of(one), own, difference, *(_mean(one, task) for task in tasks),
+            one.id, name_of(one), own, difference,
+            -gain.interval.high if gain else None, -gain.interval.low if gain else None,
+            *(_mean(one, task) for task in tasks),
             one.training.benchmark if one.training.HasField("benchmark") else None,
             one.verdict.raw if one.verdict.HasField("raw") else None,
             one.verdict.fitness.value,
             interval.low if interval else None, interval.high if interval else None,
         ))  # fmt: skip
-    header = ("id", "name", "loss", "Δ root", *tasks, "mean", "judge", "fitness", "low", "high")
+    header = ("id", "name", "loss", "Δ root", "Δ low", "Δ high", *tasks, "mean", "judge", "fitness", "low", "high")
     caption = (
-        "Best first. low and high bound the fitness at 95 %: where two intervals overlap, neither is called better."
+        "Best first. Δ low and Δ high bound the difference to the root at 95 %, paired by seed and held-out block; "
+        "with one seed they are silent about others. low and high bound the fitness: where two overlap, neither is better."
     )
     return Drawing(name, title, caption, None, header, tuple(cells))
 

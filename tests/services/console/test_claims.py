@@ -11,8 +11,11 @@ from services.console.commands.ablate import components_of, part_row, parts
 from services.console.commands.gallery import card_json, cards, claims, sentences
 from services.console.commands.stopping import replay_row, replays, too_few
 from services.console.comparing import gain_over
+from services.console.discovering import PRESET
+from services.console.plan import run_settings
 from services.console.report import write_report
 from services.contracts import candidate_pb2 as pb
+from services.domain.ladder_settings import climb_of
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -33,6 +36,25 @@ def test_a_run_says_what_it_found_and_how_sure_it_is() -> None:
 def test_a_run_without_finalists_says_so() -> None:
     """Nothing found is a result."""
     assert "nothing to claim" in sentences(finished_run(confirmed=0, refuted=0))[0]
+
+
+def test_a_run_tells_whom_its_budget_kept_out() -> None:
+    """Otherwise a search without finalists is a riddle."""
+    records = finished_run(confirmed=0, refuted=0, proposals=3)
+    records[4].training.seeds[0].measurements.parameters = 900_000
+    settings = status().settings
+    settings.policies.update({"flops": "none"})
+
+    assert "1 lie outside the budget" in sentences(records, settings)[0]
+
+
+def test_the_preset_is_a_possible_run() -> None:
+    """Two stages at scale tiny, the second with more data and seeds."""
+    settings = run_settings(PRESET)
+    climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
+
+    assert settings.scale_overrides["tokens"] == "600000"
+    assert [(one.scale, one.seeds, dict(one.overrides)) for one in climb.stages] == [("tiny", 5, {"tokens": "1000000"})]
 
 
 def test_only_what_held_has_a_model_card() -> None:
