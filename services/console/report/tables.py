@@ -43,7 +43,7 @@ def benchmarks(data: Dataset) -> Drawing:
     header = ("id", "name", "loss", "Δ root", "Δ low", "Δ high", *tasks, "mean", "judge", "fitness", "low", "high")
     caption = (
         "Best first. Δ low and Δ high bound the difference to the root at 95 %, paired by seed and held-out block; "
-        "with one seed they are silent about others. low and high bound the fitness: where two overlap, neither is better."
+        "with one seed they are silent about others. low and high bound the fitness: overlapping ones say nothing."
     )
     return Drawing(name, title, caption, None, header, tuple(cells))
 
