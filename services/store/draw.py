@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from services.contracts import archive_pb2
+from services.contracts import archive_pb2, candidate_pb2
 from services.domain import pool as pools
 from services.domain.parents import strategy
 from services.domain.pool import Draw, Entry
@@ -33,6 +33,9 @@ async def draw_seeds(archive: Archive, row: RunRow, candidate: str) -> Draw | No
 
 
 def _entries(nodes: Sequence[archive_pb2.TreeNode]) -> tuple[Entry, ...]:
+    """All that was scored, but for ablations: they answer a question, nobody builds on them."""
     return tuple(
-        Entry(node.id, node.fitness, node.number, node.parent or None) for node in nodes if node.HasField("fitness")
+        Entry(node.id, node.fitness, node.number, node.parent or None)
+        for node in nodes
+        if node.HasField("fitness") and node.kind != candidate_pb2.KIND_ABLATION
     )

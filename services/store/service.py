@@ -19,6 +19,7 @@ REJECTIONS = 10
 MOVES = 500
 WATCH_SECONDS = 1.0
 SCORED = tuple(state for state in candidate_pb2.State.values() if state != candidate_pb2.STATE_REJECTED)
+COMPETING = tuple(kind for kind in candidate_pb2.Kind.values() if kind != candidate_pb2.KIND_ABLATION)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -159,7 +160,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         return await self._archive.run(run)
 
     async def _status(self, row: RunRow) -> pb.RunStatus:
-        best = await self._archive.list_candidates(Query(row.run, states=SCORED, limit=1))
+        best = await self._archive.list_candidates(Query(row.run, states=SCORED, kinds=COMPETING, limit=1))
         scored = [one for one in best.candidates if one.verdict.HasField("fitness")]
         answer = status(row, await self._archive.state_counts(row.run), node(scored[0]) if scored else None)
         for root in (await self._archive.baselines(row.run))[:1]:

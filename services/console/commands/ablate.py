@@ -18,7 +18,7 @@ from rich.table import Table
 from services.chassis.errors import NotPossible
 from services.chassis.events import first
 from services.chassis.rpc import channel
-from services.console.archive import all_candidates
+from services.console.archive import all_candidates, open_archive
 from services.console.comparing import Gain, gain_over, seed_noise, widened
 from services.console.local.system import System, running, running_system
 from services.console.settings import ConsoleSettings
@@ -52,10 +52,15 @@ async def ablate(
 
     Raises NotFound, NotPossible for a candidate that was not trained or has no such component.
     """
-    async with _services(settings, note) as (client, system), channel(client.archive_address, client) as connection:
+    async with open_archive(settings) as archive:
+        request = archive_pb2.GetCandidateRequest(run=run, candidate=candidate)
+        original = await archive.GetCandidate(request, timeout=30)
+    wanted = components_of(original, components)
+    async with (
+        _services(settings, original.stage, note) as (client, system),
+        channel(client.archive_address, client) as connection,
+    ):
         archive = archive_pb2_grpc.ArchiveStub(connection)
-        original = await archive.GetCandidate(archive_pb2.GetCandidateRequest(run=run, candidate=candidate), timeout=30)
-        wanted = components_of(original, components)
         records = await all_candidates(archive, archive_pb2.ListCandidatesRequest(run=original.run))
         known = {one.request.without_component for one in ablations_of(records, original.id)}
         await publish_all(client, [_wanted(original, one) for one in wanted if one not in known])
@@ -166,7 +171,7 @@ async def _all_ended(
 
 @asynccontextmanager
 async def _services(
-    settings: ConsoleSettings, note: Callable[[str], None]
+    settings: ConsoleSettings, stage: str, note: Callable[[str], None]
 ) -> AsyncIterator[tuple[ConsoleSettings, System | None]]:
     """Settings that reach running services: those of this folder, those that the environment names, or own ones."""
     if (other := running_system(settings)) is not None:
@@ -178,5 +183,6 @@ async def _services(
         yield settings, None
     else:
         note("starting the services …")
-        async with running(settings, {}) as system:
+        extra = {} if "ASI_ENGINEER_STAGES" in os.environ else {"ASI_ENGINEER_STAGES": stage}
+        async with running(settings, extra) as system:
             yield system.client, system

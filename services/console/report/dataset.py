@@ -43,8 +43,8 @@ class Dataset:
 
     @cached_property
     def scored(self) -> list[pb.Candidate]:
-        """Candidates with a fitness, in order."""
-        return [one for one in self.records if one.verdict.HasField("fitness")]
+        """Candidates with a fitness, in order; ablations answer a question and do not compete."""
+        return [one for one in self.records if one.verdict.HasField("fitness") and one.kind != pb.KIND_ABLATION]
 
     @cached_property
     def ranked(self) -> list[pb.Candidate]:
