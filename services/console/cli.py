@@ -20,6 +20,7 @@ from services.console import (  # noqa: F401 - importing them registers their co
     doing,
     mourning,
     pruning,
+    scaling,
     thinking,
     watching,
 )

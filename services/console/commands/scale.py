@@ -1,0 +1,176 @@
+"""`asi-arch autoscale` and `asi-arch worker`: engineers beside a laboratory that runs here or elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+from services.chassis.bus import Bus
+from services.chassis.bus.topology import engineer_durable
+from services.chassis.errors import NotPossible, SettingsError, Transient
+from services.console.local.fleet import Fleet
+from services.console.local.gpus import gpus
+from services.console.local.system import running_system
+from services.console.log import must_answer
+from services.console.plan import SCALES, one_of
+from services.console.settings import ConsoleSettings
+
+
+class Moment(TypedDict):
+    """One change, as `--json` prints it: messages waiting and in hand, engineers, those that drain."""
+
+    waiting: int
+    in_hand: int
+    engineers: int
+    draining: int
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How many engineers there may be, how often the queue is looked at, and how long less work must last."""
+
+    least: int
+    most: int | None  # None: one per GPU, or per core
+    every: float
+    calm: float
+
+
+Tell = Callable[[Moment], None]
+
+
+class Wanted:
+    """How many engineers there should be: up at once, down when less was enough for a while."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._seen: list[tuple[float, int]] = []
+
+    def at(self, now: float, backlog: int) -> int:
+        """One engineer for each message, within the bounds: the most that any moment of the calm time asked for."""
+        self._seen = [one for one in self._seen if now - one[0] < self._bounds.calm] + [(now, backlog)]
+        wanted = max(self._bounds.least, max(count for _, count in self._seen))
+        return wanted if self._bounds.most is None else min(self._bounds.most, wanted)
+
+
+async def autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, tell: Tell) -> None:
+    """Follow the depth of a stage's queue until SIGTERM or Ctrl-C, then drain all.
+
+    Raises SettingsError, NotPossible, BusLost, ServiceFailed.
+    """
+    places = places_for([stage], bounds.most)
+    bounds = replace(bounds, most=len(places))
+    environment = surroundings(settings, [stage])
+    client = settings.model_copy(update={"nats_url": environment["ASI_NATS_URL"]})
+    await must_answer(client.nats_url)
+    fleet, wanted = Fleet(places, environment, settings.data_dir / "logs"), Wanted(bounds)
+    with _stopped() as stop:
+        async with Bus(client, "asi-autoscale") as bus:
+            consumer = await bus.consumer(engineer_durable(stage))
+            try:
+                last: Moment | None = None
+                while not stop.is_set():
+                    with contextlib.suppress(Transient):  # out of reach just now: everything stays as it is
+                        waiting, in_hand = await consumer.depth()
+                        fleet.resize(wanted.at(time.monotonic(), waiting + in_hand))
+                        moment = Moment(
+                            waiting=waiting, in_hand=in_hand, engineers=fleet.working, draining=fleet.leaving
+                        )
+                        if moment != last:
+                            tell(moment)
+                        last = moment
+                    fleet.supervise()
+                    await _rest(stop, bounds.every)
+            finally:
+                await fleet.drain()
+
+
+async def work(settings: ConsoleSettings, stages: Sequence[str], tell: Tell) -> None:
+    """One engineer per visible GPU, else one on the CPU, until SIGTERM or Ctrl-C; then drain all.
+
+    Raises SettingsError where ASI_NATS_URL or ASI_ARCHIVE_ADDRESS is missing, NotPossible, BusLost, ServiceFailed.
+    """
+    for name in ("ASI_NATS_URL", "ASI_ARCHIVE_ADDRESS"):
+        if name not in os.environ:
+            raise SettingsError(f"{name} is not set: a worker joins a laboratory that runs elsewhere; say where.")
+    places = places_for(stages, None if gpus() else 1)
+    environment = surroundings(settings, stages)
+    await must_answer(environment["ASI_NATS_URL"])
+    fleet = Fleet(places, environment, settings.data_dir / "logs")
+    with _stopped() as stop:
+        try:
+            fleet.resize(len(places))
+            tell(Moment(waiting=0, in_hand=0, engineers=fleet.working, draining=0))
+            while not stop.is_set():
+                fleet.supervise()
+                await _rest(stop, 1.0)
+        finally:
+            await fleet.drain()
+
+
+def places_for(stages: Sequence[str], most: int | None) -> list[str]:
+    """A place per visible GPU where a stage trains on one, else per core. At most `most`. Raises NotPossible."""
+    on_gpu = [stage for stage in stages if device_of(stage) == "cuda"]
+    visible = gpus()
+    if on_gpu and not visible:
+        raise NotPossible(f"the stage {on_gpu[0]} trains on a GPU, and none is visible here (CUDA_VISIBLE_DEVICES)")
+    found = visible if on_gpu else [""] * (most or os.cpu_count() or 1)
+    return found[:most]
+
+
+def device_of(stage: str) -> str:
+    """Where a stage trains, "cpu" or "cuda", by ASI_ENGINEER_DEVICE or its scale. Raises SettingsError."""
+    one_of("--stage", stage, SCALES)
+    if device := os.environ.get("ASI_ENGINEER_DEVICE"):
+        return device
+    command = [sys.executable, "-m", "services.engineer.scales", stage]
+    return str(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["device"])
+
+
+def surroundings(settings: ConsoleSettings, stages: Sequence[str]) -> dict[str, str]:
+    """What an engineer is told: of the system that runs here, else of the environment. Raises SettingsError."""
+    system = running_system(settings)
+    if system is None and "ASI_NATS_URL" not in os.environ:
+        raise SettingsError(
+            f"nothing runs in {settings.data_dir} and ASI_NATS_URL is not set: "
+            "start `asi-arch run` here, or say where NATS and the store (ASI_ARCHIVE_ADDRESS) are."
+        )
+    nats, archive = settings.nats_url, settings.archive_address
+    if system is not None:
+        addresses = system["addresses"]
+        assert isinstance(addresses, Mapping)  # noqa: S101 - our own file
+        nats, archive = str(system["nats_url"]), str(addresses["archive"])
+    return {
+        "ASI_NATS_URL": nats,
+        "ASI_ARCHIVE_ADDRESS": archive,
+        "ASI_DATA_DIR": str(settings.data_dir.absolute()),
+        "ASI_ENGINEER_STAGES": ",".join(stages),
+        "ASI_ENGINEER_PARALLEL": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+
+
+async def _rest(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+
+
+@contextlib.contextmanager
+def _stopped() -> Iterator[asyncio.Event]:
+    """Set by the first SIGTERM or Ctrl-C; later ones change nothing, as a drain is under way."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

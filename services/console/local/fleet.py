@@ -1,0 +1,66 @@
+"""Engineers of this machine, as many as are wanted: one to a GPU, or one to a slot of the CPU.
+
+What is taken away is asked to drain (SIGTERM): it finishes, or checkpoints and hands back what it has in hand. Nothing
+here ever kills an engineer, and its place is not given to another before it has gone.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from services.console.local.broker import free_port
+from services.console.local.gpus import VISIBLE
+from services.console.local.processes import ServiceProcess
+
+
+class Fleet:
+    """The engineers. `places` are their slots: the value of CUDA_VISIBLE_DEVICES for each."""
+
+    def __init__(self, places: Sequence[str], environment: Mapping[str, str], logs: Path) -> None:
+        self._places = places
+        self._environment = environment
+        self._logs = logs
+        self._working: dict[int, ServiceProcess] = {}
+        self._leaving: dict[int, ServiceProcess] = {}
+
+    @property
+    def working(self) -> int:
+        """Engineers that take work."""
+        return len(self._working)
+
+    @property
+    def leaving(self) -> int:
+        """Engineers that end what they have in hand."""
+        self._leaving = {place: one for place, one in self._leaving.items() if _lives(one)}
+        return len(self._leaving)
+
+    def resize(self, wanted: int) -> None:
+        """Start what is missing, as far as there are free places; drain what is too much, the newest first."""
+        taken = self._leaving.keys() if self.leaving else set[int]()
+        free = [place for place in range(len(self._places)) if place not in self._working and place not in taken]
+        for place in free[: max(0, wanted - self.working)]:
+            self._working[place] = self._start(place)
+        while self.working > wanted:
+            place, engineer = self._working.popitem()
+            engineer.terminate()
+            self._leaving[place] = engineer
+
+    def supervise(self) -> list[str]:
+        """Start again what died; their names. Raises ServiceFailed or SettingsError for one that does not stay up."""
+        return [f"engineer {place}" for place, one in self._working.items() if one.supervise()]
+
+    async def drain(self) -> None:
+        """Ask all to drain and wait until the last has gone, however long that takes."""
+        self.resize(0)
+        processes = [one.process for one in self._leaving.values() if one.process]
+        await asyncio.gather(*(asyncio.to_thread(process.wait) for process in processes))
+
+    def _start(self, place: int) -> ServiceProcess:
+        own = {"ASI_LISTEN": f"127.0.0.1:{free_port()}", VISIBLE: self._places[place]}
+        engineer = ServiceProcess("engineer", {**self._environment, **own}, self._logs / f"engineer-{place}.log")
+        engineer.start()
+        return engineer
+
+
+def _lives(engineer: ServiceProcess) -> bool:
+    return engineer.process is not None and engineer.process.poll() is None
