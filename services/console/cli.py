@@ -27,6 +27,7 @@ from services.console import (  # noqa: F401 - importing them registers their co
 from services.console.app import INTERRUPTED, Json, app
 from services.console.commands import run as discovery
 from services.console.ending import tell_ending
+from services.console.forks import fork_of
 from services.console.local.processes import ServiceFailed
 from services.console.local.system import AlreadyRunning
 from services.console.plan import Flags, checked_run_name
@@ -37,12 +38,17 @@ from services.console.tables import terminal
 
 @app.command()
 def run(
+    context: typer.Context,
     name: Annotated[
         str | None, typer.Option("--run", metavar="NAME", help="name of the run; default: r1, r2, …")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with --run, or with the newest run")] = False,
+    fork: Annotated[
+        str,
+        typer.Option(metavar="RUN[@EVENT]", help="begin with that run's history up to an event (sequence or id)"),
+    ] = "",
     scale: Annotated[str, typer.Option(help="tiny, explore, verify or final")] = "tiny",
-    mind: Annotated[str, typer.Option(help="offline, openai or recorded:RUN")] = "offline",
+    mind: Annotated[str, typer.Option(help="offline, openai or recorded:RUN[@SEQUENCE]")] = "offline",
     candidates: Annotated[
         int | None, typer.Option(min=0, help="proposals; default at tiny: 6, beside the baselines")
     ] = None,
@@ -79,7 +85,9 @@ def run(
     settings = console_settings()
     console = terminal()
     wanted = checked_run_name(name) if name else None
-    outcome = asyncio.run(discovery.discover(settings, flags, wanted, resume, Progress(console, quiet=as_json)))
+    origin = fork_of(fork, context, resume) if fork else None
+    progress = Progress(console, quiet=as_json)
+    outcome = asyncio.run(discovery.discover(settings, flags, wanted, resume, progress, origin))
     tell_ending(console, settings, outcome, as_json)
 
 

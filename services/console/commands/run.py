@@ -13,9 +13,12 @@ from pathlib import Path
 import grpc.aio
 
 from services.chassis.errors import NotFound, SettingsError
+from services.chassis.llm.names import asks_endpoint
 from services.chassis.llm.settings import load_mind
 from services.chassis.rpc import channel
 from services.console.archive import all_candidates, open_archive
+from services.console.commands.forking import fork_run, until_applied
+from services.console.forks import Fork, fork_settings
 from services.console.local.system import System, running
 from services.console.overrides import must_be_possible
 from services.console.plan import Flags, budget, run_settings, stages_of
@@ -42,15 +45,22 @@ class Outcome:
 
 
 async def discover(
-    settings: ConsoleSettings, flags: Flags, name: str | None, resume: bool, progress: Progress
+    settings: ConsoleSettings,
+    flags: Flags,
+    name: str | None,
+    resume: bool,
+    progress: Progress,
+    fork: Fork | None = None,
 ) -> Outcome:
-    """Start the system and a run (or go on with one), watch it to its end, drain everything.
+    """Start the system and a run (or go on with one, or with another's history), watch it to its end, drain everything.
 
     Raises SettingsError, NotFound (nothing to resume), ServiceFailed, AlreadyRunning.
     """
     wanted = run_settings(flags)
+    if fork is not None:
+        wanted = fork_settings(await _settings_of(settings, fork.run), wanted, fork.given)
     await asyncio.to_thread(must_be_possible, wanted)
-    if wanted.mind == "openai":
+    if asks_endpoint(wanted.mind):
         load_mind()  # what is missing is said before anything starts
     stages = stages_of(await _settings_of(settings, name) if resume else wanted)
     extra = {} if "ASI_ENGINEER_STAGES" in os.environ else {"ASI_ENGINEER_STAGES": stages}
@@ -62,7 +72,10 @@ async def discover(
             channel(system.client.archive_address, system.client) as connection,
         ):
             archive = archive_pb2_grpc.ArchiveStub(connection)
-            run = await _begin(system, archive, name, resume, wanted, budget(flags) if _has_budget(flags) else None)
+            if fork is not None:
+                run = await _fork(system, archive, name, fork, wanted)
+            else:
+                run = await _begin(system, archive, name, resume, wanted, budget(flags) if _has_budget(flags) else None)
             progress.note(f"run {run} · archive {settings.data_dir / 'archive.db'} · Ctrl-C drains and loses nothing")
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
@@ -106,6 +119,20 @@ async def _begin(
             raise SettingsError(f"a run called {run} exists already: choose another --run, or --resume it.")
         await start_run(system.client, run, wanted)
     await _until_known(archive, run, runs.get(run))
+    return run
+
+
+async def _fork(
+    system: System,
+    archive: archive_pb2_grpc.ArchiveAsyncStub,
+    name: str | None,
+    fork: Fork,
+    wanted: events_pb2.RunSettings,
+) -> str:
+    """The name of the run that goes on from another's history."""
+    runs = {status.run: status for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs}
+    run = name or _new_name(runs)
+    await until_applied(archive, run, await fork_run(system, fork.spec, run, wanted))
     return run
 
 
