@@ -262,6 +262,14 @@ def test_finalists_and_controls_are_trained_again_before_a_run_ends() -> None:
     assert not any(isinstance(one, Finish) for one in decisions)
 
 
+def test_a_run_that_promotes_nobody_remembers_nobody() -> None:
+    """Its state stays as small after a thousand candidates as after one."""
+    state, _ = searched(POLICY)
+
+    assert [one.waiting for one in state.ladder.rungs] == []
+    assert state.ladder.roots[0] is not None
+
+
 def test_halving_promotes_while_the_search_goes_on() -> None:
     """Nobody waits for the search to end, and seats are given out all the same."""
     policy = replace(VERIFYING, promotion=SuccessiveHalving(eta=2), budget=Budget(candidates=6))
