@@ -1,6 +1,7 @@
 """The engineer, put together: one sandbox, the checker, a worker per stage."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -39,8 +40,20 @@ async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[N
         engineer = Engineer(sandbox, stages, stub, RunReviser(minds), settings.data_dir, settings.trainings, weights)
         for stage in settings.stage_names:
             await service.work(engineer_durable(stage), engineer.handle, settings.trainings(stage))
+        if settings.idle_seconds is not None:
+            service.tasks.append(_until_idle(service, settings.idle_seconds))
         yield
         await minds.close()
+
+
+async def _until_idle(service: Service, seconds: float) -> None:
+    """Return, which ends the service in good order, when nothing has been in hand for so long."""
+    idle_since = time.monotonic()
+    while (idle := time.monotonic() - idle_since) < seconds:
+        await asyncio.sleep(min(1.0, seconds - idle))
+        if any(worker.busy for worker in service.workers):
+            idle_since = time.monotonic()
+    get_logger().info("nothing to do", seconds=seconds)
 
 
 async def _preflight(settings: EngineerSettings) -> None:

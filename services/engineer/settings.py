@@ -16,6 +16,9 @@ class EngineerSettings(ServiceSettings):
         None, ge=1, description="trainings at once, per stage; default: one per core, and one where a GPU trains"
     )
     keep_weights: bool = Field(False, description="keep final weights as artifacts, for `asi-arch export --as module`")
+    idle_seconds: float | None = Field(
+        None, gt=0, description="end after so long without work, as a job should; default: wait for ever"
+    )
     check_slots: int = Field(2, ge=1, description="checks at once")
     device: str | None = Field(None, pattern="^(cpu|cuda)$", description="default: what the scale says")
 
