@@ -43,6 +43,7 @@ check: setup
 	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python deploy/kubernetes/validate.py
 	@rm -rf build/contracts && mkdir -p build/contracts
 	$(call PROTOC,build/contracts) > /dev/null 2>&1
 	diff -r -x __pycache__ -x '__init__.py' build/contracts/services/contracts services/contracts

@@ -1,0 +1,66 @@
+"""Compare every manifest with Kubernetes' own schemas, and KEDA's objects with `keda.schema.json`.
+
+    python deploy/kubernetes/validate.py [--version 1.30]
+
+Strict: a field that the schema does not know is an error, since Kubernetes would drop it. Exits 1 with one line each.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+HERE = Path(__file__).parent
+Manifest = dict[str, Any]
+
+
+def manifests() -> Iterator[tuple[Path, Manifest]]:
+    """Every object with its file; kustomizations name files, and are compared with them in the tests."""
+    for path in sorted(HERE.rglob("*.yaml")):
+        if path.name != "kustomization.yaml":
+            yield from ((path, one) for one in yaml.safe_load_all(path.read_text()))
+
+
+def as_kubernetes_sees(manifest: Manifest) -> list[Manifest]:
+    """The objects that Kubernetes' own schemas describe: of a ScaledJob, the Job that it makes."""
+    if not manifest["apiVersion"].startswith("keda.sh/"):
+        return [manifest]
+    job = manifest["spec"].get("jobTargetRef")
+    return [{"apiVersion": "batch/v1", "kind": "Job", "metadata": manifest["metadata"], "spec": job}] if job else []
+
+
+def error_in(manifest: Manifest, version: str, keda: Manifest) -> str | None:
+    """What is wrong with it, in words; None where nothing is."""
+    try:
+        if manifest["apiVersion"].startswith("keda.sh/"):
+            jsonschema.validate(manifest, keda)
+        for one in as_kubernetes_sees(manifest):
+            kubernetes_validate.validate(one, version, strict=True)
+    except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
+        return f"{'.'.join(str(step) for step in error.path)}: {error.message}"
+    except kubernetes_validate.SchemaNotFoundError:
+        return f"Kubernetes {version} knows no {manifest['kind']} of {manifest['apiVersion']}"
+    return None
+
+
+def main() -> None:
+    """Validate all of them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--version", default="1.30", help="of Kubernetes; default: 1.30")
+    version = parser.parse_args().version
+    keda = json.loads((HERE / "keda.schema.json").read_text())
+    checked = [(path, one, error_in(one, version, keda)) for path, one in manifests()]
+    for path, one, error in checked:
+        if error:
+            sys.stderr.write(f"{path.relative_to(HERE)}: {one['kind']} {one['metadata']['name']}: {error}\n")
+    sys.exit(any(error for _, _, error in checked) or not checked)
+
+
+if __name__ == "__main__":
+    main()
