@@ -22,6 +22,7 @@ from services.console.report.tables import tables
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 
+ENDED = ("finished", "stopped")
 STYLE = """
 :root{color-scheme:light dark}body{font:16px/1.55 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;
 color:#1f2933;background:#fff}h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.4rem}
@@ -101,11 +102,7 @@ def _page(data: Dataset, sections: Sequence[str]) -> str:
     if best is not None:
         loss = f", loss {best.training.loss:.4f}" if best.training.HasField("loss") else ""
         lead = f"Best: {escape(name_of(best))} ({escape(best.id)}), fitness {best.verdict.fitness.value:.3f}{loss}."
-    told = (
-        "".join(f"<p>{escape(line.strip())}</p>" for line in sentences(data.records, status.settings))
-        if _promotes(data)
-        else ""
-    )
+    told = "".join(f"<p>{escape(line.strip())}</p>" for line in _told(data))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Run {escape(status.run)}</title><style>{STYLE}</style><h1>Run {escape(status.run)}</h1>"
@@ -114,5 +111,11 @@ def _page(data: Dataset, sections: Sequence[str]) -> str:
     )
 
 
-def _promotes(data: Dataset) -> bool:
-    return data.status.settings.promotion not in ("", "none")
+def _told(data: Dataset) -> list[str]:
+    """What was found and how sure it is; while the run goes on, that it cannot be told yet."""
+    settings = data.status.settings
+    if settings.promotion in ("", "none"):
+        return []
+    if data.status.phase not in ENDED and not any(one.HasField("discovery") for one in data.records):
+        return ["What was found is told when the second trainings of the finalists have ended."]
+    return sentences(data.records, settings)
