@@ -85,7 +85,7 @@ def _stats(arguments: argparse.Namespace) -> int:
     for row in () if arguments.json else rows:
         gain = "–" if row.mean_gain is None else f"{row.mean_gain:+.3f}"
         _say(f"{row.improved:>3} of {row.measured:<3} improved  mean gain {gain}  {row.entry}")
-    if not rows:
+    if not rows and not arguments.json:
         _say("no candidate of this run used an entry")
     return 0 if rows else 1
 
