@@ -1,7 +1,8 @@
 """Makes a deployment's NATS users: `python -m services.chassis.bus.credentials FOLDER`.
 
 Writes FOLDER/.env (one secret seed per user, readable by its owner only) and FOLDER/nats.conf (the server's
-configuration: public keys and rights, no secret). Existing files are kept: seeds in use are not replaced.
+configuration: public keys and rights, no secret). Seeds that are there stay in use, as does whatever else .env says;
+nats.conf is written anew, with the rights of this version.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import nkeys
 
 from services.chassis.bus.access import public_key
 from services.chassis.bus.rights import RIGHTS
+from services.chassis.errors import SettingsError
 
 SERVER = """\
 # Made by services.chassis.bus.credentials from services.chassis.bus.rights. It holds no secret.
@@ -55,13 +57,20 @@ def variable(user: str) -> str:
 
 
 def write(folder: Path, tls: bool) -> None:
-    """Both files. Raises FileExistsError where there is one already."""
-    seeds = new_seeds()
-    handle = os.open(folder / ".env", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.writelines(f"{variable(user)}={seed}\n" for user, seed in seeds.items())
-    with (folder / "nats.conf").open("x", encoding="ascii") as file:
-        file.write(server_config(seeds, tls))
+    """Both files. Raises SettingsError where a seed that is there cannot be used."""
+    known = _kept(folder / ".env")
+    fresh = {user: seed for user, seed in new_seeds().items() if user not in known}
+    handle = os.open(folder / ".env", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(handle, "a", encoding="utf-8") as file:
+        file.writelines(f"\n{variable(user)}={seed}" for user, seed in fresh.items())
+    (folder / "nats.conf").write_text(server_config({**known, **fresh}, tls), "ascii")
+
+
+def _kept(path: Path) -> dict[str, str]:
+    """The seeds that an environment file holds already."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    given = dict(line.split("=", 1) for line in lines if "=" in line)
+    return {user: given[variable(user)].strip() for user in RIGHTS if variable(user) in given}
 
 
 def _user(user: str, key: str) -> str:
@@ -81,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     try:
         write(asked.folder, asked.tls)
-    except FileExistsError as error:
-        sys.exit(f"{error.filename} exists already: delete .env and nats.conf for new secrets.")
+    except (SettingsError, OSError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

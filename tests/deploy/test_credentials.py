@@ -1,0 +1,51 @@
+"""The files that a deployment begins with, and what stays of them in the next one."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from services.chassis.bus.access import public_key
+from services.chassis.bus.credentials import variable, write
+from services.chassis.bus.rights import RIGHTS
+from services.chassis.errors import SettingsError
+
+
+def seeds(folder: Path) -> dict[str, str]:
+    """What the environment file says."""
+    return dict(line.split("=", 1) for line in (folder / ".env").read_text().splitlines() if line)
+
+
+def test_every_user_gets_a_secret_and_the_server_only_public_keys(tmp_path: Path) -> None:
+    """The configuration may be read by anybody, the seeds by their owner."""
+    write(tmp_path, tls=False)
+    config = (tmp_path / "nats.conf").read_text()
+
+    assert seeds(tmp_path).keys() == {variable(user) for user in RIGHTS}
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    assert set(re.findall(r"nkey: (\w+)", config)) == {public_key(seed) for seed in seeds(tmp_path).values()}
+    assert not [seed for seed in seeds(tmp_path).values() if seed in config]
+
+
+def test_a_second_time_seeds_in_use_stay_and_rights_are_those_of_this_version(tmp_path: Path) -> None:
+    """An upgrade adds facts and users; it must not lock out what runs."""
+    write(tmp_path, tls=False)
+    before, path = seeds(tmp_path), tmp_path / ".env"
+    path.write_text("IMAGE_TAG=v2" + "".join(f"\n{name}={seed}" for name, seed in before.items() if name[0] != "J"))
+    (tmp_path / "nats.conf").write_text("an older version's")
+    write(tmp_path, tls=True)
+    after = seeds(tmp_path)
+
+    assert after.pop("IMAGE_TAG") == "v2"
+    assert after.pop(variable("judge")) != before.pop(variable("judge"))
+    assert after == before
+    assert "candidate.judged" in (tmp_path / "nats.conf").read_text()
+    assert "handshake_first" in (tmp_path / "nats.conf").read_text()
+
+
+def test_a_seed_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    """Not a server that refuses everybody."""
+    (tmp_path / ".env").write_text(f"{variable('judge')}=changeme\n")
+
+    with pytest.raises(SettingsError, match="nkey seed"):
+        write(tmp_path, tls=False)
