@@ -20,8 +20,8 @@ TINY_CANDIDATES = 6
 TINY_POOL = pb.PoolSettings(size=12, parents=4, references=3, cold_start=5, batch=3)
 PAPER_POOL = pb.PoolSettings(size=50, parents=10, references=4, cold_start=200, batch=50)
 PARTS = ("cognition", "analysis", "judge")
-POLICIES = ("block", "eta", "flops", "leakage", "level", "parameters", "prune", "search", "stages", "verify",
-            "verify_seeds", "worthwhile")  # fmt: skip
+POLICIES = ("ablations", "block", "eta", "flops", "leakage", "level", "match", "parameters", "prune", "prune_from",
+            "search", "stages", "verify", "verify_seeds", "worthwhile")  # fmt: skip
 
 
 @dataclass(frozen=True)

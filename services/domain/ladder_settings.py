@@ -33,6 +33,10 @@ def climb_of(promotion: str, policies: Policies, scale: str, overrides: Mapping[
     if promotion and promotion not in PROMOTIONS:
         raise ValueError(f"promotion is {promotion!r}; choose one of {', '.join(PROMOTIONS)}")
     ablations = _whole(policies, "ablations", 0)
+    if not 0 < _real(policies, "prune_from", 0.5) < 1:
+        raise ValueError(
+            f"policy prune_from must be a share of the steps between 0 and 1, not {policies['prune_from']!r}"
+        )
     if promotion in ("", "none"):
         return Climb(None, (), DiscoveryPolicy(), ablations)
     default = DiscoveryPolicy()

@@ -6,49 +6,37 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import structlog
 
 from services.chassis import metrics
 from services.chassis.artifacts import Artifacts
-from services.chassis.curves import curves_of
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
 from services.chassis.standing import BEFORE_TRAINED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.extrapolation import Curve
 from services.engineer.data.corpus import TokenArray
 from services.engineer.matching import overrides_for
 from services.engineer.records import seed_message, training_message
 from services.engineer.revision import Failure, Reviser
 from services.engineer.sandbox import Sandbox, SandboxUnavailable
 from services.engineer.stages import Stage, Stages
+from services.engineer.surroundings import Surroundings, surroundings_of, watch_settings
 from services.engineer.training.errors import Drained, LooksAhead, TrainingFailed
 from services.engineer.training.host import train
 from services.engineer.training.keeping import keep_weights
 from services.engineer.training.result import Metrics
 from services.engineer.training.session import Job as Training
 from services.engineer.training.session import Weights
-from services.engineer.training.watcher import Peers, WatchSettings
 from services.engineer.workbench import Workbench
 
 SERVICE = "engineer"
 MOST_REVISIONS = 3
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the watcher compares a training with: the run's settings and what its peers measured."""
-
-    settings: events_pb2.RunSettings
-    peers: Peers
-    finished: tuple[Curve, ...]
 
 
 class Engineer:
@@ -88,7 +76,7 @@ class Engineer:
         record.CopyFrom(job.event.so_far)
         if await has_gone_on(self._archive, record, BEFORE_TRAINED):
             return []
-        surroundings = await self._surroundings(record.run, record.stage)
+        surroundings = await surroundings_of(self._archive, record.run, record.stage)
         stage = await self._stages.open(record.stage, dict(surroundings.settings.scale_overrides))
         await self._claim(job)
         bench = Workbench(self._data_dir, record.run, record.id)
@@ -113,7 +101,9 @@ class Engineer:
         asked = job.event.candidate_promoted
         request = archive_pb2.GetCandidateRequest(run=job.event.run, candidate=job.event.candidate)
         record = await self._archive.GetCandidate(request, timeout=30)
-        surroundings = replace(await self._surroundings(record.run, asked.stage), finished=())  # nobody is pruned here
+        surroundings = replace(
+            await surroundings_of(self._archive, record.run, asked.stage), finished=()
+        )  # nobody is pruned here
         program, overrides = record.training.program or record.proposal.program, dict(asked.scale_overrides)
         if asked.HasField("match_parameters"):
             overrides = await overrides_for(self._stages, asked.stage, overrides, program, asked.match_parameters)
@@ -259,44 +249,12 @@ class Engineer:
             raise Rejected("train", reason, {**evidence, "first_error": failed.message})
         return repair.program
 
-    async def _surroundings(self, run: str, stage: str) -> Surroundings:
-        status = await self._archive.GetRun(archive_pb2.RunRequest(run=run), timeout=30)
-        reply = await self._archive.GetBaselines(archive_pb2.GetBaselinesRequest(run=run, stage=stage), timeout=30)
-        finished = await self._curves(run) if _switched_on(status.settings, "prune") else ()
-        return Surroundings(status.settings, peers_of(reply.baselines), finished)
-
-    async def _curves(self, run: str) -> tuple[Curve, ...]:
-        request = archive_pb2.ListCandidatesRequest(run=run, states=[pb.STATE_ARCHIVED], page_size=200)
-        reply = await self._archive.ListCandidates(request, timeout=30)
-        return tuple(curves_of(reply.candidates))
-
 
 def share_of(part: TokenArray, rung: int, rungs: int) -> TokenArray:
     """What is held out for one rung of several: they share nothing, so that none was selected by another's data."""
     length = len(part) // max(1, rungs)
     start = (max(1, rung) - 1) * length
     return part[start : start + length]
-
-
-def peers_of(baselines: Sequence[pb.Candidate]) -> Peers:
-    """Yardsticks from the measured baselines; None where there are none yet."""
-    seeds = [seed for one in baselines for seed in one.training.seeds]
-    steps = [
-        seed.curve[-1].tokens / seed.curve[-1].step / seed.measurements.tokens_per_second
-        for seed in seeds
-        if seed.curve and seed.measurements.tokens_per_second
-    ]
-    losses = [seed.loss for seed in seeds if not seed.HasField("stopped")]
-    return Peers(median(steps) if steps else None, min(losses) if losses else None)
-
-
-def watch_settings(settings: events_pb2.RunSettings, stage: Stage) -> WatchSettings:
-    """The watcher's rules: memory from the scale, pruning where the run switched it on."""
-    return WatchSettings(memory_bytes=stage.scale.memory_bytes, prune=_switched_on(settings, "prune"))
-
-
-def _switched_on(settings: events_pb2.RunSettings, policy: str) -> bool:
-    return policy in settings.policies and settings.policies[policy] in (True, "true", "on", "1")
 
 
 def _count(record: pb.Candidate) -> None:

@@ -111,6 +111,7 @@ def test_settings_name_policy_stages_and_budgets() -> None:
         ({"stages": "tiny:seeds=0"}, "seeds"),
         ({"level": "2"}, "level"),
         ({"match": "height"}, "match"),
+        ({"prune_from": "50"}, "prune_from"),
     ],
 )
 def test_impossible_policies_are_refused_by_name(policies: dict[str, object], named: str) -> None:

@@ -61,5 +61,6 @@ def print_replays(console: Console, found: Sequence[Replayed]) -> None:
         table.add_row(f"{one.fraction:.0%}", str(one.trainings), str(len(replay.stopped)), f"{replay.saved:.0%}", lost)
     console.print(table)
     console.print(
-        "each training is judged by the earlier ones alone; `--policy prune=on` switches it on at 25 %", style="dim"
+        "each training is judged by the earlier ones alone; `--policy prune=on --policy prune_from=0.5` switches it on",
+        style="dim",
     )
