@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -87,7 +88,7 @@ def _block(status: pb.RunStatus, rows: Sequence[Row], spent: float, left: float 
         Text(f"run {status.run} · {status.phase} · {clock(spent)}{_again(status)}{_left(left)}", style="bold")
     ]
     if wanted:
-        lines.append(ProgressBar(total=wanted, completed=ended, width=60))
+        lines.append(Padding(ProgressBar(total=wanted, completed=ended, width=60), 0))  # a line of its own
     lines += [counts, *_in_hand(rows), Text(best_line(status))]
     return Group(*lines)
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -15,8 +16,6 @@ from services.console.happenings import Happening, line
 from services.console.progress import STATES, best_line, clock, ended_and_wanted
 from services.console.rows import Row
 from services.console.tables import ABSENT
-
-ENDED = ("archived", "rejected")
 
 
 def block(scene: Scene, data_dir: Path, now: datetime | None = None) -> RenderableType:
@@ -30,9 +29,8 @@ def block(scene: Scene, data_dir: Path, now: datetime | None = None) -> Renderab
         )
     ]
     if wanted:
-        parts.append(ProgressBar(total=wanted, completed=min(ended, wanted), width=40))
-    moving = [one for one in scene.rows if one["state"] not in ENDED]
-    parts.append(in_flight(moving, scene.begun, data_dir, now or datetime.now(UTC)))
+        parts.append(Padding(ProgressBar(total=wanted, completed=min(ended, wanted), width=40), 0))  # a line of its own
+    parts.append(in_flight(scene.moving, scene.begun, data_dir, now or datetime.now(UTC)))
     parts.append(Text(best_line(status), style="green"))
     parts += [Text(line(one), style="dim", no_wrap=True, overflow="ellipsis") for one in scene.latest]
     return Group(*parts)

@@ -50,7 +50,7 @@ async def _lines(settings: ConsoleSettings, run: str, from_start: bool, as_json:
 
 async def _live(settings: ConsoleSettings, run: str, from_start: bool) -> None:
     console = terminal()
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=console, refresh_per_second=4) as live:
         async with aclosing(moments(settings, run, from_start)) as seen:
             async for moment in seen:
-                live.update(block(moment.scene, settings.data_dir), refresh=True)
+                live.update(block(moment.scene, settings.data_dir))

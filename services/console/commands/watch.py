@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
@@ -12,18 +13,21 @@ from google.protobuf.message import DecodeError
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.errors import NotFound
-from services.console.archive import open_archive
-from services.console.commands.run import OVER, look
+from services.console.archive import all_candidates, open_archive
+from services.console.commands.run import OVER
 from services.console.happenings import Happening, happening
 from services.console.local.system import running_system
 from services.console.log import open_log
-from services.console.rows import Row
+from services.console.rows import Row, row
 from services.console.settings import ConsoleSettings
 from services.contracts import archive_pb2 as pb
-from services.contracts import archive_pb2_grpc
+from services.contracts import archive_pb2_grpc, candidate_pb2
 
 LATEST = 6
 LEFT_SECONDS = 3.0
+LOOK_SECONDS = 1.0
+ENDED = (candidate_pb2.STATE_UNSPECIFIED, candidate_pb2.STATE_ARCHIVED, candidate_pb2.STATE_REJECTED)
+MOVING = [state for state in candidate_pb2.State.values() if state not in ENDED]
 
 
 @dataclass
@@ -31,7 +35,8 @@ class Scene:
     """What is known of the run at one moment."""
 
     status: pb.RunStatus
-    rows: list[Row]
+    moving: list[Row]  # candidates in flight
+    looked: float  # when the archive was asked
     latest: deque[Happening] = field(default_factory=lambda: deque(maxlen=LATEST))
     begun: dict[str, Happening] = field(default_factory=dict)  # by candidate: what it did last
 
@@ -56,13 +61,12 @@ async def moments(settings: ConsoleSettings, run: str, from_start: bool) -> Asyn
     """
     alive = running_system(settings) is not None or settings.archive_is_elsewhere
     async with open_archive(settings) as archive, open_log(settings) as bus:
-        status, rows = await look(archive, run)
-        scene = Scene(status, rows)
+        scene = Scene(*await _look(archive, run), time.monotonic())
         if not from_start and (scene.over or not alive):
             raise NotFound(_nothing(settings, scene))
         start = 1 if from_start else await bus.last_sequence() + 1
         wait = alive and not scene.over
-        async for logged in _log(bus, status.run, start, wait):
+        async for logged in _log(bus, scene.status.run, start, wait):
             yield await _moment(archive, scene, logged, settled=not wait)
             if scene.over and logged is None:
                 return
@@ -92,7 +96,7 @@ async def _log(bus: Bus, run: str, start: int, wait: bool) -> AsyncIterator[Logg
 async def _moment(
     archive: archive_pb2_grpc.ArchiveAsyncStub, scene: Scene, logged: Logged | None, settled: bool
 ) -> Moment:
-    """Take one message in. The archive is asked anew only while things may change."""
+    """Take one message in. The archive is asked anew only while things may change, and once a second at most."""
     seen = None
     if logged is not None:
         with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
@@ -100,7 +104,14 @@ async def _moment(
             scene.latest.append(seen)
             if seen["candidate"]:
                 scene.begun[seen["candidate"]] = seen
-    if not settled:
+    if not settled and time.monotonic() - scene.looked >= LOOK_SECONDS:
+        scene.looked = time.monotonic()
         with contextlib.suppress(grpc.aio.AioRpcError):  # the store is starting again: what was known stays
-            scene.status, scene.rows = await look(archive, scene.status.run)
+            scene.status, scene.moving = await _look(archive, scene.status.run)
     return Moment(scene, seen)
+
+
+async def _look(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb.RunStatus, list[Row]]:
+    status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+    request = pb.ListCandidatesRequest(run=status.run, states=MOVING, slim=True, sort="time")
+    return status, [row(one) for one in await all_candidates(archive, request)]
