@@ -101,9 +101,8 @@ class Engineer:
         asked = job.event.candidate_promoted
         request = archive_pb2.GetCandidateRequest(run=job.event.run, candidate=job.event.candidate)
         record = await self._archive.GetCandidate(request, timeout=30)
-        surroundings = replace(
-            await surroundings_of(self._archive, record.run, asked.stage), finished=()
-        )  # nobody is pruned here
+        surroundings = await surroundings_of(self._archive, record.run, asked.stage)
+        surroundings = replace(surroundings, finished=())  # nobody is pruned here
         program, overrides = record.training.program or record.proposal.program, dict(asked.scale_overrides)
         if asked.HasField("match_parameters"):
             overrides = await overrides_for(self._stages, asked.stage, overrides, program, asked.match_parameters)
