@@ -15,7 +15,10 @@ from services.console.commands.watch import Scene
 from services.console.happenings import Happening, line
 from services.console.progress import STATES, best_line, clock, ended_and_wanted
 from services.console.rows import Row
-from services.console.tables import ABSENT
+from services.console.tables import ABSENT, LEAST_NAME, terminal
+
+COLUMNS = (("id", 7), ("name", 0), ("state", 8), ("since", 5), ("training", 25))
+"""Of what is in flight, with their least widths; the name gives way."""
 
 
 def block(scene: Scene, data_dir: Path, now: datetime | None = None) -> RenderableType:
@@ -41,8 +44,12 @@ def in_flight(rows: Sequence[Row], last: dict[str, Happening], data_dir: Path, n
     if not rows:
         return Text("nothing is in flight", style="dim")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("id", "name", "state", "since", "training"):
-        table.add_column(title, no_wrap=True, overflow="ellipsis", header_style="dim")
+    for title, width in COLUMNS:
+        room = terminal().width - sum(width + 2 for _, width in COLUMNS)
+        table.add_column(
+            title, no_wrap=True, overflow="ellipsis", header_style="dim",
+            min_width=width or LEAST_NAME, max_width=None if width else max(LEAST_NAME, room),
+        )  # fmt: skip
     for one in rows:
         table.add_row(one["id"], one["name"] or "…", one["state"], _since(last.get(one["id"]), now),
                       _training(data_dir, one))  # fmt: skip
