@@ -142,6 +142,13 @@ function fold(id) {
 
 const COLUMNS = [["id", 0], ["name", 0], ["state", 0], ["loss", 4], ["loss_difference", 4], ["benchmark", 3], ["judge", 1], ["fitness", 3], ["parameters", 0], ["seconds", 0]];
 
+// A number as the board shows it; the fitness with its 95 % interval, where it has one.
+function cell(row, name, digits) {
+  if (typeof row[name] !== "number") return row[name] || "–";
+  const text = digits ? shown(row[name], digits) : Math.round(row[name]).toLocaleString("en");
+  return name === "fitness" && row.fitness_low !== null ? `${text} [${shown(row.fitness_low, digits)}, ${shown(row.fitness_high, digits)}]` : text;
+}
+
 function drawBoard() {
   const head = make("tr", {}, ...COLUMNS.map(([name]) => make("th", { scope: "col", "aria-sort": name === state.sort ? (state.down ? "descending" : "ascending") : "none" },
     make("button", { onclick: () => { state.down = state.sort === name ? !state.down : true; state.sort = name; drawBoard(); } }, name.replace("loss_difference", "Δ root")))));
@@ -155,7 +162,7 @@ function drawBoard() {
   });
   $("#board thead").replaceChildren(head);
   $("#board tbody").replaceChildren(...rows.map((row) => make("tr", { tabindex: 0, onclick: () => open(row.id), onkeydown: (event) => event.key === "Enter" && open(row.id) },
-    ...COLUMNS.map(([name, digits]) => make("td", {}, typeof row[name] === "number" ? (digits ? shown(row[name], digits) : Math.round(row[name]).toLocaleString("en")) : row[name] || "–")))));
+    ...COLUMNS.map(([name, digits]) => make("td", {}, cell(row, name, digits))))));
 }
 
 // ---- one candidate ---------------------------------------------------------------------------------------------
