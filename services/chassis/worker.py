@@ -179,7 +179,7 @@ class Worker:
         get_logger().error("dead letter", durable=self._durable, sequence=delivery.sequence, exc_info=error)
         dead = dead_letter(
             job.cause, self._service, self._durable, delivery.sequence, delivery.deliveries,
-            reason=f"{type(error).__name__}: {error}",
+            reason=_reason(error),
             trace="".join(traceback.format_exception(error))[-8000:],
         )  # fmt: skip
         dead.dead.subject = delivery.subject
@@ -208,6 +208,13 @@ def dead_letter(
         )
     )
     return dead
+
+
+def _reason(error: Exception) -> str:
+    """An error in a line: of a call that failed, what the other service said."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return f"{type(error).__name__}: {error}"
 
 
 async def _beat(delivery: Delivery) -> None:

@@ -138,7 +138,7 @@ def print_rows(console: Console, found: Sequence[LetterRow]) -> None:
         console.print(
             f"[{style}]{one['number']:>5}[/{style}]  {about}  {one['durable']}  {one['standing']}  {one['time']}"
         )
-        console.print(f"       {escape(one['reason'])}", soft_wrap=True)
+        console.print(f"       {escape(' '.join(one['reason'].split()))}", soft_wrap=True)
 
 
 def print_letter(console: Console, letter: Letter, work: events_pb2.Event) -> None:
