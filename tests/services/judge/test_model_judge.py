@@ -59,7 +59,7 @@ async def test_sub_scores_are_weighted_and_the_spread_is_kept() -> None:
     assert len(endpoint.received) == 3
     assert opinion.raw == pytest.approx(0.30 * 6 + 0.25 * 6 + 0.45 * 6)
     assert opinion.spread == pytest.approx(0.30 * 2)
-    assert opinion.judge == "openai:scripted-model, score-2"
+    assert opinion.judge == "openai:scripted-model, score-3"
     assert REASON in opinion.justification
 
 
