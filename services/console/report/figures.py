@@ -34,7 +34,7 @@ def best_so_far(data: Dataset) -> Drawing:
     spent, best, cells = 0.0, float("-inf"), []
     for one in data.measured:
         spent += seconds_of(one)
-        if one.verdict.HasField("fitness"):
+        if one.verdict.HasField("fitness") and one.kind != pb.KIND_ABLATION:
             best = max(best, one.verdict.fitness.value)
             cells.append((one.id, name_of(one), spent, one.verdict.fitness.value, best))
     if not cells or not spent:
