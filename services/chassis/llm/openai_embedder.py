@@ -14,7 +14,7 @@ from services.chassis.llm.embedder import Vector, refuse_empty
 from services.chassis.llm.exchange import connect
 from services.chassis.llm.scrub import Scrubber
 from services.chassis.llm.settings import MindSettings
-from services.chassis.llm.wiring import scrubber_of
+from services.chassis.llm.wiring import guard_logs, release_logs, scrubber_of
 
 _BATCH = 64
 _AGAIN = (408, 409, 429)
@@ -37,6 +37,7 @@ class OpenAIEmbedder:
         self._slots = asyncio.Semaphore(settings.endpoints[chosen.endpoint].concurrency)
         self._client = connect(settings.addresses[chosen.endpoint], settings.keys[chosen.endpoint])
         self._scrubber: Scrubber = scrubber_of(settings)
+        guard_logs(self._scrubber)
         self._back_off: BackOff = settings.retry.back_off
         self._clock = clock or Clock()
         self._rng = rng or random.Random()
@@ -52,6 +53,7 @@ class OpenAIEmbedder:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+        release_logs(self._scrubber)
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
         """See the port. Batches are asked one after the other, each with retries."""

@@ -1,7 +1,9 @@
 """Embeddings over real HTTP."""
 
+import logging
+
 import pytest
-from minds import script, settings
+from minds import KEY, script, settings
 
 from services.chassis.errors import SettingsError, Transient
 from services.chassis.llm.embedder import cosine
@@ -45,3 +47,15 @@ async def test_an_endpoint_out_of_reach_is_transient() -> None:
     with pytest.raises(Transient, match="out of reach"):
         await embedder.embed(["gate"])
     await embedder.close()
+
+
+async def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Not even where the client library tells everything, and a text that holds it is embedded without it."""
+    caplog.set_level(logging.DEBUG)
+    async with ScriptedEndpoint(script()) as server:
+        embedder = OpenAIEmbedder(with_embedding(server.base_url))
+        await embedder.embed([f"a log that holds {KEY}"])
+        await embedder.close()
+
+    assert KEY in server.received[0].headers["authorization"]
+    assert KEY not in server.received[0].body + caplog.text
