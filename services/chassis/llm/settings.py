@@ -27,7 +27,7 @@ class _Frozen(BaseModel):
 
 
 class Endpoint(_Frozen):
-    """Where requests go; `concurrency` is the number of requests in flight at once, whatever the machine."""
+    """Where requests go; each service has at most `concurrency` requests in flight there, whatever the machine."""
 
     base_url_env: str = "OPENAI_BASE_URL"
     api_key_env: str = Field(default="OPENAI_API_KEY", description="empty for an endpoint that needs no key")
