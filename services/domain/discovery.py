@@ -4,11 +4,13 @@ Every verified candidate was trained with seeds and on held-out data that no sel
 paired by seed, with the strongest control of the run by a one-sided t-test, corrected for all candidates tried.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from services.domain.correction import CORRECTIONS
+from services.domain.distributions import student_quantile
 from services.domain.statistics import (
     Interval,
     Noise,
@@ -17,6 +19,7 @@ from services.domain.statistics import (
     estimate,
     paired_test,
     pooled_noise,
+    power,
     seeds_needed,
 )
 
@@ -117,6 +120,34 @@ def seeds_to_confirm(effect: float, deviation: float, tried: int, policy: Discov
     """
     alpha = policy.level / policy.looks / max(1, tried)
     return max(policy.seeds, seeds_needed(effect, deviation, alpha, wanted))
+
+
+def detectable(found: Sequence[Finding], level: float = 0.05, wanted: float = 0.8) -> float | None:
+    """The true gain (nats) that these tests would have confirmed with the ``wanted`` chance, as the only real effect.
+
+    From the median scatter of the tested claims' paired differences; None where nothing was tested.
+    """
+    tested = [one for one in found if one.interval is not None and len(one.seeds) > 1]
+    deviations = sorted(_deviation(one) for one in tested)
+    if not deviations or deviations[len(deviations) // 2] <= 0:
+        return None
+    deviation, count = deviations[len(deviations) // 2], len(tested[0].seeds)
+    alpha = level / max(1, tested[0].tried)
+    low, high = 0.0, deviation
+    while power(high, deviation, count, alpha) < wanted:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle, deviation, count, alpha) >= wanted else (middle, high)
+    return high
+
+
+def _deviation(one: Finding) -> float:
+    """The deviation of one paired difference, read back from the interval of their mean."""
+    assert one.interval is not None  # noqa: S101 - the caller looked
+    count = len(one.seeds)
+    reach = student_quantile((1 + one.interval.level) / 2, count - 1)
+    return (one.interval.high - one.interval.low) / 2 / reach * math.sqrt(count)
 
 
 def _draft(name: str, losses: Losses, controls: Mapping[str, Losses], tried: int) -> Finding:

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.domain.discovery import DiscoveryPolicy, Finding, Outcome, findings, seeds_to_confirm, strongest
+from services.domain.discovery import (
+    DiscoveryPolicy,
+    Finding,
+    Outcome,
+    detectable,
+    findings,
+    seeds_to_confirm,
+    strongest,
+)
 from services.domain.statistics import power
 
 NOISE = 0.01
@@ -33,6 +41,17 @@ def test_pure_noise_is_confirmed_in_fewer_runs_than_the_level(controls: int) -> 
     false = sum(any(one.outcome is Outcome.CONFIRMED for one in run) for run in runs)
 
     assert false / 200 < 0.05
+
+
+def test_the_gain_that_could_have_been_found_is_found_as_often_as_said() -> None:
+    """The claim of a run about its own sharpness, on simulated runs with just that gain."""
+    rng = random.Random(2)
+    told = [gain for _ in range(40) if (gain := detectable(archive(rng, [0.0] * 10, 1, 6))) is not None]
+    gain = sorted(told)[len(told) // 2]
+    found = sum(archive(rng, [gain, *[0.0] * 9], 1, 6)[0].outcome is Outcome.CONFIRMED for _ in range(200))
+
+    assert found / 200 == pytest.approx(0.8, abs=0.12)
+    assert detectable(()) is None
 
 
 def test_the_best_of_hundreds_is_no_discovery_on_fresh_seeds() -> None:

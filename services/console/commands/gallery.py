@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.discovery import Finding, Outcome
+from services.domain.discovery import Finding, Outcome, detectable
 from services.domain.gallery import Cost, ModelCard, ModelFacts, gallery, to_markdown
 from services.domain.ladder_settings import climb_of
 from services.domain.promotion import Result
@@ -51,7 +51,11 @@ def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings 
     confirmed = sum(outcome_of(one.discovery) == "confirmed" for one in found)
     known = {one.id: one for one in records}
     lines = [f"Found: {confirmed} confirmed of {len(found)} finalists, out of {tried(records)} candidates tried."]
-    return lines + [_sentence(one, known) for one in sorted(found, key=lambda one: -one.discovery.effect)]
+    lines += [_sentence(one, known) for one in sorted(found, key=lambda one: -one.discovery.effect)]
+    gain = detectable([finding_of(one) for one in found])
+    if gain is not None:
+        lines.append(f"  These tests would have confirmed a true gain of {gain:.4f} nats with a chance of 80 %.")
+    return lines
 
 
 def print_gallery(
