@@ -14,6 +14,10 @@ from services.console.comparing import gain_over
 from services.console.discovering import PRESET
 from services.console.plan import run_settings
 from services.console.report import write_report
+from services.console.report.ablations import ablations
+from services.console.report.dataset import Dataset
+from services.console.report.discoveries import discoveries
+from services.console.report.stopping import stopping
 from services.contracts import candidate_pb2 as pb
 from services.domain.ladder_settings import climb_of
 
@@ -84,14 +88,16 @@ def test_the_report_draws_the_curve_once_there_are_discoveries(tmp_path: Path) -
     assert "<article" in text
 
 
-def test_the_report_says_why_a_figure_is_missing(tmp_path: Path) -> None:
+def test_the_report_says_why_a_figure_is_missing() -> None:
     """No confirmed discovery is no curve, but it is told what was tried and spent."""
-    text = write_report(status(), finished_run(confirmed=0, refuted=1), tmp_path).read_text(encoding="utf-8")
+    data = Dataset.of(status(), finished_run(confirmed=0, refuted=1))
+    _, curve, *_ = discoveries(data)
+    (none,) = ablations(data)
 
-    assert "1 claims were tried in" in text
-    assert "none was confirmed" in text
-    assert "no candidate was ablated" in text
-    assert not (tmp_path / "discovery-curve.png").exists()
+    assert curve.figure is None
+    assert curve.missing.startswith("1 claims were tried in")
+    assert curve.missing.endswith("none was confirmed")
+    assert "no candidate was ablated" in none.missing
 
 
 def test_an_ablation_shows_what_a_component_brings() -> None:
@@ -125,15 +131,15 @@ def test_what_cannot_be_ablated_is_refused_in_a_sentence() -> None:
         components_of(original, ())
 
 
-def test_stopping_is_replayed_over_whole_trainings_only(tmp_path: Path) -> None:
+def test_stopping_is_replayed_over_whole_trainings_only() -> None:
     """Those that the rule itself has cut short say nothing about what it would have saved."""
     records = finished_run(proposals=30)
     rows = [replay_row(one) for one in replays(records)]
-    write_report(status(), records, tmp_path)
+    drawn = stopping(Dataset.of(status(), records))
 
     assert {row["trainings"] for row in rows} == {36}
     assert all(0 <= float(str(row["saved"])) < 1 for row in rows)
-    assert (tmp_path / "stopping.png").exists()
+    assert drawn.figure is not None
     few = finished_run(proposals=0)[:2]
     assert replays(few) == []
     assert "4 whole trainings" in too_few(few)
