@@ -144,7 +144,7 @@ def _outside(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) 
         return ""
     sizes = [_size(one) for one in records if one.kind == pb.KIND_PROPOSAL and one.verdict.HasField("fitness")]
     kept_out = sum(one is not None and not rules.promotion.budget.admits(one, baseline) for one in sizes)
-    return f" {kept_out} lie outside the budget of parameters and FLOPs relative to the root." if kept_out else ""
+    return f" Outside the budget of parameters and FLOPs relative to the root: {kept_out}." if kept_out else ""
 
 
 def _size(record: pb.Candidate) -> Result | None:

@@ -53,7 +53,7 @@ def curve(data: Dataset) -> Drawing:
     tried = sum(one.HasField("discovery") for one in data.records)
     if not found.points:
         spent = f"in {found.total / HOUR:.2f} hours of training and evaluation"
-        why = f"{tried} claims were tried {spent} and none was confirmed" if tried else f"no claim was tried {spent}"
+        why = f"none of the claims tried ({tried}) was confirmed {spent}" if tried else f"no claim was tried {spent}"
         return Drawing(name, title, "", None, missing=why)
     known = {one.id: one for one in data.records}
     cells = tuple((one, name_of(known, one), spent / HOUR, count) for one, spent, count in found.points)
@@ -79,7 +79,7 @@ def relation(data: Dataset, rung: int) -> Drawing:
     earlier, later = [before for _, before, _ in pairs], [after for _, _, after in pairs]
     cells = tuple((one.id, one.proposal.name, before, after) for one, before, after in pairs)
     if len(pairs) < 2:
-        return Drawing(name, title, "", None, missing=f"{len(pairs)} candidates were trained at both stages")
+        return Drawing(name, title, "", None, missing=f"too few candidates ({len(pairs)}) were trained at both stages")
     try:
         caption = _relation_caption(stage_relation(earlier, later))
     except ValueError as error:
