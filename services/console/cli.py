@@ -5,6 +5,7 @@ impossible, 130 interrupted and drained.
 """
 
 import asyncio
+import json
 import sys
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from services.console import (  # noqa: F401 - importing them registers their co
 )
 from services.console.app import INTERRUPTED, Json, app
 from services.console.commands import run as discovery
+from services.console.commands.joining import join
 from services.console.ending import tell_ending
 from services.console.forks import fork_of
 from services.console.local.processes import ServiceFailed
@@ -43,6 +45,9 @@ def run(
         str | None, typer.Option("--run", metavar="NAME", help="name of the run; default: r1, r2, …")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with --run, or with the newest run")] = False,
+    joins: Annotated[
+        bool, typer.Option("--join", help="leave the run to services that are up already, beside their other runs")
+    ] = False,
     fork: Annotated[
         str,
         typer.Option(metavar="RUN[@EVENT]", help="begin with that run's history up to an event (sequence or id)"),
@@ -86,6 +91,10 @@ def run(
     console = terminal()
     wanted = checked_run_name(name) if name else None
     origin = fork_of(fork, context, resume) if fork else None
+    if joins:
+        joined = asyncio.run(join(settings, flags, wanted, origin))
+        typer.echo(json.dumps({"run": joined}) if as_json else f"run {joined} has begun; see `asi-arch watch`")
+        return
     progress = Progress(console, quiet=as_json)
     outcome = asyncio.run(discovery.discover(settings, flags, wanted, resume, progress, origin))
     tell_ending(console, settings, outcome, as_json)

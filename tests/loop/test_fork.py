@@ -1,6 +1,9 @@
 """A run forked from another on one machine: the same measured history, then another policy."""
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -17,7 +20,7 @@ def test_a_fork_keeps_what_was_measured_and_goes_on_otherwise(asi_arch: Command)
     forked = {
         row["id"]: row for row in rows_of(asi_arch(*FORK, "--candidates", "2", "--parent-policy", "uniform", "--json"))
     }
-    status = json.loads(asi_arch("status", "second", "--json").stdout)
+    status = json.loads(asi_arch("status", "--run", "second", "--json").stdout)
 
     assert {name: forked[name]["loss"] for name in ("c000001", "c000002")} == {
         name: source[name]["loss"] for name in ("c000001", "c000002")
@@ -34,3 +37,22 @@ def test_a_fork_keeps_what_was_measured_and_goes_on_otherwise(asi_arch: Command)
     ):
         done = asi_arch("run", *flags, ok=False)
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
+@pytest.mark.slow
+def test_two_runs_go_on_at_once_in_one_system(asi_arch: Command, environment: dict[str, str]) -> None:
+    """The second is left to the services of the first; each is what its log says, and neither sees the other's."""
+    assert "no services" in asi_arch("run", "--join", ok=False).stderr
+    command = [sys.executable, "-m", "services.console", *FIRST[:3], "--candidates", "2", *FIRST[5:], "--json"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as first:
+        while asi_arch("status", "--run", "first", ok=False).returncode:
+            time.sleep(1)
+        flags = ("--candidates", "0", "--baselines", "delta_net", *micro_flags())
+        joined = json.loads(asi_arch("run", "--join", "--run", "second", *flags, "--json").stdout)
+        out, _ = first.communicate(timeout=240)
+
+    assert joined == {"run": "second"}
+    assert {row["run"] for row in json.loads(out)} == {"first"}
+    assert [row["id"] for row in rows_of(asi_arch("list", "--run", "second", "--json"))] == ["c000001"]
+    for run in ("first", "second"):
+        assert json.loads(asi_arch("replay", run, "--json").stdout)["agrees"] is True

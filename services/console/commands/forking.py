@@ -10,7 +10,7 @@ import sys
 from google.protobuf.json_format import MessageToJson
 
 from services.chassis.errors import NotPossible, SettingsError
-from services.console.local.system import System
+from services.console.settings import ConsoleSettings
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, events_pb2
 
@@ -19,7 +19,7 @@ SECONDS = 30.0
 RATE = 200  # events a second that the slowest archive applies
 
 
-async def fork_run(system: System, spec: str, name: str, settings: events_pb2.RunSettings) -> int:
+async def fork_run(client: ConsoleSettings, spec: str, name: str, settings: events_pb2.RunSettings) -> int:
     """Fork `spec` as run `name`; the sequence of the log at which the fork's own life begins.
 
     Raises SettingsError and NotPossible with the tool's own sentence.
@@ -27,7 +27,7 @@ async def fork_run(system: System, spec: str, name: str, settings: events_pb2.Ru
     tool = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.store.tools", "fork", spec, name,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "ASI_NATS_URL": system.nats_url, "ASI_DATA_DIR": str(system.settings.data_dir.absolute())},
+        env={**os.environ, "ASI_NATS_URL": client.nats_url, "ASI_DATA_DIR": str(client.data_dir.absolute())},
     )  # fmt: skip
     out, error = await tool.communicate(MessageToJson(settings).encode())
     if tool.returncode:

@@ -58,11 +58,11 @@ async def discover(
     """
     wanted = run_settings(flags)
     if fork is not None:
-        wanted = fork_settings(await _settings_of(settings, fork.run), wanted, fork.given)
+        wanted = fork_settings(await settings_of(settings, fork.run), wanted, fork.given)
     await asyncio.to_thread(must_be_possible, wanted)
     if asks_endpoint(wanted.mind):
         load_mind()  # what is missing is said before anything starts
-    stages = stages_of(await _settings_of(settings, name) if resume else wanted)
+    stages = stages_of(await settings_of(settings, name) if resume else wanted)
     extra = {} if "ASI_ENGINEER_STAGES" in os.environ else {"ASI_ENGINEER_STAGES": stages}
     interrupted = asyncio.Event()
     with _on_signals(interrupted):
@@ -86,7 +86,7 @@ async def discover(
             return Outcome(status, rows, await all_candidates(archive, request), interrupted.is_set(), report)
 
 
-async def _settings_of(settings: ConsoleSettings, name: str | None) -> events_pb2.RunSettings:
+async def settings_of(settings: ConsoleSettings, name: str | None) -> events_pb2.RunSettings:
     """The settings of a run that is to go on. Raises NotFound."""
     async with open_archive(settings) as archive:
         return (await archive.GetRun(pb.RunRequest(run=name or ""), timeout=30)).settings
@@ -114,11 +114,11 @@ async def _begin(
             raise SettingsError(f"run {run} has {runs[run].phase}: give it another budget, as in --candidates 20.")
         await resume_run(system.client, run, new_budget)
     else:
-        run = name or _new_name(runs)
+        run = name or new_name(runs)
         if run in runs:
             raise SettingsError(f"a run called {run} exists already: choose another --run, or --resume it.")
         await start_run(system.client, run, wanted)
-    await _until_known(archive, run, runs.get(run))
+    await until_known(archive, run, runs.get(run))
     return run
 
 
@@ -131,12 +131,12 @@ async def _fork(
 ) -> str:
     """The name of the run that goes on from another's history."""
     runs = {status.run: status for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs}
-    run = name or _new_name(runs)
-    await until_applied(archive, run, await fork_run(system, fork.spec, run, wanted))
+    run = name or new_name(runs)
+    await until_applied(archive, run, await fork_run(system.client, fork.spec, run, wanted))
     return run
 
 
-async def _until_known(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, before: pb.RunStatus | None) -> None:
+async def until_known(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, before: pb.RunStatus | None) -> None:
     """Wait until the store has taken what was said to the run."""
     async with asyncio.timeout(30):
         while True:
@@ -186,7 +186,8 @@ async def look(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb
     return status, [row(one, root) for one in records]
 
 
-def _new_name(runs: dict[str, pb.RunStatus]) -> str:
+def new_name(runs: dict[str, pb.RunStatus]) -> str:
+    """The next of r1, r2, … that no run has."""
     number = len(runs) + 1
     while f"r{number}" in runs:
         number += 1
