@@ -219,7 +219,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--run", help="name of the new run; default: imported (an exported log keeps its own)")
     one.add_argument("--skip-bad", action="store_true", help="leave out records that are broken, and list them")
     one.add_argument("--json", action="store_true")
-    one = commands.add_parser("export", help="write a run out")
+    alone = "One architecture as a package of its own: asi-arch export RUN --as module --candidate C --out DIR."
+    one = commands.add_parser("export", help="write a run out", epilog=alone)
     one.add_argument("run", nargs="?", default="", help="default: the newest run")
     one.add_argument("--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl")
     one.add_argument("--out", type=Path, help="file, or folder for asi-arch; default: named after the run")
