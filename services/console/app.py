@@ -16,6 +16,7 @@ app = typer.Typer(
     name="asi-arch",
     help="An autonomous laboratory that discovers linear-attention architectures.",
     epilog=ENDINGS,
+    rich_markup_mode="markdown",  # whole paragraphs, at any width
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
