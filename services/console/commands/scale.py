@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
-from services.chassis.bus import Bus
+from services.chassis.bus import Bus, Consumer
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import NotPossible, SettingsError, Transient
 from services.console.local.fleet import Fleet
@@ -62,7 +62,7 @@ class Wanted:
 
 
 async def autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, tell: Tell) -> None:
-    """Follow the depth of a stage's queue until SIGTERM or Ctrl-C, then drain all.
+    """Follow the depth of a stage's queue until SIGTERM, Ctrl-C or the end of the system that runs here; then drain.
 
     Raises SettingsError, NotPossible, BusLost, ServiceFailed.
     """
@@ -71,19 +71,16 @@ async def autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, tell:
     environment = surroundings(settings, [stage])
     client = settings.model_copy(update={"nats_url": environment["ASI_NATS_URL"]})
     await must_answer(client.nats_url)
+    beside = running_system(settings) is not None
     fleet, wanted = Fleet(places, environment, settings.data_dir / "logs"), Wanted(bounds)
     with _stopped() as stop:
         async with Bus(client, "asi-autoscale") as bus:
             consumer = await bus.consumer(engineer_durable(stage))
             try:
                 last: Moment | None = None
-                while not stop.is_set():
+                while not stop.is_set() and (running_system(settings) is not None or not beside):
                     with contextlib.suppress(Transient):  # out of reach just now: everything stays as it is
-                        waiting, in_hand = await consumer.depth()
-                        fleet.resize(wanted.at(time.monotonic(), waiting + in_hand))
-                        moment = Moment(
-                            waiting=waiting, in_hand=in_hand, engineers=fleet.working, draining=fleet.leaving
-                        )
+                        moment = await _step(consumer, fleet, wanted)
                         if moment != last:
                             tell(moment)
                         last = moment
@@ -91,6 +88,13 @@ async def autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, tell:
                     await _rest(stop, bounds.every)
             finally:
                 await fleet.drain()
+
+
+async def _step(consumer: Consumer, fleet: Fleet, wanted: Wanted) -> Moment:
+    """One look at the queue, and what follows from it. Raises Transient."""
+    waiting, in_hand = await consumer.depth()
+    fleet.resize(wanted.at(time.monotonic(), waiting + in_hand))
+    return Moment(waiting=waiting, in_hand=in_hand, engineers=fleet.working, draining=fleet.leaving)
 
 
 async def work(settings: ConsoleSettings, stages: Sequence[str], tell: Tell) -> None:

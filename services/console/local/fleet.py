@@ -34,6 +34,11 @@ class Fleet:
         self._leaving = {place: one for place, one in self._leaving.items() if _lives(one)}
         return len(self._leaving)
 
+    @property
+    def pids(self) -> list[int]:
+        """Processes of the engineers that take work, by place."""
+        return [one.process.pid for _, one in sorted(self._working.items()) if one.process]
+
     def resize(self, wanted: int) -> None:
         """Start what is missing, as far as there are free places; drain what is too much, the newest first."""
         taken = self._leaving.keys() if self.leaving else set[int]()

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from services.chassis.bus import Bus
 from services.chassis.errors import NotPossible
 from services.chassis.events import follow
 from services.console.commands.scale import Bounds, Wanted, places_for
+from services.console.local.fleet import Fleet
 from services.console.local.gpus import gpus
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2 as events
@@ -171,3 +173,39 @@ async def test_a_worker_trains_for_a_laboratory_elsewhere_and_hands_back_when_it
     assert worker.returncode == 0, err.decode()
     assert "1 engineers" in out.decode()
     assert '"event": "stopped"' in log
+
+
+@pytest.mark.slow
+async def test_each_engineer_of_a_fleet_sees_a_gpu_of_its_own_and_keeps_its_place_until_it_has_gone(
+    laboratory: Laboratory, tmp_path: Path
+) -> None:
+    """Two GPUs, two engineers; who drains is not replaced at once, and nobody is left in the end."""
+    environment = {name: value for name, value in laboratory.environment.items() if name.startswith("ASI_")}
+    fleet = Fleet(["0", "3"], environment | {"ASI_ENGINEER_DEVICE": "cpu"}, tmp_path / "logs")
+    fleet.resize(5)
+    engineers = fleet.pids
+    visible = [await asyncio.to_thread(_variable, one, "CUDA_VISIBLE_DEVICES") for one in engineers]
+    fleet.resize(1)
+    fleet.resize(2)
+    during = (fleet.working, fleet.leaving)
+    await fleet.drain()
+
+    assert visible == ["0", "3"]
+    assert during == (1, 1)
+    assert (fleet.working, fleet.leaving) == (0, 0)
+    assert not _living(engineers)
+
+
+def _living(processes: list[int]) -> list[int]:
+    return [one for one in processes if Path(f"/proc/{one}").exists()]
+
+
+def _variable(process: int, name: str) -> str:
+    """Of another process's environment, which is there a moment after it was started."""
+    for _ in range(200):
+        pairs = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+        found = [pair.partition(b"=")[2].decode() for pair in pairs if pair.startswith(f"{name}=".encode())]
+        if found:
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError(f"process {process} has no {name}")
