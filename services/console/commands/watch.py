@@ -26,6 +26,7 @@ from services.contracts import archive_pb2_grpc, candidate_pb2
 LATEST = 6
 LEFT_SECONDS = 3.0
 LOOK_SECONDS = 1.0
+MOST_ASKED = 16
 ENDED = (candidate_pb2.STATE_UNSPECIFIED, candidate_pb2.STATE_ARCHIVED, candidate_pb2.STATE_REJECTED)
 MOVING = [state for state in candidate_pb2.State.values() if state not in ENDED]
 
@@ -64,6 +65,7 @@ async def moments(settings: ConsoleSettings, run: str, from_start: bool) -> Asyn
         scene = Scene(*await _look(archive, run), time.monotonic())
         if not from_start and (scene.over or not alive):
             raise NotFound(_nothing(settings, scene))
+        scene.begun = await _begun(archive, scene)
         start = 1 if from_start else await bus.last_sequence() + 1
         wait = alive and not scene.over
         async for logged in _log(bus, scene.status.run, start, wait):
@@ -109,6 +111,16 @@ async def _moment(
         with contextlib.suppress(grpc.aio.AioRpcError):  # the store is starting again: what was known stays
             scene.status, scene.moving = await _look(archive, scene.status.run)
     return Moment(scene, seen)
+
+
+async def _begun(archive: archive_pb2_grpc.ArchiveAsyncStub, scene: Scene) -> dict[str, Happening]:
+    """The last event of each candidate in flight, as its chain has it."""
+    found = {}
+    for one in scene.moving[:MOST_ASKED]:
+        request = pb.GetCandidateRequest(run=scene.status.run, candidate=one["id"])
+        for link in (await archive.GetChain(request, timeout=30)).links[-1:]:
+            found[one["id"]] = happening(Logged(link.sequence, "", link.event.SerializeToString()))
+    return found
 
 
 async def _look(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb.RunStatus, list[Row]]:

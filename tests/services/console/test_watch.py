@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import sys
 from pathlib import Path
@@ -71,6 +72,7 @@ async def test_on_a_terminal_what_is_in_flight_is_a_table_and_ctrl_c_ends_it(
     assert status == 0
     assert "run r1 · draining" in shown
     assert "best Net1 (c000001)" in shown
+    assert re.search(r"c000002 .*requested +0:0\d", re.sub(r"\x1b\[[0-9;]*m", "", shown))
 
 
 async def test_without_a_broker_there_is_a_sentence_and_not_a_wait(tmp_path: Path, settings: ServiceSettings) -> None:
