@@ -121,22 +121,26 @@ def print_difference(console: Console, text: str) -> None:
 
 
 def costs(status: pb.RunStatus, records: Sequence[Candidate]) -> dict[str, object]:
-    """What a run has used, in all and by kind of candidate and role of a mind."""
-    roles: dict[str, dict[str, float]] = {}
-    for record in records:
-        for call in record.calls:
-            one = roles.setdefault(call.role, {"calls": 0, "tokens": 0, "dollars": 0.0})
-            one["calls"] += 1
-            one["tokens"] += call.prompt_tokens + call.completion_tokens
-            one["dollars"] += call.price
+    """What a run has used, in all and by kind of candidate and role of a mind. Dollars are None without any price."""
+    calls = [call for record in records for call in record.calls]
+    roles = {
+        role: _asked([call for call in calls if call.role == role]) for role in sorted({one.role for one in calls})
+    }
     seconds: dict[str, float] = {}
     for record in records:
         kind = candidate_pb2.Kind.Name(record.kind).removeprefix("KIND_").lower()
         seconds[kind] = seconds.get(kind, 0.0) + sum(seed.measurements.seconds for seed in record.training.seeds)
     spent = status.spent
+    priced = not calls or any(one.HasField("price") for one in calls)
     return {"run": status.run, "wall_seconds": spent.seconds, "training_seconds": spent.training_seconds,
-            "gpu_seconds": spent.gpu_seconds, "flops": spent.flops, "tokens": spent.tokens, "dollars": spent.money,
-            "training_seconds_by_kind": seconds, "minds_by_role": roles}  # fmt: skip
+            "gpu_seconds": spent.gpu_seconds, "flops": spent.flops, "tokens": spent.tokens,
+            "dollars": spent.money if priced else None, "training_seconds_by_kind": seconds, "minds_by_role": roles}  # fmt: skip
+
+
+def _asked(calls: Sequence[candidate_pb2.Call]) -> dict[str, float | None]:
+    prices = [one.price for one in calls if one.HasField("price")]
+    tokens = sum(one.prompt_tokens + one.completion_tokens for one in calls)
+    return {"calls": len(calls), "tokens": tokens, "dollars": sum(prices) if prices else None}
 
 
 def print_costs(console: Console, found: Mapping[str, object]) -> None:
@@ -153,7 +157,7 @@ def print_costs(console: Console, found: Mapping[str, object]) -> None:
 def _numbers(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{_numbers(number)} {name}" for name, number in value.items())
-    return f"{value:,.2f}" if isinstance(value, float) else str(value)
+    return ABSENT if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
 
 
 def print_audit(console: Console, record: Candidate, links: Sequence[pb.ChainLink]) -> None:
