@@ -20,14 +20,13 @@ from services.chassis.settings import Address, ServiceSettings
 DEADLINE_SECONDS = 30.0
 MESSAGE_BYTES = 64 * 1024 * 1024
 
-# Every call of a client of ours has a deadline and waits out a restart of the server.
+# Every call of a client of ours waits out a restart of the server. A time-out here would cut longer ones short.
 _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
             {
                 "name": [{}],
-                "timeout": f"{DEADLINE_SECONDS:.0f}s",
                 "waitForReady": True,
                 "retryPolicy": {
                     "maxAttempts": 5,
@@ -41,6 +40,8 @@ _SERVICE_CONFIG = json.dumps(
     }
 )
 _LIMITS = [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
+# By default gRPC knocks ever more rarely, up to every two minutes, at a neighbour that starts late.
+_KNOCKING = [("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 3000)]
 _STATUS: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -95,17 +96,20 @@ class Server:
         await self._server.stop(grace)
 
 
-def channel(addresses: str, settings: ServiceSettings) -> grpc.aio.Channel:
-    """A channel to one or several addresses (commas between them), calls spread evenly."""
+def channel(addresses: str, settings: ServiceSettings, deadline: float = DEADLINE_SECONDS) -> grpc.aio.Channel:
+    """A channel to one or several addresses (commas between them), calls spread evenly.
+
+    `deadline` holds for calls that have none of their own, in seconds; streams have only their own.
+    """
     parts = [part.strip() for part in addresses.split(",") if part.strip()]
     for part in parts:
         Address.parse(part)
     target = parts[0] if len(parts) == 1 else "ipv4:" + ",".join(parts)
-    options = [*_LIMITS, ("grpc.service_config", _SERVICE_CONFIG)]
-    carriers = [_Carrier()] if telemetry.on() else []
+    options = [*_LIMITS, *_KNOCKING, ("grpc.service_config", _SERVICE_CONFIG)]
+    manners = [_Manners(deadline)]
     if settings.grpc_ca:
-        return grpc.aio.secure_channel(target, _channel_credentials(settings), options=options, interceptors=carriers)
-    return grpc.aio.insecure_channel(target, options=options, interceptors=carriers)
+        return grpc.aio.secure_channel(target, _channel_credentials(settings), options=options, interceptors=manners)
+    return grpc.aio.insecure_channel(target, options=options, interceptors=manners)
 
 
 def is_transient(error: grpc.aio.AioRpcError) -> bool:
@@ -117,8 +121,11 @@ def is_transient(error: grpc.aio.AioRpcError) -> bool:
     )
 
 
-class _Carrier(grpc.aio.UnaryUnaryClientInterceptor):
-    """Gives every call the trace context of the span that it is made in."""
+class _Manners(grpc.aio.UnaryUnaryClientInterceptor):
+    """Gives every call a deadline, if it has none, and the trace context of the span that it is made in."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
 
     async def intercept_unary_unary(
         self,
@@ -130,7 +137,8 @@ class _Carrier(grpc.aio.UnaryUnaryClientInterceptor):
         telemetry.inject(carrier)
         told = client_call_details
         metadata = grpc.aio.Metadata(*(told.metadata or ()), *carrier.items())
-        details = grpc.aio.ClientCallDetails(told.method, told.timeout, metadata, told.credentials, told.wait_for_ready)
+        seconds = self._deadline if told.timeout is None else told.timeout
+        details = grpc.aio.ClientCallDetails(told.method, seconds, metadata, told.credentials, told.wait_for_ready)
         return await continuation(details, request)
 
 

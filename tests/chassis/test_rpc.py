@@ -1,0 +1,65 @@
+"""Calls between services: their deadlines, and neighbours that start late."""
+
+import asyncio
+import time
+
+import grpc
+import grpc.aio
+import pytest
+
+from services.chassis.rpc import Server, channel
+from services.chassis.settings import ServiceSettings
+from services.console.local.broker import free_port
+from services.contracts import checker_pb2, checker_pb2_grpc
+from services.contracts.candidate_pb2 import CheckReport
+
+DEFAULT = 0.5
+
+
+class SlowChecker(checker_pb2_grpc.CheckerServicer):
+    """Takes longer than a call takes by default."""
+
+    async def Check(self, request: checker_pb2.CheckRequest, context: object) -> CheckReport:  # noqa: N802
+        """The contract's name."""
+        del request, context
+        await asyncio.sleep(3 * DEFAULT)
+        return CheckReport(passed=True)
+
+
+async def serve(port: int) -> Server:
+    """A server of the chassis with the slow checker."""
+    server = Server(ServiceSettings(listen=f"127.0.0.1:{port}"))
+    checker_pb2_grpc.add_CheckerServicer_to_server(SlowChecker(), server.grpc)
+    await server.start()
+    return server
+
+
+async def test_a_call_without_a_deadline_gets_one_and_a_longer_one_is_not_cut_short() -> None:
+    """A check of a big program takes minutes; a question that nobody limited must not wait for ever."""
+    server = await serve(0)
+    async with channel(f"127.0.0.1:{server.port}", ServiceSettings(), DEFAULT) as connection:
+        stub = checker_pb2_grpc.CheckerStub(connection)
+        patient = await stub.Check(checker_pb2.CheckRequest(), timeout=20 * DEFAULT)
+        begun = time.monotonic()
+        with pytest.raises(grpc.aio.AioRpcError) as late:
+            await stub.Check(checker_pb2.CheckRequest())
+    await server.stop(0)
+
+    assert patient.passed
+    assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - begun < 3 * DEFAULT
+
+
+async def test_a_neighbour_that_starts_late_is_found_soon() -> None:
+    """Engineers are scaled to none and come back: who waits for them must not sleep for minutes meanwhile."""
+    port = free_port()
+    async with channel(f"127.0.0.1:{port}", ServiceSettings()) as connection:
+        call = checker_pb2_grpc.CheckerStub(connection).Check(checker_pb2.CheckRequest(), timeout=30)
+        asking = asyncio.ensure_future(call)
+        await asyncio.sleep(6)
+        server = await serve(port)
+        begun = time.monotonic()
+        assert (await asking).passed
+    await server.stop(0)
+
+    assert time.monotonic() - begun < 3 * DEFAULT + 5
