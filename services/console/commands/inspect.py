@@ -134,7 +134,8 @@ def costs(status: pb.RunStatus, records: Sequence[Candidate]) -> dict[str, objec
     priced = not calls or any(one.HasField("price") for one in calls)
     return {"run": status.run, "wall_seconds": spent.seconds, "training_seconds": spent.training_seconds,
             "gpu_seconds": spent.gpu_seconds, "flops": spent.flops, "tokens": spent.tokens,
-            "dollars": spent.money if priced else None, "training_seconds_by_kind": seconds, "minds_by_role": roles}  # fmt: skip
+            "dollars": spent.money if priced else None,
+            "training_seconds_by_kind": seconds, "minds_by_role": roles}  # fmt: skip
 
 
 def _asked(calls: Sequence[candidate_pb2.Call]) -> dict[str, float | None]:
