@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb
 
 T = TypeVar("T")
+_MISSING = f"stream {EVENTS} does not exist; run `asi-arch setup`"
 
 
 class EventTooBig(Exception):  # noqa: N818
@@ -206,9 +207,11 @@ class Bus:
         return Logged(sequence, message.subject or "", message.data or b"")
 
     async def last_sequence(self) -> int:
-        """The newest sequence of the log; 0 when it is empty."""
-        info = await self._js.stream_info(EVENTS)
-        return int(info.state.last_seq)
+        """The newest sequence of the log; 0 when it is empty. Raises BusLost when the stream does not exist."""
+        try:
+            return int((await self._js.stream_info(EVENTS)).state.last_seq)
+        except nats.js.errors.NotFoundError:
+            raise BusLost(_MISSING) from None
 
     async def read_log(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncIterator[Logged]:
         """Every message on `subject` from sequence `start` to what is newest now, in order.
@@ -231,7 +234,7 @@ class Bus:
                 if reached <= last:
                     yield logged
 
-    async def follow(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncIterator[Logged | None]:
+    async def follow(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncGenerator[Logged | None]:
         """Every message on `subject` from sequence `start` on, in order, for ever; None after each quiet second.
 
         Raises BusLost when the stream does not exist.
@@ -244,7 +247,7 @@ class Bus:
                     except TimeoutError:
                         yield None
         except nats.js.errors.NotFoundError:
-            raise BusLost(f"stream {EVENTS} does not exist; run `asi-arch setup`") from None
+            raise BusLost(_MISSING) from None
 
     @contextlib.asynccontextmanager
     async def _ordered(self, subject: str, start: int) -> AsyncIterator["asyncio.Queue[Logged]"]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,9 +13,15 @@ import grpc
 import grpc.aio
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 
+from services.chassis.bus import Logged
+from services.chassis.errors import BusLost
 from services.console.archive import all_candidates, open_archive
 from services.console.commands.inspect import program_difference
+from services.console.happenings import happening
+from services.console.local.system import running_system
+from services.console.log import open_log
 from services.console.rows import ranked, row, tree_row
 from services.console.settings import ConsoleSettings
 from services.contracts import archive_pb2 as pb
@@ -21,28 +29,32 @@ from services.contracts import archive_pb2_grpc
 
 STATIC = Path(__file__).parent / "static"
 ARCHIVE: web.AppKey[archive_pb2_grpc.ArchiveAsyncStub] = web.AppKey("archive")
+SETTINGS: web.AppKey[ConsoleSettings] = web.AppKey("settings")
+LATEST = 200
+"""Events of a run that a newly opened page is shown."""
 HEADERS = {
     # The page loads nothing from elsewhere and runs no script but its own file, whatever a candidate's text holds.
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-HEARTBEAT_SECONDS = 15.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def application(archive: archive_pb2_grpc.ArchiveAsyncStub) -> web.Application:
-    """The page's routes around an archive."""
+def application(archive: archive_pb2_grpc.ArchiveAsyncStub, settings: ConsoleSettings) -> web.Application:
+    """The page's routes around an archive; `settings` say where the log is."""
     app = web.Application(middlewares=[_guard])
     app[ARCHIVE] = archive
+    app[SETTINGS] = settings
     app.router.add_get("/", _index)
     app.router.add_get("/api/runs", _runs)
     app.router.add_get("/api/run", _run)
     app.router.add_get("/api/candidates", _candidates)
     app.router.add_get("/api/tree", _tree)
     app.router.add_get("/api/candidate", _candidate)
-    app.router.add_get("/api/diff", _diff)
+    app.router.add_get("/api/compare", _compare)
     app.router.add_get("/events", _events)
+    app.router.add_get("/log", _log)
     app.router.add_static("/static", STATIC)
     return app
 
@@ -50,7 +62,7 @@ def application(archive: archive_pb2_grpc.ArchiveAsyncStub) -> web.Application:
 async def serve(settings: ConsoleSettings, host: str, port: int) -> None:
     """Serve until cancelled. Prints the address."""
     async with open_archive(settings) as archive:
-        runner = web.AppRunner(application(archive))
+        runner = web.AppRunner(application(archive, settings))
         await runner.setup()
         site = web.TCPSite(runner, host, port)
         await site.start()
@@ -70,6 +82,8 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except grpc.aio.AioRpcError as error:
         known = {grpc.StatusCode.NOT_FOUND: 404, grpc.StatusCode.INVALID_ARGUMENT: 400}
         response = _json({"error": error.details() or error.code().name}, known.get(error.code(), 503))
+    except BusLost as error:
+        response = _json({"error": str(error)}, 503)
     if not response.prepared:
         response.headers.update(HEADERS)
     return response
@@ -128,25 +142,62 @@ async def _candidate(request: web.Request) -> web.StreamResponse:
     })  # fmt: skip
 
 
-async def _diff(request: web.Request) -> web.StreamResponse:
+async def _compare(request: web.Request) -> web.StreamResponse:
+    """Two candidates: their rows, their records, and the difference of their programs."""
     archive, run = request.app[ARCHIVE], request.query.get("run", "")
-    one, other = [
+    records = [
         await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=request.query.get(name, "")), timeout=30)
         for name in ("a", "b")
     ]
-    return _json({"a": row(one), "b": row(other), "difference": program_difference(one, other)})
+    return _json({
+        "a": row(records[0]),
+        "b": row(records[1]),
+        "records": [MessageToDict(one, preserving_proto_field_name=True) for one in records],
+        "difference": program_difference(*records),
+    })  # fmt: skip
 
 
 async def _events(request: web.Request) -> web.StreamResponse:
     """Server-sent events: the run's status now and after every change."""
-    response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    await response.prepare(request)
+    response = await _stream(request)
     watch = request.app[ARCHIVE].WatchRun(pb.RunRequest(run=request.query.get("run", "")), timeout=24 * 3600)
     try:
         async for status in watch:
             await response.write(f"data: {json.dumps(_plain_status(status))}\n\n".encode())
     except (ConnectionResetError, grpc.aio.AioRpcError):
         watch.cancel()
+    return response
+
+
+async def _log(request: web.Request) -> web.StreamResponse:
+    """Server-sent events: the run's last facts and every further one. 404 while no laboratory keeps a log open."""
+    settings = request.app[SETTINGS]
+    if running_system(settings) is None and "ASI_NATS_URL" not in os.environ:
+        return _json({"error": "no laboratory runs here: its log is not open"}, 404)
+    status = await _status(request)
+    async with open_log(settings) as bus:
+        start = max(1, await bus.last_sequence() + 1 - LATEST)
+        response = await _stream(request)
+        async with contextlib.aclosing(bus.follow(f"asi.v1.{status.run}.>", start)) as facts:
+            with contextlib.suppress(ConnectionResetError):
+                async for logged in facts:
+                    await _tell(response, logged)
+    return response
+
+
+async def _tell(response: web.StreamResponse, logged: Logged | None) -> None:
+    """One fact; a comment while there is none, which finds out whether somebody still listens."""
+    if logged is None:
+        await response.write(b":\n\n")
+        return
+    with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
+        await response.write(f"data: {json.dumps(happening(logged))}\n\n".encode())
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    """The beginning of an answer that goes on."""
+    response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    await response.prepare(request)
     return response
 
 
