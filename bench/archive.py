@@ -1,8 +1,8 @@
 """How the archive behaves when it is big: a run of real ways first, then records until there are as many as wanted.
 
-    python bench/archive.py                                      # 100,000 candidates in SQLite
-    python bench/archive.py --url mongodb://host/bench --candidates 100000
-    python bench/archive.py measure --url sqlite:///old.db       # only ask an archive that an earlier call has filled
+    python -m bench.archive                                      # 100,000 candidates in SQLite
+    python -m bench.archive --url mongodb://host/bench --candidates 100000
+    python -m bench.archive measure --url sqlite:///old.db       # only ask an archive that an earlier call has filled
 
 Everything goes through `Archive.apply`, the one way to write: the ways event by event with the store's answers, as a
 live run does, then the rest as imported records in batches of 500. The questions are asked by a process of its own.
@@ -93,19 +93,21 @@ async def replayed(log: Log, folder: Path) -> float:
 
 
 async def ask(question: Callable[[int], Awaitable[object]]) -> str:
-    """Median and 95th percentile of a question's time, after three that warm up."""
-    times = []
+    """Median and 95th percentile of a question's time, after three that warm up, and the median of its CPU time."""
+    times, cpu = [], []
     for number in range(QUESTIONS + 3):
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         await question(number)
         times.append(1000 * (time.perf_counter() - began))
+        cpu.append(1000 * (time.process_time() - used))
     ordered = sorted(times[3:])
-    return f"p50 {statistics.median(ordered):7.2f} ms   p95 {ordered[int(0.95 * len(ordered))]:7.2f} ms"
+    median, slow = statistics.median(ordered), ordered[int(0.95 * len(ordered))]
+    return f"p50 {median:7.2f} ms   p95 {slow:7.2f} ms   CPU {statistics.median(cpu[3:]):7.2f} ms"
 
 
 async def measure(url: str) -> None:
     """Open an archive that is filled, and ask."""
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     archive = open_archive(url)
     await archive.open()
     opened = time.perf_counter() - began
@@ -123,7 +125,8 @@ async def measure(url: str) -> None:
         await archive.recent_rejections(RUN, 10)
         await archive.moves(RUN, 500)
 
-    print(f"{total} candidates; open {opened:.2f} s, first motivations found after {ready:.2f} s")
+    print(f"{total} candidates; open {opened:.2f} s, first motivations found after {ready:.2f} s", end=" ")
+    print(f"({time.process_time() - used:.2f} s of CPU)")
     print("draw of seeds         ", await ask(draw))
     print("path to the root      ", await ask(lambda number: archive.path(RUN, some[number])))
     print(f"                       of {len(await archive.path(RUN, f'c{total:06d}'))} candidates")
@@ -172,7 +175,7 @@ def main() -> None:
             asyncio.run(measure(url))
         else:
             asyncio.run(build(url, chosen.candidates, chosen.ways, Path(folder)))
-            subprocess.run([sys.executable, __file__, "measure", "--url", url], check=True)
+            subprocess.run([sys.executable, "-m", "bench.archive", "measure", "--url", url], check=True)
 
 
 if __name__ == "__main__":

@@ -843,6 +843,7 @@ class RunStatus(_message.Message):
     DEAD_LETTERS_FIELD_NUMBER: _builtins.int
     LOSS_OF_ROOT_FIELD_NUMBER: _builtins.int
     CLIMBING_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     phase: _builtins.str
     """"baselines", "searching", "draining", "paused", "stopped" or "finished" """
@@ -855,6 +856,8 @@ class RunStatus(_message.Message):
     loss_of_root: _builtins.float
     climbing: _builtins.int
     """second trainings that are awaited, finalists' and controls'"""
+    origin: _builtins.str
+    """"forked from RUN at SEQUENCE" or what it was imported from"""
     @_builtins.property
     def settings(self) -> _events_pb2.RunSettings: ...
     @_builtins.property
@@ -887,10 +890,11 @@ class RunStatus(_message.Message):
         dead_letters: _builtins.int = ...,
         loss_of_root: _builtins.float | None = ...,
         climbing: _builtins.int = ...,
+        origin: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_best", b"_best", "_loss_of_root", b"_loss_of_root", "best", b"best", "changed", b"changed", "loss_of_root", b"loss_of_root", "settings", b"settings", "spent", b"spent", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best", b"_best", "_loss_of_root", b"_loss_of_root", "best", b"best", "changed", b"changed", "climbing", b"climbing", "dead_letters", b"dead_letters", "in_flight", b"in_flight", "loss_of_root", b"loss_of_root", "phase", b"phase", "proposals_ended", b"proposals_ended", "run", b"run", "sequence", b"sequence", "settings", b"settings", "spent", b"spent", "started", b"started", "states", b"states", "stop_reason", b"stop_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best", b"_best", "_loss_of_root", b"_loss_of_root", "best", b"best", "changed", b"changed", "climbing", b"climbing", "dead_letters", b"dead_letters", "in_flight", b"in_flight", "loss_of_root", b"loss_of_root", "origin", b"origin", "phase", b"phase", "proposals_ended", b"proposals_ended", "run", b"run", "sequence", b"sequence", "settings", b"settings", "spent", b"spent", "started", b"started", "states", b"states", "stop_reason", b"stop_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best: _TypeAlias = _typing.Literal["best"]  # noqa: Y015
     _WhichOneofArgType__best: _TypeAlias = _typing.Literal["_best", b"_best"]  # noqa: Y015

@@ -31,6 +31,7 @@ def status(row: RunRow, counts: dict[int, int], best: archive_pb2.TreeNode | Non
         stop_reason=state.reason,
         dead_letters=row.dead_letters,
         climbing=len(state.ladder.climbing),
+        origin=row.origin,
     )
 
 

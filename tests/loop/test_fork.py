@@ -27,6 +27,7 @@ def test_a_fork_keeps_what_was_measured_and_goes_on_otherwise(asi_arch: Command)
     }
     assert len(forked) == 4
     assert status["settings"]["parent_policy"] == "uniform"
+    assert status["origin"].startswith("forked from first at ")
     for run in ("first", "second"):
         assert json.loads(asi_arch("replay", run, "--json").stdout)["agrees"] is True
     for flags, code, said in (

@@ -1,0 +1,42 @@
+"""What a run's policy makes of a fork: the seats under way are asked for again, and the time between does not count."""
+
+from services.domain.run import Ended, Forked, Paused, Resumed, Seat, Started, step
+from services.domain.run_state import Budget, RunPolicy, RunState
+
+POLICY = RunPolicy(seats=2, baselines=("delta_net", "gla"), budget=Budget(candidates=4))
+
+
+def begun() -> RunState:
+    """The root has ended; the second baseline is under way."""
+    state, _ = step(RunState(), Started(100.0), POLICY)
+    state, _ = step(state, Ended(110.0, "c000001", 5, 0.5, None, baseline=True, root=True, rejected=False), POLICY)
+    return state
+
+
+def test_what_was_under_way_is_asked_for_again_under_its_own_number() -> None:
+    """A baseline stays the baseline it was; nothing is asked for twice."""
+    state, decisions = step(begun(), Forked(500.0), POLICY)
+
+    assert decisions == (Seat("c000002", 2, "gla", (1,)),)
+    assert (state.numbers, state.in_flight, state.phase) == (2, {"c000002"}, "baselines")
+
+
+def test_the_time_between_history_and_fork_does_not_count() -> None:
+    """A run of ten seconds that is forked a day later has used ten seconds."""
+    paused, _ = step(begun(), Paused(110.0), POLICY)
+    state, _ = step(paused, Forked(86_500.0), POLICY)
+
+    assert state.seconds(86_505.0) == 15.0
+
+
+def test_a_finished_run_goes_on_as_a_fork_with_another_budget() -> None:
+    """As it would if it were resumed."""
+    poor = RunPolicy(seats=2, baselines=("delta_net",), budget=Budget(candidates=0))
+    state, _ = step(RunState(), Started(0.0), poor)
+    over, _ = step(state, Ended(1.0, "c000001", 5, 0.5, None, baseline=True, root=True, rejected=False), poor)
+    rich = RunPolicy(seats=2, baselines=("delta_net",), budget=Budget(candidates=3))
+    forked, asked = step(over, Forked(9.0), rich)
+    resumed, _ = step(step(over, Paused(1.0), poor)[0], Resumed(9.0), rich)
+
+    assert [one.candidate for one in asked if isinstance(one, Seat)] == ["c000002", "c000003"]
+    assert forked.in_flight == resumed.in_flight
