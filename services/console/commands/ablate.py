@@ -124,7 +124,7 @@ def _verdict(one: Part) -> str:
     """In words: an interval around zero carries nothing."""
     if one.gain is None:
         return "not measured"
-    return {"better": "carries", "worse": "harms"}.get(one.gain.words.split()[0], "not told apart")
+    return one.gain.words.replace("better", "carries").replace("worse", "harms")
 
 
 def _part(original: pb.Candidate, ablation: pb.Candidate, between: Noise | None) -> Part:

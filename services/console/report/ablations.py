@@ -27,9 +27,11 @@ def _drawing(original: pb.Candidate, data: Dataset) -> Drawing:
     cells = tuple(tuple(row.values()) for row in rows)
     if not measured:
         return Drawing(name, title, "", None, missing=found[0].reason or "no ablation was measured yet")
+    silent = any(one.gain is not None and one.gain.words.endswith("this seed") for one in measured)
+    covered = "are silent about other seeds, of which none is known" if silent else "scatter between seeds is part of"
     caption = (
         "How far the held-out loss rises without the component (nats per token, same seeds), with 95 % intervals that "
-        "scatter between seeds is part of. What crosses zero is not told apart from nothing."
+        f"{covered}. What crosses zero is not told apart from nothing."
     )
     failed = [f"{one.component}: {one.reason}" for one in found if one.gain is None and one.reason]
     return Drawing(name, title, " ".join((caption, *failed)), _figure(measured), header, cells)
