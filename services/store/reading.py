@@ -25,6 +25,7 @@ from services.store.incoming import UNREADABLE, Incoming, read
 from services.store.port import LogRow
 
 BATCH = 64
+PIPE_BYTES = 1 << 20  # a whole frame: fewer turns between the two processes
 READY = b"ready\n"
 _SIZE = struct.Struct("<I")  # of a frame
 _HEAD = struct.Struct("<32sBII")  # of a message: its hash, flags, the length of the slim event and of the body
@@ -41,7 +42,7 @@ async def reading(settings: ServiceSettings, run: str) -> AsyncIterator[Batches]
     command = [sys.executable, "-m", "services.store.reading", f"asi.v1.{run}.>"]
     environment = {**os.environ, "ASI_NATS_URL": settings.nats_url}
     child = subprocess.Popen(  # noqa: ASYNC220 - a fork, which is short; its pipes are read in threads
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, pipesize=PIPE_BYTES
     )
     assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - pipes were asked for
     try:
