@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grpc.aio
 
-from services.chassis.errors import NotFound, SettingsError
+from services.chassis.errors import SettingsError
 from services.chassis.llm.names import asks_endpoint
 from services.chassis.llm.settings import load_mind
 from services.chassis.rpc import channel
@@ -62,7 +62,9 @@ async def discover(
     await asyncio.to_thread(must_be_possible, wanted)
     if asks_endpoint(wanted.mind):
         load_mind()  # what is missing is said before anything starts
-    stages = stages_of(await settings_of(settings, name) if resume else wanted)
+    new_budget = budget(flags) if _has_budget(flags) else None
+    before = await _resumable(settings, name, new_budget) if resume else None
+    stages = stages_of(before.settings if before else wanted)
     extra = {} if "ASI_ENGINEER_STAGES" in os.environ else {"ASI_ENGINEER_STAGES": stages}
     interrupted = asyncio.Event()
     with _on_signals(interrupted):
@@ -75,7 +77,7 @@ async def discover(
             if fork is not None:
                 run = await _fork(system, archive, name, fork, wanted)
             else:
-                run = await _begin(system, archive, name, resume, wanted, budget(flags) if _has_budget(flags) else None)
+                run = await _begin(system, archive, name, wanted, before, new_budget)
             progress.note(f"run {run} · archive {settings.data_dir / 'archive.db'} · Ctrl-C drains and loses nothing")
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
@@ -92,33 +94,35 @@ async def settings_of(settings: ConsoleSettings, name: str | None) -> events_pb2
         return (await archive.GetRun(pb.RunRequest(run=name or ""), timeout=30)).settings
 
 
+async def _resumable(settings: ConsoleSettings, name: str | None, new_budget: events_pb2.Budget | None) -> pb.RunStatus:
+    """The run that is to go on, as it stands. Raises NotFound, and SettingsError for one that is over."""
+    async with open_archive(settings) as archive:
+        about = await archive.GetRun(pb.RunRequest(run=name or ""), timeout=30)
+    if about.phase in OVER and new_budget is None and not about.in_flight:
+        raise SettingsError(f"run {about.run} has {about.phase}: give it another budget, as in --candidates 20.")
+    return about
+
+
 async def _begin(
     system: System,
     archive: archive_pb2_grpc.ArchiveAsyncStub,
     name: str | None,
-    resume: bool,
     wanted: events_pb2.RunSettings,
+    before: pb.RunStatus | None,
     new_budget: events_pb2.Budget | None,
 ) -> str:
-    """The name of the run that goes on from here."""
+    """The name of the run that goes on from here: the one that `before` was, or a new one."""
+    if before is not None:
+        if before.phase not in OVER or new_budget is not None:  # else: what was retried comes to its own end
+            await resume_run(system.client, before.run, new_budget)
+            await until_known(archive, before.run, before)
+        return before.run
     runs = {status.run: status for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs}
-    if resume:
-        if not runs or (name and name not in runs):
-            raise NotFound(
-                f"there is no run {name or ''} to resume; runs: {', '.join(runs) or 'none'}".replace("  ", " ")
-            )
-        run = name or next(iter(runs))
-        if runs[run].phase in OVER and new_budget is None:
-            if runs[run].in_flight:  # what was retried after the end comes to its own end
-                return run
-            raise SettingsError(f"run {run} has {runs[run].phase}: give it another budget, as in --candidates 20.")
-        await resume_run(system.client, run, new_budget)
-    else:
-        run = name or new_name(runs)
-        if run in runs:
-            raise SettingsError(f"a run called {run} exists already: choose another --run, or --resume it.")
-        await start_run(system.client, run, wanted)
-    await until_known(archive, run, runs.get(run))
+    run = name or new_name(runs)
+    if run in runs:
+        raise SettingsError(f"a run called {run} exists already: choose another --run, or --resume it.")
+    await start_run(system.client, run, wanted)
+    await until_known(archive, run, None)
     return run
 
 
