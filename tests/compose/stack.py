@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from services.chassis.bus.credentials import new_seeds, server_config, variable
 from services.console.local.broker import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+FILES = ("-f", str(DEPLOY / "compose.yaml"), "-f", str(DEPLOY / "compose.tls.yaml"))
 
 
 def compose_command() -> list[str] | None:
@@ -25,14 +27,34 @@ def compose_command() -> list[str] | None:
 
 @dataclass
 class Stack:
-    """One project of the compose file, with ports and NATS users of its own."""
+    """One project of the compose files, encrypted, with ports, certificates and NATS users of its own."""
 
     command: list[str]
     logs: Path
     project: str = field(default_factory=lambda: f"asitest{secrets.token_hex(3)}")
     seeds: dict[str, str] = field(default_factory=new_seeds)
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="asi-compose-")))
     nats_port: int = field(default_factory=free_port)
     archive_port: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        """Make what an operator makes before the first start."""
+        subprocess.run([DEPLOY / "make_certificates.sh", self.folder / "certificates"], check=True)
+        (self.folder / "nats.conf").write_text(server_config(self.seeds, tls=True))
+
+    @property
+    def console(self) -> dict[str, object]:
+        """The settings of whoever starts and watches runs."""
+        own = self.folder / "certificates" / "console"
+        return {
+            "nats_url": self.nats_url,
+            "nats_nkey_seed": self.seeds["console"],
+            "nats_ca": own / "ca.crt",
+            "grpc_ca": own / "ca.crt",
+            "grpc_cert": own / "tls.crt",
+            "grpc_key": own / "tls.key",
+            "archive_address": f"127.0.0.1:{self.archive_port}",
+        }
 
     @property
     def nats_url(self) -> str:
@@ -42,7 +64,7 @@ class Stack:
     def call(self, *arguments: str, seconds: float = 900) -> str:
         """Run one compose command; what it printed. Raises AssertionError with its output where it failed."""
         done = subprocess.run(
-            [*self.command, "-p", self.project, "-f", str(DEPLOY / "compose.yaml"), *arguments],
+            [*self.command, "-p", self.project, *FILES, *arguments],
             env=self._environment(), capture_output=True, text=True, timeout=seconds, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{' '.join(arguments)}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
@@ -66,19 +88,14 @@ class Stack:
     def tear_down(self) -> None:
         """Remove containers, networks and volumes."""
         self.call("down", "--volumes", "--remove-orphans", "--timeout", "5")
-
-    def _nats_conf(self) -> Path:
-        """The broker's configuration, where the engine can mount it."""
-        self.logs.mkdir(parents=True, exist_ok=True)
-        path = self.logs / f"{self.project}.conf"
-        path.write_text(server_config(self.seeds, tls=False))
-        return path
+        shutil.rmtree(self.folder)
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
         return kept | {
             **{variable(user): seed for user, seed in self.seeds.items()},
-            "NATS_CONF": str(self._nats_conf()),
+            "NATS_CONF": str(self.folder / "nats.conf"),
+            "CERTIFICATES": str(self.folder / "certificates"),
             "NATS_PORT": str(self.nats_port),
             "ARCHIVE_PORT": str(self.archive_port),
         }

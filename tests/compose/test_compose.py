@@ -47,15 +47,7 @@ async def test_every_candidate_ends_once_though_an_engineer_and_the_store_are_ki
     stack: Stack, tmp_path: Path
 ) -> None:
     """What is promised of the processes must hold for the containers: nothing lost, nothing twice."""
-    address = f"127.0.0.1:{stack.archive_port}"
-    settings = ConsoleSettings.model_validate(
-        {
-            "nats_url": stack.nats_url,
-            "nats_nkey_seed": stack.seeds["console"],
-            "archive_address": address,
-            "data_dir": tmp_path,
-        }
-    )
+    settings = ConsoleSettings.model_validate(stack.console | {"data_dir": tmp_path})
     async with channel(settings.archive_address, settings) as connection:
         archive = archive_pb2_grpc.ArchiveStub(connection)
         await _streams_exist(settings)

@@ -30,7 +30,7 @@ tls {
   cert_file: "/certificates/tls.crt"
   key_file: "/certificates/tls.key"
   ca_file: "/certificates/ca.crt"
-  handshake_first: auto # encrypted from the first byte; who waits for a greeting gets one that asks for TLS
+  handshake_first: "1s" # encrypted from the first byte; who waits longer gets a greeting that asks for TLS
 }
 """
 
