@@ -14,6 +14,7 @@ from services.domain.curves import DiscoveryCurve, StageRelation, Work, discover
 HOUR = 3600.0
 BAND_POINTS = 60
 MOST_NAMES = 8
+LEVELS = (5, -12, 17)  # points above or below, so that names of neighbours do not meet
 
 
 def discoveries(data: Dataset) -> list[Drawing]:
@@ -146,9 +147,9 @@ def _relation_figure(pairs: Sequence[tuple[pb.Candidate, float, float]], rung: i
         own = [(before, after) for one, before, after in pairs if (one.kind == pb.KIND_BASELINE) == baseline]
         if own:
             axes.scatter([x for x, _ in own], [y for _, y in own], s=28, color=colour, label=label, zorder=3)
-    for one, before, after in pairs:
+    for place, (one, before, after) in enumerate(sorted(pairs, key=lambda pair: pair[1])):
         label = one.id if len(pairs) > MOST_NAMES else one.proposal.name or one.id
-        axes.annotate(label, (before, after), xytext=(6, 4), textcoords="offset points",
+        axes.annotate(label, (before, after), xytext=(6, LEVELS[place % 3]), textcoords="offset points",
                       fontsize=8, color=INK)  # fmt: skip
     axes.margins(x=0.25, y=0.12)
     axes.legend(frameon=False)
