@@ -12,7 +12,7 @@ Whatever a candidate raises goes back as `failed` with its traceback, and ends t
 import resource
 import traceback
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import cast
 
 import numpy as np
@@ -84,7 +84,7 @@ class Session:
 
     def _train(self, order: Message) -> Answer:
         rows = torch.from_numpy(order.arrays["tokens"].astype(np.int64))
-        began, reports = perf_counter(), []
+        began, busy, reports = perf_counter(), process_time(), []
         for batch in rows:
             reports.append(self.trainer.step(self.step, batch))
             self.step += 1
@@ -96,6 +96,7 @@ class Session:
         header: dict[str, JSON] = {
             "step": self.step,
             "seconds": perf_counter() - began,
+            "cpu_seconds": process_time() - busy,
             "peak_memory_bytes": peak_memory(self.device),
             "compiled": self.trainer.compiled,
         }

@@ -17,7 +17,10 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Live: one chunk of steps. Seconds are the host's clock, loss and gradient norm the child's word."""
+    """Live: one chunk of steps. Seconds are the host's clock; loss, gradient norm and busy seconds the child's word.
+
+    `busy_per_step` is CPU time per thread, which other work on the machine does not change; None on a GPU.
+    """
 
     seed: int
     step: int
@@ -31,6 +34,7 @@ class Metrics:
     seconds: float
     peak_memory_bytes: int | None
     heldout_loss: float | None = None
+    busy_per_step: float | None = None
 
 
 @dataclass(frozen=True)

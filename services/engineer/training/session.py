@@ -160,6 +160,7 @@ class Session:
             seconds_per_step=seconds / count,
             seconds=self.spent,
             peak_memory_bytes=int(number(answer, "peak_memory_bytes")),
+            busy_per_step=number(answer, "cpu_seconds") / scale.threads / count if scale.device == "cpu" else None,
         )
         self.history.append(metrics)
         if np.isfinite(metrics.train_loss):

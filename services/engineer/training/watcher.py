@@ -21,11 +21,14 @@ class Peers:
 class WatchSettings:
     """When to stop. `slower` is the paper's 2–3 times the peers; `leak` a training loss that far below the best peer's.
 
+    On a CPU `slower` is about the program's own CPU time, since a busy machine is no fault of its; whatever the machine
+    does, `stalled` times the peers is too long.
     `least_loss` is a floor in nats per token that no honest model of text reaches. `patience` is the share of the steps
     without any progress. `prune` switches the curve policy on, from `prune_from` of the steps.
     """
 
     slower: float = 3.0
+    stalled: float = 12.0
     leak: float = 0.25
     least_loss: float = 0.2
     divergence: float = 1.5
@@ -92,10 +95,12 @@ def _too_slow(history: Sequence[Metrics], settings: WatchSettings, peers: Peers)
         return None
     # The first chunk pays for warming up, and one slow chunk may be the machine's fault.
     pace = median(m.seconds_per_step for m in history[1:])
-    if pace <= settings.slower * peers.seconds_per_step:
-        return None
-    text = f"A step takes {pace:.3f} s, more than {settings.slower:g} × the peers' {peers.seconds_per_step:.3f} s."
-    return Stop("slow", text, broken=True)
+    busy = median(m.seconds_per_step if m.busy_per_step is None else m.busy_per_step for m in history[1:])
+    for seconds, times in ((busy, settings.slower), (pace, settings.stalled)):
+        if seconds > times * peers.seconds_per_step:
+            text = f"A step takes {seconds:.3f} s, more than {times:g} × the peers' {peers.seconds_per_step:.3f} s."
+            return Stop("slow", text, broken=True)
+    return None
 
 
 def _too_big(history: Sequence[Metrics], settings: WatchSettings) -> Stop | None:

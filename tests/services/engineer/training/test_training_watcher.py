@@ -7,7 +7,9 @@ from services.engineer.training.result import Metrics
 from services.engineer.training.watcher import Peers, WatchSettings, watch
 
 
-def history(losses: list[float], pace: float = 0.1, memory: int = 1000, steps: int = 100) -> list[Metrics]:
+def history(
+    losses: list[float], pace: float = 0.1, memory: int = 1000, steps: int = 100, busy: float | None = None
+) -> list[Metrics]:
     """Metrics every ten steps."""
     return [
         Metrics(
@@ -22,6 +24,7 @@ def history(losses: list[float], pace: float = 0.1, memory: int = 1000, steps: i
             seconds_per_step=pace,
             seconds=1.0,
             peak_memory_bytes=memory,
+            busy_per_step=busy,
         )
         for i, loss in enumerate(losses)
     ]
@@ -38,6 +41,8 @@ FALLING = [5.0, 4.0, 3.5, 3.0, 2.8, 2.6, 2.5, 2.4, 2.35, 2.3]
         (history([5.0, 1.0]), WatchSettings(), Peers(lowest_loss=1.5), "leak"),
         (history([2.0, 4.0, 4.1, 4.2]), WatchSettings(), Peers(), "divergence"),
         (history([5.0, 4.0, 3.5], pace=1.0), WatchSettings(), Peers(seconds_per_step=0.2), "slow"),
+        (history([5.0, 4.0, 3.5], pace=1.0, busy=0.7), WatchSettings(), Peers(seconds_per_step=0.2), "slow"),
+        (history([5.0, 4.0, 3.5], pace=2.5, busy=0.1), WatchSettings(), Peers(seconds_per_step=0.2), "slow"),
         (history([5.0], memory=2000), WatchSettings(memory_bytes=1500), Peers(), "memory"),
         (history([5.0, 4.9, *[5.0] * 6]), WatchSettings(), Peers(), "no-progress"),
     ],
@@ -55,6 +60,13 @@ def test_a_usual_training_goes_on() -> None:
     settings, peers = WatchSettings(memory_bytes=1500), Peers(seconds_per_step=0.05, lowest_loss=2.4)
 
     assert all(watch(history(FALLING)[: i + 1], settings, peers, []) is None for i in range(len(FALLING)))
+
+
+def test_a_busy_machine_is_not_the_programs_fault() -> None:
+    """Five times the peers' time, of which others took most."""
+    delayed = history([5.0, 4.0, 3.5], pace=1.0, busy=0.2)
+
+    assert watch(delayed, WatchSettings(), Peers(seconds_per_step=0.2), []) is None
 
 
 def test_one_spike_is_not_divergence() -> None:
