@@ -183,8 +183,9 @@ def test_a_pod_sees_the_nats_user_of_its_own_service_only(workload: Manifest) ->
     container = pod_of(workload)["containers"][0]
     secrets = [one["valueFrom"]["secretKeyRef"] for one in container.get("env", []) if "valueFrom" in one]
     user = ADMINISTRATOR if workload["metadata"]["name"] == "setup" else container["name"]
+    shared = [one for one in container.get("envFrom", []) if "secretRef" in one]
 
-    assert all("configMapRef" in one for one in container.get("envFrom", []))
+    assert all(one["secretRef"]["name"] == "asi-mind" for one in shared)
     if workload in SERVICE_PODS or user == ADMINISTRATOR:
         assert secrets == [{"name": "asi-nats", "key": variable(user)}]
     else:
