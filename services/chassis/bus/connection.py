@@ -242,10 +242,11 @@ class Bus:
         try:
             async with self._ordered(subject, start) as queue:
                 while True:
-                    try:
-                        yield await asyncio.wait_for(queue.get(), 1)
-                    except TimeoutError:
-                        yield None
+                    one = None
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(1):
+                            one = await queue.get()
+                    yield one
         except nats.js.errors.NotFoundError:
             raise BusLost(_MISSING) from None
 

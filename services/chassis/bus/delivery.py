@@ -164,7 +164,8 @@ class Consumer:
 async def _collect(arrived: "asyncio.Queue[Msg]", most: int, wait: float) -> list[Msg]:
     """The next message, waited for a little longer than a pull lasts, and all that came with it."""
     try:
-        messages = [await asyncio.wait_for(arrived.get(), wait)]
+        async with asyncio.timeout(wait):
+            messages = [await arrived.get()]
     except TimeoutError:
         return []
     while len(messages) < most and not arrived.empty():
