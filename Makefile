@@ -18,7 +18,7 @@ discover: setup
 	$(BIN)/asi-arch discover $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not compose" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not compose" -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 # The stack in containers, hurt and looked after: needs a docker engine; logs stay in build/compose.
 test-compose: setup
