@@ -1,6 +1,6 @@
 """Training tokens/s of every baseline against the bare loop, and of two workers at a time.
 
-    python -m bench.training [--scale tiny] [--set steps=40] [--repeats 3] [--programs delta_net gated_delta_net]
+    python -m bench.training [--scale tiny] [--set steps=80] [--repeats 3] [--programs delta_net gated_delta_net]
 
 The two are measured in turn, in processes that do nothing else, and the median of the ratios is printed: a busy machine
 slows both. With a scale on "cuda" the bare loop runs fla's own layer of the same name where there is one.
@@ -95,7 +95,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every program of the zoo, or those that were named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="tiny")
-    parser.add_argument("--set", action="append", default=["steps=40"], metavar="FIELD=VALUE")
+    parser.add_argument("--set", action="append", default=["steps=80", "log_every=5"], metavar="FIELD=VALUE")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--programs", nargs="*")
     options = parser.parse_args(arguments)
