@@ -25,12 +25,23 @@ app = typer.Typer(
 Run = Annotated[
     str, typer.Option("--run", metavar="NAME", help="the run; default: the newest", autocompletion=completion.runs)
 ]
+Named = Annotated[
+    str,
+    typer.Argument(metavar="[RUN]", show_default=False, help="the same as --run", autocompletion=completion.runs),
+]
 Candidate = Annotated[
     str, typer.Argument(help="an id, or a name that just one candidate has", autocompletion=completion.candidates)
 ]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 INTERRUPTED = 130
 T = TypeVar("T")
+
+
+def whole_run(named: str, run: str) -> str:
+    """The run that a command about a whole run was given, by place or by --run. Raises BadParameter for two."""
+    if named and run and named != run:
+        raise typer.BadParameter(f"two runs are named, {named} and {run}: give one")
+    return named or run
 
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from services.chassis.errors import NotFound
-from services.console.app import Candidate, Json, Run, app
+from services.console.app import Candidate, Json, Named, Run, app, whole_run
 from services.console.commands import gallery as claims
 from services.console.commands import inspect, query
 from services.console.commands.rerun import rerun_of
@@ -23,9 +23,9 @@ SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state")
 
 
 @app.command()
-def status(run: Run = "", as_json: Json = False) -> None:
+def status(named: Named = "", run: Run = "", as_json: Json = False) -> None:
     """Where a run stands."""
-    about = asyncio.run(query.status(console_settings(), run))
+    about = asyncio.run(query.status(console_settings(), whole_run(named, run)))
     if as_json:
         typer.echo(query.as_json(about))
     else:
@@ -74,9 +74,9 @@ def show(
 
 
 @app.command()
-def tree(run: Run = "", as_json: Json = False) -> None:
+def tree(named: Named = "", run: Run = "", as_json: Json = False) -> None:
     """The phylogenetic tree of a run."""
-    name, nodes = asyncio.run(query.tree(console_settings(), run))
+    name, nodes = asyncio.run(query.tree(console_settings(), whole_run(named, run)))
     if as_json:
         typer.echo(json.dumps(nodes, indent=2, ensure_ascii=False))
     else:
@@ -95,12 +95,13 @@ def runs(as_json: Json = False) -> None:
 
 @app.command()
 def report(
+    named: Named = "",
     run: Run = "",
     out: Annotated[Path | None, typer.Option(help="folder; default: below the run's own")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a run's report: a page that opens without a network, figures, and the CSV behind each."""
-    page = asyncio.run(inspect.report(console_settings(), run, out))
+    page = asyncio.run(inspect.report(console_settings(), whole_run(named, run), out))
     if page is None:
         raise NotFound("the run has no candidate yet")
     typer.echo(inspect.to_json({"page": str(page)}) if as_json else page)
@@ -138,9 +139,9 @@ def diff(first: Candidate, second: Candidate, run: Run = "", as_json: Json = Fal
 
 
 @app.command()
-def cost(run: Run = "", as_json: Json = False) -> None:
+def cost(named: Named = "", run: Run = "", as_json: Json = False) -> None:
     """What a run has used: time, compute, tokens, money."""
-    about, records = asyncio.run(inspect.all_of(console_settings(), run))
+    about, records = asyncio.run(inspect.all_of(console_settings(), whole_run(named, run)))
     found = inspect.costs(about, records)
     if as_json:
         typer.echo(inspect.to_json(found))
@@ -149,9 +150,9 @@ def cost(run: Run = "", as_json: Json = False) -> None:
 
 
 @app.command()
-def gallery(run: Run = "", as_json: Json = False) -> None:
+def gallery(named: Named = "", run: Run = "", as_json: Json = False) -> None:
     """Model cards of confirmed discoveries, and every claim that was tried on fresh seeds and data."""
-    about, records = asyncio.run(inspect.all_of(console_settings(), run))
+    about, records = asyncio.run(inspect.all_of(console_settings(), whole_run(named, run)))
     found, cards = claims.claims(records), claims.cards(about, records)
     if as_json:
         shown = {one.candidate: claims.card_json(one) for one in cards}

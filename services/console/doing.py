@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from services.console.app import PASS_ON, Json, Run, T, app
+from services.console.app import PASS_ON, Json, Named, Run, T, app, whole_run
 from services.console.archive import catch_up
 from services.console.commands import inspect, query
 from services.console.exporting import asks_for_module, export_module
@@ -24,21 +24,21 @@ HELP = frozenset({"-h", "--help"})
 
 
 @app.command()
-def pause(run: Run = "", as_json: Json = False) -> None:
+def pause(named: Named = "", run: Run = "", as_json: Json = False) -> None:
     """Give out no further seats; what is in flight goes on."""
-    _steer(pause_run, run, "paused by hand", as_json)
+    _steer(pause_run, whole_run(named, run), "paused by hand", as_json)
 
 
 @app.command()
-def resume(run: Run = "", as_json: Json = False) -> None:
+def resume(named: Named = "", run: Run = "", as_json: Json = False) -> None:
     """Give out seats again, in a system that runs; `asi-arch run --resume` starts one."""
-    _steer(resume_run, run, None, as_json)
+    _steer(resume_run, whole_run(named, run), None, as_json)
 
 
 @app.command()
-def stop(run: Run = "", as_json: Json = False) -> None:
+def stop(named: Named = "", run: Run = "", as_json: Json = False) -> None:
     """End a run; candidates in flight still come to their end."""
-    _steer(stop_run, run, "stopped by hand", as_json)
+    _steer(stop_run, whole_run(named, run), "stopped by hand", as_json)
 
 
 def _steer(
@@ -87,12 +87,13 @@ def cognition(context: typer.Context) -> None:
 @app.command()
 def rescore(
     fitness: Annotated[str, typer.Option(help="paper (mean of three) or code (their sum)")],
+    named: Named = "",
     run: Run = "",
     as_json: Json = False,
 ) -> None:
     """Compute a run's fitness anew in another version, as new events; the old values stay in the log."""
     settings = console_settings()
-    about, records = asyncio.run(inspect.all_of(settings, run))
+    about, records = asyncio.run(inspect.all_of(settings, whole_run(named, run)))
     events = rescored(about, records, fitness)
     with log_server(settings) as log:
         address = log.get("ASI_NATS_URL", settings.nats_url)

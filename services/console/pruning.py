@@ -5,7 +5,7 @@ import json
 
 import typer
 
-from services.console.app import Json, Run, app
+from services.console.app import Json, Named, Run, app, whole_run
 from services.console.commands import inspect
 from services.console.commands import stopping as rule
 from services.console.settings import console_settings
@@ -13,9 +13,9 @@ from services.console.tables import terminal
 
 
 @app.command()
-def stopping(run: Run = "", as_json: Json = False) -> None:
+def stopping(named: Named = "", run: Run = "", as_json: Json = False) -> None:
     """What stopping by curve extrapolation would have saved in a run, and which finalists it would have lost."""
-    _, records = asyncio.run(inspect.all_of(console_settings(), run))
+    _, records = asyncio.run(inspect.all_of(console_settings(), whole_run(named, run)))
     found = rule.replays(records)
     if as_json:
         typer.echo(json.dumps([rule.replay_row(one) for one in found], indent=2))

@@ -81,6 +81,19 @@ async def test_unknown_runs_and_candidates_come_with_near_ones(laboratory: Labor
     assert run.err == "asi-arch: no run is called r11; did you mean r1?\n"
 
 
+async def test_a_run_is_named_by_place_or_by_flag(laboratory: Laboratory, started: events.Event) -> None:
+    """Two different ones are a mistake."""
+    await laboratory.bus.publish(started)
+    await laboratory.until("baselines")
+    by_place = await laboratory.asi_arch("status", "r1", "--json")
+    by_flag = await laboratory.asi_arch("status", "--run", "r1")
+    both = await laboratory.asi_arch("status", "r1", "--run", "r2")
+
+    assert json.loads(by_place.out)["run"] == "r1"
+    assert by_flag.status == 0
+    assert both.status == 2
+
+
 @pytest.mark.slow
 async def test_every_command_that_tells_something_tells_it_as_json(
     laboratory: Laboratory, started: events.Event
