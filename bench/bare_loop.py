@@ -1,7 +1,7 @@
 """Training written down in 60 lines, with nothing of ours but the mixer: what the machinery is compared with."""
 
 from collections.abc import Callable
-from statistics import median
+from statistics import fmean
 from time import perf_counter
 
 import torch
@@ -34,7 +34,7 @@ def tokens_per_second(
     micro_batch: int,
     device: str,
 ) -> float:
-    """Median over steps of tokens [steps, batch, context + 1] of the tokens trained on in a second."""
+    """Tokens [steps, batch, context + 1] trained on in a second, the first quarter of the steps left out."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Embedding(vocabulary, width),
@@ -43,7 +43,7 @@ def tokens_per_second(
         nn.Linear(width, vocabulary, bias=False),
     ).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    speeds: list[float] = []
+    seconds: list[float] = []
     for batch in tokens:
         began = perf_counter()
         optimiser.zero_grad(set_to_none=True)
@@ -56,5 +56,5 @@ def tokens_per_second(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         float(loss.detach())
-        speeds.append(batch[:, 1:].numel() / (perf_counter() - began))
-    return median(speeds[len(speeds) // 4 :])
+        seconds.append(perf_counter() - began)
+    return tokens[0][:, 1:].numel() / fmean(seconds[len(seconds) // 4 :])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from time import perf_counter
 
 import numpy as np
@@ -57,8 +57,8 @@ async def ours(program: str, scale: Scale, sandbox: Sandbox) -> float:
         session = Session(job, Supervision(), child, _unscored)
         await session.begin()
         await session.run()
-    speeds = [metrics.tokens_per_second for metrics in session.history]
-    return median(speeds[len(speeds) // 4 :])
+    seconds = [metrics.seconds_per_step for metrics in session.history]
+    return scale.tokens_per_step / fmean(seconds[len(seconds) // 4 :])
 
 
 async def compare(name: str, scale: Scale, repeats: int, sandbox: Sandbox) -> None:
