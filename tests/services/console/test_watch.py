@@ -62,7 +62,7 @@ async def test_on_a_terminal_what_is_in_flight_is_a_table_and_ctrl_c_ends_it(
     master, slave = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.console", "watch", stdin=slave, stdout=slave, stderr=slave,
-        env=laboratory.environment | {"TERM": "xterm-256color"}, preexec_fn=lambda: (os.setsid(), None)[1],
+        env=laboratory.environment | {"TERM": "xterm-256color"}, start_new_session=True,
     )  # fmt: skip
     os.close(slave)
     shown = await asyncio.to_thread(_read_until, master, "best Net1 (c000001)")
@@ -98,5 +98,8 @@ def _read_on(terminal: int) -> None:
 def _read_until(terminal: int, word: str) -> str:
     seen = b""
     while word.encode() not in seen:
-        seen += os.read(terminal, 65536)
+        try:
+            seen += os.read(terminal, 65536)
+        except OSError:  # the other end was closed
+            raise AssertionError(f"it ended before it showed {word!r}: {seen.decode()}") from None
     return seen.decode()
