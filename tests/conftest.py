@@ -1,4 +1,4 @@
-"""Real servers for tests: a nats-server per session, clean streams per test."""
+"""Real servers for tests: a nats-server and a mongod per session, clean streams per test."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,12 +9,22 @@ import pytest_asyncio
 from services.chassis.bus import Bus
 from services.chassis.settings import ServiceSettings
 from services.console.local.broker import Broker
+from tests.mongod import Mongod, mongod_binary
 
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """One nats-server with JetStream for the whole session."""
     server = Broker(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """One MongoDB for the whole session, or a skip with a sentence on how to get one."""
+    server = Mongod(mongod_binary(), tmp_path_factory.mktemp("mongod"))
     server.start()
     yield server
     server.stop()

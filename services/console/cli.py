@@ -17,12 +17,12 @@ from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, Sett
 from services.console import (  # noqa: F401 - importing them registers their commands
     ablating,
     asking,
+    dead_letters,
     discovering,
     doing,
-    mourning,
-    pruning,
+    minds,
     scaling,
-    thinking,
+    stopping,
     watching,
 )
 from services.console.app import INTERRUPTED, Json, app

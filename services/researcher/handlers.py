@@ -17,7 +17,6 @@ from services.contracts import (
     archive_pb2_grpc,
     checker_pb2,
     checker_pb2_grpc,
-    cognition_pb2,
     cognition_pb2_grpc,
     events_pb2,
 )
@@ -25,13 +24,12 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.structure import fingerprint
 from services.domain.zoo import baseline
 from services.researcher.draft import Context, Draft, Proposer, Refusal
+from services.researcher.lookup import entries_for, nearest_motivations, nearest_programs
 from services.researcher.offline.proposer import describes
 
 SERVICE = "researcher"
 MOST_REPEATS = 10
 MOST_REWRITES = 10
-NEIGHBOURS = 5
-ENTRIES = 3
 CHECK_SECONDS = 120.0
 PROGRAM_BYTES = 96 * 1024  # an event carries the whole record and must stay below 256 KiB
 
@@ -102,7 +100,7 @@ class Researcher:
             references=tuple(drawn.references),
             rejections=tuple(drawn.recent_rejections),
             history=tuple(drawn.history),
-            entries=await self._entries(drawn.parent, settings),
+            entries=await entries_for(self._cognition, drawn.parent, settings),
             settings=settings,
         )
 
@@ -189,15 +187,8 @@ class Researcher:
             fingerprint(draft.program)
         except ValueError:
             return [], [], ""  # the check says what is wrong with it
-        run, name = record.run, record.id
-        motivations = archive_pb2.NearestMotivationsRequest(
-            run=run, embedding=vector.values, embedder=vector.embedder, count=NEIGHBOURS, **{"except": name}
-        )
-        programs = archive_pb2.NearestProgramsRequest(
-            run=run, program=draft.program, count=NEIGHBOURS, **{"except": name}
-        )
-        near = (await self._archive.NearestMotivations(motivations, timeout=30)).near
-        alike = (await self._archive.NearestPrograms(programs, timeout=30)).near
+        near = await nearest_motivations(self._archive, record, vector)
+        alike = await nearest_programs(self._archive, record, draft.program)
         found = [pb.Neighbour(candidate=one.candidate.id, similarity=one.similarity, of="motivation") for one in near]
         found += [pb.Neighbour(candidate=one.candidate.id, similarity=one.similarity, of="program") for one in alike]
         same = next((one.candidate for one in alike if one.same_structure), None)
@@ -218,16 +209,6 @@ class Researcher:
             exempt_from_cost=exempt_from_cost,
         )
         return await self._checker.Check(request, timeout=CHECK_SECONDS)
-
-    async def _entries(
-        self, parent: pb.Candidate, settings: events_pb2.RunSettings
-    ) -> tuple[cognition_pb2.CognitionEntry, ...]:
-        """What the literature says about the parent's weaknesses: searched by its analysis."""
-        if settings.ablations.without_cognition:
-            return ()
-        query = " ".join((parent.analysis.results, parent.analysis.synthesis, parent.proposal.motivation)).strip()
-        request = cognition_pb2.SearchRequest(query=query or parent.proposal.name, count=ENTRIES)
-        return tuple((await self._cognition.Search(request, timeout=30)).entries)
 
     async def _embedded(self, draft: Draft, space: str) -> Vector:
         """The motivation as a vector of this space. Raises Transient where its embedder is away."""

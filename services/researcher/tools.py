@@ -19,24 +19,25 @@ from dataclasses import dataclass
 
 import grpc
 import grpc.aio
+import numpy as np
 
 from services.chassis import logs
 from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient
 from services.chassis.llm.budget import LocalPurse
+from services.chassis.llm.embedder import Vector
 from services.chassis.llm.openai_mind import OpenAIMind
 from services.chassis.rpc import channel
 from services.chassis.settings import load
 from services.contracts import archive_pb2, archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.researcher.draft import Context, Draft, Proposer, Refusal
+from services.researcher.lookup import entries_for, nearest_motivations, nearest_programs
 from services.researcher.model.proposer import ModelProposer
 from services.researcher.offline.proposer import OfflineProposer
 from services.researcher.settings import ResearcherSettings
 
 PREVIEW = "preview"  # the id of a seat that no run gave out
 TRIES = 10
-ENTRIES = 3
-NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
@@ -64,34 +65,20 @@ class Desk:
             await self._entries(parent, settings), settings,
         )  # fmt: skip
 
-    async def neighbours(self, record: pb.Candidate, program: str) -> list[archive_pb2.NearCandidate]:
-        """The nearest programs of the run, but for the record's own."""
-        request = archive_pb2.NearestProgramsRequest(
-            run=record.run, program=program, count=NEIGHBOURS, **{"except": record.id}
-        )
-        return list((await self.archive.NearestPrograms(request, timeout=30)).near)
-
     async def motivations(self, record: pb.Candidate) -> list[archive_pb2.NearCandidate]:
         """The candidates with the nearest motivations. Raises NotPossible where the record's own is not embedded."""
         own = record.proposal
         if not own.motivation_embedding:
             raise NotPossible(f"candidate {record.id} has no embedded motivation to find neighbours by")
-        request = archive_pb2.NearestMotivationsRequest(
-            run=record.run, embedding=own.motivation_embedding, embedder=own.embedder, count=NEIGHBOURS,
-            **{"except": record.id},
-        )  # fmt: skip
-        return list((await self.archive.NearestMotivations(request, timeout=30)).near)
+        vector = Vector(own.embedder, np.array(own.motivation_embedding))
+        return await nearest_motivations(self.archive, record, vector)
 
     async def _entries(
         self, parent: pb.Candidate, settings: events_pb2.RunSettings
     ) -> tuple[cognition_pb2.CognitionEntry, ...]:
-        """None where cognition is switched off or nobody answers."""
-        if settings.ablations.without_cognition:
-            return ()
-        query = f"{parent.analysis.results} {parent.analysis.synthesis} {parent.proposal.motivation}".strip()
-        request = cognition_pb2.SearchRequest(query=query or parent.proposal.name, count=ENTRIES)
+        """None where nobody answers, too."""
         try:
-            return tuple((await self.cognition.Search(request, timeout=10)).entries)
+            return await entries_for(self.cognition, parent, settings)
         except grpc.aio.AioRpcError:
             return ()
 
@@ -101,7 +88,7 @@ async def proposed(desk: Desk, proposer: Proposer, context: Context) -> Draft:
     refusals: list[Refusal] = []
     while len(refusals) < TRIES:
         draft = await proposer.propose(context, refusals)
-        near = await desk.neighbours(context.record, draft.program)
+        near = await nearest_programs(desk.archive, context.record, draft.program)
         same = next((one.candidate for one in near if one.same_structure), None)
         if same is None:
             return draft

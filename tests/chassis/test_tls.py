@@ -1,8 +1,6 @@
 """Encryption by settings: NATS, gRPC in both directions, MongoDB; and what is not encrypted is turned away."""
 
 import asyncio
-import os
-import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +23,7 @@ from services.console.local.broker import free_port
 from services.store.backends import open_archive
 from services.store.port import ArchiveUnavailable
 from tests.chassis.guarded import GuardedServer
+from tests.mongod import mongod_binary
 
 MAKE = Path(__file__).parents[2] / "deploy" / "make_certificates.sh"
 
@@ -158,9 +157,7 @@ def test_half_of_a_key_pair_is_refused_with_a_sentence() -> None:
 @pytest.fixture
 def encrypted_mongo(certificates: Path, tmp_path: Path) -> Iterator[str]:
     """The address of a replica set of one that takes encrypted connections only."""
-    binary = os.environ.get("ASI_TEST_MONGOD") or shutil.which("mongod")
-    if not binary:
-        pytest.skip("no mongod: install one or set ASI_TEST_MONGOD to its path")
+    binary = mongod_binary()
     own, port = certificates / "mongo", free_port()
     server = subprocess.Popen(
         [binary, "--dbpath", tmp_path, "--port", str(port), "--replSet", "rs0", "--logpath", tmp_path / "log",

@@ -1,11 +1,10 @@
 """What the worker loop counts and buries, against a real nats-server that grants each service its own rights only."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
-import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
 
@@ -22,15 +21,6 @@ from tests.chassis.guarded import GuardedServer
 from tests.conftest import wipe
 
 DURABLE = "engineer-tiny"
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
-    """One server for all tests of this file."""
-    server = GuardedServer(tmp_path_factory.mktemp("guarded"))
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest_asyncio.fixture

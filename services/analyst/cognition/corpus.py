@@ -132,10 +132,11 @@ def _place(location: tuple[int | str, ...], papers: object) -> str:
     """Where a validation error is, in words: which paper, entry and field."""
     words: list[str] = []
     node = papers
-    for step in location:
+    for depth, step in enumerate(location, start=1):
         node = _child(node, step)
         if isinstance(step, str):
-            words.append("" if step in ("paper", "entry") else f"field {step}")
+            on_the_way = step in ("paper", "entry") and depth < len(location)
+            words.append("" if on_the_way else f"field {step}")
         else:
             words.append(_label(node) or f"item {step + 1}")
     return ", ".join(word for word in words if word) or "the file as a whole"

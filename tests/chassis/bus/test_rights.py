@@ -1,7 +1,7 @@
 """Every service does its own work with its own credentials, and nothing else, against a real nats-server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import nats
 import pytest
@@ -20,15 +20,6 @@ from tests.chassis.guarded import GuardedServer
 from tests.conftest import wipe
 
 HANDLERS = {name: rights for name, rights in RIGHTS.items() if rights.durables}
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
-    """One server for all tests of this file."""
-    server = GuardedServer(tmp_path_factory.mktemp("guarded"))
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest_asyncio.fixture

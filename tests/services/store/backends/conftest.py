@@ -1,14 +1,12 @@
-"""Every backend of the archive on a place of its own, and a mongod where there is one."""
+"""Every backend of the archive on a place of its own."""
 
 import asyncio
-import os
-import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from archive_places import Mongod, place
+from archive_places import place
 
 from services.chassis.rpc import Server
 from services.chassis.settings import ServiceSettings
@@ -19,22 +17,7 @@ from services.store.port import Archive, Questions
 from services.store.purse import RunPurse
 from services.store.service import ArchiveService
 
-NO_MONGOD = (
-    "no mongod: install one (https://www.mongodb.com/docs/manual/installation/) or set ASI_TEST_MONGOD to its path"
-)
 BACKENDS = ["sqlite", pytest.param("mongo", marks=pytest.mark.mongo)]
-
-
-@pytest.fixture(scope="session")
-def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
-    """A real server, or a sentence on how to get one."""
-    binary = os.environ.get("ASI_TEST_MONGOD") or shutil.which("mongod")
-    if not binary:
-        pytest.skip(NO_MONGOD)
-    server = Mongod(binary, tmp_path_factory.mktemp("mongod"))
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(params=BACKENDS)

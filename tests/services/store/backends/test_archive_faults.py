@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pymongo
 import pytest
-from archive_places import Mongod, place
+from archive_places import place
 from archive_stories import Story
 
 from services.chassis.errors import SettingsError
@@ -23,6 +23,7 @@ from services.store.backends.sqlite.connection import connect
 from services.store.backends.sqlite.schema import MIGRATIONS, migrate
 from services.store.port import Archive, ArchiveUnavailable
 from services.store.reactions import react
+from tests.mongod import Mongod
 
 CHILD = Path(__file__).with_name("crash_child.py")
 

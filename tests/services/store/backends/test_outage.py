@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from archive_places import Mongod
 from archive_stories import Story
 
 from services.chassis.bus import Bus, Logged
@@ -14,6 +13,7 @@ from services.contracts import events_pb2
 from services.store.applier import Applier
 from services.store.backends import open_archive
 from services.store.port import Archive
+from tests.mongod import Mongod
 
 
 async def publish(bus: Bus, messages: Sequence[Logged]) -> None:

@@ -1,0 +1,43 @@
+"""What a seat asks of others before it drafts and before it accepts: literature, and the nearest of what exists."""
+
+from __future__ import annotations
+
+from services.chassis.llm.embedder import Vector
+from services.contracts import archive_pb2 as archive
+from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc, events_pb2
+from services.contracts import candidate_pb2 as pb
+
+NEIGHBOURS = 5
+ENTRIES = 3
+
+
+async def entries_for(
+    cognition: cognition_pb2_grpc.CognitionAsyncStub, parent: pb.Candidate, settings: events_pb2.RunSettings
+) -> tuple[cognition_pb2.CognitionEntry, ...]:
+    """What the literature says about the parent's weaknesses, searched by its analysis; none if that is switched off.
+
+    Raises AioRpcError where nobody answers.
+    """
+    if settings.ablations.without_cognition:
+        return ()
+    query = " ".join((parent.analysis.results, parent.analysis.synthesis, parent.proposal.motivation)).strip()
+    request = cognition_pb2.SearchRequest(query=query or parent.proposal.name, count=ENTRIES)
+    return tuple((await cognition.Search(request, timeout=30)).entries)
+
+
+async def nearest_programs(
+    stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, program: str
+) -> list[archive.NearCandidate]:
+    """The candidates of the record's run, itself left out, whose programs are built most like this one."""
+    request = archive.NearestProgramsRequest(run=record.run, program=program, count=NEIGHBOURS, **{"except": record.id})
+    return list((await stub.NearestPrograms(request, timeout=30)).near)
+
+
+async def nearest_motivations(
+    stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, vector: Vector
+) -> list[archive.NearCandidate]:
+    """The candidates of the record's run, itself left out, whose motivations lie nearest."""
+    request = archive.NearestMotivationsRequest(
+        run=record.run, embedding=vector.values, embedder=vector.embedder, count=NEIGHBOURS, **{"except": record.id}
+    )
+    return list((await stub.NearestMotivations(request, timeout=30)).near)
