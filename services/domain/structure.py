@@ -6,6 +6,7 @@ the weighted Jaccard index of runs of five normalised tokens.
 
 import ast
 import hashlib
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from services.domain.normalise import normalised_tokens
 
 RUN = 5
 """Tokens per run: long enough to hold an operation with its operands, short enough to survive an edit nearby."""
+
+_parsing = threading.Lock()
+"""Python 3.11 counts the depth of its syntax trees for all threads in one place: two that parse at once may both fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,9 @@ class Fingerprint:
 def fingerprint(program: str) -> Fingerprint:
     """The fingerprint of a text, parsed once. Raises ``ValueError`` where it is not Python, with the line."""
     try:
-        tokens = normalised_tokens(ast.parse(program))
+        with _parsing:
+            tree = ast.parse(program)
+        tokens = normalised_tokens(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"program is not Python that can be parsed: {error}") from error
     digest = hashlib.sha256("\x00".join(tokens).encode()).hexdigest()

@@ -1,7 +1,12 @@
 """Structure of programs: names and layout are nothing, operations are everything."""
 
 import ast
+import gc
 import re
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -119,3 +124,30 @@ def test_text_that_is_not_python_is_refused() -> None:
     with pytest.raises(ValueError, match="not Python"):
         fingerprint("def f(:")
     assert similarity(fingerprint(""), fingerprint("")) == 1
+
+
+@pytest.fixture
+def interrupted_often() -> Iterator[None]:
+    """The garbage collector runs often and lets other threads in, as it does in a busy service."""
+    usual, thresholds = sys.getswitchinterval(), gc.get_threshold()
+
+    def give_way(phase: str, facts: dict[str, int]) -> None:  # noqa: ARG001
+        time.sleep(0)
+
+    sys.setswitchinterval(5e-6)
+    gc.set_threshold(100)
+    gc.callbacks.append(give_way)
+    yield
+    gc.callbacks.remove(give_way)
+    gc.set_threshold(*thresholds)
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("interrupted_often")
+def test_threads_may_ask_at_the_same_time() -> None:
+    """As the store does; Python's own parser is not safe there."""
+    programs = [f"{PROGRAM}\nnumber = {number}\n" for number in range(100)]
+    with ThreadPoolExecutor(8) as pool:
+        digests = list(pool.map(lambda program: fingerprint(program).digest, programs))
+
+    assert len(set(digests)) == len(programs)
