@@ -10,14 +10,12 @@ import pymongo
 import pytest
 from pymongo.errors import PyMongoError
 
-NO_MONGOD = (
-    "no mongod: install one (https://www.mongodb.com/docs/manual/installation/) or set ASI_TEST_MONGOD to its path"
-)
+NO_MONGOD = "no mongod: install one (https://www.mongodb.com/docs/manual/installation/) or set TEST_MONGOD to its path"
 
 
 def mongod_binary() -> str:
     """Where the server is; where there is none, the test is skipped with a sentence on how to get one."""
-    binary = os.environ.get("ASI_TEST_MONGOD") or shutil.which("mongod")
+    binary = os.environ.get("TEST_MONGOD") or shutil.which("mongod")
     if not binary:
         pytest.skip(NO_MONGOD)
     return binary

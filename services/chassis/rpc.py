@@ -168,7 +168,8 @@ def _guarded(call: Callable[..., Any], name: str) -> Callable[..., Awaitable[Any
         seconds = min(context.time_remaining() or DEADLINE_SECONDS, 3600.0)
         try:
             with _traced(name, context):
-                return await asyncio.wait_for(call(request, context), seconds)
+                async with asyncio.timeout(seconds):
+                    return await call(request, context)
         except Exception as error:  # noqa: BLE001 - the one place where errors become status codes
             await _abort(context, error)
 

@@ -67,6 +67,52 @@ class GetCandidateRequest(_message.Message):
 Global___GetCandidateRequest: _TypeAlias = GetCandidateRequest  # noqa: Y015
 
 @_typing.final
+class GetCandidatesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """empty: the newest run"""
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """at most 500"""
+
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        candidates: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCandidatesRequest: _TypeAlias = GetCandidatesRequest  # noqa: Y015
+
+@_typing.final
+class GetCandidatesReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_candidate_pb2.Candidate]: ...
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[_candidate_pb2.Candidate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCandidatesReply: _TypeAlias = GetCandidatesReply  # noqa: Y015
+
+@_typing.final
 class ListCandidatesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -40,6 +40,11 @@ class ArchiveStub:
                 request_serializer=services_dot_contracts_dot_archive__pb2.GetCandidateRequest.SerializeToString,
                 response_deserializer=services_dot_contracts_dot_candidate__pb2.Candidate.FromString,
                 _registered_method=True)
+        self.GetCandidates = channel.unary_unary(
+                '/asi.v1.Archive/GetCandidates',
+                request_serializer=services_dot_contracts_dot_archive__pb2.GetCandidatesRequest.SerializeToString,
+                response_deserializer=services_dot_contracts_dot_archive__pb2.GetCandidatesReply.FromString,
+                _registered_method=True)
         self.ListCandidates = channel.unary_unary(
                 '/asi.v1.Archive/ListCandidates',
                 request_serializer=services_dot_contracts_dot_archive__pb2.ListCandidatesRequest.SerializeToString,
@@ -122,6 +127,13 @@ class ArchiveServicer:
 
     def GetCandidate(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCandidates(self, request, context):
+        """Several at once, by id, in the order asked for; ids that the run does not hold are left out.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -234,6 +246,11 @@ def add_ArchiveServicer_to_server(servicer, server):
                     request_deserializer=services_dot_contracts_dot_archive__pb2.GetCandidateRequest.FromString,
                     response_serializer=services_dot_contracts_dot_candidate__pb2.Candidate.SerializeToString,
             ),
+            'GetCandidates': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCandidates,
+                    request_deserializer=services_dot_contracts_dot_archive__pb2.GetCandidatesRequest.FromString,
+                    response_serializer=services_dot_contracts_dot_archive__pb2.GetCandidatesReply.SerializeToString,
+            ),
             'ListCandidates': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCandidates,
                     request_deserializer=services_dot_contracts_dot_archive__pb2.ListCandidatesRequest.FromString,
@@ -337,6 +354,33 @@ class Archive:
             '/asi.v1.Archive/GetCandidate',
             services_dot_contracts_dot_archive__pb2.GetCandidateRequest.SerializeToString,
             services_dot_contracts_dot_candidate__pb2.Candidate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCandidates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asi.v1.Archive/GetCandidates',
+            services_dot_contracts_dot_archive__pb2.GetCandidatesRequest.SerializeToString,
+            services_dot_contracts_dot_archive__pb2.GetCandidatesReply.FromString,
             options,
             channel_credentials,
             insecure,

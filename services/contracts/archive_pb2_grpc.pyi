@@ -35,6 +35,8 @@ class ArchiveStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ArchiveAsyncStub: ...
     GetCandidate: _grpc.UnaryUnaryMultiCallable[_archive_pb2.GetCandidateRequest, _candidate_pb2.Candidate]
+    GetCandidates: _grpc.UnaryUnaryMultiCallable[_archive_pb2.GetCandidatesRequest, _archive_pb2.GetCandidatesReply]
+    """Several at once, by id, in the order asked for; ids that the run does not hold are left out."""
     ListCandidates: _grpc.UnaryUnaryMultiCallable[_archive_pb2.ListCandidatesRequest, _archive_pb2.ListCandidatesReply]
     """Best first by `sort`, candidates without that number last; in pages."""
     DrawSeeds: _grpc.UnaryUnaryMultiCallable[_archive_pb2.DrawSeedsRequest, _archive_pb2.DrawSeedsReply]
@@ -66,6 +68,8 @@ class ArchiveStub:
 class ArchiveAsyncStub(ArchiveStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCandidate: _aio.UnaryUnaryMultiCallable[_archive_pb2.GetCandidateRequest, _candidate_pb2.Candidate]  # type: ignore[assignment]
+    GetCandidates: _aio.UnaryUnaryMultiCallable[_archive_pb2.GetCandidatesRequest, _archive_pb2.GetCandidatesReply]  # type: ignore[assignment]
+    """Several at once, by id, in the order asked for; ids that the run does not hold are left out."""
     ListCandidates: _aio.UnaryUnaryMultiCallable[_archive_pb2.ListCandidatesRequest, _archive_pb2.ListCandidatesReply]  # type: ignore[assignment]
     """Best first by `sort`, candidates without that number last; in pages."""
     DrawSeeds: _aio.UnaryUnaryMultiCallable[_archive_pb2.DrawSeedsRequest, _archive_pb2.DrawSeedsReply]  # type: ignore[assignment]
@@ -100,6 +104,14 @@ class ArchiveServicer(metaclass=_abc_1.ABCMeta):
         request: _archive_pb2.GetCandidateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_candidate_pb2.Candidate, _abc.Awaitable[_candidate_pb2.Candidate]]: ...
+
+    @_abc_1.abstractmethod
+    def GetCandidates(
+        self,
+        request: _archive_pb2.GetCandidatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_pb2.GetCandidatesReply, _abc.Awaitable[_archive_pb2.GetCandidatesReply]]:
+        """Several at once, by id, in the order asked for; ids that the run does not hold are left out."""
 
     @_abc_1.abstractmethod
     def ListCandidates(

@@ -1,6 +1,7 @@
 """Which names a Python program defines itself: the ones that may be renamed without changing the program."""
 
 import ast
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ LIBRARY = frozenset(
 """Attributes of other objects that a program may also define on its own ones: there, they mean the library's."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_SCOPES = (*_FUNCTIONS, *_COMPREHENSIONS, ast.ClassDef)
+_BLOCKS = frozenset({"body", "orelse", "finalbody", "handlers", "cases"})
 _REGISTERING = frozenset({"register_buffer", "register_parameter", "add_module"})
 
 
@@ -38,7 +41,7 @@ def definitions(tree: ast.Module) -> Definitions:
     attributes: dict[str, frozenset[str]] = {}
     parameters: dict[str, tuple[str, ...]] = {}
     imports: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.ClassDef):
             attributes[node.name] = frozenset(own_attributes(node))
             parameters.update(_method_parameters(node))
@@ -92,18 +95,44 @@ def bound_names(body: list[ast.stmt]) -> Iterator[str]:
             yield node.name
 
 
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Statements and what holds them, outer ones first: classes and imports are nowhere else."""
+    waiting = deque[ast.AST]([tree])
+    while waiting:
+        node = waiting.popleft()
+        yield node
+        for field in type(node)._fields:
+            if field in _BLOCKS:
+                waiting.extend(getattr(node, field))
+
+
+def _children(node: ast.AST) -> list[ast.AST]:
+    """As `ast.iter_child_nodes`, which takes twice the time, without what says that a name is read or written."""
+    found: list[ast.AST] = []
+    for field in type(node)._fields:
+        value = getattr(node, field, None)
+        if isinstance(value, list):
+            found += [one for one in value if isinstance(one, ast.AST)]
+        elif isinstance(value, ast.AST) and field != "ctx":
+            found.append(value)
+    return found
+
+
 def _same_scope(body: list[ast.stmt]) -> Iterator[ast.AST]:
     waiting: list[ast.AST] = list(body)
     while waiting:
         node = waiting.pop()
         yield node
-        if not isinstance(node, (*_FUNCTIONS, *_COMPREHENSIONS, ast.ClassDef)):
-            waiting.extend(ast.iter_child_nodes(node))
+        if not isinstance(node, _SCOPES):
+            waiting += _children(node)
 
 
 def _stored_on_self(method: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
     owner = self_name(method)
-    for node in ast.walk(method):
+    waiting: list[ast.AST] = [method]
+    while waiting:
+        node = waiting.pop()
+        waiting += _children(node)
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             if isinstance(node.value, ast.Name) and node.value.id == owner:
                 yield node.attr

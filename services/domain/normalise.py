@@ -6,7 +6,7 @@ they stand for. Annotations, docstrings, comments and ``pass`` leave no trace; l
 """
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from services.domain.bindings import (
     LIBRARY,
@@ -18,6 +18,10 @@ from services.domain.bindings import (
 )
 
 _SILENT = frozenset({"ctx", "annotation", "returns", "type_comment", "type_params", "type_ignores", "kind"})
+
+
+_METHODS: dict[type[ast.AST], Callable[["_Normaliser", ast.AST], None]] = {}
+"""What visits a node of each type, as far as such nodes were met."""
 
 
 def normalised_tokens(tree: ast.Module) -> list[str]:
@@ -50,11 +54,20 @@ class _Normaliser(ast.NodeVisitor):
         """Whether the statement stands directly in a class body."""
         self._self: str | None = None
 
+    def visit(self, node: ast.AST) -> None:
+        """As the library's, without making up the method's name anew for each node: that is a third of the time."""
+        kind = type(node)
+        method = _METHODS.get(kind)
+        if method is None:
+            method = _METHODS[kind] = getattr(type(self), f"visit_{kind.__name__}", type(self).generic_visit)
+        method(self, node)
+
     def generic_visit(self, node: ast.AST) -> None:
-        self.tokens.append(type(node).__name__)
-        for field, value in ast.iter_fields(node):
+        kind = type(node)
+        self.tokens.append(kind.__name__)
+        for field in kind._fields:
             if field not in _SILENT:
-                self._value(value)
+                self._value(getattr(node, field, None))
 
     def visit_Import(self, node: ast.Import) -> None:
         """Imports show where they are used."""

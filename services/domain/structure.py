@@ -19,7 +19,7 @@ RUN = 5
 """Tokens per run: long enough to hold an operation with its operands, short enough to survive an edit nearby."""
 
 _parsing = threading.Lock()
-"""Python 3.11 counts the depth of its syntax trees for all threads in one place: two that parse at once may both fail."""
+"""Python 3.11 counts the depth of all threads' syntax trees in one place: two that parse at once may both fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ def similarity(one: Fingerprint, other: Fingerprint) -> float:
     """1 for equal structure, 0 for nothing in common; symmetric."""
     if one.digest == other.digest:
         return 1.0
-    shared = sum(min(one.runs[run], other.runs[run]) for run in one.runs.keys() & other.runs.keys())
+    both = one.runs.keys() & other.runs.keys()
+    shared = sum(map(min, map(one.runs.__getitem__, both), map(other.runs.__getitem__, both)))
     return shared / (sum(one.runs.values()) + sum(other.runs.values()) - shared)
 
 

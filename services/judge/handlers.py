@@ -155,8 +155,8 @@ class JudgeHandler:
     async def _shown(self, record: pb.Candidate) -> list[pb.Candidate]:
         """The parent and the references: what was there to be copied from."""
         names = dict.fromkeys(name for name in (record.proposal.parent, *record.proposal.references) if name)
-        asked = [archive_pb2.GetCandidateRequest(run=record.run, candidate=name) for name in names]
-        return list(await asyncio.gather(*(self._archive.GetCandidate(one, timeout=30) for one in asked)))
+        request = archive_pb2.GetCandidatesRequest(run=record.run, candidates=names)
+        return list((await self._archive.GetCandidates(request, timeout=30)).candidates) if names else []
 
 
 def _add_fitness(verdict: pb.Verdict, case: Case, raw: float | None, terms: frozenset[str]) -> None:

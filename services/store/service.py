@@ -33,12 +33,18 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         self._purse = purse
 
     async def GetCandidate(self, request: pb.GetCandidateRequest, context: Context) -> candidate_pb2.Candidate:
-        run = await self._run(request.run)
-        return (await self._archive.candidate(run.run, request.candidate)).record
+        run = await self._name(request.run)
+        return (await self._archive.candidate(run, request.candidate)).record
+
+    async def GetCandidates(self, request: pb.GetCandidatesRequest, context: Context) -> pb.GetCandidatesReply:
+        if len(request.candidates) > MOST_PER_PAGE:
+            raise ValueError(f"candidates has {len(request.candidates)} ids; at most {MOST_PER_PAGE} are given at once")
+        return pb.GetCandidatesReply(
+            candidates=await self._archive.candidates(await self._name(request.run), request.candidates)
+        )
 
     async def ListCandidates(self, request: pb.ListCandidatesRequest, context: Context) -> pb.ListCandidatesReply:
-        run = await self._run(request.run)
-        query = _query(run.run, request)
+        query = _query(await self._name(request.run), request)
         page = await self._archive.list_candidates(query)
         end = query.offset + len(page.candidates)
         return pb.ListCandidatesReply(
@@ -63,18 +69,18 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         )
 
     async def NearestMotivations(self, request: pb.NearestMotivationsRequest, context: Context) -> pb.NearestReply:
-        run = await self._run(request.run)
+        run = await self._name(request.run)
         near = await self._archive.nearest_motivations(
-            run.run, request.embedding, request.embedder, request.count or 5, getattr(request, "except")
+            run, request.embedding, request.embedder, request.count or 5, getattr(request, "except")
         )
         return pb.NearestReply(
             near=[pb.NearCandidate(candidate=one.candidate, similarity=one.similarity) for one in near]
         )
 
     async def NearestPrograms(self, request: pb.NearestProgramsRequest, context: Context) -> pb.NearestReply:
-        run = await self._run(request.run)
+        run = await self._name(request.run)
         near = await self._archive.nearest_programs(
-            run.run, request.program, request.count or 5, getattr(request, "except")
+            run, request.program, request.count or 5, getattr(request, "except")
         )
         return pb.NearestReply(
             near=[
@@ -84,7 +90,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         )
 
     async def GetRelatives(self, request: pb.GetRelativesRequest, context: Context) -> pb.RelativesReply:
-        run = (await self._run(request.run)).run
+        run = await self._name(request.run)
         record = (await self._archive.candidate(run, request.candidate)).record
         path = await self._archive.path(run, record.id)
         ancestors = await self._archive.candidates(run, path[:-1][-2:])
@@ -100,11 +106,10 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         )
 
     async def GetTree(self, request: pb.RunRequest, context: Context) -> pb.TreeReply:
-        return pb.TreeReply(nodes=await self._archive.tree((await self._run(request.run)).run))
+        return pb.TreeReply(nodes=await self._archive.tree(await self._name(request.run)))
 
     async def GetPool(self, request: pb.GetPoolRequest, context: Context) -> pb.GetPoolReply:
-        run = await self._run(request.run)
-        row = await self._archive.pool(run.run, request.at_sequence)
+        row = await self._archive.pool(await self._name(request.run), request.at_sequence)
         return (
             pb.GetPoolReply(members=row.members, sequence=row.sequence, entries=row.entries)
             if row
@@ -126,7 +131,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         return pb.GetBaselinesReply(baselines=baselines, complete=complete)
 
     async def GetChain(self, request: pb.GetCandidateRequest, context: Context) -> pb.ChainReply:
-        run = (await self._run(request.run)).run
+        run = await self._name(request.run)
         record = (await self._archive.candidate(run, request.candidate)).record
         return pb.ChainReply(links=[link(row) for row in await self._archive.chain(run, record.id)])
 
@@ -158,6 +163,10 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def _run(self, run: str) -> RunRow:
         return await self._archive.run(run)
+
+    async def _name(self, run: str) -> str:
+        """Of the newest run, where none is named; whether the archive holds it is said by whom it is given to."""
+        return run or (await self._run("")).run
 
     async def _status(self, row: RunRow) -> pb.RunStatus:
         best = await self._archive.list_candidates(Query(row.run, states=SCORED, kinds=COMPETING, limit=1))

@@ -131,7 +131,7 @@ def interrupted_often() -> Iterator[None]:
     """The garbage collector runs often and lets other threads in, as it does in a busy service."""
     usual, thresholds = sys.getswitchinterval(), gc.get_threshold()
 
-    def give_way(phase: str, facts: dict[str, int]) -> None:  # noqa: ARG001
+    def give_way(phase: str, facts: dict[str, int]) -> None:
         time.sleep(0)
 
     sys.setswitchinterval(5e-6)

@@ -8,6 +8,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ PAGE = 2000
 KEPT = 4
 """Indices kept in memory of each kind; the one unused for longest goes first."""
 
-FINALISTS = 64
+FINALISTS = 24
 """Programs compared run by run after sketches have chosen them."""
 
 
@@ -90,14 +91,13 @@ class Neighbours:
 
     async def programs(self, run: str, program: str, count: int, except_id: str) -> tuple[list[Scored], int]:
         """The nearest by structure, and how many of them, which come first, are of the same structure."""
-        wanted = await asyncio.to_thread(fingerprint, program)
+        wanted = await asyncio.to_thread(_sketched, program)
         async with self._lock:
             index = await self._follow_programs(run)
             same = index.same(wanted.digest, except_id)[:count]
-            sketched = Sketched.of(wanted)
-            likely = await asyncio.to_thread(index.likely, sketched.sketch, max(FINALISTS, 4 * count), except_id)
+            likely = await asyncio.to_thread(index.likely, wanted.sketch, max(FINALISTS, 4 * count), except_id)
         others = await self._source.program_runs(run, [one for one in likely if one not in same])
-        scored = await asyncio.to_thread(_compare, sketched, others)
+        scored = await asyncio.to_thread(_compare, wanted, others)
         return ([(one, 1.0) for one in same] + scored)[:count], len(same)
 
     async def _follow_motivations(self, run: str, embedder: str) -> MotivationIndex | None:
@@ -137,9 +137,15 @@ def _keep(indices: "OrderedDict[K, V]", key: K, index: V) -> None:
         indices.popitem(last=False)
 
 
+@lru_cache(maxsize=256)
+def _sketched(program: str) -> Sketched:
+    """Asked for twice: with the question whether it is new, and when it has become a candidate. Raises ValueError."""
+    return Sketched.of(fingerprint(program))
+
+
 def _sketch(program: str) -> Sketched:
     try:
-        return Sketched.of(fingerprint(program))
+        return _sketched(program)
     except ValueError:
         return Sketched.none()
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from services.contracts import archive_pb2, candidate_pb2
 from services.store.port import SORTS, CandidateRow, Query
@@ -96,10 +97,14 @@ def tree_node(slim: Mapping[str, Value]) -> archive_pb2.TreeNode:
     return archive_pb2.TreeNode(**{name: slim[name] for name in NODE if slim[name] is not None})  # type: ignore[arg-type]
 
 
+@lru_cache(maxsize=4096)
 def move_outcome(
-    moves: list[str], fitness: float | None, parents: float | None, state: int, structure: str
+    moves: tuple[str, ...], fitness: float | None, parents: float | None, state: int, structure: str
 ) -> archive_pb2.MoveOutcome:
-    """What a proposal's moves brought: its fitness minus its parent's, absent unless both are known."""
+    """What a proposal's moves brought: its fitness minus its parent's, absent unless both are known.
+
+    Every seat asks for the same few hundred: the message is shared and must not be changed.
+    """
     gain = None if fitness is None or parents is None else fitness - parents
     rejected = state == candidate_pb2.STATE_REJECTED
     return archive_pb2.MoveOutcome(moves=moves, gain=gain, rejected=rejected, structure=structure)

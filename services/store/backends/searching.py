@@ -35,13 +35,13 @@ class Searching(ABC):
         self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
     ) -> list[Near]:
         """See the port."""
-        run = run or await self.known(run)
+        run = await self.known(run)
         scored = await self._neighbours.motivations(run, embedding, embedder, count, except_id)
         return await self._near(run, scored, same=0)
 
     async def nearest_programs(self, run: str, program: str, count: int, except_id: str) -> list[Near]:
         """See the port."""
-        run = run or await self.known(run)
+        run = await self.known(run)
         scored, same = await self._neighbours.programs(run, program, count, except_id)
         return await self._near(run, scored, same)
 

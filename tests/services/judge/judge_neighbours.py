@@ -82,6 +82,11 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no candidate {request.candidate}")
         return self.records[request.candidate]
 
+    async def GetCandidates(self, request: arc.GetCandidatesRequest, context: Any) -> arc.GetCandidatesReply:
+        return arc.GetCandidatesReply(
+            candidates=[self.records[one] for one in request.candidates if one in self.records]
+        )
+
     async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:
         self.polled.set()
         return arc.GetBaselinesReply(baselines=[one for one in self.records.values() if one.request.baseline])

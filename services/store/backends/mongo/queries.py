@@ -143,7 +143,7 @@ async def moves(database: Database, run: str, limit: int) -> list[archive_pb2.Mo
     parents = await database.candidates.find({"_id": {"$in": keys}}, {"_id": 0, "id": 1, "fitness": 1}).to_list(None)
     fitness = {one["id"]: one["fitness"] for one in parents}
     return [
-        move_outcome(one["moves"], one["fitness"], fitness.get(one["parent"]), one["state"], one["structure"])
+        move_outcome(tuple(one["moves"]), one["fitness"], fitness.get(one["parent"]), one["state"], one["structure"])
         for one in reversed(newest)
     ]
 

@@ -1,7 +1,7 @@
 """The embedded archive: one SQLite file in WAL mode, synchronous=FULL.
 
-Three threads, each with a connection of its own: one writes, one answers quick questions, one takes the long ones
-(digests, logs, the feeding of searches, backups). Readers never wait for the writer.
+Four connections: what reads a few rows by their keys does so at once; one thread writes, one answers questions about
+many rows, one takes the long ones (digests, logs, the feeding of searches, backups). Readers never wait for the writer.
 """
 
 import sqlite3
@@ -14,7 +14,7 @@ from services.store.backends.neighbours import StoredProgram, StoredVector
 from services.store.backends.searching import Searching
 from services.store.backends.sketches import Sketched
 from services.store.backends.sqlite import history, queries, writing
-from services.store.backends.sqlite.connection import Thread, connect
+from services.store.backends.sqlite.connection import Here, Thread, connect
 from services.store.backends.sqlite.schema import drift, migrate
 from services.store.port import (
     ArchiveUnavailable,
@@ -40,6 +40,7 @@ class SqliteArchive(Searching):
         super().__init__(self)
         self._file = path
         self._writer = Thread(path, "write", writes=True)
+        self._here = Here(path)
         self._reader = Thread(path, "read", writes=False)
         self._scanner = Thread(path, "scan", writes=False)
 
@@ -57,13 +58,14 @@ class SqliteArchive(Searching):
 
     async def close(self) -> None:
         """Wait for what is running and close the file."""
+        self._here.close()
         for thread in (self._reader, self._scanner, self._writer):
             await thread.close()
 
     async def healthy(self) -> bool:
         """Whether the file can be read."""
         try:
-            await self._reader.do(writing.applied)
+            self._here.do(writing.applied)
         except (ArchiveUnavailable, sqlite3.Error):
             return False
         return True
@@ -74,11 +76,11 @@ class SqliteArchive(Searching):
 
     async def applied(self) -> int:
         """See the port."""
-        return await self._reader.do(writing.applied)
+        return self._here.do(writing.applied)
 
     async def outbox(self, limit: int = 200) -> list[Outgoing]:
         """See the port."""
-        found = await self._reader.do(writing.outbox, limit)
+        found = self._here.do(writing.outbox, limit)
         return [Outgoing(number, events_pb2.Event.FromString(body)) for number, body in found]
 
     async def sent(self, numbers: Sequence[int]) -> None:
@@ -95,15 +97,15 @@ class SqliteArchive(Searching):
 
     async def reservations(self) -> list[Reservation]:
         """See the port."""
-        return await self._reader.do(queries.reservations)
+        return self._here.do(queries.reservations)
 
     async def known(self, run: str) -> str:
         """See `Searching`."""
-        return await self._reader.do(queries.known, run)
+        return self._here.do(queries.known, run)
 
     async def run(self, run: str) -> RunRow:
         """See the port."""
-        return await self._reader.do(queries.run_named, run)
+        return self._here.do(queries.run_named, run)
 
     async def runs(self) -> list[RunRow]:
         """See the port."""
@@ -111,11 +113,11 @@ class SqliteArchive(Searching):
 
     async def candidate(self, run: str, candidate: str) -> CandidateRow:
         """See the port."""
-        return await self._reader.do(queries.candidate, run, candidate)
+        return self._here.do(queries.candidate, run, candidate)
 
     async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
         """See the port."""
-        return await self._reader.do(queries.candidates, run, ids)
+        return self._here.do(queries.candidates, run, ids)
 
     async def list_candidates(self, query: Query) -> Page:
         """See the port."""
@@ -135,19 +137,19 @@ class SqliteArchive(Searching):
 
     async def children(self, run: str, candidate: str) -> list[str]:
         """See the port."""
-        return await self._reader.do(queries.children, run, candidate)
+        return self._here.do(queries.children, run, candidate)
 
     async def path(self, run: str, candidate: str) -> list[str]:
         """See the port."""
-        return await self._reader.do(queries.path, run, candidate)
+        return self._here.do(queries.path, run, candidate)
 
     async def pool(self, run: str, at_sequence: int = 0) -> PoolRow | None:
         """See the port."""
-        return await self._reader.do(queries.pool, run, at_sequence)
+        return self._here.do(queries.pool, run, at_sequence)
 
     async def baselines(self, run: str) -> list[candidate_pb2.Candidate]:
         """See the port."""
-        return await self._reader.do(queries.baselines, run)
+        return self._here.do(queries.baselines, run)
 
     async def moves(self, run: str, limit: int) -> list[archive_pb2.MoveOutcome]:
         """See the port."""
@@ -155,7 +157,7 @@ class SqliteArchive(Searching):
 
     async def recent_rejections(self, run: str, limit: int) -> list[candidate_pb2.Candidate]:
         """See the port."""
-        return await self._reader.do(queries.recent_rejections, run, limit)
+        return self._here.do(queries.recent_rejections, run, limit)
 
     async def chain(self, run: str, candidate: str) -> list[LogRow]:
         """See the port."""

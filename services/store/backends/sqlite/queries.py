@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Sequence
+from functools import lru_cache
 
 from services.chassis.errors import NotFound
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
@@ -43,6 +44,8 @@ def runs(connection: Connection) -> list[RunRow]:
 
 def candidate(connection: Connection, run: str, name: str) -> CandidateRow:
     """By id, else by a name that just one candidate has. Raises NotFound and ValueError."""
+    if run and (found := read_candidate(connection, run, name)):
+        return found
     run = known(connection, run)
     if found := read_candidate(connection, run, name):
         return found
@@ -58,10 +61,12 @@ def candidate(connection: Connection, run: str, name: str) -> CandidateRow:
 
 def candidates(connection: Connection, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
     """In the order asked for; unknown ids are left out."""
-    run = known(connection, run)
     query = "SELECT record FROM records WHERE run = ? AND id = ?"
-    found = (connection.execute(query, (run, one)).fetchone() for one in ids)
-    return [candidate_pb2.Candidate.FromString(row["record"]) for row in found if row]
+    name = run or known(connection, run)
+    rows = [row for one in ids if (row := connection.execute(query, (name, one)).fetchone())]
+    if not rows:
+        known(connection, name)
+    return [candidate_pb2.Candidate.FromString(row["record"]) for row in rows]
 
 
 def list_candidates(connection: Connection, query: Query) -> Page:
@@ -109,9 +114,9 @@ def subtree(connection: Connection, run: str, candidate: str) -> list[archive_pb
 
 def children(connection: Connection, run: str, candidate: str) -> list[str]:
     """Best first, those without fitness last."""
-    run = known_candidate(connection, run, candidate)
     query = "SELECT id FROM candidates WHERE run = ? AND parent = ? ORDER BY fitness IS NULL, fitness DESC, id"
-    return _ids(connection, query, run, candidate)
+    found = _ids(connection, query, run, candidate) if run else []
+    return found or _ids(connection, query, known_candidate(connection, run, candidate), candidate)
 
 
 def path(connection: Connection, run: str, candidate: str) -> list[str]:
@@ -161,9 +166,14 @@ def moves(connection: Connection, run: str, limit: int) -> list[archive_pb2.Move
         (known(connection, run), candidate_pb2.KIND_PROPOSAL, limit),
     ).fetchall()
     return [
-        move_outcome(json.loads(row["moves"]), row["fitness"], row["parents"], row["state"], row["structure"])
+        move_outcome(_names(row["moves"]), row["fitness"], row["parents"], row["state"], row["structure"])
         for row in reversed(rows)
     ]
+
+
+@lru_cache(maxsize=4096)
+def _names(stored: str) -> tuple[str, ...]:
+    return tuple(json.loads(stored))
 
 
 def recent_rejections(connection: Connection, run: str, limit: int) -> list[candidate_pb2.Candidate]:
@@ -180,6 +190,7 @@ def reservations(connection: Connection) -> list[Reservation]:
 
 
 def known_candidate(connection: Connection, run: str, candidate: str) -> str:
+    """The name of its run. Raises NotFound where the run does not exist or does not hold it."""
     run = known(connection, run)
     if not connection.execute("SELECT 1 FROM candidates WHERE run = ? AND id = ?", (run, candidate)).fetchone():
         raise NotFound(f"run {run} has no candidate {candidate!r}")
