@@ -76,7 +76,7 @@ async def rebuilt(settings: ServiceSettings, into: str) -> float:
     archive = open_archive(into) if into else None
     if archive is not None:
         await archive.open()
-    async with reading(settings, RUN) as log:
+    async with reading(settings, RUN, bodies=archive is not None) as log:
         seconds = (await replay(log, RUN, archive, None)).seconds
     if archive is not None:
         await archive.close()

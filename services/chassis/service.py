@@ -121,7 +121,7 @@ def main(name: str, kind: type[S], build: Build[S]) -> None:
     try:
         settings = load(kind, name)
         logs.configure(name, settings.log_level)
-        _run(_serve(name, settings, build))
+        run_fast(_serve(name, settings, build))
     except (SettingsError, Denied) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(SETTINGS_EXIT)
@@ -131,8 +131,8 @@ def main(name: str, kind: type[S], build: Build[S]) -> None:
     get_logger().info("stopped")
 
 
-def _run(main_coroutine: Coroutine[None, None, None]) -> None:
-    """On uvloop, which is a quarter faster here."""
+def run_fast(main_coroutine: Coroutine[None, None, None]) -> None:
+    """As `asyncio.run`, on uvloop, which is a quarter faster here."""
     if sys.platform == "win32":
         asyncio.run(main_coroutine)
         return

@@ -1,10 +1,11 @@
 """The part of a run's policy that is about what comes after the search: training again, and the verdicts."""
 
 from services.domain import ladder as ladders
+from services.domain.copies import replace
 from services.domain.discovery import Finding, findings
 from services.domain.ladder import Losses, Promote
 from services.domain.promotion import Result
-from services.domain.run_state import GOING_ON, RunPolicy, RunState, candidate_id, replace
+from services.domain.run_state import GOING_ON, RunPolicy, RunState, candidate_id
 
 CONTROLS = ("gated_delta_net", "delta_net_value_skip")
 """Names in the zoo that a discovery has to beat beside the root."""

@@ -7,6 +7,7 @@ since the epoch.
 from services.domain import climbing
 from services.domain import ladder as ladders
 from services.domain import pool as pools
+from services.domain.copies import replace
 from services.domain.pool import Entry
 from services.domain.run_facts import (
     Ablation,
@@ -26,7 +27,7 @@ from services.domain.run_facts import (
     Verified,
     Wanted,
 )
-from services.domain.run_state import GOING_ON, Phase, RunPolicy, RunState, Spent, ablation_id, candidate_id, replace
+from services.domain.run_state import GOING_ON, Phase, RunPolicy, RunState, Spent, ablation_id, candidate_id
 
 __all__ = [
     "Ablation",

@@ -8,26 +8,25 @@ No database and no clock here. A candidate's record is the one thing that is cha
 event that is accepted: copying it for every event would be half of the work.
 """
 
-from dataclasses import replace
-
 from services.chassis.bus.subjects import fact_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain import run as policy
+from services.domain.copies import replace
 from services.domain.run_facts import UNPAID
 from services.domain.run_state import Spent
 from services.store import dead, steering
-from services.store.incoming import Incoming
+from services.store.incoming import PART_OF, Incoming
 from services.store.policies import promotable
 from services.store.port import CandidateRow, Change, PoolRow, RunRow
 from services.store.steering import Refused, moment, stepped
 
-_PART = {
-    "candidate.proposed": ("proposal", pb.STATE_PROPOSED),
-    "candidate.trained": ("training", pb.STATE_TRAINED),
-    "candidate.judged": ("verdict", pb.STATE_JUDGED),
-    "candidate.analysed": ("analysis", pb.STATE_ANALYSED),
-    "candidate.rejected": ("rejection", pb.STATE_REJECTED),
+_STATE_AFTER = {
+    "candidate.proposed": pb.STATE_PROPOSED,
+    "candidate.trained": pb.STATE_TRAINED,
+    "candidate.judged": pb.STATE_JUDGED,
+    "candidate.analysed": pb.STATE_ANALYSED,
+    "candidate.rejected": pb.STATE_REJECTED,
 }
 _LAST = ("candidate.analysed", "candidate.rejected")
 _DISCOVERIES = ("discovery.confirmed", "discovery.refuted")
@@ -120,7 +119,7 @@ def _grow(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
         return Change(log, replace(row, attempt=event.attempt), run)
     if fact == "candidate.archived":
         return _archive(one, run, row)
-    if fact not in _PART:
+    if fact not in _STATE_AFTER:
         raise Refused(f"{fact} is no part of a candidate's way that this version knows")
     return _add_part(fact, one, run, row)
 
@@ -136,7 +135,7 @@ def _think(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
 
 def _add_part(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """Take over just the part that this fact may add: nobody rewrites what others measured."""
-    event, (part, state) = one.log.event, _PART[fact]
+    event, part, state = one.log.event, PART_OF[fact], _STATE_AFTER[fact]
     if fact == "candidate.trained" and event.attempt != row.attempt:
         raise Refused(f"attempt {event.attempt} is stale: attempt {row.attempt} has begun")
     carried = one.carried()

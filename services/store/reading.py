@@ -3,8 +3,8 @@
     async with reading(settings, "r7") as batches:
         async for incoming in batches: ...
 
-The child is `python -m services.store.reading SUBJECT`: it connects, says so, waits for a line on its standard input,
-then writes frames of messages to its standard output; an empty frame ends the log.
+The child is `python -m services.store.reading SUBJECT [bodies]`: it connects, says so, waits for a line on its standard
+input, then writes frames of messages to its standard output; an empty frame ends the log.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import IO
 
 from services.chassis.bus import Bus
 from services.chassis.errors import BusLost, SettingsError, Transient
-from services.chassis.service import SETTINGS_EXIT
+from services.chassis.service import SETTINGS_EXIT, run_fast
 from services.chassis.settings import ServiceSettings, load
 from services.contracts import events_pb2
 from services.store.incoming import UNREADABLE, Incoming, read
@@ -28,18 +28,20 @@ BATCH = 64
 PIPE_BYTES = 1 << 20  # a whole frame: fewer turns between the two processes
 READY = b"ready\n"
 _SIZE = struct.Struct("<I")  # of a frame
-_HEAD = struct.Struct("<32sBII")  # of a message: its hash, flags, the length of the slim event and of the body
+_HEAD = struct.Struct("<32sBIII")  # of a message: its hash, flags, the lengths of event, candidate and body
 _READABLE, _INHERITED = 1, 2
 Batches = AsyncIterator[list[Incoming]]
 
 
 @asynccontextmanager
-async def reading(settings: ServiceSettings, run: str) -> AsyncIterator[Batches]:
+async def reading(settings: ServiceSettings, run: str, bodies: bool = False) -> AsyncIterator[Batches]:
     """A run's messages in order and numbered from 1, some at a time; the reader is connected as the context begins.
+
+    With `bodies` they come with what lies in the log, which is wanted where it is written to an archive.
 
     Raises BusLost when the log cannot be read to its end.
     """
-    command = [sys.executable, "-m", "services.store.reading", f"asi.v1.{run}.>"]
+    command = [sys.executable, "-m", "services.store.reading", f"asi.v1.{run}.>", *(["bodies"] if bodies else [])]
     environment = {**os.environ, "ASI_NATS_URL": settings.nats_url}
     child = subprocess.Popen(  # noqa: ASYNC220 - a fork, which is short; its pipes are read in threads
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, pipesize=PIPE_BYTES
@@ -79,12 +81,13 @@ def _frame(frames: IO[bytes]) -> bytes:
     return frame
 
 
-def _packed(batch: Iterable[Incoming]) -> bytes:
+def _packed(batch: Iterable[Incoming], bodies: bool) -> bytes:
     parts = []
     for one in batch:
-        slim = one.log.event.SerializeToString()
+        slim, body = one.log.event.SerializeToString(), one.body if bodies else b""
         flags = _READABLE * one.readable | _INHERITED * one.inherited
-        parts += [_HEAD.pack(one.log.sha256, flags, len(slim), len(one.body)), slim, one.body]
+        head = _HEAD.pack(one.log.sha256, flags, len(slim), len(one.candidate), len(body))
+        parts += [head, slim, one.candidate, body]
     body = b"".join(parts)
     return _SIZE.pack(len(body)) + body
 
@@ -93,17 +96,18 @@ def _unpacked(frame: bytes, run: str, done: int) -> Iterable[Incoming]:
     place = 0
     while place < len(frame):
         done += 1
-        sha256, flags, slim_size, body_size = _HEAD.unpack_from(frame, place)
+        sha256, flags, slim_size, candidate_size, body_size = _HEAD.unpack_from(frame, place)
         slim_at = place + _HEAD.size
-        body_at = slim_at + slim_size
+        candidate_at = slim_at + slim_size
+        body_at = candidate_at + candidate_size
         place = body_at + body_size
-        event = events_pb2.Event.FromString(frame[slim_at:body_at])
+        event = events_pb2.Event.FromString(frame[slim_at:candidate_at])
         readable = bool(flags & _READABLE)
         log = LogRow(done, run, event.candidate, sha256, event, readable, "" if readable else UNREADABLE)
-        yield Incoming(log, frame[body_at:place], readable, bool(flags & _INHERITED))
+        yield Incoming(log, frame[body_at:place], frame[candidate_at:body_at], readable, bool(flags & _INHERITED))
 
 
-async def _send(settings: ServiceSettings, subject: str, write: Callable[[bytes], None]) -> None:
+async def _send(settings: ServiceSettings, subject: str, bodies: bool, write: Callable[[bytes], None]) -> None:
     """The child: the whole log of a subject in frames, after a line has been read."""
     async with Bus(settings, "asi-reading") as bus:
         write(READY)
@@ -112,10 +116,10 @@ async def _send(settings: ServiceSettings, subject: str, write: Callable[[bytes]
         async for logged in bus.read_log(subject):
             batch.append(read(logged))
             if len(batch) >= BATCH:
-                write(_packed(batch))
+                write(_packed(batch, bodies))
                 batch = []
         if batch:
-            write(_packed(batch))
+            write(_packed(batch, bodies))
         write(_SIZE.pack(0))
 
 
@@ -126,7 +130,7 @@ def _write(frame: bytes) -> None:
 
 if __name__ == "__main__":
     try:
-        asyncio.run(_send(load(ServiceSettings, "store"), sys.argv[1], _write))
+        run_fast(_send(load(ServiceSettings, "store"), sys.argv[1], "bodies" in sys.argv[2:], _write))
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(SETTINGS_EXIT)

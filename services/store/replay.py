@@ -38,6 +38,8 @@ class Replay:
 async def replay(log: Batches, run: str, into: Archive | None, live: Archive | None) -> Replay:
     """Rebuild `run` from its log, in memory or in the empty archive `into`, and compare. Archives are open.
 
+    The log is read with bodies where there is an `into`.
+
     Raises:
         SettingsError: `into` holds something already.
         NotFound: the log holds no event of this run.

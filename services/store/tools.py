@@ -66,7 +66,7 @@ async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int
         for archive in opened:
             await archive.open()
         run = (await live.run(arguments.run)).run
-        async with reading(settings, run) as log:
+        async with reading(settings, run, bodies=into is not None) as log:
             found = await replay(log, run, into, live)
     finally:
         for archive in opened:

@@ -229,7 +229,11 @@ class Bus:
         async with self._ordered(subject, start) as queue:
             reached = 0
             while reached < last:
-                logged = await asyncio.wait_for(queue.get(), 30) if queue.empty() else queue.get_nowait()
+                if queue.empty():
+                    async with asyncio.timeout(30):
+                        logged = await queue.get()
+                else:
+                    logged = queue.get_nowait()
                 reached = logged.sequence
                 if reached <= last:
                     yield logged

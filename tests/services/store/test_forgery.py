@@ -30,7 +30,7 @@ async def test_a_verdict_in_an_engineer_s_envelope_is_refused_in_the_archive_and
     rows = [row async for row in live.log("r1")]
     found = []
     for target in (None, into):
-        async with reading(settings, "r1") as batches:
+        async with reading(settings, "r1", bodies=target is not None) as batches:
             found.append(await replay(batches, "r1", target, live))
 
     assert not rows[-1].accepted

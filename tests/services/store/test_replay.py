@@ -32,7 +32,7 @@ async def lived(folder: Path, messages: Sequence[Logged]) -> Archive:
 
 async def replayed(settings: ServiceSettings, live: Archive | None, into: Archive | None = None) -> Replay:
     """The story's run, from the log."""
-    async with reading(settings, "r1") as log:
+    async with reading(settings, "r1", bodies=into is not None) as log:
         return await replay(log, "r1", into, live)
 
 
