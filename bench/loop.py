@@ -22,6 +22,7 @@ import uvloop
 from services.chassis import logs
 from services.chassis.bus import Bus
 from services.chassis.bus.topology import engineer_durable
+from services.chassis.errors import Rejected
 from services.chassis.events import first, follow
 from services.chassis.llm.embedder import LocalEmbedder
 from services.chassis.llm.spaces import Spaces
@@ -65,9 +66,9 @@ class InstantProposer:
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:  # noqa: ARG002
         return ""
 
-    async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
-        """Never asked here."""
-        raise NotImplementedError
+    async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:  # noqa: ARG002
+        """Refused: this run has no ablations."""
+        raise Rejected("propose", "the bench asks for no ablations")
 
 
 async def train(job: Job) -> Sequence[events_pb2.Event]:

@@ -4,7 +4,6 @@ A handler gets a `Job` and returns the events to publish, oldest first. What it 
 """
 
 import asyncio
-import contextlib
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -93,14 +92,15 @@ class Worker:
         """One delivery, or none when draining began meanwhile: a fetch never outlives the drain."""
         fetch = asyncio.create_task(self._consumer.fetch(1))
         drained = asyncio.create_task(self._draining.wait())
-        await asyncio.wait({fetch, drained}, return_when=asyncio.FIRST_COMPLETED)
-        drained.cancel()
-        if not fetch.done():
-            fetch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await fetch
-            return []
-        deliveries = fetch.result()
+        try:
+            await asyncio.wait({fetch, drained}, return_when=asyncio.FIRST_COMPLETED)
+            if not fetch.done():
+                return []
+            deliveries = fetch.result()
+        finally:
+            for task in (fetch, drained):
+                task.cancel()
+            await asyncio.gather(fetch, drained, return_exceptions=True)
         if self._draining.is_set():
             for delivery in deliveries:
                 await delivery.again(0)

@@ -52,5 +52,7 @@ class Denials:
             return task.result()
         finally:
             self._waiting.discard(entry)
-            task.cancel()
             denied.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
