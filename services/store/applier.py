@@ -18,6 +18,7 @@ from services.store.port import Archive, ArchiveUnavailable, Change
 from services.store.reactions import react
 
 RETRY_SECONDS = 1.0
+FORGOTTEN_AT_ONCE = 64
 Work = Callable[[], Awaitable[None]]
 
 
@@ -29,6 +30,7 @@ class Applier:
         self._archive = archive
         self._consumer = consumer
         self._batch = batch
+        self._published: set[int] = set()  # numbers of the outbox; most leave it when their event comes by in the log
         self.changed = asyncio.Condition()
         self.available = True
 
@@ -41,6 +43,7 @@ class Applier:
                 await asyncio.gather(*(delivery.done_soon() for delivery in deliveries))
             else:
                 await self._patiently(self._answer)
+                await self._patiently(self._forget)
 
     async def _catch_up(self) -> None:
         """Apply what the log holds beyond the archive; then publish what was decided and is not in the log."""
@@ -77,10 +80,18 @@ class Applier:
 
     async def _answer(self) -> None:
         """Publish the outbox, oldest first. What a crash leaves in it is published by the next start."""
-        while outgoing := await self._archive.outbox():
+        while outgoing := [one for one in await self._archive.outbox() if one.number not in self._published]:
             for one in outgoing:
                 await self._bus.publish(one.event)
-            await self._archive.sent([one.number for one in outgoing])
+                self._published.add(one.number)
+            if len(self._published) >= FORGOTTEN_AT_ONCE:
+                await self._forget()
+
+    async def _forget(self) -> None:
+        """Take what was published from the outbox: now and then, since each time is a write to disk."""
+        if self._published:
+            await self._archive.sent(sorted(self._published))
+            self._published.clear()
 
     async def _patiently(self, work: Work) -> None:
         """Do it, however long the database or the broker is away: deliveries wait unacknowledged meanwhile."""
