@@ -50,7 +50,8 @@ def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings 
         ]
     confirmed = sum(outcome_of(one.discovery) == "confirmed" for one in found)
     known = {one.id: one for one in records}
-    lines = [f"Found: {confirmed} confirmed of {len(found)} finalists, out of {tried(records)} candidates tried."]
+    finalists = "1 finalist" if len(found) == 1 else f"{len(found)} finalists"
+    lines = [f"Found: {confirmed} confirmed of {finalists}, out of {tried(records)} candidates tried."]
     lines += [_sentence(one, known) for one in sorted(found, key=lambda one: -one.discovery.effect)]
     gain = detectable([finding_of(one) for one in found])
     if gain is not None:
