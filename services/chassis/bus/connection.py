@@ -18,7 +18,7 @@ from services.chassis.bus.delivery import Consumer, Depth
 from services.chassis.bus.denials import Denials
 from services.chassis.bus.rights import API
 from services.chassis.bus.subjects import subject_of
-from services.chassis.bus.topology import EVENTS, MAX_EVENT_BYTES, ConsumerSpec, drift, topology
+from services.chassis.bus.topology import EVENTS, MAX_COPY_BYTES, MAX_EVENT_BYTES, ConsumerSpec, drift, topology
 from services.chassis.errors import BusLost, SettingsError, Transient
 from services.chassis.logs import get_logger
 from services.chassis.settings import ServiceSettings
@@ -164,12 +164,13 @@ class Bus:
         """
         telemetry.inject(event.trace)
         body = event.SerializeToString(deterministic=True)
+        if not event.HasField("run_inherited"):
+            _must_fit(event.id, body, MAX_EVENT_BYTES)
         return await self.publish_body(subject_of(event), event.id, body, event.trace.get("traceparent"))
 
     async def publish_body(self, subject: str, event_id: str, body: bytes, traceparent: str | None = None) -> int:
         """As `publish`, for an event that is serialised already."""
-        if len(body) > MAX_EVENT_BYTES:
-            raise EventTooBig(f"event {event_id} has {len(body)} bytes; at most {MAX_EVENT_BYTES} are allowed")
+        _must_fit(event_id, body, MAX_COPY_BYTES)
         headers = {"Nats-Msg-Id": event_id} | ({"traceparent": traceparent} if traceparent else {})
         try:
             ack = await self._denials.watch(subject, self._js.publish(subject, body, timeout=5, headers=headers))
@@ -302,3 +303,8 @@ def _sequence(reply: str) -> int:
     """A message's place in its stream, from where it is acknowledged; `Msg.metadata` takes ten times as long."""
     tokens = reply.split(".")
     return int(tokens[5] if len(tokens) == 9 else tokens[7])  # with an account's domain there are more
+
+
+def _must_fit(event_id: str, body: bytes, most: int) -> None:
+    if len(body) > most:
+        raise EventTooBig(f"event {event_id} has {len(body)} bytes; at most {most} are allowed")

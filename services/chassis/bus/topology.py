@@ -8,6 +8,8 @@ EVENTS = "EVENTS"
 ADVISORIES = "ADVISORIES"
 STAGES = ("tiny", "explore", "verify", "final")
 MAX_EVENT_BYTES = 256 * 1024
+MAX_COPY_BYTES = MAX_EVENT_BYTES + 1024
+"""In the history of a fork lie events around other events."""
 SECOND = 1.0  # nats-py counts durations in seconds
 
 

@@ -5,11 +5,13 @@ import time
 
 import pytest
 
-from services.chassis.bus import Bus
+from services.chassis.bus import Bus, Logged
 from services.chassis.bus.connection import EventTooBig
-from services.chassis.events import Cause, first, follow
+from services.chassis.bus.topology import MAX_EVENT_BYTES
+from services.chassis.events import Cause, body_of, first, follow
 from services.contracts import events_pb2 as pb
 from services.contracts.candidate_pb2 import Candidate
+from services.store.forking import inherited
 
 
 def started(run: str = "r1") -> pb.Event:
@@ -45,6 +47,19 @@ async def test_an_event_that_is_too_big_is_refused_before_it_reaches_the_server(
 
     with pytest.raises(EventTooBig, match="at most 262144"):
         await bus.publish(event)
+
+
+async def test_the_largest_event_fits_into_the_history_of_a_fork(bus: Bus) -> None:
+    """There it lies in another event, which is a little larger."""
+    event = requested()
+    event.so_far.proposal.program = "x" * (MAX_EVENT_BYTES - 500)
+    missing = MAX_EVENT_BYTES - len(body_of(event))
+    event.so_far.proposal.program += "x" * missing
+    await bus.publish(event)
+    copy = inherited(Logged(1, "", body_of(event)), "a-fork-with-quite-a-long-name")
+
+    assert len(body_of(event)) == MAX_EVENT_BYTES
+    assert await bus.publish(copy) == 2
 
 
 async def test_an_event_reaches_only_the_durable_of_its_fact(bus: Bus) -> None:
