@@ -1,5 +1,6 @@
 """Real servers for tests: a nats-server and a mongod per session, clean streams per test."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from services.chassis.bus import Bus
 from services.chassis.settings import ServiceSettings
 from services.console.local.broker import Broker
 from tests.mongod import Mongod, mongod_binary
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts what it runs in the background, and children inherit it; some tests press Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from services.engineer.evaluation.preflight import EvaluationUnavailable, requir
 from services.engineer.handlers import Engineer
 from services.engineer.model_reviser import RunReviser
 from services.engineer.sandbox import Sandbox
-from services.engineer.scales import load_scale
+from services.engineer.scales import ScaleError, load_scale
 from services.engineer.settings import EngineerSettings
 from services.engineer.stages import Stages
 
@@ -59,6 +59,9 @@ async def _until_idle(service: Service, seconds: float) -> None:
 async def _preflight(settings: EngineerSettings) -> None:
     for stage in settings.stage_names:
         try:
-            await asyncio.to_thread(require_tasks, load_scale(stage))
+            scale = load_scale(stage, {} if settings.tasks is None else {"tasks": settings.tasks})
+            await asyncio.to_thread(require_tasks, scale)
+        except ScaleError as error:
+            raise SettingsError(f"ASI_ENGINEER_TASKS={settings.tasks}: {error}") from None
         except EvaluationUnavailable as unavailable:
             raise SettingsError(f"ASI_ENGINEER_STAGES={settings.stages}: {unavailable}") from None

@@ -12,6 +12,9 @@ class EngineerSettings(ServiceSettings):
     """Variables begin with ASI_ENGINEER_ where they are the engineer's own."""
 
     stages: str = Field("tiny", description="stages this machine trains, commas between: tiny, explore, verify, final")
+    tasks: str | None = Field(
+        None, description="benchmarks whose data must be there at the start, commas between; default: its stages' own"
+    )
     parallel: int | None = Field(
         None, ge=1, description="trainings at once, per stage; default: one per core, and one where a GPU trains"
     )

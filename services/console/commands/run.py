@@ -64,8 +64,7 @@ async def discover(
         load_mind()  # what is missing is said before anything starts
     new_budget = budget(flags) if _has_budget(flags) else None
     before = await _resumable(settings, name, new_budget) if resume else None
-    stages = stages_of(before.settings if before else wanted)
-    extra = {} if "ASI_ENGINEER_STAGES" in os.environ else {"ASI_ENGINEER_STAGES": stages}
+    extra = _for_engineer(before.settings if before else wanted)
     interrupted = asyncio.Event()
     with _on_signals(interrupted):
         progress.note("starting the services …")
@@ -86,6 +85,14 @@ async def discover(
             report = await write_run_report(archive, run, settings.run_folder(run) / "report")
             request = pb.ListCandidatesRequest(run=run, slim=True)
             return Outcome(status, rows, await all_candidates(archive, request), interrupted.is_set(), report)
+
+
+def _for_engineer(wanted: events_pb2.RunSettings) -> dict[str, str]:
+    """What the engineer of this machine trains, and which benchmarks it must have; the environment comes first."""
+    told = {"ASI_ENGINEER_STAGES": stages_of(wanted)}
+    if "tasks" in wanted.scale_overrides:
+        told["ASI_ENGINEER_TASKS"] = wanted.scale_overrides["tasks"]
+    return {name: value for name, value in told.items() if name not in os.environ}
 
 
 async def settings_of(settings: ConsoleSettings, name: str | None) -> events_pb2.RunSettings:

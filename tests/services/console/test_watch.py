@@ -65,12 +65,16 @@ async def test_on_a_terminal_what_is_in_flight_is_a_table_and_ctrl_c_ends_it(
         env=laboratory.environment | {"TERM": "xterm-256color"}, start_new_session=True,
     )  # fmt: skip
     os.close(slave)
-    shown = await asyncio.to_thread(_read_until, master, "best Net1 (c000001)")
-    process.send_signal(signal.SIGINT)
-    rest = asyncio.create_task(asyncio.to_thread(_read_on, master))  # who does not read a terminal holds its writer up
-    status = await asyncio.wait_for(process.wait(), 30)
-    await rest
-    os.close(master)
+    try:
+        shown = await asyncio.to_thread(_read_until, master, "best Net1 (c000001)")
+        process.send_signal(signal.SIGINT)
+        rest = asyncio.create_task(asyncio.to_thread(_read_on, master))  # who does not read a terminal holds its writer
+        status = await asyncio.wait_for(process.wait(), 30)
+        await rest
+    finally:
+        if process.returncode is None:
+            process.kill()
+        os.close(master)
 
     assert status == 0
     assert "run r1 · draining" in shown

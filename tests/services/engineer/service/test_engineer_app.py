@@ -3,6 +3,9 @@
 import asyncio
 import time
 
+import pytest
+
+from services.chassis.errors import SettingsError
 from services.chassis.service import wired
 from services.chassis.settings import ServiceSettings
 from services.engineer.app import build
@@ -17,3 +20,15 @@ async def test_an_engineer_without_work_ends_by_itself_where_that_is_wanted(sett
         await asyncio.wait_for(service.run(asyncio.Event()), 60)
 
         assert time.monotonic() - begun >= 0.5
+
+
+async def test_an_engineer_needs_the_data_of_those_benchmarks_only_that_it_will_be_asked_for(
+    settings: ServiceSettings,
+) -> None:
+    """A scale's own may come from the hub, which not every machine reaches."""
+    shared = settings.model_copy(update={"listen": "127.0.0.1:0"}).model_dump(exclude_none=True)
+    async with wired("engineer", EngineerSettings(**shared, stages="explore", tasks="copying,induction"), build) as one:
+        assert [worker.busy for worker in one.workers] == [0]
+    with pytest.raises(SettingsError, match="task no_such_task cannot be loaded"):
+        async with wired("engineer", EngineerSettings(**shared, tasks="no_such_task"), build):
+            pass
