@@ -76,7 +76,9 @@ def run(
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="override of the scale")
     ] = None,
-    policy: Annotated[list[str] | None, typer.Option("--policy", metavar="NAME=VALUE", help="policy setting")] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option("--policy", metavar="NAME=VALUE", help="of the run, as in leakage=probe")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the whole laboratory on this machine: baselines, then new candidates, to a ranked summary."""

@@ -173,7 +173,8 @@ def _add_fitness(verdict: pb.Verdict, case: Case, raw: float | None, terms: froz
 
 def _leak(record: pb.Candidate, found: Suspicion, failed: list[str]) -> Rejected:
     """The rejection with its evidence: the numbers, the probes that fail, and where a watcher stopped a seed."""
-    because = f"the thorough check fails ({failed[0]})" if failed else "no probe of the thorough check explains it"
+    unexplained = "no probe of the thorough check explains it (with --policy leakage=probe a run keeps it then)"
+    because = f"the thorough check fails ({failed[0]})" if failed else unexplained
     return Rejected(
         "judge",
         f"loss {found.loss:.4f} is below {found.floor:.4f}, more than 10% under the best honest one: {because}",
