@@ -70,7 +70,8 @@ def exhausted(state: RunState, policy: RunPolicy) -> str | None:
     )
     for name, spent, limit in used:
         if limit is not None and spent >= limit:
-            return f"the budget of {limit:g} {name.replace('_', ' ')} is used up"
+            unit = name.replace("_", " ")
+            return f"the budget of {limit:g} {unit.removesuffix('s') if limit == 1 else unit} is used up"
     return "what is left of the budget does not cover another question to a model" if state.unpaid else None
 
 
