@@ -184,7 +184,9 @@ Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
 @_typing.final
 class CandidateEnvelope(_message.Message):
-    """A Candidate whose parts are not decoded: what an event adds is one of them, the others are as they were."""
+    """A Candidate whose parts are not decoded: what an event adds is one of them, the others are as they were. A field that
+    stands twice in a message is merged, which is what decoding the pieces one after the other does: so all are repeated.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -196,56 +198,39 @@ class CandidateEnvelope(_message.Message):
     CALLS_FIELD_NUMBER: _builtins.int
     VERIFICATIONS_FIELD_NUMBER: _builtins.int
     DISCOVERY_FIELD_NUMBER: _builtins.int
-    proposal: _builtins.bytes
-    training: _builtins.bytes
-    verdict: _builtins.bytes
-    analysis: _builtins.bytes
-    rejection: _builtins.bytes
-    discovery: _builtins.bytes
+    @_builtins.property
+    def proposal(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def training(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def verdict(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def analysis(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def rejection(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
     def calls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
     def verifications(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def discovery(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
-        proposal: _builtins.bytes | None = ...,
-        training: _builtins.bytes | None = ...,
-        verdict: _builtins.bytes | None = ...,
-        analysis: _builtins.bytes | None = ...,
-        rejection: _builtins.bytes | None = ...,
+        proposal: _abc.Iterable[_builtins.bytes] | None = ...,
+        training: _abc.Iterable[_builtins.bytes] | None = ...,
+        verdict: _abc.Iterable[_builtins.bytes] | None = ...,
+        analysis: _abc.Iterable[_builtins.bytes] | None = ...,
+        rejection: _abc.Iterable[_builtins.bytes] | None = ...,
         calls: _abc.Iterable[_builtins.bytes] | None = ...,
         verifications: _abc.Iterable[_builtins.bytes] | None = ...,
-        discovery: _builtins.bytes | None = ...,
+        discovery: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_analysis", b"_analysis", "_discovery", b"_discovery", "_proposal", b"_proposal", "_rejection", b"_rejection", "_training", b"_training", "_verdict", b"_verdict", "analysis", b"analysis", "discovery", b"discovery", "proposal", b"proposal", "rejection", b"rejection", "training", b"training", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_analysis", b"_analysis", "_discovery", b"_discovery", "_proposal", b"_proposal", "_rejection", b"_rejection", "_training", b"_training", "_verdict", b"_verdict", "analysis", b"analysis", "calls", b"calls", "discovery", b"discovery", "proposal", b"proposal", "rejection", b"rejection", "training", b"training", "verdict", b"verdict", "verifications", b"verifications"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "calls", b"calls", "discovery", b"discovery", "proposal", b"proposal", "rejection", b"rejection", "training", b"training", "verdict", b"verdict", "verifications", b"verifications"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__analysis: _TypeAlias = _typing.Literal["analysis"]  # noqa: Y015
-    _WhichOneofArgType__analysis: _TypeAlias = _typing.Literal["_analysis", b"_analysis"]  # noqa: Y015
-    _WhichOneofReturnType__discovery: _TypeAlias = _typing.Literal["discovery"]  # noqa: Y015
-    _WhichOneofArgType__discovery: _TypeAlias = _typing.Literal["_discovery", b"_discovery"]  # noqa: Y015
-    _WhichOneofReturnType__proposal: _TypeAlias = _typing.Literal["proposal"]  # noqa: Y015
-    _WhichOneofArgType__proposal: _TypeAlias = _typing.Literal["_proposal", b"_proposal"]  # noqa: Y015
-    _WhichOneofReturnType__rejection: _TypeAlias = _typing.Literal["rejection"]  # noqa: Y015
-    _WhichOneofArgType__rejection: _TypeAlias = _typing.Literal["_rejection", b"_rejection"]  # noqa: Y015
-    _WhichOneofReturnType__training: _TypeAlias = _typing.Literal["training"]  # noqa: Y015
-    _WhichOneofArgType__training: _TypeAlias = _typing.Literal["_training", b"_training"]  # noqa: Y015
-    _WhichOneofReturnType__verdict: _TypeAlias = _typing.Literal["verdict"]  # noqa: Y015
-    _WhichOneofArgType__verdict: _TypeAlias = _typing.Literal["_verdict", b"_verdict"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__analysis) -> _WhichOneofReturnType__analysis | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__discovery) -> _WhichOneofReturnType__discovery | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__proposal) -> _WhichOneofReturnType__proposal | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__rejection) -> _WhichOneofReturnType__rejection | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__training) -> _WhichOneofReturnType__training | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__verdict) -> _WhichOneofReturnType__verdict | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CandidateEnvelope: _TypeAlias = CandidateEnvelope  # noqa: Y015
 

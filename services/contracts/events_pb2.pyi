@@ -25,24 +25,25 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class EventEnvelope(_message.Message):
-    """An Event whose candidate is not decoded, for who reads many and needs few: every other field stays as it is."""
+    """An Event whose candidate is not decoded, for who reads many and needs few: every other field stays as it is. Repeated
+    for the reason given at CandidateEnvelope.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SO_FAR_FIELD_NUMBER: _builtins.int
-    so_far: _builtins.bytes
+    @_builtins.property
+    def so_far(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
-        so_far: _builtins.bytes | None = ...,
+        so_far: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "so_far", b"so_far"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_so_far", b"_so_far", "so_far", b"so_far"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["so_far", b"so_far"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__so_far: _TypeAlias = _typing.Literal["so_far"]  # noqa: Y015
-    _WhichOneofArgType__so_far: _TypeAlias = _typing.Literal["_so_far", b"_so_far"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__so_far) -> _WhichOneofReturnType__so_far | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EventEnvelope: _TypeAlias = EventEnvelope  # noqa: Y015
 

@@ -2,7 +2,7 @@
 
 import ast
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 INTERFACE = frozenset({"forward", "extra_repr", "reset_parameters"})
@@ -86,7 +86,7 @@ def self_name(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
 
 def bound_names(body: list[ast.stmt]) -> Iterator[str]:
     """Names that these statements bind in their own scope, not those inside nested functions or classes."""
-    for node in _same_scope(body):
+    for node in _walk(body, _SCOPES):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -118,21 +118,19 @@ def _children(node: ast.AST) -> list[ast.AST]:
     return found
 
 
-def _same_scope(body: list[ast.stmt]) -> Iterator[ast.AST]:
-    waiting: list[ast.AST] = list(body)
+def _walk(nodes: Iterable[ast.AST], not_into: tuple[type[ast.AST], ...] = ()) -> Iterator[ast.AST]:
+    """The nodes and all below them, in no particular order; what lies in nodes of some types is left out."""
+    waiting = list(nodes)
     while waiting:
         node = waiting.pop()
         yield node
-        if not isinstance(node, _SCOPES):
+        if not isinstance(node, not_into):
             waiting += _children(node)
 
 
 def _stored_on_self(method: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
     owner = self_name(method)
-    waiting: list[ast.AST] = [method]
-    while waiting:
-        node = waiting.pop()
-        waiting += _children(node)
+    for node in _walk([method]):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             if isinstance(node.value, ast.Name) and node.value.id == owner:
                 yield node.attr

@@ -81,7 +81,7 @@ def _apart(body: bytes) -> tuple[events_pb2.Event, bytes]:
     The candidate is most of an event, and most of it is what earlier events have said: none of that is decoded.
     """
     envelope = events_pb2.EventEnvelope.FromString(body)
-    candidate = envelope.so_far
+    candidate = b"".join(envelope.so_far)
     envelope.ClearField("so_far")
     event = events_pb2.Event.FromString(envelope.SerializeToString())
     fact = fact_of(event) if event.WhichOneof("fact") else ""

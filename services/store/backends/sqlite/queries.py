@@ -44,11 +44,10 @@ def runs(connection: Connection) -> list[RunRow]:
 
 def candidate(connection: Connection, run: str, name: str) -> CandidateRow:
     """By id, else by a name that just one candidate has. Raises NotFound and ValueError."""
-    if run and (found := read_candidate(connection, run, name)):
-        return found
-    run = known(connection, run)
+    run = run or known(connection, run)
     if found := read_candidate(connection, run, name):
         return found
+    known(connection, run)
     ids = _ids(connection, "SELECT id FROM candidates WHERE run = ? AND name = ? ORDER BY id LIMIT 5", run, name)
     if not name or not ids:
         raise NotFound(f"run {run} has no candidate {name!r}")
@@ -61,11 +60,11 @@ def candidate(connection: Connection, run: str, name: str) -> CandidateRow:
 
 def candidates(connection: Connection, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
     """In the order asked for; unknown ids are left out."""
+    run = run or known(connection, run)
     query = "SELECT record FROM records WHERE run = ? AND id = ?"
-    name = run or known(connection, run)
-    rows = [row for one in ids if (row := connection.execute(query, (name, one)).fetchone())]
+    rows = [row for one in ids if (row := connection.execute(query, (run, one)).fetchone())]
     if not rows:
-        known(connection, name)
+        known(connection, run)
     return [candidate_pb2.Candidate.FromString(row["record"]) for row in rows]
 
 
@@ -114,9 +113,9 @@ def subtree(connection: Connection, run: str, candidate: str) -> list[archive_pb
 
 def children(connection: Connection, run: str, candidate: str) -> list[str]:
     """Best first, those without fitness last."""
+    run = known_candidate(connection, run, candidate)
     query = "SELECT id FROM candidates WHERE run = ? AND parent = ? ORDER BY fitness IS NULL, fitness DESC, id"
-    found = _ids(connection, query, run, candidate) if run else []
-    return found or _ids(connection, query, known_candidate(connection, run, candidate), candidate)
+    return _ids(connection, query, run, candidate)
 
 
 def path(connection: Connection, run: str, candidate: str) -> list[str]:
