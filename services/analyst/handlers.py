@@ -44,10 +44,10 @@ class AnalystHandler:
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """The event `candidate.analysed`, and `ablation.wanted` where the run has a budget for it."""
+        if await has_gone_on(self._archive, job, BEFORE_ANALYSED):
+            return []
         record = pb.Candidate()
         record.CopyFrom(job.event.so_far)
-        if await has_gone_on(self._archive, record, BEFORE_ANALYSED):
-            return []
         dossier = await self.dossier(record)
         record.analysis.CopyFrom(await self._analysis(dossier, job))
         record.state = pb.STATE_ANALYSED
@@ -62,20 +62,19 @@ class AnalystHandler:
 
     async def dossier(self, record: pb.Candidate) -> Dossier:
         """What the analysis is written from, as the archive stands now."""
-        run, stage = record.run, record.stage
-        settings = await self._runs.settings(run)
+        settings = await self._runs.settings(record.run)
         relatives = await self._archive.GetRelatives(
-            archive_pb2.GetRelativesRequest(run=run, candidate=record.id, siblings=SIBLINGS), timeout=30
+            archive_pb2.GetRelativesRequest(run=record.run, candidate=record.id, siblings=SIBLINGS), timeout=30
         )
-        reply = await self._archive.GetBaselines(archive_pb2.GetBaselinesRequest(run=run, stage=stage), timeout=30)
+        baselines = await self._runs.baselines(record.run, record.stage)
         parent = relatives.parent if relatives.HasField("parent") else None
         known = not settings.ablations.without_cognition
-        root = root_of(record, reply.baselines, settings.baselines)
+        root = root_of(record, baselines, settings.baselines)
         apart = {record.id, root.id if root is not None else ""}
         return Dossier(
             record=record,
             root=root,
-            baselines=tuple(one for one in reply.baselines if one.id not in apart and one.training.HasField("loss")),
+            baselines=tuple(one for one in baselines if one.id not in apart and one.training.HasField("loss")),
             parent=parent,
             grandparent=relatives.grandparent if relatives.HasField("grandparent") else None,
             siblings=tuple(relatives.siblings),

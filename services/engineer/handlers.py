@@ -72,10 +72,10 @@ class Engineer:
         """
         if job.event.HasField("candidate_promoted"):
             return [await self._verify(job)]
+        if await has_gone_on(self._archive, job, BEFORE_TRAINED):
+            return []
         record = pb.Candidate()
         record.CopyFrom(job.event.so_far)
-        if await has_gone_on(self._archive, record, BEFORE_TRAINED):
-            return []
         surroundings = await surroundings_of(self._archive, record.run, record.stage)
         stage = await self._stages.open(record.stage, dict(surroundings.settings.scale_overrides))
         await self._claim(job)

@@ -44,10 +44,10 @@ class JudgeHandler:
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """The event `candidate.judged`. Rejected when there is nothing to compare with, or the loss is a leak's."""
+        if await has_gone_on(self._archive, job, BEFORE_JUDGED):
+            return []
         record = pb.Candidate()
         record.CopyFrom(job.event.so_far)
-        if await has_gone_on(self._archive, record, BEFORE_JUDGED):
-            return []
         case = await self.case(record, job)
         await self._must_not_leak(case)
         record.verdict.CopyFrom(await self.verdict(case, job))
@@ -147,10 +147,9 @@ class JudgeHandler:
 
     async def _baselines(self, record: pb.Candidate) -> dict[str, pb.Candidate]:
         """Those of the candidate's stage by name; itself, if it is one, as it was delivered."""
-        request = archive_pb2.GetBaselinesRequest(run=record.run, stage=record.stage)
-        reply = await self._archive.GetBaselines(request, timeout=30)
+        known = await self._runs.baselines(record.run, record.stage)
         own = [record] if record.request.baseline else []
-        return {one.request.baseline: one for one in [*reply.baselines, *own]}
+        return {one.request.baseline: one for one in [*known, *own]}
 
     async def _shown(self, record: pb.Candidate) -> list[pb.Candidate]:
         """The parent and the references: what was there to be copied from."""

@@ -70,10 +70,10 @@ class Researcher:
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """The event `candidate.proposed`. A seat for which nothing new and sound was found is Rejected."""
+        if await has_gone_on(self._archive, job, BEFORE_PROPOSED):
+            return []
         record = pb.Candidate()
         record.CopyFrom(job.event.so_far)
-        if await has_gone_on(self._archive, record, BEFORE_PROPOSED):
-            return []
         settings = await self._runs.settings(record.run)
         if record.request.baseline:
             record.proposal.CopyFrom(await self._baseline(record, settings))
@@ -217,8 +217,7 @@ class Researcher:
 
     async def _space(self, record: pb.Candidate) -> str:
         """The embedder of what the run measured first; empty where nothing is measured yet."""
-        request = archive_pb2.GetBaselinesRequest(run=record.run, stage=record.stage)
-        known = (await self._archive.GetBaselines(request, timeout=30)).baselines
+        known = await self._runs.baselines(record.run, record.stage)
         return next((one.proposal.embedder for one in known if one.proposal.embedder), "")
 
 

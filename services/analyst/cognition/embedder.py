@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+import sklearn
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 from sklearn.preprocessing import normalize
@@ -84,8 +85,9 @@ class CorpusEmbedder:
 
     def _rows(self, texts: list[str]) -> NDArray[np.float32]:
         """Shape [texts, dimension]. The last column gives a text without any known word a direction of its own."""
-        words = self._words.transform(texts).toarray()
-        parts = (words, self._grams.transform(texts).toarray(), normalize(words @ self._basis))
+        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+            words = self._words.transform(texts).toarray()
+            parts = (words, self._grams.transform(texts).toarray(), normalize(words @ self._basis))
         weighted = [weight * part for weight, part in zip(self._weights, parts, strict=True)]
         return np.hstack([*weighted, np.full((len(texts), 1), 1e-4)]).astype(np.float32)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -120,7 +121,7 @@ async def test_work_that_is_done_already_is_not_done_again(bus: Bus, tmp_path: P
     archive = Archive(settings_of())
     archive.state = pb.STATE_ARCHIVED
     async with handler(archive, tmp_path) as analysing:
-        assert await analysing.handle(judged(bus)) == []
+        assert await analysing.handle(replace(judged(bus), attempt=2)) == []
 
 
 async def test_without_relatives_there_is_no_analysis(bus: Bus, tmp_path: Path) -> None:

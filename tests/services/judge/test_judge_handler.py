@@ -1,6 +1,7 @@
 """From candidate.trained to candidate.judged, with an archive and a checker behind real gRPC and a real broker."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from judge_neighbours import ANCHOR, ROOT, Archive, Checker, delivery, judging, settings_of, trained, untrained
@@ -196,4 +197,4 @@ async def test_work_that_is_done_already_is_not_done_again(bus: Bus) -> None:
     archived = trained(3, 1.44)
     archived.state = pb.STATE_ARCHIVED
     async with judging(Archive(ROOT, ANCHOR, archived)) as (handler, _):
-        assert await handler.handle(delivery(bus, CHILD)) == []
+        assert await handler.handle(replace(delivery(bus, CHILD), attempt=2)) == []

@@ -165,7 +165,16 @@ async def test_work_that_is_done_already_is_not_done_again(bus: Bus) -> None:
     archive = Archive(settings_of())
     archive.state = pb.STATE_TRAINING
     async with researcher(Neighbours(archive), OfflineProposer) as seat:
-        assert await seat.handle(requested(bus)) == []
+        assert await seat.handle(requested(bus, attempt=2)) == []
+
+
+async def test_an_old_event_may_be_answered_already_even_where_it_is_delivered_for_the_first_time(bus: Bus) -> None:
+    """As when a durable is made anew: it delivers the whole log again, from the first delivery on."""
+    archive, old = Archive(settings_of()), requested(bus)
+    archive.state = pb.STATE_TRAINING
+    old.event.time.FromSeconds(old.event.time.seconds - 3600)
+    async with researcher(Neighbours(archive), OfflineProposer) as seat:
+        assert await seat.handle(old) == []
 
 
 def _likeness(program: str) -> float:

@@ -107,4 +107,4 @@ async def test_work_that_is_done_already_is_not_done_again(
 ) -> None:
     """A delivery may come again after its acknowledgement was lost."""
     async with engineering(sandbox, stages, tmp_path, Archive(pb.STATE_ARCHIVED)) as engineer:
-        assert await engineer.handle(delivery(bus)) == []
+        assert await engineer.handle(delivery(bus, attempt=2)) == []
