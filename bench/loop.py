@@ -17,7 +17,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc.aio
-import uvloop
 
 from services.chassis import logs
 from services.chassis.bus import Bus
@@ -27,7 +26,7 @@ from services.chassis.events import first, follow
 from services.chassis.llm.embedder import LocalEmbedder
 from services.chassis.llm.spaces import Spaces
 from services.chassis.rpc import channel
-from services.chassis.service import Service, wired
+from services.chassis.service import Service, run_fast, wired
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.console.local.broker import Broker, free_port
@@ -198,7 +197,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logs.configure("bench", "error")
     results = [
-        {"candidates": count, "seats": seats, "ms_per_candidate": round(uvloop.run(measure(count, seats)), 2)}
+        {"candidates": count, "seats": seats, "ms_per_candidate": round(run_fast(measure(count, seats)), 2)}
         for count in arguments.candidates
         for seats in arguments.seats
     ]

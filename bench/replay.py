@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 import nats
-import uvloop
 from nats.aio.msg import Msg
 from nats.js import api
 
 from bench.archive_runs import RUN, Log, start, way
 from services.chassis.bus import Bus
 from services.chassis.bus.subjects import subject_of
+from services.chassis.service import run_fast
 from services.chassis.settings import ServiceSettings
 from services.console.local.broker import Broker
 from services.contracts import events_pb2
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--into", default="", help="sqlite or a MongoDB address; default: memory")
     chosen = parser.parse_args()
-    uvloop.run(measure(chosen.ways, chosen.rounds, chosen.into))
+    run_fast(measure(chosen.ways, chosen.rounds, chosen.into))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from google.protobuf.json_format import Parse, ParseError
 from services.chassis.bus import Bus
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient, sentence
+from services.chassis.service import run_fast
 from services.chassis.settings import load
 from services.contracts import events_pb2
 from services.store.backends import open_archive, restore_archive
@@ -242,7 +243,7 @@ def _say(text: str) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(asyncio.run(main(_parser().parse_args(), load(StoreSettings, "store"))))
+        sys.exit(run_fast(main(_parser().parse_args(), load(StoreSettings, "store"))))
     except (SettingsError, BadArchive, ParseError, ValueError, FileExistsError, FileNotFoundError) as error:
         sys.stderr.write(f"asi-arch: {sentence(error)}\n")
         sys.exit(2)
