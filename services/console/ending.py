@@ -35,8 +35,8 @@ def _tell(console: Console, settings: ConsoleSettings, outcome: Outcome) -> None
             console.print(escape(line), soft_wrap=True)
     ending = "paused" if outcome.interrupted else about.stop_reason or about.phase
     console.print(f"run {about.run}: {ending}; {clock(about.spent.seconds)}, {about.sequence} events")
-    places = [("report", outcome.report), ("archive", settings.data_dir / "archive.db"),
-              ("event log", settings.data_dir / "nats"), ("service logs", settings.data_dir / "logs")]  # fmt: skip
+    places = [("report", outcome.report), ("archive", settings.archive_place),
+              ("event log", settings.log_place), ("service logs", settings.data_dir / "logs")]  # fmt: skip
     for title, path in places:
         if path is not None:
             console.print(f"  {title:<13}{path}", soft_wrap=True)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,16 +25,21 @@ KUBERNETES = DEPLOY / "kubernetes"
 Manifest = dict[str, Any]
 
 
-def documents() -> Iterator[Manifest]:
-    """Every Kubernetes object, kustomizations left out."""
+def with_paths() -> Iterator[tuple[Path, Manifest]]:
+    """Every Kubernetes object and its file, kustomizations left out."""
     for path in sorted(KUBERNETES.rglob("*.yaml")):
         if path.name != "kustomization.yaml":
-            yield from yaml.safe_load_all(path.read_text())
+            for one in yaml.safe_load_all(path.read_text()):
+                yield path, one
 
 
 def of_kind(*kinds: str) -> list[Manifest]:
     """All objects of these kinds."""
-    return [one for one in documents() if one["kind"] in kinds]
+    return [one for _, one in with_paths() if one["kind"] in kinds]
+
+
+def _name(manifest: Manifest) -> tuple[str, str]:
+    return manifest["kind"], manifest["metadata"]["name"]
 
 
 def pod_of(manifest: Manifest) -> Manifest:
@@ -60,6 +67,20 @@ def test_a_kustomization_names_all_files_beside_it_and_only_what_exists(path: Pa
 
     assert all((path.parent / one).exists() for one in listed)
     assert beside <= listed
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl renders them: apt install kubernetes-client has one")
+@pytest.mark.parametrize("overlay", ["base", "overlays/gpu"])
+def test_what_is_rendered_is_what_the_files_say_in_the_laboratorys_namespace(overlay: str) -> None:
+    """So whatever holds for the files here holds for what `kubectl apply -k` sends."""
+    command = ["kubectl", "kustomize", str(KUBERNETES / overlay)]
+    rendered = list(yaml.safe_load_all(subprocess.run(command, capture_output=True, check=True).stdout))
+    paths = {KUBERNETES / "base", KUBERNETES / overlay}
+    wanted = [one for path, one in with_paths() if path.parent in paths]
+    for one in wanted:
+        one["metadata"]["namespace"] = "asi-arch"
+
+    assert sorted(rendered, key=_name) == sorted(wanted, key=_name)
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one["metadata"]["name"])

@@ -22,7 +22,7 @@ class Access:
 def access(settings: ServiceSettings) -> Access:
     """From the settings. Raises SettingsError for a seed or certificate that cannot be used."""
     seed = _seed(settings)
-    return Access(seed, inbox_of(public_key(seed)) if seed else INBOX, _tls(settings))
+    return Access(seed, INBOX if seed is None else inbox_of(public_key(seed)), _tls(settings))
 
 
 def public_key(seed: str) -> str:

@@ -77,7 +77,7 @@ async def discover(
                 run = await _fork(system, archive, name, fork, wanted)
             else:
                 run = await _begin(system, archive, name, wanted, before, new_budget)
-            progress.note(f"run {run} · archive {settings.data_dir / 'archive.db'} · Ctrl-C drains and loses nothing")
+            progress.note(f"run {run} · archive {settings.archive_place} · Ctrl-C drains and loses nothing")
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
                 progress.note("draining: work in hand is checkpointed, the run is paused …")

@@ -1,6 +1,7 @@
 """Services as child processes: started with settings in their environment, restarted when they die, drained at last."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.chassis.bus.credentials import variable
+from services.chassis.bus.rights import RIGHTS
 from services.chassis.errors import SettingsError
 from services.chassis.service import SETTINGS_EXIT
 
@@ -38,7 +41,7 @@ class ServiceProcess:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 leashed([sys.executable, "-m", f"services.{self.name}"]),
-                env={**_inherited(), **self.environment},
+                env={**_inherited(self.name), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -55,7 +58,10 @@ class ServiceProcess:
         now = time.monotonic()
         self.deaths = [one for one in self.deaths if now - one < RESTART_WINDOW_SECONDS] + [now]
         if len(self.deaths) > RESTARTS:
-            raise ServiceFailed(f"the {self.name} has ended {len(self.deaths)} times in a minute; see {self.log}")
+            raise ServiceFailed(
+                f"the {self.name} has ended {len(self.deaths)} times in a minute, "
+                f"the last time with: {self.last_words()} (all of it: {self.log})"
+            )
         self.start()
         return True
 
@@ -75,9 +81,14 @@ class ServiceProcess:
             self.process.wait()
 
     def last_words(self) -> str:
-        """The last line of its log."""
+        """The last line of its log: of one that the service logged, what it says."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
-        return lines[-1] if lines else f"it ended without a word; see {self.log}"
+        if not lines:
+            return f"it ended without a word; see {self.log}"
+        with contextlib.suppress(ValueError, AttributeError):
+            told = json.loads(lines[-1])
+            return str(told.get("error") or told.get("event"))
+        return lines[-1]
 
 
 def leashed(command: Sequence[str]) -> list[str]:
@@ -106,7 +117,10 @@ def _is_ours(process: int) -> bool:
     return b"-m services." in command or b"nats-server" in command
 
 
-def _inherited() -> dict[str, str]:
-    """The caller's environment without settings meant for other processes of this system."""
-    own = ("ASI_LISTEN", "ASI_METRICS_LISTEN")
-    return {name: value for name, value in os.environ.items() if name not in own}
+def _inherited(name: str) -> dict[str, str]:
+    """The caller's environment without what is meant for other processes of this system; of the seeds its own alone."""
+    seeds = {variable(user): os.environ.get(variable(user)) for user in RIGHTS}
+    others = {"ASI_LISTEN", "ASI_METRICS_LISTEN", *seeds}
+    own = seeds.get(variable(name))
+    kept = {key: value for key, value in os.environ.items() if key not in others}
+    return kept | ({"ASI_NATS_NKEY_SEED": own} if own else {})

@@ -12,6 +12,7 @@ from typing import Self
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.chassis.bus.credentials import variable
 from services.chassis.rpc import channel
 from services.console.local.broker import Broker, free_port
 from services.console.local.processes import ServiceFailed, ServiceProcess, sweep
@@ -110,11 +111,12 @@ class System:
 
     def _environment(self, name: str) -> dict[str, str]:
         addresses = {f"ASI_{ADDRESSES[one].upper()}_ADDRESS": self._address(one) for one in ADDRESSES}
+        guarded = variable(name) in os.environ  # then the broker lets nobody but its administrator create streams
         return {
             "ASI_NATS_URL": self.nats_url,
             "ASI_DATA_DIR": str(self.settings.data_dir.absolute()),
             "ASI_LISTEN": self._address(name),
-            "ASI_CREATE_STREAMS": "true",
+            "ASI_CREATE_STREAMS": "false" if guarded else "true",
             "OMP_NUM_THREADS": "1",
             **addresses,
         }

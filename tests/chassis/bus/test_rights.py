@@ -154,6 +154,7 @@ async def test_unknown_credentials_end_the_start_with_one_sentence(guarded: Guar
         with pytest.raises(SettingsError, match="ASI_NATS_NKEY_SEED"):
             async with Bus(settings, "judge"):
                 pass
-    with pytest.raises(SettingsError, match="no nkey seed"):
-        async with Bus(guarded.settings(None, nats_nkey_seed="UAAAA"), "judge"):
-            pass
+    for seed in ("UAAAA", ""):
+        with pytest.raises(SettingsError, match="no nkey seed"):
+            async with Bus(guarded.settings(None, nats_nkey_seed=seed), "judge"):
+                pass

@@ -13,6 +13,7 @@ from services.console.near import near
 from services.console.overrides import must_be_possible
 from services.console.plan import Flags, run_settings
 from services.console.rows import Row
+from services.console.settings import ConsoleSettings
 from services.console.tables import listing, ranking
 from services.contracts import events_pb2 as events
 from tests.services.console.conftest import Laboratory, bare_environment
@@ -157,3 +158,20 @@ def test_completion_knows_the_runs_and_candidates_of_this_machine(
 
     assert sorted(completion.runs("r")) == ["r1", "r2"]
     assert completion.candidates(Context(), "c00000") == ["c000001", "c000002"]  # type: ignore[arg-type]
+
+
+def test_where_things_lie_is_said_without_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ending of a run is copied into notes and issues."""
+    for name in ("ASI_ARCHIVE_URL", "ASI_NATS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    files = ConsoleSettings(data_dir=tmp_path)
+    assert (files.archive_place, files.log_place) == (f"{tmp_path}/archive.db", f"{tmp_path}/nats")
+
+    monkeypatch.setenv("ASI_ARCHIVE_URL", "mongodb://me:secret@db:27017/asi?replicaSet=rs0")
+    monkeypatch.setenv("ASI_NATS_URL", "nats://me:secret@broker:4222")
+    elsewhere = ConsoleSettings(data_dir=tmp_path, nats_url="nats://me:secret@broker:4222")
+    assert elsewhere.archive_place == "mongodb://db:27017/asi?replicaSet=rs0"
+    assert elsewhere.log_place == "nats://broker:4222"
+
+    monkeypatch.setenv("ASI_ARCHIVE_URL", "sqlite:////srv/asi/archive.db")
+    assert elsewhere.archive_place == "sqlite:////srv/asi/archive.db"

@@ -196,6 +196,44 @@ async def test_each_engineer_of_a_fleet_sees_a_gpu_of_its_own_and_keeps_its_plac
     assert not _living(engineers)
 
 
+@pytest.mark.slow
+async def test_an_engineer_that_is_taken_away_in_the_middle_of_a_training_hands_it_to_the_next(
+    laboratory: Laboratory, started: events.Event, tmp_path: Path
+) -> None:
+    """It is drained, not killed: the next one goes on from its checkpoint, and there is one result."""
+    settings = micro(started).run_started.settings
+    settings.scale_overrides["steps"] = "400"
+    await laboratory.bus.publish(started)
+    await propose(laboratory.bus)
+    environment = {name: value for name, value in laboratory.environment.items() if name.startswith("ASI_")}
+    fleet = Fleet([""], environment | {"ASI_ENGINEER_PARALLEL": "1"}, tmp_path / "logs")
+    fleet.resize(1)
+    await asyncio.to_thread(_wait_for_steps, tmp_path / "progress", 20)
+    await fleet.drain()
+    assert not [one async for one in laboratory.bus.read_log("asi.v1.r1.candidate.trained")]
+    fleet.resize(1)
+    await trained(laboratory.bus, 1)
+    await fleet.drain()
+    (logged,) = [one async for one in laboratory.bus.read_log("asi.v1.r1.candidate.trained")]
+    training = events.Event.FromString(logged.body).so_far.training
+    log = (tmp_path / "logs" / "engineer-0.log").read_text()
+    lines = [json.loads(one) for one in log.splitlines() if one.startswith("{")]
+    steps = [one["step"] for one in lines if one["event"] == "training"]
+
+    assert training.attempt == 2
+    assert training.seeds[0].curve[-1].step == 400
+    assert [one["event"] for one in lines].count("handed back") == 1
+    assert steps == sorted(set(steps))  # no step was taken twice
+
+
+def _wait_for_steps(progress: Path, least: int) -> None:
+    """Until a training has taken so many."""
+    deadline = time.monotonic() + 60
+    while not any(json.loads(one.read_text())["step"] >= least for one in progress.rglob("*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def _living(processes: list[int]) -> list[int]:
     return [one for one in processes if Path(f"/proc/{one}").exists()]
 
