@@ -25,8 +25,9 @@ PAGE = 2000
 KEPT = 4
 """Indices kept in memory of each kind; the one unused for longest goes first."""
 
-FINALISTS = 24
-"""Programs compared run by run after sketches have chosen them."""
+FINALISTS = 32
+"""Programs compared run by run after sketches have chosen them: of 1,400 random compositions 98 in 100 of the five nearest
+are among so many, and the nearest itself always was."""
 
 
 @dataclass(frozen=True)

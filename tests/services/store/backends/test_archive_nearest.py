@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from services.domain.structure import Fingerprint, fingerprint, similarity
 from services.domain.zoo import baselines
+from services.researcher.offline.render import render
 from services.store.backends.motivations import MotivationIndex, rounded, unit
+from services.store.backends.neighbours import FINALISTS
 from services.store.backends.rows_in_memory import BLOCK, Rows
 from services.store.backends.sketches import ProgramIndex, Sketched
+from tests.services.researcher.offline.compositions import composition
 
 
 def index_of(vectors: NDArray[np.float32], page: int = 1000) -> MotivationIndex:
@@ -117,6 +120,23 @@ def test_sketches_estimate_how_much_two_programs_share() -> None:
         agreeing = float((Sketched.of(one).sketch == Sketched.of(other).sketch).mean())
 
         assert agreeing == pytest.approx(similarity(one, other), abs=0.2)
+
+
+def test_the_finalists_hold_the_nearest_of_programs_as_the_search_writes_them() -> None:
+    """Against every program compared with every other: a sketch that misses the nearest would let a repeat through."""
+    found = [Sketched.of(fingerprint(render(composition(seed), "Candidate"))) for seed in range(200)]
+    known, asked = found[:160], found[160:]
+    index = ProgramIndex()
+    for place, one in enumerate(known):
+        index.add(place + 1, str(place), one.digest, one.sketch)
+    hits = 0
+    for one in asked:
+        exact = [one.similarity(other) for other in known]
+        kept = sorted((exact[int(place)] for place in index.likely(one.sketch, FINALISTS, "")), reverse=True)
+        assert kept[0] == max(exact)
+        hits += sum(value >= sorted(exact)[-5] for value in kept[:5])
+
+    assert hits >= 0.95 * 5 * len(asked)
 
 
 def test_what_cannot_be_parsed_is_likely_for_nobody() -> None:
