@@ -76,7 +76,7 @@ def _bind(root: Path, place: Path) -> None:
     inside = root / place.relative_to("/")
     inside.parent.mkdir(parents=True, exist_ok=True)
     if place.is_symlink():
-        inside.symlink_to(place.readlink())
+        inside.symlink_to(place.resolve())
         return
     if place.is_dir():
         inside.mkdir(exist_ok=True)

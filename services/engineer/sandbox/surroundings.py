@@ -40,11 +40,12 @@ def readable_places(extra: tuple[Path, ...] = ()) -> tuple[str, ...]:
     """Files and folders that a child may read: the system's programs, Python's, our own code, and `extra`.
 
     Our own code means the packages, not the checkout around them, in which a secret or a run's data may lie; for the
-    same reason the search path of modules is not taken as it is.
+    same reason the search path of modules is not taken as it is. Of a link, what it leads to is there as well.
     """
     packages = [Path(place) for place in services.__path__]
     paths = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     prefixes = [Path(place) for place in (sys.prefix, sys.base_prefix, sys.exec_prefix)]
     system = [Path(place) for place in _SYSTEM] + [Path("/etc") / name for name in _ETC]
     wanted = [*system, *prefixes, *paths, *packages, *extra]
-    return tuple(sorted({str(place.absolute()) for place in wanted if place.exists()}))
+    found = [place for place in wanted if place.exists()]
+    return tuple(sorted({str(path) for place in found for path in (place.absolute(), place.resolve())}))

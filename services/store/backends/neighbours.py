@@ -26,8 +26,8 @@ KEPT = 4
 """Indices kept in memory of each kind; the one unused for longest goes first."""
 
 FINALISTS = 32
-"""Programs compared run by run after sketches have chosen them: of 1,400 random compositions 98 in 100 of the five nearest
-are among so many, and the nearest itself always was."""
+"""Programs compared run by run after sketches have chosen them: among 1,400 random compositions they held 98 in 100 of
+the five nearest, and always the nearest."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,18 @@ async def test_a_benign_program_runs_and_a_daemon_does_not_survive_at_every_leve
         assert lesser.level.endswith("rlimits")
 
 
+async def test_what_a_link_leads_to_can_be_read_as_well(tmp_path: Path) -> None:
+    """A virtual environment is often a link, and sometimes a link to one."""
+    folder, link, far = tmp_path / "real", tmp_path / "link", tmp_path / "far"
+    folder.mkdir()
+    (folder / "word").write_text("there")
+    link.symlink_to(folder)
+    far.symlink_to("link")
+    program = f"{BENIGN}\nassert open({str(far / 'word')!r}).read() == 'there'\n"
+    async with Sandbox(preload=PRELOAD, readable=[TESTS, far]) as linked:
+        assert await rejection(linked, program) == (None, "")
+
+
 async def test_the_sandbox_goes_on_after_its_fork_server_was_killed(sandbox: Sandbox) -> None:
     """A crash of our own machinery costs the children of that moment, nothing more."""
     async with sandbox.child(f"{JOBS}:wait", LIMITS) as child:
