@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import fact_of
-from services.chassis.errors import NotFound, NotPossible
+from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.events import first
 from services.chassis.llm.names import OPENAI, recorded
 from services.contracts import events_pb2
@@ -45,16 +45,28 @@ async def history(archive: Archive, run: str, at: str) -> History:
 
 
 async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSettings) -> int:
-    """Publish a fork called `run`; the sequence of its run.forked.
+    """Publish a fork called `run`; the sequence of its run.forked. One that was cut short goes on where it ended.
 
-    Raises NotPossible where the log is not what the archive saw, Transient where the broker does not take an event.
+    Raises:
+        SettingsError: the log holds something else under this name.
+        NotPossible: the log is not what the archive saw.
+        Transient: the broker does not take an event.
     """
+    there = [_mark(events_pb2.Event.FromString(one.body)) async for one in bus.read_log(f"asi.v1.{run}.>")]
     waiting: list[events_pb2.Event] = []
+    place = 0
     async for logged in _chosen(bus, source):
-        waiting.append(inherited(logged, run))
+        event = inherited(logged, run)
+        if place >= len(there):
+            waiting.append(event)
+        elif there[place] != _mark(event):
+            raise _taken(run)
+        place += 1
         if len(waiting) >= AT_ONCE:
             await _publish(bus, waiting)
             waiting = []
+    if place < len(there):
+        raise _taken(run)
     await _publish(bus, waiting)
     return await bus.publish(_forked(source, run, settings))
 
@@ -67,6 +79,16 @@ def inherited(logged: Logged, run: str) -> events_pb2.Event:
     event = events_pb2.Event(id=copied.id, run=run, attempt=1, service=SERVICE, time=copied.time)
     event.run_inherited.CopyFrom(events_pb2.RunInherited(sequence=logged.sequence, event=body))
     return event
+
+
+def _mark(event: events_pb2.Event) -> bytes:
+    """What tells one event of a history from another; a trace that it was published with does not count."""
+    told = f"{event.id} {event.run_inherited.sequence} ".encode() + event.run_inherited.event
+    return hashlib.sha256(told).digest()
+
+
+def _taken(run: str) -> SettingsError:
+    return SettingsError(f"a run called {run} exists already: choose another --run.")
 
 
 def _place(rows: Iterable[LogRow], run: str, at: str) -> int:

@@ -137,9 +137,10 @@ async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     await archive.open()
     try:
         run = run_name(arguments.name)
-        await _must_be_new(archive, run)
         past = await history(archive, (await archive.run(source)).run, at)
         async with Bus(settings, "asi-fork") as bus:
+            if not await bus.holds(f"asi.v1.{run}.>"):  # else it must be this fork, cut short
+                await _must_be_new(archive, run)
             sequence = await fork(bus, past, run, wanted)
     finally:
         await archive.close()

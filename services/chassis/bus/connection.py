@@ -219,12 +219,7 @@ class Bus:
 
         An ordered consumer with a callback: three times as fast as asking for one message after the other.
         """
-        try:
-            request = self._js.get_last_msg(EVENTS, subject)
-            newest = await self._denials.watch(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
-        except nats.js.errors.NotFoundError:
-            return
-        last = newest.seq or 0
+        last = await self._newest(subject)
         if start > last:
             return
         async with self._ordered(subject, start) as queue:
@@ -238,6 +233,16 @@ class Bus:
                 reached = logged.sequence
                 if reached <= last:
                     yield logged
+
+    async def holds(self, subject: str) -> bool:
+        """Whether the log holds any message on `subject`."""
+        return await self._newest(subject) > 0
+
+    async def _newest(self, subject: str) -> int:
+        """The sequence of the newest message on `subject`; 0 where there is none."""
+        request = self._js.get_last_msg(EVENTS, subject)
+        found = await self._found(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
+        return (found and found.seq) or 0
 
     async def follow(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncGenerator[Logged | None]:
         """Every message on `subject` from sequence `start` on, in order, for ever; None after each quiet second.

@@ -8,7 +8,7 @@ import pytest_asyncio
 from archive_stories import Story, settings
 
 from services.chassis.bus import Bus, Logged
-from services.chassis.errors import NotFound, NotPossible
+from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.settings import ServiceSettings
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
@@ -133,6 +133,25 @@ async def test_a_log_that_was_changed_is_not_forked(live: Archive, bus: Bus, fin
 
     with pytest.raises(NotPossible, match="event 4 of run r1 was changed"):
         await fork(bus, past, "r2", _settings())
+
+
+async def test_a_fork_that_was_cut_short_goes_on_and_takes_no_other_name(
+    live: Archive, bus: Bus, finished: Story
+) -> None:
+    """Whoever is killed in the middle of a history asks for the same fork again; nothing lies there twice."""
+    past = await history(live, "r1", str(middle(finished).sequence))
+    copies = [inherited(one, "r2") for one in finished.log if one.sequence in past.events]
+    for copy in copies[:7]:
+        await bus.publish(copy)
+
+    with pytest.raises(SettingsError, match="a run called r2 exists already"):
+        await fork(bus, await history(live, "r1", "1"), "r2", settings())
+    await fork(bus, past, "r2", settings())
+    bodies = [events_pb2.Event.FromString(one.body) async for one in bus.read_log("asi.v1.r2.>")]
+    assert [one.id for one in bodies] == [*(copy.id for copy in copies), f"r2.forked.{past.until}"]
+
+    with pytest.raises(SettingsError, match="a run called r2 exists already"):
+        await fork(bus, past, "r2", settings())
 
 
 async def test_a_fork_that_thought_through_an_endpoint_answers_from_the_log_first(
