@@ -112,13 +112,13 @@ def replay(context: typer.Context) -> None:
 
 @app.command("import", context_settings=PASS_ON, add_help_option=False)
 def import_(context: typer.Context) -> None:
-    """Bring in a published archive (asi-arch PATH) or an exported log (jsonl PATH) as a run of its own."""
+    """Bring in a published archive (asi-arch PATH) or an exported log (jsonl or parquet PATH) as a run of its own."""
     _hand_over("services.store.tools", "import", context, with_log=True)
 
 
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def export(context: typer.Context) -> None:
-    """Write a RUN out: its whole log (jsonl), a table (parquet), the published format, or one architecture.
+    """Write a RUN out: its whole log (jsonl), tables (parquet), the published format, or one architecture.
 
     The last is `export RUN --as module --candidate C --out DIR`: a Python package that needs torch alone.
     """

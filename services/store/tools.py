@@ -12,7 +12,7 @@ from pathlib import Path
 
 from google.protobuf.json_format import Parse, ParseError
 
-from services.chassis.bus import Bus
+from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient, sentence
 from services.chassis.service import run_fast
@@ -91,7 +91,7 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
     try:
         async with Bus(settings, "asi-import") as bus:
             await bus.set_up()
-            if arguments.format == "jsonl":
+            if arguments.format != "asi-arch":
                 run, bodies = importing.exported_bodies(arguments.path)
                 await _must_be_new(archive, run)
                 await importing.publish_bodies(bus, bodies)
@@ -112,7 +112,7 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
         return 0
     for line in left_out:
         _say(f"  left out: {line}")
-    _say(f"imported {count} {'events' if arguments.format == 'jsonl' else 'records'} as run {run}")
+    _say(f"imported {count} {'records' if arguments.format == 'asi-arch' else 'events'} as run {run}")
     return 0
 
 
@@ -172,19 +172,24 @@ async def _export(arguments: argparse.Namespace, settings: StoreSettings) -> int
         run = (await archive.run(arguments.run)).run
         target: Path = arguments.out or Path(run if arguments.format == "asi-arch" else f"{run}.{arguments.format}")
         if arguments.format == "jsonl":
-            async with Bus(settings, "asi-export") as bus:
-                logged = [one async for one in bus.read_log(f"asi.v1.{run}.>")]
-            text = "".join(f"{line}\n" for line in exporting.log_lines(logged))
+            text = "".join(f"{line}\n" for line in exporting.log_lines(await _logged(settings, run)))
             await asyncio.to_thread(target.write_text, text, "utf-8")
         else:
             page = await archive.list_candidates(Query(run, sort="time", limit=10**9))
             records = sorted(page.candidates, key=lambda one: one.request.number)
-            write = exporting.write_parquet if arguments.format == "parquet" else exporting.write_published
-            write(records, target)
+            if arguments.format == "parquet":
+                exporting.write_parquet(records, await _logged(settings, run), target)
+            else:
+                exporting.write_published(records, target)
     finally:
         await archive.close()
     _say(json.dumps({"run": run, "path": str(target)}) if arguments.json else f"run {run} is in {target}")
     return 0
+
+
+async def _logged(settings: StoreSettings, run: str) -> list[Logged]:
+    async with Bus(settings, "asi-export") as bus:
+        return [one async for one in bus.read_log(f"asi.v1.{run}.>")]
 
 
 async def _backup(arguments: argparse.Namespace, settings: StoreSettings) -> int:
@@ -216,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--into", metavar="URL", help="a fresh archive to keep, as sqlite:///PATH or mongodb://…")
     one.add_argument("--json", action="store_true")
     one = commands.add_parser("import", help="bring a published archive or an exported log in, as a run of its own")
-    one.add_argument("format", choices=("asi-arch", "jsonl"))
+    one.add_argument("format", choices=("asi-arch", "jsonl", "parquet"))
     one.add_argument("path", type=Path)
     one.add_argument("--run", help="name of the new run; default: imported (an exported log keeps its own)")
     one.add_argument("--skip-bad", action="store_true", help="leave out records that are broken, and list them")
@@ -225,7 +230,9 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("export", help="write a run out", epilog=alone)
     one.add_argument("run", nargs="?", default="", help="default: the newest run")
     one.add_argument("--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl")
-    one.add_argument("--out", type=Path, help="file, or folder for asi-arch; default: named after the run")
+    one.add_argument(
+        "--out", type=Path, help="file (of parquet two), or folder for asi-arch; default: named after the run"
+    )
     one.add_argument("--json", action="store_true")
     one = commands.add_parser("fork", help="give a new run the history of another; settings come on standard input")
     one.add_argument("source", metavar="RUN[@SEQUENCE|EVENT_ID]")
@@ -248,6 +255,6 @@ if __name__ == "__main__":
     except (SettingsError, BadArchive, ParseError, ValueError, FileExistsError, FileNotFoundError) as error:
         sys.stderr.write(f"asi-arch: {sentence(error)}\n")
         sys.exit(2)
-    except (NotFound, NotPossible, BusLost, Denied, Transient, ArchiveUnavailable, ImportError, OSError) as error:
+    except (NotFound, NotPossible, BusLost, Denied, Transient, ArchiveUnavailable, OSError) as error:
         sys.stderr.write(f"asi-arch: {sentence(error)}\n")
         sys.exit(1)

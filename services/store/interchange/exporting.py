@@ -5,11 +5,15 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from datetime import UTC
 from pathlib import Path
+from types import ModuleType
 
 from google.protobuf.json_format import MessageToDict
 
 from services.chassis.bus import Logged
+from services.chassis.bus.subjects import fact_of
+from services.chassis.errors import NotPossible
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 
@@ -26,12 +30,28 @@ def log_lines(logged: Sequence[Logged]) -> list[str]:
     return lines
 
 
-def write_parquet(records: Sequence[pb.Candidate], path: Path) -> None:
-    """One row per candidate; absent values are null. Raises ImportError without pyarrow."""
-    import pyarrow
-    import pyarrow.parquet
+def write_parquet(records: Sequence[pb.Candidate], logged: Sequence[Logged], path: Path) -> None:
+    """A table with a row per candidate, absent values null; beside it, as `log_path` says, one with a row per event.
 
+    Raises NotPossible without pyarrow.
+    """
+    pyarrow = with_parquet()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_row(one) for one in records]), path)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_event_row(one) for one in logged]), log_path(path))
+
+
+def with_parquet() -> ModuleType:
+    """The module pyarrow, with its part for files. Raises NotPossible where it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise NotPossible("tables need pyarrow: pip install 'asi-arch[parquet]', or take --format jsonl") from None
+    return pyarrow
+
+
+def log_path(path: Path) -> Path:
+    """The table of events that belongs to a table of candidates: r1.events.parquet for r1.parquet."""
+    return path.with_suffix(f".events{path.suffix}")
 
 
 def write_published(records: Sequence[pb.Candidate], folder: Path) -> None:
@@ -79,6 +99,19 @@ def _csv(name: str, cells: Sequence[tuple[str, float]]) -> str:
     writer.writerow(["", *(title for title, _ in cells)])
     writer.writerow([name, *(repr(value) for _, value in cells)])
     return text.getvalue()
+
+
+def _event_row(one: Logged) -> dict[str, object]:
+    event = events_pb2.Event.FromString(one.body)
+    return {
+        "sequence": one.sequence,
+        "id": event.id,
+        "fact": fact_of(event) if event.WhichOneof("fact") else None,
+        "candidate": event.candidate or None,
+        "service": event.service,
+        "time": event.time.ToDatetime(UTC),
+        "body": one.body,
+    }
 
 
 def _row(record: pb.Candidate) -> dict[str, object]:

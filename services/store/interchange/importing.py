@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+from google.protobuf.message import DecodeError
 
 from services.chassis.bus import Bus
 from services.chassis.bus.subjects import subject_of
@@ -14,6 +16,7 @@ from services.chassis.events import Cause, first, follow
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.structure import fingerprint
+from services.store.interchange.exporting import log_path, with_parquet
 from services.store.interchange.published import Published
 
 SERVICE = "store"
@@ -75,22 +78,42 @@ async def publish_all(bus: Bus, events: Sequence[events_pb2.Event]) -> int:
 
 
 def exported_bodies(path: Path) -> tuple[str, list[bytes]]:
-    """The run and the event bodies of a file that `export --format jsonl` wrote.
+    """The run and the event bodies of a file that `export --format jsonl` or `parquet` wrote.
 
-    Raises SettingsError naming the line that cannot be read.
+    Raises SettingsError naming the line or row that cannot be read, and NotPossible for a table without pyarrow.
     """
     bodies: list[bytes] = []
     run = ""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for place, body in _table(path) if path.suffix == ".parquet" else _lines(path):
         try:
-            body = base64.b64decode(json.loads(line)["body"], validate=True)
             run = run or events_pb2.Event.FromString(body).run
-        except (ValueError, KeyError, TypeError) as error:
-            raise SettingsError(f"{path}, line {number} is not an exported event: {error}.") from None
+        except DecodeError as error:
+            raise SettingsError(f"{path}, {place} is not an exported event: {error}.") from None
         bodies.append(body)
     if not bodies:
         raise SettingsError(f"{path} holds no event.")
     return run, bodies
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            yield f"line {number}", base64.b64decode(json.loads(line)["body"], validate=True)
+        except (ValueError, KeyError, TypeError) as error:
+            raise SettingsError(f"{path}, line {number} is not an exported event: {error}.") from None
+
+
+def _table(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Of a table of candidates, the table of events beside it."""
+    pyarrow = with_parquet()
+    beside = log_path(path)
+    events = beside if beside.exists() else path
+    try:
+        bodies = pyarrow.parquet.read_table(events, columns=["sequence", "body"]).sort_by("sequence")["body"]
+    except (pyarrow.ArrowException, KeyError) as error:
+        raise SettingsError(f"{events} is no table of events as `export --format parquet` writes it: {error}") from None
+    for row, body in enumerate(bodies.to_pylist(), 1):
+        yield f"row {row}", body
 
 
 async def publish_bodies(bus: Bus, bodies: Iterable[bytes]) -> int:
