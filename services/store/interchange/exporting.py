@@ -46,7 +46,8 @@ def with_parquet() -> ModuleType:
         import pyarrow.parquet
     except ImportError:
         raise NotPossible("tables need pyarrow: pip install 'asi-arch[parquet]', or take --format jsonl") from None
-    return pyarrow
+    found: ModuleType = pyarrow
+    return found
 
 
 def log_path(path: Path) -> Path:
