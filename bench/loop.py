@@ -121,13 +121,14 @@ async def laboratory(folder: Path) -> AsyncIterator[tuple[Bus, archive_pb2_grpc.
         researcher = await stack.enter_async_context(wired("researcher", ResearcherSettings(**shared), _researcher))
         settings = ServiceSettings(**shared, listen=ports["checker"])
         engineer = await stack.enter_async_context(wired("engineer", settings, _engineer))
-        running = [asyncio.create_task(one.run(stop)) for one in (researcher, engineer)]
         cognition = await stack.enter_async_context(channel(ports["cognition"], settings))
-        request = cognition_pb2.SearchRequest(query="ready")
-        await cognition_pb2_grpc.CognitionStub(cognition).Search(request, timeout=60, wait_for_ready=True)
-        yield engineer.bus, archive
-        stop.set()
-        await asyncio.gather(*running)
+        async with asyncio.TaskGroup() as group:  # a service that cannot go on ends the measurement
+            for one in (researcher, engineer):
+                group.create_task(one.run(stop))
+            request = cognition_pb2.SearchRequest(query="ready")
+            await cognition_pb2_grpc.CognitionStub(cognition).Search(request, timeout=60, wait_for_ready=True)
+            yield engineer.bus, archive
+            stop.set()
     broker.stop()
 
 
