@@ -32,6 +32,7 @@ from services.console.ending import tell_ending
 from services.console.forks import fork_of
 from services.console.local.processes import ServiceFailed
 from services.console.local.system import AlreadyRunning
+from services.console.panels import arrange
 from services.console.plan import Flags, checked_run_name
 from services.console.progress import Progress
 from services.console.settings import console_settings
@@ -100,6 +101,9 @@ def run(
     progress = Progress(console, quiet=as_json)
     outcome = asyncio.run(discovery.discover(settings, flags, wanted, resume, progress, origin))
     tell_ending(console, settings, outcome, as_json)
+
+
+arrange(app)
 
 
 def main() -> None:
