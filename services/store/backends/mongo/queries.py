@@ -137,10 +137,11 @@ async def moves(database: Database, run: str, limit: int) -> list[archive_pb2.Mo
     run = run or await known(database, run)
     wanted = {"run": run, "kind": int(candidate_pb2.KIND_PROPOSAL), "proposed": 1}
     read = {"_id": 0, "moves": 1, "fitness": 1, "state": 1, "structure": 1, "parent": 1}
-    found = database.candidates.find(wanted, read).sort("requested", DESCENDING).limit(limit)
+    found = database.candidates.find(wanted, read, batch_size=limit).sort("requested", DESCENDING).limit(limit)
     newest = await _sure(database, run, await found.to_list(None) if limit > 0 else [])
     keys = list({documents.key_of(run, one["parent"]) for one in newest if one["parent"]})
-    parents = await database.candidates.find({"_id": {"$in": keys}}, {"_id": 0, "id": 1, "fitness": 1}).to_list(None)
+    read = {"_id": 0, "id": 1, "fitness": 1}
+    parents = await database.candidates.find({"_id": {"$in": keys}}, read, batch_size=limit).to_list(None)
     fitness = {one["id"]: one["fitness"] for one in parents}
     return [
         move_outcome(tuple(one["moves"]), one["fitness"], fitness.get(one["parent"]), one["state"], one["structure"])
