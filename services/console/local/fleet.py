@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from services.console.local.broker import free_port
 from services.console.local.gpus import VISIBLE
+from services.console.local.ports import free_port
 from services.console.local.processes import ServiceProcess
 
 

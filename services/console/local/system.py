@@ -14,7 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.bus.credentials import variable
 from services.chassis.rpc import channel
-from services.console.local.broker import Broker, free_port
+from services.console.local.broker import Broker
+from services.console.local.ports import free_port
 from services.console.local.processes import ServiceFailed, ServiceProcess, sweep
 from services.console.settings import ConsoleSettings
 
