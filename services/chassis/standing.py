@@ -30,7 +30,7 @@ async def has_gone_on(
 ) -> bool:
     """Whether the job's candidate is past all of the states `before`. One that the archive does not know has not."""
     event = job.event
-    if job.attempt == 1 and time.time() - event.time.ToNanoseconds() / 1e9 < YOUNG_SECONDS:
+    if job.attempt == 1 and time.time() - event.time.seconds < YOUNG_SECONDS:
         return False
     try:
         request = archive_pb2.GetCandidateRequest(run=event.run, candidate=event.candidate)

@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
+
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import NotFound, NotPossible, SettingsError
@@ -52,14 +54,14 @@ async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSett
         NotPossible: the log is not what the archive saw.
         Transient: the broker does not take an event.
     """
-    there = [_mark(events_pb2.Event.FromString(one.body)) async for one in bus.read_log(f"asi.v1.{run}.>")]
+    there = [_mark(one.body) async for one in bus.read_log(f"asi.v1.{run}.>")]
     waiting: list[events_pb2.Event] = []
     place = 0
     async for logged in _chosen(bus, source):
         event = inherited(logged, run)
         if place >= len(there):
             waiting.append(event)
-        elif there[place] != _mark(event):
+        elif there[place] != _mark(event.SerializeToString()):
             raise _taken(run)
         place += 1
         if len(waiting) >= AT_ONCE:
@@ -81,8 +83,12 @@ def inherited(logged: Logged, run: str) -> events_pb2.Event:
     return event
 
 
-def _mark(event: events_pb2.Event) -> bytes:
-    """What tells one event of a history from another; a trace that it was published with does not count."""
+def _mark(body: bytes) -> bytes:
+    """What tells one message of a history from another; a trace that it was published with does not count."""
+    try:
+        event = events_pb2.Event.FromString(body)
+    except DecodeError:  # no history holds such a message
+        return b""
     told = f"{event.id} {event.run_inherited.sequence} ".encode() + event.run_inherited.event
     return hashlib.sha256(told).digest()
 

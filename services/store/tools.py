@@ -92,10 +92,9 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
         async with Bus(settings, "asi-import") as bus:
             await bus.set_up()
             if arguments.format != "asi-arch":
-                run, bodies = importing.exported_bodies(arguments.path)
+                run, bodies, left_out = importing.exported_bodies(arguments.path, arguments.format, arguments.skip_bad)
                 await _must_be_new(archive, run)
                 await importing.publish_bodies(bus, bodies)
-                left_out: tuple[str, ...] = ()
                 count = len(bodies)
             else:
                 published = read(arguments.path, arguments.skip_bad)

@@ -28,7 +28,7 @@ async def join(settings: ConsoleSettings, flags: Flags, name: str | None, fork: 
     async with open_archive(settings) as archive:
         runs = {status.run: status for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs}
         run = name or new_name(runs)
-        if run in runs:
+        if run in runs and fork is None:  # a fork that was cut short goes on under its name
             raise SettingsError(f"a run called {run} exists already: choose another --run.")
         if fork is not None:
             await until_applied(archive, run, await fork_run(client, fork.spec, run, wanted))

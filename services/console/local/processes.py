@@ -87,7 +87,7 @@ class ServiceProcess:
             return f"it ended without a word; see {self.log}"
         with contextlib.suppress(ValueError, AttributeError):
             told = json.loads(lines[-1])
-            return str(told.get("error") or told.get("event"))
+            return str(told.get("error") or told.get("event") or lines[-1])
         return lines[-1]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import fact_of
@@ -19,11 +20,11 @@ from services.contracts import events_pb2
 
 
 def log_lines(logged: Sequence[Logged]) -> list[str]:
-    """One JSON object per event: readable, with the exact bytes beside it. Nothing is lost."""
+    """One JSON object per message: readable, where it is an event, with the exact bytes beside it. Nothing is lost."""
     lines = []
     for one in logged:
-        event = events_pb2.Event.FromString(one.body)
-        readable = MessageToDict(event, preserving_proto_field_name=True)
+        event = _event(one.body)
+        readable = None if event is None else MessageToDict(event, preserving_proto_field_name=True)
         line = {"sequence": one.sequence, "subject": one.subject, "event": readable,
                 "body": base64.b64encode(one.body).decode()}  # fmt: skip
         lines.append(json.dumps(line, ensure_ascii=False))
@@ -102,15 +103,22 @@ def _csv(name: str, cells: Sequence[tuple[str, float]]) -> str:
     return text.getvalue()
 
 
+def _event(body: bytes) -> events_pb2.Event | None:
+    try:
+        return events_pb2.Event.FromString(body)
+    except DecodeError:
+        return None
+
+
 def _event_row(one: Logged) -> dict[str, object]:
-    event = events_pb2.Event.FromString(one.body)
+    event = _event(one.body) or events_pb2.Event()
     return {
         "sequence": one.sequence,
-        "id": event.id,
+        "id": event.id or None,
         "fact": fact_of(event) if event.WhichOneof("fact") else None,
         "candidate": event.candidate or None,
-        "service": event.service,
-        "time": event.time.ToDatetime(UTC),
+        "service": event.service or None,
+        "time": event.time.ToDatetime(UTC) if event.HasField("time") else None,
         "body": one.body,
     }
 

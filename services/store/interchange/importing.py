@@ -77,26 +77,42 @@ async def publish_all(bus: Bus, events: Sequence[events_pb2.Event]) -> int:
     return last
 
 
-def exported_bodies(path: Path) -> tuple[str, list[bytes]]:
-    """The run and the event bodies of a file that `export --format jsonl` or `parquet` wrote.
+def exported_bodies(path: Path, kind: str, skip_bad: bool) -> tuple[str, list[bytes], tuple[str, ...]]:
+    """The run, its events' bodies, and what was left out, of a file that `export --format` wrote as `kind`.
 
-    Raises SettingsError naming the line or row that cannot be read, and NotPossible for a table without pyarrow.
+    What no version could read when it lay in the log cannot be read here either: it is left out with `skip_bad`.
+    Raises SettingsError naming the line or row otherwise, so that nothing is half-imported, and NotPossible for a table
+    without pyarrow.
     """
     bodies: list[bytes] = []
+    left_out: list[str] = []
     run = ""
-    for place, body in _table(path) if path.suffix == ".parquet" else _lines(path):
+    for place, body in _table(path) if kind == "parquet" else _lines(path):
         try:
-            run = run or events_pb2.Event.FromString(body).run
-        except DecodeError as error:
-            raise SettingsError(f"{path}, {place} is not an exported event: {error}.") from None
+            event = events_pb2.Event.FromString(body)
+            subject_of(event)
+        except (DecodeError, ValueError, TypeError) as error:
+            if not skip_bad:
+                raise SettingsError(
+                    f"{path}, {place} is not an exported event: {error}. With --skip-bad the rest is taken."
+                ) from None
+            left_out.append(f"{place}: {error}")
+            continue
+        run = run or event.run
+        if event.run != run:
+            raise SettingsError(f"{path}, {place} belongs to run {event.run}, and what stands before it to {run}.")
         bodies.append(body)
     if not bodies:
         raise SettingsError(f"{path} holds no event.")
-    return run, bodies
+    return run, bodies, tuple(left_out)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is no text as `export --format jsonl` writes it: {error}.") from None
+    for number, line in enumerate(lines, 1):
         try:
             yield f"line {number}", base64.b64decode(json.loads(line)["body"], validate=True)
         except (ValueError, KeyError, TypeError) as error:

@@ -6,10 +6,9 @@ import sys
 
 import pytest
 
-from services.console.local import ports
 from services.console.local.ports import PORTS, free_port
 
-PICK = "from services.console.local import ports; ports.PORTS = range({0}, {1}); print(ports.free_port())"
+PICK = "from services.console.local.ports import free_port; print(free_port(range({0}, {1})))"
 
 
 def test_a_port_is_free_and_none_is_given_twice() -> None:
@@ -22,7 +21,7 @@ def test_a_port_is_free_and_none_is_given_twice() -> None:
         service.bind(("127.0.0.1", found[0]))
 
 
-def test_another_process_is_given_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_is_given_another_one() -> None:
     """Though nobody listens on it yet; and one that is listened on is given to nobody."""
     first = free_port()
     with socket.socket() as service:
@@ -34,6 +33,5 @@ def test_another_process_is_given_another_one(monkeypatch: pytest.MonkeyPatch) -
                 [sys.executable, "-c", PICK.format(low, low + 1)], capture_output=True, text=True, check=False
             )
             assert "is taken" in told.stderr
-        monkeypatch.setattr(ports, "PORTS", range(taken, taken + 1))
         with pytest.raises(OSError, match="is taken"):
-            free_port()
+            free_port(range(taken, taken + 1))

@@ -1,5 +1,8 @@
 """A run written out here and brought in elsewhere is the same run."""
 
+import base64
+import json
+
 import pytest
 from archive_stories import Story
 
@@ -7,6 +10,7 @@ from services.chassis.bus import Bus
 from services.chassis.errors import SettingsError
 from services.chassis.settings import ServiceSettings
 from services.console.local.broker import Broker
+from services.contracts import events_pb2
 from services.store import tools
 from services.store.backends import open_archive
 from services.store.reactions import react
@@ -31,14 +35,15 @@ async def digest(settings: StoreSettings) -> tuple[str, int]:
 async def test_an_exported_log_comes_to_the_same_digest_elsewhere(
     bus: Bus, settings: ServiceSettings, finished: Story, kind: str
 ) -> None:
-    """Another broker, another archive, the same events to the byte."""
+    """Another broker, another archive, the same events to the byte; what is no event never counted."""
     folder = settings.data_dir
     here = StoreSettings(nats_url=settings.nats_url, data_dir=folder)
     for one in finished.log:
         await bus.publish_body(one.subject, f"{one.sequence}", one.body)
+    await bus.publish_body("asi.v1.r1.candidate.trained", "junk", b"\xff\xff no event")
     archive = open_archive(here.archive)
     await archive.open()
-    await archive.apply(finished.log, react)
+    await archive.apply([one async for one in bus.read_log()], react)
     await archive.close()
     broker = Broker(folder / "elsewhere" / "nats")
     broker.start()
@@ -46,7 +51,7 @@ async def test_an_exported_log_comes_to_the_same_digest_elsewhere(
         there = StoreSettings(nats_url=broker.url, data_dir=folder / "elsewhere")
         path = folder / f"r1.{kind}"
         assert await command(here, "export", "r1", "--format", kind, "--out", str(path)) == 0
-        assert await command(there, "import", kind, str(path)) == 0
+        assert await command(there, "import", kind, str(path), "--skip-bad") == 0
     finally:
         broker.stop()
 
@@ -63,3 +68,31 @@ async def test_a_table_that_holds_no_events_is_refused_by_name(bus: Bus, setting
     pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), path)
     with pytest.raises(SettingsError, match=r"strange\.parquet is no table of events"):
         await command(here, "import", "parquet", str(path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "second", "named"),
+    [
+        ("jsonl", b"\xff\xff no event", "line 2 is not an exported event"),
+        ("jsonl", events_pb2.Event(id="r1.x", run="r1").SerializeToString(), "line 2 is not an exported event"),
+        ("parquet", None, "row 2 is not an exported event"),
+        ("parquet", b"\xff\xff no event", "row 2 is not an exported event"),
+    ],
+)
+async def test_a_log_with_a_broken_event_is_refused_before_any_is_taken(
+    bus: Bus, settings: ServiceSettings, finished: Story, kind: str, second: bytes | None, named: str
+) -> None:
+    """Nothing is half-imported."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path, bodies = settings.data_dir / "log", [finished.log[0].body, second]
+    if kind == "jsonl":
+        path.write_text("\n".join(json.dumps({"body": base64.b64encode(one or b"").decode()}) for one in bodies))
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"sequence": [1, 2], "body": bodies}), path)
+    here = StoreSettings(nats_url=settings.nats_url, data_dir=settings.data_dir)
+
+    with pytest.raises(SettingsError, match=named):
+        await command(here, "import", kind, str(path))
+    assert await bus.last_sequence() == 0
