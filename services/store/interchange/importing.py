@@ -126,6 +126,8 @@ def _table(path: Path) -> Iterator[tuple[str, bytes]]:
     events = beside if beside.exists() else path
     try:
         bodies = pyarrow.parquet.read_table(events, columns=["sequence", "body"]).sort_by("sequence")["body"]
+    except FileNotFoundError:
+        raise SettingsError(f"there is no file {path}.") from None
     except (pyarrow.ArrowException, KeyError) as error:
         raise SettingsError(f"{events} is no table of events as `export --format parquet` writes it: {error}") from None
     for row, body in enumerate(bodies.to_pylist(), 1):
