@@ -1,4 +1,4 @@
-"""Real servers for tests: a nats-server and a mongod per session, clean streams per test."""
+"""Real servers for tests: a nats-server for each, a mongod per session."""
 
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -17,9 +17,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """One nats-server with JetStream for the whole session."""
+    """A nats-server with JetStream that no other test has used.
+
+    It is up in a few hundredths of a second, and streams of a shared one cannot be made anew in safety: nats-server
+    clears away what was deleted after it has said so, which now and then takes the new stream's folder with it.
+    """
     server = Broker(tmp_path_factory.mktemp("nats"))
     server.start()
     yield server
@@ -37,7 +41,7 @@ def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
 
 @pytest.fixture
 def nats_url(broker: Broker) -> str:
-    """Where the session's nats-server listens."""
+    """Where this test's nats-server listens."""
     return broker.url
 
 
@@ -49,14 +53,7 @@ def settings(broker: Broker, tmp_path: Path) -> ServiceSettings:
 
 @pytest_asyncio.fixture
 async def bus(settings: ServiceSettings) -> AsyncIterator[Bus]:
-    """A connection to a server whose streams hold nothing of earlier tests."""
+    """A connection to a server with empty streams."""
     async with Bus(settings, "tests") as connected:
-        await wipe(connected)
         await connected.set_up()
         yield connected
-
-
-async def wipe(bus: Bus) -> None:
-    """Delete the streams: what production forbids, each test starts with."""
-    for stream in ("EVENTS", "ADVISORIES"):
-        await bus.remove_stream(stream)

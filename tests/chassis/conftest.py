@@ -7,9 +7,9 @@ import pytest
 from tests.chassis.guarded import GuardedServer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
-    """One server for all tests of a file."""
+    """One server for each test."""
     server = GuardedServer(tmp_path_factory.mktemp("guarded"))
     server.start()
     yield server

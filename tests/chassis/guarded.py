@@ -46,7 +46,7 @@ class GuardedServer:
         while "Server is ready" not in log.read_text():
             assert self.process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
+            time.sleep(0.01)
 
     def stop(self) -> None:
         """End it."""

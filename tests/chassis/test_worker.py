@@ -18,7 +18,6 @@ from services.contracts.candidate_pb2 import Candidate
 from services.store.deadletters import DeadLetterKeeper
 from services.store.incoming import read
 from tests.chassis.guarded import GuardedServer
-from tests.conftest import wipe
 
 DURABLE = "engineer-tiny"
 
@@ -27,7 +26,6 @@ DURABLE = "engineer-tiny"
 async def admin(guarded: GuardedServer) -> AsyncIterator[Bus]:
     """The administrator, on a log that holds one proposed candidate."""
     async with Bus(guarded.settings(ADMINISTRATOR), "admin") as connected:
-        await wipe(connected)
         await connected.set_up()
         record = Candidate(id="c000001", run="r1", stage="tiny")
         proposed = follow(Cause.published(first("r1", "started", "console")), "proposed", "researcher", 1, record)

@@ -36,10 +36,9 @@ def run_module(settings: StoreSettings, module: str, *arguments: str) -> subproc
     )  # fmt: skip
 
 
-async def test_set_up_twice_creates_once_and_finds_nothing_to_complain_of(at_home: StoreSettings, bus: Bus) -> None:
+async def test_set_up_twice_creates_once_and_finds_nothing_to_complain_of(nats_url: str, tmp_path: Path) -> None:
     """It runs at every deployment."""
-    for stream in ("EVENTS", "ADVISORIES"):
-        await bus.remove_stream(stream)
+    at_home = StoreSettings(nats_url=nats_url, data_dir=tmp_path)
     first, second = await set_up(at_home, create=True), await set_up(at_home, create=True)
 
     assert "stream EVENTS" in first.created

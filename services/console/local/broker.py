@@ -103,6 +103,6 @@ class Broker:
                 probe.settimeout(0.2)
                 if probe.connect_ex(("127.0.0.1", self._port)) == 0:
                     return
-            time.sleep(0.05)
+            time.sleep(0.01)
         self.stop()
         raise SettingsError(f"nats-server did not start; see {log}")

@@ -9,7 +9,6 @@ from services.chassis.bus import Bus
 from services.chassis.settings import ServiceSettings
 from services.engineer.sandbox import Sandbox
 from services.engineer.stages import Stages
-from tests.conftest import wipe
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -29,6 +28,5 @@ def stages(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Stages
 async def bus(settings: ServiceSettings) -> AsyncIterator[Bus]:
     """As everywhere, in the event loop that the sandbox lives in."""
     async with Bus(settings, "tests") as connected:
-        await wipe(connected)
         await connected.set_up()
         yield connected
