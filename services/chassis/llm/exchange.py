@@ -1,17 +1,19 @@
 """One exchange with an OpenAI-compatible endpoint: every way it can go becomes an `Outcome`, nothing is swallowed."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import cast
+from typing import Protocol, cast
 
 import openai
 from openai.types.chat import ChatCompletionMessageParam
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, SecretStr, ValidationError
 
 from services.chassis.llm.answers import JSON
 from services.chassis.llm.backoff import retry_after
+from services.chassis.llm.budget import Price, Spend, spend
 from services.chassis.llm.outside import check_address
 from services.chassis.llm.port import Fault
 from services.chassis.llm.scrub import Scrubber
@@ -36,6 +38,14 @@ class Outcome:
     retry_after: float | None = None
     billed: bool = True
 
+    def spent(self, price: Price | None) -> Spend | None:
+        """What the exchange took; None where the endpoint may have charged and did not say what."""
+        if not self.billed:
+            return Spend()
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return spend(price, self.prompt_tokens, self.completion_tokens)
+
 
 class _Usage(BaseModel):
     prompt_tokens: int = Field(ge=0)
@@ -57,6 +67,23 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
+class _Row(BaseModel):
+    index: int
+    embedding: list[FiniteFloat]
+
+
+class _Embedded(BaseModel):
+    data: list[_Row]
+    usage: _Usage | None = None
+
+
+class _Raw(Protocol):
+    """A reply as it came."""
+
+    @property
+    def text(self) -> str: ...
+
+
 def connect(url: str, key: SecretStr) -> openai.AsyncOpenAI:
     """A client without retries and time limits of its own: both are ours. Raises SettingsError if not allowed."""
     check_address(url)
@@ -76,15 +103,23 @@ class Line:
 
     async def exchange(self, body: Mapping[str, JSON]) -> Outcome:
         """Send one chat completion. Raises nothing but CancelledError and what is a fault of ours."""
+        create = self._client.chat.completions.with_raw_response.create
+        messages = cast("list[ChatCompletionMessageParam]", body["messages"])
+        sent = create(model=str(body["model"]), messages=messages, extra_body=dict(body))
+        return await self._outcome(sent, self._read)
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Outcome:
+        """Have texts embedded, as `exchange`; the outcome's text is a JSON list with a list of numbers for each."""
+        create = self._client.embeddings.with_raw_response.create
+        sent = create(model=model, input=list(texts), encoding_format="float")
+        return await self._outcome(sent, lambda text: self._vectors(text, len(texts)))
+
+    async def _outcome(self, sent: Awaitable[_Raw], read: Callable[[str], Outcome]) -> Outcome:
         try:
             # The client's own limit restarts with every byte; a slow trickle is only ended by a limit on the whole.
             async with asyncio.timeout(self._timeout):
-                raw = await self._client.chat.completions.with_raw_response.create(
-                    model=str(body["model"]),
-                    messages=cast("list[ChatCompletionMessageParam]", body["messages"]),
-                    extra_body=dict(body),
-                )
-            return self._read(raw.text)
+                raw = await sent
+            return read(raw.text)
         except (TimeoutError, openai.APITimeoutError):
             return Outcome(Fault.TIMEOUT, message=f"no whole answer within {self._timeout:g} s")
         except openai.APIStatusError as error:
@@ -115,6 +150,20 @@ class Line:
             prompt_tokens=usage.prompt_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,
         )
+
+    def _vectors(self, text: str, count: int) -> Outcome:
+        try:
+            reply = _Embedded.model_validate_json(text)
+        except ValidationError:
+            start = self._scrubber.text(text)[:200]
+            return Outcome(Fault.MALFORMED, text=start, message=f"the reply holds no embeddings: {start!r}")
+        rows = [row.embedding for row in sorted(reply.data, key=lambda row: row.index)]
+        tokens = reply.usage.prompt_tokens if reply.usage else None
+        known = Outcome(None, json.dumps(rows), prompt_tokens=tokens, completion_tokens=None if tokens is None else 0)
+        if len(rows) != count:
+            message = f"{count} texts were sent and {len(rows)} vectors came back"
+            return replace(known, fault=Fault.MALFORMED, message=message)
+        return known
 
     def _refused(self, error: openai.APIStatusError) -> Outcome:
         status = error.status_code

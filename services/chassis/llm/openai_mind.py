@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from services.chassis.llm.backoff import BackOff
 from services.chassis.llm.bandit import Bandit
+from services.chassis.llm.booking import Books
 from services.chassis.llm.budget import Purse
 from services.chassis.llm.clock import Clock
 from services.chassis.llm.port import (
@@ -32,7 +33,7 @@ from services.chassis.llm.port import (
 )
 from services.chassis.llm.scrub import Scrubber
 from services.chassis.llm.settings import MindSettings, RoleSettings, load_mind
-from services.chassis.llm.target import DOWN, Shared, Target, Try
+from services.chassis.llm.target import DOWN, Target, Try
 from services.chassis.llm.wiring import guard_logs, release_logs, scrubber_of, targets_of
 
 _AGAIN = (DOWN - {Fault.UNAUTHORISED}) | {Fault.RATE_LIMITED, Fault.EMPTY}
@@ -64,7 +65,7 @@ class OpenAIMind:
         self._rng = rng or random.Random()
         self._scrubber = scrubber_of(settings)
         guard_logs(self._scrubber)
-        self._targets = targets_of(settings, Shared(purse, journal, self._clock), self._scrubber)
+        self._targets = targets_of(settings, Books(purse, journal, self._clock), self._scrubber)
         self._bandits = {role: Bandit.of(chosen.models) for role, chosen in settings.roles.items()}
         self._rewarded: set[tuple[Role, str]] = set()
 

@@ -48,6 +48,9 @@ class Role(StrEnum):
     EXTRACT = "extract"
 
 
+EMBED = "embed"
+"""What calls that embed a text are recorded as; an embedder is asked, no mind."""
+
 # The stage at which a candidate ends when the question of a role has no usable answer.
 STAGES = {
     Role.SUMMARISE: "propose",
@@ -144,7 +147,7 @@ class Call:
     is the JSON that was sent, `answer` the text that came back (empty if none did); neither holds a secret.
     """
 
-    role: Role
+    role: str  # a Role, or EMBED
     model: str
     endpoint: str
     prompt_tokens: int | None

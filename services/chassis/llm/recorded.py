@@ -199,7 +199,7 @@ def _free_call(request: Request[A], found: Recorded) -> Call:
 async def to_message(call: Call, artifacts: Artifacts) -> pb.Call:
     """A call as events carry it: prompt and answer become artifacts. Numbers that are not known stay unset."""
     message = pb.Call(
-        role=call.role.value,
+        role=call.role,
         model=call.model,
         endpoint=call.endpoint,
         seconds=call.seconds,

@@ -3,30 +3,21 @@
 import asyncio
 import json
 import math
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Generic
 
 from services.chassis.llm.answers import JSON, Unreadable, read
-from services.chassis.llm.budget import Purse, Reservation, Spend, spend
+from services.chassis.llm.booking import Asking, Books
+from services.chassis.llm.budget import Spend, spend
 from services.chassis.llm.circuit import Circuit
-from services.chassis.llm.clock import Clock
 from services.chassis.llm.dialect import Dialect, body
 from services.chassis.llm.exchange import Line, Outcome
-from services.chassis.llm.port import A, Call, Fault, Journal, Message, MindUnavailable, Request
+from services.chassis.llm.port import A, Call, Fault, Message, MindUnavailable, Request
 from services.chassis.llm.settings import Model, RoleSettings
 
 DOWN = frozenset({Fault.SERVER_ERROR, Fault.TIMEOUT, Fault.DISCONNECTED, Fault.MALFORMED, Fault.UNAUTHORISED})
 _TOKENS_AROUND = 128  # what a chat template wraps around the messages, generously
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What all models of one mind share."""
-
-    purse: Purse
-    journal: Journal | None
-    clock: Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +40,7 @@ class Target:
         dialect: Dialect,
         bytes_per_token: float,
         circuit: Circuit,
-        shared: Shared,
+        books: Books,
     ) -> None:
         self.model = model
         self.circuit = circuit
@@ -57,7 +48,7 @@ class Target:
         self._slots = slots
         self._dialect = dialect
         self._bytes_per_token = bytes_per_token
-        self._shared = shared
+        self._books = books
 
     def body(self, request: Request[A], turns: tuple[Message, ...], settings: RoleSettings) -> dict[str, JSON]:
         """What would be sent now."""
@@ -87,24 +78,20 @@ class Target:
     async def _once(
         self, request: Request[A], asked: Mapping[str, JSON], max_tokens: int, dialect: Dialect, calls: list[Call]
     ) -> Try[A]:
-        prompt = json.dumps(asked, ensure_ascii=False)
+        asking = self._asking(request, json.dumps(asked, ensure_ascii=False))
+        answer = None
         async with self._slots:
             self._refuse_if_open()
-            reservation = await self._shared.purse.reserve(request.run, self._worst(prompt, max_tokens))
-            outcome, answer = Outcome(Fault.CANCELLED, message="the asker went away"), None
-            started = self._shared.clock.monotonic()
-            self.circuit.enter()
-            try:
-                outcome, answer = _understood(await self._line.exchange(asked), request, dialect)
-            finally:
-                call = self._call(request, prompt, outcome, self._shared.clock.monotonic() - started)
-                calls.append(call)
-                self._learn(outcome)
-                await _unbroken(self._book(reservation, outcome, request, call))
-        return Try(outcome, call, answer)
+            async with self._books.entry(asking, self._worst(asking.prompt, max_tokens), calls) as entry:
+                self.circuit.enter()
+                try:
+                    entry.outcome, answer = _understood(await self._line.exchange(asked), request, dialect)
+                finally:
+                    self._learn(entry.outcome)
+        return Try(entry.outcome, calls[-1], answer)
 
     def _refuse_if_open(self) -> None:
-        wait = self.circuit.wait(self._shared.clock.monotonic())
+        wait = self.circuit.wait(self._books.clock.monotonic())
         if wait > 0.0:
             raise MindUnavailable(
                 f"{self.model.name} is left alone for {wait:.0f} s after failures in a row", delay=wait
@@ -117,42 +104,21 @@ class Target:
 
     def _learn(self, outcome: Outcome) -> None:
         if outcome.fault in DOWN:
-            self.circuit.failed(self._shared.clock.monotonic())
+            self.circuit.failed(self._books.clock.monotonic())
         elif outcome.fault in (Fault.CANCELLED, Fault.RATE_LIMITED):
             self.circuit.abandoned()
         else:
             self.circuit.succeeded()
 
-    async def _book(self, reservation: Reservation, outcome: Outcome, request: Request[A], call: Call) -> None:
-        """Settle with the purse, then write the journal; the money is booked even if the journal fails."""
-        if not outcome.billed:
-            actual: Spend | None = Spend()
-        elif outcome.prompt_tokens is None or outcome.completion_tokens is None:
-            actual = None
-        else:
-            actual = spend(self.model.price, outcome.prompt_tokens, outcome.completion_tokens)
-        await self._shared.purse.settle(reservation, actual)
-        if self._shared.journal is not None:
-            await self._shared.journal.record(request.run, request.candidate, call)
-
-    def _call(self, request: Request[A], prompt: str, outcome: Outcome, seconds: float) -> Call:
-        prompt_tokens, completion_tokens = outcome.prompt_tokens, outcome.completion_tokens
-        if not outcome.billed:
-            prompt_tokens = completion_tokens = 0
-        price = None
-        if prompt_tokens is not None and completion_tokens is not None:
-            price = spend(self.model.price, prompt_tokens, completion_tokens).dollars
-        return Call(
+    def _asking(self, request: Request[A], prompt: str) -> Asking:
+        return Asking(
+            run=request.run,
+            candidate=request.candidate,
             role=request.role,
             model=self.model.name,
             endpoint=self.model.endpoint,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            seconds=seconds,
-            price=price,
-            prompt=prompt.encode("utf-8", "replace"),
-            answer=outcome.text.encode("utf-8", "replace"),
-            error=outcome.fault,
+            price=self.model.price,
+            prompt=prompt,
             prompt_version=request.prompt_version,
             prompt_hash=request.prompt_hash,
         )
@@ -168,13 +134,3 @@ def _understood(outcome: Outcome, request: Request[A], dialect: Dialect) -> tupl
         return outcome, read(outcome.text, request.answer)
     except Unreadable as unreadable:
         return replace(outcome, fault=Fault.INVALID, message=str(unreadable)), None
-
-
-async def _unbroken(work: Coroutine[None, None, None]) -> None:
-    """Finish `work` although the asker is cancelled meanwhile: what was spent must be written down."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise

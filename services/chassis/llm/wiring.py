@@ -4,12 +4,13 @@ import asyncio
 import logging
 from urllib.parse import urlsplit
 
+from services.chassis.llm.booking import Books
 from services.chassis.llm.circuit import Circuit
 from services.chassis.llm.dialect import Dialect
 from services.chassis.llm.exchange import Line, connect
 from services.chassis.llm.scrub import Scrubber
 from services.chassis.llm.settings import Endpoint, MindSettings
-from services.chassis.llm.target import Shared, Target
+from services.chassis.llm.target import Target
 
 _LOGGERS = ("openai", "openai._base_client", "httpx", "httpx2", "httpcore", "httpcore2")
 
@@ -33,9 +34,9 @@ def release_logs(scrubber: Scrubber) -> None:
         logging.getLogger(name).removeFilter(scrubber.filter)
 
 
-def targets_of(settings: MindSettings, shared: Shared, scrubber: Scrubber) -> dict[str, Target]:
+def targets_of(settings: MindSettings, books: Books, scrubber: Scrubber) -> dict[str, Target]:
     """Every model of the settings by its key; models of one endpoint share its connections and slots."""
-    lines = {name: _line(settings, name, shared, scrubber) for name in settings.endpoints}
+    lines = {name: _line(settings, name, books, scrubber) for name in settings.endpoints}
     slots = {name: asyncio.Semaphore(endpoint.concurrency) for name, endpoint in settings.endpoints.items()}
     return {
         key: Target(
@@ -45,15 +46,15 @@ def targets_of(settings: MindSettings, shared: Shared, scrubber: Scrubber) -> di
             _dialect(settings.endpoints[model.endpoint]),
             settings.endpoints[model.endpoint].bytes_per_token,
             Circuit(settings.retry.circuit),
-            shared,
+            books,
         )
         for key, model in settings.models.items()
     }
 
 
-def _line(settings: MindSettings, name: str, shared: Shared, scrubber: Scrubber) -> Line:
+def _line(settings: MindSettings, name: str, books: Books, scrubber: Scrubber) -> Line:
     client = connect(settings.addresses[name], settings.keys[name])
-    return Line(client, settings.endpoints[name].timeout_seconds, scrubber, shared.clock.now)
+    return Line(client, settings.endpoints[name].timeout_seconds, scrubber, books.clock.now)
 
 
 def _dialect(endpoint: Endpoint) -> Dialect:
