@@ -142,6 +142,9 @@ async def _engineer(service: Service, settings: ServiceSettings) -> AsyncIterato
 
 @asynccontextmanager
 async def _researcher(service: Service, settings: ResearcherSettings) -> AsyncIterator[None]:
+    async def no_vector(query: str, mind: str, job: Job) -> None:
+        """No endpoint embeds."""
+
     async def choose(mind: str, job: Job) -> InstantProposer:  # noqa: ARG001
         return InstantProposer()
 
@@ -155,6 +158,7 @@ async def _researcher(service: Service, settings: ResearcherSettings) -> AsyncIt
             checker_pb2_grpc.CheckerStub(channels[1]),
             cognition_pb2_grpc.CognitionStub(channels[2]),
             Spaces(LocalEmbedder(256)),
+            no_vector,
             choose,
         )
         await service.work("researcher", researcher.handle, 8)

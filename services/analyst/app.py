@@ -12,7 +12,7 @@ from services.analyst.service import CognitionService
 from services.analyst.settings import AnalystSettings
 from services.chassis.errors import Transient
 from services.chassis.llm.minds import Minds
-from services.chassis.llm.spaces import endpoint_embedder
+from services.chassis.llm.spaces import RunEmbedder, endpoint_embedder
 from services.chassis.logs import get_logger
 from services.chassis.rpc import channel
 from services.chassis.service import Service
@@ -23,8 +23,8 @@ from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_gr
 @asynccontextmanager
 async def build(service: Service, settings: AnalystSettings) -> AsyncIterator[None]:
     """Analyse judged candidates, and answer questions about the literature."""
-    embedder = endpoint_embedder(os.environ)
-    library = Library(settings.own_entries, settings.threshold, embedder)
+    endpoint = endpoint_embedder(os.environ)
+    library = Library(settings.own_entries, settings.threshold, endpoint)
     await _warm(library)
     offline = OfflineAnalyst()
 
@@ -35,7 +35,8 @@ async def build(service: Service, settings: AnalystSettings) -> AsyncIterator[No
     async with channel(settings.archive_address, settings) as archive_channel:
         archive = archive_pb2_grpc.ArchiveStub(archive_channel)
         minds = Minds(service.name, service.bus, archive, settings.artifacts)
-        handler = AnalystHandler(archive, library, choose)
+        embedder = RunEmbedder(endpoint, minds)
+        handler = AnalystHandler(archive, library, embedder.vector, choose)
         cognition_pb2_grpc.add_CognitionServicer_to_server(CognitionService(library), service.server.grpc)
         service.rpc_names.append(cognition_pb2.DESCRIPTOR.services_by_name["Cognition"].full_name)
         await service.work("analyst", handler.handle, settings.parallel)
@@ -43,8 +44,7 @@ async def build(service: Service, settings: AnalystSettings) -> AsyncIterator[No
             yield
         finally:
             await minds.close()
-            if embedder is not None:
-                await embedder.close()
+            await embedder.close()
 
 
 async def _warm(library: Library) -> None:

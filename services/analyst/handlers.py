@@ -6,12 +6,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from services.analyst.cognition.corpus import Knowledge
+from services.analyst.cognition.search import Hit
 from services.analyst.dossier import Dossier
 from services.analyst.library import Library
 from services.analyst.offline.analyst import components_of
 from services.analyst.offline.comparing import task_changes
 from services.analyst.wanting import wanted, worth_asking
 from services.chassis.events import follow
+from services.chassis.llm.embedder import Vector
+from services.chassis.llm.spaces import Embed
 from services.chassis.runs import Runs
 from services.chassis.standing import BEFORE_ANALYSED, has_gone_on
 from services.chassis.worker import Job
@@ -36,10 +39,13 @@ Choose = Callable[[str, Job], Awaitable[Analysing]]  # from a run's mind to who 
 class AnalystHandler:
     """Handles `candidate.judged`."""
 
-    def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub, library: Library, analysing: Choose) -> None:
+    def __init__(
+        self, archive: archive_pb2_grpc.ArchiveAsyncStub, library: Library, embed: Embed, analysing: Choose
+    ) -> None:
         self._archive = archive
         self._runs = Runs(archive)
         self._library = library
+        self._embed = embed
         self._analysing = analysing
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
@@ -48,7 +54,8 @@ class AnalystHandler:
             return []
         record = pb.Candidate()
         record.CopyFrom(job.event.so_far)
-        dossier = await self.dossier(record)
+        mind = (await self._runs.settings(record.run)).mind
+        dossier = await self.dossier(record, lambda query: self._embed(query, mind, job))
         record.analysis.CopyFrom(await self._analysis(dossier, job))
         record.state = pb.STATE_ANALYSED
         event = follow(job.cause, "analysed", SERVICE, job.attempt, record)
@@ -60,8 +67,8 @@ class AnalystHandler:
             return pb.Analysis(components=components_of(dossier.record), ideas=dossier.record.proposal.ideas)
         return await (await self._analysing(dossier.settings.mind, job)).analyse(dossier)
 
-    async def dossier(self, record: pb.Candidate) -> Dossier:
-        """What the analysis is written from, as the archive stands now."""
+    async def dossier(self, record: pb.Candidate, embed: Callable[[str], Awaitable[Vector | None]]) -> Dossier:
+        """What the analysis is written from, as the archive stands now; `embed` may give the query's vector."""
         settings = await self._runs.settings(record.run)
         relatives = await self._archive.GetRelatives(
             archive_pb2.GetRelativesRequest(run=record.run, candidate=record.id, siblings=SIBLINGS), timeout=30
@@ -78,10 +85,13 @@ class AnalystHandler:
             parent=parent,
             grandparent=relatives.grandparent if relatives.HasField("grandparent") else None,
             siblings=tuple(relatives.siblings),
-            hits=await self._library.search(symptoms(record, parent)) if known else (),
+            hits=await self._hits(symptoms(record, parent), embed) if known else (),
             settings=settings,
             sources=await self._sources(record) if known else (),
         )
+
+    async def _hits(self, query: str, embed: Callable[[str], Awaitable[Vector | None]]) -> tuple[Hit, ...]:
+        return (await self._library.search(query, vector=await embed(query))).hits
 
     async def _sources(self, record: pb.Candidate) -> tuple[Knowledge, ...]:
         """The entries that the proposal's ideas name, each once; what is not in the base any more is left out."""

@@ -1,13 +1,14 @@
 """The cognition base as the service holds it: our corpus and users' entries, embedded again when they change."""
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 
 from services.analyst.cognition.corpus import SHIPPED, CorpusError, Knowledge, load
 from services.analyst.cognition.embedder import CorpusEmbedder
 from services.analyst.cognition.search import Hit, Index, index
 from services.chassis.errors import Transient
-from services.chassis.llm.embedder import Embedder
+from services.chassis.llm.embedder import Embedder, Vector
 from services.chassis.logs import get_logger
 
 DEFAULT_COUNT = 3
@@ -17,39 +18,73 @@ LEAST_OF_AN_ENDPOINT = 0.5
 Files = tuple[tuple[str, int, int], ...]  # name, time of change in ns, bytes
 
 
+@dataclass(frozen=True)
+class Found:
+    """Entries, best first, and the embedder in whose space they were compared."""
+
+    hits: tuple[Hit, ...]
+    embedder: str
+
+
 class Library:
     """Searches entries by their trigger patterns (the paper's top 3).
 
-    Without an embedder one is fitted to the corpus. Query and entries always meet in one space: the index is made anew
-    with every start, by the embedder that embeds the queries.
+    They are compared in the space of an endpoint's `embedder` where one is given and the query comes with its vector,
+    which whoever asks has paid for; else in the space of an embedder that is fitted to them, which costs nothing.
     """
 
     def __init__(self, own_entries: Path, threshold: float | None = None, embedder: Embedder | None = None) -> None:
+        self._fitted = _Shelf(own_entries, LEAST_FITTED if threshold is None else threshold, None)
+        least = LEAST_OF_AN_ENDPOINT if threshold is None else threshold
+        self._embedded = None if embedder is None else _Shelf(own_entries, least, embedder)
+        self._embedder = embedder
+
+    async def search(
+        self, query: str, count: int = 0, threshold: float | None = None, vector: Vector | None = None
+    ) -> Found:
+        """Best first. Raises ValueError for an empty query, too great a count or an impossible threshold."""
+        here = vector is not None and self._embedder is not None and vector.embedder == self._embedder.name
+        shelf = self._embedded if self._embedded is not None and here else self._fitted
+        least = shelf.threshold if threshold is None else threshold
+        if not -1 <= least <= 1:
+            raise ValueError(f"threshold must be a cosine, -1 to 1, not {least}")
+        index = await shelf.index()
+        hits = await index.search(query, count or DEFAULT_COUNT, least, vector if here else None)
+        return Found(hits, index.embedder.name)
+
+    async def embedded(self, query: str) -> Vector | None:
+        """The query by the endpoint, paid by nobody's run: for a person who asks. None without an endpoint."""
+        return None if self._embedder is None else (await self._embedder.embed([query]))[0]
+
+    async def entry(self, entry_id: str) -> Knowledge | None:
+        """The entry with this id, or None."""
+        return (await self._fitted.index()).corpus.entry(entry_id)
+
+    async def index(self) -> Index:
+        """The index of everything there is now, by the endpoint where there is one.
+
+        Raises CorpusError at the first call for a file that was added and cannot be read, and Transient while an
+        endpoint that embeds is out of reach and nothing was embedded before.
+        """
+        return await (self._embedded or self._fitted).index()
+
+
+class _Shelf:
+    """The entries in one space. The index is made anew with every start, by the embedder that embeds the queries."""
+
+    def __init__(self, own_entries: Path, threshold: float, embedder: Embedder | None) -> None:
+        self.threshold = threshold
         self._own = own_entries
         self._embedder = embedder
-        default = LEAST_FITTED if embedder is None else LEAST_OF_AN_ENDPOINT
-        self._threshold = default if threshold is None else threshold
         self._index: Index | None = None
         self._seen: Files = ()
         self._building = asyncio.Lock()
 
-    async def search(self, query: str, count: int = 0, threshold: float | None = None) -> tuple[Hit, ...]:
-        """Best first. Raises ValueError for an empty query, too great a count or an impossible threshold."""
-        least = self._threshold if threshold is None else threshold
-        if not -1 <= least <= 1:
-            raise ValueError(f"threshold must be a cosine, -1 to 1, not {least}")
-        return await (await self.index()).search(query, count or DEFAULT_COUNT, least)
-
-    async def entry(self, entry_id: str) -> Knowledge | None:
-        """The entry with this id, or None."""
-        return (await self.index()).corpus.entry(entry_id)
-
     async def index(self) -> Index:
-        """The index of everything there is now.
+        """Raises as `Library.index` does at the first call.
 
-        Raises CorpusError at the first call for a file that was added and cannot be read. Later, such a file is
-        logged and what was known before serves on: a half-copied file must not end the analyses of a run. Raises
-        Transient while an endpoint that embeds is out of reach and nothing was embedded before.
+        Later, a file that cannot be read is logged and what was known before serves on: a half-copied file must not
+        end the analyses of a run.
         """
         async with self._building:
             seen = self._files()

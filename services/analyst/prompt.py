@@ -29,8 +29,13 @@ async def question(
     if not record.HasField("verdict"):
         raise NotPossible(f"candidate {record.id} is not judged, so there is nothing to analyse")
     library = Library(settings.own_entries, settings.threshold, endpoint_embedder(os.environ))
-    dossier = await AnalystHandler(archive, library, _nobody).dossier(record)
+    handler = AnalystHandler(archive, library, _unpaid, _nobody)
+    dossier = await handler.dossier(record, library.embedded)
     return plain(analyse_request(dossier))
+
+
+async def _unpaid(_query: str, _mind: str, _job: object) -> None:
+    """No run pays for anything."""
 
 
 async def _nobody(_mind: str, _job: object) -> Analysing:

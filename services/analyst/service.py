@@ -4,24 +4,26 @@
 from typing import Any
 
 import grpc.aio
+import numpy as np
 
 from services.analyst.cognition.search import Hit
 from services.analyst.library import Library
+from services.chassis.llm.embedder import Vector
 from services.contracts import cognition_pb2 as pb
 from services.contracts import cognition_pb2_grpc
 
 
 class CognitionService(cognition_pb2_grpc.CognitionServicer):
-    """Empty queries and counts over 50 are INVALID_ARGUMENT."""
+    """Empty queries, counts over 50 and embeddings without direction are INVALID_ARGUMENT."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
 
     async def Search(self, request: pb.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.SearchReply:
         threshold = request.threshold if request.HasField("threshold") else None
-        hits = await self._library.search(request.query, request.count, threshold)
-        embedder = (await self._library.index()).embedder
-        return pb.SearchReply(entries=[entry_message(hit) for hit in hits], embedder=embedder.name)
+        vector = Vector(request.embedder, np.array(request.embedding)) if request.embedding else None
+        found = await self._library.search(request.query, request.count, threshold, vector)
+        return pb.SearchReply(entries=[entry_message(hit) for hit in found.hits], embedder=found.embedder)
 
 
 def entry_message(hit: Hit) -> pb.CognitionEntry:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"services/contracts/cognition.proto\x12\x06\x61si.v1\"S\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x16\n\tthreshold\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_threshold\"H\n\x0bSearchReply\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.asi.v1.CognitionEntry\x12\x10\n\x08\x65mbedder\x18\x02 \x01(\t\"\xdc\x01\n\x0e\x43ognitionEntry\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05\x61rxiv\x18\x03 \x01(\t\x12\x0c\n\x04year\x18\x04 \x01(\r\x12\x16\n\x0e\x64\x65sign_insight\x18\x05 \x01(\t\x12\x18\n\x10trigger_patterns\x18\x06 \x01(\t\x12\x12\n\nbackground\x18\x07 \x01(\t\x12\x12\n\ninnovation\x18\x08 \x01(\t\x12\x10\n\x08guidance\x18\t \x01(\t\x12\x12\n\ncomponents\x18\n \x03(\t\x12\x12\n\nsimilarity\x18\x0b \x01(\x01\x32\x41\n\tCognition\x12\x34\n\x06Search\x12\x15.asi.v1.SearchRequest\x1a\x13.asi.v1.SearchReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"services/contracts/cognition.proto\x12\x06\x61si.v1\"x\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x16\n\tthreshold\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tembedding\x18\x04 \x03(\x02\x12\x10\n\x08\x65mbedder\x18\x05 \x01(\tB\x0c\n\n_threshold\"H\n\x0bSearchReply\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.asi.v1.CognitionEntry\x12\x10\n\x08\x65mbedder\x18\x02 \x01(\t\"\xdc\x01\n\x0e\x43ognitionEntry\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05\x61rxiv\x18\x03 \x01(\t\x12\x0c\n\x04year\x18\x04 \x01(\r\x12\x16\n\x0e\x64\x65sign_insight\x18\x05 \x01(\t\x12\x18\n\x10trigger_patterns\x18\x06 \x01(\t\x12\x12\n\nbackground\x18\x07 \x01(\t\x12\x12\n\ninnovation\x18\x08 \x01(\t\x12\x10\n\x08guidance\x18\t \x01(\t\x12\x12\n\ncomponents\x18\n \x03(\t\x12\x12\n\nsimilarity\x18\x0b \x01(\x01\x32\x41\n\tCognition\x12\x34\n\x06Search\x12\x15.asi.v1.SearchRequest\x1a\x13.asi.v1.SearchReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'services.contracts.cognitio
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEARCHREQUEST']._serialized_start=46
-  _globals['_SEARCHREQUEST']._serialized_end=129
-  _globals['_SEARCHREPLY']._serialized_start=131
-  _globals['_SEARCHREPLY']._serialized_end=203
-  _globals['_COGNITIONENTRY']._serialized_start=206
-  _globals['_COGNITIONENTRY']._serialized_end=426
-  _globals['_COGNITION']._serialized_start=428
-  _globals['_COGNITION']._serialized_end=493
+  _globals['_SEARCHREQUEST']._serialized_end=166
+  _globals['_SEARCHREPLY']._serialized_start=168
+  _globals['_SEARCHREPLY']._serialized_end=240
+  _globals['_COGNITIONENTRY']._serialized_start=243
+  _globals['_COGNITIONENTRY']._serialized_end=463
+  _globals['_COGNITION']._serialized_start=465
+  _globals['_COGNITION']._serialized_end=530
 # @@protoc_insertion_point(module_scope)

@@ -46,7 +46,7 @@ class CognitionServicer:
 
     def Search(self, request, context):
         """Entries whose trigger patterns are nearest to the query, best first.
-        INVALID_ARGUMENT: empty query or count over 50.
+        INVALID_ARGUMENT: empty query, count over 50, or an embedding without direction.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -33,7 +33,7 @@ class CognitionStub:
     def __new__(cls, channel: _aio.Channel) -> CognitionAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_cognition_pb2.SearchRequest, _cognition_pb2.SearchReply]
     """Entries whose trigger patterns are nearest to the query, best first.
-    INVALID_ARGUMENT: empty query or count over 50.
+    INVALID_ARGUMENT: empty query, count over 50, or an embedding without direction.
     """
 
 @_typing.type_check_only
@@ -41,7 +41,7 @@ class CognitionAsyncStub(CognitionStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_cognition_pb2.SearchRequest, _cognition_pb2.SearchReply]  # type: ignore[assignment]
     """Entries whose trigger patterns are nearest to the query, best first.
-    INVALID_ARGUMENT: empty query or count over 50.
+    INVALID_ARGUMENT: empty query, count over 50, or an embedding without direction.
     """
 
 class CognitionServicer(metaclass=_abc_1.ABCMeta):
@@ -52,7 +52,7 @@ class CognitionServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cognition_pb2.SearchReply, _abc.Awaitable[_cognition_pb2.SearchReply]]:
         """Entries whose trigger patterns are nearest to the query, best first.
-        INVALID_ARGUMENT: empty query or count over 50.
+        INVALID_ARGUMENT: empty query, count over 50, or an embedding without direction.
         """
 
 def add_CognitionServicer_to_server(servicer: CognitionServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from services.chassis.llm.embedder import LocalEmbedder
 from services.chassis.llm.minds import Minds
-from services.chassis.llm.spaces import Spaces, endpoint_embedder
+from services.chassis.llm.spaces import RunEmbedder, Spaces, endpoint_embedder
 from services.chassis.rpc import channel
 from services.chassis.service import Service
 from services.chassis.worker import Job
@@ -24,7 +24,7 @@ DIMENSION = 256  # of the local embedder: a motivation is a paragraph
 async def build(service: Service, settings: ResearcherSettings) -> AsyncIterator[None]:
     """Fill the seats that the store gives out."""
     offline, local = OfflineProposer(), LocalEmbedder(DIMENSION)
-    embedder = endpoint_embedder(os.environ)
+    endpoint = endpoint_embedder(os.environ)
 
     async def choose(mind: str, job: Job) -> Proposer:
         thinking = await minds.mind(mind, job)
@@ -38,13 +38,14 @@ async def build(service: Service, settings: ResearcherSettings) -> AsyncIterator
         archive_stub = archive_pb2_grpc.ArchiveStub(archive)
         minds = Minds(service.name, service.bus, archive_stub, settings.artifacts)
         stack.push_async_callback(minds.close)
-        if embedder is not None:
-            stack.push_async_callback(embedder.close)
+        embedder = RunEmbedder(endpoint, minds)
+        stack.push_async_callback(embedder.close)
         researcher = Researcher(
             archive_stub,
             checker_pb2_grpc.CheckerStub(checker),
             cognition_pb2_grpc.CognitionStub(cognition),
-            Spaces(embedder or local, local),
+            Spaces(local, embedder),
+            embedder.vector,
             choose,
         )
         await service.work("researcher", researcher.handle, settings.parallel)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.chassis.errors import Rejected
 from services.chassis.events import follow, struct
 from services.chassis.llm.embedder import Vector
-from services.chassis.llm.spaces import Spaces
+from services.chassis.llm.spaces import Embed, Spaces
 from services.chassis.runs import Runs
 from services.chassis.standing import BEFORE_PROPOSED, has_gone_on
 from services.chassis.worker import Job
@@ -59,6 +59,7 @@ class Researcher:
         checker: checker_pb2_grpc.CheckerAsyncStub,
         cognition: cognition_pb2_grpc.CognitionAsyncStub,
         spaces: Spaces,
+        embed: Embed,
         proposer: Choose,
     ) -> None:
         self._archive = archive
@@ -66,6 +67,7 @@ class Researcher:
         self._checker = checker
         self._cognition = cognition
         self._spaces = spaces
+        self._embed = embed
         self._proposer = proposer
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
@@ -76,19 +78,19 @@ class Researcher:
         record.CopyFrom(job.event.so_far)
         settings = await self._runs.settings(record.run)
         if record.request.baseline:
-            record.proposal.CopyFrom(await self._baseline(record, settings))
+            record.proposal.CopyFrom(await self._baseline(record, settings, job))
         elif record.HasField("proposal"):
             record.proposal.CopyFrom(await self._given(record, settings))
         elif record.request.ablation_of:
             record.proposal.CopyFrom(await self._ablation(record, settings, job))
         else:
-            record.proposal.CopyFrom(await self._proposal(await self.context(record, settings), job))
+            record.proposal.CopyFrom(await self._proposal(await self.context(record, settings, job), job))
         record.state = pb.STATE_PROPOSED
         event = follow(job.cause, "proposed", SERVICE, job.attempt, record)
         event.candidate_proposed.SetInParent()
         return [event]
 
-    async def context(self, record: pb.Candidate, settings: events_pb2.RunSettings) -> Context:
+    async def context(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> Context:
         """What this seat may see. Rejected where no baseline was measured: seats are given out after all of them."""
         request = archive_pb2.DrawSeedsRequest(run=record.run, candidate=record.id)
         drawn = await self._archive.DrawSeeds(request, timeout=30)
@@ -100,11 +102,13 @@ class Researcher:
             references=tuple(drawn.references),
             rejections=tuple(drawn.recent_rejections),
             history=tuple(drawn.history),
-            entries=await entries_for(self._cognition, drawn.parent, settings),
+            entries=await entries_for(
+                self._cognition, drawn.parent, settings, lambda query: self._embed(query, settings.mind, job)
+            ),
             settings=settings,
         )
 
-    async def _baseline(self, record: pb.Candidate, settings: events_pb2.RunSettings) -> pb.Proposal:
+    async def _baseline(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
         """A program of the zoo, checked like any other. The upper reference may cost what it costs."""
         try:
             known = baseline(record.request.baseline)
@@ -114,8 +118,8 @@ class Researcher:
         report = await self._check(draft, record, settings, exempt_from_cost=known.role == "reference")
         if not report.passed:
             raise Rejected("check", failure_of(report), {"verdicts": [one.message for one in failed(report)]})
-        found = _Found(draft, report, await self._embedded(draft, await self._space(record)), [])
-        return _message(found, [])
+        vector = await self._spaces.motivation(draft.motivation, await self._space(record), settings.mind, job)
+        return _message(_Found(draft, report, vector, []), [])
 
     async def _given(self, record: pb.Candidate, settings: events_pb2.RunSettings) -> pb.Proposal:
         """A program that was asked for by hand, as an ablation is: it is checked and left as it is."""
@@ -140,7 +144,7 @@ class Researcher:
                 break
             refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
             _must_not_be_used_up(refusals)
-        vector = await self._embedded(draft, original.proposal.embedder)
+        vector = await self._spaces.motivation(draft.motivation, original.proposal.embedder, settings.mind, job)
         proposal = _message(_Found(draft, report, vector, []), [])
         proposal.parent = original.id
         return proposal
@@ -155,7 +159,7 @@ class Researcher:
         wanted = max(1, context.settings.ablations.best_of)
         try:
             while len(found) < wanted:
-                await self._try(proposer, context, refusals, found)
+                await self._try(proposer, context, refusals, found, job)
         except Rejected:
             if not found:
                 raise
@@ -163,10 +167,13 @@ class Researcher:
         told = [one for one in refusals if one.kind != "drawn"]
         return _message(best, told, context)
 
-    async def _try(self, proposer: Proposer, context: Context, refusals: list[Refusal], found: list[_Found]) -> None:
+    async def _try(
+        self, proposer: Proposer, context: Context, refusals: list[Refusal], found: list[_Found], job: Job
+    ) -> None:
         """One draft, which ends among the refusals or is found. Raises Rejected when the tries are used up."""
         draft = await proposer.propose(context, refusals)
-        vector = await self._embedded(draft, context.parent.proposal.embedder)
+        space = context.parent.proposal.embedder
+        vector = await self._spaces.motivation(draft.motivation, space, context.settings.mind, job)
         neighbours, near, repeat = await self._neighbours(context.record, draft, vector)
         if repeat := repeat or await proposer.repeats(context, draft, near):
             refusals.append(Refusal("repeat", draft, repeat))
@@ -209,11 +216,6 @@ class Researcher:
             exempt_from_cost=exempt_from_cost,
         )
         return await self._checker.Check(request, timeout=CHECK_SECONDS)
-
-    async def _embedded(self, draft: Draft, space: str) -> Vector:
-        """The motivation as a vector of this space. Raises Transient where its embedder is away."""
-        (vector,) = await self._spaces.of(space).embed([draft.motivation])
-        return vector
 
     async def _space(self, record: pb.Candidate) -> str:
         """The embedder of what the run measured first; empty where nothing is measured yet."""

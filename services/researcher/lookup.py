@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from services.chassis.llm.embedder import Vector
 from services.contracts import archive_pb2 as archive
 from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc, events_pb2
@@ -12,16 +14,23 @@ ENTRIES = 3
 
 
 async def entries_for(
-    cognition: cognition_pb2_grpc.CognitionAsyncStub, parent: pb.Candidate, settings: events_pb2.RunSettings
+    cognition: cognition_pb2_grpc.CognitionAsyncStub,
+    parent: pb.Candidate,
+    settings: events_pb2.RunSettings,
+    embed: Callable[[str], Awaitable[Vector | None]],
 ) -> tuple[cognition_pb2.CognitionEntry, ...]:
     """What the literature says about the parent's weaknesses, searched by its analysis; none if that is switched off.
 
+    `embed` gives the query's vector where an endpoint embeds; else the service compares the text itself.
     Raises AioRpcError where nobody answers.
     """
     if settings.ablations.without_cognition:
         return ()
-    query = " ".join((parent.analysis.results, parent.analysis.synthesis, parent.proposal.motivation)).strip()
-    request = cognition_pb2.SearchRequest(query=query or parent.proposal.name, count=ENTRIES)
+    told = " ".join((parent.analysis.results, parent.analysis.synthesis, parent.proposal.motivation)).strip()
+    request = cognition_pb2.SearchRequest(query=told or parent.proposal.name, count=ENTRIES)
+    if vector := await embed(request.query):
+        request.embedding.extend(vector.values)
+        request.embedder = vector.embedder
     return tuple((await cognition.Search(request, timeout=30)).entries)
 
 

@@ -6,6 +6,7 @@ judge_novelty: whether the candidate repeats its nearest neighbours.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from pydantic import BaseModel
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from services.chassis import logs
 from services.chassis.llm.port import Request, Role
 from services.chassis.llm.preview import main, plain
+from services.chassis.llm.spaces import endpoint_embedder
 from services.chassis.rpc import channel
 from services.contracts import archive_pb2_grpc, cognition_pb2_grpc
 from services.contracts import candidate_pb2 as pb
@@ -30,7 +32,7 @@ async def question(
     if role is Role.SUMMARISE:
         return plain(summary_request(record, record))
     async with channel(settings.cognition_address, settings) as connection:
-        desk = Desk(archive, cognition_pb2_grpc.CognitionStub(connection))
+        desk = Desk(archive, cognition_pb2_grpc.CognitionStub(connection), endpoint_embedder(os.environ))
         if role is Role.JUDGE_NOVELTY:
             near = [one.candidate for one in await desk.motivations(record)]
             return plain(novelty_request(record, record.proposal.motivation, near))

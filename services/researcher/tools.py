@@ -25,7 +25,9 @@ from services.chassis import logs
 from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient
 from services.chassis.llm.budget import LocalPurse
 from services.chassis.llm.embedder import Vector
+from services.chassis.llm.openai_embedder import OpenAIEmbedder
 from services.chassis.llm.openai_mind import OpenAIMind
+from services.chassis.llm.spaces import endpoint_embedder
 from services.chassis.rpc import channel
 from services.chassis.settings import load
 from services.contracts import archive_pb2, archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc, events_pb2
@@ -46,6 +48,7 @@ class Desk:
 
     archive: archive_pb2_grpc.ArchiveAsyncStub
     cognition: cognition_pb2_grpc.CognitionAsyncStub
+    embedder: OpenAIEmbedder | None = None
 
     async def candidate(self, run: str, name: str) -> pb.Candidate:
         """By id or name, from `run` or the newest one."""
@@ -78,9 +81,12 @@ class Desk:
     ) -> tuple[cognition_pb2.CognitionEntry, ...]:
         """None where nobody answers, too."""
         try:
-            return await entries_for(self.cognition, parent, settings)
+            return await entries_for(self.cognition, parent, settings, self._embedded)
         except grpc.aio.AioRpcError:
             return ()
+
+    async def _embedded(self, query: str) -> Vector | None:
+        return None if self.embedder is None else (await self.embedder.embed([query]))[0]
 
 
 async def proposed(desk: Desk, proposer: Proposer, context: Context) -> Draft:
@@ -112,7 +118,11 @@ async def main(arguments: argparse.Namespace, settings: ResearcherSettings) -> i
             await stack.enter_async_context(channel(address, settings))
             for address in (settings.archive_address, settings.cognition_address)
         ]
-        desk = Desk(archive_pb2_grpc.ArchiveStub(archive), cognition_pb2_grpc.CognitionStub(cognition))
+        desk = Desk(
+            archive_pb2_grpc.ArchiveStub(archive),
+            cognition_pb2_grpc.CognitionStub(cognition),
+            endpoint_embedder(os.environ),
+        )
         parent = await desk.candidate(arguments.run, arguments.parent)
         context = await desk.context(parent, arguments.seed)
         async with _proposer(arguments.mind) as proposer:

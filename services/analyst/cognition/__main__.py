@@ -42,7 +42,8 @@ async def main(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
 
 async def _search(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
     library = Library(settings.own_entries, settings.threshold, endpoint_embedder(os.environ))
-    hits = await library.search(" ".join(arguments.query), arguments.count)
+    query = " ".join(arguments.query)
+    hits = (await library.search(query, arguments.count, vector=await library.embedded(query))).hits
     if arguments.json:
         _say(json.dumps([{"id": one.knowledge.id, "similarity": one.similarity} for one in hits], indent=2))
     for hit in () if arguments.json else hits:

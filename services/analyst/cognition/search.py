@@ -33,9 +33,12 @@ class Index:
     embedder: Embedder
     vectors: tuple[Vector, ...]
 
-    async def search(self, query: str, count: int = 3, threshold: float = 0.5) -> tuple[Hit, ...]:
+    async def search(
+        self, query: str, count: int = 3, threshold: float = 0.5, vector: Vector | None = None
+    ) -> tuple[Hit, ...]:
         """The `count` nearest entries with a cosine of at least `threshold`, best first.
 
+        `vector` is the query's where somebody has embedded it already.
         Equal cosines (to six decimals, so that machines with different arithmetic agree) are in the order of ids.
         Raises ValueError for an empty query or a count outside 1 to 50.
         """
@@ -43,7 +46,8 @@ class Index:
             raise ValueError("query is empty: describe what the experiment showed")
         if not 1 <= count <= MOST:
             raise ValueError(f"count must be 1 to {MOST}, not {count}")
-        (vector,) = await self.embedder.embed([query])
+        if vector is None:
+            (vector,) = await self.embedder.embed([query])
         return self.nearest(vector, count, threshold)
 
     def nearest(self, query: Vector, count: int, threshold: float) -> tuple[Hit, ...]:

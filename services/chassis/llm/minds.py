@@ -23,7 +23,8 @@ from services.chassis.errors import Transient
 from services.chassis.events import Cause, follow
 from services.chassis.llm.budget import Reservation, Spend
 from services.chassis.llm.lessons import Lessons
-from services.chassis.llm.names import OFFLINE, OPENAI, record_of
+from services.chassis.llm.names import OFFLINE, OPENAI, RECORDED, record_of
+from services.chassis.llm.openai_embedder import Payer
 from services.chassis.llm.openai_mind import OpenAIMind
 from services.chassis.llm.port import BudgetExhausted, Call, Mind
 from services.chassis.llm.recorded import CallRecord, LoggedCalls, RecordedMind, to_message
@@ -59,6 +60,16 @@ class Minds:
         if key not in self._recorded:
             self._recorded[key] = await self._replaying(*record_of(name), job)
         return self._recorded[key]
+
+    async def record(self, name: str, job: Job) -> RecordedMind | None:
+        """The record that a mind of this name answers from, if it is one that does."""
+        mind = await self.mind(name, job) if name.startswith(RECORDED) else None
+        return mind if isinstance(mind, RecordedMind) else None
+
+    def payer(self, job: Job) -> Payer:
+        """The candidate of this job, for what is embedded on its behalf."""
+        self._journal.follow(job)
+        return Payer(job.event.run, job.event.candidate, StorePurse(self._archive), self._journal)
 
     async def close(self) -> None:
         """Close all connections."""

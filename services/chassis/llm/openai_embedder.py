@@ -1,23 +1,39 @@
 """Embeddings from any OpenAI-compatible endpoint, behind the port in `embedder`."""
 
 import asyncio
+import hashlib
+import json
+import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import openai
 
 from services.chassis.errors import SettingsError, Transient
-from services.chassis.llm.backoff import BackOff, retry_after
+from services.chassis.llm.backoff import BackOff
+from services.chassis.llm.booking import Asking, Books
+from services.chassis.llm.budget import Price, Purse, spend
 from services.chassis.llm.clock import Clock
 from services.chassis.llm.embedder import Vector, refuse_empty
-from services.chassis.llm.exchange import connect
+from services.chassis.llm.exchange import Line, Outcome, connect
+from services.chassis.llm.port import EMBED, Fault, Journal
 from services.chassis.llm.scrub import Scrubber
 from services.chassis.llm.settings import MindSettings
 from services.chassis.llm.wiring import guard_logs, release_logs, scrubber_of
 
 _BATCH = 64
-_AGAIN = (408, 409, 429)
+_WRONG = (Fault.UNAUTHORISED, Fault.BAD_REQUEST)  # the settings are: asking again would not help
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """The candidate for which a text is embedded: its run pays, and the call goes into its record."""
+
+    run: str
+    candidate: str
+    purse: Purse
+    journal: Journal
 
 
 class OpenAIEmbedder:
@@ -30,21 +46,22 @@ class OpenAIEmbedder:
     def __init__(self, settings: MindSettings, clock: Clock | None = None, rng: random.Random | None = None) -> None:
         if settings.embedding is None:
             raise SettingsError("no [embedding] section in the mind file, and ASI_EMBEDDING_MODEL is not set.")
-        chosen = settings.embedding
-        self._model = chosen.model
-        self._dimension = chosen.dimension
-        self._timeout = settings.endpoints[chosen.endpoint].timeout_seconds
-        self._slots = asyncio.Semaphore(settings.endpoints[chosen.endpoint].concurrency)
-        self._client = connect(settings.addresses[chosen.endpoint], settings.keys[chosen.endpoint])
+        self._settings = settings.embedding
+        endpoint = settings.endpoints[self._settings.endpoint]
+        self._dimension = self._settings.dimension
+        self._bytes_per_token = endpoint.bytes_per_token
+        self._slots = asyncio.Semaphore(endpoint.concurrency)
+        self._clock = clock or Clock()
         self._scrubber: Scrubber = scrubber_of(settings)
         guard_logs(self._scrubber)
+        client = connect(settings.addresses[self._settings.endpoint], settings.keys[self._settings.endpoint])
+        self._line = Line(client, endpoint.timeout_seconds, self._scrubber, self._clock.now)
         self._back_off: BackOff = settings.retry.back_off
-        self._clock = clock or Clock()
         self._rng = rng or random.Random()
 
     @property
     def name(self) -> str:
-        return f"openai:{self._model}"
+        return space_of(self._settings.model)
 
     @property
     def dimension(self) -> int | None:
@@ -52,55 +69,77 @@ class OpenAIEmbedder:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self._line.close()
         release_logs(self._scrubber)
 
-    async def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """See the port. Batches are asked one after the other, each with retries."""
+    async def embed(self, texts: Sequence[str], payer: Payer | None = None) -> list[Vector]:
+        """See the port. Batches are asked one after the other, each with retries.
+
+        Every exchange is booked and recorded for `payer`; None: what belongs to no run, as the cognition base does.
+        Raises BudgetExhausted before anything is sent that the payer's run does not cover.
+        """
         refuse_empty(texts)
         vectors: list[Vector] = []
         for start in range(0, len(texts), _BATCH):
-            vectors += await self._insist([self._scrubber.text(text) for text in texts[start : start + _BATCH]])
+            vectors += await self._insist(texts[start : start + _BATCH], payer)
         return vectors
 
-    async def _insist(self, texts: list[str]) -> list[Vector]:
+    async def _insist(self, texts: Sequence[str], payer: Payer | None) -> list[Vector]:
+        clean = [self._scrubber.text(text) for text in texts]
         for repetition in range(1, self._back_off.attempts + 1):
-            try:
-                return await self._once(texts)
-            except Transient as transient:
-                if repetition == self._back_off.attempts:
-                    raise
-                await self._clock.sleep(self._back_off.wait(repetition, self._rng, transient.delay))
-        raise Transient("the embedding was not asked for")  # attempts is at least 1
+            async with self._slots:
+                outcome = await (self._ask(clean) if payer is None else self._paid(clean, question_hash(texts), payer))
+            if outcome.fault is None:
+                return self._vectors(outcome.text)
+            if outcome.fault in _WRONG:
+                raise SettingsError(f"{self._settings.model}: {outcome.message}")
+            if repetition < self._back_off.attempts:
+                await self._clock.sleep(self._back_off.wait(repetition, self._rng, outcome.retry_after))
+        raise Transient(f"the endpoint embeds nothing: {outcome.message}", outcome.retry_after)
 
-    async def _once(self, texts: list[str]) -> list[Vector]:
+    async def _paid(self, texts: list[str], prompt_hash: str, payer: Payer) -> Outcome:
+        chosen = self._settings
+        price = None if chosen.price is None else Price(chosen.price, 0.0)
+        prompt = json.dumps({"model": chosen.model, "input": texts}, ensure_ascii=False)
+        asking = Asking(
+            payer.run, payer.candidate, EMBED, chosen.model, chosen.endpoint, price, prompt, "", prompt_hash
+        )
+        worst = spend(price, math.ceil(len(prompt.encode("utf-8", "surrogatepass")) / self._bytes_per_token), 0)
+        async with Books(payer.purse, payer.journal, self._clock).entry(asking, worst, []) as entry:
+            entry.outcome = await self._ask(texts)
+        return entry.outcome
+
+    async def _ask(self, texts: list[str]) -> Outcome:
+        outcome = await self._line.embed(self._settings.model, texts)
         try:
-            async with self._slots, asyncio.timeout(self._timeout):
-                reply = await self._client.embeddings.create(model=self._model, input=texts, encoding_format="float")
-            return self._vectors([row.embedding for row in sorted(reply.data, key=lambda row: row.index)], len(texts))
-        except (TimeoutError, openai.APIConnectionError) as error:
-            raise Transient(f"the embedding endpoint is out of reach ({type(error).__name__})") from None
-        except openai.APIStatusError as error:
-            raise self._refused(error) from None
-        except (openai.APIError, ValueError, TypeError, AttributeError) as error:
-            # A 200 that is no embedding reply: the client hands over whatever was in the body.
-            raise Transient(self._scrubber.text(f"the embedding reply is malformed: {error}")) from None
+            if outcome.fault is None:
+                vectors_of(self._settings.model, outcome.text)
+        except ValueError as error:
+            return replace(outcome, fault=Fault.MALFORMED, message=self._scrubber.text(str(error)))
+        return outcome
 
-    def _refused(self, error: openai.APIStatusError) -> Exception:
-        message = self._scrubber.text(f"{self._model}: HTTP {error.status_code}: {error.message}")[:500]
-        if error.status_code >= 500 or error.status_code in _AGAIN:
-            return Transient(message, retry_after(error.response.headers, self._clock.now()))
-        return SettingsError(message)
-
-    def _vectors(self, rows: list[list[float]], count: int) -> list[Vector]:
-        if len(rows) != count:
-            raise ValueError(f"{count} texts were sent and {len(rows)} vectors came back")
-        vectors = [Vector(self.name, np.array(row, dtype=np.float32)) for row in rows]
+    def _vectors(self, text: str) -> list[Vector]:
+        vectors = vectors_of(self._settings.model, text)
         for vector in vectors:
             self._dimension = self._dimension or vector.values.size
             if vector.values.size != self._dimension:
                 raise SettingsError(
-                    f"{self._model} gives vectors of {vector.values.size} numbers, not {self._dimension}: "
+                    f"{self._settings.model} gives vectors of {vector.values.size} numbers, not {self._dimension}: "
                     "correct embedding.dimension in the mind file."
                 )
         return vectors
+
+
+def space_of(model: str) -> str:
+    """What the space of an endpoint's model is called."""
+    return f"openai:{model}"
+
+
+def question_hash(texts: Sequence[str]) -> str:
+    """SHA-256 of what is embedded; the model has no part in it."""
+    return hashlib.sha256(json.dumps({"role": EMBED, "texts": list(texts)}).encode()).hexdigest()
+
+
+def vectors_of(model: str, answer: str) -> list[Vector]:
+    """The vectors of an answer as it is recorded. Raises ValueError where one has no direction."""
+    return [Vector(space_of(model), np.array(row, dtype=np.float32)) for row in json.loads(answer)]

@@ -7,7 +7,8 @@
 
 A question is found by candidate and prompt hash (role, messages, answer schema, ordinal). Prompts also hold what is
 measured anew in every run (speed, memory), so a question that is not on record to the letter takes the next answer that
-the same candidate was given in the same role; there being none left is NotRecorded.
+the same candidate was given in the same role; there being none left is NotRecorded. Texts that an endpoint embedded are
+on record, too; they are found to the letter only, since any other vector would be wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ import grpc.aio
 from services.chassis.artifacts import Artifacts
 from services.chassis.errors import Transient
 from services.chassis.llm.answers import Unreadable, read
+from services.chassis.llm.embedder import Vector
+from services.chassis.llm.openai_embedder import question_hash, vectors_of
 from services.chassis.llm.port import (
+    EMBED,
     A,
     Answered,
     AnswerInvalid,
@@ -85,7 +89,9 @@ class CallRecord:
 
     async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
         used = self._used.setdefault((candidate, role), set())
-        call = self._calls.get((candidate, prompt_hash)) or self._next(candidate, role, used)
+        call = self._calls.get((candidate, prompt_hash))
+        if call is None and role != EMBED:
+            call = self._next(candidate, role, used)
         if call is None:
             return None
         used.add(call.prompt_hash)
@@ -143,6 +149,18 @@ class RecordedMind:
     @property
     def name(self) -> str:
         return f"recorded:{self._run}" + (f", then {self._fallback.name}" if self._fallback else "")
+
+    @property
+    def strict(self) -> bool:
+        """Whether nothing may be asked of an endpoint."""
+        return self._fallback is None
+
+    async def vector(self, candidate: str, text: str) -> Vector | None:
+        """What an endpoint embedded this text as for this candidate; None where that is not on record."""
+        found = await self._lookup.find(candidate, EMBED, question_hash([text]))
+        if found is None or found.error is not None:
+            return None
+        return vectors_of(found.model, found.answer.decode())[0]
 
     async def ask(self, request: Request[A]) -> Answered[A]:
         """As the port says; NotRecorded when the question is not on record and there is no fallback.

@@ -9,6 +9,7 @@ A script is a JSON or TOML file with a list `steps`, and `otherwise` for request
 
 Each request takes the first step that matches it (`contains`: a text in the request's body) and has `times` left. The
 answer is a text, an object (given as JSON), or "schema": the smallest object that the request's JSON schema allows.
+`embeddings` are steps for requests of embeddings, which are answered when none is left.
 """
 
 import json
@@ -63,6 +64,7 @@ class Script(BaseModel):
 
     steps: tuple[Step, ...] = ()
     otherwise: Step = Step()
+    embeddings: tuple[Step, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "Script":

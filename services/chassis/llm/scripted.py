@@ -54,6 +54,7 @@ class ScriptedEndpoint:
 
     def __init__(self, script: Script, port: int = 0) -> None:
         self._player = Player(script)
+        self._embedding = Player(Script(steps=script.embeddings))
         self._port = port
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
@@ -104,16 +105,19 @@ class ScriptedEndpoint:
             writer.close()
 
     async def _serve(self, request: Received, writer: asyncio.StreamWriter) -> None:
-        if not request.path.endswith("/chat/completions"):
+        if request.path.endswith("/chat/completions"):
+            step, answer = self._player.next(request.body), _completion
+        elif request.path.endswith("/embeddings"):
+            step, answer = self._embedding.next(request.body), _embeddings
+        else:
             await _send(writer, _other(request))
             return
-        step = self._player.next(request.body)
         await asyncio.sleep(step.latency)
         if step.fault == "hang":
             await asyncio.sleep(step.delay)
             writer.close()
             return
-        reply = _completion(request, step)
+        reply = _refusal(request, step) or answer(request, step)
         await _send(writer, reply, cut=step.fault == "disconnect", slowly=step.fault == "trickle")
 
 
@@ -157,8 +161,8 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
     return _json(status, {"error": {"message": message, "type": "scripted", "param": None, "code": None}}, headers)
 
 
-def _completion(request: Received, step: Step) -> _Reply:
-    """The reply to a chat completion, as far as it is one piece."""
+def _refusal(request: Received, step: Step) -> _Reply | None:
+    """The reply to any request that the step does not let through."""
     try:
         asked = request.json
     except ValueError as error:
@@ -175,10 +179,12 @@ def _completion(request: Received, step: Step) -> _Reply:
         return _error(400, "'response_format' of type 'json_schema' is not supported with this model")
     if step.fault == "malformed":
         return _Reply(200, b"<html>upstream timed out</html>")
-    return _json(200, _body(request, asked, step))
+    return None
 
 
-def _body(request: Received, asked: dict[str, JSON], step: Step) -> JSON:
+def _completion(request: Received, step: Step) -> _Reply:
+    """The reply to a chat completion, as far as it is one piece."""
+    asked = request.json
     text = _text(asked, step)
     if step.fault == "echo_key":
         text = json.dumps({**json.loads(text), "echo": request.headers.get("authorization", "")})
@@ -192,7 +198,7 @@ def _body(request: Received, asked: dict[str, JSON], step: Step) -> JSON:
     prompt = len(request.body.split())
     usage: JSON = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
     choices: list[JSON] = [{"index": 0, "message": cast("JSON", message), "finish_reason": finish}]
-    return {
+    body: JSON = {
         "id": "scripted",
         "object": "chat.completion",
         "created": 0,
@@ -200,6 +206,7 @@ def _body(request: Received, asked: dict[str, JSON], step: Step) -> JSON:
         "choices": [] if step.fault == "empty" else choices,
         "usage": None if step.fault == "no_usage" else usage,
     }
+    return _json(200, body)
 
 
 def _text(asked: dict[str, JSON], step: Step) -> str:
@@ -218,20 +225,25 @@ def _schema(asked: dict[str, JSON]) -> dict[str, JSON] | None:
     return schema if isinstance(schema, dict) else None
 
 
-def _other(request: Received) -> _Reply:
-    """Embeddings (letter counts: deterministic, and alike for alike texts) and the list of models."""
-    if request.path.endswith("/models"):
-        return _json(200, {"object": "list", "data": [{"id": "scripted", "object": "model"}]})
-    if not request.path.endswith("/embeddings"):
-        return _error(404, f"nothing at {request.path}")
+def _embeddings(request: Received, step: Step) -> _Reply:
+    """Letter counts: deterministic, and alike for alike texts. One vector is missing where the step truncates."""
     asked = request.json
-    texts = asked.get("input")
+    given = asked.get("input")
+    texts = given if isinstance(given, list) else [given]
     rows: list[JSON] = [
         {"object": "embedding", "index": place, "embedding": [1.0 + str(text).lower().count(c) for c in LETTERS]}
-        for place, text in enumerate(texts if isinstance(texts, list) else [texts])
+        for place, text in enumerate(texts[1:] if step.fault == "truncated" else texts)
     ]
-    usage: JSON = {"prompt_tokens": len(request.body.split()), "total_tokens": len(request.body.split())}
+    tokens = len(request.body.split())
+    usage: JSON = None if step.fault == "no_usage" else {"prompt_tokens": tokens, "total_tokens": tokens}
     return _json(200, {"object": "list", "model": asked.get("model"), "data": rows, "usage": usage})
+
+
+def _other(request: Received) -> _Reply:
+    """The list of models."""
+    if request.path.endswith("/models"):
+        return _json(200, {"object": "list", "data": [{"id": "scripted", "object": "model"}]})
+    return _error(404, f"nothing at {request.path}")
 
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

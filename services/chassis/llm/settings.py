@@ -92,10 +92,11 @@ class Retry(_Frozen):
 
 
 class EmbeddingSettings(_Frozen):
-    """A model that embeds texts."""
+    """A model that embeds texts; without its price no budget in money can be kept."""
 
     endpoint: str = "main"
     model: str = Field(min_length=1)
+    price: float | None = Field(default=None, ge=0, description="US dollars per million tokens")
     dimension: int | None = Field(default=None, ge=2)
 
 

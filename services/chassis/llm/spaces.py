@@ -4,18 +4,22 @@
     ASI_EMBEDDER=local    none but the service's own, whatever else is described
     unset                 the endpoint where one is described, else the service's own
 
-What embedding costs is small and is not part of a run's budget.
+What an endpoint embeds for a candidate is part of its run's budget; the cognition base belongs to no run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from services.chassis.errors import SettingsError, Transient
-from services.chassis.llm.embedder import Embedder
+from services.chassis.llm.embedder import Embedder, Vector
+from services.chassis.llm.minds import Minds
 from services.chassis.llm.openai_embedder import OpenAIEmbedder
-from services.chassis.llm.settings import load_embedding
+from services.chassis.llm.settings import load_embedding, load_mind
+from services.chassis.worker import Job
 
 CHOICES = ("local", "openai")
 NOT_HERE_SECONDS = 30.0
+Embed = Callable[[str, str, Job], Awaitable[Vector | None]]
+"""From a text and the mind of a run to the text's vector by an endpoint, None where none is to be asked."""
 
 
 def endpoint_embedder(environment: Mapping[str, str]) -> OpenAIEmbedder | None:
@@ -34,24 +38,81 @@ def endpoint_embedder(environment: Mapping[str, str]) -> OpenAIEmbedder | None:
     return None if settings is None else OpenAIEmbedder(settings)
 
 
-class Spaces:
-    """The embedders at hand. Vectors of two embedders never meet: a run goes on in the space that it began in."""
+def must_be_payable(environment: Mapping[str, str], mind: bool, money: bool) -> None:
+    """Raises SettingsError where a run could not ask its endpoint: described badly, or without the prices it needs.
 
-    def __init__(self, first: Embedder, *others: Embedder) -> None:
-        self._first = first
-        self._known = {one.name: one for one in (*others, first)}
+    Args:
+        environment: of the services.
+        mind: whether the run's mind asks an endpoint; embedders are asked by all runs.
+        money: whether the run has a budget in money, which no model without a price may be asked on.
+    """
+    thinking = load_mind(environment) if mind else None
+    embedding = None if environment.get("ASI_EMBEDDER") == "local" else load_embedding(environment)
+    if not money:
+        return
+    used = {} if thinking is None else {name for role in thinking.roles.values() for name in role.models}
+    free = [f"models.{name}" for name in used if thinking is not None and thinking.models[name].price is None]
+    if embedding is not None and embedding.embedding is not None and embedding.embedding.price is None:
+        free.append("embedding")
+    if free:
+        raise SettingsError(
+            f"a budget in money needs the price of every model: {', '.join(sorted(free))} has none. "
+            "Write it into the file that ASI_MIND_FILE names (deploy/mind.example.toml shows how), or give --tokens."
+        )
 
-    def of(self, name: str) -> Embedder:
-        """The embedder called `name`; the first one for a run that has no vectors yet (an empty name).
 
-        Raises Transient where it is not at hand: another replica, or this one with other settings, may have it.
+class RunEmbedder:
+    """Embeds for the candidates of runs: what an endpoint takes is paid by the run and goes into the record.
+
+    A run that answers from a record takes its vectors from there.
+    """
+
+    def __init__(self, endpoint: OpenAIEmbedder | None, minds: Minds) -> None:
+        self._endpoint = endpoint
+        self._minds = minds
+
+    async def vector(self, text: str, mind: str, job: Job, space: str = "") -> Vector | None:
+        """The text in the endpoint's space, for the candidate of `job`, whose run's mind is called `mind`.
+
+        None where no endpoint is at hand, where it embeds in another space than the one asked for, and where a run
+        that answers from a record alone does not have the text in it. Raises BudgetExhausted as a mind does, and
+        Transient when the endpoint does not answer.
         """
-        if not name:
-            return self._first
-        if name not in self._known:
+        record = await self._minds.record(mind, job)
+        known = None if record is None else await record.vector(job.event.candidate, text)
+        if known is not None and space in ("", known.embedder):
+            return known
+        if self._endpoint is None or space not in ("", self._endpoint.name) or (record is not None and record.strict):
+            return None
+        return (await self._endpoint.embed([text], self._minds.payer(job)))[0]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._endpoint is not None:
+            await self._endpoint.close()
+
+
+class Spaces:
+    """Where motivations are compared. Vectors of two embedders never meet: a run goes on in the space it began in."""
+
+    def __init__(self, local: Embedder, paid: RunEmbedder | None = None) -> None:
+        self._local = local
+        self._paid = paid
+
+    async def motivation(self, text: str, space: str, mind: str, job: Job) -> Vector:
+        """The text in the space called `space`; "" for a run that has no vectors yet: the endpoint's if there is one.
+
+        Raises Transient where its embedder is not at hand (another replica, or this one with other settings, may have
+        it) or does not answer, and BudgetExhausted as a mind does.
+        """
+        if self._paid is not None and space != self._local.name:
+            vector = await self._paid.vector(text, mind, job, space)
+            if vector is not None:
+                return vector
+        if space not in ("", self._local.name):
             raise Transient(
-                f"this run's motivations are embedded by {name}, and only {', '.join(self._known)} is at hand: "
+                f"this run's motivations are embedded by {space}, which is not at hand: "
                 "set ASI_EMBEDDER and ASI_EMBEDDING_MODEL as they were when the run began",
                 NOT_HERE_SECONDS,
             )
-        return self._known[name]
+        return (await self._local.embed([text]))[0]

@@ -14,7 +14,7 @@ import grpc.aio
 
 from services.chassis.errors import SettingsError
 from services.chassis.llm.names import asks_endpoint
-from services.chassis.llm.settings import load_mind
+from services.chassis.llm.spaces import must_be_payable
 from services.chassis.rpc import channel
 from services.console.archive import all_candidates, open_archive
 from services.console.commands.forking import fork_run, until_applied
@@ -60,11 +60,12 @@ async def discover(
     if fork is not None:
         wanted = fork_settings(await settings_of(settings, fork.run), wanted, fork.given)
     await asyncio.to_thread(must_be_possible, wanted)
-    if asks_endpoint(wanted.mind):
-        load_mind()  # what is missing is said before anything starts
     new_budget = budget(flags) if _has_budget(flags) else None
     before = await _resumable(settings, name, new_budget) if resume else None
-    extra = _for_engineer(before.settings if before else wanted)
+    going = before.settings if before else wanted
+    limited = (new_budget or going.budget).HasField("money")
+    must_be_payable(os.environ, asks_endpoint(going.mind), limited)  # what is missing is said before anything starts
+    extra = _for_engineer(going)
     interrupted = asyncio.Event()
     with _on_signals(interrupted):
         progress.note("starting the services …")

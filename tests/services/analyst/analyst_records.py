@@ -73,12 +73,20 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
         self.settings = settings
         self.relatives = relatives
         self.state = pb.STATE_JUDGED
+        self.settled: list[arc.SettleRequest] = []
 
     async def GetRun(self, request: arc.RunRequest, context: Any) -> arc.RunStatus:
         return arc.RunStatus(run=request.run, settings=self.settings)
 
     async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:
         return pb.Candidate(id=request.candidate, run=request.run, state=self.state)
+
+    async def Reserve(self, request: arc.ReserveRequest, context: Any) -> arc.ReserveReply:
+        return arc.ReserveReply(reservation=1)
+
+    async def Settle(self, request: arc.SettleRequest, context: Any) -> arc.SettleReply:
+        self.settled.append(request)
+        return arc.SettleReply()
 
     async def GetRelatives(self, request: arc.GetRelativesRequest, context: Any) -> arc.RelativesReply:
         if not self.relatives:

@@ -15,6 +15,12 @@ from services.analyst.library import Library
 from services.analyst.offline.analyst import OfflineAnalyst
 from services.chassis.bus import Bus
 from services.chassis.events import Cause, first
+from services.chassis.llm.embedder import Vector
+from services.chassis.llm.minds import Minds
+from services.chassis.llm.openai_embedder import OpenAIEmbedder
+from services.chassis.llm.script import Script
+from services.chassis.llm.scripted import ScriptedEndpoint
+from services.chassis.llm.spaces import RunEmbedder, endpoint_embedder
 from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
@@ -23,17 +29,27 @@ from services.contracts import candidate_pb2 as pb
 
 
 @asynccontextmanager
-async def handler(archive: Archive, folder: Path) -> AsyncIterator[AnalystHandler]:
-    """The handler as the service wires it, for runs that think offline."""
+async def handler(
+    archive: Archive, folder: Path, bus: Bus | None = None, endpoint: OpenAIEmbedder | None = None
+) -> AsyncIterator[AnalystHandler]:
+    """The handler as the service wires it, for runs that think offline; with an endpoint its calls need a bus."""
     own = ServiceSettings(data_dir=folder)
     server = Server(own)
     archive_pb2_grpc.add_ArchiveServicer_to_server(archive, server.grpc)
     await server.start()
     try:
         async with channel(f"127.0.0.1:{server.port}", own) as connection:
-            yield AnalystHandler(archive_pb2_grpc.ArchiveStub(connection), Library(folder / "cognition", 0.1), _offline)
+            stub, embed = archive_pb2_grpc.ArchiveStub(connection), _nothing
+            if bus is not None:
+                embed = RunEmbedder(endpoint, Minds("analyst", bus, stub, folder.as_uri())).vector
+            yield AnalystHandler(stub, Library(folder / "cognition", 0.1, endpoint), embed, _offline)
     finally:
         await server.stop(0)
+
+
+async def _nothing(_query: str, _mind: str, _job: Job) -> Vector | None:
+    """No endpoint embeds."""
+    return None
 
 
 async def _offline(_mind: str, _job: Job) -> Analysing:
@@ -70,6 +86,23 @@ async def test_a_judged_candidate_is_analysed(bus: Bus, tmp_path: Path) -> None:
     assert all((analysis.expectation, analysis.explanation, analysis.synthesis, analysis.analyst))
     assert len(analysis.cognition) == 3
     assert all(hit.entry and hit.title and hit.similarity >= 0.1 for hit in analysis.cognition)
+
+
+async def test_what_the_literature_is_asked_by_an_endpoint_is_paid_by_the_run(bus: Bus, tmp_path: Path) -> None:
+    """One call of the candidate; the entries themselves belong to no run."""
+    archive = Archive(settings_of())
+    async with ScriptedEndpoint(Script()) as server:
+        endpoint = endpoint_embedder({"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": server.base_url})
+        assert endpoint is not None
+        async with handler(archive, tmp_path, bus, endpoint) as analysing:
+            (event,) = await analysing.handle(judged(bus))
+        await endpoint.close()
+        told = [events_pb2.Event.FromString(message.body) async for message in bus.read_log()]
+
+    (call,) = [one.mind_answered.call for one in told]
+    assert (call.role, call.model) == ("embed", "small")
+    assert [one.tokens for one in archive.settled] == [call.prompt_tokens]
+    assert len(event.so_far.analysis.cognition) == 3
 
 
 async def test_a_candidate_without_a_verdict_is_compared_with_the_root(bus: Bus, tmp_path: Path) -> None:

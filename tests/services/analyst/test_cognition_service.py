@@ -72,6 +72,7 @@ async def test_the_settings_threshold_holds_unless_told_otherwise(stub: cognitio
     [
         (pb.SearchRequest(query="  "), "query"),
         (pb.SearchRequest(query=QUERY, count=51), "count"),
+        (pb.SearchRequest(query=QUERY, embedding=[0.0, 0.0], embedder="openai:small"), "openai:small"),
         (pb.SearchRequest(query=QUERY, threshold=1.5), "threshold"),
         (pb.SearchRequest(query=QUERY, threshold=float("nan")), "threshold"),
     ],

@@ -9,8 +9,10 @@ from typing import Any
 from services.chassis.bus import Bus
 from services.chassis.errors import NotFound
 from services.chassis.events import Cause, first
-from services.chassis.llm.embedder import LocalEmbedder
-from services.chassis.llm.spaces import Spaces
+from services.chassis.llm.embedder import LocalEmbedder, Vector
+from services.chassis.llm.minds import Minds
+from services.chassis.llm.openai_embedder import OpenAIEmbedder
+from services.chassis.llm.spaces import RunEmbedder, Spaces
 from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
@@ -53,6 +55,7 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
     state: pb.State.ValueType = pb.STATE_REQUESTED
     parent: pb.Candidate = field(default_factory=lambda: PARENT)
     references: Sequence[pb.Candidate] = ()
+    settled: list[arc.SettleRequest] = field(default_factory=list)
 
     async def GetRun(self, request: arc.RunRequest, context: Any) -> arc.RunStatus:
         return arc.RunStatus(run=request.run, settings=self.settings)
@@ -68,6 +71,13 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
 
     async def DrawSeeds(self, request: arc.DrawSeedsRequest, context: Any) -> arc.DrawSeedsReply:
         return arc.DrawSeedsReply(parent=self.parent, references=self.references)
+
+    async def Reserve(self, request: arc.ReserveRequest, context: Any) -> arc.ReserveReply:
+        return arc.ReserveReply(reservation=1)
+
+    async def Settle(self, request: arc.SettleRequest, context: Any) -> arc.SettleReply:
+        self.settled.append(request)
+        return arc.SettleReply()
 
     async def NearestMotivations(self, request: arc.NearestMotivationsRequest, context: Any) -> arc.NearestReply:
         return arc.NearestReply(near=[arc.NearCandidate(candidate=one, similarity=0.5) for one in self.known])
@@ -99,9 +109,11 @@ class Cognition(cognition_pb2_grpc.CognitionServicer):
 
     def __init__(self) -> None:
         self.queries: list[str] = []
+        self.embedders: list[str] = []  # of the queries' vectors; empty without one
 
     async def Search(self, request: cognition_pb2.SearchRequest, context: Any) -> cognition_pb2.SearchReply:
         self.queries.append(request.query)
+        self.embedders.append(request.embedder if request.embedding else "")
         entry = cognition_pb2.CognitionEntry(
             id="e1", title="Gating what is kept", components=["forget-gate"], similarity=0.6, design_insight="Forget."
         )
@@ -132,21 +144,37 @@ class Neighbours:
 
 @asynccontextmanager
 async def researcher(
-    neighbours: Neighbours, proposer: Callable[[], Proposer], spaces: Spaces | None = None
+    neighbours: Neighbours,
+    proposer: Callable[[], Proposer],
+    bus: Bus | None = None,
+    endpoint: OpenAIEmbedder | None = None,
+    artifacts: str = "",
 ) -> AsyncIterator[Researcher]:
-    """The handler as the service wires it, with this proposer for every run."""
+    """The handler as the service wires it, with this proposer for every run; with an endpoint its calls need a bus."""
 
     async def choose(_mind: str, _job: Job) -> Proposer:
         return proposer()
 
     async with neighbours.served() as address, channel(address, ServiceSettings()) as connection:
+        archive = archive_pb2_grpc.ArchiveStub(connection)
+        embed, local = _nothing, LocalEmbedder(64)
+        spaces = Spaces(local)
+        if endpoint is not None and bus is not None:
+            embedder = RunEmbedder(endpoint, Minds("researcher", bus, archive, artifacts))
+            embed, spaces = embedder.vector, Spaces(local, embedder)
         yield Researcher(
-            archive_pb2_grpc.ArchiveStub(connection),
+            archive,
             checker_pb2_grpc.CheckerStub(connection),
             cognition_pb2_grpc.CognitionStub(connection),
-            spaces or Spaces(LocalEmbedder(64)),
+            spaces,
+            embed,
             choose,
         )
+
+
+async def _nothing(_query: str, _mind: str, _job: Job) -> Vector | None:
+    """No endpoint embeds."""
+    return None
 
 
 def settings_of(policies: Sequence[tuple[str, str]] = (), **ablations: Any) -> events_pb2.RunSettings:
