@@ -59,6 +59,7 @@ class Worker:
         self._parallel = parallel
         self._running: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
+        self._fetching: asyncio.Timeout | None = None
 
     @property
     def busy(self) -> int:
@@ -69,10 +70,12 @@ class Worker:
         """Fetch and handle until `drain` is called. Raises BusLost when the durable is gone."""
         while not self._draining.is_set():
             await self._free.acquire()
-            deliveries = [] if self._draining.is_set() else await self._fetch()
-            if not deliveries:
+            delivery = None if self._draining.is_set() else await self._fetch()
+            if delivery is None:
                 self._free.release()
-            for delivery in deliveries:
+            elif self._draining.is_set():
+                await delivery.again(0)
+            else:
                 task = asyncio.create_task(self._handle(delivery))
                 self._running.add(task)
                 task.add_done_callback(self._finished)
@@ -80,6 +83,9 @@ class Worker:
     async def drain(self, grace: float) -> None:
         """Fetch no more; give work in hand `grace` seconds to end or hand itself back, then cancel it."""
         self._draining.set()
+        if self._fetching is not None:
+            self._fetching.reschedule(0.0)
+        await self._consumer.release()
         if not self._running:
             return
         _, late = await asyncio.wait(set(self._running), timeout=grace)
@@ -88,24 +94,15 @@ class Worker:
         if late:
             await asyncio.wait(late, timeout=10)
 
-    async def _fetch(self) -> list[Delivery]:
+    async def _fetch(self) -> Delivery | None:
         """One delivery, or none when draining began meanwhile: a fetch never outlives the drain."""
-        fetch = asyncio.create_task(self._consumer.fetch(1))
-        drained = asyncio.create_task(self._draining.wait())
         try:
-            await asyncio.wait({fetch, drained}, return_when=asyncio.FIRST_COMPLETED)
-            if not fetch.done():
-                return []
-            deliveries = fetch.result()
+            async with asyncio.timeout(None) as self._fetching:
+                return next(iter(await self._consumer.fetch(1)), None)
+        except TimeoutError:
+            return None
         finally:
-            for task in (fetch, drained):
-                task.cancel()
-            await asyncio.gather(fetch, drained, return_exceptions=True)
-        if self._draining.is_set():
-            for delivery in deliveries:
-                await delivery.again(0)
-            return []
-        return deliveries
+            self._fetching = None
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

@@ -7,6 +7,7 @@ they stand for. Annotations, docstrings, comments and ``pass`` leave no trace; l
 
 import ast
 from collections.abc import Callable, Iterable
+from functools import cache
 
 from services.domain.bindings import (
     LIBRARY,
@@ -18,6 +19,12 @@ from services.domain.bindings import (
 )
 
 _SILENT = frozenset({"ctx", "annotation", "returns", "type_comment", "type_params", "type_ignores", "kind"})
+
+
+@cache
+def _spoken(kind: type[ast.AST]) -> tuple[str, ...]:
+    """The fields of a node that leave a trace."""
+    return tuple(field for field in kind._fields if field not in _SILENT)
 
 
 _METHODS: dict[type[ast.AST], Callable[["_Normaliser", ast.AST], None]] = {}
@@ -65,9 +72,11 @@ class _Normaliser(ast.NodeVisitor):
     def generic_visit(self, node: ast.AST) -> None:
         kind = type(node)
         self.tokens.append(kind.__name__)
-        for field in kind._fields:
-            if field not in _SILENT:
-                self._value(getattr(node, field, None))
+        for field in _spoken(kind):
+            self._value(getattr(node, field, None))
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        self.tokens += ["Constant", repr(node.value)]
 
     def visit_Import(self, node: ast.Import) -> None:
         """Imports show where they are used."""

@@ -39,10 +39,9 @@ def fingerprint(program: str) -> Fingerprint:
         tokens = normalised_tokens(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"program is not Python that can be parsed: {error}") from error
-    digest = hashlib.sha256("\x00".join(tokens).encode()).hexdigest()
-    runs = Counter(
-        zlib.crc32("\x00".join(tokens[start : start + RUN]).encode()) for start in range(max(1, len(tokens) - RUN + 1))
-    )
+    told = [token.encode() for token in tokens]
+    digest = hashlib.sha256(b"\x00".join(told)).hexdigest()
+    runs = Counter(zlib.crc32(b"\x00".join(told[at : at + RUN])) for at in range(max(1, len(told) - RUN + 1)))
     return Fingerprint(digest, runs)
 
 

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import nats.errors
 import nats.js.errors
 from google.protobuf.message import DecodeError
+from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
-from nats.js.client import JetStreamContext as _Context
 
 from services.chassis.bus.denials import Denials
 from services.chassis.bus.rights import API
@@ -21,6 +22,7 @@ from services.chassis.errors import BusLost, Transient
 from services.contracts import events_pb2 as pb
 
 PULL_SECONDS = 5.0  # a pull in flight across a reconnect is lost until its time-out: keep it short
+_EXPIRED = {"404", "408"}  # statuses of a request that got less than it asked for
 
 
 class Depth(NamedTuple):
@@ -72,65 +74,66 @@ class Delivery:
 
 
 class Consumer:
-    """A durable pull consumer. Replicas share it, which is how work is spread."""
+    """A durable pull consumer. Replicas share it, which is how work is spread.
+
+    One reader at a time fetches. Unlike the client's own pull, a fetch hands on at once whatever has arrived, and costs
+    one message to the server and no task.
+    """
 
     def __init__(self, js: JetStreamContext, spec: ConsumerSpec, denials: Denials) -> None:
         self._js = js
+        self._client: Client = js._nc
         self._spec = spec
         self._denials = denials
         self._next = f"{API}.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"
-        self._pull: _Context.PullSubscription | None = None
+        self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        self._inbox: Subscription | None = None
+        self._asked = 0  # messages that the server still owes to the latest request
 
     async def bind(self) -> None:
         """Raises BusLost when the durable does not exist."""
         await self._must_exist()
-        self._pull = await self._js.pull_subscribe_bind(consumer=self._spec.durable, stream=self._spec.stream)
+        self._inbox = await self._client.subscribe(
+            self._client.new_inbox(), cb=self._arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+
+    async def release(self) -> None:
+        """Stop receiving; what has arrived and was not fetched goes to whoever fetches next."""
+        if self._inbox is None:
+            return
+        inbox, self._inbox, self._asked = self._inbox, None, 0
+        with contextlib.suppress(nats.errors.Error):
+            await inbox.unsubscribe()
+            while not self._arrived.empty():
+                message = self._arrived.get_nowait()
+                if not _status(message):
+                    await message.nak()
 
     async def fetch(self, most: int, wait: float = PULL_SECONDS) -> list[Delivery]:
-        """Up to `most` deliveries; empty when none came within `wait` seconds or the connection was away.
+        """What has arrived, up to `most` deliveries; empty when none came within `wait` seconds.
 
         Raises BusLost when the durable was deleted under us (otherwise a hot loop of errors).
         """
-        if self._pull is None:
+        if self._inbox is None:
             await self.bind()
-        assert self._pull is not None  # noqa: S101 - bind sets it or raises
-        try:
-            messages = await self._denials.watch(self._next, self._pull.fetch(most, timeout=wait))
-        except (TimeoutError, nats.errors.TimeoutError):
-            return []
-        except (nats.js.errors.APIError, nats.errors.Error):
-            await asyncio.sleep(0.2)
+        assert self._inbox is not None  # noqa: S101 - bind sets it or raises
+        if self._asked <= 0:
+            request = json.dumps({"batch": most, "expires": int(wait * 1e9)}).encode()
+            await self._client.publish(self._next, request, self._inbox.subject)
+            self._asked = most
+        messages = await self._denials.watch(self._next, _collect(self._arrived, most, wait + 0.5))
+        deliveries = [Delivery(one, self._denials) for one in messages if not _status(one)]
+        ended = {status for one in messages if (status := _status(one))}
+        self._asked = 0 if ended or not messages else self._asked - len(deliveries)
+        if not deliveries:  # the request has expired, was refused, or was lost with a connection
+            await asyncio.sleep(0.0 if ended <= _EXPIRED else 0.2)
             await self._must_exist()
-            return []
-        return [Delivery(message, self._denials) for message in messages]
+        return deliveries
 
     async def batches(self, most: int, wait: float = PULL_SECONDS) -> AsyncIterator[list[Delivery]]:
-        """Deliveries as they come, up to `most` at a time; an empty list after `wait` seconds without any.
-
-        A fetch of many would wait for the last of them; here whatever has arrived is handed on at once.
-        Raises BusLost when the durable was deleted under us.
-        """
-        client = self._js._nc
-        inbox = client.new_inbox()
-        arrived: asyncio.Queue[Msg] = asyncio.Queue()
-        subscription = await client.subscribe(inbox, cb=arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1)
-        request = json.dumps({"batch": most, "expires": int(wait * 1e9)}).encode()
-        asked = 0
-        try:
-            while True:
-                if asked <= 0:
-                    await client.publish(self._next, request, inbox)
-                    asked = most
-                messages = await self._denials.watch(self._next, _collect(arrived, most, wait + 0.5))
-                deliveries = [Delivery(one, self._denials) for one in messages if not _status(one)]
-                asked -= len(deliveries)
-                if not messages or len(deliveries) < len(messages):  # the request ended: served, expired or refused
-                    await self._must_exist()
-                    asked = 0
-                yield deliveries
-        finally:
-            with contextlib.suppress(nats.errors.Error):
-                await subscription.unsubscribe()
+        """Deliveries as they come, for ever; an empty list after `wait` seconds without any. Raises as `fetch` does."""
+        while True:
+            yield await self.fetch(most, wait)
 
     async def depth(self) -> Depth:
         """How many messages wait and how many are in hand. Raises Transient when the server is out of reach."""
@@ -149,7 +152,7 @@ class Consumer:
         return await self._denials.watch(f"{API}.CONSUMER.INFO.{self._spec.stream}.{self._spec.durable}", request)
 
     async def _must_exist(self) -> None:
-        if self._js._nc.is_closed:
+        if self._client.is_closed:
             raise BusLost("the connection to NATS was closed for good")
         try:
             await self._info()

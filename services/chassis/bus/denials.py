@@ -6,7 +6,8 @@ time-out. Here the refusal ends the waiting.
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from services.chassis import metrics
@@ -21,7 +22,7 @@ class Denials:
     """The operations of one connection that are being waited for, and what the server refused."""
 
     def __init__(self) -> None:
-        self._waiting: set[tuple[str, asyncio.Future[None]]] = set()
+        self._waiting: set[_Waiting] = set()
 
     def hear(self, error: Exception) -> bool:
         """Take in what the client reports; whether it is a refusal, which is then logged as one."""
@@ -32,27 +33,37 @@ class Denials:
         metrics.DENIED.labels(operation).inc()
         get_logger().error("NATS denied an operation", denied=True, operation=operation, subject=subject)
         denied = Denied(f"the credentials in use do not allow a {operation} to {subject}: NATS denied it")
-        for waited_for, future in self._waiting:
+        for waiting in self._waiting:
             # The client writes errors in lower case. Without its inbox no request of a client can be answered.
-            if not future.done() and (operation == "subscription" or waited_for == subject.lower()):
-                future.set_exception(denied)
+            if operation == "subscription" or waiting.subject == subject.lower():
+                waiting.end(denied)
         return True
 
-    async def watch(self, subject: str, operation: Coroutine[object, object, T]) -> T:
+    async def watch(self, subject: str, operation: Awaitable[T]) -> T:
         """What the operation returns. Raises Denied as soon as the server refuses what it publishes to `subject`."""
-        denied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (subject.lower(), denied)
-        self._waiting.add(entry)
-        task = asyncio.ensure_future(operation)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine is awaited in a task
+        waiting = _Waiting(subject.lower(), task, task.cancelling())
+        self._waiting.add(waiting)
         try:
-            both: tuple[asyncio.Future[T] | asyncio.Future[None], ...] = (task, denied)
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if denied.done():
-                denied.result()
-            return task.result()
+            return await operation
+        except asyncio.CancelledError:
+            # As in asyncio.timeout: the cancellation is ours unless somebody else wants the task to end, too.
+            if waiting.denied is not None and task.uncancel() <= waiting.cancelling:
+                raise waiting.denied from None
+            raise
         finally:
-            self._waiting.discard(entry)
-            denied.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            self._waiting.discard(waiting)
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    subject: str
+    task: asyncio.Task[object]
+    cancelling: int  # how often its end was asked for before the operation
+    denied: Denied | None = None
+
+    def end(self, denied: Denied) -> None:
+        if self.denied is None:
+            self.denied = denied
+            self.task.cancel()
