@@ -384,6 +384,70 @@ class NearCandidate(_message.Message):
 Global___NearCandidate: _TypeAlias = NearCandidate  # noqa: Y015
 
 @_typing.final
+class NeighboursRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    PROGRAM_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    EMBEDDER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    EXCEPT_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    program: _builtins.str
+    embedder: _builtins.str
+    count: _builtins.int
+    """of each kind; 0: 5"""
+    @_builtins.property
+    def embedding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """of its motivation, in the space of `embedder`"""
+
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        program: _builtins.str = ...,
+        embedding: _abc.Iterable[_builtins.float] | None = ...,
+        embedder: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "embedder", b"embedder", "embedding", b"embedding", "except", b"except", "program", b"program", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NeighboursRequest: _TypeAlias = NeighboursRequest  # noqa: Y015
+
+@_typing.final
+class NeighboursReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRUCTURE_FIELD_NUMBER: _builtins.int
+    MOTIVATIONS_FIELD_NUMBER: _builtins.int
+    PROGRAMS_FIELD_NUMBER: _builtins.int
+    structure: _builtins.str
+    """SHA-256 of the program without names and layout; empty where it is not Python, without neighbours"""
+    @_builtins.property
+    def motivations(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearCandidate]: ...
+    @_builtins.property
+    def programs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearCandidate]: ...
+    def __init__(
+        self,
+        *,
+        structure: _builtins.str = ...,
+        motivations: _abc.Iterable[Global___NearCandidate] | None = ...,
+        programs: _abc.Iterable[Global___NearCandidate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["motivations", b"motivations", "programs", b"programs", "structure", b"structure"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NeighboursReply: _TypeAlias = NeighboursReply  # noqa: Y015
+
+@_typing.final
 class GetRelativesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -65,6 +65,11 @@ class ArchiveStub:
                 request_serializer=services_dot_contracts_dot_archive__pb2.NearestProgramsRequest.SerializeToString,
                 response_deserializer=services_dot_contracts_dot_archive__pb2.NearestReply.FromString,
                 _registered_method=True)
+        self.GetNeighbours = channel.unary_unary(
+                '/asi.v1.Archive/GetNeighbours',
+                request_serializer=services_dot_contracts_dot_archive__pb2.NeighboursRequest.SerializeToString,
+                response_deserializer=services_dot_contracts_dot_archive__pb2.NeighboursReply.FromString,
+                _registered_method=True)
         self.GetRelatives = channel.unary_unary(
                 '/asi.v1.Archive/GetRelatives',
                 request_serializer=services_dot_contracts_dot_archive__pb2.GetRelativesRequest.SerializeToString,
@@ -160,6 +165,13 @@ class ArchiveServicer:
 
     def NearestPrograms(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetNeighbours(self, request, context):
+        """Both at once, as the question whether a draft is new needs them.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -270,6 +282,11 @@ def add_ArchiveServicer_to_server(servicer, server):
                     servicer.NearestPrograms,
                     request_deserializer=services_dot_contracts_dot_archive__pb2.NearestProgramsRequest.FromString,
                     response_serializer=services_dot_contracts_dot_archive__pb2.NearestReply.SerializeToString,
+            ),
+            'GetNeighbours': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNeighbours,
+                    request_deserializer=services_dot_contracts_dot_archive__pb2.NeighboursRequest.FromString,
+                    response_serializer=services_dot_contracts_dot_archive__pb2.NeighboursReply.SerializeToString,
             ),
             'GetRelatives': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRelatives,
@@ -489,6 +506,33 @@ class Archive:
             '/asi.v1.Archive/NearestPrograms',
             services_dot_contracts_dot_archive__pb2.NearestProgramsRequest.SerializeToString,
             services_dot_contracts_dot_archive__pb2.NearestReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNeighbours(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asi.v1.Archive/GetNeighbours',
+            services_dot_contracts_dot_archive__pb2.NeighboursRequest.SerializeToString,
+            services_dot_contracts_dot_archive__pb2.NeighboursReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class ArchiveStub:
     """The parent and references for one seat, drawn by the run's policy from its seed and the candidate's id: the same question has the same answer until the pool changes."""
     NearestMotivations: _grpc.UnaryUnaryMultiCallable[_archive_pb2.NearestMotivationsRequest, _archive_pb2.NearestReply]
     NearestPrograms: _grpc.UnaryUnaryMultiCallable[_archive_pb2.NearestProgramsRequest, _archive_pb2.NearestReply]
+    GetNeighbours: _grpc.UnaryUnaryMultiCallable[_archive_pb2.NeighboursRequest, _archive_pb2.NeighboursReply]
+    """Both at once, as the question whether a draft is new needs them."""
     GetRelatives: _grpc.UnaryUnaryMultiCallable[_archive_pb2.GetRelativesRequest, _archive_pb2.RelativesReply]
     GetTree: _grpc.UnaryUnaryMultiCallable[_archive_pb2.RunRequest, _archive_pb2.TreeReply]
     """The whole tree of a run, slim: one node per candidate, parents before children."""
@@ -76,6 +78,8 @@ class ArchiveAsyncStub(ArchiveStub):
     """The parent and references for one seat, drawn by the run's policy from its seed and the candidate's id: the same question has the same answer until the pool changes."""
     NearestMotivations: _aio.UnaryUnaryMultiCallable[_archive_pb2.NearestMotivationsRequest, _archive_pb2.NearestReply]  # type: ignore[assignment]
     NearestPrograms: _aio.UnaryUnaryMultiCallable[_archive_pb2.NearestProgramsRequest, _archive_pb2.NearestReply]  # type: ignore[assignment]
+    GetNeighbours: _aio.UnaryUnaryMultiCallable[_archive_pb2.NeighboursRequest, _archive_pb2.NeighboursReply]  # type: ignore[assignment]
+    """Both at once, as the question whether a draft is new needs them."""
     GetRelatives: _aio.UnaryUnaryMultiCallable[_archive_pb2.GetRelativesRequest, _archive_pb2.RelativesReply]  # type: ignore[assignment]
     GetTree: _aio.UnaryUnaryMultiCallable[_archive_pb2.RunRequest, _archive_pb2.TreeReply]  # type: ignore[assignment]
     """The whole tree of a run, slim: one node per candidate, parents before children."""
@@ -142,6 +146,14 @@ class ArchiveServicer(metaclass=_abc_1.ABCMeta):
         request: _archive_pb2.NearestProgramsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archive_pb2.NearestReply, _abc.Awaitable[_archive_pb2.NearestReply]]: ...
+
+    @_abc_1.abstractmethod
+    def GetNeighbours(
+        self,
+        request: _archive_pb2.NeighboursRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_pb2.NeighboursReply, _abc.Awaitable[_archive_pb2.NeighboursReply]]:
+        """Both at once, as the question whether a draft is new needs them."""
 
     @_abc_1.abstractmethod
     def GetRelatives(

@@ -4,7 +4,6 @@ import ast
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 
 INTERFACE = frozenset({"forward", "extra_repr", "reset_parameters"})
 """Methods that a module library calls by name, so that another name makes another program; dunder names too."""
@@ -23,7 +22,9 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _SCOPES = frozenset((*_FUNCTIONS, *_COMPREHENSIONS, ast.ClassDef))
 _LEAVES = frozenset((ast.Name, ast.Constant, ast.Global, ast.Nonlocal, ast.Pass, ast.Break, ast.Continue))
-_PLAIN = frozenset({"ctx", "op", "ops", "id", "attr", "arg", "name", "type_comment", "kind", "level", "module", "simple"})
+_PLAIN = frozenset(
+    {"ctx", "op", "ops", "id", "attr", "arg", "name", "type_comment", "kind", "level", "module", "simple"}
+)
 """Fields that never hold a node by which a name is bound: texts, operators, whether a name is read or written."""
 _BLOCKS = frozenset({"body", "orelse", "finalbody", "handlers", "cases"})
 _REGISTERING = frozenset({"register_buffer", "register_parameter", "add_module"})
@@ -110,10 +111,15 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
                 waiting.extend(getattr(node, field))
 
 
-@cache
-def _inner(kind: type[ast.AST]) -> tuple[str, ...]:
-    """The fields of a node in which other nodes may lie that bind a name or hold one that does."""
-    return () if kind in _LEAVES else tuple(field for field in kind._fields if field not in _PLAIN)
+class _Inner(dict[type[ast.AST], tuple[str, ...]]):
+    """The fields of a node in which other nodes may lie that bind a name or hold one that does; made up once a type."""
+
+    def __missing__(self, kind: type[ast.AST]) -> tuple[str, ...]:
+        self[kind] = () if kind in _LEAVES else tuple(field for field in kind._fields if field not in _PLAIN)
+        return self[kind]
+
+
+_inner = _Inner()
 
 
 def _walk(nodes: Iterable[ast.AST], not_into: frozenset[type[ast.AST]] = frozenset()) -> Iterator[ast.AST]:
@@ -130,7 +136,7 @@ def _walk(nodes: Iterable[ast.AST], not_into: frozenset[type[ast.AST]] = frozens
         kind = type(node)
         if kind in not_into:
             continue
-        for field in _inner(kind):
+        for field in _inner[kind]:
             value = getattr(node, field, None)
             if type(value) is list:
                 waiting += value

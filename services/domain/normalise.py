@@ -7,7 +7,6 @@ they stand for. Annotations, docstrings, comments and ``pass`` leave no trace; l
 
 import ast
 from collections.abc import Callable, Iterable
-from functools import cache
 
 from services.domain.bindings import (
     LIBRARY,
@@ -21,12 +20,15 @@ from services.domain.bindings import (
 _SILENT = frozenset({"ctx", "annotation", "returns", "type_comment", "type_params", "type_ignores", "kind"})
 
 
-@cache
-def _spoken(kind: type[ast.AST]) -> tuple[str, ...]:
-    """The fields of a node that leave a trace."""
-    return tuple(field for field in kind._fields if field not in _SILENT)
+class _Spoken(dict[type[ast.AST], tuple[str, ...]]):
+    """The fields of a node that leave a trace; made up once a type."""
+
+    def __missing__(self, kind: type[ast.AST]) -> tuple[str, ...]:
+        self[kind] = tuple(field for field in kind._fields if field not in _SILENT)
+        return self[kind]
 
 
+_spoken = _Spoken()
 _METHODS: dict[type[ast.AST], Callable[["_Normaliser", ast.AST], None]] = {}
 """What visits a node of each type, as far as such nodes were met."""
 
@@ -72,7 +74,7 @@ class _Normaliser(ast.NodeVisitor):
     def generic_visit(self, node: ast.AST) -> None:
         kind = type(node)
         self.tokens.append(kind.__name__)
-        for field in _spoken(kind):
+        for field in _spoken[kind]:
             self._value(getattr(node, field, None))
 
     def visit_Constant(self, node: ast.Constant) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from services.chassis.errors import Rejected
@@ -24,7 +24,7 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.structure import fingerprint
 from services.domain.zoo import baseline
 from services.researcher.draft import Context, Draft, Proposer, Refusal
-from services.researcher.lookup import entries_for, nearest_motivations, nearest_programs
+from services.researcher.lookup import entries_for, neighbours
 from services.researcher.offline.proposer import describes
 
 SERVICE = "researcher"
@@ -43,7 +43,8 @@ class _Found:
     draft: Draft
     report: pb.CheckReport
     vector: Vector  # of its motivation
-    neighbours: Sequence[pb.Neighbour]
+    structure: str  # the digest of its program
+    neighbours: Sequence[pb.Neighbour] = ()
 
     def likeness(self) -> float:
         """Of its nearest earlier program, 0 to 1: of several drafts, the one that is least alike is kept."""
@@ -119,7 +120,7 @@ class Researcher:
         if not report.passed:
             raise Rejected("check", failure_of(report), {"verdicts": [one.message for one in failed(report)]})
         vector = await self._spaces.motivation(draft.motivation, await self._space(record), settings.mind, job)
-        return _message(_Found(draft, report, vector, []), [])
+        return _message(_Found(draft, report, vector, fingerprint(draft.program).digest), [])
 
     async def _given(self, record: pb.Candidate, settings: events_pb2.RunSettings) -> pb.Proposal:
         """A program that was asked for by hand, as an ablation is: it is checked and left as it is."""
@@ -145,7 +146,7 @@ class Researcher:
             refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
             _must_not_be_used_up(refusals)
         vector = await self._spaces.motivation(draft.motivation, original.proposal.embedder, settings.mind, job)
-        proposal = _message(_Found(draft, report, vector, []), [])
+        proposal = _message(_Found(draft, report, vector, fingerprint(draft.program).digest), [])
         proposal.parent = original.id
         return proposal
 
@@ -174,35 +175,17 @@ class Researcher:
         draft = await proposer.propose(context, refusals)
         space = context.parent.proposal.embedder
         vector = await self._spaces.motivation(draft.motivation, space, context.settings.mind, job)
-        neighbours, near, repeat = await self._neighbours(context.record, draft, vector)
-        if repeat := repeat or await proposer.repeats(context, draft, near):
+        near = await neighbours(self._archive, context.record, draft.program, vector)
+        if repeat := _repeated(near) or await proposer.repeats(context, draft, _candidates(near.motivations)):
             refusals.append(Refusal("repeat", draft, repeat))
         else:
             report = await self._check(draft, context.record, context.settings)
             if report.passed:
-                found.append(_Found(draft, report, vector, neighbours))
+                found.append(_Found(draft, report, vector, near.structure, _neighbours(near)))
                 refusals.append(Refusal("drawn", draft, "drawn already for this seat, which takes the best of several"))
             else:
                 refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
         _must_not_be_used_up(refusals)
-
-    async def _neighbours(
-        self, record: pb.Candidate, draft: Draft, vector: Vector
-    ) -> tuple[list[pb.Neighbour], list[pb.Candidate], str]:
-        """The nearest earlier motivations and programs, and what the program repeats to the letter, if it does."""
-        try:
-            fingerprint(draft.program)
-        except ValueError:
-            return [], [], ""  # the check says what is wrong with it
-        near = await nearest_motivations(self._archive, record, vector)
-        alike = await nearest_programs(self._archive, record, draft.program)
-        found = [pb.Neighbour(candidate=one.candidate.id, similarity=one.similarity, of="motivation") for one in near]
-        found += [pb.Neighbour(candidate=one.candidate.id, similarity=one.similarity, of="program") for one in alike]
-        same = next((one.candidate for one in alike if one.same_structure), None)
-        nearest = [one.candidate for one in near]
-        if same is None:
-            return found, nearest, ""
-        return found, nearest, f"the program repeats {same.proposal.name} ({same.id}) up to names and layout"
 
     async def _check(
         self, draft: Draft, record: pb.Candidate, settings: events_pb2.RunSettings, exempt_from_cost: bool = False
@@ -237,7 +220,7 @@ def _message(found: _Found, refusals: Sequence[Refusal], context: Context | None
         moves=draft.moves,
         motivation_embedding=found.vector.values,
         embedder=found.vector.embedder,
-        structure=fingerprint(draft.program).digest,
+        structure=found.structure,
         nearest=found.neighbours,
         novelty_history=[one.sentence for one in refusals],
         check=found.report,
@@ -248,6 +231,26 @@ def _message(found: _Found, refusals: Sequence[Refusal], context: Context | None
             for one in (context.entries if context else ())
         ],
     )
+
+
+def _repeated(near: archive_pb2.NeighboursReply) -> str:
+    """What a program repeats to the letter, in a sentence; empty where it does not."""
+    same = next((one.candidate for one in near.programs if one.same_structure), None)
+    return "" if same is None else f"the program repeats {same.proposal.name} ({same.id}) up to names and layout"
+
+
+def _candidates(near: Iterable[archive_pb2.NearCandidate]) -> list[pb.Candidate]:
+    return [one.candidate for one in near]
+
+
+def _neighbours(near: archive_pb2.NeighboursReply) -> list[pb.Neighbour]:
+    """As the proposal keeps them: motivations, then programs."""
+    kinds = (("motivation", near.motivations), ("program", near.programs))
+    return [
+        pb.Neighbour(candidate=one.candidate.id, similarity=one.similarity, of=kind)
+        for kind, found in kinds
+        for one in found
+    ]
 
 
 def failed(report: pb.CheckReport) -> list[pb.ProbeVerdict]:

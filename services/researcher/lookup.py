@@ -34,6 +34,21 @@ async def entries_for(
     return tuple((await cognition.Search(request, timeout=30)).entries)
 
 
+async def neighbours(
+    stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, program: str, vector: Vector
+) -> archive.NeighboursReply:
+    """The candidates of the record's run, itself left out, with the nearest motivations and the programs most alike."""
+    request = archive.NeighboursRequest(
+        run=record.run,
+        program=program,
+        embedding=vector.values,
+        embedder=vector.embedder,
+        count=NEIGHBOURS,
+        **{"except": record.id},
+    )
+    return await stub.GetNeighbours(request, timeout=30)
+
+
 async def nearest_programs(
     stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, program: str
 ) -> list[archive.NearCandidate]:

@@ -2,16 +2,17 @@
 """The gRPC service Archive: questions answered from the archive, none of which changes it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc.aio
 
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2
+from services.domain.structure import fingerprint
 from services.store.answers import link, node, slim, status
 from services.store.draw import draw_seeds
-from services.store.port import SORTS, Archive, Query, RunRow
+from services.store.port import SORTS, Archive, Near, Query, RunRow
 from services.store.purse import RunPurse
 
 MOST_PER_PAGE = 500
@@ -73,21 +74,24 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         near = await self._archive.nearest_motivations(
             run, request.embedding, request.embedder, request.count or 5, getattr(request, "except")
         )
-        return pb.NearestReply(
-            near=[pb.NearCandidate(candidate=one.candidate, similarity=one.similarity) for one in near]
-        )
+        return pb.NearestReply(near=_near(near))
 
     async def NearestPrograms(self, request: pb.NearestProgramsRequest, context: Context) -> pb.NearestReply:
         run = await self._name(request.run)
         near = await self._archive.nearest_programs(
             run, request.program, request.count or 5, getattr(request, "except")
         )
-        return pb.NearestReply(
-            near=[
-                pb.NearCandidate(candidate=one.candidate, similarity=one.similarity, same_structure=one.same_structure)
-                for one in near
-            ]
-        )
+        return pb.NearestReply(near=_near(near))
+
+    async def GetNeighbours(self, request: pb.NeighboursRequest, context: Context) -> pb.NeighboursReply:
+        run, count, apart = await self._name(request.run), request.count or 5, getattr(request, "except")
+        try:
+            programs = await self._archive.nearest_programs(run, request.program, count, apart)
+            structure = fingerprint(request.program).digest  # known by now
+        except ValueError:
+            return pb.NeighboursReply()
+        motivations = await self._archive.nearest_motivations(run, request.embedding, request.embedder, count, apart)
+        return pb.NeighboursReply(structure=structure, motivations=_near(motivations), programs=_near(programs))
 
     async def GetRelatives(self, request: pb.GetRelativesRequest, context: Context) -> pb.RelativesReply:
         run = await self._name(request.run)
@@ -184,6 +188,13 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
                 await asyncio.wait_for(self._changed.wait(), WATCH_SECONDS)
             except TimeoutError:
                 return
+
+
+def _near(found: Sequence[Near]) -> list[pb.NearCandidate]:
+    return [
+        pb.NearCandidate(candidate=one.candidate, similarity=one.similarity, same_structure=one.same_structure)
+        for one in found
+    ]
 
 
 def _query(run: str, request: pb.ListCandidatesRequest) -> Query:

@@ -53,9 +53,12 @@ class Index:
     def nearest(self, query: Vector, count: int, threshold: float) -> tuple[Hit, ...]:
         """As `search`, for a vector; raises EmbedderMismatch when another embedder made it."""
         cosines = self._cosines(query)
-        hits = (Hit(entry, float(cosine)) for entry, cosine in zip(self.corpus.entries, cosines, strict=True))
-        kept = [hit for hit in hits if hit.similarity >= threshold]
-        return tuple(sorted(kept, key=lambda hit: (-round(hit.similarity, 6), hit.knowledge.id))[:count])
+        kept = np.flatnonzero(cosines >= threshold)
+        if len(kept) > count:
+            least = np.partition(cosines[kept], -count)[-count]
+            kept = kept[cosines[kept] >= least - 1e-6]  # with what rounds to the same
+        hits = [Hit(self.corpus.entries[place], float(cosines[place])) for place in kept]
+        return tuple(sorted(hits, key=lambda hit: (-round(hit.similarity, 6), hit.knowledge.id))[:count])
 
     def _cosines(self, query: Vector) -> NDArray[np.float64]:
         """With every entry. Raises EmbedderMismatch."""

@@ -29,6 +29,9 @@ class MotivationIndex:
         self._rounding = Rows(2, np.float32)  # step and error of each
         self._ids: list[str] = []
 
+    def __len__(self) -> int:
+        return len(self._ids)
+
     def extend(self, last: int, candidates: Sequence[str], vectors: Sequence[bytes]) -> None:
         """Rows as the archive keeps them. One of another width, or without a direction, cannot be near anything."""
         self.last = last

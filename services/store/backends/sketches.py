@@ -56,6 +56,9 @@ class ProgramIndex:
         self._ids: list[str] = []
         self._by_digest: dict[str, list[str]] = {}
 
+    def __len__(self) -> int:
+        return len(self._ids)
+
     def add(self, sequence: int, candidate: str, digest: str, sketch: NDArray[np.uint32]) -> None:
         """A row as the archive keeps it."""
         self.last = sequence

@@ -82,6 +82,17 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
     async def NearestMotivations(self, request: arc.NearestMotivationsRequest, context: Any) -> arc.NearestReply:
         return arc.NearestReply(near=[arc.NearCandidate(candidate=one, similarity=0.5) for one in self.known])
 
+    async def GetNeighbours(self, request: arc.NeighboursRequest, context: Any) -> arc.NeighboursReply:
+        try:
+            structure = fingerprint(request.program).digest
+        except ValueError:
+            return arc.NeighboursReply()
+        return arc.NeighboursReply(
+            structure=structure,
+            motivations=[arc.NearCandidate(candidate=one, similarity=0.5) for one in self.known],
+            programs=[_near(one, request.program) for one in self.known],
+        )
+
     async def NearestPrograms(self, request: arc.NearestProgramsRequest, context: Any) -> arc.NearestReply:
         return arc.NearestReply(near=[_near(one, request.program) for one in self.known])
 
