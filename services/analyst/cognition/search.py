@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,9 @@ from services.chassis.llm.embedder import Embedder, Vector, must_match
 
 MOST = 50
 """More entries than this are refused: a context full of entries explains nothing."""
+
+REMEMBERED = 256
+"""Queries whose vectors are kept: a parent that is drawn again asks the same again."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Index:
     corpus: Corpus
     embedder: Embedder
     vectors: tuple[Vector, ...]
+    _asked: dict[str, Vector] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     async def search(
         self, query: str, count: int = 3, threshold: float = 0.5, vector: Vector | None = None
@@ -47,8 +51,15 @@ class Index:
         if not 1 <= count <= MOST:
             raise ValueError(f"count must be 1 to {MOST}, not {count}")
         if vector is None:
-            (vector,) = await self.embedder.embed([query])
+            vector = await self._embedded(query)
         return self.nearest(vector, count, threshold)
+
+    async def _embedded(self, query: str) -> Vector:
+        if query not in self._asked:
+            if len(self._asked) >= REMEMBERED:
+                self._asked.clear()
+            (self._asked[query],) = await self.embedder.embed([query])
+        return self._asked[query]
 
     def nearest(self, query: Vector, count: int, threshold: float) -> tuple[Hit, ...]:
         """As `search`, for a vector; raises EmbedderMismatch when another embedder made it."""
