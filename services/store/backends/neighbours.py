@@ -163,7 +163,7 @@ def _sketch(program: str) -> Sketched:
 
 def _compare(wanted: Sketched, others: dict[str, Sketched]) -> list[Scored]:
     """Every finalist's true similarity, best first, ties by id."""
-    scored = [(one, wanted.similarity(other)) for one, other in others.items()]
+    scored = zip(others, wanted.similarities(list(others.values())), strict=True)
     return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
 
 

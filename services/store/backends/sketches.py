@@ -1,5 +1,6 @@
 """Programs by structure: equal ones by digest, similar ones by MinHash sketches of their token runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,14 +38,21 @@ class Sketched:
         """Of what cannot be parsed: near to nothing."""
         return cls("", np.full(HASHES, _EMPTY), b"")
 
-    def similarity(self, other: "Sketched") -> float:
-        """As `services.domain.structure.similarity` of the two fingerprints."""
-        if self.digest == other.digest:
-            return 1.0
-        mine, theirs = np.frombuffer(self.runs, _RUNS), np.frombuffer(other.runs, _RUNS)
-        _, left, right = np.intersect1d(mine["run"], theirs["run"], assume_unique=True, return_indices=True)
-        shared = int(np.minimum(mine["count"][left], theirs["count"][right]).sum(dtype=np.int64))
-        return shared / (int(mine["count"].sum(dtype=np.int64)) + int(theirs["count"].sum(dtype=np.int64)) - shared)
+    def similarities(self, others: Sequence["Sketched"]) -> list[float]:
+        """As `services.domain.structure.similarity` of the fingerprints, with each of the others; all in one go."""
+        if not others:
+            return []
+        tables = [np.frombuffer(one.runs, _RUNS) for one in others]
+        mine, theirs = np.frombuffer(self.runs, _RUNS), np.concatenate(tables)
+        runs, counts = np.ascontiguousarray(mine["run"]), np.ascontiguousarray(mine["count"])
+        place = np.minimum(np.searchsorted(runs, theirs["run"]), len(runs) - 1)  # runs are in order, and not empty
+        least = np.where(runs[place] == theirs["run"], np.minimum(counts[place], theirs["count"]), 0)
+        owner = np.repeat(np.arange(len(others)), [len(table) for table in tables])
+        shared = np.bincount(owner, least, len(others))
+        either = counts.sum(dtype=np.int64) + np.bincount(owner, theirs["count"], len(others)) - shared
+        equal = np.array([one.digest == self.digest for one in others])
+        alike: list[float] = np.where(equal, 1.0, shared / either).tolist()
+        return alike
 
 
 class ProgramIndex:

@@ -1,7 +1,5 @@
 """The searches in memory against slow and obvious ones."""
 
-import itertools
-
 import numpy as np
 import pytest
 from archive_stories import program
@@ -105,8 +103,12 @@ def test_the_similarity_of_stored_fingerprints_is_that_of_the_programs() -> None
     """So an archive answers as a comparison of the texts would, before and after a restart."""
     found = [fingerprint(baseline.program) for baseline in baselines()]
 
-    for one, other in itertools.product(found, found):
-        assert Sketched.of(one).similarity(Sketched.of(other)) == similarity(one, other)
+    sketched = [*map(Sketched.of, found), Sketched.none()]
+
+    for one in found:
+        alike = Sketched.of(one).similarities(sketched)
+        assert alike == [*(similarity(one, other) for other in found), 0.0]
+    assert sketched[0].similarities([]) == []
 
 
 def test_sketches_estimate_how_much_two_programs_share() -> None:
@@ -131,7 +133,7 @@ def test_the_finalists_hold_the_nearest_of_programs_as_the_search_writes_them() 
         index.add(place + 1, str(place), one.digest, one.sketch)
     hits = 0
     for one in asked:
-        exact = [one.similarity(other) for other in known]
+        exact = one.similarities(known)
         kept = sorted((exact[int(place)] for place in index.likely(one.sketch, FINALISTS, "")), reverse=True)
         assert kept[0] == max(exact)
         hits += sum(value >= sorted(exact)[-5] for value in kept[:5])
