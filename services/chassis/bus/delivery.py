@@ -116,11 +116,8 @@ class Consumer:
         """
         if self._inbox is None:
             await self.bind()
-        assert self._inbox is not None  # noqa: S101 - bind sets it or raises
-        if self._asked <= 0:
-            request = json.dumps({"batch": most, "expires": int(wait * 1e9)}).encode()
-            await self._client.publish(self._next, request, self._inbox.subject)
-            self._asked = most
+        if self._asked <= 0 and self._arrived.empty():
+            await self._ask(most, wait)
         messages = await self._denials.watch(self._next, _collect(self._arrived, most, wait + 0.5))
         deliveries = [Delivery(one, self._denials) for one in messages if not _status(one)]
         ended = {status for one in messages if (status := _status(one))}
@@ -129,6 +126,15 @@ class Consumer:
             await asyncio.sleep(0.0 if ended <= _EXPIRED else 0.2)
             await self._must_exist()
         return deliveries
+
+    async def _ask(self, most: int, wait: float) -> None:
+        assert self._inbox is not None  # noqa: S101 - it is bound
+        request = json.dumps({"batch": most, "expires": int(wait * 1e9)}).encode()
+        try:
+            await self._client.publish(self._next, request, self._inbox.subject)
+        except nats.errors.Error:  # not connected: what was not asked for is missed soon, and asked for again
+            await self._must_exist()
+        self._asked = most
 
     async def batches(self, most: int, wait: float = PULL_SECONDS) -> AsyncIterator[list[Delivery]]:
         """Deliveries as they come, for ever; an empty list after `wait` seconds without any. Raises as `fetch` does."""

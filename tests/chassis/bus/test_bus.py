@@ -7,8 +7,10 @@ import pytest
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.connection import EventTooBig
-from services.chassis.bus.topology import MAX_EVENT_BYTES
+from services.chassis.bus.topology import EVENTS, MAX_EVENT_BYTES
+from services.chassis.errors import BusLost
 from services.chassis.events import Cause, body_of, first, follow
+from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb
 from services.contracts.candidate_pb2 import Candidate
 from services.store.forking import inherited
@@ -148,3 +150,36 @@ async def test_batches_go_on_after_a_quiet_time(bus: Bus) -> None:
 
     assert quiet == []
     assert after == [1]
+
+
+async def test_what_arrives_for_nobody_is_handed_to_the_next_who_asks(bus: Bus) -> None:
+    """A reader that stops has asked already: what comes then must not lie with it until its time is up."""
+    leaving, staying = await bus.consumer("researcher"), await bus.consumer("researcher")
+    asking = asyncio.create_task(leaving.fetch(1))
+    await asyncio.sleep(0.2)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await bus.publish(requested())
+    await asyncio.sleep(0.2)
+    await leaving.release()
+    (delivery,) = await staying.fetch(1)
+
+    assert delivery.deliveries == 2
+
+
+async def test_a_durable_that_was_deleted_ends_the_fetching(bus: Bus) -> None:
+    """Its service stops, and says what is to be done; it does not ask in a hot loop."""
+    consumer = await bus.consumer("researcher")
+    assert await consumer.fetch(1, wait=0.2) == []
+    await bus._js.delete_consumer(EVENTS, "researcher")
+    with pytest.raises(BusLost, match="run `asi-arch setup`"):
+        await consumer.fetch(1, wait=0.2)
+
+
+async def test_a_connection_that_is_closed_ends_the_fetching(settings: ServiceSettings) -> None:
+    """Nobody would connect it again."""
+    async with Bus(settings, "tests") as closing:
+        await closing.set_up()
+        consumer = await closing.consumer("researcher")
+    with pytest.raises(BusLost, match="closed for good"):
+        await consumer.fetch(1)
