@@ -49,6 +49,16 @@ class Asking:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """The candidate for which a text is embedded: its run pays, and the call goes into its record."""
+
+    run: str
+    candidate: str
+    purse: Purse
+    journal: Journal
+
+
 @dataclass(slots=True)
 class Entry:
     """An exchange while it takes place: the asker sets what came of it."""

@@ -21,10 +21,10 @@ from services.chassis.artifacts import Artifacts, FsspecArtifacts
 from services.chassis.bus import Bus
 from services.chassis.errors import Transient
 from services.chassis.events import Cause, follow
+from services.chassis.llm.booking import Payer
 from services.chassis.llm.budget import Reservation, Spend
 from services.chassis.llm.lessons import Lessons
 from services.chassis.llm.names import OFFLINE, OPENAI, RECORDED, record_of
-from services.chassis.llm.openai_embedder import Payer
 from services.chassis.llm.openai_mind import OpenAIMind
 from services.chassis.llm.port import BudgetExhausted, Call, Mind
 from services.chassis.llm.recorded import CallRecord, LoggedCalls, RecordedMind, to_message

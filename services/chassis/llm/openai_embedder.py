@@ -1,39 +1,28 @@
 """Embeddings from any OpenAI-compatible endpoint, behind the port in `embedder`."""
 
 import asyncio
-import hashlib
 import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from services.chassis.errors import SettingsError, Transient
 from services.chassis.llm.backoff import BackOff
-from services.chassis.llm.booking import Asking, Books
-from services.chassis.llm.budget import Price, Purse, spend
+from services.chassis.llm.booking import Asking, Books, Payer
+from services.chassis.llm.budget import Price, spend
 from services.chassis.llm.clock import Clock
 from services.chassis.llm.embedder import Vector, refuse_empty
 from services.chassis.llm.exchange import Line, Outcome, connect
-from services.chassis.llm.port import EMBED, Fault, Journal
+from services.chassis.llm.port import EMBED, Fault, embedding_hash
 from services.chassis.llm.scrub import Scrubber
 from services.chassis.llm.settings import MindSettings
 from services.chassis.llm.wiring import guard_logs, release_logs, scrubber_of
 
 _BATCH = 64
 _WRONG = (Fault.UNAUTHORISED, Fault.BAD_REQUEST)  # the settings are: asking again would not help
-
-
-@dataclass(frozen=True, slots=True)
-class Payer:
-    """The candidate for which a text is embedded: its run pays, and the call goes into its record."""
-
-    run: str
-    candidate: str
-    purse: Purse
-    journal: Journal
 
 
 class OpenAIEmbedder:
@@ -88,7 +77,7 @@ class OpenAIEmbedder:
         clean = [self._scrubber.text(text) for text in texts]
         for repetition in range(1, self._back_off.attempts + 1):
             async with self._slots:
-                outcome = await (self._ask(clean) if payer is None else self._paid(clean, question_hash(texts), payer))
+                outcome = await (self._ask(clean) if payer is None else self._paid(clean, embedding_hash(texts), payer))
             if outcome.fault is None:
                 return self._vectors(outcome.text)
             if outcome.fault in _WRONG:
@@ -133,11 +122,6 @@ class OpenAIEmbedder:
 def space_of(model: str) -> str:
     """What the space of an endpoint's model is called."""
     return f"openai:{model}"
-
-
-def question_hash(texts: Sequence[str]) -> str:
-    """SHA-256 of what is embedded; the model has no part in it."""
-    return hashlib.sha256(json.dumps({"role": EMBED, "texts": list(texts)}).encode()).hexdigest()
 
 
 def vectors_of(model: str, answer: str) -> list[Vector]:

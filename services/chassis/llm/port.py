@@ -23,6 +23,7 @@ Errors tell the caller what to do, and are those the worker loop knows:
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -50,6 +51,12 @@ class Role(StrEnum):
 
 EMBED = "embed"
 """What calls that embed a text are recorded as; an embedder is asked, no mind."""
+
+
+def embedding_hash(texts: Sequence[str]) -> str:
+    """SHA-256 of what is embedded, as `Request.prompt_hash`: the model has no part in it."""
+    return hashlib.sha256(json.dumps({"role": EMBED, "texts": list(texts)}).encode()).hexdigest()
+
 
 # The stage at which a candidate ends when the question of a role has no usable answer.
 STAGES = {

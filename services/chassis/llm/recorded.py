@@ -23,8 +23,6 @@ import grpc.aio
 from services.chassis.artifacts import Artifacts
 from services.chassis.errors import Transient
 from services.chassis.llm.answers import Unreadable, read
-from services.chassis.llm.embedder import Vector
-from services.chassis.llm.openai_embedder import question_hash, vectors_of
 from services.chassis.llm.port import (
     EMBED,
     A,
@@ -38,6 +36,7 @@ from services.chassis.llm.port import (
     NotRecorded,
     Request,
     Role,
+    embedding_hash,
 )
 from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
@@ -155,12 +154,10 @@ class RecordedMind:
         """Whether nothing may be asked of an endpoint."""
         return self._fallback is None
 
-    async def vector(self, candidate: str, text: str) -> Vector | None:
+    async def embedded(self, candidate: str, text: str) -> Recorded | None:
         """What an endpoint embedded this text as for this candidate; None where that is not on record."""
-        found = await self._lookup.find(candidate, EMBED, question_hash([text]))
-        if found is None or found.error is not None:
-            return None
-        return vectors_of(found.model, found.answer.decode())[0]
+        found = await self._lookup.find(candidate, EMBED, embedding_hash([text]))
+        return None if found is None or found.error is not None else found
 
     async def ask(self, request: Request[A]) -> Answered[A]:
         """As the port says; NotRecorded when the question is not on record and there is no fallback.

@@ -160,6 +160,29 @@ def load_embedding(environment: Mapping[str, str] | None = None) -> MindSettings
     return None if settings.embedding is None else settings
 
 
+def must_be_payable(environment: Mapping[str, str], mind: bool, money: bool) -> None:
+    """Raises SettingsError where a run could not ask its endpoint: described badly, or without the prices it needs.
+
+    Args:
+        environment: of the services.
+        mind: whether the run's mind asks an endpoint; embedders are asked by all runs.
+        money: whether the run has a budget in money, which no model without a price may be asked on.
+    """
+    thinking = load_mind(environment) if mind else None
+    embedding = None if environment.get("ASI_EMBEDDER") == "local" else load_embedding(environment)
+    if not money:
+        return
+    used = {} if thinking is None else {name for role in thinking.roles.values() for name in role.models}
+    free = [f"models.{name}" for name in used if thinking is not None and thinking.models[name].price is None]
+    if embedding is not None and embedding.embedding is not None and embedding.embedding.price is None:
+        free.append("embedding")
+    if free:
+        raise SettingsError(
+            f"a budget in money needs the price of every model: {', '.join(sorted(free))} has none. "
+            "Write it into the file that ASI_MIND_FILE names (deploy/mind.example.toml shows how), or give --tokens."
+        )
+
+
 def _known(where: str, name: str, names: Mapping[str, object]) -> None:
     if name not in names:
         raise ValueError(f"{where} names {name!r}, which is not among {', '.join(sorted(names))}")

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from services.chassis.errors import SettingsError, Transient
 from services.chassis.llm.embedder import Embedder, Vector
 from services.chassis.llm.minds import Minds
-from services.chassis.llm.openai_embedder import OpenAIEmbedder
-from services.chassis.llm.settings import load_embedding, load_mind
+from services.chassis.llm.openai_embedder import OpenAIEmbedder, space_of, vectors_of
+from services.chassis.llm.settings import load_embedding
 from services.chassis.worker import Job
 
 CHOICES = ("local", "openai")
@@ -38,29 +38,6 @@ def endpoint_embedder(environment: Mapping[str, str]) -> OpenAIEmbedder | None:
     return None if settings is None else OpenAIEmbedder(settings)
 
 
-def must_be_payable(environment: Mapping[str, str], mind: bool, money: bool) -> None:
-    """Raises SettingsError where a run could not ask its endpoint: described badly, or without the prices it needs.
-
-    Args:
-        environment: of the services.
-        mind: whether the run's mind asks an endpoint; embedders are asked by all runs.
-        money: whether the run has a budget in money, which no model without a price may be asked on.
-    """
-    thinking = load_mind(environment) if mind else None
-    embedding = None if environment.get("ASI_EMBEDDER") == "local" else load_embedding(environment)
-    if not money:
-        return
-    used = {} if thinking is None else {name for role in thinking.roles.values() for name in role.models}
-    free = [f"models.{name}" for name in used if thinking is not None and thinking.models[name].price is None]
-    if embedding is not None and embedding.embedding is not None and embedding.embedding.price is None:
-        free.append("embedding")
-    if free:
-        raise SettingsError(
-            f"a budget in money needs the price of every model: {', '.join(sorted(free))} has none. "
-            "Write it into the file that ASI_MIND_FILE names (deploy/mind.example.toml shows how), or give --tokens."
-        )
-
-
 class RunEmbedder:
     """Embeds for the candidates of runs: what an endpoint takes is paid by the run and goes into the record.
 
@@ -79,9 +56,9 @@ class RunEmbedder:
         Transient when the endpoint does not answer.
         """
         record = await self._minds.record(mind, job)
-        known = None if record is None else await record.vector(job.event.candidate, text)
-        if known is not None and space in ("", known.embedder):
-            return known
+        known = None if record is None else await record.embedded(job.event.candidate, text)
+        if known is not None and space in ("", space_of(known.model)):
+            return vectors_of(known.model, known.answer.decode())[0]
         if self._endpoint is None or space not in ("", self._endpoint.name) or (record is not None and record.strict):
             return None
         return (await self._endpoint.embed([text], self._minds.payer(job)))[0]

@@ -14,7 +14,7 @@ import grpc.aio
 
 from services.chassis.errors import SettingsError
 from services.chassis.llm.names import asks_endpoint
-from services.chassis.llm.spaces import must_be_payable
+from services.chassis.llm.settings import must_be_payable
 from services.chassis.rpc import channel
 from services.console.archive import all_candidates, open_archive
 from services.console.commands.forking import fork_run, until_applied

@@ -20,8 +20,8 @@ from services.chassis.llm.openai_embedder import OpenAIEmbedder
 from services.chassis.llm.port import BudgetExhausted, Role
 from services.chassis.llm.script import Script, Step
 from services.chassis.llm.scripted import ScriptedEndpoint
-from services.chassis.llm.settings import EmbeddingSettings, MindSettings
-from services.chassis.llm.spaces import RunEmbedder, Spaces, endpoint_embedder, must_be_payable
+from services.chassis.llm.settings import EmbeddingSettings, MindSettings, must_be_payable
+from services.chassis.llm.spaces import RunEmbedder, Spaces, endpoint_embedder
 from services.chassis.worker import Job
 from services.contracts import candidate_pb2 as pb
 
