@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from services.analyst.offline.comparing import task_changes
 from services.analyst.wanting import wanted, worth_asking
 from services.chassis.events import follow
 from services.chassis.llm.embedder import Vector
+from services.chassis.llm.port import BudgetExhausted
 from services.chassis.llm.spaces import Embed
 from services.chassis.runs import Runs
 from services.chassis.standing import BEFORE_ANALYSED, has_gone_on
@@ -54,8 +56,7 @@ class AnalystHandler:
             return []
         record = pb.Candidate()
         record.CopyFrom(job.event.so_far)
-        mind = (await self._runs.settings(record.run)).mind
-        dossier = await self.dossier(record, lambda query: self._embed(query, mind, job))
+        dossier = await self.dossier(record, lambda query, mind: self._embed(query, mind, job))
         record.analysis.CopyFrom(await self._analysis(dossier, job))
         record.state = pb.STATE_ANALYSED
         event = follow(job.cause, "analysed", SERVICE, job.attempt, record)
@@ -67,8 +68,12 @@ class AnalystHandler:
             return pb.Analysis(components=components_of(dossier.record), ideas=dossier.record.proposal.ideas)
         return await (await self._analysing(dossier.settings.mind, job)).analyse(dossier)
 
-    async def dossier(self, record: pb.Candidate, embed: Callable[[str], Awaitable[Vector | None]]) -> Dossier:
-        """What the analysis is written from, as the archive stands now; `embed` may give the query's vector."""
+    async def dossier(self, record: pb.Candidate, embed: Callable[[str, str], Awaitable[Vector | None]]) -> Dossier:
+        """What the analysis is written from, as the archive stands now.
+
+        `embed` may give the vector of a query, asked with the run's mind; a run that cannot pay for it any more
+        searches by the text.
+        """
         settings = await self._runs.settings(record.run)
         relatives = await self._archive.GetRelatives(
             archive_pb2.GetRelativesRequest(run=record.run, candidate=record.id, siblings=SIBLINGS), timeout=30
@@ -85,13 +90,18 @@ class AnalystHandler:
             parent=parent,
             grandparent=relatives.grandparent if relatives.HasField("grandparent") else None,
             siblings=tuple(relatives.siblings),
-            hits=await self._hits(symptoms(record, parent), embed) if known else (),
+            hits=await self._hits(symptoms(record, parent), settings.mind, embed) if known else (),
             settings=settings,
             sources=await self._sources(record) if known else (),
         )
 
-    async def _hits(self, query: str, embed: Callable[[str], Awaitable[Vector | None]]) -> tuple[Hit, ...]:
-        return (await self._library.search(query, vector=await embed(query))).hits
+    async def _hits(
+        self, query: str, mind: str, embed: Callable[[str, str], Awaitable[Vector | None]]
+    ) -> tuple[Hit, ...]:
+        vector = None
+        with contextlib.suppress(BudgetExhausted):  # what is measured and judged is not lost for want of a vector
+            vector = await embed(query, mind)
+        return (await self._library.search(query, vector=vector)).hits
 
     async def _sources(self, record: pb.Candidate) -> tuple[Knowledge, ...]:
         """The entries that the proposal's ideas name, each once; what is not in the base any more is left out."""

@@ -30,7 +30,7 @@ async def question(
         raise NotPossible(f"candidate {record.id} is not judged, so there is nothing to analyse")
     library = Library(settings.own_entries, settings.threshold, endpoint_embedder(os.environ))
     handler = AnalystHandler(archive, library, _unpaid, _nobody)
-    dossier = await handler.dossier(record, library.embedded)
+    dossier = await handler.dossier(record, lambda query, _mind: library.embedded(query))
     return plain(analyse_request(dossier))
 
 

@@ -29,7 +29,9 @@ class MotivationIndex:
         self._rounding = Rows(2, np.float32)  # step and error of each
         self._ids: list[str] = []
 
-    def __len__(self) -> int:
+    @property
+    def rows(self) -> int:
+        """How many there are. No length: an index without any would not be there for `if index`."""
         return len(self._ids)
 
     def extend(self, last: int, candidates: Sequence[str], vectors: Sequence[bytes]) -> None:

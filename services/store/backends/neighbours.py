@@ -92,7 +92,7 @@ class Neighbours:
         wanted = unit(embedding)
         async with self._lock:
             index = await self._follow_motivations(run, embedder)
-            return await _searched(len(index), partial(index.nearest, wanted, count, except_id)) if index else []
+            return await _searched(index.rows, partial(index.nearest, wanted, count, except_id)) if index else []
 
     async def programs(self, run: str, program: str, count: int, except_id: str) -> tuple[list[Scored], int]:
         """The nearest by structure, and how many of them, which come first, are of the same structure."""
@@ -101,7 +101,7 @@ class Neighbours:
             index = await self._follow_programs(run)
             same = index.same(wanted.digest, except_id)[:count]
             best = partial(index.likely, wanted.sketch, max(FINALISTS, 4 * count), except_id)
-            likely = await _searched(len(index), best)
+            likely = await _searched(index.rows, best)
         others = await self._source.program_runs(run, [one for one in likely if one not in same])
         scored = _compare(wanted, others)
         return ([(one, 1.0) for one in same] + scored)[:count], len(same)

@@ -64,7 +64,9 @@ class ProgramIndex:
         self._ids: list[str] = []
         self._by_digest: dict[str, list[str]] = {}
 
-    def __len__(self) -> int:
+    @property
+    def rows(self) -> int:
+        """How many there are. No length: an index without any would not be there for `if index`."""
         return len(self._ids)
 
     def add(self, sequence: int, candidate: str, digest: str, sketch: NDArray[np.uint32]) -> None:

@@ -74,6 +74,7 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
         self.relatives = relatives
         self.state = pb.STATE_JUDGED
         self.settled: list[arc.SettleRequest] = []
+        self.broke = False  # whether the budget of the run is used up
 
     async def GetRun(self, request: arc.RunRequest, context: Any) -> arc.RunStatus:
         return arc.RunStatus(run=request.run, settings=self.settings)
@@ -82,6 +83,8 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
         return pb.Candidate(id=request.candidate, run=request.run, state=self.state)
 
     async def Reserve(self, request: arc.ReserveRequest, context: Any) -> arc.ReserveReply:
+        if self.broke:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the run's tokens are used up")
         return arc.ReserveReply(reservation=1)
 
     async def Settle(self, request: arc.SettleRequest, context: Any) -> arc.SettleReply:

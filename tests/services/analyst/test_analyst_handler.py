@@ -105,6 +105,22 @@ async def test_what_the_literature_is_asked_by_an_endpoint_is_paid_by_the_run(bu
     assert len(event.so_far.analysis.cognition) == 3
 
 
+async def test_a_run_that_cannot_pay_loses_no_measured_candidate(bus: Bus, tmp_path: Path) -> None:
+    """The literature is searched by the text, which costs nothing."""
+    archive = Archive(settings_of())
+    archive.broke = True
+    async with ScriptedEndpoint(Script()) as server:
+        endpoint = endpoint_embedder({"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": server.base_url})
+        assert endpoint is not None
+        async with handler(archive, tmp_path, bus, endpoint) as analysing:
+            (event,) = await analysing.handle(judged(bus))
+        await endpoint.close()
+
+    assert event.WhichOneof("fact") == "candidate_analysed"
+    assert len(event.so_far.analysis.cognition) == 3
+    assert not server.received
+
+
 async def test_a_candidate_without_a_verdict_is_compared_with_the_root(bus: Bus, tmp_path: Path) -> None:
     """A judge that failed takes nothing from the measurements."""
     record = pb.Candidate()

@@ -1,5 +1,7 @@
 """The searches in memory against slow and obvious ones."""
 
+import asyncio
+
 import numpy as np
 import pytest
 from archive_stories import program
@@ -11,7 +13,7 @@ from services.domain.structure import Fingerprint, fingerprint, similarity
 from services.domain.zoo import baselines
 from services.researcher.offline.render import render
 from services.store.backends.motivations import MotivationIndex, rounded, unit
-from services.store.backends.neighbours import FINALISTS
+from services.store.backends.neighbours import FINALISTS, Neighbours, Source, StoredVector
 from services.store.backends.rows_in_memory import BLOCK, Rows
 from services.store.backends.sketches import ProgramIndex, Sketched
 from tests.services.researcher.offline.compositions import composition
@@ -86,6 +88,19 @@ def test_vectors_without_direction_or_of_another_width_are_near_to_nothing() -> 
 
     assert [one for one, _ in index.nearest(unit([1.0, 0.1]), 5, "")] == ["c000001", "c000004"]
     assert index.last == 9
+
+
+async def test_a_run_whose_motivations_have_no_direction_is_read_once() -> None:
+    """An imported archive may hold nothing else."""
+
+    class Directionless(Source):
+        async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:  # noqa: ARG002
+            return [StoredVector(1, "c000001", bytes(16))] if after == 0 else []
+
+    found = Neighbours(Directionless())  # type: ignore[abstract]
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            assert await found.motivations("r1", [1.0, 0.0, 0.0, 0.0], "e", 3, "") == []
 
 
 def test_rows_are_taken_across_blocks() -> None:
