@@ -14,9 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from services.engineer.sandbox import Limits, Sandbox
-from services.engineer.sandbox.channel import Channel
-from services.engineer.sandbox.layers import ALL_LAYERS
+from services.sandbox import Limits, Sandbox
+from services.sandbox.channel import Channel
+from services.sandbox.layers import ALL_LAYERS
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = Limits(memory_bytes=1 << 30, cpu_seconds=60, wall_seconds=60)

@@ -19,13 +19,13 @@ from collections.abc import Awaitable, Callable
 import openai
 from pydantic import BaseModel, SecretStr
 
-from services.chassis.llm.budget import Limits, LocalPurse
-from services.chassis.llm.openai_mind import OpenAIMind
-from services.chassis.llm.outside import forbid_outside_calls
-from services.chassis.llm.port import Message, MindError, Request, Role
-from services.chassis.llm.script import Fate, Script, Step
-from services.chassis.llm.scripted import ScriptedEndpoint
-from services.chassis.llm.settings import Endpoint, MindSettings, Model, Retry, RoleSettings
+from services.llm.budget import Limits, LocalPurse
+from services.llm.openai_mind import OpenAIMind
+from services.llm.outside import forbid_outside_calls
+from services.llm.port import Message, MindError, Request, Role
+from services.llm.script import Fate, Script, Step
+from services.llm.scripted import ScriptedEndpoint
+from services.llm.settings import Endpoint, MindSettings, Model, Retry, RoleSettings
 
 PROMPT = "A parent's program of some length.\n" * 800  # about 28 kB, as a proposal's context has
 FAULTS: tuple[Fate, ...] = ("rate_limit", "server_error", "malformed", "disconnect", "empty")

@@ -23,8 +23,6 @@ from services.chassis.bus import Bus
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import Rejected
 from services.chassis.events import first, follow
-from services.chassis.llm.embedder import LocalEmbedder
-from services.chassis.llm.spaces import Spaces
 from services.chassis.rpc import channel
 from services.chassis.service import Service, run_fast, wired
 from services.chassis.settings import ServiceSettings
@@ -43,6 +41,8 @@ from services.contracts import (
 )
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
+from services.llm.embedder import LocalEmbedder
+from services.llm.spaces import Spaces
 from services.researcher.draft import Context, Draft, Refusal
 from services.researcher.handlers import Researcher
 from services.researcher.settings import ResearcherSettings

@@ -22,12 +22,12 @@ from bench.bare_loop import tokens_per_second
 from services.domain import zoo
 from services.engineer.data import batches, open_corpus
 from services.engineer.program import MixerSizes, load_mixer, prepare_guest
-from services.engineer.sandbox import Sandbox
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.dialogue import limits_of
 from services.engineer.training.environment import device_name
 from services.engineer.training.host import GUEST
 from services.engineer.training.session import Job, Session, Supervision, Weights
+from services.sandbox import Sandbox
 
 CACHE = Path.home() / ".cache" / "asi-arch"
 FLA_LAYERS = {"delta_net": "DeltaNet", "gated_delta_net": "GatedDeltaNet"}

@@ -1,8 +1,10 @@
 """Real servers for tests: a nats-server for each, a mongod per session."""
 
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import pytest_asyncio
@@ -57,3 +59,26 @@ async def bus(settings: ServiceSettings) -> AsyncIterator[Bus]:
     async with Bus(settings, "tests") as connected:
         await connected.set_up()
         yield connected
+
+
+def _programs_packages() -> dict[str, ModuleType]:
+    names = ("fla", "transformers")
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[None]:
+    """This process as programs find a sandboxed child; afterwards as it was: others use the real packages."""
+    import torch
+
+    from services.engineer.program import prepare_guest
+
+    before, compiler = _programs_packages(), torch.compile
+    for name in before:
+        del sys.modules[name]
+    prepare_guest()
+    yield
+    for name in _programs_packages():
+        del sys.modules[name]
+    sys.modules.update(before)
+    torch.compile = compiler

@@ -15,8 +15,8 @@ from pathlib import Path
 from services.analyst.cognition.corpus import Corpus, load
 from services.analyst.cognition.embedder import CorpusEmbedder
 from services.analyst.cognition.search import MOST, index, triggers
-from services.chassis.llm.embedder import Embedder, LocalEmbedder
-from services.chassis.llm.spaces import endpoint_embedder
+from services.llm.embedder import Embedder, LocalEmbedder
+from services.llm.spaces import endpoint_embedder
 
 QUERIES = Path(__file__).parent / "queries.toml"
 

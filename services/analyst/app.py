@@ -11,13 +11,13 @@ from services.analyst.offline.analyst import OfflineAnalyst
 from services.analyst.service import CognitionService
 from services.analyst.settings import AnalystSettings
 from services.chassis.errors import Transient
-from services.chassis.llm.minds import Minds
-from services.chassis.llm.spaces import RunEmbedder, endpoint_embedder
 from services.chassis.logs import get_logger
 from services.chassis.rpc import channel
 from services.chassis.service import Service
 from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc
+from services.llm.minds import Minds
+from services.llm.spaces import RunEmbedder, endpoint_embedder
 
 
 @asynccontextmanager

@@ -13,15 +13,15 @@ from services.analyst.library import Library
 from services.analyst.offline.analyst import components_of
 from services.analyst.offline.comparing import task_changes
 from services.analyst.wanting import wanted, worth_asking
+from services.archive.runs import Runs
+from services.archive.standing import BEFORE_ANALYSED, has_gone_on
 from services.chassis.events import follow
-from services.chassis.llm.embedder import Vector
-from services.chassis.llm.port import BudgetExhausted
-from services.chassis.llm.spaces import Embed
-from services.chassis.runs import Runs
-from services.chassis.standing import BEFORE_ANALYSED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.llm.embedder import Vector
+from services.llm.port import BudgetExhausted
+from services.llm.spaces import Embed
 
 SERVICE = "analyst"
 SIBLINGS = 3

@@ -8,8 +8,8 @@ from services.analyst.cognition.corpus import SHIPPED, CorpusError, Knowledge, l
 from services.analyst.cognition.embedder import CorpusEmbedder
 from services.analyst.cognition.search import Hit, Index, index
 from services.chassis.errors import Transient
-from services.chassis.llm.embedder import Embedder, Vector
 from services.chassis.logs import get_logger
+from services.llm.embedder import Embedder, Vector
 
 DEFAULT_COUNT = 3
 LEAST_FITTED = 0.2

@@ -14,11 +14,11 @@ from services.analyst.offline.analyst import OfflineAnalyst
 from services.analyst.settings import AnalystSettings
 from services.chassis import logs
 from services.chassis.errors import NotPossible
-from services.chassis.llm.port import Request, Role
-from services.chassis.llm.preview import main, plain
-from services.chassis.llm.spaces import endpoint_embedder
 from services.contracts import archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
+from services.llm.port import Request, Role
+from services.llm.preview import main, plain
+from services.llm.spaces import endpoint_embedder
 
 
 async def question(

@@ -13,11 +13,11 @@ from services.analyst.service import CognitionService
 from services.analyst.settings import AnalystSettings
 from services.chassis import logs
 from services.chassis.errors import SettingsError, Transient
-from services.chassis.llm.spaces import endpoint_embedder
 from services.chassis.reader import answer, reading
 from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import load
 from services.contracts import cognition_pb2, cognition_pb2_grpc
+from services.llm.spaces import endpoint_embedder
 
 
 async def serve(settings: AnalystSettings) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 
 from services.analyst.cognition.search import Hit
 from services.analyst.library import Library
-from services.chassis.llm.embedder import Vector
 from services.contracts import cognition_pb2 as pb
 from services.contracts import cognition_pb2_grpc
+from services.llm.embedder import Vector
 
 
 class CognitionService(cognition_pb2_grpc.CognitionServicer):

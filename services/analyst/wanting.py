@@ -1,8 +1,8 @@
 """Which ablations the analyst asks for on its own: of new parts, where there is a gain that they could carry."""
 
 from services.analyst.dossier import Dossier
+from services.archive.scoring import loss_gain
 from services.chassis.events import follow
-from services.chassis.scoring import loss_gain
 from services.chassis.worker import Job
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from services.chassis.scoring import loss_gain
+from services.archive.scoring import loss_gain
 from services.contracts import candidate_pb2 as pb
 from services.domain.statistics import Interval, Noise, pooled_noise, with_seed_noise
 

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Sequence
 
+from services.archive.scoring import score, terms_of
 from services.chassis.bus import Bus
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.events import first
-from services.chassis.scoring import score, terms_of
 from services.console.log import must_answer
 from services.console.settings import ConsoleSettings
 from services.contracts import events_pb2 as pb

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import SettingsError
-from services.chassis.llm.minds import Minds
 from services.chassis.logs import get_logger
 from services.chassis.rpc import channel
 from services.chassis.service import Service
@@ -17,10 +16,11 @@ from services.engineer.checker import CheckerService
 from services.engineer.evaluation.preflight import EvaluationUnavailable, require_tasks
 from services.engineer.handlers import Engineer
 from services.engineer.model_reviser import RunReviser
-from services.engineer.sandbox import Sandbox
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.settings import EngineerSettings
 from services.engineer.stages import Stages
+from services.llm.minds import Minds
+from services.sandbox import Sandbox
 
 
 @asynccontextmanager

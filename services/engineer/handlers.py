@@ -11,11 +11,11 @@ from pathlib import Path
 
 import structlog
 
+from services.archive.standing import BEFORE_TRAINED, has_gone_on
 from services.chassis import metrics
 from services.chassis.artifacts import Artifacts
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
-from services.chassis.standing import BEFORE_TRAINED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
@@ -23,7 +23,6 @@ from services.engineer.data.corpus import TokenArray
 from services.engineer.matching import overrides_for
 from services.engineer.records import seed_message, training_message
 from services.engineer.revision import Failure, Reviser
-from services.engineer.sandbox import Sandbox, SandboxUnavailable
 from services.engineer.stages import Stage, Stages
 from services.engineer.surroundings import Surroundings, surroundings_of, watch_settings
 from services.engineer.training.errors import Drained, LooksAhead, TrainingFailed
@@ -33,6 +32,7 @@ from services.engineer.training.result import Metrics
 from services.engineer.training.session import Job as Training
 from services.engineer.training.session import Weights
 from services.engineer.workbench import Workbench
+from services.sandbox import Sandbox, SandboxUnavailable
 
 SERVICE = "engineer"
 MOST_REVISIONS = 3

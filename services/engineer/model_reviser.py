@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.chassis.llm.minds import Minds
-from services.chassis.llm.port import Block, Request, Role
-from services.chassis.llm.prompts import load_prompt
 from services.chassis.worker import Job
 from services.contracts import candidate_pb2 as pb
 from services.engineer.revision import Failure, OfflineReviser, Repair
+from services.llm.minds import Minds
+from services.llm.port import Block, Request, Role
+from services.llm.prompts import load_prompt
 
 
 class RepairAnswer(BaseModel):

@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from services.engineer import fla_cpu
+from services import fla_cpu
 
 PREFERRED = "DeltaNet"
 

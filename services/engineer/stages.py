@@ -11,9 +11,9 @@ from services.engineer.checks.report import CheckReport
 from services.engineer.checks.settings import CheckSettings
 from services.engineer.data import Corpus, open_corpus
 from services.engineer.evaluation.preflight import require_tasks
-from services.engineer.sandbox import Sandbox
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.sizes import ModelSizes
+from services.sandbox import Sandbox
 
 THOROUGH_SEEDS = (0, 1, 2, 3)
 

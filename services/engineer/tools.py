@@ -15,12 +15,12 @@ from services.chassis import logs
 from services.engineer.checks.report import CheckReport
 from services.engineer.data.corpus import CorpusError
 from services.engineer.evaluation.preflight import EvaluationUnavailable
-from services.engineer.sandbox import Sandbox, SandboxUnavailable
 from services.engineer.scales import SCALES, ScaleError
 from services.engineer.stages import Stages
 from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.host import train
 from services.engineer.training.result import Metrics, TrainingResult
+from services.sandbox import Sandbox, SandboxUnavailable
 
 MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
 

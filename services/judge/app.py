@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.chassis.llm.minds import Minds, StorePurse
 from services.chassis.rpc import channel
 from services.chassis.service import Service
 from services.chassis.worker import Job
@@ -15,6 +14,7 @@ from services.judge.offline.judge import OfflineJudge
 from services.judge.opinion import Judging
 from services.judge.service import JudgeService
 from services.judge.settings import JudgeSettings
+from services.llm.minds import Minds, StorePurse
 
 
 @asynccontextmanager

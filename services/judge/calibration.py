@@ -3,14 +3,14 @@
 import os
 
 from services.chassis.errors import NotPossible, SettingsError
-from services.chassis.llm.budget import Purse
-from services.chassis.llm.names import OFFLINE, OPENAI
-from services.chassis.llm.openai_mind import OpenAIMind
-from services.chassis.llm.port import Mind
 from services.chassis.worker import Job
 from services.judge.model.judge import ModelJudge
 from services.judge.offline.judge import OfflineJudge
 from services.judge.opinion import Judging
+from services.llm.budget import Purse
+from services.llm.names import OFFLINE, OPENAI
+from services.llm.openai_mind import OpenAIMind
+from services.llm.port import Mind
 
 
 class Calibration:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
 
-from services.chassis.scoring import benchmark_of, loss_of
+from services.archive.scoring import benchmark_of, loss_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.judge_rubric import Observation

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+from services.archive.runs import Runs
+from services.archive.scoring import benchmark_of, loss_of, score, terms_of
+from services.archive.standing import BEFORE_JUDGED, has_gone_on
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
-from services.chassis.runs import Runs
-from services.chassis.scoring import benchmark_of, loss_of, score, terms_of
-from services.chassis.standing import BEFORE_JUDGED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2, checker_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb

@@ -8,8 +8,6 @@ from pydantic import BaseModel
 
 from services.chassis import logs
 from services.chassis.errors import HandedBack, NotPossible, Rejected
-from services.chassis.llm.port import Request, Role
-from services.chassis.llm.preview import main, plain
 from services.chassis.rpc import channel
 from services.contracts import archive_pb2_grpc, checker_pb2_grpc
 from services.contracts import candidate_pb2 as pb
@@ -18,6 +16,8 @@ from services.judge.model.judge import score_request
 from services.judge.offline.judge import OfflineJudge
 from services.judge.opinion import Judging
 from services.judge.settings import JudgeSettings
+from services.llm.port import Request, Role
+from services.llm.preview import main, plain
 
 
 async def question(

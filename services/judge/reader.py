@@ -9,7 +9,6 @@ import sys
 
 from services.chassis import logs
 from services.chassis.errors import SettingsError
-from services.chassis.llm.minds import StorePurse
 from services.chassis.reader import answer, reading
 from services.chassis.rpc import channel
 from services.chassis.service import SETTINGS_EXIT
@@ -19,6 +18,7 @@ from services.judge.calibration import Calibration
 from services.judge.handlers import JudgeHandler
 from services.judge.service import JudgeService
 from services.judge.settings import JudgeSettings
+from services.llm.minds import StorePurse
 
 
 async def serve(settings: JudgeSettings) -> None:

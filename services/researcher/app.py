@@ -4,13 +4,13 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from services.chassis.llm.embedder import LocalEmbedder
-from services.chassis.llm.minds import Minds
-from services.chassis.llm.spaces import RunEmbedder, Spaces, endpoint_embedder
 from services.chassis.rpc import channel
 from services.chassis.service import Service
 from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, checker_pb2_grpc, cognition_pb2_grpc
+from services.llm.embedder import LocalEmbedder
+from services.llm.minds import Minds
+from services.llm.spaces import RunEmbedder, Spaces, endpoint_embedder
 from services.researcher.draft import Proposer
 from services.researcher.handlers import Researcher
 from services.researcher.model.proposer import ModelProposer

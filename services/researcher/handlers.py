@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from services.archive.runs import Runs
+from services.archive.standing import BEFORE_PROPOSED, has_gone_on
 from services.chassis.errors import Rejected
 from services.chassis.events import follow, struct
-from services.chassis.llm.embedder import Vector
-from services.chassis.llm.spaces import Embed, Spaces
-from services.chassis.runs import Runs
-from services.chassis.standing import BEFORE_PROPOSED, has_gone_on
 from services.chassis.worker import Job
 from services.contracts import (
     archive_pb2,
@@ -23,6 +21,8 @@ from services.contracts import (
 from services.contracts import candidate_pb2 as pb
 from services.domain.structure import fingerprint
 from services.domain.zoo import baseline
+from services.llm.embedder import Vector
+from services.llm.spaces import Embed, Spaces
 from services.researcher.draft import Context, Draft, Proposer, Refusal
 from services.researcher.lookup import entries_for, neighbours
 from services.researcher.offline.proposer import describes

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from services.chassis.llm.embedder import Vector
 from services.contracts import archive_pb2 as archive
 from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.llm.embedder import Vector
 
 NEIGHBOURS = 5
 ENTRIES = 3

@@ -12,12 +12,12 @@ import sys
 from pydantic import BaseModel
 
 from services.chassis import logs
-from services.chassis.llm.port import Request, Role
-from services.chassis.llm.preview import main, plain
-from services.chassis.llm.spaces import endpoint_embedder
 from services.chassis.rpc import channel
 from services.contracts import archive_pb2_grpc, cognition_pb2_grpc
 from services.contracts import candidate_pb2 as pb
+from services.llm.port import Request, Role
+from services.llm.preview import main, plain
+from services.llm.spaces import endpoint_embedder
 from services.researcher.model.proposer import novelty_request, propose_request, summary_request
 from services.researcher.settings import ResearcherSettings
 from services.researcher.tools import Desk

@@ -23,15 +23,15 @@ import numpy as np
 
 from services.chassis import logs
 from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient
-from services.chassis.llm.budget import LocalPurse
-from services.chassis.llm.embedder import Vector
-from services.chassis.llm.openai_embedder import OpenAIEmbedder
-from services.chassis.llm.openai_mind import OpenAIMind
-from services.chassis.llm.spaces import endpoint_embedder
 from services.chassis.rpc import channel
 from services.chassis.settings import load
 from services.contracts import archive_pb2, archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.llm.budget import LocalPurse
+from services.llm.embedder import Vector
+from services.llm.openai_embedder import OpenAIEmbedder
+from services.llm.openai_mind import OpenAIMind
+from services.llm.spaces import endpoint_embedder
 from services.researcher.draft import Context, Draft, Proposer, Refusal
 from services.researcher.lookup import entries_for, nearest_motivations, nearest_programs
 from services.researcher.model.proposer import ModelProposer

@@ -17,8 +17,8 @@ from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.events import first
-from services.chassis.llm.names import OPENAI, recorded
 from services.contracts import events_pb2
+from services.llm.names import OPENAI, recorded
 from services.store.incoming import adopt, original
 from services.store.port import Archive, LogRow
 

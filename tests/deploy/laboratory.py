@@ -147,7 +147,7 @@ def scripted_model(folder: Path) -> tuple[subprocess.Popen[str], str]:
     script = folder / "script.json"
     script.write_text(json.dumps(SCRIPT))
     server = subprocess.Popen(
-        [sys.executable, "-m", "services.chassis.llm.scripted", "--port", "0", "--script", script],
+        [sys.executable, "-m", "services.llm.scripted", "--port", "0", "--script", script],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert server.stdout is not None

@@ -12,8 +12,8 @@ from services.chassis.bus.rights import ADMINISTRATOR
 from services.chassis.settings import SERVICES
 from services.console.local.processes import ServiceProcess
 from tests.chassis.guarded import GuardedServer
+from tests.console.conftest import bare_environment
 from tests.loop.conftest import micro_flags, rows_of
-from tests.services.console.conftest import bare_environment
 
 RUN = ("run", "--json", "--candidates", "1", "--baselines", "delta_net", *micro_flags())
 

@@ -46,7 +46,7 @@ def endpoint(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess
     script = tmp_path / "script.json"
     script.write_text(json.dumps(SCRIPT))
     server = subprocess.Popen(
-        [sys.executable, "-m", "services.chassis.llm.scripted", "--port", "0", "--script", str(script)],
+        [sys.executable, "-m", "services.llm.scripted", "--port", "0", "--script", str(script)],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert server.stdout is not None

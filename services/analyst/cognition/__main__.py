@@ -21,10 +21,10 @@ from services.analyst.library import Library
 from services.analyst.settings import AnalystSettings
 from services.chassis import logs
 from services.chassis.errors import Rejected, SettingsError, Transient
-from services.chassis.llm.budget import LocalPurse
-from services.chassis.llm.openai_mind import OpenAIMind
-from services.chassis.llm.spaces import endpoint_embedder
 from services.chassis.settings import load
+from services.llm.budget import LocalPurse
+from services.llm.openai_mind import OpenAIMind
+from services.llm.spaces import endpoint_embedder
 
 _USES = TypeAdapter(tuple[Use, ...])
 

@@ -20,7 +20,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from services.analyst.cognition.corpus import Corpus, Knowledge
-from services.chassis.llm.embedder import Vector, refuse_empty
+from services.llm.embedder import Vector, refuse_empty
 
 VERSION = "v1"
 LATENT = 64

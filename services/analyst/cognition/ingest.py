@@ -9,8 +9,8 @@ from pypdf import PdfReader
 from pypdf.errors import PyPdfError
 
 from services.analyst.cognition.corpus import CorpusError, CorpusFile, Paper
-from services.chassis.llm.port import Message, Mind, Request, Role
 from services.domain.components import VOCABULARY
+from services.llm.port import Message, Mind, Request, Role
 
 PROMPT_VERSION = "extract-1"
 LONGEST = 60_000

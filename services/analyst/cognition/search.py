@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from services.analyst.cognition.corpus import Corpus, Knowledge
-from services.chassis.llm.embedder import Embedder, Vector, must_match
+from services.llm.embedder import Embedder, Vector, must_match
 
 MOST = 50
 """More entries than this are refused: a context full of entries explains nothing."""

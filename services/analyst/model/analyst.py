@@ -9,10 +9,10 @@ from services.analyst.offline.analyst import OfflineAnalyst, components_of, hits
 from services.analyst.offline.comparing import parameters_of, speed_of, task_means
 from services.analyst.offline.results import results
 from services.chassis.errors import Rejected
-from services.chassis.llm.port import Mind, Request, Role
-from services.chassis.llm.prompts import Prompt, load_prompt
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
+from services.llm.port import Mind, Request, Role
+from services.llm.prompts import Prompt, load_prompt
 
 TRIES = 2
 NOTHING = "None."

@@ -13,8 +13,6 @@ from pathlib import Path
 import grpc.aio
 
 from services.chassis.errors import SettingsError
-from services.chassis.llm.names import asks_endpoint
-from services.chassis.llm.settings import must_be_payable
 from services.chassis.rpc import channel
 from services.console.archive import all_candidates, open_archive
 from services.console.commands.forking import fork_run, until_applied
@@ -28,6 +26,8 @@ from services.console.settings import ConsoleSettings
 from services.console.steer import pause_run, resume_run, start_run
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
+from services.llm.names import asks_endpoint
+from services.llm.settings import must_be_payable
 
 POLL_SECONDS = 1.0
 OVER = frozenset({"finished", "stopped"})

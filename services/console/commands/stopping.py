@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from services.chassis.curves import curves_of
+from services.archive.curves import curves_of
 from services.contracts import candidate_pb2 as pb
 from services.domain.extrapolation import MINIMUM_FINISHED, StoppingReplay, replay_stopping
 

@@ -7,7 +7,7 @@ from services.engineer.checks.registry import PROBES, Probe
 from services.engineer.checks.report import JSON, CheckReport, Finding, Verdict
 from services.engineer.checks.screen import screen
 from services.engineer.checks.settings import CheckSettings
-from services.engineer.sandbox import Child, ChildDied, ChildTimeout, Limits, Malformed, Sandbox
+from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Malformed, Sandbox
 
 JOB = "services.engineer.checks.guest:run"
 

@@ -6,7 +6,8 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from services.engineer import fla_cpu, program
+from services import fla_cpu
+from services.engineer import program
 from services.engineer.export import template
 from services.engineer.export.card import Card, as_json, as_markdown
 from services.engineer.export.weights import write_state
@@ -15,7 +16,7 @@ from services.engineer.training.sizes import ModelSizes
 
 RENAMED = (
     ("services.engineer.export.template.kernels", "kernels"),
-    ("services.engineer.fla_cpu", "parts"),
+    ("services.fla_cpu", "parts"),
     ("services.engineer.program", "construction"),
     ("services.engineer.training.model", "model"),
     ("services.engineer.training.sizes", "sizes"),

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import cast
 
-from services.engineer.sandbox.errors import ChildDied, ChildTimeout, Malformed
-from services.engineer.sandbox.limits import Limits
 from services.engineer.scales import Scale
 from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.ports import JSON, Array, Child, Message
+from services.sandbox.errors import ChildDied, ChildTimeout, Malformed
+from services.sandbox.limits import Limits
 
 
 def limits_of(scale: Scale) -> Limits:

@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engineer.sandbox.limits import Limits
-from services.engineer.sandbox.wire import JSON, Message
+from services.sandbox.limits import Limits
+from services.sandbox.wire import JSON, Message
 
 __all__ = ["JSON", "Array", "Channel", "Child", "Message", "Sandbox"]
 

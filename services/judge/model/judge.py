@@ -6,12 +6,12 @@ from statistics import fmean, stdev
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.chassis.errors import Rejected
-from services.chassis.llm.port import BudgetExhausted, Mind, Request, Role
-from services.chassis.llm.prompts import Prompt, load_prompt
 from services.contracts import candidate_pb2 as pb
 from services.domain.judge_rubric import SubScores, combine
 from services.judge.case import Case, program_of
 from services.judge.opinion import Opinion
+from services.llm.port import BudgetExhausted, Mind, Request, Role
+from services.llm.prompts import Prompt, load_prompt
 
 UNCALIBRATED = " Not calibrated: Gated DeltaNet is not measured in this run."
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from services.chassis.llm.port import Block
+from services.llm.port import Block
 
 
 class _Answer(BaseModel):

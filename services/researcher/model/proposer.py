@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from services.chassis.errors import Rejected
-from services.chassis.llm.port import Mind, Request, Role
-from services.chassis.llm.prompts import load_prompt
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
+from services.llm.port import Mind, Request, Role
+from services.llm.prompts import load_prompt
 from services.researcher.draft import Context, Draft, Refusal
 from services.researcher.model.answers import NoveltyAnswer, ProposalAnswer, SummaryAnswer, applied
 from services.researcher.model.telling import (

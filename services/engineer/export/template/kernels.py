@@ -13,7 +13,7 @@ from types import ModuleType
 
 import torch
 
-from services.engineer.fla_cpu.names import MODULES, OPERATORS, OTHERS, SUBMODULES, TOP
+from services.fla_cpu.names import MODULES, OPERATORS, OTHERS, SUBMODULES, TOP
 
 
 def on_gpu() -> bool:

@@ -1,0 +1,95 @@
+"""Between padded batches and packed sequences, and a layer's own part of a cache, as fla's layers do it."""
+
+import torch
+from torch import Tensor, nn
+
+from services.fla_cpu.cache import Cache, State
+
+
+def get_unpad_data(attention_mask: Tensor) -> tuple[Tensor, Tensor, int]:
+    """From a mask [b, l]: indices of real tokens, boundaries of the packed sequences, the longest length."""
+    lengths = attention_mask.sum(-1, dtype=torch.int32)
+    indices = attention_mask.flatten().nonzero().flatten()
+    boundaries = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+    return indices, boundaries, int(lengths.max())
+
+
+def index_first_axis(x: Tensor, indices: Tensor) -> Tensor:
+    """Rows of x by index."""
+    return x[indices]
+
+
+def pad_input(hidden_states: Tensor, indices: Tensor, batch_size: int, seq_len: int) -> Tensor:
+    """Packed [tokens, …] → [batch, length, …] with zeros where the mask was zero."""
+    output = hidden_states.new_zeros(batch_size * seq_len, *hidden_states.shape[1:])
+    return output.index_copy(0, indices, hidden_states).reshape(batch_size, seq_len, *hidden_states.shape[1:])
+
+
+def unpad_hidden_states(
+    hidden_states: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None, q_len: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """[b, l, …] → ([1, tokens, …], indices, boundaries) by the mask; as it is if packed already or without one."""
+    if cu_seqlens is not None or attention_mask is None:
+        return hidden_states, None, cu_seqlens
+    indices, boundaries, _ = get_unpad_data(attention_mask[:, -q_len:])
+    return index_first_axis(hidden_states.flatten(0, 1), indices).unsqueeze(0), indices, boundaries
+
+
+def repad_hidden_states(hidden_states: Tensor, indices: Tensor | None, batch_size: int, q_len: int) -> Tensor:
+    """The inverse of `unpad_hidden_states`."""
+    return hidden_states if indices is None else pad_input(hidden_states.squeeze(0), indices, batch_size, q_len)
+
+
+Packed = tuple[Tensor | tuple[Tensor, ...], tuple[Tensor, ...], Tensor, tuple[Tensor, Tensor], tuple[int, int]]
+
+
+def unpad_input(
+    q: Tensor | tuple[Tensor, ...],
+    states: tuple[Tensor, ...],
+    attention_mask: Tensor,
+    q_len: int,
+    keepdim: bool = False,
+) -> Packed:
+    """Queries [b, q_len, …] and states [b, l, …] without the tokens that the mask [b, l] leaves out.
+
+    q_len is l, or 1 in decoding. → (queries, states, query indices, (boundaries of both), (longest of both))
+    """
+    indices, boundaries, longest = get_unpad_data(attention_mask)
+    queries = (q,) if isinstance(q, Tensor) else q
+    if q_len == attention_mask.shape[-1]:
+        found, edges, most = indices, boundaries, longest
+        queries = tuple(index_first_axis(one.flatten(0, 1), indices) for one in queries)
+    elif q_len == 1:
+        edges = torch.arange(len(attention_mask) + 1, dtype=torch.int32, device=attention_mask.device)
+        found, most = edges[:-1], 1
+        queries = tuple(one.squeeze(1) for one in queries)
+    else:
+        raise ValueError(f"q_len must be 1 or the length of the mask, {attention_mask.shape[-1]}, not {q_len}")
+    packed = tuple(index_first_axis(state.flatten(0, 1), indices) for state in states)
+    if keepdim:
+        queries, packed = tuple(one.unsqueeze(0) for one in queries), tuple(one.unsqueeze(0) for one in packed)
+    return queries[0] if isinstance(q, Tensor) else queries, packed, found, (edges, boundaries), (most, longest)
+
+
+def require_cache_layer_idx(module: nn.Module, past_key_values: Cache | None) -> int | None:
+    """The module's layer_idx. ValueError where there is a cache and no index."""
+    layer: int | None = getattr(module, "layer_idx", None)
+    if past_key_values is not None and layer is None:
+        raise ValueError(f"{type(module).__name__} needs a layer_idx to use a cache: give one when constructing it")
+    return layer
+
+
+def get_layer_cache(module: nn.Module, past_key_values: Cache | None) -> State | None:
+    """What the cache holds of this layer, None where there is nothing yet."""
+    layer = require_cache_layer_idx(module, past_key_values)
+    if past_key_values is None or layer is None or len(past_key_values) <= layer:
+        return None
+    return past_key_values[layer]
+
+
+def update_layer_cache(module: nn.Module, past_key_values: Cache | None, **given: object) -> State | None:
+    """Keep what is given (recurrent_state, conv_state, offset …) of this layer."""
+    layer = require_cache_layer_idx(module, past_key_values)
+    if past_key_values is None or layer is None:
+        return None
+    return past_key_values.update(layer_idx=layer, **given)  # type: ignore[arg-type]

@@ -1,0 +1,145 @@
+"""Answers in and out of text: the schema to enforce, instructions where none is enforced, parsing, validation.
+
+The fallback form, for endpoints without structured output:
+
+    ```json
+    {"name": "…", "motivation": "…"}
+    ```
+    ```python
+    the field marked Block("python"), as it is, without any escaping
+    ```
+
+One parser reads every form, so that a recorded answer is read the same way whichever form was asked for.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import cast
+
+from pydantic import BaseModel, ValidationError
+
+from services.llm.port import A, Block
+
+JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
+_FENCE = re.compile(
+    r"^[ \t]*(?P<ticks>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)[^\n]*\n(?P<body>.*?)^[ \t]*(?P=ticks)[ \t]*$",
+    re.MULTILINE | re.DOTALL,
+)
+_LONGEST_REASON = 2000
+
+
+class Unreadable(ValueError):  # noqa: N818 - says what happened
+    """The text is not an answer of the asked form; the message is written for the model that is to repair it."""
+
+
+def blocks_of(answer: type[BaseModel]) -> dict[str, str]:
+    """The fields marked with `Block`, and their languages."""
+    return {
+        name: mark.language
+        for name, field in answer.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, Block)
+    }
+
+
+@lru_cache(maxsize=256)
+def schema_of(answer: type[BaseModel]) -> tuple[dict[str, JSON], bool]:
+    """The JSON schema to send, and whether it can be enforced strictly (it holds no free-form mapping)."""
+    schema = cast("dict[str, JSON]", answer.model_json_schema())
+    strict = not _has_mapping(schema)
+    return (cast("dict[str, JSON]", _closed(schema)) if strict else schema), strict
+
+
+def _has_mapping(node: JSON) -> bool:
+    """Whether any object in the schema takes keys of any name."""
+    if isinstance(node, list):
+        return any(_has_mapping(inner) for inner in node)
+    if not isinstance(node, dict):
+        return False
+    free = node.get("type") == "object" and "properties" not in node
+    return free or any(_has_mapping(inner) for inner in node.values())
+
+
+def _closed(node: JSON) -> JSON:
+    """Every property required and none besides: what strict structured output asks for."""
+    if isinstance(node, list):
+        return [_closed(inner) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    properties = node.get("properties")
+    kept = {key: _closed(inner) for key, inner in node.items() if key != "default"}
+    if isinstance(properties, dict):
+        # A property may itself be called "default", so the names are taken from the original.
+        kept["properties"] = {name: _closed(inner) for name, inner in properties.items()}
+        kept["required"] = list(properties)
+        kept["additionalProperties"] = False
+    return kept
+
+
+def instructions(answer: type[BaseModel], fenced: bool) -> str:
+    """What a model is told where the endpoint does not enforce the schema."""
+    schema = answer.model_json_schema()
+    blocks = blocks_of(answer) if fenced else {}
+    for name in blocks:
+        schema["properties"].pop(name)
+        schema["required"] = [other for other in schema.get("required", []) if other != name]
+    text = f"Answer with one JSON object that follows this JSON schema:\n{json.dumps(schema)}\n"
+    if not fenced:
+        return text + "Write nothing besides the object."
+    text += "Put the object into a fence that opens with ```json and closes with ```."
+    for name, language in blocks.items():
+        text += f"\nThen give `{name}` whole and unescaped in a fence of its own that opens with ```{language}."
+    return text
+
+
+def read(text: str, answer: type[A]) -> A:
+    """The validated answer in `text`. Raises Unreadable with what to repair."""
+    # Reasoning models may think aloud first; what they think is no part of the answer.
+    spoken = text.rsplit("</think>", 1)[-1]
+    values = _values(spoken, blocks_of(answer))
+    try:
+        return answer.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise Unreadable(_reasons(error)) from None
+
+
+def _values(text: str, blocks: Mapping[str, str]) -> Mapping[str, JSON]:
+    whole = _object(text.strip())
+    if whole is not None:
+        return whole
+    fences = [(found["language"].lower(), found["body"]) for found in _FENCE.finditer(text)]
+    objects = [found for language, body in fences if language in ("json", "") and (found := _object(body)) is not None]
+    values = dict(objects[-1]) if objects else dict(_embedded(text) or {})
+    if not values:
+        raise Unreadable("no JSON object was found in the answer")
+    for name, language in blocks.items():
+        bodies = [body for of, body in fences if of == language]
+        if bodies and name not in values:
+            # Models quote pieces while they explain; the whole text is the longest.
+            values[name] = max(bodies, key=len)
+    return values
+
+
+def _object(text: str) -> dict[str, JSON] | None:
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _embedded(text: str) -> dict[str, JSON] | None:
+    """An object between the first and the last brace of a text without fences."""
+    start, end = text.find("{"), text.rfind("}")
+    return _object(text[start : end + 1]) if 0 <= start < end else None
+
+
+def _refuse_constant(name: str) -> JSON:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _reasons(error: ValidationError) -> str:
+    lines = [f"{'.'.join(map(str, one['loc'])) or 'answer'}: {one['msg']}" for one in error.errors()]
+    return "; ".join(lines)[:_LONGEST_REASON]

@@ -1,0 +1,179 @@
+"""Embedders: text to unit vectors that know who made them.
+
+    embedder = LocalEmbedder()                      # no network, no model, the same vector on every machine
+    first, second = await embedder.embed([a, b])    # or embedder.vector(a) without awaiting
+    cosine(first, second)                           # −1 to 1; EmbedderMismatch if two embedders made them
+    Vector(embedder="hashed-1024-v1", values=np.array(floats_from_the_wire))   # back from a message or database
+    similarities(query, many)                       # one product for a whole base, float64 of shape [len(many)]
+
+`services.llm.openai_embedder.OpenAIEmbedder` asks an endpoint through the same port.
+
+The local embedder hashes words, pairs of neighbouring words and the character n-grams inside words (so that "gate",
+"gated" and "gating" are near) into a fixed number of signed buckets. Sources: feature hashing, Weinberger et al. 2009,
+arXiv:0902.2206; sub-word n-grams, Bojanowski et al. 2017, arXiv:1607.04606; sublinear term frequency, Manning et al.,
+Introduction to Information Retrieval, 6.4.1. It knows spelling, not meaning: paraphrases without common words
+score near 0, unrelated English texts 0.0–0.1, texts on one mechanism 0.2–0.6.
+"""
+
+import asyncio
+import math
+import re
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class EmbedderMismatch(ValueError):  # noqa: N818 - says what happened
+    """Two vectors that different embedders made were to be compared; the numbers would mean nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vector:
+    """A direction in the space of one embedder; `values` is float32 of shape [dimension], of length 1, read-only.
+
+    Raises:
+        ValueError: `values` has not one axis, holds something not finite, or has no direction (all zero).
+    """
+
+    embedder: str
+    values: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        values = np.array(self.values, dtype=np.float64)
+        norm = float(np.linalg.norm(values)) if values.ndim == 1 else math.nan
+        if not math.isfinite(norm) or norm == 0.0:
+            raise ValueError(f"vector.values of {self.embedder} must be one row of finite numbers, not all zero")
+        # A vector that comes back from float32 storage is of length 1 already and must stay the same to the bit.
+        unit = (values if abs(norm - 1.0) < 1e-6 else values / norm).astype(np.float32)
+        unit.setflags(write=False)
+        object.__setattr__(self, "values", unit)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Vector):
+            return NotImplemented
+        return self.embedder == other.embedder and np.array_equal(self.values, other.values)
+
+    def __hash__(self) -> int:
+        return hash((self.embedder, self.values.tobytes()))
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors.
+
+    `embed` keeps the order and the number of texts, and the same text always gives the same vector. `name` identifies
+    the space: a changed algorithm or model has another name. An empty text raises ValueError naming its place; an
+    endpoint out of reach raises Transient.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dimension(self) -> int | None:
+        """The length of a vector; None while an endpoint that was not told has not answered yet."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> list[Vector]: ...
+
+
+def cosine(a: Vector, b: Vector) -> float:
+    """Cosine of the angle between two vectors, −1 to 1. Raises EmbedderMismatch when two embedders made them."""
+    return float(similarities(a, [b])[0])
+
+
+def similarities(query: Vector, others: Sequence[Vector]) -> NDArray[np.float64]:
+    """Cosines of `query` with each of `others`, shape [len(others)]. Raises EmbedderMismatch as `cosine` does."""
+    must_match(query, others)
+    if not others:
+        return np.zeros(0)
+    matrix = np.stack([other.values for other in others]).astype(np.float64)
+    return np.clip(matrix @ query.values.astype(np.float64), -1.0, 1.0)
+
+
+def must_match(query: Vector, others: Sequence[Vector]) -> None:
+    """Raises EmbedderMismatch unless all come from one embedder."""
+    for other in others:
+        if other.embedder != query.embedder or other.values.shape != query.values.shape:
+            raise EmbedderMismatch(
+                f"a vector of {query.embedder} ({query.values.size}) cannot be compared with one of "
+                f"{other.embedder} ({other.values.size}); embed the texts again with one embedder"
+            )
+
+
+def refuse_empty(texts: Sequence[str]) -> None:
+    """Raises ValueError naming the first text without content: it has no direction."""
+    for place, text in enumerate(texts):
+        if not text.strip():
+            raise ValueError(f"texts[{place}] is empty; an embedder needs some text")
+
+
+_WORD = re.compile(r"[^\W_]+")
+_STOP = frozenset(
+    _WORD.findall(
+        "a an and are as at be been but by can could do does for from had has have how if in into is it its may more "
+        "most no nor not of on or our over so such than that the their then there these they this those through to "
+        "under up us was we were what when where which while who will with without would you your"
+    )
+)
+_STOP_WEIGHT = 0.05
+_SUBWORD_WEIGHT = 0.7
+_PAIR_WEIGHT = 0.4
+
+
+class LocalEmbedder:
+    """Deterministic hashing of words, word pairs and sub-word n-grams; numpy only, about 1 ms a paragraph."""
+
+    def __init__(self, dimension: int = 1024) -> None:
+        if dimension < 2:
+            raise ValueError(f"dimension must be at least 2, not {dimension}")
+        self._dimension = dimension
+
+    @property
+    def name(self) -> str:
+        return f"hashed-{self._dimension}-v1"
+
+    @property
+    def dimension(self) -> int:
+        return self._dimension
+
+    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """Vectors in the order of `texts`, computed in a thread so that the loop goes on."""
+        refuse_empty(texts)
+        return await asyncio.to_thread(lambda: [self.vector(text) for text in texts])
+
+    def vector(self, text: str) -> Vector:
+        """The vector of one text, computed here and now. Raises ValueError when the text is empty."""
+        refuse_empty([text])
+        values = np.zeros(self._dimension)
+        for feature, weight in _features(text):
+            code = zlib.crc32(feature.encode("utf-8", "surrogatepass"))
+            values[(code >> 1) % self._dimension] += weight if code & 1 else -weight
+        return Vector(self.name, values.astype(np.float32))
+
+
+def _features(text: str) -> Iterator[tuple[str, float]]:
+    """Weighted features of a text: repeated words count with 1 + ln(times), stop words hardly at all."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = _WORD.findall(folded) or ["".join(folded.split())]
+    for word, times in Counter(words).items():
+        weight = (1.0 + math.log(times)) * (_STOP_WEIGHT if word in _STOP else 1.0)
+        yield f"w {word}", weight
+        yield from _subwords(word, weight)
+    content = [word for word in words if word not in _STOP]
+    for (left, right), times in Counter(pairwise(content)).items():
+        yield f"p {left} {right}", _PAIR_WEIGHT * (1.0 + math.log(times))
+
+
+def _subwords(word: str, weight: float) -> Iterator[tuple[str, float]]:
+    """The 3- to 5-grams of a word with its ends marked; together they weigh `_SUBWORD_WEIGHT` of the word."""
+    marked = f"<{word}>"
+    grams = [marked[at : at + size] for size in (3, 4, 5) for at in range(len(marked) - size + 1)]
+    for gram in grams:
+        yield f"g {gram}", _SUBWORD_WEIGHT * weight / math.sqrt(len(grams))

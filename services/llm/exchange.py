@@ -1,0 +1,197 @@
+"""One exchange with an OpenAI-compatible endpoint: every way it can go becomes an `Outcome`, nothing is swallowed."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol, cast
+
+import openai
+from openai.types.chat import ChatCompletionMessageParam
+from pydantic import BaseModel, Field, FiniteFloat, SecretStr, ValidationError
+
+from services.llm.answers import JSON
+from services.llm.backoff import retry_after
+from services.llm.budget import Price, Spend, spend
+from services.llm.outside import check_address
+from services.llm.port import Fault
+from services.llm.scrub import Scrubber
+
+_LONGEST_MESSAGE = 1000
+# The request never reached the endpoint, so that it cannot cost anything.
+_NOT_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one request. `fault` None: `text` is a whole answer.
+
+    `billed` False: the endpoint certainly did not charge. Tokens are None when it did not say.
+    """
+
+    fault: Fault | None
+    text: str = ""
+    message: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    retry_after: float | None = None
+    billed: bool = True
+
+    def spent(self, price: Price | None) -> Spend | None:
+        """What the exchange took; None where the endpoint may have charged and did not say what."""
+        if not self.billed:
+            return Spend()
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return spend(price, self.prompt_tokens, self.completion_tokens)
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(default=0, ge=0)
+
+
+class _Said(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Said
+    finish_reason: str | None = None
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+class _Row(BaseModel):
+    index: int
+    embedding: list[FiniteFloat]
+
+
+class _Embedded(BaseModel):
+    data: list[_Row]
+    usage: _Usage | None = None
+
+
+class _Raw(Protocol):
+    """A reply as it came."""
+
+    @property
+    def text(self) -> str: ...
+
+
+def connect(url: str, key: SecretStr) -> openai.AsyncOpenAI:
+    """A client without retries and time limits of its own: both are ours. Raises SettingsError if not allowed."""
+    check_address(url)
+    return openai.AsyncOpenAI(base_url=url, api_key=key.get_secret_value() or "none", max_retries=0, timeout=None)
+
+
+class Line:
+    """The way to one endpoint: its client, its time limit, and the scrubber of what comes back."""
+
+    def __init__(
+        self, client: openai.AsyncOpenAI, timeout: float, scrubber: Scrubber, now: Callable[[], datetime]
+    ) -> None:
+        self._client = client
+        self._timeout = timeout
+        self._scrubber = scrubber
+        self._now = now
+
+    async def exchange(self, body: Mapping[str, JSON]) -> Outcome:
+        """Send one chat completion. Raises nothing but CancelledError and what is a fault of ours."""
+        create = self._client.chat.completions.with_raw_response.create
+        messages = cast("list[ChatCompletionMessageParam]", body["messages"])
+        sent = create(model=str(body["model"]), messages=messages, extra_body=dict(body))
+        return await self._outcome(sent, self._read)
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Outcome:
+        """Have texts embedded, as `exchange`; the outcome's text is a JSON list with a list of numbers for each."""
+        create = self._client.embeddings.with_raw_response.create
+        sent = create(model=model, input=list(texts), encoding_format="float")
+        return await self._outcome(sent, lambda text: self._vectors(text, len(texts)))
+
+    async def _outcome(self, sent: Awaitable[_Raw], read: Callable[[str], Outcome]) -> Outcome:
+        try:
+            # The client's own limit restarts with every byte; a slow trickle is only ended by a limit on the whole.
+            async with asyncio.timeout(self._timeout):
+                raw = await sent
+            return read(raw.text)
+        except (TimeoutError, openai.APITimeoutError):
+            return Outcome(Fault.TIMEOUT, message=f"no whole answer within {self._timeout:g} s")
+        except openai.APIStatusError as error:
+            return self._refused(error)
+        except openai.APIConnectionError as error:
+            cause = type(error.__cause__).__name__
+            message = self._scrubber.text(f"the connection failed ({cause}: {error.__cause__})")
+            return Outcome(Fault.DISCONNECTED, message=message[:_LONGEST_MESSAGE], billed=cause not in _NOT_SENT)
+        except openai.APIError as error:
+            return Outcome(Fault.MALFORMED, message=self._scrubber.text(str(error))[:_LONGEST_MESSAGE])
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    def _read(self, text: str) -> Outcome:
+        try:
+            completion = _Completion.model_validate_json(text)
+        except ValidationError:
+            start = self._scrubber.text(text)[:200]
+            return Outcome(Fault.MALFORMED, text=start, message=f"the reply is not a chat completion: {start!r}")
+        fault, said, message = _judge(completion)
+        usage = completion.usage
+        return Outcome(
+            fault,
+            text=self._scrubber.text(said),
+            message=self._scrubber.text(message),
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+        )
+
+    def _vectors(self, text: str, count: int) -> Outcome:
+        try:
+            reply = _Embedded.model_validate_json(text)
+        except ValidationError:
+            start = self._scrubber.text(text)[:200]
+            return Outcome(Fault.MALFORMED, text=start, message=f"the reply holds no embeddings: {start!r}")
+        rows = [row.embedding for row in sorted(reply.data, key=lambda row: row.index)]
+        tokens = reply.usage.prompt_tokens if reply.usage else None
+        known = Outcome(None, json.dumps(rows), prompt_tokens=tokens, completion_tokens=None if tokens is None else 0)
+        if len(rows) != count:
+            message = f"{count} texts were sent and {len(rows)} vectors came back"
+            return replace(known, fault=Fault.MALFORMED, message=message)
+        return known
+
+    def _refused(self, error: openai.APIStatusError) -> Outcome:
+        status = error.status_code
+        message = self._scrubber.text(f"HTTP {status}: {error.message}")[:_LONGEST_MESSAGE]
+        wait = retry_after(error.response.headers, self._now())
+        return Outcome(_fault_of(status), message=message, retry_after=wait, billed=False)
+
+
+def _judge(completion: _Completion) -> tuple[Fault | None, str, str]:
+    """Fault, text and message of a well-formed reply."""
+    if not completion.choices:
+        return Fault.EMPTY, "", "the reply holds no choice"
+    choice = completion.choices[0]
+    said = choice.message.content or ""
+    if choice.message.refusal or choice.finish_reason == "content_filter":
+        return Fault.REFUSED, said, f"the model declines: {choice.message.refusal or 'content filter'}"
+    if choice.finish_reason == "length":
+        return Fault.TRUNCATED, said, "the answer was cut off at the token limit"
+    if not said.strip():
+        return Fault.EMPTY, said, f"the answer is empty (finish_reason {choice.finish_reason!r})"
+    return None, said, ""
+
+
+def _fault_of(status: int) -> Fault:
+    if status == 429:
+        return Fault.RATE_LIMITED
+    if status in (401, 403, 404):
+        return Fault.UNAUTHORISED
+    if status >= 500 or status in (408, 409):
+        return Fault.SERVER_ERROR
+    return Fault.BAD_REQUEST

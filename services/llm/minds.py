@@ -1,0 +1,168 @@
+"""One place where a service gets the mind that a run asks for.
+
+    minds = Minds(service.name, service.bus, archive_stub, settings.artifacts)
+    mind = await minds.mind(run_settings.mind, job)     # None: the run thinks offline
+    answered = await mind.ask(request)                  # every call becomes a fact mind.answered of the candidate
+
+All candidates of a service share one OpenAIMind, so that limits per endpoint hold; budgets are kept by the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+
+import grpc
+import grpc.aio
+
+from services.chassis import metrics
+from services.chassis.artifacts import Artifacts, FsspecArtifacts
+from services.chassis.bus import Bus
+from services.chassis.errors import Transient
+from services.chassis.events import Cause, follow
+from services.chassis.worker import Job
+from services.contracts import archive_pb2, archive_pb2_grpc
+from services.contracts import candidate_pb2 as pb
+from services.llm.booking import Payer
+from services.llm.budget import Reservation, Spend
+from services.llm.lessons import Lessons
+from services.llm.names import OFFLINE, OPENAI, RECORDED, record_of
+from services.llm.openai_mind import OpenAIMind
+from services.llm.port import BudgetExhausted, Call, Mind
+from services.llm.recorded import CallRecord, LoggedCalls, RecordedMind, to_message
+
+BUSY_SECONDS = 0.5
+
+
+class Minds:
+    """Opens minds on demand. Close it when the service ends."""
+
+    def __init__(self, service: str, bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, artifacts: str) -> None:
+        self._archive = archive
+        self._artifacts: Artifacts = FsspecArtifacts(artifacts)
+        self._journal = EventJournal(service, bus, self._artifacts)
+        self._lessons = Lessons(archive)
+        self._openai: OpenAIMind | None = None
+        self._recorded: dict[tuple[str, str], RecordedMind] = {}  # by the run that asks, and its mind
+
+    async def mind(self, name: str, job: Job) -> Mind | None:
+        """The mind of this name (see `services.llm.names`); None for "offline".
+
+        Raises SettingsError where the environment describes no endpoint, ValueError for an unknown name.
+        """
+        self._journal.follow(job)
+        if name in ("", OFFLINE):
+            return None
+        if name == OPENAI:
+            return await self._asking(job)
+        key = job.event.run, name
+        if key not in self._recorded:
+            self._recorded[key] = await self._replaying(*record_of(name), job)
+        return self._recorded[key]
+
+    async def record(self, name: str, job: Job) -> RecordedMind | None:
+        """The record that a mind of this name answers from, if it is one that does."""
+        mind = await self.mind(name, job) if name.startswith(RECORDED) else None
+        return mind if isinstance(mind, RecordedMind) else None
+
+    def payer(self, job: Job) -> Payer:
+        """The candidate of this job, for what is embedded on its behalf."""
+        self._journal.follow(job)
+        return Payer(job.event.run, job.event.candidate, StorePurse(self._archive), self._journal)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._openai is not None:
+            await self._openai.close()
+
+    async def _asking(self, job: Job) -> OpenAIMind:
+        if self._openai is None:
+            self._openai = OpenAIMind.from_environment(os.environ, StorePurse(self._archive), self._journal)
+        if self._openai.learns:
+            await self._lessons.teach(self._openai, job.event.run)
+        return self._openai
+
+    async def _replaying(self, run: str, until: int | None, job: Job) -> RecordedMind:
+        if until is not None:
+            calls = LoggedCalls(self._archive, self._artifacts, run, until)
+            return RecordedMind(calls, f"{run}@{until}", await self._asking(job))
+        record = CallRecord(self._artifacts)
+        request = archive_pb2.ListCandidatesRequest(run=run, page_size=200)
+        while True:
+            reply = await self._archive.ListCandidates(request, timeout=60)
+            for candidate in reply.candidates:
+                for call in candidate.calls:
+                    record.add(candidate.id, call)
+            if not reply.next_page_token:
+                return RecordedMind(record, run)
+            request.page_token = reply.next_page_token
+
+
+class EventJournal:
+    """Publishes every call as mind.answered, a side fact of the event that is being handled."""
+
+    def __init__(self, service: str, bus: Bus, artifacts: Artifacts) -> None:
+        self._service = service
+        self._bus = bus
+        self._artifacts = artifacts
+        self._causes: dict[tuple[str, str], tuple[Cause, int]] = {}
+        self._counted: Counter[tuple[str, str, int, str]] = Counter()
+
+    def follow(self, job: Job) -> None:
+        """Calls for this job's candidate follow from its event from now on."""
+        self._causes[job.event.run, job.event.candidate] = job.cause, job.attempt
+
+    async def record(self, run: str, candidate: str, call: Call) -> None:
+        """Keep prompt and answer as artifacts and the rest as an event. Raises Transient when that is not possible."""
+        cause, attempt = self._causes[run, candidate]
+        event = follow(
+            cause, "answered", self._service, attempt, pb.Candidate(id=candidate), self._suffix(call, cause, attempt)
+        )
+        event.ClearField("so_far")
+        event.mind_answered.call.CopyFrom(await to_message(call, self._artifacts))
+        await self._bus.publish(event)
+        metrics.MIND_TOKENS.labels(call.role, call.model, "prompt").inc(call.prompt_tokens or 0)
+        metrics.MIND_TOKENS.labels(call.role, call.model, "completion").inc(call.completion_tokens or 0)
+        metrics.MIND_MONEY.labels(call.role, call.model).inc(call.price or 0.0)
+
+    def _suffix(self, call: Call, cause: Cause, attempt: int) -> str:
+        """Tells the calls of one candidate apart: the question, and how often it was put in this attempt."""
+        key = (cause.event.run, cause.event.candidate, attempt, call.prompt_hash)
+        self._counted[key] += 1
+        return f"{call.role}-{call.prompt_hash[:12]}-{self._counted[key]}"
+
+
+class StorePurse:
+    """The run's budget as the store keeps it: one purse for all services."""
+
+    def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub) -> None:
+        self._archive = archive
+
+    async def reserve(self, run: str, worst: Spend) -> Reservation:
+        """Wait while calls in flight stand in the way. Raises BudgetExhausted, or Transient when the store is away."""
+        request = archive_pb2.ReserveRequest(run=run, tokens=worst.tokens, nanodollars=worst.nanodollars)
+        while True:
+            try:
+                reply = await self._archive.Reserve(request, timeout=30)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                    raise BudgetExhausted(error.details() or "the budget is used up") from None
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise Transient(f"the purse is out of reach: {error.details()}") from error
+                await asyncio.sleep(BUSY_SECONDS)
+            else:
+                return Reservation(run, reply.reservation, worst)
+
+    async def settle(self, reservation: Reservation, actual: Spend | None) -> None:
+        """Book what the call took. A store that is away keeps the whole reserve until it lapses."""
+        request = archive_pb2.SettleRequest(
+            run=reservation.run,
+            reservation=reservation.id,
+            tokens=None if actual is None else actual.tokens,
+            nanodollars=None if actual is None else actual.nanodollars,
+        )
+        try:
+            await self._archive.Settle(request, timeout=30)
+        except grpc.aio.AioRpcError as error:
+            raise Transient(f"the purse is out of reach: {error.details()}") from error

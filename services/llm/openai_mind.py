@@ -1,0 +1,233 @@
+"""The mind behind any OpenAI-compatible endpoint.
+
+A question goes to the models of its role in turn until one answers. Each model gets several attempts with back-off, and
+a model that keeps failing is left alone for a while. An answer that does not validate, or is cut off, is given back
+once with the reason. The whole question has a time limit; every exchange is booked, recorded and part of the result.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from services.llm.backoff import BackOff
+from services.llm.bandit import Bandit
+from services.llm.booking import Books
+from services.llm.budget import Purse
+from services.llm.clock import Clock
+from services.llm.port import (
+    A,
+    Answered,
+    AnswerInvalid,
+    AnswerTruncated,
+    Call,
+    Fault,
+    Journal,
+    Message,
+    MindError,
+    MindRefused,
+    MindUnavailable,
+    Request,
+    Role,
+)
+from services.llm.scrub import Scrubber
+from services.llm.settings import MindSettings, RoleSettings, load_mind
+from services.llm.target import DOWN, Target, Try
+from services.llm.wiring import guard_logs, release_logs, scrubber_of, targets_of
+
+_AGAIN = (DOWN - {Fault.UNAUTHORISED}) | {Fault.RATE_LIMITED, Fault.EMPTY}
+_SETTINGS_WRONG_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One `ask` while it lasts."""
+
+    settings: RoleSettings
+    calls: list[Call]
+    ends: float  # on the monotonic clock
+
+
+class OpenAIMind:
+    """Answers through endpoints; safe to use from many tasks. Close it when done."""
+
+    def __init__(
+        self,
+        settings: MindSettings,
+        purse: Purse,
+        journal: Journal | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock or Clock()
+        self._rng = rng or random.Random()
+        self._scrubber = scrubber_of(settings)
+        guard_logs(self._scrubber)
+        self._targets = targets_of(settings, Books(purse, journal, self._clock), self._scrubber)
+        self._bandits = {role: Bandit.of(chosen.models) for role, chosen in settings.roles.items()}
+        self._rewarded: set[tuple[Role, str]] = set()
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str], purse: Purse, journal: Journal | None = None
+    ) -> "OpenAIMind":
+        """The mind that ASI_MIND_FILE, or else OPENAI_BASE_URL, OPENAI_API_KEY and ASI_MODEL, describe.
+
+        Raises:
+            SettingsError: something is missing, unknown or impossible.
+        """
+        return cls(load_mind(environment), purse, journal)
+
+    @property
+    def name(self) -> str:
+        models = dict.fromkeys(self._settings.models[key].name for key in self._settings.roles[Role.PROPOSE].models)
+        return f"openai:{','.join(models)}"
+
+    @property
+    def learns(self) -> bool:
+        """Whether gains decide in some role which model is asked."""
+        return any(role.choice == "bandit" for role in self._settings.roles.values())
+
+    @property
+    def scrubber(self) -> Scrubber:
+        """What keeps this mind's keys out of any text."""
+        return self._scrubber
+
+    async def __aenter__(self) -> "OpenAIMind":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for target in self._targets.values():
+            await target.close()
+        release_logs(self._scrubber)
+
+    async def ask(self, request: Request[A]) -> Answered[A]:
+        settings = self._settings.roles[request.role]
+        question = _Question(settings, [], self._clock.monotonic() + settings.total_seconds)
+        try:
+            async with asyncio.timeout(settings.total_seconds):
+                answer = await self._first_that_answers(self._clean(request), question)
+        except TimeoutError:
+            reason = f"no answer for {request.role} within {settings.total_seconds:g} s"
+            raise MindUnavailable(reason, tuple(question.calls)) from None
+        except MindError as error:
+            error.calls = tuple(question.calls)
+            raise
+        return Answered(answer, tuple(question.calls))
+
+    def preview(self, request: Request[A]) -> str:
+        """The JSON body that `ask` would send first, to the model whose turn it is; nothing is sent."""
+        key = self._order(request.role)[0]
+        asked = self._targets[key].body(self._clean(request), (), self._settings.roles[request.role])
+        return json.dumps(asked, ensure_ascii=False, indent=2)
+
+    async def reward(self, role: Role, model: str, candidate: str, gain: float) -> None:
+        """Tell what an answer of `model` (a name from a Call) brought; see the Learner port."""
+        keys = [key for key in self._settings.roles[role].models if self._settings.models[key].name == model]
+        if not keys or (role, candidate) in self._rewarded:
+            return
+        self._bandits[role] = self._bandits[role].rewarded(keys[0], gain)
+        self._rewarded.add((role, candidate))
+
+    def _clean(self, request: Request[A]) -> Request[A]:
+        """The request without secrets, should a log or a program have brought one into a prompt."""
+        return replace(request, messages=tuple(Message(m.role, self._scrubber.text(m.text)) for m in request.messages))
+
+    def _order(self, role: Role) -> list[str]:
+        chosen = self._settings.roles[role]
+        return self._bandits[role].order() if chosen.choice == "bandit" else list(chosen.models)
+
+    async def _first_that_answers(self, request: Request[A], question: _Question) -> A:
+        reasons: list[str] = []
+        delays: list[float] = []
+        for key in self._order(request.role):
+            try:
+                return await self._converse(key, request, question)
+            except MindUnavailable as unavailable:
+                reasons.append(str(unavailable))
+                if unavailable.delay is not None:
+                    delays.append(unavailable.delay)
+        raise MindUnavailable("; ".join(reasons), delay=min(delays, default=None))
+
+    async def _converse(self, key: str, request: Request[A], question: _Question) -> A:
+        """The answer of one model, with one turn of repair."""
+        begun = len(question.calls)
+        self._bandits[request.role] = self._bandits[request.role].asked(key)
+        try:
+            first = await self._insist(key, request, (), question)
+            if first.answer is not None:
+                return first.answer
+            second = await self._insist(key, request, _repair(first), question)
+            if second.answer is not None:
+                return second.answer
+            raise _unusable(request, second)
+        finally:
+            cost = self._cost(request.role, question.calls[begun:])
+            self._bandits[request.role] = self._bandits[request.role].asked(key, cost, times=0)
+
+    async def _insist(self, key: str, request: Request[A], turns: tuple[Message, ...], question: _Question) -> Try[A]:
+        """Ask until there is an answer or one that can be repaired."""
+        target, back_off = self._targets[key], self._settings.retry.back_off
+        for repetition in range(1, back_off.attempts + 1):
+            tried = await target.ask(request, turns, question.settings, question.calls)
+            fault = tried.outcome.fault
+            if fault in (None, Fault.INVALID, Fault.TRUNCATED):
+                return tried
+            if fault not in _AGAIN:
+                raise _final(request, target, tried)
+            if repetition < back_off.attempts:
+                await self._wait(back_off, repetition, target, tried, question)
+        raise MindUnavailable(_told(target, tried), delay=tried.outcome.retry_after)
+
+    async def _wait(
+        self, back_off: BackOff, repetition: int, target: Target, tried: Try[A], question: _Question
+    ) -> None:
+        """Wait before the next attempt. Raises MindUnavailable at once when the question would be over by then."""
+        wait = back_off.wait(repetition, self._rng, tried.outcome.retry_after)
+        if self._clock.monotonic() + wait >= question.ends:
+            raise MindUnavailable(_told(target, tried), delay=wait)
+        await self._clock.sleep(wait)
+
+    def _cost(self, role: Role, calls: list[Call]) -> float:
+        """What these calls cost: dollars when every model of the role has prices, else millions of tokens."""
+        if all(self._settings.models[key].price for key in self._settings.roles[role].models):
+            return sum(call.price or 0.0 for call in calls)
+        return sum((call.prompt_tokens or 0) + (call.completion_tokens or 0) for call in calls) / 1e6
+
+
+def _repair(tried: Try[A]) -> tuple[Message, ...]:
+    """The turns that give an unusable answer back. One that was cut off is not repeated: it would fill the context."""
+    if tried.outcome.fault is Fault.TRUNCATED:
+        text = "Your answer was cut off at the length limit. Answer again, whole and in the same form, but shorter."
+        return (Message("user", text),)
+    text = (
+        f"Your answer cannot be used: {tried.outcome.message}.\n"
+        "Give the complete corrected answer in the same form, and nothing else."
+    )
+    return Message("assistant", tried.outcome.text), Message("user", text)
+
+
+def _unusable(request: Request[A], tried: Try[A]) -> AnswerInvalid:
+    if tried.outcome.fault is Fault.TRUNCATED:
+        reason = f"{tried.call.model} was cut off at the token limit twice; raise roles.{request.role}.max_tokens"
+        return AnswerTruncated(request.role, reason)
+    reason = f"the answer of {tried.call.model} is not usable after a repair: {tried.outcome.message}"
+    return AnswerInvalid(request.role, reason)
+
+
+def _final(request: Request[A], target: Target, tried: Try[A]) -> MindError:
+    """A fault that asking again does not mend."""
+    if tried.outcome.fault is Fault.UNAUTHORISED:
+        reason = f"{_told(target, tried)}; check the key and the model's name"
+        return MindUnavailable(reason, delay=_SETTINGS_WRONG_SECONDS)
+    return MindRefused(request.role, _told(target, tried))
+
+
+def _told(target: Target, tried: Try[A]) -> str:
+    return f"{target.model.name}: {tried.outcome.fault}: {tried.outcome.message}"

@@ -1,0 +1,238 @@
+"""Minds that answer from the record: a run once recorded is replayed without any endpoint.
+
+    record = CallRecord.of(candidates, artifacts)      # the archived candidates of the recorded run, with their calls
+    mind = RecordedMind(record, run="r7")              # strict: what is not on record raises NotRecorded
+    upto = LoggedCalls(archive, artifacts, run="r7", until=120)   # what was answered up to that event of its log
+    mind = RecordedMind(upto, run="r7@120", fallback=openai_mind) # a fork: from there on the endpoint is asked
+
+A question is found by candidate and prompt hash (role, messages, answer schema, ordinal). Prompts also hold what is
+measured anew in every run (speed, memory), so a question that is not on record to the letter takes the next answer that
+the same candidate was given in the same role; there being none left is NotRecorded. Texts that an endpoint embedded are
+on record, too; they are found to the letter only, since any other vector would be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+import grpc.aio
+
+from services.chassis.artifacts import Artifacts
+from services.chassis.errors import Transient
+from services.contracts import archive_pb2, archive_pb2_grpc
+from services.contracts import candidate_pb2 as pb
+from services.llm.answers import Unreadable, read
+from services.llm.port import (
+    EMBED,
+    A,
+    Answered,
+    AnswerInvalid,
+    AnswerTruncated,
+    Call,
+    Fault,
+    Mind,
+    MindRefused,
+    NotRecorded,
+    Request,
+    Role,
+    embedding_hash,
+)
+
+# How a recorded question can have ended, apart from an answer; all else (an endpoint that was down) was asked again.
+_ENDS = frozenset({Fault.INVALID, Fault.TRUNCATED, Fault.REFUSED, Fault.BAD_REQUEST})
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """How one recorded question ended: with `answer`, or with `error`."""
+
+    model: str
+    endpoint: str
+    answer: bytes
+    error: Fault | None
+
+
+class Lookup(Protocol):
+    """Finds recorded questions."""
+
+    async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
+        """How the question ended, or None when it is not on record (or was never finished)."""
+        ...
+
+
+class CallRecord:
+    """The calls of a run by candidate and prompt hash; answers are read from the artifacts when asked for."""
+
+    def __init__(self, artifacts: Artifacts) -> None:
+        self._artifacts = artifacts
+        self._calls: dict[tuple[str, str], pb.Call] = {}
+        self._used: dict[tuple[str, str], set[str]] = {}  # prompt hashes answered, by candidate and role
+
+    @classmethod
+    def of(cls, candidates: Iterable[pb.Candidate], artifacts: Artifacts) -> CallRecord:
+        """The record of these candidates."""
+        record = cls(artifacts)
+        for candidate in candidates:
+            for call in candidate.calls:
+                record.add(candidate.id, call)
+        return record
+
+    def add(self, candidate: str, call: pb.Call) -> None:
+        """Note a call; calls of one question come in order, and the last one that ended it counts."""
+        answered = self._calls.get((candidate, call.prompt_hash))
+        if (not call.error or Fault(call.error) in _ENDS) and (answered is None or answered.error or not call.error):
+            self._calls[candidate, call.prompt_hash] = call
+
+    async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
+        used = self._used.setdefault((candidate, role), set())
+        call = self._calls.get((candidate, prompt_hash))
+        if call is None and role != EMBED:
+            call = self._next(candidate, role, used)
+        if call is None:
+            return None
+        used.add(call.prompt_hash)
+        answer = await self._artifacts.get(call.answer) if call.answer.sha256 else b""
+        return Recorded(call.model, call.endpoint, answer, Fault(call.error) if call.error else None)
+
+    def _next(self, candidate: str, role: str, used: set[str]) -> pb.Call | None:
+        """The first call of the role, as recorded, that answered nothing yet."""
+        calls = (call for (whose, _), call in self._calls.items() if whose == candidate)
+        return next((call for call in calls if call.role == role and call.prompt_hash not in used), None)
+
+
+class LoggedCalls:
+    """The calls of a run up to an event of its log; read of each candidate when the first question about it is put."""
+
+    def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub, artifacts: Artifacts, run: str, until: int) -> None:
+        self._archive = archive
+        self._artifacts = artifacts
+        self._run = run
+        self._until = until
+        self._records: dict[str, CallRecord] = {}
+
+    async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
+        """As the protocol says. Raises Transient when the archive is out of reach."""
+        if candidate not in self._records:
+            self._records[candidate] = await self._read(candidate)
+        return await self._records[candidate].find(candidate, role, prompt_hash)
+
+    async def _read(self, candidate: str) -> CallRecord:
+        record = CallRecord(self._artifacts)
+        for link in await self._chain(candidate):
+            if link.accepted and link.sequence <= self._until and link.event.HasField("mind_answered"):
+                record.add(candidate, link.event.mind_answered.call)
+        return record
+
+    async def _chain(self, candidate: str) -> Iterable[archive_pb2.ChainLink]:
+        """Empty for a candidate that the run does not have."""
+        request = archive_pb2.GetCandidateRequest(run=self._run, candidate=candidate)
+        try:
+            return (await self._archive.GetChain(request, timeout=60)).links
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return ()
+            raise Transient(f"the record of run {self._run} is out of reach: {error.details()}") from error
+
+
+class RecordedMind:
+    """Answers from the record; asks `fallback`, if there is one, what is not on it."""
+
+    def __init__(self, lookup: Lookup, run: str, fallback: Mind | None = None) -> None:
+        self._lookup = lookup
+        self._run = run
+        self._fallback = fallback
+
+    @property
+    def name(self) -> str:
+        return f"recorded:{self._run}" + (f", then {self._fallback.name}" if self._fallback else "")
+
+    @property
+    def strict(self) -> bool:
+        """Whether nothing may be asked of an endpoint."""
+        return self._fallback is None
+
+    async def embedded(self, candidate: str, text: str) -> Recorded | None:
+        """What an endpoint embedded this text as for this candidate; None where that is not on record."""
+        found = await self._lookup.find(candidate, EMBED, embedding_hash([text]))
+        return None if found is None or found.error is not None else found
+
+    async def ask(self, request: Request[A]) -> Answered[A]:
+        """As the port says; NotRecorded when the question is not on record and there is no fallback.
+
+        The calls of the result cost nothing: no endpoint was asked.
+        """
+        found = await self._lookup.find(request.candidate, request.role.value, request.prompt_hash)
+        if found is None and self._fallback is not None:
+            return await self._fallback.ask(request)
+        if found is None:
+            raise NotRecorded(
+                request.role,
+                f"run {self._run} has no answer to {request.role} of {request.candidate} (prompt "
+                f"{request.prompt_hash[:12]}, version {request.prompt_version}); fork the run to ask an endpoint",
+            )
+        call = _free_call(request, found)
+        try:
+            answer = _answer(request, found)
+        except (AnswerInvalid, MindRefused) as error:
+            error.calls = (call,)
+            raise
+        return Answered(answer, (call,))
+
+
+def _answer(request: Request[A], found: Recorded) -> A:
+    """The recorded end of the question, brought about again."""
+    if found.error is Fault.TRUNCATED:
+        raise AnswerTruncated(request.role, "on record this answer was cut off at the token limit")
+    if found.error in (Fault.REFUSED, Fault.BAD_REQUEST):
+        raise MindRefused(request.role, f"on record {found.model} did not answer: {found.error}")
+    try:
+        return read(found.answer.decode("utf-8", "replace"), request.answer)
+    except Unreadable as unreadable:
+        raise AnswerInvalid(request.role, f"the recorded answer is not usable: {unreadable}") from None
+
+
+def _free_call(request: Request[A], found: Recorded) -> Call:
+    return Call(
+        role=request.role,
+        model=found.model,
+        endpoint=found.endpoint,
+        prompt_tokens=0,
+        completion_tokens=0,
+        seconds=0.0,
+        price=0.0,
+        prompt=b"",
+        answer=found.answer,
+        error=found.error,
+        prompt_version=request.prompt_version,
+        prompt_hash=request.prompt_hash,
+    )
+
+
+async def to_message(call: Call, artifacts: Artifacts) -> pb.Call:
+    """A call as events carry it: prompt and answer become artifacts. Numbers that are not known stay unset."""
+    message = pb.Call(
+        role=call.role,
+        model=call.model,
+        endpoint=call.endpoint,
+        seconds=call.seconds,
+        price=call.price,
+        prompt=await artifacts.put(call.prompt, "prompts"),
+        answer=await artifacts.put(call.answer, "answers"),
+        error=call.error.value if call.error else "",
+        prompt_version=call.prompt_version,
+        prompt_hash=call.prompt_hash,
+    )
+    if call.prompt_tokens is not None:
+        message.prompt_tokens = call.prompt_tokens
+    if call.completion_tokens is not None:
+        message.completion_tokens = call.completion_tokens
+    return message
+
+
+def gained(calls: Iterable[pb.Call], role: Role) -> str | None:
+    """The model whose answer in `role` was used: the one to reward. None when no call of the role was answered."""
+    answered = [call.model for call in calls if call.role == role.value and not call.error]
+    return answered[-1] if answered else None

@@ -1,0 +1,273 @@
+"""A scripted OpenAI-compatible endpoint on this machine: chat completions, embeddings, models.
+
+    python -m services.llm.scripted --port 0 --script FILE      # prints its base URL
+
+It is the stand-in for a real endpoint in tests and measurements: nothing is spent, and every fault can be had on
+demand. See `script` for what it can do.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from services.chassis.errors import SettingsError
+from services.llm.answers import JSON
+from services.llm.script import Player, Script, Step, smallest
+
+_LARGEST_BODY = 64 << 20
+_TRICKLE_SECONDS = 0.05
+_STATUS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as it arrived."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: str
+
+    @property
+    def json(self) -> dict[str, JSON]:
+        """The body as an object. Raises ValueError when it is none."""
+        value = json.loads(self.body)
+        if not isinstance(value, dict):
+            raise ValueError("the body is not a JSON object")
+        return cast("dict[str, JSON]", value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class ScriptedEndpoint:
+    """The server; an async context manager. `received` holds all requests, `most_at_once` the highest concurrency."""
+
+    def __init__(self, script: Script, port: int = 0) -> None:
+        self._player = Player(script)
+        self._embedding = Player(Script(steps=script.embeddings))
+        self._port = port
+        self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+        self._busy = 0
+        self.most_at_once = 0
+        self.received: list[Received] = []
+        self.arrived = asyncio.Event()  # set by the first request
+
+    @property
+    def base_url(self) -> str:
+        """What OPENAI_BASE_URL is set to."""
+        if self._server is None:
+            raise RuntimeError("the scripted endpoint is not started")
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+
+    async def __aenter__(self) -> "ScriptedEndpoint":
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._serving):
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._connection(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve requests of one connection until it closes, on either side."""
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while (request := await _read(reader)) is not None:
+                    self.received.append(request)
+                    self.arrived.set()
+                    self._busy += 1
+                    self.most_at_once = max(self.most_at_once, self._busy)
+                    try:
+                        await self._serve(request, writer)
+                    finally:
+                        self._busy -= 1
+                    if writer.is_closing():
+                        return
+        finally:
+            writer.close()
+
+    async def _serve(self, request: Received, writer: asyncio.StreamWriter) -> None:
+        if request.path.endswith("/chat/completions"):
+            step, answer = self._player.next(request.body), _completion
+        elif request.path.endswith("/embeddings"):
+            step, answer = self._embedding.next(request.body), _embeddings
+        else:
+            await _send(writer, _other(request))
+            return
+        await asyncio.sleep(step.latency)
+        if step.fault == "hang":
+            await asyncio.sleep(step.delay)
+            writer.close()
+            return
+        reply = _refusal(request, step) or answer(request, step)
+        await _send(writer, reply, cut=step.fault == "disconnect", slowly=step.fault == "trickle")
+
+
+async def _read(reader: asyncio.StreamReader) -> Received | None:
+    """The next request, or None at the end of the connection."""
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except asyncio.IncompleteReadError:
+        return None
+    first, *lines = head.rstrip().split("\r\n")
+    method, path, _ = first.split(" ", 2)
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    length = int(headers.get("content-length", "0"))
+    if length > _LARGEST_BODY:
+        return None
+    return Received(method, path, headers, (await reader.readexactly(length)).decode("utf-8", "replace"))
+
+
+async def _send(writer: asyncio.StreamWriter, reply: _Reply, cut: bool = False, slowly: bool = False) -> None:
+    headers = {"content-type": "application/json", "content-length": str(len(reply.body)), **reply.headers}
+    lines = [f"HTTP/1.1 {reply.status} {_STATUS.get(reply.status, 'Error')}"]
+    head = "\r\n".join(lines + [f"{name}: {value}" for name, value in headers.items()]) + "\r\n\r\n"
+    writer.write(head.encode("latin-1"))
+    if cut:
+        writer.write(reply.body[: len(reply.body) // 2])
+        await writer.drain()
+        writer.close()
+        return
+    pieces = [reply.body[at : at + 1] for at in range(len(reply.body))] if slowly else [reply.body]
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(_TRICKLE_SECONDS if slowly else 0)
+
+
+def _json(status: int, content: JSON, headers: dict[str, str] | None = None) -> _Reply:
+    return _Reply(status, json.dumps(content).encode(), headers or {})
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> _Reply:
+    return _json(status, {"error": {"message": message, "type": "scripted", "param": None, "code": None}}, headers)
+
+
+def _refusal(request: Received, step: Step) -> _Reply | None:
+    """The reply to any request that the step does not let through."""
+    try:
+        asked = request.json
+    except ValueError as error:
+        return _error(400, f"not a request: {error}")
+    if step.fault == "rate_limit":
+        return _error(429, step.message, {} if step.retry_after is None else {"retry-after": str(step.retry_after)})
+    if step.fault == "server_error":
+        return _error(step.status, step.message)
+    if step.fault == "bad_request":
+        return _error(400, step.message)
+    if step.fault == "unauthorised":
+        return _error(401, f"Incorrect API key provided: {request.headers.get('authorization', 'none')}")
+    if step.fault == "unsupported_schema" and _schema(asked) is not None:
+        return _error(400, "'response_format' of type 'json_schema' is not supported with this model")
+    if step.fault == "malformed":
+        return _Reply(200, b"<html>upstream timed out</html>")
+    return None
+
+
+def _completion(request: Received, step: Step) -> _Reply:
+    """The reply to a chat completion, as far as it is one piece."""
+    asked = request.json
+    text = _text(asked, step)
+    if step.fault == "echo_key":
+        text = json.dumps({**json.loads(text), "echo": request.headers.get("authorization", "")})
+    message: dict[str, JSON] = {"role": "assistant", "content": text, "refusal": None}
+    finish = "stop"
+    if step.fault == "truncated":
+        finish, message["content"] = "length", text[: len(text) // 2]
+    if step.fault == "refusal":
+        message["content"], message["refusal"] = None, step.message
+    completion = len(text.split()) if step.completion_tokens is None else step.completion_tokens
+    prompt = len(request.body.split())
+    usage: JSON = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    choices: list[JSON] = [{"index": 0, "message": cast("JSON", message), "finish_reason": finish}]
+    body: JSON = {
+        "id": "scripted",
+        "object": "chat.completion",
+        "created": 0,
+        "model": asked.get("model"),
+        "choices": [] if step.fault == "empty" else choices,
+        "usage": None if step.fault == "no_usage" else usage,
+    }
+    return _json(200, body)
+
+
+def _text(asked: dict[str, JSON], step: Step) -> str:
+    if isinstance(step.answer, dict):
+        return json.dumps(step.answer)
+    if step.answer != "schema":
+        return step.answer
+    return json.dumps(smallest(_schema(asked) or {"type": "object"}))
+
+
+def _schema(asked: dict[str, JSON]) -> dict[str, JSON] | None:
+    """The JSON schema that a request asks to enforce, if it does."""
+    form = asked.get("response_format")
+    named = form.get("json_schema") if isinstance(form, dict) else None
+    schema = named.get("schema") if isinstance(named, dict) else None
+    return schema if isinstance(schema, dict) else None
+
+
+def _embeddings(request: Received, step: Step) -> _Reply:
+    """Letter counts: deterministic, and alike for alike texts. One vector is missing where the step truncates."""
+    asked = request.json
+    given = asked.get("input")
+    texts = given if isinstance(given, list) else [given]
+    rows: list[JSON] = [
+        {"object": "embedding", "index": place, "embedding": [1.0 + str(text).lower().count(c) for c in LETTERS]}
+        for place, text in enumerate(texts[1:] if step.fault == "truncated" else texts)
+    ]
+    tokens = len(request.body.split())
+    usage: JSON = None if step.fault == "no_usage" else {"prompt_tokens": tokens, "total_tokens": tokens}
+    return _json(200, {"object": "list", "model": asked.get("model"), "data": rows, "usage": usage})
+
+
+def _other(request: Received) -> _Reply:
+    """The list of models."""
+    if request.path.endswith("/models"):
+        return _json(200, {"object": "list", "data": [{"id": "scripted", "object": "model"}]})
+    return _error(404, f"nothing at {request.path}")
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+async def _main(port: int, script: Script) -> None:
+    async with ScriptedEndpoint(script, port) as endpoint:
+        print(endpoint.base_url, flush=True)
+        await asyncio.Event().wait()
+
+
+def main() -> None:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(description="A scripted OpenAI-compatible endpoint on this machine.")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--script", type=Path, help="JSON or TOML; without one, every request is answered by schema")
+    given = parser.parse_args()
+    try:
+        script = Script.read(given.script) if given.script else Script()
+    except SettingsError as error:
+        sys.exit(str(error))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_main(given.port, script))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Which model thinks in which role: one TOML file (ASI_MIND_FILE), or none and three variables.
+
+Without a file, OPENAI_BASE_URL, OPENAI_API_KEY and ASI_MODEL name one endpoint and one model for every role. The file
+never holds a secret: it names the variables that do. deploy/mind.example.toml shows every key.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from services.chassis.errors import SettingsError
+from services.llm.backoff import BackOff
+from services.llm.budget import Price
+from services.llm.circuit import CircuitPolicy
+from services.llm.port import Role
+
+Structured = Literal["json_schema", "json_object", "text"]
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Endpoint(_Frozen):
+    """Where requests go; each service has at most `concurrency` requests in flight there, whatever the machine."""
+
+    base_url_env: str = "OPENAI_BASE_URL"
+    api_key_env: str = Field(default="OPENAI_API_KEY", description="empty for an endpoint that needs no key")
+    concurrency: int = Field(default=8, ge=1, le=4096)
+    timeout_seconds: float = Field(default=180.0, gt=0, description="for one request, from sending to the last byte")
+    structured: Structured | Literal["auto"] = Field(default="auto", description="auto begins with json_schema")
+    bytes_per_token: float = Field(default=1.0, ge=1.0, le=8.0, description="for the reserve; 1 is never exceeded")
+
+
+class Model(_Frozen):
+    """A model of an endpoint; without prices (US dollars per million tokens) no budget in money can be kept."""
+
+    endpoint: str = "main"
+    name: str = Field(min_length=1)
+    price_prompt: float | None = Field(default=None, ge=0)
+    price_completion: float | None = Field(default=None, ge=0)
+
+    @property
+    def price(self) -> Price | None:
+        """None when the settings hold no price."""
+        if self.price_prompt is None or self.price_completion is None:
+            return None
+        return Price(self.price_prompt, self.price_completion)
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> Self:
+        if (self.price_prompt is None) != (self.price_completion is None):
+            raise ValueError("give both price_prompt and price_completion, or neither")
+        return self
+
+
+class RoleSettings(_Frozen):
+    """Models of a role, first choice first; with choice="bandit" the gains decide."""
+
+    models: tuple[str, ...] = Field(min_length=1)
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    max_tokens: int = Field(default=4096, ge=1, le=1_000_000)
+    total_seconds: float = Field(
+        default=900.0, gt=0, description="for a whole question: waits, retries, repair, all models"
+    )
+    choice: Literal["first", "bandit"] = "first"
+
+
+class Retry(_Frozen):
+    """Attempts at one model, the waits between them in seconds, and when a model is left alone."""
+
+    attempts: int = Field(default=5, ge=1, le=100)
+    base_seconds: float = Field(default=1.0, gt=0)
+    longest_seconds: float = Field(default=60.0, gt=0)
+    circuit_failures: int = Field(default=8, ge=1)
+    circuit_seconds: float = Field(default=15.0, gt=0)
+
+    @property
+    def back_off(self) -> BackOff:
+        """As the pure rule."""
+        return BackOff(self.attempts, self.base_seconds, self.longest_seconds)
+
+    @property
+    def circuit(self) -> CircuitPolicy:
+        """As the pure rule."""
+        return CircuitPolicy(self.circuit_failures, self.circuit_seconds)
+
+
+class EmbeddingSettings(_Frozen):
+    """A model that embeds texts; without its price no budget in money can be kept."""
+
+    endpoint: str = "main"
+    model: str = Field(min_length=1)
+    price: float | None = Field(default=None, ge=0, description="US dollars per million tokens")
+    dimension: int | None = Field(default=None, ge=2)
+
+
+class MindSettings(_Frozen):
+    """Everything an openai mind is told; `addresses` and `keys` come from the environment, never from the file."""
+
+    endpoints: dict[str, Endpoint] = Field(default_factory=lambda: {"main": Endpoint()}, min_length=1)
+    models: dict[str, Model]
+    roles: dict[Role, RoleSettings]
+    retry: Retry = Retry()
+    embedding: EmbeddingSettings | None = None
+    addresses: dict[str, str] = Field(default_factory=dict, exclude=True)
+    keys: dict[str, SecretStr] = Field(default_factory=dict, exclude=True)
+
+    @model_validator(mode="after")
+    def _names_meet(self) -> Self:
+        users = [(f"models.{name}.endpoint", model.endpoint) for name, model in self.models.items()]
+        if self.embedding is not None:
+            users.append(("embedding.endpoint", self.embedding.endpoint))
+        for where, endpoint in users:
+            _known(where, endpoint, self.endpoints)
+        for role, settings in self.roles.items():
+            for model in settings.models:
+                _known(f"roles.{role.value}.models", model, self.models)
+        absent = [role.value for role in Role if role not in self.roles]
+        if absent:
+            raise ValueError(f"roles without a section: {', '.join(absent)}; every role needs [roles.NAME]")
+        return self
+
+
+def load_mind(environment: Mapping[str, str] | None = None) -> MindSettings:
+    """The settings that the environment names.
+
+    Raises:
+        SettingsError: one sentence that names the key or variable and the fix.
+    """
+    environment = os.environ if environment is None else environment
+    path = environment.get("ASI_MIND_FILE")
+    source = path or "the environment"
+    given = _read(Path(path)) if path else _without_file(environment)
+    for private in ("addresses", "keys"):
+        if private in given:
+            raise SettingsError(f"{source}: {private} is not a key of this file; name the variable that holds it.")
+    try:
+        settings = MindSettings.model_validate(given)
+    except ValidationError as error:
+        raise SettingsError(f"{source}: {_sentence(error)}") from None
+    return _with_secrets(settings, environment)
+
+
+def load_embedding(environment: Mapping[str, str] | None = None) -> MindSettings | None:
+    """The settings with an embedding model, if the environment names one: a mind beside it is not needed.
+
+    Raises SettingsError as `load_mind` does.
+    """
+    environment = os.environ if environment is None else environment
+    model = environment.get("ASI_EMBEDDING_MODEL")
+    if not environment.get("ASI_MIND_FILE"):
+        return load_mind({**environment, "ASI_MODEL": environment.get("ASI_MODEL") or model}) if model else None
+    settings = load_mind(environment)
+    return None if settings.embedding is None else settings
+
+
+def must_be_payable(environment: Mapping[str, str], mind: bool, money: bool) -> None:
+    """Raises SettingsError where a run could not ask its endpoint: described badly, or without the prices it needs.
+
+    Args:
+        environment: of the services.
+        mind: whether the run's mind asks an endpoint; embedders are asked by all runs.
+        money: whether the run has a budget in money, which no model without a price may be asked on.
+    """
+    thinking = load_mind(environment) if mind else None
+    embedding = None if environment.get("ASI_EMBEDDER") == "local" else load_embedding(environment)
+    if not money:
+        return
+    used = {} if thinking is None else {name for role in thinking.roles.values() for name in role.models}
+    free = [f"models.{name}" for name in used if thinking is not None and thinking.models[name].price is None]
+    if embedding is not None and embedding.embedding is not None and embedding.embedding.price is None:
+        free.append("embedding")
+    if free:
+        raise SettingsError(
+            f"a budget in money needs the price of every model: {', '.join(sorted(free))} has none. "
+            "Write it into the file that ASI_MIND_FILE names (deploy/mind.example.toml shows how), or give --tokens."
+        )
+
+
+def _known(where: str, name: str, names: Mapping[str, object]) -> None:
+    if name not in names:
+        raise ValueError(f"{where} names {name!r}, which is not among {', '.join(sorted(names))}")
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"ASI_MIND_FILE={path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"ASI_MIND_FILE={path} is not TOML: {error}.") from None
+
+
+_LONG = {Role.PROPOSE: 16384, Role.REVISE: 16384}
+_WARM = {Role.PROPOSE: 1.0, Role.SUMMARISE: 0.2, Role.JUDGE_NOVELTY: 0.0, Role.REVISE: 0.2, Role.EXTRACT: 0.0}
+
+
+def _without_file(environment: Mapping[str, str]) -> dict[str, object]:
+    name = environment.get("ASI_MODEL")
+    if not name:
+        raise SettingsError("ASI_MODEL is not set: name the model to ask, or write a file and set ASI_MIND_FILE.")
+    roles = {
+        role: {"models": ["model"], "max_tokens": _LONG.get(role, 4096), "temperature": _WARM.get(role, 0.7)}
+        for role in Role
+    }
+    given: dict[str, object] = {"models": {"model": {"name": name}}, "roles": roles}
+    if embedding := environment.get("ASI_EMBEDDING_MODEL"):
+        given["embedding"] = {"model": embedding}
+    return given
+
+
+def _with_secrets(settings: MindSettings, environment: Mapping[str, str]) -> MindSettings:
+    """Look up addresses and keys. A key may be absent only where the address is one's own."""
+    addresses: dict[str, str] = {}
+    keys: dict[str, SecretStr] = {}
+    for name, endpoint in settings.endpoints.items():
+        own = environment.get(endpoint.base_url_env)
+        if not own and endpoint.base_url_env != "OPENAI_BASE_URL":
+            raise SettingsError(f"{endpoint.base_url_env} is not set: it holds the address of endpoint {name}.")
+        addresses[name] = own or OPENAI_URL
+        key = environment.get(endpoint.api_key_env, "") if endpoint.api_key_env else ""
+        if endpoint.api_key_env and not key and not own:
+            raise SettingsError(f"{endpoint.api_key_env} is not set: set it, or choose the offline mind.")
+        if not addresses[name].startswith(("http://", "https://")):
+            raise SettingsError(f"{endpoint.base_url_env} must begin with http:// or https://.")
+        keys[name] = SecretStr(key)
+    return settings.model_copy(update={"addresses": addresses, "keys": keys})
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part.value if isinstance(part, Role) else part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{where} is not a setting."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where} is impossible: {message}." if where else f"{message}."

@@ -1,0 +1,168 @@
+"""The messages between the engineer and a confined child: a bounded JSON header and raw arrays. No pickle anywhere.
+
+One message is a prefix (magic, length of the header, length of the arrays), the header as JSON and the bytes of the
+arrays one after another, little-endian and contiguous. Whoever reads treats the writer as hostile: every length, depth,
+name, dtype and shape is checked before memory is spent on it, and anything else raises `Malformed`.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.sandbox.errors import Malformed
+
+JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
+Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
+
+PREFIX = struct.Struct("<4sIQ")
+MAGIC = b"ASI1"
+DTYPES = frozenset({"<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1"})
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a reader accepts: bytes of header and arrays, number of arrays, their dimensions, nesting of the JSON."""
+
+    header_bytes: int = 2 << 20
+    array_bytes: int = 4 << 30
+    arrays: int = 4096
+    dimensions: int = 8
+    depth: int = 32
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message: what it is, its JSON facts and its arrays. Whether numbers are finite is the reader's to check."""
+
+    kind: str
+    header: dict[str, JSON]
+    arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+
+
+def encode(kind: str, header: Mapping[str, JSON], arrays: Arrays, bounds: Bounds | None = None) -> list[memoryview]:
+    """The buffers to write for one message, in order.
+
+    Raises:
+        ValueError: the header holds NaN or infinity (say None), or is too big.
+        TypeError: an array has a dtype that does not travel (bfloat16 goes as float32 or as a uint16 view).
+    """
+    limits = bounds or Bounds()
+    solid = {name: _contiguous(name, array) for name, array in arrays.items()}
+    described = [[name, array.dtype.str, list(array.shape)] for name, array in solid.items()]
+    try:
+        text = json.dumps({"kind": kind, "header": header, "arrays": described}, allow_nan=False).encode()
+    except ValueError as error:
+        raise ValueError(
+            f"the header of message {kind!r} is not JSON: {error}; send None for a missing number"
+        ) from error
+    if len(text) > limits.header_bytes:
+        raise ValueError(f"the header of message {kind!r} has {len(text)} bytes; send big values as arrays")
+    size = sum(array.nbytes for array in solid.values())
+    buffers = [array.reshape(-1).view(np.uint8).data for array in solid.values() if array.nbytes]
+    return [memoryview(PREFIX.pack(MAGIC, len(text), size) + text), *buffers]
+
+
+def _contiguous(name: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
+    solid = np.ascontiguousarray(array).reshape(np.shape(array))
+    if solid.dtype.str not in DTYPES:
+        raise TypeError(f"array {name!r} has dtype {solid.dtype}; send one of {', '.join(sorted(DTYPES))}")
+    return solid
+
+
+def read_prefix(prefix: bytes, bounds: Bounds) -> tuple[int, int]:
+    """Bytes of header and of arrays that follow; raises Malformed if they are out of bounds."""
+    magic, header_bytes, array_bytes = PREFIX.unpack(prefix)
+    if magic != MAGIC:
+        raise Malformed(f"a message begins with {magic!r}, not with the mark of the protocol")
+    if header_bytes > bounds.header_bytes:
+        raise Malformed(f"a message announces a header of {header_bytes} bytes; {bounds.header_bytes} are allowed")
+    if array_bytes > bounds.array_bytes:
+        raise Malformed(f"a message announces {array_bytes} bytes of arrays; {bounds.array_bytes} are allowed")
+    return header_bytes, array_bytes
+
+
+def decode(header: bytes, body: bytearray, bounds: Bounds) -> Message:
+    """The message of a header and the bytes of its arrays; raises Malformed for anything that is not exactly one."""
+    parsed = _parse(header, bounds)
+    kind, facts, described = parsed.get("kind"), parsed.get("header"), parsed.get("arrays")
+    if len(parsed) != 3 or not isinstance(kind, str) or not isinstance(facts, dict) or not isinstance(described, list):
+        raise Malformed("a message's header is not an object of kind, header and arrays")
+    return Message(kind, facts, _cut(described, body, bounds))
+
+
+def _parse(text: bytes, bounds: Bounds) -> dict[str, JSON]:
+    try:
+        parsed = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"a message's header is not JSON: {type(error).__name__}: {str(error)[:200]}") from error
+    _check_value(parsed, bounds.depth)
+    if not isinstance(parsed, dict):
+        raise Malformed("a message's header is not a JSON object")
+    return parsed
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _distinct(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    parsed = dict(pairs)
+    if len(parsed) != len(pairs):
+        raise ValueError("an object names a field twice")
+    return parsed
+
+
+def _check_value(value: JSON, depth: int) -> None:
+    """Refuse nesting beyond `depth` and numbers such as 1e999, which JSON reads as infinity."""
+    if depth < 0:
+        raise Malformed("a message's header is nested too deeply")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Malformed("a message's header holds a number that is not finite")
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _check_value(item, depth - 1)
+
+
+def _cut(described: list[JSON], body: bytearray, bounds: Bounds) -> dict[str, NDArray[np.generic]]:
+    if len(described) > bounds.arrays:
+        raise Malformed(f"a message describes {len(described)} arrays; {bounds.arrays} are allowed")
+    arrays: dict[str, NDArray[np.generic]] = {}
+    offset = 0
+    for item in described:
+        name, dtype, shape = _description(item, bounds)
+        size = dtype.itemsize * math.prod(shape)
+        if name in arrays or size > len(body) - offset:
+            raise Malformed(f"array {name!r} is named twice or longer than the bytes that came")
+        arrays[name] = _array(name, body, dtype, shape, offset)
+        offset += size
+    if offset != len(body):
+        raise Malformed(f"a message carries {len(body) - offset} bytes that no array claims")
+    return arrays
+
+
+def _description(item: JSON, bounds: Bounds) -> tuple[str, np.dtype[np.generic], tuple[int, ...]]:
+    if not isinstance(item, list) or len(item) != 3:
+        raise Malformed("an array is not described by name, dtype and shape")
+    name, dtype, shape = item
+    if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in DTYPES or not isinstance(shape, list):
+        raise Malformed(f"array {str(name)[:80]!r} has dtype {str(dtype)[:40]!r}, which does not travel")
+    if len(shape) > bounds.dimensions or not all(type(n) is int and 0 <= n <= bounds.array_bytes for n in shape):
+        raise Malformed(f"array {name[:80]!r} has an impossible shape")
+    return name, np.dtype(dtype), tuple(shape)
+
+
+def _array(
+    name: str, body: bytearray, dtype: np.dtype[np.generic], shape: tuple[int, ...], offset: int
+) -> NDArray[np.generic]:
+    count = math.prod(shape)
+    if dtype.kind == "b" and (np.frombuffer(body, np.uint8, count, offset) > 1).any():
+        raise Malformed(f"array {name[:80]!r} is boolean but holds other bytes than 0 and 1")
+    return np.frombuffer(body, dtype, count, offset).reshape(shape)

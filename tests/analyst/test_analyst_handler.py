@@ -1,0 +1,182 @@
+"""From candidate.judged to candidate.analysed, with an archive behind real gRPC and a real broker."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from services.analyst.handlers import Analysing, AnalystHandler
+from services.analyst.library import Library
+from services.analyst.offline.analyst import OfflineAnalyst
+from services.chassis.bus import Bus
+from services.chassis.events import Cause, first
+from services.chassis.rpc import Server, channel
+from services.chassis.settings import ServiceSettings
+from services.chassis.worker import Job
+from services.contracts import archive_pb2_grpc, events_pb2
+from services.contracts import candidate_pb2 as pb
+from services.llm.embedder import Vector
+from services.llm.minds import Minds
+from services.llm.openai_embedder import OpenAIEmbedder
+from services.llm.script import Script
+from services.llm.scripted import ScriptedEndpoint
+from services.llm.spaces import RunEmbedder, endpoint_embedder
+from tests.analyst.analyst_records import CHILD, Archive
+
+
+@asynccontextmanager
+async def handler(
+    archive: Archive, folder: Path, bus: Bus | None = None, endpoint: OpenAIEmbedder | None = None
+) -> AsyncIterator[AnalystHandler]:
+    """The handler as the service wires it, for runs that think offline; with an endpoint its calls need a bus."""
+    own = ServiceSettings(data_dir=folder)
+    server = Server(own)
+    archive_pb2_grpc.add_ArchiveServicer_to_server(archive, server.grpc)
+    await server.start()
+    try:
+        async with channel(f"127.0.0.1:{server.port}", own) as connection:
+            stub, embed = archive_pb2_grpc.ArchiveStub(connection), _nothing
+            if bus is not None:
+                embed = RunEmbedder(endpoint, Minds("analyst", bus, stub, folder.as_uri())).vector
+            yield AnalystHandler(stub, Library(folder / "cognition", 0.1, endpoint), embed, _offline)
+    finally:
+        await server.stop(0)
+
+
+async def _nothing(_query: str, _mind: str, _job: Job) -> Vector | None:
+    """No endpoint embeds."""
+    return None
+
+
+async def _offline(_mind: str, _job: Job) -> Analysing:
+    return OfflineAnalyst()
+
+
+def judged(bus: Bus, record: pb.Candidate = CHILD) -> Job:
+    """The delivery of a judged candidate."""
+    event = first("r1", "judged", "judge")
+    event.candidate = record.id
+    event.so_far.CopyFrom(record)
+    event.candidate_judged.SetInParent()
+    return Job(Cause.published(event), 1, bus, "analyst")
+
+
+def settings_of(**ablations: bool) -> events_pb2.RunSettings:
+    return events_pb2.RunSettings(mind="offline", baselines=["delta_net"], ablations=events_pb2.Ablations(**ablations))
+
+
+async def test_a_judged_candidate_is_analysed(bus: Bus, tmp_path: Path) -> None:
+    """The event follows from its cause and carries all five parts and what was retrieved."""
+    job = judged(bus)
+    async with handler(Archive(settings_of()), tmp_path) as analysing:
+        (event,) = await analysing.handle(job)
+        (again,) = await analysing.handle(job)
+
+    analysis = event.so_far.analysis
+    assert event.WhichOneof("fact") == "candidate_analysed"
+    assert event.previous == job.cause.sha256
+    assert (again.id, again.so_far) == (event.id, event.so_far)
+    assert event.so_far.state == pb.STATE_ANALYSED
+    assert "Parent" in analysis.design_evaluation
+    assert "the root delta_net" in analysis.results
+    assert all((analysis.expectation, analysis.explanation, analysis.synthesis, analysis.analyst))
+    assert len(analysis.cognition) == 3
+    assert all(hit.entry and hit.title and hit.similarity >= 0.1 for hit in analysis.cognition)
+
+
+async def test_what_the_literature_is_asked_by_an_endpoint_is_paid_by_the_run(bus: Bus, tmp_path: Path) -> None:
+    """One call of the candidate; the entries themselves belong to no run."""
+    archive = Archive(settings_of())
+    async with ScriptedEndpoint(Script()) as server:
+        endpoint = endpoint_embedder({"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": server.base_url})
+        assert endpoint is not None
+        async with handler(archive, tmp_path, bus, endpoint) as analysing:
+            (event,) = await analysing.handle(judged(bus))
+        await endpoint.close()
+        told = [events_pb2.Event.FromString(message.body) async for message in bus.read_log()]
+
+    (call,) = [one.mind_answered.call for one in told]
+    assert (call.role, call.model) == ("embed", "small")
+    assert [one.tokens for one in archive.settled] == [call.prompt_tokens]
+    assert len(event.so_far.analysis.cognition) == 3
+
+
+async def test_a_run_that_cannot_pay_loses_no_measured_candidate(bus: Bus, tmp_path: Path) -> None:
+    """The literature is searched by the text, which costs nothing."""
+    archive = Archive(settings_of())
+    archive.broke = True
+    async with ScriptedEndpoint(Script()) as server:
+        endpoint = endpoint_embedder({"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": server.base_url})
+        assert endpoint is not None
+        async with handler(archive, tmp_path, bus, endpoint) as analysing:
+            (event,) = await analysing.handle(judged(bus))
+        await endpoint.close()
+
+    assert event.WhichOneof("fact") == "candidate_analysed"
+    assert len(event.so_far.analysis.cognition) == 3
+    assert not server.received
+
+
+async def test_a_candidate_without_a_verdict_is_compared_with_the_root(bus: Bus, tmp_path: Path) -> None:
+    """A judge that failed takes nothing from the measurements."""
+    record = pb.Candidate()
+    record.CopyFrom(CHILD)
+    record.verdict.Clear()
+    async with handler(Archive(settings_of()), tmp_path) as analysing:
+        (event,) = await analysing.handle(judged(bus, record))
+
+    assert "the root delta_net" in event.so_far.analysis.results
+
+
+async def test_without_analysis_there_is_no_prose(bus: Bus, tmp_path: Path) -> None:
+    """Only so can be measured what analyses bring."""
+    async with handler(Archive(settings_of(without_analysis=True)), tmp_path) as analysing:
+        (event,) = await analysing.handle(judged(bus))
+
+    analysis = event.so_far.analysis
+    assert list(analysis.components) == ["delta-rule", "short-convolution"]
+    assert not any((analysis.design_evaluation, analysis.results, analysis.explanation, analysis.synthesis))
+
+
+async def test_without_cognition_nothing_is_retrieved(bus: Bus, tmp_path: Path) -> None:
+    """Nor is the literature cited from elsewhere."""
+    record = pb.Candidate()
+    record.CopyFrom(CHILD)
+    record.proposal.ideas.add(text="a convolution", origin="cognition", source="2406.06484#layer-recipe")
+    async with handler(Archive(settings_of(without_cognition=True)), tmp_path) as analysing:
+        (event,) = await analysing.handle(judged(bus, record))
+
+    assert not event.so_far.analysis.cognition
+    assert "No entry" in event.so_far.analysis.explanation
+
+
+async def test_the_entry_that_suggested_an_idea_is_cited(bus: Bus, tmp_path: Path) -> None:
+    """Expectation against reality: the reader sees who raised the expectation."""
+    record = pb.Candidate()
+    record.CopyFrom(CHILD)
+    record.proposal.ideas.add(text="a convolution", origin="cognition", source="2406.06484#layer-recipe")
+    async with handler(Archive(settings_of()), tmp_path) as analysing:
+        (event,) = await analysing.handle(judged(bus, record))
+
+    assert "(2406.06484), which suggested it, says:" in event.so_far.analysis.expectation
+
+
+async def test_work_that_is_done_already_is_not_done_again(bus: Bus, tmp_path: Path) -> None:
+    """A delivery may come again after its acknowledgement was lost."""
+    archive = Archive(settings_of())
+    archive.state = pb.STATE_ARCHIVED
+    async with handler(archive, tmp_path) as analysing:
+        assert await analysing.handle(replace(judged(bus), attempt=2)) == []
+
+
+async def test_without_relatives_there_is_no_analysis(bus: Bus, tmp_path: Path) -> None:
+    """An archive that is busy: the worker lets the delivery come again."""
+    async with handler(Archive(settings_of(), relatives=False), tmp_path) as analysing:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await analysing.handle(judged(bus))
+
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

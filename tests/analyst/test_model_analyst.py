@@ -1,0 +1,90 @@
+"""A language model's analysis is taken when its numbers are the record's, and the offline one otherwise."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pydantic import JsonValue
+
+from services.analyst.model.analyst import ModelAnalyst, told
+from services.analyst.offline.analyst import NAME, OfflineAnalyst
+from services.contracts import candidate_pb2 as pb
+from services.llm.budget import LocalPurse
+from services.llm.openai_mind import OpenAIMind
+from services.llm.script import Script, Step
+from services.llm.scripted import ScriptedEndpoint
+from tests.analyst.analyst_records import CHILD, PARENT, ROOT, dossier
+
+PROSE = "The short convolution helps to find what was seen just before."
+GIVEN = dossier(CHILD, root=ROOT, parent=PARENT)
+
+
+def answer(results: str) -> dict[str, JsonValue]:
+    """A whole analysis with these results."""
+    parts = ("design_evaluation", "expectation", "explanation", "synthesis")
+    ideas: JsonValue = [{"text": "a convolution before the memory", "origin": "cognition", "source": "2406.06484#x"}]
+    tags: JsonValue = ["Short_Conv", "delta-rule", "warp-drive"]
+    return {**dict.fromkeys(parts, PROSE), "results": results, "components": tags, "ideas": ideas}
+
+
+@asynccontextmanager
+async def analyst(*steps: Step) -> AsyncIterator[tuple[ModelAnalyst, ScriptedEndpoint]]:
+    """An analyst before a scripted endpoint."""
+    async with ScriptedEndpoint(Script(steps=steps)) as endpoint:
+        environment = {
+            **{name: value for name, value in os.environ.items() if name == "PATH"},
+            "OPENAI_BASE_URL": endpoint.base_url,
+            "OPENAI_API_KEY": "sk-test-not-a-secret",
+            "ASI_MODEL": "scripted-model",
+        }
+        async with OpenAIMind.from_environment(environment, LocalPurse()) as mind:
+            yield ModelAnalyst(mind, OfflineAnalyst()), endpoint
+
+
+async def test_an_analysis_of_the_record_is_taken() -> None:
+    """With the vocabulary's tags, and the origin of each idea."""
+    results = "Its loss of 1.4000 is 0.0500 below its parent's 1.4500, and 3.4% lower."
+    async with analyst(Step(answer=answer(results))) as (thinking, endpoint):
+        analysis = await thinking.analyse(GIVEN)
+
+    assert analysis.results == results
+    assert list(analysis.components) == ["short-convolution", "delta-rule"]
+    assert [(one.origin, one.source) for one in analysis.ideas] == [("cognition", "2406.06484#x")]
+    assert analysis.analyst == "openai:scripted-model, analyse-3"
+    assert len(endpoint.received) == 1
+
+
+async def test_an_invented_number_is_told_once_and_may_be_mended() -> None:
+    """The second turn names the number."""
+    wrong, right = Step(answer=answer("Its loss fell to 1.2345.")), Step(answer=answer("Its loss fell to 1.400."))
+    async with analyst(wrong, right) as (thinking, endpoint):
+        analysis = await thinking.analyse(GIVEN)
+
+    assert analysis.results == "Its loss fell to 1.400."
+    assert "1.2345, which the record does not hold" in endpoint.received[1].body
+
+
+async def test_a_number_that_stays_invented_is_never_published() -> None:
+    """The offline analysis stands in, and says why."""
+    async with analyst(Step(answer=answer("Its loss fell to 1.2345."), times=5)) as (thinking, endpoint):
+        analysis = await thinking.analyse(GIVEN)
+
+    assert "1.2345" not in analysis.results
+    assert "Against its parent Parent" in analysis.results
+    assert analysis.analyst.startswith(NAME)
+    assert "cited 1.2345, which the record does not hold" in analysis.analyst
+    assert len(endpoint.received) == 2
+
+
+async def test_a_model_that_declines_leaves_the_offline_analysis() -> None:
+    """A candidate is not lost because its analyst was."""
+    async with analyst(Step(fault="refusal", message="I would rather not", times=9)) as (thinking, _):
+        analysis = await thinking.analyse(GIVEN)
+
+    assert analysis.analyst.startswith(f"{NAME}, after openai:scripted-model was not usable")
+    assert analysis.results
+
+
+def test_what_was_not_measured_is_not_shown_to_a_model() -> None:
+    """A zero would be explained as if it were a result."""
+    assert told(pb.Candidate(id="c000009", proposal=pb.Proposal(name="Unknown"))) == "Unknown (c000009)"

@@ -1,0 +1,83 @@
+"""An analysis may cite what the record holds, and nothing else."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.analyst.held import held_by
+from services.analyst.numbers import Held, invented, numerals
+from tests.analyst.analyst_records import CHILD, PARENT, ROOT, dossier
+
+HELD = Held(((1.50806, 1.49458), (0.388, 0.368), (398_016.0, 400_192.0), (16_117.0, 20_700.0)), frozenset({64.0}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The loss is 1.4946, lower than 1.5081 by 0.0135 (−0.0135).",
+        "It trains at 16,117 tokens per second (about 16,000) with 398,016 parameters, 398k or 0.398M.",
+        "Accuracy rose from 36.8 % to 38.8%, by 2.0 percentage points or 5.4 per cent.",
+        "Two heads, 4 layers, chunk size 64, arXiv:2406.06484, in 2024.",
+        "About 1.5 nats, that is 1.009 times as much; 1.49e0.",
+        "c000007 and layer2 are names, RWKV-7 is one too.",
+    ],
+)
+def test_numbers_of_the_record_and_what_is_computed_from_them_pass(text: str) -> None:
+    """Rounded as they are written."""
+    assert invented(text, HELD) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("The loss fell to 1.31.", "1.31"),
+        ("Accuracy of 91.2%", "91.2%"),
+        ("at 20,500 tokens/s", "20,500"),
+        ("with 128 heads", "128"),
+        ("a rate of 3.1e-3", "3.1e-3"),
+        ("2M parameters", "2M"),
+        ("version 3071 of it", "3071"),
+    ],
+)
+def test_an_invented_number_is_named(text: str, wrong: str) -> None:
+    """So that the model can be told."""
+    assert invented(text, HELD) == [wrong]
+
+
+def test_quantities_of_different_kinds_are_not_combined() -> None:
+    """A loss minus an accuracy means nothing, and such differences would let nearly any number pass."""
+    assert invented("a gain of 1.1201", Held(((1.5081,), (0.388,)))) == ["1.1201"]
+
+
+def test_numbers_of_the_program_pass() -> None:
+    """Its constants are on record, since the program is."""
+    shown = numerals(["CHUNK = 128\nEPSILON = 1e-5\n"])
+
+    assert invented("chunks of 128 with 1e-5", Held((), shown)) == []
+
+
+@given(st.lists(st.floats(0.1, 1e4), min_size=1, max_size=8), st.integers(1, 4))
+def test_any_text_made_of_the_record_passes(numbers: list[float], digits: int) -> None:
+    """However many digits are shown."""
+    assert invented(" and ".join(f"{one:.{digits}f}" for one in numbers), Held((tuple(numbers),))) == []
+
+
+@given(st.integers(10_000, 99_999), st.integers(0, 4), st.integers(1, 9))
+def test_a_changed_digit_is_refused(digits: int, place: int, step: int) -> None:
+    """Whichever it is, in a number written with four decimals."""
+    text = str(digits)
+    changed = text[:place] + str((int(text[place]) + step) % 10) + text[place + 1 :]
+    written = f"{changed[0]}.{changed[1:]}"
+
+    assert invented(f"a loss of {written}.", Held(((digits / 10_000,),))) == [written]
+
+
+def test_what_is_held_of_a_family() -> None:
+    """Losses, their differences and errors; curves are not held."""
+    child = type(CHILD)()
+    child.CopyFrom(CHILD)
+    child.training.seeds[0].curve.add(step=1, tokens=10, loss=7.7777)
+    held = held_by(dossier(child, root=ROOT, parent=PARENT))
+
+    assert invented("1.4000 against 1.4500 and 1.5000: lower by 0.0500, or 3.4%.", held) == []
+    assert invented("It began at 7.7777.", held) == ["7.7777"]

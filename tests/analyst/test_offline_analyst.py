@@ -1,0 +1,119 @@
+"""The analyst without a language model: what it says is measured, and it says no more than that."""
+
+import time
+
+import pytest
+
+from services.analyst.held import held_by
+from services.analyst.numbers import invented
+from services.analyst.offline.analyst import OfflineAnalyst
+from services.analyst.offline.comparing import loss_difference, task_changes
+from services.contracts import candidate_pb2 as pb
+from tests.analyst.analyst_records import CHILD, PARENT, ROOT, SIBLING, candidate, dossier
+
+FAMILY = {"root": ROOT, "parent": PARENT, "grandparent": ROOT, "siblings": (SIBLING,)}
+
+
+async def test_it_says_which_component_came_and_which_went() -> None:
+    """The change is what the numbers are about."""
+    analysis = await OfflineAnalyst().analyse(dossier(CHILD, **FAMILY))
+
+    assert "adds short-convolution and removes forget-gate" in analysis.design_evaluation
+    assert list(analysis.components) == ["delta-rule", "short-convolution"]
+
+
+async def test_root_parent_and_sibling_are_compared_with_their_errors() -> None:
+    """A difference without its error is no finding."""
+    results = (await OfflineAnalyst().analyse(dossier(CHILD, **FAMILY))).results
+
+    assert "Against the root delta_net (1.5000) the loss is lower by 0.1000 (standard error" in results
+    assert "Against its parent Parent (1.4500) the loss is lower by 0.0500" in results
+    assert "Against its best sibling Sibling (1.4400) the loss is lower by 0.0400" in results
+    assert "mqar rose from 0.400 to 0.600" in results
+
+
+async def test_every_number_occurs_in_the_record() -> None:
+    """The offline twin obeys the check that a language model must pass."""
+    given = dossier(CHILD, **FAMILY)
+    analysis = await OfflineAnalyst().analyse(given)
+
+    texts = (analysis.design_evaluation, analysis.results, analysis.expectation, analysis.synthesis)
+    assert invented(" ".join(texts), held_by(given)) == []
+
+
+async def test_nothing_is_called_better_within_its_error() -> None:
+    """Noise that is praised is built upon."""
+    child = candidate("Child", 4, losses=(1.4499,), parent="c000002", noise=0.5)
+    analysis = await OfflineAnalyst().analyse(dossier(child, **FAMILY))
+
+    assert "not told apart" in analysis.results.split("its parent")[1]
+    assert "neither borne out nor refuted" in analysis.expectation
+    assert "Repeat with further seeds" in analysis.synthesis
+
+
+async def test_a_worse_candidate_is_advised_against() -> None:
+    """Bad results teach as well."""
+    child = candidate("Child", 4, losses=(1.60,), parent="c000002")
+    analysis = await OfflineAnalyst().analyse(dossier(child, **FAMILY))
+
+    assert "is not borne out: it falls behind its parent Parent" in analysis.expectation
+    assert analysis.synthesis.startswith("Drop the change")
+
+
+def test_scatter_over_seeds_counts() -> None:
+    """Blocks alone are far too sure: another seed may turn the sign."""
+    one, other = candidate("A", 5, losses=(1.40, 1.52)), candidate("B", 6, losses=(1.50, 1.50))
+    difference = loss_difference(one, other)
+
+    assert difference is not None
+    assert difference.gain == pytest.approx(0.04)
+    assert difference.seeds is not None
+    assert not difference.certain()
+
+
+def test_scatter_over_items_counts() -> None:
+    """Three of a hundred answers are chance."""
+    (change,) = task_changes(candidate("A", 5, right=43), candidate("B", 6, right=40))
+
+    assert change.difference.gain == pytest.approx(0.03)
+    assert not change.difference.certain()
+
+
+def test_without_a_common_seed_the_errors_of_both_are_added() -> None:
+    """Runs trained apart can still be compared, less sharply."""
+    one, other = candidate("A", 5, losses=(1.40,)), candidate("B", 6, losses=(1.50,))
+    one.training.seeds[0].seed = 99
+    one.training.seeds[0].loss_stderr = other.training.seeds[0].loss_stderr = 0.03
+    difference = loss_difference(one, other)
+
+    assert difference is not None
+    assert difference.stderr == pytest.approx(0.03 * 2**0.5)
+
+
+async def test_what_was_not_measured_is_not_a_number() -> None:
+    """No loss is not a loss of zero."""
+    unknown = pb.Candidate(id="c000009", run="r1", proposal=pb.Proposal(name="Unknown"))
+    analysis = await OfflineAnalyst().analyse(dossier(unknown, **FAMILY))
+
+    assert "No held-out loss was measured" in analysis.results
+    assert "0.000" not in analysis.results
+    assert "train it before building on it" in analysis.synthesis
+
+
+async def test_an_absent_fitness_is_told_with_its_reason() -> None:
+    """Absence has a cause that the next designer should know."""
+    child = pb.Candidate()
+    child.CopyFrom(CHILD)
+    child.verdict.ClearField("fitness")
+    child.verdict.absent_because = "the judge gave no usable answer"
+
+    assert "no fitness: the judge gave no usable answer." in (await OfflineAnalyst().analyse(dossier(child))).results
+
+
+async def test_it_is_cheap() -> None:
+    """Analyses must not hold up a run: a few milliseconds each, here with much room for a busy machine."""
+    given = dossier(CHILD, **FAMILY)
+    started = time.process_time()
+    await OfflineAnalyst().analyse(given)
+
+    assert time.process_time() - started < 0.1

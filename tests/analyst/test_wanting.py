@@ -1,0 +1,49 @@
+"""Which ablations the analyst asks for on its own."""
+
+import pytest
+
+from services.analyst.dossier import Dossier
+from services.analyst.wanting import wanted, worth_asking
+from services.chassis.bus import Bus
+from services.chassis.events import Cause, first
+from services.chassis.worker import Job
+from services.contracts import events_pb2
+from tests.analyst.analyst_records import candidate, dossier
+
+ROOT = candidate("delta_net", 1, losses=(1.6,))
+PARENT = candidate("Parent", 2, losses=(1.55,), parent="c000001", components=("delta-rule", "forget-gate"))
+PARTS = ("delta-rule", "output-gate", "chunkwise-form", "token-shift", "head-mixing")
+
+
+def about(loss: float, budget: object = 3) -> Dossier:
+    settings = events_pb2.RunSettings(mind="offline")
+    settings.policies.update({"ablations": budget} if budget is not None else {})
+    record = candidate("Child", 3, losses=(loss,), parent="c000002", components=PARTS)
+    found = dossier(record, root=ROOT, parent=PARENT)
+    found.settings.CopyFrom(settings)
+    return found
+
+
+def test_new_parts_of_what_is_better_are_asked_about() -> None:
+    """At most two, and never how a program is computed."""
+    assert worth_asking(about(1.4)) == ["output-gate", "token-shift"]
+
+
+@pytest.mark.parametrize(("loss", "budget"), [(1.4, None), (1.4, "0"), (1.6, 3), (1.8, 3)])
+def test_nothing_is_asked_without_a_gain_or_a_budget(loss: float, budget: object) -> None:
+    """An ablation of what gains nothing explains nothing."""
+    assert worth_asking(about(loss, budget)) == []
+
+
+async def test_the_same_delivery_asks_once(bus: Bus) -> None:
+    """Ids are made of candidate and component."""
+    record = about(1.4).record
+    event = first("r1", "judged", "judge")
+    event.candidate = record.id
+    event.so_far.CopyFrom(record)
+    event.candidate_judged.SetInParent()
+    once = wanted(Job(Cause.published(event), 1, bus, "analyst"), record, ["output-gate"], "analyst")
+    again = wanted(Job(Cause.published(event), 2, bus, "analyst"), record, ["output-gate"], "analyst")
+
+    assert [one.id for one in once] == [one.id for one in again] == ["r1.c000003.wanted.output-gate.1"]
+    assert not once[0].ablation_wanted.by_hand

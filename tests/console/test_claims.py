@@ -1,0 +1,144 @@
+"""What the console says of a finished run: claims, cards, the report's sections, ablations, stopping."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from services.chassis.errors import NotPossible
+from services.console.commands.ablate import components_of, part_row, parts
+from services.console.commands.gallery import card_json, cards, claims, sentences
+from services.console.commands.stopping import replay_row, replays, too_few
+from services.console.comparing import gain_over
+from services.console.discovering import PRESET
+from services.console.plan import run_settings
+from services.console.report import write_report
+from services.console.report.ablations import ablations
+from services.console.report.dataset import Dataset
+from services.console.report.discoveries import discoveries
+from services.console.report.stopping import stopping
+from services.contracts import candidate_pb2 as pb
+from services.domain.ladder_settings import climb_of
+from tests.console.finished_run import ablation, finished_run, status
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_says_what_it_found_and_how_sure_it_is() -> None:
+    """Held or not, in the same words, with names instead of ids."""
+    told = sentences(finished_run(confirmed=1, refuted=1))
+
+    assert told[0] == "Found: 1 confirmed of 2 finalists, out of 12 candidates tried."
+    assert "confirmed  Net4 (c000004): held-out loss 0.0500 nats below Net2" in told[1]
+    assert "refuted    Net5 (c000005): held-out loss 0.0200 nats above Net2" in told[2]
+    assert "adjusted p 0.02 for 12 tried" in told[1]
+
+
+def test_a_run_without_finalists_says_so() -> None:
+    """Nothing found is a result."""
+    assert "nothing to claim" in sentences(finished_run(confirmed=0, refuted=0))[0]
+
+
+def test_a_run_tells_whom_its_budget_kept_out() -> None:
+    """Otherwise a search without finalists is a riddle."""
+    records = finished_run(confirmed=0, refuted=0, proposals=3)
+    records[4].training.seeds[0].measurements.parameters = 900_000
+    settings = status().settings
+    settings.policies.update({"flops": "none"})
+
+    assert "relative to the root: 1." in sentences(records, settings)[0]
+
+
+def test_the_preset_is_a_possible_run() -> None:
+    """Two stages at scale tiny, the second with more data and seeds."""
+    settings = run_settings(PRESET)
+    climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
+
+    assert settings.scale_overrides["tokens"] == "600000"
+    assert [(one.scale, one.seeds, dict(one.overrides)) for one in climb.stages] == [("tiny", 5, {"tokens": "1000000"})]
+
+
+def test_only_what_held_has_a_model_card() -> None:
+    """With claim, evidence, comparison, cost and lineage."""
+    records = finished_run(confirmed=1, refuted=2)
+    (card,) = cards(status(), records)
+    shown = card_json(card)
+
+    assert [one["outcome"] for one in claims(records)] == ["confirmed", "refuted", "refuted"]
+    assert "0.0500 nats below Net2" in card.claim
+    assert shown["lineage"] == ["Net1", "Net4"]
+    assert "Strongest of 3 controls (Net1, Net2, Net3): Net2." in str(shown["compared"])
+    assert any("hours of wall time" in line for line in card.cost)
+
+
+def test_the_report_draws_the_curve_once_there_are_discoveries(tmp_path: Path) -> None:
+    """Four of them: a line with its band, the relation between the stages, and the CSV behind each."""
+    page = write_report(status(), finished_run(confirmed=4, refuted=1), tmp_path)
+    text = page.read_text(encoding="utf-8")
+
+    assert [row["discoveries"] for row in table(tmp_path / "discovery-curve.csv")] == ["1", "2", "3", "4"]
+    assert (tmp_path / "discovery-curve.png").stat().st_size > 5000
+    assert (tmp_path / "discovery-curve.svg").exists()
+    assert "discoveries per hour, with the 95 % band" in text
+    assert len(table(tmp_path / "stages-0-1.csv")) == 8
+    assert "Rank correlation" in text
+    assert "<article" in text
+
+
+def test_the_report_says_why_a_figure_is_missing() -> None:
+    """No confirmed discovery is no curve, but it is told what was tried and spent."""
+    data = Dataset.of(status(), finished_run(confirmed=0, refuted=1))
+    _, curve, *_ = discoveries(data)
+    (none,) = ablations(data)
+
+    assert curve.figure is None
+    assert curve.missing.startswith("none of the claims tried (1) was confirmed in")
+    assert "no candidate was ablated" in none.missing
+
+
+def test_an_ablation_shows_what_a_component_brings() -> None:
+    """The most first; what could not be left out last, with its reason; noise between seeds widens the interval."""
+    records = finished_run()
+    original = records[5]
+    failed = pb.Candidate(id="a000099", kind=pb.KIND_ABLATION, rejection=pb.Rejection(reason="nothing remains"))
+    failed.request.CopyFrom(pb.Request(number=99, ablation_of=original.id, without_component="delta-rule"))
+    own = [ablation(original, "output-gate", 0.03, 20), ablation(original, "short-convolution", 0.2, 21), failed]
+    found = parts(original, [*records, *own])
+    plain = gain_over(own[0], original)
+
+    assert [one.component for one in found] == ["short-convolution", "output-gate", "delta-rule"]
+    assert part_row(found[0])["verdict"] == "carries"
+    assert part_row(found[2])["reason"] == "nothing remains"
+    assert found[1].gain is not None
+    assert plain is not None
+    assert found[1].gain.interval.low < plain.interval.low
+    assert plain.words == "better with this seed"
+
+
+def test_what_cannot_be_ablated_is_refused_in_a_sentence() -> None:
+    """How it is computed is no component to leave out, and what was not trained cannot be compared."""
+    original = finished_run()[3]
+
+    assert components_of(original, ()) == ["short-convolution", "output-gate"]
+    with pytest.raises(NotPossible, match="no component warp-drive"):
+        components_of(original, ["warp-drive"])
+    original.training.ClearField("loss")
+    with pytest.raises(NotPossible, match="not trained"):
+        components_of(original, ())
+
+
+def test_stopping_is_replayed_over_whole_trainings_only() -> None:
+    """Those that the rule itself has cut short say nothing about what it would have saved."""
+    records = finished_run(proposals=30)
+    rows = [replay_row(one) for one in replays(records)]
+    drawn = stopping(Dataset.of(status(), records))
+
+    assert {row["trainings"] for row in rows} == {36}
+    assert all(0 <= float(str(row["saved"])) < 1 for row in rows)
+    assert drawn.figure is not None
+    few = finished_run(proposals=0)[:2]
+    assert replays(few) == []
+    assert "4 whole trainings" in too_few(few)

@@ -1,0 +1,126 @@
+# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicers
+"""`asi-arch judge`, `propose` and `prompt` as processes, while no system runs: an archive behind real gRPC is all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from services.chassis.rpc import Server
+from services.chassis.settings import ServiceSettings
+from services.contracts import archive_pb2 as arc
+from services.contracts import archive_pb2_grpc
+from services.contracts import candidate_pb2 as pb
+from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, settings_of
+
+Environment = dict[str, str]
+
+
+class Known(Archive):
+    """Two baselines with verdicts; the anchor stood at another score when it was judged."""
+
+    def __init__(self) -> None:
+        super().__init__(_judged(ROOT, 5.0), _judged(ANCHOR, 8.5), settings=settings_of())
+
+    async def DrawSeeds(self, request: arc.DrawSeedsRequest, context: Any) -> arc.DrawSeedsReply:
+        return arc.DrawSeedsReply(parent=self.records[ROOT.id])
+
+    async def NearestPrograms(self, request: arc.NearestProgramsRequest, context: Any) -> arc.NearestReply:
+        return arc.NearestReply()
+
+
+def _judged(record: pb.Candidate, raw: float) -> pb.Candidate:
+    one = pb.Candidate()
+    one.CopyFrom(record)
+    one.verdict.raw = raw
+    return one
+
+
+@pytest_asyncio.fixture
+async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
+    """Where the archive answers; a data folder in which nothing runs."""
+    server = Server(ServiceSettings())
+    archive_pb2_grpc.add_ArchiveServicer_to_server(Known(), server.grpc)
+    await server.start()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
+    yield kept | {"ASI_ARCHIVE_ADDRESS": f"127.0.0.1:{server.port}", "ASI_DATA_DIR": str(tmp_path), "COLUMNS": "120"}
+    await server.stop(0)
+
+
+async def asi_arch(environment: Environment, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and error of the command."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.console", *arguments, env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_calibration_reports_how_far_the_baselines_drifted(environment: Environment) -> None:
+    """A judge that has changed its mind makes old and new verdicts incomparable."""
+    status, out, err = await asi_arch(environment, "judge", "--calibrate", "--json")
+
+    told = json.loads(out)
+    drifts = {one["candidate"]: (one["anchor"], one["drift"]) for one in told["verdicts"]}
+    assert (status, err) == (1, "")
+    assert drifts == {ROOT.id: (5.0, 0.0), ANCHOR.id: (10.0, 1.5)}
+    assert told["largest_drift"] == pytest.approx(1.5)
+
+
+async def test_a_drift_within_the_tolerance_is_none(environment: Environment) -> None:
+    """So that a script can rely on the exit status."""
+    status, out, _ = await asi_arch(environment, "judge", "--calibrate", "--tolerance", "2")
+
+    assert status == 0
+    assert "largest drift: 1.50 points" in out
+
+
+async def test_what_to_judge_must_be_said(environment: Environment) -> None:
+    """Neither nothing nor both."""
+    for arguments in ((), ("c000001", "--calibrate")):
+        status, _, err = await asi_arch(environment, "judge", *arguments)
+
+        assert (status, err) == (2, "asi-arch: say what to judge: either a CANDIDATE or --calibrate.\n")
+
+
+async def test_nobody_there_to_judge_is_known_at_once(environment: Environment) -> None:
+    """A verdict's own deadline is half an hour."""
+    environment["ASI_JUDGE_ADDRESS"] = "127.0.0.1:1"
+    status, _, err = await asi_arch(environment, "judge", "--calibrate")
+
+    assert status == 1
+    assert "no judge answers at 127.0.0.1:1" in err
+
+
+@pytest.mark.slow
+async def test_a_proposal_is_shown_with_what_cognition_says(environment: Environment) -> None:
+    """As in a run, although no analyst runs."""
+    status, out, err = await asi_arch(environment, "propose", "--parent", ROOT.id, "--json")
+
+    assert (status, err) == (0, "")
+    assert json.loads(out)["parent"] == ROOT.id
+
+
+async def test_a_prompt_is_shown_by_the_service_that_would_send_it(environment: Environment) -> None:
+    """The console imports none of them."""
+    status, out, err = await asi_arch(environment, "prompt", "score", "--candidate", ANCHOR.id)
+
+    assert (status, err) == (0, "")
+    assert out.startswith("version: score-")
+
+
+async def test_a_role_that_asks_about_no_candidate_is_refused(environment: Environment) -> None:
+    """With what to use instead."""
+    status, _, err = await asi_arch(environment, "prompt", "extract", "--candidate", ANCHOR.id)
+
+    assert status == 2
+    assert "asi-arch cognition ingest" in err

@@ -1,0 +1,109 @@
+"""`asi-arch watch` against a real store and a real nats-server."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import sys
+from pathlib import Path
+
+from services.chassis.settings import ServiceSettings
+from services.contracts import events_pb2 as events
+from tests.console.conftest import Laboratory, bare_environment
+from tests.console.lives import whole_way
+
+
+async def test_every_event_of_a_run_is_one_object_and_the_end_ends_it(
+    laboratory: Laboratory, started: events.Event
+) -> None:
+    """Followed while it happens, with stable names and nothing where nothing was measured."""
+    await laboratory.bus.publish(started)
+    await laboratory.until("baselines")
+    watching = asyncio.create_task(laboratory.asi_arch("watch", "--from-start", "--json"))
+    await whole_way(laboratory.bus, fitness=0.5)
+    await whole_way(laboratory.bus, fitness=0.7)
+    done = await watching
+    seen = [json.loads(one) for one in done.out.splitlines()]
+
+    assert done.status == 0, done.err
+    assert [one["fact"] for one in seen][:3] == ["run.started", "candidate.requested", "candidate.proposed"]
+    assert seen[-1]["fact"] == "run.stopped"
+    assert [one["sequence"] for one in seen] == sorted(one["sequence"] for one in seen)
+    assert [one["loss"] for one in seen if one["candidate"] == "c000002"][:2] == [None, None]
+    assert [one["fitness"] for one in seen if one["fact"] == "candidate.judged"] == [0.5, 0.7]
+    assert {"id", "run", "name", "stage", "service", "attempt", "benchmark", "judge", "reason", "time"} <= set(seen[0])
+
+
+async def test_a_run_that_is_over_says_so_and_can_still_be_seen(laboratory: Laboratory, started: events.Event) -> None:
+    """Nobody waits for what will not come."""
+    await laboratory.bus.publish(started)
+    await whole_way(laboratory.bus)
+    await whole_way(laboratory.bus)
+    await laboratory.until("finished")
+    nothing = await laboratory.asi_arch("watch")
+    told = await laboratory.asi_arch("watch", "--from-start")
+
+    assert nothing.status == 1
+    assert "run r1 has finished" in nothing.err
+    assert "c000002 judged Net2: judge 5.0, fitness 0.500" in told.out
+    assert told.out.splitlines()[-1].startswith("run r1: finished; best Net")
+
+
+async def test_on_a_terminal_what_is_in_flight_is_a_table_and_ctrl_c_ends_it(
+    laboratory: Laboratory, started: events.Event
+) -> None:
+    """At 80 columns; the status is 0, as nothing was cut off."""
+    await laboratory.bus.publish(started)
+    await whole_way(laboratory.bus)
+    await laboratory.until("draining")
+    master, slave = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.console", "watch", stdin=slave, stdout=slave, stderr=slave,
+        env=laboratory.environment | {"TERM": "xterm-256color"}, start_new_session=True,
+    )  # fmt: skip
+    os.close(slave)
+    try:
+        shown = await asyncio.to_thread(_read_until, master, "best Net1 (c000001)")
+        process.send_signal(signal.SIGINT)
+        rest = asyncio.create_task(asyncio.to_thread(_read_on, master))  # who does not read a terminal holds its writer
+        status = await asyncio.wait_for(process.wait(), 30)
+        await rest
+    finally:
+        if process.returncode is None:
+            process.kill()
+        os.close(master)
+
+    assert status == 0
+    assert "run r1 · draining" in shown
+    assert re.search(r"c000002 .*requested +0:0\d", re.sub(r"\x1b\[[0-9;]*m", "", shown))
+
+
+async def test_without_a_broker_there_is_a_sentence_and_not_a_wait(tmp_path: Path, settings: ServiceSettings) -> None:
+    """A wrong address is the usual mistake."""
+    environment = bare_environment(tmp_path, ASI_NATS_URL="nats://127.0.0.1:9")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.console", "pause", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 30)
+
+    assert process.returncode == 1
+    assert len(err.decode().splitlines()) == 1
+
+
+def _read_on(terminal: int) -> None:
+    with contextlib.suppress(OSError):  # the other end was closed
+        while os.read(terminal, 65536):
+            pass
+
+
+def _read_until(terminal: int, word: str) -> str:
+    seen = b""
+    while word.encode() not in seen:
+        try:
+            seen += os.read(terminal, 65536)
+        except OSError:  # the other end was closed
+            raise AssertionError(f"it ended before it showed {word!r}: {seen.decode()}") from None
+    return seen.decode()

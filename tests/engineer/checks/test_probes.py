@@ -1,0 +1,110 @@
+"""The zoo of programs: each bad one violates just the probe of its folder, each near miss none.
+
+The programs are ours, in the style of what language models write.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from services.domain.zoo import baseline, baselines
+from services.engineer.checks.host import check
+from services.engineer.checks.registry import PROBES
+from services.engineer.checks.report import CheckReport
+from services.engineer.checks.settings import CheckSettings
+from services.sandbox import Sandbox
+
+ZOO = Path(__file__).parent / "zoo"
+BAD = sorted(ZOO.glob("*/bad_*.py"))
+NEAR = sorted(ZOO.glob("*/near_*.py"))
+FATAL = {probe.name for probe in PROBES if probe.fatal} | {"screen"}
+# DeltaNet's own mixer at the sizes of scale tiny: what the budget of parameters is measured by.
+SETTINGS = CheckSettings(baseline_parameters=67_616)
+FIRST_OF_EACH = {min(folder.glob("bad_*.py")) for folder in ZOO.iterdir() if folder.is_dir()}
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox() as one:
+        yield one
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def text_of(path: Path) -> str:
+    return path.read_text()
+
+
+def cases(paths: list[Path]) -> list[object]:
+    """The first bad program of each probe runs always, the others with the slow tests."""
+    slow = pytest.mark.slow
+    return [pytest.param(one, id=name_of(one), marks=() if one in FIRST_OF_EACH else slow) for one in paths]
+
+
+def complaints(report: CheckReport) -> list[str]:
+    return [verdict.probe for verdict in report.verdicts if verdict.outcome != "pass"]
+
+
+@pytest.mark.parametrize("path", cases(BAD))
+async def test_a_violation_is_found_by_its_probe_alone(path: Path, sandbox: Sandbox) -> None:
+    """One fault, one complaint, with evidence that a rewriter can use."""
+    report = await check(text_of(path), sandbox, SETTINGS)
+
+    assert complaints(report) == [path.parent.name]
+    (verdict,) = (one for one in report.verdicts if one.outcome != "pass")
+    assert verdict.outcome == ("fail" if path.parent.name in FATAL else "warn")
+    assert report.passed == (verdict.outcome == "warn")
+    assert verdict.message
+
+
+@pytest.mark.parametrize("path", cases(NEAR))
+async def test_a_near_miss_passes(path: Path, sandbox: Sandbox) -> None:
+    """What only looks like the fault is left alone."""
+    report = await check(text_of(path), sandbox, SETTINGS)
+
+    assert complaints(report) == []
+    assert report.passed
+
+
+@pytest.mark.parametrize("name", ["delta_net", "gated_delta_net"])
+async def test_known_good_architectures_pass(name: str, sandbox: Sandbox) -> None:
+    """A check that refuses DeltaNet would refuse everything built on it."""
+    assert complaints(await check(baseline(name).program, sandbox, SETTINGS)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [one.name for one in baselines() if one.role != "reference"])
+async def test_the_whole_zoo_passes(name: str, sandbox: Sandbox) -> None:
+    """Every baseline is a candidate like any other."""
+    assert complaints(await check(baseline(name).program, sandbox, SETTINGS)) == []
+
+
+async def test_softmax_attention_is_refused_by_its_cost_alone_and_may_be_exempt(sandbox: Sandbox) -> None:
+    """The upper reference of every run."""
+    program = baseline("softmax_attention").program
+
+    assert complaints(await check(program, sandbox, SETTINGS)) == ["cost"]
+    assert (await check(program, sandbox, CheckSettings(exempt=("cost",)))).passed
+
+
+async def test_there_are_two_bad_programs_and_a_near_miss_for_every_probe() -> None:
+    """At least forty programs in all."""
+    probes = {probe.name for probe in PROBES} | {"screen"}
+
+    assert {path.parent.name for path in BAD} == {path.parent.name for path in NEAR} == probes
+    assert all(len(list((ZOO / probe).glob("bad_*.py"))) >= 2 for probe in probes)
+    assert len(BAD) + len(NEAR) >= 40
+
+
+async def test_text_that_is_no_program_is_a_failed_check(sandbox: Sandbox) -> None:
+    """Not an error of the service: whoever proposed it gets an answer."""
+    for text in ("", "this is not python", "x = 1", "class A: pass", "def f(:\n"):
+        report = await check(text, sandbox, SETTINGS)
+        assert not report.passed
+        assert report.verdicts

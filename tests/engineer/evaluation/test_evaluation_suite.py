@@ -1,0 +1,70 @@
+"""The local benchmarks, and what the harness makes of a trained model."""
+
+from pathlib import Path
+
+import pytest
+
+from services.engineer.data import open_corpus
+from services.engineer.evaluation.examination import benchmark_of
+from services.engineer.evaluation.names import LOCAL_NAMES
+from services.engineer.evaluation.suite import make_questions
+from services.engineer.evaluation.truncation import judge
+from services.engineer.scales import load_scale
+from services.engineer.training.errors import LooksAhead
+from services.engineer.training.host import train
+from services.engineer.training.result import TaskScore
+from tests.engineer.training import programs
+from tests.engineer.training.inline_sandbox import InlineSandbox
+from tests.engineer.training.programs import SMALL
+
+SCALE = load_scale("tiny", SMALL)
+CORPUS = open_corpus(SCALE, Path("unused"))
+TEXT = CORPUS.tokens.decode(CORPUS.heldout[:200_000].tolist())
+
+
+@pytest.mark.parametrize("name", LOCAL_NAMES)
+def test_questions_are_repeatable_and_have_one_right_answer(name: str) -> None:
+    """Scores of two candidates are only comparable over the same questions."""
+    questions = make_questions(name, TEXT, 50)
+
+    make_questions.cache_clear()
+    assert make_questions(name, TEXT, 50) == questions
+    assert all(len(set(q.choices)) == len(q.choices) and 0 <= q.answer < len(q.choices) for q in questions)
+    assert len({q.answer for q in questions}) > 1
+
+
+def test_recall_questions_can_be_answered_from_their_context() -> None:
+    """A benchmark with wrong answers measures nothing."""
+    for q in make_questions("mqar", TEXT, 20):
+        name = q.context.splitlines()[-1]
+        assert f"{name}{q.choices[q.answer]}\n" in q.context
+
+
+async def test_a_trained_model_gets_scores_with_standard_errors() -> None:
+    """Our adapter behind the harness's interface, through fresh children."""
+    scale = load_scale("tiny", {**SMALL, "tasks": "brackets,cloze", "task_limit": "12", "context": "160", "steps": "4"})
+    result = await train(programs.CONVOLUTION, 0, scale, CORPUS, InlineSandbox())
+
+    assert [score.task for score in result.scores] == ["brackets", "cloze"]
+    assert all(score.items == 12 and score.stderr is not None for score in result.scores)
+    assert all(len(score.correct) == 12 for score in result.scores)
+    assert result.benchmark == pytest.approx(sum(score.value for score in result.scores) / 2)
+
+
+def test_a_missing_task_leaves_no_benchmark() -> None:
+    """An average over fewer tasks is not the benchmark."""
+    scores = [TaskScore("a", "acc", 0.5, 0.1, 10)]
+
+    assert benchmark_of(scores, ("a", "b")) is None
+    assert benchmark_of(scores, ("a",)) == 0.5
+
+
+def test_a_small_change_is_rounding_and_a_large_or_steady_one_is_not() -> None:
+    """bfloat16 moves log-probabilities a little; a leak moves them in one direction."""
+    assert judge([(10, 0.01), (20, -0.02)]) == pytest.approx(0.02)
+    with pytest.raises(LooksAhead):
+        judge([(10, 0.0)] * 50 + [(20, 2.0)])
+    with pytest.raises(LooksAhead):
+        judge([(10, 0.1)] * 50)
+    with pytest.raises(LooksAhead):
+        judge([(10, float("nan"))])

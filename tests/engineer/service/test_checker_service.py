@@ -1,0 +1,86 @@
+"""Checker.Check over real gRPC, with the real sandbox behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from services.chassis.rpc import Server, channel
+from services.chassis.settings import ServiceSettings
+from services.contracts import checker_pb2, checker_pb2_grpc
+from services.engineer.checker import PROGRAM_BYTES, WAITING_PER_SLOT, CheckerService
+from services.engineer.stages import Stages
+from services.sandbox import Sandbox
+from tests.engineer.training.programs import CONVOLUTION, SMALL, mixer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+LOOKS_AHEAD = mixer("x = x + hidden_states.flip(1).cumsum(1).flip(1)")
+
+
+@asynccontextmanager
+async def checker(stages: Stages) -> AsyncIterator[checker_pb2_grpc.CheckerAsyncStub]:
+    """A client of the service with one slot."""
+    settings = ServiceSettings()
+    server = Server(settings)
+    checker_pb2_grpc.add_CheckerServicer_to_server(CheckerService(stages, 1), server.grpc)
+    await server.start()
+    try:
+        async with channel(f"127.0.0.1:{server.port}", settings) as connection:
+            yield checker_pb2_grpc.CheckerStub(connection)
+    finally:
+        await server.stop(0)
+
+
+def asking(program: str, stage: str = "tiny") -> checker_pb2.CheckRequest:
+    """At the small sizes of all these tests."""
+    return checker_pb2.CheckRequest(program=program, stage=stage, scale_overrides=SMALL)
+
+
+async def test_an_honest_program_passes_and_the_report_says_how_it_was_confined(
+    sandbox: Sandbox, stages: Stages
+) -> None:
+    """Whoever reads the report knows what the verdicts rest on."""
+    async with checker(stages) as stub:
+        report = await stub.Check(asking(CONVOLUTION), timeout=120)
+
+    assert report.passed, [one.message for one in report.verdicts if one.outcome == "fail"]
+    assert report.isolation == sandbox.level
+    assert report.parameters > 10_000
+
+
+async def test_a_program_that_looks_ahead_is_refused_by_the_probe_of_it(stages: Stages) -> None:
+    """With evidence, over the wire."""
+    async with checker(stages) as stub:
+        report = await stub.Check(asking(LOOKS_AHEAD), timeout=120)
+
+    assert not report.passed
+    assert [one.probe for one in report.verdicts if one.outcome == "fail" and one.evidence.fields] != []
+    assert "causality" in [one.probe for one in report.verdicts if one.outcome == "fail"]
+
+
+@pytest.mark.parametrize("request_", [asking(CONVOLUTION, "huge"), asking("#" * (PROGRAM_BYTES + 1))])
+async def test_bad_input_is_the_callers_fault(request_: checker_pb2.CheckRequest, stages: Stages) -> None:
+    """An unknown stage, a program that no event could carry."""
+    async with checker(stages) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.Check(request_, timeout=60)
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_the_queue_is_bounded(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Who comes when it is full is told at once, instead of waiting behind everybody: here behind a stage's opening."""
+    room = 1 + WAITING_PER_SLOT
+    async with checker(Stages(sandbox, tmp_path)) as stub:
+        calls = [asyncio.ensure_future(stub.Check(asking("not python ("), timeout=120)) for _ in range(room + 3)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [one for one in answers if isinstance(one, grpc.aio.AioRpcError)]
+
+    assert refused
+    assert {one.code() for one in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}

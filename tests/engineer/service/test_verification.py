@@ -1,0 +1,90 @@
+# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicers
+"""From candidate.promoted to candidate.verified: fresh seeds, unseen data, the overrides and the width of the rung."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.chassis.bus import Bus
+from services.chassis.events import Cause, first
+from services.chassis.worker import Job
+from services.contracts import archive_pb2 as arc
+from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+from services.domain.zoo import baseline
+from services.engineer.handlers import share_of
+from services.engineer.matching import overrides_for
+from services.engineer.stages import Stages
+from services.sandbox import Sandbox
+from tests.engineer.service.engineer_neighbours import Archive, engineering
+from tests.engineer.training.programs import CONVOLUTION, SMALL
+
+in_module_loop = pytest.mark.asyncio(loop_scope="module")
+
+
+class Finalist(Archive):
+    """The archive of a run in which one candidate was searched."""
+
+    async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:
+        return pb.Candidate(
+            id=request.candidate, run=request.run, stage="tiny", state=pb.STATE_ARCHIVED,
+            proposal=pb.Proposal(name="Net", program=CONVOLUTION),
+        )  # fmt: skip
+
+
+def promoted(bus: Bus, rung: int, rungs: int, **overrides: str) -> Job:
+    """The delivery of a finalist's second training."""
+    event = first("r1", f"c000001.promoted.round-1-rung-{rung}", "store")
+    event.candidate = "c000001"
+    event.so_far.CopyFrom(pb.Candidate(id="c000001", run="r1", stage="tiny"))
+    event.candidate_promoted.CopyFrom(
+        events_pb2.CandidatePromoted(
+            stage="tiny", seeds=[1001, 1002], scale_overrides={**SMALL, **overrides}, rung=rung, rungs=rungs
+        )
+    )
+    return Job(Cause.published(event), 1, bus, "engineer-tiny")
+
+
+@in_module_loop
+async def test_a_finalist_is_trained_with_the_seeds_and_overrides_of_its_rung(
+    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+) -> None:
+    """Its own step count, its own seeds; the result says which rung it belongs to, and carries no curve."""
+    async with engineering(sandbox, stages, tmp_path, Finalist()) as engineer:
+        (event,) = await engineer.handle(promoted(bus, 1, 2, steps="3"))
+
+    (verification,) = event.so_far.verifications
+    assert event.WhichOneof("fact") == "candidate_verified"
+    assert (event.candidate_verified.rung, verification.rung) == (1, 1)
+    assert [seed.seed for seed in verification.training.seeds] == [1001, 1002]
+    tokens = 3 * int(SMALL["batch"]) * int(SMALL["context"])
+    assert [seed.measurements.tokens for seed in verification.training.seeds] == [tokens, tokens]
+    assert not any(seed.curve for seed in verification.training.seeds)
+    assert event.id.startswith("r1.c000001.verified.")
+
+
+def test_rungs_share_no_held_out_data() -> None:
+    """What selected the finalists must not judge them."""
+    part = np.arange(100, dtype=np.uint8)
+    shares = [set(share_of(part, rung, 3).tolist()) for rung in (1, 2, 3)]
+
+    assert all(len(share) == 33 for share in shares)
+    assert len(set.union(*shares)) == 99
+    assert len(share_of(part, 1, 1)) == 100
+
+
+@pytest.mark.slow
+@in_module_loop
+async def test_a_big_candidate_is_made_narrower_until_it_has_the_parameters_wanted(stages: Stages) -> None:
+    """Instead of being refused."""
+    program, overrides = baseline("gated_delta_net").program, {**SMALL, "width": "64", "heads": "2"}
+    stage = await stages.open("tiny", overrides)
+    own = (await stages.check(stage, program, exempt_from_cost=True, thorough=False)).parameters
+    assert own is not None
+    narrower = await overrides_for(stages, "tiny", overrides, program, round(own * 0.8))
+
+    assert 40 <= int(narrower["width"]) < 64

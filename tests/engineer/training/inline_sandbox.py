@@ -1,0 +1,77 @@
+"""A sandbox without walls, for tests of what passes through the pipe: the guest job runs in a thread."""
+
+import asyncio
+import importlib
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from services.sandbox.errors import ChildTimeout
+from services.sandbox.limits import Limits
+from services.sandbox.wire import Message
+
+NO_ARRAYS: Mapping[str, np.ndarray] = {}
+
+
+@dataclass
+class Pipe:
+    """Both directions, and both ends."""
+
+    down: "queue.Queue[Message]" = field(default_factory=queue.Queue)
+    up: "queue.Queue[Message]" = field(default_factory=queue.Queue)
+
+
+class GuestEnd:
+    """What the guest job gets."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def receive(self) -> Message:
+        return self._pipe.down.get()
+
+    def send(self, kind: str, header: Mapping[str, object], arrays: Mapping[str, np.ndarray] = NO_ARRAYS) -> None:
+        self._pipe.up.put(Message(kind, dict(header), dict(arrays)))
+
+
+class HostEnd:
+    """What the host gets; it remembers what it sent."""
+
+    def __init__(self, pipe: Pipe, sent: list[Message]) -> None:
+        self._pipe, self.sent = pipe, sent
+
+    async def send(self, kind: str, header: Mapping[str, object], arrays: Mapping[str, np.ndarray] = NO_ARRAYS) -> None:
+        note = Message(kind, dict(header), dict(arrays))
+        self.sent.append(note)
+        self._pipe.down.put(note)
+
+    async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109
+        try:
+            return await asyncio.to_thread(self._pipe.up.get, True, timeout)
+        except queue.Empty:
+            raise ChildTimeout(f"no answer within {timeout} s") from None
+
+
+class InlineSandbox:
+    """Runs guest jobs in threads. `jobs` replaces a job by a function, to play a hostile or broken child."""
+
+    level = "none"
+
+    def __init__(self, jobs: Mapping[str, Callable[[GuestEnd], None]] | None = None) -> None:
+        self._jobs = dict(jobs or {})
+        self.sent: dict[str, list[Message]] = {}
+
+    @asynccontextmanager
+    async def child(self, job: str, limits: Limits) -> AsyncIterator[HostEnd]:  # noqa: ARG002
+        module, name = job.split(":")
+        function = self._jobs.get(job) or getattr(importlib.import_module(module), name)
+        pipe = Pipe()
+        thread = threading.Thread(target=function, args=(GuestEnd(pipe),), daemon=True)
+        thread.start()
+        yield HostEnd(pipe, self.sent.setdefault(job, []))
+        pipe.down.put(Message("end", {}, {}))
+        await asyncio.to_thread(thread.join, 5)

@@ -1,0 +1,160 @@
+"""From a program's text to scores, through the pipe."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.engineer.data import Corpus
+from services.engineer.scales import Scale, load_scale
+from services.engineer.training.errors import Drained, LooksAhead, TrainingFailed
+from services.engineer.training.host import GUEST, train
+from services.engineer.training.result import Metrics
+from services.engineer.training.watcher import WatchSettings
+from tests.engineer.training import programs
+from tests.engineer.training.inline_sandbox import GuestEnd, InlineSandbox
+from tests.engineer.training.programs import SMALL
+
+
+async def test_a_training_yields_a_finite_loss_with_everything_measured(small: Scale, corpus: Corpus) -> None:
+    """The whole way of one seed: curve, held-out loss, error, measurements."""
+    result = await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox())
+
+    assert [point.step for point in result.curve] == [4, 6, 8, 12]
+    assert result.curve[1].loss is not None
+    assert 2.0 < result.loss < 6.0
+    assert result.loss == pytest.approx(np.mean(result.block_losses))
+    assert result.bits_per_byte == pytest.approx(result.loss / np.log(2))
+    assert result.loss_stderr > 0
+    assert result.benchmark is None
+    assert result.measurements.parameters > 10_000
+    assert result.measurements.flops_per_token is not None
+    assert result.measurements.energy_joules is None
+    assert result.measurements.data_fingerprint == corpus.fingerprint
+
+
+async def test_the_same_seed_gives_the_same_loss_and_another_seed_another(small: Scale, corpus: Corpus) -> None:
+    """Repeatability is what every comparison rests on."""
+    first, again, other = [
+        (await train(programs.CONVOLUTION, seed, small, corpus, InlineSandbox())).loss for seed in (0, 0, 1)
+    ]
+
+    assert first == again
+    assert first != other
+
+
+async def test_a_drained_training_resumes_bit_for_bit(small: Scale, corpus: Corpus, tmp_path: Path) -> None:
+    """A redeployment must not change a result."""
+    whole = await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox())
+    stop, path = asyncio.Event(), tmp_path / "c.safetensors"
+
+    def drain_at_once(metrics: Metrics) -> None:
+        stop.set()
+
+    with pytest.raises(Drained) as drained:
+        await train(
+            programs.CONVOLUTION,
+            0,
+            small,
+            corpus,
+            InlineSandbox(),
+            on_progress=drain_at_once,
+            stop=stop,
+            checkpoint=path,
+        )
+    resumed = await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox(), checkpoint=path)
+
+    assert drained.value.step == 4
+    assert resumed.curve == whole.curve
+    assert resumed.block_losses == whole.block_losses
+    assert not path.exists()
+
+
+async def test_another_programs_checkpoint_is_ignored(small: Scale, corpus: Corpus, tmp_path: Path) -> None:
+    """Weights of one candidate must never become the start of another."""
+    stop, path = asyncio.Event(), tmp_path / "c.safetensors"
+    stop.set()
+    with pytest.raises(Drained):
+        await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox(), stop=stop, checkpoint=path)
+    fresh = await train(programs.WITH_AUXILIARY_LOSS, 0, small, corpus, InlineSandbox(), checkpoint=path)
+
+    assert fresh.curve[0].step == 4
+
+
+async def test_heldout_tokens_never_reach_the_training_child(small: Scale, corpus: Corpus) -> None:
+    """What is not sent cannot be memorised."""
+    sandbox = InlineSandbox()
+    await train(programs.CONVOLUTION, 0, small, corpus, sandbox)
+    sent = np.concatenate([m.arrays["tokens"].reshape(-1, 65) for m in sandbox.sent[GUEST] if m.kind == "train"])
+    train_text = corpus.train.tobytes()
+
+    assert len(sent) == small.steps * small.batch
+    assert all(row.astype(np.uint8).tobytes() in train_text for row in sent)
+
+
+async def test_looking_ahead_only_while_scored_is_found_out(small: Scale, corpus: Corpus) -> None:
+    """The check may be passed by a program that behaves there; the scorer compares with truncated sequences."""
+    with pytest.raises(LooksAhead) as found:
+        await train(programs.LOOKS_AHEAD_WHEN_SCORED, 0, small, corpus, InlineSandbox())
+
+    assert found.value.kind == "looks-ahead"
+    assert found.value.evidence["compared"] == 16
+
+
+async def test_an_error_of_the_program_comes_back_with_its_traceback(small: Scale, corpus: Corpus) -> None:
+    """It is what a mind needs to repair the program."""
+    with pytest.raises(TrainingFailed) as failed:
+        await train(programs.RAISES, 0, small, corpus, InlineSandbox())
+
+    assert failed.value.kind == "error"
+    assert "torch.zeros(3, 5)" in failed.value.log_tail or "RuntimeError" in failed.value.log_tail
+
+
+async def test_a_loss_that_is_not_a_number_stops_the_training(small: Scale, corpus: Corpus) -> None:
+    """NaN is refused at the door and never becomes a score."""
+    with pytest.raises(TrainingFailed) as failed:
+        await train(programs.NOT_A_NUMBER, 0, small, corpus, InlineSandbox())
+
+    assert failed.value.kind == "stopped"
+    assert failed.value.evidence["rule"] == "not-finite"
+
+
+async def test_an_auxiliary_loss_is_recorded_and_not_added(small: Scale, corpus: Corpus) -> None:
+    """Whether a program trains on more than the text must be visible in its result."""
+    plain = await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox())
+    with_loss = await train(programs.WITH_AUXILIARY_LOSS, 0, small, corpus, InlineSandbox())
+
+    assert plain.measurements.auxiliary_loss is None
+    assert with_loss.measurements.auxiliary_loss is not None
+    assert with_loss.loss == plain.loss
+
+
+async def test_accumulating_micro_batches_changes_only_rounding(small: Scale, corpus: Corpus) -> None:
+    """A small GPU must be able to train what a big one trains."""
+    halves = load_scale("tiny", {**SMALL, "micro_batch": "2", "precision": "fp32"})
+    whole = load_scale("tiny", {**SMALL, "precision": "fp32"})
+    losses = [(await train(programs.CONVOLUTION, 0, scale, corpus, InlineSandbox())).loss for scale in (whole, halves)]
+
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+async def test_a_child_that_forges_its_answers_is_refused(small: Scale, corpus: Corpus) -> None:
+    """The protocol is checked, field by field, on the trusted side."""
+
+    def forger(channel: GuestEnd) -> None:
+        channel.receive()
+        channel.send("ready", {"parameters": 1}, {})
+        channel.receive()
+        channel.send("metrics", {"peak_memory_bytes": 1}, {"loss": np.zeros(1), "grad_norm": np.zeros(1)})
+
+    with pytest.raises(TrainingFailed) as failed:
+        await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox({GUEST: forger}))
+
+    assert failed.value.kind == "malformed"
+
+
+async def test_the_watchers_memory_rule_uses_what_was_measured(small: Scale, corpus: Corpus) -> None:
+    """A setting of the caller reaches the rule."""
+    with pytest.raises(TrainingFailed, match="MiB"):
+        await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox(), watch=WatchSettings(memory_bytes=1))

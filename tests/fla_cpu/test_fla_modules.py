@@ -1,0 +1,194 @@
+"""Modules by the equations in their docstrings."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from services.fla_cpu.cache import Cache
+from services.fla_cpu.modules import feature_map, gated_norm, layernorm, rotary
+from services.fla_cpu.modules.convolution import ShortConvolution
+from services.fla_cpu.modules.token_shift import token_shift
+from services.fla_cpu.ops import index
+from services.fla_cpu.padding import (
+    get_layer_cache,
+    repad_hidden_states,
+    unpad_hidden_states,
+    unpad_input,
+    update_layer_cache,
+)
+
+torch.set_num_threads(1)
+
+
+def convolution() -> tuple[ShortConvolution, Tensor]:
+    torch.manual_seed(0)
+    return ShortConvolution(6, 4, bias=True), torch.randn(2, 11, 6)
+
+
+def test_a_short_convolution_is_the_sum_of_its_taps() -> None:
+    """The last tap lies on the present token."""
+    layer, x = convolution()
+    assert layer.bias is not None
+    past = F.pad(x, (0, 0, 3, 0))
+    expected = layer.bias + sum(past[:, tap : tap + 11] * layer.weight[:, 0, tap] for tap in range(4))
+
+    assert torch.allclose(layer(x)[0], F.silu(expected), atol=1e-6)
+
+
+def test_a_short_convolution_goes_on_from_its_cache() -> None:
+    """In parts, and token by token, where the cache is changed in place."""
+    layer, x = convolution()
+    whole, end = layer(x, output_final_state=True)
+    first, cache = layer(x[:, :2], output_final_state=True)
+    second, kept = layer(x[:, 2:7], cache=cache, output_final_state=True)
+    with torch.no_grad():
+        rest = [layer(x[:, t : t + 1], cache=kept, output_final_state=True) for t in range(7, 11)]
+
+    assert torch.allclose(torch.cat([first, second, *(one for one, _ in rest)], dim=1), whole, atol=1e-6)
+    assert torch.allclose(kept, end)
+    assert torch.equal(cache, layer(x[:, :2], output_final_state=True)[1]), "only one token changes a cache"
+
+
+def test_a_short_convolution_keeps_packed_sequences_apart() -> None:
+    """And padded places out."""
+    layer, x = convolution()
+    packed, states = layer(x[:1], cu_seqlens=torch.tensor([0, 3, 11]), output_final_state=True)
+    alone, state = layer(x[:1, 3:], output_final_state=True)
+    mask = torch.ones(2, 11)
+    mask[:, :3] = 0
+
+    assert torch.allclose(packed[:, 3:], alone, atol=1e-6)
+    assert torch.allclose(states[1:], state)
+    assert torch.allclose(layer(x, mask=mask)[0][:, 3:], layer(x[:, 3:])[0], atol=1e-6)
+
+
+def test_a_short_convolution_takes_half_precision_and_computes_in_float32() -> None:
+    """With or without autocast the same numbers come out."""
+    layer, x = convolution()
+    half = x.bfloat16()
+    plain, _ = layer(half)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast, _ = layer(half)
+
+    assert plain.dtype == torch.bfloat16
+    assert torch.equal(plain, cast)
+    assert torch.equal(plain, layer(half.float())[0].bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (layernorm.RMSNorm(8), nn.RMSNorm(8, eps=1e-5)),
+        (layernorm.LayerNorm(8, bias=True), nn.LayerNorm(8)),
+        (layernorm.GroupNorm(2, 8, bias=True), nn.GroupNorm(2, 8)),
+    ],
+)
+def test_norms_are_those_of_torch(ours: nn.Module, theirs: nn.Module) -> None:
+    """With a residual added first, and the sum returned on demand; half precision in gives half precision out."""
+    x, residual = torch.randn(5, 8), torch.randn(5, 8)
+    output, total = ours(x, residual=residual, prenorm=True)
+
+    assert torch.allclose(output, theirs(x + residual), atol=1e-5)
+    assert torch.equal(total, x + residual)
+    assert ours(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("layer", "gate", "centred"),
+    [
+        (gated_norm.FusedRMSNormGated(8), F.silu, False),
+        (gated_norm.FusedRMSNormGated(8, activation="sigmoid"), torch.sigmoid, False),
+        (gated_norm.FusedRMSNormSwishGate(8), F.silu, False),
+        (gated_norm.FusedLayerNormGated(8), F.silu, True),
+    ],
+)
+def test_gated_norms_multiply_by_the_activated_gate(
+    layer: nn.Module, gate: Callable[[Tensor], Tensor], centred: bool
+) -> None:
+    """Norm first, gate after."""
+    x, g = torch.randn(3, 5, 8), torch.randn(3, 5, 8)
+    plain = F.layer_norm(x, (8,)) if centred else F.rms_norm(x, (8,), eps=1e-5)
+
+    assert torch.allclose(layer(x, g), plain * gate(g), atol=1e-5)
+
+
+def test_feature_maps_with_products_keep_each_pair_once() -> None:
+    """d(d+1)/2 products: the width is what a projection after it is built for."""
+    x, y = torch.randn(2, 4), torch.randn(2, 4)
+    taylor, rebased = feature_map.TaylorFeatureMap(4), feature_map.RebasedFeatureMap(4, normalize=False)
+    dot = (x * y).sum(-1)
+
+    assert taylor(x).shape == (2, 1 + 4 + 10)
+    assert torch.allclose((taylor(x) * taylor(y)).sum(-1), 1 + dot / 2 + (dot / 2).square() / 2, atol=1e-5)
+    assert torch.allclose((rebased(x) * rebased(y)).sum(-1), dot.square() / 4, atol=1e-5)
+
+
+def test_the_projection_of_fast_weights_uses_both_signs() -> None:
+    """relu(−x), not −relu(x): features stay positive."""
+    x = torch.randn(3, 4)
+    both = torch.cat([x.relu(), (-x).relu()], dim=-1)
+
+    assert torch.allclose(feature_map.DPFPFeatureMap(4, nu=1)(x), both * both.roll(1, -1))
+
+
+def test_rotary_products_depend_on_the_distance_alone() -> None:
+    """Also from an offset, and in packed sequences."""
+    layer = rotary.RotaryEmbedding(8)
+    x = torch.randn(1, 1, 1, 8).expand(1, 6, 1, 8)
+    q, k = layer(x, x)
+    later, _ = layer(x[:, :2], x[:, :2], seqlen_offset=4)
+    packed, _ = layer(x, x, cu_seqlens=torch.tensor([0, 4, 6]))
+
+    assert torch.allclose((q[:, 3] * k[:, 1]).sum(), (q[:, 5] * k[:, 3]).sum(), atol=1e-5)
+    assert torch.allclose(later, q[:, 4:], atol=1e-5)
+    assert torch.allclose(packed[:, 4:], q[:, :2], atol=1e-5)
+
+
+def test_a_token_shift_starts_anew_in_each_sequence() -> None:
+    """δ_t = x_{t−1} − x_t with zero before the first."""
+    x = torch.randn(1, 5, 3)
+    shifted = token_shift(x, cu_seqlens=torch.tensor([0, 2, 5]))
+
+    assert isinstance(shifted, Tensor)
+    assert torch.equal(shifted[:, 2], -x[:, 2])
+    assert torch.equal(shifted[:, 3], x[:, 2] - x[:, 3])
+
+
+def test_padding_goes_and_comes_back() -> None:
+    """Left padding, as in generation."""
+    x = torch.randn(2, 4, 3)
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    packed, indices, boundaries = unpad_hidden_states(x, None, mask, 4)
+    assert boundaries is not None
+    _, _, rows, (edges, _), longest = unpad_input(x[:, -1:], (x,), mask, 1)
+
+    assert packed.shape == (1, 6, 3)
+    assert boundaries.tolist() == [0, 2, 6]
+    assert torch.equal(repad_hidden_states(packed, indices, 2, 4), x * mask.unsqueeze(-1))
+    assert (rows.tolist(), edges.tolist(), longest) == ([0, 1], [0, 1, 2], (1, 4))
+
+
+def test_a_layer_finds_its_own_state_in_the_cache() -> None:
+    """And is told when it has no number."""
+    layer, cache = nn.Identity(), Cache()
+    with pytest.raises(ValueError, match="layer_idx"):
+        get_layer_cache(layer, cache)
+    layer.layer_idx = 1
+    update_layer_cache(layer, cache, recurrent_state=torch.ones(2), offset=3)
+    state = get_layer_cache(layer, cache)
+
+    assert state is not None
+    assert torch.equal(torch.as_tensor(state["recurrent_state"]), torch.ones(2))
+
+
+def test_packed_tokens_and_chunks_know_their_sequence() -> None:
+    """Boundaries 0, 3, 3, 8: the second sequence is empty."""
+    edges = torch.tensor([0, 3, 3, 8])
+
+    assert index.prepare_position_ids(edges).tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
+    assert index.prepare_sequence_ids(edges).tolist() == [0, 0, 0, 2, 2, 2, 2, 2]
+    assert index.prepare_chunk_indices(edges, 4).tolist() == [[0, 0], [2, 0], [2, 1]]
+    assert index.prepare_chunk_offsets(edges, 4).tolist() == [0, 1, 1, 3]

@@ -1,0 +1,58 @@
+"""What a program finds under fla's names after `install()`, in a process of its own."""
+
+import subprocess
+import sys
+
+INSTALLED = "import torch; from services import fla_cpu; fla_cpu.install(); fla_cpu.install()\n"
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter: names once registered stay for its life."""
+    return subprocess.run([sys.executable, "-c", INSTALLED + program], capture_output=True, text=True, check=False)
+
+
+def test_every_usual_way_to_import_finds_our_parts() -> None:
+    """Flat, by package and by file; nothing of the installed fla, triton or transformers is loaded."""
+    done = python(
+        "from fla.ops import chunk_delta_rule, chunk_kda, fused_recurrent_gla, parallel_retention\n"
+        "from fla.ops.delta_rule.chunk import chunk_delta_rule as other\n"
+        "from fla.modules import FusedRMSNormGated, RMSNorm, RotaryEmbedding, ShortConvolution\n"
+        "from fla.modules.l2norm import l2_norm\n"
+        "from fla.modules.norm.fused_norm_gate import rms_norm_gated\n"
+        "from fla.modules.convolution import causal_conv1d\n"
+        "from fla.modules.token_shift import token_shift\n"
+        "from fla.modules.activations import ACT2FN, swiglu\n"
+        "from fla.layers.utils import get_layer_cache, get_unpad_data, pad_input\n"
+        "from fla.models.utils import Cache\n"
+        "from fla.utils import input_guard\n"
+        "from fla.ops.utils.index import prepare_cu_seqlens_from_mask\n"
+        "from transformers.processing_utils import Unpack\n"
+        "import fla, importlib.util, sys\n"
+        "assert fla.ops.delta_rule.chunk_delta_rule is chunk_delta_rule is other\n"
+        "assert chunk_delta_rule.__module__.startswith('services.fla_cpu')\n"
+        "assert not hasattr(fla.ops, 'chunk_rwkv7'), 'asking is no error'\n"
+        "assert importlib.util.find_spec('nowhere_at_all') is None, 'nor is searching elsewhere'\n"
+        "assert not {'triton', 'einops', 'transformers.utils', 'fla.backends'} & set(sys.modules)\n"
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_part_is_named_with_what_there_is() -> None:
+    """One sentence that tells a program's author what to use."""
+    programs = {
+        "from fla.layers import DeltaNet": "fla.layers.DeltaNet",
+        "from fla.ops import chunk_rwkv7": "fla.ops.chunk_rwkv7",
+        "from fla.ops.nsa.parallel import parallel_nsa": "fla.ops.nsa",
+        "import fla.modules; fla.modules.BitLinear": "fla.modules.BitLinear",
+        "from transformers import AutoModel": "transformers.AutoModel",
+    }
+    done = python(
+        f"for program in {list(programs)}:\n"
+        "    try:\n        exec(program)\n"
+        "    except (ImportError, AttributeError) as error:\n        print(error)\n"
+    )
+    told = done.stdout.splitlines()
+
+    assert [line.partition(" is not available ")[0] for line in told] == list(programs.values()), done.stderr
+    assert all("offers:" in line for line in told)

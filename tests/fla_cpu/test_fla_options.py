@@ -1,0 +1,167 @@
+"""Options of fla's operators: obeyed as fla means them, or refused by name, never dropped."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from services.engineer.checks.metering import Meter
+from services.fla_cpu.ops import attention, decay, delta, gated_delta, linear
+
+torch.set_num_threads(1)
+Operator = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+def heads(*features: int, length: int = 40, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    torch.manual_seed(1)
+    return [torch.randn(1, length, 2, *((one,) if one else ()), dtype=dtype) * 0.5 for one in features]
+
+
+def test_an_option_that_would_change_the_result_is_refused_by_name() -> None:
+    """A dropped option is a wrong answer that nobody sees."""
+    q, k, v, g = heads(4, 4, 4, 0)
+
+    with pytest.raises(TypeError, match="reverse"):
+        decay.fused_recurrent_simple_gla(q, k, v, g, reverse=True)
+    with pytest.raises(TypeError, match="head_first"):
+        delta.chunk_delta_rule(q, k, v, g.sigmoid(), head_first=False)
+    with pytest.raises(TypeError, match="output_attentions"):
+        linear.parallel_retention(q, k, v, output_attentions=True)
+    with pytest.raises(TypeError, match="gv"):
+        decay.fused_recurrent_gla(q, k, v, F.logsigmoid(k), gv=F.logsigmoid(v))
+
+
+def test_options_that_only_tune_a_kernel_are_taken() -> None:
+    """A program written for a GPU may set them."""
+    q, k, v, beta = heads(4, 4, 4, 0)
+    plain, _ = delta.chunk_delta_rule(q, k, v, beta.sigmoid())
+    tuned, _ = delta.chunk_delta_rule(q, k, v, beta.sigmoid(), chunk_size=16, chunk_indices=None)
+
+    assert torch.equal(plain, tuned)
+
+
+def test_the_recurrent_form_of_linear_attention_does_not_normalise_by_itself() -> None:
+    """The chunked form does: fla's defaults differ."""
+    q, k, v = (one.abs() for one in heads(4, 4, 4))
+    recurrent, _ = linear.fused_recurrent_linear_attn(q, k, v)
+
+    assert torch.allclose(recurrent, linear.chunk_linear_attn(q, k, v, normalize=False)[0])
+    assert not torch.allclose(recurrent, linear.chunk_linear_attn(q, k, v)[0])
+
+
+def test_gates_and_strengths_can_be_computed_inside() -> None:
+    """g = −e^{A} softplus(raw + bias), β = 2σ(logits), and unit queries and keys."""
+    q, k, v, raw, logits = heads(4, 4, 4, 0, 0)
+    rate, bias = torch.tensor([0.1, -0.5]), torch.tensor([0.3, 0.2])
+    inside, _ = gated_delta.chunk_gated_delta_rule(
+        q, k, v, raw, logits,
+        use_qk_l2norm_in_kernel=True, use_gate_in_kernel=True, A_log=rate, dt_bias=bias,
+        use_beta_sigmoid_in_kernel=True, allow_neg_eigval=True,
+    )  # fmt: skip
+    g, beta = -rate.exp() * F.softplus(raw + bias), 2 * torch.sigmoid(logits)
+    outside, _ = gated_delta.chunk_gated_delta_rule(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, g, beta)
+
+    assert torch.allclose(inside, outside, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "operator", [gated_delta.chunk_gated_delta_rule, decay.chunk_simple_gla, decay.fused_recurrent_simple_gla]
+)
+def test_states_can_have_the_values_first(operator: Operator) -> None:
+    """Given and returned as [b, h, d_v, d_k]."""
+    q, k, v, g = heads(4, 4, 3, 0)
+    state = torch.randn(1, 2, 4, 3)
+    output, last = operator(q, k, v, F.logsigmoid(g), initial_state=state, output_final_state=True)
+    other, turned = operator(
+        q, k, v, F.logsigmoid(g),
+        initial_state=state.transpose(-1, -2), output_final_state=True, state_v_first=True,
+    )  # fmt: skip
+    assert last is not None
+    assert turned is not None
+
+    assert torch.equal(output, other)
+    assert torch.equal(last, turned.transpose(-1, -2))
+
+
+def test_a_state_or_boundaries_that_do_not_fit_are_named() -> None:
+    """Broadcasting would give a wrong answer."""
+    q, k, v = heads(4, 4, 3)
+
+    with pytest.raises(ValueError, match="initial_state"):
+        decay.chunk_simple_gla(q, k, v, initial_state=torch.zeros(1, 2, 3, 4))
+    with pytest.raises(ValueError, match="cu_seqlens"):
+        decay.chunk_simple_gla(q, k, v, cu_seqlens=torch.tensor([0, 12]))
+
+
+def test_packed_normalised_linear_attention_continues_each_sequence() -> None:
+    """Both parts of the state are kept for every sequence."""
+    q, k, v = (one.abs() for one in heads(4, 4, 4))
+    boundaries = torch.tensor([0, 15, 40])
+    packed, states = linear.chunk_linear_attn(q, k, v, output_final_state=True, cu_seqlens=boundaries)
+    again, _ = linear.chunk_linear_attn(q, k, v, initial_state=states, cu_seqlens=boundaries)
+    _, state = linear.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], output_final_state=True)
+    alone, _ = linear.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], initial_state=state)
+
+    assert torch.allclose(packed[:, :15], linear.chunk_linear_attn(q[:, :15], k[:, :15], v[:, :15])[0], atol=1e-6)
+    assert torch.allclose(again[:, 15:], alone, atol=1e-6)
+
+
+def test_packed_attention_is_attention_of_each_sequence() -> None:
+    """Forget gates included, and keys that several heads share."""
+    q, g = torch.randn(1, 40, 4, 8), F.logsigmoid(torch.randn(1, 40, 4))
+    k, v = heads(8, 8)
+    packed = attention.parallel_forgetting_attn(q, k, v, g, cu_seqlens=torch.tensor([0, 15, 40]))
+    alone = attention.parallel_forgetting_attn(q[:, 15:], k[:, 15:], v[:, 15:], g[:, 15:])
+
+    assert torch.allclose(packed[:, 15:], alone, atol=1e-6)
+
+
+CORE: dict[str, tuple[Operator, tuple[int, ...]]] = {
+    "delta": (lambda q, k, v, b: delta.chunk_delta_rule(q, k, v, b.sigmoid(), output_final_state=True), (2, 2, 2, 0)),
+    "gated": (
+        lambda q, k, v, b, g: gated_delta.chunk_gated_delta_rule(
+            q, k, v, F.logsigmoid(g), b.sigmoid(), output_final_state=True
+        ),
+        (2, 2, 2, 0, 0),
+    ),
+    "kda": (
+        lambda q, k, v, b, g: gated_delta.chunk_kda(q, k, v, F.logsigmoid(g), b.sigmoid(), output_final_state=True),
+        (2, 2, 2, 0, 2),
+    ),
+    "simple gla": (
+        lambda q, k, v, g: decay.chunk_simple_gla(q, k, v, F.logsigmoid(g), output_final_state=True),
+        (2, 2, 2, 0),
+    ),
+    "gla": (
+        lambda q, k, v, g: decay.chunk_gla(q, k, v, F.logsigmoid(g), output_final_state=True),
+        (2, 2, 2, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_gradients_are_those_of_small_differences(name: str) -> None:
+    """Across two chunks, in double precision."""
+    operator, features = CORE[name]
+    tensors = [one.requires_grad_() for one in heads(*features, length=35, dtype=torch.float64)]
+
+    assert torch.autograd.gradcheck(operator, tensors, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_training_costs_in_proportion_to_the_length(name: str) -> None:
+    """Bytes of forward and backward, and the largest tensor; slices by index would make the backward quadratic."""
+    operator, features = CORE[name]
+    costs = []
+    for length in (256, 1024):
+        tensors = [one.requires_grad_() for one in heads(*(4 * one for one in features), length=length)]
+        with Meter() as meter:
+            operator(*tensors)[0].sum().backward()
+        costs.append(meter.cost)
+    short, long = costs
+
+    assert long.bytes_moved < 4.2 * short.bytes_moved
+    assert long.largest_tensor <= 4 * short.largest_tensor
+    assert long.peak_memory < 4.2 * short.peak_memory

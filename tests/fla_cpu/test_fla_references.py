@@ -1,0 +1,148 @@
+"""Outputs, states and gradients beside fla's own reference functions, one per operator."""
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from services.fla_cpu.ops import attention, decay, delta, gated_delta, hgrn, linear
+
+torch.set_num_threads(1)
+Given = dict[str, Tensor]
+Answer = tuple[Tensor, ...]
+Case = tuple[str, Callable[[Given], Answer], Callable[[ModuleType, Given], Answer]]
+LENGTH = 71
+
+
+def given(names: str) -> Given:
+    """Leaves of two sequences, three heads (values: six), eight key and six value features."""
+    torch.manual_seed(0)
+    shape = (2, LENGTH, 3)
+    made = {
+        "q": torch.randn(*shape, 8),
+        "k": F.normalize(torch.randn(*shape, 8), dim=-1),
+        "p": F.normalize(torch.randn(*shape, 8), dim=-1),
+        "v": torch.randn(*shape, 6),
+        "wide": torch.randn(2, LENGTH, 6, 6),
+        "beta": torch.rand(*shape),
+        "wide_beta": torch.rand(2, LENGTH, 6),
+        "g": F.logsigmoid(torch.randn(*shape)),
+        "wide_gk": F.logsigmoid(torch.randn(2, LENGTH, 6, 8)),
+        "gk": F.logsigmoid(torch.randn(*shape, 8)),
+        "s0": torch.randn(2, 3, 8, 6),
+        "wide_s0": torch.randn(2, 6, 8, 6),
+        "z0": torch.rand(2, 1, 3, 8) * 100,
+        "positive": torch.rand(*shape, 8) + 0.1,
+        "x": torch.randn(2, LENGTH, 5),
+        "gx": F.logsigmoid(torch.randn(2, LENGTH, 5)),
+        "h0": torch.randn(2, 5),
+        "sink": torch.randn(3),
+    }
+    return {name: made[name].requires_grad_() for name in names.split()}
+
+
+def heads_first(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.transpose(1, 2) for tensor in tensors]
+
+
+def delta_reference(module: ModuleType, t: Given) -> Answer:
+    output, state = module.delta_rule_recurrence(*heads_first(t["q"], t["k"], t["v"], t["beta"]), t["s0"])
+    return output.transpose(1, 2), state
+
+
+def linear_ours(t: Given) -> Answer:
+    output, states = linear.chunk_linear_attn(
+        t["positive"], t["k"].abs(), t["v"], initial_state=(t["s0"], t["z0"]), output_final_state=True
+    )
+    assert isinstance(states, tuple)
+    assert states[0] is not None
+    return output, states[0], states[1]
+
+
+def linear_reference(module: ModuleType, t: Given) -> Answer:
+    output, states = module.naive_recurrent_linear_attn(
+        t["positive"], t["k"].abs(), t["v"], None, (t["s0"], t["z0"]), True, True
+    )
+    return (output, *states)
+
+
+CASES: dict[str, tuple[str, Callable[[Given], Answer], str, Callable[[ModuleType, Given], Answer]]] = {
+    "delta": (
+        "q k v beta s0",
+        lambda t: delta.chunk_delta_rule(t["q"], t["k"], t["v"], t["beta"], None, t["s0"], True),
+        "delta_rule",
+        delta_reference,
+    ),
+    "gated delta": (
+        "q k v beta g s0",
+        lambda t: gated_delta.chunk_gated_delta_rule(t["q"], t["k"], t["v"], t["g"], t["beta"], 0.7, t["s0"], True),
+        "gated_delta_rule",
+        lambda m, t: m.naive_recurrent_gated_delta_rule(t["q"], t["k"], t["v"], t["beta"], t["g"], 0.7, t["s0"], True),
+    ),
+    "kda with shared keys": (
+        "q k wide wide_beta wide_gk wide_s0",
+        lambda t: gated_delta.fused_recurrent_gated_delta_rule(
+            t["q"], t["k"], t["wide"], None, t["wide_gk"], None, t["wide_beta"], None, t["wide_s0"], True
+        ),
+        "kda",
+        lambda m, t: m.naive_recurrent_kda(
+            t["q"], t["k"], t["wide"], t["wide_gk"], t["wide_beta"], None, t["wide_s0"], True
+        ),
+    ),
+    "comba": (
+        "q k v p beta g s0",
+        lambda t: gated_delta.chunk_comba(t["q"], t["k"], t["v"], t["p"], t["g"], t["beta"], None, t["s0"], True),
+        "comba",
+        lambda m, t: m.naive_recurrent_comba(t["q"], t["k"], t["v"], t["p"], t["beta"], t["g"], None, t["s0"], True),
+    ),
+    "gla": (
+        "q k v gk s0",
+        lambda t: decay.chunk_gla(t["q"], t["k"], t["v"], t["gk"], None, t["s0"], True),
+        "gla",
+        lambda m, t: m.naive_recurrent_gla(t["q"], t["k"], t["v"], t["gk"], t["s0"], True),
+    ),
+    "simple gla": (
+        "q k v g s0",
+        lambda t: decay.chunk_simple_gla(t["q"], t["k"], t["v"], t["g"], None, None, t["s0"], True),
+        "simple_gla",
+        lambda m, t: m.naive_recurrent_simple_gla(t["q"], t["k"], t["v"], t["g"], None, t["s0"], True),
+    ),
+    "retention": (
+        "q k v",
+        lambda t: (linear.chunk_retention(t["q"], t["k"], t["v"])[0],),
+        "retention",
+        lambda m, t: (m.naive_retention(*heads_first(t["q"], t["k"], t["v"])).transpose(1, 2),),
+    ),
+    "normalised linear": ("positive k v s0 z0", linear_ours, "linear_attn", linear_reference),
+    "hgrn": (
+        "x gx h0",
+        lambda t: hgrn.chunk_hgrn(t["x"], t["gx"], t["h0"], True),
+        "hgrn",
+        lambda m, t: m.naive_recurrent_hgrn(t["x"], t["gx"], t["h0"], True),
+    ),
+    "attention with all options": (
+        "q k v g sink",
+        lambda t: (attention.parallel_attn(t["q"], t["k"], t["v"], t["g"], 0.5, 20, sink_bias=t["sink"]),),
+        "attn",
+        lambda m, t: (m.naive_parallel_attn(t["q"], t["k"], t["v"], 0.5, 20, g=t["g"], sink_bias=t["sink"])[0],),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fla_says_the_same(case: str, reference: Callable[[str], ModuleType]) -> None:
+    """Outputs, final states and all gradients, from an initial state where there is one."""
+    names, ours, module, theirs = CASES[case]
+    tensors = given(names)
+    first, second = ours(tensors), theirs(reference(module), tensors)
+    weights = [torch.randn_like(one) for one in second]
+
+    def gradients(outputs: Answer) -> Answer:
+        total = sum((output * weight).sum() for output, weight in zip(outputs, weights, strict=True))
+        return torch.autograd.grad(total, list(tensors.values()))
+
+    for one, other in zip((*first, *gradients(first)), (*second, *gradients(second)), strict=True):
+        assert torch.allclose(one, other, atol=3e-5 * max(1.0, other.abs().max().item()))

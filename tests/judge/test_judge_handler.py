@@ -1,0 +1,210 @@
+"""From candidate.trained to candidate.judged, with an archive and a checker behind real gRPC and a real broker."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from services.chassis.bus import Bus
+from services.chassis.errors import HandedBack, Rejected, Transient
+from services.chassis.worker import Job
+from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+from services.domain.zoo import baseline
+from tests.judge.judge_neighbours import (
+    ANCHOR,
+    ROOT,
+    Archive,
+    Checker,
+    delivery,
+    judging,
+    settings_of,
+    trained,
+    untrained,
+)
+
+CHILD = trained(3, 1.44, parent="c000001")
+
+
+async def verdict_on(bus: Bus, archive: Archive, record: pb.Candidate = CHILD) -> pb.Verdict:
+    async with judging(archive) as (handler, _):
+        (event,) = await handler.handle(delivery(bus, record))
+    return event.so_far.verdict
+
+
+async def test_a_trained_candidate_is_judged(bus: Bus) -> None:
+    """The event follows from its cause, and the fitness says what it is made of and how sure it is."""
+    job = delivery(bus, CHILD)
+    async with judging(Archive(ROOT, ANCHOR)) as (handler, _):
+        (event,) = await handler.handle(job)
+        (again,) = await handler.handle(job)
+
+    verdict = event.so_far.verdict
+    assert event.WhichOneof("fact") == "candidate_judged"
+    assert event.previous == job.cause.sha256
+    assert (again.id, again.so_far) == (event.id, event.so_far)
+    assert event.so_far.state == pb.STATE_JUDGED
+    assert (verdict.baseline, verdict.baseline_loss, verdict.baseline_benchmark) == ("c000001", 1.50, 0.4)
+    assert verdict.fitness.interval.low <= verdict.fitness.value <= verdict.fitness.interval.high
+    assert verdict.fitness.judge_term == pytest.approx((verdict.raw - 1) / 9)
+    assert not verdict.absent_because
+
+
+async def test_the_root_is_five_by_definition(bus: Bus) -> None:
+    """Its differences to itself are none."""
+    verdict = await verdict_on(bus, Archive(untrained(ROOT)), ROOT)
+
+    assert verdict.raw == 5.0
+    assert verdict.fitness.loss_term == 0.5
+    assert verdict.fitness.benchmark_term == 0.5
+
+
+async def test_a_copy_of_a_reference_is_no_innovation(bus: Bus) -> None:
+    """Who is shown a program and hands it in again has thought up nothing."""
+    shown = trained(3, 1.46, program=baseline("gla").program)
+    record = trained(4, 1.44, parent="c000001", program=baseline("gla").program)
+    alone = await verdict_on(bus, Archive(ROOT, ANCHOR, shown), record)
+    record.proposal.references.append(shown.id)
+    beside = await verdict_on(bus, Archive(ROOT, ANCHOR, shown), record)
+
+    assert beside.scores.innovation == 5.0
+    assert alone.scores.innovation > 5.0
+
+
+async def test_without_judge_the_fitness_has_two_terms(bus: Bus) -> None:
+    """The ablation measures what the judge brings."""
+    ablated = settings_of(ablations=events_pb2.Ablations(without_judge=True))
+    verdict = await verdict_on(bus, Archive(ROOT, ANCHOR, settings=ablated))
+
+    assert not verdict.HasField("raw")
+    assert not verdict.fitness.HasField("judge_term")
+    assert verdict.fitness.value == pytest.approx((verdict.fitness.loss_term + verdict.fitness.benchmark_term) / 2)
+
+
+async def test_a_missing_part_leaves_the_fitness_out(bus: Bus) -> None:
+    """Absence is no average."""
+    record = trained(3, 1.44)
+    record.training.ClearField("benchmark")
+    verdict = await verdict_on(bus, Archive(ROOT, ANCHOR), record)
+
+    assert not verdict.HasField("fitness")
+    assert "not all of its terms were measured" in verdict.absent_because
+
+
+async def test_other_data_leave_the_fitness_out(bus: Bus) -> None:
+    """Losses on different texts have no difference."""
+    record = trained(3, 1.44)
+    record.training.seeds[0].measurements.data_fingerprint = "other"
+    verdict = await verdict_on(bus, Archive(ROOT, ANCHOR), record)
+
+    assert not verdict.HasField("fitness")
+    assert "data_fingerprint differs" in verdict.absent_because
+
+
+async def test_seeds_of_uneven_examination_leave_the_interval_out_alone(bus: Bus) -> None:
+    """The means are known all the same; only how sure they are is not."""
+    root, record = trained(1, 1.50, "delta_net"), trained(3, 1.44)
+    for one in (root, record):
+        one.training.seeds.add().CopyFrom(one.training.seeds[0])
+        one.training.seeds[1].seed = 2
+        del one.training.seeds[1].scores[0].correct[25:]
+    verdict = await verdict_on(bus, Archive(root, ANCHOR), record)
+
+    assert verdict.HasField("fitness")
+    assert not verdict.fitness.HasField("interval")
+
+
+async def test_the_anchor_is_waited_for(bus: Bus) -> None:
+    """The scale is taken from it, so its number comes first."""
+    archive = Archive(ROOT, untrained(ANCHOR))
+    async with judging(archive) as (handler, _):
+        waiting = asyncio.create_task(handler.handle(delivery(bus, CHILD)))
+        await archive.polled.wait()
+        archive.records[ANCHOR.id] = ANCHOR
+        (event,) = await waiting
+
+    assert "Gated DeltaNet at 10" in event.so_far.verdict.justification
+
+
+async def test_a_rejected_anchor_is_not_waited_for(bus: Bus) -> None:
+    """The verdict says that it is not calibrated."""
+    verdict = await verdict_on(bus, Archive(ROOT, untrained(ANCHOR, pb.STATE_REJECTED)))
+
+    assert "not calibrated" in verdict.justification
+    assert verdict.HasField("fitness")
+
+
+async def test_an_earlier_candidate_does_not_wait_for_a_later_anchor(bus: Bus) -> None:
+    """Otherwise two could wait for each other."""
+    later = untrained(trained(9, 1.45, "gated_delta_net"))
+
+    assert "not calibrated" in (await verdict_on(bus, Archive(ROOT, later))).justification
+
+
+async def test_a_rejected_root_ends_the_candidate(bus: Bus) -> None:
+    """There is nothing to compare with."""
+    with pytest.raises(Rejected, match="root delta_net was rejected"):
+        await verdict_on(bus, Archive(untrained(ROOT, pb.STATE_REJECTED), ANCHOR))
+
+
+async def test_a_draining_judge_hands_back_what_waits(bus: Bus) -> None:
+    """Another replica goes on waiting."""
+    draining = asyncio.Event()
+    draining.set()
+    job = delivery(bus, CHILD)
+    async with judging(Archive(untrained(ROOT))) as (handler, _):
+        with pytest.raises(HandedBack):
+            await handler.handle(Job(job.cause, 1, bus, "judge", draining))
+
+
+async def test_waiting_ends(bus: Bus) -> None:
+    """A run whose root never comes must not hold the judge's slots for ever."""
+    async with judging(Archive(untrained(ROOT)), patience=0.0) as (handler, _):
+        with pytest.raises(Transient, match="not measured yet"):
+            await handler.handle(delivery(bus, CHILD))
+
+
+async def test_a_loss_too_good_is_probed_harder_and_rejected(bus: Bus) -> None:
+    """With the numbers, the failed probe and where the watcher stopped it."""
+    record = trained(3, 1.10)
+    record.training.seeds[0].stopped = "loss is too low"
+    checker = Checker([pb.ProbeVerdict(probe="causality", outcome="fail", message="position 7 sees 9")])
+    async with judging(Archive(ROOT, ANCHOR), checker) as (handler, _):
+        with pytest.raises(Rejected) as rejected:
+            await handler.handle(delivery(bus, record))
+
+    assert [request.thorough for request in checker.asked] == [True]
+    assert "position 7 sees 9" in rejected.value.reason
+    assert rejected.value.evidence["floor"] == pytest.approx(1.35)
+    assert rejected.value.evidence["stopped"] == ["loss is too low"]
+
+
+async def test_a_run_may_keep_what_the_harder_probes_pass(bus: Bus) -> None:
+    """The policy "probe" trusts the checks."""
+    settings = settings_of()
+    settings.policies.update({"leakage": "probe"})
+    checker = Checker()
+    async with judging(Archive(ROOT, ANCHOR, settings=settings), checker) as (handler, _):
+        (event,) = await handler.handle(delivery(bus, trained(3, 1.10)))
+
+    assert len(checker.asked) == 1
+    assert event.so_far.state == pb.STATE_JUDGED
+
+
+async def test_an_honest_control_below_the_threshold_moves_it(bus: Bus) -> None:
+    """At tiny scale a value skip alone is more than 10% below DeltaNet."""
+    control = trained(3, 1.30, "delta_net_value_skip")
+    checker = Checker()
+    async with judging(Archive(ROOT, ANCHOR, control), checker) as (handler, _):
+        (event,) = await handler.handle(delivery(bus, trained(4, 1.25)))
+
+    assert not checker.asked
+    assert event.so_far.state == pb.STATE_JUDGED
+
+
+async def test_work_that_is_done_already_is_not_done_again(bus: Bus) -> None:
+    """A delivery may come again after its acknowledgement was lost."""
+    archived = trained(3, 1.44)
+    archived.state = pb.STATE_ARCHIVED
+    async with judging(Archive(ROOT, ANCHOR, archived)) as (handler, _):
+        assert await handler.handle(replace(delivery(bus, CHILD), attempt=2)) == []

@@ -1,0 +1,62 @@
+"""The judge's prompt from the command line, and the judge that only answers."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from services.chassis.rpc import Server
+from services.chassis.settings import ServiceSettings
+from services.contracts import archive_pb2_grpc
+from services.judge.prompt import question
+from services.judge.settings import JudgeSettings
+from services.llm.port import Role
+from services.llm.preview import main
+from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, trained, untrained
+
+CHILD = trained(3, 1.44)
+
+
+@asynccontextmanager
+async def served(archive: Archive) -> AsyncIterator[str]:
+    """The archive's address."""
+    server = Server(ServiceSettings())
+    archive_pb2_grpc.add_ArchiveServicer_to_server(archive, server.grpc)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{server.port}"
+    finally:
+        await server.stop(0)
+
+
+async def told(archive: Archive, environment: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit status of the command, run as a process would."""
+    async with served(archive) as address:
+        environment.setenv("ASI_ARCHIVE_ADDRESS", address)
+        return await asyncio.to_thread(main, "judge", JudgeSettings, (Role.SCORE,), question, arguments)
+
+
+async def test_the_prompt_holds_both_anchors_and_no_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the model sees is what a person is shown."""
+    archive = Archive(ROOT, ANCHOR, CHILD)
+    assert await told(archive, monkeypatch, "score", "--candidate", CHILD.id, "--json") == 0
+
+    shown = json.loads(capsys.readouterr().out)
+    user = shown["messages"][1]["content"]
+    assert "loss 1.5000" in user
+    assert "loss 1.4500" in user
+    assert "Secretive" not in user
+    assert shown["version"].startswith("score-")
+
+
+async def test_what_is_not_measured_cannot_be_shown_to_a_judge(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence, and the exit status of a no."""
+    archive = Archive(ROOT, ANCHOR, untrained(CHILD))
+    assert await told(archive, monkeypatch, "score", "--candidate", CHILD.id) == 1
+    assert capsys.readouterr().err == f"asi-arch: candidate {CHILD.id} is not measured, so there is nothing to judge\n"

@@ -1,0 +1,153 @@
+"""A language model's judgement: asked several times, blind to names, absent where it fails; and calibration."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from pydantic import JsonValue
+
+from services.chassis.bus import Bus
+from services.chassis.errors import NotPossible
+from services.chassis.worker import Job
+from services.contracts import candidate_pb2 as pb
+from services.contracts import judge_pb2
+from services.judge.calibration import Calibration
+from services.judge.case import Case
+from services.judge.model.judge import ModelJudge, anonymous
+from services.judge.opinion import Judging
+from services.llm.budget import LocalPurse
+from services.llm.openai_mind import OpenAIMind
+from services.llm.script import Script, Step
+from services.llm.scripted import ScriptedEndpoint
+from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, delivery, judging, settings_of, trained, untrained
+
+CHILD = trained(3, 1.44, parent="c000001", program="class SecretiveMixer: pass\n")
+REASON = "The numbers say so."
+
+
+def answer(performance: float, innovation: float = 6.0, complexity: float = 6.0) -> dict[str, JsonValue]:
+    scores: dict[str, JsonValue] = {"performance": performance, "innovation": innovation, "complexity": complexity}
+    return scores | {f"{name}_reason": REASON for name in scores}
+
+
+def case(times: int = 1, anchor: pb.Candidate | None = ANCHOR) -> Case:
+    return Case(CHILD, ROOT, anchor, (ROOT,), (ROOT, ANCHOR), settings_of("openai", judge_times=times))
+
+
+@asynccontextmanager
+async def model(*steps: Step) -> AsyncIterator[tuple[ModelJudge, ScriptedEndpoint]]:
+    """A judge before a scripted endpoint."""
+    async with ScriptedEndpoint(Script(steps=steps)) as endpoint:
+        environment = {
+            **{name: value for name, value in os.environ.items() if name == "PATH"},
+            "OPENAI_BASE_URL": endpoint.base_url,
+            "OPENAI_API_KEY": "sk-test-not-a-secret",
+            "ASI_MODEL": "scripted-model",
+        }
+        async with OpenAIMind.from_environment(environment, LocalPurse()) as mind:
+            yield ModelJudge(mind), endpoint
+
+
+async def test_sub_scores_are_weighted_and_the_spread_is_kept() -> None:
+    """30, 25 and 45 of a hundred; the spread over the askings says how sure the judge is."""
+    steps = [Step(answer=answer(performance)) for performance in (4.0, 6.0, 8.0)]
+    async with model(*steps) as (judge, endpoint):
+        opinion = await judge.judge(case(times=3))
+
+    assert len(endpoint.received) == 3
+    assert opinion.raw == pytest.approx(0.30 * 6 + 0.25 * 6 + 0.45 * 6)
+    assert opinion.spread == pytest.approx(0.30 * 2)
+    assert opinion.judge == "openai:scripted-model, score-3"
+    assert REASON in opinion.justification
+
+
+async def test_the_model_sees_the_anchors_numbers_and_no_name() -> None:
+    """A name like "Superior" would be judged too."""
+    async with model(Step(answer=answer(6.0))) as (judge, endpoint):
+        opinion = await judge.judge(case())
+
+    (asked,) = endpoint.received
+    assert "loss 1.5000" in asked.body
+    assert "loss 1.4500" in asked.body
+    assert "loss 1.4400" in asked.body
+    assert "secretive" not in asked.body.lower()
+    assert opinion.spread is None
+
+
+async def test_a_failed_judgement_is_put_once_more() -> None:
+    """One refusal is no verdict."""
+    async with model(Step(fault="refusal", message="no"), Step(answer=answer(6.0), times=5)) as (judge, _):
+        assert (await judge.judge(case())).raw == pytest.approx(6.0)
+
+
+async def test_a_judgement_that_keeps_failing_is_absent() -> None:
+    """And it says why."""
+    async with model(Step(fault="refusal", message="no", times=20)) as (judge, _):
+        opinion = await judge.judge(case())
+
+    assert opinion.raw is None
+    assert opinion.scores is None
+    assert "no usable answer" in opinion.absent_because
+
+
+async def test_a_score_out_of_bounds_is_no_score() -> None:
+    """Eleven of ten is not clipped to ten."""
+    async with model(Step(answer=answer(11.0), times=20)) as (judge, _):
+        assert (await judge.judge(case())).raw is None
+
+
+async def test_without_an_anchor_it_says_so() -> None:
+    """A run may leave Gated DeltaNet out."""
+    async with model(Step(answer=answer(6.0))) as (judge, _):
+        assert "Not calibrated" in (await judge.judge(case(anchor=None))).justification
+
+
+async def test_a_calibration_asks_the_model_about_the_root(bus: Bus) -> None:
+    """In the run's way the root is 5 by definition: only here is the model's drift seen."""
+    async with model(Step(answer=answer(6.0), times=2)) as (judge, endpoint):
+
+        async def choose(_mind: str, _job: Job | None) -> Judging:
+            return judge
+
+        async with judging(Archive(ROOT, ANCHOR, settings=settings_of("openai")), judge=choose) as (handler, client):
+            (event,) = await handler.handle(delivery(bus, ROOT))
+            asked_before = len(endpoint.received)
+            calibrated = await client.Judge(judge_pb2.JudgeRequest(run="r1", candidate=ROOT.id), timeout=10)
+
+    assert (event.so_far.verdict.raw, asked_before) == (5.0, 0)
+    assert calibrated.raw == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize(
+    ("archive", "candidate"),
+    [
+        (Archive(ROOT, untrained(ANCHOR)), ANCHOR.id),
+        (Archive(untrained(ROOT), ANCHOR, CHILD), CHILD.id),
+        (Archive(untrained(ROOT, pb.STATE_REJECTED), CHILD), CHILD.id),
+    ],
+    ids=["candidate not measured", "root not measured", "root rejected"],
+)
+async def test_what_cannot_be_judged_is_a_failed_precondition(archive: Archive, candidate: str) -> None:
+    """The caller is told which state stands in the way."""
+    async with judging(archive) as (_, client):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.Judge(judge_pb2.JudgeRequest(run="r1", candidate=candidate), timeout=10)
+
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_a_replay_is_not_calibrated() -> None:
+    """A record answers as it did before: it cannot drift."""
+    calibration = Calibration(LocalPurse())
+
+    assert calibration.mind("offline") is None
+    with pytest.raises(NotPossible, match="answers from a record"):
+        calibration.mind("recorded:first")
+
+
+@pytest.mark.parametrize("spelling", ["Gated DeltaNet", "gated_delta_net", "GatedDeltaNet", "Gated-Delta-Net"])
+def test_a_name_is_hidden_however_it_is_spelt(spelling: str) -> None:
+    """A program's class or docstring would tell a famous candidate."""
+    assert anonymous(f"class of {spelling}, gated", "Gated DeltaNet") == "class of Candidate, gated"

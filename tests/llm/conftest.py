@@ -1,0 +1,10 @@
+"""Nothing here may reach beyond this machine."""
+
+import pytest
+
+from services.llm.outside import forbid_outside_calls
+
+
+@pytest.fixture(autouse=True)
+def _no_outside_calls() -> None:
+    forbid_outside_calls()

@@ -1,0 +1,124 @@
+"""Budgets are hard: whatever many askers do at once, and whatever goes wrong."""
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.chassis.errors import Rejected
+from services.llm.budget import NANO, Limits, LocalPurse, Price, Spend, spend
+from services.llm.port import BudgetExhausted, MindError, PriceUnknown
+from services.llm.script import Fate, Step
+from tests.llm.minds import GOOD, KEY, script, served
+from tests.llm.minds import question as asked_question
+
+calls = st.lists(st.tuples(st.integers(1, 60), st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(limit=st.integers(0, 400), wanted=calls, seed=st.integers(0, 1000))
+def test_no_interleaving_of_calls_exceeds_the_budget(
+    limit: int, wanted: list[tuple[int, float, bool]], seed: int
+) -> None:
+    """At every moment, booked plus reserved stays within the limits of both kinds, and all askers come to an end."""
+    purse, rng = LocalPurse(), random.Random(seed)
+
+    async def one(worst: int, share: float, known: bool) -> None:
+        await asyncio.sleep(0.001 * rng.random())
+        try:
+            held = await purse.reserve("r", Spend(worst, 2 * worst))
+        except BudgetExhausted:
+            return
+        _within(purse, limit)
+        await asyncio.sleep(0.001 * rng.random())
+        used = int(share * worst)
+        await purse.settle(held, Spend(used, 2 * used) if known else None)
+        _within(purse, limit)
+
+    async def everyone() -> None:
+        await purse.open("r", Limits(tokens=limit, dollars=1.9 * limit / NANO))
+        await asyncio.wait_for(asyncio.gather(*(one(*call) for call in wanted)), 10)
+
+    asyncio.run(everyone())
+
+    assert purse.reserved("r") == Spend()
+
+
+def _within(purse: LocalPurse, limit: int) -> None:
+    total = purse.booked("r") + purse.reserved("r")
+    assert total.tokens <= limit
+    assert (total.nanodollars or 0) <= 1.9 * limit + 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_mind_under_faults_and_many_askers_stays_within_its_budget(seed: int) -> None:
+    """What the endpoint counted, at its most generous, never passes the limit; some questions are answered."""
+    rng = random.Random(seed)
+    fates: list[Fate | None] = [
+        None,
+        None,
+        "rate_limit",
+        "malformed",
+        "disconnect",
+        "truncated",
+        "no_usage",
+        "server_error",
+    ]
+    steps = [Step(fault=rng.choice(fates), answer=GOOD, completion_tokens=rng.randint(1, 200)) for _ in range(60)]
+    purse = LocalPurse()
+    await purse.open("r1", Limits(tokens=10_000))
+    async with served(script(*steps), purse) as (_, mind):
+        results = await asyncio.gather(*(mind.ask(asked_question(f"{n}")) for n in range(40)), return_exceptions=True)
+
+    assert purse.booked("r1").tokens <= 10_000
+    assert purse.reserved("r1") == Spend()
+    assert any(isinstance(result, BudgetExhausted) for result in results)
+    assert all(not isinstance(result, BaseException) or isinstance(result, MindError) for result in results)
+
+
+async def test_a_call_that_could_exceed_is_not_made() -> None:
+    """The endpoint hears nothing; the worker loop gets a rejection by policy."""
+    purse = LocalPurse(Limits(tokens=150))
+    async with served(script(), purse) as (server, mind):
+        with pytest.raises(BudgetExhausted, match="150 tokens") as caught:
+            await mind.ask(asked_question())
+
+    assert server.received == []
+    assert isinstance(caught.value, Rejected)
+    assert caught.value.stage == "policy"
+
+
+async def test_a_reserve_waits_for_calls_in_flight_that_may_cost_less() -> None:
+    """Otherwise the end of a budget would be lost to caution."""
+    purse = LocalPurse(Limits(tokens=100))
+    first = await purse.reserve("r", Spend(90))
+    second = asyncio.create_task(purse.reserve("r", Spend(80)))
+    await asyncio.sleep(0.01)
+    waited = not second.done()
+    await purse.settle(first, Spend(5))
+    await purse.settle(first, Spend(5))
+
+    assert waited
+    assert (await asyncio.wait_for(second, 1)).worst == Spend(80)
+    assert purse.booked("r") == Spend(5)
+
+
+async def test_money_cannot_be_kept_without_prices() -> None:
+    """Better no call than an unlimited one."""
+    with pytest.raises(PriceUnknown, match="prices in the mind file"):
+        await LocalPurse(Limits(dollars=1.0)).reserve("r", spend(None, 10, 10))
+
+
+def test_prices_are_exact_and_rounded_up() -> None:
+    """A thousand calls must not lose a cent to rounding."""
+    assert spend(Price(0.5, 2.0), 1_000_000, 500_000) == Spend(1_500_000, 1_500_000_000)
+    assert spend(Price(0.1, 0.0), 1, 0).nanodollars in (100, 101)
+
+
+def test_a_budget_below_zero_is_refused() -> None:
+    """With the field's name."""
+    with pytest.raises(ValueError, match=r"budget\.dollars"):
+        Limits(dollars=float("nan"))
+    assert KEY not in repr(Limits())

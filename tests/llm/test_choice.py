@@ -1,0 +1,108 @@
+"""Which model, when again: the bandit, the circuit, back-off. All pure."""
+
+import random
+from datetime import UTC, datetime
+
+import pytest
+
+from services.llm.backoff import BackOff, retry_after
+from services.llm.bandit import Bandit
+from services.llm.circuit import Circuit, CircuitPolicy
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def play(costs: dict[str, float], gains: dict[str, float], rounds: int) -> dict[str, int]:
+    bandit, rng = Bandit.of(list(costs)), random.Random(1)
+    for _ in range(rounds):
+        model = bandit.order()[0]
+        bandit = bandit.asked(model, costs[model])
+        bandit = bandit.rewarded(model, float(rng.random() < gains[model]))
+    return {model: arm.asked for model, arm in bandit.arms.items()}
+
+
+def test_every_model_is_tried_in_the_given_order_first() -> None:
+    """Nothing is known of a model that was never asked."""
+    bandit = Bandit.of(["a", "b"])
+
+    assert bandit.order() == ["a", "b"]
+    assert bandit.asked("a").order() == ["b", "a"]
+
+
+def test_the_better_model_is_asked_more_often_and_the_other_not_never() -> None:
+    """Upper confidence bounds."""
+    asked = play({"good": 1.0, "bad": 1.0}, {"good": 0.8, "bad": 0.2}, 400)
+
+    assert asked["good"] > 3 * asked["bad"] > 0
+
+
+def test_a_slightly_better_model_at_ten_times_the_cost_is_not_worth_it() -> None:
+    """Gain per unit of cost decides."""
+    asked = play({"dear": 1.0, "cheap": 0.1}, {"dear": 0.5, "cheap": 0.4}, 300)
+
+    assert asked["cheap"] > 5 * asked["dear"]
+
+
+def test_askers_without_gains_yet_spread_over_the_models() -> None:
+    """Candidates train for minutes; until then nobody knows."""
+    bandit = Bandit.of(["a", "b", "c"])
+    for _ in range(30):
+        bandit = bandit.asked(bandit.order()[0])
+
+    assert {arm.asked for arm in bandit.arms.values()} == {10}
+
+
+def test_a_gain_that_is_not_a_number_is_refused() -> None:
+    """It would poison every mean after it."""
+    with pytest.raises(ValueError, match="finite"):
+        Bandit.of(["a"]).rewarded("a", float("nan"))
+
+
+def test_a_circuit_opens_after_failures_in_a_row_and_tries_once() -> None:
+    """Half-open: a single trial, which closes it or doubles the rest."""
+    circuit = Circuit(CircuitPolicy(failures=2, seconds=10, longest=15))
+    circuit.failed(0.0)
+    closed = circuit.wait(0.0)
+    circuit.failed(0.0)
+    resting, over = circuit.wait(4.0), circuit.wait(10.0)
+    circuit.enter()
+    while_trying = circuit.wait(11.0)
+    circuit.failed(12.0)
+    longer = circuit.wait(12.0)
+    circuit.enter()
+    circuit.succeeded()
+
+    assert (closed, resting, over, longer) == (0.0, 6.0, 0.0, 15.0)
+    assert while_trying > 0.0
+    assert circuit.wait(28.0) == 0.0
+
+
+def test_waits_grow_with_jitter_up_to_a_limit() -> None:
+    """So that many askers do not come back together."""
+    rng, rule = random.Random(0), BackOff(base=1.0, longest=8.0)
+    waits = [[rule.wait(repetition, rng, None) for _ in range(200)] for repetition in (1, 3, 9)]
+
+    assert [max(each) <= limit for each, limit in zip(waits, (1.0, 4.0, 8.0), strict=True)] == [True] * 3
+    assert max(waits[2]) - min(waits[2]) > 4.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after": "Thu, 01 Jan 2026 12:01:00 GMT"}, 60.0),
+        ({"retry-after": "Thu, 01 Jan 2026 11:00:00 GMT"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
+    """Seconds, milliseconds, a date, or nonsense, which is ignored."""
+    assert retry_after(headers, NOW) == seconds
+
+
+def test_the_wait_is_never_shorter_than_the_endpoint_asks() -> None:
+    """Whatever our own back-off says."""
+    assert BackOff(base=0.1).wait(1, random.Random(0), 30.0) >= 30.0

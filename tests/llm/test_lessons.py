@@ -1,0 +1,78 @@
+"""Gains reach the model that proposed, once."""
+
+import pytest
+
+from services.contracts import archive_pb2 as arc
+from services.contracts import candidate_pb2 as pb
+from services.llm.lessons import Lessons, gain_of
+from services.llm.port import Role
+from tests.llm.test_minds import Archive, asked
+
+
+def scored(name: str, fitness: float | None, parent: str = "") -> pb.Candidate:
+    """A candidate; its calls say that model m proposed it after a failed call of another one."""
+    record = pb.Candidate(id=name, proposal=pb.Proposal(parent=parent))
+    if fitness is not None:
+        record.verdict.fitness.value = fitness
+    record.calls.add(role="propose", model="other", error="server_error")
+    record.calls.add(role="propose", model="m")
+    return record
+
+
+class Listed(Archive):
+    """Two pages of candidates; counts how often it is asked."""
+
+    def __init__(self, *records: pb.Candidate) -> None:
+        super().__init__()
+        self.records = records
+        self.times = 0
+
+    async def ListCandidates(self, request: arc.ListCandidatesRequest, context: object) -> arc.ListCandidatesReply:  # noqa: N802, ARG002
+        self.times += 1
+        if request.page_token:
+            return arc.ListCandidatesReply(candidates=self.records[1:])
+        return arc.ListCandidatesReply(candidates=self.records[:1], next_page_token="1")  # noqa: S106
+
+
+class Pupil:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Role, str, str, float]] = []
+
+    async def reward(self, role: Role, model: str, candidate: str, gain: float) -> None:
+        self.told.append((role, model, candidate, gain))
+
+
+async def test_the_model_that_proposed_is_rewarded() -> None:
+    """With the fitness gained over the parent; a moment later the archive is not asked again."""
+    archive, pupil = Listed(scored("c1", 0.5), scored("c2", 0.75, "c1"), scored("c3", 0.25, "c1")), Pupil()
+    async with asked(archive) as stub:
+        lessons = Lessons(stub)
+        await lessons.teach(pupil, "r1")
+        await lessons.teach(pupil, "r1")
+
+    assert pupil.told == [(Role.PROPOSE, "m", "r1/c2", 0.25), (Role.PROPOSE, "m", "r1/c3", 0.0)]
+    assert archive.times == 2
+
+
+@pytest.mark.parametrize(("own", "parents"), [(None, 0.5), (0.5, None)])
+def test_without_a_fitness_there_is_no_gain(own: float | None, parents: float | None) -> None:
+    """A judge that failed says nothing about the model that proposed."""
+    assert gain_of(scored("c2", own, "c1"), {"c1": scored("c1", parents)}) is None
+
+
+class Broken(Archive):
+    """Refuses every list."""
+
+    async def ListCandidates(self, request: arc.ListCandidatesRequest, context: object) -> arc.ListCandidatesReply:  # noqa: N802, ARG002
+        raise RuntimeError("the disk is full")
+
+
+async def test_an_archive_that_fails_stops_nobody() -> None:
+    """The choice of a model is not worth a seat."""
+    pupil = Pupil()
+    async with asked(Broken()) as stub:
+        await Lessons(stub).teach(pupil, "r1")
+
+    assert not pupil.told

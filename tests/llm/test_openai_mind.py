@@ -1,0 +1,294 @@
+"""The openai mind against a scripted endpoint over real HTTP: every fault, one by one."""
+
+import asyncio
+import json
+import logging
+import time
+
+import pytest
+
+from services.chassis.errors import Rejected, SettingsError, Transient
+from services.llm.budget import LocalPurse
+from services.llm.openai_mind import OpenAIMind
+from services.llm.port import (
+    AnswerInvalid,
+    AnswerTruncated,
+    Fault,
+    MindError,
+    MindRefused,
+    MindUnavailable,
+    Role,
+)
+from services.llm.script import Fate, Step
+from services.llm.scripted import ScriptedEndpoint
+from tests.llm.minds import GOOD, KEY, Idea, MemoryJournal, mind, question, script, served, settings
+
+
+async def test_a_good_answer_comes_back_typed_with_its_call() -> None:
+    """The plain case, with tokens, price and prompt on record."""
+    journal = MemoryJournal()
+    async with served(script(), journal=journal) as (_, asked):
+        answered = await asked.ask(question())
+
+    (call,) = answered.calls
+    assert answered.answer == Idea.model_validate(GOOD)
+    assert (call.model, call.endpoint, call.error, answered.model) == ("model-e0", "e0", None, "model-e0")
+    assert call.prompt_tokens is not None
+    assert call.price == pytest.approx((call.prompt_tokens + (call.completion_tokens or 0)) / 1e6)
+    assert b"What next?" in call.prompt
+    assert journal.calls == [("r1", "c1", call)]
+
+
+async def test_the_preview_is_what_is_sent() -> None:
+    """A person can read the exact prompt before it costs anything."""
+    async with served(script()) as (server, asked):
+        shown = asked.preview(question())
+        heard_before = len(server.received)
+        await asked.ask(question())
+
+    assert heard_before == 0
+    assert json.loads(shown) == server.received[0].json
+
+
+@pytest.mark.parametrize(
+    ("fate", "fault"),
+    [
+        ("rate_limit", Fault.RATE_LIMITED),
+        ("server_error", Fault.SERVER_ERROR),
+        ("malformed", Fault.MALFORMED),
+        ("empty", Fault.EMPTY),
+        ("disconnect", Fault.DISCONNECTED),
+        ("truncated", Fault.TRUNCATED),
+    ],
+)
+async def test_a_passing_fault_is_recorded_and_asked_again(fate: Fate, fault: Fault) -> None:
+    """Nothing is swallowed: the failed call stays beside the one that answered."""
+    async with served(script(Step(fault=fate))) as (_, asked):
+        answered = await asked.ask(question())
+
+    assert [call.error for call in answered.calls] == [fault, None]
+
+
+@pytest.mark.parametrize("fate", ["trickle", "hang"])
+async def test_a_slow_endpoint_is_given_up_in_time(fate: Fate) -> None:
+    """A trickle would keep a per-byte limit alive for ever."""
+    async with served(script(Step(fault=fate)), timeout=0.3) as (_, asked):
+        started = time.monotonic()
+        answered = await asked.ask(question())
+
+    assert [call.error for call in answered.calls] == [Fault.TIMEOUT, None]
+    assert time.monotonic() - started < 2.0
+
+
+@pytest.mark.parametrize("fate", ["server_error", "rate_limit", "malformed", "disconnect", "empty", "hang"])
+async def test_a_lasting_fault_ends_as_unavailable_with_every_call(fate: Fate) -> None:
+    """The worker loop takes it for Transient, and the record loses nothing."""
+    journal = MemoryJournal()
+    async with served(script(otherwise=Step(fault=fate)), journal=journal, timeout=0.2) as (_, asked):
+        with pytest.raises(MindUnavailable) as caught:
+            await asked.ask(question())
+
+    assert isinstance(caught.value, Transient)
+    assert len(caught.value.calls) == 3
+    assert [call for _, _, call in journal.calls] == list(caught.value.calls)
+
+
+async def test_nobody_listening_is_unavailable_and_costs_nothing() -> None:
+    """A request that was never sent is not booked."""
+    purse = LocalPurse()
+    async with ScriptedEndpoint(script()) as server:
+        url = server.base_url
+    async with mind(settings(url), purse) as asked:
+        with pytest.raises(MindUnavailable, match="connection failed"):
+            await asked.ask(question())
+
+    assert purse.booked("r1").tokens == 0
+
+
+async def test_retry_after_is_honoured() -> None:
+    """The endpoint knows best; its wait is longer than our own back-off."""
+    async with served(script(Step(fault="rate_limit", retry_after=0.5))) as (_, asked):
+        started = time.monotonic()
+        await asked.ask(question())
+
+    assert time.monotonic() - started >= 0.5
+
+
+async def test_a_wait_beyond_the_time_limit_is_handed_to_the_caller() -> None:
+    """Instead of sleeping for minutes inside a question."""
+    async with served(script(Step(fault="rate_limit", retry_after=300))) as (_, asked):
+        with pytest.raises(MindUnavailable) as caught:
+            await asked.ask(question())
+
+    assert caught.value.delay is not None
+    assert caught.value.delay >= 300
+
+
+async def test_the_whole_question_has_a_time_limit() -> None:
+    """Also over several attempts and models; the call in flight is recorded as cancelled."""
+    async with served(script(otherwise=Step(fault="hang")), timeout=30.0, total_seconds=0.3) as (_, asked):
+        with pytest.raises(MindUnavailable, match=r"within 0\.3 s") as caught:
+            await asked.ask(question())
+
+    assert [call.error for call in caught.value.calls] == [Fault.CANCELLED]
+
+
+async def test_a_wrong_shape_is_repaired_with_the_validation_error() -> None:
+    """One turn, with what was wrong."""
+    wrong = Step(answer={"name": "", "program": "x = 1"})
+    async with served(script(wrong)) as (server, asked):
+        answered = await asked.ask(question())
+
+    assert [call.error for call in answered.calls] == [Fault.INVALID, None]
+    assert "name: String should have at least 1 character" in server.received[1].body
+
+
+async def test_an_answer_that_stays_wrong_is_a_rejection_at_the_roles_stage() -> None:
+    """After one repair, never more."""
+    async with served(script(otherwise=Step(answer="no idea"))) as (server, asked):
+        with pytest.raises(AnswerInvalid, match="no JSON object") as caught:
+            await asked.ask(question(role=Role.SCORE))
+
+    assert isinstance(caught.value, Rejected)
+    assert caught.value.stage == "judge"
+    assert len(server.received) == len(caught.value.calls) == 2
+
+
+async def test_an_answer_that_is_cut_off_twice_says_what_to_raise() -> None:
+    """It is a kind of its own: the model did nothing wrong."""
+    async with served(script(otherwise=Step(fault="truncated", answer=GOOD))) as (_, asked):
+        with pytest.raises(AnswerTruncated, match=r"roles\.propose\.max_tokens"):
+            await asked.ask(question())
+
+
+@pytest.mark.parametrize(("fate", "text"), [("refusal", "declines: scripted"), ("bad_request", "HTTP 400")])
+async def test_a_refusal_is_final(fate: Fate, text: str) -> None:
+    """Asking again would only cost."""
+    async with served(script(otherwise=Step(fault=fate))) as (server, asked):
+        with pytest.raises(MindRefused, match=text):
+            await asked.ask(question())
+
+    assert len(server.received) == 1
+
+
+async def test_an_endpoint_without_schemas_is_asked_in_its_own_dialect_and_remembered() -> None:
+    """The second question does not try json_schema again."""
+    async with served(script(otherwise=Step(fault="unsupported_schema", answer=GOOD))) as (_, asked):
+        first = await asked.ask(question())
+        second = await asked.ask(question())
+
+    assert [call.error for call in first.calls] == [Fault.UNSUPPORTED, None]
+    assert [call.error for call in second.calls] == [None]
+
+
+@pytest.mark.parametrize(
+    ("complaint", "gone", "kept"),
+    [
+        ("Unsupported parameter: 'max_tokens'; use 'max_completion_tokens'", '"max_tokens"', '"max_completion_tokens"'),
+        ("Unsupported value: 'temperature' does not support 0.7", '"temperature"', '"max_tokens"'),
+    ],
+)
+async def test_parameters_that_a_model_refuses_are_left_out(complaint: str, gone: str, kept: str) -> None:
+    """Reasoning models take neither a temperature nor the old name of the limit."""
+    async with served(script(Step(fault="bad_request", message=complaint))) as (server, asked):
+        await asked.ask(question())
+
+    assert gone not in server.received[1].body
+    assert kept in server.received[1].body
+
+
+async def test_programs_travel_unescaped_where_json_is_not_enforced() -> None:
+    """The documented fallback: one JSON fence, one Python fence."""
+    program = 'def f():\n    """Say "hi"."""\n    return "\\n"\n'
+    text = f'Here it is.\n```json\n{{"name": "Quoted"}}\n```\nand\n```python\n{program}```\n'
+    async with served(script(otherwise=Step(answer=text)), structured="text") as (server, asked):
+        answered = await asked.ask(question())
+
+    assert answered.answer == Idea(name="Quoted", program=program)
+    assert "response_format" not in server.received[0].body
+
+
+async def test_the_next_model_stands_in_while_one_is_down() -> None:
+    """And both are on record."""
+    async with (
+        ScriptedEndpoint(script(otherwise=Step(fault="server_error"))) as down,
+        ScriptedEndpoint(script()) as up,
+        mind(settings(down.base_url, up.base_url)) as asked,
+    ):
+        answered = await asked.ask(question())
+
+    assert answered.model == "model-e1"
+    assert [call.error for call in answered.calls] == [Fault.SERVER_ERROR] * 3 + [None]
+
+
+async def test_the_bandit_asks_what_pays_more_often() -> None:
+    """Equal cost, unequal gain."""
+    async with (
+        ScriptedEndpoint(script()) as first,
+        ScriptedEndpoint(script()) as second,
+        mind(settings(first.base_url, second.base_url, choice="bandit")) as asked,
+    ):
+        for number in range(60):
+            answered = await asked.ask(question(candidate=f"c{number}"))
+            gain = 0.9 if answered.model == "model-e1" else 0.0
+            await asked.reward(Role.PROPOSE, answered.model, f"c{number}", gain)
+
+    assert len(first.received) >= 5
+    assert len(second.received) > 2 * len(first.received)
+
+
+async def test_concurrency_is_limited_per_endpoint() -> None:
+    """By the setting, whatever the machine; and nobody is lost in the queue."""
+    async with served(script(otherwise=Step(answer=GOOD, latency=0.02)), concurrency=4) as (server, asked):
+        answers = await asyncio.gather(*(asked.ask(question(f"number {n}")) for n in range(40)))
+
+    assert len(answers) == 40
+    assert server.most_at_once == 4
+
+
+async def test_a_cancelled_question_is_booked_and_recorded() -> None:
+    """The endpoint may well charge for what nobody read."""
+    journal, purse = MemoryJournal(), LocalPurse()
+    async with served(script(otherwise=Step(fault="hang")), purse, journal) as (server, asked):
+        task = asyncio.create_task(asked.ask(question()))
+        await asyncio.wait_for(server.arrived.wait(), 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    assert [call.error for _, _, call in journal.calls] == [Fault.CANCELLED]
+    assert purse.booked("r1").tokens > 200
+    assert purse.reserved("r1").tokens == 0
+
+
+@pytest.mark.parametrize("fate", ["unauthorised", "echo_key"])
+async def test_the_key_appears_nowhere(fate: Fate, caplog: pytest.LogCaptureFixture) -> None:
+    """Not in records, errors or logs, although the endpoint quotes it and the prompt holds it."""
+    caplog.set_level(logging.DEBUG)
+    journal, told = MemoryJournal(), ""
+    async with served(script(otherwise=Step(fault=fate, answer=GOOD)), journal=journal) as (server, asked):
+        try:
+            told = repr(await asked.ask(question(f"a log with {KEY} in it")))
+        except MindError as error:
+            told = f"{error!r} {error.calls!r}"
+
+    assert server.received[0].headers["authorization"] == f"Bearer {KEY}"
+    assert KEY not in server.received[0].body
+    assert KEY not in told + repr(journal.calls) + caplog.text + repr(asked)
+    assert "[secret]" in told
+
+
+async def test_a_wrong_key_is_told_plainly_and_the_question_comes_again() -> None:
+    """A typing error in the settings must not reject candidates."""
+    async with served(script(otherwise=Step(fault="unauthorised"))) as (server, asked):
+        with pytest.raises(MindUnavailable, match="check the key"):
+            await asked.ask(question())
+
+    assert len(server.received) == 1
+
+
+def test_nothing_reaches_beyond_this_machine_where_it_is_forbidden() -> None:
+    """The switch that keeps tests from spending."""
+    environment = {"OPENAI_API_KEY": KEY, "ASI_MODEL": "x"}
+    with pytest.raises(SettingsError, match="forbidden"):
+        OpenAIMind.from_environment(environment, LocalPurse())

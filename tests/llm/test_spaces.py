@@ -1,0 +1,192 @@
+"""Which embedder is used, and that the vectors of two never meet."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from services.chassis.bus import Bus
+from services.chassis.errors import SettingsError, Transient
+from services.chassis.worker import Job
+from services.contracts import candidate_pb2 as pb
+from services.llm.embedder import LocalEmbedder
+from services.llm.minds import Minds
+from services.llm.openai_embedder import OpenAIEmbedder
+from services.llm.port import BudgetExhausted, Role
+from services.llm.script import Script, Step
+from services.llm.scripted import ScriptedEndpoint
+from services.llm.settings import EmbeddingSettings, MindSettings, must_be_payable
+from services.llm.spaces import RunEmbedder, Spaces, endpoint_embedder
+from tests.llm.bookkeeping import Archive, Recorder, asked, job_of
+from tests.llm.minds import KEY, script, settings
+
+DESCRIBED = {"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "OPENAI_API_KEY": KEY}
+
+
+async def test_an_endpoint_that_is_described_embeds_without_a_mind_beside_it() -> None:
+    """A run that thinks offline may compare motivations by a model."""
+    async with ScriptedEndpoint(script()) as server:
+        embedder = endpoint_embedder(DESCRIBED | {"OPENAI_BASE_URL": server.base_url})
+        assert embedder is not None
+        (vector,) = await embedder.embed(["gate"])
+        await embedder.close()
+
+    assert vector.embedder == "openai:small"
+    assert server.received[0].path.endswith("/embeddings")
+
+
+@pytest.mark.parametrize("environment", [{}, {"ASI_EMBEDDER": "local"}, DESCRIBED | {"ASI_EMBEDDER": "local"}])
+def test_nothing_is_asked_unless_an_endpoint_is_wanted_and_described(environment: dict[str, str]) -> None:
+    """The default needs no network."""
+    assert endpoint_embedder(environment) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "fix"),
+    [({"ASI_EMBEDDER": "openai"}, "set ASI_EMBEDDING_MODEL"), ({"ASI_EMBEDDER": "bert"}, "choose local or openai")],
+)
+def test_an_impossible_choice_is_one_sentence_with_the_fix(environment: dict[str, str], fix: str) -> None:
+    """At the start, not at the first candidate."""
+    with pytest.raises(SettingsError, match=fix):
+        endpoint_embedder(environment)
+
+
+def test_a_budget_in_money_needs_a_price_of_every_model(tmp_path: Path) -> None:
+    """Told before anything starts: every candidate would end for want of it."""
+    roles = "".join(f'[roles.{role.value}]\nmodels = ["m"]\n' for role in Role)
+    told, priced_file = tmp_path / "told.toml", tmp_path / "priced.toml"
+    told.write_text(f'[models.m]\nname = "m"\n{roles}[embedding]\nmodel = "small"\n')
+    prices = "price_prompt = 1.0\nprice_completion = 2.0\n"
+    priced_file.write_text(f'[models.m]\nname = "m"\n{prices}{roles}[embedding]\nmodel = "small"\nprice = 0.02\n')
+    without = DESCRIBED | {"ASI_MIND_FILE": str(told)}
+
+    must_be_payable(DESCRIBED | {"ASI_MIND_FILE": str(priced_file)}, mind=True, money=True)
+    must_be_payable(without, mind=True, money=False)
+    must_be_payable(without | {"ASI_EMBEDDER": "local"}, mind=False, money=True)
+    with pytest.raises(SettingsError, match=r"embedding, models\.m has none.*--tokens"):
+        must_be_payable(without, mind=True, money=True)
+    with pytest.raises(SettingsError, match="embedding has none"):
+        must_be_payable(DESCRIBED, mind=False, money=True)
+    with pytest.raises(SettingsError, match="ASI_MODEL is not set"):
+        must_be_payable({}, mind=True, money=False)
+
+
+@dataclass
+class Laboratory:
+    """Everything that embeds for a run, and what it left behind."""
+
+    server: ScriptedEndpoint
+    archive: Archive
+    bus: Recorder
+    minds: Minds
+    embedder: RunEmbedder
+    job: Job
+
+    @property
+    def spaces(self) -> Spaces:
+        return Spaces(LocalEmbedder(64), self.embedder)
+
+    @property
+    def calls(self) -> list[pb.Call]:
+        """As they became facts of the candidate."""
+        return [one.mind_answered.call for one in self.bus.events]
+
+
+@asynccontextmanager
+async def laboratory(bus: Bus, folder: Path, script: Script, *codes: grpc.StatusCode) -> AsyncIterator[Laboratory]:
+    """A researcher's embedder, with an endpoint that plays this script and an archive whose purse answers so."""
+    archive, through = Archive(*codes), Recorder(bus)
+    async with ScriptedEndpoint(script) as server, asked(archive) as stub:
+        minds = Minds("researcher", through, stub, folder.as_uri())  # type: ignore[arg-type]
+        endpoint = OpenAIEmbedder(priced(server.base_url), rng=random.Random(0))
+        embedder = RunEmbedder(endpoint, minds)
+        yield Laboratory(server, archive, through, minds, embedder, job_of(bus))
+        await embedder.close()
+        await minds.close()
+
+
+def priced(url: str) -> MindSettings:
+    """A model at two dollars per million tokens."""
+    chosen = EmbeddingSettings(endpoint="e0", model="small", price=2.0)
+    return settings(url, attempts=4).model_copy(update={"embedding": chosen})
+
+
+def everything_below(folder: Path) -> str:
+    return str([file.read_bytes() for file in folder.rglob("*") if file.is_file()])
+
+
+async def test_a_run_goes_on_in_the_space_that_it_began_in(bus: Bus, tmp_path: Path) -> None:
+    """Nearest motivations are found within one space only: another one would find nothing, and all would look new."""
+    async with laboratory(bus, tmp_path, script()) as lab:
+        begun = await lab.spaces.motivation("gate", "", "offline", lab.job)
+        local = await lab.spaces.motivation("gate", "hashed-64-v1", "offline", lab.job)
+        asked_once = len(lab.server.received)
+        with pytest.raises(Transient, match=r"openai:large.*set ASI_EMBEDDER"):
+            await lab.spaces.motivation("gate", "openai:large", "offline", lab.job)
+        alone = await Spaces(LocalEmbedder(64)).motivation("gate", "", "offline", lab.job)
+
+    assert (begun.embedder, local.embedder, alone.embedder) == ("openai:small", "hashed-64-v1", "hashed-64-v1")
+    assert asked_once == len(lab.server.received) == 1
+
+
+async def test_what_is_embedded_for_a_candidate_is_booked_and_recorded(bus: Bus, tmp_path: Path) -> None:
+    """Every exchange, those that failed too, with what it cost and took; the key is nowhere."""
+    plays = Script(embeddings=(Step(fault="server_error"), Step(fault="malformed"), Step(fault="truncated")))
+    async with laboratory(bus, tmp_path, plays) as lab:
+        vector = await lab.embedder.vector("a gate that holds " + KEY, "offline", lab.job)
+
+    failed, broken, short, whole = lab.calls
+    assert vector is not None
+    assert [one.error for one in (failed, broken, short, whole)] == ["server_error", "malformed", "malformed", ""]
+    assert {(one.role, one.model, one.endpoint) for one in lab.calls} == {("embed", "small", "e0")}
+    assert whole.prompt_tokens > 0
+    assert whole.price == pytest.approx(2e-6 * whole.prompt_tokens)
+    assert len({one.prompt_hash for one in lab.calls}) == 1
+    assert [one.tokens for one in lab.archive.settled] == [0, 0, short.prompt_tokens, whole.prompt_tokens]
+    assert [one.HasField("tokens") for one in lab.archive.settled] == [True, False, True, True]
+    assert KEY not in str(lab.bus.events) + everything_below(tmp_path)
+
+
+async def test_what_the_budget_does_not_cover_is_not_embedded(bus: Bus, tmp_path: Path) -> None:
+    """Nothing is sent; the seat ends as it does when a mind cannot be paid."""
+    async with laboratory(bus, tmp_path, script(), grpc.StatusCode.FAILED_PRECONDITION) as lab:
+        with pytest.raises(BudgetExhausted, match="the run's tokens"):
+            await lab.spaces.motivation("gate", "", "offline", lab.job)
+
+    assert (lab.server.received, lab.bus.events) == ([], [])
+
+
+async def test_an_asker_who_goes_away_has_paid(bus: Bus, tmp_path: Path) -> None:
+    """Nobody knows whether the endpoint charges: the whole reserve is booked, and the call is on record."""
+    async with laboratory(bus, tmp_path, Script(embeddings=(Step(fault="hang"),))) as lab:
+        asking = asyncio.ensure_future(lab.embedder.vector("gate", "offline", lab.job))
+        await lab.server.arrived.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+
+    assert asking.cancelled()
+    assert [one.error for one in lab.calls] == ["cancelled"]
+    assert [one.HasField("tokens") for one in lab.archive.settled] == [False]
+
+
+async def test_a_recorded_run_takes_its_vectors_from_the_record(bus: Bus, tmp_path: Path) -> None:
+    """To the letter, or by the embedder that asks nobody; a fork asks the endpoint for what is not on record."""
+    async with laboratory(bus, tmp_path, script()) as lab:
+        original = await lab.spaces.motivation("gate", "", "offline", lab.job)
+        lab.archive.record.calls.add().CopyFrom(lab.calls[0])
+        replayed = await lab.spaces.motivation("gate", "", "recorded:r1", lab.job)
+        without = await Spaces(LocalEmbedder(64), RunEmbedder(None, lab.minds)).motivation(
+            "gate", "openai:small", "recorded:r1", lab.job
+        )
+        unknown = await lab.embedder.vector("another gate", "recorded:r1", lab.job)
+        new = await lab.spaces.motivation("another gate", "", "recorded:r1", lab.job)
+
+    assert original == replayed == without
+    assert unknown is None
+    assert new.embedder == "hashed-64-v1"
+    assert len(lab.server.received) == len(lab.bus.events) == 1

@@ -1,0 +1,118 @@
+"""From a wanted ablation to its program: by the description that the original has, or by a language model."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from services.chassis.bus import Bus
+from services.chassis.errors import Rejected
+from services.chassis.events import Cause
+from services.chassis.worker import Job
+from services.contracts import candidate_pb2 as pb
+from services.domain.zoo import baseline
+from services.llm.budget import LocalPurse
+from services.llm.openai_mind import OpenAIMind
+from services.llm.script import Script, Step
+from services.llm.scripted import ScriptedEndpoint
+from services.researcher.handlers import Researcher
+from services.researcher.model.proposer import ModelProposer
+from services.researcher.offline.catalogue import CATALOGUE
+from services.researcher.offline.components import components_of
+from services.researcher.offline.proposer import NAME, OfflineProposer
+from services.researcher.offline.removal import without
+from tests.researcher.researcher_neighbours import (
+    LEAKS,
+    PARENT,
+    PASSED,
+    Archive,
+    Checker,
+    Neighbours,
+    requested,
+    researcher,
+    settings_of,
+)
+
+STRANGER = pb.Candidate(
+    id="c000009", run="r1", stage="tiny", kind=pb.KIND_PROPOSAL, state=pb.STATE_ARCHIVED,
+    proposal=pb.Proposal(name="Stranger", program=baseline("gated_delta_net").program, components=["output-gate"]),
+)  # fmt: skip
+ANSWER = {
+    "name": "StrangerWithoutGate",
+    "motivation": "The output gate stood before the last projection; the read goes there as it is.",
+    "components": ["delta-rule"],
+    "ideas": [],
+    "edits": [],
+    "program": baseline("delta_net").program,
+}
+
+
+def seat(bus: Bus, of: str, component: str) -> Job:
+    """The delivery of an ablation's seat."""
+    event = requested(bus).event
+    event.so_far.kind = pb.KIND_ABLATION
+    event.so_far.request.ablation_of, event.so_far.request.without_component = of, component
+    return Job(Cause.published(event), 1, bus, "researcher")
+
+
+@asynccontextmanager
+async def thinking(*reports: pb.CheckReport) -> AsyncIterator[tuple[Researcher, ScriptedEndpoint]]:
+    """A researcher whose mind answers every ablation alike."""
+    script = Script(steps=[Step(contains="You carry out ablations", answer=ANSWER, times=5)])
+    async with ScriptedEndpoint(script) as endpoint:
+        environment = {"OPENAI_BASE_URL": endpoint.base_url, "OPENAI_API_KEY": "sk-test", "ASI_MODEL": "scripted"}
+        neighbours = Neighbours(Archive(settings_of(), known=[PARENT, STRANGER]), Checker(*reports))
+        async with (
+            OpenAIMind.from_environment(environment, LocalPurse(), None) as mind,
+            researcher(neighbours, lambda: ModelProposer(mind)) as one,
+        ):
+            yield one, endpoint
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_what_is_left_out_is_gone_and_little_else(name: str) -> None:
+    """Every published mixer, every component that can be left out."""
+    mixer = CATALOGUE[name]
+    had = set(components_of(mixer))
+    for component in had:
+        changed = without(mixer, component)
+        if changed is not None:
+            has, told = set(components_of(changed[0])), changed[1]
+            assert component not in has
+            assert len(has - had) <= 2
+            assert told
+    assert without(mixer, "chunkwise-form") is None
+    assert without(mixer, "warp-drive") is None
+
+
+async def test_an_offline_program_loses_the_component_by_its_description(bus: Bus) -> None:
+    """Nothing else of the program changes, and the seeds are the original's."""
+    async with researcher(Neighbours(Archive(settings_of())), OfflineProposer) as one:
+        (event,) = await one.handle(seat(bus, "c000001", "short-convolution"))
+
+    proposal = event.so_far.proposal
+    assert (proposal.parent, proposal.mind) == ("c000001", NAME)
+    assert "short-convolution" not in proposal.components
+    assert "delta-rule" in proposal.components
+    assert "inputs.convolved is '' instead of 'qkv'" in proposal.motivation
+
+
+async def test_what_cannot_be_left_out_ends_the_seat_with_the_reason(bus: Bus) -> None:
+    """A component that the program does not have, and one without which it is not sound."""
+    async with researcher(Neighbours(Archive(settings_of())), OfflineProposer) as one:
+        with pytest.raises(Rejected, match="cannot be left out"):
+            await one.handle(seat(bus, "c000001", "output-gate"))
+    unsound = Neighbours(Archive(settings_of()), Checker(LEAKS))
+    async with researcher(unsound, OfflineProposer) as one:
+        with pytest.raises(Rejected, match="not sound"):
+            await one.handle(seat(bus, "c000001", "short-convolution"))
+
+
+async def test_a_program_without_description_is_changed_by_the_mind(bus: Bus) -> None:
+    """A refused try is told, as for any proposal."""
+    async with thinking(LEAKS, PASSED) as (one, endpoint):
+        (event,) = await one.handle(seat(bus, "c000009", "output-gate"))
+
+    assert event.so_far.proposal.program.strip() == ANSWER["program"].strip()
+    assert event.so_far.proposal.parent == "c000009"
+    assert len(endpoint.received) == 2

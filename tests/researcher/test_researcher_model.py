@@ -1,0 +1,222 @@
+"""From candidate.requested to candidate.proposed with a language model behind a scripted endpoint."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import JsonValue
+
+from services.chassis.artifacts import FsspecArtifacts
+from services.chassis.bus import Bus
+from services.chassis.errors import Rejected
+from services.contracts import candidate_pb2 as pb
+from services.domain.zoo import baseline
+from services.llm.budget import Limits, LocalPurse
+from services.llm.openai_mind import OpenAIMind
+from services.llm.port import BudgetExhausted, Call, Mind
+from services.llm.recorded import CallRecord, RecordedMind, to_message
+from services.llm.script import Script, Step
+from services.llm.scripted import ScriptedEndpoint
+from services.researcher.handlers import Researcher
+from services.researcher.model.proposer import ModelProposer
+from tests.researcher.researcher_neighbours import (
+    LEAKS,
+    PARENT_PROGRAM,
+    PASSED,
+    Archive,
+    Checker,
+    Neighbours,
+    requested,
+    researcher,
+    settings_of,
+)
+
+GATED = baseline("gated_delta_net").program
+OTHER = "The parent has one scale only: two memories with decays of their own serve near and far context."
+IS_NEW: JsonValue = {"repeat": False, "candidate": "", "reason": "nothing of the kind is there"}
+IS_REPEAT: JsonValue = {"repeat": True, "candidate": "c000001", "reason": "it corrects what is stored, too"}
+
+
+def proposal(**changes: JsonValue) -> dict[str, JsonValue]:
+    """An answer with a whole program."""
+    return {
+        "name": "ForgetfulDeltaNet",
+        "motivation": "The parent cannot forget: a gate per head lets it drop what is old before it writes.",
+        "components": ["Forget Gate", "delta_rule", "warp-drive"],
+        "ideas": [{"text": "a forget gate", "origin": "cognition", "source": "e1"}],
+        "edits": [],
+        "program": GATED,
+        **changes,
+    }
+
+
+def proposes(**changes: JsonValue) -> Step:
+    return Step(contains="You design token mixers", answer=proposal(**changes))
+
+
+def judged(answer: JsonValue, times: int = 1) -> Step:
+    assert isinstance(answer, dict)
+    return Step(contains="You decide whether", answer=answer, times=times)
+
+
+class Kept:
+    """Every call, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    async def record(self, _run: str, _candidate: str, call: Call) -> None:
+        self.calls.append(call)
+
+
+@asynccontextmanager
+async def thinking(
+    *steps: Step, purse: LocalPurse | None = None, journal: Kept | None = None
+) -> AsyncIterator[tuple[Mind, ScriptedEndpoint]]:
+    """A mind before a scripted endpoint."""
+    async with ScriptedEndpoint(Script(steps=steps, otherwise=Step(fault="bad_request"))) as endpoint:
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "OPENAI_BASE_URL": endpoint.base_url,
+            "OPENAI_API_KEY": "sk-test-not-a-secret",
+            "ASI_MODEL": "scripted-model",
+        }
+        async with OpenAIMind.from_environment(environment, purse or LocalPurse(), journal) as mind:
+            yield mind, endpoint
+
+
+def seats(mind: Mind, neighbours: Neighbours | None = None) -> AbstractAsyncContextManager[Researcher]:
+    """The handler whose proposals come from this mind."""
+    return researcher(neighbours or Neighbours(Archive(settings_of())), lambda: ModelProposer(mind))
+
+
+async def test_a_new_and_sound_answer_is_proposed(bus: Bus) -> None:
+    """The vocabulary's tags, the origins of its ideas and the version of the prompt are kept."""
+    async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind) as seat:
+        (event,) = await seat.handle(requested(bus))
+
+    made = event.so_far.proposal
+    assert (made.name, made.program, made.parent) == ("ForgetfulDeltaNet", GATED, "c000001")
+    assert list(made.components) == ["forget-gate", "delta-rule"]
+    assert [(one.origin, one.source) for one in made.ideas] == [("cognition", "e1")]
+    assert (made.mind, made.prompt_version) == ("openai:scripted-model", "propose-2")
+    assert [one["role"] for one in endpoint.received[0].json["messages"]] == ["system", "user"]
+
+
+async def test_the_prompt_holds_the_parent_and_what_is_known(bus: Bus) -> None:
+    """The whole program, the scores, and the literature that its analysis led to."""
+    async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind) as seat:
+        await seat.handle(requested(bus))
+
+    asked = endpoint.received[0].json["messages"][1]["content"]
+    assert PARENT_PROGRAM in asked
+    assert "Held-out loss 1.5000" in asked
+    assert "A forget gate may help on long context." in asked
+    assert "[e1] Gating what is kept" in asked
+
+
+async def test_a_reference_is_condensed_once_for_a_seat(bus: Bus) -> None:
+    """Its second draft is written from the same summary: another one would cost and say the same."""
+    reference = pb.Candidate(id="c000009", run="r1", proposal=pb.Proposal(name="Slots", motivation="Keys are slots."))
+    reference.training.loss = 1.25
+    condensed = Step(contains="You condense", answer={"summary": "Keys point at slots of the memory."}, times=9)
+    steps = (condensed, proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
+    neighbours = Neighbours(Archive(settings_of(), references=[reference]))
+    async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours) as seat:
+        (event,) = await seat.handle(requested(bus))
+
+    asked = [one.body for one in endpoint.received]
+    assert event.so_far.proposal.name == "OtherNet"
+    assert sum("You condense" in one for one in asked) == 1
+    assert sum("Keys point at slots" in one and "Held-out loss 1.2500" in one for one in asked) == 2
+
+
+async def test_a_repeat_is_told_and_something_orthogonal_asked_for(bus: Bus) -> None:
+    """The second draft knows what the first one repeats; no check was spent on the first."""
+    neighbours = Neighbours(Archive(settings_of()))
+    steps = (proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
+    async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours) as seat:
+        (event,) = await seat.handle(requested(bus))
+
+    assert event.so_far.proposal.name == "OtherNet"
+    assert list(event.so_far.proposal.novelty_history) == ["it repeats c000001: it corrects what is stored, too"]
+    assert "it corrects what is stored, too" in endpoint.received[2].body
+    assert "orthogonal to what it repeats" in endpoint.received[2].body
+    assert len(neighbours.checker.asked) == 1
+
+
+async def test_the_parents_own_program_is_refused_without_asking(bus: Bus) -> None:
+    """An exact structural repeat needs no judge."""
+    renamed = PARENT_PROGRAM + "\n# another comment\n"
+    async with thinking(proposes(program=renamed), proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind) as seat:
+        (event,) = await seat.handle(requested(bus))
+
+    assert "repeats DeltaNet (c000001) up to names and layout" in event.so_far.proposal.novelty_history[0]
+    assert len(endpoint.received) == 3
+
+
+async def test_a_failed_check_comes_back_with_its_evidence(bus: Bus) -> None:
+    """Probe, numbers and the program itself, so that it can be mended."""
+    neighbours = Neighbours(Archive(settings_of()), Checker(LEAKS, PASSED))
+    mended = baseline("gla").program
+    steps = (proposes(), judged(IS_NEW, 2), proposes(name="MendedNet", program=mended))
+    async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours) as seat:
+        (event,) = await seat.handle(requested(bus))
+
+    assert event.so_far.proposal.program == mended
+    again = endpoint.received[2].json["messages"][1]["content"]
+    assert "causality: position 7 sees position 9, by 0.25" in again
+    assert GATED in again
+
+
+async def test_edits_of_the_parent_are_applied(bus: Bus) -> None:
+    """A search text that occurs once is replaced; one that does not is given back."""
+    wrong: JsonValue = [{"search": "no such text", "replace": "x"}]
+    fits: JsonValue = [{"search": PARENT_PROGRAM.splitlines()[-1], "replace": "        return None\n"}]
+    steps = (proposes(program="", edits=wrong), proposes(program="", edits=fits), judged(IS_NEW))
+    async with thinking(*steps) as (mind, endpoint), seats(mind) as seat:
+        (event,) = await seat.handle(requested(bus))
+
+    assert event.so_far.proposal.program.rstrip().endswith("return None")
+    assert "its search text occurs 0 times" in endpoint.received[1].body
+
+
+async def test_ten_repeats_end_the_seat(bus: Bus) -> None:
+    """As a rejection with its history."""
+    steps = [proposes().model_copy(update={"times": 10}), judged(IS_REPEAT, 10)]
+    async with thinking(*steps) as (mind, endpoint), seats(mind) as seat:
+        with pytest.raises(Rejected, match="no new and sound program in 10 tries") as rejected:
+            await seat.handle(requested(bus))
+
+    assert rejected.value.stage == "propose"
+    assert len(endpoint.received) == 20
+
+
+async def test_a_spent_budget_ends_the_seat(bus: Bus) -> None:
+    """Nothing is sent that the run's tokens do not cover."""
+    async with thinking(proposes(), purse=LocalPurse(Limits(tokens=100))) as (mind, endpoint), seats(mind) as seat:
+        with pytest.raises(BudgetExhausted):
+            await seat.handle(requested(bus))
+
+    assert endpoint.received == []
+
+
+async def test_a_recorded_seat_gives_the_same_proposal(bus: Bus, tmp_path: Path) -> None:
+    """From its calls alone, without any endpoint."""
+    journal, artifacts = Kept(), FsspecArtifacts(tmp_path.as_uri())
+    neighbours = Neighbours(Archive(settings_of()))
+    steps = (proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
+    async with thinking(*steps, journal=journal) as (mind, _), seats(mind, neighbours) as seat:
+        (event,) = await seat.handle(requested(bus))
+    record = CallRecord(artifacts)
+    for call in await asyncio.gather(*(to_message(one, artifacts) for one in journal.calls)):
+        record.add("c000002", call)
+    replay = RecordedMind(record, "r1")
+    async with seats(replay, neighbours) as seat:
+        (again,) = await seat.handle(requested(bus))
+
+    again.so_far.proposal.mind = event.so_far.proposal.mind
+    assert again.so_far == event.so_far

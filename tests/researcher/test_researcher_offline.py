@@ -1,0 +1,181 @@
+"""From candidate.requested to candidate.proposed without a language model, with neighbours behind real gRPC."""
+
+import pytest
+
+from services.chassis.bus import Bus
+from services.chassis.errors import Rejected
+from services.contracts import candidate_pb2 as pb
+from services.domain.structure import fingerprint, similarity
+from services.researcher.offline.proposer import NAME, RANDOM_NAME, OfflineProposer
+from tests.researcher.researcher_neighbours import (
+    LEAKS,
+    PARENT_PROGRAM,
+    PASSED,
+    Archive,
+    Checker,
+    Neighbours,
+    requested,
+    researcher,
+    settings_of,
+)
+
+
+async def test_a_seat_becomes_a_proposal(bus: Bus) -> None:
+    """With parent, description, structure, neighbours, check and what cognition offered."""
+    neighbours = Neighbours(Archive(settings_of()))
+    job = requested(bus)
+    async with researcher(neighbours, OfflineProposer) as seat:
+        (event,) = await seat.handle(job)
+
+    proposal = event.so_far.proposal
+    assert event.WhichOneof("fact") == "candidate_proposed"
+    assert (event.cause, event.previous) == (job.event.id, job.cause.sha256)
+    assert event.so_far.state == pb.STATE_PROPOSED
+    assert (proposal.parent, proposal.mind) == ("c000001", NAME)
+    assert proposal.structure == fingerprint(proposal.program).digest
+    assert {one.of for one in proposal.nearest} == {"motivation", "program"}
+    assert proposal.check.passed
+    assert proposal.moves
+    assert proposal.HasField("description")
+    assert [one.entry for one in proposal.cognition] == ["e1"]
+
+
+async def test_the_same_seat_gets_the_same_proposal(bus: Bus) -> None:
+    """Deliveries repeat, and runs are replayed."""
+    neighbours = Neighbours(Archive(settings_of()))
+    async with researcher(neighbours, OfflineProposer) as seat:
+        (event,) = await seat.handle(requested(bus))
+    async with researcher(neighbours, OfflineProposer) as seat:
+        (again,) = await seat.handle(requested(bus))
+        (other,) = await seat.handle(requested(bus, number=3))
+
+    assert again.so_far == event.so_far
+    assert again.id == event.id
+    assert other.so_far.proposal.structure != event.so_far.proposal.structure
+
+
+async def test_a_child_goes_on_from_its_parents_description(bus: Bus) -> None:
+    """Numbers survive the way through the record: the description is valid when it is read back."""
+    archive = Archive(settings_of())
+    neighbours = Neighbours(archive)
+    async with researcher(neighbours, OfflineProposer) as seat:
+        for number in range(2, 8):
+            (event,) = await seat.handle(requested(bus, number=number))
+            archive.known.append(event.so_far)
+            archive.parent = event.so_far
+
+    digests = {one.proposal.structure or fingerprint(one.proposal.program).digest for one in archive.known}
+    assert len(digests) == 7
+    assert archive.known[-1].proposal.parent == "c000006"
+
+
+async def test_a_structural_repeat_is_refused_without_a_check(bus: Bus) -> None:
+    """The archive knows the first draft already: another one is drawn, and the record says why."""
+    archive = Archive(settings_of())
+    neighbours = Neighbours(archive)
+    async with researcher(neighbours, OfflineProposer) as seat:
+        (event,) = await seat.handle(requested(bus))
+        archive.known.append(pb.Candidate(id="c000009", proposal=event.so_far.proposal))
+        neighbours.checker.asked.clear()
+        (another,) = await seat.handle(requested(bus))
+
+    assert another.so_far.proposal.structure != event.so_far.proposal.structure
+    assert "(c000009) up to names and layout" in another.so_far.proposal.novelty_history[0]
+    assert len(neighbours.checker.asked) == 1
+
+
+async def test_a_draft_that_fails_the_check_is_followed_by_another(bus: Bus) -> None:
+    """The failure stays in the history with its numbers."""
+    neighbours = Neighbours(Archive(settings_of()), Checker(LEAKS, PASSED))
+    async with researcher(neighbours, OfflineProposer) as seat:
+        (event,) = await seat.handle(requested(bus))
+
+    first, second = neighbours.checker.asked
+    assert first.program != second.program == event.so_far.proposal.program
+    assert list(event.so_far.proposal.novelty_history) == [
+        "the check fails: causality: position 7 sees position 9, by 0.25"
+    ]
+
+
+async def test_a_seat_without_a_sound_program_ends(bus: Bus) -> None:
+    """After ten failed checks, with all of them as evidence."""
+    neighbours = Neighbours(Archive(settings_of()), Checker(LEAKS))
+    async with researcher(neighbours, OfflineProposer) as seat:
+        with pytest.raises(Rejected, match="no new and sound program in 10 tries") as rejected:
+            await seat.handle(requested(bus))
+
+    assert rejected.value.stage == "check"
+    assert len(rejected.value.evidence["refused"]) == 10
+
+
+@pytest.mark.parametrize(("name", "exempt"), [("gated_delta_net", False), ("softmax_attention", True)])
+async def test_baselines_are_checked_like_any_program(bus: Bus, name: str, exempt: bool) -> None:
+    """Only the upper reference may cost what it costs."""
+    neighbours = Neighbours(Archive(settings_of()))
+    async with researcher(neighbours, OfflineProposer) as seat:
+        (event,) = await seat.handle(requested(bus, name))
+
+    assert event.so_far.proposal.mind == "zoo"
+    assert event.so_far.proposal.motivation
+    assert not event.so_far.proposal.parent
+    assert [one.exempt_from_cost for one in neighbours.checker.asked] == [exempt]
+
+
+async def test_a_baseline_that_fails_ends(bus: Bus) -> None:
+    """Nothing is compared with a program that leaks."""
+    async with researcher(Neighbours(Archive(settings_of()), Checker(LEAKS)), OfflineProposer) as seat:
+        with pytest.raises(Rejected, match="position 7"):
+            await seat.handle(requested(bus, "gla"))
+
+
+async def test_without_cognition_nothing_is_asked(bus: Bus) -> None:
+    """Only so can be measured what cognition brings."""
+    neighbours = Neighbours(Archive(settings_of(without_cognition=True)))
+    async with researcher(neighbours, OfflineProposer) as seat:
+        (event,) = await seat.handle(requested(bus))
+
+    assert neighbours.cognition.queries == []
+    assert not event.so_far.proposal.cognition
+
+
+async def test_the_best_of_several_is_the_least_alike(bus: Bus) -> None:
+    """All are checked; none of those passed over counts as refused."""
+    neighbours = Neighbours(Archive(settings_of(best_of=4)))
+    async with researcher(neighbours, OfflineProposer) as seat:
+        (event,) = await seat.handle(requested(bus))
+
+    proposal = event.so_far.proposal
+    likeness = [_likeness(one.program) for one in neighbours.checker.asked]
+    assert len({fingerprint(one.program).digest for one in neighbours.checker.asked}) == 4
+    assert _likeness(proposal.program) == min(likeness)
+    assert not proposal.novelty_history
+
+
+async def test_a_run_may_compose_at_random(bus: Bus) -> None:
+    """The control that the search has to beat."""
+    neighbours = Neighbours(Archive(settings_of([("search", "random")])))
+    async with researcher(neighbours, OfflineProposer) as seat:
+        (event,) = await seat.handle(requested(bus))
+
+    assert event.so_far.proposal.mind == RANDOM_NAME
+
+
+async def test_work_that_is_done_already_is_not_done_again(bus: Bus) -> None:
+    """A delivery may come again after its acknowledgement was lost."""
+    archive = Archive(settings_of())
+    archive.state = pb.STATE_TRAINING
+    async with researcher(Neighbours(archive), OfflineProposer) as seat:
+        assert await seat.handle(requested(bus, attempt=2)) == []
+
+
+async def test_an_old_event_may_be_answered_already_even_where_it_is_delivered_for_the_first_time(bus: Bus) -> None:
+    """As when a durable is made anew: it delivers the whole log again, from the first delivery on."""
+    archive, old = Archive(settings_of()), requested(bus)
+    archive.state = pb.STATE_TRAINING
+    old.event.time.FromSeconds(old.event.time.seconds - 3600)
+    async with researcher(Neighbours(archive), OfflineProposer) as seat:
+        assert await seat.handle(old) == []
+
+
+def _likeness(program: str) -> float:
+    return similarity(fingerprint(program), fingerprint(PARENT_PROGRAM))

@@ -1,0 +1,59 @@
+"""The researcher's prompts from the command line, with an archive behind real gRPC."""
+
+import asyncio
+import json
+
+import pytest
+
+from services.contracts import candidate_pb2 as pb
+from services.llm.port import Role
+from services.llm.preview import main
+from services.researcher.prompt import question
+from services.researcher.settings import ResearcherSettings
+from tests.researcher.researcher_neighbours import PARENT, PARENT_PROGRAM, Archive, Neighbours, settings_of
+
+ROLES = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)
+
+
+def archive() -> Archive:
+    """The parent, and a candidate whose motivation is embedded."""
+    embedded = pb.Candidate(id="c000002", run="r1", proposal=pb.Proposal(name="Slots", motivation="Keys are slots."))
+    embedded.proposal.motivation_embedding.extend([0.6, 0.8])
+    embedded.proposal.embedder = "hashed-2-v1"
+    return Archive(settings_of(), known=[PARENT, embedded])
+
+
+async def told(neighbours: Neighbours, environment: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit status of the command, run as a process would."""
+    async with neighbours.served() as address:
+        environment.setenv("ASI_ARCHIVE_ADDRESS", address)
+        environment.setenv("ASI_COGNITION_ADDRESS", address)
+        return await asyncio.to_thread(main, "researcher", ResearcherSettings, ROLES, question, arguments)
+
+
+@pytest.mark.parametrize(
+    ("role", "candidate", "held"),
+    [
+        ("propose", "c000001", PARENT_PROGRAM[:200]),
+        ("summarise", "c000001", "Held-out loss 1.5000"),
+        ("judge_novelty", "c000002", "[c000001] DeltaNet"),
+    ],
+)
+async def test_a_prompt_shows_what_would_be_sent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], role: str, candidate: str, held: str
+) -> None:
+    """Version, system and user text, filled in."""
+    assert await told(Neighbours(archive()), monkeypatch, role, "--candidate", candidate, "--json") == 0
+
+    shown = json.loads(capsys.readouterr().out)
+    assert [one["role"] for one in shown["messages"]] == ["system", "user"]
+    assert held in shown["messages"][1]["content"]
+    assert shown["version"]
+
+
+async def test_a_candidate_that_nobody_embedded_has_no_neighbours_to_show(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An imported one, say: an empty list would look like novelty."""
+    assert await told(Neighbours(archive()), monkeypatch, "judge_novelty", "--candidate", "c000001") == 1
+    assert "no embedded motivation" in capsys.readouterr().err

@@ -1,0 +1,18 @@
+"""One sandbox for the tests of a module: starting a fork server costs two seconds."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from services.sandbox import Sandbox
+
+TESTS = Path(__file__).parents[1]
+PRELOAD = ("torch", "services.sandbox.channel", "services.sandbox.integrity")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """All layers that this machine has."""
+    async with Sandbox(preload=PRELOAD, readable=[TESTS]) as started:
+        yield started

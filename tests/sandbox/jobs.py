@@ -1,0 +1,66 @@
+"""Guest jobs of the sandbox's own tests."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+from services.sandbox.channel import Channel
+from services.sandbox.integrity import Guard
+
+WIDTH = 8
+
+
+def echo(channel: Channel) -> None:
+    """Send back what comes, until the engineer hangs up."""
+    while True:
+        message = channel.receive()
+        channel.send(message.kind, message.header, message.arrays)
+
+
+def examine(channel: Channel) -> None:
+    """Load a program, say so, then run forward and backward on each input that comes and send the output."""
+    source = channel.receive().header["program"]
+    guard = Guard()
+    module: dict[str, object] = {"__name__": "candidate"}
+    exec(compile(str(source), "candidate", "exec"), module)  # noqa: S102 -- what a sandbox is for
+    mixer = module["Mixer"](WIDTH)  # type: ignore[operator]
+    _require(guard)
+    channel.send("loaded")
+    while (order := channel.receive()).kind == "run":
+        output = mixer(torch.from_numpy(order.arrays["input"].copy()))
+        output.sum().backward()
+        _require(guard)
+        channel.send("output", {}, {"output": output.detach().numpy()})
+
+
+def _require(guard: Guard) -> None:
+    if findings := guard.findings():
+        raise RuntimeError("; ".join(findings))
+
+
+def leave_daemon(channel: Channel) -> None:
+    """Start a process in a session of its own, say so, and end."""
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(600)
+    channel.send("left")
+
+
+def wait(channel: Channel) -> None:
+    """Say hello and sleep."""
+    channel.send("here", {"user": os.getuid()})
+    time.sleep(600)
+
+
+def run_program(channel: Channel) -> None:
+    """Start a program and say what it said."""
+    done = subprocess.run(["/bin/echo", "hello"], capture_output=True, text=True, check=True)
+    channel.send("ran", {"said": done.stdout.strip()})
+
+
+def describe(channel: Channel) -> None:
+    """Tell where we are and what we were given."""
+    channel.send("here", {"folder": str(Path.cwd()), "environment": sorted(os.environ)})

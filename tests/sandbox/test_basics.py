@@ -1,0 +1,22 @@
+"""The sandbox runs our jobs and holds them to their limits."""
+
+import numpy as np
+import pytest
+
+from services.sandbox import Limits, Sandbox
+
+JOBS = "tests.sandbox.jobs"
+LIMITS = Limits(memory_bytes=512 << 20, cpu_seconds=20, wall_seconds=20)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_a_job_answers_with_arrays(sandbox: Sandbox) -> None:
+    """The channel carries headers and arrays both ways, unchanged."""
+    sent = np.arange(12, dtype=np.float32).reshape(3, 4)
+    async with sandbox.child(f"{JOBS}:echo", LIMITS) as child:
+        await child.send("echo", {"word": "hello"}, {"numbers": sent})
+        answer = await child.receive(timeout=10)
+
+    assert answer.header == {"word": "hello"}
+    assert np.array_equal(answer.arrays["numbers"], sent)

@@ -1,0 +1,59 @@
+"""An engineer that is killed."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from services.sandbox.folders import Folders
+from services.sandbox.processes import ended
+from tests.sandbox.conftest import TESTS
+from tests.sandbox.examiner import JOBS
+
+ENGINEER = f"""
+import asyncio
+from pathlib import Path
+from services.sandbox import Limits, Sandbox
+
+async def main():
+    async with Sandbox(preload=("torch",), readable=[Path({str(TESTS)!r})]) as sandbox:
+        async with sandbox.child("{JOBS}:wait", Limits(1 << 29, 20, 20)) as child:
+            await child.receive(10)
+            print(*sandbox.processes(), sandbox.server_process, flush=True)
+            await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_nothing_outlives_an_engineer_that_was_killed(tmp_path: Path) -> None:
+    """kill -9 leaves no time to clean up: the kernel has to."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(TESTS.parent)}
+    with subprocess.Popen([sys.executable, "-c", ENGINEER], stdout=subprocess.PIPE, env=environment) as engineer:
+        assert engineer.stdout is not None
+        pids = [int(word) for word in engineer.stdout.readline().split()]
+        engineer.kill()
+    deadline = time.monotonic() + 5
+    while not all(ended(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert len(pids) >= 3
+    assert [pid for pid in pids if not ended(pid)] == []
+
+
+def test_the_next_engineer_removes_what_a_killed_one_left_on_disk(tmp_path: Path) -> None:
+    """Scratch folders of killed engineers would fill the disk in time; those in use must stay."""
+    left = tmp_path / "asi-sandbox-left"
+    left.mkdir()
+    (left / "weights").write_bytes(bytes(100))
+    used = Folders(tmp_path)
+    for folder in (left, used.root):
+        os.utime(folder, (1, 1))
+    newer = Folders(tmp_path)
+
+    assert not left.exists()
+    assert used.root.exists()
+    used.remove()
+    newer.remove()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,111 @@
+"""What becomes of processes when things end out of turn."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Sandbox, SandboxUnavailable
+from services.sandbox.layers import LANDLOCK, NAMESPACES, SECCOMP, USER
+from tests.sandbox.conftest import PRELOAD, TESTS
+from tests.sandbox.examiner import BENIGN, JOBS, rejection
+
+LIMITS = Limits(memory_bytes=512 << 20, cpu_seconds=20, wall_seconds=20)
+LAYERS = [frozenset(), {SECCOMP}, {LANDLOCK, SECCOMP}, {NAMESPACES}, {NAMESPACES, USER, LANDLOCK, SECCOMP}]
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.mark.parametrize("layers", LAYERS, ids=lambda layers: "+".join(sorted(layers)) or "rlimits")
+async def test_a_benign_program_runs_and_a_daemon_does_not_survive_at_every_level(layers: frozenset[str]) -> None:
+    """A machine that lacks a layer still cleans up."""
+    async with Sandbox(preload=PRELOAD, readable=[TESTS], layers=layers) as lesser:
+        answer = await rejection(lesser, BENIGN)
+        async with lesser.child(f"{JOBS}:leave_daemon", LIMITS) as child:
+            with pytest.raises(ChildDied):  # where fork is refused it comes at once
+                await _to_the_end(child)
+
+        assert answer == (None, "")
+        assert lesser.processes() == []
+        assert lesser.level.endswith("rlimits")
+
+
+async def test_what_a_link_leads_to_can_be_read_as_well(tmp_path: Path) -> None:
+    """A virtual environment is often a link, and sometimes a link to one."""
+    folder, link, far = tmp_path / "real", tmp_path / "link", tmp_path / "far"
+    folder.mkdir()
+    (folder / "word").write_text("there")
+    link.symlink_to(folder)
+    far.symlink_to("link")
+    program = f"{BENIGN}\nassert open({str(far / 'word')!r}).read() == 'there'\n"
+    async with Sandbox(preload=PRELOAD, readable=[TESTS, far]) as linked:
+        assert await rejection(linked, program) == (None, "")
+
+
+async def test_the_sandbox_goes_on_after_its_fork_server_was_killed(sandbox: Sandbox) -> None:
+    """A crash of our own machinery costs the children of that moment, nothing more."""
+    async with sandbox.child(f"{JOBS}:wait", LIMITS) as child:
+        await child.receive(timeout=10)
+        os.kill(sandbox.server_process, signal.SIGKILL)
+        with pytest.raises(ChildDied):
+            await child.receive(timeout=10)
+
+    assert await rejection(sandbox, BENIGN) == (None, "")
+
+
+async def test_a_child_that_is_slow_can_be_asked_again(sandbox: Sandbox) -> None:
+    """A caller that waits in short turns, to send heartbeats, loses nothing by a turn that ends empty."""
+    async with sandbox.child(f"{JOBS}:echo", LIMITS) as child:
+        with pytest.raises(ChildTimeout, match="did not answer within"):
+            await child.receive(timeout=0.05)
+        await child.send("word", {"n": 1})
+
+        assert (await child.receive(timeout=10)).header == {"n": 1}
+
+
+async def test_children_run_side_by_side_and_their_folders_go(sandbox: Sandbox) -> None:
+    """Two candidates at a time is how a machine with two cores is used."""
+
+    async def one(number: int) -> tuple[float, Path]:
+        async with sandbox.child(f"{JOBS}:echo", LIMITS) as child:
+            await child.send("numbers", {}, {"x": np.full(1_000_000, number, np.float32)})
+            return float((await child.receive(timeout=10)).arrays["x"].mean()), child.scratch
+
+    answers = await asyncio.gather(*(one(number) for number in range(4)))
+
+    assert [mean for mean, _ in answers] == [0, 1, 2, 3]
+    assert not any(scratch.exists() for _, scratch in answers)
+
+
+async def test_a_job_that_may_start_programs_can(sandbox: Sandbox) -> None:
+    """Triton and torch.compile call compilers."""
+    limits = Limits(memory_bytes=512 << 20, cpu_seconds=20, wall_seconds=20, subprocesses=True)
+    async with sandbox.child(f"{JOBS}:run_program", limits) as child:
+        assert (await child.receive(timeout=10)).header == {"said": "hello"}
+
+
+async def test_a_job_sees_only_its_own_folder_and_a_clean_environment(sandbox: Sandbox) -> None:
+    """No key of ours is in what a child inherits."""
+    os.environ["ASI_FOR_TEST"] = "canary"
+    async with sandbox.child(f"{JOBS}:describe", LIMITS) as child:
+        header = (await child.receive(timeout=10)).header
+        scratch = str(child.scratch)
+    del os.environ["ASI_FOR_TEST"]
+
+    assert header["folder"] == scratch
+    assert not [name for name in header["environment"] if "ASI" in name or "KEY" in name or "TOKEN" in name]
+
+
+async def test_a_fork_server_that_cannot_start_says_why() -> None:
+    """An engineer must not serve without its sandbox."""
+    with pytest.raises(SandboxUnavailable, match="no_such_module"):
+        async with Sandbox(preload=["no_such_module"]):
+            pass
+
+
+async def _to_the_end(child: Child) -> None:
+    while True:
+        await child.receive(timeout=10)

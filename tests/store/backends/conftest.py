@@ -1,0 +1,55 @@
+"""Every backend of the archive on a place of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from services.chassis.rpc import Server
+from services.chassis.settings import ServiceSettings
+from services.contracts import archive_pb2_grpc
+from services.store.backends import open_archive
+from services.store.client import ArchiveClient
+from services.store.port import Archive, Questions
+from services.store.purse import RunPurse
+from services.store.service import ArchiveService
+from tests.store.backends.archive_places import place
+
+BACKENDS = ["sqlite", pytest.param("mongo", marks=pytest.mark.mongo)]
+
+
+@pytest.fixture(params=BACKENDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new archive of each backend goes."""
+    return place(request.param, request, tmp_path)
+
+
+@pytest_asyncio.fixture
+async def archive(url: str) -> AsyncIterator[Archive]:
+    """A new archive of each backend, open."""
+    opened = open_archive(url)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture(params=[*BACKENDS, "grpc"])
+async def filled(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Archive, Questions]]:
+    """An archive to fill and whom to ask about it: itself, or a client of the service in front of it."""
+    backend = "sqlite" if request.param == "grpc" else request.param
+    opened = open_archive(place(backend, request, tmp_path))
+    await opened.open()
+    if request.param != "grpc":
+        yield opened, opened
+    else:
+        settings = ServiceSettings()
+        server = Server(settings)
+        service = ArchiveService(opened, asyncio.Condition(), RunPurse(opened))
+        archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
+        await server.start()
+        async with ArchiveClient(f"127.0.0.1:{server.port}", settings) as client:
+            yield opened, client
+        await server.stop(0)
+    await opened.close()

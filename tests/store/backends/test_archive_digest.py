@@ -1,0 +1,121 @@
+"""The digest: what two archives agree on exactly when they hold the same history."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.chassis.bus import Logged
+from services.chassis.events import body_of
+from services.contracts import events_pb2
+from services.store.backends import open_archive
+from services.store.port import Archive
+from tests.store.archive_stories import Story, answered
+from tests.store.backends.archive_places import place
+
+
+async def digest_of(url: str, log: list[Logged]) -> tuple[str, int]:
+    """Of a new archive that has applied a log."""
+    archive = open_archive(url)
+    await archive.open()
+    await archive.apply(log)
+    found = await archive.digest("r1")
+    await archive.close()
+    return found
+
+
+def renumbered(bodies: list[Logged], start: int = 1) -> list[Logged]:
+    """The same messages at other places of a log."""
+    return [Logged(number, one.subject, one.body) for number, one in enumerate(bodies, start)]
+
+
+@pytest.mark.mongo
+async def test_both_backends_agree(request: pytest.FixtureRequest, tmp_path: Path, finished: Story) -> None:
+    """So a replay of one run into either can be compared with the other."""
+    digests = [await digest_of(place(backend, request, tmp_path), finished.log) for backend in ("sqlite", "mongo")]
+
+    assert digests[0] == digests[1]
+
+
+async def test_it_does_not_depend_on_other_runs_or_places_in_the_log(archive: Archive, finished: Story) -> None:
+    """A run's events may lie anywhere in a log that many runs share."""
+    other = Story("r2")
+    other.start()
+    other.finish()
+    mixed = renumbered([*other.log[:9], *finished.log[:20], *other.log[9:], *finished.log[20:]])
+
+    await archive.apply(renumbered(mixed))
+    together = await archive.digest("r1")
+
+    assert together[1] == len(finished.log)
+    assert together[0] != (await archive.digest("r2"))[0]
+
+
+async def test_every_changed_event_changes_it(tmp_path: Path, finished: Story) -> None:
+    """Also one that leaves no other trace, as the time of a claim."""
+    whole = await digest_of(f"sqlite:///{tmp_path}/whole.db", finished.log)
+    for number in (3, 30, len(finished.log) - 1):
+        event = events_pb2.Event.FromString(finished.log[number].body)
+        event.time.nanos += 1
+        changed = [*finished.log]
+        changed[number] = Logged(number + 1, changed[number].subject, body_of(event))
+
+        assert await digest_of(f"sqlite:///{tmp_path}/{number}.db", changed) != whole
+
+
+@st.composite
+def retellings(draw: st.DrawFn) -> list[int]:
+    """An order of a story's messages that respects causes, with some told again later; by their places."""
+    story = STORY
+    events = [events_pb2.Event.FromString(one.body) for one in story.log]
+    told: list[int] = []
+    ids: set[str] = set()
+    waiting = list(range(len(events)))
+    while waiting:
+        ready = [place for place in waiting if _ready(events, place, ids, waiting)]
+        chosen = ready[draw(st.integers(0, min(3, len(ready) - 1)))]
+        waiting.remove(chosen)
+        ids.add(events[chosen].id)
+        told.append(chosen)
+        if draw(st.integers(0, 4)) == 0:
+            told.append(told[draw(st.integers(0, len(told) - 1))])
+    return told
+
+
+def _ready(events: list[events_pb2.Event], place: int, ids: set[str], waiting: list[int]) -> bool:
+    """Its cause was told, and everything earlier of its own candidate; facts of the run keep their order."""
+    event = events[place]
+    if event.cause and event.cause not in ids:
+        return False
+    return not any(events[one].candidate == event.candidate for one in waiting if one < place)
+
+
+def _story() -> Story:
+    story = Story(seed=5)
+    story.start()
+    story.say(answered(story.open[0], 1))
+    story.say(answered(story.open[1], 2))
+    return story.finish()
+
+
+STORY = _story()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(told=retellings(), cut=st.integers(1, 40))
+async def test_any_order_and_repetition_of_deliveries_gives_the_same(
+    tmp_path_factory: pytest.TempPathFactory, told: list[int], cut: int
+) -> None:
+    """Candidates interleave as they like, publishers repeat themselves, batches end anywhere."""
+    folder = tmp_path_factory.mktemp("digest")
+    straight = await digest_of(f"sqlite:///{folder}/straight.db", STORY.log)
+    retold = renumbered([STORY.log[place] for place in told])
+    archive = open_archive(f"sqlite:///{folder}/retold.db")
+    await archive.open()
+    for start in range(0, len(retold), cut):
+        await archive.apply(retold[max(0, start - 3) : start + cut])  # three are delivered again
+    found = await archive.digest("r1")
+    await archive.close()
+
+    assert found == straight

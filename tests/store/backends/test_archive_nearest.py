@@ -1,0 +1,167 @@
+"""The searches in memory against slow and obvious ones."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from services.domain.structure import Fingerprint, fingerprint, similarity
+from services.domain.zoo import baselines
+from services.researcher.offline.render import render
+from services.store.backends.motivations import MotivationIndex, rounded, unit
+from services.store.backends.neighbours import FINALISTS, Neighbours, Source, StoredVector
+from services.store.backends.rows_in_memory import BLOCK, Rows
+from services.store.backends.sketches import ProgramIndex, Sketched
+from tests.researcher.offline.compositions import composition
+from tests.store.archive_stories import program
+
+
+def index_of(vectors: NDArray[np.float32], page: int = 1000) -> MotivationIndex:
+    """Filled in pages, as a backend does."""
+    index = MotivationIndex(vectors.shape[1])
+    for low in range(0, len(vectors), page):
+        rows = vectors[low : low + page]
+        index.extend(low + len(rows), names(low, low + len(rows)), [row.astype("<f4").tobytes() for row in rows])
+    return index
+
+
+def names(low: int, high: int) -> list[str]:
+    """Ids of places."""
+    return [f"c{place:06d}" for place in range(low, high)]
+
+
+def obviously(vectors: NDArray[np.float32], wanted: NDArray[np.float32], count: int) -> list[str]:
+    """Every cosine in double precision, sorted."""
+    exact = vectors.astype(np.float64)
+    cosines = exact @ wanted.astype(np.float64) / np.linalg.norm(exact, axis=1)
+    return [names(place, place + 1)[0] for place in np.argsort(-cosines, kind="stable")[:count].tolist()]
+
+
+@pytest.mark.parametrize("count", [1, 2, 63, 100, BLOCK - 1, BLOCK, BLOCK + 1])
+@pytest.mark.parametrize("spread", [0.001, 0.3, 30.0])
+def test_the_nearest_are_those_of_a_full_search(count: int, spread: float) -> None:
+    """At the edges of blocks, in tight bunches (where rounding cannot tell) and in wide ones."""
+    chance = np.random.default_rng(count)
+    vectors = (chance.standard_normal(48) + spread * chance.standard_normal((count, 48))).astype(np.float32)
+    index = index_of(vectors)
+    for _ in range(3):
+        wanted = unit((chance.standard_normal(48) + vectors[0]).tolist())
+
+        found = index.nearest(wanted, 10, "")
+
+        assert [one for one, _ in found] == obviously(vectors, wanted, 10)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), width=st.sampled_from([1, 2, 7, 64, 1024]))
+def test_rounding_is_bounded_by_what_it_says(seed: int, width: int) -> None:
+    """The bound is why nothing near is ever missed."""
+    chance = np.random.default_rng(seed)
+    both = np.stack([unit(chance.standard_normal(width).tolist()) for _ in range(2)])
+
+    codes, rounding = rounded(both)
+
+    steps, errors = rounding.astype(np.float64).T
+    about = float(codes[0].astype(np.int64) @ codes[1].astype(np.int64)) * steps[0] * steps[1]
+    exact = float(both[0].astype(np.float64) @ both[1].astype(np.float64))
+    assert abs(about - exact) <= errors[0] * (1 + errors[1]) + errors[1] + 1e-6
+
+
+def test_equal_vectors_come_in_the_order_of_their_ids() -> None:
+    """Also when more are equal than are asked for; the one left out does not count."""
+    index = index_of(np.ones((20, 8), np.float32))
+
+    found = index.nearest(unit([2.0] * 8), 3, "c000001")
+
+    assert [one for one, _ in found] == ["c000000", "c000002", "c000003"]
+    assert [cosine for _, cosine in found] == pytest.approx([1.0] * 3)
+
+
+def test_vectors_without_direction_or_of_another_width_are_near_to_nothing() -> None:
+    """They take no place, and the others keep theirs."""
+    index = MotivationIndex(2)
+    rows = [[0.0, 0.0], [1.0, 0.0], [float("nan"), 1.0], [1.0, 2.0, 3.0], [0.0, 2.0]]
+    index.extend(9, names(0, 5), [np.array(row, "<f4").tobytes() for row in rows])
+
+    assert [one for one, _ in index.nearest(unit([1.0, 0.1]), 5, "")] == ["c000001", "c000004"]
+    assert index.last == 9
+
+
+async def test_a_run_whose_motivations_have_no_direction_is_read_once() -> None:
+    """An imported archive may hold nothing else."""
+
+    class Directionless(Source):
+        async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:  # noqa: ARG002
+            return [StoredVector(1, "c000001", bytes(16))] if after == 0 else []
+
+    found = Neighbours(Directionless())  # type: ignore[abstract]
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            assert await found.motivations("r1", [1.0, 0.0, 0.0, 0.0], "e", 3, "") == []
+
+
+def test_rows_are_taken_across_blocks() -> None:
+    """In ascending order of their places, none of them copied before."""
+    rows = Rows(1, np.float32)
+    rows.extend(np.arange(2 * BLOCK + 5, dtype=np.float32)[:, None])
+    places = np.array([0, BLOCK - 1, BLOCK, 2 * BLOCK, 2 * BLOCK + 4])
+
+    assert rows.take(places)[:, 0].tolist() == places.tolist()
+    assert rows.take(places[:0]).shape == (0, 1)
+    assert [len(block) for block in rows.blocks()] == [BLOCK, BLOCK, 5]
+
+
+def test_the_similarity_of_stored_fingerprints_is_that_of_the_programs() -> None:
+    """So an archive answers as a comparison of the texts would, before and after a restart."""
+    found = [fingerprint(baseline.program) for baseline in baselines()]
+
+    sketched = [*map(Sketched.of, found), Sketched.none()]
+
+    for one in found:
+        alike = Sketched.of(one).similarities(sketched)
+        assert alike == [*(similarity(one, other) for other in found), 0.0]
+    assert sketched[0].similarities([]) == []
+
+
+def test_sketches_estimate_how_much_two_programs_share() -> None:
+    """Within a few standard errors of a 16th, so that the most similar are among those compared in full."""
+    chance = np.random.default_rng(1)
+    for share in (0.1, 0.5, 0.9):
+        runs = chance.integers(0, 2**32, 4000)
+        both = int(2000 * share)
+        one = Fingerprint("a", dict.fromkeys(runs[:2000].tolist(), 1))
+        other = Fingerprint("b", dict.fromkeys(runs[2000 - both : 4000 - both].tolist(), 1))
+        agreeing = float((Sketched.of(one).sketch == Sketched.of(other).sketch).mean())
+
+        assert agreeing == pytest.approx(similarity(one, other), abs=0.2)
+
+
+def test_the_finalists_hold_the_nearest_of_programs_as_the_search_writes_them() -> None:
+    """Against every program compared with every other: a sketch that misses the nearest would let a repeat through."""
+    found = [Sketched.of(fingerprint(render(composition(seed), "Candidate"))) for seed in range(200)]
+    known, asked = found[:160], found[160:]
+    index = ProgramIndex()
+    for place, one in enumerate(known):
+        index.add(place + 1, str(place), one.digest, one.sketch)
+    hits = 0
+    for one in asked:
+        exact = one.similarities(known)
+        kept = sorted((exact[int(place)] for place in index.likely(one.sketch, FINALISTS, "")), reverse=True)
+        assert kept[0] == max(exact)
+        hits += sum(value >= sorted(exact)[-5] for value in kept[:5])
+
+    assert hits >= 0.95 * 5 * len(asked)
+
+
+def test_what_cannot_be_parsed_is_likely_for_nobody() -> None:
+    """It shares no structure with anything, itself included."""
+    index = ProgramIndex()
+    index.add(1, "broken", "", Sketched.none().sketch)
+    wanted = Sketched.of(fingerprint(program(1)))
+    index.add(2, "whole", wanted.digest, wanted.sketch)
+
+    assert index.same("", "") == []
+    assert index.likely(wanted.sketch, 1, "") == ["whole"]

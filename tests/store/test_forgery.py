@@ -1,0 +1,40 @@
+"""A body under a subject that is not its own: the broker lets it through, the archive does not believe it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from services.chassis.bus import Bus, Logged
+from services.chassis.settings import ServiceSettings
+from services.contracts.events_pb2 import Event
+from services.store.backends import open_archive
+from services.store.reading import reading
+from services.store.replay import replay
+from tests.store.archive_stories import Story
+
+
+async def test_a_verdict_in_an_engineer_s_envelope_is_refused_in_the_archive_and_in_every_replay(
+    bus: Bus, settings: ServiceSettings, finished: Story, tmp_path: Path
+) -> None:
+    """Else whoever may say `trained` could say anything: rights are checked on subjects."""
+    place = next(n for n, one in enumerate(finished.log) if Event.FromString(one.body).HasField("candidate_judged"))
+    judged = finished.log[place]
+    forged = replace(judged, subject=judged.subject.replace("candidate.judged", "candidate.trained"))
+    log = [*finished.log[:place], forged]
+    live, into = (open_archive(f"sqlite:///{tmp_path}/{name}.db") for name in ("live", "into"))
+    for archive in (live, into):
+        await archive.open()
+    await live.apply([Logged(number, one.subject, one.body) for number, one in enumerate(log, 1)])
+    for one in log:
+        await bus.publish_body(one.subject, str(one.sequence), one.body)
+    rows = [row async for row in live.log("r1")]
+    found = []
+    for target in (None, into):
+        async with reading(settings, "r1", bodies=target is not None) as batches:
+            found.append(await replay(batches, "r1", target, live))
+
+    assert not rows[-1].accepted
+    assert "no event of its subject" in rows[-1].refused_because
+    assert [one.differences for one in found] == [(), ()]
+    assert [one.agrees for one in found] == [True, True]
+    await live.close()
+    await into.close()

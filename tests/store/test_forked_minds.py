@@ -1,0 +1,131 @@
+"""What a fork of a recorded run thinks: from the log up to its event, from the endpoint from there on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from pydantic import BaseModel
+
+from services.chassis.bus import Bus
+from services.chassis.events import Cause
+from services.chassis.rpc import Server, channel
+from services.chassis.settings import ServiceSettings
+from services.chassis.worker import Job
+from services.contracts import archive_pb2_grpc, events_pb2
+from services.llm.minds import Minds
+from services.llm.port import Message, Mind, Request, Role
+from services.llm.script import Script, Step
+from services.llm.scripted import ScriptedEndpoint
+from services.store.backends import open_archive
+from services.store.forking import fork, history
+from services.store.port import Archive
+from services.store.purse import RunPurse
+from services.store.reactions import react
+from services.store.service import ArchiveService
+from tests.store.archive_stories import Story
+
+
+class Reply(BaseModel):
+    name: str
+
+
+def question(run: str, candidate: str, text: str, role: Role = Role.PROPOSE) -> Request[Reply]:
+    return Request(role, run, candidate, (Message("user", text),), Reply, "propose-1")
+
+
+@pytest_asyncio.fixture
+async def endpoint(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedEndpoint]:
+    """Answers in turn, so that no answer can be mistaken for another."""
+    steps = [Step(answer={"name": f"Answer{number}"}) for number in range(1, 9)]
+    async with ScriptedEndpoint(Script(steps=steps)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test-not-a-secret")
+        monkeypatch.setenv("ASI_MODEL", "scripted-model")
+        monkeypatch.delenv("ASI_MIND_FILE", raising=False)
+        yield server
+
+
+@pytest_asyncio.fixture
+async def store(tmp_path: Path, settings: ServiceSettings) -> AsyncIterator[tuple[Archive, object]]:
+    """An archive and a stub of its service."""
+    archive = open_archive(f"sqlite:///{tmp_path}/live.db")
+    await archive.open()
+    server = Server(settings)
+    service = ArchiveService(archive, asyncio.Condition(), RunPurse(archive))
+    archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
+    await server.start()
+    async with channel(f"127.0.0.1:{server.port}", settings) as connection:
+        yield archive, archive_pb2_grpc.ArchiveStub(connection)
+    await server.stop(0)
+    await archive.close()
+
+
+async def catch_up(archive: Archive, bus: Bus) -> list[events_pb2.Event]:
+    """Apply what is new in the log; what the store says in answer."""
+    news = [one async for one in bus.read_log(start=await archive.applied() + 1)]
+    await archive.apply(news, react)
+    return [one.event for one in await archive.outbox()]
+
+
+async def asked(minds: Minds, mind: str, cause: events_pb2.Event, bus: Bus, *texts: str) -> list[str]:
+    """The answers to questions on behalf of a requested candidate."""
+    found: Mind | None = await minds.mind(mind, Job(Cause.published(cause), 1, bus, "researcher"))
+    assert found is not None
+    return [(await found.ask(question(cause.run, cause.candidate, text))).answer.name for text in texts]
+
+
+async def test_a_fork_asks_the_endpoint_only_from_its_event_on(
+    bus: Bus, tmp_path: Path, store: tuple[Archive, object], endpoint: ScriptedEndpoint
+) -> None:
+    """Two questions were answered before the event and one after it: the fork asks the third again, and the fourth."""
+    archive, stub = store
+    story = Story()
+    story.start(mind="openai")
+    for one in story.log:
+        await bus.publish_body(one.subject, f"{one.sequence}", one.body)
+    await catch_up(archive, bus)
+    minds = Minds("researcher", bus, stub, tmp_path.as_uri())  # type: ignore[arg-type]
+    request = story.open[0].event
+    first = await asked(minds, "openai", request, bus, "one", "two")
+    cut = await bus.last_sequence()
+    later = await asked(minds, "openai", request, bus, "three")
+    await catch_up(archive, bus)
+
+    past = await history(archive, "r1", str(cut))
+    settings = (await archive.run("r1")).settings
+    await fork(bus, past, "r2", settings)
+    again = next(one for one in await catch_up(archive, bus) if (one.run, one.candidate) == ("r2", request.candidate))
+    mind = (await archive.run("r2")).settings.mind
+    paid = len(endpoint.received)
+    same = await asked(minds, mind, again, bus, "one", "two")
+    before_the_event = len(endpoint.received) - paid
+    anew = await asked(minds, mind, again, bus, "three", "four")
+    await minds.close()
+
+    assert (first, later) == (["Answer1", "Answer2"], ["Answer3"])
+    assert mind == f"recorded:r1@{cut}"
+    assert (same, before_the_event) == (first, 0)
+    assert (anew, len(endpoint.received) - paid) == (["Answer4", "Answer5"], 2)
+
+
+async def test_a_candidate_that_the_source_never_had_is_the_endpoints(
+    bus: Bus, tmp_path: Path, store: tuple[Archive, object], endpoint: ScriptedEndpoint
+) -> None:
+    """Nothing is on record about it."""
+    archive, stub = store
+    story = Story()
+    story.start()
+    for one in story.log:
+        await bus.publish_body(one.subject, f"{one.sequence}", one.body)
+    await catch_up(archive, bus)
+    stranger = events_pb2.Event(id="r2.c000099.requested.1", run="r2", candidate="c000099")
+    stranger.so_far.id = "c000099"
+    minds = Minds("researcher", bus, stub, tmp_path.as_uri())  # type: ignore[arg-type]
+    past = await history(archive, "r1", "")
+    await fork(bus, past, "r2", story.standing.runs["r1"].settings)
+    await catch_up(archive, bus)
+
+    assert await asked(minds, f"recorded:r1@{past.until}", stranger, bus, "one") == ["Answer1"]
+    await minds.close()

@@ -1,0 +1,180 @@
+"""A run forked from another at an event: the same history by the same rules, then a life of its own."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from services.chassis.bus import Bus, Logged
+from services.chassis.errors import NotFound, NotPossible, SettingsError
+from services.chassis.settings import ServiceSettings
+from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+from services.store.backends import open_archive
+from services.store.forking import fork, history, inherited
+from services.store.port import Archive
+from services.store.reactions import react
+from services.store.reading import reading
+from services.store.replay import replay
+from tests.store.archive_stories import Story, settings
+
+
+@pytest_asyncio.fixture
+async def live(bus: Bus, finished: Story, tmp_path: Path) -> AsyncIterator[Archive]:
+    """An archive that has lived through the story, whose log lies in the broker."""
+    for one in finished.log:
+        await bus.publish_body(one.subject, f"{one.sequence}", one.body)
+    archive = open_archive(f"sqlite:///{tmp_path}/live.db")
+    await archive.open()
+    await archive.apply(finished.log, react)
+    yield archive
+    await archive.close()
+
+
+async def catch_up(archive: Archive, bus: Bus) -> list[events_pb2.Event]:
+    """Apply what is new in the log; what the store says in answer."""
+    news = [one async for one in bus.read_log(start=await archive.applied() + 1)]
+    await archive.apply(news, react)
+    return [one.event for one in await archive.outbox()]
+
+
+def middle(story: Story) -> Logged:
+    """The third end of a candidate: one proposal has ended, others are under way."""
+    return [one for one in story.log if one.subject.endswith("candidate.archived")][2]
+
+
+async def test_a_fork_has_its_sources_history_and_asks_again_for_what_was_under_way(
+    live: Archive, bus: Bus, finished: Story
+) -> None:
+    """Records, pool and numbers are those of that moment; nobody answers the history a second time."""
+    cut = middle(finished)
+    past = await history(live, "r1", str(cut.sequence))
+    before = Story()
+    for one in finished.log[: cut.sequence]:
+        before.hear(one)
+    await fork(bus, past, "r2", settings(budget=events_pb2.Budget(candidates=9), parent_policy="uct"))
+    said = await catch_up(live, bus)
+
+    ended = {name: row.record for (_, name), row in before.standing.rows.items() if row.ended}
+    found = {one.id: one for one in await live.candidates("r2", sorted(ended))}
+    assert len(ended) == 3
+    for name, record in ended.items():
+        record.run = "r2"
+        assert found[name] == record
+    row = await live.run("r2")
+    was = before.standing.runs["r1"].state
+    assert (row.origin, row.settings.parent_policy) == (f"forked from r1 at {cut.sequence}", "uct")
+    assert (row.state.numbers, row.state.in_flight) == (was.numbers, was.in_flight)
+    assert [one.id for one in row.state.pool.members] == [one.id for one in was.pool.members]
+    assert {one.candidate for one in said} == set(was.in_flight)
+    assert {one.WhichOneof("fact") for one in said} == {"candidate_requested"}
+
+
+async def test_a_fork_replays_to_its_own_digest_and_its_chains_hold(
+    live: Archive, bus: Bus, finished: Story, settings: ServiceSettings, tmp_path: Path
+) -> None:
+    """From its own log alone; the hashes in it are those of the source."""
+    await _forked(live, bus, middle(finished))
+    async with reading(settings, "r2") as log:
+        found = await replay(log, "r2", None, live)
+
+    assert found.agrees
+    chain, source = await live.chain("r2", "c000001"), await live.chain("r1", "c000001")
+    assert [one.sha256 for one in chain] == [one.sha256 for one in source if one.accepted]
+    assert [one.event.id for one in chain] == [one.event.id.replace("r1.", "r2.", 1) for one in source if one.accepted]
+    assert all(one.accepted for one in chain)
+
+
+async def test_a_fork_goes_on_to_its_own_end(live: Archive, bus: Bus, finished: Story) -> None:
+    """The requests that follow the fork are answered as any run's; the source stays as it was."""
+    untouched = await live.digest("r1")
+    said = await _forked(live, bus, middle(finished))
+    request = next(one for one in said if one.candidate == said[0].candidate)
+    await bus.publish(request)
+    record = pb.Candidate()
+    record.CopyFrom(request.so_far)
+    await catch_up(live, bus)
+
+    assert (await live.record("r2", request.candidate)).state == pb.STATE_REQUESTED
+    assert await live.digest("r1") == untouched
+
+
+async def test_a_fork_of_a_fork_holds_the_first_history(
+    live: Archive, bus: Bus, finished: Story, settings: ServiceSettings
+) -> None:
+    """Copies are copied as what they were."""
+    await _forked(live, bus, middle(finished))
+    again = await history(live, "r2", "")
+    await fork(bus, again, "r3", _settings())
+    await catch_up(live, bus)
+    async with reading(settings, "r3") as log:
+        found = await replay(log, "r3", None, live)
+
+    assert found.agrees
+    assert (await live.record("r3", "c000001")).run == "r3"
+    assert (await live.run("r3")).origin == f"forked from r2 at {again.until}"
+
+
+async def test_an_event_is_named_by_its_id_and_an_unknown_one_is_refused(live: Archive, finished: Story) -> None:
+    """Either way of naming gives the same history."""
+    cut = middle(finished)
+    name = events_pb2.Event.FromString(cut.body).id
+
+    assert await history(live, "r1", name) == await history(live, "r1", str(cut.sequence))
+    with pytest.raises(NotFound, match=r"no event 'r1\.nothing'"):
+        await history(live, "r1", "r1.nothing")
+
+
+async def test_a_log_that_was_changed_is_not_forked(live: Archive, bus: Bus, finished: Story) -> None:
+    """The history is compared with what the archive saw."""
+    past = await history(live, "r1", "")
+    past.events[finished.log[3].sequence] = b"another hash"
+
+    with pytest.raises(NotPossible, match="event 4 of run r1 was changed"):
+        await fork(bus, past, "r2", _settings())
+
+
+async def test_a_fork_that_was_cut_short_goes_on_and_takes_no_other_name(
+    live: Archive, bus: Bus, finished: Story
+) -> None:
+    """Whoever is killed in the middle of a history asks for the same fork again; nothing lies there twice."""
+    past = await history(live, "r1", str(middle(finished).sequence))
+    copies = [inherited(one, "r2") for one in finished.log if one.sequence in past.events]
+    for copy in copies[:7]:
+        await bus.publish(copy)
+
+    with pytest.raises(SettingsError, match="a run called r2 exists already"):
+        await fork(bus, await history(live, "r1", "1"), "r2", settings())
+    await fork(bus, past, "r2", settings())
+    bodies = [events_pb2.Event.FromString(one.body) async for one in bus.read_log("asi.v1.r2.>")]
+    assert [one.id for one in bodies] == [*(copy.id for copy in copies), f"r2.forked.{past.until}"]
+
+    with pytest.raises(SettingsError, match="a run called r2 exists already"):
+        await fork(bus, past, "r2", settings())
+
+
+async def test_a_fork_that_thought_through_an_endpoint_answers_from_the_log_first(
+    live: Archive, bus: Bus, finished: Story
+) -> None:
+    """From there on the endpoint is asked."""
+    cut = middle(finished)
+    await fork(bus, await history(live, "r1", str(cut.sequence)), "r2", settings(mind="openai"))
+    await catch_up(live, bus)
+
+    assert (await live.run("r2")).settings.mind == f"recorded:r1@{cut.sequence}"
+
+
+def test_forking_twice_gives_the_same_history(finished: Story) -> None:
+    """Byte by byte, so that a fork that was broken off can be published again."""
+    assert inherited(finished.log[5], "r2") == inherited(finished.log[5], "r2")
+    assert inherited(finished.log[5], "r2").id.startswith("r2.")
+
+
+async def _forked(archive: Archive, bus: Bus, cut: Logged) -> list[events_pb2.Event]:
+    await fork(bus, await history(archive, "r1", str(cut.sequence)), "r2", _settings())
+    return await catch_up(archive, bus)
+
+
+def _settings() -> events_pb2.RunSettings:
+    return settings(budget=events_pb2.Budget(candidates=9))

@@ -1,0 +1,98 @@
+"""A run written out here and brought in elsewhere is the same run."""
+
+import base64
+import json
+
+import pytest
+
+from services.chassis.bus import Bus
+from services.chassis.errors import SettingsError
+from services.chassis.settings import ServiceSettings
+from services.console.local.broker import Broker
+from services.contracts import events_pb2
+from services.store import tools
+from services.store.backends import open_archive
+from services.store.reactions import react
+from services.store.settings import StoreSettings
+from tests.store.archive_stories import Story
+
+
+async def command(settings: StoreSettings, *arguments: str) -> int:
+    """One command of the store's tool in this process."""
+    return await tools.main(tools._parser().parse_args(arguments), settings)
+
+
+async def digest(settings: StoreSettings) -> tuple[str, int]:
+    """Of run r1, as an archive has it."""
+    archive = open_archive(settings.archive)
+    await archive.open()
+    found = await archive.digest("r1")
+    await archive.close()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+async def test_an_exported_log_comes_to_the_same_digest_elsewhere(
+    bus: Bus, settings: ServiceSettings, finished: Story, kind: str
+) -> None:
+    """Another broker, another archive, the same events to the byte; what is no event never counted."""
+    folder = settings.data_dir
+    here = StoreSettings(nats_url=settings.nats_url, data_dir=folder)
+    for one in finished.log:
+        await bus.publish_body(one.subject, f"{one.sequence}", one.body)
+    await bus.publish_body("asi.v1.r1.candidate.trained", "junk", b"\xff\xff no event")
+    archive = open_archive(here.archive)
+    await archive.open()
+    await archive.apply([one async for one in bus.read_log()], react)
+    await archive.close()
+    broker = Broker(folder / "elsewhere" / "nats")
+    broker.start()
+    try:
+        there = StoreSettings(nats_url=broker.url, data_dir=folder / "elsewhere")
+        path = folder / f"r1.{kind}"
+        assert await command(here, "export", "r1", "--format", kind, "--out", str(path)) == 0
+        assert await command(there, "import", kind, str(path), "--skip-bad") == 0
+    finally:
+        broker.stop()
+
+    assert await digest(there) == await digest(here)
+
+
+async def test_a_table_that_holds_no_events_is_refused_by_name(bus: Bus, settings: ServiceSettings) -> None:
+    """As somebody else's file would be."""
+    import pyarrow
+    import pyarrow.parquet
+
+    here = StoreSettings(nats_url=settings.nats_url, data_dir=settings.data_dir)
+    path = settings.data_dir / "strange.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), path)
+    with pytest.raises(SettingsError, match=r"strange\.parquet is no table of events"):
+        await command(here, "import", "parquet", str(path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "second", "named"),
+    [
+        ("jsonl", b"\xff\xff no event", "line 2 is not an exported event"),
+        ("jsonl", events_pb2.Event(id="r1.x", run="r1").SerializeToString(), "line 2 is not an exported event"),
+        ("parquet", None, "row 2 is not an exported event"),
+        ("parquet", b"\xff\xff no event", "row 2 is not an exported event"),
+    ],
+)
+async def test_a_log_with_a_broken_event_is_refused_before_any_is_taken(
+    bus: Bus, settings: ServiceSettings, finished: Story, kind: str, second: bytes | None, named: str
+) -> None:
+    """Nothing is half-imported."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path, bodies = settings.data_dir / "log", [finished.log[0].body, second]
+    if kind == "jsonl":
+        path.write_text("\n".join(json.dumps({"body": base64.b64encode(one or b"").decode()}) for one in bodies))
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"sequence": [1, 2], "body": bodies}), path)
+    here = StoreSettings(nats_url=settings.nats_url, data_dir=settings.data_dir)
+
+    with pytest.raises(SettingsError, match=named):
+        await command(here, "import", kind, str(path))
+    assert await bus.last_sequence() == 0

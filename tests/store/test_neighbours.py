@@ -1,0 +1,46 @@
+"""What the researcher asks about a draft, in one question over real gRPC."""
+
+import asyncio
+from pathlib import Path
+
+from services.chassis.rpc import Server, channel
+from services.chassis.settings import ServiceSettings
+from services.contracts import archive_pb2 as pb
+from services.contracts import archive_pb2_grpc, events_pb2
+from services.domain.structure import fingerprint
+from services.store.backends import open_archive
+from services.store.purse import RunPurse
+from services.store.service import ArchiveService
+from tests.store.archive_stories import EMBEDDER, Story, embedding, program
+
+
+async def test_a_draft_is_placed_among_motivations_and_programs_at_once(tmp_path: Path) -> None:
+    """As two questions would; a text that is no Python has no structure and no neighbours."""
+    archive = open_archive(f"sqlite:///{tmp_path}/archive.db")
+    await archive.open()
+    story = Story()
+    story.start(budget=events_pb2.Budget(candidates=6))
+    story.finish()
+    await archive.apply(story.log)
+    server = Server(ServiceSettings())
+    service = ArchiveService(archive, asyncio.Condition(), RunPurse(archive))
+    archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
+    await server.start()
+    asked = pb.NeighboursRequest(run="r1", embedding=embedding(2), embedder=EMBEDDER, program=program(3), count=3)
+    async with channel(f"127.0.0.1:{server.port}", ServiceSettings()) as connection:
+        stub = archive_pb2_grpc.ArchiveStub(connection)
+        both = await stub.GetNeighbours(asked)
+        motivations = await stub.NearestMotivations(
+            pb.NearestMotivationsRequest(run="r1", embedding=embedding(2), embedder=EMBEDDER, count=3)
+        )
+        programs = await stub.NearestPrograms(pb.NearestProgramsRequest(run="r1", program=program(3), count=3))
+        asked.program = "def ("
+        unreadable = await stub.GetNeighbours(asked)
+    await server.stop(0)
+    await archive.close()
+
+    assert (len(both.motivations), len(both.programs)) == (3, 3)
+    assert list(both.motivations) == list(motivations.near)
+    assert list(both.programs) == list(programs.near)
+    assert both.structure == fingerprint(program(3)).digest
+    assert unreadable == pb.NeighboursReply()

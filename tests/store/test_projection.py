@@ -1,0 +1,184 @@
+"""The pure rules: what one event does to the archive, and what the store says in answer."""
+
+import pytest
+
+from services.chassis.bus import Logged
+from services.chassis.events import Cause, body_of, first, follow
+from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+from services.store.backends.folding import Effects, due, fold
+from services.store.port import Change, OutOfOrder
+from services.store.reactions import react
+from tests.store.archive_stories import Story, answered, trained
+
+
+def hear(story: Story, event: events_pb2.Event) -> tuple[Change, Effects]:
+    """What one more event does to a story, and the whole effect of it."""
+    logged = Logged(len(story.log) + 1, "", body_of(event))
+    effects = fold(due([logged], len(story.log)), story.standing, react)
+    return effects.changes[0], effects
+
+
+@pytest.fixture
+def begun() -> Story:
+    """A run that has just asked for its two baselines."""
+    story = Story()
+    story.start()
+    return story
+
+
+def test_a_start_asks_for_as_many_candidates_as_there_are_seats(begun: Story) -> None:
+    """Each request carries its seeds, its baseline and the scale's stage."""
+    requests = [cause.event for cause in begun.open]
+
+    assert [event.so_far.request.baseline for event in requests] == ["delta_net", "gated_delta_net"]
+    assert [event.so_far.stage for event in requests] == ["tiny", "tiny"]
+    assert [list(event.so_far.request.seeds) for event in requests] == [[1], [1]]
+    assert {event.cause for event in requests} == {"r1.started.1"}
+
+
+def test_a_run_cannot_start_twice_or_with_impossible_settings(begun: Story) -> None:
+    """The second start is refused; a run whose pool is smaller than its parents never begins."""
+    again = first("r1", "started", "console", attempt=2)
+    again.run_started.settings.scale = "tiny"
+    impossible = first("r2", "started", "console")
+    impossible.run_started.settings.baselines.append("delta_net")
+    impossible.run_started.settings.pool.CopyFrom(events_pb2.PoolSettings(size=1, parents=2, batch=1))
+
+    assert "exists already" in hear(begun, again)[0].log.refused_because
+    assert "pool.parents" in hear(begun, impossible)[0].log.refused_because
+    assert "r2" not in begun.standing.runs
+
+
+def test_only_the_part_that_a_fact_may_add_is_taken_over(begun: Story) -> None:
+    """The judge cannot rewrite what the engineer measured."""
+    cause = begun.way(begun.open[0], until="candidate_trained")
+    record = pb.Candidate()
+    record.CopyFrom(cause.event.so_far)
+    record.training.loss = 0.1
+    record.verdict.raw = 9.0
+    judged = follow(cause, "judged", "judge", 1, record)
+    judged.candidate_judged.SetInParent()
+
+    change, _ = hear(begun, judged)
+
+    assert change.log.accepted
+    assert change.candidate is not None
+    assert change.candidate.record.verdict.raw == 9.0
+    assert change.candidate.record.training.loss == cause.event.so_far.training.loss
+
+
+def test_a_fact_without_its_part_is_refused(begun: Story) -> None:
+    """A proposal that proposes nothing."""
+    empty = follow(begun.open[0], "proposed", "researcher", 1, begun.open[0].event.so_far)
+    empty.candidate_proposed.SetInParent()
+
+    assert "carries no proposal" in hear(begun, empty)[0].log.refused_because
+
+
+def test_a_result_without_a_claim_is_refused(begun: Story) -> None:
+    """The attempt is the fencing token: it has to be taken before it counts."""
+    proposed = begun.step(begun.open[0])
+    unclaimed = trained(Story(), proposed)
+
+    assert "is stale" in hear(begun, unclaimed)[0].log.refused_because
+
+
+def test_facts_about_nobody_are_refused(begun: Story) -> None:
+    """Of an unknown run and of an unknown candidate."""
+    stranger = Story("r9")
+    stranger.start()
+    unknown = pb.Candidate(id="c999999", run="r1")
+    nobody = follow(begun.open[0], "proposed", "researcher", 1, unknown)
+    nobody.candidate_proposed.SetInParent()
+
+    assert hear(begun, stranger.open[0].event)[0].log.refused_because == "no run is called r9"
+    assert hear(begun, nobody)[0].log.refused_because == "the run has no candidate c999999"
+
+
+def test_what_was_thought_is_booked_even_after_the_candidate_went_on(begun: Story) -> None:
+    """Answers of minds do not move the chain, so they may come late."""
+    requested = begun.open[0]
+    begun.way(requested)
+
+    change, _ = hear(begun, answered(requested))
+
+    assert change.log.accepted
+    assert change.run is not None
+    assert (change.run.state.spent.tokens, change.run.state.spent.money) == (120, 0.25)
+
+
+def test_an_end_frees_a_seat_and_is_followed_by_the_next_request(begun: Story) -> None:
+    """Both baselines first: proposals are drawn from what they measured."""
+    one, two = begun.open
+    begun.way(one)
+    asked_before = len(begun.standing.rows)
+    begun.way(two)
+
+    assert asked_before == 2
+    assert [row.record.kind for row in begun.standing.rows.values()] == [1, 1, 2, 2]
+
+
+def test_a_pause_holds_seats_back_and_a_resume_gives_them_out(begun: Story) -> None:
+    """With another budget, where the resume carries one."""
+    one, two = begun.open
+    paused = first("r1", "paused", "console")
+    paused.run_paused.reason = "lunch"
+    begun.say(paused)
+    begun.way(one)
+    begun.way(two)
+    held = len(begun.standing.rows)
+    resumed = first("r1", "resumed", "console")
+    resumed.run_resumed.budget.candidates = 1
+    begun.say(resumed)
+
+    assert held == 2
+    assert len(begun.standing.rows) == 3
+    assert begun.standing.runs["r1"].settings.budget.candidates == 1
+
+
+def test_a_rejected_root_ends_the_run(begun: Story) -> None:
+    """There is nothing to compare with: the run stops unfinished once nothing is in flight."""
+    root = begun.open[0]
+    dead = follow(root, "dead", "store", 1, root.event.so_far)
+    dead.dead.CopyFrom(events_pb2.DeadLetter(consumer="engineer-tiny", reason="out of memory", sequence=5))
+    begun.say(dead)
+    record = begun.standing.rows["r1", "c000001"].record
+    begun.finish()
+    stopped = Cause.of(begun.log[-1].body).event
+
+    assert (record.rejection.stage, record.rejection.reason) == ("engineer", "out of memory")
+    assert "was rejected" in stopped.run_stopped.reason
+    assert not stopped.run_stopped.finished
+
+
+def test_a_published_record_enters_as_it_is(begun: Story) -> None:
+    """Imported candidates take no seat and are no entry of the pool."""
+    record = pb.Candidate(id="i1", run="r1", kind=pb.KIND_IMPORTED, state=pb.STATE_ARCHIVED)
+    record.verdict.fitness.value = 0.9
+    event = follow(begun.open[0], "imported", "console", 1, record)
+    event.candidate_imported.source = "published"
+
+    change, effects = hear(begun, event)
+
+    assert change.candidate is not None
+    assert change.candidate.ended == len(begun.log) + 1
+    assert change.candidate.record == record
+    assert effects.answers == {}
+
+
+def test_the_same_history_gives_the_same_answers(begun: Story) -> None:
+    """Ids do not depend on when something is decided: a decision that is made again is the same event."""
+    begun.finish()
+    effects = fold(due(begun.log, 0), Story().standing, react)
+    others = fold(due(begun.log[:40], 0), Story().standing, react)
+
+    assert effects.answers == {}
+    assert [one for one in others.answers if one not in {Cause.of(log.body).event.id for log in begun.log}] == []
+
+
+def test_a_batch_that_does_not_follow_is_refused(begun: Story) -> None:
+    """The archive never guesses what it has missed."""
+    with pytest.raises(OutOfOrder, match="event 2 came, but 1 is missing"):
+        due(begun.log[1:], 0)
+    assert due(begun.log, len(begun.log)) == []

@@ -1,0 +1,135 @@
+"""An archive rebuilt from a real server's log, and what is found out about a log that was tampered with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from services.chassis.bus import Bus, Logged
+from services.chassis.errors import BusLost, NotFound, SettingsError
+from services.chassis.settings import ServiceSettings
+from services.contracts import events_pb2
+from services.store.backends import open_archive
+from services.store.port import Archive
+from services.store.reading import reading
+from services.store.replay import Replay, replay
+from tests.store.archive_stories import Story
+
+
+async def publish(bus: Bus, messages: Sequence[Logged]) -> None:
+    """A log as it is, each message once: the broker would drop a repeated id."""
+    for one in messages:
+        await bus.publish_body(one.subject, f"{one.sequence}", one.body)
+
+
+async def lived(folder: Path, messages: Sequence[Logged]) -> Archive:
+    """An archive that saw these messages."""
+    archive = open_archive(f"sqlite:///{folder}/live.db")
+    await archive.open()
+    await archive.apply([Logged(number, one.subject, one.body) for number, one in enumerate(messages, 1)])
+    return archive
+
+
+async def replayed(settings: ServiceSettings, live: Archive | None, into: Archive | None = None) -> Replay:
+    """The story's run, from the log."""
+    async with reading(settings, "r1", bodies=into is not None) as log:
+        return await replay(log, "r1", into, live)
+
+
+async def test_a_replay_gives_the_live_archives_digest_every_time(
+    bus: Bus, settings: ServiceSettings, finished: Story, tmp_path: Path
+) -> None:
+    """In memory, in memory again, and in a database; other runs in the same log change nothing."""
+    finished.repeat(5)
+    finished.garbage()
+    other = Story("r2")
+    other.start()
+    await publish(bus, [*finished.log[:20], *(Logged(900 + one.sequence, *_rest(one)) for one in other.log)])
+    await publish(bus, finished.log[20:])
+    live = await lived(tmp_path, finished.log)
+    into = open_archive(f"sqlite:///{tmp_path}/into.db")
+    await into.open()
+
+    first, second, third = [await replayed(settings, live, place) for place in (None, None, into)]
+
+    assert [one.agrees for one in (first, second, third)] == [True] * 3
+    assert first.digest == second.digest == third.digest == first.live_digest
+    assert first.events == third.events == sum(change.accepted for change in [row async for row in live.log("r1")])
+    await into.close()
+    await live.close()
+
+
+async def test_a_missing_event_is_named(bus: Bus, settings: ServiceSettings, finished: Story, tmp_path: Path) -> None:
+    """One analysis is gone from the log: whatever followed from it is refused as well."""
+    gone = next(one for one in finished.log if one.subject.endswith("candidate.analysed"))
+    await publish(bus, [one for one in finished.log if one is not gone])
+    live = await lived(tmp_path, finished.log)
+
+    found = await replayed(settings, live)
+
+    assert not found.agrees
+    assert (
+        f"event {_id(gone)} (sequence {gone.sequence}) is in the archive, but missing in the log" in found.differences
+    )
+    await live.close()
+
+
+async def test_a_changed_event_is_named(bus: Bus, settings: ServiceSettings, finished: Story, tmp_path: Path) -> None:
+    """A better loss, written into the log afterwards."""
+    place = next(n for n, one in enumerate(finished.log) if one.subject.split(".")[4] == "trained")
+    event = events_pb2.Event.FromString(finished.log[place].body)
+    event.so_far.training.loss = 0.1
+    changed = Logged(place + 1, finished.log[place].subject, event.SerializeToString(deterministic=True))
+    await publish(bus, [*finished.log[:place], changed, *finished.log[place + 1 :]])
+    live = await lived(tmp_path, finished.log)
+
+    found = await replayed(settings, live)
+
+    assert found.digest != found.live_digest
+    assert any(line.startswith(f"event {event.id} was changed") for line in found.differences)
+    await live.close()
+
+
+async def test_reordered_events_are_named(bus: Bus, settings: ServiceSettings, finished: Story, tmp_path: Path) -> None:
+    """A result before the claim that allows it."""
+    place = next(n for n, one in enumerate(finished.log) if one.subject.endswith("candidate.claimed"))
+    log = list(finished.log)
+    log[place], log[place + 1] = log[place + 1], log[place]
+    await publish(bus, log)
+    live = await lived(tmp_path, finished.log)
+
+    found = await replayed(settings, live)
+
+    assert not found.agrees
+    assert any(_id(log[place]) in line and "the order was changed" in line for line in found.differences)
+    await live.close()
+
+
+async def test_a_run_without_events_and_a_place_that_is_taken_are_refused(
+    bus: Bus, settings: ServiceSettings, finished: Story, tmp_path: Path
+) -> None:
+    """Nothing to rebuild, and nothing that may be overwritten."""
+    live = await lived(tmp_path, finished.log)
+
+    with pytest.raises(NotFound, match="no event of a run called r1"):
+        await replayed(settings, live)
+    await publish(bus, finished.log)
+    with pytest.raises(SettingsError, match="holds something already"):
+        await replayed(settings, None, live)
+    await live.close()
+
+
+async def test_a_log_that_cannot_be_reached_ends_in_a_sentence(settings: ServiceSettings) -> None:
+    """The reader is a process of its own: its end is noticed."""
+    wrong = settings.model_copy(update={"nats_url": "no address"})
+
+    with pytest.raises(BusLost, match="reader did not connect"):
+        await replayed(wrong, None)
+
+
+def _id(message: Logged) -> str:
+    return events_pb2.Event.FromString(message.body).id
+
+
+def _rest(message: Logged) -> tuple[str, bytes]:
+    return message.subject, message.body
