@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from services.contracts import candidate_pb2 as pb
-from services.domain.extrapolation import Curve
+from services.domain.curves import Curve
 
 
 def curves_of(records: Sequence[pb.Candidate]) -> list[Curve]:

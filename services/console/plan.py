@@ -9,7 +9,7 @@ from services.console.near import near
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import VERSIONS
 from services.domain.ladder_settings import PROMOTIONS, climb_of
-from services.domain.parents import STRATEGIES
+from services.domain.pool import STRATEGIES
 from services.domain.run_state import Budget, RunPolicy
 from services.domain.zoo import baselines as zoo
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.domain.discovery import DiscoveryPolicy
-from services.domain.ladder import Stage
-from services.domain.promotion import Budget, Limit, PaperPromotion, PromotionPolicy, SuccessiveHalving
+from services.domain.promotion import Budget, Limit, PaperPromotion, PromotionPolicy, Stage, SuccessiveHalving
 
 PROMOTIONS = ("none", "paper", "halving")
 MOST_STAGES = 9

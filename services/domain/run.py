@@ -1,15 +1,18 @@
-"""The run's policy: which seat is asked for next, when the pool changes, when a run is over.
+"""The run's policy: which seat is asked for next, when the pool changes, who is trained again, when a run is over.
 
 Pure: a state and a fact give the next state and the decisions that follow. Time comes in with the facts, as seconds
 since the epoch.
 """
 
-from services.domain import climbing
-from services.domain import ladder as ladders
+from dataclasses import replace
+
 from services.domain import pool as pools
-from services.domain.copies import replace
+from services.domain import promotion as rungs
+from services.domain.discovery import Finding, findings
 from services.domain.pool import Entry
-from services.domain.run_facts import (
+from services.domain.promotion import Losses, Promote, Result
+from services.domain.run_state import (
+    GOING_ON,
     Ablation,
     Asked,
     Decision,
@@ -18,16 +21,21 @@ from services.domain.run_facts import (
     Finish,
     Forked,
     Paused,
+    Phase,
     Resumed,
     Retried,
+    RunPolicy,
+    RunState,
     Seat,
     Spending,
+    Spent,
     Started,
     Stopped,
     Verified,
     Wanted,
+    ablation_id,
+    candidate_id,
 )
-from services.domain.run_state import GOING_ON, Phase, RunPolicy, RunState, Spent, ablation_id, candidate_id
 
 __all__ = [
     "Ablation",
@@ -84,11 +92,11 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
         case Resumed(time) if state.phase not in GOING_ON:
             return _going_on(state, time, policy), ()
         case Forked(time):
-            ladder = ladders.kept(state.ladder, policy.stages)
+            ladder = rungs.kept(state.ladder, policy.stages)
             own = frozenset(one for one in state.in_flight if one.startswith("c"))  # an ablation was another's wish
             state = _going_on(replace(state, ladder=ladder, in_flight=own), time, policy)
             seats = [_seat(int(one[1:]), policy, one in state.baselines_open) for one in sorted(state.in_flight)]
-            return state, (*seats, *ladders.under_way(state.ladder, policy.stages))
+            return state, (*seats, *rungs.under_way(state.ladder, policy.stages))
         case Stopped(time, reason, finished):
             paused_at = state.paused_at if state.paused_at is not None else time
             over = replace(state, phase="finished" if finished else "stopped", reason=reason, paused_at=paused_at)
@@ -104,7 +112,7 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
         case Ended():
             return _end(state, fact, policy)
         case Verified(_, candidate, rung, losses, result):
-            return climbing.verified(state, candidate, rung, losses, result, policy), ()
+            return _verified(state, candidate, rung, losses, result, policy), ()
         case _:
             return state, ()
 
@@ -165,7 +173,7 @@ def _end(state: RunState, ended: Ended, policy: RunPolicy) -> tuple[RunState, tu
     # A run that promotes nobody remembers no results: its state stays small however long it goes on.
     climbs = policy.promotion is not None and ended.fitness is not None and ended.proposal and not ended.baseline
     if ended.result is not None and (ended.root or climbs):
-        state = replace(state, ladder=ladders.searched(state.ladder, ended.result, ended.root))
+        state = replace(state, ladder=rungs.searched(state.ladder, ended.result, ended.root))
     if ended.fitness is None:
         return state, ()
     entry = Entry(ended.candidate, ended.fitness, ended.sequence, ended.parent)
@@ -186,7 +194,7 @@ def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision,
         else:
             state = _asked(state, seat)
             seats.append(seat)
-    state, promoted = climbing.climb(state, policy)
+    state, promoted = _promote(state, policy)
     if state.phase in ("draining", "verifying") and not state.in_flight:
         state, ending = _end_of_the_way(state, policy)
         return state, (*seats, *promoted, *ending)
@@ -197,7 +205,7 @@ def _end_of_the_way(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple
     """Nobody searches any more: wait for those who climb, then say what was found, then finish."""
     if state.ladder.climbing:
         return replace(state, phase="verifying"), ()
-    state, found = climbing.verdicts(state, policy)
+    state, found = _verdicts(state, policy)
     return replace(state, phase="draining"), (*found, Finish(state.reason))
 
 
@@ -244,3 +252,53 @@ def _sum(first: Spent, second: Spent) -> Spent:
         money=first.money + second.money,
         flops=first.flops + second.flops,
     )
+
+
+CONTROLS = ("gated_delta_net", "delta_net_value_skip")
+"""Names in the zoo that a discovery has to beat beside the root."""
+
+
+def _promote(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Promote, ...]]:
+    """Who is trained again now: while the search goes on, as soon as somebody deserves it, and at its end."""
+    if policy.promotion is None or state.phase not in GOING_ON or state.root_failed:
+        return state, ()
+    over = state.phase in ("draining", "verifying") and not state.in_flight
+    ladder, promoted = rungs.climb(state.ladder, policy.promotion, policy.stages, controls(state, policy), over)
+    return replace(state, ladder=ladder), promoted
+
+
+def _verified(
+    state: RunState, candidate: str, rung: int | None, losses: Losses, result: Result | None, policy: RunPolicy
+) -> RunState:
+    """A result from above the search; a second one, or one that nobody waits for, changes nothing."""
+    ladder, root = state.ladder, candidate == candidate_id(1)
+    for at in sorted(at for name, at in ladder.climbing if name == candidate and rung in (None, at)):
+        ladder = rungs.arrived(ladder, at, candidate, result, root)
+        if at == len(policy.stages):
+            ladder = rungs.verified(ladder, candidate, losses)
+    return replace(state, ladder=ladder)
+
+
+def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Finding, ...]]:
+    """The verdicts on all finalists of a round together, corrected for every candidate that the run has tried."""
+    if not state.ladder.open:
+        return state, ()
+    state = replace(state, ladder=rungs.closed(state.ladder))
+    losses = {name: dict(measured) for name, measured in state.ladder.verified}
+    measured = {name: losses[name] for name in controls(state, policy) if losses.get(name)}
+    candidates = {name: own for name, own in losses.items() if name not in _baseline_ids(policy)}
+    if not measured:
+        return state, ()
+    return state, findings(candidates, measured, max(state.proposals_asked, len(candidates)), policy.discovery)
+
+
+def controls(state: RunState, policy: RunPolicy) -> list[str]:
+    """The root and the baselines that a discovery has to beat, as far as they were measured."""
+    wanted = {policy.baselines[0], *CONTROLS}
+    names = [candidate_id(number) for number, name in enumerate(policy.baselines, 1) if name in wanted]
+    return [name for name in names if name not in state.baselines_failed]
+
+
+def _baseline_ids(policy: RunPolicy) -> frozenset[str]:
+    """Baselines are asked for first, so their numbers are known."""
+    return frozenset(candidate_id(number) for number in range(1, 1 + len(policy.baselines)))

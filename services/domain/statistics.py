@@ -1,20 +1,82 @@
-"""Means, paired tests and intervals over seeds and evaluation items. Randomness is an argument; nothing needs numpy.
+"""Means, paired tests, intervals, corrections and fits over seeds and evaluation items.
 
 A difference is positive where the candidate is better. One seed has no standard error: that is ``None``, not zero.
+Randomness is an argument. Distributions are SciPy's.
 """
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from services.domain.distributions import (
-    noncentral_student_survival,
-    normal_quantile,
-    normal_survival,
-    student_quantile,
-    student_survival,
+import numpy as np
+from scipy import special
+
+
+def normal_survival(z: float) -> float:
+    """P(Z > z) of the standard normal distribution, accurate far into the tail."""
+    return float(special.ndtr(-z))
+
+
+def normal_quantile(share: float) -> float:
+    """The z with P(Z ≤ z) = ``share``."""
+    return float(special.ndtri(share))
+
+
+def student_survival(t: float, freedom: float) -> float:
+    """P(T > t) of Student's t distribution with ``freedom`` > 0 degrees of freedom."""
+    if freedom <= 0:
+        raise ValueError(f"freedom must be positive, not {freedom!r}: a test needs at least two observations")
+    return float(special.stdtr(freedom, -t))
+
+
+def student_quantile(share: float, freedom: float) -> float:
+    """The t with P(T ≤ t) = ``share``. Raises ``ValueError`` for a share outside (0, 1)."""
+    if not 0 < share < 1:
+        raise ValueError(f"share must be between 0 and 1, not {share!r}")
+    return float(special.stdtrit(freedom, share))
+
+
+def benjamini_hochberg(ps: Sequence[float], tried: int | None = None) -> list[float]:
+    """Adjusted p-values, in the order given, that control the false discovery rate (Benjamini & Hochberg 1995).
+
+    ``tried`` counts all hypotheses, tested or not; those without a p-value count as having shown nothing.
+    Raises ``ValueError`` for a p outside [0, 1] or fewer tried than tested.
+    """
+    total = _total(ps, tried)
+    order = sorted(range(len(ps)), key=lambda place: ps[place], reverse=True)
+    adjusted, least = [0.0] * len(ps), 1.0
+    for behind, place in enumerate(order):
+        least = min(least, ps[place] * total / (len(ps) - behind))
+        adjusted[place] = least
+    return adjusted
+
+
+def holm(ps: Sequence[float], tried: int | None = None) -> list[float]:
+    """Adjusted p-values that control the chance of even one false discovery (Holm 1979); arguments as above."""
+    total = _total(ps, tried)
+    order = sorted(range(len(ps)), key=lambda place: ps[place])
+    adjusted, most = [0.0] * len(ps), 0.0
+    for before, place in enumerate(order):
+        most = min(1.0, max(most, ps[place] * (total - before)))
+        adjusted[place] = most
+    return adjusted
+
+
+CORRECTIONS: Mapping[str, Callable[[Sequence[float], int | None], list[float]]] = MappingProxyType(
+    {"benjamini-hochberg": benjamini_hochberg, "holm": holm}
 )
+"""The corrections by the name that a run's settings use."""
+
+
+def _total(ps: Sequence[float], tried: int | None) -> int:
+    if not all(0 <= p <= 1 for p in ps):
+        raise ValueError("p-values must lie between 0 and 1")
+    if tried is not None and tried < len(ps):
+        raise ValueError(f"tried ({tried}) is fewer than the {len(ps)} that were tested; count every candidate")
+    return len(ps) if tried is None else tried
+
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -177,7 +239,7 @@ def power(effect: float, deviation: float, count: int, alpha: float = 0.05) -> f
     if count < 2 or not deviation > 0:
         raise ValueError(f"power needs at least two pairs and a positive deviation, not {count} and {deviation!r}")
     critical = student_quantile(1 - alpha, count - 1)
-    return noncentral_student_survival(critical, count - 1, effect / deviation * math.sqrt(count))
+    return 1.0 - float(special.nctdtr(count - 1, effect / deviation * math.sqrt(count), critical))
 
 
 def seeds_needed(effect: float, deviation: float, alpha: float = 0.05, wanted: float = 0.8, most: int = 1000) -> int:
@@ -221,3 +283,88 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
     below = math.floor(place)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """Spearman's rank correlation; ``p`` is two-sided (t approximation), ``None`` for fewer than three pairs."""
+
+    rho: float
+    p: float | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A least-squares line and what its uncertainty needs; the residuals' ``deviation`` is ``None`` for two points."""
+
+    slope: float
+    intercept: float
+    deviation: float | None
+    count: int
+    centre: float
+    spread: float
+    """Sum of squared distances of the x from their mean ``centre``."""
+
+    def at(self, x: float) -> float:
+        """The line's value at ``x``."""
+        return self.intercept + self.slope * x
+
+    def band(self, x: float, level: float = LEVEL) -> Interval | None:
+        """The confidence interval of the line (not of a new point) at ``x``; ``None`` for two points."""
+        if self.deviation is None:
+            return None
+        error = self.deviation * math.sqrt(1 / self.count + (x - self.centre) ** 2 / self.spread)
+        reach = student_quantile((1 + level) / 2, self.count - 2) * error
+        return Interval(self.at(x) - reach, self.at(x) + reach, level)
+
+
+def spearman(xs: Sequence[float], ys: Sequence[float]) -> Correlation:
+    """Correlation of the ranks, ties sharing their mean rank.
+
+    Raises ``ValueError`` for unequal lengths, fewer than two pairs, or a side that never varies (no order to compare).
+    """
+    _check_pairs(xs, ys)
+    _check_varies("xs", xs)
+    _check_varies("ys", ys)
+    from scipy import stats  # importing it takes a second, which no service should pay at its start
+
+    rho, p = map(float, stats.spearmanr(xs, ys))
+    return Correlation(rho, p if len(xs) > 2 else None, len(xs))
+
+
+def linear_fit(xs: Sequence[float], ys: Sequence[float]) -> Line:
+    """The least-squares line through at least two points whose x differ; ``ValueError`` otherwise."""
+    _check_pairs(xs, ys)
+    _check_varies("xs", xs)
+    slope, intercept = map(float, np.polynomial.polynomial.polyfit(xs, ys, 1)[::-1])
+    squares = math.fsum((y - intercept - slope * x) ** 2 for x, y in zip(xs, ys, strict=True))
+    deviation = math.sqrt(squares / (len(xs) - 2)) if len(xs) > 2 else None
+    return Line(slope, intercept, deviation, len(xs), float(np.mean(xs)), float(np.var(xs) * len(xs)))
+
+
+def least_squares(rows: Sequence[Sequence[float]], targets: Sequence[float], ridge: float = 0.0) -> list[float]:
+    """The weights w that minimise Σ(row·w − target)² + ridge·|w|².
+
+    Raises ``ValueError`` when the rows are uneven or the columns do not determine the weights.
+    """
+    width = len(rows[0]) if rows else 0
+    if not width or len(rows) != len(targets) or any(len(row) != width for row in rows):
+        raise ValueError("rows must be equally long, and as many as targets")
+    matrix = np.vstack([rows, math.sqrt(ridge) * np.eye(width)])
+    weights, _, rank, _ = np.linalg.lstsq(matrix, np.concatenate([targets, np.zeros(width)]))
+    if rank < width:
+        raise ValueError("rows: the columns depend on each other, so the weights are not determined")
+    return [float(weight) for weight in weights]
+
+
+def _check_pairs(xs: Sequence[float], ys: Sequence[float]) -> None:
+    if len(xs) != len(ys) or len(xs) < 2:
+        raise ValueError(f"xs and ys must be equally long and at least two, not {len(xs)} and {len(ys)}")
+    if not all(math.isfinite(value) for value in (*xs, *ys)):
+        raise ValueError("xs and ys must be finite; leave out what was not measured")
+
+
+def _check_varies(name: str, values: Sequence[float]) -> None:
+    if min(values) == max(values):
+        raise ValueError(f"{name} never varies: there is no relation to measure")

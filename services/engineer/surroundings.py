@@ -9,7 +9,7 @@ from statistics import median
 from services.archive.curves import curves_of
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.extrapolation import Curve
+from services.domain.curves import Curve
 from services.engineer.stages import Stage
 from services.engineer.training.watcher import Peers, WatchSettings
 

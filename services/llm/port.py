@@ -32,9 +32,11 @@ from typing import Generic, Literal, Protocol, TypeVar
 from pydantic import BaseModel, JsonValue
 
 from services.chassis.errors import Rejected, Transient
-from services.domain.run_facts import UNPAID
 
 A = TypeVar("A", bound=BaseModel)
+
+UNPAID = "unpaid"
+"""In the evidence of a rejection: what is left of the budget does not cover a question that the candidate needs."""
 
 
 class Role(StrEnum):

@@ -1,8 +1,9 @@
 """Dead letters that somebody dealt with: dropped, or their work published again. Part of the projection, as pure."""
 
+from dataclasses import replace
+
 from services.contracts import candidate_pb2 as pb
 from services.domain import run as policy
-from services.domain.copies import replace
 from services.store.incoming import Incoming
 from services.store.port import CandidateRow, Change, RunRow
 from services.store.steering import Refused, moment, stepped

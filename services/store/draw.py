@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from services.contracts import archive_pb2, candidate_pb2
 from services.domain import pool as pools
-from services.domain.parents import strategy
-from services.domain.pool import Draw, Entry
+from services.domain.pool import Draw, Entry, strategy
 from services.store.policies import policy_of
 from services.store.port import Archive, RunRow
 

@@ -8,13 +8,14 @@ No database and no clock here. A candidate's record is the one thing that is cha
 event that is accepted: copying it for every event would be half of the work.
 """
 
+from dataclasses import replace
+
 from services.chassis.bus.subjects import fact_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain import run as policy
-from services.domain.copies import replace
-from services.domain.run_facts import UNPAID
 from services.domain.run_state import Spent
+from services.llm.port import UNPAID
 from services.store import dead, steering
 from services.store.incoming import PART_OF, Incoming
 from services.store.policies import promotable

@@ -5,11 +5,10 @@ Records of candidates that have ended wait in a temporary file, so that memory g
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from services.contracts import candidate_pb2
-from services.domain.copies import replace
 from services.store.backends.digest import Digest
 from services.store.backends.folding import Effects, Key, Standing, fold, needs
 from services.store.backends.rows import record_bytes

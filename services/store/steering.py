@@ -1,9 +1,10 @@
 """What facts about a whole run do to it: start, pause, resume, stop, fork. Part of the projection, and as pure."""
 
+from dataclasses import replace
+
 from services.chassis.bus.subjects import fact_of
 from services.contracts import events_pb2
 from services.domain import run as policy
-from services.domain.copies import replace
 from services.domain.run_state import GOING_ON, RunPolicy, RunState
 from services.store.policies import policy_of
 from services.store.port import Change, LogRow, RunRow

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from services.domain.extrapolation import Curve, fit, forecast, replay_stopping
-from services.domain.regression import spearman
+from services.domain.curves import Curve, fit, forecast, replay_stopping
+from services.domain.statistics import spearman
 
 
 def family(count: int, noise: float, seed: int = 0) -> list[Curve]:

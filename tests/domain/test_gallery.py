@@ -2,8 +2,7 @@
 
 import pytest
 
-from services.domain.discovery import DiscoveryPolicy, findings
-from services.domain.gallery import Cost, ModelFacts, card, gallery, to_markdown
+from services.domain.discovery import Cost, DiscoveryPolicy, ModelFacts, card, findings, gallery, to_markdown
 
 PARENTS = {"root": None, "a": "root", "b": "a", "c": "a"}
 CONTROLS = {

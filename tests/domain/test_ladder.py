@@ -2,9 +2,15 @@
 
 import pytest
 
-from services.domain.ladder import (
+from services.domain.ladder_settings import climb_of
+from services.domain.promotion import (
+    Budget,
     Ladder,
+    Limit,
+    PaperPromotion,
+    Result,
     Stage,
+    SuccessiveHalving,
     arrived,
     climb,
     kept,
@@ -13,8 +19,6 @@ from services.domain.ladder import (
     searched,
     under_way,
 )
-from services.domain.ladder_settings import climb_of
-from services.domain.promotion import Budget, Limit, PaperPromotion, Result, SuccessiveHalving
 
 STAGES = (Stage("tiny", 2, (("tokens", "800000"),)), Stage("explore", 3))
 CONTROLS = ("c000001", "c000002")

@@ -5,8 +5,7 @@ from collections import Counter
 
 import pytest
 
-from services.domain.parents import STRATEGIES, Islands, Paper, ParentStrategy, PowerLaw, Uct, Uniform, strategy
-from services.domain.pool import Entry
+from services.domain.pool import STRATEGIES, Entry, Islands, Paper, ParentStrategy, PowerLaw, Uct, Uniform, strategy
 
 FAMILY = [
     Entry("delta", 0.3, 0),

@@ -1,8 +1,7 @@
 """A run whose budget covers no further question ends; it does not go on rejecting seats."""
 
 from services.domain.run import Ended, Finish, Resumed, Seat, Started, step
-from services.domain.run_facts import Decision
-from services.domain.run_state import Budget, RunPolicy, RunState, state_from_json, state_to_json
+from services.domain.run_state import Budget, Decision, RunPolicy, RunState, state_from_json, state_to_json
 
 POLICY = RunPolicy(seats=2, baselines=("delta_net",), budget=Budget(tokens=40_000))
 

@@ -7,26 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.correction import benjamini_hochberg, holm
-from services.domain.distributions import (
-    incomplete_beta,
-    noncentral_student_survival,
-    normal_survival,
-    student_quantile,
-    student_survival,
-)
-from services.domain.regression import least_squares, linear_fit, spearman
 from services.domain.statistics import (
     Interval,
+    benjamini_hochberg,
     bootstrap,
     differences,
     estimate,
+    holm,
+    least_squares,
+    linear_fit,
     normal_interval,
+    normal_survival,
     normal_test,
     paired_test,
     pooled_noise,
     power,
     seeds_needed,
+    spearman,
+    student_quantile,
+    student_survival,
 )
 
 
@@ -46,19 +45,6 @@ def test_student_tails_agree_with_the_closed_forms(t: float) -> None:
     assert student_survival(t, 1) == pytest.approx(0.5 - math.atan(t) / math.pi, rel=1e-9)
     assert student_survival(t, 2) == pytest.approx(0.5 - t / (2 * math.sqrt(2 + t * t)), rel=1e-7)
     assert student_survival(t, 1e7) == pytest.approx(normal_survival(t), rel=1e-3, abs=1e-12)
-
-
-def test_incomplete_beta_agrees_with_its_simple_cases() -> None:
-    """I_x(1, b) = 1 − (1 − x)^b and the two ends."""
-    assert incomplete_beta(1, 5, 0.3) == pytest.approx(1 - 0.7**5)
-    assert incomplete_beta(40, 60, 0.4) == pytest.approx(0.51, abs=0.02)
-    assert (incomplete_beta(2, 3, 0), incomplete_beta(2, 3, 1)) == (0, 1)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 5, 30])
-def test_noncentral_tail_without_shift_is_the_central_one(freedom: int) -> None:
-    """The integration must reproduce the known special case."""
-    assert noncentral_student_survival(1.5, freedom, 0) == pytest.approx(student_survival(1.5, freedom), abs=1e-6)
 
 
 def test_the_paired_test_on_a_worked_example() -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from statistics import fmean, stdev
 
 from services.contracts import candidate_pb2 as pb
-from services.domain.distributions import normal_quantile, student_quantile
+from services.domain.statistics import normal_quantile, student_quantile
 
 LEVEL = 0.95
 

@@ -9,8 +9,7 @@ from rich.markup import escape
 
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.discovery import Finding, Outcome, detectable
-from services.domain.gallery import Cost, ModelCard, ModelFacts, gallery, to_markdown
+from services.domain.discovery import Cost, Finding, ModelCard, ModelFacts, Outcome, detectable, gallery, to_markdown
 from services.domain.ladder_settings import climb_of
 from services.domain.promotion import Result
 from services.domain.statistics import Interval

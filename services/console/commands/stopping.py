@@ -9,7 +9,7 @@ from rich.table import Table
 
 from services.archive.curves import curves_of
 from services.contracts import candidate_pb2 as pb
-from services.domain.extrapolation import MINIMUM_FINISHED, StoppingReplay, replay_stopping
+from services.domain.curves import MINIMUM_FINISHED, StoppingReplay, replay_stopping
 
 FRACTIONS = (0.25, 0.4, 0.5, 0.6, 0.75)
 SHARE_OF_FINALISTS = 4

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from services.console.commands.gallery import card_json, cards
 from services.console.report.dataset import Dataset
-from services.domain.gallery import ModelCard
+from services.domain.discovery import ModelCard
 
 TITLE = "Gallery · Confirmed discoveries"
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
-from services.domain.extrapolation import Curve
+from services.domain.curves import Curve
 from services.engineer.data import Corpus
 from services.engineer.evaluation.examination import Examination, examine, quick_loss
 from services.engineer.scales import Scale

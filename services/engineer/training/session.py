@@ -11,7 +11,7 @@ from typing import cast
 
 import numpy as np
 
-from services.domain.extrapolation import Curve
+from services.domain.curves import Curve
 from services.engineer.data import Corpus, batches
 from services.engineer.scales import Scale
 from services.engineer.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint

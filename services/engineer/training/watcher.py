@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
-from services.domain.extrapolation import Curve, forecast
+from services.domain.curves import Curve, forecast
 from services.engineer.training.result import Metrics
 
 

@@ -5,11 +5,10 @@ Later messages of a batch see what earlier ones did.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from services.chassis.bus import Logged
 from services.contracts import events_pb2
-from services.domain.copies import replace
 from services.store.incoming import Incoming, read
 from services.store.port import CandidateRow, Change, LogRow, OutOfOrder, PoolRow, React, RunRow
 from services.store.projection import project

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.domain.extrapolation import Curve
+from services.domain.curves import Curve
 from services.engineer.training.result import Metrics
 from services.engineer.training.watcher import Peers, WatchSettings, watch
 
