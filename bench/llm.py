@@ -19,12 +19,11 @@ from collections.abc import Awaitable, Callable
 import openai
 from pydantic import BaseModel, SecretStr
 
-from services.llm.budget import Limits, LocalPurse
+from services.llm.budget import Limits, MemoryLedger
+from services.llm.exchange import forbid_outside_calls
 from services.llm.openai_mind import OpenAIMind
-from services.llm.outside import forbid_outside_calls
 from services.llm.port import Message, MindError, Request, Role
-from services.llm.script import Fate, Script, Step
-from services.llm.scripted import ScriptedEndpoint
+from services.llm.scripted import Fate, Script, ScriptedEndpoint, Step
 from services.llm.settings import Endpoint, MindSettings, Model, Retry, RoleSettings
 
 PROMPT = "A parent's program of some length.\n" * 800  # about 28 kB, as a proposal's context has
@@ -78,7 +77,7 @@ async def overhead(count: int) -> dict[str, Numbers]:
 
         bare_numbers = await timed(bare, count)
         await client.close()
-        async with OpenAIMind(settings(server.base_url, 8), LocalPurse()) as mind:
+        async with OpenAIMind(settings(server.base_url, 8), MemoryLedger()) as mind:
             return {"bare client": bare_numbers, "mind": await timed(lambda n: mind.ask(request(n)), count)}
 
 
@@ -86,7 +85,7 @@ async def many(count: int, concurrency: int, latency: float) -> Numbers:
     """Many questions at once to an endpoint that takes `latency` seconds."""
     async with (
         ScriptedEndpoint(Script(otherwise=Step(latency=latency))) as server,
-        OpenAIMind(settings(server.base_url, concurrency), LocalPurse()) as mind,
+        OpenAIMind(settings(server.base_url, concurrency), MemoryLedger()) as mind,
     ):
         started = time.perf_counter()
         await asyncio.gather(*(mind.ask(request(number)) for number in range(count)))
@@ -101,10 +100,10 @@ async def faulty(count: int, share: float) -> Numbers:
     """`share` of all exchanges fail; the budget is never passed."""
     rng = random.Random(0)
     steps = tuple(Step(fault=rng.choice(FAULTS) if rng.random() < share else None) for _ in range(3 * count))
-    purse = LocalPurse(Limits(tokens=100_000_000))
+    ledger = MemoryLedger(Limits(tokens=100_000_000))
     async with (
         ScriptedEndpoint(Script(steps=steps)) as server,
-        OpenAIMind(settings(server.base_url, 32), purse) as mind,
+        OpenAIMind(settings(server.base_url, 32), ledger) as mind,
     ):
         started = time.perf_counter()
         results = await asyncio.gather(*(mind.ask(request(n)) for n in range(count)), return_exceptions=True)

@@ -42,7 +42,7 @@ from services.contracts import (
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
 from services.llm.embedder import LocalEmbedder
-from services.llm.spaces import Spaces
+from services.llm.openai_embedder import MotivationEmbedder
 from services.researcher.draft import Context, Draft, Refusal
 from services.researcher.handlers import Researcher
 from services.researcher.settings import ResearcherSettings
@@ -157,7 +157,7 @@ async def _researcher(service: Service, settings: ResearcherSettings) -> AsyncIt
             archive_pb2_grpc.ArchiveStub(channels[0]),
             checker_pb2_grpc.CheckerStub(channels[1]),
             cognition_pb2_grpc.CognitionStub(channels[2]),
-            Spaces(LocalEmbedder(256)),
+            MotivationEmbedder(LocalEmbedder(256)),
             no_vector,
             choose,
         )

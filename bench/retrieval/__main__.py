@@ -16,7 +16,7 @@ from services.analyst.cognition.corpus import Corpus, load
 from services.analyst.cognition.embedder import CorpusEmbedder
 from services.analyst.cognition.search import MOST, index, triggers
 from services.llm.embedder import Embedder, LocalEmbedder
-from services.llm.spaces import endpoint_embedder
+from services.llm.openai_embedder import endpoint_embedder
 
 QUERIES = Path(__file__).parent / "queries.toml"
 

@@ -17,7 +17,7 @@ from services.chassis.service import Service
 from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc
 from services.llm.minds import Minds
-from services.llm.spaces import RunEmbedder, endpoint_embedder
+from services.llm.openai_embedder import RunEmbedder, endpoint_embedder
 
 
 @asynccontextmanager

@@ -20,8 +20,8 @@ from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.llm.embedder import Vector
+from services.llm.openai_embedder import Embed
 from services.llm.port import BudgetExhausted
-from services.llm.spaces import Embed
 
 SERVICE = "analyst"
 SIBLINGS = 3

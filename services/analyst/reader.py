@@ -17,7 +17,7 @@ from services.chassis.reader import answer, reading
 from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import load
 from services.contracts import cognition_pb2, cognition_pb2_grpc
-from services.llm.spaces import endpoint_embedder
+from services.llm.openai_embedder import endpoint_embedder
 
 
 async def serve(settings: AnalystSettings) -> None:

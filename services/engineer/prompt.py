@@ -14,7 +14,7 @@ from services.engineer.model_reviser import revise_request
 from services.engineer.revision import Failure
 from services.engineer.settings import EngineerSettings
 from services.llm.port import Request, Role
-from services.llm.preview import main, plain
+from services.llm.prompts import main, plain
 
 
 async def question(

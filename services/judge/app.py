@@ -14,7 +14,7 @@ from services.judge.offline.judge import OfflineJudge
 from services.judge.opinion import Judging
 from services.judge.service import JudgeService
 from services.judge.settings import JudgeSettings
-from services.llm.minds import Minds, StorePurse
+from services.llm.minds import ArchiveLedger, Minds
 
 
 @asynccontextmanager
@@ -33,7 +33,7 @@ async def build(service: Service, settings: JudgeSettings) -> AsyncIterator[None
         channel(settings.checker_address, settings) as checker_channel,
     ):
         archive = archive_pb2_grpc.ArchiveStub(archive_channel)
-        calibration = Calibration(StorePurse(archive))
+        calibration = Calibration(ArchiveLedger(archive))
         minds = Minds(service.name, service.bus, archive, settings.artifacts)
         handler = JudgeHandler(archive, checker_pb2_grpc.CheckerStub(checker_channel), choose)
         judge_pb2_grpc.add_JudgeServicer_to_server(JudgeService(archive, handler), service.server.grpc)

@@ -1,4 +1,4 @@
-"""The minds of questions outside a run's way: they are paid from the run's purse, but are no fact of a candidate."""
+"""The minds of questions outside a run's way: they are paid from the run's ledger, but are no fact of a candidate."""
 
 import os
 
@@ -7,17 +7,16 @@ from services.chassis.worker import Job
 from services.judge.model.judge import ModelJudge
 from services.judge.offline.judge import OfflineJudge
 from services.judge.opinion import Judging
-from services.llm.budget import Purse
-from services.llm.names import OFFLINE, OPENAI
+from services.llm.budget import BudgetLedger
 from services.llm.openai_mind import OpenAIMind
-from services.llm.port import Mind
+from services.llm.port import OFFLINE, OPENAI, Mind
 
 
 class Calibration:
     """Opens a mind without a journal when it is first asked for. Close it when the service ends."""
 
-    def __init__(self, purse: Purse) -> None:
-        self._purse = purse
+    def __init__(self, ledger: BudgetLedger) -> None:
+        self._ledger = ledger
         self._openai: OpenAIMind | None = None
 
     def mind(self, name: str) -> Mind | None:
@@ -46,6 +45,6 @@ class Calibration:
 
     def _opened(self) -> OpenAIMind:
         try:
-            return OpenAIMind.from_environment(os.environ, self._purse)
+            return OpenAIMind.from_environment(os.environ, self._ledger)
         except SettingsError as error:
             raise NotPossible(str(error)) from None

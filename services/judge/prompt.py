@@ -17,7 +17,7 @@ from services.judge.offline.judge import OfflineJudge
 from services.judge.opinion import Judging
 from services.judge.settings import JudgeSettings
 from services.llm.port import Request, Role
-from services.llm.preview import main, plain
+from services.llm.prompts import main, plain
 
 
 async def question(

@@ -18,7 +18,7 @@ from services.judge.calibration import Calibration
 from services.judge.handlers import JudgeHandler
 from services.judge.service import JudgeService
 from services.judge.settings import JudgeSettings
-from services.llm.minds import StorePurse
+from services.llm.minds import ArchiveLedger
 
 
 async def serve(settings: JudgeSettings) -> None:
@@ -28,7 +28,7 @@ async def serve(settings: JudgeSettings) -> None:
         channel(settings.checker_address, settings) as checker_channel,  # never asked: a verdict checks nothing
     ):
         archive = archive_pb2_grpc.ArchiveStub(archive_channel)
-        calibration = Calibration(StorePurse(archive))
+        calibration = Calibration(ArchiveLedger(archive))
         handler = JudgeHandler(archive, checker_pb2_grpc.CheckerStub(checker_channel), calibration.judging)
         server = reading(settings)
         judge_pb2_grpc.add_JudgeServicer_to_server(JudgeService(archive, handler), server.grpc)

@@ -1,6 +1,6 @@
 """Hard budgets: the worst case is reserved before a call, what it really took is booked afterwards.
 
-A purse never lets (booked + reserved) exceed a limit, so that a call which could exceed it is not made, with any
+A ledger never lets (booked + reserved) exceed a limit, so that a call which could exceed it is not made, with any
 number of calls in flight. A call whose cost is unknown afterwards (cut off, timed out) is booked at its reserve.
 """
 
@@ -24,7 +24,7 @@ class Spend:
     nanodollars: int | None = 0
 
     def __add__(self, other: "Spend") -> "Spend":
-        """What is unknown adds nothing to the money: a purse that limits money refuses it beforehand."""
+        """An unknown price adds nothing; a ledger with a money limit refuses such calls beforehand."""
         return Spend(self.tokens + other.tokens, (self.nanodollars or 0) + (other.nanodollars or 0))
 
     def __sub__(self, other: "Spend") -> "Spend":
@@ -84,12 +84,12 @@ class Reservation:
     worst: Spend
 
 
-class Purse(Protocol):
-    """What a run may still spend. Several services ask on one run's budget, so one purse serves them all.
+class BudgetLedger(Protocol):
+    """Tracks what a run may still spend. All services of a run share one ledger.
 
     `reserve` returns once `worst` is set aside. While only calls in flight stand in the way it waits for them.
     It raises BudgetExhausted when what is booked leaves too little, PriceUnknown when money is limited and the price
-    is not known, and Transient when the purse is out of reach. `settle` books what a call took and frees the rest; it
+    is not known, and Transient when the ledger is out of reach. `settle` books what a call took and frees the rest; it
     is idempotent, and books the whole reserve when `actual` is None.
     """
 
@@ -109,8 +109,8 @@ class _Account:
         return sum(self.open.values(), Spend())
 
 
-class LocalPurse:
-    """The purse of one process. A run that was not opened has the limits given here (by default: none)."""
+class MemoryLedger:
+    """An in-process ledger. A run that was not opened has the limits given here (by default: none)."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         unopened = limits or Limits()

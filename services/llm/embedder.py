@@ -90,14 +90,14 @@ def cosine(a: Vector, b: Vector) -> float:
 
 def similarities(query: Vector, others: Sequence[Vector]) -> NDArray[np.float64]:
     """Cosines of `query` with each of `others`, shape [len(others)]. Raises EmbedderMismatch as `cosine` does."""
-    must_match(query, others)
+    validate_same_embedder(query, others)
     if not others:
         return np.zeros(0)
     matrix = np.stack([other.values for other in others]).astype(np.float64)
     return np.clip(matrix @ query.values.astype(np.float64), -1.0, 1.0)
 
 
-def must_match(query: Vector, others: Sequence[Vector]) -> None:
+def validate_same_embedder(query: Vector, others: Sequence[Vector]) -> None:
     """Raises EmbedderMismatch unless all come from one embedder."""
     for other in others:
         if other.embedder != query.embedder or other.values.shape != query.values.shape:
@@ -107,7 +107,7 @@ def must_match(query: Vector, others: Sequence[Vector]) -> None:
             )
 
 
-def refuse_empty(texts: Sequence[str]) -> None:
+def validate_not_empty(texts: Sequence[str]) -> None:
     """Raises ValueError naming the first text without content: it has no direction."""
     for place, text in enumerate(texts):
         if not text.strip():
@@ -145,12 +145,12 @@ class LocalEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
         """Vectors in the order of `texts`, computed in a thread so that the loop goes on."""
-        refuse_empty(texts)
+        validate_not_empty(texts)
         return await asyncio.to_thread(lambda: [self.vector(text) for text in texts])
 
     def vector(self, text: str) -> Vector:
         """The vector of one text, computed here and now. Raises ValueError when the text is empty."""
-        refuse_empty([text])
+        validate_not_empty([text])
         values = np.zeros(self._dimension)
         for feature, weight in _features(text):
             code = zlib.crc32(feature.encode("utf-8", "surrogatepass"))

@@ -2,20 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from ipaddress import ip_address
 from typing import Protocol, cast
+from urllib.parse import urlsplit
 
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel, Field, FiniteFloat, SecretStr, ValidationError
 
+from services.chassis.errors import SettingsError
 from services.llm.answers import JSON
-from services.llm.backoff import retry_after
-from services.llm.budget import Price, Spend, spend
-from services.llm.outside import check_address
-from services.llm.port import Fault
+from services.llm.budget import BudgetLedger, Price, Reservation, Spend, spend
+from services.llm.port import Call, Fault, Journal
+from services.llm.retry import Clock, retry_after
 from services.llm.scrub import Scrubber
 
 _LONGEST_MESSAGE = 1000
@@ -90,7 +93,7 @@ def connect(url: str, key: SecretStr) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=url, api_key=key.get_secret_value() or "none", max_retries=0, timeout=None)
 
 
-class Line:
+class EndpointClient:
     """The way to one endpoint: its client, its time limit, and the scrubber of what comes back."""
 
     def __init__(
@@ -195,3 +198,123 @@ def _fault_of(status: int) -> Fault:
     if status >= 500 or status in (408, 409):
         return Fault.SERVER_ERROR
     return Fault.BAD_REQUEST
+
+
+class _Switch:
+    forbidden = False
+
+
+_switch = _Switch()
+
+
+def forbid_outside_calls(forbidden: bool = True) -> None:
+    """From now on minds and embedders of this process may only be made for addresses on this machine."""
+    _switch.forbidden = forbidden
+
+
+def check_address(url: str) -> None:
+    """Raises SettingsError when outside calls are forbidden and `url` is not on this machine."""
+    if _switch.forbidden and not _is_local(urlsplit(url).hostname or ""):
+        raise SettingsError(f"calls beyond this machine are forbidden here, and {urlsplit(url).hostname} is not on it.")
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall:
+    """One exchange before it takes place; `prompt` is the JSON that is sent, `role` a Role or EMBED."""
+
+    run: str
+    candidate: str
+    role: str
+    model: str
+    endpoint: str
+    price: Price | None
+    prompt: str
+    prompt_version: str
+    prompt_hash: str
+
+    def call(self, outcome: Outcome, seconds: float) -> Call:
+        """The exchange as it goes on record."""
+        prompt_tokens, completion_tokens = outcome.prompt_tokens, outcome.completion_tokens
+        if not outcome.billed:
+            prompt_tokens = completion_tokens = 0
+        price = None
+        if prompt_tokens is not None and completion_tokens is not None:
+            price = spend(self.price, prompt_tokens, completion_tokens).dollars
+        return Call(
+            role=self.role,
+            model=self.model,
+            endpoint=self.endpoint,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            seconds=seconds,
+            price=price,
+            prompt=self.prompt.encode("utf-8", "replace"),
+            answer=outcome.text.encode("utf-8", "replace"),
+            error=outcome.fault,
+            prompt_version=self.prompt_version,
+            prompt_hash=self.prompt_hash,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BilledCandidate:
+    """The candidate for which a text is embedded: its run pays, and the call goes into its record."""
+
+    run: str
+    candidate: str
+    ledger: BudgetLedger
+    journal: Journal
+
+
+@dataclass(slots=True)
+class PendingCall:
+    """An exchange while it takes place: the asker sets what came of it."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class CallAccounting:
+    """Books each call on the ledger and, if there is a journal, records it there."""
+
+    ledger: BudgetLedger
+    journal: Journal | None
+    clock: Clock
+
+    @asynccontextmanager
+    async def account(self, planned: PlannedCall, worst: Spend, calls: list[Call]) -> AsyncIterator[PendingCall]:
+        """Reserve `worst` for the exchange inside; then append it to `calls`, book what it took and write it down.
+
+        Raises what the ledger raises before anything is sent, and what the journal raises after the money is booked.
+        """
+        reservation = await self.ledger.reserve(planned.run, worst)
+        pending = PendingCall(Outcome(Fault.CANCELLED, message="the asker went away"))
+        started = self.clock.monotonic()
+        try:
+            yield pending
+        finally:
+            call = planned.call(pending.outcome, self.clock.monotonic() - started)
+            calls.append(call)
+            await _unbroken(self._close(reservation, pending.outcome.spent(planned.price), planned, call))
+
+    async def _close(self, reservation: Reservation, spent: Spend | None, planned: PlannedCall, call: Call) -> None:
+        await self.ledger.settle(reservation, spent)
+        if self.journal is not None:
+            await self.journal.record(planned.run, planned.candidate, call)
+
+
+async def _unbroken(work: Coroutine[None, None, None]) -> None:
+    """Finish `work` although the asker is cancelled meanwhile: what was spent must be written down."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 
 import grpc
 import grpc.aio
@@ -21,16 +23,15 @@ from services.chassis.artifacts import Artifacts, FsspecArtifacts
 from services.chassis.bus import Bus
 from services.chassis.errors import Transient
 from services.chassis.events import Cause, follow
+from services.chassis.logs import get_logger
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
-from services.llm.booking import Payer
 from services.llm.budget import Reservation, Spend
-from services.llm.lessons import Lessons
-from services.llm.names import OFFLINE, OPENAI, RECORDED, record_of
+from services.llm.exchange import BilledCandidate
 from services.llm.openai_mind import OpenAIMind
-from services.llm.port import BudgetExhausted, Call, Mind
-from services.llm.recorded import CallRecord, LoggedCalls, RecordedMind, to_message
+from services.llm.port import OFFLINE, OPENAI, RECORDED, BudgetExhausted, Call, Learner, Mind, Role, record_of
+from services.llm.recorded import CallRecord, LoggedCalls, RecordedMind, rewarded_model, to_message
 
 BUSY_SECONDS = 0.5
 
@@ -42,12 +43,12 @@ class Minds:
         self._archive = archive
         self._artifacts: Artifacts = FsspecArtifacts(artifacts)
         self._journal = EventJournal(service, bus, self._artifacts)
-        self._lessons = Lessons(archive)
+        self._lessons = RewardFeed(archive)
         self._openai: OpenAIMind | None = None
         self._recorded: dict[tuple[str, str], RecordedMind] = {}  # by the run that asks, and its mind
 
     async def mind(self, name: str, job: Job) -> Mind | None:
-        """The mind of this name (see `services.llm.names`); None for "offline".
+        """The mind of this name (see `services.llm.port`); None for "offline".
 
         Raises SettingsError where the environment describes no endpoint, ValueError for an unknown name.
         """
@@ -66,10 +67,10 @@ class Minds:
         mind = await self.mind(name, job) if name.startswith(RECORDED) else None
         return mind if isinstance(mind, RecordedMind) else None
 
-    def payer(self, job: Job) -> Payer:
+    def billed(self, job: Job) -> BilledCandidate:
         """The candidate of this job, for what is embedded on its behalf."""
         self._journal.follow(job)
-        return Payer(job.event.run, job.event.candidate, StorePurse(self._archive), self._journal)
+        return BilledCandidate(job.event.run, job.event.candidate, ArchiveLedger(self._archive), self._journal)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -78,7 +79,7 @@ class Minds:
 
     async def _asking(self, job: Job) -> OpenAIMind:
         if self._openai is None:
-            self._openai = OpenAIMind.from_environment(os.environ, StorePurse(self._archive), self._journal)
+            self._openai = OpenAIMind.from_environment(os.environ, ArchiveLedger(self._archive), self._journal)
         if self._openai.learns:
             await self._lessons.teach(self._openai, job.event.run)
         return self._openai
@@ -133,8 +134,8 @@ class EventJournal:
         return f"{call.role}-{call.prompt_hash[:12]}-{self._counted[key]}"
 
 
-class StorePurse:
-    """The run's budget as the store keeps it: one purse for all services."""
+class ArchiveLedger:
+    """The run's budget ledger in the store, shared by all services."""
 
     def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub) -> None:
         self._archive = archive
@@ -149,7 +150,7 @@ class StorePurse:
                 if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                     raise BudgetExhausted(error.details() or "the budget is used up") from None
                 if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    raise Transient(f"the purse is out of reach: {error.details()}") from error
+                    raise Transient(f"the budget ledger in the store is unavailable: {error.details()}") from error
                 await asyncio.sleep(BUSY_SECONDS)
             else:
                 return Reservation(run, reply.reservation, worst)
@@ -165,4 +166,52 @@ class StorePurse:
         try:
             await self._archive.Settle(request, timeout=30)
         except grpc.aio.AioRpcError as error:
-            raise Transient(f"the purse is out of reach: {error.details()}") from error
+            raise Transient(f"the budget ledger in the store is unavailable: {error.details()}") from error
+
+
+FRESH_SECONDS = 60.0
+PAGE = 100
+
+
+class RewardFeed:
+    """Reads a run's scored candidates once in a while."""
+
+    def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub) -> None:
+        self._archive = archive
+        self._taught: dict[str, float] = {}
+
+    async def teach(self, mind: Learner, run: str) -> None:
+        """Reward the model behind each proposal with the fitness rewarded_model over its parent, at least 0.
+
+        An archive that does not answer leaves the mind as wise as it was.
+        """
+        if time.monotonic() - self._taught.get(run, -FRESH_SECONDS) < FRESH_SECONDS:
+            return
+        self._taught[run] = time.monotonic()
+        try:
+            records = {one.id: one async for one in self._scored(run)}
+        except grpc.aio.AioRpcError as error:
+            get_logger().warning("no lessons for the choice of models", reason=error.details())
+            return
+        for record in records.values():
+            model, gain = rewarded_model(record.calls, Role.PROPOSE), gain_of(record, records)
+            if model is not None and gain is not None:
+                await mind.reward(Role.PROPOSE, model, f"{run}/{record.id}", gain)
+
+    async def _scored(self, run: str) -> AsyncIterator[pb.Candidate]:
+        request = archive_pb2.ListCandidatesRequest(run=run, states=[pb.STATE_ARCHIVED], page_size=PAGE)
+        while True:
+            reply = await self._archive.ListCandidates(request, timeout=60)
+            for candidate in reply.candidates:
+                yield candidate
+            if not reply.next_page_token:
+                return
+            request.page_token = reply.next_page_token
+
+
+def gain_of(record: pb.Candidate, records: Mapping[str, pb.Candidate]) -> float | None:
+    """Fitness over the parent's, at least 0; None where either of them has none."""
+    parent = records.get(record.proposal.parent)
+    if parent is None or not (record.verdict.HasField("fitness") and parent.verdict.HasField("fitness")):
+        return None
+    return max(0.0, record.verdict.fitness.value - parent.verdict.fitness.value)

@@ -11,11 +11,10 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from services.llm.backoff import BackOff
 from services.llm.bandit import Bandit
-from services.llm.booking import Books
-from services.llm.budget import Purse
-from services.llm.clock import Clock
+from services.llm.budget import BudgetLedger
+from services.llm.exchange import CallAccounting
+from services.llm.model_client import DOWN, Attempt, ModelClient, guard_logs, make_scrubber, model_clients, release_logs
 from services.llm.port import (
     A,
     Answered,
@@ -31,10 +30,9 @@ from services.llm.port import (
     Request,
     Role,
 )
+from services.llm.retry import BackOff, Clock
 from services.llm.scrub import Scrubber
 from services.llm.settings import MindSettings, RoleSettings, load_mind
-from services.llm.target import DOWN, Target, Try
-from services.llm.wiring import guard_logs, release_logs, scrubber_of, targets_of
 
 _AGAIN = (DOWN - {Fault.UNAUTHORISED}) | {Fault.RATE_LIMITED, Fault.EMPTY}
 _SETTINGS_WRONG_SECONDS = 60.0
@@ -55,7 +53,7 @@ class OpenAIMind:
     def __init__(
         self,
         settings: MindSettings,
-        purse: Purse,
+        ledger: BudgetLedger,
         journal: Journal | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -63,22 +61,22 @@ class OpenAIMind:
         self._settings = settings
         self._clock = clock or Clock()
         self._rng = rng or random.Random()
-        self._scrubber = scrubber_of(settings)
+        self._scrubber = make_scrubber(settings)
         guard_logs(self._scrubber)
-        self._targets = targets_of(settings, Books(purse, journal, self._clock), self._scrubber)
+        self._models = model_clients(settings, CallAccounting(ledger, journal, self._clock), self._scrubber)
         self._bandits = {role: Bandit.of(chosen.models) for role, chosen in settings.roles.items()}
         self._rewarded: set[tuple[Role, str]] = set()
 
     @classmethod
     def from_environment(
-        cls, environment: Mapping[str, str], purse: Purse, journal: Journal | None = None
+        cls, environment: Mapping[str, str], ledger: BudgetLedger, journal: Journal | None = None
     ) -> "OpenAIMind":
         """The mind that ASI_MIND_FILE, or else OPENAI_BASE_URL, OPENAI_API_KEY and ASI_MODEL, describe.
 
         Raises:
             SettingsError: something is missing, unknown or impossible.
         """
-        return cls(load_mind(environment), purse, journal)
+        return cls(load_mind(environment), ledger, journal)
 
     @property
     def name(self) -> str:
@@ -103,8 +101,8 @@ class OpenAIMind:
 
     async def close(self) -> None:
         """Close all connections."""
-        for target in self._targets.values():
-            await target.close()
+        for model in self._models.values():
+            await model.close()
         release_logs(self._scrubber)
 
     async def ask(self, request: Request[A]) -> Answered[A]:
@@ -124,7 +122,7 @@ class OpenAIMind:
     def preview(self, request: Request[A]) -> str:
         """The JSON body that `ask` would send first, to the model whose turn it is; nothing is sent."""
         key = self._order(request.role)[0]
-        asked = self._targets[key].body(self._clean(request), (), self._settings.roles[request.role])
+        asked = self._models[key].body(self._clean(request), (), self._settings.roles[request.role])
         return json.dumps(asked, ensure_ascii=False, indent=2)
 
     async def reward(self, role: Role, model: str, candidate: str, gain: float) -> None:
@@ -160,10 +158,10 @@ class OpenAIMind:
         begun = len(question.calls)
         self._bandits[request.role] = self._bandits[request.role].asked(key)
         try:
-            first = await self._insist(key, request, (), question)
+            first = await self._retry(key, request, (), question)
             if first.answer is not None:
                 return first.answer
-            second = await self._insist(key, request, _repair(first), question)
+            second = await self._retry(key, request, _repair(first), question)
             if second.answer is not None:
                 return second.answer
             raise _unusable(request, second)
@@ -171,27 +169,29 @@ class OpenAIMind:
             cost = self._cost(request.role, question.calls[begun:])
             self._bandits[request.role] = self._bandits[request.role].asked(key, cost, times=0)
 
-    async def _insist(self, key: str, request: Request[A], turns: tuple[Message, ...], question: _Question) -> Try[A]:
+    async def _retry(
+        self, key: str, request: Request[A], turns: tuple[Message, ...], question: _Question
+    ) -> Attempt[A]:
         """Ask until there is an answer or one that can be repaired."""
-        target, back_off = self._targets[key], self._settings.retry.back_off
+        model, back_off = self._models[key], self._settings.retry.back_off
         for repetition in range(1, back_off.attempts + 1):
-            tried = await target.ask(request, turns, question.settings, question.calls)
-            fault = tried.outcome.fault
+            attempt = await model.ask(request, turns, question.settings, question.calls)
+            fault = attempt.outcome.fault
             if fault in (None, Fault.INVALID, Fault.TRUNCATED):
-                return tried
+                return attempt
             if fault not in _AGAIN:
-                raise _final(request, target, tried)
+                raise _final(request, model, attempt)
             if repetition < back_off.attempts:
-                await self._wait(back_off, repetition, target, tried, question)
-        raise MindUnavailable(_told(target, tried), delay=tried.outcome.retry_after)
+                await self._wait(back_off, repetition, model, attempt, question)
+        raise MindUnavailable(_describe(model, attempt), delay=attempt.outcome.retry_after)
 
     async def _wait(
-        self, back_off: BackOff, repetition: int, target: Target, tried: Try[A], question: _Question
+        self, back_off: BackOff, repetition: int, model: ModelClient, attempt: Attempt[A], question: _Question
     ) -> None:
         """Wait before the next attempt. Raises MindUnavailable at once when the question would be over by then."""
-        wait = back_off.wait(repetition, self._rng, tried.outcome.retry_after)
+        wait = back_off.wait(repetition, self._rng, attempt.outcome.retry_after)
         if self._clock.monotonic() + wait >= question.ends:
-            raise MindUnavailable(_told(target, tried), delay=wait)
+            raise MindUnavailable(_describe(model, attempt), delay=wait)
         await self._clock.sleep(wait)
 
     def _cost(self, role: Role, calls: list[Call]) -> float:
@@ -201,33 +201,33 @@ class OpenAIMind:
         return sum((call.prompt_tokens or 0) + (call.completion_tokens or 0) for call in calls) / 1e6
 
 
-def _repair(tried: Try[A]) -> tuple[Message, ...]:
+def _repair(attempt: Attempt[A]) -> tuple[Message, ...]:
     """The turns that give an unusable answer back. One that was cut off is not repeated: it would fill the context."""
-    if tried.outcome.fault is Fault.TRUNCATED:
+    if attempt.outcome.fault is Fault.TRUNCATED:
         text = "Your answer was cut off at the length limit. Answer again, whole and in the same form, but shorter."
         return (Message("user", text),)
     text = (
-        f"Your answer cannot be used: {tried.outcome.message}.\n"
+        f"Your answer cannot be used: {attempt.outcome.message}.\n"
         "Give the complete corrected answer in the same form, and nothing else."
     )
-    return Message("assistant", tried.outcome.text), Message("user", text)
+    return Message("assistant", attempt.outcome.text), Message("user", text)
 
 
-def _unusable(request: Request[A], tried: Try[A]) -> AnswerInvalid:
-    if tried.outcome.fault is Fault.TRUNCATED:
-        reason = f"{tried.call.model} was cut off at the token limit twice; raise roles.{request.role}.max_tokens"
+def _unusable(request: Request[A], attempt: Attempt[A]) -> AnswerInvalid:
+    if attempt.outcome.fault is Fault.TRUNCATED:
+        reason = f"{attempt.call.model} was cut off at the token limit twice; raise roles.{request.role}.max_tokens"
         return AnswerTruncated(request.role, reason)
-    reason = f"the answer of {tried.call.model} is not usable after a repair: {tried.outcome.message}"
+    reason = f"the answer of {attempt.call.model} is not usable after a repair: {attempt.outcome.message}"
     return AnswerInvalid(request.role, reason)
 
 
-def _final(request: Request[A], target: Target, tried: Try[A]) -> MindError:
-    """A fault that asking again does not mend."""
-    if tried.outcome.fault is Fault.UNAUTHORISED:
-        reason = f"{_told(target, tried)}; check the key and the model's name"
+def _final(request: Request[A], model: ModelClient, attempt: Attempt[A]) -> MindError:
+    """A fault that a retry does not fix."""
+    if attempt.outcome.fault is Fault.UNAUTHORISED:
+        reason = f"{_describe(model, attempt)}; check the key and the model's name"
         return MindUnavailable(reason, delay=_SETTINGS_WRONG_SECONDS)
-    return MindRefused(request.role, _told(target, tried))
+    return MindRefused(request.role, _describe(model, attempt))
 
 
-def _told(target: Target, tried: Try[A]) -> str:
-    return f"{target.model.name}: {tried.outcome.fault}: {tried.outcome.message}"
+def _describe(model: ModelClient, attempt: Attempt[A]) -> str:
+    return f"{model.model.name}: {attempt.outcome.fault}: {attempt.outcome.message}"

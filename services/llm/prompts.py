@@ -1,11 +1,31 @@
 """Prompts are files: a version in the first line, then text with {placeholders}."""
 
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from string import Template
+from typing import Protocol, TypeVar, cast
 
-from services.llm.port import Message
+import grpc
+import grpc.aio
+from pydantic import BaseModel, JsonValue
+
+from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.rpc import channel
+from services.chassis.settings import ServiceSettings, load
+from services.contracts import archive_pb2, archive_pb2_grpc
+from services.contracts import candidate_pb2 as pb
+from services.llm.budget import MemoryLedger
+from services.llm.openai_mind import OpenAIMind
+from services.llm.port import A, Message, Request, Role, plain_schema
 
 
 @dataclass(frozen=True)
@@ -33,3 +53,92 @@ def load_prompt(package: str, name: str) -> Prompt:
     if not head.startswith("version: ") or not divider:
         raise ValueError(f"prompt {name} of {package} needs a version line, a system part, ---, and a user part")
     return Prompt(head.removeprefix("version: ").strip(), system.strip(), Template(user.strip()))
+
+
+S = TypeVar("S", bound=ServiceSettings)
+S_contra = TypeVar("S_contra", bound=ServiceSettings, contravariant=True)
+DESCRIBES_A_MIND = ("ASI_MIND_FILE", "ASI_MODEL")
+
+
+class Question(Protocol[S_contra]):
+    """Makes the request that a service would put about a candidate now."""
+
+    async def __call__(
+        self, settings: S_contra, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
+    ) -> Request[BaseModel]:
+        """Raises NotPossible where the candidate gives no reason to ask."""
+        ...
+
+
+def plain(request: Request[A]) -> Request[BaseModel]:
+    """The same request, whatever its answer: it is looked at and never put."""
+    return cast("Request[BaseModel]", request)
+
+
+async def shown(request: Request[BaseModel], environment: Mapping[str, str]) -> dict[str, JsonValue]:
+    """The question as JSON; `body` is None where `environment` names no model. Raises SettingsError."""
+    return {
+        "role": request.role.value,
+        "version": request.prompt_version,
+        "hash": request.prompt_hash,
+        "messages": [{"role": one.role, "content": one.text} for one in request.messages],
+        "answer": plain_schema(request.answer),
+        "body": await _body(request, environment),
+    }
+
+
+async def _body(request: Request[BaseModel], environment: Mapping[str, str]) -> JsonValue:
+    if not any(environment.get(name) for name in DESCRIBES_A_MIND):
+        return None
+    async with OpenAIMind.from_environment(environment, MemoryLedger()) as mind:
+        body: JsonValue = json.loads(mind.preview(request))
+        return body
+
+
+def as_text(request: Request[BaseModel]) -> str:
+    """Version, messages and the schema of the answer, for reading."""
+    parts = [f"version: {request.prompt_version}", f"hash: {request.prompt_hash}"]
+    parts += [f"\n[{one.role}]\n{one.text}" for one in request.messages]
+    return "\n".join([*parts, "\n[the answer's JSON schema]", json.dumps(plain_schema(request.answer))])
+
+
+def main(
+    service: str, kind: type[S], roles: Sequence[Role], question: Question[S], given: Sequence[str] | None = None
+) -> int:
+    """Run the command line; its exit status. What went wrong is one sentence on standard error."""
+    arguments = _parser(roles).parse_args(given)
+    try:
+        settings = load(kind, service)
+        request = asyncio.run(_asked(settings, arguments, question))
+        told = json.dumps(asyncio.run(shown(request, os.environ)), indent=2, ensure_ascii=False)
+        sys.stdout.write(f"{told if arguments.json else as_text(request)}\n")
+    except (SettingsError, ValueError) as error:
+        return _refused(str(error), 2)
+    except NotPossible as error:
+        return _refused(str(error), 1)
+    except grpc.aio.AioRpcError as error:
+        bad = error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
+        return _refused(f"the archive: {error.details()}", 2 if bad else 1)
+    return 0
+
+
+async def _asked(settings: S, arguments: argparse.Namespace, question: Question[S]) -> Request[BaseModel]:
+    async with channel(settings.archive_address, settings) as connection:
+        archive = archive_pb2_grpc.ArchiveStub(connection)
+        wanted = archive_pb2.GetCandidateRequest(run=arguments.run, candidate=arguments.candidate)
+        record = await archive.GetCandidate(wanted, timeout=30)
+        return await question(settings, archive, record, Role(arguments.role))
+
+
+def _parser(roles: Sequence[Role]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="asi-arch prompt", description="The exact prompt that would be sent.")
+    parser.add_argument("role", choices=[role.value for role in roles])
+    parser.add_argument("--candidate", required=True, metavar="C", help="id or name")
+    parser.add_argument("--run", default="", help="default: the newest")
+    parser.add_argument("--json", action="store_true", help="with the answer's schema and the body of the request")
+    return parser
+
+
+def _refused(sentence: str, status: int) -> int:
+    sys.stderr.write(f"asi-arch: {sentence}\n")
+    return status

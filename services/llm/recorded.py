@@ -232,7 +232,7 @@ async def to_message(call: Call, artifacts: Artifacts) -> pb.Call:
     return message
 
 
-def gained(calls: Iterable[pb.Call], role: Role) -> str | None:
+def rewarded_model(calls: Iterable[pb.Call], role: Role) -> str | None:
     """The model whose answer in `role` was used: the one to reward. None when no call of the role was answered."""
     answered = [call.model for call in calls if call.role == role.value and not call.error]
     return answered[-1] if answered else None

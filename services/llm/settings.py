@@ -13,10 +13,9 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from services.chassis.errors import SettingsError
-from services.llm.backoff import BackOff
 from services.llm.budget import Price
-from services.llm.circuit import CircuitPolicy
 from services.llm.port import Role
+from services.llm.retry import BackOff, CircuitPolicy
 
 Structured = Literal["json_schema", "json_object", "text"]
 OPENAI_URL = "https://api.openai.com/v1"
@@ -160,7 +159,7 @@ def load_embedding(environment: Mapping[str, str] | None = None) -> MindSettings
     return None if settings.embedding is None else settings
 
 
-def must_be_payable(environment: Mapping[str, str], mind: bool, money: bool) -> None:
+def validate_prices(environment: Mapping[str, str], mind: bool, money: bool) -> None:
     """Raises SettingsError where a run could not ask its endpoint: described badly, or without the prices it needs.
 
     Args:

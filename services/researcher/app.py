@@ -10,7 +10,7 @@ from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, checker_pb2_grpc, cognition_pb2_grpc
 from services.llm.embedder import LocalEmbedder
 from services.llm.minds import Minds
-from services.llm.spaces import RunEmbedder, Spaces, endpoint_embedder
+from services.llm.openai_embedder import MotivationEmbedder, RunEmbedder, endpoint_embedder
 from services.researcher.draft import Proposer
 from services.researcher.handlers import Researcher
 from services.researcher.model.proposer import ModelProposer
@@ -44,7 +44,7 @@ async def build(service: Service, settings: ResearcherSettings) -> AsyncIterator
             archive_stub,
             checker_pb2_grpc.CheckerStub(checker),
             cognition_pb2_grpc.CognitionStub(cognition),
-            Spaces(local, embedder),
+            MotivationEmbedder(local, embedder),
             embedder.vector,
             choose,
         )

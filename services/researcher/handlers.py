@@ -22,7 +22,7 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.structure import fingerprint
 from services.domain.zoo import baseline
 from services.llm.embedder import Vector
-from services.llm.spaces import Embed, Spaces
+from services.llm.openai_embedder import Embed, MotivationEmbedder
 from services.researcher.draft import Context, Draft, Proposer, Refusal
 from services.researcher.lookup import entries_for, neighbours
 from services.researcher.offline.proposer import describes
@@ -59,7 +59,7 @@ class Researcher:
         archive: archive_pb2_grpc.ArchiveAsyncStub,
         checker: checker_pb2_grpc.CheckerAsyncStub,
         cognition: cognition_pb2_grpc.CognitionAsyncStub,
-        spaces: Spaces,
+        spaces: MotivationEmbedder,
         embed: Embed,
         proposer: Choose,
     ) -> None:

@@ -15,9 +15,9 @@ from services.chassis import logs
 from services.chassis.rpc import channel
 from services.contracts import archive_pb2_grpc, cognition_pb2_grpc
 from services.contracts import candidate_pb2 as pb
+from services.llm.openai_embedder import endpoint_embedder
 from services.llm.port import Request, Role
-from services.llm.preview import main, plain
-from services.llm.spaces import endpoint_embedder
+from services.llm.prompts import main, plain
 from services.researcher.model.proposer import novelty_request, propose_request, summary_request
 from services.researcher.settings import ResearcherSettings
 from services.researcher.tools import Desk

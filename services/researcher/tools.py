@@ -27,11 +27,10 @@ from services.chassis.rpc import channel
 from services.chassis.settings import load
 from services.contracts import archive_pb2, archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.llm.budget import LocalPurse
+from services.llm.budget import MemoryLedger
 from services.llm.embedder import Vector
-from services.llm.openai_embedder import OpenAIEmbedder
+from services.llm.openai_embedder import OpenAIEmbedder, endpoint_embedder
 from services.llm.openai_mind import OpenAIMind
-from services.llm.spaces import endpoint_embedder
 from services.researcher.draft import Context, Draft, Proposer, Refusal
 from services.researcher.lookup import entries_for, nearest_motivations, nearest_programs
 from services.researcher.model.proposer import ModelProposer
@@ -107,7 +106,7 @@ async def _proposer(mind: str) -> AsyncIterator[Proposer]:
     if mind == "offline":
         yield OfflineProposer()
         return
-    async with OpenAIMind.from_environment(os.environ, LocalPurse()) as thinking:
+    async with OpenAIMind.from_environment(os.environ, MemoryLedger()) as thinking:
         yield ModelProposer(thinking)
 
 

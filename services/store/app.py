@@ -12,8 +12,8 @@ from services.store.applier import Applier
 from services.store.backends import open_archive
 from services.store.deadletters import DeadLetterKeeper
 from services.store.gauges import Gauges
+from services.store.ledger import RunLedger
 from services.store.port import Archive, ArchiveUnavailable
-from services.store.purse import RunPurse
 from services.store.service import ArchiveService
 from services.store.settings import StoreSettings
 
@@ -47,7 +47,7 @@ async def build(service: Service, settings: StoreSettings) -> AsyncIterator[None
     try:
         applier = Applier(service.bus, archive, await service.bus.consumer("store"), settings.batch)
         keeper = DeadLetterKeeper(service.bus, await service.bus.consumer("dead-letters"))
-        answers = ArchiveService(archive, applier.changed, RunPurse(archive))
+        answers = ArchiveService(archive, applier.changed, RunLedger(archive))
         archive_pb2_grpc.add_ArchiveServicer_to_server(answers, service.server.grpc)
         service.rpc_names.append(archive_pb2.DESCRIPTOR.services_by_name["Archive"].full_name)
         gauges = Gauges(archive, service.bus)

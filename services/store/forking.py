@@ -18,7 +18,7 @@ from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.events import first
 from services.contracts import events_pb2
-from services.llm.names import OPENAI, recorded
+from services.llm.port import OPENAI, recorded
 from services.store.incoming import adopt, original
 from services.store.port import Archive, LogRow
 

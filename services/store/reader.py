@@ -13,7 +13,7 @@ from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import load
 from services.contracts import archive_pb2_grpc
 from services.store.backends import open_archive
-from services.store.purse import RunPurse
+from services.store.ledger import RunLedger
 from services.store.service import ArchiveService
 from services.store.settings import StoreSettings
 
@@ -23,7 +23,7 @@ async def serve(settings: StoreSettings) -> None:
     archive = open_archive(settings.archive)
     await archive.open()
     server = Server(settings.model_copy(update={"listen": "127.0.0.1:0", "grpc_ca": None}))
-    answers = ArchiveService(archive, asyncio.Condition(), RunPurse(archive))
+    answers = ArchiveService(archive, asyncio.Condition(), RunLedger(archive))
     archive_pb2_grpc.add_ArchiveServicer_to_server(answers, server.grpc)
     await server.start()
     sys.stdout.write(f"{server.port}\n")

@@ -12,8 +12,8 @@ from services.contracts import archive_pb2_grpc, candidate_pb2
 from services.domain.structure import fingerprint
 from services.store.answers import link, node, slim, status
 from services.store.draw import draw_seeds
+from services.store.ledger import RunLedger
 from services.store.port import SORTS, Archive, Near, Query, RunRow
-from services.store.purse import RunPurse
 
 MOST_PER_PAGE = 500
 REJECTIONS = 10
@@ -28,10 +28,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     """Answers from one archive. ValueError becomes INVALID_ARGUMENT, NotFound NOT_FOUND, and so on: see chassis.rpc."""
 
-    def __init__(self, archive: Archive, changed: asyncio.Condition, purse: RunPurse) -> None:
+    def __init__(self, archive: Archive, changed: asyncio.Condition, ledger: RunLedger) -> None:
         self._archive = archive
         self._changed = changed
-        self._purse = purse
+        self._ledger = ledger
 
     async def GetCandidate(self, request: pb.GetCandidateRequest, context: Context) -> candidate_pb2.Candidate:
         run = await self._name(request.run)
@@ -156,13 +156,13 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveReply:
         money = request.nanodollars if request.HasField("nanodollars") else None
         return pb.ReserveReply(
-            reservation=await self._purse.reserve(await self._run(request.run), request.tokens, money)
+            reservation=await self._ledger.reserve(await self._run(request.run), request.tokens, money)
         )
 
     async def Settle(self, request: pb.SettleRequest, context: Context) -> pb.SettleReply:
         tokens = request.tokens if request.HasField("tokens") else None
         money = request.nanodollars if request.HasField("nanodollars") else None
-        await self._purse.settle(request.reservation, tokens, money)
+        await self._ledger.settle(request.reservation, tokens, money)
         return pb.SettleReply()
 
     async def _run(self, run: str) -> RunRow:

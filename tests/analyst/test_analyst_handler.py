@@ -21,10 +21,8 @@ from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.llm.embedder import Vector
 from services.llm.minds import Minds
-from services.llm.openai_embedder import OpenAIEmbedder
-from services.llm.script import Script
-from services.llm.scripted import ScriptedEndpoint
-from services.llm.spaces import RunEmbedder, endpoint_embedder
+from services.llm.openai_embedder import OpenAIEmbedder, RunEmbedder, endpoint_embedder
+from services.llm.scripted import Script, ScriptedEndpoint
 from tests.analyst.analyst_records import CHILD, Archive
 
 

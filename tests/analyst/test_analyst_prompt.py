@@ -15,7 +15,7 @@ from services.contracts import archive_pb2 as arc
 from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.llm.port import Role
-from services.llm.preview import main
+from services.llm.prompts import main
 from tests.analyst.analyst_records import CHILD, ROOT, Archive, candidate
 
 

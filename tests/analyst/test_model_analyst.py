@@ -9,10 +9,9 @@ from pydantic import JsonValue
 from services.analyst.model.analyst import ModelAnalyst, told
 from services.analyst.offline.analyst import NAME, OfflineAnalyst
 from services.contracts import candidate_pb2 as pb
-from services.llm.budget import LocalPurse
+from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
-from services.llm.script import Script, Step
-from services.llm.scripted import ScriptedEndpoint
+from services.llm.scripted import Script, ScriptedEndpoint, Step
 from tests.analyst.analyst_records import CHILD, PARENT, ROOT, dossier
 
 PROSE = "The short convolution helps to find what was seen just before."
@@ -37,7 +36,7 @@ async def analyst(*steps: Step) -> AsyncIterator[tuple[ModelAnalyst, ScriptedEnd
             "OPENAI_API_KEY": "sk-test-not-a-secret",
             "ASI_MODEL": "scripted-model",
         }
-        async with OpenAIMind.from_environment(environment, LocalPurse()) as mind:
+        async with OpenAIMind.from_environment(environment, MemoryLedger()) as mind:
             yield ModelAnalyst(mind, OfflineAnalyst()), endpoint
 
 

@@ -13,7 +13,7 @@ from services.contracts import archive_pb2_grpc
 from services.judge.prompt import question
 from services.judge.settings import JudgeSettings
 from services.llm.port import Role
-from services.llm.preview import main
+from services.llm.prompts import main
 from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, trained, untrained
 
 CHILD = trained(3, 1.44)

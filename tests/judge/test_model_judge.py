@@ -17,10 +17,9 @@ from services.judge.calibration import Calibration
 from services.judge.case import Case
 from services.judge.model.judge import ModelJudge, anonymous
 from services.judge.opinion import Judging
-from services.llm.budget import LocalPurse
+from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
-from services.llm.script import Script, Step
-from services.llm.scripted import ScriptedEndpoint
+from services.llm.scripted import Script, ScriptedEndpoint, Step
 from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, delivery, judging, settings_of, trained, untrained
 
 CHILD = trained(3, 1.44, parent="c000001", program="class SecretiveMixer: pass\n")
@@ -46,7 +45,7 @@ async def model(*steps: Step) -> AsyncIterator[tuple[ModelJudge, ScriptedEndpoin
             "OPENAI_API_KEY": "sk-test-not-a-secret",
             "ASI_MODEL": "scripted-model",
         }
-        async with OpenAIMind.from_environment(environment, LocalPurse()) as mind:
+        async with OpenAIMind.from_environment(environment, MemoryLedger()) as mind:
             yield ModelJudge(mind), endpoint
 
 
@@ -140,7 +139,7 @@ async def test_what_cannot_be_judged_is_a_failed_precondition(archive: Archive, 
 
 async def test_a_replay_is_not_calibrated() -> None:
     """A record answers as it did before: it cannot drift."""
-    calibration = Calibration(LocalPurse())
+    calibration = Calibration(MemoryLedger())
 
     assert calibration.mind("offline") is None
     with pytest.raises(NotPossible, match="answers from a record"):

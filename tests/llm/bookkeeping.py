@@ -1,5 +1,5 @@
 # ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
-"""What keeps a run's books, for the tests: an archive's purse behind real gRPC, a bus that remembers."""
+"""What keeps a run's books, for the tests: an archive's ledger behind real gRPC, a bus that remembers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

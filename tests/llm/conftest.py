@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.llm.outside import forbid_outside_calls
+from services.llm.exchange import forbid_outside_calls
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, JsonValue
 
-from services.llm.budget import LocalPurse
+from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
 from services.llm.port import Block, Call, Message, Request, Role
-from services.llm.script import Script, Step
-from services.llm.scripted import ScriptedEndpoint
+from services.llm.scripted import Script, ScriptedEndpoint, Step
 from services.llm.settings import Endpoint, MindSettings, Model, Retry, RoleSettings
 
 KEY = "very-private-key-0123456789"
@@ -65,8 +64,10 @@ def settings(*urls: str, concurrency: int = 8, timeout: float = 2.0, attempts: i
     return MindSettings.model_validate({**made.model_dump(), "addresses": addresses, "keys": dict.fromkeys(names, KEY)})
 
 
-def mind(settings: MindSettings, purse: LocalPurse | None = None, journal: MemoryJournal | None = None) -> OpenAIMind:
-    return OpenAIMind(settings, purse or LocalPurse(), journal, rng=random.Random(0))
+def mind(
+    settings: MindSettings, ledger: MemoryLedger | None = None, journal: MemoryJournal | None = None
+) -> OpenAIMind:
+    return OpenAIMind(settings, ledger or MemoryLedger(), journal, rng=random.Random(0))
 
 
 def script(*steps: Step, otherwise: Step | None = None) -> Script:
@@ -75,8 +76,8 @@ def script(*steps: Step, otherwise: Step | None = None) -> Script:
 
 @asynccontextmanager
 async def served(
-    script: Script, purse: LocalPurse | None = None, journal: MemoryJournal | None = None, **changes: Any
+    script: Script, ledger: MemoryLedger | None = None, journal: MemoryJournal | None = None, **changes: Any
 ) -> AsyncIterator[tuple[ScriptedEndpoint, OpenAIMind]]:
     """A scripted endpoint and a mind that asks it."""
-    async with ScriptedEndpoint(script) as server, mind(settings(server.base_url, **changes), purse, journal) as asked:
+    async with ScriptedEndpoint(script) as server, mind(settings(server.base_url, **changes), ledger, journal) as asked:
         yield server, asked

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from services.llm.answers import JSON, Unreadable, instructions, read, schema_of
 from services.llm.port import Block
-from services.llm.script import smallest
+from services.llm.scripted import smallest
 
 
 class Part(BaseModel):

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.chassis.errors import Rejected
-from services.llm.budget import NANO, Limits, LocalPurse, Price, Spend, spend
+from services.llm.budget import NANO, Limits, MemoryLedger, Price, Spend, spend
 from services.llm.port import BudgetExhausted, MindError, PriceUnknown
-from services.llm.script import Fate, Step
+from services.llm.scripted import Fate, Step
 from tests.llm.minds import GOOD, KEY, script, served
 from tests.llm.minds import question as asked_question
 
@@ -23,31 +23,31 @@ def test_no_interleaving_of_calls_exceeds_the_budget(
     limit: int, wanted: list[tuple[int, float, bool]], seed: int
 ) -> None:
     """At every moment, booked plus reserved stays within the limits of both kinds, and all askers come to an end."""
-    purse, rng = LocalPurse(), random.Random(seed)
+    ledger, rng = MemoryLedger(), random.Random(seed)
 
     async def one(worst: int, share: float, known: bool) -> None:
         await asyncio.sleep(0.001 * rng.random())
         try:
-            held = await purse.reserve("r", Spend(worst, 2 * worst))
+            held = await ledger.reserve("r", Spend(worst, 2 * worst))
         except BudgetExhausted:
             return
-        _within(purse, limit)
+        _within(ledger, limit)
         await asyncio.sleep(0.001 * rng.random())
         used = int(share * worst)
-        await purse.settle(held, Spend(used, 2 * used) if known else None)
-        _within(purse, limit)
+        await ledger.settle(held, Spend(used, 2 * used) if known else None)
+        _within(ledger, limit)
 
     async def everyone() -> None:
-        await purse.open("r", Limits(tokens=limit, dollars=1.9 * limit / NANO))
+        await ledger.open("r", Limits(tokens=limit, dollars=1.9 * limit / NANO))
         await asyncio.wait_for(asyncio.gather(*(one(*call) for call in wanted)), 10)
 
     asyncio.run(everyone())
 
-    assert purse.reserved("r") == Spend()
+    assert ledger.reserved("r") == Spend()
 
 
-def _within(purse: LocalPurse, limit: int) -> None:
-    total = purse.booked("r") + purse.reserved("r")
+def _within(ledger: MemoryLedger, limit: int) -> None:
+    total = ledger.booked("r") + ledger.reserved("r")
     assert total.tokens <= limit
     assert (total.nanodollars or 0) <= 1.9 * limit + 1
 
@@ -67,21 +67,21 @@ async def test_a_mind_under_faults_and_many_askers_stays_within_its_budget(seed:
         "server_error",
     ]
     steps = [Step(fault=rng.choice(fates), answer=GOOD, completion_tokens=rng.randint(1, 200)) for _ in range(60)]
-    purse = LocalPurse()
-    await purse.open("r1", Limits(tokens=10_000))
-    async with served(script(*steps), purse) as (_, mind):
+    ledger = MemoryLedger()
+    await ledger.open("r1", Limits(tokens=10_000))
+    async with served(script(*steps), ledger) as (_, mind):
         results = await asyncio.gather(*(mind.ask(asked_question(f"{n}")) for n in range(40)), return_exceptions=True)
 
-    assert purse.booked("r1").tokens <= 10_000
-    assert purse.reserved("r1") == Spend()
+    assert ledger.booked("r1").tokens <= 10_000
+    assert ledger.reserved("r1") == Spend()
     assert any(isinstance(result, BudgetExhausted) for result in results)
     assert all(not isinstance(result, BaseException) or isinstance(result, MindError) for result in results)
 
 
 async def test_a_call_that_could_exceed_is_not_made() -> None:
     """The endpoint hears nothing; the worker loop gets a rejection by policy."""
-    purse = LocalPurse(Limits(tokens=150))
-    async with served(script(), purse) as (server, mind):
+    ledger = MemoryLedger(Limits(tokens=150))
+    async with served(script(), ledger) as (server, mind):
         with pytest.raises(BudgetExhausted, match="150 tokens") as caught:
             await mind.ask(asked_question())
 
@@ -92,23 +92,23 @@ async def test_a_call_that_could_exceed_is_not_made() -> None:
 
 async def test_a_reserve_waits_for_calls_in_flight_that_may_cost_less() -> None:
     """Otherwise the end of a budget would be lost to caution."""
-    purse = LocalPurse(Limits(tokens=100))
-    first = await purse.reserve("r", Spend(90))
-    second = asyncio.create_task(purse.reserve("r", Spend(80)))
+    ledger = MemoryLedger(Limits(tokens=100))
+    first = await ledger.reserve("r", Spend(90))
+    second = asyncio.create_task(ledger.reserve("r", Spend(80)))
     await asyncio.sleep(0.01)
     waited = not second.done()
-    await purse.settle(first, Spend(5))
-    await purse.settle(first, Spend(5))
+    await ledger.settle(first, Spend(5))
+    await ledger.settle(first, Spend(5))
 
     assert waited
     assert (await asyncio.wait_for(second, 1)).worst == Spend(80)
-    assert purse.booked("r") == Spend(5)
+    assert ledger.booked("r") == Spend(5)
 
 
 async def test_money_cannot_be_kept_without_prices() -> None:
     """Better no call than an unlimited one."""
     with pytest.raises(PriceUnknown, match="prices in the mind file"):
-        await LocalPurse(Limits(dollars=1.0)).reserve("r", spend(None, 10, 10))
+        await MemoryLedger(Limits(dollars=1.0)).reserve("r", spend(None, 10, 10))
 
 
 def test_prices_are_exact_and_rounded_up() -> None:

@@ -5,9 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.llm.backoff import BackOff, retry_after
 from services.llm.bandit import Bandit
-from services.llm.circuit import Circuit, CircuitPolicy
+from services.llm.retry import BackOff, Circuit, CircuitPolicy, retry_after
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 

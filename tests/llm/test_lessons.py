@@ -4,7 +4,7 @@ import pytest
 
 from services.contracts import archive_pb2 as arc
 from services.contracts import candidate_pb2 as pb
-from services.llm.lessons import Lessons, gain_of
+from services.llm.minds import RewardFeed, gain_of
 from services.llm.port import Role
 from tests.llm.test_minds import Archive, asked
 
@@ -45,10 +45,10 @@ class Pupil:
 
 
 async def test_the_model_that_proposed_is_rewarded() -> None:
-    """With the fitness gained over the parent; a moment later the archive is not asked again."""
+    """With the fitness rewarded_model over the parent; a moment later the archive is not asked again."""
     archive, pupil = Listed(scored("c1", 0.5), scored("c2", 0.75, "c1"), scored("c3", 0.25, "c1")), Pupil()
     async with asked(archive) as stub:
-        lessons = Lessons(stub)
+        lessons = RewardFeed(stub)
         await lessons.teach(pupil, "r1")
         await lessons.teach(pupil, "r1")
 
@@ -73,6 +73,6 @@ async def test_an_archive_that_fails_stops_nobody() -> None:
     """The choice of a model is not worth a seat."""
     pupil = Pupil()
     async with asked(Broken()) as stub:
-        await Lessons(stub).teach(pupil, "r1")
+        await RewardFeed(stub).teach(pupil, "r1")
 
     assert not pupil.told

@@ -11,10 +11,9 @@ from services.chassis.bus import Bus
 from services.chassis.errors import SettingsError, Transient
 from services.chassis.worker import Job
 from services.llm.budget import Spend
-from services.llm.minds import Minds, StorePurse
+from services.llm.minds import ArchiveLedger, Minds
 from services.llm.port import BudgetExhausted, Message, Mind, NotRecorded, Request, Role
-from services.llm.script import Script, Step
-from services.llm.scripted import ScriptedEndpoint
+from services.llm.scripted import Script, ScriptedEndpoint, Step
 from tests.llm.bookkeeping import Archive, Recorder, asked, job_of
 
 
@@ -106,7 +105,7 @@ async def test_a_recorded_run_answers_without_an_endpoint(bus: Bus, tmp_path: Pa
 async def test_the_purse_waits_while_only_calls_in_flight_stand_in_the_way() -> None:
     """RESOURCE_EXHAUSTED is worth another try; the run has the tokens."""
     async with asked(Archive(grpc.StatusCode.RESOURCE_EXHAUSTED)) as stub:
-        reservation = await StorePurse(stub).reserve("r1", Spend(100, None))
+        reservation = await ArchiveLedger(stub).reserve("r1", Spend(100, None))
 
     assert reservation.id == 7
 
@@ -115,11 +114,11 @@ async def test_a_spent_budget_ends_the_question() -> None:
     """FAILED_PRECONDITION is not worth another try."""
     async with asked(Archive(grpc.StatusCode.FAILED_PRECONDITION)) as stub:
         with pytest.raises(BudgetExhausted, match="the run's tokens"):
-            await StorePurse(stub).reserve("r1", Spend(100, None))
+            await ArchiveLedger(stub).reserve("r1", Spend(100, None))
 
 
 async def test_a_store_out_of_reach_is_waited_for() -> None:
     """The delivery comes again later; nothing was spent."""
     async with asked(Archive(grpc.StatusCode.INTERNAL)) as stub:
-        with pytest.raises(Transient, match="the purse is out of reach"):
-            await StorePurse(stub).reserve("r1", Spend(100, None))
+        with pytest.raises(Transient, match="the ledger is out of reach"):
+            await ArchiveLedger(stub).reserve("r1", Spend(100, None))

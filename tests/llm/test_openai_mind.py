@@ -8,7 +8,7 @@ import time
 import pytest
 
 from services.chassis.errors import Rejected, SettingsError, Transient
-from services.llm.budget import LocalPurse
+from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
 from services.llm.port import (
     AnswerInvalid,
@@ -19,8 +19,7 @@ from services.llm.port import (
     MindUnavailable,
     Role,
 )
-from services.llm.script import Fate, Step
-from services.llm.scripted import ScriptedEndpoint
+from services.llm.scripted import Fate, ScriptedEndpoint, Step
 from tests.llm.minds import GOOD, KEY, Idea, MemoryJournal, mind, question, script, served, settings
 
 
@@ -95,14 +94,14 @@ async def test_a_lasting_fault_ends_as_unavailable_with_every_call(fate: Fate) -
 
 async def test_nobody_listening_is_unavailable_and_costs_nothing() -> None:
     """A request that was never sent is not booked."""
-    purse = LocalPurse()
+    ledger = MemoryLedger()
     async with ScriptedEndpoint(script()) as server:
         url = server.base_url
-    async with mind(settings(url), purse) as asked:
+    async with mind(settings(url), ledger) as asked:
         with pytest.raises(MindUnavailable, match="connection failed"):
             await asked.ask(question())
 
-    assert purse.booked("r1").tokens == 0
+    assert ledger.booked("r1").tokens == 0
 
 
 async def test_retry_after_is_honoured() -> None:
@@ -248,8 +247,8 @@ async def test_concurrency_is_limited_per_endpoint() -> None:
 
 async def test_a_cancelled_question_is_booked_and_recorded() -> None:
     """The endpoint may well charge for what nobody read."""
-    journal, purse = MemoryJournal(), LocalPurse()
-    async with served(script(otherwise=Step(fault="hang")), purse, journal) as (server, asked):
+    journal, ledger = MemoryJournal(), MemoryLedger()
+    async with served(script(otherwise=Step(fault="hang")), ledger, journal) as (server, asked):
         task = asyncio.create_task(asked.ask(question()))
         await asyncio.wait_for(server.arrived.wait(), 5)
         task.cancel()
@@ -257,8 +256,8 @@ async def test_a_cancelled_question_is_booked_and_recorded() -> None:
             await task
 
     assert [call.error for _, _, call in journal.calls] == [Fault.CANCELLED]
-    assert purse.booked("r1").tokens > 200
-    assert purse.reserved("r1").tokens == 0
+    assert ledger.booked("r1").tokens > 200
+    assert ledger.reserved("r1").tokens == 0
 
 
 @pytest.mark.parametrize("fate", ["unauthorised", "echo_key"])
@@ -291,4 +290,4 @@ def test_nothing_reaches_beyond_this_machine_where_it_is_forbidden() -> None:
     """The switch that keeps tests from spending."""
     environment = {"OPENAI_API_KEY": KEY, "ASI_MODEL": "x"}
     with pytest.raises(SettingsError, match="forbidden"):
-        OpenAIMind.from_environment(environment, LocalPurse())
+        OpenAIMind.from_environment(environment, MemoryLedger())

@@ -3,7 +3,7 @@
 import json
 
 from services.llm.port import plain_schema
-from services.llm.preview import as_text, plain, shown
+from services.llm.prompts import as_text, plain, shown
 from tests.llm.minds import KEY, Idea, question
 
 

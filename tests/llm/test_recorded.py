@@ -7,8 +7,8 @@ import pytest
 from services.chassis.artifacts import FsspecArtifacts
 from services.contracts import candidate_pb2 as pb
 from services.llm.port import AnswerInvalid, MindError, MindRefused, NotRecorded, Request, Role
-from services.llm.recorded import CallRecord, RecordedMind, gained, to_message
-from services.llm.script import Script, Step
+from services.llm.recorded import CallRecord, RecordedMind, rewarded_model, to_message
+from services.llm.scripted import Script, Step
 from tests.llm.minds import GOOD, KEY, Idea, question, script, served
 
 
@@ -103,8 +103,8 @@ async def test_the_record_tells_whom_to_reward_and_holds_no_key(tmp_path: Path) 
     _, candidate = await record(tmp_path, script(Step(fault="rate_limit")), question(f"with {KEY}"))
     written = everything_below(tmp_path)
 
-    assert gained(candidate.calls, Role.PROPOSE) == "model-e0"
-    assert gained(candidate.calls, Role.SCORE) is None
+    assert rewarded_model(candidate.calls, Role.PROPOSE) == "model-e0"
+    assert rewarded_model(candidate.calls, Role.SCORE) is None
     assert [call.error for call in candidate.calls] == ["rate_limited", ""]
     assert b"GatedThing" in written
     assert KEY.encode() not in written

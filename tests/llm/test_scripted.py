@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.chassis.errors import SettingsError
-from services.llm.script import Script
+from services.llm.scripted import Script
 from tests.llm.minds import Idea, mind, question, settings
 
 

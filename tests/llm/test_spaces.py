@@ -16,12 +16,10 @@ from services.chassis.worker import Job
 from services.contracts import candidate_pb2 as pb
 from services.llm.embedder import LocalEmbedder
 from services.llm.minds import Minds
-from services.llm.openai_embedder import OpenAIEmbedder
+from services.llm.openai_embedder import MotivationEmbedder, OpenAIEmbedder, RunEmbedder, endpoint_embedder
 from services.llm.port import BudgetExhausted, Role
-from services.llm.script import Script, Step
-from services.llm.scripted import ScriptedEndpoint
-from services.llm.settings import EmbeddingSettings, MindSettings, must_be_payable
-from services.llm.spaces import RunEmbedder, Spaces, endpoint_embedder
+from services.llm.scripted import Script, ScriptedEndpoint, Step
+from services.llm.settings import EmbeddingSettings, MindSettings, validate_prices
 from tests.llm.bookkeeping import Archive, Recorder, asked, job_of
 from tests.llm.minds import KEY, script, settings
 
@@ -65,15 +63,15 @@ def test_a_budget_in_money_needs_a_price_of_every_model(tmp_path: Path) -> None:
     priced_file.write_text(f'[models.m]\nname = "m"\n{prices}{roles}[embedding]\nmodel = "small"\nprice = 0.02\n')
     without = DESCRIBED | {"ASI_MIND_FILE": str(told)}
 
-    must_be_payable(DESCRIBED | {"ASI_MIND_FILE": str(priced_file)}, mind=True, money=True)
-    must_be_payable(without, mind=True, money=False)
-    must_be_payable(without | {"ASI_EMBEDDER": "local"}, mind=False, money=True)
+    validate_prices(DESCRIBED | {"ASI_MIND_FILE": str(priced_file)}, mind=True, money=True)
+    validate_prices(without, mind=True, money=False)
+    validate_prices(without | {"ASI_EMBEDDER": "local"}, mind=False, money=True)
     with pytest.raises(SettingsError, match=r"embedding, models\.m has none.*--tokens"):
-        must_be_payable(without, mind=True, money=True)
+        validate_prices(without, mind=True, money=True)
     with pytest.raises(SettingsError, match="embedding has none"):
-        must_be_payable(DESCRIBED, mind=False, money=True)
+        validate_prices(DESCRIBED, mind=False, money=True)
     with pytest.raises(SettingsError, match="ASI_MODEL is not set"):
-        must_be_payable({}, mind=True, money=False)
+        validate_prices({}, mind=True, money=False)
 
 
 @dataclass
@@ -88,8 +86,8 @@ class Laboratory:
     job: Job
 
     @property
-    def spaces(self) -> Spaces:
-        return Spaces(LocalEmbedder(64), self.embedder)
+    def spaces(self) -> MotivationEmbedder:
+        return MotivationEmbedder(LocalEmbedder(64), self.embedder)
 
     @property
     def calls(self) -> list[pb.Call]:
@@ -99,7 +97,7 @@ class Laboratory:
 
 @asynccontextmanager
 async def laboratory(bus: Bus, folder: Path, script: Script, *codes: grpc.StatusCode) -> AsyncIterator[Laboratory]:
-    """A researcher's embedder, with an endpoint that plays this script and an archive whose purse answers so."""
+    """A researcher's embedder, with an endpoint that plays this script and an archive whose ledger answers so."""
     archive, through = Archive(*codes), Recorder(bus)
     async with ScriptedEndpoint(script) as server, asked(archive) as stub:
         minds = Minds("researcher", through, stub, folder.as_uri())  # type: ignore[arg-type]
@@ -128,7 +126,7 @@ async def test_a_run_goes_on_in_the_space_that_it_began_in(bus: Bus, tmp_path: P
         asked_once = len(lab.server.received)
         with pytest.raises(Transient, match=r"openai:large.*set ASI_EMBEDDER"):
             await lab.spaces.motivation("gate", "openai:large", "offline", lab.job)
-        alone = await Spaces(LocalEmbedder(64)).motivation("gate", "", "offline", lab.job)
+        alone = await MotivationEmbedder(LocalEmbedder(64)).motivation("gate", "", "offline", lab.job)
 
     assert (begun.embedder, local.embedder, alone.embedder) == ("openai:small", "hashed-64-v1", "hashed-64-v1")
     assert asked_once == len(lab.server.received) == 1
@@ -180,7 +178,7 @@ async def test_a_recorded_run_takes_its_vectors_from_the_record(bus: Bus, tmp_pa
         original = await lab.spaces.motivation("gate", "", "offline", lab.job)
         lab.archive.record.calls.add().CopyFrom(lab.calls[0])
         replayed = await lab.spaces.motivation("gate", "", "recorded:r1", lab.job)
-        without = await Spaces(LocalEmbedder(64), RunEmbedder(None, lab.minds)).motivation(
+        without = await MotivationEmbedder(LocalEmbedder(64), RunEmbedder(None, lab.minds)).motivation(
             "gate", "openai:small", "recorded:r1", lab.job
         )
         unknown = await lab.embedder.vector("another gate", "recorded:r1", lab.job)

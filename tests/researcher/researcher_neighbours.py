@@ -26,8 +26,7 @@ from services.domain.structure import fingerprint, same_structure, similarity
 from services.domain.zoo import baseline
 from services.llm.embedder import LocalEmbedder, Vector
 from services.llm.minds import Minds
-from services.llm.openai_embedder import OpenAIEmbedder
-from services.llm.spaces import RunEmbedder, Spaces
+from services.llm.openai_embedder import MotivationEmbedder, OpenAIEmbedder, RunEmbedder
 from services.researcher.draft import Proposer
 from services.researcher.handlers import Researcher
 
@@ -169,10 +168,10 @@ async def researcher(
     async with neighbours.served() as address, channel(address, ServiceSettings()) as connection:
         archive = archive_pb2_grpc.ArchiveStub(connection)
         embed, local = _nothing, LocalEmbedder(64)
-        spaces = Spaces(local)
+        spaces = MotivationEmbedder(local)
         if endpoint is not None and bus is not None:
             embedder = RunEmbedder(endpoint, Minds("researcher", bus, archive, artifacts))
-            embed, spaces = embedder.vector, Spaces(local, embedder)
+            embed, spaces = embedder.vector, MotivationEmbedder(local, embedder)
         yield Researcher(
             archive,
             checker_pb2_grpc.CheckerStub(connection),

@@ -11,10 +11,9 @@ from services.chassis.events import Cause
 from services.chassis.worker import Job
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
-from services.llm.budget import LocalPurse
+from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
-from services.llm.script import Script, Step
-from services.llm.scripted import ScriptedEndpoint
+from services.llm.scripted import Script, ScriptedEndpoint, Step
 from services.researcher.handlers import Researcher
 from services.researcher.model.proposer import ModelProposer
 from services.researcher.offline.catalogue import CATALOGUE
@@ -63,7 +62,7 @@ async def thinking(*reports: pb.CheckReport) -> AsyncIterator[tuple[Researcher, 
         environment = {"OPENAI_BASE_URL": endpoint.base_url, "OPENAI_API_KEY": "sk-test", "ASI_MODEL": "scripted"}
         neighbours = Neighbours(Archive(settings_of(), known=[PARENT, STRANGER]), Checker(*reports))
         async with (
-            OpenAIMind.from_environment(environment, LocalPurse(), None) as mind,
+            OpenAIMind.from_environment(environment, MemoryLedger(), None) as mind,
             researcher(neighbours, lambda: ModelProposer(mind)) as one,
         ):
             yield one, endpoint

@@ -14,12 +14,11 @@ from services.chassis.bus import Bus
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
-from services.llm.budget import Limits, LocalPurse
+from services.llm.budget import Limits, MemoryLedger
 from services.llm.openai_mind import OpenAIMind
 from services.llm.port import BudgetExhausted, Call, Mind
 from services.llm.recorded import CallRecord, RecordedMind, to_message
-from services.llm.script import Script, Step
-from services.llm.scripted import ScriptedEndpoint
+from services.llm.scripted import Script, ScriptedEndpoint, Step
 from services.researcher.handlers import Researcher
 from services.researcher.model.proposer import ModelProposer
 from tests.researcher.researcher_neighbours import (
@@ -74,7 +73,7 @@ class Kept:
 
 @asynccontextmanager
 async def thinking(
-    *steps: Step, purse: LocalPurse | None = None, journal: Kept | None = None
+    *steps: Step, ledger: MemoryLedger | None = None, journal: Kept | None = None
 ) -> AsyncIterator[tuple[Mind, ScriptedEndpoint]]:
     """A mind before a scripted endpoint."""
     async with ScriptedEndpoint(Script(steps=steps, otherwise=Step(fault="bad_request"))) as endpoint:
@@ -84,7 +83,7 @@ async def thinking(
             "OPENAI_API_KEY": "sk-test-not-a-secret",
             "ASI_MODEL": "scripted-model",
         }
-        async with OpenAIMind.from_environment(environment, purse or LocalPurse(), journal) as mind:
+        async with OpenAIMind.from_environment(environment, ledger or MemoryLedger(), journal) as mind:
             yield mind, endpoint
 
 
@@ -197,7 +196,7 @@ async def test_ten_repeats_end_the_seat(bus: Bus) -> None:
 
 async def test_a_spent_budget_ends_the_seat(bus: Bus) -> None:
     """Nothing is sent that the run's tokens do not cover."""
-    async with thinking(proposes(), purse=LocalPurse(Limits(tokens=100))) as (mind, endpoint), seats(mind) as seat:
+    async with thinking(proposes(), ledger=MemoryLedger(Limits(tokens=100))) as (mind, endpoint), seats(mind) as seat:
         with pytest.raises(BudgetExhausted):
             await seat.handle(requested(bus))
 

@@ -7,7 +7,7 @@ import pytest
 
 from services.contracts import candidate_pb2 as pb
 from services.llm.port import Role
-from services.llm.preview import main
+from services.llm.prompts import main
 from services.researcher.prompt import question
 from services.researcher.settings import ResearcherSettings
 from tests.researcher.researcher_neighbours import PARENT, PARENT_PROGRAM, Archive, Neighbours, settings_of

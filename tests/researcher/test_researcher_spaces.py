@@ -8,9 +8,8 @@ from services.chassis.bus import Bus
 from services.chassis.errors import Transient
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
-from services.llm.script import Script
-from services.llm.scripted import ScriptedEndpoint
-from services.llm.spaces import endpoint_embedder
+from services.llm.openai_embedder import endpoint_embedder
+from services.llm.scripted import Script, ScriptedEndpoint
 from services.researcher.offline.proposer import OfflineProposer
 from tests.researcher.researcher_neighbours import PARENT, Archive, Neighbours, requested, researcher, settings_of
 

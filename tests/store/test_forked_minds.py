@@ -16,12 +16,11 @@ from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, events_pb2
 from services.llm.minds import Minds
 from services.llm.port import Message, Mind, Request, Role
-from services.llm.script import Script, Step
-from services.llm.scripted import ScriptedEndpoint
+from services.llm.scripted import Script, ScriptedEndpoint, Step
 from services.store.backends import open_archive
 from services.store.forking import fork, history
+from services.store.ledger import RunLedger
 from services.store.port import Archive
-from services.store.purse import RunPurse
 from services.store.reactions import react
 from services.store.service import ArchiveService
 from tests.store.archive_stories import Story
@@ -53,7 +52,7 @@ async def store(tmp_path: Path, settings: ServiceSettings) -> AsyncIterator[tupl
     archive = open_archive(f"sqlite:///{tmp_path}/live.db")
     await archive.open()
     server = Server(settings)
-    service = ArchiveService(archive, asyncio.Condition(), RunPurse(archive))
+    service = ArchiveService(archive, asyncio.Condition(), RunLedger(archive))
     archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
     await server.start()
     async with channel(f"127.0.0.1:{server.port}", settings) as connection:

@@ -9,7 +9,7 @@ from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, events_pb2
 from services.domain.structure import fingerprint
 from services.store.backends import open_archive
-from services.store.purse import RunPurse
+from services.store.ledger import RunLedger
 from services.store.service import ArchiveService
 from tests.store.archive_stories import EMBEDDER, Story, embedding, program
 
@@ -23,7 +23,7 @@ async def test_a_draft_is_placed_among_motivations_and_programs_at_once(tmp_path
     story.finish()
     await archive.apply(story.log)
     server = Server(ServiceSettings())
-    service = ArchiveService(archive, asyncio.Condition(), RunPurse(archive))
+    service = ArchiveService(archive, asyncio.Condition(), RunLedger(archive))
     archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
     await server.start()
     asked = pb.NeighboursRequest(run="r1", embedding=embedding(2), embedder=EMBEDDER, program=program(3), count=3)

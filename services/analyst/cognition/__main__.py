@@ -22,9 +22,9 @@ from services.analyst.settings import AnalystSettings
 from services.chassis import logs
 from services.chassis.errors import Rejected, SettingsError, Transient
 from services.chassis.settings import load
-from services.llm.budget import LocalPurse
+from services.llm.budget import MemoryLedger
+from services.llm.openai_embedder import endpoint_embedder
 from services.llm.openai_mind import OpenAIMind
-from services.llm.spaces import endpoint_embedder
 
 _USES = TypeAdapter(tuple[Use, ...])
 
@@ -55,7 +55,7 @@ async def _search(arguments: argparse.Namespace, settings: AnalystSettings) -> i
 
 async def _ingest(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
     """Show what a model extracted; keep it only when a person says yes."""
-    async with OpenAIMind.from_environment(os.environ, LocalPurse()) as mind:
+    async with OpenAIMind.from_environment(os.environ, MemoryLedger()) as mind:
         proposed: CorpusFile = await ingest.propose(arguments.file, mind)
     for paper in proposed.papers:
         _show(f"{paper.title} ({paper.reference}, {paper.year})")

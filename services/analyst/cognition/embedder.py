@@ -20,7 +20,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from services.analyst.cognition.corpus import Corpus, Knowledge
-from services.llm.embedder import Vector, refuse_empty
+from services.llm.embedder import Vector, validate_not_empty
 
 VERSION = "v1"
 LATENT = 64
@@ -79,7 +79,7 @@ class CorpusEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
         """Vectors in the order of `texts`, computed in a thread; raises ValueError naming an empty text."""
-        refuse_empty(texts)
+        validate_not_empty(texts)
         rows = await asyncio.to_thread(self._rows, list(texts))
         return [Vector(self._name, row) for row in rows]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from services.analyst.cognition.corpus import Corpus, Knowledge
-from services.llm.embedder import Embedder, Vector, must_match
+from services.llm.embedder import Embedder, Vector, validate_same_embedder
 
 MOST = 50
 """More entries than this are refused: a context full of entries explains nothing."""
@@ -73,7 +73,7 @@ class Index:
 
     def _cosines(self, query: Vector) -> NDArray[np.float64]:
         """With every entry. Raises EmbedderMismatch."""
-        must_match(query, self.vectors[:1])
+        validate_same_embedder(query, self.vectors[:1])
         cosines: NDArray[np.float64] = self._matrix @ query.values.astype(np.float64)
         return np.clip(cosines, -1.0, 1.0)
 

@@ -26,8 +26,8 @@ from services.console.settings import ConsoleSettings
 from services.console.steer import pause_run, resume_run, start_run
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
-from services.llm.names import asks_endpoint
-from services.llm.settings import must_be_payable
+from services.llm.port import asks_endpoint
+from services.llm.settings import validate_prices
 
 POLL_SECONDS = 1.0
 OVER = frozenset({"finished", "stopped"})
@@ -64,7 +64,7 @@ async def discover(
     before = await _resumable(settings, name, new_budget) if resume else None
     going = before.settings if before else wanted
     limited = (new_budget or going.budget).HasField("money")
-    must_be_payable(os.environ, asks_endpoint(going.mind), limited)  # what is missing is said before anything starts
+    validate_prices(os.environ, asks_endpoint(going.mind), limited)  # what is missing is said before anything starts
     extra = _for_engineer(going)
     interrupted = asyncio.Event()
     with _on_signals(interrupted):

@@ -15,9 +15,9 @@ from services.fla_cpu.ops.shapes import (
     chunked,
     joined,
     must_be_known,
-    must_match,
     power_of_two,
     run,
+    validate_same_embedder,
     working,
 )
 
@@ -45,7 +45,7 @@ def chunk_simple_gla(
     del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     must_be_known("chunk_simple_gla", options)
     memory = Memory(initial_state, output_final_state, cu_seqlens, state_v_first)
-    must_match(q, k, v, g=g)
+    validate_same_embedder(q, k, v, g=g)
     if g_gamma is not None:
         fixed = working(g_gamma).expand(*q.shape[:2], -1)
         g = fixed if g is None else fixed + g
@@ -103,7 +103,7 @@ def chunk_gla(
 ) -> Result:
     """q, k and the log decay g: [b, l, h, d_k], v: [b, l, h, d_v]."""
     del cu_seqlens_cpu  # fla avoids a device synchronisation with it
-    must_match(q, k, v)
+    validate_same_embedder(q, k, v)
     if g.shape != k.shape:
         raise ValueError(f"g must have the shape of k, {tuple(k.shape)}, not {tuple(g.shape)}")
     return decayed(q, k, v, g, scale, Memory(initial_state, output_final_state, cu_seqlens, state_v_first))

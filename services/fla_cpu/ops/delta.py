@@ -18,9 +18,9 @@ from services.fla_cpu.ops.shapes import (
     chunked,
     joined,
     must_be_known,
-    must_match,
     power_of_two,
     run,
+    validate_same_embedder,
     working,
 )
 
@@ -62,7 +62,7 @@ def delta_rule(
     memory: Memory,
 ) -> Result:
     """The equation above; g: None, [b, l, h] or [b, l, h, d_k]."""
-    must_match(q, k, v, beta=beta)
+    validate_same_embedder(q, k, v, beta=beta)
     if g is not None and g.shape not in (q.shape, q.shape[:3]):
         raise ValueError(f"g must be {tuple(q.shape[:3])}, or {tuple(q.shape)}, not {tuple(g.shape)}")
     if p.shape != k.shape:

@@ -41,7 +41,7 @@ def must_be_known(function: str, options: Mapping[str, object]) -> None:
             raise TypeError(f"{function}: the option {name}={value!r} is not available without CUDA; leave it out")
 
 
-def must_match(q: Tensor, k: Tensor, v: Tensor, **others: Tensor | None) -> None:
+def validate_same_embedder(q: Tensor, k: Tensor, v: Tensor, **others: Tensor | None) -> None:
     """ValueError with the shapes where tensors do not belong together."""
     if q.dim() != 4 or k.shape != q.shape or v.dim() != 4 or v.shape[:3] != q.shape[:3]:
         raise ValueError(

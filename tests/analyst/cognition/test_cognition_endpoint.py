@@ -7,9 +7,8 @@ import pytest
 from services.analyst.library import Library
 from services.chassis.errors import Transient
 from services.llm.embedder import EmbedderMismatch, LocalEmbedder
-from services.llm.script import Script
-from services.llm.scripted import ScriptedEndpoint
-from services.llm.spaces import endpoint_embedder
+from services.llm.openai_embedder import endpoint_embedder
+from services.llm.scripted import Script, ScriptedEndpoint
 
 QUERY = "Loss on distant tokens stays high while nearby tokens are predicted well."
 

@@ -12,8 +12,8 @@ from services.chassis.settings import ServiceSettings
 from services.contracts import archive_pb2_grpc
 from services.store.backends import open_archive
 from services.store.client import ArchiveClient
+from services.store.ledger import RunLedger
 from services.store.port import Archive, Questions
-from services.store.purse import RunPurse
 from services.store.service import ArchiveService
 from tests.store.backends.archive_places import place
 
@@ -46,7 +46,7 @@ async def filled(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     else:
         settings = ServiceSettings()
         server = Server(settings)
-        service = ArchiveService(opened, asyncio.Condition(), RunPurse(opened))
+        service = ArchiveService(opened, asyncio.Condition(), RunLedger(opened))
         archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
         await server.start()
         async with ArchiveClient(f"127.0.0.1:{server.port}", settings) as client:

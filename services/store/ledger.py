@@ -1,4 +1,4 @@
-"""One purse for all services of a run: what the log has booked, and what calls in flight may still take.
+"""One ledger for all services of a run: what the log has booked, and what calls in flight may still take.
 
 Reservations lie in the archive's database, so that a store that was killed does not forget calls in flight. One that
 nobody settles lapses after ten minutes: its caller is gone. A settled one is held for half a minute more at what the
@@ -26,7 +26,7 @@ class _Held:
     until: float
 
 
-class RunPurse:
+class RunLedger:
     """Grants the right to one call at a time, so that booked and reserved together never pass a run's budget."""
 
     def __init__(self, archive: Archive) -> None:

@@ -1,0 +1,116 @@
+"""How long to wait before the next attempt. Pure: randomness and the time of day are arguments.
+
+Source: "full jitter", Brooker 2015, Exponential Backoff and Jitter; Retry-After, RFC 9110, 10.2.3.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BackOff:
+    """`attempts` in all; before the n-th repetition a random wait of up to `base` · 2ⁿ⁻¹ seconds, at most `longest`."""
+
+    attempts: int = 5
+    base: float = 1.0
+    longest: float = 60.0
+
+    def wait(self, repetition: int, rng: random.Random, retry_after: float | None) -> float:
+        """Seconds to wait before repetition 1, 2, …: never less than what the endpoint asked for."""
+        ceiling = min(self.base * 2.0 ** (repetition - 1), self.longest)
+        jittered = rng.uniform(0.1 * ceiling, ceiling)
+        return jittered if retry_after is None else retry_after + 0.1 * jittered
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Seconds that a response asks to wait, from retry-after-ms or Retry-After (seconds or a date); None if unsaid."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000.0
+    text = headers.get("retry-after")
+    seconds = _number(text)
+    return seconds if seconds is not None or text is None else _until(text, now)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0.0 else None
+
+
+def _until(text: str, now: datetime) -> float | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    aware = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+    return max((aware - now).total_seconds(), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitPolicy:
+    """Opens after `failures` in a row, for `seconds`, doubled at each failed trial up to `longest`."""
+
+    failures: int = 3
+    seconds: float = 15.0
+    longest: float = 300.0
+
+
+class Circuit:
+    """Closed, open, or half-open. Times are seconds of one monotonic clock, given by the caller."""
+
+    def __init__(self, policy: CircuitPolicy) -> None:
+        self._policy = policy
+        self._in_row = 0
+        self._rest = policy.seconds
+        self._until: float | None = None  # None: closed
+        self._trying = False
+
+    def wait(self, now: float) -> float:
+        """Seconds until a call may be made; 0 when it may be made now."""
+        if self._until is None:
+            return 0.0
+        if self._trying:
+            return max(self._until - now, self._rest)
+        return max(self._until - now, 0.0)
+
+    def enter(self) -> None:
+        """A call begins; of an open circuit whose rest is over it is the single trial."""
+        self._trying = self._until is not None
+
+    def succeeded(self) -> None:
+        """A call was answered: the circuit closes."""
+        self._in_row, self._rest, self._until, self._trying = 0, self._policy.seconds, None, False
+
+    def failed(self, now: float) -> None:
+        """A call failed for want of an endpoint that works."""
+        self._in_row += 1
+        if self._trying:
+            self._rest = min(2.0 * self._rest, self._policy.longest)
+        if self._trying or self._in_row >= self._policy.failures:
+            self._until, self._trying = now + self._rest, False
+
+    def abandoned(self) -> None:
+        """A call ended without telling anything about the endpoint (the asker went away)."""
+        self._trying = False
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """`monotonic` measures seconds, `now` reads dates, `sleep` waits seconds."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = _now
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
