@@ -120,5 +120,5 @@ async def test_a_spent_budget_ends_the_question() -> None:
 async def test_a_store_out_of_reach_is_waited_for() -> None:
     """The delivery comes again later; nothing was spent."""
     async with asked(Archive(grpc.StatusCode.INTERNAL)) as stub:
-        with pytest.raises(Transient, match="the ledger is out of reach"):
+        with pytest.raises(Transient, match="the budget ledger in the store is unavailable"):
             await ArchiveLedger(stub).reserve("r1", Spend(100, None))
