@@ -33,6 +33,7 @@ def tokens_per_second(
     vocabulary: int,
     micro_batch: int,
     device: str,
+    precision: str,
 ) -> float:
     """Tokens [steps, batch, context + 1] trained on in a second, the first quarter of the steps left out."""
     torch.manual_seed(0)
@@ -49,7 +50,7 @@ def tokens_per_second(
         optimiser.zero_grad(set_to_none=True)
         for rows in batch.split(micro_batch):
             x, y = rows[:, :-1].to(device), rows[:, 1:].to(device)
-            with torch.autocast(device, dtype=torch.bfloat16):
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16-autocast"):
                 logits = model(x)
             loss: Tensor = F.cross_entropy(logits.float().flatten(0, 1), y.flatten()) * len(rows) / len(batch)
             torch.autograd.backward(loss)

@@ -34,6 +34,7 @@ from services.contracts import (
     archive_pb2,
     archive_pb2_grpc,
     candidate_pb2,
+    checker_pb2,
     checker_pb2_grpc,
     cognition_pb2,
     cognition_pb2_grpc,
@@ -53,6 +54,9 @@ class InstantChecker(checker_pb2_grpc.CheckerServicer):
 
     async def Check(self, request: object, context: object) -> candidate_pb2.CheckReport:  # noqa: N802, ARG002
         return candidate_pb2.CheckReport(passed=True, seconds=0.0)
+
+    async def Profile(self, request: object, context: object) -> checker_pb2.MachineProfile:  # noqa: N802, ARG002
+        return checker_pb2.MachineProfile(precision="fp32")
 
 
 class InstantProposer:

@@ -21,6 +21,7 @@ import torch
 from bench.bare_loop import tokens_per_second
 from services.domain import zoo
 from services.engineer.data import batches, open_corpus
+from services.engineer.precision import decided, measure_precision
 from services.engineer.program import MixerSizes, load_mixer, prepare_guest
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.dialogue import limits_of
@@ -47,6 +48,7 @@ def bare(program: str, name: str, scale: Scale) -> float:
         vocabulary=corpus.tokens.vocabulary,
         micro_batch=scale.micro_batch,
         device=scale.device,
+        precision=scale.precision,
     )
 
 
@@ -102,9 +104,11 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     overrides = dict(pair.split("=", 1) for pair in options.set) | {"evaluations": "0"}
     scale = load_scale(options.scale, overrides)
     names = options.programs or [one.name for one in zoo.baselines()]
-    print(f"{scale.name} on {device_name(scale.device)}, {scale.threads} thread(s), {scale.steps} steps")
-    print(f"{'program':24} {'ours tok/s':>12} {'bare tok/s':>12} {'ratio':>7} {'two workers':>14}")
     async with Sandbox() as sandbox:
+        scale = decided(scale, await measure_precision(sandbox, scale))
+        where = f"{device_name(scale.device)}, {scale.precision}, {scale.threads} thread(s)"
+        print(f"{scale.name} on {where}, {scale.steps} steps")
+        print(f"{'program':24} {'ours tok/s':>12} {'bare tok/s':>12} {'ratio':>7} {'two workers':>14}")
         for name in names:
             await compare(name, scale, options.repeats, sandbox)
 

@@ -19,7 +19,13 @@ def terms_of(settings: events_pb2.RunSettings) -> frozenset[str]:
 def conditions_of(record: pb.Candidate) -> Conditions:
     """Under what a record was measured."""
     seeds = record.training.seeds
-    return Conditions(record.run, record.stage, seeds[0].measurements.data_fingerprint if seeds else "")
+    fingerprint = seeds[0].measurements.data_fingerprint if seeds else ""
+    return Conditions(record.run, record.stage, fingerprint, precision_of(record))
+
+
+def precision_of(record: pb.Candidate) -> str:
+    """In what a record was trained, commas between where its seeds differ; empty where it was not trained."""
+    return ", ".join(sorted({seed.measurements.precision for seed in record.training.seeds}))
 
 
 def loss_of(record: pb.Candidate) -> float | None:
@@ -55,7 +61,10 @@ def score(
 
 
 def loss_gain(record: pb.Candidate, other: pb.Candidate) -> Interval | None:
-    """The interval of other's loss minus record's, paired by seed and held-out block; None where nothing is shared."""
+    """The interval of other's loss minus record's, paired by seed and held-out block; None where nothing is shared.
+
+    Seeds that were trained in different precision share nothing.
+    """
     return _bootstrap([[b - a for a, b in zip(one, two, strict=True)] for one, two in _blocks(record, other)], record)
 
 
@@ -118,4 +127,5 @@ def _items(record: pb.Candidate, other: pb.Candidate) -> list[tuple[list[bool], 
 
 def _shared_seeds(record: pb.Candidate, other: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:
     theirs = {seed.seed: seed for seed in other.training.seeds}
-    return [(seed, theirs[seed.seed]) for seed in record.training.seeds if seed.seed in theirs]
+    pairs = [(seed, theirs[seed.seed]) for seed in record.training.seeds if seed.seed in theirs]
+    return [(one, two) for one, two in pairs if one.measurements.precision == two.measurements.precision]

@@ -85,10 +85,10 @@ class Server:
             raise OSError(f"cannot listen on {target}: the port is taken") from None
         await self._server.start()
 
-    async def report(self, healthy: bool) -> None:
-        """What the health service answers from now on."""
+    async def report(self, healthy: bool, name: str = "") -> None:
+        """What the health service answers from now on, for the whole service or for the condition `name`."""
         status = health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self._health.set("", status)
+        await self._health.set(name, status)
 
     async def stop(self, grace: float) -> None:
         """Refuse new calls, let the running ones end within `grace` seconds."""

@@ -38,6 +38,7 @@ class Service:
     tasks: list[Coroutine[None, None, None]] = field(default_factory=list)
     rpc_names: list[str] = field(default_factory=list)
     healthy: Callable[[], bool] = lambda: True  # beyond the connection to the broker
+    conditions: dict[str, Callable[[], bool]] = field(default_factory=dict)  # reported by name; the service goes on
 
     async def work(self, durable: str, handler: Handler, parallel: int) -> None:
         """Handle the deliveries of a durable. Raises BusLost when it does not exist."""
@@ -71,6 +72,8 @@ class Service:
         while True:
             await asyncio.sleep(2)
             await self.server.report(healthy=self.bus.connected and self.healthy())
+            for name, holds in self.conditions.items():
+                await self.server.report(healthy=holds(), name=name)
 
 
 Build = Callable[[Service, S], AbstractAsyncContextManager[None]]

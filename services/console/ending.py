@@ -12,7 +12,7 @@ from services.console.commands.run import Outcome
 from services.console.progress import clock
 from services.console.rows import ranked
 from services.console.settings import ConsoleSettings
-from services.console.tables import ranking
+from services.console.tables import mixed_precision, ranking
 
 
 def tell_ending(console: Console, settings: ConsoleSettings, outcome: Outcome, as_json: bool) -> None:
@@ -30,6 +30,8 @@ def tell_ending(console: Console, settings: ConsoleSettings, outcome: Outcome, a
 def _tell(console: Console, settings: ConsoleSettings, outcome: Outcome) -> None:
     about = outcome.status
     console.print(ranking(ranked(outcome.rows)))
+    if warning := mixed_precision(outcome.rows):
+        console.print(f"[yellow]{warning}[/yellow]")
     if about.settings.promotion not in ("", "none") and not outcome.interrupted:
         for line in sentences(outcome.records, about.settings):
             console.print(escape(line), soft_wrap=True)

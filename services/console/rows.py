@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypedDict
 
+from services.archive.scoring import precision_of
 from services.contracts import archive_pb2, candidate_pb2
 
 
@@ -25,6 +26,7 @@ class Row(TypedDict):
     fitness_high: float | None
     parameters: int | None
     seconds: float | None
+    precision: str | None
     reason: str | None
 
 
@@ -62,6 +64,7 @@ def row(record: candidate_pb2.Candidate, loss_of_root: float | None = None) -> R
         fitness_high=interval.high if interval else None,
         parameters=training.seeds[0].measurements.parameters if training.seeds else None,
         seconds=sum(seed.measurements.seconds for seed in training.seeds) if training.seeds else None,
+        precision=precision_of(record) or None,
         reason=record.rejection.reason if record.HasField("rejection") else None,
     )
 

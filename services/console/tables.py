@@ -1,6 +1,6 @@
 """Rows as tables and trees for a terminal of any width. What is absent is shown as a dash, never as a number."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from rich import box
@@ -48,6 +48,15 @@ def ranking(rows: Sequence[Row]) -> Table:
             style=None if scored else "dim",
         )
     return _fitted(table)
+
+
+def mixed_precision(rows: Sequence[Row]) -> str | None:
+    """A sentence where these rows were trained in different precision: their order by loss means little then."""
+    counts = Counter(one["precision"] for one in rows if one["precision"])
+    if len(counts) < 2:
+        return None
+    parts = ", ".join(f"{count} in {precision}" for precision, count in counts.most_common())
+    return f"trained in different precision ({parts}): only numbers of the same precision can be compared"
 
 
 def listing(rows: Sequence[Row]) -> Table:

@@ -25,19 +25,27 @@ _sym_db = _symbol_database.Default()
 from services.contracts import candidate_pb2 as services_dot_contracts_dot_candidate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n services/contracts/checker.proto\x12\x06\x61si.v1\x1a\"services/contracts/candidate.proto\"\xd4\x01\n\x0c\x43heckRequest\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x41\n\x0fscale_overrides\x18\x03 \x03(\x0b\x32(.asi.v1.CheckRequest.ScaleOverridesEntry\x12\x18\n\x10\x65xempt_from_cost\x18\x04 \x01(\x08\x12\x10\n\x08thorough\x18\x05 \x01(\x08\x1a\x35\n\x13ScaleOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32=\n\x07\x43hecker\x12\x32\n\x05\x43heck\x12\x14.asi.v1.CheckRequest\x1a\x13.asi.v1.CheckReportb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n services/contracts/checker.proto\x12\x06\x61si.v1\x1a\"services/contracts/candidate.proto\"\x9b\x01\n\x0eProfileRequest\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x43\n\x0fscale_overrides\x18\x02 \x03(\x0b\x32*.asi.v1.ProfileRequest.ScaleOverridesEntry\x1a\x35\n\x13ScaleOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"#\n\x0eMachineProfile\x12\x11\n\tprecision\x18\x01 \x01(\t\"\xd4\x01\n\x0c\x43heckRequest\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x41\n\x0fscale_overrides\x18\x03 \x03(\x0b\x32(.asi.v1.CheckRequest.ScaleOverridesEntry\x12\x18\n\x10\x65xempt_from_cost\x18\x04 \x01(\x08\x12\x10\n\x08thorough\x18\x05 \x01(\x08\x1a\x35\n\x13ScaleOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32x\n\x07\x43hecker\x12\x32\n\x05\x43heck\x12\x14.asi.v1.CheckRequest\x1a\x13.asi.v1.CheckReport\x12\x39\n\x07Profile\x12\x16.asi.v1.ProfileRequest\x1a\x16.asi.v1.MachineProfileb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'services.contracts.checker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PROFILEREQUEST_SCALEOVERRIDESENTRY']._loaded_options = None
+  _globals['_PROFILEREQUEST_SCALEOVERRIDESENTRY']._serialized_options = b'8\001'
   _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._loaded_options = None
   _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_options = b'8\001'
-  _globals['_CHECKREQUEST']._serialized_start=81
-  _globals['_CHECKREQUEST']._serialized_end=293
-  _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_start=240
-  _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_end=293
-  _globals['_CHECKER']._serialized_start=295
-  _globals['_CHECKER']._serialized_end=356
+  _globals['_PROFILEREQUEST']._serialized_start=81
+  _globals['_PROFILEREQUEST']._serialized_end=236
+  _globals['_PROFILEREQUEST_SCALEOVERRIDESENTRY']._serialized_start=183
+  _globals['_PROFILEREQUEST_SCALEOVERRIDESENTRY']._serialized_end=236
+  _globals['_MACHINEPROFILE']._serialized_start=238
+  _globals['_MACHINEPROFILE']._serialized_end=273
+  _globals['_CHECKREQUEST']._serialized_start=276
+  _globals['_CHECKREQUEST']._serialized_end=488
+  _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_start=183
+  _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_end=236
+  _globals['_CHECKER']._serialized_start=490
+  _globals['_CHECKER']._serialized_end=610
 # @@protoc_insertion_point(module_scope)

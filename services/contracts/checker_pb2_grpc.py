@@ -40,6 +40,11 @@ class CheckerStub:
                 request_serializer=services_dot_contracts_dot_checker__pb2.CheckRequest.SerializeToString,
                 response_deserializer=services_dot_contracts_dot_candidate__pb2.CheckReport.FromString,
                 _registered_method=True)
+        self.Profile = channel.unary_unary(
+                '/asi.v1.Checker/Profile',
+                request_serializer=services_dot_contracts_dot_checker__pb2.ProfileRequest.SerializeToString,
+                response_deserializer=services_dot_contracts_dot_checker__pb2.MachineProfile.FromString,
+                _registered_method=True)
 
 
 class CheckerServicer:
@@ -53,6 +58,14 @@ class CheckerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Profile(self, request, context):
+        """What a run decides by before it starts: measured in a second or two on the machine that answers.
+        INVALID_ARGUMENT: unknown stage or an impossible override.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CheckerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +73,11 @@ def add_CheckerServicer_to_server(servicer, server):
                     servicer.Check,
                     request_deserializer=services_dot_contracts_dot_checker__pb2.CheckRequest.FromString,
                     response_serializer=services_dot_contracts_dot_candidate__pb2.CheckReport.SerializeToString,
+            ),
+            'Profile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Profile,
+                    request_deserializer=services_dot_contracts_dot_checker__pb2.ProfileRequest.FromString,
+                    response_serializer=services_dot_contracts_dot_checker__pb2.MachineProfile.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,6 +107,33 @@ class Checker:
             '/asi.v1.Checker/Check',
             services_dot_contracts_dot_checker__pb2.CheckRequest.SerializeToString,
             services_dot_contracts_dot_candidate__pb2.CheckReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Profile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asi.v1.Checker/Profile',
+            services_dot_contracts_dot_checker__pb2.ProfileRequest.SerializeToString,
+            services_dot_contracts_dot_checker__pb2.MachineProfile.FromString,
             options,
             channel_credentials,
             insecure,

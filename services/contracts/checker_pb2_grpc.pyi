@@ -36,6 +36,10 @@ class CheckerStub:
     """Screens and probes a program at a stage's sizes. A program that fails is an answer (passed = false), not an error.
     INVALID_ARGUMENT: unknown stage or a program over 256 KiB. RESOURCE_EXHAUSTED: all checking slots busy, try again. DEADLINE_EXCEEDED as set by the caller.
     """
+    Profile: _grpc.UnaryUnaryMultiCallable[_checker_pb2.ProfileRequest, _checker_pb2.MachineProfile]
+    """What a run decides by before it starts: measured in a second or two on the machine that answers.
+    INVALID_ARGUMENT: unknown stage or an impossible override.
+    """
 
 @_typing.type_check_only
 class CheckerAsyncStub(CheckerStub):
@@ -43,6 +47,10 @@ class CheckerAsyncStub(CheckerStub):
     Check: _aio.UnaryUnaryMultiCallable[_checker_pb2.CheckRequest, _candidate_pb2.CheckReport]  # type: ignore[assignment]
     """Screens and probes a program at a stage's sizes. A program that fails is an answer (passed = false), not an error.
     INVALID_ARGUMENT: unknown stage or a program over 256 KiB. RESOURCE_EXHAUSTED: all checking slots busy, try again. DEADLINE_EXCEEDED as set by the caller.
+    """
+    Profile: _aio.UnaryUnaryMultiCallable[_checker_pb2.ProfileRequest, _checker_pb2.MachineProfile]  # type: ignore[assignment]
+    """What a run decides by before it starts: measured in a second or two on the machine that answers.
+    INVALID_ARGUMENT: unknown stage or an impossible override.
     """
 
 class CheckerServicer(metaclass=_abc_1.ABCMeta):
@@ -54,6 +62,16 @@ class CheckerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_candidate_pb2.CheckReport, _abc.Awaitable[_candidate_pb2.CheckReport]]:
         """Screens and probes a program at a stage's sizes. A program that fails is an answer (passed = false), not an error.
         INVALID_ARGUMENT: unknown stage or a program over 256 KiB. RESOURCE_EXHAUSTED: all checking slots busy, try again. DEADLINE_EXCEEDED as set by the caller.
+        """
+
+    @_abc_1.abstractmethod
+    def Profile(
+        self,
+        request: _checker_pb2.ProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checker_pb2.MachineProfile, _abc.Awaitable[_checker_pb2.MachineProfile]]:
+        """What a run decides by before it starts: measured in a second or two on the machine that answers.
+        INVALID_ARGUMENT: unknown stage or an impossible override.
         """
 
 def add_CheckerServicer_to_server(servicer: CheckerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

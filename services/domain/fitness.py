@@ -35,6 +35,7 @@ class Conditions:
     run: str
     stage: str
     data_fingerprint: str
+    precision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def _check_terms(terms: frozenset[str]) -> None:
 
 
 def _check_conditions(candidate: Conditions, baseline: Conditions) -> None:
-    for field in ("run", "stage", "data_fingerprint"):
+    for field in ("run", "stage", "data_fingerprint", "precision"):
         ours, theirs = getattr(candidate, field), getattr(baseline, field)
         if ours != theirs:
             raise ValueError(f"{field} differs: candidate {ours!r}, baseline {theirs!r}; measure the baseline there")

@@ -38,6 +38,7 @@ async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[N
         minds = Minds(service.name, service.bus, stub, settings.artifacts)
         weights = FsspecArtifacts(settings.artifacts) if settings.keep_weights else None
         engineer = Engineer(sandbox, stages, stub, RunReviser(minds), settings.data_dir, settings.trainings, weights)
+        service.conditions["precision"] = lambda: not stages.unsuited
         for stage in settings.stage_names:
             await service.work(engineer_durable(stage), engineer.handle, settings.trainings(stage))
         if settings.idle_seconds is not None:

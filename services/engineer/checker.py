@@ -46,6 +46,12 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
             self._inside -= 1
         return report_message(report)
 
+    async def Profile(
+        self, request: checker_pb2.ProfileRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> checker_pb2.MachineProfile:
+        precision = await self._stages.precision(request.stage or "tiny", dict(request.scale_overrides))
+        return checker_pb2.MachineProfile(precision=precision)
+
 
 def report_message(report: CheckReport) -> candidate_pb2.CheckReport:
     """A report as the contracts carry it."""

@@ -23,11 +23,13 @@ from services.engineer.data.corpus import TokenArray
 from services.engineer.matching import overrides_for
 from services.engineer.records import seed_message, training_message
 from services.engineer.revision import Failure, Reviser
+from services.engineer.scales import load_scale
 from services.engineer.stages import Stage, Stages
 from services.engineer.surroundings import Surroundings, surroundings_of, watch_settings
 from services.engineer.training.errors import Drained, LooksAhead, TrainingFailed
 from services.engineer.training.host import train
 from services.engineer.training.keeping import keep_weights
+from services.engineer.training.model import AUTO
 from services.engineer.training.result import Metrics
 from services.engineer.training.session import Job as Training
 from services.engineer.training.session import Weights
@@ -103,7 +105,7 @@ class Engineer:
         record = await self._archive.GetCandidate(request, timeout=30)
         surroundings = await surroundings_of(self._archive, record.run, asked.stage)
         surroundings = replace(surroundings, finished=())  # nobody is pruned here
-        program, overrides = record.training.program or record.proposal.program, dict(asked.scale_overrides)
+        program, overrides = record.training.program or record.proposal.program, _with_precision(asked, surroundings)
         if asked.HasField("match_parameters"):
             overrides = await overrides_for(self._stages, asked.stage, overrides, program, asked.match_parameters)
         stage = await self._stages.open(asked.stage, overrides)
@@ -247,6 +249,13 @@ class Engineer:
             reason = f"the repaired program fails the check {broken.probe}: {broken.message}"
             raise Rejected("train", reason, {**evidence, "first_error": failed.message})
         return repair.program
+
+
+def _with_precision(asked: events_pb2.CandidatePromoted, surroundings: Surroundings) -> dict[str, str]:
+    """A stage's overrides; it trains in the precision that the run decided on, unless it names one itself."""
+    decision = surroundings.settings.scale_overrides.get("precision")
+    given = {"precision": decision} if decision and load_scale(asked.stage).precision == AUTO else {}
+    return {**given, **asked.scale_overrides}
 
 
 def share_of(part: TokenArray, rung: int, rungs: int) -> TokenArray:

@@ -5,13 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import structlog
+
 from services.domain.zoo import baselines
 from services.engineer.checks.host import check
 from services.engineer.checks.report import CheckReport
 from services.engineer.checks.settings import CheckSettings
 from services.engineer.data import Corpus, open_corpus
 from services.engineer.evaluation.preflight import require_tasks
+from services.engineer.precision import PrecisionSpeed, decided, measure_precision
 from services.engineer.scales import Scale, load_scale
+from services.engineer.training.model import BF16, FP32
 from services.engineer.training.sizes import ModelSizes
 from services.sandbox import Sandbox
 
@@ -35,6 +39,8 @@ class Stages:
         self._cache = cache
         self._device = {"device": device} if device else {}
         self._opened: dict[tuple[object, ...], asyncio.Task[Stage]] = {}
+        self._speeds: dict[tuple[str, int], asyncio.Task[PrecisionSpeed]] = {}
+        self.unsuited: dict[str, str] = {}  # stage → why its precision does not fit this machine
 
     async def open(self, name: str, overrides: Mapping[str, str]) -> Stage:
         """The stage `name` with a run's overrides. Asked twice at once, it is opened once."""
@@ -46,6 +52,10 @@ class Stages:
         except Exception:
             self._opened.pop(key, None)
             raise
+
+    async def precision(self, name: str, overrides: Mapping[str, str]) -> str:
+        """In what a run at this stage trains: what it names, or what fits this machine. Raises ScaleError."""
+        return (await self._scale(name, {**overrides, **self._device})).precision
 
     async def check(self, stage: Stage, program: str, *, exempt_from_cost: bool, thorough: bool) -> CheckReport:
         """One check, or several under different seeds: a thorough one passes only if all do."""
@@ -59,7 +69,7 @@ class Stages:
         return replace(reports[-1], seconds=sum(one.seconds for one in reports))
 
     async def _open(self, name: str, overrides: Mapping[str, str]) -> Stage:
-        scale = load_scale(name, overrides)
+        scale = await self._scale(name, overrides)
         await asyncio.to_thread(require_tasks, scale)
         corpus = await asyncio.to_thread(open_corpus, scale, self._cache)
         bare = CheckSettings(
@@ -70,6 +80,29 @@ class Stages:
         )
         root = await check(baselines()[0].program, self._sandbox, bare)
         return Stage(scale, corpus, replace(bare, baseline_parameters=root.parameters))
+
+    async def _scale(self, name: str, overrides: Mapping[str, str]) -> Scale:
+        """A scale whose precision is decided; says so where a run's decision does not fit this machine."""
+        scale = load_scale(name, overrides)
+        if scale.precision == FP32:
+            return scale
+        speed = await self._speed(scale)
+        if scale.precision == BF16 and (sentence := speed.slow(scale.precision)):
+            if name not in self.unsuited:
+                structlog.get_logger().warning("unsuited", stage=name, precision=scale.precision, why=sentence)
+            self.unsuited[name] = sentence
+        return decided(scale, speed)
+
+    async def _speed(self, scale: Scale) -> PrecisionSpeed:
+        """Measured once per device."""
+        key = (scale.device, scale.threads)
+        if key not in self._speeds:
+            self._speeds[key] = asyncio.create_task(measure_precision(self._sandbox, scale))
+        try:
+            return await asyncio.shield(self._speeds[key])
+        except Exception:
+            self._speeds.pop(key, None)
+            raise
 
 
 def surrounding_parameters(sizes: ModelSizes) -> int:

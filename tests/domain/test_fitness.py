@@ -106,7 +106,7 @@ def test_a_zero_baseline_is_refused_only_where_it_is_needed(field: str) -> None:
     assert fitness("paper", measured, zero, frozenset({"judge"})) is not None
 
 
-@pytest.mark.parametrize("field", ["run", "stage", "data_fingerprint"])
+@pytest.mark.parametrize("field", ["run", "stage", "data_fingerprint", "precision"])
 def test_another_configuration_than_the_baselines_is_refused(field: str) -> None:
     """A difference to a baseline measured elsewhere is no evidence."""
     there = Conditions(**{"run": "r1", "stage": "tiny", "data_fingerprint": "f00d", field: "other"})

@@ -91,14 +91,15 @@ async def test_a_missing_part_leaves_the_fitness_out(bus: Bus) -> None:
     assert "not all of its terms were measured" in verdict.absent_because
 
 
-async def test_other_data_leave_the_fitness_out(bus: Bus) -> None:
-    """Losses on different texts have no difference."""
+@pytest.mark.parametrize("field", ["data_fingerprint", "precision"])
+async def test_other_data_or_precision_leave_the_fitness_out(bus: Bus, field: str) -> None:
+    """Losses on different texts, or of different arithmetic, have no difference."""
     record = trained(3, 1.44)
-    record.training.seeds[0].measurements.data_fingerprint = "other"
+    setattr(record.training.seeds[0].measurements, field, "other")
     verdict = await verdict_on(bus, Archive(ROOT, ANCHOR), record)
 
     assert not verdict.HasField("fitness")
-    assert "data_fingerprint differs" in verdict.absent_because
+    assert f"{field} differs" in verdict.absent_because
 
 
 async def test_seeds_of_uneven_examination_leave_the_interval_out_alone(bus: Bus) -> None:

@@ -15,7 +15,7 @@ from services.console.commands.run import write_run_report
 from services.console.progress import clock
 from services.console.rows import Row, row
 from services.console.settings import ConsoleSettings
-from services.console.tables import ABSENT, number
+from services.console.tables import ABSENT, mixed_precision, number
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 
@@ -78,7 +78,7 @@ def print_runs(console: Console, found: Sequence[pb.RunStatus]) -> None:
 def compared(one: Candidate, other: Candidate) -> list[dict[str, object]]:
     """Measure by measure: both values and the difference, None where either is absent."""
     left, right = row(one), row(other)
-    names = ("fitness", "loss", "benchmark", "judge", "parameters", "seconds")
+    names = ("fitness", "loss", "benchmark", "judge", "parameters", "seconds", "precision")
     pairs: list[tuple[str, object, object]] = [(name, left[name], right[name]) for name in names]  # type: ignore[literal-required]
     ours, theirs = _tasks(one), _tasks(other)
     pairs += [(task, ours.get(task), theirs.get(task)) for task in dict.fromkeys((*ours, *theirs))]
@@ -98,6 +98,8 @@ def print_compared(console: Console, one: Candidate, other: Candidate) -> None:
         values = [line[one.id], line[other.id], line["difference"]]
         table.add_row(str(line["measure"]), *(_shown(value) for value in values))
     console.print(table)
+    if warning := mixed_precision([row(one), row(other)]):
+        console.print(f"[yellow]{warning}[/yellow]")
 
 
 def program_difference(one: Candidate, other: Candidate) -> str:
@@ -192,6 +194,7 @@ def _facts(record: Candidate) -> list[tuple[str, str]]:
             (f"seed {seed.seed}", f"loss {seed.loss:.6f} on {one.device_name}, {one.seconds:.0f} s, {one.isolation}"),
             ("data", one.data_fingerprint[:32]),
             ("versions", versions),
+            ("precision", one.precision or ABSENT),
         ]
     for call in record.calls:
         facts.append(("call", f"{call.role} {call.model} prompt {call.prompt.path} answer {call.answer.path}"))

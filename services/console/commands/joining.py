@@ -1,11 +1,13 @@
 """A run beside others: started in services that are up already, and left to them."""
 
 import asyncio
+from collections.abc import Mapping
 
 from services.chassis.errors import NotPossible, SettingsError
 from services.console.archive import open_archive
 from services.console.commands.forking import fork_run, until_applied
 from services.console.commands.run import new_name, settings_of, until_known
+from services.console.estimate import settle
 from services.console.forks import Fork, fork_settings
 from services.console.local.system import running_system
 from services.console.overrides import must_be_possible
@@ -13,6 +15,8 @@ from services.console.plan import Flags, run_settings
 from services.console.settings import ConsoleSettings
 from services.console.steer import start_run
 from services.contracts import archive_pb2 as pb
+
+PATIENCE = 15.0  # for engineers of a cluster, of which there may be none until there is work
 
 
 async def join(settings: ConsoleSettings, flags: Flags, name: str | None, fork: Fork | None) -> str:
@@ -33,16 +37,20 @@ async def join(settings: ConsoleSettings, flags: Flags, name: str | None, fork: 
         if fork is not None:
             await until_applied(archive, run, await fork_run(client, fork.spec, run, wanted))
         else:
+            await settle(client, wanted, PATIENCE)
             await start_run(client, run, wanted)
             await until_known(archive, run, None)
     return run
 
 
 def _client(settings: ConsoleSettings) -> ConsoleSettings:
-    """The settings with which the event log of the services that are up is reached."""
+    """The settings with which the services that are up are reached."""
     if settings.archive_is_elsewhere:
         return settings
     system = running_system(settings)
     if system is None:
         raise NotPossible(f"no services of {settings.data_dir} are up: without --join they are started with the run")
-    return settings.model_copy(update={"nats_url": str(system["nats_url"])})
+    addresses = system["addresses"]
+    assert isinstance(addresses, Mapping)  # noqa: S101 - our own file
+    checker = str(addresses["checker"])
+    return settings.model_copy(update={"nats_url": str(system["nats_url"]), "checker_address": checker})

@@ -18,7 +18,7 @@ from services.console.plan import one_of
 from services.console.progress import clock
 from services.console.rows import Node, Row, row, tree_row
 from services.console.settings import ConsoleSettings
-from services.console.tables import ABSENT, family, listing, number
+from services.console.tables import ABSENT, family, listing, mixed_precision, number
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 
@@ -107,6 +107,8 @@ def print_status(console: Console, about: pb.RunStatus) -> None:
 def print_list(console: Console, found: Sequence[Row]) -> None:
     """Candidates as a table."""
     console.print(listing(found) if found else "no candidate matches")
+    if warning := mixed_precision(found):
+        console.print(f"[yellow]{warning}[/yellow]")
 
 
 def print_tree(console: Console, run: str, nodes: Sequence[Node]) -> None:
@@ -159,7 +161,11 @@ def _numbers(record: candidate_pb2.Candidate, one: Row, gain: Gain | None) -> Ta
     ]
     if measured is not None:
         speed = measured.tokens_per_second if measured.HasField("tokens_per_second") else None
-        lines += [("speed", f"{number(speed, ',.0f')} tokens/s"), ("device", measured.device_name or measured.device)]
+        lines += [
+            ("speed", f"{number(speed, ',.0f')} tokens/s"),
+            ("device", measured.device_name or measured.device),
+            ("precision", measured.precision or ABSENT),
+        ]
     for title, text in lines:
         table.add_row(f"[dim]{title}[/dim]", escape(text))
     return table

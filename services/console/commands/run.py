@@ -16,6 +16,7 @@ from services.chassis.errors import SettingsError
 from services.chassis.rpc import channel
 from services.console.archive import all_candidates, open_archive
 from services.console.commands.forking import fork_run, until_applied
+from services.console.estimate import settle
 from services.console.forks import Fork, fork_settings
 from services.console.local.system import System, running
 from services.console.overrides import must_be_possible
@@ -77,7 +78,7 @@ async def discover(
             if fork is not None:
                 run = await _fork(system, archive, name, fork, wanted)
             else:
-                run = await _begin(system, archive, name, wanted, before, new_budget)
+                run = await _begin(system, archive, name, wanted, before, new_budget, progress)
             progress.note(f"run {run} · archive {settings.archive_place} · Ctrl-C drains and loses nothing")
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
@@ -118,6 +119,7 @@ async def _begin(
     wanted: events_pb2.RunSettings,
     before: pb.RunStatus | None,
     new_budget: events_pb2.Budget | None,
+    progress: Progress,
 ) -> str:
     """The name of the run that goes on from here: the one that `before` was, or a new one."""
     if before is not None:
@@ -129,6 +131,8 @@ async def _begin(
     run = name or new_name(runs)
     if run in runs:
         raise SettingsError(f"a run called {run} exists already: choose another --run, or --resume it.")
+    if decision := await settle(system.client, wanted):
+        progress.note(decision)
     await start_run(system.client, run, wanted)
     await until_known(archive, run, None)
     return run

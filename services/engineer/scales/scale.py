@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 SCALES = ("tiny", "explore", "verify", "final")
 
-Precision = Literal["bf16-autocast", "fp32"]
+Precision = Literal["auto", "bf16-autocast", "fp32"]
 CorpusName = Literal["python-source", "hub"]
 
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -30,7 +30,7 @@ class Scale:
 
     Lengths and batches are in tokens and sequences, `warmup` and `decay` are shares of all optimiser steps,
     `final_rate` is the share of the learning rate that is left at the end, `task_limit` is
-    examples per task with 0 for all of them.
+    examples per task with 0 for all of them. `precision = "auto"` is decided once per run by a measurement.
     """
 
     name: str

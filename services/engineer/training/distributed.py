@@ -26,6 +26,7 @@ from services.engineer.data import Corpus, batches, open_corpus
 from services.engineer.program import prepare_guest
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.build import build_model
+from services.engineer.training.model import AUTO
 from services.engineer.training.sizes import ModelSizes
 from services.engineer.training.state import model_arrays
 from services.engineer.training.trainer import Plan, Trainer
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     """Read the command line, join the other processes, train, write the weights."""
     options = _parser().parse_args(arguments)
     scale = load_scale(options.scale, dict(pair.split("=", 1) for pair in options.set))
+    if scale.precision == AUTO:
+        raise ValueError("Several processes train alike: name the precision, as in --set precision=bf16-autocast.")
     dist.init_process_group("nccl" if scale.device == "cuda" else "gloo")
     try:
         corpus = _corpus(scale, options.cache)

@@ -11,6 +11,9 @@ from services.engineer.training.sizes import ModelSizes
 INITIALISATION = "mixer: as the program sets it; embedding, head and feed-forward: normal, 0.02; norms: one"
 """The policy in force, recorded with each result: the mixer's own initial values are never re-drawn."""
 
+BF16, FP32, AUTO = "bf16-autocast", "fp32", "auto"
+"""The precisions of a scale; `auto` is replaced by one of the others before anything is trained."""
+
 _STANDARD_DEVIATION = 0.02
 
 
@@ -99,5 +102,7 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """The context in which forward passes run: bfloat16 autocast, or plain float32."""
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16-autocast")
+    """The context in which forward passes run: bfloat16 autocast, or plain float32. Raises ValueError for others."""
+    if precision not in (BF16, FP32):
+        raise ValueError(f"Precision {precision!r} is not one to train in; decide between {BF16} and {FP32} first.")
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == BF16)

@@ -50,4 +50,5 @@ SMALL = {
     "heldout_blocks": "8",
     "check_truncations": "16",
     "tasks": "",
+    "precision": "fp32",
 }

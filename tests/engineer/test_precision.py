@@ -1,0 +1,73 @@
+"""`precision = "auto"`: measured on the machine, decided once per run, and what an engineer says that is unsuited."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.engineer.precision import PrecisionSpeed, decided, measure_precision
+from services.engineer.scales import load_scale
+from services.engineer.stages import Stages
+from services.engineer.training.model import BF16, FP32, autocast
+from services.sandbox import Sandbox
+from tests.engineer.training.programs import SMALL
+
+TINY = load_scale("tiny")
+OPEN = {**SMALL, "precision": "auto"}
+
+
+@pytest.fixture
+async def older_machine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
+    """A sandbox in which the processor has no bf16 instructions, whatever it has."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    async with Sandbox() as sandbox:
+        yield sandbox
+
+
+async def test_emulated_bf16_is_measured_as_slow_and_fp32_is_chosen(older_machine: Sandbox) -> None:
+    """On the machine of most people, where a run in bf16 would take ten times as long."""
+    speed = await measure_precision(older_machine, TINY)
+
+    assert speed.bf16_seconds is not None
+    assert speed.bf16_seconds > 3 * speed.fp32_seconds
+    assert decided(TINY, speed).precision == FP32
+    assert "emulated" in (speed.slow(BF16) or "")
+
+
+async def test_a_stage_without_a_decision_takes_what_fits_the_machine(older_machine: Sandbox, tmp_path: Path) -> None:
+    """And an engineer whose run has decided otherwise follows it, and says that it is unsuited."""
+    stages = Stages(older_machine, tmp_path)
+    open_stage = await stages.open("tiny", OPEN)
+    nothing_to_say = dict(stages.unsuited)
+    told = await stages.open("tiny", {**SMALL, "precision": BF16})
+
+    assert (open_stage.scale.precision, nothing_to_say) == (FP32, {})
+    assert told.scale.precision == BF16
+    assert "emulated" in stages.unsuited["tiny"]
+
+
+def test_the_faster_precision_is_chosen_and_only_a_clear_loss_is_complained_about() -> None:
+    """Where bf16 is a little slower, engineers of a bf16 run need not say anything."""
+    assert PrecisionSpeed(2.0, 1.0).best == BF16
+    assert PrecisionSpeed(1.0, 1.2).best == FP32
+    assert PrecisionSpeed(1.0, None).best == FP32
+    assert PrecisionSpeed(1.0, 1.2).slow(BF16) is None
+    assert PrecisionSpeed(1.0, 9.0).slow(FP32) is None
+    assert PrecisionSpeed(1.0, 9.0).slow(BF16) is not None
+    assert PrecisionSpeed(1.0, None).slow(BF16) is not None
+
+
+def test_a_precision_that_is_named_is_never_changed() -> None:
+    """What a user asks for is what the loss means."""
+    named = load_scale("tiny", {"precision": BF16})
+
+    assert decided(named, PrecisionSpeed(1.0, 9.0)) == named
+
+
+def test_nothing_is_trained_while_the_precision_is_open() -> None:
+    """A forgotten decision stops the training instead of choosing in silence."""
+    with pytest.raises(ValueError, match="decide between"):
+        autocast("cpu", "auto")
