@@ -14,10 +14,10 @@ from services.domain.zoo import baseline
 from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
 from services.llm.scripted import Script, ScriptedEndpoint, Step
+from services.mixers.catalogue import CATALOGUE
+from services.mixers.components import components_of
 from services.researcher.handlers import Researcher
 from services.researcher.model.proposer import ModelProposer
-from services.researcher.offline.catalogue import CATALOGUE
-from services.researcher.offline.components import components_of
 from services.researcher.offline.proposer import NAME, OfflineProposer
 from services.researcher.offline.removal import without
 from tests.researcher.researcher_neighbours import (

@@ -5,7 +5,7 @@ import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from services.researcher.offline.moves import LIBRARY, Move
+from services.mixers.moves import LIBRARY, Move
 
 PRIOR_SPREAD = 0.05  # fitness gained by one move before anything was seen: mean 0, this standard deviation
 NOISE_SPREAD = 0.05  # spread of a measured gain around a move's true one

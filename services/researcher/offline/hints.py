@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.domain.components import VOCABULARY
-from services.researcher.offline.moves import LIBRARY, Move
+from services.mixers.moves import LIBRARY, Move
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from google.protobuf.json_format import MessageToDict
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.domain.structure import fingerprint
+from services.mixers.catalogue import CATALOGUE
+from services.mixers.components import components_of
+from services.mixers.render import render
 from services.researcher.draft import Context, Draft, Refusal
 from services.researcher.offline import removal
 from services.researcher.offline.bandit import Observation
-from services.researcher.offline.catalogue import CATALOGUE
-from services.researcher.offline.components import components_of
 from services.researcher.offline.hints import CognitionHint
-from services.researcher.offline.render import render
 from services.researcher.offline.search import (
     OfflineProposal,
     SearchExhaustedError,

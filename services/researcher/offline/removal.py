@@ -8,8 +8,8 @@ from typing import Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from services.researcher.offline.components import components_of
-from services.researcher.offline.description import Mixer
+from services.mixers.components import components_of
+from services.mixers.description import Mixer
 
 FORM = frozenset({"chunkwise-form"})
 """How a mixer is computed, not what it computes: there is nothing to leave out."""

@@ -4,15 +4,15 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from services.mixers.catalogue import CATALOGUE, ROOT
+from services.mixers.components import components_of
+from services.mixers.description import Mixer
+from services.mixers.moves import Move
+from services.mixers.moves.crossover import cross
+from services.mixers.render import render
 from services.researcher.offline import hints as cognition
 from services.researcher.offline.bandit import Bandit, Observation
-from services.researcher.offline.catalogue import CATALOGUE, ROOT
-from services.researcher.offline.components import components_of
-from services.researcher.offline.crossover import cross
-from services.researcher.offline.description import Mixer
 from services.researcher.offline.hints import CognitionHint
-from services.researcher.offline.moves import Move
-from services.researcher.offline.render import render
 from services.researcher.offline.telling import Idea, Step, ideas, motivation, name_of
 
 TRIES = 64

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.mixers.description import Mixer
+from services.mixers.moves import Move
 from services.researcher.offline.bandit import Belief
-from services.researcher.offline.description import Mixer
 from services.researcher.offline.hints import cites
-from services.researcher.offline.moves import Move
 
 _BASES = {"delta": "Delta", "product": "Product", "linear": "Linear", "none": "Path"}
 

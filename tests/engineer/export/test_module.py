@@ -20,10 +20,10 @@ from services.engineer.training.build import build_model
 from services.engineer.training.keeping import keep_weights
 from services.engineer.training.sizes import ModelSizes
 from services.engineer.training.state import model_arrays
-from services.researcher.offline.catalogue import CATALOGUE
-from services.researcher.offline.description import Mixer
-from services.researcher.offline.moves import LIBRARY
-from services.researcher.offline.render import render
+from services.mixers.catalogue import CATALOGUE
+from services.mixers.description import Mixer
+from services.mixers.moves import LIBRARY
+from services.mixers.render import render
 
 SIZES = ModelSizes(vocabulary=256, width=32, blocks=2, heads=2, feed_forward=64, tied=False)
 TOKENS = [[10, 65, 66, 67, 0, 255, 30, 31, 32, 33, 34]]

@@ -2,10 +2,10 @@
 
 import random
 
-from services.researcher.offline.catalogue import CATALOGUE
-from services.researcher.offline.crossover import cross
-from services.researcher.offline.description import Mixer
-from services.researcher.offline.moves import LIBRARY
+from services.mixers.catalogue import CATALOGUE
+from services.mixers.description import Mixer
+from services.mixers.moves import LIBRARY
+from services.mixers.moves.crossover import cross
 
 
 def composition(seed: int) -> Mixer:

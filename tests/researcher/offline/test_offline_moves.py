@@ -5,10 +5,10 @@ import random
 import pytest
 
 from services.domain.components import VOCABULARY
-from services.researcher.offline.catalogue import CATALOGUE
-from services.researcher.offline.crossover import cross
-from services.researcher.offline.description import Fusion, Mixer, Path
-from services.researcher.offline.moves import LIBRARY, Move
+from services.mixers.catalogue import CATALOGUE
+from services.mixers.description import Fusion, Mixer, Path
+from services.mixers.moves import LIBRARY, Move
+from services.mixers.moves.crossover import cross
 from tests.researcher.offline.compositions import composition
 
 BUSY = Mixer(

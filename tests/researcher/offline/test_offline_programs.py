@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 
-from services.researcher.offline.catalogue import CATALOGUE
-from services.researcher.offline.description import Mixer
-from services.researcher.offline.moves import LIBRARY, Move
-from services.researcher.offline.render import render
+from services.mixers.catalogue import CATALOGUE
+from services.mixers.description import Mixer
+from services.mixers.moves import LIBRARY, Move
+from services.mixers.render import render
 from tests.researcher.offline.compositions import composition
 
 torch = pytest.importorskip("torch")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from services.domain.structure import Fingerprint, fingerprint, similarity
 from services.domain.zoo import baselines
-from services.researcher.offline.render import render
+from services.mixers.render import render
 from services.store.backends.motivations import MotivationIndex, rounded, unit
 from services.store.backends.neighbours import FINALISTS, Neighbours, Source, StoredVector
 from services.store.backends.rows_in_memory import BLOCK, Rows

@@ -1,14 +1,13 @@
 """Assembles a program from the fragments of a description."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from textwrap import wrap
 
-from services.researcher.offline.description import Mixer
-from services.researcher.offline.render import features, inputs, memory, output, paths
-from services.researcher.offline.render.fragment import Fragment, block, unique
-from services.researcher.offline.render.helpers import HELPERS
-from services.researcher.offline.render.words import describe
+from services.mixers.description import Mixer, branches, reads_keys
+from services.mixers.render import inputs, memory, paths
+from services.mixers.render.fragment import HELPERS, Fragment, block, unique
 
+_STAGES = (inputs.fragments, inputs.feature_fragments, memory.fragments, paths.fragments, memory.output_fragments)
 _LAST_ARGUMENTS = ("layer_idx: int | None = None",)
 
 
@@ -21,7 +20,7 @@ def render(mixer: Mixer, name: str, motivation: str = "") -> str:
         motivation: one or more sentences; becomes part of the module's docstring.
     """
     mixer = mixer.settled()
-    stages = [list(stage.fragments(mixer)) for stage in (inputs, features, memory, paths, output)]
+    stages = [list(stage(mixer)) for stage in _STAGES]
     parts = [part for stage in stages for part in stage]
     construct = _paragraphs(block((part.construct for part in stage), 2) for stage in stages)
     forward = _paragraphs(block((part.forward for part in stage), 2) for stage in stages)
@@ -133,3 +132,38 @@ _PADDING = """\
 _PADDING_KNOWN = """\
         present = x.new_ones(x.shape[:2]) if attention_mask is None else attention_mask[:, -x.shape[1] :].to(x.dtype)
         x = x * present[..., None]  # padding is neither written nor read"""
+
+
+_RULES = {"delta": "delta rule", "product": "product of delta steps", "linear": "additive memory"}
+_DECAYS = {
+    "retention": "fixed forgetting per head",
+    "mamba": "forget gate of the state-space kind per head",
+    "sigmoid": "sigmoid forget gate per head",
+    "channel": "forget gate per key channel",
+    "floored": "forget gate per key channel above a learned floor",
+}
+_WRITES = {"sigmoid": "gated writes", "double": "writes of strength up to 2", "channel": "writes gated per channel"}
+
+
+def describe(mixer: Mixer) -> str:
+    """One line, in lower case, on what the mixer is made of."""
+    return "; ".join(_phrases(mixer.settled())) + "."
+
+
+def _phrases(mixer: Mixer) -> Iterator[str]:
+    memory = mixer.memory
+    if memory.rule != "none":
+        gates = [_DECAYS.get(memory.decay), _WRITES.get(memory.write)]
+        named = " and ".join(gate for gate in gates if gate)
+        yield _RULES[memory.rule] + (f" with {named}" if named else "")
+    if reads_keys(mixer):
+        yield f"{mixer.features.map.replace('_', ' ')} keys" + (
+            f" of {mixer.features.norm} norm" if mixer.features.norm != "none" else ""
+        )
+    if mixer.paths:
+        kinds = ", ".join(path.kind.replace("_", " ") for path in mixer.paths)
+        yield f"{kinds} beside it" if memory.rule != "none" else kinds
+    if branches(mixer) > 1:
+        yield f"joined by {mixer.fusion.kind}"
+    if mixer.output.gate != "none":
+        yield f"{mixer.output.gate} output gate"

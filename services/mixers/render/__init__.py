@@ -1,5 +1,5 @@
 """Descriptions rendered as programs that a person could have written."""
 
-from services.researcher.offline.render.program import render
+from services.mixers.render.program import render
 
 __all__ = ["render"]

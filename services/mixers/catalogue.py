@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from services.researcher.offline.description import Features, Inputs, Memory, Mixer, Output, Path
+from services.mixers.description import Features, Inputs, Memory, Mixer, Output, Path
 
 CATALOGUE: Mapping[str, Mixer] = {
     "delta_net": Mixer(),

@@ -1,9 +1,22 @@
 """Moves on what comes before the memory: shift, convolutions, features, norms, rotations."""
 
-from services.researcher.offline.description import Mixer
-from services.researcher.offline.moves import sources
-from services.researcher.offline.moves.move import Move, changed, setting, where
-from services.researcher.offline.rules import reads_keys
+from services.mixers.description import Mixer, reads_keys
+from services.mixers.moves.move import (
+    DELTA_NET,
+    EAGLE_FINCH,
+    HEDGEHOG,
+    LINEAR_ATTENTION,
+    MAMBA,
+    MULTI_QUERY,
+    PRIMER,
+    QK_NORM,
+    ROFORMER,
+    RWKV,
+    Move,
+    changed,
+    setting,
+    where,
+)
 
 
 def _shifts(mixer: Mixer) -> bool:
@@ -35,7 +48,7 @@ MOVES = (
         setting(inputs={"shift": "half"}),
         ("token-shift",),
         (),
-        sources.RWKV,
+        RWKV,
     ),
     Move(
         "learned_token_shift",
@@ -45,7 +58,7 @@ MOVES = (
         setting(inputs={"shift": "learned"}),
         ("token-shift",),
         (),
-        sources.RWKV,
+        RWKV,
     ),
     Move(
         "dynamic_token_shift",
@@ -55,7 +68,7 @@ MOVES = (
         setting(inputs={"shift": "dynamic"}),
         ("token-shift", "low-rank-projection"),
         (),
-        sources.EAGLE_FINCH,
+        EAGLE_FINCH,
     ),
     Move(
         "no_token_shift",
@@ -74,7 +87,7 @@ MOVES = (
         setting(inputs={"convolved": "qkv"}),
         ("short-convolution",),
         (),
-        sources.MAMBA,
+        MAMBA,
     ),
     Move(
         "convolution_size",
@@ -84,7 +97,7 @@ MOVES = (
         where(lambda m: bool(m.inputs.convolved), _wider_convolution),
         ("short-convolution",),
         (),
-        sources.PRIMER,
+        PRIMER,
     ),
     Move(
         "keys_and_values_convolved",
@@ -121,7 +134,7 @@ MOVES = (
         where(reads_keys, _shared_keys),
         ("shared-state", "state-expansion", "output-gate"),
         (),
-        sources.MULTI_QUERY,
+        MULTI_QUERY,
     ),
     Move(
         "keys_per_head",
@@ -158,7 +171,7 @@ MOVES = (
         where(reads_keys, setting(**_positive("elu"))),
         ("feature-map",),
         (),
-        sources.LINEAR_ATTENTION,
+        LINEAR_ATTENTION,
     ),
     Move(
         "relu_features",
@@ -177,7 +190,7 @@ MOVES = (
         where(reads_keys, setting(**_positive("squared_relu"))),
         ("feature-map",),
         (),
-        sources.PRIMER,
+        PRIMER,
     ),
     Move(
         "softmax_features",
@@ -196,7 +209,7 @@ MOVES = (
         where(reads_keys, setting(**_positive("hedgehog"))),
         ("feature-map", "state-expansion"),
         (),
-        sources.HEDGEHOG,
+        HEDGEHOG,
     ),
     Move(
         "silu_features",
@@ -206,7 +219,7 @@ MOVES = (
         where(lambda m: reads_keys(m) and not m.memory.normalised, setting(features={"map": "silu", "norm": "l2"})),
         ("feature-map",),
         (),
-        sources.DELTA_NET,
+        DELTA_NET,
     ),
     Move(
         "identity_features",
@@ -225,7 +238,7 @@ MOVES = (
         where(reads_keys, setting(features={"norm": "l2"})),
         ("qk-normalisation",),
         (),
-        sources.QK_NORM,
+        QK_NORM,
     ),
     Move(
         "rms_keys",
@@ -235,7 +248,7 @@ MOVES = (
         where(reads_keys, setting(features={"norm": "rms"})),
         ("qk-normalisation",),
         (),
-        sources.QK_NORM,
+        QK_NORM,
     ),
     Move(
         "sum_keys",
@@ -254,7 +267,7 @@ MOVES = (
         where(reads_keys, setting(features={"rotary": "full"})),
         ("rotary-phase",),
         (),
-        sources.ROFORMER,
+        ROFORMER,
     ),
     Move(
         "half_rotary_phases",
@@ -264,7 +277,7 @@ MOVES = (
         where(reads_keys, setting(features={"rotary": "half"})),
         ("rotary-phase",),
         (),
-        sources.ROFORMER,
+        ROFORMER,
     ),
     Move(
         "learned_rotary_phases",

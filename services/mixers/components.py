@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from services.researcher.offline.description import Mixer
-from services.researcher.offline.rules import branches, reads_keys
+from services.mixers.description import Mixer, branches, reads_keys
 
 _RULES = {"delta": ("delta-rule",), "product": ("delta-rule", "householder-product"), "linear": ("additive-state",)}
 _DECAYS = {

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from services.researcher.offline.description import Fusion, Mixer, Path
-from services.researcher.offline.render.fragment import Fragment
-from services.researcher.offline.rules import branches
+from services.mixers.description import Fusion, Mixer, Path, branches
+from services.mixers.render.fragment import Fragment
 
 GATE_FLOOR = 0.04
 _VARIABLES = {"value": "v", "convolution": "local", "multi_scale": "scales"}

@@ -1,8 +1,18 @@
 """Moves on what happens between the read and the output projection."""
 
-from services.researcher.offline.moves import sources
-from services.researcher.offline.moves.move import Move, setting, where
-from services.researcher.offline.rules import reads_keys
+from services.mixers.description import reads_keys
+from services.mixers.moves.move import (
+    FORGETTING,
+    GLA,
+    MAMBA2,
+    RETNET,
+    TALKING_HEADS,
+    TRANSNORMER,
+    VALUE_RESIDUAL,
+    Move,
+    setting,
+    where,
+)
 
 MOVES = (
     Move(
@@ -13,7 +23,7 @@ MOVES = (
         setting(output={"gate": "sigmoid", "gate_rank": "low"}),
         ("output-gate", "low-rank-projection"),
         (),
-        sources.GLA,
+        GLA,
     ),
     Move(
         "swish_output_gate",
@@ -23,7 +33,7 @@ MOVES = (
         where(reads_keys, setting(inputs={"key_width": "half"}, output={"gate": "swish", "gate_rank": "full"})),
         ("output-gate",),
         (),
-        sources.RETNET,
+        RETNET,
     ),
     Move(
         "low_rank_swish_gate",
@@ -33,7 +43,7 @@ MOVES = (
         setting(output={"gate": "swish", "gate_rank": "low"}),
         ("output-gate", "low-rank-projection"),
         (),
-        sources.GLA,
+        GLA,
     ),
     Move(
         "head_output_gate",
@@ -43,7 +53,7 @@ MOVES = (
         setting(output={"gate": "head"}),
         ("output-gate",),
         (),
-        sources.FORGETTING,
+        FORGETTING,
     ),
     Move(
         "no_output_gate",
@@ -62,7 +72,7 @@ MOVES = (
         setting(output={"norm": "layer"}),
         ("output-normalisation",),
         (),
-        sources.RETNET,
+        RETNET,
     ),
     Move(
         "rms_norm_heads",
@@ -72,7 +82,7 @@ MOVES = (
         setting(output={"norm": "rms"}),
         ("output-normalisation",),
         (),
-        sources.TRANSNORMER,
+        TRANSNORMER,
     ),
     Move(
         "no_output_norm",
@@ -91,7 +101,7 @@ MOVES = (
         setting(output={"mixing": "static"}),
         ("head-mixing",),
         (),
-        sources.TALKING_HEADS,
+        TALKING_HEADS,
     ),
     Move(
         "dynamic_head_mixing",
@@ -101,7 +111,7 @@ MOVES = (
         setting(output={"mixing": "dynamic"}),
         ("head-mixing",),
         (),
-        sources.TALKING_HEADS,
+        TALKING_HEADS,
     ),
     Move(
         "no_head_mixing",
@@ -120,7 +130,7 @@ MOVES = (
         setting(output={"skip": "gated"}),
         ("value-residual",),
         (),
-        sources.VALUE_RESIDUAL,
+        VALUE_RESIDUAL,
     ),
     Move(
         "channel_value_skip",
@@ -130,7 +140,7 @@ MOVES = (
         setting(output={"skip": "channel"}),
         ("value-residual",),
         (),
-        sources.MAMBA2,
+        MAMBA2,
     ),
     Move(
         "no_value_skip",

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from services.researcher.offline.description import Mixer, Path, PathKind
-from services.researcher.offline.rules import MOST_PATHS, branches
+from services.mixers.description import MOST_PATHS, Mixer, Path, PathKind, branches
 
 Change = Callable[[Mixer], Mixer | None]
 Values = Mapping[str, object]
@@ -118,3 +117,31 @@ def drop_path(kinds: frozenset[str]) -> Change:
         return None if len(left) == len(mixer.paths) else with_paths(mixer, left)
 
     return change
+
+
+# The papers the moves come from.
+DELTA_NET = Source("Parallelizing Linear Transformers with the Delta Rule", "2406.06484", 2024)
+GATED_DELTA_NET = Source("Gated Delta Networks", "2412.06464", 2024)
+DELTA_PRODUCT = Source("DeltaProduct", "2502.10297", 2025)
+NEGATIVE_EIGENVALUES = Source("Unlocking State-Tracking Through Negative Eigenvalues", "2411.12537", 2024)
+GLA = Source("Gated Linear Attention Transformers", "2312.06635", 2023)
+RETNET = Source("Retentive Network", "2307.08621", 2023)
+MAMBA = Source("Mamba", "2312.00752", 2023)
+MAMBA2 = Source("Transformers are SSMs", "2405.21060", 2024)
+HGRN2 = Source("HGRN2", "2404.07904", 2024)
+RWKV = Source("RWKV", "2305.13048", 2023)
+EAGLE_FINCH = Source("Eagle and Finch", "2404.05892", 2024)
+BASED = Source("Based", "2402.18668", 2024)
+VALUE_RESIDUAL = Source("Value Residual Learning", "2410.17897", 2024)
+FORGETTING = Source("Forgetting Transformer", "2503.02130", 2025)
+LINEAR_ATTENTION = Source("Transformers are RNNs", "2006.16236", 2020)
+HEDGEHOG = Source("The Hedgehog & the Porcupine", "2402.04347", 2024)
+ROFORMER = Source("RoFormer", "2104.09864", 2021)
+TALKING_HEADS = Source("Talking-Heads Attention", "2003.02436", 2020)
+MULTI_QUERY = Source("Fast Transformer Decoding: One Write-Head is All You Need", "1911.02150", 2019)
+TRANSNORMER = Source("The Devil in Linear Transformer", "2210.10340", 2022)
+PRIMER = Source("Primer", "2109.08668", 2021)
+MEGA = Source("Mega: Moving Average Equipped Gated Attention", "2209.10655", 2022)
+QK_NORM = Source("Query-Key Normalization for Transformers", "2010.04245", 2020)
+WAVENET = Source("WaveNet", "1609.03499", 2016)
+ASI_ARCH = Source("AlphaGo Moment for Model Architecture Discovery", "2507.18074", 2025)

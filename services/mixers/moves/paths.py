@@ -1,9 +1,20 @@
 """Moves on the paths beside the memory and on how they are joined."""
 
-from services.researcher.offline.description import Mixer
-from services.researcher.offline.moves import sources
-from services.researcher.offline.moves.move import Move, add_path, drop_path, setting, where
-from services.researcher.offline.rules import branches
+from services.mixers.description import Mixer, branches
+from services.mixers.moves.move import (
+    ASI_ARCH,
+    BASED,
+    FORGETTING,
+    MEGA,
+    RETNET,
+    VALUE_RESIDUAL,
+    WAVENET,
+    Move,
+    add_path,
+    drop_path,
+    setting,
+    where,
+)
 
 
 def _joins(mixer: Mixer) -> bool:
@@ -25,7 +36,7 @@ MOVES = (
         add_path("convolution", 8),
         ("short-convolution", *_BESIDE),
         (),
-        sources.BASED,
+        BASED,
     ),
     Move(
         "multi_scale_path",
@@ -35,7 +46,7 @@ MOVES = (
         add_path("multi_scale"),
         ("multi-scale-convolution", "content-router", *_BESIDE),
         (),
-        sources.ASI_ARCH,
+        ASI_ARCH,
     ),
     Move(
         "dilated_path",
@@ -45,7 +56,7 @@ MOVES = (
         add_path("dilated", 6),
         ("multi-scale-convolution", *_BESIDE),
         (),
-        sources.WAVENET,
+        WAVENET,
     ),
     Move(
         "average_path",
@@ -55,7 +66,7 @@ MOVES = (
         add_path("average", 24),
         ("multi-timescale-memory", *_BESIDE),
         (),
-        sources.MEGA,
+        MEGA,
     ),
     Move(
         "window_path",
@@ -65,7 +76,7 @@ MOVES = (
         add_path("window", 32),
         ("local-window-attention", *_BESIDE),
         (),
-        sources.BASED,
+        BASED,
     ),
     Move(
         "forgetting_window_path",
@@ -75,7 +86,7 @@ MOVES = (
         add_path("forgetting", 32),
         ("local-window-attention", "forget-gate", *_BESIDE),
         (),
-        sources.FORGETTING,
+        FORGETTING,
     ),
     Move(
         "slow_memory_path",
@@ -85,7 +96,7 @@ MOVES = (
         add_path("retention"),
         ("multi-timescale-memory", "fixed-decay", *_BESIDE),
         (),
-        sources.RETNET,
+        RETNET,
     ),
     Move(
         "value_path",
@@ -95,7 +106,7 @@ MOVES = (
         add_path("value"),
         ("value-residual", *_BESIDE),
         (),
-        sources.VALUE_RESIDUAL,
+        VALUE_RESIDUAL,
     ),
     Move(
         "drop_convolution_paths",
@@ -150,7 +161,7 @@ MOVES = (
         where(_joins, setting(fusion={"kind": "sigmoid"})),
         ("sigmoid-fusion",),
         ("softmax-fusion",),
-        sources.ASI_ARCH,
+        ASI_ARCH,
     ),
     Move(
         "softmax_fusion",
@@ -160,7 +171,7 @@ MOVES = (
         where(_joins, setting(fusion={"kind": "softmax"})),
         ("softmax-fusion", "content-router"),
         ("sigmoid-fusion",),
-        sources.ASI_ARCH,
+        ASI_ARCH,
     ),
     Move(
         "hierarchical_fusion",
@@ -170,7 +181,7 @@ MOVES = (
         where(lambda m: branches(m) > 2, setting(fusion={"kind": "hierarchical"})),
         ("hierarchical-gating",),
         ("softmax-fusion",),
-        sources.ASI_ARCH,
+        ASI_ARCH,
     ),
     Move(
         "gate_floor",
@@ -180,7 +191,7 @@ MOVES = (
         where(_weighs, setting(fusion={"floor": True})),
         ("gate-floor",),
         (),
-        sources.ASI_ARCH,
+        ASI_ARCH,
     ),
     Move(
         "no_gate_floor",
@@ -199,7 +210,7 @@ MOVES = (
         where(_weighs, setting(fusion={"temperature": True})),
         ("temperature",),
         (),
-        sources.ASI_ARCH,
+        ASI_ARCH,
     ),
     Move(
         "no_gate_temperature",
@@ -218,7 +229,7 @@ MOVES = (
         where(_weighs, setting(fusion={"evidence": "statistics"})),
         ("content-router",),
         (),
-        sources.ASI_ARCH,
+        ASI_ARCH,
     ),
     Move(
         "token_gate",

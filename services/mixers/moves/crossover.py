@@ -4,7 +4,7 @@ import random
 
 from pydantic import ValidationError
 
-from services.researcher.offline.description import Mixer
+from services.mixers.description import Mixer
 
 _GROUPS: tuple[tuple[str, ...], ...] = (("inputs",), ("features", "memory"), ("paths", "fusion"), ("output",))
 

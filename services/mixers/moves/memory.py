@@ -1,9 +1,22 @@
 """Moves on the recurrent memory: what is written, how strongly, and how it fades."""
 
-from services.researcher.offline.description import Mixer
-from services.researcher.offline.moves import sources
-from services.researcher.offline.moves.move import Move, changed, setting, where
-from services.researcher.offline.rules import CHANNEL_DECAYS, DELTA_RULES
+from services.mixers.description import CHANNEL_DECAYS, DELTA_RULES, Mixer
+from services.mixers.moves.move import (
+    DELTA_NET,
+    DELTA_PRODUCT,
+    GATED_DELTA_NET,
+    GLA,
+    HGRN2,
+    LINEAR_ATTENTION,
+    NEGATIVE_EIGENVALUES,
+    RETNET,
+    RWKV,
+    TRANSNORMER,
+    Move,
+    changed,
+    setting,
+    where,
+)
 
 
 def _has_memory(mixer: Mixer) -> bool:
@@ -37,7 +50,7 @@ def _averaging(mixer: Mixer) -> Mixer:
 
 
 def _by_channel(decay: str) -> Move:
-    kinds = {"channel": ("ChannelForget", sources.GLA), "floored": ("FlooredForget", sources.HGRN2)}
+    kinds = {"channel": ("ChannelForget", GLA), "floored": ("FlooredForget", HGRN2)}
     word, source = kinds[decay]
 
     def change(mixer: Mixer) -> Mixer:
@@ -65,7 +78,7 @@ MOVES = (
         where(lambda m: not _is_delta(m), _as_delta),
         ("delta-rule", "write-strength"),
         ("additive-state",),
-        sources.DELTA_NET,
+        DELTA_NET,
     ),
     Move(
         "additive_memory",
@@ -75,7 +88,7 @@ MOVES = (
         where(_is_delta, _as_linear),
         ("additive-state",),
         ("delta-rule",),
-        sources.LINEAR_ATTENTION,
+        LINEAR_ATTENTION,
     ),
     Move(
         "two_delta_steps",
@@ -85,7 +98,7 @@ MOVES = (
         where(_is_delta, setting(memory={"rule": "product", "steps": 2})),
         ("householder-product",),
         (),
-        sources.DELTA_PRODUCT,
+        DELTA_PRODUCT,
     ),
     Move(
         "single_delta_step",
@@ -104,7 +117,7 @@ MOVES = (
         where(_is_delta, setting(memory={"write": "double"})),
         ("negative-eigenvalues",),
         (),
-        sources.NEGATIVE_EIGENVALUES,
+        NEGATIVE_EIGENVALUES,
     ),
     Move(
         "positive_eigenvalues",
@@ -132,7 +145,7 @@ MOVES = (
         where(_has_memory, setting(memory={"write": "sigmoid"})),
         ("write-strength",),
         (),
-        sources.DELTA_NET,
+        DELTA_NET,
     ),
     Move(
         "channel_writes",
@@ -142,7 +155,7 @@ MOVES = (
         where(_is_linear, setting(memory={"write": "channel"})),
         ("input-gate", "low-rank-projection"),
         (),
-        sources.HGRN2,
+        HGRN2,
     ),
     Move(
         "decay_mamba",
@@ -152,7 +165,7 @@ MOVES = (
         where(_has_memory, setting(memory={"decay": "mamba", "tied": False})),
         ("forget-gate", "selective-ssm"),
         (),
-        sources.GATED_DELTA_NET,
+        GATED_DELTA_NET,
     ),
     Move(
         "decay_sigmoid",
@@ -162,7 +175,7 @@ MOVES = (
         where(_has_memory, setting(memory={"decay": "sigmoid", "tied": False})),
         ("forget-gate",),
         (),
-        sources.GATED_DELTA_NET,
+        GATED_DELTA_NET,
     ),
     Move(
         "decay_retention",
@@ -172,7 +185,7 @@ MOVES = (
         where(_has_memory, setting(memory={"decay": "retention", "tied": False})),
         ("fixed-decay", "multi-timescale-memory"),
         ("forget-gate",),
-        sources.RETNET,
+        RETNET,
     ),
     _by_channel("channel"),
     _by_channel("floored"),
@@ -193,7 +206,7 @@ MOVES = (
         where(_is_linear, setting(memory={"tied": True})),
         ("input-gate", "state-normalisation"),
         (),
-        sources.HGRN2,
+        HGRN2,
     ),
     Move(
         "normalised_memory",
@@ -203,7 +216,7 @@ MOVES = (
         where(_is_linear, _averaging),
         ("state-normalisation",),
         (),
-        sources.LINEAR_ATTENTION,
+        LINEAR_ATTENTION,
     ),
     Move(
         "unnormalised_memory",
@@ -213,7 +226,7 @@ MOVES = (
         where(_is_linear, setting(memory={"normalised": False}, output={"norm": "rms"})),
         (),
         ("state-normalisation",),
-        sources.TRANSNORMER,
+        TRANSNORMER,
     ),
     Move(
         "current_token_bonus",
@@ -223,7 +236,7 @@ MOVES = (
         where(_is_linear, setting(memory={"bonus": True})),
         ("value-residual",),
         (),
-        sources.RWKV,
+        RWKV,
     ),
     Move(
         "no_bonus",

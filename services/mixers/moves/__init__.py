@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from services.researcher.offline.moves import inputs, memory, output, paths
-from services.researcher.offline.moves.move import Move, Source
+from services.mixers.moves import inputs, memory, output, paths
+from services.mixers.moves.move import Move, Source
 
 LIBRARY: tuple[Move, ...] = (*memory.MOVES, *inputs.MOVES, *paths.MOVES, *output.MOVES)
 BY_NAME: Mapping[str, Move] = {move.name: move for move in LIBRARY}

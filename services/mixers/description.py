@@ -1,0 +1,253 @@
+"""A typed description of a token mixer: what the offline mind changes, and what its programs are rendered from.
+
+A description is a value: frozen, comparable, JSON on the wire. `Mixer.settled()` resets every field that has no effect
+in its surroundings (a path gate without paths, say), so that two descriptions are equal exactly when they compute the
+same function family, and `Mixer.structure()` can serve as the identity of an architecture.
+"""
+
+import hashlib
+import json
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Shift = Literal["none", "half", "learned", "dynamic"]
+Convolved = Literal["", "v", "k", "qk", "kv", "qkv"]
+Feature = Literal["silu", "identity", "elu", "relu", "squared_relu", "softmax", "hedgehog"]
+KeyNorm = Literal["l2", "rms", "sum", "none"]
+Rotary = Literal["none", "full", "half", "learned"]
+Rule = Literal["delta", "product", "linear", "none"]
+Decay = Literal["none", "retention", "mamba", "sigmoid", "channel", "floored"]
+Write = Literal["one", "sigmoid", "double", "channel"]
+PathKind = Literal["convolution", "multi_scale", "dilated", "average", "window", "retention", "value", "forgetting"]
+FusionKind = Literal["sum", "sigmoid", "softmax", "hierarchical"]
+Evidence = Literal["token", "statistics"]
+Gate = Literal["none", "swish", "sigmoid", "head"]
+Norm = Literal["rms", "layer", "none"]
+Mixing = Literal["none", "static", "dynamic"]
+Skip = Literal["none", "channel", "gated"]
+
+
+class Part(BaseModel):
+    """Base of all parts: frozen, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Inputs(Part):
+    """How queries, keys and values are made from the hidden states."""
+
+    shift: Shift = "none"  # mix each token with the one before it, ahead of the projections
+    convolved: Convolved = "qkv"  # which of q, k, v pass a short causal convolution
+    conv_size: int = Field(default=4, ge=2, le=16)  # taps of that convolution
+    key_width: Literal["full", "half", "shared"] = "full"  # "shared": one wide key and query for all heads
+    value_norm: bool = False  # RMS-normalise each head's values before they are written
+
+
+class Features(Part):
+    """What happens to queries and keys between projection and memory."""
+
+    map: Feature = "silu"
+    norm: KeyNorm = "l2"
+    rotary: Rotary = "none"
+
+
+class Memory(Part):
+    """The recurrent matrix memory: one state of key × value per head."""
+
+    rule: Rule = "delta"
+    steps: int = Field(default=1, ge=1, le=3)  # delta steps per token (rule "product")
+    decay: Decay = "none"
+    write: Write = "sigmoid"  # strength of a write; "double" reaches 2: negative eigenvalues
+    tied: bool = False  # keys are scaled by 1 - forget gate
+    normalised: bool = False  # divide by the accumulated weights, as in linear attention
+    bonus: bool = False  # a learned extra weight for the current token
+
+
+class Path(Part):
+    """A path beside the memory that reads the same queries, keys and values."""
+
+    kind: PathKind
+    size: int = Field(default=0, ge=0, le=64)  # taps or window of the path; 0 where it has none
+
+
+class Fusion(Part):
+    """How the memory and the paths beside it become one output."""
+
+    kind: FusionKind = "sum"
+    floor: bool = False  # no path's weight falls below a few percent
+    temperature: bool = False  # a learned sharpness per head
+    evidence: Evidence = "token"  # what the gate sees: the token, or also each path's statistics
+
+
+class Output(Part):
+    """From the heads back to the hidden width."""
+
+    gate: Gate = "none"
+    gate_rank: Literal["full", "low"] = "full"
+    norm: Norm = "rms"
+    mixing: Mixing = "none"  # a linear map over heads
+    skip: Skip = "none"  # the current value, added to what was read
+
+
+class Mixer(Part):
+    """A whole token mixer.
+
+    Raises:
+        ValueError: (as pydantic.ValidationError) where the parts contradict each other; the message names the field.
+    """
+
+    inputs: Inputs = Inputs()
+    features: Features = Features()
+    memory: Memory = Memory()
+    paths: tuple[Path, ...] = ()
+    fusion: Fusion = Fusion()
+    output: Output = Output()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        problem = contradiction(self)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def settled(self) -> "Mixer":
+        """The same mixer with every field that has no effect set to its default."""
+        return Mixer.model_validate(settle(self).model_dump())
+
+    def structure(self) -> str:
+        """SHA-256 of the settled description: equal for descriptions that render to the same computation.
+
+        Defaults are left out, so that a later version with more fields gives the same hash to the same mixer.
+        """
+        text = json.dumps(self.settled().model_dump(exclude_defaults=True), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The description as compact JSON with sorted keys."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Mixer":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: for anything that is not a valid description.
+        """
+        return cls.model_validate_json(text)
+
+
+POSITIVE_MAPS = frozenset({"elu", "relu", "squared_relu", "softmax", "hedgehog"})
+KEYED_PATHS = frozenset({"window", "forgetting", "retention"})
+SIZED_PATHS = frozenset({"convolution", "dilated", "average", "window", "forgetting"})
+CHANNEL_DECAYS = frozenset({"channel", "floored"})
+DELTA_RULES = frozenset({"delta", "product"})
+MOST_PATHS = 3
+
+
+def reads_keys(mixer: Mixer) -> bool:
+    """Whether anything in the mixer looks at queries and keys (a pure convolution does not)."""
+    return mixer.memory.rule != "none" or any(path.kind in KEYED_PATHS for path in mixer.paths)
+
+
+def branches(mixer: Mixer) -> int:
+    """How many outputs the fusion has to join: the memory, if there is one, and the paths."""
+    return len(mixer.paths) + (mixer.memory.rule != "none")
+
+
+def contradiction(mixer: Mixer) -> str | None:
+    """One sentence that names the offending field, or None where the description is sound."""
+    return _memory_problem(mixer) or _path_problem(mixer) or _output_problem(mixer)
+
+
+def _memory_problem(mixer: Mixer) -> str | None:
+    memory, features = mixer.memory, mixer.features
+    positive = features.map in POSITIVE_MAPS
+    if features.norm == "sum" and not positive:
+        return "features.norm 'sum' divides by the sum of a key: choose a positive features.map"
+    if memory.rule in DELTA_RULES:
+        if features.norm not in {"l2", "sum"} and (features.map, features.norm) != ("softmax", "none"):
+            return "memory.rule 'delta' diverges with keys longer than 1: set features.norm to 'l2'"
+        if memory.decay in CHANNEL_DECAYS:
+            return "memory.decay by channel is for memory.rule 'linear': use a decay by head"
+        if memory.write == "channel":
+            return "memory.write 'channel' is for memory.rule 'linear'"
+        if memory.rule == "product" and "k" not in mixer.inputs.convolved:
+            return "memory.rule 'product' tells its steps apart by convolutions of the key: inputs.convolved lacks 'k'"
+        if memory.rule == "product" and (mixer.inputs.key_width == "shared" or features.rotary == "learned"):
+            return "memory.rule 'product' needs keys of their own per head and no learned rotation"
+        if memory.rule == "product" and features.map == "hedgehog":
+            return "memory.rule 'product' has no learned feature map"
+    if memory.rule == "linear" and memory.write == "double":
+        return "memory.write 'double' means negative eigenvalues, which only a delta rule has"
+    if memory.normalised and not (memory.rule == "linear" and positive and mixer.features.rotary == "none"):
+        return "memory.normalised divides by accumulated weights: it needs rule 'linear', a positive map, no rotation"
+    if memory.normalised and memory.decay in CHANNEL_DECAYS:
+        return "memory.normalised is not defined with a decay by channel"
+    if memory.tied and memory.decay not in CHANNEL_DECAYS:
+        return "memory.tied needs a decay by channel"
+    return None
+
+
+def _path_problem(mixer: Mixer) -> str | None:
+    kinds = [path.kind for path in mixer.paths]
+    if branches(mixer) == 0:
+        return "paths is empty and memory.rule is 'none': nothing mixes the tokens"
+    if kinds == ["value"] and mixer.memory.rule == "none":
+        return "paths holds only the token's own value: nothing mixes the tokens"
+    if len(set(kinds)) < len(kinds) or len(kinds) > MOST_PATHS:
+        return f"paths must hold at most {MOST_PATHS} different kinds"
+    for path in mixer.paths:
+        if (path.kind in SIZED_PATHS) != (path.size > 0):
+            return f"paths: size of a '{path.kind}' path must be {'positive' if path.kind in SIZED_PATHS else '0'}"
+    if mixer.fusion.kind == "hierarchical" and branches(mixer) < 3:
+        return "fusion.kind 'hierarchical' needs at least three branches"
+    return None
+
+
+def _output_problem(mixer: Mixer) -> str | None:
+    if mixer.output.norm == "none" and mixer.memory.rule == "linear" and not mixer.memory.normalised:
+        return "output.norm 'none' lets an unnormalised linear memory grow with the sequence"
+    if mixer.output.skip == "gated" and any(path.kind == "value" for path in mixer.paths):
+        return "output.skip 'gated' and a 'value' path are the same thing twice"
+    return None
+
+
+def settle(mixer: Mixer) -> Mixer:
+    """A copy in which fields without effect hold their defaults."""
+    inputs, features = mixer.inputs, mixer.features
+    if not reads_keys(mixer):
+        inputs = inputs.model_copy(update={"convolved": "v" if "v" in inputs.convolved else "", "key_width": "full"})
+        features = Features()
+    if not inputs.convolved:
+        inputs = inputs.model_copy(update={"conv_size": Inputs().conv_size})
+    output = mixer.output
+    if output.gate in {"none", "head"}:
+        output = output.model_copy(update={"gate_rank": "full"})
+    parts = {
+        "inputs": inputs,
+        "features": features,
+        "memory": _settled_memory(mixer.memory),
+        "paths": tuple(sorted(mixer.paths, key=lambda path: path.kind)),
+        "fusion": _settled_fusion(mixer),
+        "output": output,
+    }
+    return mixer.model_copy(update=parts)
+
+
+def _settled_memory(memory: Memory) -> Memory:
+    if memory.rule == "none":
+        return Memory(rule="none")
+    changes: dict[str, object] = {"steps": max(memory.steps, 2) if memory.rule == "product" else 1}
+    if memory.rule != "linear":
+        changes["bonus"] = False
+    return memory.model_copy(update=changes)
+
+
+def _settled_fusion(mixer: Mixer) -> Fusion:
+    fusion = mixer.fusion
+    if branches(mixer) < 2 or fusion.kind == "sum":
+        return Fusion()
+    if fusion.kind == "sigmoid":
+        return fusion.model_copy(update={"temperature": False})
+    return fusion
