@@ -58,6 +58,9 @@ class InstantChecker(checker_pb2_grpc.CheckerServicer):
     async def Profile(self, request: object, context: object) -> checker_pb2.MachineProfile:  # noqa: N802, ARG002
         return checker_pb2.MachineProfile(precision="fp32")
 
+    async def Describe(self, request: object, context: object) -> checker_pb2.ScaleDescription:  # noqa: N802, ARG002
+        return checker_pb2.ScaleDescription()
+
 
 class InstantProposer:
     """A program that no other has: one more constant."""

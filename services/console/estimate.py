@@ -20,7 +20,7 @@ async def settle(client: ConsoleSettings, settings: pb.RunSettings, patience: fl
     """
     if PRECISION in settings.scale_overrides:
         return None
-    request = checker_pb2.ProfileRequest(stage=settings.scale, scale_overrides=settings.scale_overrides)
+    request = checker_pb2.ScaleRequest(stage=settings.scale, scale_overrides=settings.scale_overrides)
     async with channel(client.checker_address, client) as connection:
         try:
             profile = await checker_pb2_grpc.CheckerStub(connection).Profile(request, timeout=patience)

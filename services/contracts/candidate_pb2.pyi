@@ -300,6 +300,7 @@ class Proposal(_message.Message):
     MIND_FIELD_NUMBER: _builtins.int
     PROMPT_VERSION_FIELD_NUMBER: _builtins.int
     COGNITION_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     motivation: _builtins.str
     program: _builtins.str
@@ -312,13 +313,15 @@ class Proposal(_message.Message):
     """SHA-256 of the program's structure: equal for programs that differ in names, comments or layout only"""
     mind: _builtins.str
     prompt_version: _builtins.str
+    memory: _builtins.str
+    """how what the mixer keeps of the past grows, as its author says: "fixed-state", "window", "growing" or empty"""
     @_builtins.property
     def references(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """candidate ids that were shown, never modified"""
 
     @_builtins.property
     def components(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """of the fixed vocabulary"""
+        """names of the vocabulary where it has one, else the words of the author"""
 
     @_builtins.property
     def ideas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Idea]: ...
@@ -367,10 +370,11 @@ class Proposal(_message.Message):
         mind: _builtins.str = ...,
         prompt_version: _builtins.str = ...,
         cognition: _abc.Iterable[Global___CognitionHit] | None = ...,
+        memory: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_check", b"_check", "_description", b"_description", "check", b"check", "description", b"description"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_check", b"_check", "_description", b"_description", "check", b"check", "cognition", b"cognition", "components", b"components", "description", b"description", "embedder", b"embedder", "ideas", b"ideas", "mind", b"mind", "motivation", b"motivation", "motivation_embedding", b"motivation_embedding", "moves", b"moves", "name", b"name", "nearest", b"nearest", "novelty_history", b"novelty_history", "parent", b"parent", "program", b"program", "prompt_version", b"prompt_version", "references", b"references", "structure", b"structure"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_check", b"_check", "_description", b"_description", "check", b"check", "cognition", b"cognition", "components", b"components", "description", b"description", "embedder", b"embedder", "ideas", b"ideas", "memory", b"memory", "mind", b"mind", "motivation", b"motivation", "motivation_embedding", b"motivation_embedding", "moves", b"moves", "name", b"name", "nearest", b"nearest", "novelty_history", b"novelty_history", "parent", b"parent", "program", b"program", "prompt_version", b"prompt_version", "references", b"references", "structure", b"structure"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__check: _TypeAlias = _typing.Literal["check"]  # noqa: Y015
     _WhichOneofArgType__check: _TypeAlias = _typing.Literal["_check", b"_check"]  # noqa: Y015

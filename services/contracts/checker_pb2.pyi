@@ -19,7 +19,7 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class ProfileRequest(_message.Message):
+class ScaleRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -59,7 +59,7 @@ class ProfileRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ProfileRequest: _TypeAlias = ProfileRequest  # noqa: Y015
+Global___ScaleRequest: _TypeAlias = ScaleRequest  # noqa: Y015
 
 @_typing.final
 class MachineProfile(_message.Message):
@@ -80,6 +80,88 @@ class MachineProfile(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MachineProfile: _TypeAlias = MachineProfile  # noqa: Y015
+
+@_typing.final
+class ScaleDescription(_message.Message):
+    """The sizes, the recipe and the limits of one training."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    FEED_FORWARD_FIELD_NUMBER: _builtins.int
+    VOCABULARY_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    CORPUS_FIELD_NUMBER: _builtins.int
+    OPTIMISER_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    WALL_SECONDS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    INITIALISATION_FIELD_NUMBER: _builtins.int
+    MODULES_FIELD_NUMBER: _builtins.int
+    width: _builtins.int
+    """hidden_size of the mixer"""
+    heads: _builtins.int
+    blocks: _builtins.int
+    feed_forward: _builtins.int
+    vocabulary: _builtins.int
+    context: _builtins.int
+    """tokens"""
+    batch: _builtins.int
+    """sequences"""
+    steps: _builtins.int
+    tokens: _builtins.int
+    unit: _builtins.str
+    """what a token is: "byte" or "token" """
+    corpus: _builtins.str
+    optimiser: _builtins.str
+    """in words, with its rates"""
+    precision: _builtins.str
+    device: _builtins.str
+    wall_seconds: _builtins.float
+    """limits of one training"""
+    memory_bytes: _builtins.int
+    initialisation: _builtins.str
+    """the policy in force, in words"""
+    @_builtins.property
+    def modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """importable modules of fla, with what they offer"""
+
+    def __init__(
+        self,
+        *,
+        width: _builtins.int = ...,
+        heads: _builtins.int = ...,
+        blocks: _builtins.int = ...,
+        feed_forward: _builtins.int = ...,
+        vocabulary: _builtins.int = ...,
+        context: _builtins.int = ...,
+        batch: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        unit: _builtins.str = ...,
+        corpus: _builtins.str = ...,
+        optimiser: _builtins.str = ...,
+        precision: _builtins.str = ...,
+        device: _builtins.str = ...,
+        wall_seconds: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+        initialisation: _builtins.str = ...,
+        modules: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "blocks", b"blocks", "context", b"context", "corpus", b"corpus", "device", b"device", "feed_forward", b"feed_forward", "heads", b"heads", "initialisation", b"initialisation", "memory_bytes", b"memory_bytes", "modules", b"modules", "optimiser", b"optimiser", "precision", b"precision", "steps", b"steps", "tokens", b"tokens", "unit", b"unit", "vocabulary", b"vocabulary", "wall_seconds", b"wall_seconds", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScaleDescription: _TypeAlias = ScaleDescription  # noqa: Y015
 
 @_typing.final
 class CheckRequest(_message.Message):

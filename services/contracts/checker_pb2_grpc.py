@@ -42,8 +42,13 @@ class CheckerStub:
                 _registered_method=True)
         self.Profile = channel.unary_unary(
                 '/asi.v1.Checker/Profile',
-                request_serializer=services_dot_contracts_dot_checker__pb2.ProfileRequest.SerializeToString,
+                request_serializer=services_dot_contracts_dot_checker__pb2.ScaleRequest.SerializeToString,
                 response_deserializer=services_dot_contracts_dot_checker__pb2.MachineProfile.FromString,
+                _registered_method=True)
+        self.Describe = channel.unary_unary(
+                '/asi.v1.Checker/Describe',
+                request_serializer=services_dot_contracts_dot_checker__pb2.ScaleRequest.SerializeToString,
+                response_deserializer=services_dot_contracts_dot_checker__pb2.ScaleDescription.FromString,
                 _registered_method=True)
 
 
@@ -66,6 +71,13 @@ class CheckerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Describe(self, request, context):
+        """How candidates are trained at a stage, for whoever writes programs. INVALID_ARGUMENT as for Profile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CheckerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,8 +88,13 @@ def add_CheckerServicer_to_server(servicer, server):
             ),
             'Profile': grpc.unary_unary_rpc_method_handler(
                     servicer.Profile,
-                    request_deserializer=services_dot_contracts_dot_checker__pb2.ProfileRequest.FromString,
+                    request_deserializer=services_dot_contracts_dot_checker__pb2.ScaleRequest.FromString,
                     response_serializer=services_dot_contracts_dot_checker__pb2.MachineProfile.SerializeToString,
+            ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=services_dot_contracts_dot_checker__pb2.ScaleRequest.FromString,
+                    response_serializer=services_dot_contracts_dot_checker__pb2.ScaleDescription.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,8 +149,35 @@ class Checker:
             request,
             target,
             '/asi.v1.Checker/Profile',
-            services_dot_contracts_dot_checker__pb2.ProfileRequest.SerializeToString,
+            services_dot_contracts_dot_checker__pb2.ScaleRequest.SerializeToString,
             services_dot_contracts_dot_checker__pb2.MachineProfile.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asi.v1.Checker/Describe',
+            services_dot_contracts_dot_checker__pb2.ScaleRequest.SerializeToString,
+            services_dot_contracts_dot_checker__pb2.ScaleDescription.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,10 +36,12 @@ class CheckerStub:
     """Screens and probes a program at a stage's sizes. A program that fails is an answer (passed = false), not an error.
     INVALID_ARGUMENT: unknown stage or a program over 256 KiB. RESOURCE_EXHAUSTED: all checking slots busy, try again. DEADLINE_EXCEEDED as set by the caller.
     """
-    Profile: _grpc.UnaryUnaryMultiCallable[_checker_pb2.ProfileRequest, _checker_pb2.MachineProfile]
+    Profile: _grpc.UnaryUnaryMultiCallable[_checker_pb2.ScaleRequest, _checker_pb2.MachineProfile]
     """What a run decides by before it starts: measured in a second or two on the machine that answers.
     INVALID_ARGUMENT: unknown stage or an impossible override.
     """
+    Describe: _grpc.UnaryUnaryMultiCallable[_checker_pb2.ScaleRequest, _checker_pb2.ScaleDescription]
+    """How candidates are trained at a stage, for whoever writes programs. INVALID_ARGUMENT as for Profile."""
 
 @_typing.type_check_only
 class CheckerAsyncStub(CheckerStub):
@@ -48,10 +50,12 @@ class CheckerAsyncStub(CheckerStub):
     """Screens and probes a program at a stage's sizes. A program that fails is an answer (passed = false), not an error.
     INVALID_ARGUMENT: unknown stage or a program over 256 KiB. RESOURCE_EXHAUSTED: all checking slots busy, try again. DEADLINE_EXCEEDED as set by the caller.
     """
-    Profile: _aio.UnaryUnaryMultiCallable[_checker_pb2.ProfileRequest, _checker_pb2.MachineProfile]  # type: ignore[assignment]
+    Profile: _aio.UnaryUnaryMultiCallable[_checker_pb2.ScaleRequest, _checker_pb2.MachineProfile]  # type: ignore[assignment]
     """What a run decides by before it starts: measured in a second or two on the machine that answers.
     INVALID_ARGUMENT: unknown stage or an impossible override.
     """
+    Describe: _aio.UnaryUnaryMultiCallable[_checker_pb2.ScaleRequest, _checker_pb2.ScaleDescription]  # type: ignore[assignment]
+    """How candidates are trained at a stage, for whoever writes programs. INVALID_ARGUMENT as for Profile."""
 
 class CheckerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -67,11 +71,19 @@ class CheckerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Profile(
         self,
-        request: _checker_pb2.ProfileRequest,
+        request: _checker_pb2.ScaleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_checker_pb2.MachineProfile, _abc.Awaitable[_checker_pb2.MachineProfile]]:
         """What a run decides by before it starts: measured in a second or two on the machine that answers.
         INVALID_ARGUMENT: unknown stage or an impossible override.
         """
+
+    @_abc_1.abstractmethod
+    def Describe(
+        self,
+        request: _checker_pb2.ScaleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checker_pb2.ScaleDescription, _abc.Awaitable[_checker_pb2.ScaleDescription]]:
+        """How candidates are trained at a stage, for whoever writes programs. INVALID_ARGUMENT as for Profile."""
 
 def add_CheckerServicer_to_server(servicer: CheckerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,7 +10,10 @@ from services.chassis.errors import Busy
 from services.chassis.events import struct
 from services.contracts import candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.engineer.checks.report import CheckReport
-from services.engineer.stages import Stages
+from services.engineer.data.corpus import ByteTokens
+from services.engineer.stages import Stage, Stages
+from services.engineer.training.model import INITIALISATION
+from services.fla_cpu.names import MODULES, OPERATORS, TOP
 
 PROGRAM_BYTES = 256 * 1024
 WAITING_PER_SLOT = 16
@@ -47,10 +50,52 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
         return report_message(report)
 
     async def Profile(
-        self, request: checker_pb2.ProfileRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: checker_pb2.ScaleRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> checker_pb2.MachineProfile:
         precision = await self._stages.precision(request.stage or "tiny", dict(request.scale_overrides))
         return checker_pb2.MachineProfile(precision=precision)
+
+    async def Describe(
+        self, request: checker_pb2.ScaleRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> checker_pb2.ScaleDescription:
+        stage = await self._stages.open(request.stage or "tiny", dict(request.scale_overrides))
+        return description(stage)
+
+
+def description(stage: Stage) -> checker_pb2.ScaleDescription:
+    """The conditions of a training at this stage, for whoever writes programs."""
+    scale = stage.scale
+    return checker_pb2.ScaleDescription(
+        width=scale.width,
+        heads=scale.heads,
+        blocks=scale.blocks,
+        feed_forward=scale.feed_forward,
+        vocabulary=stage.corpus.tokens.vocabulary,
+        context=scale.context,
+        batch=scale.batch,
+        steps=scale.steps,
+        tokens=scale.tokens,
+        unit="byte" if stage.corpus.tokens.vocabulary == ByteTokens.vocabulary else "token",
+        corpus=scale.dataset or scale.corpus,
+        optimiser=(
+            f"AdamW, peak rate {scale.learning_rate:g}, betas {scale.beta1:g} and {scale.beta2:g}, weight decay "
+            f"{scale.weight_decay:g} on matrices; warm-up over {scale.warmup:.0%} of the steps, then constant, "
+            f"then linear to {scale.final_rate:.0%} in the last {scale.decay:.0%}; clipping at {scale.grad_clip:g}"
+        ),
+        precision=scale.precision,
+        device=scale.device,
+        wall_seconds=scale.wall_seconds,
+        memory_bytes=scale.memory_bytes,
+        initialisation=INITIALISATION,
+        modules=[] if scale.device == "cuda" else fla_names(),
+    )
+
+
+def fla_names() -> list[str]:
+    """What programs can import from fla on a machine without CUDA: "fla.modules: RMSNorm, …"."""
+    modules = {f"fla.ops.{package}": parts for package, parts in OPERATORS.items()}
+    modules |= {"fla.modules": TOP, "fla.modules.l2norm": MODULES["l2norm"]}
+    return [f"{name}: {', '.join(sorted(parts))}" for name, parts in sorted(modules.items())]
 
 
 def report_message(report: CheckReport) -> candidate_pb2.CheckReport:

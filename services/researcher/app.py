@@ -13,7 +13,7 @@ from services.llm.minds import Minds
 from services.llm.openai_embedder import MotivationEmbedder, RunEmbedder, endpoint_embedder
 from services.researcher.draft import Proposer
 from services.researcher.handlers import Researcher
-from services.researcher.model.proposer import ModelProposer
+from services.researcher.model_proposer import ModelProposer
 from services.researcher.offline.proposer import OfflineProposer
 from services.researcher.settings import ResearcherSettings
 

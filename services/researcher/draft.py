@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from services.contracts import archive_pb2, cognition_pb2, events_pb2
+from services.contracts import archive_pb2, checker_pb2, cognition_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 
 
@@ -19,6 +19,9 @@ class Context:
     history: tuple[archive_pb2.MoveOutcome, ...]
     entries: tuple[cognition_pb2.CognitionEntry, ...]
     settings: events_pb2.RunSettings
+    best: tuple[pb.Candidate, ...] = ()  # the best by loss, the parent left out
+    board: tuple[pb.Candidate, ...] = ()  # what was measured so far; read for language models only
+    scale: checker_pb2.ScaleDescription | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Draft:
     ideas: Sequence[pb.Idea] = ()
     moves: Sequence[str] = ()
     description: Mapping[str, object] | None = None
+    memory: str = ""  # "fixed-state", "window" or "growing"; empty where nobody said
     mind: str = ""
     prompt_version: str = ""
 
@@ -45,6 +49,7 @@ class Refusal:
     draft: Draft
     sentence: str
     verdicts: tuple[pb.ProbeVerdict, ...] = field(default=())
+    repeats: tuple[pb.Candidate, ...] = field(default=())
 
 
 class Proposer(Protocol):

@@ -23,8 +23,9 @@ from services.domain.structure import fingerprint
 from services.domain.zoo import baseline
 from services.llm.embedder import Vector
 from services.llm.openai_embedder import Embed, MotivationEmbedder
+from services.llm.port import OFFLINE
 from services.researcher.draft import Context, Draft, Proposer, Refusal
-from services.researcher.lookup import entries_for, neighbours
+from services.researcher.lookup import entries_for, neighbours, with_board
 from services.researcher.offline.proposer import describes
 
 SERVICE = "researcher"
@@ -97,7 +98,7 @@ class Researcher:
         drawn = await self._archive.DrawSeeds(request, timeout=30)
         if not drawn.HasField("parent"):
             raise Rejected("propose", "no baseline of this run was measured: there is no parent to draw")
-        return Context(
+        context = Context(
             record=record,
             parent=drawn.parent,
             references=tuple(drawn.references),
@@ -108,6 +109,7 @@ class Researcher:
             ),
             settings=settings,
         )
+        return context if settings.mind in ("", OFFLINE) else await with_board(context, self._archive, self._checker)
 
     async def _baseline(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
         """A program of the zoo, checked like any other. The upper reference may cost what it costs."""
@@ -177,7 +179,8 @@ class Researcher:
         vector = await self._spaces.motivation(draft.motivation, space, context.settings.mind, job)
         near = await neighbours(self._archive, context.record, draft.program, vector)
         if repeat := _repeated(near) or await proposer.repeats(context, draft, _candidates(near.motivations)):
-            refusals.append(Refusal("repeat", draft, repeat))
+            named = [one for one in _candidates((*near.programs, *near.motivations)) if one.id in repeat]
+            refusals.append(Refusal("repeat", draft, repeat, repeats=tuple(named[:1])))
         else:
             report = await self._check(draft, context.record, context.settings)
             if report.passed:
@@ -225,6 +228,7 @@ def _message(found: _Found, refusals: Sequence[Refusal], context: Context | None
         novelty_history=[one.sentence for one in refusals],
         check=found.report,
         mind=draft.mind,
+        memory=draft.memory,
         prompt_version=draft.prompt_version,
         cognition=[
             pb.CognitionHit(entry=one.id, similarity=one.similarity, title=one.title)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
-from services.contracts import archive_pb2 as archive
-from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc, events_pb2
+import grpc.aio
+
+from services.contracts import (
+    archive_pb2,
+    archive_pb2_grpc,
+    checker_pb2,
+    checker_pb2_grpc,
+    cognition_pb2,
+    cognition_pb2_grpc,
+    events_pb2,
+)
 from services.contracts import candidate_pb2 as pb
 from services.llm.embedder import Vector
+from services.researcher.draft import Context
 
 NEIGHBOURS = 5
 ENTRIES = 3
+BOARD = 100  # candidates, best first
+BEST = 2  # of them with their programs
 
 
 async def entries_for(
@@ -34,11 +47,31 @@ async def entries_for(
     return tuple((await cognition.Search(request, timeout=30)).entries)
 
 
+async def with_board(
+    context: Context, archive: archive_pb2_grpc.ArchiveAsyncStub, checker: checker_pb2_grpc.CheckerAsyncStub
+) -> Context:
+    """The context with what a language model is shown besides: the run's best, all that was tried, and the scale.
+
+    A checker that cannot describe the scale now leaves it out: a proposal does not depend on it.
+    """
+    settings, record = context.settings, context.record
+    request = archive_pb2.ListCandidatesRequest(run=record.run, sort="loss", stage=record.stage, page_size=BOARD)
+    board = tuple((await archive.ListCandidates(request, timeout=30)).candidates)
+    measured = [one for one in board if one.training.HasField("loss") and one.id != context.parent.id]
+    try:
+        asked = checker_pb2.ScaleRequest(stage=record.stage, scale_overrides=settings.scale_overrides)
+        scale = await checker.Describe(asked, timeout=120)
+    except grpc.aio.AioRpcError:
+        scale = None
+    better = [one for one in measured if one.training.loss < context.parent.training.loss]
+    return replace(context, board=board, best=tuple(better[:BEST]), scale=scale)
+
+
 async def neighbours(
     stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, program: str, vector: Vector
-) -> archive.NeighboursReply:
+) -> archive_pb2.NeighboursReply:
     """The candidates of the record's run, itself left out, with the nearest motivations and the programs most alike."""
-    request = archive.NeighboursRequest(
+    request = archive_pb2.NeighboursRequest(
         run=record.run,
         program=program,
         embedding=vector.values,
@@ -51,17 +84,19 @@ async def neighbours(
 
 async def nearest_programs(
     stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, program: str
-) -> list[archive.NearCandidate]:
+) -> list[archive_pb2.NearCandidate]:
     """The candidates of the record's run, itself left out, whose programs are built most like this one."""
-    request = archive.NearestProgramsRequest(run=record.run, program=program, count=NEIGHBOURS, **{"except": record.id})
+    request = archive_pb2.NearestProgramsRequest(
+        run=record.run, program=program, count=NEIGHBOURS, **{"except": record.id}
+    )
     return list((await stub.NearestPrograms(request, timeout=30)).near)
 
 
 async def nearest_motivations(
     stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, vector: Vector
-) -> list[archive.NearCandidate]:
+) -> list[archive_pb2.NearCandidate]:
     """The candidates of the record's run, itself left out, whose motivations lie nearest."""
-    request = archive.NearestMotivationsRequest(
+    request = archive_pb2.NearestMotivationsRequest(
         run=record.run, embedding=vector.values, embedder=vector.embedder, count=NEIGHBOURS, **{"except": record.id}
     )
     return list((await stub.NearestMotivations(request, timeout=30)).near)

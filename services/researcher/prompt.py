@@ -18,7 +18,7 @@ from services.contracts import candidate_pb2 as pb
 from services.llm.openai_embedder import endpoint_embedder
 from services.llm.port import Request, Role
 from services.llm.prompts import main, plain
-from services.researcher.model.proposer import novelty_request, propose_request, summary_request
+from services.researcher.model_proposer import novelty_request, propose_request, summary_request
 from services.researcher.settings import ResearcherSettings
 from services.researcher.tools import Desk
 

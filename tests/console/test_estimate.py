@@ -22,7 +22,7 @@ from services.contracts import events_pb2 as pb
 class Machine(checker_pb2_grpc.CheckerServicer):
     """Trains in float32, at one stage."""
 
-    async def Profile(self, request: checker_pb2.ProfileRequest, context: Any) -> checker_pb2.MachineProfile:
+    async def Profile(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.MachineProfile:
         if request.stage != "tiny":
             raise ValueError(f"There is no scale {request.stage!r}.")
         return checker_pb2.MachineProfile(precision="fp32")

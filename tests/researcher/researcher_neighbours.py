@@ -65,6 +65,10 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
         seat = pb.Candidate(id=request.candidate, run=request.run, state=self.state)
         return next((one for one in self.known if one.id == request.candidate), seat)
 
+    async def ListCandidates(self, request: arc.ListCandidatesRequest, context: Any) -> arc.ListCandidatesReply:
+        measured = [one for one in self.known if one.training.HasField("loss")]
+        return arc.ListCandidatesReply(candidates=sorted(measured, key=lambda one: one.training.loss))
+
     async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:
         return arc.GetBaselinesReply(baselines=[one for one in self.known if one.request.baseline])
 
@@ -112,6 +116,9 @@ class Checker(checker_pb2_grpc.CheckerServicer):
     async def Check(self, request: checker_pb2.CheckRequest, context: Any) -> pb.CheckReport:
         self.asked.append(request)
         return self.reports.pop(0) if len(self.reports) > 1 else self.reports[0]
+
+    async def Describe(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.ScaleDescription:
+        return checker_pb2.ScaleDescription(width=128, heads=4, blocks=2, context=256, steps=100, unit="byte")
 
 
 class Cognition(cognition_pb2_grpc.CognitionServicer):

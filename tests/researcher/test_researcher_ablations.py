@@ -17,7 +17,7 @@ from services.llm.scripted import Script, ScriptedEndpoint, Step
 from services.mixers.catalogue import CATALOGUE
 from services.mixers.components import components_of
 from services.researcher.handlers import Researcher
-from services.researcher.model.proposer import ModelProposer
+from services.researcher.model_proposer import ModelProposer
 from services.researcher.offline.proposer import NAME, OfflineProposer
 from services.researcher.offline.removal import without
 from tests.researcher.researcher_neighbours import (

@@ -20,9 +20,10 @@ from services.llm.port import BudgetExhausted, Call, Mind
 from services.llm.recorded import CallRecord, RecordedMind, to_message
 from services.llm.scripted import Script, ScriptedEndpoint, Step
 from services.researcher.handlers import Researcher
-from services.researcher.model.proposer import ModelProposer
+from services.researcher.model_proposer import ModelProposer
 from tests.researcher.researcher_neighbours import (
     LEAKS,
+    PARENT,
     PARENT_PROGRAM,
     PASSED,
     Archive,
@@ -44,7 +45,8 @@ def proposal(**changes: JsonValue) -> dict[str, JsonValue]:
     return {
         "name": "ForgetfulDeltaNet",
         "motivation": "The parent cannot forget: a gate per head lets it drop what is old before it writes.",
-        "components": ["Forget Gate", "delta_rule", "warp-drive"],
+        "components": ["Forget Gate", "delta_rule", "Warp  drive"],
+        "memory": "fixed-state",
         "ideas": [{"text": "a forget gate", "origin": "cognition", "source": "e1"}],
         "edits": [],
         "program": GATED,
@@ -87,21 +89,24 @@ async def thinking(
             yield mind, endpoint
 
 
-def seats(mind: Mind, neighbours: Neighbours | None = None) -> AbstractAsyncContextManager[Researcher]:
+def seats(
+    mind: Mind, neighbours: Neighbours | None = None, summarise: bool = False
+) -> AbstractAsyncContextManager[Researcher]:
     """The handler whose proposals come from this mind."""
-    return researcher(neighbours or Neighbours(Archive(settings_of())), lambda: ModelProposer(mind))
+    return researcher(neighbours or Neighbours(Archive(settings_of())), lambda: ModelProposer(mind, summarise))
 
 
 async def test_a_new_and_sound_answer_is_proposed(bus: Bus) -> None:
-    """The vocabulary's tags, the origins of its ideas and the version of the prompt are kept."""
+    """Its tags, the growth of its memory, the origins of its ideas and the version of the prompt are kept."""
     async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind) as seat:
         (event,) = await seat.handle(requested(bus))
 
     made = event.so_far.proposal
     assert (made.name, made.program, made.parent) == ("ForgetfulDeltaNet", GATED, "c000001")
-    assert list(made.components) == ["forget-gate", "delta-rule"]
+    assert list(made.components) == ["forget-gate", "delta-rule", "warp-drive"]
+    assert made.memory == "fixed-state"
     assert [(one.origin, one.source) for one in made.ideas] == [("cognition", "e1")]
-    assert (made.mind, made.prompt_version) == ("openai:scripted-model", "propose-2")
+    assert (made.mind, made.prompt_version) == ("openai:scripted-model", "propose-3")
     assert [one["role"] for one in endpoint.received[0].json["messages"]] == ["system", "user"]
 
 
@@ -117,6 +122,35 @@ async def test_the_prompt_holds_the_parent_and_what_is_known(bus: Bus) -> None:
     assert "[e1] Gating what is kept" in asked
 
 
+async def test_the_prompt_tells_the_scale_the_best_and_everything_tried(bus: Bus) -> None:
+    """What the model needs to know and cannot guess; the best candidate comes with its program."""
+    best = pb.Candidate(id="c000009", run="r1", proposal=pb.Proposal(name="SharpNet", program="SHARP = True"))
+    best.training.loss = 1.25
+    best.analysis.synthesis = "Sharper look-ups pay."
+    settings = settings_of()
+    settings.mind = "openai"
+    neighbours = Neighbours(Archive(settings, known=[PARENT, best]))
+    async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind, neighbours) as seat:
+        await seat.handle(requested(bus))
+
+    asked = endpoint.received[0].json["messages"][1]["content"]
+    assert "hidden_size 128, num_heads 4, so 32 dimensions per head" in asked
+    assert "100 steps" in asked
+    assert "SHARP = True" in asked
+    assert "- SharpNet (c000009); loss 1.2500; Sharper look-ups pay." in asked
+
+
+async def test_a_draft_that_repeats_is_shown_what_it_repeats(bus: Bus) -> None:
+    """With motivation and loss, so that the next draft can differ."""
+    steps = (proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
+    async with thinking(*steps) as (mind, endpoint), seats(mind) as seat:
+        await seat.handle(requested(bus))
+
+    again = endpoint.received[2].json["messages"][1]["content"]
+    assert "[c000001] DeltaNet, held-out loss 1.5000" in again
+    assert "The delta rule corrects what is stored." in again
+
+
 async def test_a_reference_is_condensed_once_for_a_seat(bus: Bus) -> None:
     """Its second draft is written from the same summary: another one would cost and say the same."""
     reference = pb.Candidate(id="c000009", run="r1", proposal=pb.Proposal(name="Slots", motivation="Keys are slots."))
@@ -124,7 +158,7 @@ async def test_a_reference_is_condensed_once_for_a_seat(bus: Bus) -> None:
     condensed = Step(contains="You condense", answer={"summary": "Keys point at slots of the memory."}, times=9)
     steps = (condensed, proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
     neighbours = Neighbours(Archive(settings_of(), references=[reference]))
-    async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours) as seat:
+    async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours, summarise=True) as seat:
         (event,) = await seat.handle(requested(bus))
 
     asked = [one.body for one in endpoint.received]

@@ -90,8 +90,8 @@ async def test_a_machine_says_in_which_precision_a_run_trains_here(stages: Stage
     """Measured for `auto`; a precision that the run names is the answer as it is."""
     async with checker(stages) as stub:
         overrides = {**SMALL, "precision": "auto"}
-        measured = await stub.Profile(checker_pb2.ProfileRequest(stage="tiny", scale_overrides=overrides), timeout=60)
-        named = await stub.Profile(checker_pb2.ProfileRequest(stage="tiny", scale_overrides=SMALL), timeout=60)
+        measured = await stub.Profile(checker_pb2.ScaleRequest(stage="tiny", scale_overrides=overrides), timeout=60)
+        named = await stub.Profile(checker_pb2.ScaleRequest(stage="tiny", scale_overrides=SMALL), timeout=60)
 
     assert measured.precision in ("fp32", "bf16-autocast")
     assert named.precision == "fp32"

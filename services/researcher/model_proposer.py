@@ -1,26 +1,95 @@
-"""A language model behind the port of proposing: summaries, one chain for motivation and program, novelty judged."""
+"""Proposals by a language model: one question for motivation and program together, and the question of novelty."""
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
-from services.llm.port import Mind, Request, Role
+from services.llm.port import Block, Mind, Request, Role
 from services.llm.prompts import load_prompt
 from services.researcher.draft import Context, Draft, Refusal
-from services.researcher.model.answers import NoveltyAnswer, ProposalAnswer, SummaryAnswer, applied
-from services.researcher.model.telling import (
-    NOTHING,
+from services.researcher.prompt_text import (
+    best_text,
+    board_text,
     cognition_text,
+    neighbours_text,
+    noise_text,
     record_text,
     references_text,
     refusals_text,
-    rejections_text,
+    scale_text,
 )
 
 PACKAGE = "services.researcher"
 MOST_EDIT_REPAIRS = 3
+MOST_COMPONENTS = 20
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+
+class IdeaAnswer(_Answer):
+    """One idea and where it came from (table 3 of the paper)."""
+
+    text: str = Field(min_length=3, max_length=600)
+    origin: Literal["cognition", "analysis", "original"]
+    source: str = ""
+
+
+class EditAnswer(_Answer):
+    """One replacement in the parent's program; its white space counts."""
+
+    model_config = ConfigDict(str_strip_whitespace=False)
+
+    search: str = Field(min_length=1, description="occurs exactly once in the parent's program")
+    replace: str
+
+
+class ProposalAnswer(_Answer):
+    """A proposal: the program whole, or as edits of the parent's."""
+
+    name: str = Field(min_length=3, max_length=80, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    motivation: str = Field(min_length=40, max_length=6000)
+    components: list[str] = Field(default_factory=list, max_length=MOST_COMPONENTS)
+    memory: Literal["fixed-state", "window", "growing"] | None = None
+    ideas: list[IdeaAnswer] = Field(default_factory=list, max_length=10)
+    edits: list[EditAnswer] = Field(default_factory=list, max_length=40)
+    program: Annotated[str, Block("python")] = ""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "ProposalAnswer":
+        if bool(self.program.strip()) == bool(self.edits):
+            raise ValueError("give either the whole program or edits of the parent's, and not both")
+        return self
+
+
+class SummaryAnswer(_Answer):
+    """A summary, never stored."""
+
+    summary: str = Field(min_length=10, max_length=2000)
+
+
+class NoveltyAnswer(_Answer):
+    """Whether a proposal repeats something."""
+
+    repeat: bool
+    candidate: str = ""
+    reason: str = Field(min_length=3, max_length=600)
+
+
+def applied(edits: list[EditAnswer], program: str) -> str:
+    """The program after all edits. Raises ValueError naming the edit whose text is not there exactly once."""
+    for place, edit in enumerate(edits, 1):
+        count = program.count(edit.search)
+        if count != 1:
+            raise ValueError(f"edit {place}: its search text occurs {count} times in the program, not once")
+        program = program.replace(edit.search, edit.replace)
+    return program
 
 
 def propose_request(
@@ -31,10 +100,13 @@ def propose_request(
     messages = prompt.messages(
         parent_name=context.parent.proposal.name,
         parent_record=record_text(context.parent),
-        parent_program=parent_program(context),
+        parent_program=trained_program(context.parent),
+        scale=scale_text(context.scale),
+        noise=noise_text(context.board),
+        best=best_text(context.best),
+        board=board_text((*context.board, *context.rejections)),
         references=references_text(context.references, summaries),
         cognition=cognition_text(context.entries),
-        rejections=rejections_text(context.rejections),
         refusals=refusals_text(refusals) + problem,
     )
     return Request(Role.PROPOSE, record.run, record.id, messages, ProposalAnswer, prompt.version, ordinal=ordinal)
@@ -60,8 +132,7 @@ def novelty_request(
 ) -> Request[NoveltyAnswer]:
     """The question whether a motivation repeats one of its neighbours, put on behalf of `record`."""
     prompt = load_prompt(PACKAGE, "novelty")
-    listed = "\n\n".join(f"[{one.id}] {one.proposal.name}: {one.proposal.motivation}" for one in neighbours)
-    messages = prompt.messages(motivation=motivation, neighbours=listed or NOTHING)
+    messages = prompt.messages(motivation=motivation, neighbours=neighbours_text(neighbours))
     return Request(Role.JUDGE_NOVELTY, record.run, record.id, messages, NoveltyAnswer, prompt.version)
 
 
@@ -73,20 +144,27 @@ def summary_request(record: pb.Candidate, reference: pb.Candidate) -> Request[Su
 
 
 class ModelProposer:
-    """Proposes for one seat through a mind. Summaries are made anew for every seat and never stored (the paper)."""
+    """Proposes for one seat through a mind.
 
-    def __init__(self, mind: Mind) -> None:
+    With `summarise`, each reference is summarised by a question of its own as in the paper, once for all drafts of the
+    seat; otherwise its own analysis stands in, which costs no call.
+    """
+
+    def __init__(self, mind: Mind, summarise: bool = False) -> None:
         self._mind = mind
-        self._summaries: dict[str, str] = {}  # by reference; a seat's later drafts are written from the same ones
+        self._summarise = summarise
+        self._summaries: dict[str, str] = {}  # by reference
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """As the port says. Raises what the mind raises; Rejected when edits never fit the parent's program."""
-        summaries = await asyncio.gather(*(self._summary(context, one) for one in context.references))
+        summaries: list[str] = []
+        if self._summarise:
+            summaries = await asyncio.gather(*(self._summary(context, reference) for reference in context.references))
 
         def question(problem: str, repair: int) -> Request[ProposalAnswer]:
             return propose_request(context, refusals, summaries, problem, repair)
 
-        return await self._written(question, parent_program(context))
+        return await self._written(question, trained_program(context.parent))
 
     async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
         """As the port says. Raises what the mind raises; Rejected when edits never fit the program."""
@@ -124,21 +202,25 @@ class ModelProposer:
         return self._summaries[reference.id]
 
     def _draft(self, answer: ProposalAnswer, program: str, version: str) -> Draft:
-        known = [VOCABULARY.normalise(tag) for tag in answer.components if tag in VOCABULARY]
         return Draft(
             name=answer.name,
             motivation=answer.motivation,
             program=program,
-            components=tuple(dict.fromkeys(known)),
+            components=component_tags(answer.components),
+            memory=answer.memory or "",
             ideas=[pb.Idea(text=one.text, origin=one.origin, source=one.source) for one in answer.ideas],
             mind=self._mind.name,
             prompt_version=version,
         )
 
 
-def parent_program(context: Context) -> str:
-    """What the parent really trained."""
-    return trained_program(context.parent)
+def component_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Distinct tags: the vocabulary's name where it has one, else the given words in lower case with hyphens."""
+    names = [
+        VOCABULARY.normalise(tag) if tag in VOCABULARY else "-".join(tag.lower().replace("_", " ").split())
+        for tag in tags
+    ]
+    return tuple(name for name in dict.fromkeys(names) if name)
 
 
 def trained_program(record: pb.Candidate) -> str:

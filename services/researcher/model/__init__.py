@@ -1,1 +1,0 @@
-"""The researcher's mind behind a language model."""

@@ -1,0 +1,188 @@
+"""Records, measurements and refusals as prompt text; values that were not measured are left out."""
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+
+from services.contracts import candidate_pb2 as pb
+from services.contracts import checker_pb2, cognition_pb2
+from services.researcher.draft import Refusal
+
+NOTHING = "None."
+BOARD_BEST = 40  # rows by loss
+BOARD_NEWEST = 20  # further rows, newest first
+LESSON_CHARACTERS = 160
+
+
+def scale_text(scale: checker_pb2.ScaleDescription | None) -> str:
+    """The conditions of a training as the engineer describes them: sizes, budget, recipe, tolerance, usable modules."""
+    if scale is None:
+        return "The engineer did not describe the scale."
+    unit = scale.unit or "token"
+    lines = [
+        f"- model: {scale.blocks} blocks of mixer and SwiGLU({scale.feed_forward}), RMSNorm before each; hidden_size "
+        f"{scale.width}, num_heads {scale.heads}, so {scale.width // max(1, scale.heads)} dimensions per head; "
+        f"vocabulary {scale.vocabulary}",
+        f"- data: {scale.corpus}; one token is one {unit}; context {scale.context}",
+        f"- training: {scale.steps:,} steps of {scale.batch} × {scale.context} tokens = {scale.tokens:,} tokens; "
+        f"{scale.optimiser}; precision {scale.precision} on {scale.device}",
+        f"- limits: {scale.wall_seconds:.0f} s and {scale.memory_bytes / 2**30:.1f} GiB for one training",
+        f"- initialisation: {scale.initialisation}",
+    ]
+    if scale.modules:
+        lines.append(f"- importable from fla here: {', '.join(scale.modules)}")
+    return "\n".join(lines)
+
+
+def record_text(record: pb.Candidate) -> str:
+    """Curve, scores and verdict of a candidate in numbers, then its motivation and analysis."""
+    lines = [numbers_text(record)] if record.training.HasField("loss") else []
+    sections = (
+        ("Motivation", record.proposal.motivation),
+        ("Results", record.analysis.results),
+        ("Explanation", record.analysis.explanation),
+        ("Judge", record.verdict.justification),
+        ("Next", record.analysis.synthesis),
+    )
+    lines += [f"{title}: {text}" for title, text in sections if text]
+    return "\n".join(lines) or "Nothing was measured yet."
+
+
+def numbers_text(record: pb.Candidate) -> str:
+    """Loss, scores, curve and size; values that were not measured are left out."""
+    training, verdict = record.training, record.verdict
+    error = f" ± {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
+    lines = [f"Held-out loss {training.loss:.4f}{error} nats per token over {len(training.seeds)} seed(s)."]
+    lines += [f"Mean accuracy {training.benchmark:.3f}."] if training.HasField("benchmark") else []
+    lines += [line for seed in training.seeds[:1] for line in _seed_lines(seed)]
+    lines += [f"Fitness {verdict.fitness.value:.4f}."] if verdict.HasField("fitness") else []
+    lines += [f"Judge {verdict.raw:.1f} of 10."] if verdict.HasField("raw") else []
+    return "\n".join(lines)
+
+
+def _seed_lines(seed: pb.SeedResult) -> Iterator[str]:
+    if seed.scores:
+        yield "Scores: " + ", ".join(f"{score.task} {score.value:.3f}" for score in seed.scores) + "."
+    if curve := curve_text(seed):
+        yield f"Curve (step: training loss): {curve}."
+    if seed.measurements.parameters:
+        yield f"Parameters {seed.measurements.parameters:,}."
+
+
+def curve_text(seed: pb.SeedResult, points: int = 12) -> str:
+    """About `points` points of the training curve."""
+    measured = [point for point in seed.curve if point.HasField("train_loss")]
+    step = max(1, len(measured) // points)
+    return ", ".join(f"{point.step}: {point.train_loss:.3f}" for point in measured[::step])
+
+
+def noise_text(records: Sequence[pb.Candidate]) -> str:
+    """Which difference in loss is more than noise, from records with several seeds (pooled variance)."""
+    losses = [[seed.loss for seed in record.training.seeds] for record in records]
+    repeated = [values for values in losses if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in repeated)
+    if not freedom:
+        return "Seed noise is not measured yet: treat small differences between single seeds as chance."
+    pooled = math.sqrt(sum(statistics.variance(values) * (len(values) - 1) for values in repeated) / freedom)
+    return (
+        f"Seed noise: standard deviation {pooled:.4f} nats ({freedom} degrees of freedom). Between single-seed "
+        f"results, differences below {2 * math.sqrt(2) * pooled:.4f} may be chance."
+    )
+
+
+def references_text(references: Sequence[pb.Candidate], summaries: Sequence[str]) -> str:
+    """Names with their numbers, and a summary where one was asked for."""
+    texts = []
+    for place, reference in enumerate(references):
+        numbers = f"{numbers_text(reference)}\n" if reference.training.HasField("loss") else ""
+        text = summaries[place] if place < len(summaries) else reference.analysis.synthesis
+        texts.append(f"## {reference.proposal.name} ({reference.id})\n{numbers}{text}".rstrip())
+    return "\n\n".join(texts) or NOTHING
+
+
+def best_text(best: Sequence[pb.Candidate]) -> str:
+    """The best candidates by loss, with their programs."""
+    return (
+        "\n\n".join(
+            f"## {record.proposal.name} ({record.id}), held-out loss {record.training.loss:.4f}\n"
+            f"```python\n{(record.training.program or record.proposal.program).rstrip()}\n```"
+            for record in best
+        )
+        or "The parent is the best so far."
+    )
+
+
+def board_text(board: Sequence[pb.Candidate]) -> str:
+    """One line for each candidate of the run: loss, accuracy, components and lesson, best first.
+
+    At most `BOARD_BEST` by loss and `BOARD_NEWEST` of the others, newest first; the rest is counted.
+    """
+    measured = sorted((r for r in board if r.training.HasField("loss")), key=lambda record: record.training.loss)
+    others = sorted(
+        (*measured[BOARD_BEST:], *(r for r in board if not r.training.HasField("loss"))),
+        key=lambda record: record.request.number,
+        reverse=True,
+    )
+    lines = [_board_line(record) for record in (*measured[:BOARD_BEST], *others[:BOARD_NEWEST])]
+    if len(others) > BOARD_NEWEST:
+        lines.append(f"- and {len(others) - BOARD_NEWEST} older ones")
+    return "\n".join(lines) or NOTHING
+
+
+def _board_line(record: pb.Candidate) -> str:
+    parts = [f"{record.proposal.name or 'without a name'} ({record.id})"]
+    if record.training.HasField("loss"):
+        parts.append(f"loss {record.training.loss:.4f}")
+    if record.training.HasField("benchmark"):
+        parts.append(f"accuracy {record.training.benchmark:.3f}")
+    if record.HasField("rejection"):
+        parts.append(f"rejected at {record.rejection.stage}: {_cut(record.rejection.reason)}")
+    if record.proposal.components:
+        parts.append(", ".join(record.proposal.components))
+    if record.analysis.synthesis:
+        parts.append(_cut(record.analysis.synthesis))
+    return "- " + "; ".join(parts)
+
+
+def _cut(text: str) -> str:
+    """The first sentences of a text, on one line, within `LESSON_CHARACTERS`."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= LESSON_CHARACTERS else flat[: LESSON_CHARACTERS - 1].rsplit(" ", 1)[0] + "…"
+
+
+def cognition_text(entries: Sequence[cognition_pb2.CognitionEntry]) -> str:
+    """Entries with their ids, so that ideas can name their source."""
+    return (
+        "\n\n".join(
+            f"[{entry.id}] {entry.title} ({entry.year}): {entry.design_insight} {entry.guidance}" for entry in entries
+        )
+        or NOTHING
+    )
+
+
+def neighbours_text(neighbours: Sequence[pb.Candidate]) -> str:
+    """What a motivation is compared with: name, loss, components and motivation of each neighbour."""
+    texts = []
+    for neighbour in neighbours:
+        loss = f", held-out loss {neighbour.training.loss:.4f}" if neighbour.training.HasField("loss") else ""
+        components = f" [{', '.join(neighbour.proposal.components)}]" if neighbour.proposal.components else ""
+        motivation = neighbour.proposal.motivation
+        texts.append(f"[{neighbour.id}] {neighbour.proposal.name}{loss}{components}: {motivation}")
+    return "\n\n".join(texts) or NOTHING
+
+
+def refusals_text(refusals: Sequence[Refusal]) -> str:
+    """The refused drafts of this seat; the last one in full, with what it repeats or what failed."""
+    if not refusals:
+        return NOTHING
+    lines = [f"- {refusal.draft.name}: {refusal.sentence}" for refusal in refusals]
+    last = refusals[-1]
+    if last.kind == "repeat":
+        lines.append("Your last draft is a repeat: propose an idea that is orthogonal to what it repeats.")
+        lines += [f"What it repeats:\n{neighbours_text(last.repeats)}"] if last.repeats else []
+    elif last.kind == "drawn":
+        lines.append("Your last draft is sound: propose another one, whose idea is orthogonal to it.")
+    else:
+        lines += [f"  {verdict.probe}: {verdict.message} {dict(verdict.evidence)}" for verdict in last.verdicts]
+        lines.append(f"Your last draft, which you may repair:\n```python\n{last.draft.program}\n```")
+    return "\n".join(lines)
