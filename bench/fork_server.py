@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from services.sandbox import Limits, Sandbox
-from services.sandbox.channel import Channel
-from services.sandbox.layers import ALL_LAYERS
+from services.sandbox.confinement import ALL_LAYERS
+from services.sandbox.wire import Channel
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = Limits(memory_bytes=1 << 30, cpu_seconds=60, wall_seconds=60)

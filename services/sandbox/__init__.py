@@ -1,21 +1,26 @@
-"""Where candidate code runs: confined children of a warm fork server, spoken to over a private channel."""
+"""Confined children for candidate code: a warm fork server, layers of isolation, limits, and a private channel.
+
+The engineer's side starts children and holds them to their limits (`Sandbox`, `Child`); the guest's side answers over a
+`Channel`. What a job computes, and what its answers mean, is the engineer's business: nothing here imports torch.
+"""
 
 from services.sandbox.child import Child
-from services.sandbox.errors import (
+from services.sandbox.host import Sandbox
+from services.sandbox.limits import (
     ChildDied,
     ChildError,
     ChildTimeout,
+    Limits,
     Malformed,
     SandboxError,
     SandboxUnavailable,
 )
-from services.sandbox.host import Sandbox
-from services.sandbox.limits import Limits
-from services.sandbox.wire import JSON, Arrays, Message
+from services.sandbox.wire import JSON, Arrays, Channel, Message
 
 __all__ = [
     "JSON",
     "Arrays",
+    "Channel",
     "Child",
     "ChildDied",
     "ChildError",

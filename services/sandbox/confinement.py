@@ -1,17 +1,54 @@
-"""Which layers hold a job, and how they are put around it, one after another."""
+"""Which layers hold a job, and how they are put around it, one after another: user, resources, Landlock, seccomp."""
 
+import contextlib
+import ctypes
 import os
-import shutil
+import resource
+import signal
+import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from services.sandbox import landlock, linux, namespaces, privileges, seccomp
-from services.sandbox.layers import FIRST_USER, LANDLOCK, NAMESPACES, SECCOMP, USER
+from services.sandbox import linux, namespaces, seccomp
 from services.sandbox.limits import Limits
 
+BUBBLEWRAP, NAMESPACES, USER, LANDLOCK = "bubblewrap", "namespaces", "uid", "landlock"
+SECCOMP, CGROUP = "seccomp", "cgroup"
+_STRONGEST_FIRST = (BUBBLEWRAP, NAMESPACES, USER, LANDLOCK, SECCOMP, CGROUP)
+
+ALL_LAYERS = frozenset(_STRONGEST_FIRST)
+"""Every layer that may be absent; resource limits always hold."""
+
+HIDES_PROCESSES = frozenset({BUBBLEWRAP, NAMESPACES, USER, LANDLOCK})
+"""Any of these keeps a job from reading another process's environment in /proc."""
+
+FIRST_USER = 61184
+USERS = 4096
+"""Where the sandbox runs as root, each job gets a user id of its own from this range, which no account has."""
+
 _TRIAL_LIMITS = Limits(memory_bytes=1 << 30, cpu_seconds=10, wall_seconds=10)
+
+# capabilities
+_CAPSET = {"x86_64": 126, "aarch64": 91}
+_CAPABILITY_VERSION = 0x20080522
+_PR_CAPBSET_DROP = 24
+_STACKS = 256 << 20
+
+# Landlock
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_EXECUTE, _WRITE, _READ, _LIST, _TRUNCATE, _IOCTL = 1, 2, 4, 8, 1 << 14, 1 << 15
+_MAKE_DEVICES = 1 << 6 | 1 << 11
+_FILE_RIGHTS = _EXECUTE | _WRITE | _READ | _TRUNCATE | _IOCTL
+_RIGHTS_BY_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
+_OWN_PROC = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/devices", "/proc/driver",
+             "/proc/modules", "/proc/filesystems", "/proc/version")  # fmt: skip
+
+
+def level(layers: frozenset[str]) -> str:
+    """The layers in force as one word, strongest first."""
+    return "+".join([*(name for name in _STRONGEST_FIRST if name in layers), "rlimits"])
 
 
 @dataclass(frozen=True)
@@ -31,24 +68,26 @@ class Confinement:
         namespaces.enter()
         return True
 
-    def furnish(self, scratch: Path, limits: Limits) -> None:
+    def furnish(self, scratch: Path, limits: Limits, user: int) -> None:
         """Build the file system of the new mount namespace. Raises OSError."""
         if NAMESPACES in self.layers:
-            namespaces.furnish(scratch, self.readable, limits.subprocesses, limits.memory_bytes)
+            owner = user if USER in self.layers else os.geteuid()
+            namespaces.furnish(scratch, self.readable, limits, owner)
 
     def confine(self, scratch: Path, limits: Limits, user: int) -> None:
         """Put the remaining layers around this process, for good. Raises OSError."""
-        apart = NAMESPACES in self.layers
-        privileges.limit_resources(limits, counts_processes=USER in self.layers)
+        apart, programs = NAMESPACES in self.layers, limits.subprocesses
+        _limit_resources(limits, counts_processes=USER in self.layers)
         if USER in self.layers:
-            privileges.become(user)
+            _become(user)
         else:
-            privileges.drop_capabilities()
+            _drop_capabilities()
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
         if LANDLOCK in self.layers:
-            landlock.restrict(scratch, self.readable, limits.subprocesses, own_proc_only=not apart)
+            _landlock(scratch, self.readable, programs, own_proc_only=not apart)
         if SECCOMP in self.layers:
-            seccomp.install(limits.subprocesses, own_network=apart)
+            shared_memory = programs or bool(linux.graphics())
+            seccomp.install(programs, own_network=apart, shared_memory=shared_memory)
 
 
 def detect(wanted: frozenset[str], readable: tuple[str, ...], root: Path) -> Confinement:
@@ -71,26 +110,23 @@ def _holds(candidate: Confinement, root: Path) -> bool:
     except OSError:
         return False
     finally:
-        shutil.rmtree(scratch)
+        (scratch / "written").unlink(missing_ok=True)
+        scratch.rmdir()
 
 
 def _trial(candidate: Confinement, scratch: Path) -> int:
-    if candidate.separate():
-        return _in_child(lambda: _confined(candidate, scratch))
-    return _confined(candidate, scratch)
+    def confined() -> int:
+        candidate.furnish(scratch, _TRIAL_LIMITS, FIRST_USER)
+        return _in_child(work)
 
+    def work() -> int:
+        candidate.confine(scratch, _TRIAL_LIMITS, FIRST_USER)
+        for place in (__file__, os.__file__, "/dev/null"):
+            Path(place).open("rb").close()
+        (scratch / "written").write_text("yes")
+        return 0
 
-def _confined(candidate: Confinement, scratch: Path) -> int:
-    candidate.furnish(scratch, _TRIAL_LIMITS)
-    return _in_child(lambda: _work(candidate, scratch))
-
-
-def _work(candidate: Confinement, scratch: Path) -> int:
-    candidate.confine(scratch, _TRIAL_LIMITS, FIRST_USER)
-    for place in (__file__, os.__file__, "/dev/null"):
-        Path(place).open("rb").close()
-    (scratch / "written").write_text("yes")
-    return 0
+    return _in_child(confined) if candidate.separate() else confined()
 
 
 def _in_child(body: Callable[[], int]) -> int:
@@ -105,3 +141,90 @@ def _in_child(body: Callable[[], int]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _become(user: int) -> None:
+    """Become an ordinary user without groups. Raises OSError where we may not."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # the change of user has undone it
+    linux.prctl(linux.PR_SET_DUMPABLE, 1)  # else its own /proc/self, which CUDA reads, would belong to root
+
+
+def _drop_capabilities() -> None:
+    """Hold no capability, now or after an exec. Raises OSError."""
+    for capability in range(64):
+        with contextlib.suppress(OSError):  # those that the kernel does not know, or that we lack the right to drop
+            linux.prctl(_PR_CAPBSET_DROP, capability)
+    header = ctypes.create_string_buffer(struct.pack("<Ii", _CAPABILITY_VERSION, 0))
+    linux.syscall("capset", _CAPSET[linux.MACHINE], header, ctypes.create_string_buffer(24))
+
+
+def _limit_resources(limits: Limits, counts_processes: bool) -> None:
+    """Hard limits of the kernel behind those of the watchdog, a little wider, so that its clearer words come first.
+
+    `counts_processes`: the user is the job's alone, so that the number of its tasks can be limited.
+    """
+    values = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: limits.file_bytes,
+        resource.RLIMIT_NOFILE: 1024 if limits.subprocesses else 256,
+        resource.RLIMIT_CPU: int(limits.cpu_seconds) + 2,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    if counts_processes:
+        values[resource.RLIMIT_NPROC] = limits.processes + 8
+    if not linux.graphics():  # CUDA maps far more than it uses
+        values[resource.RLIMIT_DATA] = _mapped_data() + limits.memory_bytes + _STACKS
+    for which, value in values.items():
+        _, most = resource.getrlimit(which)
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        resource.setrlimit(which, (value, value))
+
+
+def _mapped_data() -> int:
+    """Bytes of private writable memory mapped by this process (VmData); without /proc, a generous guess."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmData:"):
+                return int(line.split()[1]) << 10
+    return 2 << 30
+
+
+def _landlock(scratch: Path, readable: tuple[str, ...], programs: bool, own_proc_only: bool) -> None:
+    """Allow this process and its children reading `readable`, writing `scratch` and nothing else, for good.
+
+    `programs` allows executing files; `own_proc_only` is for a /proc that shows the host's processes. From version 4
+    of Landlock also no TCP (but for `programs`, whose network is their own), from version 6 no signals and no abstract
+    sockets to the outside. Raises OSError where the kernel has no Landlock.
+    """
+    version = linux.syscall("landlock_create_ruleset", _CREATE_RULESET, None, 0, 1)
+    handled = max(rights for since, rights in _RIGHTS_BY_VERSION.items() if since <= version)
+    network = 3 if version >= 4 and not programs else 0
+    rules = struct.pack("<QQQ", handled, network, 3 if version >= 6 else 0)
+    buffer, size = ctypes.create_string_buffer(rules, len(rules)), 8 if version < 4 else 16 if version < 6 else 24
+    ruleset = linux.syscall("landlock_create_ruleset", _CREATE_RULESET, buffer, size, 0)
+    execute = _EXECUTE if programs else 0
+    proc = _OWN_PROC if own_proc_only else ("/proc",)
+    for place in (*readable, *proc, "/sys"):
+        _allow(ruleset, place, (_READ | _LIST | execute) & handled)
+    for place in (*namespaces.DEVICES, *linux.graphics()):
+        _allow(ruleset, place, (_READ | _LIST | _WRITE | _IOCTL) & handled)
+    writable = handled & ~_MAKE_DEVICES & ~(_EXECUTE & ~execute)
+    for place in (str(scratch), *(["/dev/shm"] if programs else [])):  # noqa: S108 -- ours, in our own namespace
+        _allow(ruleset, place, writable)
+    linux.syscall("landlock_restrict_self", _RESTRICT_SELF, ruleset, 0)
+    os.close(ruleset)
+
+
+def _allow(ruleset: int, place: str, rights: int) -> None:
+    """Add one rule; a place that is not there needs none."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        try:
+            rights &= ~0 if Path(place).is_dir() else _FILE_RIGHTS
+            rule = ctypes.create_string_buffer(struct.pack("<Qi", rights, descriptor))
+            linux.syscall("landlock_add_rule", _ADD_RULE, ruleset, 1, rule, 0)
+        finally:
+            os.close(descriptor)

@@ -2,35 +2,40 @@
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import json
 import os
 import secrets
-import shutil
 import socket
+import tempfile
+import time
 from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.sandbox.child import Child
-from services.sandbox.control import Control
-from services.sandbox.errors import SandboxUnavailable
-from services.sandbox.folders import Folders
-from services.sandbox.layers import ALL_LAYERS, FIRST_USER, USERS
-from services.sandbox.limits import Limits
-from services.sandbox.log import Log
+from services.sandbox.cgroups import Group
+from services.sandbox.child import Child, Control, Log
+from services.sandbox.confinement import ALL_LAYERS, FIRST_USER, USERS
+from services.sandbox.limits import Limits, SandboxUnavailable
+from services.sandbox.namespaces import ROOT
 from services.sandbox.server import Server, Settings
 
 PRELOAD = (
     "torch",
     "torch._dynamo",  # every optimiser imports it: a second of each training
-    "services.sandbox.channel",
+    "services.sandbox.wire",
     "services.sandbox.integrity",
     "services.engineer.checks.guest",
     "services.engineer.training.guest",
     "services.engineer.evaluation.guest",
 )
+
+_PREFIX = "asi-sandbox-"
+_LOCK = "lock"
+_SETTLED_SECONDS = 60.0
 
 
 class Sandbox:
@@ -109,24 +114,34 @@ class Sandbox:
         scratch = self._folders.scratch(number, user if server.changes_user else None)
         child: Child | None = None
         try:
-            child = _start(server, job, limits, scratch, user)
+            group = await asyncio.to_thread(_group, server, limits)
+            child = _start(server, job, limits, scratch, user, group)
             await child.open()
             yield child
         finally:
             if child is not None:
                 await asyncio.shield(child.close())
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+            await asyncio.to_thread(remove_tree, scratch)
 
 
-def _start(server: Server, job: str, limits: Limits, scratch: Path, user: int) -> Child:
+def _group(server: Server, limits: Limits) -> Group | None:
+    try:
+        return server.groups.make(limits) if server.groups else None
+    except OSError as error:
+        raise SandboxUnavailable(f"no control group can be made for a child: {error}") from error
+
+
+def _start(server: Server, job: str, limits: Limits, scratch: Path, user: int, group: Group | None) -> Child:
     ours, theirs = socket.socketpair()
     control, its_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reader, writer = os.pipe()
     listening = Control(control)  # before the request, so that the first message carries its sender
-    request = {"job": job, "limits": json.dumps(limits.as_json()), "scratch": str(scratch), "user": str(user)}
-    child = Child(ours, listening, Log(reader), limits, scratch, server.shared_bytes)
+    request = {"job": job, "limits": asdict(limits), "scratch": str(scratch), "user": user}
+    walked = not server.own_files
+    child = Child(ours, listening, Log(reader), limits, scratch, server.shared_bytes, walked, group)
+    descriptors = [theirs.fileno(), its_control.fileno(), writer, *(group.doors if group else ())]
     try:
-        server.request(json.dumps(request).encode(), [theirs.fileno(), its_control.fileno(), writer])
+        server.request(json.dumps(request).encode(), descriptors)
     except OSError as error:
         listening.close()
         raise SandboxUnavailable(f"the fork server does not take requests: {error}") from error
@@ -134,4 +149,111 @@ def _start(server: Server, job: str, limits: Limits, scratch: Path, user: int) -
         theirs.close()
         its_control.close()
         os.close(writer)
+        if group is not None:
+            group.close_doors()
     return child
+
+
+class Folders:
+    """The folders of a sandbox on disk: one of its own, which others may pass through but not list, and one per child.
+
+    The folder is locked while it is in use, so that whoever comes later can tell what a killed engineer has left.
+
+    Attributes:
+        root: the folder.
+    """
+
+    def __init__(self, parent: Path | None) -> None:
+        place = Path(parent or tempfile.gettempdir()).resolve()
+        _sweep(place)
+        self.root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        self.root.chmod(0o711)
+        self._lock = _lock(self.root)
+        (self.root / ROOT).mkdir()
+
+    def scratch(self, number: int, owner: int | None) -> Path:
+        """A new empty folder for one child, that belongs to user `owner` if one is given."""
+        folder = Path(tempfile.mkdtemp(prefix=f"{number}-", dir=self.root))
+        if owner is not None:
+            os.chown(folder, owner, owner)
+        return folder
+
+    def remove(self) -> None:
+        """Remove everything."""
+        remove_tree(self.root)
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock, None if somebody else does."""
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sweep(place: Path) -> None:
+    """Remove the folders of sandboxes that were killed: of our user, not new, and locked by nobody."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        try:
+            facts = folder.lstat()
+            if facts.st_uid != os.geteuid() or time.time() - facts.st_mtime < _SETTLED_SECONDS or folder.is_symlink():
+                continue
+            descriptor = _lock(folder)
+        except OSError:
+            continue
+        if descriptor is not None:
+            remove_tree(folder)
+            os.close(descriptor)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all below it, however deep, long its paths or strict its modes; never raises.
+
+    A folder below is first moved up beside the others, so that nothing is ever deeper than two. What cannot be removed
+    is left. Nothing may run that still writes there.
+    """
+    with contextlib.suppress(OSError):
+        root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            _empty(root)
+        finally:
+            os.close(root)
+        folder.rmdir()
+
+
+def _empty(root: int) -> None:
+    prefix, numbers = secrets.token_hex(8), itertools.count()  # no name that a job could have taken
+    waiting = _clear(root)
+    while waiting:
+        name = waiting.pop()
+        with contextlib.suppress(OSError):
+            os.chmod(name, 0o700, dir_fd=root)
+            here = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
+            try:
+                for below in _clear(here):
+                    moved = f"{prefix}{next(numbers)}"
+                    with contextlib.suppress(OSError):
+                        os.rename(below, moved, src_dir_fd=here, dst_dir_fd=root)
+                        waiting.append(moved)
+            finally:
+                os.close(here)
+            os.rmdir(name, dir_fd=root)
+
+
+def _clear(folder: int) -> list[str]:
+    """Remove the files of a folder and return the names of its folders, which may be moved from now on."""
+    folders = []
+    with os.scandir(folder) as entries:
+        for entry in list(entries):
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    os.chmod(entry.name, 0o700, dir_fd=folder)
+                    folders.append(entry.name)
+                else:
+                    os.unlink(entry.name, dir_fd=folder)
+    return folders

@@ -13,104 +13,29 @@ import threading
 import types
 
 _WATCHED = {
-    "torch.nn.functional": (
-        "cross_entropy",
-        "nll_loss",
-        "mse_loss",
-        "linear",
-        "softmax",
-        "log_softmax",
-        "scaled_dot_product_attention",
-    ),
+    "torch.nn.functional": ("cross_entropy nll_loss mse_loss linear softmax log_softmax scaled_dot_product_attention"),
     "torch.nn": (
-        "Module",
-        "Linear",
-        "Parameter",
-        "Module.__call__",
-        "Module._call_impl",
-        "Module.parameters",
-        "Module.named_parameters",
-        "Module.state_dict",
-        "Module.load_state_dict",
-        "Module.train",
-        "CrossEntropyLoss.forward",
+        "Module Linear Parameter Module.__call__ Module._call_impl Module.parameters Module.named_parameters "
+        "Module.state_dict Module.load_state_dict Module.train CrossEntropyLoss.forward"
     ),
-    "torch.nn.utils": ("clip_grad_norm_",),
-    "torch.optim": (
-        "AdamW",
-        "AdamW.step",
-        "AdamW.__init__",
-        "Optimizer.step",
-        "Optimizer.zero_grad",
-        "Adam.step",
-        "SGD.step",
-    ),
+    "torch.nn.utils": "clip_grad_norm_",
+    "torch.optim": "AdamW AdamW.step AdamW.__init__ Optimizer.step Optimizer.zero_grad Adam.step SGD.step",
     "torch": (
-        "Tensor",
-        "Tensor.backward",
-        "Tensor.detach",
-        "Tensor.numpy",
-        "Tensor.item",
-        "Tensor.cpu",
-        "manual_seed",
-        "seed",
-        "initial_seed",
-        "rand",
-        "randn",
-        "randint",
-        "randperm",
-        "Generator",
-        "load",
-        "save",
-        "from_numpy",
-        "isfinite",
-        "equal",
-        "allclose",
-        "no_grad",
-        "inference_mode",
-        "set_grad_enabled",
-        "autocast",
+        "Tensor Tensor.backward Tensor.detach Tensor.numpy Tensor.item Tensor.cpu manual_seed seed "
+        "initial_seed rand randn randint randperm Generator load save from_numpy isfinite equal allclose "
+        "no_grad inference_mode set_grad_enabled autocast"
     ),
-    "torch.random": ("manual_seed",),
-    "torch.autograd": (
-        "grad",
-        "backward",
-        "Function.apply",
-    ),
-    "random": (
-        "random",
-        "seed",
-        "randint",
-    ),
-    "time": (
-        "time",
-        "monotonic",
-        "perf_counter",
-    ),
-    "json": (
-        "dumps",
-        "loads",
-    ),
-    "os": (
-        "write",
-        "readv",
-        "_exit",
-    ),
-    "numpy": (
-        "ascontiguousarray",
-        "frombuffer",
-        "isfinite",
-    ),
-    "services.sandbox.channel": (
-        "Channel.send",
-        "Channel.receive",
-        "encode",
-        "decode",
-    ),
-    "services.sandbox.wire": ("encode",),
-    "services.sandbox.integrity": ("Guard.findings",),
+    "torch.random": "manual_seed",
+    "torch.autograd": "grad backward Function.apply",
+    "random": "random seed randint",
+    "time": "time monotonic perf_counter",
+    "json": "dumps loads",
+    "os": "write readv _exit",
+    "numpy": "ascontiguousarray frombuffer isfinite",
+    "services.sandbox.wire": "Channel.send Channel.receive encode decode",
+    "services.sandbox.integrity": "Guard.findings",
 }
-_NAMES = [f"{module}:{path}" for module, paths in _WATCHED.items() for path in paths]
+_NAMES = [f"{module}:{path}" for module, paths in _WATCHED.items() for path in paths.split()]
 _ABSENT = object()
 
 

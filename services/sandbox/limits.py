@@ -1,9 +1,15 @@
-"""What one child may use."""
+"""What one child may use, and the errors that say it did not answer as asked."""
 
 import math
 from dataclasses import asdict, dataclass
 
-from services.sandbox.wire import JSON
+FILES = 10_000
+"""Files and folders that one child may make."""
+LOG_BYTES = 8 << 20
+"""Bytes that one child may write to stdout and stderr."""
+
+JOB_RAISED, REFUSED = 70, 71
+"""Exit codes of a job: its function raised; it could not be started."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,36 @@ class Limits:
             if name != "subprocesses" and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"limit {name} is {value}; give a positive, finite number")
 
-    def as_json(self) -> dict[str, JSON]:
-        """The form in which the limits travel to the fork server."""
-        return asdict(self)
+
+class SandboxError(Exception):
+    """Root of everything this package raises on purpose."""
+
+
+class SandboxUnavailable(SandboxError):  # noqa: N818 -- the word is the fact
+    """The machine cannot run the sandbox (no fork server, a promised layer refused): stop or repair."""
+
+
+class ChildError(SandboxError):
+    """A child did not answer as asked: reject what it ran.
+
+    Attributes:
+        reason: one sentence that says what happened.
+        log_tail: the end of what the child wrote to stdout and stderr, for the record.
+    """
+
+    def __init__(self, reason: str, log_tail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.log_tail = log_tail
+
+
+class ChildDied(ChildError):  # noqa: N818 -- the word is the fact
+    """The child ended, by itself or because it passed a limit other than time."""
+
+
+class ChildTimeout(ChildError):  # noqa: N818 -- the word is the fact
+    """The child did not answer in the time the caller gave it, or passed its own limit on wall time."""
+
+
+class Malformed(ChildError):  # noqa: N818 -- the word is the fact
+    """What came over the channel is not a message of the protocol."""

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -12,6 +13,11 @@ PR_SET_SECCOMP = 22
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 MACHINE = platform.machine()
+
+
+def graphics() -> list[str]:
+    """The device files of NVIDIA's driver, empty where there are none."""
+    return sorted(str(place) for place in Path("/dev").glob("nvidia*"))
 
 
 def check(result: int, what: str) -> int:

@@ -9,15 +9,14 @@ import struct
 from pathlib import Path
 
 from services.sandbox import linux
-from services.sandbox.bubblewrap import graphics
+from services.sandbox.limits import FILES, Limits
 
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (1 << bit for bit in (17, 26, 27, 28, 29, 30))
 _APART = _NEWNS | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
 _NOSUID, _NODEV, _NOEXEC, _BIND, _RECURSIVE, _PRIVATE = 2, 4, 8, 1 << 12, 1 << 14, 1 << 18
-_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_NOEXEC = (
-    442, -100, 0x8000, 1, 2, 4, 8)  # fmt: skip
+_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _ATTR_RDONLY, _ATTR_NOSUID = 442, -100, 0x8000, 1, 2
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-_PLAIN_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 ROOT = "root"
 """Name of the empty folder beside the scratch folders on which a job's root is built."""
 
@@ -39,13 +38,15 @@ def enter() -> None:
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
 
 
-def furnish(scratch: Path, readable: tuple[str, ...], programs: bool, shared_bytes: int) -> None:
-    """Build and enter a root that holds `readable`, a few devices and /proc, read-only, and `scratch` to write to.
+def furnish(scratch: Path, readable: tuple[str, ...], limits: Limits, owner: int) -> None:
+    """Build and enter a root that holds `readable`, a few devices and /proc, read-only, and a place to write to.
 
-    Called in the first process of the pid namespace. `programs`: the loopback comes up, files of the scratch folder
-    may be executed and /dev/shm takes `shared_bytes`. Raises OSError.
+    That place is a file system in memory at the path of `scratch`, which belongs to `owner`, takes the bytes and files
+    that the limits allow, whatever their names, and ends with the job. With `limits.subprocesses` the loopback comes
+    up, its files may be executed and there is a /dev/shm. Called in the first process of the pid namespace. Raises
+    OSError.
     """
-    root = scratch.parent / ROOT
+    root, programs = scratch.parent / ROOT, limits.subprocesses
     linux.mount("", "/", "", _RECURSIVE | _PRIVATE)
     linux.mount("tmpfs", str(root), "tmpfs", _NOSUID, "mode=755,size=4m")
     _bind_all(root, readable)
@@ -55,11 +56,14 @@ def furnish(scratch: Path, readable: tuple[str, ...], programs: bool, shared_byt
         linux.mount("proc", str(root / "proc"), "proc", _NOSUID | _NODEV | _NOEXEC)
     inside = root / scratch.relative_to("/")
     inside.mkdir(parents=True)
-    _attributes(root, _ATTR_RDONLY | _ATTR_NOSUID, _AT_RECURSIVE)
-    linux.mount(str(scratch), str(inside), "", _BIND)
-    _attributes(inside, _ATTR_NOSUID | _ATTR_NODEV | (0 if programs else _ATTR_NOEXEC))
+    _read_only(root)
+    flags = _NOSUID | _NODEV | (0 if programs else _NOEXEC)
+    group = os.getegid() if owner == os.geteuid() else owner
+    size = f"mode=700,uid={owner},gid={group},nr_inodes={FILES},size={limits.file_bytes}"
+    linux.mount("tmpfs", str(inside), "tmpfs", flags, size)
     if programs:
-        linux.mount("tmpfs", str(root / "dev/shm"), "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={shared_bytes}")
+        shared = f"mode=1777,nr_inodes={FILES},size={limits.memory_bytes}"
+        linux.mount("tmpfs", str(root / "dev/shm"), "tmpfs", _NOSUID | _NODEV, shared)
         _loopback_up()
     _enter_root(root)
 
@@ -87,16 +91,16 @@ def _bind(root: Path, place: Path) -> None:
 
 def _devices(root: Path) -> None:
     (root / "dev/shm").mkdir(parents=True)
-    found = graphics()
-    for place in (*_PLAIN_DEVICES, *found, *(["/sys"] if found else [])):
+    found = linux.graphics()
+    for place in (*DEVICES, *found, *(["/sys"] if found else [])):
         _bind(root, Path(place))
     (root / "dev/fd").symlink_to("/proc/self/fd")
 
 
-def _attributes(place: Path, flags: int, recursive: int = 0) -> None:
-    """mount_setattr(2): add attributes to a mount, and with `recursive` to those below it."""
-    attributes = ctypes.create_string_buffer(struct.pack("<QQQQ", flags, 0, 0, 0), 32)
-    linux.syscall("mount_setattr", _MOUNT_SETATTR, _AT_FDCWD, str(place).encode(), recursive, attributes, 32)
+def _read_only(place: Path) -> None:
+    """mount_setattr(2): neither writing nor set-user-id programs on a mount and those below it."""
+    attributes = ctypes.create_string_buffer(struct.pack("<QQQQ", _ATTR_RDONLY | _ATTR_NOSUID, 0, 0, 0), 32)
+    linux.syscall("mount_setattr", _MOUNT_SETATTR, _AT_FDCWD, str(place).encode(), _AT_RECURSIVE, attributes, 32)
 
 
 def _loopback_up() -> None:

@@ -1,5 +1,6 @@
 """Reading and ending process trees through /proc, as the host sees them."""
 
+import contextlib
 import os
 import signal
 import time
@@ -16,10 +17,11 @@ class Usage:
     """What a process tree uses at one moment.
 
     Attributes:
-        private_bytes: resident memory that is not backed by files; pages shared by a fork count in each process.
+        private_bytes: resident memory that is not backed by files, and the tables that map it; pages shared by a fork
+            count in each process.
         cpu_seconds: user and system time, ended and awaited descendants included.
         tasks: processes and threads.
-        nameless_bytes: open files that have no name any more (deleted, or memfd).
+        nameless_bytes: files that have no name any more (deleted, or memfd), whether open or only mapped.
     """
 
     private_bytes: int
@@ -61,7 +63,7 @@ def ended(pid: int) -> bool:
     return _read(pid, "stat").rpartition(")")[2].split()[:1] in ([], ["Z"], ["X"])
 
 
-def usage(pids: list[int], shared_bytes: int = 0) -> Usage:
+def usage(pids: list[int], shared_bytes: int, count_nameless: bool) -> Usage:
     """Sum over the processes, less `shared_bytes` of private memory each, which it shares with its parent."""
     private, cpu, tasks, nameless = 0, 0.0, 0, 0
     for pid in pids:
@@ -69,15 +71,15 @@ def usage(pids: list[int], shared_bytes: int = 0) -> Usage:
         seconds, threads = _times(pid)
         cpu += seconds
         tasks += threads
-        nameless += _nameless_bytes(pid)
+        nameless += _nameless_bytes(pid) if count_nameless else 0
     return Usage(private, cpu, tasks, nameless)
 
 
 def private_bytes(pid: int) -> int:
-    """Resident anonymous and shared memory of one process in bytes, 0 if it is gone."""
+    """Resident anonymous and shared memory of one process, with its page tables, in bytes; 0 if it is gone."""
     kilobytes = 0
     for line in _read(pid, "status").splitlines():
-        if line.startswith(("RssAnon:", "RssShmem:")):
+        if line.startswith(("RssAnon:", "RssShmem:", "VmPTE:")):
             kilobytes += int(line.split()[1])
     return kilobytes << 10
 
@@ -91,18 +93,23 @@ def _times(pid: int) -> tuple[float, int]:
 
 
 def _nameless_bytes(pid: int) -> int:
-    total = 0
-    try:
-        links = list((_PROC / str(pid) / "fd").iterdir())
-    except OSError:
-        return 0
-    for link in links:
-        try:
-            facts = link.stat()
-        except OSError:
-            continue
-        total += facts.st_blocks * 512 if facts.st_nlink == 0 else 0
-    return total
+    """Bytes of open files without a name; of those that are mapped and closed, which may hold less, the mapped size."""
+    sizes: dict[tuple[int, int], int] = {}
+    with contextlib.suppress(OSError):
+        for link in (_PROC / str(pid) / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                facts = link.stat()
+                if facts.st_nlink == 0:
+                    sizes[facts.st_dev, facts.st_ino] = facts.st_blocks * 512
+    mapped: dict[tuple[int, int], int] = {}
+    for line in _read(pid, "maps").splitlines():
+        addresses, access, _, device, inode, *path = line.split(maxsplit=5)
+        if access[3] == "s" and path and path[0].endswith("(deleted)"):
+            first, last = (int(address, 16) for address in addresses.split("-"))
+            major, minor = (int(number, 16) for number in device.split(":"))
+            key = os.makedev(major, minor), int(inode)
+            mapped[key] = mapped.get(key, 0) + last - first
+    return sum((mapped | sizes).values())
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:

@@ -7,22 +7,34 @@ name, dtype and shape is checked before memory is spent on it, and anything else
 
 import json
 import math
+import os
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.sandbox.errors import Malformed
+from services.sandbox.limits import Malformed
 
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
+NO_ARRAYS: Arrays = MappingProxyType({})
 
 PREFIX = struct.Struct("<4sIQ")
 MAGIC = b"ASI1"
 DTYPES = frozenset({"<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1"})
+TEXT_CHARACTERS = 64 << 10
+"""The most that a host keeps of one text of a child, and of its log."""
+
+# C0 and C1 controls but tab and newline, what reorders or hides text on a screen, line and paragraph separators, and
+# lone surrogates, which no encoding takes.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,44 @@ class Message:
     kind: str
     header: dict[str, JSON]
     arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+
+
+def printable(text: str, most: int = TEXT_CHARACTERS) -> str:
+    """Text of a stranger for messages, evidence and terminals: control characters spelled out, the rest cut and marked.
+
+    A carriage return before a newline goes; any other one could hide what stands before it in its line.
+    """
+    mark = f" [{len(text) - most} more characters left out]" if len(text) > most else ""
+    return _UNPRINTABLE.sub(_spelled, text[:most].replace("\r\n", "\n")) + mark
+
+
+def _spelled(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def printable_json(value: JSON, most: int = TEXT_CHARACTERS) -> JSON:
+    """A stranger's JSON with every text `printable`; strings and lists are cut where all together passes `most`."""
+    budget = [most]
+
+    def visit(item: JSON) -> JSON:
+        budget[0] -= 8
+        if isinstance(item, str):
+            text = printable(item, max(budget[0], 0))
+            budget[0] -= len(text)
+            return text
+        if isinstance(item, Mapping):
+            return {printable(name, 200): visit(inner) for name, inner in item.items() if budget[0] > 0}
+        if isinstance(item, Sequence):
+            visited: list[JSON] = []
+            for place, inner in enumerate(item):
+                if budget[0] <= 0:
+                    return [*visited, f"[{len(item) - place} more items left out]"]
+                visited.append(visit(inner))
+            return visited
+        return item
+
+    return visit(value)
 
 
 def encode(kind: str, header: Mapping[str, JSON], arrays: Arrays, bounds: Bounds | None = None) -> list[memoryview]:
@@ -119,9 +169,11 @@ def _distinct(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
 
 
 def _check_value(value: JSON, depth: int) -> None:
-    """Refuse nesting beyond `depth` and numbers such as 1e999, which JSON reads as infinity."""
+    """Refuse nesting beyond `depth`, numbers such as 1e999, which JSON reads as infinity, and beyond 64 bits."""
     if depth < 0:
         raise Malformed("a message's header is nested too deeply")
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise Malformed(f"a message's header holds an integer of {value.bit_length()} bits; 64 are allowed")
     if isinstance(value, float) and not math.isfinite(value):
         raise Malformed("a message's header holds a number that is not finite")
     if isinstance(value, Mapping):
@@ -166,3 +218,38 @@ def _array(
     if dtype.kind == "b" and (np.frombuffer(body, np.uint8, count, offset) > 1).any():
         raise Malformed(f"array {name[:80]!r} is boolean but holds other bytes than 0 and 1")
     return np.frombuffer(body, dtype, count, offset).reshape(shape)
+
+
+class ChannelClosed(Exception):  # noqa: N818 -- the word is the fact
+    """The engineer closed its end: there is nobody to work for."""
+
+
+class Channel:
+    """The guest's end: receives requests of the engineer and sends answers. Synchronous; not for several threads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def send(self, kind: str, header: Mapping[str, JSON] | None = None, arrays: Arrays = NO_ARRAYS) -> None:
+        """Send one message; raises ValueError or TypeError for what does not travel (see `encode`)."""
+        for buffer in encode(kind, header or {}, arrays):
+            rest = buffer
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+
+    def receive(self) -> Message:
+        """Wait for the next message; raises ChannelClosed when the engineer has hung up."""
+        bounds = Bounds()
+        header_bytes, array_bytes = read_prefix(bytes(self._exactly(PREFIX.size)), bounds)
+        header = bytes(self._exactly(header_bytes))
+        return decode(header, self._exactly(array_bytes), bounds)
+
+    def _exactly(self, count: int) -> bytearray:
+        buffer = bytearray(count)
+        view = memoryview(buffer)
+        while view:
+            read = os.readv(self._descriptor, [view])
+            if not read:
+                raise ChannelClosed
+            view = view[read:]
+        return buffer

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from services.sandbox.channel import Channel
 from services.sandbox.integrity import Guard
+from services.sandbox.wire import Channel
 
 WIDTH = 8
 

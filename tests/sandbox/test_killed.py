@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from services.sandbox.folders import Folders
+from services.sandbox.host import Folders
 from services.sandbox.processes import ended
 from tests.sandbox.conftest import TESTS
 from tests.sandbox.examiner import JOBS

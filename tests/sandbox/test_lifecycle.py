@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Sandbox, SandboxUnavailable
-from services.sandbox.layers import LANDLOCK, NAMESPACES, SECCOMP, USER
+from services.sandbox.confinement import LANDLOCK, NAMESPACES, SECCOMP, USER
 from tests.sandbox.conftest import PRELOAD, TESTS
 from tests.sandbox.examiner import BENIGN, JOBS, rejection
 

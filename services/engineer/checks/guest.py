@@ -13,7 +13,7 @@ from services.engineer.checks.probing import findings
 from services.engineer.checks.settings import CheckSettings
 from services.engineer.checks.subject import Subject
 from services.engineer.program import MixerSizes, load_mixer, prepare_guest
-from services.sandbox.channel import Channel
+from services.sandbox.wire import Channel
 
 
 def run(channel: Channel) -> None:

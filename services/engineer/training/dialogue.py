@@ -6,8 +6,7 @@ from typing import cast
 from services.engineer.scales import Scale
 from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.ports import JSON, Array, Child, Message
-from services.sandbox.errors import ChildDied, ChildTimeout, Malformed
-from services.sandbox.limits import Limits
+from services.sandbox.limits import ChildDied, ChildTimeout, Limits, Malformed
 
 
 def limits_of(scale: Scale) -> Limits:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from services.sandbox.errors import ChildTimeout
-from services.sandbox.limits import Limits
+from services.sandbox.limits import ChildTimeout, Limits
 from services.sandbox.wire import Message
 
 NO_ARRAYS: Mapping[str, np.ndarray] = {}

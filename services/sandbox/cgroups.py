@@ -1,0 +1,176 @@
+"""A control group for each job: the kernel's own count of all memory that a job causes, whatever form it takes.
+
+Used where the engineer may make groups: as root, in a container with a writable hierarchy, in a systemd scope, or in a
+service with `Delegate=yes` and `DelegateSubgroup=`. Version 2 is meant; version 1, with its names for the same files,
+is served too.
+"""
+
+import contextlib
+import itertools
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from services.sandbox.limits import Limits
+
+_OVERHEAD = 32 << 20
+"""Memory of the kernel and of our guest code that the limit of a job does not mean."""
+_TRIAL_SECONDS = 10
+_REMOVAL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """One job's group: a folder in each hierarchy that counts for it. Whoever writes "0" to `doors` enters it."""
+
+    folders: tuple[Path, ...]
+    doors: tuple[int, ...]
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has killed a process of the group for want of memory."""
+        for name in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError):
+                counts = dict(line.split() for line in (self.folders[0] / name).read_text().splitlines())
+                return int(counts.get("oom_kill", 0)) > 0
+        return False
+
+    def close_doors(self) -> None:
+        """Close the descriptors, once they were handed on."""
+        for door in self.doors:
+            os.close(door)
+
+    def remove(self) -> None:
+        """Remove the group, whose processes have been killed; what the kernel does not let go of is left to a sweep."""
+        deadline = time.monotonic() + _REMOVAL_SECONDS
+        for folder in self.folders:
+            while not _removed(folder) and time.monotonic() < deadline:
+                time.sleep(0.002)
+
+
+class Groups:
+    """Makes groups below those that `find` has found to work."""
+
+    def __init__(self, parents: tuple[Path, ...]) -> None:
+        self._parents = parents
+        self._prefix = f"{_prefix()}{os.getpid()}-"
+        self._numbers = itertools.count()
+
+    @classmethod
+    def find(cls) -> Self | None:
+        """The nearest place at or above our own group where a group with a limit on memory can be made and entered."""
+        places = _hierarchies()
+        for hierarchy in [name for name in ("", "memory") if name in places]:
+            for parent in places[hierarchy]:
+                _sweep(parent)
+                with contextlib.suppress(OSError):
+                    (parent / "cgroup.subtree_control").write_text("+memory +pids")
+                groups = cls((parent, *([places["pids"][0]] if hierarchy and "pids" in places else [])))
+                if groups._works():
+                    return groups
+        return None
+
+    def make(self, limits: Limits) -> Group:
+        """A group with the limits. Raises OSError."""
+        name = f"{self._prefix}{next(self._numbers)}"
+        folders = tuple(parent / name for parent in self._parents)
+        group = Group(folders, ())
+        memory = str(limits.memory_bytes + limits.file_bytes + _OVERHEAD)  # files of the scratch folder are memory too
+        values = {
+            "memory.max": memory,
+            "memory.swap.max": "0",
+            "memory.oom.group": "1",
+            "memory.limit_in_bytes": memory,
+            "memory.memsw.limit_in_bytes": memory,
+            "pids.max": str(limits.processes + 8),
+        }
+        try:
+            for folder in folders:
+                folder.mkdir()
+                for file in [file for file in values if (folder / file).exists()]:
+                    (folder / file).write_text(values[file])
+            return Group(folders, tuple(os.open(folder / "cgroup.procs", os.O_WRONLY) for folder in folders))
+        except OSError:
+            group.remove()
+            raise
+
+    def _works(self) -> bool:
+        try:
+            group = self.make(Limits(memory_bytes=64 << 20, cpu_seconds=1, wall_seconds=1))
+        except OSError:
+            return False
+        memory = group.folders[0]
+        limited = (memory / "memory.max").exists() or (memory / "memory.limit_in_bytes").exists()
+        enter = "; ".join(f"echo 0 >&{door}" for door in group.doors)
+        try:
+            entered = subprocess.run(
+                ["/bin/sh", "-e", "-c", enter], pass_fds=group.doors, capture_output=True, timeout=_TRIAL_SECONDS
+            )
+            return limited and entered.returncode == 0
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        finally:
+            group.close_doors()
+            group.remove()
+
+
+def _prefix() -> str:
+    """Groups of engineers in other containers, whose process ids mean something else, are not ours to sweep."""
+    try:
+        return f"asi-arch-{Path('/proc/self/ns/pid').stat().st_ino}-"
+    except OSError:
+        return "asi-arch-"
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the groups of engineers that were killed."""
+    for folder in parent.glob(f"{_prefix()}*-*"):
+        if not Path("/proc", folder.name.split("-")[-2]).exists():
+            _removed(folder)
+
+
+def _removed(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _hierarchies() -> dict[str, list[Path]]:
+    """By controller, "" for version 2: our own group's folder and those above it, nearest first."""
+    own: dict[str, str] = {}
+    mounts: dict[str, tuple[str, str]] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            own.update(dict.fromkeys(controllers.split(","), path))
+        mounts = dict(_mounts())
+    return {name: list(_upwards(*mounts[name], path)) for name, path in own.items() if name in mounts}
+
+
+def _mounts() -> Iterator[tuple[str, tuple[str, str]]]:
+    """By controller: which group is mounted, and where."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split()[:3]
+        root, place = before.split()[3:5]
+        if kind == "cgroup2":
+            yield "", (root, place)
+        elif kind == "cgroup":
+            yield from ((name, (root, place)) for name in options.split(","))
+
+
+def _upwards(root: str, place: str, path: str) -> Iterator[Path]:
+    inside = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path()
+    folder = Path(place) / inside
+    while True:
+        yield folder
+        if folder == Path(place):
+            return
+        folder = folder.parent
