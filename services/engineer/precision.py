@@ -16,8 +16,7 @@ from services.engineer.training.dialogue import ask, number
 from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.model import AUTO, BF16, FP32, autocast
 from services.engineer.training.ports import JSON, Channel, Sandbox
-from services.sandbox.errors import SandboxUnavailable
-from services.sandbox.limits import Limits
+from services.sandbox.limits import Limits, SandboxUnavailable
 
 GUEST = "services.engineer.precision:run"
 TOLERATED = 1.5
