@@ -53,7 +53,7 @@ def run(
         str,
         typer.Option(metavar="RUN[@EVENT]", help="begin with that run's history up to an event (sequence or id)"),
     ] = "",
-    scale: Annotated[str, typer.Option(help="tiny, explore, verify or final")] = "tiny",
+    scale: Annotated[str, typer.Option(help="mini, tiny, explore, verify or final")] = "tiny",
     mind: Annotated[str, typer.Option(help="offline, openai or recorded:RUN[@SEQUENCE]")] = "offline",
     candidates: Annotated[
         int | None, typer.Option(min=0, help="proposals; default at tiny: 6, beside the baselines")

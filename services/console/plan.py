@@ -13,7 +13,8 @@ from services.domain.pool import STRATEGIES
 from services.domain.run_state import Budget, RunPolicy
 from services.domain.zoo import baselines as zoo
 
-SCALES = ("tiny", "explore", "verify", "final")
+SCALES = ("mini", "tiny", "explore", "verify", "final")
+SMALL_SCALES = ("mini", "tiny")  # on a CPU, a handful of candidates
 TINY_BASELINES = ("delta_net", "gated_delta_net", "delta_net_value_skip", "gla", "retnet")
 TINY_CANDIDATES = 6
 # The paper's pool (50, 1–10, 4, 200, 50) is for thousands of candidates; a tiny run has a dozen.
@@ -72,7 +73,7 @@ def run_settings(flags: Flags) -> pb.RunSettings:
         baseline_seeds=flags.baseline_seeds,
         baselines=_baselines(flags),
         fitness=flags.fitness,
-        pool=TINY_POOL if flags.scale == "tiny" else PAPER_POOL,
+        pool=TINY_POOL if flags.scale in SMALL_SCALES else PAPER_POOL,
         parent_policy=flags.parent_policy,
         ablations=pb.Ablations(
             **{f"without_{part}": True for part in flags.without},
@@ -97,9 +98,11 @@ def stages_of(settings: pb.RunSettings) -> str:
 
 
 def budget(flags: Flags) -> pb.Budget:
-    """The budget; at scale tiny a handful of candidates if nothing else limits the run."""
+    """The budget; at a small scale a handful of candidates if nothing else limits the run."""
     asked = (flags.candidates, flags.hours, flags.gpu_hours, flags.tokens, flags.money)
-    candidates = TINY_CANDIDATES if all(one is None for one in asked) and flags.scale == "tiny" else flags.candidates
+    candidates = (
+        TINY_CANDIDATES if all(one is None for one in asked) and flags.scale in SMALL_SCALES else flags.candidates
+    )
     return pb.Budget(
         candidates=candidates,
         seconds=None if flags.hours is None else flags.hours * 3600,
@@ -119,7 +122,7 @@ def checked_run_name(name: str) -> str:
 
 def _baselines(flags: Flags) -> list[str]:
     known = [one.name for one in zoo()]
-    asked = list(flags.baselines) or list(TINY_BASELINES if flags.scale == "tiny" else known)
+    asked = list(flags.baselines) or list(TINY_BASELINES if flags.scale in SMALL_SCALES else known)
     for name in asked:
         one_of("--baselines", name, known)
     return asked

@@ -109,7 +109,7 @@ class Candidate(_message.Message):
     kind: Global___Kind.ValueType
     state: Global___State.ValueType
     stage: _builtins.str
-    """"tiny", "explore", "verify" or "final": the scale of `training`"""
+    """"mini", "tiny", "explore", "verify" or "final": the scale of `training`"""
     retries: _builtins.int
     """how often its way was taken up again after a dead letter"""
     @_builtins.property

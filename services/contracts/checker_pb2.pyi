@@ -44,7 +44,10 @@ class ScaleRequest(_message.Message):
 
     STAGE_FIELD_NUMBER: _builtins.int
     SCALE_OVERRIDES_FIELD_NUMBER: _builtins.int
+    SPEED_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
+    speed: _builtins.bool
+    """Profile: train the root baseline for a few steps, which takes some seconds more"""
     @_builtins.property
     def scale_overrides(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -52,10 +55,11 @@ class ScaleRequest(_message.Message):
         *,
         stage: _builtins.str = ...,
         scale_overrides: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        speed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["scale_overrides", b"scale_overrides", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scale_overrides", b"scale_overrides", "speed", b"speed", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -66,18 +70,48 @@ class MachineProfile(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRECISION_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    DEVICE_NAME_FIELD_NUMBER: _builtins.int
+    TRAININGS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
     precision: _builtins.str
     """"bf16-autocast" or "fp32": what the scale names or, for "auto", what is faster here"""
+    device: _builtins.str
+    """"cpu" or "cuda" """
+    device_name: _builtins.str
+    trainings: _builtins.int
+    """that this engineer runs side by side"""
+    tokens: _builtins.int
+    """of one training"""
+    tokens_per_second: _builtins.float
+    """of each of them, measured; absent without `speed`"""
+    seconds: _builtins.float
+    """about what one training with its evaluation takes then"""
     def __init__(
         self,
         *,
         precision: _builtins.str = ...,
+        device: _builtins.str = ...,
+        device_name: _builtins.str = ...,
+        trainings: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        tokens_per_second: _builtins.float | None = ...,
+        seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "_tokens_per_second", b"_tokens_per_second", "seconds", b"seconds", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["precision", b"precision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "_tokens_per_second", b"_tokens_per_second", "device", b"device", "device_name", b"device_name", "precision", b"precision", "seconds", b"seconds", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "trainings", b"trainings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
+    _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_second: _TypeAlias = _typing.Literal["tokens_per_second"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_second: _TypeAlias = _typing.Literal["_tokens_per_second", b"_tokens_per_second"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds) -> _WhichOneofReturnType__seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_second) -> _WhichOneofReturnType__tokens_per_second | None: ...
 
 Global___MachineProfile: _TypeAlias = MachineProfile  # noqa: Y015
 

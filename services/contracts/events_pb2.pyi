@@ -280,7 +280,7 @@ class RunSettings(_message.Message):
     JUDGE_TIMES_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
     scale: _builtins.str
-    """"tiny", "explore", "verify" or "final" """
+    """"mini", "tiny", "explore", "verify" or "final" """
     mind: _builtins.str
     """"offline", "openai" or "recorded:RUN" """
     seats: _builtins.int

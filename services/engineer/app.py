@@ -31,7 +31,7 @@ async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[N
         get_logger().info("sandbox", isolation=sandbox.level)
         stages = Stages(sandbox, settings.data_dir / "data", settings.device)
         checker_pb2_grpc.add_CheckerServicer_to_server(
-            CheckerService(stages, settings.check_slots), service.server.grpc
+            CheckerService(stages, settings.check_slots, settings.trainings), service.server.grpc
         )
         service.rpc_names.append(checker_pb2.DESCRIPTOR.services_by_name["Checker"].full_name)
         stub = archive_pb2_grpc.ArchiveStub(archive)

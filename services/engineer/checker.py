@@ -2,6 +2,7 @@
 """The gRPC service Checker: programs are screened and probed here, where strangers' code may run."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import grpc.aio
@@ -11,7 +12,10 @@ from services.chassis.events import struct
 from services.contracts import candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.engineer.checks.report import CheckReport
 from services.engineer.data.corpus import ByteTokens
+from services.engineer.scales import Scale
+from services.engineer.speed import training_seconds
 from services.engineer.stages import Stage, Stages
+from services.engineer.training.environment import device_name
 from services.engineer.training.model import INITIALISATION
 from services.fla_cpu.names import MODULES, OPERATORS, TOP
 
@@ -22,8 +26,10 @@ WAITING_PER_SLOT = 16
 class CheckerService(checker_pb2_grpc.CheckerServicer):
     """A few checks at once; a queue of bounded length in front of them. Unknown stages are INVALID_ARGUMENT."""
 
-    def __init__(self, stages: Stages, slots: int) -> None:
+    def __init__(self, stages: Stages, slots: int, trainings: Callable[[str], int] = lambda _: 1) -> None:
+        """`slots` checks run at once; `trainings` says how many trainings of a stage the engineer runs at once."""
         self._stages = stages
+        self._trainings = trainings
         self._slots = asyncio.Semaphore(slots)
         self._room = slots * (1 + WAITING_PER_SLOT)
         self._inside = 0
@@ -52,8 +58,24 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
     async def Profile(
         self, request: checker_pb2.ScaleRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> checker_pb2.MachineProfile:
-        precision = await self._stages.precision(request.stage or "tiny", dict(request.scale_overrides))
-        return checker_pb2.MachineProfile(precision=precision)
+        name, overrides = request.stage or "tiny", dict(request.scale_overrides)
+        if not request.speed:
+            scale = await self._stages.scale(name, overrides)
+            return self._profile(scale)
+        stage = await self._stages.open(name, overrides)
+        speed = await self._stages.speed(stage, self._trainings(name))
+        return self._profile(stage.scale, speed)
+
+    def _profile(self, scale: Scale, speed: float | None = None) -> checker_pb2.MachineProfile:
+        return checker_pb2.MachineProfile(
+            precision=scale.precision,
+            device=scale.device,
+            device_name=device_name(scale.device),
+            trainings=self._trainings(scale.name),
+            tokens=scale.steps * scale.tokens_per_step,
+            tokens_per_second=speed,
+            seconds=None if speed is None else training_seconds(scale, speed),
+        )
 
     async def Describe(
         self, request: checker_pb2.ScaleRequest, context: grpc.aio.ServicerContext[Any, Any]

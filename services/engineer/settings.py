@@ -11,7 +11,9 @@ from services.engineer.scales import SCALES, load_scale
 class EngineerSettings(ServiceSettings):
     """Variables begin with ASI_ENGINEER_ where they are the engineer's own."""
 
-    stages: str = Field("tiny", description="stages this machine trains, commas between: tiny, explore, verify, final")
+    stages: str = Field(
+        "tiny", description="stages this machine trains, commas between: mini, tiny, explore, verify, final"
+    )
     tasks: str | None = Field(
         None, description="benchmarks whose data must be there at the start, commas between; default: its stages' own"
     )

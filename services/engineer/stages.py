@@ -15,6 +15,7 @@ from services.engineer.data import Corpus, open_corpus
 from services.engineer.evaluation.preflight import require_tasks
 from services.engineer.precision import PrecisionSpeed, decided, measure_precision
 from services.engineer.scales import Scale, load_scale
+from services.engineer.speed import measure_speed
 from services.engineer.training.model import BF16, FP32
 from services.engineer.training.sizes import ModelSizes
 from services.sandbox import Sandbox
@@ -53,9 +54,13 @@ class Stages:
             self._opened.pop(key, None)
             raise
 
-    async def precision(self, name: str, overrides: Mapping[str, str]) -> str:
-        """In what a run at this stage trains: what it names, or what fits this machine. Raises ScaleError."""
-        return (await self._scale(name, {**overrides, **self._device})).precision
+    async def scale(self, name: str, overrides: Mapping[str, str]) -> Scale:
+        """The scale alone; its precision is what it names, or what fits this machine. Raises ScaleError."""
+        return await self._scale(name, {**overrides, **self._device})
+
+    async def speed(self, stage: Stage, trainings: int) -> float:
+        """Tokens per second of each of several trainings side by side, measured now."""
+        return await measure_speed(self._sandbox, stage.scale, stage.corpus, trainings)
 
     async def check(self, stage: Stage, program: str, *, exempt_from_cost: bool, thorough: bool) -> CheckReport:
         """One check, or several under different seeds: a thorough one passes only if all do."""

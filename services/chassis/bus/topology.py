@@ -6,7 +6,7 @@ from nats.js import api
 
 EVENTS = "EVENTS"
 ADVISORIES = "ADVISORIES"
-STAGES = ("tiny", "explore", "verify", "final")
+STAGES = ("mini", "tiny", "explore", "verify", "final")
 MAX_EVENT_BYTES = 256 * 1024
 MAX_COPY_BYTES = MAX_EVENT_BYTES + 1024
 """In the history of a fork lie events around other events."""

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from datasets import Dataset
 from lm_eval.api.task import ConfigurableTask
 
-from services.engineer.evaluation.names import LOCAL_NAMES
+from services.engineer.evaluation.names import ITEMS, LOCAL_NAMES
 from services.engineer.evaluation.questions import Question
 from services.engineer.evaluation.reading import cloze, code
 from services.engineer.evaluation.recall import brackets, copying, induction, mqar
@@ -21,7 +21,6 @@ from services.engineer.training.session import Job
 
 VERSION = 1
 """Raised whenever a question changes: scores of two versions are not compared."""
-ITEMS = 500
 
 LOCAL: Mapping[str, Callable[[Random, str], Question]] = MappingProxyType(
     dict(zip(LOCAL_NAMES, (mqar, induction, copying, brackets, code, cloze), strict=True))

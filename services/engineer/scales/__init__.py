@@ -1,4 +1,4 @@
-"""The four scales of an experiment, as data: `load_scale("tiny")`."""
+"""The five scales of an experiment, as data: `load_scale("tiny")`."""
 
 from services.engineer.scales.scale import SCALES, Scale, ScaleError, load_scale
 

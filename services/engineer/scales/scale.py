@@ -1,4 +1,4 @@
-"""One name (tiny, explore, verify, final) derives every size, step and limit; single values can be overridden."""
+"""One name (mini, tiny, explore, verify, final) derives every size, step and limit; single values can be overridden."""
 
 import tomllib
 from collections.abc import Container, Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-SCALES = ("tiny", "explore", "verify", "final")
+SCALES = ("mini", "tiny", "explore", "verify", "final")
 
 Precision = Literal["auto", "bf16-autocast", "fp32"]
 CorpusName = Literal["python-source", "hub"]

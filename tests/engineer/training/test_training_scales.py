@@ -2,18 +2,24 @@
 
 import pytest
 
-from services.engineer.scales import SCALES, ScaleError, load_scale
+from services.engineer.scales import ScaleError, load_scale
 from services.engineer.training.schedule import learning_rate
 
 
 def test_the_scales_hold_the_papers_numbers() -> None:
     """Comparing with published results needs the published configuration."""
-    explore, verify, final = (load_scale(name) for name in SCALES[1:])
+    explore, verify, final = (load_scale(name) for name in ("explore", "verify", "final"))
 
     assert (explore.blocks, explore.width, explore.steps, explore.tokens) == (8, 256, 2000, 1_048_576_000)
     assert (verify.blocks, verify.width, verify.tied) == (24, 1024, False)
     assert final.tokens == 15_000_000_000
     assert explore.task_limit == 500
+
+
+def test_mini_names_its_precision_so_that_machines_agree() -> None:
+    """Its numbers are put together from many machines."""
+    assert load_scale("mini").precision == "fp32"
+    assert load_scale("mini").steps * load_scale("mini").tokens_per_step == load_scale("mini").tokens
 
 
 @pytest.mark.parametrize(
