@@ -12,6 +12,7 @@ from services.domain.ladder_settings import PROMOTIONS, climb_of
 from services.domain.pool import STRATEGIES
 from services.domain.run_state import Budget, RunPolicy
 from services.domain.zoo import baselines as zoo
+from services.llm.port import validate_mind
 
 SCALES = ("mini", "tiny", "explore", "verify", "final")
 SMALL_SCALES = ("mini", "tiny")  # on a CPU, a handful of candidates
@@ -60,12 +61,14 @@ def run_settings(flags: Flags) -> pb.RunSettings:
     one_of("--promotion", flags.promotion, PROMOTIONS)
     for part in flags.without:
         one_of("--without", part, PARTS)
-    if flags.mind not in ("offline", "openai") and not flags.mind.startswith("recorded:"):
-        raise SettingsError(f"--mind is {flags.mind!r}; choose offline, openai or recorded:RUN.")
+    try:
+        mind = validate_mind(flags.mind)
+    except ValueError as error:
+        raise SettingsError(f"--mind: {error}.") from None
     settings = pb.RunSettings(
         scale=flags.scale,
         scale_overrides=_pairs("--set", flags.overrides),
-        mind=flags.mind,
+        mind=mind,
         seats=flags.seats,
         budget=budget(flags),
         seed=flags.seed,

@@ -14,6 +14,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -29,8 +30,20 @@ from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 from services.llm.budget import Reservation, Spend
 from services.llm.exchange import BilledCandidate
+from services.llm.exchange_file import ExchangeFileMind
 from services.llm.openai_mind import OpenAIMind
-from services.llm.port import OFFLINE, OPENAI, RECORDED, BudgetExhausted, Call, Learner, Mind, Role, record_of
+from services.llm.port import (
+    OFFLINE,
+    OPENAI,
+    RECORDED,
+    BudgetExhausted,
+    Call,
+    Learner,
+    Mind,
+    Role,
+    exchange_file,
+    record_of,
+)
 from services.llm.recorded import CallRecord, LoggedCalls, RecordedMind, rewarded_model, to_message
 
 BUSY_SECONDS = 0.5
@@ -45,6 +58,7 @@ class Minds:
         self._journal = EventJournal(service, bus, self._artifacts)
         self._lessons = RewardFeed(archive)
         self._openai: OpenAIMind | None = None
+        self._exchanges: dict[Path, ExchangeFileMind] = {}
         self._recorded: dict[tuple[str, str], RecordedMind] = {}  # by the run that asks, and its mind
 
     async def mind(self, name: str, job: Job) -> Mind | None:
@@ -57,6 +71,10 @@ class Minds:
             return None
         if name == OPENAI:
             return await self._asking(job)
+        if (path := exchange_file(name)) is not None:
+            if path not in self._exchanges:
+                self._exchanges[path] = ExchangeFileMind.read(path)
+            return self._exchanges[path]
         key = job.event.run, name
         if key not in self._recorded:
             self._recorded[key] = await self._replaying(*record_of(name), job)

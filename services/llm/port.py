@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, JsonValue
@@ -285,10 +286,31 @@ def record_of(mind: str) -> tuple[str, int | None]:
     """
     run, at, until = mind.removeprefix(RECORDED).partition("@")
     if not mind.startswith(RECORDED) or not run or (at and not until.isdecimal()):
-        raise ValueError(f"mind is {mind!r}; choose offline, openai or recorded:RUN[@SEQUENCE]")
+        raise ValueError(f"mind is {mind!r}; choose offline, openai, recorded:RUN[@SEQUENCE] or recorded:FILE.jsonl")
     return run, int(until) if at else None
+
+
+def exchange_file(mind: str) -> Path | None:
+    """The file of recorded exchanges that the mind answers from: "recorded:FILE.jsonl"; None for any other mind."""
+    name = mind.removeprefix(RECORDED)
+    return Path(name) if mind.startswith(RECORDED) and name.endswith(".jsonl") else None
+
+
+def validate_mind(mind: str) -> str:
+    """The mind's name as services are told it: the path of a file of exchanges becomes absolute.
+
+    Raises ValueError naming the choices, or the file that cannot be read.
+    """
+    if mind in (OFFLINE, OPENAI):
+        return mind
+    if (path := exchange_file(mind)) is None:
+        record_of(mind)
+        return mind
+    if not path.is_file():
+        raise ValueError(f"mind is {mind!r}, but {path} is not a file")
+    return f"{RECORDED}{path.absolute()}"
 
 
 def asks_endpoint(mind: str) -> bool:
     """Whether the mind of this name may put a question to an endpoint."""
-    return mind == OPENAI or (mind.startswith(RECORDED) and "@" in mind)
+    return mind == OPENAI or (mind.startswith(RECORDED) and "@" in mind and exchange_file(mind) is None)

@@ -1,0 +1,101 @@
+"""A file of recorded exchanges answers questions without an endpoint; the shipped one stays usable."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from services.analyst.model.analyst import AnalysisAnswer
+from services.chassis.errors import SettingsError
+from services.domain.structure import fingerprint
+from services.judge.model.judge import ScoreAnswer
+from services.llm.answers import read
+from services.llm.exchange_file import Exchange, ExchangeFileMind, read_exchanges
+from services.llm.port import Message, NotRecorded, Request, Role, exchange_file, validate_mind
+from services.researcher.model_proposer import (
+    NoveltyAnswer,
+    ProposalAnswer,
+    SummaryAnswer,
+    applied,
+    component_tags,
+)
+
+SHIPPED = Path(__file__).parents[2] / "examples" / "recorded-run" / "exchanges.jsonl"
+FORMS: dict[str, type[BaseModel]] = {
+    form.__name__: form for form in (AnalysisAnswer, NoveltyAnswer, ProposalAnswer, ScoreAnswer, SummaryAnswer)
+}
+
+
+def question(text: str) -> Request[NoveltyAnswer]:
+    """Whether something is a repeat."""
+    return Request(Role.JUDGE_NOVELTY, "r1", "c1", (Message("user", text),), NoveltyAnswer, "novelty-1")
+
+
+def exchange(text: str, reason: str) -> Exchange:
+    """A recorded answer to `question(text)`."""
+    answer = f'{{"repeat": false, "candidate": "", "reason": "{reason}"}}'
+    return Exchange("some-model", "NoveltyAnswer", (("user", text),), answer)
+
+
+async def test_the_answer_to_the_same_messages_is_preferred() -> None:
+    """Otherwise answers are given in order, each once; nothing is left at the end."""
+    mind = ExchangeFileMind([exchange("a", "first"), exchange("b", "second"), exchange("c", "third")], "recorded:f")
+
+    answers = [await mind.ask(question(text)) for text in ("b", "unknown", "another")]
+
+    assert [answered.answer.reason for answered in answers] == ["second", "first", "third"]
+    assert answers[0].calls[0].price == 0.0
+    with pytest.raises(NotRecorded, match="no further answer of the form NoveltyAnswer"):
+        await mind.ask(question("a"))
+
+
+def test_every_shipped_answer_validates_against_todays_schemas() -> None:
+    """A schema that a real model's answer no longer fits is too narrow."""
+    exchanges = read_exchanges(SHIPPED)
+
+    for one in exchanges:
+        read(one.answer, FORMS[one.form])
+    assert Counter(one.form for one in exchanges)["ProposalAnswer"] == 9
+
+
+def test_the_shipped_proposals_are_structurally_new_and_keep_their_tags() -> None:
+    """No two programs alike up to names; tags outside the vocabulary are kept, not dropped."""
+    proposals = [read(one.answer, ProposalAnswer) for one in read_exchanges(SHIPPED) if one.form == "ProposalAnswer"]
+
+    whole = [proposal for proposal in proposals if not proposal.edits]
+    assert len({fingerprint(proposal.program).digest for proposal in whole}) == len(whole) > 5
+    assert all(len(component_tags(one.components)) == len(set(one.components)) for one in proposals)
+
+
+def test_edits_change_what_occurs_once() -> None:
+    """An edit whose text is missing or ambiguous is refused by name."""
+    edits = ProposalAnswer.model_validate(
+        {"name": "Net", "motivation": "x" * 40, "edits": [{"search": "b", "replace": "c"}]}
+    ).edits
+
+    assert applied(edits, "a b") == "a c"
+    with pytest.raises(ValueError, match="edit 1: its search text occurs 2 times"):
+        applied(edits, "b b")
+
+
+def test_a_line_that_is_no_exchange_is_named(tmp_path: Path) -> None:
+    """File, line and fault."""
+    path = tmp_path / "broken.jsonl"
+    path.write_text('{"request": {}}\n')
+
+    with pytest.raises(SettingsError, match=r"broken\.jsonl, line 1 is not an exchange"):
+        read_exchanges(path)
+
+
+def test_a_mind_of_a_file_is_validated_and_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Services run in other folders; a file that is not there is refused before the run starts."""
+    monkeypatch.chdir(tmp_path)
+    Path("x.jsonl").touch()
+
+    assert exchange_file(validate_mind("recorded:x.jsonl")) == tmp_path / "x.jsonl"
+    assert validate_mind("recorded:r7@120") == "recorded:r7@120"
+    with pytest.raises(ValueError, match="is not a file"):
+        validate_mind("recorded:absent.jsonl")
+    with pytest.raises(ValueError, match="choose offline, openai"):
+        validate_mind("parrot")
