@@ -282,7 +282,7 @@ class RunSettings(_message.Message):
     scale: _builtins.str
     """"mini", "tiny", "explore", "verify" or "final" """
     mind: _builtins.str
-    """"offline", "openai" or "recorded:RUN" """
+    """"offline", "openai", "openai+offline", "recorded:RUN" or "recorded:FILE.jsonl" """
     seats: _builtins.int
     """candidates in flight at once"""
     seed: _builtins.int

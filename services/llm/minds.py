@@ -33,6 +33,7 @@ from services.llm.exchange import BilledCandidate
 from services.llm.exchange_file import ExchangeFileMind
 from services.llm.openai_mind import OpenAIMind
 from services.llm.port import (
+    MIXED,
     OFFLINE,
     OPENAI,
     RECORDED,
@@ -69,7 +70,7 @@ class Minds:
         self._journal.follow(job)
         if name in ("", OFFLINE):
             return None
-        if name == OPENAI:
+        if name in (OPENAI, MIXED):
             return await self._asking(job)
         if (path := exchange_file(name)) is not None:
             if path not in self._exchanges:

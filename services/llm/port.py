@@ -271,6 +271,8 @@ class Journal(Protocol):
 
 OFFLINE = "offline"
 OPENAI = "openai"
+MIXED = "openai+offline"
+"""The endpoint and the offline search, each for the seats where it pays."""
 RECORDED = "recorded:"
 
 
@@ -286,7 +288,8 @@ def record_of(mind: str) -> tuple[str, int | None]:
     """
     run, at, until = mind.removeprefix(RECORDED).partition("@")
     if not mind.startswith(RECORDED) or not run or (at and not until.isdecimal()):
-        raise ValueError(f"mind is {mind!r}; choose offline, openai, recorded:RUN[@SEQUENCE] or recorded:FILE.jsonl")
+        choices = f"{OFFLINE}, {OPENAI}, {MIXED}, recorded:RUN[@SEQUENCE] or recorded:FILE.jsonl"
+        raise ValueError(f"mind is {mind!r}; choose {choices}")
     return run, int(until) if at else None
 
 
@@ -301,7 +304,7 @@ def validate_mind(mind: str) -> str:
 
     Raises ValueError naming the choices, or the file that cannot be read.
     """
-    if mind in (OFFLINE, OPENAI):
+    if mind in (OFFLINE, OPENAI, MIXED):
         return mind
     if (path := exchange_file(mind)) is None:
         record_of(mind)
@@ -313,4 +316,4 @@ def validate_mind(mind: str) -> str:
 
 def asks_endpoint(mind: str) -> bool:
     """Whether the mind of this name may put a question to an endpoint."""
-    return mind == OPENAI or (mind.startswith(RECORDED) and "@" in mind and exchange_file(mind) is None)
+    return mind in (OPENAI, MIXED) or (mind.startswith(RECORDED) and "@" in mind and exchange_file(mind) is None)

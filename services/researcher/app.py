@@ -11,8 +11,10 @@ from services.contracts import archive_pb2_grpc, checker_pb2_grpc, cognition_pb2
 from services.llm.embedder import LocalEmbedder
 from services.llm.minds import Minds
 from services.llm.openai_embedder import MotivationEmbedder, RunEmbedder, endpoint_embedder
+from services.llm.port import MIXED
 from services.researcher.draft import Proposer
 from services.researcher.handlers import Researcher
+from services.researcher.mixed_proposer import MixedProposer
 from services.researcher.model_proposer import ModelProposer
 from services.researcher.offline.proposer import OfflineProposer
 from services.researcher.settings import ResearcherSettings
@@ -28,7 +30,10 @@ async def build(service: Service, settings: ResearcherSettings) -> AsyncIterator
 
     async def choose(mind: str, job: Job) -> Proposer:
         thinking = await minds.mind(mind, job)
-        return offline if thinking is None else ModelProposer(thinking)
+        if thinking is None:
+            return offline
+        model = ModelProposer(thinking)
+        return MixedProposer(model, offline) if mind == MIXED else model
 
     async with AsyncExitStack() as stack:
         archive, checker, cognition = [
