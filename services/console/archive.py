@@ -1,64 +1,128 @@
-"""The archive as commands ask it: of the running system, of a remote one, or of the files when nothing runs."""
+"""The archive as commands reach it: read in this process where its file is here, else over gRPC."""
 
 from __future__ import annotations
 
 import os
-import subprocess
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-import grpc
-import grpc.aio
-
-from services.chassis.rpc import channel
-from services.console.local.readers import answering
-from services.console.local.system import log_server, running_system
-from services.console.settings import ConsoleSettings
-from services.console.unknown import not_found
+from services.chassis.errors import NotFound
+from services.console.options import near
+from services.console.settings import SQLITE, ConsoleSettings, running_system
 from services.contracts import archive_pb2 as pb
-from services.contracts import archive_pb2_grpc, candidate_pb2
+from services.contracts import candidate_pb2
 
-PAGE = 200
+if TYPE_CHECKING:
+    from services.contracts import archive_pb2_grpc
+
+PAGE = 500
+_RUN = re.compile(r"no run is called (\S+)")
+_CANDIDATE = re.compile(r"run (\S+) has no candidate '(.*)'")
 
 
 @asynccontextmanager
 async def open_archive(settings: ConsoleSettings) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
-    """A stub of the archive.
+    """A stub of the archive, whatever stands behind it.
 
-    Raises NotFound when there is neither a system nor an archive, or instead of what the archive does not find: with
-    the names that are near.
+    The store that ASI_ARCHIVE_ADDRESS names is asked where that is set; a SQLite file is read in this process, whether
+    a store runs beside it or not; any other database is asked through the running store, or opened here.
+    Raises NotFound without an archive, and for what the archive does not hold, with the names that are near.
     """
-    async with (
-        answering(settings, "archive") as address,
-        channel(address["ASI_ARCHIVE_ADDRESS"], settings) as connection,
-    ):
-        archive = archive_pb2_grpc.ArchiveStub(connection)
+    system = running_system(settings)
+    if settings.archive_is_elsewhere:
+        address: str | None = settings.archive_address
+    elif system is not None and not settings.archive_url.startswith(SQLITE):
+        address = system.addresses["archive"]
+    else:
+        address = None
+        settings.require_archive()
+    async with _local(settings.archive_url) if address is None else _remote(settings, address) as archive:
         try:
             yield archive
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                raise await not_found(archive, error) from None
-            raise
+        except Exception as error:
+            if (refusal := _not_found(error)) is None:
+                raise
+            raise NotFound(f"{refusal}{await _suggestion(archive, refusal)}") from None
 
 
 async def all_candidates(
-    archive: archive_pb2_grpc.ArchiveAsyncStub, request: pb.ListCandidatesRequest
+    archive: archive_pb2_grpc.ArchiveAsyncStub, request: pb.ListCandidatesRequest, limit: int | None = None
 ) -> list[candidate_pb2.Candidate]:
-    """Every page of a list."""
-    found: list[candidate_pb2.Candidate] = []
-    request.page_size = PAGE
-    while True:
+    """Every page of a list, or its first `limit` candidates."""
+    candidates: list[candidate_pb2.Candidate] = []
+    while limit is None or len(candidates) < limit:
+        request.page_size = PAGE if limit is None else min(PAGE, limit - len(candidates))
         reply = await archive.ListCandidates(request, timeout=30)
-        found += reply.candidates
+        candidates += reply.candidates
         if not reply.next_page_token:
-            return found
+            break
         request.page_token = reply.next_page_token
+    return candidates
 
 
-def catch_up(settings: ConsoleSettings) -> None:
-    """Where no store runs, the archive takes in what was just published."""
+async def run_and_candidates(settings: ConsoleSettings, run: str) -> tuple[pb.RunStatus, list[candidate_pb2.Candidate]]:
+    """A run and all its candidates, whole. An empty name is the newest run."""
+    async with open_archive(settings) as archive:
+        status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+        return status, await all_candidates(archive, pb.ListCandidatesRequest(run=status.run))
+
+
+async def run_status(settings: ConsoleSettings, run: str) -> pb.RunStatus:
+    """The state of a run. An empty name is the newest run."""
+    async with open_archive(settings) as archive:
+        return await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+
+
+async def catch_up(settings: ConsoleSettings) -> None:
+    """Where no store runs, apply to the archive what was just published."""
     if running_system(settings) is None and not settings.archive_is_elsewhere:
-        with log_server(settings) as log:
+        import asyncio
+
+        from services.console.log import log_environment
+
+        with log_environment(settings) as log:
             command = [sys.executable, "-m", "services.store.tools", "catch-up"]
-            subprocess.run(command, env={**os.environ, **log}, check=False)
+            await (await asyncio.create_subprocess_exec(*command, env={**os.environ, **log})).wait()
+
+
+@asynccontextmanager
+async def _local(url: str) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
+    from services.store.local import local_archive
+
+    async with local_archive(url) as archive:
+        yield archive
+
+
+@asynccontextmanager
+async def _remote(settings: ConsoleSettings, address: str) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
+    from services.chassis.rpc import channel
+    from services.contracts import archive_pb2_grpc
+
+    async with channel(address, settings) as connection:
+        yield archive_pb2_grpc.ArchiveStub(connection)
+
+
+def _not_found(error: Exception) -> str | None:
+    """What the archive says of something that it does not hold; None for any other error."""
+    if isinstance(error, NotFound):
+        return str(error)
+    if "grpc" in sys.modules:  # else nothing was asked over the network
+        import grpc.aio
+
+        if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.NOT_FOUND:
+            return error.details() or "not found"
+    return None
+
+
+async def _suggestion(archive: archive_pb2_grpc.ArchiveAsyncStub, sentence: str) -> str:
+    """The end of the archive's refusal: names near the one that it does not hold."""
+    if match := _RUN.fullmatch(sentence):
+        runs = [status.run for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=10)).runs]
+        return near(match[1], runs) or f"; runs: {', '.join(runs[:10]) or 'none yet'}"
+    if match := _CANDIDATE.fullmatch(sentence):
+        nodes = (await archive.GetTree(pb.RunRequest(run=match[1]), timeout=10)).nodes
+        return near(match[2], [name for node in nodes for name in (node.id, node.name) if name])
+    return ""

@@ -1,126 +1,154 @@
-"""The command line: flags in, text or JSON out, one sentence and a non-zero status for whatever cannot be.
+"""The frame of the command line: the list of commands, how one is loaded, and how errors end.
 
-Exit status: 0 done, 1 the answer is no (nothing found, a check failed, a run without a result), 2 a flag or setting is
-impossible, 130 interrupted and drained.
+A command's module is imported when the command is called, so that `asi-arch --help` imports none of them and
+`asi-arch status` none but its own.
 """
 
-import asyncio
-import json
+import os
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
 
-import grpc.aio
 import typer
+import typer.core
 
-from services.chassis import logs
 from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient, sentence
-from services.console import (  # noqa: F401 - importing them registers their commands
-    ablating,
-    asking,
-    dead_letters,
-    discovering,
-    doing,
-    minds,
-    scaling,
-    stopping,
-    watching,
+from services.console.options import INTERRUPTED
+
+EXIT_STATUS = (
+    "Exit status: 0 done; 1 the answer is no (nothing has that name, a check failed, a run without a result, nothing "
+    "answers); 2 a flag, file or setting is impossible; 130 interrupted, and drained. Errors are one sentence on "
+    "standard error. Colours: on a terminal only, never with NO_COLOR set. State lies below ASI_DATA_DIR."
 )
-from services.console.app import INTERRUPTED, Json, app
-from services.console.commands import run as discovery
-from services.console.commands.joining import join
-from services.console.ending import tell_ending
-from services.console.forks import fork_of
-from services.console.local.processes import ServiceFailed
-from services.console.local.system import AlreadyRunning
-from services.console.panels import arrange
-from services.console.plan import Flags, checked_run_name
-from services.console.progress import Progress
-from services.console.settings import console_settings
-from services.console.tables import terminal
 
 
-@app.command()
-def run(
-    context: typer.Context,
-    name: Annotated[
-        str | None, typer.Option("--run", metavar="NAME", help="name of the run; default: r1, r2, …")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with --run, or with the newest run")] = False,
-    joins: Annotated[
-        bool, typer.Option("--join", help="leave the run to services that are up already, beside their other runs")
-    ] = False,
-    fork: Annotated[
-        str,
-        typer.Option(metavar="RUN[@EVENT]", help="begin with that run's history up to an event (sequence or id)"),
-    ] = "",
-    scale: Annotated[str, typer.Option(help="mini, tiny, explore, verify or final")] = "tiny",
-    mind: Annotated[str, typer.Option(help="offline, openai or recorded:RUN[@SEQUENCE]")] = "offline",
-    candidates: Annotated[
-        int | None, typer.Option(min=0, help="proposals; default at tiny: 6, beside the baselines")
-    ] = None,
-    hours: Annotated[float | None, typer.Option(min=0, help="wall-clock hours")] = None,
-    gpu_hours: Annotated[float | None, typer.Option(min=0, help="GPU-hours")] = None,
-    tokens: Annotated[int | None, typer.Option(min=0, help="language-model tokens")] = None,
-    money: Annotated[float | None, typer.Option(min=0, help="US dollars for language models")] = None,
-    seats: Annotated[int, typer.Option(min=1, help="candidates in flight at once")] = 2,
-    seed: Annotated[int, typer.Option(help="of every random draw of the run")] = 1,
-    seeds: Annotated[int, typer.Option(min=1, help="trainings per candidate")] = 1,
-    baseline_seeds: Annotated[int, typer.Option(min=1, help="trainings per baseline")] = 1,
-    baselines: Annotated[str, typer.Option(help="names in the zoo, commas between; the first is the root")] = "",
-    fitness: Annotated[str, typer.Option(help="paper (mean of three) or code (their sum)")] = "paper",
-    parent_policy: Annotated[str, typer.Option(help="paper, uniform, power-law, uct or islands")] = "paper",
-    promotion: Annotated[str, typer.Option(help="none, paper or halving")] = "none",
-    judge_times: Annotated[int, typer.Option(min=1, help="how often a language-model judge is asked")] = 1,
-    without: Annotated[list[str] | None, typer.Option(help="switch off: cognition, analysis, judge")] = None,
-    random_parent: Annotated[bool, typer.Option("--random-parent", help="draw parents blindly")] = False,
-    best_of: Annotated[int, typer.Option(min=1, help="proposals drawn for each one kept")] = 1,
-    override: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="override of the scale")
-    ] = None,
-    policy: Annotated[
-        list[str] | None, typer.Option("--policy", metavar="NAME=VALUE", help="of the run, as in leakage=probe")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Run the whole laboratory on this machine: baselines, then new candidates, to a ranked summary."""
-    flags = Flags(
-        scale=scale, mind=mind, candidates=candidates, hours=hours, gpu_hours=gpu_hours, tokens=tokens, money=money,
-        seats=seats, seed=seed, candidate_seeds=seeds, baseline_seeds=baseline_seeds,
-        baselines=[one.strip() for one in baselines.split(",") if one.strip()], fitness=fitness,
-        parent_policy=parent_policy, promotion=promotion, judge_times=judge_times, without=without or (),
-        random_parent=random_parent, best_of=best_of, overrides=override or (), policies=policy or (),
-    )  # fmt: skip
-    settings = console_settings()
-    console = terminal()
-    wanted = checked_run_name(name) if name else None
-    origin = fork_of(fork, context, resume) if fork else None
-    if joins:
-        joined = asyncio.run(join(settings, flags, wanted, origin))
-        typer.echo(json.dumps({"run": joined}) if as_json else f"run {joined} has begun; see `asi-arch watch`")
-        return
-    progress = Progress(console, quiet=as_json)
-    outcome = asyncio.run(discovery.discover(settings, flags, wanted, resume, progress, origin))
-    tell_ending(console, settings, outcome, as_json)
+class Command(NamedTuple):
+    """A command as the overview shows it; `module` below `commands/` holds the function of the same name."""
+
+    module: str
+    summary: str
 
 
-arrange(app)
+PANELS: Mapping[str, Mapping[str, Command]] = {
+    "A run": {
+        "run": Command("run", "Run the whole laboratory on this machine, to a ranked summary."),
+        "discover": Command("discover", "A run that also verifies its best candidates with fresh seeds and data."),
+        "watch": Command("watch", "A run as it happens; ends with the run, or with Ctrl-C."),
+        "status": Command("status", "The state of a run."),
+        "pause": Command("pause", "Start no further candidates; those in flight go on."),
+        "resume": Command("pause", "Start candidates again, where services are up."),
+        "stop": Command("pause", "End a run; candidates in flight still come to their end."),
+        "runs": Command("status", "All runs, newest first."),
+    },
+    "Its results": {
+        "list": Command("list", "The candidates of a run, best first."),
+        "show": Command("show", "One candidate: numbers, motivation, verdict, analysis."),
+        "tree": Command("tree", "The phylogenetic tree of a run."),
+        "lineage": Command("list", "A candidate and its ancestors, from the root on."),
+        "compare": Command("compare", "Two candidates, measure by measure."),
+        "diff": Command("compare", "The difference between two programs."),
+        "report": Command("report", "Write a run's report: a page, figures, and the CSV behind each."),
+        "gallery": Command("gallery", "Model cards of confirmed discoveries, and every claim that was tested."),
+        "web": Command("web", "The live page: tree, leaderboard, candidates, progress."),
+        "cost": Command("cost", "What a run has used: time, compute, tokens, money."),
+    },
+    "Verification": {
+        "audit": Command("audit", "The events behind one result; then its check and training again."),
+        "replay": Command("tools", "Rebuild a run from its log alone and compare it with the archive."),
+        "ablate": Command("ablate", "Train a program without each of its components, with the same seeds."),
+        "rescore": Command("rescore", "Compute a run's fitness in another version, as new events."),
+        "judge": Command("judge", "Judge a candidate or the baselines again, and report the drift."),
+        "stopping": Command("stopping", "What early stopping would have saved in a run, and what it would have lost."),
+    },
+    "Without a run": {
+        "check": Command("tools", "Screen and probe the program in a file."),
+        "train": Command("tools", "Train and evaluate the program in a file."),
+        "propose": Command("propose", "One proposal from a parent; nothing is kept or trained."),
+        "prompt": Command("propose", "The exact prompt about a candidate; nothing is sent."),
+        "cognition": Command("cognition", "The cognition base: search, add, ingest, stats."),
+    },
+    "Archives": {
+        "export": Command("export", "Write a run out: its log, tables, the published format, or one architecture."),
+        "import": Command("tools", "Bring in a published archive or an exported log as a run of its own."),
+        "backup": Command("tools", "Copy the archive to a file."),
+        "restore": Command("tools", "Make the archive from a copy."),
+    },
+    "Operation": {
+        "setup": Command("tools", "Create or verify streams, consumers, tables and indexes."),
+        "autoscale": Command("autoscale", "As many engineers on this machine as candidates wait."),
+        "worker": Command("autoscale", "Join a laboratory elsewhere with the engineers of this machine."),
+        "dead": Command("dead", "Messages that could not be handled: list, show, retry, drop."),
+    },
+}
+COMMANDS = {name: command for panel in PANELS.values() for name, command in panel.items()}
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""For commands that hand their arguments over to a tool with a parser of its own."""
+
+
+class Commands(typer.core.TyperGroup):
+    """Loads a command's module when the command is asked for; the overview is printed from `PANELS` alone."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the signature of click
+        """In the order of the overview."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """The command, or None where there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"services.console.commands.{COMMANDS[cmd_name].module}")
+        function = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
+        if isinstance(function, typer.Typer):
+            command = typer.main.get_command(function)
+        else:
+            app = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=HELP_NAMES)
+            passes_on = getattr(function, "passes_arguments_on", False)
+            app.command(context_settings=PASS_ON if passes_on else HELP_NAMES, add_help_option=not passes_on)(function)
+            command = typer.main.get_command(app)
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """Every command with its summary, in panels."""
+        for title, panel in PANELS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, command.summary) for name, command in panel.items()])
+
+
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(
+    name="asi-arch", cls=Commands, epilog=EXIT_STATUS, rich_markup_mode=None, no_args_is_help=True,
+    pretty_exceptions_enable=False, context_settings=HELP_NAMES,
+)  # fmt: skip
+
+
+@app.callback()
+def asi_arch() -> None:
+    """An autonomous laboratory that discovers linear-attention architectures."""
 
 
 def main() -> None:
-    """The entry point: what was foreseen to go wrong ends in one sentence."""
-    logs.configure("console", "warning")
+    """The entry point: an expected error ends in one sentence."""
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # `| head` has read enough; nothing more may be flushed into the pipe at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except SettingsError as error:
         _fail(str(error), 2)
-    except (Denied, NotFound, NotPossible, AlreadyRunning, ServiceFailed, BusLost, Transient, OSError) as error:
+    except (Denied, NotFound, NotPossible, BusLost, Transient, OSError) as error:
         _fail(sentence(error), 1)
-    except grpc.aio.AioRpcError as error:
+    except Exception as error:
+        import grpc.aio  # a tenth of a second that only commands which call a service pay for
+
+        if not isinstance(error, grpc.aio.AioRpcError):
+            raise
         _fail(error.details() or error.code().name, 2 if error.code() is grpc.StatusCode.INVALID_ARGUMENT else 1)
 
 
-def _fail(sentence: str, code: int) -> None:
-    sys.stderr.write(f"asi-arch: {sentence}\n")
-    sys.exit(code)
+def _fail(reason: str, status: int) -> None:
+    sys.stderr.write(f"asi-arch: {reason}\n")
+    sys.exit(status)

@@ -4,30 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+from services.chassis import logs
 from services.chassis.bus import Bus
 from services.chassis.errors import BusLost
-from services.console.local.system import log_server
-from services.console.settings import ConsoleSettings
+from services.console.local.broker import Broker
+from services.console.settings import ConsoleSettings, running_system
+from services.contracts import events_pb2
 
 REACH_SECONDS = 5.0
 NATS_PORT = 4222
 
 
+@contextlib.contextmanager
+def log_environment(settings: ConsoleSettings) -> Iterator[dict[str, str]]:
+    """The variables with which a tool reaches the event log; a broker is started for as long as none is up."""
+    if "ASI_NATS_URL" in os.environ:
+        yield {}
+    elif (system := running_system(settings)) is not None:
+        yield {"ASI_NATS_URL": system.nats_url}
+    else:
+        broker = Broker(settings.data_dir / "nats")
+        broker.start()
+        try:
+            yield {"ASI_NATS_URL": broker.url}
+        finally:
+            broker.stop()
+
+
 @asynccontextmanager
 async def open_log(settings: ConsoleSettings) -> AsyncIterator[Bus]:
     """A connection to the log, for as long as the context lasts. Raises BusLost when no server answers."""
-    with log_server(settings) as log:
+    logs.configure("console", "warning")
+    with log_environment(settings) as log:
         client = settings.model_copy(update={"nats_url": log.get("ASI_NATS_URL", settings.nats_url)})
-        await must_answer(client.nats_url)
+        await require_server(client.nats_url)
         async with Bus(client, "asi-console") as bus:
             yield bus
 
 
-async def must_answer(nats_url: str) -> None:
+async def publish(settings: ConsoleSettings, events: Sequence[events_pb2.Event]) -> None:
+    """Publish in order, over one connection. Raises BusLost when no server answers."""
+    async with open_log(settings) as bus:
+        for event in events:
+            await bus.publish(event)
+
+
+async def require_server(nats_url: str) -> None:
     """Raises BusLost when nothing listens there: a service waits for its broker, a person does not want to."""
     parts = urlsplit(nats_url)
     try:

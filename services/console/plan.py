@@ -1,11 +1,28 @@
-"""From flags to the settings of a run, and the sentence for a flag that cannot be."""
+"""The settings of a run: declared once, for the command line, for a settings file, and for the run's own record.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Each field of `RunOptions` says its default, its bounds, its help and where it lies in the message `RunSettings`; the
+flags of `asi-arch run` and the names in a settings file are made from it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+import typer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
-from services.console.near import near
+from services.console.options import SCALES, names_in, near, one_of
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import VERSIONS
 from services.domain.ladder_settings import PROMOTIONS, climb_of
@@ -14,7 +31,6 @@ from services.domain.run_state import Budget, RunPolicy
 from services.domain.zoo import baselines as zoo
 from services.llm.port import validate_mind
 
-SCALES = ("mini", "tiny", "explore", "verify", "final")
 SMALL_SCALES = ("mini", "tiny")  # on a CPU, a handful of candidates
 TINY_BASELINES = ("delta_net", "gated_delta_net", "delta_net_value_skip", "gla", "retnet")
 TINY_CANDIDATES = 6
@@ -24,73 +40,271 @@ PAPER_POOL = pb.PoolSettings(size=50, parents=10, references=4, cold_start=200, 
 PARTS = ("cognition", "analysis", "judge")
 POLICIES = ("ablations", "block", "eta", "flops", "leakage", "level", "match", "parameters", "prune", "prune_from",
             "search", "stages", "verify", "verify_seeds", "worthwhile")  # fmt: skip
+HOUR = 3600
 
 
-@dataclass(frozen=True)
-class Flags:
-    """What the user asked for; None means the scale's default."""
-
-    scale: str = "tiny"
-    mind: str = "offline"
-    candidates: int | None = None
-    hours: float | None = None
-    gpu_hours: float | None = None
-    tokens: int | None = None
-    money: float | None = None
-    seats: int = 2
-    seed: int = 1
-    candidate_seeds: int = 1
-    baseline_seeds: int = 1
-    baselines: Sequence[str] = ()
-    fitness: str = "paper"
-    parent_policy: str = "paper"
-    promotion: str = "none"
-    judge_times: int = 1
-    without: Sequence[str] = ()
-    random_parent: bool = False
-    best_of: int = 1
-    overrides: Sequence[str] = ()
-    policies: Sequence[str] = ()
+def _setting(
+    default: Any, text: str, *, flag: str = "", wire: str = "", unit: int = 1, fixed: bool = False, **bounds: Any
+) -> Any:
+    """One setting. `flag`: its name for people, where the field's own is not it; `wire`: where it lies in RunSettings,
+    else under the field's name, "" for one that `run_settings` works out; `unit`: what the wire counts it in; `fixed`:
+    a fork keeps the history's."""
+    extra: JsonDict = {"wire": wire, "unit": unit, "fixed": fixed}
+    return Field(default, alias=flag or None, description=text, json_schema_extra=extra, **bounds)
 
 
-def run_settings(flags: Flags) -> pb.RunSettings:
-    """The settings of a run. Raises SettingsError naming the flag and the fix."""
-    one_of("--scale", flags.scale, SCALES)
-    one_of("--fitness", flags.fitness, tuple(VERSIONS))
-    one_of("--parent-policy", flags.parent_policy, tuple(STRATEGIES))
-    one_of("--promotion", flags.promotion, PROMOTIONS)
-    for part in flags.without:
-        one_of("--without", part, PARTS)
+class Measurement(BaseModel):
+    """How candidates are trained and scored."""
+
+    scale: str = _setting("tiny", "mini, tiny, explore, verify or final", wire="scale", fixed=True)
+    overrides: dict[str, str] = _setting(
+        {}, "override of the scale, as in tokens=20000", flag="set", wire="scale_overrides", fixed=True
+    )
+    candidate_seeds: int = _setting(
+        1, "trainings per candidate", flag="seeds", wire="candidate_seeds", fixed=True, ge=1
+    )
+    baseline_seeds: int = _setting(1, "trainings per baseline", wire="baseline_seeds", fixed=True, ge=1)
+    baselines: tuple[str, ...] = _setting((), "names in the zoo, commas between; the first is the root", fixed=True)
+    fitness: str = _setting("paper", "paper (mean of three) or code (their sum)", wire="fitness", fixed=True)
+    judge_times: int = _setting(1, "how often a language-model judge is asked", wire="judge_times", ge=1)
+
+
+class Search(BaseModel):
+    """How candidates are proposed."""
+
+    mind: str = _setting("offline", "offline, openai or recorded:RUN[@SEQUENCE]", wire="mind")
+    seats: int = _setting(2, "candidates in flight at once", wire="seats", ge=1)
+    seed: int = _setting(1, "of every random draw of the run", wire="seed")
+    parent_policy: str = _setting("paper", "paper, uniform, power-law, uct or islands", wire="parent_policy")
+    best_of: int = _setting(1, "proposals drawn for each one kept", wire="ablations.best_of", ge=1)
+    random_parent: bool = _setting(False, "draw parents blindly", wire="ablations.random_parent")
+    without: tuple[str, ...] = _setting((), "switch off: cognition, analysis, judge")
+
+
+class Limits(BaseModel):
+    """The budget: the run ends when any of it is used up."""
+
+    candidates: int | None = _setting(
+        None, "proposals; default at tiny: 6, beside the baselines", wire="budget.candidates", ge=0
+    )
+    hours: float | None = _setting(None, "wall-clock hours", wire="budget.seconds", unit=HOUR, ge=0)
+    gpu_hours: float | None = _setting(None, "GPU-hours", wire="budget.gpu_seconds", unit=HOUR, ge=0)
+    tokens: int | None = _setting(None, "language-model tokens", wire="budget.tokens", ge=0)
+    money: float | None = _setting(None, "US dollars for language models", wire="budget.money", ge=0)
+
+
+class Verification(BaseModel):
+    """What happens to the best candidates, and the run's further rules."""
+
+    promotion: str = _setting("none", "none, paper or halving", wire="promotion")
+    policies: dict[str, str] = _setting({}, "further rule, as in leakage=probe", flag="policy", wire="policies")
+
+
+GROUPS: Mapping[str, type[BaseModel]] = {
+    "Measurement": Measurement, "Search": Search, "Budget": Limits, "Verification": Verification,
+}  # fmt: skip
+
+
+class RunOptions(Measurement, Search, Limits, Verification):
+    """Everything that may be asked of a run. `model_fields_set` are the settings that were given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @field_validator("overrides", "policies", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        """A list of NAME=VALUE, or a table of a settings file."""
+        if isinstance(value, Mapping):
+            return {name: str(content) for name, content in value.items()}
+        pairs = {}
+        for text in value if isinstance(value, Sequence) else ():
+            name, equals, content = str(text).partition("=")
+            if not name or not equals:
+                raise ValueError(f"{text!r} is not NAME=VALUE")
+            pairs[name] = content
+        return pairs
+
+    @field_validator("baselines", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return names_in(value) if isinstance(value, str) else value
+
+    @classmethod
+    def read(cls, values: Mapping[str, object], source: str = "") -> Self:
+        """Raises SettingsError that names the setting of `source` and what it may be."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = str(problem["loc"][0]) if problem["loc"] else ""
+            prefix, shown = (f"{source}: ", name) if source else ("", f"--{name.replace('_', '-')}")
+            if problem["type"] == "extra_forbidden":
+                flags = [_flag(field, info) for field, info in cls.model_fields.items()]
+                choice = near(name, flags) or f"; there are {', '.join(flags)}."
+                raise SettingsError(f"{prefix}{name!r} is not a setting of a run{choice}") from None
+            reason = problem["msg"].removeprefix("Value error, ")
+            raise SettingsError(f"{prefix}{shown} is {problem['input']!r}: {reason}.") from None
+
+
+R = TypeVar("R")
+
+
+def takes_run_options(function: Callable[..., R]) -> Callable[..., R]:
+    """Give a command, in the place of its parameters `context` and `options`, one flag for each setting of a run and
+    `--settings FILE`. A flag that is given wins over the file."""
+
+    @functools.wraps(function)
+    def command(context: typer.Context, settings_file: Path | None, **arguments: Any) -> R:
+        values = {_flag(name, field): arguments.pop(name) for name, field in RunOptions.model_fields.items()}
+        given = {
+            _flag(name, field): values[_flag(name, field)]
+            for name, field in RunOptions.model_fields.items()
+            if (origin := context.get_parameter_source(name)) and origin.name == "COMMANDLINE"
+        }
+        if settings_file is not None:
+            content = _content(settings_file)
+            RunOptions.read(content, str(settings_file))  # its own mistakes are named as such
+            given = {**content, **given}
+        return function(options=RunOptions.read(given), **arguments)
+
+    own = [one for one in inspect.signature(function, eval_str=True).parameters.values() if one.name != "options"]
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    file = inspect.Parameter(
+        "settings_file", inspect.Parameter.KEYWORD_ONLY, default=None,
+        annotation=Annotated[
+            Path | None,
+            typer.Option("--settings", metavar="FILE", help="settings as TOML: the flags below, without dashes"),
+        ],
+    )  # fmt: skip
+    parameters = [context, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own), file, *_flags()]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
+
+
+def _flags() -> list[inspect.Parameter]:
+    """A parameter of the command line for each setting."""
+    parameters = []
+    for panel, group in GROUPS.items():
+        for name, field in group.model_fields.items():
+            kind, default = field.annotation, field.default
+            if kind not in (str, int, float, bool, int | None, float | None):  # lists and tables: given again and again
+                kind, default = (str, "") if name == "baselines" else (list[str], [])
+            least = next((item.ge for item in field.metadata if hasattr(item, "ge")), None)
+            metavar = "NAME=VALUE" if name in ("overrides", "policies") else None
+            option = typer.Option(
+                f"--{_flag(name, field).replace('_', '-')}", help=field.description, rich_help_panel=panel,
+                min=least, metavar=metavar,
+            )  # fmt: skip
+            kind = Annotated[kind, option]  # type: ignore[assignment]
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+    return parameters
+
+
+def _flag(name: str, field: FieldInfo) -> str:
+    """The name of a setting as people write it."""
+    return field.alias or name
+
+
+def _content(path: Path) -> dict[str, object]:
     try:
-        mind = validate_mind(flags.mind)
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"--settings {path}: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--settings {path} is not TOML: {error}.") from None
+
+
+def run_settings(options: RunOptions) -> pb.RunSettings:
+    """The record of a run's settings. Raises SettingsError naming the flag and the fix."""
+    one_of("--scale", options.scale, SCALES)
+    one_of("--fitness", options.fitness, tuple(VERSIONS))
+    one_of("--parent-policy", options.parent_policy, tuple(STRATEGIES))
+    one_of("--promotion", options.promotion, PROMOTIONS)
+    for part in options.without:
+        one_of("--without", part, PARTS)
+    for policy in options.policies:
+        one_of("--policy", policy, POLICIES)
+    try:
+        options = options.model_copy(update={"mind": validate_mind(options.mind)})
     except ValueError as error:
         raise SettingsError(f"--mind: {error}.") from None
+    known = [baseline.name for baseline in zoo()]
+    for name in options.baselines:
+        one_of("--baselines", name, known)
+    small = options.scale in SMALL_SCALES
     settings = pb.RunSettings(
-        scale=flags.scale,
-        scale_overrides=_pairs("--set", flags.overrides),
-        mind=mind,
-        seats=flags.seats,
-        budget=budget(flags),
-        seed=flags.seed,
-        candidate_seeds=flags.candidate_seeds,
-        baseline_seeds=flags.baseline_seeds,
-        baselines=_baselines(flags),
-        fitness=flags.fitness,
-        pool=TINY_POOL if flags.scale in SMALL_SCALES else PAPER_POOL,
-        parent_policy=flags.parent_policy,
-        ablations=pb.Ablations(
-            **{f"without_{part}": True for part in flags.without},
-            random_parent=flags.random_parent,
-            best_of=flags.best_of,
-        ),
-        promotion=flags.promotion,
-        judge_times=flags.judge_times,
+        baselines=options.baselines or (TINY_BASELINES if small else known),
+        pool=TINY_POOL if small else PAPER_POOL,
+        ablations=pb.Ablations(**{f"without_{part}": True for part in options.without}),
     )
-    policies = _pairs("--policy", flags.policies)
-    for policy in policies:
-        one_of("--policy", policy, POLICIES)
-    settings.policies.update(policies)
-    _must_be_possible(settings)
+    for name in RunOptions.model_fields:
+        _write(settings, name, getattr(options, name))
+    settings.budget.CopyFrom(budget(options))
+    _require_possible(settings)
+    return settings
+
+
+def _write(settings: pb.RunSettings, name: str, value: Any) -> None:
+    """Put a setting where the record has it; None stays absent."""
+    extra = _extra(name)
+    if not extra["wire"] or value is None:
+        return
+    parent, _, field = str(extra["wire"]).rpartition(".")
+    message = getattr(settings, parent) if parent else settings
+    if isinstance(value, dict):
+        getattr(message, field).update(value)
+    else:
+        setattr(message, field, value * extra["unit"] if extra["unit"] != 1 else value)
+
+
+def _extra(name: str) -> Mapping[str, Any]:
+    extra = RunOptions.model_fields[name].json_schema_extra
+    assert isinstance(extra, Mapping)  # noqa: S101 - as `_setting` makes it
+    return extra
+
+
+def budget(options: RunOptions) -> pb.Budget:
+    """The budget; at a small scale a handful of candidates if nothing else limits the run."""
+    settings = pb.RunSettings()
+    for name in Limits.model_fields:
+        _write(settings, name, getattr(options, name))
+    if options.scale in SMALL_SCALES and not settings.budget.ListFields():
+        settings.budget.candidates = TINY_CANDIDATES
+    return settings.budget
+
+
+def has_budget(options: RunOptions) -> bool:
+    """Whether any part of the budget was given."""
+    return any(getattr(options, name) is not None for name in Limits.model_fields)
+
+
+def fork_settings(source: pb.RunSettings, options: RunOptions) -> pb.RunSettings:
+    """The settings of a fork: those of its source, but for what was given and may differ.
+
+    Raises SettingsError for a setting that would contradict the history: what was measured in one way stays comparable.
+    """
+    wanted, settings = run_settings(options), pb.RunSettings()
+    settings.CopyFrom(source)
+    for name in RunOptions.model_fields:
+        if name not in options.model_fields_set:
+            continue
+        if _extra(name)["fixed"]:
+            flag = _flag(name, RunOptions.model_fields[name]).replace("_", "-")
+            raise SettingsError(
+                f"--{flag} cannot differ in a fork: its history was measured otherwise. Start a new run."
+            )
+        if name in Limits.model_fields:
+            settings.budget.CopyFrom(wanted.budget)
+        elif name == "without":
+            for part in PARTS:
+                setattr(settings.ablations, f"without_{part}", part in options.without)
+        elif name == "policies":
+            settings.policies.CopyFrom(wanted.policies)
+        else:
+            parent, _, field = str(_extra(name)["wire"]).rpartition(".")
+            given, kept = (getattr(message, parent) if parent else message for message in (wanted, settings))
+            setattr(kept, field, getattr(given, field))
     return settings
 
 
@@ -98,21 +312,6 @@ def stages_of(settings: pb.RunSettings) -> str:
     """The stages that a run needs engineers for, commas between: its own, and those that candidates go up to."""
     climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
     return ",".join(dict.fromkeys((settings.scale, *(stage.scale for stage in climb.stages))))
-
-
-def budget(flags: Flags) -> pb.Budget:
-    """The budget; at a small scale a handful of candidates if nothing else limits the run."""
-    asked = (flags.candidates, flags.hours, flags.gpu_hours, flags.tokens, flags.money)
-    candidates = (
-        TINY_CANDIDATES if all(one is None for one in asked) and flags.scale in SMALL_SCALES else flags.candidates
-    )
-    return pb.Budget(
-        candidates=candidates,
-        seconds=None if flags.hours is None else flags.hours * 3600,
-        gpu_seconds=None if flags.gpu_hours is None else flags.gpu_hours * 3600,
-        tokens=flags.tokens,
-        money=flags.money,
-    )
 
 
 def checked_run_name(name: str) -> str:
@@ -123,15 +322,7 @@ def checked_run_name(name: str) -> str:
         raise SettingsError(f"--run: {error}.") from None
 
 
-def _baselines(flags: Flags) -> list[str]:
-    known = [one.name for one in zoo()]
-    asked = list(flags.baselines) or list(TINY_BASELINES if flags.scale in SMALL_SCALES else known)
-    for name in asked:
-        one_of("--baselines", name, known)
-    return asked
-
-
-def _must_be_possible(settings: pb.RunSettings) -> None:
+def _require_possible(settings: pb.RunSettings) -> None:
     """Ask the run's policy itself, so that what starts cannot be refused later."""
     try:
         climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
@@ -148,18 +339,22 @@ def _must_be_possible(settings: pb.RunSettings) -> None:
         raise SettingsError(f"{error}.") from None
 
 
-def one_of(flag: str, value: str, known: Sequence[str]) -> None:
-    """Raises SettingsError, with what was perhaps meant, unless the value is a known one."""
-    if value not in known:
-        choice = near(value, known) or f"; choose one of {', '.join(known)}."
-        raise SettingsError(f"{flag} is {value!r}{choice}")
+def require_possible_scale(settings: pb.RunSettings) -> None:
+    """Ask the engineer's own rules about the overrides before anything starts.
+
+    Raises SettingsError naming an override that a stage of this run does not know, or its impossible value.
+    """
+    _try_overrides("--set", settings.scale, settings.scale_overrides)
+    climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
+    for stage in climb.stages:
+        _try_overrides(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))
 
 
-def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise SettingsError(f"{flag} is {text!r}; write it as NAME=VALUE.")
-        pairs[name] = value
-    return pairs
+def _try_overrides(flag: str, scale: str, overrides: Mapping[str, str]) -> None:
+    if not overrides:
+        return
+    given = [f"{name}={value}" for name, value in sorted(overrides.items())]
+    command = [sys.executable, "-m", "services.engineer.scales", scale, *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SettingsError(f"{flag}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'impossible'}")

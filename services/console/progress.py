@@ -1,7 +1,13 @@
-"""Live progress of a run: candidates by state, the best so far, the time left."""
+"""Live progress of a run: candidates by state, trainings under way, the best so far, the time left."""
 
+from __future__ import annotations
+
+import json
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -10,9 +16,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from services.console.events import EventRow, line
 from services.console.rows import Row
-from services.console.tables import number
+from services.console.tables import ABSENT, clock, number
 from services.contracts import archive_pb2 as pb
+
+if TYPE_CHECKING:
+    from services.console.commands.watch import Scene
 
 STATES = ("requested", "proposed", "training", "trained", "judged", "analysed", "archived", "rejected")
 REST_SECONDS = 15.0
@@ -21,8 +31,8 @@ REST_SECONDS = 15.0
 class Progress:
     """Shows where a run stands: a live block on a terminal, a line now and then in a file."""
 
-    def __init__(self, console: Console, quiet: bool = False) -> None:
-        self._console = console
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = console = Console(highlight=False)
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._quiet = quiet
         self._begun = time.monotonic()
@@ -30,7 +40,7 @@ class Progress:
         self._ended_at_start: int | None = None
         self._spent_at_start: float | None = None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Progress:
         if self._live and not self._quiet:
             self._live.start()
         return self
@@ -126,8 +136,55 @@ def _left(seconds: float | None) -> str:
     return "" if seconds is None else f" · about {clock(seconds)} left"
 
 
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, as in 1:02:03."""
-    whole = int(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+COLUMNS = (("id", 7), ("name", 0), ("state", 8), ("since", 5), ("training", 25))
+"""Of what is in flight, with their least widths; the name gives way."""
+
+
+def scene_block(scene: Scene, data_dir: Path, now: datetime | None = None) -> RenderableType:
+    """The whole scene. Steps of a training are read from the data folder, where an engineer of this machine tells."""
+    status = scene.status
+    ended, wanted = ended_and_wanted(status)
+    counts = ", ".join(f"{status.states[name]} {name}" for name in STATES if status.states.get(name, 0))
+    parts: list[RenderableType] = [
+        Text(
+            f"run {status.run} · {status.phase} · {clock(status.spent.seconds)} · {counts or 'starting'}", style="bold"
+        )
+    ]
+    if wanted:
+        parts.append(Padding(ProgressBar(total=wanted, completed=min(ended, wanted), width=40), 0))  # a line of its own
+    parts.append(in_flight(scene.moving, scene.last, data_dir, now or datetime.now(UTC)))
+    parts.append(Text(best_line(status), style="green"))
+    parts += [Text(line(row), style="dim", no_wrap=True, overflow="ellipsis") for row in scene.latest]
+    return Group(*parts)
+
+
+def in_flight(rows: Sequence[Row], last: dict[str, EventRow], data_dir: Path, now: datetime) -> RenderableType:
+    """A line for each candidate under way."""
+    if not rows:
+        return Text("nothing is in flight", style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title, width in COLUMNS:
+        room = Console().width - sum(width + 2 for _, width in COLUMNS)
+        table.add_column(
+            title, no_wrap=True, overflow="ellipsis", header_style="dim",
+            min_width=width or 24, max_width=None if width else max(24, room),
+        )  # fmt: skip
+    for one in rows:
+        table.add_row(one["id"], one["name"] or "…", one["state"], _since(last.get(one["id"]), now),
+                      _training_of(data_dir, one))  # fmt: skip
+    return table
+
+
+def _since(last: EventRow | None, now: datetime) -> str:
+    if last is None:
+        return ABSENT
+    return clock(max(0.0, (now - datetime.fromisoformat(last["time"])).total_seconds()))
+
+
+def _training_of(data_dir: Path, one: Row) -> str:
+    """Where the engineer says it is, as in "step 40/586, loss 2.31"; empty when it says nothing here."""
+    try:
+        told = json.loads((data_dir / "progress" / one["run"] / f"{one['id']}.json").read_text())
+        return f"step {told['step']}/{told['steps']}, loss {told['train_loss']:.2f}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -1,9 +1,11 @@
 """Candidates as plain rows: what `list --json` prints and what tables show. What was not measured is None."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from services.archive.scoring import precision_of
+from google.protobuf.message import Message
+
+from services.console.options import one_of
 from services.contracts import archive_pb2, candidate_pb2
 
 
@@ -64,7 +66,7 @@ def row(record: candidate_pb2.Candidate, loss_of_root: float | None = None) -> R
         fitness_high=interval.high if interval else None,
         parameters=training.seeds[0].measurements.parameters if training.seeds else None,
         seconds=sum(seed.measurements.seconds for seed in training.seeds) if training.seeds else None,
-        precision=precision_of(record) or None,
+        precision=training.seeds[0].measurements.precision or None if training.seeds else None,
         reason=record.rejection.reason if record.HasField("rejection") else None,
     )
 
@@ -84,7 +86,7 @@ def tree_row(node: archive_pb2.TreeNode) -> Node:
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
     """Best fitness first; those without one last, in the order given."""
-    return sorted(rows, key=lambda one: (one["fitness"] is None, -(one["fitness"] or 0.0)))
+    return sorted(rows, key=lambda row: (row["fitness"] is None, -(row["fitness"] or 0.0)))
 
 
 def state_name(number: candidate_pb2.State.ValueType) -> str:
@@ -95,3 +97,19 @@ def state_name(number: candidate_pb2.State.ValueType) -> str:
 def kind_name(number: candidate_pb2.Kind.ValueType) -> str:
     """As in "baseline"."""
     return candidate_pb2.Kind.Name(number).removeprefix("KIND_").lower()
+
+
+def states_of(names: Sequence[str]) -> list[candidate_pb2.State.ValueType]:
+    """States by their lower-case names. Raises SettingsError listing them."""
+    known = {state_name(number): number for number in candidate_pb2.State.values() if number}
+    for name in names:
+        one_of("--state", name, tuple(known))
+    return [known[name] for name in names]
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """A message of the contracts as JSON with the contracts' names."""
+    from google.protobuf.json_format import MessageToDict
+
+    plain: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    return plain

@@ -1,10 +1,24 @@
-"""Settings of the command line."""
+"""Settings of the command line, and the system that runs in its data folder."""
 
+import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
+from services.chassis.errors import NotFound
 from services.chassis.settings import ServiceSettings, load
+
+SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True)
+class RunningSystem:
+    """What system.json says of the services that `asi-arch run` has started."""
+
+    pid: int
+    nats_url: str
+    addresses: dict[str, str]  # gRPC addresses by "archive", "checker", "cognition", "judge"
 
 
 class ConsoleSettings(ServiceSettings):
@@ -21,6 +35,11 @@ class ConsoleSettings(ServiceSettings):
         return "ASI_ARCHIVE_ADDRESS" in os.environ
 
     @property
+    def archive_url(self) -> str:
+        """The archive of this data folder, or the one that ASI_ARCHIVE_URL names."""
+        return os.environ.get("ASI_ARCHIVE_URL") or f"{SQLITE}{(self.data_dir / 'archive.db').absolute()}"
+
+    @property
     def archive_place(self) -> str:
         """Where the archive of a system started here lies: a file, or a database, without user and password."""
         address = os.environ.get("ASI_ARCHIVE_URL")
@@ -35,10 +54,27 @@ class ConsoleSettings(ServiceSettings):
         """Where a run's reports go."""
         return self.data_dir / "runs" / run
 
+    def require_archive(self) -> None:
+        """Raises NotFound where there is no archive file. A database is asked when it is opened."""
+        if self.archive_url.startswith(SQLITE) and not Path(self.archive_url.removeprefix(SQLITE)).exists():
+            place = self.archive_place if "ASI_ARCHIVE_URL" in os.environ else str(self.data_dir)
+            raise NotFound(f"there is no archive in {place} yet: start a run with `asi-arch run`")
+
 
 def console_settings() -> ConsoleSettings:
     """From the environment. Raises SettingsError."""
     return load(ConsoleSettings, "console")
+
+
+def running_system(settings: ConsoleSettings) -> RunningSystem | None:
+    """The system of this data folder, if the process that wrote system.json is alive."""
+    try:
+        content = json.loads(settings.system_file.read_text())
+        system = RunningSystem(int(content["pid"]), str(content["nats_url"]), dict(content["addresses"]))
+        os.kill(system.pid, 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return system
 
 
 def _without_user(address: str) -> str:

@@ -1,26 +1,66 @@
-"""Rows as tables and trees for a terminal of any width. What is absent is shown as a dash, never as a number."""
+"""Text for a terminal of any width: numbers, tables, trees. What is absent is a dash, never a number.
 
+Plain lines instead of a library's tables: a list of two thousand candidates takes 20 ms, and `| head` may end it.
+"""
+
+import os
+import shutil
+import sys
+import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.tree import Tree
+import typer
 
 from services.console.rows import Node, Row
 
 ABSENT = "–"
-LEAST_NAME = 8
-WIDE = 104  # columns from which there is room for intervals
-DISPENSABLE = ("s", "params", "parent", "bench", "judge", "Δ root", "loss")
-"""What a table gives up first where it does not fit: never the id, the name, the state or the fitness."""
+LEAST_NAME = 24
+NARROWEST_NAME = 8
+GAP = "  "
 
 
-def terminal() -> Console:
-    """Where people read: standard output."""
-    return Console(highlight=False)
+def width() -> int:
+    """Columns of the terminal, or of COLUMNS."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def in_colour() -> bool:
+    """Whether standard output is a terminal that may be given colours."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def styled(text: str, **style: bool | str) -> str:
+    """The text in bold=True, dim=True or fg="red", where the terminal shows that."""
+    return typer.style(text, **style) if in_colour() else text  # type: ignore[arg-type]
+
+
+def say(text: str = "") -> None:
+    """One line or several on standard output."""
+    typer.echo(text)
+
+
+def paragraph(text: str, indent: int = 0, first: str = "") -> str:
+    """Text in lines that fit the terminal; line breaks of the text are kept."""
+    space = " " * indent
+    lines = text.splitlines() or [""]
+    return "\n".join(
+        textwrap.fill(
+            line, max(width(), indent + 20), initial_indent=first if place == 0 else space, subsequent_indent=space,
+            break_long_words=False, break_on_hyphens=False,
+        )
+        for place, line in enumerate(lines)
+    )  # fmt: skip
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and values below each other; long values are wrapped beside their name."""
+    rows = list(rows)
+    indent = max(len(name) for name, _ in rows) + len(GAP)
+    return "\n".join(
+        styled(name.ljust(indent), dim=True) + paragraph(value, indent, " " * indent)[indent:] for name, value in rows
+    )
 
 
 def number(value: float | None, pattern: str = ".4f") -> str:
@@ -28,109 +68,127 @@ def number(value: float | None, pattern: str = ".4f") -> str:
     return ABSENT if value is None else format(value, pattern)
 
 
-def ranking(rows: Sequence[Row]) -> Table:
-    """Candidates best first: what a run ends with."""
-    table = _table(("#", 2), ("id", 7), ("name", 0), ("parent", 7), ("loss", -6), ("Δ root", -7), ("bench", -5),
-                   ("judge", -5), _fitness_column(8), ("s", -3))  # fmt: skip
-    for place, one in enumerate(rows, 1):
-        scored = one["fitness"] is not None
-        table.add_row(
-            str(place) if scored else ABSENT,
-            one["id"],
-            escape(one["name"] or ABSENT),
-            one["parent"] or ABSENT,
-            number(one["loss"]),
-            number(one["loss_difference"], "+.4f"),
-            number(one["benchmark"], ".3f"),
-            number(one["judge"], ".1f"),
-            _fitness(one) if scored else one["state"],
-            number(one["seconds"], ".0f"),
-            style=None if scored else "dim",
-        )
-    return _fitted(table)
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as in 1:02:03."""
+    whole = int(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
-def mixed_precision(rows: Sequence[Row]) -> str | None:
-    """A sentence where these rows were trained in different precision: their order by loss means little then."""
-    counts = Counter(one["precision"] for one in rows if one["precision"])
-    if len(counts) < 2:
-        return None
-    parts = ", ".join(f"{count} in {precision}" for precision, count in counts.most_common())
-    return f"trained in different precision ({parts}): only numbers of the same precision can be compared"
+@dataclass
+class Column:
+    """A column of a table. `flexible`: it gives way first, down to 24 characters; `rank`: the highest is left out
+    first where the terminal is too narrow, 0 never."""
+
+    title: str
+    cells: Sequence[str]
+    right: bool = False
+    flexible: bool = False
+    rank: int = 0
+
+    @property
+    def width(self) -> int:
+        return max(len(self.title), *(len(cell) for cell in self.cells)) if self.cells else len(self.title)
 
 
-def listing(rows: Sequence[Row]) -> Table:
-    """Candidates in the order given, with state and size."""
-    table = _table(("id", 7), ("name", 0), ("parent", 7), ("state", 8), ("loss", -6), ("bench", -5),
-                   ("judge", -5), _fitness_column(7), ("params", -9), ("s", -3))  # fmt: skip
-    for one in rows:
-        table.add_row(
-            one["id"], escape(one["name"] or ABSENT), one["parent"] or ABSENT, one["state"],
-            number(one["loss"]), number(one["benchmark"], ".3f"), number(one["judge"], ".1f"),
-            _fitness(one), ABSENT if one["parameters"] is None else f"{one['parameters']:,}",
-            number(one["seconds"], ".0f"),
-        )  # fmt: skip
-    return _fitted(table)
+def table(columns: Sequence[Column], dim: Sequence[bool] = ()) -> str:
+    """Lines that fit the terminal. A column without any value is left out, unless it is flexible or of rank 0."""
+    shown = [column for column in columns if not column.rank or any(cell not in (ABSENT, "") for cell in column.cells)]
+    while (excess := _excess(shown, LEAST_NAME)) > 0 and any(column.rank for column in shown):
+        shown.remove(max(shown, key=lambda column: column.rank))
+    excess = _excess(shown, NARROWEST_NAME if excess > 0 else LEAST_NAME, whole=True)
+    widths = []
+    for column in shown:
+        least = min(column.width, NARROWEST_NAME)
+        widths.append(max(least, column.width - excess) if column.flexible and excess > 0 else column.width)
+    head = GAP.join(_cell(column.title, column, size) for column, size in zip(shown, widths, strict=True))
+    lines = [styled(head.rstrip(), bold=True), styled(GAP.join("─" * size for size in widths), dim=True)]
+    for place, cells in enumerate(zip(*(column.cells for column in shown), strict=True)):
+        line = GAP.join(_cell(cell, *shape) for cell, *shape in zip(cells, shown, widths, strict=True)).rstrip()  # type: ignore[arg-type]
+        lines.append(styled(line, dim=True) if dim and dim[place] else line)
+    return "\n".join(lines)
 
 
-def _fitness_column(width: int) -> tuple[str, int]:
-    return ("fitness [95 %]", -20) if terminal().width >= WIDE else ("fitness", -width)
+def _excess(columns: Sequence[Column], least_name: int, whole: bool = False) -> int:
+    """Characters by which a table is too wide once its flexible column has given way, or before (`whole`)."""
+    sizes = [min(column.width, least_name) if column.flexible and not whole else column.width for column in columns]
+    return sum(sizes) + len(GAP) * (len(sizes) - 1) - width()
 
 
-def _fitness(one: Row) -> str:
-    """With its interval where there is room and one was measured."""
-    value = number(one["fitness"], ".3f")
-    if one["fitness_low"] is None or one["fitness_high"] is None or terminal().width < WIDE:
-        return value
-    return escape(f"{value} [{one['fitness_low']:.3f}, {one['fitness_high']:.3f}]")
+def _cell(text: str, column: Column, size: int) -> str:
+    if len(text) > size:
+        text = text[: size - 1] + "…"
+    return text.rjust(size) if column.right else text.ljust(size)
 
 
-def _table(*columns: tuple[str, int]) -> Table:
-    """Columns of a least width, right-aligned where negative; the one of width 0 gives way on a narrow terminal."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    taken = sum(abs(width) + 2 for _, width in columns) + 1
-    for title, width in columns:
-        table.add_column(
-            escape(title),
-            justify="right" if width < 0 else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=abs(width) or LEAST_NAME,
-            max_width=None if width else max(LEAST_NAME, terminal().width - taken),
-        )
-    return table
+def listing(rows: Sequence[Row]) -> str:
+    """Candidates in the order given: loss and fitness first, then what they are made of, then size and time."""
+    low_high = [(row["fitness_low"], row["fitness_high"]) for row in rows]
+    intervals = [ABSENT if low is None or high is None else f"[{low:.3f}, {high:.3f}]" for low, high in low_high]
+    sizes = [ABSENT if row["parameters"] is None else f"{row['parameters']:,}" for row in rows]
+    states = [row["state"] for row in rows]
+    return table(
+        [
+            Column("id", [row["id"] for row in rows]),
+            Column("name", [row["name"] or ABSENT for row in rows], flexible=True),
+            Column("loss", [number(row["loss"]) for row in rows], right=True, rank=1),
+            Column("fitness", [number(row["fitness"], ".3f") for row in rows], right=True),
+            Column("[95 %]", intervals, rank=8),
+            Column("Δ root", [number(row["loss_difference"], "+.4f") for row in rows], right=True, rank=7),
+            Column("bench", [number(row["benchmark"], ".3f") for row in rows], right=True, rank=4),
+            Column("judge", [number(row["judge"], ".1f") for row in rows], right=True, rank=5),
+            Column("parent", [row["parent"] or ABSENT for row in rows], rank=3),
+            Column("state", states if set(states) - {"archived"} else [""] * len(rows), rank=2),
+            Column("params", sizes, right=True, rank=9),
+            Column("s", [number(row["seconds"], ".0f") for row in rows], right=True, rank=6),
+        ],
+        dim=[row["fitness"] is None for row in rows],
+    )
 
 
-def _fitted(table: Table) -> Table:
-    """Without the columns that there is no room for: the name is cut first, whole columns after it."""
-    for title in DISPENSABLE:
-        if sum((column.min_width or 0) + 2 for column in table.columns) <= terminal().width:
-            break
-        table.columns = [column for column in table.columns if column.header != title]
-    for column in table.columns:
-        if column.header == "name":
-            others = sum((one.min_width or 0) + 2 for one in table.columns if one is not column)
-            column.max_width = max(LEAST_NAME, terminal().width - others - 2)
-    return table
-
-
-def family(nodes: Sequence[Node], title: str) -> Tree:
-    """The phylogenetic tree: roots first, children best first."""
+def family(nodes: Sequence[Node]) -> str:
+    """The phylogenetic tree, a line for each candidate: roots first, children best first, numbers at the right."""
     children: defaultdict[str | None, list[Node]] = defaultdict(list)
     known = {node["id"] for node in nodes}
     for node in nodes:
         children[node["parent"] if node["parent"] in known else None].append(node)
-    tree = Tree(title)
-    waiting: list[tuple[Tree, str | None]] = [(tree, None)]
+    ids = max((len(node["id"]) for node in nodes), default=0)
+    room = width() - ids - 20
+    lines = [styled(f"{'name'.ljust(room)}{GAP}{'id'.ljust(ids)}{GAP}{'fitness':>7}{GAP}{'loss':>7}", bold=True)]
+    waiting = [(node, "", "") for node in _best_first(children[None])]
     while waiting:
-        branch, parent = waiting.pop()
-        best_first = sorted(children[parent], key=lambda one: (one["fitness"] is None, -(one["fitness"] or 0.0)))
-        waiting += [(branch.add(_leaf(node)), node["id"]) for node in best_first]
-    return tree
+        node, head, below = waiting.pop()
+        lines.append(_branch(node, head, room, ids))
+        own = _best_first(children[node["id"]])
+        waiting += [(child, below + ("├ " if place else "└ "), below + ("│ " if place else "  "))
+                    for place, child in enumerate(own)]  # fmt: skip
+    return "\n".join(lines)
 
 
-def _leaf(node: Node) -> str:
-    name = f"[bold]{escape(node['name'] or '?')}[/bold] [dim]{node['id']}[/dim]"
+def _best_first(nodes: Sequence[Node]) -> list[Node]:
+    """Best last, as a stack wants it."""
+    return sorted(nodes, key=lambda node: (node["fitness"] is None, -(node["fitness"] or 0.0)), reverse=True)
+
+
+def _branch(node: Node, head: str, room: int, ids: int) -> str:
+    most = max(2, room - LEAST_NAME)  # a deep branch is drawn with its depth instead of all of its lines
+    if len(head) > most:
+        depth = f"{len(head) // 2}"
+        head = f"{head[: most - len(depth) - 3]}…{depth} "
+    name = node["name"] or ABSENT
+    if len(head) + len(name) > room:
+        name = name[: room - len(head) - 1] + "…"
+    numbers = node["state"].rjust(16)
     if node["fitness"] is not None:
-        return f"{name}  fitness {node['fitness']:.3f}  loss {number(node['loss'])}"
-    return f"{name}  [dim]{node['state']}[/dim]"
+        numbers = f"{node['fitness']:7.3f}{GAP}{number(node['loss']):>7}"
+    line = f"{styled(head, dim=True)}{name}{' ' * (room - len(head) - len(name))}{GAP}{node['id'].ljust(ids)}{GAP}"
+    return line + (styled(numbers, dim=True) if node["fitness"] is None else numbers)
+
+
+def mixed_precision(rows: Sequence[Row]) -> str | None:
+    """A sentence where these rows were trained in different precision: their order by loss means little then."""
+    counts = Counter(row["precision"] for row in rows if row["precision"])
+    if len(counts) < 2:
+        return None
+    parts = ", ".join(f"{count} in {precision}" for precision, count in counts.most_common())
+    return f"trained in different precision ({parts}): only numbers of the same precision can be compared"

@@ -13,7 +13,7 @@ import pytest
 
 from services.chassis.bus import Bus
 from services.chassis.rpc import channel
-from services.console.plan import Flags, run_settings
+from services.console.plan import RunOptions, run_settings
 from services.console.settings import ConsoleSettings
 from services.console.steer import start_run
 from services.contracts import archive_pb2 as pb
@@ -24,7 +24,7 @@ from tests.loop.conftest import MICRO
 
 pytestmark = [pytest.mark.compose, pytest.mark.slow]
 RUN = "compose"
-FLAGS = Flags(candidates=3, baselines=("delta_net", "gated_delta_net"), overrides=MICRO)
+FLAGS = RunOptions(candidates=3, baselines=("delta_net", "gated_delta_net"), overrides=MICRO)
 ENDS = {"candidate_archived", "candidate_rejected"}
 
 

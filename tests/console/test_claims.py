@@ -7,11 +7,11 @@ import pytest
 
 from services.chassis.errors import NotPossible
 from services.console.commands.ablate import components_of, part_row, parts
+from services.console.commands.discover import PRESET
 from services.console.commands.gallery import card_json, cards, claims, sentences
 from services.console.commands.stopping import replay_row, replays, too_few
-from services.console.comparing import gain_over
-from services.console.discovering import PRESET
-from services.console.plan import run_settings
+from services.console.comparison import gain_over
+from services.console.plan import RunOptions, run_settings
 from services.console.report import write_report
 from services.console.report.ablations import ablations
 from services.console.report.dataset import Dataset
@@ -54,7 +54,7 @@ def test_a_run_tells_whom_its_budget_kept_out() -> None:
 
 def test_the_preset_is_a_possible_run() -> None:
     """Two stages at scale tiny, the second with more data and seeds."""
-    settings = run_settings(PRESET)
+    settings = run_settings(RunOptions.read(PRESET))
     climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
 
     assert settings.scale_overrides["tokens"] == "600000"

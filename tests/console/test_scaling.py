@@ -17,7 +17,7 @@ import pytest
 from services.chassis.bus import Bus
 from services.chassis.errors import NotPossible
 from services.chassis.events import follow
-from services.console.commands.scale import Bounds, Wanted, places_for
+from services.console.commands.autoscale import Bounds, EngineerTarget, places_for
 from services.console.local.fleet import Fleet
 from services.console.local.gpus import gpus
 from services.contracts import candidate_pb2 as pb
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_engineers_come_at_once_and_go_when_less_was_enough_for_a_while() -> None:
     """One for each message, within the bounds."""
-    wanted = Wanted(Bounds(least=1, most=4, every=1, calm=10))
+    wanted = EngineerTarget(Bounds(least=1, most=4, every=1, calm=10))
 
     assert wanted.at(0, 0) == 1
     assert wanted.at(1, 3) == 3

@@ -19,7 +19,7 @@ from services.chassis.rpc import channel
 from services.chassis.settings import SERVICES
 from services.console.local.ports import free_port
 from services.console.local.processes import ServiceProcess
-from services.console.plan import Flags, run_settings
+from services.console.plan import RunOptions, run_settings
 from services.console.settings import ConsoleSettings
 from services.console.steer import start_run
 from services.contracts import archive_pb2 as pb
@@ -33,7 +33,7 @@ from tests.loop.conftest import MICRO
 from tests.loop.test_minds import SCRIPT
 
 RUN = "guarded"
-FLAGS = Flags(mind="openai", candidates=1, baselines=("delta_net", "linear_attention"), overrides=MICRO)
+FLAGS = RunOptions(mind="openai", candidates=1, baselines=("delta_net", "linear_attention"), overrides=MICRO)
 ADDRESSES = {"store": "archive", "engineer": "checker", "analyst": "cognition", "judge": "judge"}
 MIND = '[models.one]\nname = "scripted-model"\nprice_prompt = 2.0\nprice_completion = 8.0\n' + "".join(
     f'[roles.{role}]\nmodels = ["one"]\n'

@@ -8,22 +8,23 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import grpc.aio
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+import typer
 
+from services.chassis import logs
 from services.chassis.errors import NotPossible
 from services.chassis.events import first
 from services.chassis.rpc import channel
 from services.console.archive import all_candidates, open_archive
-from services.console.comparing import Gain, gain_over, seed_noise, widened
-from services.console.local.system import System, running, running_system
-from services.console.settings import ConsoleSettings
-from services.console.steer import SERVICE, publish_all
-from services.console.tables import ABSENT, number
+from services.console.comparison import Gain, gain_over, seed_noise, widened
+from services.console.local.system import System, running
+from services.console.log import publish
+from services.console.options import Candidate, Json, Run, print_json
+from services.console.settings import ConsoleSettings, console_settings, running_system
+from services.console.steer import SERVICE
+from services.console.tables import ABSENT, Column, number, paragraph, say, styled, table
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.statistics import Noise
@@ -45,7 +46,27 @@ class Part:
     reason: str
 
 
-async def ablate(
+def ablate(
+    candidate: Candidate,
+    component: Annotated[
+        list[str] | None, typer.Option(help="leave out only this one; may be given again; default: each in turn")
+    ] = None,
+    run: Run = "",
+    as_json: Json = False,
+) -> None:
+    """Train the same program without each of its components, with the same seeds, and see which carries the gain."""
+    logs.configure("console", "warning")
+    note: Callable[[str], None] = (lambda _: None) if as_json else say
+    original, found = asyncio.run(_ablate(console_settings(), run, candidate, component or (), note))
+    if as_json:
+        print_json([part_row(part) for part in found])
+    else:
+        _print(original, found)
+    if not any(part.gain for part in found):
+        raise typer.Exit(1)
+
+
+async def _ablate(
     settings: ConsoleSettings, run: str, candidate: str, components: Sequence[str], note: Callable[[str], None]
 ) -> tuple[pb.Candidate, list[Part]]:
     """Ask for what was not asked for before, wait for all of it, compare. Starts the services where none run.
@@ -63,7 +84,7 @@ async def ablate(
         archive = archive_pb2_grpc.ArchiveStub(connection)
         records = await all_candidates(archive, archive_pb2.ListCandidatesRequest(run=original.run))
         known = {one.request.without_component for one in ablations_of(records, original.id)}
-        await publish_all(client, [_wanted(original, one) for one in wanted if one not in known])
+        await publish(client, [_wanted(original, one) for one in wanted if one not in known])
         records = await _all_ended(archive, original, wanted, system, note)
     return original, [one for one in parts(original, records) if one.component in wanted]
 
@@ -102,22 +123,19 @@ def part_row(one: Part) -> dict[str, object]:
     }  # fmt: skip
 
 
-def print_parts(console: Console, original: pb.Candidate, found: Sequence[Part]) -> None:
+def _print(original: pb.Candidate, found: Sequence[Part]) -> None:
     """Which component carries the gain."""
-    console.print(
-        f"[bold]{escape(original.proposal.name)}[/bold] {original.id}: loss {original.training.loss:.4f} with all of it"
-    )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for title in ("without", "id", "loss", "it brings", escape("[95 %]"), ""):
-        table.add_column(title, justify="right" if title in ("loss", "it brings") else "left")
-    for one in found:
-        interval = one.gain.interval if one.gain else None
-        bounds = escape(f"[{interval.low:+.4f}, {interval.high:+.4f}]") if interval else ABSENT
-        brings = number(one.gain.mean if one.gain else None, "+.4f")
-        told = escape(one.reason or _verdict(one))
-        table.add_row(one.component, one.ablation, number(one.loss), brings, bounds, told)
-    console.print(table)
-    console.print("it brings: nats per token that the loss rises by without the component, same seeds", style="dim")
+    say(f"{original.id} {original.proposal.name}: loss {original.training.loss:.4f} nats per token with all of it")
+    intervals = [part.gain.interval if part.gain else None for part in found]
+    say(table([
+        Column("without", [part.component for part in found]),
+        Column("id", [part.ablation for part in found], rank=1),
+        Column("loss", [number(part.loss) for part in found], right=True),
+        Column("gain", [number(part.gain.mean if part.gain else None, "+.4f") for part in found], right=True),
+        Column("[95 %]", [ABSENT if at is None else f"[{at.low:+.4f}, {at.high:+.4f}]" for at in intervals], rank=2),
+        Column("", [part.reason or _verdict(part) for part in found], flexible=True),
+    ]))  # fmt: skip
+    say(styled(paragraph("gain: nats per token that the loss rises by without the component, same seeds"), dim=True))
 
 
 def _verdict(one: Part) -> str:
@@ -175,10 +193,8 @@ async def _services(
 ) -> AsyncIterator[tuple[ConsoleSettings, System | None]]:
     """Settings that reach running services: those of this folder, those that the environment names, or own ones."""
     if (other := running_system(settings)) is not None:
-        addresses = other["addresses"]
-        assert isinstance(addresses, dict)  # noqa: S101 - as the system writes it
-        found = {"nats_url": other["nats_url"], "archive_address": addresses["archive"]}
-        yield settings.model_copy(update=found), None
+        update = {"nats_url": other.nats_url, "archive_address": other.addresses["archive"]}
+        yield settings.model_copy(update=update), None
     elif "ASI_ARCHIVE_ADDRESS" in os.environ:
         yield settings, None
     else:

@@ -1,23 +1,29 @@
-"""`asi-arch dead`: what could not be handled, why, and what is done about it."""
+"""`asi-arch dead list|show|retry|drop`: messages that could not be handled, why, and what is done about them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict, TypeVar
 
-from rich.console import Console
-from rich.markup import escape
+import typer
 
 from services.chassis.bus import Bus
 from services.chassis.bus.subjects import fact_of
 from services.chassis.deadletters import dropped, retry_of
 from services.chassis.errors import NotFound, NotPossible
 from services.chassis.events import Cause
+from services.console.archive import catch_up, open_archive
+from services.console.log import open_log
+from services.console.options import Json, Run, print_json
+from services.console.rows import as_dict
+from services.console.settings import ConsoleSettings, console_settings, running_system
+from services.console.steer import SERVICE
+from services.console.tables import ABSENT, pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 
-SERVICE = "console"
 Standing = Literal["open", "retried", "dropped"]
 
 
@@ -49,7 +55,112 @@ class LetterRow(TypedDict):
     standing: Standing
 
 
-async def letters(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> list[Letter]:
+dead = typer.Typer(help="Messages that could not be handled: list, show, retry, drop.", no_args_is_help=False)
+
+Which = Annotated[str, typer.Argument(metavar="LETTER", help="its number, or the candidate it is about")]
+T = TypeVar("T")
+Ask = Callable[[Bus, "archive_pb2_grpc.ArchiveAsyncStub", "list[Letter]"], Awaitable[T]]
+
+
+@dead.callback(invoke_without_command=True)
+def plain(context: typer.Context, run: Run = "", as_json: Json = False) -> None:
+    """Messages that could not be handled; without a further word, their list."""
+    if context.invoked_subcommand is None:
+        _list(run, as_json)
+
+
+@dead.command("list")
+def list_letters(run: Run = "", as_json: Json = False) -> None:
+    """All dead letters of a run, oldest first, and what was done about each."""
+    _list(run, as_json)
+
+
+@dead.command()
+def show(letter: Which, run: Run = "", as_json: Json = False) -> None:
+    """The message, the event in it, and the traceback."""
+
+    async def ask(bus: Bus, _: object, found: list[Letter]) -> tuple[Letter, events_pb2.Event]:
+        one = the_letter(found, letter)
+        return one, events_pb2.Event.FromString(await bus.body_at(one.event.dead.sequence))
+
+    one, work = asyncio.run(_asked(console_settings(), run, ask))
+    if as_json:
+        content = {"letter": rows([one])[0], "traceback": one.event.dead.traceback or None,
+                   "event": as_dict(work)}  # fmt: skip
+        print_json(content)
+    else:
+        _print_letter(one, work)
+
+
+@dead.command()
+def retry(letter: Which, run: Run = "", as_json: Json = False) -> None:
+    """Publish a letter's work again: its rejected candidate goes on from there, as the same candidate.
+
+    Nothing that it has been through is done again. With NATS credentials this takes the administrator's.
+    """
+
+    async def ask(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, found: list[Letter]) -> events_pb2.Event:
+        return await retry_letter(bus, archive, the_letter(found, letter))
+
+    event = _done(run, ask)
+    waits = "" if _alive(console_settings()) else "; it waits for services: `asi-arch run --resume`"
+    _tell(event, as_json, f"{event.candidate} goes on from {event.id}{waits}")
+
+
+@dead.command()
+def drop(
+    letter: Which,
+    reason: Annotated[str, typer.Option(help="why nothing more is done about it")] = "",
+    run: Run = "",
+    as_json: Json = False,
+) -> None:
+    """Mark a letter as dealt with; its candidate stays as it ended."""
+
+    async def ask(bus: Bus, _: object, found: list[Letter]) -> events_pb2.Event:
+        return await drop_letter(bus, the_letter(found, letter), reason)
+
+    event = _done(run, ask)
+    _tell(event, as_json, f"{event.dead_dropped.dead} is dealt with")
+
+
+def _list(run: str, as_json: bool) -> None:
+    async def ask(_: Bus, __: object, found: list[Letter]) -> list[Letter]:
+        return found
+
+    found = rows(asyncio.run(_asked(console_settings(), run, ask)))
+    if as_json:
+        print_json(found)
+    else:
+        _print_rows(found)
+
+
+async def _asked(settings: ConsoleSettings, run: str, ask: Ask[T]) -> T:
+    async with open_archive(settings) as archive, open_log(settings) as bus:
+        name = (await archive.GetRun(pb.RunRequest(run=run), timeout=30)).run
+        return await ask(bus, archive, await dead_letters(bus, archive, name))
+
+
+def _done(run: str, ask: Ask[events_pb2.Event]) -> events_pb2.Event:
+    settings = console_settings()
+
+    async def publish() -> events_pb2.Event:
+        event = await _asked(settings, run, ask)
+        await catch_up(settings)
+        return event
+
+    return asyncio.run(publish())
+
+
+def _alive(settings: ConsoleSettings) -> bool:
+    return settings.archive_is_elsewhere or running_system(settings) is not None
+
+
+def _tell(event: events_pb2.Event, as_json: bool, sentence: str) -> None:
+    found = {"id": event.id, "run": event.run, "candidate": event.candidate or None, "retry_of": event.retry_of or None}
+    print_json(found) if as_json else say(sentence)
+
+
+async def dead_letters(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> list[Letter]:
     """All dead letters of a run, oldest first."""
     found = [
         (logged.sequence, Cause.of(logged.body))
@@ -76,9 +187,9 @@ def the_letter(found: Sequence[Letter], wanted: str) -> Letter:
     return named[0]
 
 
-async def retry(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, letter: Letter) -> events_pb2.Event:
+async def retry_letter(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, letter: Letter) -> events_pb2.Event:
     """Publish the letter's work again; the event. Raises NotPossible with a sentence that says why not."""
-    _must_be_open(letter)
+    _require_open(letter)
     dead = letter.event
     if not dead.candidate:
         raise NotPossible(f"dead letter {letter.number} is about a run, which no service takes up again: drop it")
@@ -102,9 +213,9 @@ async def retry(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, letter: Le
     return event
 
 
-async def drop(bus: Bus, letter: Letter, reason: str) -> events_pb2.Event:
+async def drop_letter(bus: Bus, letter: Letter, reason: str) -> events_pb2.Event:
     """Say that nothing more is done about it; the event. Raises NotPossible when it was dealt with already."""
-    _must_be_open(letter)
+    _require_open(letter)
     event = dropped(letter.cause, SERVICE, reason)
     await bus.publish(event)
     return event
@@ -128,40 +239,32 @@ def rows(found: Sequence[Letter]) -> list[LetterRow]:
     ]
 
 
-def print_rows(console: Console, found: Sequence[LetterRow]) -> None:
-    """Two lines each."""
+def _print_rows(found: Sequence[LetterRow]) -> None:
+    """A line for each letter, and its reason below."""
     if not found:
-        console.print("no dead letters")
-    for one in found:
-        style = "red" if one["standing"] == "open" else "dim"
-        about = one["candidate"] or f"run {one['run']}"
-        console.print(
-            f"[{style}]{one['number']:>5}[/{style}]  {about}  {one['durable']}  {one['standing']}  {one['time']}"
-        )
-        console.print(f"       {escape(' '.join(one['reason'].split()))}", soft_wrap=True)
+        say("no dead letters")
+    for row in found:
+        number = styled(f"{row['number']:>5}", fg="red") if row["standing"] == "open" else f"{row['number']:>5}"
+        say(f"{number}  {row['candidate'] or 'run ' + row['run']}  {row['durable']}  {row['standing']}  {row['time']}")
+        say(paragraph(" ".join(row["reason"].split()), 7, " " * 7))
 
 
-def print_letter(console: Console, letter: Letter, work: events_pb2.Event) -> None:
+def _print_letter(letter: Letter, work: events_pb2.Event) -> None:
     """The message, what became of it, and the traceback."""
     dead = letter.event.dead
-    facts = (
+    say(pairs([
         ("dead letter", f"{letter.number}, {letter.standing}"),
         ("durable", f"{dead.consumer}, after {dead.deliveries} deliveries"),
         ("message", f"{dead.sequence} on {dead.subject or 'an unknown subject'}"),
         ("event", f"{work.id} ({fact_of(work)}) by {work.service} at {work.time.ToJsonString()}"),
-        ("candidate", f"{letter.event.candidate or '–'} {work.so_far.proposal.name}".strip()),
+        ("candidate", f"{letter.event.candidate or ABSENT} {work.so_far.proposal.name}".strip()),
         ("run", letter.event.run),
         ("reason", dead.reason),
-    )
-    for title, text in facts:
-        console.print(f"[dim]{title:<12}[/dim] {escape(text)}", soft_wrap=True)
-    console.print(
-        dead.traceback or "no traceback: the service died with the message each time; see its log",
-        soft_wrap=True, markup=False,
-    )  # fmt: skip
+    ]))  # fmt: skip
+    say(dead.traceback or "no traceback: the service died with the message each time; see its log")
 
 
-def _must_be_open(letter: Letter) -> None:
+def _require_open(letter: Letter) -> None:
     if letter.standing != "open":
         raise NotPossible(f"dead letter {letter.number} was {letter.standing} already")
 

@@ -1,20 +1,47 @@
 """`asi-arch gallery`: every claim that was tried, and a model card for each that held."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.markup import escape
-
+from services.console.archive import run_and_candidates
+from services.console.options import Json, Run, RunArgument, chosen_run, print_json
+from services.console.settings import console_settings
+from services.console.tables import in_colour, paragraph, say, width
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.discovery import Cost, Finding, ModelCard, ModelFacts, Outcome, detectable, gallery, to_markdown
+from services.domain.discovery import Cost, Finding, ModelCard, ModelFacts, Outcome, detectable, to_markdown
+from services.domain.discovery import gallery as model_cards
 from services.domain.ladder_settings import climb_of
 from services.domain.promotion import Result
 from services.domain.statistics import Interval
 
-COLOURS = {"confirmed": "green", "refuted": "red", "undecided": "yellow"}
+
+def gallery(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+    """Model cards of confirmed discoveries, and every claim that was tested on fresh seeds and data."""
+    status, records = asyncio.run(run_and_candidates(console_settings(), chosen_run(argument, run)))
+    found, own = claims(records), cards(status, records)
+    if as_json:
+        shown = {card.candidate: card_json(card) for card in own}
+        print_json([{**claim, "card": shown.get(str(claim["id"]))} for claim in found])
+    elif not found:
+        say("no claim was tested yet: `asi-arch discover` verifies its finalists")
+    else:
+        _print(own, sentences(records))
+
+
+def _print(own: Sequence[ModelCard], lines: Sequence[str]) -> None:
+    """The cards, then every claim in a sentence."""
+    for card in own:
+        if in_colour():
+            from rich.console import Console
+            from rich.markdown import Markdown
+
+            Console(highlight=False, width=width()).print(Markdown(to_markdown(card)))
+        else:
+            say(to_markdown(card))
+    for line in lines:
+        say(paragraph(line, indent=4))
 
 
 def claims(records: Sequence[pb.Candidate]) -> list[dict[str, object]]:
@@ -31,7 +58,7 @@ def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> tup
     facts = {one.id: _facts(one, status) for one in records}
     parents = {one.id: one.proposal.parent if one.proposal.parent in known else None for one in records}
     controls = next((one.discovery.controls for one in records if one.discovery.controls), ())
-    return gallery(findings, facts, parents, [name_of(known, one) for one in controls])
+    return model_cards(findings, facts, parents, [name_of(known, one) for one in controls])
 
 
 def tried(records: Sequence[pb.Candidate]) -> int:
@@ -56,19 +83,6 @@ def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings 
     if gain is not None:
         lines.append(f"  These tests would have confirmed a true gain of {gain:.4f} nats with a chance of 80 %.")
     return lines
-
-
-def print_gallery(
-    console: Console, found: Sequence[dict[str, object]], own: Sequence[ModelCard], told: Sequence[str]
-) -> None:
-    """The cards, then every claim in a sentence."""
-    if not found:
-        console.print("no claim was tried yet: `asi-arch discover` verifies its finalists")
-        return
-    for one in own:
-        console.print(Markdown(to_markdown(one)))
-    for line in told:
-        console.print(escape(line), soft_wrap=True)
 
 
 def card_json(one: ModelCard) -> dict[str, object]:

@@ -1,13 +1,16 @@
 """`asi-arch stopping`: what stopping by curve extrapolation would have saved in a run, and what it would have lost."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+import typer
 
 from services.archive.curves import curves_of
+from services.console.archive import run_and_candidates
+from services.console.options import Json, Run, RunArgument, chosen_run, print_json
+from services.console.settings import console_settings
+from services.console.tables import Column, paragraph, say, styled, table
 from services.contracts import candidate_pb2 as pb
 from services.domain.curves import MINIMUM_FINISHED, StoppingReplay, replay_stopping
 
@@ -25,14 +28,27 @@ class Replayed:
     replay: StoppingReplay
 
 
+def stopping(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+    """What stopping by curve extrapolation would have saved in a run, and which finalists it would have lost."""
+    _, records = asyncio.run(run_and_candidates(console_settings(), chosen_run(argument, run)))
+    found = replays(records)
+    if as_json:
+        print_json([replay_row(replayed) for replayed in found])
+    elif found:
+        _print(found)
+    if not found:
+        typer.echo(f"nothing can be said: {too_few(records)}", err=True)
+        raise typer.Exit(1)
+
+
 def replays(records: Sequence[pb.Candidate]) -> list[Replayed]:
     """The rule at several fractions, over the whole trainings of a run in their order; empty where they are too few."""
-    ordered = sorted(records, key=lambda one: (one.request.number, one.id))
+    ordered = sorted(records, key=lambda record: (record.request.number, record.id))
     whole = [curve for curve in curves_of(ordered) if curve.final is not None]
     if len(whole) <= MINIMUM_FINISHED:
         return []
     finalists = min(MOST_FINALISTS, max(1, len(whole) // SHARE_OF_FINALISTS))
-    return [Replayed(one, len(whole), replay_stopping(whole, one, finalists)) for one in FRACTIONS]
+    return [Replayed(at, len(whole), replay_stopping(whole, at, finalists)) for at in FRACTIONS]
 
 
 def too_few(records: Sequence[pb.Candidate]) -> str:
@@ -41,26 +57,23 @@ def too_few(records: Sequence[pb.Candidate]) -> str:
     return f"{whole} whole trainings with a curve; a regression needs {MINIMUM_FINISHED} before it may stop the next"
 
 
-def replay_row(one: Replayed) -> dict[str, object]:
+def replay_row(replayed: Replayed) -> dict[str, object]:
     """A replay as JSON; `saved` is a share of all steps."""
-    replay = one.replay
+    replay = replayed.replay
     return {
-        "stopped_at": one.fraction, "trainings": one.trainings, "stopped": len(replay.stopped), "saved": replay.saved,
-        "finalists": len(replay.finalists), "finalists_lost": len(replay.lost),
+        "stopped_at": replayed.fraction, "trainings": replayed.trainings, "stopped": len(replay.stopped),
+        "saved": replay.saved, "finalists": len(replay.finalists), "finalists_lost": len(replay.lost),
     }  # fmt: skip
 
 
-def print_replays(console: Console, found: Sequence[Replayed]) -> None:
-    """One line for each place."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("at", "trainings", "stopped", "compute saved", "finalists lost"):
-        table.add_column(title, justify="right")
-    for one in found:
-        replay = one.replay
-        lost = f"{len(replay.lost)} of {len(replay.finalists)}"
-        table.add_row(f"{one.fraction:.0%}", str(one.trainings), str(len(replay.stopped)), f"{replay.saved:.0%}", lost)
-    console.print(table)
-    console.print(
-        "each training is judged by the earlier ones alone; `--policy prune=on --policy prune_from=0.5` switches it on",
-        style="dim",
-    )
+def _print(found: Sequence[Replayed]) -> None:
+    lost = [f"{len(one.replay.lost)} of {len(one.replay.finalists)}" for one in found]
+    say(table([
+        Column("at", [f"{one.fraction:.0%}" for one in found], right=True),
+        Column("trainings", [str(one.trainings) for one in found], right=True),
+        Column("stopped", [str(len(one.replay.stopped)) for one in found], right=True),
+        Column("compute saved", [f"{one.replay.saved:.0%}" for one in found], right=True),
+        Column("finalists lost", lost, right=True),
+    ]))  # fmt: skip
+    note = "Each training is judged by the earlier ones alone; --policy prune=on --policy prune_from=0.5 turns it on."
+    say(styled(paragraph(note), dim=True))

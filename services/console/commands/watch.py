@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import grpc.aio
+import typer
 from google.protobuf.message import DecodeError
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.errors import NotFound
 from services.console.archive import all_candidates, open_archive
-from services.console.commands.run import OVER
-from services.console.happenings import Happening, happening
-from services.console.local.system import running_system
+from services.console.events import EventRow, event_row, line
+from services.console.launch import OVER
 from services.console.log import open_log
+from services.console.options import Json, Run
+from services.console.progress import best_line
 from services.console.rows import Row, row
-from services.console.settings import ConsoleSettings
+from services.console.settings import ConsoleSettings, console_settings, running_system
+from services.console.tables import say
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2
 
@@ -31,6 +38,46 @@ ENDED = (candidate_pb2.STATE_UNSPECIFIED, candidate_pb2.STATE_ARCHIVED, candidat
 MOVING = [state for state in candidate_pb2.State.values() if state not in ENDED]
 
 
+def watch(
+    run: Run = "",
+    from_start: Annotated[bool, typer.Option("--from-start", help="first all that has happened already")] = False,
+    as_json: Json = False,
+) -> None:
+    """A run as it happens; ends with the run, or with Ctrl-C, which disturbs nothing.
+
+    A live table on a terminal, a line per event elsewhere, one JSON object per event with --json.
+    """
+    import sys
+
+    with contextlib.suppress(KeyboardInterrupt):
+        if sys.stdout.isatty() and not as_json:
+            asyncio.run(_live(console_settings(), run, from_start))
+        else:
+            asyncio.run(_lines(console_settings(), run, from_start, as_json))
+
+
+async def _lines(settings: ConsoleSettings, run: str, from_start: bool, as_json: bool) -> None:
+    scene: Scene | None = None
+    async with aclosing(moments(settings, run, from_start)) as seen:
+        async for moment in seen:
+            scene = moment.scene
+            if moment.event is not None:
+                say(json.dumps(moment.event, ensure_ascii=False) if as_json else line(moment.event))
+    if scene is not None and not as_json:
+        say(f"run {scene.status.run}: {scene.status.phase}; {best_line(scene.status)}")
+
+
+async def _live(settings: ConsoleSettings, run: str, from_start: bool) -> None:
+    from rich.live import Live
+
+    from services.console.progress import scene_block
+
+    with Live(refresh_per_second=4) as live:
+        async with aclosing(moments(settings, run, from_start)) as seen:
+            async for moment in seen:
+                live.update(scene_block(moment.scene, settings.data_dir))
+
+
 @dataclass
 class Scene:
     """What is known of the run at one moment."""
@@ -38,8 +85,8 @@ class Scene:
     status: pb.RunStatus
     moving: list[Row]  # candidates in flight
     looked: float  # when the archive was asked
-    latest: deque[Happening] = field(default_factory=lambda: deque(maxlen=LATEST))
-    begun: dict[str, Happening] = field(default_factory=dict)  # by candidate: what it did last
+    latest: deque[EventRow] = field(default_factory=lambda: deque(maxlen=LATEST))
+    last: dict[str, EventRow] = field(default_factory=dict)  # by candidate: its last event
 
     @property
     def over(self) -> bool:
@@ -52,7 +99,7 @@ class Moment:
     """The scene after one event, or after a second without any."""
 
     scene: Scene
-    happening: Happening | None
+    event: EventRow | None
 
 
 async def moments(settings: ConsoleSettings, run: str, from_start: bool) -> AsyncGenerator[Moment, None]:
@@ -65,7 +112,7 @@ async def moments(settings: ConsoleSettings, run: str, from_start: bool) -> Asyn
         scene = Scene(*await _look(archive, run), time.monotonic())
         if not from_start and (scene.over or not alive):
             raise NotFound(_nothing(settings, scene))
-        scene.begun = await _begun(archive, scene)
+        scene.last = await _last_events(archive, scene)
         start = 1 if from_start else await bus.last_sequence() + 1
         wait = alive and not scene.over
         async for logged in _log(bus, scene.status.run, start, wait):
@@ -88,11 +135,11 @@ async def _log(bus: Bus, run: str, start: int, wait: bool) -> AsyncIterator[Logg
         return
     yield None
     silent = 0.0
-    async for one in bus.follow(subject, start):
+    async for message in bus.follow(subject, start):
         silent = 0.0 if bus.connected else silent + 1.0
         if silent > LEFT_SECONDS:
             return  # the broker has gone: on one machine that is the end of the whole system
-        yield one
+        yield message
 
 
 async def _moment(
@@ -102,10 +149,10 @@ async def _moment(
     seen = None
     if logged is not None:
         with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
-            seen = happening(logged)
+            seen = event_row(logged)
             scene.latest.append(seen)
             if seen["candidate"]:
-                scene.begun[seen["candidate"]] = seen
+                scene.last[seen["candidate"]] = seen
     if not settled and time.monotonic() - scene.looked >= LOOK_SECONDS:
         scene.looked = time.monotonic()
         with contextlib.suppress(grpc.aio.AioRpcError):  # the store is starting again: what was known stays
@@ -113,17 +160,17 @@ async def _moment(
     return Moment(scene, seen)
 
 
-async def _begun(archive: archive_pb2_grpc.ArchiveAsyncStub, scene: Scene) -> dict[str, Happening]:
+async def _last_events(archive: archive_pb2_grpc.ArchiveAsyncStub, scene: Scene) -> dict[str, EventRow]:
     """The last event of each candidate in flight, as its chain has it."""
     found = {}
-    for one in scene.moving[:MOST_ASKED]:
-        request = pb.GetCandidateRequest(run=scene.status.run, candidate=one["id"])
+    for candidate in scene.moving[:MOST_ASKED]:
+        request = pb.GetCandidateRequest(run=scene.status.run, candidate=candidate["id"])
         for link in (await archive.GetChain(request, timeout=30)).links[-1:]:
-            found[one["id"]] = happening(Logged(link.sequence, "", link.event.SerializeToString()))
+            found[candidate["id"]] = event_row(Logged(link.sequence, "", link.event.SerializeToString()))
     return found
 
 
 async def _look(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb.RunStatus, list[Row]]:
     status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
     request = pb.ListCandidatesRequest(run=status.run, states=MOVING, slim=True, sort="time")
-    return status, [row(one) for one in await all_candidates(archive, request)]
+    return status, [row(record) for record in await all_candidates(archive, request)]

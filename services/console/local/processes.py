@@ -13,7 +13,7 @@ from pathlib import Path
 
 from services.chassis.bus.credentials import variable
 from services.chassis.bus.rights import RIGHTS
-from services.chassis.errors import SettingsError
+from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.service import SETTINGS_EXIT
 
 RESTARTS = 5
@@ -21,7 +21,7 @@ RESTART_WINDOW_SECONDS = 60.0
 KILL_AFTER_SECONDS = 20.0
 
 
-class ServiceFailed(Exception):  # noqa: N818
+class ServiceFailed(NotPossible):
     """A service does not stay up. The message says which and where its log lies."""
 
 

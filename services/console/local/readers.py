@@ -9,17 +9,10 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from services.chassis.errors import NotFound, SettingsError
-from services.console.local.system import running_system
-from services.console.settings import ConsoleSettings
+from services.chassis.errors import SettingsError
+from services.console.settings import ConsoleSettings, running_system
 
 SERVES = {"archive": "store", "cognition": "analyst", "judge": "judge"}
-
-
-def must_exist(settings: ConsoleSettings) -> None:
-    """Raises NotFound where no archive is. Where ASI_ARCHIVE_URL names a database, the store's tool says what is."""
-    if "ASI_ARCHIVE_URL" not in os.environ and not (settings.data_dir / "archive.db").exists():
-        raise NotFound(f"there is no archive in {settings.data_dir} yet: start a run with `asi-arch run`")
 
 
 @asynccontextmanager
@@ -33,23 +26,18 @@ async def answering(settings: ConsoleSettings, *names: str) -> AsyncIterator[dic
     async with AsyncExitStack() as stack:
         for name in names:
             variable = f"ASI_{name.upper()}_ADDRESS"
-            address = os.environ.get(variable) or _of_the_system(settings, name)
+            system = running_system(settings)
+            address = os.environ.get(variable) or (system.addresses[name] if system else None)
             if address is None:
                 address = await stack.enter_async_context(_reader(settings, name, variables))
             variables[variable] = address
         yield variables
 
 
-def _of_the_system(settings: ConsoleSettings, name: str) -> str | None:
-    content = running_system(settings)
-    addresses = content.get("addresses") if content else None
-    return str(addresses[name]) if isinstance(addresses, dict) else None
-
-
 @asynccontextmanager
 async def _reader(settings: ConsoleSettings, name: str, variables: Mapping[str, str]) -> AsyncIterator[str]:
     if name == "archive":
-        must_exist(settings)
+        settings.require_archive()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", f"services.{SERVES[name]}.reader", env={**os.environ, **variables},
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -57,7 +45,7 @@ async def _reader(settings: ConsoleSettings, name: str, variables: Mapping[str, 
     try:
         yield f"127.0.0.1:{await _port(process, name)}"
     finally:
-        await _ended(process)
+        await _stop(process)
 
 
 async def _port(process: asyncio.subprocess.Process, name: str) -> str:
@@ -69,7 +57,7 @@ async def _port(process: asyncio.subprocess.Process, name: str) -> str:
     raise SettingsError(f"the {SERVES[name]} cannot answer: {words[-1] if words else 'no reason was given'}")
 
 
-async def _ended(process: asyncio.subprocess.Process) -> None:
+async def _stop(process: asyncio.subprocess.Process) -> None:
     """Its standard input closes, which is how it is told; what stays is killed."""
     assert process.stdin is not None  # noqa: S101 - asked for above
     process.stdin.close()

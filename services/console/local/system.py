@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
@@ -13,11 +13,12 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.bus.credentials import variable
+from services.chassis.errors import NotPossible
 from services.chassis.rpc import channel
 from services.console.local.broker import Broker
 from services.console.local.ports import free_port
 from services.console.local.processes import ServiceFailed, ServiceProcess, sweep
-from services.console.settings import ConsoleSettings
+from services.console.settings import ConsoleSettings, running_system
 
 # The store first: it creates the streams that the others compare with. At the end it goes last, to hear what they say.
 ORDER = ("store", "analyst", "judge", "engineer", "researcher")
@@ -25,7 +26,7 @@ START_SECONDS = 90.0
 ADDRESSES = {"store": "archive", "engineer": "checker", "analyst": "cognition", "judge": "judge"}
 
 
-class AlreadyRunning(Exception):  # noqa: N818
+class AlreadyRunning(NotPossible):
     """Another system works on this data folder."""
 
 
@@ -148,22 +149,12 @@ def _left_behind(settings: ConsoleSettings) -> list[int]:
         return []
 
 
-def running_system(settings: ConsoleSettings) -> dict[str, object] | None:
-    """What system.json says, if the process that wrote it is alive."""
-    try:
-        content: dict[str, object] = json.loads(settings.system_file.read_text())
-        os.kill(int(str(content["pid"])), 0)
-    except (OSError, ValueError, KeyError):
-        return None
-    return content
-
-
 @asynccontextmanager
 async def running(settings: ConsoleSettings, extra: Mapping[str, str]) -> AsyncIterator[System]:
     """A system that is up, and drained when the context is left. Raises AlreadyRunning."""
     if (other := running_system(settings)) is not None:
         raise AlreadyRunning(
-            f"a system of {settings.data_dir} runs already (process {other['pid']}): "
+            f"a system of {settings.data_dir} runs already (process {other.pid}): "
             "stop it, or set ASI_DATA_DIR to another folder"
         )
     system = System.plan(settings, extra)
@@ -172,19 +163,3 @@ async def running(settings: ConsoleSettings, extra: Mapping[str, str]) -> AsyncI
         yield system
     finally:
         await system.stop()
-
-
-@contextlib.contextmanager
-def log_server(settings: ConsoleSettings) -> Iterator[dict[str, str]]:
-    """What a tool's environment needs to reach the event log: a running system's, ASI_NATS_URL's, or one of its own."""
-    if "ASI_NATS_URL" in os.environ:
-        yield {}
-    elif (other := running_system(settings)) is not None:
-        yield {"ASI_NATS_URL": str(other["nats_url"])}
-    else:
-        broker = Broker(settings.data_dir / "nats")
-        broker.start()
-        try:
-            yield {"ASI_NATS_URL": broker.url}
-        finally:
-            broker.stop()

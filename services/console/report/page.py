@@ -10,7 +10,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from services.console.commands.gallery import sentences
-from services.console.progress import clock
 from services.console.report.ablations import ablations
 from services.console.report.cards import gallery_section
 from services.console.report.dataset import Dataset, name_of
@@ -19,6 +18,7 @@ from services.console.report.drawing import Drawing
 from services.console.report.figures import drawings
 from services.console.report.stopping import stopping
 from services.console.report.tables import tables
+from services.console.tables import clock
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
-from services.console.comparing import gain_over
+from services.console.comparison import gain_over
 from services.console.report.dataset import Dataset, name_of
 from services.console.report.drawing import Drawing
 from services.contracts import candidate_pb2 as pb

@@ -18,12 +18,11 @@ from google.protobuf.message import DecodeError
 from services.chassis.bus import Logged
 from services.chassis.errors import BusLost
 from services.console.archive import all_candidates, open_archive
-from services.console.commands.inspect import program_difference
-from services.console.happenings import happening
-from services.console.local.system import running_system
+from services.console.comparison import program_difference
+from services.console.events import event_row
 from services.console.log import open_log
 from services.console.rows import ranked, row, tree_row
-from services.console.settings import ConsoleSettings
+from services.console.settings import ConsoleSettings, running_system
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 
@@ -191,7 +190,7 @@ async def _tell(response: web.StreamResponse, logged: Logged | None) -> None:
         await response.write(b":\n\n")
         return
     with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
-        await response.write(f"data: {json.dumps(happening(logged))}\n\n".encode())
+        await response.write(f"data: {json.dumps(event_row(logged))}\n\n".encode())
 
 
 async def _stream(request: web.Request) -> web.StreamResponse:

@@ -1,6 +1,4 @@
-"""`asi-arch export RUN --as module --candidate C --out DIR`: what the engineer's tool needs is asked of the archive."""
-
-from __future__ import annotations
+"""`asi-arch export`: a run as its log, tables or the published format; one architecture as a Python package."""
 
 import argparse
 import asyncio
@@ -12,22 +10,34 @@ from pathlib import Path
 import typer
 
 from services.chassis.errors import SettingsError
-from services.console.commands import inspect, query
+from services.console.archive import open_archive
+from services.console.commands.tools import STORE, hand_over, passes_arguments_on, require_run
+from services.console.options import print_json
+from services.console.rows import as_dict
 from services.console.settings import ConsoleSettings, console_settings
+from services.console.tables import say
+from services.contracts import archive_pb2 as pb
 
 
-def asks_for_module(arguments: list[str]) -> bool:
-    """Whether an `export` is for one architecture instead of a whole run."""
-    return any(one.partition("=")[0] in ("--as", "--candidate") for one in arguments)
+@passes_arguments_on
+def export(context: typer.Context) -> None:
+    """Write a RUN out: its whole log (jsonl), tables (parquet), the published format, or one architecture.
+
+    The last is `export RUN --as module --candidate C --out DIR`: a Python package that needs torch alone.
+    """
+    if any(argument.partition("=")[0] in ("--as", "--candidate") for argument in context.args):
+        _export_module(context.args)
+    else:
+        require_run(context.args)
+        hand_over(STORE, context, with_log=True)
 
 
-def export_module(arguments: list[str]) -> None:
+def _export_module(arguments: list[str]) -> None:
     """Write the package. Raises SettingsError, NotFound, and typer.Exit with the tool's status."""
     asked = _parser().parse_args(arguments)
     if not asked.candidate:
         raise SettingsError("--as module needs --candidate: the id or name of one architecture.")
-    settings = console_settings()
-    content = json.dumps(asyncio.run(_content(settings, asked.run, asked.candidate)))
+    content = json.dumps(asyncio.run(_content(console_settings(), asked.run, asked.candidate)))
     out: Path = asked.out or Path(asked.candidate)
     command = [sys.executable, "-m", "services.engineer.export", "--out", str(out)]
     command += ["--vocabulary", str(asked.vocabulary)] if asked.vocabulary else []
@@ -35,19 +45,20 @@ def export_module(arguments: list[str]) -> None:
     if done.returncode:
         raise typer.Exit(done.returncode)
     package = done.stdout.strip()
-    told = {"run": asked.run, "candidate": asked.candidate, "path": str(out), "package": Path(package).name}
-    typer.echo(json.dumps(told) if asked.json else f"{package}: see {out / 'README.md'}")
+    if asked.json:
+        print_json({"run": asked.run, "candidate": asked.candidate, "path": str(out), "package": Path(package).name})
+    else:
+        say(f"{package}: see {out / 'README.md'}")
 
 
 async def _content(settings: ConsoleSettings, run: str, candidate: str) -> dict[str, object]:
     """The record, its run and its chain as the contracts' JSON."""
-    record, links = await inspect.chain(settings, run, candidate)
-    status = await query.status(settings, record.run)
-    return {
-        "candidate": json.loads(query.as_json(record)),
-        "run": json.loads(query.as_json(status)),
-        "chain": [json.loads(query.as_json(one)) for one in links],
-    }
+    async with open_archive(settings) as archive:
+        request = pb.GetCandidateRequest(run=run, candidate=candidate)
+        record = await archive.GetCandidate(request, timeout=30)
+        links = (await archive.GetChain(request, timeout=30)).links
+        status = await archive.GetRun(pb.RunRequest(run=record.run), timeout=30)
+    return {"candidate": as_dict(record), "run": as_dict(status), "chain": [as_dict(link) for link in links]}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Events as they happen: one row, one line, or one JSON object each. What an event does not say is None."""
+"""An event as a row, a line or a JSON object. What it does not say is None."""
 
 from typing import TypedDict
 
@@ -8,7 +8,7 @@ from services.console.tables import number
 from services.contracts import candidate_pb2, events_pb2
 
 
-class Happening(TypedDict):
+class EventRow(TypedDict):
     """One event, as `asi-arch watch --json` prints it. Time is UTC; loss in nats per token, judge 1–10."""
 
     sequence: int
@@ -28,13 +28,13 @@ class Happening(TypedDict):
     reason: str | None
 
 
-def happening(logged: Logged) -> Happening:
+def event_row(logged: Logged) -> EventRow:
     """A message of the log. Raises ValueError for one that holds no fact that this version knows."""
     event = events_pb2.Event.FromString(logged.body)
     record = event.so_far
     training, verdict = record.training, record.verdict
     fitness = event.candidate_rescored.fitness if event.HasField("candidate_rescored") else verdict.fitness
-    return Happening(
+    return EventRow(
         sequence=logged.sequence,
         time=event.time.ToDatetime().isoformat(timespec="milliseconds") + "Z",
         id=event.id,
@@ -53,25 +53,25 @@ def happening(logged: Logged) -> Happening:
     )
 
 
-def line(one: Happening) -> str:
+def line(row: EventRow) -> str:
     """In words, as in "07:31:02 c000003 trained DeltaNet: loss 1.3798"."""
-    fact = one["fact"].removeprefix("candidate.")
-    who = " ".join(part for part in (one["candidate"], fact, one["name"]) if part)
-    told = _numbers(one)
-    return f"{one['time'][11:19]} {who}" + (f": {told}" if told else "")
+    fact = row["fact"].removeprefix("candidate.")
+    who = " ".join(part for part in (row["candidate"], fact, row["name"]) if part)
+    told = _numbers(row)
+    return f"{row['time'][11:19]} {who}" + (f": {told}" if told else "")
 
 
-def _numbers(one: Happening) -> str:
+def _numbers(row: EventRow) -> str:
     """What this fact is about, not what the record held before."""
-    fact = one["fact"]
-    if fact in ("candidate.rejected", "run.stopped") or one["reason"]:
-        return one["reason"] or ""
+    fact = row["fact"]
+    if fact in ("candidate.rejected", "run.stopped") or row["reason"]:
+        return row["reason"] or ""
     if fact == "candidate.trained":
-        return f"loss {number(one['loss'])}, benchmark {number(one['benchmark'], '.3f')}"
+        return f"loss {number(row['loss'])}, benchmark {number(row['benchmark'], '.3f')}"
     if fact in ("candidate.judged", "candidate.rescored"):
-        return f"judge {number(one['judge'], '.1f')}, fitness {number(one['fitness'], '.3f')}"
-    if fact == "candidate.archived" and one["fitness"] is not None:
-        return f"fitness {number(one['fitness'], '.3f')}"
+        return f"judge {number(row['judge'], '.1f')}, fitness {number(row['fitness'], '.3f')}"
+    if fact == "candidate.archived" and row["fitness"] is not None:
+        return f"fitness {number(row['fitness'], '.3f')}"
     return ""
 
 

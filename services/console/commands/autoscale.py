@@ -10,19 +10,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Annotated, TypedDict
+
+import typer
 
 from services.chassis.bus import Bus, Consumer
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import NotPossible, SettingsError, Transient
 from services.console.local.fleet import Fleet
 from services.console.local.gpus import gpus
-from services.console.local.system import running_system
-from services.console.log import must_answer
-from services.console.plan import SCALES, one_of
-from services.console.settings import ConsoleSettings
+from services.console.log import require_server
+from services.console.options import SCALES, Json, names_in, one_of
+from services.console.settings import ConsoleSettings, console_settings, running_system
+from services.console.tables import say
 
 
 class Moment(TypedDict):
@@ -47,7 +49,7 @@ class Bounds:
 Tell = Callable[[Moment], None]
 
 
-class Wanted:
+class EngineerTarget:
     """How many engineers there should be: up at once, down when less was enough for a while."""
 
     def __init__(self, bounds: Bounds) -> None:
@@ -61,7 +63,54 @@ class Wanted:
         return wanted if self._bounds.most is None else min(self._bounds.most, wanted)
 
 
-async def autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, tell: Tell) -> None:
+def autoscale(
+    stage: Annotated[str, typer.Option(help="whose queue is followed: tiny, explore, verify or final")] = "tiny",
+    least: Annotated[int, typer.Option("--min", min=0, help="engineers at least")] = 0,
+    most: Annotated[
+        int | None, typer.Option("--max", min=1, help="engineers at most; default: one per GPU, or per core")
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds between two looks at the queue")] = 2.0,
+    calm: Annotated[float, typer.Option(min=0, help="seconds that less work must last before one is drained")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """As many engineers on this machine as candidates wait or are in training; Ctrl-C drains them all.
+
+    Beside `asi-arch run` in the same folder, or for a laboratory elsewhere (ASI_NATS_URL, ASI_ARCHIVE_ADDRESS). What is
+    taken away finishes, or checkpoints and hands back: nothing is killed.
+    """
+    one_of("--stage", stage, SCALES)
+    bounds = Bounds(least, most, every, calm)
+    asyncio.run(_autoscale(console_settings(), stage, bounds, _teller(as_json)))
+
+
+def worker(
+    stages: Annotated[str, typer.Option(help="stages to train, commas between")] = "explore",
+    as_json: Json = False,
+) -> None:
+    """Join a laboratory elsewhere: an engineer per visible GPU, else one on the CPU; SIGTERM or Ctrl-C drains.
+
+    ASI_NATS_URL and ASI_ARCHIVE_ADDRESS say where it is, CUDA_VISIBLE_DEVICES which GPUs it gets. Artifacts go where
+    ASI_ARTIFACTS_URL says: all engineers of a run need the same place.
+    """
+    names = names_in(stages)
+    for name in names:
+        one_of("--stages", name, SCALES)
+    asyncio.run(_work(console_settings(), names, _teller(as_json)))
+
+
+def _teller(as_json: bool) -> Callable[[Moment], None]:
+    def tell(moment: Moment) -> None:
+        if as_json:
+            say(json.dumps(moment))
+        else:
+            draining = f", {moment['draining']} draining" if moment["draining"] else ""
+            queue = f"{moment['waiting']} waiting, {moment['in_hand']} in hand: "
+            say(f"{queue}{moment['engineers']} engineers{draining}")
+
+    return tell
+
+
+async def _autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, tell: Tell) -> None:
     """Follow the depth of a stage's queue until SIGTERM, Ctrl-C or the end of the system that runs here; then drain.
 
     Raises SettingsError, NotPossible, BusLost, ServiceFailed.
@@ -70,9 +119,9 @@ async def autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, tell:
     bounds = replace(bounds, most=len(places))
     environment = surroundings(settings, [stage])
     client = settings.model_copy(update={"nats_url": environment["ASI_NATS_URL"]})
-    await must_answer(client.nats_url)
+    await require_server(client.nats_url)
     beside = running_system(settings) is not None
-    fleet, wanted = Fleet(places, environment, settings.data_dir / "logs"), Wanted(bounds)
+    fleet, target = Fleet(places, environment, settings.data_dir / "logs"), EngineerTarget(bounds)
     with _stopped() as stop:
         async with Bus(client, "asi-autoscale") as bus:
             consumer = await bus.consumer(engineer_durable(stage))
@@ -80,7 +129,7 @@ async def autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, tell:
                 last: Moment | None = None
                 while not stop.is_set() and (running_system(settings) is not None or not beside):
                     with contextlib.suppress(Transient):  # out of reach just now: everything stays as it is
-                        moment = await _step(consumer, fleet, wanted)
+                        moment = await _step(consumer, fleet, target)
                         if moment != last:
                             tell(moment)
                         last = moment
@@ -90,14 +139,14 @@ async def autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, tell:
                 await fleet.drain()
 
 
-async def _step(consumer: Consumer, fleet: Fleet, wanted: Wanted) -> Moment:
+async def _step(consumer: Consumer, fleet: Fleet, target: EngineerTarget) -> Moment:
     """One look at the queue, and what follows from it. Raises Transient."""
     waiting, in_hand = await consumer.depth()
-    fleet.resize(wanted.at(time.monotonic(), waiting + in_hand))
+    fleet.resize(target.at(time.monotonic(), waiting + in_hand))
     return Moment(waiting=waiting, in_hand=in_hand, engineers=fleet.working, draining=fleet.leaving)
 
 
-async def work(settings: ConsoleSettings, stages: Sequence[str], tell: Tell) -> None:
+async def _work(settings: ConsoleSettings, stages: Sequence[str], tell: Tell) -> None:
     """One engineer per visible GPU, else one on the CPU, until SIGTERM or Ctrl-C; then drain all.
 
     Raises SettingsError where ASI_NATS_URL or ASI_ARCHIVE_ADDRESS is missing, NotPossible, BusLost, ServiceFailed.
@@ -107,7 +156,7 @@ async def work(settings: ConsoleSettings, stages: Sequence[str], tell: Tell) -> 
             raise SettingsError(f"{name} is not set: a worker joins a laboratory that runs elsewhere; say where.")
     places = places_for(stages, None if gpus() else 1)
     environment = surroundings(settings, stages)
-    await must_answer(environment["ASI_NATS_URL"])
+    await require_server(environment["ASI_NATS_URL"])
     fleet = Fleet(places, environment, settings.data_dir / "logs")
     with _stopped() as stop:
         try:
@@ -149,9 +198,7 @@ def surroundings(settings: ConsoleSettings, stages: Sequence[str]) -> dict[str, 
         )
     nats, archive = settings.nats_url, settings.archive_address
     if system is not None:
-        addresses = system["addresses"]
-        assert isinstance(addresses, Mapping)  # noqa: S101 - our own file
-        nats, archive = str(system["nats_url"]), str(addresses["archive"])
+        nats, archive = system.nats_url, system.addresses["archive"]
     return {
         "ASI_NATS_URL": nats,
         "ASI_ARCHIVE_ADDRESS": archive,

@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import grpc.aio
+import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from services.chassis.errors import NotFound, NotPossible
+from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.rpc import channel
 from services.console.local.readers import answering
-from services.console.settings import ConsoleSettings
-from services.console.tables import number
+from services.console.options import Json, Run, print_json
+from services.console.settings import ConsoleSettings, console_settings
+from services.console.tables import Column, number, paragraph, say, table
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, judge_pb2, judge_pb2_grpc
 
@@ -52,8 +52,32 @@ class Drift:
         }  # fmt: skip
 
 
-async def calibration(settings: ConsoleSettings, run: str) -> tuple[str, list[Drift]]:
-    """The run's name and every measured baseline judged again, all at once.
+def judge(
+    candidate: Annotated[str, typer.Argument(help="an id, or a name that just one candidate has")] = "",
+    baselines: Annotated[bool, typer.Option("--calibrate", help="every baseline of the run instead")] = False,
+    tolerance: Annotated[float, typer.Option(min=0, help="drift in points that still counts as none")] = 1.0,
+    run: Run = "",
+    as_json: Json = False,
+) -> None:
+    """Judge a candidate, or with --calibrate the baselines, once more, and report the drift. Nothing is recorded.
+
+    Exits 1 when the drift exceeds --tolerance, or nothing could be compared.
+    """
+    if bool(candidate) == baselines:
+        raise SettingsError("say what to judge: either a CANDIDATE or --calibrate.")
+    settings = console_settings()
+    rows = asyncio.run(_calibration(settings, run) if baselines else _verdict(settings, run, candidate))
+    largest = max((abs(row.drift) for row in rows if row.drift is not None), default=None)
+    if as_json:
+        print_json({"largest_drift": largest, "tolerance": tolerance, "verdicts": [row.as_row() for row in rows]})
+    else:
+        _print(rows, largest)
+    if largest is None or largest > tolerance:
+        raise typer.Exit(1)
+
+
+async def _calibration(settings: ConsoleSettings, run: str) -> list[Drift]:
+    """Every measured baseline judged again, all at once.
 
     Raises NotFound where none is measured, NotPossible where the run's judge cannot be asked.
     """
@@ -62,18 +86,18 @@ async def calibration(settings: ConsoleSettings, run: str) -> tuple[str, list[Dr
         if status.settings.ablations.without_judge:
             raise NotPossible(f"run {status.run} is without judge: there is nothing to calibrate")
         request = pb.GetBaselinesRequest(run=status.run, stage=status.settings.scale)
-        known = (await archive.GetBaselines(request, timeout=30)).baselines
-        measured = [one for one in known if one.training.HasField("loss")]
+        baselines = (await archive.GetBaselines(request, timeout=30)).baselines
+        measured = [record for record in baselines if record.training.HasField("loss")]
         if not measured:
             raise NotFound(f"no baseline of run {status.run} is measured yet")
-        return status.run, list(await asyncio.gather(*(_again(judge, one) for one in measured)))
+        return list(await asyncio.gather(*(_again(judge, record) for record in measured)))
 
 
-async def verdict(settings: ConsoleSettings, run: str, candidate: str) -> Drift:
+async def _verdict(settings: ConsoleSettings, run: str, candidate: str) -> list[Drift]:
     """One candidate judged again. Raises NotPossible where it is not measured."""
     async with _judges(settings) as (archive, judge):
-        wanted = pb.GetCandidateRequest(run=run, candidate=candidate)
-        return await _again(judge, await archive.GetCandidate(wanted, timeout=30))
+        request = pb.GetCandidateRequest(run=run, candidate=candidate)
+        return [await _again(judge, await archive.GetCandidate(request, timeout=30))]
 
 
 async def _again(judge: judge_pb2_grpc.JudgeAsyncStub, record: candidate_pb2.Candidate) -> Drift:
@@ -105,11 +129,11 @@ async def _judges(
         channel(address["ASI_ARCHIVE_ADDRESS"], settings) as archive,
         channel(address["ASI_JUDGE_ADDRESS"], settings) as judge,
     ):
-        await _must_answer(judge, address["ASI_JUDGE_ADDRESS"])
+        await _require_judge(judge, address["ASI_JUDGE_ADDRESS"])
         yield archive_pb2_grpc.ArchiveStub(archive), judge_pb2_grpc.JudgeStub(judge)
 
 
-async def _must_answer(connection: grpc.aio.Channel, address: str) -> None:
+async def _require_judge(connection: grpc.aio.Channel, address: str) -> None:
     """A verdict may take half an hour; that nobody is there shall be known at once."""
     check = health_pb2_grpc.HealthStub(connection).Check  # type: ignore[attr-defined]
     try:
@@ -118,22 +142,18 @@ async def _must_answer(connection: grpc.aio.Channel, address: str) -> None:
         raise NotPossible(f"no judge answers at {address}; set ASI_JUDGE_ADDRESS, or unset it to start one") from None
 
 
-def largest(rows: Sequence[Drift]) -> float | None:
-    """The largest drift, without its sign; None where nothing could be compared."""
-    return max((abs(one.drift) for one in rows if one.drift is not None), default=None)
-
-
-def print_drifts(console: Console, rows: Sequence[Drift]) -> None:
+def _print(rows: Sequence[Drift], largest_drift: float | None) -> None:
     """One line per candidate; what is absent is a dash, with its reason below."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("id", "name", "anchor", "recorded", "now", "drift", "spread"):
-        table.add_column(name, justify="left" if name in ("id", "name") else "right")
-    for one in rows:
-        table.add_row(
-            one.candidate, escape(one.name), number(one.anchor, "g"), number(one.recorded, ".2f"),
-            number(one.now, ".2f"), number(one.drift, "+.2f"), number(one.spread, ".2f"),
-        )  # fmt: skip
-    console.print(table)
-    for one in rows:
-        if one.now is None:
-            console.print(f"{one.candidate}: {escape(one.absent_because)}", soft_wrap=True)
+    say(table([
+        Column("id", [drift.candidate for drift in rows]),
+        Column("name", [drift.name for drift in rows], flexible=True),
+        Column("anchor", [number(drift.anchor, "g") for drift in rows], right=True, rank=1),
+        Column("recorded", [number(drift.recorded, ".2f") for drift in rows], right=True),
+        Column("now", [number(drift.now, ".2f") for drift in rows], right=True),
+        Column("drift", [number(drift.drift, "+.2f") for drift in rows], right=True),
+        Column("spread", [number(drift.spread, ".2f") for drift in rows], right=True, rank=2),
+    ]))  # fmt: skip
+    for drift in rows:
+        if drift.now is None:
+            say(paragraph(f"{drift.candidate}: {drift.absent_because}"))
+    say("nothing to compare" if largest_drift is None else f"largest drift: {largest_drift:.2f} points")

@@ -1,0 +1,61 @@
+"""`asi-arch cost`: what a run has used, in all, by kind of candidate and by role of a language model."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from services.console.archive import run_and_candidates
+from services.console.options import Json, Run, RunArgument, chosen_run, print_json
+from services.console.rows import kind_name
+from services.console.settings import console_settings
+from services.console.tables import ABSENT, say
+from services.contracts import archive_pb2 as pb
+from services.contracts import candidate_pb2
+
+
+def cost(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+    """What a run has used: time, compute, tokens, money."""
+    found = costs(*asyncio.run(run_and_candidates(console_settings(), chosen_run(argument, run))))
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+def costs(status: pb.RunStatus, records: Sequence[candidate_pb2.Candidate]) -> dict[str, object]:
+    """Dollars are None without any price."""
+    calls: defaultdict[str, list[candidate_pb2.Call]] = defaultdict(list)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for record in records:
+        seconds[kind_name(record.kind)] += sum(seed.measurements.seconds for seed in record.training.seeds)
+        for call in record.calls:
+            calls[call.role].append(call)
+    priced = not calls or any(call.HasField("price") for asked in calls.values() for call in asked)
+    spent = status.spent
+    return {"run": status.run, "wall_seconds": spent.seconds, "training_seconds": spent.training_seconds,
+            "gpu_seconds": spent.gpu_seconds, "flops": spent.flops, "tokens": spent.tokens,
+            "dollars": spent.money if priced else None, "training_seconds_by_kind": dict(seconds),
+            "minds_by_role": {role: _of_role(asked) for role, asked in sorted(calls.items())}}  # fmt: skip
+
+
+def _of_role(calls: Sequence[candidate_pb2.Call]) -> dict[str, float | None]:
+    prices = [call.price for call in calls if call.HasField("price")]
+    tokens = sum(call.prompt_tokens + call.completion_tokens for call in calls)
+    return {"calls": len(calls), "tokens": tokens, "dollars": sum(prices) if prices else None}
+
+
+def _print(found: Mapping[str, object]) -> None:
+    """A line for each number; parts of a sum stand below its title."""
+    for name, value in found.items():
+        if isinstance(value, dict):
+            say(name.replace("_", " ") + ("" if value else f"  {ABSENT}"))
+            for part, numbers in sorted(value.items()):
+                say(f"  {part:<24}{_numbers(numbers)}")
+        else:
+            say(f"{name.replace('_', ' '):<26}{_numbers(value)}")
+
+
+def _numbers(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{_numbers(number)} {name}" for name, number in value.items())
+    return ABSENT if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)

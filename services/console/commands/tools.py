@@ -1,0 +1,92 @@
+"""Commands that are tools of the store or the engineer, which parse their arguments themselves.
+
+check, train: the engineer's, which alone imports torch. setup, replay, import, backup, restore: the store's.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import typer
+
+from services.console.archive import run_status
+from services.console.settings import console_settings
+
+ENGINEER = "services.engineer.tools"
+STORE = "services.store.tools"
+HELP = frozenset({"-h", "--help"})
+
+
+def passes_arguments_on(function: Callable[[typer.Context], None]) -> Callable[[typer.Context], None]:
+    """Mark a command whose arguments, `--help` among them, are for the tool that it runs."""
+    function.passes_arguments_on = True  # type: ignore[attr-defined]
+    return function
+
+
+@passes_arguments_on
+def check(context: typer.Context) -> None:
+    """Screen and probe the program in a FILE."""
+    hand_over(ENGINEER, context)
+
+
+@passes_arguments_on
+def train(context: typer.Context) -> None:
+    """Train and evaluate the program in a FILE."""
+    hand_over(ENGINEER, context)
+
+
+@passes_arguments_on
+def setup(context: typer.Context) -> None:
+    """Create or verify streams, consumers, tables and indexes."""
+    hand_over(STORE, context, with_log=True)
+
+
+@passes_arguments_on
+def replay(context: typer.Context) -> None:
+    """Rebuild a RUN from its log alone and compare with the archive."""
+    require_run(context.args)
+    hand_over(STORE, context, with_log=True)
+
+
+@passes_arguments_on
+def import_(context: typer.Context) -> None:
+    """Bring in a published archive (asi-arch PATH) or an exported log (jsonl or parquet PATH) as a run of its own."""
+    hand_over(STORE, context, with_log=True)
+
+
+@passes_arguments_on
+def backup(context: typer.Context) -> None:
+    """Copy the archive to a file."""
+    if not HELP.intersection(context.args):
+        console_settings().require_archive()
+    hand_over(STORE, context)
+
+
+@passes_arguments_on
+def restore(context: typer.Context) -> None:
+    """Make the archive from a copy."""
+    hand_over(STORE, context)
+
+
+def require_run(arguments: Sequence[str]) -> None:
+    """Raises NotFound for a run that does not exist: a tool of the store would make an archive where there is none."""
+    if not HELP.intersection(arguments):
+        named = [argument for argument in arguments[:1] if not argument.startswith("-")]
+        asyncio.run(run_status(console_settings(), named[0] if named else ""))
+
+
+def hand_over(module: str, context: typer.Context, with_log: bool = False) -> None:
+    """Run the tool's command of the same name with the same arguments; its exit status is ours."""
+    needs_log = with_log and not HELP.intersection(context.args)
+    with ExitStack() as stack:
+        log: dict[str, str] = {}
+        if needs_log:
+            from services.console.log import log_environment
+
+            log = stack.enter_context(log_environment(console_settings()))
+        command = [sys.executable, "-m", module, str(context.info_name), *context.args]
+        status = subprocess.call(command, env={**os.environ, **log})
+    raise typer.Exit(status)
