@@ -8,12 +8,13 @@ layout only have one digest; similarity is the weighted Jaccard index of runs of
 
 import ast
 import hashlib
-import threading
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+
+from services.domain.syntax import parse
 
 INTERFACE = frozenset({"forward", "extra_repr", "reset_parameters"})
 """Methods that a module library calls by name, so that another name makes another program; dunder names too."""
@@ -37,6 +38,8 @@ _PLAIN = frozenset(
 )
 """Fields that never hold a node by which a name is bound: texts, operators, whether a name is read or written."""
 _BLOCKS = frozenset({"body", "orelse", "finalbody", "handlers", "cases"})
+_MOST_NAMES = 64
+"""Owners of one attribute, and parameters of one function, that are looked at: keeps hostile programs linear."""
 _REGISTERING = frozenset({"register_buffer", "register_parameter", "add_module"})
 
 
@@ -221,6 +224,12 @@ class _Normaliser(ast.NodeVisitor):
     def __init__(self, tree: ast.Module) -> None:
         self.tokens: list[str] = []
         self._known = definitions(tree)
+        self._owners: dict[str, list[str]] = {}
+        """By attribute: the program's classes that have it, as many as tell two programs apart."""
+        for owner, names in self._known.attributes.items():
+            for name in names:
+                if len(owners := self._owners.setdefault(name, [])) < _MOST_NAMES:
+                    owners.append(owner)
         self._scopes = [_Scope(bound_names(tree.body))]
         self._attributes: dict[tuple[str, str], int] = {}
         self._owner: str | None = None
@@ -378,7 +387,7 @@ class _Normaliser(ast.NodeVisitor):
         if on_self and self._owner and name in self._known.attributes.get(self._owner, ()):
             owners = [self._owner]
         elif on_self or name not in LIBRARY:
-            owners = [one for one, names in self._known.attributes.items() if name in names]
+            owners = self._owners.get(name, [])
         else:
             owners = []
         numbers = [self._attributes.setdefault((one, name), len(self._attributes)) for one in owners]
@@ -388,9 +397,9 @@ class _Normaliser(ast.NodeVisitor):
         """The parameters of a call to one of the program's own functions, classes or methods; else none."""
         known = self._known.parameters
         if isinstance(function, ast.Name):
-            return known.get(function.id, ())
+            return known.get(function.id, ())[:_MOST_NAMES]
         if isinstance(function, ast.Attribute) and self._is_self(function.value):
-            return known.get(f"{self._owner}.{function.attr}", ())
+            return known.get(f"{self._owner}.{function.attr}", ())[:_MOST_NAMES]
         return ()
 
     def _is_self(self, node: ast.expr) -> bool:
@@ -407,9 +416,6 @@ def _place(name: str | None, parameters: tuple[str, ...]) -> tuple[int, str]:
 RUN = 5
 """Tokens per run: long enough to hold an operation with its operands, short enough to survive an edit nearby."""
 
-_parsing = threading.Lock()
-"""Python 3.11 counts the depth of all threads' syntax trees in one place: two that parse at once may both fail."""
-
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
@@ -423,10 +429,8 @@ class Fingerprint:
 def fingerprint(program: str) -> Fingerprint:
     """The fingerprint of a text, parsed once. Raises ``ValueError`` where it is not Python, with the line."""
     try:
-        with _parsing:
-            tree = ast.parse(program)
-        tokens = normalised_tokens(tree)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        tokens = normalised_tokens(parse(program))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"program is not Python that can be parsed: {error}") from error
     told = [token.encode() for token in tokens]
     digest = hashlib.sha256(b"\x00".join(told)).hexdigest()

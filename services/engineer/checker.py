@@ -10,6 +10,7 @@ import grpc.aio
 from services.chassis.errors import Busy
 from services.chassis.events import struct
 from services.contracts import candidate_pb2, checker_pb2, checker_pb2_grpc
+from services.domain.syntax import MOST_BYTES
 from services.engineer.checks.report import CheckReport
 from services.engineer.data.corpus import ByteTokens
 from services.engineer.scales import Scale
@@ -19,7 +20,6 @@ from services.engineer.training.environment import device_name
 from services.engineer.training.model import INITIALISATION
 from services.fla_cpu.names import MODULES, OPERATORS, TOP
 
-PROGRAM_BYTES = 256 * 1024
 WAITING_PER_SLOT = 16
 
 
@@ -37,8 +37,8 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
     async def Check(
         self, request: checker_pb2.CheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> candidate_pb2.CheckReport:
-        if len(request.program.encode()) > PROGRAM_BYTES:
-            raise ValueError(f"program has more than {PROGRAM_BYTES} bytes")
+        if len(request.program.encode(errors="replace")) > MOST_BYTES:
+            raise ValueError(f"program has more than {MOST_BYTES} bytes")
         if self._inside >= self._room:
             raise Busy(f"{self._inside} checks are waiting: ask again in a moment")
         self._inside += 1

@@ -10,6 +10,7 @@ import ast
 import hashlib
 import inspect
 import linecache
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 
 from services import fla_cpu
+from services.domain.syntax import parse
 
 PREFERRED = "DeltaNet"
 
@@ -70,6 +72,7 @@ def execute(source: str) -> ModuleType:
 
     It is named by its text, so that tracebacks and compilers find its lines.
     """
+    source = source.removeprefix("\ufeff")
     name = f"candidate_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -106,18 +109,29 @@ def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
     """The mixer with the usual arguments that it accepts. Raises BadConstructor naming one that nobody knows."""
     usual = usual_arguments(sizes)
     known = usual | synonyms(sizes)
-    parameters = list(inspect.signature(mixer.__init__).parameters.values())[1:]
-    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
-    named = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
-    for one in parameters:
-        required = one.default is one.empty and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
-        if required and one.name not in known:
+    try:
+        parameters = list(inspect.signature(mixer.__init__).parameters.values())[1:]
+    except (TypeError, ValueError) as error:
+        raise BadConstructor(
+            f"{mixer.__name__}.__init__ has no signature that can be read: define a plain one"
+        ) from error
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = {parameter.name: parameter.default for parameter in parameters if parameter.kind in keywords}
+    for name, default in named.items():
+        if default is inspect.Parameter.empty and name not in known:
             raise BadConstructor(
-                f"{mixer.__name__}.__init__ requires {one.name!r}, which is none of the usual arguments: "
+                f"{mixer.__name__}.__init__ requires {name!r}, which is none of the usual arguments: "
                 f"give it a default, or use one of {', '.join(known)}"
             )
     given = {name: value for name, value in usual.items() if takes_all or name in named}
-    return mixer(**given, **{name: value for name, value in synonyms(sizes).items() if name in named})
+    made: object = mixer(**given, **{name: value for name, value in synonyms(sizes).items() if name in named})
+    if not isinstance(made, nn.Module):
+        raise BadConstructor(
+            f"{mixer.__name__}(...) made no nn.Module but an object of type {type(made).__name__}: "
+            "leave out its metaclass or __new__"
+        )
+    return made
 
 
 def usual_arguments(sizes: MixerSizes) -> dict[str, object]:
@@ -154,14 +168,38 @@ def synonyms(sizes: MixerSizes) -> dict[str, object]:
 
 
 def _takes_hidden_states(kind: type[nn.Module]) -> bool:
-    return "hidden_states" in inspect.signature(kind.forward).parameters
+    try:
+        return "hidden_states" in inspect.signature(kind.forward).parameters
+    except (TypeError, ValueError):  # forward is no function
+        return False
+
+
+_EXPLANATIONS = (
+    (r"leaf Variable that requires grad is being used in an in-place|view of a leaf Variable",
+     "the program changes a parameter or its input in place: compute a new tensor instead"),
+    (r"modified by an inplace operation|a view .* is being modified inplace",
+     "the program changes a tensor in place that the backward pass still needs: write x = x + y, not x += y"),
+    (r"metaclass conflict",
+     "a class of the program has a metaclass that does not fit nn.Module's: leave it out"),
+    (r"omplex(Float|Double|64|128)|for only complex|autograd only supports .*real",
+     "the program computes with complex numbers where real ones are needed: take the real part or the absolute value"),
+)  # fmt: skip
+
+
+def explained(error: BaseException) -> str:
+    """An error of the program in one sentence: what it means where torch's own words do not say so, then its words."""
+    words = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
+    for pattern, meaning in _EXPLANATIONS:
+        if re.search(pattern, words):
+            return f"{meaning} ({words})"
+    return words
 
 
 def _constructed(source: str, names: set[str]) -> set[str]:
     """Classes of the program that its own classes construct."""
     return {
         call.func.id
-        for definition in ast.parse(source).body
+        for definition in parse(source).body
         if isinstance(definition, ast.ClassDef)
         for call in ast.walk(definition)
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in names - {definition.name}

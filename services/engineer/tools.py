@@ -7,11 +7,13 @@ import argparse
 import asyncio
 import json
 import os
+import stat
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from services.chassis import logs
+from services.domain.syntax import MOST_BYTES
 from services.engineer.checks.report import CheckReport
 from services.engineer.data.corpus import CorpusError
 from services.engineer.evaluation.preflight import EvaluationUnavailable
@@ -22,6 +24,13 @@ from services.engineer.training.host import train
 from services.engineer.training.result import Metrics, TrainingResult
 from services.sandbox import Sandbox, SandboxUnavailable
 
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
@@ -110,12 +119,24 @@ def _result_text(result: TrainingResult) -> str:
 
 
 def _read(path: Path) -> str:
+    """The program in a file, a byte order mark left out. Raises ScaleError for what is no readable program."""
     try:
-        return path.read_text(encoding="utf-8")
+        kind = _KINDS.get(stat.S_IFMT(path.stat().st_mode))
+        if kind is not None:  # a FIFO blocks, and a device need not end
+            raise ScaleError(f"{path} is {kind}: give a file that holds a Python program.")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ScaleError(f"{path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise ScaleError(f"{path} is not text in UTF-8.") from None
+    if len(content) > MOST_BYTES:
+        raise ScaleError(f"{path} has more than {MOST_BYTES} bytes, which is the most that a program may have.")
+    if not content.strip():
+        raise ScaleError(f"{path} is empty: give a file that holds a Python program.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ScaleError(f"{path} is not text in UTF-8: byte {content[error.start]:#04x} in line {line}.") from None
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -28,6 +28,7 @@ PRELOAD = (
     "torch._dynamo",  # every optimiser imports it: a second of each training
     "services.sandbox.wire",
     "services.sandbox.integrity",
+    "services.engineer.checks.screen",
     "services.engineer.checks.guest",
     "services.engineer.training.guest",
     "services.engineer.evaluation.guest",

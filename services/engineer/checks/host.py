@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from services.engineer.checks.registry import PROBES, Probe
 from services.engineer.checks.report import JSON, CheckReport, Finding, Verdict
-from services.engineer.checks.screen import screen
+from services.engineer.checks.screen import screen_apart
 from services.engineer.checks.settings import CheckSettings
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Malformed, Sandbox
 
@@ -20,7 +20,7 @@ async def check(program: str, sandbox: Sandbox, settings: CheckSettings | None =
     """
     settings = settings or CheckSettings()
     started = time.perf_counter()
-    screened = Verdict.of("screen", True, screen(program, settings.program_bytes))
+    screened = Verdict.of("screen", True, await screen_apart(program, sandbox, settings.program_bytes))
     verdicts = [screened]
     if screened.outcome != "fail":
         verdicts += await _probed(program, sandbox, settings)
@@ -117,10 +117,10 @@ class Claims:
 
 
 def _finding(header: Mapping[str, JSON]) -> Finding:
-    violated, message, evidence = header.get("violated"), header.get("message"), header.get("evidence")
-    if not isinstance(violated, bool) or not isinstance(message, str) or not isinstance(evidence, Mapping):
-        raise ClaimError("a finding needs violated (bool), message (text) and evidence (an object)")
-    return Finding(violated, message[:2000], evidence)
+    try:
+        return Finding.from_json(header)
+    except ValueError as error:
+        raise ClaimError(str(error)) from error
 
 
 def _parameters(verdicts: list[Verdict]) -> int | None:

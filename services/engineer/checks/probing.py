@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from services.engineer.checks.registry import PROBES, Probe
 from services.engineer.checks.report import Finding
 from services.engineer.checks.subject import Subject
+from services.engineer.program import explained
 
 
 def findings(subject: Subject) -> Iterator[tuple[Probe, Finding | None]]:
@@ -26,4 +27,4 @@ def _found(probe: Probe, subject: Subject) -> Finding:
         return probe.load()(subject)
     except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
         tail = "".join(traceback.format_exception(error))[-2000:]
-        return Finding(True, f"raised {type(error).__name__}: {error}"[:500], {"traceback": tail})
+        return Finding(True, f"raised {explained(error)}"[:800], {"traceback": tail})

@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from services.sandbox.wire import printable, printable_json
+
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+EVIDENCE_CHARACTERS = 16 << 10
+MESSAGE_CHARACTERS = 2000
+"""The most of one verdict that is kept: what a program makes a probe say must not fill logs and events."""
 Outcome = Literal["pass", "fail", "warn"]
 
 
@@ -20,6 +25,14 @@ class Finding:
         """As plain JSON, for the way from the guest to the host."""
         return {"violated": self.violated, "message": self.message, "evidence": dict(self.evidence)}
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, JSON]) -> "Finding":
+        """The finding of `to_json`. Raises ValueError for anything else."""
+        violated, message, evidence = values.get("violated"), values.get("message"), values.get("evidence")
+        if not isinstance(violated, bool) or not isinstance(message, str) or not isinstance(evidence, Mapping):
+            raise ValueError("a finding needs violated (bool), message (text) and evidence (an object)")
+        return cls(violated, message[:MESSAGE_CHARACTERS], evidence)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -29,6 +42,11 @@ class Verdict:
     outcome: Outcome
     message: str
     evidence: Mapping[str, JSON] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keep what a stranger caused printable and bounded."""
+        object.__setattr__(self, "message", printable(self.message, MESSAGE_CHARACTERS))
+        object.__setattr__(self, "evidence", printable_json(self.evidence, EVIDENCE_CHARACTERS))
 
     @classmethod
     def of(cls, probe: str, fatal: bool, finding: Finding) -> "Verdict":

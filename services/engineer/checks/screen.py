@@ -8,6 +8,7 @@ import ast
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from services.domain.syntax import Unreadable, parse, require_shallow
 from services.engineer.checks.report import JSON, Finding
 from services.engineer.checks.screen_rules import (
     ALLOWED_IMPORTS,
@@ -18,6 +19,10 @@ from services.engineer.checks.screen_rules import (
     ONLY_THESE,
     PURE_MODULES,
 )
+from services.sandbox import Channel, ChildError, Limits, Sandbox
+from services.sandbox.wire import printable
+
+_LIMITS = Limits(memory_bytes=1 << 30, cpu_seconds=10, wall_seconds=20)
 
 
 @dataclass(frozen=True)
@@ -28,19 +33,37 @@ class Objection:
     reason: str
 
 
-def screen(program: str, limit: int = 256 << 10) -> Finding:
-    """Parses the program and looks for what no mixer needs. `limit` is in bytes.
+async def screen_apart(program: str, sandbox: Sandbox, limit: int) -> Finding:
+    """`screen` in a child of its own: what a text does to Python's parser happens there, within a limit on time.
 
-    Cannot see: what is reached through strings, containers or values computed while it runs.
+    Raises SandboxUnavailable.
     """
     if len(program.encode(errors="replace")) > limit:
         return Finding(True, f"the program has more than {limit} bytes", {"limit": limit})
     try:
-        tree = ast.parse(program)
-    except SyntaxError as error:
-        return Finding(True, f"does not parse: line {error.lineno}: {error.msg}", {"line": error.lineno})
-    except (ValueError, RecursionError, MemoryError) as error:
-        return Finding(True, f"does not parse: {error or type(error).__name__}")
+        async with sandbox.child(f"{__name__}:run", _LIMITS) as child:
+            await child.send("screen", {"program": program})
+            answer = await child.receive(_LIMITS.wall_seconds)
+    except ChildError as error:
+        return Finding(True, f"the program could not be parsed: {error.reason}", {"log": error.log_tail[-2000:]})
+    return Finding.from_json(answer.header)
+
+
+def run(channel: Channel) -> None:
+    """The guest: no program runs here, so its answer is ours."""
+    channel.send("screened", screen(str(channel.receive().header["program"])).to_json())
+
+
+def screen(program: str) -> Finding:
+    """Parses the program and looks for what no mixer needs.
+
+    Cannot see: what is reached through strings, containers or values computed while it runs.
+    """
+    try:
+        tree = parse(program)
+        require_shallow(tree)
+    except Unreadable as error:
+        return Finding(True, f"does not parse: {error}", {} if error.line is None else {"line": error.line})
     found = sorted(_objections(tree), key=lambda objection: objection.line)
     if not found:
         return Finding(False, "nothing forbidden in the source")
@@ -91,14 +114,14 @@ def _importable(module: str, name: str) -> bool:
 
 
 def _module(name: str) -> Iterator[str]:
-    parts = name.split(".")
+    parts = name.split(".")[:8]  # longer than any listed module
     prefixes = {".".join(parts[: end + 1]) for end in range(len(parts))}
     if (
         prefixes & FORBIDDEN_MODULES
         or not prefixes & ALLOWED_IMPORTS
         or any(part.startswith("_") for part in parts[1:])
     ):
-        yield f"import of {name} is not allowed"
+        yield f"import of {printable(name, 80)} is not allowed"
 
 
 def _name(node: ast.Name, imported: set[str]) -> Iterator[str]:
@@ -111,7 +134,7 @@ def _attribute(node: ast.Attribute, imported: set[str]) -> Iterator[str]:
     if path in FORBIDDEN_MODULES:
         yield f"{path} is not allowed"
     elif node.attr in FORBIDDEN_ATTRIBUTES or (_is_dunder(node.attr) and node.attr not in HARMLESS_DUNDERS):
-        yield f".{node.attr} is not allowed"
+        yield f".{printable(node.attr, 80)} is not allowed"
     elif isinstance(node.ctx, ast.Store | ast.Del) and path and path.split(".")[0] in imported:
         yield f"{path} belongs to a library and must not be changed"
 
@@ -135,12 +158,11 @@ def _is_dunder(name: str) -> bool:
 
 def _dotted(node: ast.expr) -> str:
     """`torch.nn.functional` of that expression; empty for anything but a chain of names."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        owner = _dotted(node.value)
-        return f"{owner}.{node.attr}" if owner else ""
-    return ""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
 
 
 _RULES: dict[type[ast.AST], Callable[..., Iterator[str]]] = {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from services.domain.syntax import MOST_BYTES
 from services.engineer.checks.report import JSON
 
 
@@ -31,7 +32,7 @@ class CheckSettings:
     seed: int = 0
     seconds: float = 60.0  # wall time for the whole check
     memory_bytes: int = 6 << 30
-    program_bytes: int = 256 << 10
+    program_bytes: int = MOST_BYTES
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "layers", "probe_width", "probe_heads", "seconds", "parameter_limit"):

@@ -115,6 +115,8 @@ def output_of(answer: object) -> Tensor:
     first = answer[0] if isinstance(answer, tuple | list) and answer else answer
     if not isinstance(first, Tensor):
         raise TypeError(f"forward must return a tensor, or a tuple that starts with one, not {type(answer).__name__}")
+    if first.is_complex():
+        raise TypeError("forward returned complex numbers: return their real part, or their absolute value")
     return first
 
 

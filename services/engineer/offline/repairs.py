@@ -7,6 +7,8 @@ import ast
 import re
 from collections.abc import Callable
 
+from services.domain.syntax import parse
+
 Repaired = tuple[str, str]
 _LINE = re.compile(r'File "<candidate_[0-9a-f]+>", line (\d+)')
 _CREATORS = frozenset(
@@ -36,7 +38,7 @@ def _types(program: str, error: str, match: re.Match[str]) -> Repaired | None:
     """Products of tensors of two types: the later operands are cast to the first one's."""
     del match
     line = _line(error)
-    tree = ast.parse(program)
+    tree = parse(program)
     for node in ast.walk(tree):
         if getattr(node, "lineno", None) == line and (changed := _cast_operands(program, node)):
             return changed, f"line {line}: operands are cast to the type of the first"
@@ -65,7 +67,7 @@ def _cast(program: str, first: ast.expr, others: list[ast.expr]) -> str | None:
 def _device(program: str, error: str, match: re.Match[str]) -> Repaired | None:
     """Tensors created without a device lie on the CPU: they follow the input's."""
     del error, match
-    tree = ast.parse(program)
+    tree = parse(program)
     argument = _input_of_forward(tree)
     forward = next((one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef) and one.name == "forward"), None)
     if argument is None or forward is None:
@@ -91,7 +93,7 @@ def _unexpected(program: str, error: str, match: re.Match[str]) -> Repaired | No
     """A function called with a usual argument that it does not name takes **kwargs from now on."""
     del error
     function, argument = match["function"].rsplit(".", 1)[-1], match["argument"]
-    for node in ast.walk(ast.parse(program)):
+    for node in ast.walk(parse(program)):
         if isinstance(node, ast.FunctionDef) and node.name == function and node.args.kwarg is None:
             last = _last_argument(node)
             if last is not None:
@@ -103,7 +105,7 @@ def _missing(program: str, error: str, match: re.Match[str]) -> Repaired | None:
     """A parameter of forward that callers leave out becomes None by default."""
     del error
     function, argument = match["function"].rsplit(".", 1)[-1], match["argument"]
-    for node in ast.walk(ast.parse(program)):
+    for node in ast.walk(parse(program)):
         if isinstance(node, ast.FunctionDef) and node.name == function and not node.args.defaults:
             names = [one.arg for one in node.args.args]
             if argument in names[2:] and argument == names[-1]:

@@ -7,6 +7,7 @@ from services.engineer.checks.comparing import largest_gap
 from services.engineer.checks.report import Finding
 from services.engineer.checks.signatures import accepts
 from services.engineer.checks.subject import State, Subject
+from services.engineer.program import explained
 
 LENGTH = 40
 PREFILL = 33
@@ -25,7 +26,7 @@ def decoding(subject: Subject) -> Finding:
     try:
         decoded = _decoded(subject, inputs)
     except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
-        return Finding(True, f"cached decoding fails: {type(error).__name__}: {error}"[:500])
+        return Finding(True, f"cached decoding fails: {explained(error)}"[:800])
     if decoded is None:
         return Finding(False, "offers no cached decoding")
     gap = largest_gap(subject.output(inputs, STATE), decoded, subject.exact.tolerance)

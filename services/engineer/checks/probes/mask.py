@@ -6,6 +6,7 @@ from services.engineer.checks.comparing import largest_gap
 from services.engineer.checks.report import Finding
 from services.engineer.checks.signatures import accepts
 from services.engineer.checks.subject import State, Subject
+from services.engineer.program import explained
 
 SHAPE = (2, 65)
 
@@ -25,7 +26,7 @@ def mask(subject: Subject) -> Finding:
         ones = torch.ones(SHAPE, dtype=torch.long)
         masked = subject.call(mixer, inputs, attention_mask=ones).detach()
     except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
-        return Finding(True, f"forward fails with a mask of all ones: {type(error).__name__}: {error}"[:500])
+        return Finding(True, f"forward fails with a mask of all ones: {explained(error)}"[:800])
     gap = largest_gap(without, masked, subject.exact.tolerance)
     if gap.relative > subject.exact.tolerance:
         return Finding(True, "a mask of all ones changes the answer", gap.evidence())

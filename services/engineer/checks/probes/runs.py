@@ -7,6 +7,7 @@ import torch
 from services.engineer.checks.arithmetic import AUTOCAST, Arithmetic
 from services.engineer.checks.report import JSON, Finding
 from services.engineer.checks.subject import Subject, output_of
+from services.engineer.program import explained
 
 SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chunks, a single token, odd, several chunks
 
@@ -23,7 +24,7 @@ def runs(subject: Subject) -> Finding:
         try:
             problem = _step(subject, AUTOCAST, batch, length)
         except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
-            return Finding(True, f"{type(error).__name__}: {error}"[:500], {**where, "traceback": _tail(error)})
+            return Finding(True, explained(error)[:800], {**where, "traceback": _tail(error)})
         if problem:
             return Finding(True, problem, where)
     return Finding(False, "builds and runs forward and backward", {"precision": subject.exact.name})
