@@ -26,13 +26,11 @@ def test_deep_programs_are_refused_in_one_sentence(program: str) -> None:
         require_shallow(parse(program))
 
 
-@pytest.mark.parametrize("depth", [300, 900, 2000])
-def test_programs_deeper_than_the_recursion_limit_have_a_fingerprint_or_a_value_error(depth: int) -> None:
+@pytest.mark.parametrize("depth", [900, 2000])
+def test_a_tree_deeper_than_the_recursion_limit_has_no_fingerprint(depth: int) -> None:
     """What the parser still takes may be too deep for the one who walks the tree."""
-    try:
+    with pytest.raises(ValueError, match="can be parsed"):
         fingerprint("x = a" + ".b" * depth)
-    except ValueError as error:
-        assert "cannot be parsed" in str(error) or "can be parsed" in str(error)
 
 
 @pytest.mark.parametrize(
