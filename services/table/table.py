@@ -1,0 +1,277 @@
+"""The table itself: what was measured of which architecture, and searches simulated on it.
+
+from services.table import Table
+
+def coin(search):                       # a policy: what to train next
+    return search.rng.choice(search.unseen())
+
+table = Table.load()
+print(table.query("gated_delta_net").loss)
+print(table.simulate(coin, budget=100, seed=1).regret)
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.domain.statistics import Noise, pooled_noise
+from services.mixers.description import Mixer
+from services.table.lattice import DIMENSIONS, cells, find, neighbours
+from services.table.records import Record, read_all
+
+FIDELITIES = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the steps at which every training was measured."""
+
+
+class NotMeasured(ValueError):  # noqa: N818 - an answer, not an error of ours
+    """The lattice has the architecture, but nothing was measured of it under what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a policy wants to train: an architecture up to a share of the steps; `parent` is what it was made from.
+
+    An architecture that was trained to a lower share goes on from there and costs the difference.
+    """
+
+    architecture: str
+    fidelity: float = 1.0
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One finished training of a search; `loss` is None where it failed."""
+
+    architecture: str
+    fidelity: float
+    loss: float | None
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One simulated search. `regrets[n]` is the regret after n + 1 whole trainings' worth of compute: the true loss
+    of the best architecture found less that of the best there is, in nats. None before anything was measured."""
+
+    regrets: tuple[float | None, ...]
+    best: str | None
+    observations: tuple[Observation, ...]
+
+    @property
+    def regret(self) -> float | None:
+        """At the end."""
+        return self.regrets[-1]
+
+
+@dataclass
+class Search:
+    """What a policy sees: the space, what was observed so far, and what is in training on other seats."""
+
+    table: Table
+    rng: random.Random
+    budget: float
+    observations: list[Observation] = field(default_factory=list)
+    pending: list[Choice] = field(default_factory=list)
+    spent: float = 0.0
+    memory: dict[str, object] = field(default_factory=dict)  # for the policy's own use during this search
+    _asked: dict[str, float] = field(default_factory=dict)  # architecture → highest fidelity asked for
+    _best: tuple[float, float, str] | None = None  # minus the fidelity, loss, architecture
+
+    @property
+    def space(self) -> Sequence[str]:
+        """All architectures that may be chosen."""
+        return self.table.space
+
+    @property
+    def seen(self) -> Mapping[str, float]:
+        """Architecture → the highest fidelity that it was asked for, in training or finished."""
+        return self._asked
+
+    def unseen(self, among: Iterable[str] | None = None) -> list[str]:
+        """Architectures that were never asked for."""
+        return [one for one in (self.space if among is None else among) if one not in self._asked]
+
+    def neighbours(self, architecture: str) -> Sequence[str]:
+        """Those of the space that are one move away."""
+        return self.table.neighbours[architecture]
+
+    def values(self, architecture: str) -> Mapping[str, str]:
+        """The architecture's value in each dimension of the lattice."""
+        return self.table.values[architecture]
+
+    def started(self, choice: Choice, cost: float) -> None:
+        """Note what a seat begins to train."""
+        self._asked[choice.architecture] = choice.fidelity
+        self.pending.append(choice)
+        self.spent += cost
+
+    def ended(self, choice: Choice, loss: float | None) -> str | None:
+        """Note an observation. Returns the incumbent: the lowest loss at the highest fidelity that has any."""
+        self.pending.remove(choice)
+        self.observations.append(Observation(choice.architecture, choice.fidelity, loss, choice.parent))
+        if loss is not None:
+            entry = (-choice.fidelity, loss, choice.architecture)
+            self._best = entry if self._best is None else min(self._best, entry)
+        return None if self._best is None else self._best[2]
+
+    def ranked(self, fidelity: float = 1.0) -> list[Observation]:
+        """Successful observations at one fidelity, the lowest loss first."""
+        found = [one for one in self.observations if one.fidelity == fidelity and one.loss is not None]
+        return sorted(found, key=lambda one: one.loss or 0.0)
+
+
+Policy = Callable[[Search], Choice | str]
+
+
+class Table:
+    """Measured trainings at one scale.
+
+    The space holds every architecture with a record for the first seed. `query` answers from what was measured and
+    never estimates.
+    """
+
+    def __init__(self, records: Iterable[Record], scale: str = "mini") -> None:
+        self.scale = scale
+        self._records: dict[str, dict[int, Record]] = defaultdict(dict)
+        for record in records:
+            if record.scale == scale:
+                self._records[record.cell][record.seed] = record
+
+    @classmethod
+    def load(cls, folder: Path | None = None, scale: str = "mini") -> Table:
+        """The table that is shipped, or the one under construction in a folder."""
+        return cls(read_all(folder), scale)
+
+    @cached_property
+    def space(self) -> tuple[str, ...]:
+        """Names of all architectures that were measured, failed ones included."""
+        return tuple(cell.name for cell in cells() if cell.name in self._records)
+
+    @cached_property
+    def values(self) -> Mapping[str, Mapping[str, str]]:
+        """Each architecture's values by dimension."""
+        return {name: dict(zip(DIMENSIONS, find(name).values, strict=True)) for name in self.space}
+
+    @cached_property
+    def neighbours(self) -> Mapping[str, tuple[str, ...]]:
+        """Each architecture's measured neighbours."""
+        known = set(self.space)
+        return {
+            name: tuple(cell.name for cell in neighbours(find(name).structure) if cell.name in known)
+            for name in self.space
+        }
+
+    @cached_property
+    def truth(self) -> Mapping[str, float]:
+        """Each architecture's mean loss over its seeds; failed ones are left out."""
+        means = {}
+        for name in self.space:
+            losses = [record.loss for record in self._records[name].values() if record.loss is not None]
+            if losses and len(losses) == len(self._records[name]):
+                means[name] = fmean(losses)
+        return means
+
+    @property
+    def seed_noise(self) -> Noise | None:
+        """The deviation of one training's loss over seeds; None where no architecture has two."""
+        groups = [
+            [record.loss for record in seeds.values() if record.loss is not None] for seeds in self._records.values()
+        ]
+        several = [group for group in groups if len(group) > 1]
+        return pooled_noise(several) if several else None
+
+    def records(self, architecture: Mixer | str | None = None) -> list[Record]:
+        """All records, or those of one architecture, by seed."""
+        names = self.space if architecture is None else (find(architecture).name,)
+        return [record for name in names for _, record in sorted(self._records.get(name, {}).items())]
+
+    def query(self, architecture: Mixer | str, fidelity: float = 1.0, seed: int | None = None) -> Record:
+        """The training of an architecture, with `loss` as of a share of its steps; without a seed the first there is.
+
+        Raises NotMeasured, and ValueError for an architecture that the lattice lacks.
+        """
+        name = find(architecture).name
+        seeds = self._records.get(name, {})
+        record = seeds.get(min(seeds, default=0) if seed is None else seed)
+        if record is None:
+            raise NotMeasured(f"{name} has no training at {self.scale} with seed {seed}; there are {sorted(seeds)}")
+        if fidelity >= 1 or record.failure is not None:
+            return record
+        loss = record.at(fidelity)
+        if loss is None:
+            raise NotMeasured(f"{name} was not measured at {fidelity:.0%} of the steps; use one of {FIDELITIES}")
+        return Record(**{**vars(record), "loss": loss, "loss_stderr": None})
+
+    def simulate(self, policy: Policy, budget: int, seed: int, seats: int = 1) -> Trace:
+        """One search with a budget of so many whole trainings, `seats` of them in flight at once.
+
+        A training takes the CPU seconds that it took; whatever finishes is told before the policy is asked again.
+        """
+        search = Search(self, random.Random(seed), budget)
+        draws: dict[str, Record] = {}
+        running: list[tuple[float, int, float, Choice]] = []  # when it ends, a tie-break, its cost
+        curve: list[float | None] = [None] * budget
+        clock, finished, incumbent = 0.0, 0.0, None
+        while True:
+            while len(running) < seats and search.spent < budget and self._anything_left(search):
+                choice = self._next(policy, search)
+                record = draws.setdefault(choice.architecture, self._drawn(choice.architecture, search.rng))
+                cost = choice.fidelity - search.seen.get(choice.architecture, 0.0)
+                search.started(choice, cost)
+                ends = clock + cost * (record.cpu_seconds or 1.0)
+                heapq.heappush(running, (ends, len(search.observations) + len(running), cost, choice))
+            if not running:
+                return Trace(_filled(curve), incumbent, tuple(search.observations))
+            clock, _, cost, choice = heapq.heappop(running)
+            finished += cost
+            incumbent = search.ended(choice, draws[choice.architecture].at(choice.fidelity))
+            if incumbent is not None:
+                curve[min(budget, max(1, int(finished + 1e-9))) - 1] = self.truth[incumbent] - self.best
+
+    @cached_property
+    def best(self) -> float:
+        """The lowest true loss."""
+        return min(self.truth.values())
+
+    @cached_property
+    def distances(self) -> NDArray[np.int64]:
+        """In how many dimensions each two architectures of the space differ."""
+        columns = zip(*(self.values[name].values() for name in self.space), strict=True)
+        coded = [np.unique(column, return_inverse=True)[1] for column in columns]
+        total: NDArray[np.int64] = np.sum([column[:, None] != column[None, :] for column in coded], axis=0)
+        return total
+
+    def _drawn(self, architecture: str, rng: random.Random) -> Record:
+        trained = self._records[architecture]
+        return trained[rng.choice(sorted(trained))]
+
+    def _anything_left(self, search: Search) -> bool:
+        return len(search.seen) < len(self.space) or any(share < 1 for share in search.seen.values())
+
+    def _next(self, policy: Policy, search: Search) -> Choice:
+        choice = policy(search)
+        choice = Choice(choice) if isinstance(choice, str) else choice
+        if choice.architecture not in self._records:
+            raise ValueError(f"the policy chose {choice.architecture!r}, which is not in the space")
+        if search.seen.get(choice.architecture, 0.0) >= choice.fidelity:
+            raise ValueError(f"the policy chose {choice.architecture} a second time; see `search.unseen()`")
+        return choice
+
+
+def _filled(curve: Sequence[float | None]) -> tuple[float | None, ...]:
+    """Each place without a value takes the one before."""
+    filled: list[float | None] = []
+    for value in curve:
+        filled.append(value if value is not None or not filled else filled[-1])
+    return tuple(filled)

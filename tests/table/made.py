@@ -1,0 +1,35 @@
+"""A made-up table over the whole lattice, for tests: effects of the values, of some pairs, and seed noise."""
+
+import random
+
+from services.table.lattice import cells
+from services.table.records import Record
+
+NOISE = 0.004
+
+
+def made_records(seeds: tuple[int, ...] = (1, 2, 3), seed: int = 0, failing: float = 0.0) -> list[Record]:
+    """Losses near 2 whose early measurements are noisy versions of the final ones."""
+    rng = random.Random(seed)
+    effects: dict[tuple[object, ...], float] = {}
+    records = []
+    for cell in cells():
+        pairs = list(enumerate(cell.values))
+        crossed = [(a, b) for a in pairs for b in pairs if a < b]
+        worth = sum(effects.setdefault(pair, rng.gauss(0, 0.06)) for pair in pairs)
+        worth += sum(effects.setdefault(pair, rng.gauss(0, 0.015)) for pair in crossed)
+        broken = rng.random() < failing
+        for number in seeds:
+            loss = 2.0 + worth + rng.gauss(0, NOISE)
+            curve = tuple(
+                (step, 3.0, loss + (120 - step) / 100 + rng.gauss(0, (120 - step) / 2000)) for step in (30, 60, 90)
+            )
+            records.append(
+                Record(cell.name, "mini", number, failure="stopped: not finite", seconds=1.0)
+                if broken
+                else Record(
+                    cell.name, "mini", number, loss=loss, loss_stderr=0.03, curve=(*curve, (120, loss, None)),
+                    parameters=100_000, flops_per_token=1e6, tokens_per_cpu_second=2e4, cpu_seconds=5.0, seconds=6.0,
+                )
+            )  # fmt: skip
+    return records

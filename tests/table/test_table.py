@@ -1,0 +1,131 @@
+"""The table: its lattice, its files, what it answers, and that a simulated search spends what it says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from services.mixers.catalogue import CATALOGUE
+from services.mixers.render import render
+from services.table.lattice import cells, find, neighbours
+from services.table.policies import POLICIES, policy
+from services.table.records import Record, append, pack, read, read_all
+from services.table.table import Choice, NotMeasured, Search, Table
+from tests.table.made import made_records
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return Table(made_records())
+
+
+def test_the_lattice_has_more_than_a_thousand_architectures_which_all_differ() -> None:
+    names, structures = {cell.name for cell in cells()}, {cell.structure for cell in cells()}
+
+    assert len(cells()) == len(names) == len(structures) >= 1000
+
+
+def test_every_cell_is_found_by_its_name_its_structure_and_its_mixer() -> None:
+    for cell in cells()[::97]:
+        assert find(cell.name) is find(cell.structure) is find(cell.mixer) is cell
+    assert find("gated_delta_net").mixer.structure() == CATALOGUE["gated_delta_net"].structure()
+    with pytest.raises(ValueError, match="no architecture 'retnet'"):
+        find("retnet")
+
+
+def test_every_cell_renders_to_a_program() -> None:
+    for cell in cells():
+        compile(render(cell.mixer, "Cell"), cell.name, "exec")
+
+
+def test_neighbours_are_mutual_within_a_rule_and_one_move_leads_to_the_other_rule() -> None:
+    for cell in cells()[::53]:
+        near = neighbours(cell.structure)
+        across = [other for other in near if other.values[0] != cell.values[0]]
+
+        assert len(across) == 1
+        assert all(cell in neighbours(other.structure) for other in near if other not in across)
+
+
+def test_a_line_torn_by_a_kill_is_ignored_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    place = tmp_path / "piece.jsonl"
+    first, second = Record("a", "mini", 1, loss=2.0), Record("b", "mini", 1, loss=2.1, curve=((10, 3.0, None),))
+    append(place, first)
+    with place.open("a") as file:
+        file.write(json.dumps({"cell": "c", "scale": "mini"})[:-8])
+    append(place, second)
+
+    assert list(read(place)) == [first, second]
+
+
+def test_a_packed_table_reads_back_equal_and_packs_to_the_same_bytes(tmp_path: Path) -> None:
+    records = sorted(made_records(seeds=(1,))[:20], key=lambda record: record.key)
+    pack(records, tmp_path / "one.jsonl.gz")
+    pack(reversed(records), tmp_path / "two.jsonl.gz")
+
+    assert list(read(tmp_path / "one.jsonl.gz")) == records == read_all(tmp_path)
+    assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
+
+
+def test_a_query_answers_what_was_measured_and_never_estimates(table: Table) -> None:
+    record = table.query("delta_net", seed=2)
+
+    assert record.seed == 2
+    assert table.query("delta_net", fidelity=0.5, seed=2).loss == record.at(0.5) != record.loss
+    with pytest.raises(NotMeasured, match="seed 9"):
+        table.query("delta_net", seed=9)
+    with pytest.raises(NotMeasured, match="33%"):
+        table.query("delta_net", fidelity=0.33)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("seats", [1, 8])
+def test_every_policy_spends_its_budget_and_repeats_with_its_seed(table: Table, name: str, seats: int) -> None:
+    trace = table.simulate(policy(name), budget=60, seed=3, seats=seats)
+    reached: dict[str, float] = {}
+    for one in trace.observations:
+        reached[one.architecture] = max(reached.get(one.architecture, 0.0), one.fidelity)
+
+    assert 60 <= sum(reached.values()) < 61
+    assert trace.regrets[-1] is not None
+    assert trace.regrets[-1] >= 0
+    assert trace == table.simulate(policy(name), budget=60, seed=3, seats=seats)
+
+
+def test_a_policy_that_knows_the_truth_has_no_regret_after_its_first_training(table: Table) -> None:
+    def oracle(search: Search) -> str:
+        return min(search.unseen(), key=table.truth.__getitem__)
+
+    assert table.simulate(oracle, budget=5, seed=1).regret == pytest.approx(0, abs=0.02)
+
+
+def test_going_on_from_a_lower_fidelity_costs_the_difference(table: Table) -> None:
+    def climb(search: Search) -> Choice:
+        shares = dict(search.seen)
+        unfinished = [name for name, share in shares.items() if share < 1]
+        return Choice(unfinished[0], 1.0) if unfinished else Choice(search.unseen()[0], 0.25)
+
+    trace = table.simulate(climb, budget=3, seed=1)
+
+    assert [one.fidelity for one in trace.observations] == [0.25, 1.0] * 3
+
+
+def test_what_a_policy_may_not_choose_is_refused(table: Table) -> None:
+    with pytest.raises(ValueError, match="not in the space"):
+        table.simulate(lambda _: "nobody", budget=2, seed=1)
+    with pytest.raises(ValueError, match="a second time"):
+        table.simulate(lambda search: search.space[0], budget=2, seed=1)
+
+
+def test_failed_trainings_are_observed_without_a_loss_and_are_never_the_best() -> None:
+    table = Table(made_records(failing=0.3))
+    trace = table.simulate(policy("random"), budget=50, seed=1)
+
+    assert any(one.loss is None for one in trace.observations)
+    assert trace.best in table.truth
+
+
+def test_a_small_space_ends_a_search_early() -> None:
+    table = Table(made_records(seeds=(1,))[:10])
+
+    assert len(table.simulate(policy("random"), budget=50, seed=1).observations) == 10
