@@ -16,7 +16,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +35,14 @@ from services.sandbox import Sandbox, SandboxUnavailable
 from services.table.lattice import Cell, cells, find
 from services.table.records import Record, append, read_all
 
+WITHOUT_TASKS = {"tasks": "", "averaged": ""}
+SCALES: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "mini-half": ("mini", {**WITHOUT_TASKS, "tokens": "100352"}),
+    "mini": ("mini", WITHOUT_TASKS),
+    "tiny": ("tiny", {**WITHOUT_TASKS, "precision": "fp32"}),
+}
+"""Under which name the table keeps what, as a scale of the engineer with overrides. All in fp32: every machine has it.
+Benchmarks are left out: at these sizes they lie near chance."""
 ORDER_SEED = 17
 RELIABILITY_CELLS = 8
 """So many cells get all their seeds first: they tell how much of a difference is seed noise."""
@@ -58,14 +66,14 @@ def order(seeds: Sequence[int]) -> list[tuple[Cell, int]]:
 class Builder:
     """Trains what is left and appends it to a file of this process's own."""
 
-    def __init__(self, folder: Path, scale: Scale, corpus: Corpus, sandbox: Sandbox) -> None:
-        self.folder, self.scale, self.corpus, self.sandbox = folder, scale, corpus, sandbox
-        self.file = folder / f"{scale.name}-{time.time_ns():x}-{os.getpid()}.jsonl"
+    def __init__(self, folder: Path, name: str, scale: Scale, corpus: Corpus, sandbox: Sandbox) -> None:
+        self.folder, self.name, self.scale, self.corpus, self.sandbox = folder, name, scale, corpus, sandbox
+        self.file = folder / f"{name}-{time.time_ns():x}-{os.getpid()}.jsonl"
         parts = [asdict(scale), corpus.fingerprint, versions()["torch"].split("+")[0]]
         self.conditions = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         self.finished = 0
         folder.mkdir(parents=True, exist_ok=True)
-        self._locks = (folder / f"{scale.name}.locks").open("a")
+        self._locks = (folder / f"{name}.locks").open("a")
         self._held: set[int] = set()
 
     async def work(self, jobs: Sequence[tuple[Cell, int]], until: float, limit: int) -> None:
@@ -100,7 +108,7 @@ class Builder:
             return
         self._held.add(place)
         try:
-            yield (cell.name, self.scale.name, seed) not in {record.key for record in read_all(self.folder)}
+            yield (cell.name, self.name, seed) not in {record.key for record in read_all(self.folder)}
         finally:
             self._held.discard(place)
             fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, place)
@@ -112,7 +120,7 @@ class Builder:
             result = await train(program, seed, self.scale, self.corpus, self.sandbox, on_progress=chunks.append)
         except TrainingFailed as failed:
             return Record(
-                cell.name, self.scale.name, seed, failure=f"{failed.kind}: {failed.message}"[:300],
+                cell.name, self.name, seed, failure=f"{failed.kind}: {failed.message}"[:300],
                 seconds=round(time.monotonic() - began, 2), conditions=self.conditions,
             )  # fmt: skip
         return self._record(cell, seed, result, chunks)
@@ -123,7 +131,7 @@ class Builder:
         measured = result.measurements
         return Record(
             cell=cell.name,
-            scale=self.scale.name,
+            scale=self.name,
             seed=seed,
             loss=round(result.loss, 5),
             loss_stderr=round(result.loss_stderr, 5),
@@ -143,14 +151,16 @@ class Builder:
 
 async def build(arguments: argparse.Namespace) -> int:
     """Train until the hours or the limit are used up, or nothing is left. Returns the exit status."""
-    scale = load_scale(arguments.scale)
+    name = arguments.scale
+    base, overrides = SCALES[name]
+    scale = load_scale(base, {**overrides, **dict(one.split("=", 1) for one in arguments.set)})
     corpus = open_corpus(scale, arguments.folder / "corpus")
     until = time.monotonic() + arguments.hours * 3600
     async with Sandbox() as sandbox:
-        builder = Builder(arguments.folder, scale, corpus, sandbox)
+        builder = Builder(arguments.folder, name, scale, corpus, sandbox)
         done = {record.key for record in read_all(arguments.folder)}
-        jobs = [(cell, seed) for cell, seed in order(arguments.seeds) if (cell.name, scale.name, seed) not in done]
-        sys.stdout.write(f"{len(jobs)} of {len(cells()) * len(arguments.seeds)} trainings at {scale.name} are left\n")
+        jobs = [(cell, seed) for cell, seed in order(arguments.seeds) if (cell.name, name, seed) not in done]
+        sys.stdout.write(f"{len(jobs)} of {len(cells()) * len(arguments.seeds)} trainings at {name} are left\n")
         sys.stdout.flush()
         tasks = [asyncio.create_task(builder.work(jobs, until, arguments.limit)) for _ in range(arguments.workers)]
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: [task.cancel() for task in tasks])
@@ -164,7 +174,8 @@ async def build(arguments: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asi-arch table build", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where the records are appended")
-    parser.add_argument("--scale", default="mini", help="a scale of the engineer")
+    parser.add_argument("--scale", choices=SCALES, default="mini-half")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override, to try things out")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--workers", type=int, default=1, help="trainings at once in this process")
     parser.add_argument("--hours", type=float, default=1e6)

@@ -141,7 +141,7 @@ class Table:
     never estimates.
     """
 
-    def __init__(self, records: Iterable[Record], scale: str = "mini") -> None:
+    def __init__(self, records: Iterable[Record], scale: str = "mini-half") -> None:
         self.scale = scale
         self._records: dict[str, dict[int, Record]] = defaultdict(dict)
         for record in records:
@@ -149,7 +149,7 @@ class Table:
                 self._records[record.cell][record.seed] = record
 
     @classmethod
-    def load(cls, folder: Path | None = None, scale: str = "mini") -> Table:
+    def load(cls, folder: Path | None = None, scale: str = "mini-half") -> Table:
         """The table that is shipped, or the one under construction in a folder."""
         return cls(read_all(folder), scale)
 

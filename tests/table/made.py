@@ -25,10 +25,10 @@ def made_records(seeds: tuple[int, ...] = (1, 2, 3), seed: int = 0, failing: flo
                 (step, 3.0, loss + (120 - step) / 100 + rng.gauss(0, (120 - step) / 2000)) for step in (30, 60, 90)
             )
             records.append(
-                Record(cell.name, "mini", number, failure="stopped: not finite", seconds=1.0)
+                Record(cell.name, "mini-half", number, failure="stopped: not finite", seconds=1.0)
                 if broken
                 else Record(
-                    cell.name, "mini", number, loss=loss, loss_stderr=0.03, curve=(*curve, (120, loss, None)),
+                    cell.name, "mini-half", number, loss=loss, loss_stderr=0.03, curve=(*curve, (120, loss, None)),
                     parameters=100_000, flops_per_token=1e6, tokens_per_cpu_second=2e4, cpu_seconds=5.0, seconds=6.0,
                 )
             )  # fmt: skip
