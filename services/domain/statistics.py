@@ -9,33 +9,37 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
-import numpy as np
-from scipy import special
+
+def _special() -> Any:
+    from scipy import special  # half a second, which whoever only reads an archive does not wait for
+
+    return special
 
 
 def normal_survival(z: float) -> float:
     """P(Z > z) of the standard normal distribution, accurate far into the tail."""
-    return float(special.ndtr(-z))
+    return float(_special().ndtr(-z))
 
 
 def normal_quantile(share: float) -> float:
     """The z with P(Z ≤ z) = ``share``."""
-    return float(special.ndtri(share))
+    return float(_special().ndtri(share))
 
 
 def student_survival(t: float, freedom: float) -> float:
     """P(T > t) of Student's t distribution with ``freedom`` > 0 degrees of freedom."""
     if freedom <= 0:
         raise ValueError(f"freedom must be positive, not {freedom!r}: a test needs at least two observations")
-    return float(special.stdtr(freedom, -t))
+    return float(_special().stdtr(freedom, -t))
 
 
 def student_quantile(share: float, freedom: float) -> float:
     """The t with P(T ≤ t) = ``share``. Raises ``ValueError`` for a share outside (0, 1)."""
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, not {share!r}")
-    return float(special.stdtrit(freedom, share))
+    return float(_special().stdtrit(freedom, share))
 
 
 def benjamini_hochberg(ps: Sequence[float], tried: int | None = None) -> list[float]:
@@ -239,7 +243,7 @@ def power(effect: float, deviation: float, count: int, alpha: float = 0.05) -> f
     if count < 2 or not deviation > 0:
         raise ValueError(f"power needs at least two pairs and a positive deviation, not {count} and {deviation!r}")
     critical = student_quantile(1 - alpha, count - 1)
-    return 1.0 - float(special.nctdtr(count - 1, effect / deviation * math.sqrt(count), critical))
+    return 1.0 - float(_special().nctdtr(count - 1, effect / deviation * math.sqrt(count), critical))
 
 
 def seeds_needed(effect: float, deviation: float, alpha: float = 0.05, wanted: float = 0.8, most: int = 1000) -> int:
@@ -337,6 +341,8 @@ def linear_fit(xs: Sequence[float], ys: Sequence[float]) -> Line:
     """The least-squares line through at least two points whose x differ; ``ValueError`` otherwise."""
     _check_pairs(xs, ys)
     _check_varies("xs", xs)
+    import numpy as np
+
     slope, intercept = map(float, np.polynomial.polynomial.polyfit(xs, ys, 1)[::-1])
     squares = math.fsum((y - intercept - slope * x) ** 2 for x, y in zip(xs, ys, strict=True))
     deviation = math.sqrt(squares / (len(xs) - 2)) if len(xs) > 2 else None
@@ -351,6 +357,8 @@ def least_squares(rows: Sequence[Sequence[float]], targets: Sequence[float], rid
     width = len(rows[0]) if rows else 0
     if not width or len(rows) != len(targets) or any(len(row) != width for row in rows):
         raise ValueError("rows must be equally long, and as many as targets")
+    import numpy as np  # late, as SciPy above
+
     matrix = np.vstack([rows, math.sqrt(ridge) * np.eye(width)])
     weights, _, rank, _ = np.linalg.lstsq(matrix, np.concatenate([targets, np.zeros(width)]))
     if rank < width:

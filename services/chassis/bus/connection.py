@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Coroutine
-from dataclasses import dataclass
 from typing import TypeVar
 
 import nats.errors
@@ -16,6 +15,7 @@ from services.chassis import telemetry
 from services.chassis.bus.access import Access, access, refusal
 from services.chassis.bus.delivery import Consumer, Depth
 from services.chassis.bus.denials import Denials
+from services.chassis.bus.logged import Logged
 from services.chassis.bus.rights import API
 from services.chassis.bus.subjects import subject_of
 from services.chassis.bus.topology import EVENTS, MAX_COPY_BYTES, MAX_EVENT_BYTES, ConsumerSpec, drift, topology
@@ -30,15 +30,6 @@ _MISSING = f"stream {EVENTS} does not exist; run `asi-arch setup`"
 
 class EventTooBig(Exception):  # noqa: N818
     """An event passes 256 KiB. (Past 1 MiB the server would close the connection for good.)"""
-
-
-@dataclass(frozen=True)
-class Logged:
-    """One message of the log as it lies there."""
-
-    sequence: int
-    subject: str
-    body: bytes
 
 
 class Bus:

@@ -1,19 +1,31 @@
 """What every backend answers in the same way: nearest motivations and programs, as records."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from services.contracts import candidate_pb2
-from services.store.backends.neighbours import Neighbours, Source
-from services.store.backends.rows_in_memory import Scored
 from services.store.port import CandidateRow, Near
+
+if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
+    from services.store.backends.neighbours import Neighbours, Source
+    from services.store.backends.rows_in_memory import Scored
 
 
 class Searching(ABC):
     """The part of `services.store.port.Archive` that rests on other questions of it."""
 
     def __init__(self, source: Source) -> None:
-        self._neighbours = Neighbours(source)
+        self._source = source
+
+    @cached_property
+    def _neighbours(self) -> Neighbours:
+        from services.store.backends.neighbours import Neighbours
+
+        return Neighbours(self._source)
 
     @abstractmethod
     async def candidate(self, run: str, candidate: str) -> CandidateRow:

@@ -4,15 +4,16 @@ Four connections: what reads a few rows by their keys does so at once; one threa
 many rows, one takes the long ones (digests, logs, the feeding of searches, backups). Readers never wait for the writer.
 """
 
+from __future__ import annotations
+
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services.chassis.bus import Logged
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
-from services.store.backends.neighbours import StoredProgram, StoredVector
 from services.store.backends.searching import Searching
-from services.store.backends.sketches import Sketched
 from services.store.backends.sqlite import history, queries, writing
 from services.store.backends.sqlite.connection import Here, Thread, connect
 from services.store.backends.sqlite.schema import drift, migrate
@@ -29,6 +30,10 @@ from services.store.port import (
     Reservation,
     RunRow,
 )
+
+if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
+    from services.store.backends.neighbours import StoredProgram, StoredVector
+    from services.store.backends.sketches import Sketched
 
 LOG_PAGE = 1000
 

@@ -1,15 +1,20 @@
 """The log as the archive remembers it, and what the searches in memory are fed from."""
 
+from __future__ import annotations
+
 import sqlite3
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from services.contracts import candidate_pb2, events_pb2
 from services.store.backends.digest import Digest
-from services.store.backends.neighbours import StoredProgram, StoredVector, sketch_from
-from services.store.backends.sketches import Sketched
 from services.store.backends.sqlite.connection import transaction
 from services.store.backends.sqlite.queries import known, known_candidate, read_pool
 from services.store.port import LogRow
+
+if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
+    from services.store.backends.neighbours import StoredProgram, StoredVector
+    from services.store.backends.sketches import Sketched
 
 Connection = sqlite3.Connection
 
@@ -49,6 +54,8 @@ def vectors(connection: Connection, run: str, embedder: str, after: int, limit: 
         "ORDER BY sequence LIMIT ?",
         (run, embedder, after, limit),
     )
+    from services.store.backends.neighbours import StoredVector
+
     return [StoredVector(*row) for row in rows]
 
 
@@ -58,6 +65,8 @@ def programs(connection: Connection, run: str, after: int, limit: int) -> list[S
         "SELECT sequence, id, digest, sketch FROM programs WHERE run = ? AND sequence > ? ORDER BY sequence LIMIT ?",
         (run, after, limit),
     )
+    from services.store.backends.neighbours import StoredProgram, sketch_from
+
     return [
         StoredProgram(sequence, name, None if sketch is None else sketch_from(text, sketch))
         for sequence, name, text, sketch in rows
@@ -77,6 +86,8 @@ def program_runs(connection: Connection, run: str, ids: Sequence[str]) -> dict[s
     """Fingerprints with their token runs."""
     query = "SELECT digest, sketch, runs FROM programs WHERE run = ? AND id = ? AND sketch IS NOT NULL"
     found = {one: connection.execute(query, (run, one)).fetchone() for one in ids}
+    from services.store.backends.neighbours import sketch_from
+
     return {one: sketch_from(*row) for one, row in found.items() if row}
 
 

@@ -84,6 +84,8 @@ def migrate(connection: sqlite3.Connection, path: str, steps: tuple[str, ...] = 
     Raises:
         SettingsError: the file was written by a newer version of this program.
     """
+    if connection.execute("PRAGMA user_version").fetchone()[0] == len(steps):
+        return  # without a write, which would wait for the store's own
     with transaction(connection, "BEGIN IMMEDIATE"):
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > len(steps):

@@ -2,10 +2,9 @@
 
 import json
 import sqlite3
+import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-
-import numpy as np
 
 from services.chassis.bus import Logged
 from services.chassis.events import body_of
@@ -136,7 +135,8 @@ def _put_proposal(connection: sqlite3.Connection, key: Key, sequence: int, row: 
     """What the searches for near motivations and programs read."""
     proposal = row.record.proposal
     if proposal.motivation_embedding:
-        vector = np.array(proposal.motivation_embedding, dtype="<f4").tobytes()
+        values = proposal.motivation_embedding
+        vector = struct.pack(f"<{len(values)}f", *values)
         connection.execute(
             "INSERT INTO motivations VALUES (?, ?, ?, ?, ?)", (sequence, *key, proposal.embedder, vector)
         )
