@@ -114,7 +114,8 @@ def start(candidates: int) -> events_pb2.Event:
 def way(request: events_pb2.Event) -> list[events_pb2.Event]:
     """Everything that happens to one candidate between its request and its end."""
     record, cause, told = pb.Candidate(), Cause.published(request), []
-    record.CopyFrom(request.so_far)
+    record.request.CopyFrom(request.candidate_requested.request)
+    record.id, record.stage = request.candidate, request.candidate_requested.stage
     number = record.request.number
     propose(
         record,
@@ -122,15 +123,25 @@ def way(request: events_pb2.Event) -> list[events_pb2.Event]:
         "" if number < 3 else f"c{random.Random(number).randrange(max(1, number - 500), number - 1):06d}",
     )
     for fact in ("proposed", "claimed", "trained", "judged", "analysed"):
+        event = follow(cause, fact, "bench", 1, record.id)
         match fact:
+            case "proposed":
+                event.candidate_proposed.CopyFrom(
+                    events_pb2.CandidateProposed(proposal=record.proposal, stage=record.stage)
+                )
             case "trained":
                 train(record, number)
+                event.candidate_trained.CopyFrom(
+                    events_pb2.CandidateTrained(training=record.training, stage=record.stage)
+                )
             case "judged":
                 judge(record)
+                event.candidate_judged.verdict.CopyFrom(record.verdict)
             case "analysed":
                 analyse(record)
-        event = follow(cause, fact, "bench", 1, record)
-        getattr(event, f"candidate_{fact}").SetInParent()
+                event.candidate_analysed.analysis.CopyFrom(record.analysis)
+            case _:
+                event.candidate_claimed.SetInParent()
         told.append(event)
         if fact != "claimed":
             cause = Cause.published(event)
@@ -146,6 +157,6 @@ def imported(cause: Cause, number: int) -> events_pb2.Event:
     judge(record)
     analyse(record)
     record.state = pb.STATE_ARCHIVED
-    event = follow(cause, "imported", "bench", 1, record)
-    event.candidate_imported.index = number
+    event = follow(cause, "imported", "bench", 1, record.id)
+    event.candidate_imported.CopyFrom(events_pb2.CandidateImported(index=number, record=record))
     return event

@@ -29,7 +29,6 @@ from services.console.local.broker import Broker
 from services.contracts import events_pb2
 from services.store.backends import open_archive
 from services.store.reactions import react
-from services.store.reading import reading
 from services.store.replay import replay
 
 
@@ -94,8 +93,8 @@ async def rebuilt(settings: ServiceSettings, into: str) -> float:
     archive = open_archive(into) if into else None
     if archive is not None:
         await archive.open()
-    async with reading(settings, RUN, bodies=archive is not None) as log:
-        seconds = (await replay(log, RUN, archive, None)).seconds
+    async with Bus(settings, "replay") as bus:
+        seconds = (await replay(bus, RUN, archive, None)).seconds
     if archive is not None:
         await archive.close()
     return seconds

@@ -18,6 +18,15 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 SHOWN = 8
+STATES = {
+    "candidate_requested": "requested",
+    "candidate_proposed": "proposed",
+    "candidate_trained": "trained",
+    "candidate_judged": "judged",
+    "candidate_analysed": "archived",
+    "candidate_rejected": "rejected",
+}
+"""Where a candidate stands after each fact that adds a part to it."""
 
 
 def events_of(path: Path) -> pd.DataFrame:
@@ -40,10 +49,14 @@ def events_of(path: Path) -> pd.DataFrame:
 
 
 def candidates_of(events: pd.DataFrame) -> pd.DataFrame:
-    """One row per candidate, as its newest event has it; what was not measured is NaN. Loss in nats per token."""
-    carrying = events[events["event"].map(lambda event: "so_far" in event and "candidate" in event)]
-    newest = carrying.groupby("candidate", sort=True)["event"].last()
-    return pd.DataFrame([_row(event["so_far"]) for event in newest]).set_index("id")
+    """One row per candidate, from what its facts added; what was not measured is NaN. Loss in nats per token."""
+    records: dict[str, dict] = {}
+    for event in events.dropna(subset=["candidate"])["event"]:
+        record = records.setdefault(event["candidate"], {"id": event["candidate"]})
+        for fact, state in STATES.items():
+            if fact in event:
+                record.update(event[fact], state=state)
+    return pd.DataFrame([_row(record) for record in records.values() if "request" in record]).set_index("id")
 
 
 def curves_of(events: pd.DataFrame) -> pd.DataFrame:
@@ -54,7 +67,7 @@ def curves_of(events: pd.DataFrame) -> pd.DataFrame:
             {"candidate": event["candidate"], "seed": int(seed["seed"]), "tokens": int(point["tokens"]),
              "loss": point["train_loss"]}
             for event in trained
-            for seed in event["so_far"]["training"]["seeds"]
+            for seed in event["candidate_trained"]["training"]["seeds"]
             for point in seed.get("curve", [])
             if "train_loss" in point
         ],
@@ -131,7 +144,7 @@ def _row(record: dict[str, dict]) -> dict[str, object]:
         "number": record["request"]["number"],
         "name": proposal.get("name"),
         "kind": str(record["kind"]).removeprefix("KIND_").lower(),
-        "state": str(record["state"]).removeprefix("STATE_").lower(),
+        "state": record["state"],
         "parent": proposal.get("parent"),
         "components": proposal.get("components", []),
         "loss": training.get("loss"),

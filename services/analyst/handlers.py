@@ -13,8 +13,8 @@ from services.analyst.library import Library
 from services.analyst.offline.analyst import components_of
 from services.analyst.offline.comparing import task_changes
 from services.analyst.wanting import wanted, worth_asking
+from services.archive.records import record_for
 from services.archive.runs import Runs
-from services.archive.standing import BEFORE_ANALYSED, has_gone_on
 from services.chassis.events import follow
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
@@ -52,15 +52,12 @@ class AnalystHandler:
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """The event `candidate.analysed`, and `ablation.wanted` where the run has a budget for it."""
-        if await has_gone_on(self._archive, job, BEFORE_ANALYSED):
+        record = await record_for(self._archive, job)
+        if record is None:
             return []
-        record = pb.Candidate()
-        record.CopyFrom(job.event.so_far)
         dossier = await self.dossier(record, lambda query, mind: self._embed(query, mind, job))
-        record.analysis.CopyFrom(await self._analysis(dossier, job))
-        record.state = pb.STATE_ANALYSED
-        event = follow(job.cause, "analysed", SERVICE, job.attempt, record)
-        event.candidate_analysed.SetInParent()
+        event = follow(job.cause, "analysed", SERVICE, job.attempt, record.id)
+        event.candidate_analysed.analysis.CopyFrom(await self._analysis(dossier, job))
         return [*wanted(job, record, worth_asking(dossier), SERVICE), event]
 
     async def _analysis(self, dossier: Dossier, job: Job) -> pb.Analysis:

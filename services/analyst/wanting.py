@@ -31,7 +31,7 @@ def wanted(job: Job, record: pb.Candidate, components: list[str], service: str) 
     """One fact for each; the same delivery again gives the same ids."""
     events = []
     for component in components:
-        event = follow(job.cause, "wanted", service, 1, pb.Candidate(id=record.id, run=record.run), suffix=component)
+        event = follow(job.cause, "wanted", service, 1, record.id, suffix=component)
         reason = "the candidate is better than the root, and its parent does not have this component"
         event.ablation_wanted.CopyFrom(events_pb2.AblationWanted(component=component, reason=reason))
         events.append(event)

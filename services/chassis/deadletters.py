@@ -23,10 +23,8 @@ def retry_of(dead: events_pb2.Event, work: events_pb2.Event, head: Cause, servic
     fact = work.WhichOneof("fact") or ""
     if fact not in UNFINISHED:
         raise ValueError(f"{work.id} is no work that a candidate's way goes on from")
-    record = type(work.so_far)()
-    record.CopyFrom(work.so_far)
-    record.retries += 1
-    again = follow(head, fact.removeprefix("candidate_"), service, 1, record)
+    retries = head.event.retries + 1
+    again = follow(head, fact.removeprefix("candidate_"), service, 1, work.candidate, retries=retries)
     getattr(again, fact).CopyFrom(getattr(work, fact))
     again.retry_of = dead.id
     return again
@@ -35,8 +33,6 @@ def retry_of(dead: events_pb2.Event, work: events_pb2.Event, head: Cause, servic
 def dropped(dead: Cause, service: str, reason: str) -> events_pb2.Event:
     """The fact that a dead letter was dealt with. There is one for each letter, however often it is said."""
     suffix = f"{dead.event.dead.consumer}-{dead.event.dead.sequence}"
-    record = dead.event.so_far if dead.event.candidate else None
-    event = follow(dead, "dropped", service, 1, record, suffix=suffix)
-    event.ClearField("so_far")
+    event = follow(dead, "dropped", service, 1, dead.event.candidate, suffix=suffix)
     event.dead_dropped.CopyFrom(events_pb2.DeadDropped(dead=dead.event.id, reason=reason))
     return event

@@ -1,6 +1,7 @@
 """What a handler may raise, and what the worker loop does about it.
 
 Transient      the message comes again later, with back-off
+NotYet         what the candidate depends on is still on its way: the message comes again in a moment
 Rejected       a fact about the candidate: published as candidate.rejected, then acknowledged
 HandedBack     the service is draining: the message comes again at once, elsewhere, and no failure is counted
 anything else  a dead letter with its traceback
@@ -19,6 +20,10 @@ class Transient(Exception):  # noqa: N818 - a condition to wait out, not an erro
     def __init__(self, reason: str, delay: float | None = None) -> None:
         super().__init__(reason)
         self.delay = delay
+
+
+class NotYet(Transient):
+    """Nothing is out of reach: what the candidate depends on is not there yet."""
 
 
 class Rejected(Exception):  # noqa: N818 - an outcome

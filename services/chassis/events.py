@@ -49,8 +49,9 @@ def follow(
     fact: str,
     service: str,
     attempt: int,
-    candidate: candidate_pb2.Candidate | None = None,
+    candidate: str = "",
     suffix: str = "",
+    retries: int | None = None,
 ) -> events_pb2.Event:
     """The next event of a chain, its fact still to be set.
 
@@ -58,42 +59,38 @@ def follow(
         cause: what is being answered.
         fact: "trained", "judged", …; part of the id.
         service: who publishes.
-        attempt: delivery number of the cause's message, the fencing token.
-        candidate: the record including what this fact adds; None for facts about the run.
+        attempt: part of the id; of a training, the fencing token.
+        candidate: id of the candidate that the fact is about; empty for facts about the run.
         suffix: tells facts apart that one cause may have several of.
+        retries: how often the candidate's way was taken up again; by default as often as at the cause.
 
     The facts of a way that was taken up again have ids of their own, though their attempts begin anew.
     """
-    run = cause.event.run
-    retries = (candidate.retries if candidate is not None else 0) or cause.event.so_far.retries
-    again = f"again-{retries}" if retries else ""
-    same = candidate is None or candidate.id == cause.event.candidate
-    name = candidate.id if candidate is not None else (cause.event.candidate or "run")
+    source = cause.event
+    same = candidate in ("", source.candidate)
+    again = retries if retries is not None else source.retries if same else 0
+    name = candidate or source.candidate or "run"
+    parts = (source.run, name, fact, suffix, f"again-{again}" if again else "", str(attempt))
     event = events_pb2.Event(
-        id=".".join(part for part in (run, name, fact, suffix, again, str(attempt)) if part),
-        run=run,
-        candidate=candidate.id if candidate is not None else "",
+        id=".".join(part for part in parts if part),
+        run=source.run,
+        candidate=candidate,
         attempt=attempt,
-        cause=cause.event.id,
+        cause=source.id,
         previous=cause.sha256,
         service=service,
-        trace=cause.event.trace if same else {},  # another candidate's way is another trace
+        trace=source.trace if same else {},  # another candidate's way is another trace
+        retries=again if candidate else 0,
     )
-    if candidate is not None:
-        event.so_far.CopyFrom(candidate)
     return _stamped(event)
 
 
 def rejection(cause: Cause, rejected: Rejected, service: str, attempt: int) -> events_pb2.Event:
     """The fact that a candidate ends here."""
-    candidate = candidate_pb2.Candidate()
-    candidate.CopyFrom(cause.event.so_far)
-    candidate.state = candidate_pb2.STATE_REJECTED
-    candidate.rejection.CopyFrom(
+    event = follow(cause, "rejected", service, attempt, cause.event.candidate, suffix=rejected.stage)
+    event.candidate_rejected.rejection.CopyFrom(
         candidate_pb2.Rejection(stage=rejected.stage, reason=rejected.reason, evidence=struct(rejected.evidence))
     )
-    event = follow(cause, "rejected", service, attempt, candidate, suffix=rejected.stage)
-    event.candidate_rejected.SetInParent()
     return event
 
 

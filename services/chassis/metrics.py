@@ -49,10 +49,9 @@ def published(fact: str, event: events_pb2.Event) -> None:
     """Count an event by its fact, and what its trainings took."""
     FACTS.labels(fact).inc()
     if fact == "candidate.trained":
-        _trained(event.so_far.stage, event.so_far.training)
+        _trained(event.candidate_trained.stage, event.candidate_trained.training)
     if fact == "candidate.verified":
-        for verification in event.so_far.verifications:
-            _trained(verification.stage, verification.training)
+        _trained(event.candidate_verified.stage, event.candidate_verified.training)
 
 
 def _trained(stage: str, training: candidate_pb2.Training) -> None:

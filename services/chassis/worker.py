@@ -15,7 +15,7 @@ from services.chassis import metrics, telemetry
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.bus.connection import EventTooBig
 from services.chassis.bus.subjects import fact_of, is_forged
-from services.chassis.errors import HandedBack, Rejected, Transient
+from services.chassis.errors import HandedBack, NotYet, Rejected, Transient
 from services.chassis.events import Cause, follow, rejection
 from services.chassis.logs import get_logger
 from services.chassis.rpc import is_transient
@@ -30,7 +30,8 @@ class Job:
     """One delivery as a handler sees it."""
 
     cause: Cause
-    attempt: int  # the delivery number: the fencing token of what comes out
+    attempt: int  # the delivery number
+    sequence: int  # of the event in the log: what is read from the archive must be at least as new
     bus: Bus
     service: str
     draining: asyncio.Event = field(default_factory=asyncio.Event)
@@ -118,7 +119,7 @@ class Worker:
             await delivery.give_up()
             return
         structlog.contextvars.bind_contextvars(run=cause.event.run, candidate=cause.event.candidate)
-        job = Job(cause, delivery.deliveries, self._bus, self._service, self._draining)
+        job = Job(cause, delivery.deliveries, delivery.sequence, self._bus, self._service, self._draining)
         heart = asyncio.create_task(_beat(delivery))
         about = {"run": cause.event.run, "candidate": cause.event.candidate, "attempt": str(delivery.deliveries)}
         name = f"{self._durable} handles {fact_of(cause.event)}"
@@ -141,6 +142,10 @@ class Worker:
         except asyncio.CancelledError:
             await delivery.again(0)
             raise
+        except NotYet as early:
+            get_logger().debug("not yet", reason=str(early))
+            await delivery.again(early.delay or 0)
+            return
         except Transient as transient:
             await self._later(delivery, transient, transient.delay)
             return
@@ -197,8 +202,7 @@ def dead_letter(
     cause: Cause, service: str, durable: str, sequence: int, deliveries: int, reason: str, trace: str = ""
 ) -> events_pb2.Event:
     """The fact that `durable` could not handle message `sequence`. Its id is the same whoever reports it."""
-    candidate = cause.event.so_far if cause.event.candidate else None
-    dead = follow(cause, "dead", service, 1, candidate, suffix=f"{durable}-{sequence}")
+    dead = follow(cause, "dead", service, 1, cause.event.candidate, suffix=f"{durable}-{sequence}")
     dead.dead.CopyFrom(
         events_pb2.DeadLetter(
             consumer=durable, sequence=sequence, deliveries=deliveries, reason=reason[:2000], traceback=trace

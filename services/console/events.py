@@ -5,7 +5,7 @@ from typing import TypedDict
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import fact_of
 from services.console.tables import number
-from services.contracts import candidate_pb2, events_pb2
+from services.contracts import events_pb2
 
 
 class EventRow(TypedDict):
@@ -28,12 +28,22 @@ class EventRow(TypedDict):
     reason: str | None
 
 
-def event_row(logged: Logged) -> EventRow:
-    """A message of the log. Raises ValueError for one that holds no fact that this version knows."""
+def event_row(logged: Logged, earlier: EventRow | None = None) -> EventRow:
+    """A message of the log. Raises ValueError for one that holds no fact that this version knows.
+
+    What the fact does not carry is taken from `earlier`, the one before it of the same candidate, where there is one.
+    """
     event = events_pb2.Event.FromString(logged.body)
-    record = event.so_far
-    training, verdict = record.training, record.verdict
+    asked, training, verdict = (
+        event.candidate_requested,
+        event.candidate_trained.training,
+        event.candidate_judged.verdict,
+    )
+    given = event.candidate_proposed.proposal
     fitness = event.candidate_rescored.fitness if event.HasField("candidate_rescored") else verdict.fitness
+    scored = event.HasField("candidate_rescored") or verdict.HasField("fitness")
+    known: EventRow | dict[str, None] = earlier or {}
+    stage = asked.stage or event.candidate_promoted.stage or event.candidate_verified.stage
     return EventRow(
         sequence=logged.sequence,
         time=event.time.ToDatetime().isoformat(timespec="milliseconds") + "Z",
@@ -41,15 +51,15 @@ def event_row(logged: Logged) -> EventRow:
         run=event.run,
         fact=fact_of(event),
         candidate=event.candidate or None,
-        name=record.proposal.name or record.request.baseline or None,
-        stage=record.stage or event.candidate_promoted.stage or event.candidate_verified.stage or None,
+        name=given.name or asked.request.baseline or known.get("name"),
+        stage=stage or event.candidate_proposed.stage or event.candidate_trained.stage or known.get("stage"),
         service=event.service,
         attempt=event.attempt,
-        loss=training.loss if training.HasField("loss") else None,
-        benchmark=training.benchmark if training.HasField("benchmark") else None,
-        judge=verdict.raw if verdict.HasField("raw") else None,
-        fitness=fitness.value if event.HasField("candidate_rescored") or verdict.HasField("fitness") else None,
-        reason=_reason(event, record),
+        loss=training.loss if training.HasField("loss") else known.get("loss"),
+        benchmark=training.benchmark if training.HasField("benchmark") else known.get("benchmark"),
+        judge=verdict.raw if verdict.HasField("raw") else known.get("judge"),
+        fitness=fitness.value if scored else known.get("fitness"),
+        reason=_reason(event),
     )
 
 
@@ -75,11 +85,12 @@ def _numbers(row: EventRow) -> str:
     return ""
 
 
-def _reason(event: events_pb2.Event, record: candidate_pb2.Candidate) -> str | None:
+def _reason(event: events_pb2.Event) -> str | None:
     """The sentence that an event carries, whatever its field is called."""
     match event.WhichOneof("fact"):
         case "candidate_rejected":
-            return f"{record.rejection.stage}: {record.rejection.reason}"
+            rejection = event.candidate_rejected.rejection
+            return f"{rejection.stage}: {rejection.reason}"
         case "candidate_claimed":
             return f"by {event.candidate_claimed.worker}" + (", resumed" if event.candidate_claimed.resumed else "")
         case "candidate_promoted":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from services.archive.standing import BEFORE_TRAINED, has_gone_on
+from services.archive.records import record_for
 from services.chassis import metrics
 from services.chassis.artifacts import Artifacts
 from services.chassis.errors import HandedBack, Rejected, Transient
@@ -74,10 +74,9 @@ class Engineer:
         """
         if job.event.HasField("candidate_promoted"):
             return [await self._verify(job)]
-        if await has_gone_on(self._archive, job, BEFORE_TRAINED):
+        record = await record_for(self._archive, job)
+        if record is None:
             return []
-        record = pb.Candidate()
-        record.CopyFrom(job.event.so_far)
         surroundings = await surroundings_of(self._archive, record.run, record.stage)
         stage = await self._stages.open(record.stage, dict(surroundings.settings.scale_overrides))
         await self._claim(job)
@@ -91,17 +90,19 @@ class Engineer:
         finally:
             bench.done()
         training.attempt, training.worker = job.attempt, WORKER
-        record.training.CopyFrom(training)
-        record.state = pb.STATE_TRAINED
-        _count(record)
-        event = follow(job.cause, "trained", SERVICE, job.attempt, record)
-        event.candidate_trained.SetInParent()
+        structlog.get_logger().info(
+            "trained", loss=training.loss, benchmark=training.benchmark, seeds=len(training.seeds)
+        )
+        event = follow(job.cause, "trained", SERVICE, job.attempt, record.id)
+        event.candidate_trained.CopyFrom(events_pb2.CandidateTrained(training=training, stage=record.stage))
         return [event]
 
     async def _verify(self, job: Job) -> events_pb2.Event:
         """Fresh seeds, and the part of the data that nothing was ever selected by."""
         asked = job.event.candidate_promoted
-        request = archive_pb2.GetCandidateRequest(run=job.event.run, candidate=job.event.candidate)
+        request = archive_pb2.GetCandidateRequest(
+            run=job.event.run, candidate=job.event.candidate, at_least=job.sequence
+        )
         record = await self._archive.GetCandidate(request, timeout=30)
         surroundings = await surroundings_of(self._archive, record.run, asked.stage)
         surroundings = replace(surroundings, finished=())  # nobody is pruned here
@@ -114,8 +115,7 @@ class Engineer:
         record.request.ClearField("seeds")
         record.request.seeds.extend(asked.seeds)
         bench = Workbench(self._data_dir, record.run, f"{record.id}-rung-{asked.rung}")
-        result = pb.Candidate(id=record.id, run=record.run)
-        event = follow(job.cause, "verified", SERVICE, job.attempt, result, suffix=job.event.id.split(".")[-2])
+        event = follow(job.cause, "verified", SERVICE, job.attempt, record.id, suffix=job.event.id.split(".")[-2])
         event.candidate_verified.stage, event.candidate_verified.rung = asked.stage, asked.rung
         try:
             seeds = await self._train_seeds(job, program, record, fresh, surroundings, bench)
@@ -129,15 +129,14 @@ class Engineer:
             training = training_message(seeds, fresh.scale.averaged)
             for seed in training.seeds:
                 seed.ClearField("curve")
-            event.so_far.verifications.append(pb.Verification(stage=asked.stage, training=training, rung=asked.rung))
+            event.candidate_verified.training.CopyFrom(training)
         finally:
             bench.done()
         return event
 
     async def _claim(self, job: Job) -> None:
         """Tell the archive whose result it may accept, before any work: a later claim makes this one stale."""
-        claim = follow(job.cause, "claimed", SERVICE, job.attempt, pb.Candidate(id=job.event.candidate))
-        claim.ClearField("so_far")
+        claim = follow(job.cause, "claimed", SERVICE, job.attempt, job.event.candidate)
         claim.candidate_claimed.worker = WORKER
         claim.candidate_claimed.resumed = job.attempt > 1
         await job.bus.publish(claim)
@@ -263,9 +262,3 @@ def share_of(part: TokenArray, rung: int, rungs: int) -> TokenArray:
     length = len(part) // max(1, rungs)
     start = (max(1, rung) - 1) * length
     return part[start : start + length]
-
-
-def _count(record: pb.Candidate) -> None:
-    structlog.get_logger().info(
-        "trained", loss=record.training.loss, benchmark=record.training.benchmark, seeds=len(record.training.seeds)
-    )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+from services.archive.records import record_for
 from services.archive.runs import Runs
 from services.archive.scoring import benchmark_of, loss_of, score, terms_of
-from services.archive.standing import BEFORE_JUDGED, has_gone_on
-from services.chassis.errors import HandedBack, Rejected, Transient
+from services.chassis.errors import NotYet, Rejected
 from services.chassis.events import follow
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2, checker_pb2_grpc, events_pb2
@@ -19,8 +18,7 @@ from services.judge.opinion import Judging, Opinion, by_definition
 
 SERVICE = "judge"
 ANCHOR = "gated_delta_net"
-POLL_SECONDS = 0.5
-PATIENCE_SECONDS = 600.0
+BASELINE_SECONDS = 1.0  # until a candidate that waits for a baseline is delivered again
 ENDED = (pb.STATE_REJECTED,)
 WAITING = "the baselines that this candidate is compared with are not measured yet"
 Choose = Callable[[str, Job | None], Awaitable[Judging]]  # from a run's mind to who judges for it
@@ -34,51 +32,36 @@ class JudgeHandler:
         archive: archive_pb2_grpc.ArchiveAsyncStub,
         checker: checker_pb2_grpc.CheckerAsyncStub,
         judging: Choose,
-        patience: float = PATIENCE_SECONDS,
     ) -> None:
         self._archive = archive
         self._runs = Runs(archive)
         self._checker = checker
         self._judging = judging
-        self._patience = patience
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """The event `candidate.judged`. Rejected when there is nothing to compare with, or the loss is a leak's."""
-        if await has_gone_on(self._archive, job, BEFORE_JUDGED):
+        record = await record_for(self._archive, job)
+        if record is None:
             return []
-        record = pb.Candidate()
-        record.CopyFrom(job.event.so_far)
-        case = await self.case(record, job)
+        case = await self.case(record)
         await self._must_not_leak(case)
-        record.verdict.CopyFrom(await self.verdict(case, job))
-        record.state = pb.STATE_JUDGED
-        event = follow(job.cause, "judged", SERVICE, job.attempt, record)
-        event.candidate_judged.SetInParent()
+        event = follow(job.cause, "judged", SERVICE, job.attempt, record.id)
+        event.candidate_judged.verdict.CopyFrom(await self.verdict(case, job))
         return [event]
 
-    async def case(self, record: pb.Candidate, job: Job | None) -> Case:
-        """The candidate with what it is compared with, once that is measured.
+    async def case(self, record: pb.Candidate) -> Case:
+        """The candidate with what it is compared with.
 
-        Only baselines asked for earlier are waited for, and of those only the root and the anchor: so nobody waits for
-        somebody who waits for him. Raises Rejected when the root was, HandedBack when they are not measured and `job`
-        is None or drains, and Transient when the wait takes too long.
+        Raises Rejected when the root was, and NotYet while root or anchor are still to be measured. Only baselines
+        asked for earlier are waited for, which avoids a deadlock.
         """
         settings = await self._runs.settings(record.run)
-        ends = asyncio.get_running_loop().time() + self._patience
-        while True:
-            known = await self._baselines(record)
-            root, anchor = known.get(settings.baselines[0]), known.get(ANCHOR)
-            if root is not None and root.state in ENDED:
-                raise Rejected(
-                    "judge", f"the root {settings.baselines[0]} was rejected: there is nothing to compare with"
-                )
-            if root is not None and _measured(root) and not _is_to_come(anchor, record):
-                break
-            if job is None or job.draining.is_set():
-                raise HandedBack(WAITING)
-            if asyncio.get_running_loop().time() > ends:
-                raise Transient(WAITING)
-            await asyncio.sleep(POLL_SECONDS)
+        known = await self._baselines(record)
+        root, anchor = known.get(settings.baselines[0]), known.get(ANCHOR)
+        if root is not None and root.state in ENDED:
+            raise Rejected("judge", f"the root {settings.baselines[0]} was rejected: there is nothing to compare with")
+        if root is None or not _measured(root) or _is_to_come(anchor, record):
+            raise NotYet(WAITING, BASELINE_SECONDS)
         earlier = [one for one in known.values() if one.request.number < record.request.number and _measured(one)]
         return Case(
             record,

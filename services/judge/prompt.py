@@ -7,7 +7,7 @@ import sys
 from pydantic import BaseModel
 
 from services.chassis import logs
-from services.chassis.errors import HandedBack, NotPossible, Rejected
+from services.chassis.errors import NotPossible, NotYet, Rejected
 from services.chassis.rpc import channel
 from services.contracts import archive_pb2_grpc, checker_pb2_grpc
 from services.contracts import candidate_pb2 as pb
@@ -30,8 +30,8 @@ async def question(
     async with channel(settings.checker_address, settings) as checker:
         handler = JudgeHandler(archive, checker_pb2_grpc.CheckerStub(checker), _nobody)
         try:
-            return plain(score_request(await handler.case(record, None)))
-        except (HandedBack, Rejected) as error:
+            return plain(score_request(await handler.case(record)))
+        except (NotYet, Rejected) as error:
             raise NotPossible(f"candidate {record.id} cannot be judged: {error}") from None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc.aio
 
-from services.chassis.errors import HandedBack, NotPossible, Rejected
+from services.chassis.errors import NotPossible, NotYet, Rejected
 from services.contracts import archive_pb2, archive_pb2_grpc, candidate_pb2, judge_pb2, judge_pb2_grpc
 from services.judge.handlers import JudgeHandler
 
@@ -27,6 +27,6 @@ class JudgeService(judge_pb2_grpc.JudgeServicer):
         if not record.training.HasField("loss"):
             raise NotPossible(f"candidate {record.id} is not measured: it is {candidate_pb2.State.Name(record.state)}")
         try:
-            return await self._handler.verdict(await self._handler.case(record, None), None)
-        except (HandedBack, Rejected) as error:
+            return await self._handler.verdict(await self._handler.case(record), None)
+        except (NotYet, Rejected) as error:
             raise NotPossible(f"candidate {record.id} of run {record.run} cannot be judged: {error}") from None

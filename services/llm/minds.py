@@ -136,10 +136,7 @@ class EventJournal:
     async def record(self, run: str, candidate: str, call: Call) -> None:
         """Keep prompt and answer as artifacts and the rest as an event. Raises Transient when that is not possible."""
         cause, attempt = self._causes[run, candidate]
-        event = follow(
-            cause, "answered", self._service, attempt, pb.Candidate(id=candidate), self._suffix(call, cause, attempt)
-        )
-        event.ClearField("so_far")
+        event = follow(cause, "answered", self._service, attempt, candidate, self._suffix(call, cause, attempt))
         event.mind_answered.call.CopyFrom(await to_message(call, self._artifacts))
         await self._bus.publish(event)
         metrics.MIND_TOKENS.labels(call.role, call.model, "prompt").inc(call.prompt_tokens or 0)

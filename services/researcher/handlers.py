@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from services.archive.records import record_for
 from services.archive.runs import Runs
-from services.archive.standing import BEFORE_PROPOSED, has_gone_on
 from services.chassis.errors import Rejected
 from services.chassis.events import follow, struct
 from services.chassis.worker import Job
@@ -32,7 +32,7 @@ SERVICE = "researcher"
 MOST_REPEATS = 10
 MOST_REWRITES = 10
 CHECK_SECONDS = 120.0
-PROGRAM_BYTES = 96 * 1024  # an event carries the whole record and must stay below 256 KiB
+PROGRAM_BYTES = 96 * 1024  # an event must stay below 256 KiB
 
 Choose = Callable[[str, Job], Awaitable[Proposer]]  # from a run's mind to who proposes for it
 
@@ -74,22 +74,20 @@ class Researcher:
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """The event `candidate.proposed`. A seat for which nothing new and sound was found is Rejected."""
-        if await has_gone_on(self._archive, job, BEFORE_PROPOSED):
+        record = await record_for(self._archive, job)
+        if record is None:
             return []
-        record = pb.Candidate()
-        record.CopyFrom(job.event.so_far)
         settings = await self._runs.settings(record.run)
         if record.request.baseline:
-            record.proposal.CopyFrom(await self._baseline(record, settings, job))
+            proposal = await self._baseline(record, settings, job)
         elif record.HasField("proposal"):
-            record.proposal.CopyFrom(await self._given(record, settings))
+            proposal = await self._given(record, settings)
         elif record.request.ablation_of:
-            record.proposal.CopyFrom(await self._ablation(record, settings, job))
+            proposal = await self._ablation(record, settings, job)
         else:
-            record.proposal.CopyFrom(await self._proposal(await self.context(record, settings, job), job))
-        record.state = pb.STATE_PROPOSED
-        event = follow(job.cause, "proposed", SERVICE, job.attempt, record)
-        event.candidate_proposed.SetInParent()
+            proposal = await self._proposal(await self.context(record, settings, job), job)
+        event = follow(job.cause, "proposed", SERVICE, job.attempt, record.id)
+        event.candidate_proposed.CopyFrom(events_pb2.CandidateProposed(proposal=proposal, stage=record.stage))
         return [event]
 
     async def context(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> Context:

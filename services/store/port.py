@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from services.chassis.bus import Logged
+from services.chassis.errors import Transient
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.domain.run import Decision
 from services.domain.run_state import RunState
@@ -17,7 +18,7 @@ SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state")
 Sort = Literal["fitness", "loss", "benchmark", "parameters", "time", "stage", "state"]
 
 
-class ArchiveUnavailable(Exception):  # noqa: N818
+class ArchiveUnavailable(Transient):
     """The database is out of reach: nothing was applied, try again."""
 
 
@@ -30,8 +31,6 @@ class CandidateRow:
     """One candidate as the archive keeps it."""
 
     record: candidate_pb2.Candidate
-    head_id: str  # the last accepted event of its chain, which the next must name as its cause
-    head_sha: bytes
     attempt: int  # of the newest claim: an older attempt's result is stale
     requested: int  # sequence of its request
     ended: int | None = None  # sequence of its archiving
@@ -64,7 +63,7 @@ class LogRow:
     run: str
     candidate: str
     sha256: bytes
-    event: events_pb2.Event  # without so_far
+    event: events_pb2.Event  # without what the candidate's record holds
     accepted: bool
     refused_because: str = ""
 

@@ -8,6 +8,7 @@ No database and no clock here. A candidate's record is the one thing that is cha
 event that is accepted: copying it for every event would be half of the work.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from services.chassis.bus.subjects import fact_of
@@ -16,21 +17,39 @@ from services.contracts import events_pb2
 from services.domain import run as policy
 from services.domain.run_state import Spent
 from services.llm.port import UNPAID
-from services.store import dead, steering
-from services.store.incoming import PART_OF, Incoming
+from services.store import steering
+from services.store.incoming import Incoming
 from services.store.policies import promotable
 from services.store.port import CandidateRow, Change, PoolRow, RunRow
 from services.store.steering import Refused, moment, stepped
 
-_STATE_AFTER = {
-    "candidate.proposed": pb.STATE_PROPOSED,
-    "candidate.trained": pb.STATE_TRAINED,
-    "candidate.judged": pb.STATE_JUDGED,
-    "candidate.analysed": pb.STATE_ANALYSED,
-    "candidate.rejected": pb.STATE_REJECTED,
+_PARTS: Mapping[str, tuple[str, pb.State.ValueType]] = {
+    "candidate.proposed": ("proposal", pb.STATE_PROPOSED),
+    "candidate.trained": ("training", pb.STATE_TRAINED),
+    "candidate.judged": ("verdict", pb.STATE_JUDGED),
+    "candidate.analysed": ("analysis", pb.STATE_ANALYSED),
+    "candidate.rejected": ("rejection", pb.STATE_REJECTED),
 }
+"""The part of a candidate that a fact of its way adds, and the state after it."""
 _LAST = ("candidate.analysed", "candidate.rejected")
 _DISCOVERIES = ("discovery.confirmed", "discovery.refuted")
+_REMEMBERED_BY_THE_RECORD = {
+    "candidate_proposed": "proposal",
+    "candidate_trained": "training",
+    "candidate_analysed": "analysis",
+    "candidate_verified": "training",
+    "candidate_imported": "record",
+}
+
+DEAD_LETTER = "dead_letter"
+"""In the evidence of a rejection: the sequence of the message that could not be handled."""
+
+
+def without_payload(event: events_pb2.Event) -> None:
+    """Take out, in place, what an applied event has added to its candidate's record: the log need not keep it twice."""
+    fact = event.WhichOneof("fact") or ""
+    if part := _REMEMBERED_BY_THE_RECORD.get(fact):
+        getattr(event, fact).ClearField(part)
 
 
 def project(one: Incoming, run: RunRow | None, row: CandidateRow | None) -> Change:
@@ -57,13 +76,13 @@ def _project(one: Incoming, run: RunRow | None, row: CandidateRow | None) -> Cha
     if fact.endswith(".dead"):
         return _die(one, run, row)
     if fact == "dead.dropped":
-        return dead.drop(one, run, row)
+        return Change(log, row, _one_letter_less(run))
     if fact in ("candidate.requested", "candidate.imported") and not event.retry_of:
         return _appear(one, run, row)
     if row is None:
         raise Refused(f"the run has no candidate {event.candidate}")
     if event.retry_of:
-        return dead.retry(one, run, row)
+        return _retry(one, run, row)
     return _grow(fact, one, run, row)
 
 
@@ -76,18 +95,66 @@ def _die(one: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
     return Change(one.log, row, run, end="reject" if unfinished else None)
 
 
+def _retry(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
+    """A candidate that ended because of a dead letter stands again where that message found it.
+
+    The event is the head of its chain from now on: whoever handles it goes on from there.
+    """
+    event, record = one.log.event, row.record
+    if row.ended is None or DEAD_LETTER not in record.rejection.evidence.fields:
+        raise Refused(f"candidate {event.candidate} has not ended because of a dead letter")
+    _must_follow_head(event, record)
+    if event.retries != record.retries + 1:
+        raise Refused(f"candidate {event.candidate} was taken up again {record.retries} times: this must be the next")
+    baseline = record.kind == pb.KIND_BASELINE
+    again = policy.Retried(
+        moment(event),
+        record.id,
+        baseline=baseline,
+        root=baseline and record.request.baseline == run.settings.baselines[0],
+        proposal=record.kind == pb.KIND_PROPOSAL,
+    )
+    change = stepped(Change(one.log, replace(row, attempt=0, ended=None), _one_letter_less(run)), again)
+    record.ClearField("rejection")
+    record.retries += 1
+    record.state = _state_by_parts(record)
+    _move_head(record, one)
+    return change
+
+
+def _one_letter_less(run: RunRow) -> RunRow:
+    return replace(run, dead_letters=max(0, run.dead_letters - 1))
+
+
+def _state_by_parts(record: pb.Candidate) -> pb.State.ValueType:
+    """Where a candidate is, by the parts that it has."""
+    for part, state in (("verdict", pb.STATE_JUDGED), ("training", pb.STATE_TRAINED), ("proposal", pb.STATE_PROPOSED)):
+        if record.HasField(part):  # type: ignore[arg-type]
+            return state
+    return pb.STATE_REQUESTED
+
+
 def _appear(one: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
     """A seat becomes a candidate; a published record becomes one that has ended."""
     log, event = one.log, one.log.event
     if row is not None:
         raise Refused(f"candidate {event.candidate} exists already")
-    record = one.carried()
-    if record.id != event.candidate:
-        raise Refused(f"{fact_of(event)} carries no candidate {event.candidate}")
-    new = CandidateRow(record, event.id, log.sha256, 0, log.sequence)
-    if event.HasField("candidate_imported"):
-        return Change(log, replace(new, ended=log.sequence), run)
-    if record.kind == pb.KIND_ABLATION:
+    if not event.candidate:
+        raise Refused(f"{fact_of(event)} names no candidate")
+    record = pb.Candidate()
+    imported = event.HasField("candidate_imported")
+    if imported:
+        record.CopyFrom(event.candidate_imported.record)
+    else:
+        asked = event.candidate_requested
+        record.kind, record.state, record.stage = asked.kind, pb.STATE_REQUESTED, asked.stage
+        record.request.CopyFrom(asked.request)
+        if asked.HasField("proposal"):
+            record.proposal.CopyFrom(asked.proposal)
+    record.id, record.run = event.candidate, event.run
+    _move_head(record, one)
+    new = CandidateRow(record, 0, log.sequence, log.sequence if imported else None)
+    if record.kind == pb.KIND_ABLATION and not imported:
         return stepped(Change(log, new, run), policy.Asked(moment(event), record.id))
     return Change(log, new, run)
 
@@ -110,9 +177,12 @@ def _grow(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
         fact_of_it = policy.Wanted(moment(event), event.candidate, wanted.component, seeds, wanted.by_hand)
         return stepped(Change(log, row, run), fact_of_it)
     if fact in _DISCOVERIES:
-        row.record.discovery.CopyFrom(one.carried().discovery)
+        said = event.discovery_confirmed if fact == _DISCOVERIES[0] else event.discovery_refuted
+        row.record.discovery.CopyFrom(said.discovery)
         return Change(log, row, run)
-    _must_extend(event, row)
+    if row.ended is not None:
+        raise Refused(f"candidate {event.candidate} has ended")
+    _must_follow_head(event, row.record)
     if fact == "candidate.claimed":
         if event.attempt <= row.attempt:
             raise Refused(f"attempt {event.attempt} is stale: attempt {row.attempt} has begun")
@@ -120,7 +190,7 @@ def _grow(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
         return Change(log, replace(row, attempt=event.attempt), run)
     if fact == "candidate.archived":
         return _archive(one, run, row)
-    if fact not in _STATE_AFTER:
+    if fact not in _PARTS:
         raise Refused(f"{fact} is no part of a candidate's way that this version knows")
     return _add_part(fact, one, run, row)
 
@@ -135,36 +205,36 @@ def _think(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
 
 
 def _add_part(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
-    """Take over just the part that this fact may add: nobody rewrites what others measured."""
-    event, part, state = one.log.event, PART_OF[fact], _STATE_AFTER[fact]
+    """Take over the part that this fact adds: nobody rewrites what others measured."""
+    event, (part, state) = one.log.event, _PARTS[fact]
     if fact == "candidate.trained" and event.attempt != row.attempt:
         raise Refused(f"attempt {event.attempt} is stale: attempt {row.attempt} has begun")
-    carried = one.carried()
-    if not carried.HasField(part):  # type: ignore[arg-type]
+    said = getattr(event, fact.replace(".", "_", 1))
+    if not said.HasField(part):
         raise Refused(f"{fact} carries no {part}")
-    row = replace(row, head_id=event.id, head_sha=one.log.sha256)
     change = Change(one.log, row, run, end="archive" if fact in _LAST else None)
     if fact == "candidate.trained":
-        change = stepped(change, policy.Spending(moment(event), _training_spent(carried.training)))
-    getattr(row.record, part).CopyFrom(getattr(carried, part))
+        change = stepped(change, policy.Spending(moment(event), _training_spent(event.candidate_trained.training)))
+    getattr(row.record, part).CopyFrom(getattr(said, part))
     row.record.state = state
+    _move_head(row.record, one)
     return change
 
 
 def _verify(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """A second training, on data that no selection has seen; without a result where it failed."""
-    event, carried = one.log.event, one.carried()
-    rung = event.candidate_verified.rung or 1
+    event, said = one.log.event, one.log.event.candidate_verified
+    rung = said.rung or 1
     if (event.candidate, rung) not in run.state.ladder.climbing:
         raise Refused(f"no verification of {event.candidate} at rung {rung} is open")
-    change, measured = Change(one.log, row, run), pb.Training()
-    for verification in carried.verifications:
-        measured = verification.training
+    change, measured = Change(one.log, row, run), said.training
+    if said.HasField("training"):
         change = stepped(change, policy.Spending(moment(event), _training_spent(measured)))
     losses = tuple((seed.seed, seed.loss) for seed in measured.seeds)
     fact = policy.Verified(moment(event), event.candidate, rung, losses, promotable(row.record.id, measured, None))
     change = stepped(change, fact)
-    row.record.verifications.extend(carried.verifications)
+    if said.HasField("training"):
+        row.record.verifications.add(stage=said.stage, training=measured, rung=said.rung)
     return change
 
 
@@ -172,7 +242,7 @@ def _archive(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """The outcome: frees the seat."""
     record = row.record
     rejected = record.state == pb.STATE_REJECTED
-    row = replace(row, head_id=one.log.event.id, head_sha=one.log.sha256, ended=one.log.sequence)
+    row = replace(row, ended=one.log.sequence)
     baseline = record.kind == pb.KIND_BASELINE
     ended = policy.Ended(
         time=moment(one.log.event),
@@ -190,16 +260,19 @@ def _archive(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     change = stepped(Change(one.log, row, run), ended)
     if not rejected:
         record.state = pb.STATE_ARCHIVED
+    _move_head(record, one)
     return change
 
 
-def _must_extend(event: events_pb2.Event, row: CandidateRow) -> None:
-    if row.ended is not None:
-        raise Refused(f"candidate {event.candidate} has ended")
-    if event.cause != row.head_id:
-        raise Refused(f"it answers {event.cause}, but the chain has gone on to {row.head_id}")
-    if event.previous != row.head_sha:
+def _must_follow_head(event: events_pb2.Event, record: pb.Candidate) -> None:
+    if event.cause != record.head:
+        raise Refused(f"it answers {event.cause}, but the chain has gone on to {record.head}")
+    if event.previous != record.head_sha256:
         raise Refused(f"its hash of {event.cause} is not that of the log: one of the two was changed")
+
+
+def _move_head(record: pb.Candidate, one: Incoming) -> None:
+    record.head, record.head_sha256 = one.log.event.id, one.log.sha256
 
 
 def _training_spent(training: pb.Training) -> Spent:

@@ -13,6 +13,7 @@ from services.domain.promotion import Promote
 from services.domain.run import Ablation, Decision, Finish, Seat
 from services.store.policies import policy_of
 from services.store.port import Change
+from services.store.projection import DEAD_LETTER
 
 SERVICE = "store"
 
@@ -29,14 +30,14 @@ def react(change: Change, event: events_pb2.Event, sha256: bytes) -> Sequence[ev
 def _end(change: Change, cause: Cause) -> events_pb2.Event:
     assert change.candidate is not None  # noqa: S101 - the caller looked
     if change.end == "archive":
-        archived = follow(cause, "archived", SERVICE, 1, change.candidate.record)
+        archived = follow(cause, "archived", SERVICE, 1, cause.event.candidate)
         archived.candidate_archived.SetInParent()
         return archived
-    head = events_pb2.Event(id=change.candidate.head_id, run=cause.event.run, candidate=cause.event.candidate)
-    head.so_far.CopyFrom(change.candidate.record)
+    record = change.candidate.record
+    head = events_pb2.Event(id=record.head, run=record.run, candidate=record.id, retries=record.retries)
     dead = cause.event.dead
-    ended = Rejected(dead.consumer.split("-")[0] or "policy", dead.reason, {"dead_letter": dead.sequence})
-    return rejection(Cause(head, change.candidate.head_sha), ended, SERVICE, 1)
+    ended = Rejected(dead.consumer.split("-")[0] or "policy", dead.reason, {DEAD_LETTER: dead.sequence})
+    return rejection(Cause(head, record.head_sha256), ended, SERVICE, 1)
 
 
 def _say(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
@@ -72,16 +73,14 @@ def _say(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
 def _request(seat: Seat, cause: Cause, change: Change) -> events_pb2.Event:
     assert change.run is not None  # noqa: S101 - seats come from runs
     settings = change.run.settings
-    record = pb.Candidate(
-        id=seat.candidate,
-        run=cause.event.run,
-        kind=pb.KIND_BASELINE if seat.baseline else pb.KIND_PROPOSAL,
-        state=pb.STATE_REQUESTED,
-        stage=settings.scale,
-        request=pb.Request(number=seat.number, baseline=seat.baseline, seeds=seat.seeds, mind=settings.mind),
+    event = follow(cause, "requested", SERVICE, 1, seat.candidate)
+    event.candidate_requested.CopyFrom(
+        events_pb2.CandidateRequested(
+            kind=pb.KIND_BASELINE if seat.baseline else pb.KIND_PROPOSAL,
+            stage=settings.scale,
+            request=pb.Request(number=seat.number, baseline=seat.baseline, seeds=seat.seeds, mind=settings.mind),
+        )
     )
-    event = follow(cause, "requested", SERVICE, 1, record)
-    event.candidate_requested.SetInParent()
     return event
 
 
@@ -96,12 +95,10 @@ def _ablation(wanted: Ablation, cause: Cause, change: Change) -> events_pb2.Even
         without_component=wanted.component,
         mind=settings.mind,
     )
-    record = pb.Candidate(
-        id=wanted.candidate, run=cause.event.run, kind=pb.KIND_ABLATION, state=pb.STATE_REQUESTED,
-        stage=settings.scale, request=request,
-    )  # fmt: skip
-    event = follow(cause, "requested", SERVICE, 1, record)
-    event.candidate_requested.SetInParent()
+    event = follow(cause, "requested", SERVICE, 1, wanted.candidate)
+    event.candidate_requested.CopyFrom(
+        events_pb2.CandidateRequested(kind=pb.KIND_ABLATION, stage=settings.scale, request=request)
+    )
     return event
 
 
@@ -109,10 +106,9 @@ def _promotion(promote: Promote, cause: Cause, change: Change) -> events_pb2.Eve
     """Work for an engineer of the next stage; the program is in the archive."""
     assert change.run is not None  # noqa: S101 - promotions come from runs
     stage = promote.stage.scale
-    record = pb.Candidate(id=promote.candidate, run=cause.event.run, stage=stage)
     again = "-again" if cause.event.HasField("run_forked") else ""  # its history holds the first time
     suffix = f"round-{promote.round}-rung-{promote.rung}{again}"
-    event = follow(cause, "promoted", SERVICE, 1, record, suffix=suffix)
+    event = follow(cause, "promoted", SERVICE, 1, promote.candidate, suffix=suffix)
     event.candidate_promoted.CopyFrom(
         events_pb2.CandidatePromoted(
             stage=stage,
@@ -149,9 +145,8 @@ def _discovery(finding: Finding, cause: Cause, change: Change) -> events_pb2.Eve
         found.interval.CopyFrom(
             pb.Interval(low=finding.interval.low, high=finding.interval.high, level=finding.interval.level)
         )
-    record = pb.Candidate(id=finding.candidate, run=cause.event.run, discovery=found)
     name = "confirmed" if confirmed else "refuted"
-    event = follow(cause, name, SERVICE, 1, record, suffix=f"round-{change.run.state.ladder.rounds}")
+    event = follow(cause, name, SERVICE, 1, finding.candidate, suffix=f"round-{change.run.state.ladder.rounds}")
     fact = event.discovery_confirmed if confirmed else event.discovery_refuted
-    fact.SetInParent()
+    fact.discovery.CopyFrom(found)
     return event

@@ -20,7 +20,7 @@ from services.store.port import CandidateRow, LogRow, PoolRow
 class Seen:
     """What an archive made of one event: enough to compare."""
 
-    event: str  # its id
+    event: str  # its id; of what is no event, its hash
     sequence: int
     sha256: bytes
     accepted: bool
@@ -29,7 +29,7 @@ class Seen:
     @classmethod
     def of(cls, row: LogRow) -> "Seen":
         """From what an archive remembers."""
-        return cls(row.event.id, row.sequence, row.sha256, row.accepted, row.refused_because)
+        return cls(row.event.id or row.sha256.hex(), row.sequence, row.sha256, row.accepted, row.refused_because)
 
 
 class Rebuilt:

@@ -4,18 +4,18 @@ The log's own order numbers the events anew, so that one run out of many gives t
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from services.chassis.bus import Logged
+from services.chassis.bus import Bus, Logged
 from services.chassis.errors import NotFound, SettingsError
-from services.store.incoming import Incoming
+from services.store.incoming import read
 from services.store.port import Archive
-from services.store.reading import Batches
 from services.store.rebuilding import Rebuilt, Seen
 
 MOST_NAMED = 20
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,15 @@ class Replay:
         return self.live_digest in (None, self.digest) and not self.differences
 
 
-async def replay(log: Batches, run: str, into: Archive | None, live: Archive | None) -> Replay:
+async def replay(bus: Bus, run: str, into: Archive | None, live: Archive | None) -> Replay:
     """Rebuild `run` from its log, in memory or in the empty archive `into`, and compare. Archives are open.
-
-    The log is read with bodies where there is an `into`.
 
     Raises:
         SettingsError: `into` holds something already.
         NotFound: the log holds no event of this run.
     """
     begun = time.perf_counter()
+    log = _numbered(bus, run)
     digest, events, seen = await (_in_memory(log) if into is None else _in_archive(log, run, into))
     seconds = time.perf_counter() - begun
     if not seen:
@@ -56,26 +55,35 @@ async def replay(log: Batches, run: str, into: Archive | None, live: Archive | N
     return Replay(run, digest, live_digest, events, seconds, tuple(found[:MOST_NAMED]))
 
 
-async def _in_memory(log: Batches) -> tuple[str, int, Sequence[Seen]]:
+async def _numbered(bus: Bus, run: str) -> AsyncIterator[list[Logged]]:
+    """The run's messages in order and numbered from 1, some at a time."""
+    batch: list[Logged] = []
+    number = 0
+    async for message in bus.read_log(f"asi.v1.{run}.>"):
+        number += 1
+        batch.append(Logged(number, message.subject, message.body))
+        if len(batch) >= BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+async def _in_memory(log: AsyncIterator[list[Logged]]) -> tuple[str, int, Sequence[Seen]]:
     with Rebuilt() as rebuilt:
         async for batch in log:
-            rebuilt.apply(batch)
+            rebuilt.apply([read(message) for message in batch])
         return *rebuilt.digest(), rebuilt.seen
 
 
-async def _in_archive(log: Batches, run: str, into: Archive) -> tuple[str, int, Sequence[Seen]]:
+async def _in_archive(log: AsyncIterator[list[Logged]], run: str, into: Archive) -> tuple[str, int, Sequence[Seen]]:
     if await into.applied():
         raise SettingsError("--into names an archive that holds something already: give it a fresh place.")
     async for batch in log:
-        await into.apply([Logged(one.log.sequence, _subject(run, one), one.body) for one in batch])
+        await into.apply(batch)
     if not await into.applied():
         return "", 0, ()
     return *await into.digest(run), [Seen.of(row) async for row in into.log(run)]
-
-
-def _subject(run: str, message: Incoming) -> str:
-    """Enough of one to be taken as it was: what was refused for its subject does not become true in a replay."""
-    return f"asi.v1.{run}" if message.readable else f"asi.v1.{run}.not.readable"
 
 
 def differences(rebuilt: Sequence[Seen], live: Sequence[Seen]) -> Iterable[str]:

@@ -2,11 +2,13 @@
 """The gRPC service Archive: questions answered from the archive, none of which changes it."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc.aio
 
+from services.chassis.errors import Transient
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2
 from services.domain.structure import fingerprint
@@ -19,6 +21,7 @@ MOST_PER_PAGE = 500
 REJECTIONS = 10
 MOVES = 500
 WATCH_SECONDS = 1.0
+APPLIED_SECONDS = 10.0
 SCORED = tuple(state for state in candidate_pb2.State.values() if state != candidate_pb2.STATE_REJECTED)
 COMPETING = tuple(kind for kind in candidate_pb2.Kind.values() if kind != candidate_pb2.KIND_ABLATION)
 
@@ -34,6 +37,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         self._ledger = ledger
 
     async def GetCandidate(self, request: pb.GetCandidateRequest, context: Context) -> candidate_pb2.Candidate:
+        await self._wait_for(request.at_least)
         run = await self._name(request.run)
         return (await self._archive.candidate(run, request.candidate)).record
 
@@ -164,6 +168,20 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         money = request.nanodollars if request.HasField("nanodollars") else None
         await self._ledger.settle(request.reservation, tokens, money)
         return pb.SettleReply()
+
+    async def _wait_for(self, sequence: int) -> None:
+        """Until the log is applied up to a sequence. Raises Transient where that takes too long."""
+        if await self._archive.applied() >= sequence:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(APPLIED_SECONDS):
+                while True:
+                    async with self._changed:
+                        if await self._archive.applied() >= sequence:
+                            return
+                        with contextlib.suppress(TimeoutError):  # another store may have applied it
+                            await asyncio.wait_for(self._changed.wait(), WATCH_SECONDS)
+        raise Transient(f"the archive has not applied the log up to {sequence} yet")
 
     async def _run(self, run: str) -> RunRow:
         return await self._archive.run(run)

@@ -24,8 +24,7 @@ from services.store.interchange import exporting, importing
 from services.store.interchange.published import BadArchive, read
 from services.store.port import Archive, ArchiveUnavailable, Query
 from services.store.reactions import react
-from services.store.reading import BATCH, reading
-from services.store.replay import replay
+from services.store.replay import BATCH, replay
 from services.store.settings import StoreSettings
 from services.store.setup import set_up
 
@@ -67,8 +66,8 @@ async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int
         for archive in opened:
             await archive.open()
         run = (await live.run(arguments.run)).run
-        async with reading(settings, run, bodies=into is not None) as log:
-            found = await replay(log, run, into, live)
+        async with Bus(settings, "asi-replay") as bus:
+            found = await replay(bus, run, into, live)
     finally:
         for archive in opened:
             await archive.close()

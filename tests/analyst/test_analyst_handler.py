@@ -23,7 +23,7 @@ from services.llm.embedder import Vector
 from services.llm.minds import Minds
 from services.llm.openai_embedder import OpenAIEmbedder, RunEmbedder, endpoint_embedder
 from services.llm.scripted import Script, ScriptedEndpoint
-from tests.analyst.analyst_records import CHILD, Archive
+from tests.analyst.analyst_records import CHILD, DELIVERED, Archive
 
 
 @asynccontextmanager
@@ -58,9 +58,11 @@ def judged(bus: Bus, record: pb.Candidate = CHILD) -> Job:
     """The delivery of a judged candidate."""
     event = first("r1", "judged", "judge")
     event.candidate = record.id
-    event.so_far.CopyFrom(record)
-    event.candidate_judged.SetInParent()
-    return Job(Cause.published(event), 1, bus, "analyst")
+    event.candidate_judged.verdict.CopyFrom(record.verdict)
+    DELIVERED[record.id] = pb.Candidate()
+    DELIVERED[record.id].CopyFrom(record)
+    DELIVERED[record.id].head = event.id
+    return Job(Cause.published(event), 1, 1, bus, "analyst")
 
 
 def settings_of(**ablations: bool) -> events_pb2.RunSettings:
@@ -74,11 +76,10 @@ async def test_a_judged_candidate_is_analysed(bus: Bus, tmp_path: Path) -> None:
         (event,) = await analysing.handle(job)
         (again,) = await analysing.handle(job)
 
-    analysis = event.so_far.analysis
+    analysis = event.candidate_analysed.analysis
     assert event.WhichOneof("fact") == "candidate_analysed"
     assert event.previous == job.cause.sha256
-    assert (again.id, again.so_far) == (event.id, event.so_far)
-    assert event.so_far.state == pb.STATE_ANALYSED
+    assert (again.id, again.candidate_analysed) == (event.id, event.candidate_analysed)
     assert "Parent" in analysis.design_evaluation
     assert "the root delta_net" in analysis.results
     assert all((analysis.expectation, analysis.explanation, analysis.synthesis, analysis.analyst))
@@ -100,7 +101,7 @@ async def test_what_the_literature_is_asked_by_an_endpoint_is_paid_by_the_run(bu
     (call,) = [one.mind_answered.call for one in told]
     assert (call.role, call.model) == ("embed", "small")
     assert [one.tokens for one in archive.settled] == [call.prompt_tokens]
-    assert len(event.so_far.analysis.cognition) == 3
+    assert len(event.candidate_analysed.analysis.cognition) == 3
 
 
 async def test_a_run_that_cannot_pay_loses_no_measured_candidate(bus: Bus, tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ async def test_a_run_that_cannot_pay_loses_no_measured_candidate(bus: Bus, tmp_p
         await endpoint.close()
 
     assert event.WhichOneof("fact") == "candidate_analysed"
-    assert len(event.so_far.analysis.cognition) == 3
+    assert len(event.candidate_analysed.analysis.cognition) == 3
     assert not server.received
 
 
@@ -127,7 +128,7 @@ async def test_a_candidate_without_a_verdict_is_compared_with_the_root(bus: Bus,
     async with handler(Archive(settings_of()), tmp_path) as analysing:
         (event,) = await analysing.handle(judged(bus, record))
 
-    assert "the root delta_net" in event.so_far.analysis.results
+    assert "the root delta_net" in event.candidate_analysed.analysis.results
 
 
 async def test_without_analysis_there_is_no_prose(bus: Bus, tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ async def test_without_analysis_there_is_no_prose(bus: Bus, tmp_path: Path) -> N
     async with handler(Archive(settings_of(without_analysis=True)), tmp_path) as analysing:
         (event,) = await analysing.handle(judged(bus))
 
-    analysis = event.so_far.analysis
+    analysis = event.candidate_analysed.analysis
     assert list(analysis.components) == ["delta-rule", "short-convolution"]
     assert not any((analysis.design_evaluation, analysis.results, analysis.explanation, analysis.synthesis))
 
@@ -148,8 +149,8 @@ async def test_without_cognition_nothing_is_retrieved(bus: Bus, tmp_path: Path) 
     async with handler(Archive(settings_of(without_cognition=True)), tmp_path) as analysing:
         (event,) = await analysing.handle(judged(bus, record))
 
-    assert not event.so_far.analysis.cognition
-    assert "No entry" in event.so_far.analysis.explanation
+    assert not event.candidate_analysed.analysis.cognition
+    assert "No entry" in event.candidate_analysed.analysis.explanation
 
 
 async def test_the_entry_that_suggested_an_idea_is_cited(bus: Bus, tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ async def test_the_entry_that_suggested_an_idea_is_cited(bus: Bus, tmp_path: Pat
     async with handler(Archive(settings_of()), tmp_path) as analysing:
         (event,) = await analysing.handle(judged(bus, record))
 
-    assert "(2406.06484), which suggested it, says:" in event.so_far.analysis.expectation
+    assert "(2406.06484), which suggested it, says:" in event.candidate_analysed.analysis.expectation
 
 
 async def test_work_that_is_done_already_is_not_done_again(bus: Bus, tmp_path: Path) -> None:

@@ -40,10 +40,9 @@ async def test_the_same_delivery_asks_once(bus: Bus) -> None:
     record = about(1.4).record
     event = first("r1", "judged", "judge")
     event.candidate = record.id
-    event.so_far.CopyFrom(record)
     event.candidate_judged.SetInParent()
-    once = wanted(Job(Cause.published(event), 1, bus, "analyst"), record, ["output-gate"], "analyst")
-    again = wanted(Job(Cause.published(event), 2, bus, "analyst"), record, ["output-gate"], "analyst")
+    once = wanted(Job(Cause.published(event), 1, 1, bus, "analyst"), record, ["output-gate"], "analyst")
+    again = wanted(Job(Cause.published(event), 2, 1, bus, "analyst"), record, ["output-gate"], "analyst")
 
     assert [one.id for one in once] == [one.id for one in again] == ["r1.c000003.wanted.output-gate.1"]
     assert not once[0].ablation_wanted.by_hand

@@ -11,7 +11,6 @@ from services.chassis import telemetry, telemetry_otlp
 from services.chassis.errors import SettingsError
 from services.chassis.events import Cause, first, follow
 from services.contracts import events_pb2 as pb
-from services.contracts.candidate_pb2 import Candidate
 from tests.chassis.collector import Collector
 
 
@@ -25,7 +24,7 @@ def collector() -> Iterator[Collector]:
 
 def traced(candidate: str) -> pb.Event:
     """An event about a candidate that was said within some span."""
-    event = follow(Cause.published(first("r1", "started", "console")), "requested", "store", 1, Candidate(id=candidate))
+    event = follow(Cause.published(first("r1", "started", "console")), "requested", "store", 1, candidate)
     event.trace["traceparent"] = f"00-{'1' * 32}-{'2' * 16}-01"
     return event
 
@@ -60,8 +59,8 @@ def test_a_trace_goes_on_with_its_candidate_and_not_to_the_next() -> None:
     """Otherwise the whole run would be one trace: each end asks for the next seat."""
     cause = Cause.published(traced("c000001"))
 
-    assert follow(cause, "proposed", "researcher", 1, Candidate(id="c000001")).trace == cause.event.trace
-    assert not follow(cause, "requested", "store", 1, Candidate(id="c000002")).trace
+    assert follow(cause, "proposed", "researcher", 1, "c000001").trace == cause.event.trace
+    assert not follow(cause, "requested", "store", 1, "c000002").trace
 
 
 def test_spans_below_a_carrier_share_its_trace_and_write_their_own_into_what_is_published(collector: Collector) -> None:

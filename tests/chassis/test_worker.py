@@ -14,7 +14,6 @@ from services.chassis.errors import Transient
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.worker import Job, Worker
 from services.contracts import events_pb2 as pb
-from services.contracts.candidate_pb2 import Candidate
 from services.store.deadletters import DeadLetterKeeper
 from services.store.incoming import read
 from tests.chassis.guarded import GuardedServer
@@ -27,9 +26,8 @@ async def admin(guarded: GuardedServer) -> AsyncIterator[Bus]:
     """The administrator, on a log that holds one proposed candidate."""
     async with Bus(guarded.settings(ADMINISTRATOR), "admin") as connected:
         await connected.set_up()
-        record = Candidate(id="c000001", run="r1", stage="tiny")
-        proposed = follow(Cause.published(first("r1", "started", "console")), "proposed", "researcher", 1, record)
-        proposed.candidate_proposed.SetInParent()
+        proposed = follow(Cause.published(first("r1", "started", "console")), "proposed", "researcher", 1, "c000001")
+        proposed.candidate_proposed.stage = "tiny"
         await connected.publish(proposed)
         yield connected
 
@@ -92,7 +90,7 @@ async def test_a_service_that_forges_a_verdict_gets_a_dead_letter_that_says_so(
     denied = counted("asi_denied_total", operation="publish")
 
     async def forge(job: Job) -> Sequence[pb.Event]:
-        event = follow(job.cause, "judged", "judge", job.attempt, job.event.so_far)
+        event = follow(job.cause, "judged", "judge", job.attempt, job.event.candidate)
         event.candidate_judged.SetInParent()
         return [event]
 
@@ -116,7 +114,7 @@ async def test_a_fact_under_another_s_subject_is_refused_by_whoever_reads_it(
 ) -> None:
     """The server checks subjects only: a verdict in an engineer's envelope passes it, and nobody believes it."""
     cause = Cause.of((await facts_as_logged(admin))[0].body)
-    forged = follow(cause, "judged", "judge", 1, cause.event.so_far)
+    forged = follow(cause, "judged", "judge", 1, cause.event.candidate)
     forged.candidate_judged.SetInParent()
     handled: list[str] = []
 
@@ -154,13 +152,11 @@ async def test_redeliveries_facts_and_gpu_seconds_are_counted(guarded: GuardedSe
     async def train(job: Job) -> Sequence[pb.Event]:
         if job.attempt == 1:
             raise Transient("the store is away", 0)
-        record = Candidate()
-        record.CopyFrom(job.event.so_far)
+        event = follow(job.cause, "trained", "engineer", job.attempt, job.event.candidate)
+        event.candidate_trained.stage = "tiny"
         for seconds in (1.5, 2.0):
-            measurements = record.training.seeds.add().measurements
+            measurements = event.candidate_trained.training.seeds.add().measurements
             measurements.gpu_seconds, measurements.tokens = seconds, 1000
-        event = follow(job.cause, "trained", "engineer", job.attempt, record)
-        event.candidate_trained.SetInParent()
         return [event]
 
     async def trained() -> bool:

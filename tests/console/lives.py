@@ -21,47 +21,45 @@ async def next_of(bus: Bus, durable: str) -> tuple[Cause, int, int]:
 async def propose(bus: Bus, program: str = "x = 1\n") -> pb.Candidate:
     """The researcher's answer to the next request."""
     cause, _, attempt = await next_of(bus, "researcher")
-    record = _record(cause)
-    record.proposal.CopyFrom(pb.Proposal(name=f"Net{record.request.number}", program=program))
-    record.state = pb.STATE_PROPOSED
-    await _say(bus, cause, "proposed", attempt, record)
-    return record
+    request = cause.event.candidate_requested.request
+    proposal = pb.Proposal(name=f"Net{request.number}", program=program)
+    event = follow(cause, "proposed", "played", attempt, cause.event.candidate)
+    event.candidate_proposed.CopyFrom(events_pb2.CandidateProposed(proposal=proposal, stage="tiny"))
+    await bus.publish(event)
+    return pb.Candidate(id=event.candidate, run=event.run, request=request, proposal=proposal)
 
 
 async def train(bus: Bus, loss: float = 1.5) -> pb.Candidate:
     """The engineer's claim and answer to the next proposal."""
     cause, _, attempt = await next_of(bus, "engineer-tiny")
-    claim = follow(cause, "claimed", "engineer", attempt, pb.Candidate(id=cause.event.candidate))
-    claim.ClearField("so_far")
+    claim = follow(cause, "claimed", "engineer", attempt, cause.event.candidate)
     claim.candidate_claimed.worker = "w1"
     await bus.publish(claim)
-    record = _record(cause)
-    record.training.CopyFrom(pb.Training(loss=loss, benchmark=0.4, attempt=attempt))
-    record.training.seeds.add(seed=1, loss=loss).measurements.CopyFrom(pb.Measurements(parameters=1000, seconds=1))
-    record.state = pb.STATE_TRAINED
-    await _say(bus, cause, "trained", attempt, record)
-    return record
+    training = pb.Training(loss=loss, benchmark=0.4, attempt=attempt)
+    training.seeds.add(seed=1, loss=loss).measurements.CopyFrom(pb.Measurements(parameters=1000, seconds=1))
+    event = follow(cause, "trained", "played", attempt, cause.event.candidate)
+    event.candidate_trained.CopyFrom(events_pb2.CandidateTrained(training=training, stage="tiny"))
+    await bus.publish(event)
+    return pb.Candidate(id=event.candidate, run=event.run, training=training)
 
 
 async def judge(bus: Bus, fitness: float = 0.5) -> pb.Candidate:
     """The judge's answer to the next training."""
     cause, _, attempt = await next_of(bus, "judge")
-    record = _record(cause)
-    record.verdict.raw = 5.0
-    record.verdict.fitness.CopyFrom(pb.Fitness(version="paper", value=fitness))
-    record.state = pb.STATE_JUDGED
-    await _say(bus, cause, "judged", attempt, record)
-    return record
+    verdict = pb.Verdict(raw=5.0, fitness=pb.Fitness(version="paper", value=fitness))
+    event = follow(cause, "judged", "played", attempt, cause.event.candidate)
+    event.candidate_judged.verdict.CopyFrom(verdict)
+    await bus.publish(event)
+    return pb.Candidate(id=event.candidate, run=event.run, verdict=verdict)
 
 
 async def analyse(bus: Bus) -> pb.Candidate:
     """The analyst's answer to the next verdict."""
     cause, _, attempt = await next_of(bus, "analyst")
-    record = _record(cause)
-    record.analysis.synthesis = "try again"
-    record.state = pb.STATE_ANALYSED
-    await _say(bus, cause, "analysed", attempt, record)
-    return record
+    event = follow(cause, "analysed", "played", attempt, cause.event.candidate)
+    event.candidate_analysed.analysis.synthesis = "try again"
+    await bus.publish(event)
+    return pb.Candidate(id=event.candidate, run=event.run, analysis=event.candidate_analysed.analysis)
 
 
 async def whole_way(bus: Bus, fitness: float = 0.5) -> pb.Candidate:
@@ -70,16 +68,3 @@ async def whole_way(bus: Bus, fitness: float = 0.5) -> pb.Candidate:
     await train(bus)
     await judge(bus, fitness)
     return await analyse(bus)
-
-
-def _record(cause: Cause) -> pb.Candidate:
-    record = pb.Candidate()
-    record.CopyFrom(cause.event.so_far)
-    return record
-
-
-async def _say(bus: Bus, cause: Cause, fact: str, attempt: int, record: pb.Candidate) -> events_pb2.Event:
-    event = follow(cause, fact, "played", attempt, record)
-    getattr(event, f"candidate_{fact}").SetInParent()
-    await bus.publish(event)
-    return event

@@ -96,12 +96,9 @@ def test_the_sbatch_file_says_what_is_missing() -> None:
 async def propose(bus: Bus) -> None:
     """A program that really trains."""
     cause, _, attempt = await next_of(bus, "researcher")
-    record = pb.Candidate()
-    record.CopyFrom(cause.event.so_far)
-    record.proposal.CopyFrom(pb.Proposal(name="Net", program=baseline("delta_net").program))
-    record.state = pb.STATE_PROPOSED
-    event = follow(cause, "proposed", "played", attempt, record)
-    event.candidate_proposed.SetInParent()
+    event = follow(cause, "proposed", "played", attempt, cause.event.candidate)
+    proposal = pb.Proposal(name="Net", program=baseline("delta_net").program)
+    event.candidate_proposed.CopyFrom(events.CandidateProposed(proposal=proposal, stage="tiny"))
     await bus.publish(event)
 
 
@@ -111,7 +108,7 @@ async def trained(bus: Bus, count: int) -> list[str]:
         while True:
             found = [one async for one in bus.read_log("asi.v1.r1.candidate.trained")]
             if len(found) >= count:
-                return [events.Event.FromString(one.body).so_far.training.worker for one in found]
+                return [events.Event.FromString(one.body).candidate_trained.training.worker for one in found]
             await asyncio.sleep(0.2)
 
 
@@ -215,7 +212,7 @@ async def test_an_engineer_that_is_taken_away_in_the_middle_of_a_training_hands_
     await trained(laboratory.bus, 1)
     await fleet.drain()
     (logged,) = [one async for one in laboratory.bus.read_log("asi.v1.r1.candidate.trained")]
-    training = events.Event.FromString(logged.body).so_far.training
+    training = events.Event.FromString(logged.body).candidate_trained.training
     log = (tmp_path / "logs" / "engineer-0.log").read_text()
     lines = [json.loads(one) for one in log.splitlines() if one.startswith("{")]
     steps = [one["step"] for one in lines if one["event"] == "training"]

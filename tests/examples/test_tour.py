@@ -14,29 +14,32 @@ from services.store.interchange.exporting import log_lines
 TOUR = Path(__file__).parents[2] / "examples" / "tour.py"
 
 
-def trained(number: int, kind: pb.Kind.ValueType, loss: float | None) -> events_pb2.Event:
-    """One candidate's newest event: trained, or only proposed."""
-    record = pb.Candidate(id=f"c{number:06d}", run="r1", kind=kind, state=pb.STATE_TRAINED, stage="tiny")
-    record.request.number = number
-    record.proposal.CopyFrom(pb.Proposal(name=f"Net{number}", components=["delta-rule"], parent="c000001"))
-    event = follow(Cause.published(first("r1", "started", "console")), "trained", "engineer", 1, record)
+def story_of(number: int, kind: pb.Kind.ValueType, loss: float | None) -> list[events_pb2.Event]:
+    """One candidate's events: all of its way, or only as far as it was proposed."""
+    cause, name = Cause.published(first("r1", "started", "console")), f"c{number:06d}"
+    requested, proposed, trained, judged = (
+        follow(cause, fact, "played", 1, name) for fact in ("requested", "proposed", "trained", "judged")
+    )
+    requested.candidate_requested.CopyFrom(
+        events_pb2.CandidateRequested(kind=kind, stage="tiny", request=pb.Request(number=number))
+    )
+    proposal = pb.Proposal(name=f"Net{number}", components=["delta-rule"], parent="c000001")
+    proposed.candidate_proposed.CopyFrom(events_pb2.CandidateProposed(proposal=proposal, stage="tiny"))
     if loss is None:
-        event.candidate_proposed.SetInParent()
-        return event
-    event.so_far.training.loss = loss
-    seed = event.so_far.training.seeds.add(seed=1, loss=loss)
+        return [requested, proposed]
+    seed = pb.SeedResult(seed=1, loss=loss)
     seed.curve.extend([pb.CurvePoint(step=1, tokens=100, train_loss=5.0), pb.CurvePoint(step=2, tokens=200, loss=loss)])
-    event.so_far.verdict.fitness.CopyFrom(pb.Fitness(version="paper", value=1 / loss))
-    event.candidate_trained.SetInParent()
-    return event
+    trained.candidate_trained.training.CopyFrom(pb.Training(loss=loss, seeds=[seed]))
+    judged.candidate_judged.verdict.fitness.CopyFrom(pb.Fitness(version="paper", value=1 / loss))
+    return [requested, proposed, trained, judged]
 
 
 def test_the_tour_tells_tables_and_draws_a_plot(tmp_path: Path) -> None:
     """From an exported log alone; what was not measured does not stop it."""
     started = first("r1", "started", "console")
     started.run_started.SetInParent()
-    story = [started, trained(1, pb.KIND_BASELINE, 1.5), trained(2, pb.KIND_PROPOSAL, 1.25),
-             trained(3, pb.KIND_PROPOSAL, None)]  # fmt: skip
+    story = [started, *story_of(1, pb.KIND_BASELINE, 1.5), *story_of(2, pb.KIND_PROPOSAL, 1.25),
+             *story_of(3, pb.KIND_PROPOSAL, None)]  # fmt: skip
     log = tmp_path / "r1.jsonl"
     lines = log_lines([Logged(place, subject_of(one), body_of(one)) for place, one in enumerate(story, 1)])
     log.write_text("\n".join(lines))
@@ -46,7 +49,7 @@ def test_the_tour_tells_tables_and_draws_a_plot(tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
-    assert "4 events, 3 candidates" in done.stdout
+    assert "11 events, 3 candidates" in done.stdout
     assert "Net2" in done.stdout
     assert "-0.250" in done.stdout
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -25,6 +25,9 @@ from services.judge.offline.judge import OfflineJudge
 from services.judge.opinion import Judging
 from services.judge.service import JudgeService
 
+DELIVERED: dict[str, pb.Candidate] = {}
+"""What the archive knows of candidates that were delivered, by id."""
+
 BLOCKS = 32
 ITEMS = 50
 
@@ -78,6 +81,8 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
         return arc.RunStatus(run=request.run, settings=self.settings)
 
     async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:
+        if request.at_least and self.records.get(request.candidate, pb.Candidate()).state != pb.STATE_ARCHIVED:
+            return DELIVERED[request.candidate]
         if request.candidate not in self.records:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no candidate {request.candidate}")
         return self.records[request.candidate]
@@ -114,7 +119,6 @@ async def judging(
     archive: Archive,
     checker: Checker | None = None,
     judge: Callable[[str, Job | None], Awaitable[Judging]] = offline,
-    patience: float = 30.0,
 ) -> AsyncIterator[tuple[JudgeHandler, judge_pb2_grpc.JudgeAsyncStub]]:
     """The handler as the service wires it, and a client of the service Judge."""
     own = ServiceSettings()
@@ -125,7 +129,7 @@ async def judging(
     try:
         async with channel(f"127.0.0.1:{neighbours.port}", own) as connection:
             stub = archive_pb2_grpc.ArchiveStub(connection)
-            handler = JudgeHandler(stub, checker_pb2_grpc.CheckerStub(connection), judge, patience)
+            handler = JudgeHandler(stub, checker_pb2_grpc.CheckerStub(connection), judge)
             judge_pb2_grpc.add_JudgeServicer_to_server(JudgeService(stub, handler), server.grpc)
             await server.start()
             async with channel(f"127.0.0.1:{server.port}", own) as own_connection:
@@ -139,6 +143,8 @@ def delivery(bus: Bus, record: pb.Candidate) -> Job:
     """The delivery of a trained candidate."""
     event = first("r1", "trained", "engineer")
     event.candidate = record.id
-    event.so_far.CopyFrom(record)
-    event.candidate_trained.SetInParent()
-    return Job(Cause.published(event), 1, bus, "judge")
+    event.candidate_trained.CopyFrom(events_pb2.CandidateTrained(training=record.training, stage=record.stage))
+    DELIVERED[record.id] = pb.Candidate()
+    DELIVERED[record.id].CopyFrom(record)
+    DELIVERED[record.id].head = event.id
+    return Job(Cause.published(event), 1, 1, bus, "judge")

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from services.chassis.bus import Bus
-from services.chassis.errors import HandedBack, Rejected, Transient
-from services.chassis.worker import Job
+from services.chassis.errors import NotYet, Rejected
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.zoo import baseline
@@ -29,7 +28,7 @@ CHILD = trained(3, 1.44, parent="c000001")
 async def verdict_on(bus: Bus, archive: Archive, record: pb.Candidate = CHILD) -> pb.Verdict:
     async with judging(archive) as (handler, _):
         (event,) = await handler.handle(delivery(bus, record))
-    return event.so_far.verdict
+    return event.candidate_judged.verdict
 
 
 async def test_a_trained_candidate_is_judged(bus: Bus) -> None:
@@ -39,11 +38,10 @@ async def test_a_trained_candidate_is_judged(bus: Bus) -> None:
         (event,) = await handler.handle(job)
         (again,) = await handler.handle(job)
 
-    verdict = event.so_far.verdict
+    verdict = event.candidate_judged.verdict
     assert event.WhichOneof("fact") == "candidate_judged"
     assert event.previous == job.cause.sha256
-    assert (again.id, again.so_far) == (event.id, event.so_far)
-    assert event.so_far.state == pb.STATE_JUDGED
+    assert (again.id, again.candidate_judged) == (event.id, event.candidate_judged)
     assert (verdict.baseline, verdict.baseline_loss, verdict.baseline_benchmark) == ("c000001", 1.50, 0.4)
     assert verdict.fitness.interval.low <= verdict.fitness.value <= verdict.fitness.interval.high
     assert verdict.fitness.judge_term == pytest.approx((verdict.raw - 1) / 9)
@@ -124,7 +122,7 @@ async def test_the_anchor_is_waited_for(bus: Bus) -> None:
         archive.records[ANCHOR.id] = ANCHOR
         (event,) = await waiting
 
-    assert "Gated DeltaNet at 10" in event.so_far.verdict.justification
+    assert "Gated DeltaNet at 10" in event.candidate_judged.verdict.justification
 
 
 async def test_a_rejected_anchor_is_not_waited_for(bus: Bus) -> None:
@@ -148,21 +146,13 @@ async def test_a_rejected_root_ends_the_candidate(bus: Bus) -> None:
         await verdict_on(bus, Archive(untrained(ROOT, pb.STATE_REJECTED), ANCHOR))
 
 
-async def test_a_draining_judge_hands_back_what_waits(bus: Bus) -> None:
-    """Another replica goes on waiting."""
-    draining = asyncio.Event()
-    draining.set()
-    job = delivery(bus, CHILD)
+async def test_a_candidate_whose_baseline_is_not_measured_comes_again_in_a_moment(bus: Bus) -> None:
+    """It holds no slot of the judge meanwhile."""
     async with judging(Archive(untrained(ROOT))) as (handler, _):
-        with pytest.raises(HandedBack):
-            await handler.handle(Job(job.cause, 1, bus, "judge", draining))
-
-
-async def test_waiting_ends(bus: Bus) -> None:
-    """A run whose root never comes must not hold the judge's slots for ever."""
-    async with judging(Archive(untrained(ROOT)), patience=0.0) as (handler, _):
-        with pytest.raises(Transient, match="not measured yet"):
+        with pytest.raises(NotYet, match="not measured yet") as early:
             await handler.handle(delivery(bus, CHILD))
+
+    assert early.value.delay
 
 
 async def test_a_loss_too_good_is_probed_harder_and_rejected(bus: Bus) -> None:
@@ -189,7 +179,7 @@ async def test_a_run_may_keep_what_the_harder_probes_pass(bus: Bus) -> None:
         (event,) = await handler.handle(delivery(bus, trained(3, 1.10)))
 
     assert len(checker.asked) == 1
-    assert event.so_far.state == pb.STATE_JUDGED
+    assert event.HasField("candidate_judged")
 
 
 async def test_an_honest_control_below_the_threshold_moves_it(bus: Bus) -> None:
@@ -200,7 +190,7 @@ async def test_an_honest_control_below_the_threshold_moves_it(bus: Bus) -> None:
         (event,) = await handler.handle(delivery(bus, trained(4, 1.25)))
 
     assert not checker.asked
-    assert event.so_far.state == pb.STATE_JUDGED
+    assert event.HasField("candidate_judged")
 
 
 async def test_work_that_is_done_already_is_not_done_again(bus: Bus) -> None:

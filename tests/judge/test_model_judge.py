@@ -115,7 +115,7 @@ async def test_a_calibration_asks_the_model_about_the_root(bus: Bus) -> None:
             asked_before = len(endpoint.received)
             calibrated = await client.Judge(judge_pb2.JudgeRequest(run="r1", candidate=ROOT.id), timeout=10)
 
-    assert (event.so_far.verdict.raw, asked_before) == (5.0, 0)
+    assert (event.candidate_judged.verdict.raw, asked_before) == (5.0, 0)
     assert calibrated.raw == pytest.approx(6.0)
 
 

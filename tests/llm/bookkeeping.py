@@ -54,9 +54,8 @@ async def asked(archive: Archive) -> AsyncIterator[Any]:
 def job_of(bus: Bus, attempt: int = 1) -> Job:
     event = first("r1", "requested", "store")
     event.candidate = "c000002"
-    event.so_far.CopyFrom(pb.Candidate(id="c000002", run="r1"))
     event.candidate_requested.SetInParent()
-    return Job(Cause.published(event), attempt, bus, "researcher")
+    return Job(Cause.published(event), attempt, 1, bus, "researcher")
 
 
 class Recorder:

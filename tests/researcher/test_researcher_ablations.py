@@ -7,7 +7,6 @@ import pytest
 
 from services.chassis.bus import Bus
 from services.chassis.errors import Rejected
-from services.chassis.events import Cause
 from services.chassis.worker import Job
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
@@ -21,6 +20,7 @@ from services.researcher.model_proposer import ModelProposer
 from services.researcher.offline.proposer import NAME, OfflineProposer
 from services.researcher.offline.removal import without
 from tests.researcher.researcher_neighbours import (
+    DELIVERED,
     LEAKS,
     PARENT,
     PASSED,
@@ -48,10 +48,11 @@ ANSWER = {
 
 def seat(bus: Bus, of: str, component: str) -> Job:
     """The delivery of an ablation's seat."""
-    event = requested(bus).event
-    event.so_far.kind = pb.KIND_ABLATION
-    event.so_far.request.ablation_of, event.so_far.request.without_component = of, component
-    return Job(Cause.published(event), 1, bus, "researcher")
+    job = requested(bus)
+    record = DELIVERED[job.event.candidate]
+    record.kind = pb.KIND_ABLATION
+    record.request.ablation_of, record.request.without_component = of, component
+    return job
 
 
 @asynccontextmanager
@@ -89,7 +90,7 @@ async def test_an_offline_program_loses_the_component_by_its_description(bus: Bu
     async with researcher(Neighbours(Archive(settings_of())), OfflineProposer) as one:
         (event,) = await one.handle(seat(bus, "c000001", "short-convolution"))
 
-    proposal = event.so_far.proposal
+    proposal = event.candidate_proposed.proposal
     assert (proposal.parent, proposal.mind) == ("c000001", NAME)
     assert "short-convolution" not in proposal.components
     assert "delta-rule" in proposal.components
@@ -112,6 +113,6 @@ async def test_a_program_without_description_is_changed_by_the_mind(bus: Bus) ->
     async with thinking(LEAKS, PASSED) as (one, endpoint):
         (event,) = await one.handle(seat(bus, "c000009", "output-gate"))
 
-    assert event.so_far.proposal.program.strip() == ANSWER["program"].strip()
-    assert event.so_far.proposal.parent == "c000009"
+    assert event.candidate_proposed.proposal.program.strip() == ANSWER["program"].strip()
+    assert event.candidate_proposed.proposal.parent == "c000009"
     assert len(endpoint.received) == 2

@@ -101,7 +101,7 @@ async def test_a_new_and_sound_answer_is_proposed(bus: Bus) -> None:
     async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind) as seat:
         (event,) = await seat.handle(requested(bus))
 
-    made = event.so_far.proposal
+    made = event.candidate_proposed.proposal
     assert (made.name, made.program, made.parent) == ("ForgetfulDeltaNet", GATED, "c000001")
     assert list(made.components) == ["forget-gate", "delta-rule", "warp-drive"]
     assert made.memory == "fixed-state"
@@ -162,7 +162,7 @@ async def test_a_reference_is_condensed_once_for_a_seat(bus: Bus) -> None:
         (event,) = await seat.handle(requested(bus))
 
     asked = [one.body for one in endpoint.received]
-    assert event.so_far.proposal.name == "OtherNet"
+    assert event.candidate_proposed.proposal.name == "OtherNet"
     assert sum("You condense" in one for one in asked) == 1
     assert sum("Keys point at slots" in one and "Held-out loss 1.2500" in one for one in asked) == 2
 
@@ -174,8 +174,10 @@ async def test_a_repeat_is_told_and_something_orthogonal_asked_for(bus: Bus) -> 
     async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours) as seat:
         (event,) = await seat.handle(requested(bus))
 
-    assert event.so_far.proposal.name == "OtherNet"
-    assert list(event.so_far.proposal.novelty_history) == ["it repeats c000001: it corrects what is stored, too"]
+    assert event.candidate_proposed.proposal.name == "OtherNet"
+    assert list(event.candidate_proposed.proposal.novelty_history) == [
+        "it repeats c000001: it corrects what is stored, too"
+    ]
     assert "it corrects what is stored, too" in endpoint.received[2].body
     assert "orthogonal to what it repeats" in endpoint.received[2].body
     assert len(neighbours.checker.asked) == 1
@@ -187,7 +189,7 @@ async def test_the_parents_own_program_is_refused_without_asking(bus: Bus) -> No
     async with thinking(proposes(program=renamed), proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind) as seat:
         (event,) = await seat.handle(requested(bus))
 
-    assert "repeats DeltaNet (c000001) up to names and layout" in event.so_far.proposal.novelty_history[0]
+    assert "repeats DeltaNet (c000001) up to names and layout" in event.candidate_proposed.proposal.novelty_history[0]
     assert len(endpoint.received) == 3
 
 
@@ -199,7 +201,7 @@ async def test_a_failed_check_comes_back_with_its_evidence(bus: Bus) -> None:
     async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours) as seat:
         (event,) = await seat.handle(requested(bus))
 
-    assert event.so_far.proposal.program == mended
+    assert event.candidate_proposed.proposal.program == mended
     again = endpoint.received[2].json["messages"][1]["content"]
     assert "causality: position 7 sees position 9, by 0.25" in again
     assert GATED in again
@@ -213,7 +215,7 @@ async def test_edits_of_the_parent_are_applied(bus: Bus) -> None:
     async with thinking(*steps) as (mind, endpoint), seats(mind) as seat:
         (event,) = await seat.handle(requested(bus))
 
-    assert event.so_far.proposal.program.rstrip().endswith("return None")
+    assert event.candidate_proposed.proposal.program.rstrip().endswith("return None")
     assert "its search text occurs 0 times" in endpoint.received[1].body
 
 
@@ -251,5 +253,5 @@ async def test_a_recorded_seat_gives_the_same_proposal(bus: Bus, tmp_path: Path)
     async with seats(replay, neighbours) as seat:
         (again,) = await seat.handle(requested(bus))
 
-    again.so_far.proposal.mind = event.so_far.proposal.mind
-    assert again.so_far == event.so_far
+    again.candidate_proposed.proposal.mind = event.candidate_proposed.proposal.mind
+    assert again.candidate_proposed == event.candidate_proposed

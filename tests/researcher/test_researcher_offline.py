@@ -27,10 +27,9 @@ async def test_a_seat_becomes_a_proposal(bus: Bus) -> None:
     async with researcher(neighbours, OfflineProposer) as seat:
         (event,) = await seat.handle(job)
 
-    proposal = event.so_far.proposal
+    proposal = event.candidate_proposed.proposal
     assert event.WhichOneof("fact") == "candidate_proposed"
     assert (event.cause, event.previous) == (job.event.id, job.cause.sha256)
-    assert event.so_far.state == pb.STATE_PROPOSED
     assert (proposal.parent, proposal.mind) == ("c000001", NAME)
     assert proposal.structure == fingerprint(proposal.program).digest
     assert {one.of for one in proposal.nearest} == {"motivation", "program"}
@@ -49,9 +48,9 @@ async def test_the_same_seat_gets_the_same_proposal(bus: Bus) -> None:
         (again,) = await seat.handle(requested(bus))
         (other,) = await seat.handle(requested(bus, number=3))
 
-    assert again.so_far == event.so_far
+    assert again.candidate_proposed == event.candidate_proposed
     assert again.id == event.id
-    assert other.so_far.proposal.structure != event.so_far.proposal.structure
+    assert other.candidate_proposed.proposal.structure != event.candidate_proposed.proposal.structure
 
 
 async def test_a_child_goes_on_from_its_parents_description(bus: Bus) -> None:
@@ -61,8 +60,8 @@ async def test_a_child_goes_on_from_its_parents_description(bus: Bus) -> None:
     async with researcher(neighbours, OfflineProposer) as seat:
         for number in range(2, 8):
             (event,) = await seat.handle(requested(bus, number=number))
-            archive.known.append(event.so_far)
-            archive.parent = event.so_far
+            archive.parent = pb.Candidate(id=event.candidate, run="r1", proposal=event.candidate_proposed.proposal)
+            archive.known.append(archive.parent)
 
     digests = {one.proposal.structure or fingerprint(one.proposal.program).digest for one in archive.known}
     assert len(digests) == 7
@@ -75,12 +74,12 @@ async def test_a_structural_repeat_is_refused_without_a_check(bus: Bus) -> None:
     neighbours = Neighbours(archive)
     async with researcher(neighbours, OfflineProposer) as seat:
         (event,) = await seat.handle(requested(bus))
-        archive.known.append(pb.Candidate(id="c000009", proposal=event.so_far.proposal))
+        archive.known.append(pb.Candidate(id="c000009", proposal=event.candidate_proposed.proposal))
         neighbours.checker.asked.clear()
         (another,) = await seat.handle(requested(bus))
 
-    assert another.so_far.proposal.structure != event.so_far.proposal.structure
-    assert "(c000009) up to names and layout" in another.so_far.proposal.novelty_history[0]
+    assert another.candidate_proposed.proposal.structure != event.candidate_proposed.proposal.structure
+    assert "(c000009) up to names and layout" in another.candidate_proposed.proposal.novelty_history[0]
     assert len(neighbours.checker.asked) == 1
 
 
@@ -91,8 +90,8 @@ async def test_a_draft_that_fails_the_check_is_followed_by_another(bus: Bus) -> 
         (event,) = await seat.handle(requested(bus))
 
     first, second = neighbours.checker.asked
-    assert first.program != second.program == event.so_far.proposal.program
-    assert list(event.so_far.proposal.novelty_history) == [
+    assert first.program != second.program == event.candidate_proposed.proposal.program
+    assert list(event.candidate_proposed.proposal.novelty_history) == [
         "the check fails: causality: position 7 sees position 9, by 0.25"
     ]
 
@@ -115,9 +114,9 @@ async def test_baselines_are_checked_like_any_program(bus: Bus, name: str, exemp
     async with researcher(neighbours, OfflineProposer) as seat:
         (event,) = await seat.handle(requested(bus, name))
 
-    assert event.so_far.proposal.mind == "zoo"
-    assert event.so_far.proposal.motivation
-    assert not event.so_far.proposal.parent
+    assert event.candidate_proposed.proposal.mind == "zoo"
+    assert event.candidate_proposed.proposal.motivation
+    assert not event.candidate_proposed.proposal.parent
     assert [one.exempt_from_cost for one in neighbours.checker.asked] == [exempt]
 
 
@@ -135,7 +134,7 @@ async def test_without_cognition_nothing_is_asked(bus: Bus) -> None:
         (event,) = await seat.handle(requested(bus))
 
     assert neighbours.cognition.queries == []
-    assert not event.so_far.proposal.cognition
+    assert not event.candidate_proposed.proposal.cognition
 
 
 async def test_the_best_of_several_is_the_least_alike(bus: Bus) -> None:
@@ -144,7 +143,7 @@ async def test_the_best_of_several_is_the_least_alike(bus: Bus) -> None:
     async with researcher(neighbours, OfflineProposer) as seat:
         (event,) = await seat.handle(requested(bus))
 
-    proposal = event.so_far.proposal
+    proposal = event.candidate_proposed.proposal
     likeness = [_likeness(one.program) for one in neighbours.checker.asked]
     assert len({fingerprint(one.program).digest for one in neighbours.checker.asked}) == 4
     assert _likeness(proposal.program) == min(likeness)
@@ -157,7 +156,7 @@ async def test_a_run_may_compose_at_random(bus: Bus) -> None:
     async with researcher(neighbours, OfflineProposer) as seat:
         (event,) = await seat.handle(requested(bus))
 
-    assert event.so_far.proposal.mind == RANDOM_NAME
+    assert event.candidate_proposed.proposal.mind == RANDOM_NAME
 
 
 async def test_work_that_is_done_already_is_not_done_again(bus: Bus) -> None:
@@ -166,15 +165,6 @@ async def test_work_that_is_done_already_is_not_done_again(bus: Bus) -> None:
     archive.state = pb.STATE_TRAINING
     async with researcher(Neighbours(archive), OfflineProposer) as seat:
         assert await seat.handle(requested(bus, attempt=2)) == []
-
-
-async def test_an_old_event_may_be_answered_already_even_where_it_is_delivered_for_the_first_time(bus: Bus) -> None:
-    """As when a durable is made anew: it delivers the whole log again, from the first delivery on."""
-    archive, old = Archive(settings_of()), requested(bus)
-    archive.state = pb.STATE_TRAINING
-    old.event.time.FromSeconds(old.event.time.seconds - 3600)
-    async with researcher(Neighbours(archive), OfflineProposer) as seat:
-        assert await seat.handle(old) == []
 
 
 def _likeness(program: str) -> float:

@@ -33,7 +33,7 @@ async def test_a_proposal_carries_the_endpoints_vector_and_its_name(bus: Bus, tm
         await endpoint.close()
         told = [events_pb2.Event.FromString(message.body) async for message in bus.read_log()]
 
-    proposal = event.so_far.proposal
+    proposal = event.candidate_proposed.proposal
     assert (proposal.embedder, len(proposal.motivation_embedding)) == ("openai:small", 26)
     calls = [one.mind_answered.call for one in told]
     assert [one.role for one in calls] == ["embed", "embed"]  # what cognition is asked, and the motivation
@@ -53,7 +53,7 @@ async def test_a_run_that_began_locally_goes_on_locally(bus: Bus, tmp_path: Path
             (baseline,) = await seat.handle(requested(bus, "gated_delta_net", number=3))
         await endpoint.close()
 
-    assert event.so_far.proposal.embedder == baseline.so_far.proposal.embedder == "hashed-64-v1"
+    assert event.candidate_proposed.proposal.embedder == baseline.candidate_proposed.proposal.embedder == "hashed-64-v1"
     assert len(server.received) == len(neighbours.cognition.queries) == 1
 
 

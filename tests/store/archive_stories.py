@@ -125,9 +125,8 @@ class Story:
 
 def proposed(story: Story, cause: Cause) -> events_pb2.Event:
     """The researcher's answer: baselines are roots but for the second, proposals come from somebody archived."""
-    record = _copy(cause)
+    record = _record(story, cause)
     number, ended = record.request.number, [one.record.id for one in story.standing.rows.values() if one.ended]
-    record.state = pb.STATE_PROPOSED
     record.proposal.name = f"net_{number % 4}"
     record.proposal.program = program(number)
     record.proposal.structure = fingerprint(program(number)).digest
@@ -141,8 +140,8 @@ def proposed(story: Story, cause: Cause) -> events_pb2.Event:
 
 def trained(story: Story, cause: Cause) -> events_pb2.Event:
     """The engineer's answer; a claim comes before it."""
-    record = _copy(cause)
-    claim = follow(cause, "claimed", "engineer", 1, record)
+    record = _record(story, cause)
+    claim = follow(cause, "claimed", "engineer", 1, record.id)
     claim.candidate_claimed.worker = "w1"
     story.say(claim)
     number = record.request.number
@@ -150,34 +149,30 @@ def trained(story: Story, cause: Cause) -> events_pb2.Event:
     measured = pb.Measurements(parameters=1000 + number % 3, seconds=10.0 - number / 10, data_fingerprint="d")
     record.training.CopyFrom(pb.Training(loss=loss, benchmark=0.2 + number / 100, attempt=1))
     record.training.seeds.add(seed=1, loss=loss).measurements.CopyFrom(measured)
-    record.state = pb.STATE_TRAINED
     return _follow(cause, "trained", record)
 
 
 def judged(story: Story, cause: Cause) -> events_pb2.Event:
     """The judge's answer: every fifth candidate cannot be scored."""
-    record = _copy(cause)
+    record = _record(story, cause)
     record.verdict.raw = 5.0
     if record.request.number % 5:
         record.verdict.fitness.CopyFrom(pb.Fitness(version="paper", value=1 - record.training.loss / 4))
-    record.state = pb.STATE_JUDGED
     return _follow(cause, "judged", record)
 
 
 def analysed(story: Story, cause: Cause) -> events_pb2.Event:
     """The analyst's answer: every seventh candidate is rejected in the end."""
-    record = _copy(cause)
+    record = _record(story, cause)
     if record.request.number % 7 == 0:
         return rejection(cause, Rejected("analyse", "there is nothing to say", {"number": 7}), "analyst", 1)
     record.analysis.synthesis = "try again"
-    record.state = pb.STATE_ANALYSED
     return _follow(cause, "analysed", record)
 
 
 def answered(cause: Cause, number: int = 1) -> events_pb2.Event:
     """A question to a mind on a candidate's behalf."""
-    event = follow(cause, "answered", "researcher", 1, cause.event.so_far, suffix=str(number))
-    event.ClearField("so_far")
+    event = follow(cause, "answered", "researcher", 1, cause.event.candidate, suffix=str(number))
     event.mind_answered.call.CopyFrom(pb.Call(role="propose", prompt_tokens=100, completion_tokens=20, price=0.25))
     return event
 
@@ -190,13 +185,37 @@ _NEXT: dict[str, Callable[[Story, Cause], events_pb2.Event]] = {
 }
 
 
-def _copy(cause: Cause) -> pb.Candidate:
-    record = pb.Candidate()
-    record.CopyFrom(cause.event.so_far)
+def _record(story: Story, cause: Cause) -> pb.Candidate:
+    """The candidate as the story knows it, to be added to; where it does not, as the cause asks for it."""
+    record = pb.Candidate(id=cause.event.candidate, request=cause.event.candidate_requested.request)
+    if row := story.standing.rows.get((cause.event.run, cause.event.candidate)):
+        record.CopyFrom(row.record)
     return record
 
 
 def _follow(cause: Cause, fact: str, record: pb.Candidate) -> events_pb2.Event:
-    event = follow(cause, fact, "played", 1, record)
-    getattr(event, f"candidate_{fact}").SetInParent()
+    event = follow(cause, fact, "played", 1, record.id)
+    add_part(event, fact, record)
     return event
+
+
+def add_part(event: events_pb2.Event, fact: str, record: pb.Candidate) -> None:
+    """The fact with the part of the record that it adds."""
+    match fact:
+        case "requested":
+            asked = events_pb2.CandidateRequested(request=record.request, kind=record.kind, stage=record.stage)
+            event.candidate_requested.CopyFrom(asked)
+        case "proposed":
+            proposal = events_pb2.CandidateProposed(proposal=record.proposal, stage=record.stage)
+            event.candidate_proposed.CopyFrom(proposal)
+        case "trained":
+            training = events_pb2.CandidateTrained(training=record.training, stage=record.stage)
+            event.candidate_trained.CopyFrom(training)
+        case "judged":
+            event.candidate_judged.verdict.CopyFrom(record.verdict)
+        case "analysed":
+            event.candidate_analysed.analysis.CopyFrom(record.analysis)
+        case "imported":
+            event.candidate_imported.record.CopyFrom(record)
+        case _:
+            getattr(event, f"candidate_{fact}").SetInParent()

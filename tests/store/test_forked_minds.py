@@ -70,7 +70,7 @@ async def catch_up(archive: Archive, bus: Bus) -> list[events_pb2.Event]:
 
 async def asked(minds: Minds, mind: str, cause: events_pb2.Event, bus: Bus, *texts: str) -> list[str]:
     """The answers to questions on behalf of a requested candidate."""
-    found: Mind | None = await minds.mind(mind, Job(Cause.published(cause), 1, bus, "researcher"))
+    found: Mind | None = await minds.mind(mind, Job(Cause.published(cause), 1, 1, bus, "researcher"))
     assert found is not None
     return [(await found.ask(question(cause.run, cause.candidate, text))).answer.name for text in texts]
 
@@ -120,7 +120,6 @@ async def test_a_candidate_that_the_source_never_had_is_the_endpoints(
         await bus.publish_body(one.subject, f"{one.sequence}", one.body)
     await catch_up(archive, bus)
     stranger = events_pb2.Event(id="r2.c000099.requested.1", run="r2", candidate="c000099")
-    stranger.so_far.id = "c000099"
     minds = Minds("researcher", bus, stub, tmp_path.as_uri())  # type: ignore[arg-type]
     past = await history(archive, "r1", "")
     await fork(bus, past, "r2", story.standing.runs["r1"].settings)

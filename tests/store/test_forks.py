@@ -15,7 +15,6 @@ from services.store.backends import open_archive
 from services.store.forking import fork, history, inherited
 from services.store.port import Archive
 from services.store.reactions import react
-from services.store.reading import reading
 from services.store.replay import replay
 from tests.store.archive_stories import Story, settings
 
@@ -60,7 +59,7 @@ async def test_a_fork_has_its_sources_history_and_asks_again_for_what_was_under_
     found = {one.id: one for one in await live.candidates("r2", sorted(ended))}
     assert len(ended) == 3
     for name, record in ended.items():
-        record.run = "r2"
+        record.run, record.head = "r2", record.head.replace("r1.", "r2.", 1)
         assert found[name] == record
     row = await live.run("r2")
     was = before.standing.runs["r1"].state
@@ -76,8 +75,7 @@ async def test_a_fork_replays_to_its_own_digest_and_its_chains_hold(
 ) -> None:
     """From its own log alone; the hashes in it are those of the source."""
     await _forked(live, bus, middle(finished))
-    async with reading(settings, "r2") as log:
-        found = await replay(log, "r2", None, live)
+    found = await replay(bus, "r2", None, live)
 
     assert found.agrees
     chain, source = await live.chain("r2", "c000001"), await live.chain("r1", "c000001")
@@ -92,8 +90,6 @@ async def test_a_fork_goes_on_to_its_own_end(live: Archive, bus: Bus, finished: 
     said = await _forked(live, bus, middle(finished))
     request = next(one for one in said if one.candidate == said[0].candidate)
     await bus.publish(request)
-    record = pb.Candidate()
-    record.CopyFrom(request.so_far)
     await catch_up(live, bus)
 
     assert (await live.record("r2", request.candidate)).state == pb.STATE_REQUESTED
@@ -108,8 +104,7 @@ async def test_a_fork_of_a_fork_holds_the_first_history(
     again = await history(live, "r2", "")
     await fork(bus, again, "r3", _settings())
     await catch_up(live, bus)
-    async with reading(settings, "r3") as log:
-        found = await replay(log, "r3", None, live)
+    found = await replay(bus, "r3", None, live)
 
     assert found.agrees
     assert (await live.record("r3", "c000001")).run == "r3"

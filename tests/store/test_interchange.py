@@ -77,6 +77,6 @@ def test_an_export_imports_to_the_same_events(tmp_path: Path) -> None:
     tables = {"train": ",1,2\nm,3.0,2.0\n", "test": ",a\nm,0.25\n"}
     path = archive(tmp_path, record(1, program="x = 1", motivation="why", summary="what", result=tables), record(5, 1))
     events = events_of("pub", read(path).records, "asi-arch")
-    write_published([one.so_far for one in events[1:]], tmp_path / "out")
+    write_published([one.candidate_imported.record for one in events[1:]], tmp_path / "out")
 
     assert events_of("pub", read(tmp_path / "out").records, "asi-arch") == events

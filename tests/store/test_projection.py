@@ -31,9 +31,9 @@ def test_a_start_asks_for_as_many_candidates_as_there_are_seats(begun: Story) ->
     """Each request carries its seeds, its baseline and the scale's stage."""
     requests = [cause.event for cause in begun.open]
 
-    assert [event.so_far.request.baseline for event in requests] == ["delta_net", "gated_delta_net"]
-    assert [event.so_far.stage for event in requests] == ["tiny", "tiny"]
-    assert [list(event.so_far.request.seeds) for event in requests] == [[1], [1]]
+    assert [event.candidate_requested.request.baseline for event in requests] == ["delta_net", "gated_delta_net"]
+    assert [event.candidate_requested.stage for event in requests] == ["tiny", "tiny"]
+    assert [list(event.candidate_requested.request.seeds) for event in requests] == [[1], [1]]
     assert {event.cause for event in requests} == {"r1.started.1"}
 
 
@@ -50,27 +50,9 @@ def test_a_run_cannot_start_twice_or_with_impossible_settings(begun: Story) -> N
     assert "r2" not in begun.standing.runs
 
 
-def test_only_the_part_that_a_fact_may_add_is_taken_over(begun: Story) -> None:
-    """The judge cannot rewrite what the engineer measured."""
-    cause = begun.way(begun.open[0], until="candidate_trained")
-    record = pb.Candidate()
-    record.CopyFrom(cause.event.so_far)
-    record.training.loss = 0.1
-    record.verdict.raw = 9.0
-    judged = follow(cause, "judged", "judge", 1, record)
-    judged.candidate_judged.SetInParent()
-
-    change, _ = hear(begun, judged)
-
-    assert change.log.accepted
-    assert change.candidate is not None
-    assert change.candidate.record.verdict.raw == 9.0
-    assert change.candidate.record.training.loss == cause.event.so_far.training.loss
-
-
 def test_a_fact_without_its_part_is_refused(begun: Story) -> None:
     """A proposal that proposes nothing."""
-    empty = follow(begun.open[0], "proposed", "researcher", 1, begun.open[0].event.so_far)
+    empty = follow(begun.open[0], "proposed", "researcher", 1, begun.open[0].event.candidate)
     empty.candidate_proposed.SetInParent()
 
     assert "carries no proposal" in hear(begun, empty)[0].log.refused_because
@@ -88,8 +70,7 @@ def test_facts_about_nobody_are_refused(begun: Story) -> None:
     """Of an unknown run and of an unknown candidate."""
     stranger = Story("r9")
     stranger.start()
-    unknown = pb.Candidate(id="c999999", run="r1")
-    nobody = follow(begun.open[0], "proposed", "researcher", 1, unknown)
+    nobody = follow(begun.open[0], "proposed", "researcher", 1, "c999999")
     nobody.candidate_proposed.SetInParent()
 
     assert hear(begun, stranger.open[0].event)[0].log.refused_because == "no run is called r9"
@@ -140,7 +121,7 @@ def test_a_pause_holds_seats_back_and_a_resume_gives_them_out(begun: Story) -> N
 def test_a_rejected_root_ends_the_run(begun: Story) -> None:
     """There is nothing to compare with: the run stops unfinished once nothing is in flight."""
     root = begun.open[0]
-    dead = follow(root, "dead", "store", 1, root.event.so_far)
+    dead = follow(root, "dead", "store", 1, root.event.candidate)
     dead.dead.CopyFrom(events_pb2.DeadLetter(consumer="engineer-tiny", reason="out of memory", sequence=5))
     begun.say(dead)
     record = begun.standing.rows["r1", "c000001"].record
@@ -156,14 +137,15 @@ def test_a_published_record_enters_as_it_is(begun: Story) -> None:
     """Imported candidates take no seat and are no entry of the pool."""
     record = pb.Candidate(id="i1", run="r1", kind=pb.KIND_IMPORTED, state=pb.STATE_ARCHIVED)
     record.verdict.fitness.value = 0.9
-    event = follow(begun.open[0], "imported", "console", 1, record)
-    event.candidate_imported.source = "published"
+    event = follow(begun.open[0], "imported", "console", 1, record.id)
+    event.candidate_imported.CopyFrom(events_pb2.CandidateImported(source="published", record=record))
 
     change, effects = hear(begun, event)
 
     assert change.candidate is not None
     assert change.candidate.ended == len(begun.log) + 1
-    assert change.candidate.record == record
+    assert change.candidate.record.verdict == record.verdict
+    assert change.candidate.record.head == event.id
     assert effects.answers == {}
 
 

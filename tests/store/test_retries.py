@@ -45,7 +45,7 @@ def test_a_retry_takes_back_the_end_and_nothing_else() -> None:
     assert not run.state.root_failed
     assert "c000001" in run.state.in_flight
     assert run.state.spent == before.state.spent
-    assert row.record.training.loss == work.event.so_far.training.loss
+    assert row.record.training.loss == work.event.candidate_trained.training.loss
     assert judged.event.id == "r1.c000001.judged.again-1.1"
     assert story.standing.rows["r1", "c000001"].record.verdict.HasField("raw")
 
@@ -70,7 +70,7 @@ def test_only_the_end_by_a_dead_letter_is_taken_back() -> None:
     well = retry_of(dead.event, other.event, end_of(story, "c000002"), "console")
     stale = retry_of(dead.event, work.event, work, "console")
     twice = retry_of(dead.event, work.event, end_of(story, "c000001"), "console")
-    twice.so_far.retries = 2
+    twice.retries = 2
 
     assert "has not ended because of a dead letter" in hear(story, well).log.refused_because
     assert "the chain has gone on" in hear(story, stale).log.refused_because

@@ -34,7 +34,8 @@ def subject_of(event: pb.Event) -> str:
     fact = fact_of(event)
     subject = f"asi.v1.{run_name(event.run)}.{fact}"
     if fact in STAGED:
-        return f"{subject}.{event.so_far.stage if fact == 'candidate.proposed' else event.candidate_promoted.stage}"
+        staged = event.candidate_proposed if fact == "candidate.proposed" else event.candidate_promoted
+        return f"{subject}.{staged.stage}"
     return subject
 
 
@@ -42,11 +43,13 @@ def is_forged(subject: str, event: pb.Event) -> bool:
     """Whether an event was published as something that it is not.
 
     The server checks the subject against the publisher's rights, and only readers can check the body against the
-    subject: without this an engineer could say a judge's fact under its own subject. A subject that is not whole, and a
-    fact that this version does not know, are no evidence.
+    subject: without this an engineer could say a judge's fact under its own subject. A subject that is not whole is no
+    evidence; of a fact that this version does not know, the run alone is compared.
     """
-    if subject.count(".") < WHOLE_DOTS or event.WhichOneof("fact") is None:
+    if subject.count(".") < WHOLE_DOTS:
         return False
+    if event.WhichOneof("fact") is None:
+        return event.run != subject.split(".")[2]
     try:
         return subject_of(event) != subject
     except ValueError:

@@ -208,7 +208,6 @@ async def retry_letter(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, let
         event = retry_of(dead, work, Cause(head[0].event, bytes.fromhex(head[0].sha256)), SERVICE)
     except ValueError as error:
         raise NotPossible(f"{error}; drop it") from None
-    event.so_far.retries = record.retries + 1
     await bus.publish(event)
     return event
 
@@ -257,7 +256,7 @@ def _print_letter(letter: Letter, work: events_pb2.Event) -> None:
         ("durable", f"{dead.consumer}, after {dead.deliveries} deliveries"),
         ("message", f"{dead.sequence} on {dead.subject or 'an unknown subject'}"),
         ("event", f"{work.id} ({fact_of(work)}) by {work.service} at {work.time.ToJsonString()}"),
-        ("candidate", f"{letter.event.candidate or ABSENT} {work.so_far.proposal.name}".strip()),
+        ("candidate", f"{letter.event.candidate or ABSENT} {work.candidate_proposed.proposal.name}".strip()),
         ("run", letter.event.run),
         ("reason", dead.reason),
     ]))  # fmt: skip

@@ -29,6 +29,7 @@ from services.console.settings import ConsoleSettings, console_settings, running
 from services.console.tables import say
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2
+from services.contracts.events_pb2 import Event
 
 LATEST = 6
 LEFT_SECONDS = 3.0
@@ -149,7 +150,8 @@ async def _moment(
     seen = None
     if logged is not None:
         with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
-            seen = event_row(logged)
+            candidate = Event.FromString(logged.body).candidate
+            seen = event_row(logged, scene.last.get(candidate))
             scene.latest.append(seen)
             if seen["candidate"]:
                 scene.last[seen["candidate"]] = seen
@@ -166,7 +168,8 @@ async def _last_events(archive: archive_pb2_grpc.ArchiveAsyncStub, scene: Scene)
     for candidate in scene.moving[:MOST_ASKED]:
         request = pb.GetCandidateRequest(run=scene.status.run, candidate=candidate["id"])
         for link in (await archive.GetChain(request, timeout=30)).links[-1:]:
-            found[candidate["id"]] = event_row(Logged(link.sequence, "", link.event.SerializeToString()))
+            last = event_row(Logged(link.sequence, "", link.event.SerializeToString()))
+            found[candidate["id"]] = EventRow(**{**last, "name": candidate["name"], "stage": candidate["stage"]})
     return found
 
 

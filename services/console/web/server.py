@@ -19,12 +19,13 @@ from services.chassis.bus import Logged
 from services.chassis.errors import BusLost
 from services.console.archive import all_candidates, open_archive
 from services.console.comparison import program_difference
-from services.console.events import event_row
+from services.console.events import EventRow, event_row
 from services.console.log import open_log
 from services.console.rows import ranked, row, tree_row
 from services.console.settings import ConsoleSettings, running_system
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
+from services.contracts.events_pb2 import Event
 
 STATIC = Path(__file__).parent / "static"
 ARCHIVE: web.AppKey[archive_pb2_grpc.ArchiveAsyncStub] = web.AppKey("archive")
@@ -179,18 +180,24 @@ async def _log(request: web.Request) -> web.StreamResponse:
         response = await _stream(request)
         async with contextlib.aclosing(bus.follow(f"asi.v1.{status.run}.>", start)) as facts:
             with contextlib.suppress(ConnectionResetError):
+                earlier: dict[str | None, EventRow] = {}
                 async for logged in facts:
-                    await _tell(response, logged)
+                    await _tell(response, logged, earlier)
     return response
 
 
-async def _tell(response: web.StreamResponse, logged: Logged | None) -> None:
-    """One fact; a comment while there is none, which finds out whether somebody still listens."""
+async def _tell(response: web.StreamResponse, logged: Logged | None, earlier: dict[str | None, EventRow]) -> None:
+    """One fact; a comment while there is none, which finds out whether somebody still listens.
+
+    `earlier` holds what was told last of each candidate: a fact carries only what it adds.
+    """
     if logged is None:
         await response.write(b":\n\n")
         return
     with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
-        await response.write(f"data: {json.dumps(event_row(logged))}\n\n".encode())
+        told = event_row(logged, earlier.get(Event.FromString(logged.body).candidate))
+        earlier[told["candidate"]] = told
+        await response.write(f"data: {json.dumps(told)}\n\n".encode())
 
 
 async def _stream(request: web.Request) -> web.StreamResponse:

@@ -11,7 +11,7 @@ from services.chassis.bus import Logged
 from services.contracts import events_pb2
 from services.store.incoming import Incoming, read
 from services.store.port import CandidateRow, Change, LogRow, OutOfOrder, PoolRow, React, RunRow
-from services.store.projection import project
+from services.store.projection import project, without_payload
 
 Key = tuple[str, str]
 """A run and the id of a candidate in it."""
@@ -88,6 +88,7 @@ def fold(incoming: Sequence[Incoming], standing: Standing, react: React | None) 
         had_program = _has_program(standing.rows.get((one.log.run, one.log.candidate)))
         change = _change(one, standing)
         effects.changes.append(change)
+        without_payload(one.log.event)
         if not change.log.accepted:
             continue
         _remember(change, standing, effects)

@@ -70,8 +70,6 @@ def columns(row: CandidateRow) -> dict[str, Value]:
         "parent": proposal.parent or None,
         "structure": proposal.structure,
         "proposed": int(record.HasField("proposal")),
-        "head_id": row.head_id,
-        "head_sha": row.head_sha,
         "attempt": row.attempt,
     }
 
@@ -81,11 +79,7 @@ def candidate_row(record: bytes, slim: Mapping[str, Value]) -> CandidateRow:
     attempt, requested, ended = slim["attempt"], slim["requested"], slim["ended"]
     assert isinstance(attempt, int) and isinstance(requested, int)  # noqa: S101, PT018 - as written above
     assert ended is None or isinstance(ended, int)  # noqa: S101
-    head_sha = slim["head_sha"]
-    assert isinstance(head_sha, bytes)  # noqa: S101
-    return CandidateRow(
-        candidate_pb2.Candidate.FromString(record), str(slim["head_id"]), head_sha, attempt, requested, ended
-    )
+    return CandidateRow(candidate_pb2.Candidate.FromString(record), attempt, requested, ended)
 
 
 NODE = ("id", "parent", "name", "fitness", "loss", "state", "stage", "kind", "number", "benchmark", "parameters")

@@ -144,9 +144,10 @@ async def publish_bodies(bus: Bus, bodies: Iterable[bytes]) -> int:
 
 
 def _imported(run: str, one: Published, cause: Cause, source: str) -> events_pb2.Event:
-    event = follow(cause, "imported", SERVICE, 1, candidate_of(run, one))
+    record = candidate_of(run, one)
+    event = follow(cause, "imported", SERVICE, 1, record.id)
     event.time.FromDatetime(MOMENT)
-    event.candidate_imported.CopyFrom(events_pb2.CandidateImported(source=source, index=one.index))
+    event.candidate_imported.CopyFrom(events_pb2.CandidateImported(source=source, index=one.index, record=record))
     return event
 
 

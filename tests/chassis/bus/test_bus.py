@@ -12,7 +12,6 @@ from services.chassis.errors import BusLost
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb
-from services.contracts.candidate_pb2 import Candidate
 from services.store.forking import inherited
 
 
@@ -23,7 +22,7 @@ def started(run: str = "r1") -> pb.Event:
 
 
 def requested(run: str = "r1", candidate: str = "c000001") -> pb.Event:
-    event = follow(Cause.published(started(run)), "requested", "store", 1, Candidate(id=candidate, run=run))
+    event = follow(Cause.published(started(run)), "requested", "store", 1, candidate)
     event.candidate_requested.SetInParent()
     return event
 
@@ -45,7 +44,7 @@ async def test_a_second_set_up_creates_nothing_and_finds_no_drift(bus: Bus) -> N
 async def test_an_event_that_is_too_big_is_refused_before_it_reaches_the_server(bus: Bus) -> None:
     """Past 1 MiB the server would close the connection for good."""
     event = requested()
-    event.so_far.proposal.program = "x" * 300_000
+    event.candidate_requested.proposal.program = "x" * 300_000
 
     with pytest.raises(EventTooBig, match="at most 262144"):
         await bus.publish(event)
@@ -54,9 +53,9 @@ async def test_an_event_that_is_too_big_is_refused_before_it_reaches_the_server(
 async def test_the_largest_event_fits_into_the_history_of_a_fork(bus: Bus) -> None:
     """There it lies in another event, which is a little larger."""
     event = requested()
-    event.so_far.proposal.program = "x" * (MAX_EVENT_BYTES - 500)
+    event.candidate_requested.proposal.program = "x" * (MAX_EVENT_BYTES - 500)
     missing = MAX_EVENT_BYTES - len(body_of(event))
-    event.so_far.proposal.program += "x" * missing
+    event.candidate_requested.proposal.program += "x" * missing
     await bus.publish(event)
     copy = inherited(Logged(1, "", body_of(event)), "a-fork-with-quite-a-long-name")
 

@@ -15,7 +15,6 @@ from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import Denied, SettingsError
 from services.chassis.events import Cause, first, follow
 from services.contracts import events_pb2 as pb
-from services.contracts.candidate_pb2 import Candidate
 from tests.chassis.guarded import GuardedServer
 
 HANDLERS = {name: rights for name, rights in RIGHTS.items() if rights.durables}
@@ -35,12 +34,12 @@ def every_fact() -> list[pb.Event]:
     start.run_started.settings.scale = "tiny"
     events = []
     for number, field in enumerate(pb.Event.DESCRIPTOR.oneofs_by_name["fact"].fields):
-        about = [Candidate(id="c000001", run="r1", stage="tiny"), *([None] if field.name == "dead" else [])]
+        about = ["c000001", *([""] if field.name == "dead" else [])]
         for candidate in about:
             event = follow(Cause.published(start), f"{field.name}{number}", "tests", 1, candidate)
             getattr(event, field.name).SetInParent()
-            if field.name == "candidate_promoted":
-                event.candidate_promoted.stage = "tiny"
+            if field.name in ("candidate_proposed", "candidate_promoted"):
+                getattr(event, field.name).stage = "tiny"
             events.append(event)
     return events
 

@@ -26,11 +26,10 @@ async def test_every_seed_is_trained_and_measured(bus: Bus, sandbox: Sandbox, st
     job = delivery(bus, seeds=(1, 2, 3))
     async with engineering(sandbox, stages, tmp_path) as engineer:
         (event,) = await engineer.handle(job)
-    training = event.so_far.training
+    training = event.candidate_trained.training
 
     assert event.WhichOneof("fact") == "candidate_trained"
     assert event.previous == job.cause.sha256
-    assert event.so_far.state == pb.STATE_TRAINED
     assert [seed.seed for seed in training.seeds] == [1, 2, 3]
     assert training.loss == pytest.approx(sum(seed.loss for seed in training.seeds) / 3)
     assert training.loss_stderr > 0
@@ -47,8 +46,8 @@ async def test_a_seed_that_ended_is_not_trained_again(
         (once,) = await engineer.handle(delivery(bus))
         (more,) = await engineer.handle(delivery(bus, seeds=(1, 2), attempt=2))
 
-    assert more.so_far.training.seeds[0] == once.so_far.training.seeds[0]
-    assert more.so_far.training.attempt == 2
+    assert more.candidate_trained.training.seeds[0] == once.candidate_trained.training.seeds[0]
+    assert more.candidate_trained.training.attempt == 2
 
 
 async def test_a_drained_training_goes_on_and_ends_the_same(
@@ -66,8 +65,11 @@ async def test_a_drained_training_goes_on_and_ends_the_same(
     async with engineering(sandbox, stages, tmp_path / "other") as undisturbed:
         (whole,) = await undisturbed.handle(delivery(bus))
 
-    assert resumed.so_far.training.seeds[0].curve == whole.so_far.training.seeds[0].curve
-    assert resumed.so_far.training.seeds[0].block_losses == whole.so_far.training.seeds[0].block_losses
+    assert resumed.candidate_trained.training.seeds[0].curve == whole.candidate_trained.training.seeds[0].curve
+    assert (
+        resumed.candidate_trained.training.seeds[0].block_losses
+        == whole.candidate_trained.training.seeds[0].block_losses
+    )
 
 
 async def test_an_honest_slip_is_repaired_and_the_attempt_is_in_the_record(
@@ -76,7 +78,7 @@ async def test_an_honest_slip_is_repaired_and_the_attempt_is_in_the_record(
     """What was trained is the repaired program, and the first one and its error stay readable."""
     async with engineering(sandbox, stages, tmp_path) as engineer:
         (event,) = await engineer.handle(delivery(bus, WRONG_TYPE))
-    training = event.so_far.training
+    training = event.candidate_trained.training
 
     assert len(training.revisions) == 1
     assert training.revisions[0].program == WRONG_TYPE

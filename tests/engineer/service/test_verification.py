@@ -40,13 +40,12 @@ def promoted(bus: Bus, rung: int, rungs: int, **overrides: str) -> Job:
     """The delivery of a finalist's second training."""
     event = first("r1", f"c000001.promoted.round-1-rung-{rung}", "store")
     event.candidate = "c000001"
-    event.so_far.CopyFrom(pb.Candidate(id="c000001", run="r1", stage="tiny"))
     event.candidate_promoted.CopyFrom(
         events_pb2.CandidatePromoted(
             stage="tiny", seeds=[1001, 1002], scale_overrides={**SMALL, **overrides}, rung=rung, rungs=rungs
         )
     )
-    return Job(Cause.published(event), 1, bus, "engineer-tiny")
+    return Job(Cause.published(event), 1, 1, bus, "engineer-tiny")
 
 
 @in_module_loop
@@ -57,13 +56,13 @@ async def test_a_finalist_is_trained_with_the_seeds_and_overrides_of_its_rung(
     async with engineering(sandbox, stages, tmp_path, Finalist()) as engineer:
         (event,) = await engineer.handle(promoted(bus, 1, 2, steps="3"))
 
-    (verification,) = event.so_far.verifications
+    verified = event.candidate_verified
     assert event.WhichOneof("fact") == "candidate_verified"
-    assert (event.candidate_verified.rung, verification.rung) == (1, 1)
-    assert [seed.seed for seed in verification.training.seeds] == [1001, 1002]
+    assert (verified.rung, verified.stage) == (1, "tiny")
+    assert [seed.seed for seed in verified.training.seeds] == [1001, 1002]
     tokens = 3 * int(SMALL["batch"]) * int(SMALL["context"])
-    assert [seed.measurements.tokens for seed in verification.training.seeds] == [tokens, tokens]
-    assert not any(seed.curve for seed in verification.training.seeds)
+    assert [seed.measurements.tokens for seed in verified.training.seeds] == [tokens, tokens]
+    assert not any(seed.curve for seed in verified.training.seeds)
     assert event.id.startswith("r1.c000001.verified.")
 
 

@@ -107,7 +107,7 @@ async def test_a_stale_attempt_is_refused(archive: Archive) -> None:
     story.start()
     proposed = story.step(story.open[0])
     late = trained(story, proposed)  # claims as attempt 1
-    claim = follow(proposed, "claimed", "engineer", 2, proposed.event.so_far)
+    claim = follow(proposed, "claimed", "engineer", 2, proposed.event.candidate)
     claim.candidate_claimed.worker = "w2"
     story.say(claim)
     story.say(late)
@@ -217,7 +217,7 @@ async def test_a_dead_letter_ends_its_candidate(archive: Archive) -> None:
     """Nobody will answer any more: the store rejects the candidate, which frees its seat."""
     story = Story()
     story.start()
-    dead = follow(story.open[0], "dead", "store", 1, story.open[0].event.so_far)
+    dead = follow(story.open[0], "dead", "store", 1, story.open[0].event.candidate)
     dead.dead.CopyFrom(events_pb2.DeadLetter(consumer="researcher", reason="it raised", sequence=2))
     story.say(dead)
 
@@ -249,7 +249,7 @@ async def test_every_event_of_a_run_can_be_read_in_order(archive: Archive, finis
 
     assert [row.sequence for row in rows] == list(range(1, len(finished.log) + 1))
     assert [row.accepted for row in rows] == [True] * (len(rows) - 1) + [False]
-    assert all(not row.event.HasField("so_far") for row in rows)
+    assert all(not row.event.candidate_trained.HasField("training") for row in rows)
 
 
 async def test_the_moves_of_proposals_and_what_they_gained(archive: Archive, finished: Story) -> None:
@@ -283,9 +283,7 @@ async def test_rejections_come_newest_first(archive: Archive) -> None:
 
 
 def _second_proposal(cause: Cause, attempt: str) -> events_pb2.Event:
-    record = pb.Candidate()
-    record.CopyFrom(cause.event.so_far)
-    record.proposal.name = "usurper"
-    event = follow(cause, "proposed", "played", int(attempt), record)
-    event.candidate_proposed.SetInParent()
+    event = follow(cause, "proposed", "played", int(attempt), cause.event.candidate)
+    event.candidate_proposed.proposal.name = "usurper"
+    event.candidate_proposed.stage = "tiny"
     return event

@@ -168,8 +168,8 @@ def imported(story: Story, parents: dict[str, str]) -> None:
     for name, parent in parents.items():
         record = pb.Candidate(id=name, run=story.run, kind=pb.KIND_IMPORTED, state=pb.STATE_ARCHIVED)
         record.proposal.parent = parent
-        event = follow(cause, "imported", "console", 1, record)
-        event.candidate_imported.source = "published"
+        event = follow(cause, "imported", "console", 1, record.id)
+        event.candidate_imported.CopyFrom(events_pb2.CandidateImported(source="published", record=record))
         story.say(event)
 
 

@@ -53,7 +53,7 @@ def slim_document(key: Key, row: CandidateRow) -> Document:
 
 def row_of(slim: Document, record: bytes) -> CandidateRow:
     """A candidate from its columns and its record."""
-    return candidate_row(bytes(record), slim | {"head_sha": bytes(slim["head_sha"])})
+    return candidate_row(bytes(record), slim)
 
 
 def node(slim: Document) -> archive_pb2.TreeNode:
