@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -75,7 +74,6 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
     def __init__(self, *records: pb.Candidate, settings: events_pb2.RunSettings | None = None) -> None:
         self.records = {record.id: record for record in records}
         self.settings = settings or settings_of()
-        self.polled = asyncio.Event()
 
     async def GetRun(self, request: arc.RunRequest, context: Any) -> arc.RunStatus:
         return arc.RunStatus(run=request.run, settings=self.settings)
@@ -93,7 +91,6 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
         )
 
     async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:
-        self.polled.set()
         return arc.GetBaselinesReply(baselines=[one for one in self.records.values() if one.request.baseline])
 
 

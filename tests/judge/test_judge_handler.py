@@ -1,6 +1,5 @@
 """From candidate.trained to candidate.judged, with an archive and a checker behind real gRPC and a real broker."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -114,14 +113,15 @@ async def test_seeds_of_uneven_examination_leave_the_interval_out_alone(bus: Bus
 
 
 async def test_the_anchor_is_waited_for(bus: Bus) -> None:
-    """The scale is taken from it, so its number comes first."""
+    """The scale is taken from it, so its number comes first; the candidate comes again until it is there."""
     archive = Archive(ROOT, untrained(ANCHOR))
     async with judging(archive) as (handler, _):
-        waiting = asyncio.create_task(handler.handle(delivery(bus, CHILD)))
-        await archive.polled.wait()
+        with pytest.raises(NotYet, match="not measured yet") as early:
+            await handler.handle(delivery(bus, CHILD))
         archive.records[ANCHOR.id] = ANCHOR
-        (event,) = await waiting
+        (event,) = await handler.handle(delivery(bus, CHILD))
 
+    assert early.value.delay
     assert "Gated DeltaNet at 10" in event.candidate_judged.verdict.justification
 
 
@@ -144,15 +144,6 @@ async def test_a_rejected_root_ends_the_candidate(bus: Bus) -> None:
     """There is nothing to compare with."""
     with pytest.raises(Rejected, match="root delta_net was rejected"):
         await verdict_on(bus, Archive(untrained(ROOT, pb.STATE_REJECTED), ANCHOR))
-
-
-async def test_a_candidate_whose_baseline_is_not_measured_comes_again_in_a_moment(bus: Bus) -> None:
-    """It holds no slot of the judge meanwhile."""
-    async with judging(Archive(untrained(ROOT))) as (handler, _):
-        with pytest.raises(NotYet, match="not measured yet") as early:
-            await handler.handle(delivery(bus, CHILD))
-
-    assert early.value.delay
 
 
 async def test_a_loss_too_good_is_probed_harder_and_rejected(bus: Bus) -> None:
