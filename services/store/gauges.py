@@ -6,7 +6,8 @@ The store alone exports these: its archive knows the states, and it is there whe
 import asyncio
 
 from services.chassis import metrics
-from services.chassis.bus import Bus, topology
+from services.chassis.bus import Bus
+from services.chassis.bus.topology import topology
 from services.chassis.errors import Transient
 from services.chassis.logs import get_logger
 from services.contracts.candidate_pb2 import State

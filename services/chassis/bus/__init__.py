@@ -8,9 +8,9 @@ from services.chassis.bus.logged import Logged
 if TYPE_CHECKING:
     from services.chassis.bus.connection import Bus
     from services.chassis.bus.delivery import Consumer, Delivery, Depth
-    from services.chassis.bus.topology import ConsumerSpec, StreamSpec, topology
+    from services.chassis.bus.topology import ConsumerSpec, StreamSpec
 
-__all__ = ["Bus", "Consumer", "ConsumerSpec", "Delivery", "Depth", "Logged", "StreamSpec", "topology"]
+__all__ = ["Bus", "Consumer", "ConsumerSpec", "Delivery", "Depth", "Logged", "StreamSpec"]
 
 _MODULES = {"Bus": "connection", "Consumer": "delivery", "Delivery": "delivery", "Depth": "delivery"}
 
