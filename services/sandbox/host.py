@@ -88,6 +88,11 @@ class Sandbox:
         return [] if self._server is None else self._server.children()
 
     @property
+    def folder(self) -> Path:
+        """Where the folders of the children lie, on disk."""
+        return self._folders.root
+
+    @property
     def server_process(self) -> int:
         """Process id of the fork server (of bubblewrap, where that holds it)."""
         if self._server is None:

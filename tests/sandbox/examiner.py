@@ -20,7 +20,11 @@ class Mixer(torch.nn.Linear):
 
 
 async def rejection(sandbox: Sandbox, program: str, limits: Limits = LIMITS) -> tuple[str | None, str]:
-    """Why the program was rejected, None if it was not, and the end of its log."""
+    """Why the program was rejected, None if it was not, and the end of its log.
+
+    A program that defines no mixer gets a harmless one, so that it is rejected for what it does.
+    """
+    program = program if "class Mixer" in program else program + BENIGN
     values = np.ones((2, 5, WIDTH), np.float32)
     async with sandbox.child(f"{JOBS}:examine", limits) as child:
         try:

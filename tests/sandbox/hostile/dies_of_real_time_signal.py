@@ -1,0 +1,6 @@
+"""Ends by a signal that has no name."""
+
+import os
+import signal
+
+os.kill(os.getpid(), signal.SIGRTMIN + 5)

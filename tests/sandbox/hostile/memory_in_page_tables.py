@@ -1,0 +1,11 @@
+"""Reads one byte of every 2 MiB of a huge empty mapping: 4 KiB of page tables each, and nothing else."""
+
+import mmap
+
+kept = []
+while True:
+    kept.append(mmap.mmap(-1, 1 << 36, flags=mmap.MAP_PRIVATE | 0x4000, prot=mmap.PROT_READ))
+    kept[-1].madvise(15)  # MADV_NOHUGEPAGE: no page table is needed otherwise
+    for place in range(0, 1 << 36, 2 << 20):
+        kept[-1][place]
+    print("held", 128 * len(kept))

@@ -1,0 +1,10 @@
+"""Fills shared memory and lets go of the pages, which then belong to no process."""
+
+import mmap
+
+kept = []
+while True:
+    kept.append(mmap.mmap(-1, 16 << 20))
+    kept[-1].write(b"x" * (16 << 20))
+    kept[-1].madvise(mmap.MADV_DONTNEED)
+    print("held", 16 * len(kept))
