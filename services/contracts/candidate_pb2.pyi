@@ -1047,6 +1047,7 @@ class Analysis(_message.Message):
     IDEAS_FIELD_NUMBER: _builtins.int
     COGNITION_FIELD_NUMBER: _builtins.int
     ANALYST_FIELD_NUMBER: _builtins.int
+    LESSONS_FIELD_NUMBER: _builtins.int
     design_evaluation: _builtins.str
     results: _builtins.str
     expectation: _builtins.str
@@ -1063,6 +1064,10 @@ class Analysis(_message.Message):
     def ideas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Idea]: ...
     @_builtins.property
     def cognition(self) -> _containers.RepeatedCompositeFieldContainer[Global___CognitionHit]: ...
+    @_builtins.property
+    def lessons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lesson]:
+        """what later proposals should know"""
+
     def __init__(
         self,
         *,
@@ -1075,14 +1080,45 @@ class Analysis(_message.Message):
         ideas: _abc.Iterable[Global___Idea] | None = ...,
         cognition: _abc.Iterable[Global___CognitionHit] | None = ...,
         analyst: _builtins.str = ...,
+        lessons: _abc.Iterable[Global___Lesson] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyst", b"analyst", "cognition", b"cognition", "components", b"components", "design_evaluation", b"design_evaluation", "expectation", b"expectation", "explanation", b"explanation", "ideas", b"ideas", "results", b"results", "synthesis", b"synthesis"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyst", b"analyst", "cognition", b"cognition", "components", b"components", "design_evaluation", b"design_evaluation", "expectation", b"expectation", "explanation", b"explanation", "ideas", b"ideas", "lessons", b"lessons", "results", b"results", "synthesis", b"synthesis"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Analysis: _TypeAlias = Analysis  # noqa: Y015
+
+@_typing.final
+class Lesson(_message.Message):
+    """What an analysis claims about one component."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    component: _builtins.str
+    """as in Proposal.components"""
+    effect: _builtins.str
+    """of having it on the loss: "helps", "hurts" or "neutral" """
+    claim: _builtins.str
+    """one sentence: under which conditions, and why"""
+    def __init__(
+        self,
+        *,
+        component: _builtins.str = ...,
+        effect: _builtins.str = ...,
+        claim: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "component", b"component", "effect", b"effect"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lesson: _TypeAlias = Lesson  # noqa: Y015
 
 @_typing.final
 class CognitionHit(_message.Message):

@@ -87,6 +87,10 @@ class Vocabulary:
             )
         return name
 
+    def tag(self, text: str) -> str:
+        """The canonical name where there is one, else the text in lower case with hyphens; empty for an empty text."""
+        return self._index.get(_spelling(text)) or "-".join(text.lower().replace("_", " ").split())
+
     def extended(self, more: Iterable[Component]) -> Vocabulary:
         """A new vocabulary with further components at its end."""
         return Vocabulary((*self.components, *more))

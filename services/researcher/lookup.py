@@ -22,7 +22,7 @@ from services.researcher.draft import Context
 
 NEIGHBOURS = 5
 ENTRIES = 3
-BOARD = 100  # candidates, best first
+BOARD = 100  # the best, and as many of the newest
 BEST = 2  # of them with their programs
 
 
@@ -55,8 +55,11 @@ async def with_board(
     A checker that cannot describe the scale now leaves it out: a proposal does not depend on it.
     """
     settings, record = context.settings, context.record
-    request = archive_pb2.ListCandidatesRequest(run=record.run, sort="loss", stage=record.stage, page_size=BOARD)
-    board = tuple((await archive.ListCandidates(request, timeout=30)).candidates)
+    found: dict[str, pb.Candidate] = {}
+    for sort in ("loss", "number"):  # the best, then the newest
+        request = archive_pb2.ListCandidatesRequest(run=record.run, sort=sort, stage=record.stage, page_size=BOARD)
+        found |= {one.id: one for one in (await archive.ListCandidates(request, timeout=30)).candidates}
+    board = tuple(found.values())
     measured = [one for one in board if one.training.HasField("loss") and one.id != context.parent.id]
     try:
         asked = checker_pb2.ScaleRequest(stage=record.stage, scale_overrides=settings.scale_overrides)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from services.archive.lessons import lessons_of, lessons_text
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
@@ -27,6 +28,7 @@ from services.researcher.prompt_text import (
 PACKAGE = "services.researcher"
 MOST_EDIT_REPAIRS = 3
 MOST_COMPONENTS = 20
+LESSONS = 12  # shown in a prompt
 
 
 class _Answer(BaseModel):
@@ -105,6 +107,7 @@ def propose_request(
         noise=noise_text(context.board),
         best=best_text(context.best),
         board=board_text((*context.board, *context.rejections)),
+        lessons=lessons_text(lessons_of(context.board, LESSONS)),
         references=references_text(context.references, summaries),
         cognition=cognition_text(context.entries),
         refusals=refusals_text(refusals) + problem,
@@ -215,12 +218,8 @@ class ModelProposer:
 
 
 def component_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Distinct tags: the vocabulary's name where it has one, else the given words in lower case with hyphens."""
-    names = [
-        VOCABULARY.normalise(tag) if tag in VOCABULARY else "-".join(tag.lower().replace("_", " ").split())
-        for tag in tags
-    ]
-    return tuple(name for name in dict.fromkeys(names) if name)
+    """Distinct tags in the vocabulary's spelling, those that it does not hold included."""
+    return tuple(tag for tag in dict.fromkeys(VOCABULARY.tag(text) for text in tags) if tag)
 
 
 def trained_program(record: pb.Candidate) -> str:

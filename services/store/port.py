@@ -14,8 +14,8 @@ from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.domain.run import Decision
 from services.domain.run_state import RunState
 
-SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state")
-Sort = Literal["fitness", "loss", "benchmark", "parameters", "time", "stage", "state"]
+SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state", "number")
+Sort = Literal["fitness", "loss", "benchmark", "parameters", "time", "stage", "state", "number"]
 
 
 class ArchiveUnavailable(Transient):

@@ -41,15 +41,15 @@ async def analyst(*steps: Step) -> AsyncIterator[tuple[ModelAnalyst, ScriptedEnd
 
 
 async def test_an_analysis_of_the_record_is_taken() -> None:
-    """With the vocabulary's tags, and the origin of each idea."""
+    """With its tags, those outside the vocabulary too, and the origin of each idea."""
     results = "Its loss of 1.4000 is 0.0500 below its parent's 1.4500, and 3.4% lower."
     async with analyst(Step(answer=answer(results))) as (thinking, endpoint):
         analysis = await thinking.analyse(GIVEN)
 
     assert analysis.results == results
-    assert list(analysis.components) == ["short-convolution", "delta-rule"]
+    assert list(analysis.components) == ["short-convolution", "delta-rule", "warp-drive"]
     assert [(one.origin, one.source) for one in analysis.ideas] == [("cognition", "2406.06484#x")]
-    assert analysis.analyst == "openai:scripted-model, analyse-3"
+    assert analysis.analyst == "openai:scripted-model, analyse-4"
     assert len(endpoint.received) == 1
 
 

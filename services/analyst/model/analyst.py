@@ -1,5 +1,7 @@
 """A language model that writes the five parts. What cites a number that the record does not hold is not taken."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.analyst.dossier import Dossier
@@ -27,6 +29,15 @@ class IdeaAnswer(BaseModel):
     source: str = ""
 
 
+class LessonAnswer(BaseModel):
+    """A claim about one component that later proposals should know."""
+
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+    component: str = Field(min_length=2, max_length=60)
+    effect: Literal["helps", "hurts", "neutral"]
+    claim: str = Field(min_length=10, max_length=300)
+
+
 class AnalysisAnswer(BaseModel):
     """The paper's five parts, tags and origins."""
 
@@ -38,6 +49,7 @@ class AnalysisAnswer(BaseModel):
     synthesis: str = Field(min_length=10, max_length=4000)
     components: list[str] = Field(default_factory=list, max_length=20)
     ideas: list[IdeaAnswer] = Field(default_factory=list, max_length=10)
+    lessons: list[LessonAnswer] = Field(default_factory=list, max_length=3)
 
 
 class ModelAnalyst:
@@ -67,7 +79,7 @@ class ModelAnalyst:
         return analysis
 
     def _analysis(self, answer: AnalysisAnswer, dossier: Dossier) -> pb.Analysis:
-        named = [VOCABULARY.normalise(tag) for tag in answer.components if tag in VOCABULARY]
+        named = [tag for one in answer.components if (tag := VOCABULARY.tag(one))]
         return pb.Analysis(
             design_evaluation=answer.design_evaluation,
             results=answer.results,
@@ -76,6 +88,10 @@ class ModelAnalyst:
             synthesis=answer.synthesis,
             components=list(dict.fromkeys(named)) or components_of(dossier.record),
             ideas=[pb.Idea(text=one.text, origin=one.origin, source=one.source) for one in answer.ideas],
+            lessons=[
+                pb.Lesson(component=VOCABULARY.tag(one.component), effect=one.effect, claim=one.claim)
+                for one in answer.lessons
+            ],
             cognition=hits_of(dossier),
             analyst=f"{self._mind.name}, {analyse_prompt().version}",
         )
@@ -125,4 +141,5 @@ def told(record: pb.Candidate) -> str:
 
 
 def _parts(answer: AnalysisAnswer) -> tuple[str, ...]:
-    return answer.design_evaluation, answer.results, answer.expectation, answer.explanation, answer.synthesis
+    claims = (lesson.claim for lesson in answer.lessons)
+    return answer.design_evaluation, answer.results, answer.expectation, answer.explanation, answer.synthesis, *claims

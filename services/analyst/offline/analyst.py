@@ -26,6 +26,7 @@ class OfflineAnalyst:
             synthesis=_synthesis(dossier),
             components=components_of(dossier.record),
             ideas=dossier.record.proposal.ideas,
+            lessons=_lessons(dossier),
             cognition=hits_of(dossier),
             analyst=NAME,
         )
@@ -42,6 +43,23 @@ def hits_of(dossier: Dossier) -> list[pb.CognitionHit]:
         pb.CognitionHit(entry=hit.knowledge.id, similarity=hit.similarity, title=hit.knowledge.paper.title)
         for hit in dossier.hits
     ]
+
+
+def _lessons(dossier: Dossier) -> list[pb.Lesson]:
+    """What the one component that was added or removed did to the loss, where it is told apart from the parent's."""
+    if dossier.parent is None or (difference := loss_difference(dossier.record, dossier.parent)) is None:
+        return []
+    own, before = set(components_of(dossier.record)), set(components_of(dossier.parent))
+    if len(own ^ before) != 1 or not difference.certain():
+        return []
+    (component,) = own ^ before
+    helps = (difference.gain > 0) == (component in own)
+    change = "Adding" if component in own else "Removing"
+    claim = (
+        f"{change} it changed the loss from {dossier.parent.training.loss:.4f} to {dossier.record.training.loss:.4f} "
+        f"in a child of {dossier.parent.proposal.name}{_caveat(difference)}."
+    )
+    return [pb.Lesson(component=component, effect="helps" if helps else "hurts", claim=claim)]
 
 
 def _design(dossier: Dossier) -> str:

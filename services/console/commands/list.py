@@ -13,7 +13,7 @@ from services.console.settings import ConsoleSettings, console_settings
 from services.console.tables import listing, mixed_precision, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 
-SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state")
+SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state", "number")
 
 
 def list_(

@@ -21,6 +21,7 @@ SORT_COLUMNS: Mapping[str, tuple[str, bool]] = {
     "time": ("seconds", False),
     "stage": ("stage", False),
     "state": ("state", False),
+    "number": ("number", True),  # newest first
 }
 """What each sort reads, and whether the highest is the best."""
 

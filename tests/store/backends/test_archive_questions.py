@@ -42,6 +42,8 @@ def value(record: pb.Candidate, sort: Sort) -> float | str | None:
             return record.stage
         case "state":
             return record.state
+        case "number":
+            return record.request.number
 
 
 @pytest.mark.parametrize("reverse", [False, True])
