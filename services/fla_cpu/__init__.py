@@ -1,7 +1,8 @@
 """flash-linear-attention's usual parts in plain PyTorch, for machines without a GPU.
 
-`install()` puts them under fla's own names, so that a program which imports fla runs unchanged. fla's Triton kernels
-are used where there is a GPU; both compute the same to rounding (tests compare with fla's reference functions).
+`install()` puts them under fla's own names, so that a program which imports fla runs unchanged; where there is a GPU,
+fla's Triton kernels are used, and both compute the same to rounding. What a program may use beyond fla, how it is
+loaded and how it is judged is the engineer's business, not this room's.
 """
 
 import sys

@@ -7,12 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.fla_cpu.cache import Cache
-from services.fla_cpu.modules import feature_map, gated_norm, layernorm, rotary
-from services.fla_cpu.modules.convolution import ShortConvolution
-from services.fla_cpu.modules.token_shift import token_shift
-from services.fla_cpu.ops import index
-from services.fla_cpu.padding import (
+from services.fla_cpu import activations, index, norms, rotary
+from services.fla_cpu.convolution import ShortConvolution, token_shift
+from services.fla_cpu.layers import (
+    Cache,
     get_layer_cache,
     repad_hidden_states,
     unpad_hidden_states,
@@ -81,9 +79,9 @@ def test_a_short_convolution_takes_half_precision_and_computes_in_float32() -> N
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (layernorm.RMSNorm(8), nn.RMSNorm(8, eps=1e-5)),
-        (layernorm.LayerNorm(8, bias=True), nn.LayerNorm(8)),
-        (layernorm.GroupNorm(2, 8, bias=True), nn.GroupNorm(2, 8)),
+        (norms.RMSNorm(8), nn.RMSNorm(8, eps=1e-5)),
+        (norms.LayerNorm(8, bias=True), nn.LayerNorm(8)),
+        (norms.GroupNorm(2, 8, bias=True), nn.GroupNorm(2, 8)),
     ],
 )
 def test_norms_are_those_of_torch(ours: nn.Module, theirs: nn.Module) -> None:
@@ -99,10 +97,10 @@ def test_norms_are_those_of_torch(ours: nn.Module, theirs: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("layer", "gate", "centred"),
     [
-        (gated_norm.FusedRMSNormGated(8), F.silu, False),
-        (gated_norm.FusedRMSNormGated(8, activation="sigmoid"), torch.sigmoid, False),
-        (gated_norm.FusedRMSNormSwishGate(8), F.silu, False),
-        (gated_norm.FusedLayerNormGated(8), F.silu, True),
+        (norms.FusedRMSNormGated(8), F.silu, False),
+        (norms.FusedRMSNormGated(8, activation="sigmoid"), torch.sigmoid, False),
+        (norms.FusedRMSNormSwishGate(8), F.silu, False),
+        (norms.FusedLayerNormGated(8), F.silu, True),
     ],
 )
 def test_gated_norms_multiply_by_the_activated_gate(
@@ -118,7 +116,7 @@ def test_gated_norms_multiply_by_the_activated_gate(
 def test_feature_maps_with_products_keep_each_pair_once() -> None:
     """d(d+1)/2 products: the width is what a projection after it is built for."""
     x, y = torch.randn(2, 4), torch.randn(2, 4)
-    taylor, rebased = feature_map.TaylorFeatureMap(4), feature_map.RebasedFeatureMap(4, normalize=False)
+    taylor, rebased = activations.TaylorFeatureMap(4), activations.RebasedFeatureMap(4, normalize=False)
     dot = (x * y).sum(-1)
 
     assert taylor(x).shape == (2, 1 + 4 + 10)
@@ -131,7 +129,7 @@ def test_the_projection_of_fast_weights_uses_both_signs() -> None:
     x = torch.randn(3, 4)
     both = torch.cat([x.relu(), (-x).relu()], dim=-1)
 
-    assert torch.allclose(feature_map.DPFPFeatureMap(4, nu=1)(x), both * both.roll(1, -1))
+    assert torch.allclose(activations.DPFPFeatureMap(4, nu=1)(x), both * both.roll(1, -1))
 
 
 def test_rotary_products_depend_on_the_distance_alone() -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from services.engineer.checks.metering import Meter
-from services.fla_cpu.ops import attention, decay, delta, gated_delta, linear
+from services.fla_cpu import attention, decay, delta
 
 torch.set_num_threads(1)
 Operator = Callable[..., tuple[Tensor, Tensor | None]]
@@ -28,7 +28,7 @@ def test_an_option_that_would_change_the_result_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match="head_first"):
         delta.chunk_delta_rule(q, k, v, g.sigmoid(), head_first=False)
     with pytest.raises(TypeError, match="output_attentions"):
-        linear.parallel_retention(q, k, v, output_attentions=True)
+        decay.parallel_retention(q, k, v, output_attentions=True)
     with pytest.raises(TypeError, match="gv"):
         decay.fused_recurrent_gla(q, k, v, F.logsigmoid(k), gv=F.logsigmoid(v))
 
@@ -45,29 +45,29 @@ def test_options_that_only_tune_a_kernel_are_taken() -> None:
 def test_the_recurrent_form_of_linear_attention_does_not_normalise_by_itself() -> None:
     """The chunked form does: fla's defaults differ."""
     q, k, v = (one.abs() for one in heads(4, 4, 4))
-    recurrent, _ = linear.fused_recurrent_linear_attn(q, k, v)
+    recurrent, _ = decay.fused_recurrent_linear_attn(q, k, v)
 
-    assert torch.allclose(recurrent, linear.chunk_linear_attn(q, k, v, normalize=False)[0])
-    assert not torch.allclose(recurrent, linear.chunk_linear_attn(q, k, v)[0])
+    assert torch.allclose(recurrent, decay.chunk_linear_attn(q, k, v, normalize=False)[0])
+    assert not torch.allclose(recurrent, decay.chunk_linear_attn(q, k, v)[0])
 
 
 def test_gates_and_strengths_can_be_computed_inside() -> None:
     """g = −e^{A} softplus(raw + bias), β = 2σ(logits), and unit queries and keys."""
     q, k, v, raw, logits = heads(4, 4, 4, 0, 0)
     rate, bias = torch.tensor([0.1, -0.5]), torch.tensor([0.3, 0.2])
-    inside, _ = gated_delta.chunk_gated_delta_rule(
+    inside, _ = delta.chunk_gated_delta_rule(
         q, k, v, raw, logits,
         use_qk_l2norm_in_kernel=True, use_gate_in_kernel=True, A_log=rate, dt_bias=bias,
         use_beta_sigmoid_in_kernel=True, allow_neg_eigval=True,
     )  # fmt: skip
     g, beta = -rate.exp() * F.softplus(raw + bias), 2 * torch.sigmoid(logits)
-    outside, _ = gated_delta.chunk_gated_delta_rule(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, g, beta)
+    outside, _ = delta.chunk_gated_delta_rule(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, g, beta)
 
     assert torch.allclose(inside, outside, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    "operator", [gated_delta.chunk_gated_delta_rule, decay.chunk_simple_gla, decay.fused_recurrent_simple_gla]
+    "operator", [delta.chunk_gated_delta_rule, decay.chunk_simple_gla, decay.fused_recurrent_simple_gla]
 )
 def test_states_can_have_the_values_first(operator: Operator) -> None:
     """Given and returned as [b, h, d_v, d_k]."""
@@ -99,12 +99,12 @@ def test_packed_normalised_linear_attention_continues_each_sequence() -> None:
     """Both parts of the state are kept for every sequence."""
     q, k, v = (one.abs() for one in heads(4, 4, 4))
     boundaries = torch.tensor([0, 15, 40])
-    packed, states = linear.chunk_linear_attn(q, k, v, output_final_state=True, cu_seqlens=boundaries)
-    again, _ = linear.chunk_linear_attn(q, k, v, initial_state=states, cu_seqlens=boundaries)
-    _, state = linear.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], output_final_state=True)
-    alone, _ = linear.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], initial_state=state)
+    packed, states = decay.chunk_linear_attn(q, k, v, output_final_state=True, cu_seqlens=boundaries)
+    again, _ = decay.chunk_linear_attn(q, k, v, initial_state=states, cu_seqlens=boundaries)
+    _, state = decay.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], output_final_state=True)
+    alone, _ = decay.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], initial_state=state)
 
-    assert torch.allclose(packed[:, :15], linear.chunk_linear_attn(q[:, :15], k[:, :15], v[:, :15])[0], atol=1e-6)
+    assert torch.allclose(packed[:, :15], decay.chunk_linear_attn(q[:, :15], k[:, :15], v[:, :15])[0], atol=1e-6)
     assert torch.allclose(again[:, 15:], alone, atol=1e-6)
 
 
@@ -121,13 +121,13 @@ def test_packed_attention_is_attention_of_each_sequence() -> None:
 CORE: dict[str, tuple[Operator, tuple[int, ...]]] = {
     "delta": (lambda q, k, v, b: delta.chunk_delta_rule(q, k, v, b.sigmoid(), output_final_state=True), (2, 2, 2, 0)),
     "gated": (
-        lambda q, k, v, b, g: gated_delta.chunk_gated_delta_rule(
+        lambda q, k, v, b, g: delta.chunk_gated_delta_rule(
             q, k, v, F.logsigmoid(g), b.sigmoid(), output_final_state=True
         ),
         (2, 2, 2, 0, 0),
     ),
     "kda": (
-        lambda q, k, v, b, g: gated_delta.chunk_kda(q, k, v, F.logsigmoid(g), b.sigmoid(), output_final_state=True),
+        lambda q, k, v, b, g: delta.chunk_kda(q, k, v, F.logsigmoid(g), b.sigmoid(), output_final_state=True),
         (2, 2, 2, 0, 2),
     ),
     "simple gla": (

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.fla_cpu.ops import attention, decay, delta, gated_delta, hgrn, linear
+from services.fla_cpu import attention, decay, delta
 
 torch.set_num_threads(1)
 Given = dict[str, Tensor]
@@ -54,7 +54,7 @@ def delta_reference(module: ModuleType, t: Given) -> Answer:
 
 
 def linear_ours(t: Given) -> Answer:
-    output, states = linear.chunk_linear_attn(
+    output, states = decay.chunk_linear_attn(
         t["positive"], t["k"].abs(), t["v"], initial_state=(t["s0"], t["z0"]), output_final_state=True
     )
     assert isinstance(states, tuple)
@@ -78,13 +78,13 @@ CASES: dict[str, tuple[str, Callable[[Given], Answer], str, Callable[[ModuleType
     ),
     "gated delta": (
         "q k v beta g s0",
-        lambda t: gated_delta.chunk_gated_delta_rule(t["q"], t["k"], t["v"], t["g"], t["beta"], 0.7, t["s0"], True),
+        lambda t: delta.chunk_gated_delta_rule(t["q"], t["k"], t["v"], t["g"], t["beta"], 0.7, t["s0"], True),
         "gated_delta_rule",
         lambda m, t: m.naive_recurrent_gated_delta_rule(t["q"], t["k"], t["v"], t["beta"], t["g"], 0.7, t["s0"], True),
     ),
     "kda with shared keys": (
         "q k wide wide_beta wide_gk wide_s0",
-        lambda t: gated_delta.fused_recurrent_gated_delta_rule(
+        lambda t: delta.fused_recurrent_gated_delta_rule(
             t["q"], t["k"], t["wide"], None, t["wide_gk"], None, t["wide_beta"], None, t["wide_s0"], True
         ),
         "kda",
@@ -94,7 +94,7 @@ CASES: dict[str, tuple[str, Callable[[Given], Answer], str, Callable[[ModuleType
     ),
     "comba": (
         "q k v p beta g s0",
-        lambda t: gated_delta.chunk_comba(t["q"], t["k"], t["v"], t["p"], t["g"], t["beta"], None, t["s0"], True),
+        lambda t: delta.chunk_comba(t["q"], t["k"], t["v"], t["p"], t["g"], t["beta"], None, t["s0"], True),
         "comba",
         lambda m, t: m.naive_recurrent_comba(t["q"], t["k"], t["v"], t["p"], t["beta"], t["g"], None, t["s0"], True),
     ),
@@ -112,14 +112,14 @@ CASES: dict[str, tuple[str, Callable[[Given], Answer], str, Callable[[ModuleType
     ),
     "retention": (
         "q k v",
-        lambda t: (linear.chunk_retention(t["q"], t["k"], t["v"])[0],),
+        lambda t: (decay.chunk_retention(t["q"], t["k"], t["v"])[0],),
         "retention",
         lambda m, t: (m.naive_retention(*heads_first(t["q"], t["k"], t["v"])).transpose(1, 2),),
     ),
     "normalised linear": ("positive k v s0 z0", linear_ours, "linear_attn", linear_reference),
     "hgrn": (
         "x gx h0",
-        lambda t: hgrn.chunk_hgrn(t["x"], t["gx"], t["h0"], True),
+        lambda t: decay.chunk_hgrn(t["x"], t["gx"], t["h0"], True),
         "hgrn",
         lambda m, t: m.naive_recurrent_hgrn(t["x"], t["gx"], t["h0"], True),
     ),

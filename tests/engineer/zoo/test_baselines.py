@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from services.domain.components import VOCABULARY
 from services.domain.zoo import baseline, baselines
 from services.engineer.program import MixerSizes, load_mixer
-from services.fla_cpu.cache import Cache
+from services.fla_cpu.layers import Cache
 
 pytestmark = pytest.mark.usefixtures("guest")
 SMALL = MixerSizes(width=32, heads=2)

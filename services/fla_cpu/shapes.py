@@ -30,7 +30,7 @@ class Memory:
     values_first: bool = False  # [b, h, d_v, d_k] outside instead of [b, h, d_k, d_v]
 
 
-def must_be_known(function: str, options: Mapping[str, object]) -> None:
+def require_known(function: str, options: Mapping[str, object]) -> None:
     """TypeError naming the first option that would change the result and is not offered."""
     for name, value in options.items():
         if name == "head_first":
@@ -41,7 +41,7 @@ def must_be_known(function: str, options: Mapping[str, object]) -> None:
             raise TypeError(f"{function}: the option {name}={value!r} is not available without CUDA; leave it out")
 
 
-def validate_same_embedder(q: Tensor, k: Tensor, v: Tensor, **others: Tensor | None) -> None:
+def require_same_shape(q: Tensor, k: Tensor, v: Tensor, **others: Tensor | None) -> None:
     """ValueError with the shapes where tensors do not belong together."""
     if q.dim() != 4 or k.shape != q.shape or v.dim() != 4 or v.shape[:3] != q.shape[:3]:
         raise ValueError(
@@ -53,7 +53,7 @@ def validate_same_embedder(q: Tensor, k: Tensor, v: Tensor, **others: Tensor | N
             raise ValueError(f"{name} must be [batch, length, heads] = {tuple(q.shape[:3])}, not {tuple(tensor.shape)}")
 
 
-def must_be_packed(batch: int, length: int, boundaries: Tensor | None) -> None:
+def require_packed(batch: int, length: int, boundaries: Tensor | None) -> None:
     """ValueError unless packed sequences lie in a batch of one and their boundaries cover it."""
     if boundaries is None:
         return
@@ -93,7 +93,7 @@ def run(recurrence: Recurrence, q: Tensor, rest: Sequence[Tensor | None], like: 
 
     q and the rest: [b, l, h, …] or None; `like` the values [b, l, h, d_v] → (o like the values, state or None).
     """
-    must_be_packed(like.shape[0], like.shape[1], memory.boundaries)
+    require_packed(like.shape[0], like.shape[1], memory.boundaries)
     sequences = like.shape[0] if memory.boundaries is None else len(memory.boundaries) - 1
     state = _initial(memory, (sequences, like.shape[2], q.shape[-1], like.shape[-1]), like)
     with torch.autocast(like.device.type, enabled=False):
@@ -125,3 +125,52 @@ def per_sequence(
         outputs.append(output)
         states.append(last)
     return torch.cat(outputs, dim=1), torch.cat(states, dim=0)
+
+
+def decayed_products(q: Tensor, k: Tensor, decay: Tensor | None) -> Tensor:
+    """q, k: […, c, d]; decay: None, […, c, 1] or […, c, d], running sums; c a power of two → […, c, c], zero above.
+
+    P_{ti} = Σ_d q_{td} k_{id} e^{G_{td} − G_{id}} for i ≤ t, with G the running sum of the log decays. No exponent
+    is ever positive, so that the strongest decay gives zero and not infinity: one decay per head needs the
+    differences of all pairs only; decays per feature are taken from the middle of the chunk, halves by halves (the
+    queries of the second half since the middle, the keys of the first half until it), which needs no [c, c, d]
+    tensor.
+    """
+    if decay is not None and decay.shape[-1] > 1:
+        return _by_halves(q, k, decay)
+    return (q @ k.transpose(-1, -2)) * between(decay, q)
+
+
+def two_products(q: Tensor, p: Tensor, k: Tensor, decay: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same of q and of p with k, for less than twice the work."""
+    if decay is not None and decay.shape[-1] > 1:
+        first, second = _by_halves(torch.stack([q, p]), k, decay).unbind(0)
+        return first, second
+    weights, transposed = between(decay, q), k.transpose(-1, -2)
+    return (q @ transposed) * weights, (p @ transposed) * weights
+
+
+def between(decay: Tensor | None, like: Tensor) -> Tensor:
+    """[…, c, c]: what is left at row t of what was written at column i ≤ t; zero above the diagonal."""
+    lower = torch.ones(like.shape[-2], like.shape[-2], dtype=torch.bool, device=like.device).tril()
+    if decay is None:
+        return lower.to(like.dtype)
+    return (decay - decay.transpose(-1, -2)).masked_fill(~lower, float("-inf")).exp()
+
+
+def _by_halves(q: Tensor, k: Tensor, decay: Tensor) -> Tensor:
+    size = q.shape[-2]
+    if size == 1:
+        return (q * k).sum(-1, keepdim=True)
+    q, k, decay = (_halved(one) for one in (q, k, decay))
+    (_, late_q), (early_k, _), (early, late) = q.unbind(-3), k.unbind(-3), decay.unbind(-3)
+    middle = early[..., -1:, :]
+    across = (late_q * (late - middle).exp()) @ (early_k * (middle - early).exp()).transpose(-1, -2)
+    first, second = _by_halves(q, k, decay).unbind(-3)
+    above = torch.cat([first, torch.zeros_like(first)], dim=-1)
+    return torch.cat([above, torch.cat([across, second], dim=-1)], dim=-2)
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """[…, c, d] → […, 2, c/2, d]."""
+    return tensor.reshape(*tensor.shape[:-2], 2, -1, tensor.shape[-1])

@@ -1,10 +1,67 @@
-"""Feature maps of linear attention: what makes keys and queries positive or richer."""
+"""Activations, the gated feed-forward block, and feature maps of linear attention, by the names that programs use."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def swish(x: Tensor) -> Tensor:
+    """x · σ(x)."""
+    return F.silu(x)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """σ(x)."""
+    return torch.sigmoid(x)
+
+
+def logsigmoid(x: Tensor, temperature: float = 1.0) -> Tensor:
+    """log σ(x) / temperature."""
+    return F.logsigmoid(x) / temperature
+
+
+def swiglu(x: Tensor, y: Tensor) -> Tensor:
+    """silu(x) · y."""
+    return F.silu(x) * y
+
+
+def swiglu_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The last projection of a SwiGLU block with it."""
+    return F.linear(swiglu(x, y).to(weight.dtype), weight, bias)
+
+
+def sigmoidglu(x: Tensor, y: Tensor) -> Tensor:
+    """σ(x) · y."""
+    return torch.sigmoid(x) * y
+
+
+def elu_p1(x: Tensor) -> Tensor:
+    """elu(x) + 1, which is positive."""
+    return F.elu(x) + 1
+
+
+def fast_gelu_impl(x: Tensor) -> Tensor:
+    """gelu(x), by its approximation with tanh."""
+    return F.gelu(x, approximate="tanh")
+
+
+def sqrelu(x: Tensor) -> Tensor:
+    """relu(x)²."""
+    return F.relu(x).square()
+
+
+ACT2FN: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": fast_gelu_impl,
+    "sigmoid": sigmoid,
+    "logsigmoid": logsigmoid,
+    "silu": swish,
+    "swish": swish,
+    "sqrelu": sqrelu,
+}
 
 
 class ReLUFeatureMap(nn.Module):
@@ -168,3 +225,31 @@ def _pairs(x: Tensor, y: Tensor, above: int) -> Tensor:
     """[…, d] and […, d] → x_i y_j for j ≥ i + above, by rows."""
     rows, columns = torch.triu_indices(x.shape[-1], x.shape[-1], above, device=x.device).unbind(0)
     return x[..., rows] * y[..., columns]
+
+
+class GatedMLP(nn.Module):
+    """down(silu(gate(x)) · up(x)) (GLU variants, arXiv:2002.05202)."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        hidden_ratio: int | None = None,
+        intermediate_size: int | None = None,
+        hidden_act: str = "swish",
+        fuse_swiglu: bool = True,
+    ) -> None:
+        super().__init__()
+        del fuse_swiglu
+        if hidden_act not in ("swish", "silu"):
+            raise ValueError(f"hidden_act is {hidden_act!r}; choose swish or silu")
+        if intermediate_size is None:
+            intermediate_size = 256 * -(-int(hidden_size * (hidden_ratio or 4) * 2 / 3) // 256)
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x: Tensor, **options: object) -> Tensor:
+        """[…, hidden] → […, hidden]."""
+        del options
+        down: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return down

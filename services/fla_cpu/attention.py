@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.fla_cpu.ops.shapes import must_be_packed, working
+from services.fla_cpu.shapes import require_packed, working
 
 
 def parallel_attn(
@@ -28,7 +28,7 @@ def parallel_attn(
     del chunk_indices  # where fla's kernel finds packed sequences; cu_seqlens says the same
     if g is not None and g.shape != q.shape[:3]:
         raise ValueError(f"g must be [batch, length, heads] = {tuple(q.shape[:3])}, not {tuple(g.shape)}")
-    must_be_packed(q.shape[0], q.shape[1], cu_seqlens)
+    require_packed(q.shape[0], q.shape[1], cu_seqlens)
     edges = [(0, q.shape[1])] if cu_seqlens is None else list(pairwise(cu_seqlens.tolist()))
     parts = []
     for start, end in edges:

@@ -1,4 +1,4 @@
-"""Short causal convolution, one filter per channel, computed in float32 as fla's kernel does."""
+"""Short causal convolution, one filter per channel, computed in float32 as fla's kernel does; the step back in time."""
 
 from itertools import pairwise
 
@@ -129,3 +129,22 @@ class ShortConvolution(nn.Conv1d):
     ) -> tuple[Tensor, Tensor | None]:
         """One token of each sequence, as `forward`."""
         return self.forward(x, residual, None, cache, output_final_state, cu_seqlens)
+
+
+def token_shift(
+    x: Tensor,
+    cu_seqlens: Tensor | None = None,
+    cache: Tensor | None = None,
+    output_cache: bool = False,
+    **options: object,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """[b, l, d] → [b, l, d]; before the first token of a sequence lies zero, or the `cache` [b, d]."""
+    del options
+    before = torch.zeros_like(x[:, :1]) if cache is None else cache.reshape(x.shape[0], 1, -1).to(x.dtype)
+    shifted = torch.cat([before, x[:, :-1]], dim=1)
+    if cu_seqlens is not None:
+        first = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
+        first[cu_seqlens[:-1]] = True
+        shifted = shifted.masked_fill(first[None, :, None], 0.0)
+    delta = shifted - x
+    return (delta, x[:, -1:]) if output_cache else delta
