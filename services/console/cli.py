@@ -66,6 +66,7 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
         "train": Command("tools", "Train and evaluate the program in a file."),
         "propose": Command("propose", "One proposal from a parent; nothing is kept or trained."),
         "prompt": Command("propose", "The exact prompt about a candidate; nothing is sent."),
+        "table": Command("table", "The table of mixers: build, query, simulate searches, compare policies."),
         "cognition": Command("cognition", "The cognition base: search, add, ingest, stats."),
     },
     "Archives": {

@@ -46,7 +46,17 @@ Benchmarks are left out: at these sizes they lie near chance."""
 ORDER_SEED = 17
 RELIABILITY_CELLS = 8
 """So many cells get all their seeds first: they tell how much of a difference is seed noise."""
-ALWAYS_FIRST = ("delta_net", "gated_delta_net", "delta_net_value_skip")
+ALWAYS_FIRST = (
+    "delta_net",
+    "gated_delta_net",
+    "delta_net_value_skip",
+    "delta.none.sigmoid.silu.l2.qkv.swish.none.rms",
+    "linear.channel.one.identity.none.plain.swish.none.rms",
+    "linear.channel.one.identity.none.plain.none.none.rms",
+    "linear.channel.one.identity.none.qkv.swish.none.rms",
+    "delta.none.sigmoid.silu.l2.plain.none.none.rms",
+)
+"""What the zoo has of the lattice, and what lies between DeltaNet and gated linear attention."""
 
 
 def order(seeds: Sequence[int]) -> list[tuple[Cell, int]]:

@@ -98,13 +98,23 @@ def neighbours(structure: str) -> tuple[Cell, ...]:
     A change of rule keeps all other values where the other rule knows them; a value that it lacks becomes its first.
     """
     cell = by_structure()[structure]
-    near = [other for other in cells() if sum(a != b for a, b in zip(cell.values, other.values, strict=True)) == 1]
+    own_block = next(block for block in _BLOCKS if cell.values[0] in block["rule"])
+    near = [
+        _by_values()[(*cell.values[:place], value, *cell.values[place + 1 :])]
+        for place, allowed in enumerate(own_block.values())
+        for value in allowed
+        if value != cell.values[place]
+    ]
     other_block = next(block for block in _BLOCKS if cell.values[0] not in block["rule"])
     values = [
         value if value in block else block[0] for value, block in zip(cell.values, other_block.values(), strict=True)
     ]
-    across = find(_mixer(dict(zip(DIMENSIONS, values, strict=True))))
-    return tuple(near) if across in near else (*near, across)
+    return (*near, _by_values()[tuple(values)])
+
+
+@cache
+def _by_values() -> Mapping[tuple[str, ...], Cell]:
+    return MappingProxyType({cell.values: cell for cell in cells()})
 
 
 @cache

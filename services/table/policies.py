@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -98,8 +98,27 @@ def local_surrogate(search: Search, first: int = 8, top: int = 5) -> Choice:
     ranked = search.ranked()
     if len(ranked) < first:
         return random_search(search)
-    near = {n for one in ranked[:top] for n in search.unseen(search.neighbours(one.architecture))}
+    near = sorted({n for one in ranked[:top] for n in search.unseen(search.neighbours(one.architecture))})
     return Choice(_most_promising(search, 1.0, near or None))
+
+
+def pool_surrogate(search: Search, first: int = 8, parents: int = 10, draws: int = 64) -> Choice:
+    """A parent of the paper's pool; of many children by one to three moves the one of highest expected improvement.
+
+    What the offline mind does.
+    """
+    ranked = search.ranked()
+    if len(ranked) < first:
+        return paper_pool(search)
+    parent = search.rng.choice(ranked[:parents]).architecture
+    children = set[str]()
+    for _ in range(draws):
+        here = parent
+        for _ in range(search.rng.choice(MOVES)):
+            here = search.rng.choice(search.neighbours(here) or (here,))
+        children.add(here)
+    untried = search.unseen(sorted(children))
+    return Choice(_most_promising(search, 1.0, untried), parent=parent) if untried else paper_pool(search)
 
 
 def halving(search: Search, factor: int = 3) -> Choice:
@@ -128,6 +147,7 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
         "bandit": bandit,
         "surrogate": surrogate,
         "local-surrogate": local_surrogate,
+        "pool-surrogate": pool_surrogate,
         "halving": halving,
         "surrogate-halving": surrogate_halving,
     }
@@ -181,7 +201,7 @@ def _promotion(search: Search, factor: int) -> Choice | None:
     return None
 
 
-def _most_promising(search: Search, fidelity: float, among: set[str] | None = None) -> str:
+def _most_promising(search: Search, fidelity: float, among: Iterable[str] | None = None) -> str:
     """The untried architecture with the highest expected improvement on the best loss at one fidelity."""
     model = search.memory.get(f"model {fidelity}")
     if not isinstance(model, _Process):

@@ -1,0 +1,269 @@
+"""`asi-arch table`: the table of mixers. Build it, ask it, simulate searches on it, compare policies."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.chassis.errors import NotPossible, SettingsError
+from services.console.options import Json, names_in, one_of, print_json
+from services.console.tables import Column, number, pairs, paragraph, say, styled
+from services.console.tables import table as text_table
+
+if TYPE_CHECKING:
+    from services.table import Table
+    from services.table.analysis import Agreement, Stopping
+
+BUILD = "services.engineer.table"
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+SCALES = ("mini-half", "mini", "tiny")
+Folder = Annotated[
+    Path | None, typer.Option("--folder", metavar="PATH", help="a table under construction; default: the shipped one")
+]
+ScaleName = Annotated[str, typer.Option("--scale", help=f"one of {', '.join(SCALES)}")]
+Estimates = Annotated[
+    bool, typer.Option("--estimates", help="fill what was not measured by a regression: provisional results")
+]
+
+table = typer.Typer(name="table", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+
+@table.callback()
+def about() -> None:
+    """The table of mixers: measured trainings of a lattice of architectures, to query and to simulate searches on."""
+
+
+@table.command(context_settings=PASS_ON, add_help_option=False)
+def build(context: typer.Context) -> None:
+    """Train cells that are missing, into --folder PATH; resumes, and may run in several processes at once."""
+    raise typer.Exit(subprocess.run([sys.executable, "-m", BUILD, *context.args], check=False).returncode)
+
+
+@table.command()
+def pack(folder: Annotated[Path, typer.Argument()], file: Annotated[Path, typer.Argument()]) -> None:
+    """Write all records of a FOLDER as one compressed FILE, as it is shipped."""
+    from services.table.records import pack as write
+    from services.table.records import read_all
+
+    records = read_all(folder)
+    if not records:
+        raise NotPossible(f"{folder} holds no record of a table")
+    say(f"{len(records)} trainings in {write(records, file):,} bytes")
+
+
+@table.command()
+def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = False) -> None:
+    """What the table holds, how reliable it is, what early losses tell, what stopping saves, and what pays."""
+    from services.table import analysis
+    from services.table.lattice import cells
+
+    measured = _load(folder, scale)
+    records = measured.records()
+    failed = [record for record in records if record.failure]
+    noise, reliable = measured.seed_noise, analysis.reliability(measured)
+    other = {
+        name: analysis.between_scales(measured, _load(folder, name, empty=True)) for name in SCALES if name != scale
+    }
+    effects, agreements, stoppings = (
+        analysis.effects(measured),
+        analysis.agreements(measured),
+        analysis.stoppings(measured),
+    )
+    if as_json:
+        print_json({
+            "scale": scale, "architectures": len(measured.space), "of": len(cells()), "trainings": len(records),
+            "failed": len(failed), "conditions": sorted({record.conditions for record in records}),
+            "best": min(measured.truth, key=measured.truth.__getitem__), "lowest_loss": measured.best,
+            "seed_deviation": noise.deviation if noise else None,
+            "reliability": None if reliable is None else {"architectures": reliable[0], "share": reliable[1]},
+            "scales": {name: found for name, found in other.items() if found},
+            "fidelities": [asdict(one) for one in agreements], "stopping": [asdict(one) for one in stoppings],
+            "effects": [asdict(one) for one in effects],
+        })  # fmt: skip
+        return
+    rows = [
+        ("architectures", f"{len(measured.space)} of {len(cells())} measured at {scale}"),
+        ("trainings", f"{len(records)}, {len(failed)} failed"),
+        ("best", f"{min(measured.truth, key=measured.truth.__getitem__)}, {measured.best:.4f} nats per byte"),
+        ("seed deviation", number(noise.deviation if noise else None)),
+        ("reliability", "–" if reliable is None else f"{reliable[1]:.3f} of the variance of one seed's losses"),
+    ]
+    rows += [
+        (f"order at {name}", f"rank correlation {found[1]:.2f} [{found[2]:.2f}, {found[3]:.2f}], {found[0]} of both")
+        for name, found in other.items()
+        if found
+    ]
+    say(pairs(rows))
+    _early_and_stopping(agreements, stoppings)
+    if effects:
+        say(f"\n{styled('What pays', bold=True)}: nats against DeltaNet's value, all else alike; negative is better")
+        ordered = sorted(effects, key=lambda one: one.mean)
+        say(text_table([
+            Column("part", [one.dimension for one in ordered]),
+            Column("value", [one.value or "none" for one in ordered]),
+            Column("effect", [f"{one.mean:+.4f}" for one in ordered], right=True),
+            Column("[95 %]", [f"[{one.low:+.4f}, {one.high:+.4f}]" for one in ordered]),
+            Column("cells", [str(one.architectures) for one in ordered], right=True),
+        ]))  # fmt: skip
+
+
+@table.command()
+def query(
+    architecture: Annotated[str, typer.Argument(help="a cell such as delta.mamba.sigmoid.silu.l2.qkv.swish.none.rms, a "
+                                                     "baseline's name, or a structure")],
+    fidelity: Annotated[float, typer.Option(min=0, max=1, help="share of the steps: 0.25, 0.5, 0.75 or 1")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="default: the first there is")] = None,
+    folder: Folder = None,
+    scale: ScaleName = "mini-half",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """What was measured of one architecture."""
+    try:
+        record = _load(folder, scale).query(architecture, fidelity, seed)
+    except ValueError as error:
+        raise NotPossible(str(error)) from None
+    if as_json:
+        print_json(asdict(record))
+        return
+    say(pairs([
+        ("architecture", record.cell), ("scale", f"{record.scale}, seed {record.seed}"),
+        ("loss", record.failure or f"{number(record.loss)} nats per byte at {fidelity:.0%} of the steps"),
+        ("parameters", number(record.parameters, ",")), ("FLOPs per token", number(record.flops_per_token, ",.0f")),
+        ("tokens per CPU second", number(record.tokens_per_cpu_second, ",.0f")),
+        ("CPU seconds", number(record.cpu_seconds, ".1f")),
+    ]))  # fmt: skip
+
+
+@table.command()
+def simulate(
+    policy: Annotated[str, typer.Argument(help="a policy's name; see `compare`")],
+    budget: Annotated[int, typer.Option(min=1, help="whole trainings")] = 100,
+    seed: Annotated[int, typer.Option()] = 1,
+    seats: Annotated[int, typer.Option(min=1, help="trainings in flight at once")] = 1,
+    estimates: Estimates = False,
+    folder: Folder = None,
+    scale: ScaleName = "mini-half",
+    as_json: Json = False,
+) -> None:
+    """One simulated search."""
+    from services.table.policies import POLICIES
+
+    one_of("policy", policy, list(POLICIES))
+    measured, note = _space(folder, scale, estimates)
+    trace = measured.simulate(POLICIES[policy], budget, seed, seats)
+    if as_json:
+        print_json({"policy": policy, "budget": budget, "seed": seed, "seats": seats, "space": note,
+                    "best": trace.best, "regrets": trace.regrets})  # fmt: skip
+        return
+    say(pairs([
+        ("policy", f"{policy}, seed {seed}, {budget} trainings on {seats} seats"), ("space", note),
+        ("best", trace.best or "–"), ("regret", f"{number(trace.regret)} nats"),
+        ("anytime", ", ".join(f"{at}: {number(trace.regrets[at - 1])}" for at in (5, 10, 20, 50, 100, 200, 500)
+                              if at <= budget)),
+    ]))  # fmt: skip
+
+
+@table.command()
+def compare(
+    policies: Annotated[str, typer.Option(help="names, commas between; default: all")] = "",
+    budgets: Annotated[str, typer.Option(help="whole trainings, commas between")] = "20,50,100,200,500",
+    runs: Annotated[int, typer.Option(min=2, help="simulated searches of each policy")] = 200,
+    seats: Annotated[str, typer.Option(help="trainings in flight at once, commas between")] = "1",
+    estimates: Estimates = False,
+    folder: Folder = None,
+    scale: ScaleName = "mini-half",
+    as_json: Json = False,
+) -> None:
+    """Policies on equal footing: regret at each budget, with paired tests against random and local search."""
+    from services.table.comparison import compare as compared
+    from services.table.policies import POLICIES
+
+    names = names_in(policies) or list(POLICIES)
+    for name in names:
+        one_of("--policies", name, list(POLICIES))
+    measured, note = _space(folder, scale, estimates)
+    began = time.monotonic()
+    try:
+        standings = compared(
+            measured, {name: POLICIES[name] for name in names}, _whole("--budgets", budgets), runs,
+            _whole("--seats", seats),
+        )  # fmt: skip
+    except ValueError as error:
+        raise NotPossible(str(error)) from None
+    if as_json:
+        print_json({"space": note, "runs": runs, "standings": [asdict(one) for one in standings]})
+        return
+    say(
+        paragraph(
+            f"{runs} runs of each policy on {note}, in {time.monotonic() - began:.0f} s. Regret in nats per byte."
+        )
+    )
+    say(text_table([
+        Column("policy", [one.policy for one in standings]),
+        Column("seats", [str(one.seats) for one in standings], right=True),
+        Column("budget", [str(one.budget) for one in standings], right=True),
+        Column("regret", [f"{one.regret:.4f}" for one in standings], right=True),
+        Column("[95 %]", [f"[{one.low:.4f}, {one.high:.4f}]" for one in standings]),
+        Column("p random", [number(one.p.get("random"), ".3f") for one in standings], right=True),
+        Column("p local", [number(one.p.get("local"), ".3f") for one in standings], right=True),
+    ]))  # fmt: skip
+    say(
+        styled(
+            paragraph("p: Holm-adjusted chance that a policy no better than the opponent looks this good."), dim=True
+        )
+    )
+
+
+def _early_and_stopping(agreements: "Sequence[Agreement]", stoppings: "Sequence[Stopping]") -> None:
+    if agreements:
+        say("\n" + text_table([
+            Column("at", [f"{one.fidelity:.0%}" for one in agreements], right=True),
+            Column("rank correlation with the end", [f"{one.spearman:.3f}" for one in agreements], right=True),
+            Column("[95 %]", [f"[{one.low:.3f}, {one.high:.3f}]" for one in agreements]),
+            Column("of the 10 best in the better half", [str(one.best_kept) for one in agreements], right=True),
+        ]))  # fmt: skip
+    if stoppings:
+        say("\n" + text_table([
+            Column("stopping by", [one.rule for one in stoppings]),
+            Column("at", [f"{one.fidelity:.0%}" for one in stoppings], right=True),
+            Column("compute saved", [f"{one.saved:.0%}" for one in stoppings], right=True),
+            Column("of the 10 best lost", [f"{one.lost:.1f}" for one in stoppings], right=True),
+        ]))  # fmt: skip
+
+
+def _load(folder: Path | None, scale: str, empty: bool = False) -> "Table":
+    """The table, imported late: `asi-arch --help` needs none of it."""
+    from services.table import Table
+
+    one_of("--scale", scale, SCALES)
+    loaded = Table.load(folder, scale)
+    if not loaded.truth and not empty:
+        where = f"{folder} holds" if folder else "this version ships"
+        raise NotPossible(f"{where} no training at {scale}; `asi-arch table build --folder PATH` makes some")
+    return loaded
+
+
+def _space(folder: Path | None, scale: str, estimates: bool) -> "tuple[Table, str]":
+    """The table to simulate on, and what it is, in words."""
+    from services.table.analysis import filled
+
+    measured = _load(folder, scale)
+    if not estimates:
+        return measured, f"{len(measured.space)} measured architectures at {scale}"
+    whole, explained = filled(measured)
+    return whole, (
+        f"{len(whole.space)} architectures at {scale}, of which {len(measured.space)} are measured and the others "
+        f"estimated (explained variance {explained:.2f} in cross-validation): provisional"
+    )
+
+
+def _whole(flag: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in names_in(text)]
+    except ValueError:
+        raise SettingsError(f"{flag} is {text!r}; write whole numbers with commas between.") from None

@@ -1,0 +1,243 @@
+"""What the table says beyond single numbers: what each value brings, what early losses tell, what stopping saves."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.domain.curves import Curve, replay_stopping
+from services.domain.statistics import spearman
+from services.table.lattice import DIMENSIONS, cells, find
+from services.table.records import Record
+from services.table.table import FIDELITIES, Table
+
+BASE: Mapping[str, str] = dict(zip(DIMENSIONS, find("delta_net").values, strict=True))
+"""Effects are differences to DeltaNet's value of the dimension."""
+RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one value brings in nats against DeltaNet's, all other dimensions alike; negative is better."""
+
+    dimension: str
+    value: str
+    architectures: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a share of the steps agrees with the whole: rank correlation, and who of the ten best is among the best
+    half by then."""
+
+    fidelity: float
+    architectures: int
+    spearman: float
+    low: float
+    high: float
+    best_kept: int
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What stopping at a share of the steps would have saved of all compute, and how many of the ten best it lost."""
+
+    rule: str
+    fidelity: float
+    saved: float
+    lost: float
+
+
+def effects(table: Table) -> list[Effect]:
+    """Main effects of a linear model over the measured architectures, with bootstrap intervals over architectures."""
+    names = list(table.truth)
+    if len(names) < 2 * len(_columns(table, names)):
+        return []
+    columns = _columns(table, names)
+    design = _design(table, names, columns)
+    losses = np.array([table.truth[name] for name in names])
+    fitted = _fit(design, losses)
+    random_ = np.random.default_rng(0)
+    draws = [random_.integers(len(names), size=len(names)) for _ in range(RESAMPLES)]
+    resampled = np.array([_fit(design[draw], losses[draw]) for draw in draws])
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
+    counts = design.sum(axis=0)
+    return [
+        Effect(*column, int(counts[place]), float(fitted[place]), float(low[place]), float(high[place]))
+        for place, column in enumerate(columns)
+    ]
+
+
+def agreements(table: Table) -> list[Agreement]:
+    """Early against final losses, at every share that was measured."""
+    found = []
+    for fidelity in FIDELITIES[:-1]:
+        pairs = _early(table, fidelity)
+        if len(pairs) < 4:
+            continue
+        early, final = zip(*pairs, strict=True)
+        low, high = _spearman_interval(early, final)
+        best = sorted(range(len(final)), key=final.__getitem__)[:10]
+        half = set(sorted(range(len(early)), key=early.__getitem__)[: math.ceil(len(early) / 2)])
+        kept = sum(place in half for place in best)
+        found.append(Agreement(fidelity, len(pairs), spearman(early, final).rho, low, high, kept))
+    return found
+
+
+def between_scales(first: Table, second: Table) -> tuple[int, float, float, float] | None:
+    """How many architectures both have, and the rank correlation of their losses with its interval."""
+    shared = sorted(first.truth.keys() & second.truth.keys())
+    if len(shared) < 4:
+        return None
+    ours, theirs = [first.truth[name] for name in shared], [second.truth[name] for name in shared]
+    return len(shared), spearman(ours, theirs).rho, *_spearman_interval(ours, theirs)
+
+
+def reliability(table: Table) -> tuple[int, float] | None:
+    """Of how many architectures several seeds are known, and the share of the variance that is between them: the
+    highest correlation with one seed's losses that anything can reach is its root."""
+    groups = defaultdict[str, list[float]](list)
+    for record in table.records():
+        if record.loss is not None:
+            groups[record.cell].append(record.loss)
+    several = [group for group in groups.values() if len(group) > 1]
+    if len(several) < 3 or table.seed_noise is None:
+        return None
+    within = table.seed_noise.deviation**2
+    total = float(np.var([group[0] for group in groups.values()], ddof=1))
+    return len(several), max(0.0, 1 - within / total)
+
+
+def stoppings(table: Table, orders: int = 5, most: int = 200) -> list[Stopping]:
+    """Two rules, each at every share: extrapolation as runs do it, in random orders, and halving.
+
+    Extrapolation stops whose predicted end misses the median of all so far by a deviation of the fit; halving trains
+    all to the share and goes on with the better half. A run's worth of at most ``most`` trainings is drawn each time.
+    """
+    records = [record for record in _first_seeds(table) if record.loss is not None and record.curve]
+    found: list[Stopping] = []
+    if len(records) < 20:
+        return found
+    for fidelity in FIDELITIES[:-1]:
+        saved, lost = [], []
+        for seed in range(orders):
+            shuffled = random.Random(seed).sample(records, min(len(records), most))
+            replay = replay_stopping([_curve(record) for record in shuffled], fidelity)
+            saved.append(replay.saved)
+            lost.append(len(replay.lost))
+        found.append(Stopping("extrapolation", fidelity, fmean(saved), fmean(lost)))
+    return found + [
+        Stopping("halving", agreement.fidelity, (1 - agreement.fidelity) / 2, 10 - agreement.best_kept)
+        for agreement in agreements(table)
+    ]
+
+
+def filled(table: Table, seed: int = 0) -> tuple[Table, float]:
+    """A table of the whole lattice whose missing architectures are estimates, and the estimates' share of explained
+    variance under ten-fold cross-validation.
+
+    A ridge regression on values and pairs of values, plus a draw of its own error, so that the landscape is as rough
+    as the real one. Results on such a table are provisional: they say how a policy does on this model of the lattice.
+    """
+    names = list(table.truth)
+    everything = [cell.name for cell in cells()]
+    targets = np.array([[table.query(name, share).loss for share in FIDELITIES] for name in names], dtype=float)
+    encoded = {cell.name: _pairs(dict(zip(DIMENSIONS, cell.values, strict=True))) for cell in cells()}
+    columns = sorted({key for name in names for key in encoded[name]})
+    features = {name: np.array([float(column in encoded[name]) for column in columns]) for name in everything}
+    design = np.array([features[name] for name in names])
+    folds = np.random.default_rng(seed).permutation(len(names)) % 10
+    predicted = np.empty_like(targets)
+    for fold in range(10):
+        model = _ridge(design[folds != fold], targets[folds != fold])
+        predicted[folds == fold] = model(design[folds == fold])
+    errors = targets - predicted
+    explained = 1 - float(np.var(errors[:, -1]) / np.var(targets[:, -1]))
+    model, random_ = _ridge(design, targets), np.random.default_rng(seed)
+    records = table.records()
+    cpu = fmean(record.cpu_seconds or 1.0 for record in records)
+    for name in everything:
+        if name not in table.truth and name not in table.space:
+            losses = model(features[name][None])[0] + errors[random_.integers(len(errors))]
+            curve = tuple(
+                (round(400 * share), 0.0, float(loss)) for share, loss in zip(FIDELITIES, losses, strict=True)
+            )
+            records.append(
+                Record(
+                    name, table.scale, 1, loss=float(losses[-1]), curve=curve, cpu_seconds=cpu, conditions="estimate"
+                )
+            )
+    return Table(records, table.scale), explained
+
+
+def _first_seeds(table: Table) -> list[Record]:
+    return [table.records(name)[0] for name in table.space]
+
+
+def _early(table: Table, fidelity: float) -> list[tuple[float, float]]:
+    pairs = [(record.at(fidelity), record.loss) for record in _first_seeds(table)]
+    return [(early, final) for early, final in pairs if early is not None and final is not None]
+
+
+def _curve(record: Record) -> Curve:
+    steps, losses, _ = zip(*record.curve, strict=True)
+    return Curve(steps, losses, steps[-1], record.loss)
+
+
+def _spearman_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """The percentile bootstrap over pairs."""
+    rng, rhos = random.Random(0), list[float]()
+    while len(rhos) < RESAMPLES:
+        drawn = rng.choices(range(len(first)), k=len(first))
+        if len(set(drawn)) > 2:
+            rhos.append(spearman([first[place] for place in drawn], [second[place] for place in drawn]).rho)
+    low, high = np.percentile(rhos, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _columns(table: Table, names: Sequence[str]) -> list[tuple[str, str]]:
+    return sorted(
+        {(dimension, value) for name in names for dimension, value in table.values[name].items()} - set(BASE.items())
+    )
+
+
+def _design(table: Table, names: Sequence[str], columns: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+    return np.array([[float(table.values[name][dimension] == value) for dimension, value in columns] for name in names])
+
+
+def _fit(design: NDArray[np.float64], losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least squares with an intercept; a trace of ridge keeps resamples without some value solvable."""
+    centred = design - design.mean(axis=0)
+    gram = centred.T @ centred + 1e-3 * np.eye(design.shape[1])
+    solution: NDArray[np.float64] = np.linalg.solve(gram, centred.T @ (losses - losses.mean()))
+    return solution
+
+
+def _pairs(values: Mapping[str, str]) -> frozenset[tuple[tuple[str, str], ...]]:
+    items = sorted(values.items())
+    single = {(item,) for item in items}
+    return frozenset(single | {(first, second) for first in items for second in items if first < second})
+
+
+class _ridge:  # noqa: N801 - used as a function that is fitted once
+    """Ridge regression with an intercept, in its dual form: few rows, many columns."""
+
+    def __init__(self, design: NDArray[np.float64], targets: NDArray[np.float64], penalty: float = 3.0) -> None:
+        self._mean, self._centre = targets.mean(axis=0), design.mean(axis=0)
+        rows = design - self._centre
+        weights = np.linalg.solve(rows @ rows.T + penalty * np.eye(len(rows)), targets - self._mean)
+        self._weights: NDArray[np.float64] = rows.T @ weights
+
+    def __call__(self, design: NDArray[np.float64]) -> NDArray[np.float64]:
+        predicted: NDArray[np.float64] = (design - self._centre) @ self._weights + self._mean
+        return predicted

@@ -1,0 +1,82 @@
+"""`asi-arch table` on a table under construction."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from services.chassis.errors import NotPossible
+from services.console.commands.table import table
+from services.table.lattice import cells
+from services.table.records import append, pack
+from tests.table.made import made_records
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half of the lattice with one seed, in a compressed piece, and two more seeds of a few in a plain one."""
+    place = tmp_path_factory.mktemp("table")
+    pack(made_records(seeds=(1,))[::2], place / "half.jsonl.gz")
+    for record in made_records(seeds=(2, 3))[:20]:
+        append(place / "more.jsonl", record)
+    return place
+
+
+def called(*arguments: object) -> Result:
+    result = CliRunner().invoke(table, [str(one) for one in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def answer(*arguments: object) -> Any:
+    return json.loads(called(*arguments, "--json").output)
+
+
+def test_info_tells_coverage_reliability_early_losses_stopping_and_effects(folder: Path) -> None:
+    told = answer("info", "--folder", folder)
+
+    assert (told["architectures"], told["of"], told["failed"]) == (576 + 5, len(cells()), 0)
+    assert told["reliability"]["share"] > 0.9
+    assert [one["fidelity"] for one in told["fidelities"]] == [0.25, 0.5, 0.75]
+    assert {one["rule"] for one in told["stopping"]} == {"extrapolation", "halving"}
+    assert all(one["low"] <= one["mean"] <= one["high"] for one in told["effects"])
+    assert "What pays" in called("info", "--folder", folder).output
+
+
+def test_query_answers_for_a_baseline_by_name(folder: Path) -> None:
+    cell = cells()[0].name
+
+    assert answer("query", cell, "--folder", folder)["cell"] == cell
+    with pytest.raises(NotPossible, match="no architecture"):
+        called("query", "nobody", "--folder", folder)
+
+
+def test_a_simulated_search_says_on_what_it_ran(folder: Path) -> None:
+    measured = answer("simulate", "local", "--budget", 30, "--folder", folder)
+    whole = answer("simulate", "local", "--budget", 30, "--folder", folder, "--estimates")
+
+    assert len(measured["regrets"]) == 30
+    assert "measured architectures" in measured["space"]
+    assert "provisional" in whole["space"]
+
+
+def test_compare_pairs_every_policy_with_random_and_local_search(folder: Path) -> None:
+    told = answer("compare", "--policies", "surrogate,random", "--budgets", "20,40", "--runs", 5, "--folder", folder)
+    standings: Sequence[dict[str, Any]] = told["standings"]
+
+    assert [(one["policy"], one["budget"]) for one in standings] == [
+        ("surrogate", 20), ("random", 20), ("surrogate", 40), ("random", 40),
+    ]  # fmt: skip
+    assert set(standings[0]["p"]) == {"random", "local"}
+    assert set(standings[1]["p"]) == {"local"}
+
+
+def test_pack_writes_what_can_be_read_again(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "packed" / "all.jsonl.gz"
+    place.parent.mkdir()
+    called("pack", folder, place)
+
+    assert answer("info", "--folder", place.parent)["trainings"] == answer("info", "--folder", folder)["trainings"]

@@ -1,0 +1,59 @@
+"""Building the table: the order of work, and that a killed build goes on where it was."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from services.engineer.table import RELIABILITY_CELLS, order
+from services.table.lattice import cells
+from services.table.records import Record, read_all
+
+SHORT = ("--set", "tokens=1024", "--set", "heldout_blocks=8", "--set", "check_truncations=2", "--set", "evaluations=1")
+
+
+def test_the_order_has_every_training_once_and_every_seed_of_a_few_cells_first() -> None:
+    jobs = order((1, 2, 3))
+
+    assert len(jobs) == len({(cell.name, seed) for cell, seed in jobs}) == 3 * len(cells())
+    assert [seed for _, seed in jobs[:6]] == [1, 2, 3, 1, 2, 3]
+    assert {seed for _, seed in jobs[3 * RELIABILITY_CELLS : len(cells())]} == {1}
+
+
+def build(folder: Path, *more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "services.engineer.table", "--folder", str(folder), *SHORT, *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def recorded(folder: Path, least: int) -> list[Record]:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        if len(records := read_all(folder)) >= least:
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"fewer than {least} trainings were recorded")
+
+
+@pytest.mark.slow
+def test_a_killed_build_goes_on_where_it_was_beside_another_process(tmp_path: Path) -> None:
+    first = build(tmp_path)
+    recorded(tmp_path, 2)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    before = read_all(tmp_path)
+
+    both = [build(tmp_path, "--limit", "2"), build(tmp_path, "--limit", "2")]
+    for process in both:
+        process.communicate(timeout=300)
+    after = read_all(tmp_path)
+    lines = [line for place in tmp_path.glob("*.jsonl") for line in place.read_text().splitlines()]
+
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(after) == len(before) + 4 == len(lines)
+    assert all(record in after for record in before)
+    assert {record.conditions for record in after} == {before[0].conditions}
+    assert all(record.loss is not None and record.parameters and record.cpu_seconds for record in after)
