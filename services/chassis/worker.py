@@ -12,6 +12,7 @@ import grpc.aio
 import structlog
 
 from services.chassis import metrics, telemetry
+from services.chassis.activity import Activity
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.bus.connection import EventTooBig
 from services.chassis.bus.subjects import fact_of, is_forged
@@ -121,11 +122,14 @@ class Worker:
         structlog.contextvars.bind_contextvars(run=cause.event.run, candidate=cause.event.candidate)
         job = Job(cause, delivery.deliveries, delivery.sequence, self._bus, self._service, self._draining)
         heart = asyncio.create_task(_beat(delivery))
+        event = cause.event
+        activity = Activity(event.run, event.candidate, self._service, delivery.deliveries, self._bus.announce)
         about = {"run": cause.event.run, "candidate": cause.event.candidate, "attempt": str(delivery.deliveries)}
         name = f"{self._durable} handles {fact_of(cause.event)}"
         try:
             with metrics.handling(self._durable, delivery.deliveries), telemetry.span(name, cause.event.trace, **about):
-                await self._attempt(job, delivery)
+                async with activity.told():
+                    await self._attempt(job, delivery)
         finally:
             heart.cancel()
 

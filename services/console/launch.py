@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc.aio
 from google.protobuf.json_format import MessageToJson
 
+from services.chassis.bus import Bus
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel
 from services.console.archive import all_candidates, run_status
@@ -29,7 +30,7 @@ from services.console.plan import (
     run_settings,
     stages_of,
 )
-from services.console.progress import Progress
+from services.console.progress import OVER, Progress
 from services.console.rows import Row, row
 from services.console.settings import ConsoleSettings, running_system
 from services.console.steer import pause_run, resume_run, start_run
@@ -39,7 +40,6 @@ from services.llm.port import asks_endpoint
 from services.llm.settings import validate_prices
 
 POLL_SECONDS = 1.0
-OVER = frozenset({"finished", "stopped"})
 JOIN_PATIENCE = 15.0  # for engineers of a cluster, of which there may be none until there is work
 IMPOSSIBLE = 2  # exit status of the store's tool
 APPLY_SECONDS = 30.0
@@ -238,17 +238,20 @@ async def _watch(
     interrupted: asyncio.Event,
     progress: Progress,
 ) -> tuple[pb.RunStatus, list[Row]]:
-    with progress:
-        while True:
-            for name in system.supervise():
-                progress.note(f"the {name} ended unexpectedly and was started again")
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                status, rows = await _look(archive, run)
-                progress.show(status, rows)
-                if (status.phase in OVER and not status.in_flight) or interrupted.is_set():
-                    return status, rows
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(interrupted.wait(), POLL_SECONDS)
+    async with Bus(system.client, "asi-console") as bus, bus.announcements(run) as announced:
+        with progress:
+            while True:
+                for name in system.supervise():
+                    progress.note(f"the {name} ended unexpectedly and was started again")
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    status, rows = await _look(archive, run)
+                    progress.view.hear_all(announced)
+                    progress.view.look(status, rows)
+                    progress.show()
+                    if (status.phase in OVER and not status.in_flight) or interrupted.is_set():
+                        return status, rows
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(interrupted.wait(), POLL_SECONDS)
 
 
 async def write_run_report(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, folder: Path) -> Path | None:

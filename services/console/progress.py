@@ -1,17 +1,15 @@
-"""Live progress of a run: candidates by state, trainings under way, the best so far, the time left."""
+"""Live progress of a run: the trainings under way, what services wait for, the best so far, the time left."""
 
 from __future__ import annotations
 
-import json
+import asyncio
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -20,66 +18,226 @@ from services.console.events import EventRow, line
 from services.console.rows import Row
 from services.console.tables import ABSENT, clock, number
 from services.contracts import archive_pb2 as pb
-
-if TYPE_CHECKING:
-    from services.console.commands.watch import Scene
+from services.contracts.progress_pb2 import Progress as Announced
+from services.contracts.progress_pb2 import TrainingProgress
 
 STATES = ("requested", "proposed", "training", "trained", "judged", "analysed", "archived", "rejected")
-REST_SECONDS = 15.0
+OVER = frozenset({"finished", "stopped"})
+LINE_SECONDS = 15.0
+SILENT_SECONDS = 12.0  # four announcements that did not come: the service has gone
+MOST_SHOWN = 8
+EVENTS_SHOWN = 6
+LEAST_DONE = 1.0  # candidates: before that the pace says little
+TRAINING_PART = 0.5  # of a candidate's time; the rest is evaluation, judging, explaining
+
+
+class View:
+    """What is known of a run, drawn as a block or a line. Clocks are right at each drawing; times left never grow."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._status: pb.RunStatus | None = None
+        self._rows: list[Row] = []
+        self._begun = now()
+        self._spent_at_start: float | None = None
+        self._done_at_start: float | None = None
+        self._left: float | None = None
+        self._heard: dict[str, tuple[float, Announced]] = {}
+        self._left_of: dict[tuple[str, int], TrainingProgress] = {}
+        self.latest: deque[EventRow] = deque(maxlen=EVENTS_SHOWN)
+        self.last_events: dict[str, EventRow] = {}
+
+    def look(self, status: pb.RunStatus, rows: Sequence[Row]) -> None:
+        """Take in what the archive answers: the run, and at least its candidates in flight."""
+        self._status = status
+        if self._spent_at_start is None:
+            self._spent_at_start = status.spent.seconds
+        self._rows = [row for row in rows if row["state"] not in ("archived", "rejected")]
+        flying = {row["id"] for row in self._rows}
+        self._heard = {name: heard for name, heard in self._heard.items() if name in flying}
+        if self._done_at_start is None:
+            self._done_at_start = self._done()
+
+    def hear(self, announced: Announced) -> None:
+        """Take in what a service announces. A training's time left only falls, unless it began anew."""
+        for training in announced.trainings:
+            before = self._left_of.get((announced.candidate, training.seed))
+            if before is not None and before.step <= training.step and before.steps == training.steps:
+                training.seconds_left = min(training.seconds_left, before.seconds_left)
+            self._left_of[announced.candidate, training.seed] = training
+        self._heard[announced.candidate] = (self._now(), announced)
+
+    def event(self, row: EventRow) -> None:
+        """Take in an event of the log."""
+        self.latest.append(row)
+        if row["candidate"]:
+            self.last_events[row["candidate"]] = row
+
+    def hear_all(self, queue: asyncio.Queue[Announced]) -> None:
+        """Take in what has arrived."""
+        while not queue.empty():
+            self.hear(queue.get_nowait())
+
+    def block(self) -> RenderableType:
+        """For a terminal: a bar for the run and one for each training."""
+        status = self._status
+        if status is None:
+            return Text("asking the archive …", style="dim")
+        ended, wanted = ended_and_wanted(status)
+        parts: list[RenderableType] = [
+            Text(f"run {status.run} · {status.phase} · {clock(self._spent())}{self._time_left()}", style="bold")
+        ]
+        if wanted:
+            total = Table.grid(padding=(0, 2))
+            total.add_row(ProgressBar(total=wanted, completed=min(ended, wanted), width=40), f"{ended} of {wanted}")
+            parts.append(total)
+        parts += [Text(self._counts()), self._in_flight(), Text(best_line(status), style="green")]
+        parts += [Text(line(row), style="dim", no_wrap=True, overflow="ellipsis") for row in self.latest]
+        return Group(*parts)
+
+    def line(self) -> str:
+        """For a file: the same in one line."""
+        status = self._status
+        if status is None:
+            return "asking the archive"
+        works = [self._words(row, row["id"]) for row in self._rows]
+        parts = [f"{clock(self._spent())} {status.phase}: {self._counts()}{self._time_left(', ')}"]
+        return "; ".join([*parts, *(work for work in works if work), best_line(status)])
+
+    def _counts(self) -> str:
+        assert self._status is not None  # noqa: S101 - drawn only once known
+        states = self._status.states
+        again = f", {self._status.climbing} being trained again" if self._status.climbing else ""
+        return (", ".join(f"{states[name]} {name}" for name in STATES if states.get(name, 0)) or "starting") + again
+
+    def _spent(self) -> float:
+        """Wall time of the run: what it was when this command began, and the time since for as long as it goes on."""
+        status = self._status
+        assert status is not None  # noqa: S101
+        if status.phase in (*OVER, "paused") and not status.in_flight:
+            return status.spent.seconds
+        return max(status.spent.seconds, (self._spent_at_start or 0.0) + self._now() - self._begun)
+
+    def _done(self) -> float:
+        """Candidates that ended, and the trained part of those in flight."""
+        assert self._status is not None  # noqa: S101
+        parts = [self._part(announced) for _, announced in self._heard.values()]
+        return ended_and_wanted(self._status)[0] + sum(parts)
+
+    @staticmethod
+    def _part(announced: Announced) -> float:
+        steps = sum(training.steps for training in announced.trainings)
+        return TRAINING_PART * sum(training.step for training in announced.trainings) / steps if steps else 0.0
+
+    def _time_left(self, before: str = " · ") -> str:
+        """By the pace since this command began; nothing before there is one, or where more comes after it."""
+        status = self._status
+        assert status is not None  # noqa: S101
+        _, wanted = ended_and_wanted(status)
+        if wanted is None or status.settings.promotion not in ("", "none") or status.phase in OVER:
+            return ""
+        done = self._done()
+        gained = done - (self._done_at_start or 0.0)
+        if gained >= LEAST_DONE:
+            left = max(0.0, wanted - done) * (self._now() - self._begun) / gained
+            self._left = left if self._left is None else min(self._left, left)
+        return "" if self._left is None else f"{before}about {clock(self._left)} left"
+
+    def _in_flight(self) -> RenderableType:
+        if not self._rows:
+            return Text("nothing is in flight", style="dim")
+        table = Table.grid(padding=(0, 2, 0, 0), expand=False)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=24)
+        table.add_column(overflow="ellipsis", no_wrap=True)
+        for row in self._rows[:MOST_SHOWN]:
+            for work in self._works(row):
+                table.add_row(row["id"], row["name"] or "…", work)
+        if len(self._rows) > MOST_SHOWN:
+            table.add_row("", f"and {len(self._rows) - MOST_SHOWN} more", "")
+        return table
+
+    def _works(self, row: Row) -> list[RenderableType]:
+        """A bar with numbers for each training under way, else what the candidate is in."""
+        announced = self._announced(row)
+        running = [one for one in announced.trainings if one.step < one.steps] if announced else []
+        if announced is None or not running or announced.waits_for:
+            return [Text(self._words(row) or self._state(row))]
+        works: list[RenderableType] = []
+        for training in running:
+            grid = Table.grid(padding=(0, 2, 0, 0))
+            grid.add_row(
+                ProgressBar(total=training.steps, completed=training.step, width=8),
+                f"{training.step}/{training.steps}", f"{training.loss:.3f}",
+                f"{training.tokens_per_second:,.0f}/s", clock(training.seconds_left),
+            )  # fmt: skip
+            works.append(grid)
+        return works
+
+    def _announced(self, row: Row) -> Announced | None:
+        at, announced = self._heard.get(row["id"], (0.0, None))
+        return announced if announced is not None and self._now() - at < SILENT_SECONDS else None
+
+    def _words(self, row: Row, who: str = "") -> str:
+        """What is done about a candidate, as in "judge waits for the model, 0:45, attempt 2"; empty if unknown."""
+        announced = self._announced(row)
+        if announced is None:
+            return ""
+        head = f"{who} " if who else ""
+        attempt = f", attempt {announced.attempt}" if announced.attempt > 1 else ""
+        since = clock(max(0.0, time.time() - announced.since.ToNanoseconds() / 1e9))
+        if announced.waits_for:
+            return f"{head}{announced.service} waits for {announced.waits_for}, {since}{attempt}"
+        trainings = [
+            f"step {one.step}/{one.steps}, loss {one.loss:.3f}, {one.tokens_per_second:,.0f} tokens/s, "
+            f"{clock(one.seconds_left)} left"
+            for one in announced.trainings
+            if one.step < one.steps
+        ]
+        verb = "evaluates" if announced.trainings else "works"
+        return f"{head}{' and '.join(trainings) or f'{announced.service} {verb}, {since}{attempt}'}"
+
+    def _state(self, row: Row) -> str:
+        """The state of a candidate that nobody announces, and since when."""
+        last = self.last_events.get(row["id"])
+        since = ABSENT if last is None else clock(
+            max(0.0, (datetime.now(UTC) - datetime.fromisoformat(last["time"])).total_seconds())
+        )  # fmt: skip
+        return f"{row['state']}, {since}"
 
 
 class Progress:
-    """Shows where a run stands: a live block on a terminal, a line now and then in a file."""
+    """Shows a run: a live block on a terminal, a line every 15 seconds elsewhere, nothing if `quiet`."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._console = console = Console(highlight=False)
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._console = Console(highlight=False)
+        self.view = View()
         self._quiet = quiet
-        self._begun = time.monotonic()
-        self._told = -REST_SECONDS
-        self._ended_at_start: int | None = None
-        self._spent_at_start: float | None = None
+        self._live: Live | None = None
+        if self._console.is_terminal and not quiet:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True,
+                              get_renderable=self.view.block)  # fmt: skip
+        self._shown_at = -LINE_SECONDS
 
     def __enter__(self) -> Progress:
-        if self._live and not self._quiet:
+        if self._live:
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live and self._live.is_started:
+        if self._live:
             self._live.stop()
 
     def note(self, text: str) -> None:
         """A sentence that stays."""
         if not self._quiet:
-            self._console.print(text)
+            self._console.print(text, soft_wrap=True)
 
-    def show(self, status: pb.RunStatus, rows: Sequence[Row]) -> None:
-        """Where the run stands now."""
-        if self._quiet:
-            return
-        left, spent = self._seconds_left(status), self._seconds(status)
-        if self._live:
-            self._live.update(_block(status, rows, spent, left))
-        elif time.monotonic() - self._told >= REST_SECONDS:
-            self._told = time.monotonic()
-            self._console.print(_line(status, spent, left), soft_wrap=True)
-
-    def _seconds(self, status: pb.RunStatus) -> float:
-        """Wall time of the run: what the archive knew when this command began, and what has passed since."""
-        if self._spent_at_start is None:
-            self._spent_at_start = status.spent.seconds
-        return self._spent_at_start + time.monotonic() - self._begun
-
-    def _seconds_left(self, status: pb.RunStatus) -> float | None:
-        """From the pace since this command began; None before anything has ended, or where more comes after it."""
-        ended, wanted = ended_and_wanted(status)
-        if self._ended_at_start is None:
-            self._ended_at_start = ended
-        done = ended - self._ended_at_start
-        if wanted is None or done < 1 or status.settings.promotion not in ("", "none"):
-            return None
-        return (wanted - ended) * (time.monotonic() - self._begun) / done
+    def show(self) -> None:
+        """The view's line, where it is due; on a terminal it is drawn without being asked for."""
+        if not self._quiet and self._live is None and time.monotonic() - self._shown_at >= LINE_SECONDS:
+            self._shown_at = time.monotonic()
+            self._console.print(self.view.line(), soft_wrap=True)
 
 
 def ended_and_wanted(status: pb.RunStatus) -> tuple[int, int | None]:
@@ -90,101 +248,9 @@ def ended_and_wanted(status: pb.RunStatus) -> tuple[int, int | None]:
     return ended, wanted
 
 
-def _block(status: pb.RunStatus, rows: Sequence[Row], spent: float, left: float | None) -> RenderableType:
-    ended, wanted = ended_and_wanted(status)
-    counts = Table.grid(padding=(0, 2))
-    counts.add_row(*(Text(f"{name} {status.states.get(name, 0)}", style=_style(status, name)) for name in STATES))
-    lines: list[RenderableType] = [
-        Text(f"run {status.run} · {status.phase} · {clock(spent)}{_again(status)}{_left(left)}", style="bold")
-    ]
-    if wanted:
-        lines.append(Padding(ProgressBar(total=wanted, completed=ended, width=60), 0))  # a line of its own
-    lines += [counts, *_in_hand(rows), Text(best_line(status))]
-    return Group(*lines)
-
-
-def _style(status: pb.RunStatus, name: str) -> str:
-    if not status.states.get(name, 0):
-        return "dim"
-    return {"archived": "green", "rejected": "red"}.get(name, "yellow")
-
-
-def _in_hand(rows: Sequence[Row]) -> list[Text]:
-    moving = [one for one in rows if one["state"] not in ("archived", "rejected")]
-    return [Text(f"  {one['id']} {one['name'] or '…'}: {one['state']}", style="dim") for one in moving[:6]]
-
-
-def _line(status: pb.RunStatus, spent: float, left: float | None) -> str:
-    states = ", ".join(f"{status.states[name]} {name}" for name in STATES if status.states.get(name, 0))
-    return f"{clock(spent)} {status.phase}: {states or 'starting'}{_again(status)}; {best_line(status)}{_left(left)}"
-
-
-def _again(status: pb.RunStatus) -> str:
-    """Finalists and controls on their way to a verdict."""
-    return f", {status.climbing} being trained again" if status.climbing else ""
-
-
 def best_line(status: pb.RunStatus) -> str:
     """The best candidate so far, in words."""
     if not status.HasField("best"):
         return "no candidate is scored yet"
     loss = number(status.best.loss if status.best.HasField("loss") else None)
-    return f"best {status.best.name} ({status.best.id}): fitness {status.best.fitness:.3f}, loss {loss}"
-
-
-def _left(seconds: float | None) -> str:
-    return "" if seconds is None else f" · about {clock(seconds)} left"
-
-
-COLUMNS = (("id", 7), ("name", 0), ("state", 8), ("since", 5), ("training", 25))
-"""Of what is in flight, with their least widths; the name gives way."""
-
-
-def scene_block(scene: Scene, data_dir: Path, now: datetime | None = None) -> RenderableType:
-    """The whole scene. Steps of a training are read from the data folder, where an engineer of this machine tells."""
-    status = scene.status
-    ended, wanted = ended_and_wanted(status)
-    counts = ", ".join(f"{status.states[name]} {name}" for name in STATES if status.states.get(name, 0))
-    parts: list[RenderableType] = [
-        Text(
-            f"run {status.run} · {status.phase} · {clock(status.spent.seconds)} · {counts or 'starting'}", style="bold"
-        )
-    ]
-    if wanted:
-        parts.append(Padding(ProgressBar(total=wanted, completed=min(ended, wanted), width=40), 0))  # a line of its own
-    parts.append(in_flight(scene.moving, scene.last, data_dir, now or datetime.now(UTC)))
-    parts.append(Text(best_line(status), style="green"))
-    parts += [Text(line(row), style="dim", no_wrap=True, overflow="ellipsis") for row in scene.latest]
-    return Group(*parts)
-
-
-def in_flight(rows: Sequence[Row], last: dict[str, EventRow], data_dir: Path, now: datetime) -> RenderableType:
-    """A line for each candidate under way."""
-    if not rows:
-        return Text("nothing is in flight", style="dim")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title, width in COLUMNS:
-        room = Console().width - sum(width + 2 for _, width in COLUMNS)
-        table.add_column(
-            title, no_wrap=True, overflow="ellipsis", header_style="dim",
-            min_width=width or 24, max_width=None if width else max(24, room),
-        )  # fmt: skip
-    for one in rows:
-        table.add_row(one["id"], one["name"] or "…", one["state"], _since(last.get(one["id"]), now),
-                      _training_of(data_dir, one))  # fmt: skip
-    return table
-
-
-def _since(last: EventRow | None, now: datetime) -> str:
-    if last is None:
-        return ABSENT
-    return clock(max(0.0, (now - datetime.fromisoformat(last["time"])).total_seconds()))
-
-
-def _training_of(data_dir: Path, one: Row) -> str:
-    """Where the engineer says it is, as in "step 40/586, loss 2.31"; empty when it says nothing here."""
-    try:
-        told = json.loads((data_dir / "progress" / one["run"] / f"{one['id']}.json").read_text())
-        return f"step {told['step']}/{told['steps']}, loss {told['train_loss']:.2f}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    return f"best {status.best.name} ({status.best.id}): loss {loss}, fitness {status.best.fitness:.3f}"

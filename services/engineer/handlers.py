@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from services.archive.records import record_for
-from services.chassis import metrics
+from services.chassis import activity, metrics
 from services.chassis.artifacts import Artifacts
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
@@ -21,7 +21,7 @@ from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.engineer.data.corpus import TokenArray
 from services.engineer.matching import overrides_for
-from services.engineer.records import seed_message, training_message
+from services.engineer.records import seed_message, training_message, training_progress
 from services.engineer.revision import Failure, Reviser
 from services.engineer.scales import load_scale
 from services.engineer.stages import Stage, Stages
@@ -87,8 +87,6 @@ class Engineer:
             raise HandedBack(str(drained)) from drained
         except SandboxUnavailable as unavailable:
             raise Transient(str(unavailable), 10) from unavailable
-        finally:
-            bench.done()
         training.attempt, training.worker = job.attempt, WORKER
         structlog.get_logger().info(
             "trained", loss=training.loss, benchmark=training.benchmark, seeds=len(training.seeds)
@@ -130,8 +128,6 @@ class Engineer:
             for seed in training.seeds:
                 seed.ClearField("curve")
             event.candidate_verified.training.CopyFrom(training)
-        finally:
-            bench.done()
         return event
 
     async def _claim(self, job: Job) -> None:
@@ -191,7 +187,7 @@ class Engineer:
 
         def on_progress(progress: Metrics) -> None:
             metrics.TRAINING_SPEED.labels(stage.scale.name).set(progress.tokens_per_second)
-            bench.tell(progress)
+            activity.training(training_progress(progress))
             log.info("training", seed=seed, step=progress.step, steps=progress.steps, loss=progress.train_loss)
 
         kept: list[pb.Artifact] = []

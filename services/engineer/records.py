@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from services.contracts import candidate_pb2 as pb
-from services.engineer.training.result import CurvePoint, Measurements, TrainingResult
+from services.contracts.progress_pb2 import TrainingProgress
+from services.engineer.training.result import CurvePoint, Measurements, Metrics, TrainingResult
 
 MOST_POINTS = 200
 
@@ -86,4 +87,16 @@ def _measurements(measured: Measurements) -> pb.Measurements:
         isolation=measured.isolation,
         tokens=measured.tokens,
         flops=flops,
+    )
+
+
+def training_progress(metrics: Metrics) -> TrainingProgress:
+    """Where a training stands, as it is announced. The time left is by the mean pace, which seldom changes much."""
+    return TrainingProgress(
+        seed=metrics.seed,
+        step=metrics.step,
+        steps=metrics.steps,
+        loss=metrics.train_loss,
+        tokens_per_second=metrics.tokens_per_second,
+        seconds_left=(metrics.steps - metrics.step) * metrics.seconds / metrics.step if metrics.step else 0.0,
     )

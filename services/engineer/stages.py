@@ -7,8 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from services.domain.zoo import baselines
-from services.engineer.checks.host import check
+from services.engineer.checks.host import check, check_thoroughly, stage_settings
 from services.engineer.checks.report import CheckReport
 from services.engineer.checks.settings import CheckSettings
 from services.engineer.data import Corpus, open_corpus
@@ -17,10 +16,7 @@ from services.engineer.precision import PrecisionSpeed, decided, measure_precisi
 from services.engineer.scales import Scale, load_scale
 from services.engineer.speed import measure_speed
 from services.engineer.training.model import BF16, FP32
-from services.engineer.training.sizes import ModelSizes
 from services.sandbox import Sandbox
-
-THOROUGH_SEEDS = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -65,26 +61,15 @@ class Stages:
     async def check(self, stage: Stage, program: str, *, exempt_from_cost: bool, thorough: bool) -> CheckReport:
         """One check, or several under different seeds: a thorough one passes only if all do."""
         exempt = (*stage.settings.exempt, "cost") if exempt_from_cost else stage.settings.exempt
-        seeds = THOROUGH_SEEDS if thorough else THOROUGH_SEEDS[:1]
-        reports = []
-        for seed in seeds:
-            reports.append(await check(program, self._sandbox, replace(stage.settings, seed=seed, exempt=exempt)))
-            if not reports[-1].passed:
-                break
-        return replace(reports[-1], seconds=sum(one.seconds for one in reports))
+        run = check_thoroughly if thorough else check
+        return await run(program, self._sandbox, replace(stage.settings, exempt=exempt))
 
     async def _open(self, name: str, overrides: Mapping[str, str]) -> Stage:
         scale = await self._scale(name, overrides)
         await asyncio.to_thread(require_tasks, scale)
         corpus = await asyncio.to_thread(open_corpus, scale, self._cache)
-        bare = CheckSettings(
-            width=scale.width,
-            heads=scale.heads,
-            layers=scale.blocks,
-            surrounding_parameters=surrounding_parameters(ModelSizes.of(scale, corpus.tokens.vocabulary)),
-        )
-        root = await check(baselines()[0].program, self._sandbox, bare)
-        return Stage(scale, corpus, replace(bare, baseline_parameters=root.parameters))
+        settings = await stage_settings(scale, corpus.tokens.vocabulary, self._sandbox)
+        return Stage(scale, corpus, settings)
 
     async def _scale(self, name: str, overrides: Mapping[str, str]) -> Scale:
         """A scale whose precision is decided; says so where a run's decision does not fit this machine."""
@@ -108,10 +93,3 @@ class Stages:
         except Exception:
             self._speeds.pop(key, None)
             raise
-
-
-def surrounding_parameters(sizes: ModelSizes) -> int:
-    """Parameters of the language model without its mixers: embedding, head, norms and feed-forward parts."""
-    tables = (1 if sizes.tied else 2) * sizes.vocabulary * sizes.width
-    block = 2 * sizes.width + 3 * sizes.width * sizes.feed_forward
-    return tables + sizes.blocks * block + sizes.width

@@ -6,21 +6,23 @@ Exit status: 0 nothing fatal, 1 a fatal verdict or a failed training, 2 bad inpu
 import argparse
 import asyncio
 import json
+import math
 import os
 import stat
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from time import monotonic
 
 from services.chassis import logs
 from services.domain.syntax import MOST_BYTES
-from services.engineer.checks.report import CheckReport
-from services.engineer.data.corpus import CorpusError
+from services.engineer.checks.host import PRELOAD, check, check_thoroughly, stage_settings
+from services.engineer.checks.report import CheckReport, Verdict
+from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError
 from services.engineer.evaluation.preflight import EvaluationUnavailable
-from services.engineer.scales import SCALES, ScaleError
-from services.engineer.stages import Stages
+from services.engineer.records import training_progress
+from services.engineer.scales import SCALES, Scale, ScaleError, load_scale
 from services.engineer.training.errors import TrainingFailed
-from services.engineer.training.host import train
 from services.engineer.training.result import Metrics, TrainingResult
 from services.sandbox import Sandbox, SandboxUnavailable
 
@@ -31,6 +33,8 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+LINE_SECONDS = 15.0
+BAR = 16
 MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
@@ -39,31 +43,76 @@ async def main(arguments: argparse.Namespace) -> int:
     program = await asyncio.to_thread(_read, arguments.file)
     overrides = dict(_pair(text) for text in arguments.set)
     data = Path(os.environ.get("ASI_DATA_DIR", ".data")) / "data"
-    async with Sandbox() as sandbox:
-        stages = Stages(sandbox, data)
-        if arguments.command == "check":
-            return await _check(arguments, stages, overrides, program)
-        return await _train(arguments, sandbox, stages, overrides, program)
-
-
-async def _check(arguments: argparse.Namespace, stages: Stages, overrides: dict[str, str], program: str) -> int:
-    stage = await stages.open(arguments.scale, overrides)
-    report = await stages.check(
-        stage, program, exempt_from_cost=arguments.exempt_from_cost, thorough=arguments.thorough
-    )
+    if arguments.command == "train":
+        return await _train(arguments, data, overrides, program)
+    address = os.environ.get("ASI_CHECKER_ADDRESS")
+    if address:
+        report = await _checked_elsewhere(address, arguments, overrides, program)
+    else:
+        report = await _checked_here(arguments, data, overrides, program)
     _say(json.dumps(asdict(report), indent=2) if arguments.json else _report_text(report, arguments.verbose))
     return 0 if report.passed else 1
 
 
-async def _train(
-    arguments: argparse.Namespace, sandbox: Sandbox, stages: Stages, overrides: dict[str, str], program: str
-) -> int:
+async def _checked_here(
+    arguments: argparse.Namespace, data: Path, overrides: dict[str, str], program: str
+) -> CheckReport:
+    """In a sandbox of this process. Neither torch nor a corpus of text is needed here, which saves most of the wait."""
+    scale = load_scale(arguments.scale, overrides)
+    plain = scale.corpus == "python-source"
+    vocabulary = ByteTokens().vocabulary if plain else (await asyncio.to_thread(_corpus, scale, data)).tokens.vocabulary
+    async with Sandbox(preload=PRELOAD) as sandbox:
+        settings = await stage_settings(scale, vocabulary, sandbox)
+        if arguments.exempt_from_cost:
+            settings = replace(settings, exempt=(*settings.exempt, "cost"))
+        return await (check_thoroughly if arguments.thorough else check)(program, sandbox, settings)
+
+
+def _corpus(scale: Scale, cache: Path) -> Corpus:
+    from services.engineer.data import open_corpus
+
+    return open_corpus(scale, cache)
+
+
+async def _checked_elsewhere(
+    address: str, arguments: argparse.Namespace, overrides: dict[str, str], program: str
+) -> CheckReport:
+    """By the engineer of a laboratory that is up, whose sandbox is warm. Raises ScaleError for bad input."""
+    import grpc.aio
+    from google.protobuf.json_format import MessageToDict
+
+    from services.chassis.rpc import channel
+    from services.chassis.settings import ServiceSettings
+    from services.contracts import checker_pb2, checker_pb2_grpc
+
+    request = checker_pb2.CheckRequest(
+        program=program, stage=arguments.scale, scale_overrides=overrides,
+        exempt_from_cost=arguments.exempt_from_cost, thorough=arguments.thorough,
+    )  # fmt: skip
+    async with channel(address, ServiceSettings()) as connection:
+        try:
+            answer = await checker_pb2_grpc.CheckerStub(connection).Check(request, timeout=300)
+        except grpc.aio.AioRpcError as error:
+            raise ScaleError(error.details() or error.code().name) from None
+    verdicts = tuple(
+        Verdict(one.probe, one.outcome, one.message, MessageToDict(one.evidence))  # type: ignore[arg-type]
+        for one in answer.verdicts
+    )
+    parameters = answer.parameters if answer.HasField("parameters") else None
+    return CheckReport(answer.passed, verdicts, answer.seconds, parameters, answer.isolation)
+
+
+async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str, str], program: str) -> int:
+    from services.engineer.stages import Stages
+    from services.engineer.training.host import train  # torch takes seconds to import, which a check does without
+
     if arguments.steps is not None:
         overrides["steps"] = str(arguments.steps)
-    stage = await stages.open(arguments.scale, overrides)
     shown = None if arguments.json else _Progress()
     try:
-        result = await train(program, arguments.seed, stage.scale, stage.corpus, sandbox, on_progress=shown)
+        async with Sandbox() as sandbox:
+            stage = await Stages(sandbox, data).open(arguments.scale, overrides)
+            result = await train(program, arguments.seed, stage.scale, stage.corpus, sandbox, on_progress=shown)
     except TrainingFailed as failed:
         if arguments.json:
             _say(json.dumps({"failed": failed.kind, "reason": failed.message, "evidence": failed.evidence}, indent=2))
@@ -75,16 +124,27 @@ async def _train(
 
 
 class _Progress:
-    """One line that moves on a terminal, nothing elsewhere."""
+    """A bar that moves on a terminal, a line every 15 seconds elsewhere. The time left never grows."""
+
+    def __init__(self) -> None:
+        self._shown_at = -LINE_SECONDS
+        self._left = math.inf
 
     def __call__(self, metrics: Metrics) -> None:
+        self._left = min(self._left, training_progress(metrics).seconds_left)
+        text = (
+            f"step {metrics.step}/{metrics.steps}  loss {metrics.train_loss:.4f}  "
+            f"{metrics.tokens_per_second:,.0f} tokens/s  {self._left:.0f} s left"
+        )
         if sys.stderr.isatty():
-            left = (metrics.steps - metrics.step) * metrics.seconds_per_step
-            sys.stderr.write(
-                f"\rstep {metrics.step}/{metrics.steps}  loss {metrics.train_loss:.4f}  "
-                f"{metrics.tokens_per_second:,.0f} tokens/s  {left:.0f} s left   "
-            )
+            done = BAR * metrics.step // metrics.steps
+            sys.stderr.write(f"\r\x1b[K{'━' * done}{'─' * (BAR - done)}  {text}")
+            if metrics.step == metrics.steps:
+                sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+        elif monotonic() - self._shown_at >= LINE_SECONDS:
+            self._shown_at = monotonic()
+            sys.stderr.write(f"{text}\n")
 
 
 def _report_text(report: CheckReport, verbose: bool) -> str:

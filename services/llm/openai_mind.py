@@ -11,6 +11,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from services.chassis.activity import waiting_for
 from services.llm.bandit import Bandit
 from services.llm.budget import BudgetLedger
 from services.llm.exchange import CallAccounting
@@ -175,7 +176,8 @@ class OpenAIMind:
         """Ask until there is an answer or one that can be repaired."""
         model, back_off = self._models[key], self._settings.retry.back_off
         for repetition in range(1, back_off.attempts + 1):
-            attempt = await model.ask(request, turns, question.settings, question.calls)
+            with waiting_for("the model", repetition):
+                attempt = await model.ask(request, turns, question.settings, question.calls)
             fault = attempt.outcome.fault
             if fault in (None, Fault.INVALID, Fault.TRUNCATED):
                 return attempt

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import nats.errors
 import nats.js.errors
+from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
@@ -23,6 +24,7 @@ from services.chassis.errors import BusLost, SettingsError, Transient
 from services.chassis.logs import get_logger
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb
+from services.contracts import progress_pb2
 
 T = TypeVar("T")
 _MISSING = f"stream {EVENTS} does not exist; run `asi-arch setup`"
@@ -234,6 +236,28 @@ class Bus:
         request = self._js.get_last_msg(EVENTS, subject)
         found = await self._found(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
         return (found and found.seq) or 0
+
+    async def announce(self, progress: progress_pb2.Progress) -> None:
+        """Tell whoever listens where a candidate's work stands; nothing is kept, and nobody need listen."""
+        await self._client.publish(f"asi.progress.{progress.run}.{progress.candidate}", progress.SerializeToString())
+
+    @contextlib.asynccontextmanager
+    async def announcements(self, run: str) -> AsyncIterator["asyncio.Queue[progress_pb2.Progress]"]:
+        """What the services of a run announce from now on; the oldest are dropped where nobody takes them."""
+        queue: asyncio.Queue[progress_pb2.Progress] = asyncio.Queue(maxsize=100)
+
+        async def take(message: Msg) -> None:
+            if queue.full():
+                queue.get_nowait()
+            with contextlib.suppress(DecodeError):  # of a newer version
+                queue.put_nowait(progress_pb2.Progress.FromString(message.data))
+
+        subscription = await self._client.subscribe(f"asi.progress.{run}.*", cb=take)
+        try:
+            yield queue
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
 
     async def follow(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncGenerator[Logged | None]:
         """Every message on `subject` from sequence `start` on, in order, for ever; None after each quiet second.

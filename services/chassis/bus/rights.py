@@ -7,7 +7,7 @@ another's inbox, and only the administrator creates or changes streams and consu
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from services.chassis.bus.subjects import ALL, pattern_of
+from services.chassis.bus.subjects import ALL, PROGRESS, pattern_of
 from services.chassis.bus.topology import ADVISORIES, EVENTS, STAGES, engineer_durable, topology
 
 API = "$JS.API"
@@ -42,6 +42,8 @@ class Rights:
         if self.administers:
             return [ALL, f"{API}.>", "$JS.FC.>"]
         subjects = [pattern_of(fact) for fact in self.facts]
+        if self.durables:
+            subjects.append(PROGRESS)
         subjects += [f"{API}.STREAM.INFO.{stream}" for stream in self.streams]
         for spec in topology()[1]:
             if spec.durable in self.durables:
@@ -53,8 +55,8 @@ class Rights:
         return list(dict.fromkeys(subjects))
 
     def subscribe(self, public_key: str) -> list[str]:
-        """Subjects that this user may listen to: its own inbox alone."""
-        return [f"{inbox_of(public_key)}.>"]
+        """Subjects that this user may listen to: its own inbox, and progress for who reads the log."""
+        return [f"{inbox_of(public_key)}.>", *([PROGRESS] if self.reads_log else [])]
 
 
 def _consuming(stream: str, durable: str) -> Iterable[str]:

@@ -7,13 +7,13 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 import typer
 
 from services.console.archive import run_status
-from services.console.settings import console_settings
+from services.console.settings import console_settings, running_system
 
 ENGINEER = "services.engineer.tools"
 STORE = "services.store.tools"
@@ -28,8 +28,9 @@ def passes_arguments_on(function: Callable[[typer.Context], None]) -> Callable[[
 
 @passes_arguments_on
 def check(context: typer.Context) -> None:
-    """Screen and probe the program in a FILE."""
-    hand_over(ENGINEER, context)
+    """Screen and probe the program in a FILE: by the engineer of a system that runs here, else in a new sandbox."""
+    system = running_system(console_settings())
+    hand_over(ENGINEER, context, variables={"ASI_CHECKER_ADDRESS": system.addresses["checker"]} if system else {})
 
 
 @passes_arguments_on
@@ -78,15 +79,16 @@ def require_run(arguments: Sequence[str]) -> None:
         asyncio.run(run_status(console_settings(), named[0] if named else ""))
 
 
-def hand_over(module: str, context: typer.Context, with_log: bool = False) -> None:
+def hand_over(
+    module: str, context: typer.Context, with_log: bool = False, variables: Mapping[str, str] | None = None
+) -> None:
     """Run the tool's command of the same name with the same arguments; its exit status is ours."""
-    needs_log = with_log and not HELP.intersection(context.args)
+    environment = {**os.environ, **(variables or {})}
     with ExitStack() as stack:
-        log: dict[str, str] = {}
-        if needs_log:
+        if with_log and not HELP.intersection(context.args):
             from services.console.log import log_environment
 
-            log = stack.enter_context(log_environment(console_settings()))
+            environment |= stack.enter_context(log_environment(console_settings()))
         command = [sys.executable, "-m", module, str(context.info_name), *context.args]
-        status = subprocess.call(command, env={**os.environ, **log})
+        status = subprocess.call(command, env=environment)
     raise typer.Exit(status)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -20,10 +20,9 @@ from services.chassis.bus import Bus, Logged
 from services.chassis.errors import NotFound
 from services.console.archive import all_candidates, open_archive
 from services.console.events import EventRow, event_row, line
-from services.console.launch import OVER
 from services.console.log import open_log
 from services.console.options import Json, Run
-from services.console.progress import best_line
+from services.console.progress import LINE_SECONDS, OVER, View, best_line
 from services.console.rows import Row, row
 from services.console.settings import ConsoleSettings, console_settings, running_system
 from services.console.tables import say
@@ -31,7 +30,6 @@ from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2
 from services.contracts.events_pb2 import Event
 
-LATEST = 6
 LEFT_SECONDS = 3.0
 LOOK_SECONDS = 1.0
 MOST_ASKED = 16
@@ -48,8 +46,6 @@ def watch(
 
     A live table on a terminal, a line per event elsewhere, one JSON object per event with --json.
     """
-    import sys
-
     with contextlib.suppress(KeyboardInterrupt):
         if sys.stdout.isatty() and not as_json:
             asyncio.run(_live(console_settings(), run, from_start))
@@ -59,11 +55,15 @@ def watch(
 
 async def _lines(settings: ConsoleSettings, run: str, from_start: bool, as_json: bool) -> None:
     scene: Scene | None = None
+    shown_at = time.monotonic()
     async with aclosing(moments(settings, run, from_start)) as seen:
         async for moment in seen:
             scene = moment.scene
             if moment.event is not None:
                 say(json.dumps(moment.event, ensure_ascii=False) if as_json else line(moment.event))
+            elif not as_json and time.monotonic() - shown_at >= LINE_SECONDS:
+                shown_at = time.monotonic()
+                say(scene.view.line())
     if scene is not None and not as_json:
         say(f"run {scene.status.run}: {scene.status.phase}; {best_line(scene.status)}")
 
@@ -71,12 +71,16 @@ async def _lines(settings: ConsoleSettings, run: str, from_start: bool, as_json:
 async def _live(settings: ConsoleSettings, run: str, from_start: bool) -> None:
     from rich.live import Live
 
-    from services.console.progress import scene_block
-
-    with Live(refresh_per_second=4) as live:
+    live: Live | None = None
+    try:
         async with aclosing(moments(settings, run, from_start)) as seen:
             async for moment in seen:
-                live.update(scene_block(moment.scene, settings.data_dir))
+                if live is None:
+                    live = Live(get_renderable=moment.scene.view.block, refresh_per_second=4)
+                    live.start()
+    finally:
+        if live is not None:
+            live.stop()
 
 
 @dataclass
@@ -86,8 +90,7 @@ class Scene:
     status: pb.RunStatus
     moving: list[Row]  # candidates in flight
     looked: float  # when the archive was asked
-    latest: deque[EventRow] = field(default_factory=lambda: deque(maxlen=LATEST))
-    last: dict[str, EventRow] = field(default_factory=dict)  # by candidate: its last event
+    view: View = field(default_factory=View)
 
     @property
     def over(self) -> bool:
@@ -113,13 +116,16 @@ async def moments(settings: ConsoleSettings, run: str, from_start: bool) -> Asyn
         scene = Scene(*await _look(archive, run), time.monotonic())
         if not from_start and (scene.over or not alive):
             raise NotFound(_nothing(settings, scene))
-        scene.last = await _last_events(archive, scene)
+        scene.view.look(scene.status, scene.moving)
+        scene.view.last_events = await _last_events(archive, scene)
         start = 1 if from_start else await bus.last_sequence() + 1
         wait = alive and not scene.over
-        async for logged in _log(bus, scene.status.run, start, wait):
-            yield await _moment(archive, scene, logged, settled=not wait)
-            if scene.over and logged is None:
-                return
+        async with bus.announcements(scene.status.run) as announced:
+            async for logged in _log(bus, scene.status.run, start, wait):
+                scene.view.hear_all(announced)
+                yield await _moment(archive, scene, logged, settled=not wait)
+                if scene.over and logged is None:
+                    return
 
 
 def _nothing(settings: ConsoleSettings, scene: Scene) -> str:
@@ -151,14 +157,13 @@ async def _moment(
     if logged is not None:
         with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
             candidate = Event.FromString(logged.body).candidate
-            seen = event_row(logged, scene.last.get(candidate))
-            scene.latest.append(seen)
-            if seen["candidate"]:
-                scene.last[seen["candidate"]] = seen
+            seen = event_row(logged, scene.view.last_events.get(candidate))
+            scene.view.event(seen)
     if not settled and time.monotonic() - scene.looked >= LOOK_SECONDS:
         scene.looked = time.monotonic()
         with contextlib.suppress(grpc.aio.AioRpcError):  # the store is starting again: what was known stays
             scene.status, scene.moving = await _look(archive, scene.status.run)
+            scene.view.look(scene.status, scene.moving)
     return Moment(scene, seen)
 
 

@@ -1,0 +1,99 @@
+"""Where a run stands, as people see it: trainings with the time they still take, waits, clocks that tick."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.chassis.activity import Activity, training, waiting_for
+from services.chassis.bus import Bus
+from services.console.progress import View
+from services.console.rows import row
+from services.contracts import archive_pb2, candidate_pb2
+from services.contracts import progress_pb2 as pb
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def flying(name: str = "c000002") -> candidate_pb2.Candidate:
+    return candidate_pb2.Candidate(id=name, run="r1", state=candidate_pb2.STATE_TRAINING)
+
+
+def status(ended: int = 0) -> archive_pb2.RunStatus:
+    """Of ten candidates."""
+    about = archive_pb2.RunStatus(run="r1", phase="searching", states={"archived": ended, "training": 1}, in_flight=1)
+    about.settings.budget.candidates = 10
+    return about
+
+
+def announced(step: int, left: float, **more: object) -> pb.Progress:
+    one = pb.TrainingProgress(seed=1, step=step, steps=100, loss=2.5, tokens_per_second=9000, seconds_left=left)
+    return pb.Progress(run="r1", candidate="c000002", service="engineer", attempt=1, trainings=[one], **more)  # type: ignore[arg-type]
+
+
+def test_a_training_has_steps_loss_speed_and_a_time_left_that_never_grows() -> None:
+    """Also where the machine has become slower."""
+    clock = Clock()
+    view = View(clock)
+    view.look(status(), [row(flying())])
+    view.hear(announced(10, 50))
+    first = view.line()
+    view.hear(announced(20, 80))
+
+    assert "c000002 step 10/100, loss 2.500, 9,000 tokens/s, 0:50 left" in first
+    assert "step 20/100, loss 2.500, 9,000 tokens/s, 0:50 left" in view.line()
+    clock.seconds += 60
+    assert "step" not in view.line()  # nobody has announced anything for a minute
+
+
+def test_the_runs_time_left_never_grows_and_its_clock_ticks() -> None:
+    """By the pace since the command began."""
+    clock = Clock()
+    view = View(clock)
+    view.look(status(), [])
+    clock.seconds += 10
+    view.look(status(ended=2), [])
+    first = view.line()
+    clock.seconds += 100
+
+    assert first.startswith("0:10 searching: 1 training, 2 archived, about 0:40 left")
+    assert view.line().startswith("1:50 searching: 1 training, 2 archived, about 0:40 left")
+
+
+def test_a_wait_says_who_waits_for_what_how_long_and_in_which_attempt() -> None:
+    """Whoever looks knows that nothing hangs."""
+    view = View()
+    view.look(status(), [row(flying())])
+    waits = pb.Progress(run="r1", candidate="c000002", service="judge", attempt=2, waits_for="the model")
+    waits.since.GetCurrentTime()
+    view.hear(waits)
+
+    assert "c000002 judge waits for the model, 0:00, attempt 2" in view.line()
+
+
+async def test_what_a_service_does_reaches_whoever_listens(bus: Bus) -> None:
+    """Over the bus, outside of the log, at every change."""
+    activity = Activity("r1", "c000002", "engineer", 1, bus.announce)
+    async with bus.announcements("r1") as queue, activity.told():
+        await _until(queue, lambda heard: not heard.trainings)
+        training(pb.TrainingProgress(seed=3, step=5, steps=10))
+        await _until(queue, lambda heard: [one.seed for one in heard.trainings] == [3])
+        with waiting_for("the model", attempt=2):
+            await _until(queue, lambda heard: heard.waits_for == "the model" and heard.attempt == 2)
+        await _until(queue, lambda heard: not heard.waits_for and heard.attempt == 1)
+    training(pb.TrainingProgress(seed=3))  # outside of a delivery it goes nowhere
+
+    assert [logged async for logged in bus.read_log()] == []
+
+
+async def _until(queue: asyncio.Queue[pb.Progress], holds: object) -> None:
+    async with asyncio.timeout(20):
+        while not holds(await queue.get()):  # type: ignore[operator]
+            pass
