@@ -78,7 +78,7 @@ async def test_on_a_terminal_what_is_in_flight_is_a_table_and_ctrl_c_ends_it(
 
     assert status == 0
     assert "run r1 · draining" in shown
-    assert re.search(r"c000002 .*requested +0:\d\d", re.sub(r"\x1b\[[0-9;]*m", "", shown))
+    assert re.search(r"c000002 .*requested, 0:\d\d", re.sub(r"\x1b\[[0-9;]*m", "", shown))
 
 
 async def test_without_a_broker_there_is_a_sentence_and_not_a_wait(tmp_path: Path, settings: ServiceSettings) -> None:
