@@ -58,13 +58,13 @@ def node(record: candidate_pb2.Candidate) -> archive_pb2.TreeNode:
 
 
 def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:
-    """A copy without programs, curves, per-item results and prose: what a table shows."""
+    """A copy without programs, per-item results and prose, and with the last point of each curve: what a table shows."""
     copy = candidate_pb2.Candidate()
     copy.CopyFrom(record)
     for field in ("program", "motivation_embedding", "check", "description"):
         copy.proposal.ClearField(field)
     for seed in copy.training.seeds:
-        seed.ClearField("curve")
+        del seed.curve[:-1]
         seed.ClearField("block_losses")
         for score in seed.scores:
             score.ClearField("correct")

@@ -33,6 +33,18 @@ def test_a_whole_record_is_read_and_nan_cells_are_absent(tmp_path: Path) -> None
     assert candidate.verdict.fitness.value == 1.5
 
 
+def test_the_mean_accuracy_is_that_of_the_papers_tables_or_absent(tmp_path: Path) -> None:
+    """Seven tasks, all of them; recall tasks and perplexities do not count."""
+    seven = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "piqa", "social_iqa", "winogrande")
+    whole = f",{','.join(seven)},swde,wikitext_ppl\nm,0.2,0.4,0.6,0.3,0.6,0.4,0.3,0.05,38.1\n"
+    path = archive(tmp_path, record(1, result={"test": whole}), record(2, result={"test": ",boolq\nm,0.6\n"}))
+    full, part = (candidate_of("pub", one).training for one in read(path).records)
+
+    assert full.benchmark == pytest.approx(0.4)
+    assert not part.HasField("benchmark")
+    assert {one.task: one.metric for one in full.seeds[0].scores}["wikitext_ppl"] == "perplexity"
+
+
 def test_tree_and_details_are_joined_by_index(tmp_path: Path) -> None:
     """Names repeat; indices do not, and have gaps."""
     tree = {"total_records": 3, "results": [record(1), record(7, 1), record(9, 7, name="delta_net_1")]}

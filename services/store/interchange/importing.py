@@ -154,11 +154,14 @@ def _imported(run: str, one: Published, cause: Cause, source: str) -> events_pb2
 def _training(one: Published) -> pb.Training:
     seed = pb.SeedResult(
         curve=[pb.CurvePoint(step=step, train_loss=loss) for step, loss in one.curve],
-        scores=[pb.TaskScore(task=task, metric="acc", value=value) for task, value in one.benchmarks.items()],
+        scores=[
+            pb.TaskScore(task=task, metric="perplexity" if "ppl" in task or "perplexity" in task else "acc", value=value)
+            for task, value in one.benchmarks.items()
+        ],
         measurements=pb.Measurements(parameters=one.parameters or 0),
     )
-    # The published curve is the training loss and its cells have metrics of several kinds: no held-out loss, no mean.
-    return pb.Training(seeds=[seed])
+    # The published curve is the training loss: there is no held-out one.
+    return pb.Training(seeds=[seed], benchmark=one.mean_accuracy)
 
 
 def _structure(program: str) -> str:

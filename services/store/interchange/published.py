@@ -15,6 +15,8 @@ from pathlib import Path
 from services.domain import lineage
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+_AVERAGED = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "piqa", "social_iqa", "winogrande")
+"""The tasks whose accuracies the paper's tables average."""
 
 
 class BadArchive(ValueError):  # noqa: N818
@@ -35,6 +37,13 @@ class Published:
     parameters: int | None = None
     curve: tuple[tuple[int, float], ...] = ()
     benchmarks: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def mean_accuracy(self) -> float | None:
+        """The paper's average; None unless all its tasks have an accuracy from 0 to 1."""
+        values = [self.benchmarks.get(task) for task in _AVERAGED]
+        known = [value for value in values if value is not None and 0 <= value <= 1]
+        return math.fsum(known) / len(known) if len(known) == len(_AVERAGED) else None
 
 
 @dataclass(frozen=True)
