@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 CANDIDATES ?=
 
-.PHONY: run discover test test-compose setup check fmt proto release-contracts clean
+.PHONY: run discover test test-compose setup check fmt proto page release-contracts clean
 
 run: setup
 	$(BIN)/asi-arch run $(if $(CANDIDATES),--candidates $(CANDIDATES)) $(ARGS)
@@ -60,9 +60,14 @@ DESCRIPTORS = $(BIN)/python -m grpc_tools.protoc -I proto --include_imports --de
 proto: setup
 	$(call PROTOC,.)
 
+# The bundle of the page is committed, so that installing needs no npm; tests/console/test_bundle.py compares.
+page:
+	cd web && npm ci && npm run check && npm run build
+
 # What the next change of a contract is compared with: run once per release.
 release-contracts: setup
 	$(call DESCRIPTORS,proto/released.binpb)
 
 clean:
+	rm -rf web/node_modules
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -58,7 +58,7 @@ def node(record: candidate_pb2.Candidate) -> archive_pb2.TreeNode:
 
 
 def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:
-    """A copy without programs, per-item results and prose, and with the last point of each curve: what a table shows."""
+    """A copy without programs, per-item results and prose, with the last point of each curve: what a table shows."""
     copy = candidate_pb2.Candidate()
     copy.CopyFrom(record)
     for field in ("program", "motivation_embedding", "check", "description"):

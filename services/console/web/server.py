@@ -5,73 +5,129 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import grpc
 import grpc.aio
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
-from services.chassis.bus import Logged
-from services.chassis.errors import BusLost
-from services.console.archive import all_candidates, open_archive
-from services.console.comparison import program_difference
-from services.console.events import EventRow, event_row
+from services.archive.scoring import benchmark_gain
+from services.chassis.artifacts import ArtifactDamaged, FsspecArtifacts
+from services.chassis.bus.subjects import fact_of
+from services.chassis.errors import BusLost, NotFound, SettingsError, Transient
+from services.console.archive import open_archive
+from services.console.comparison import gain_over
 from services.console.log import open_log
-from services.console.rows import ranked, row, tree_row
 from services.console.settings import ConsoleSettings, running_system
+from services.console.web.connection import ArchiveConnection, Stub
+from services.console.web.live import RunLog, Trainings
+from services.console.web.table import RunTable, web_row
 from services.contracts import archive_pb2 as pb
-from services.contracts import archive_pb2_grpc
-from services.contracts.events_pb2 import Event
+from services.contracts import candidate_pb2, events_pb2
 
 STATIC = Path(__file__).parent / "static"
-ARCHIVE: web.AppKey[archive_pb2_grpc.ArchiveAsyncStub] = web.AppKey("archive")
-SETTINGS: web.AppKey[ConsoleSettings] = web.AppKey("settings")
-LATEST = 200
-"""Events of a run that a newly opened page is shown."""
+KEPT_RUNS = 6
+RUNS_SECONDS = 3.0
+COMPRESSED_FROM = 32_768
+MOST_CURVES = 200
 HEADERS = {
-    # The page loads nothing from elsewhere and runs no script but its own file, whatever a candidate's text holds.
-    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:",
+    # The page loads nothing from elsewhere and runs no script but its own files, whatever a candidate's text holds.
+    "Content-Security-Policy": (
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
 }
+STATUS_OF = {grpc.StatusCode.NOT_FOUND: 404, grpc.StatusCode.INVALID_ARGUMENT: 400}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Opened = Callable[[], AbstractAsyncContextManager[Stub]]
 
 
-def application(archive: archive_pb2_grpc.ArchiveAsyncStub, settings: ConsoleSettings) -> web.Application:
-    """The page's routes around an archive; `settings` say where the log is."""
+class Pages:
+    """What all open pages share: one connection to the archive, and the table and log of each run looked at."""
+
+    def __init__(self, archive: ArchiveConnection, settings: ConsoleSettings) -> None:
+        self.archive, self.settings = archive, settings
+        self.artifacts = FsspecArtifacts(settings.artifacts)
+        self.histories: dict[str, tuple[int, dict[str, object]]] = {}
+        self._runs: dict[str, tuple[RunTable, RunLog, Trainings]] = {}
+
+    async def run(self, name: str) -> tuple[RunTable, RunLog, Trainings]:
+        """Of a run by its name, or of the newest one. Raises AioRpcError."""
+        if name not in self._runs:
+            name = (await self.archive.ask("GetRun", pb.RunRequest(run=name))).run
+        if name not in self._runs:
+            self._runs[name] = (
+                RunTable(self.archive, name), RunLog(self.settings, name), Trainings(self.settings, name),
+            )  # fmt: skip
+            while len(self._runs) > KEPT_RUNS:
+                await _close(self._runs.pop(next(iter(self._runs))))
+        return self._runs[name]
+
+    async def close(self) -> None:
+        """End everything that goes on in the background."""
+        for parts in self._runs.values():
+            await _close(parts)
+        await self.archive.close()
+
+
+async def _close(parts: tuple[RunTable, RunLog, Trainings]) -> None:
+    for part in parts:
+        await part.close()
+
+
+PAGES: web.AppKey[Pages] = web.AppKey("pages")
+
+
+def application(opened: Opened, settings: ConsoleSettings) -> web.Application:
+    """The page's routes around the archive that `opened` opens; `settings` say where log and artifacts are."""
     app = web.Application(middlewares=[_guard])
-    app[ARCHIVE] = archive
-    app[SETTINGS] = settings
+
+    async def lifetime(app: web.Application) -> AsyncIterator[None]:
+        archive = ArchiveConnection(opened, lambda: running_system(settings))
+        await (
+            archive.stub()
+        )  # starting a reader takes seconds: before the address is printed, not when a page is opened
+        app[PAGES] = Pages(archive, settings)
+        with contextlib.suppress(grpc.aio.AioRpcError, NotFound):
+            table, _, _ = await app[PAGES].run("")
+            await table.whole()
+        yield
+        await app[PAGES].close()
+
+    app.cleanup_ctx.append(lifetime)
     app.router.add_get("/", _index)
     app.router.add_get("/api/runs", _runs)
-    app.router.add_get("/api/run", _run)
-    app.router.add_get("/api/candidates", _candidates)
-    app.router.add_get("/api/tree", _tree)
+    app.router.add_get("/api/table", _table)
     app.router.add_get("/api/candidate", _candidate)
+    app.router.add_get("/api/curves", _curves)
+    app.router.add_get("/api/chain", _chain)
     app.router.add_get("/api/compare", _compare)
+    app.router.add_get("/api/call", _call)
+    app.router.add_get("/api/history", _history)
     app.router.add_get("/events", _events)
-    app.router.add_get("/log", _log)
     app.router.add_static("/static", STATIC)
     return app
 
 
 async def serve(settings: ConsoleSettings, host: str, port: int) -> None:
-    """Serve until cancelled. Prints the address."""
-    async with open_archive(settings) as archive:
-        runner = web.AppRunner(application(archive, settings))
-        await runner.setup()
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        address = runner.addresses[0]
-        print(f"http://{address[0]}:{address[1]}/", flush=True)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await runner.cleanup()
+    """Serve until cancelled. Prints the address. Raises NotFound when there is neither a system nor an archive."""
+    runner = web.AppRunner(application(lambda: open_archive(settings), settings), shutdown_timeout=1)
+    await runner.setup()
+    site = web.TCPSite(runner, host, port)
+    await site.start()
+    address = runner.addresses[0]
+    print(f"http://{address[0]}:{address[1]}/", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
 
 
 @web.middleware
@@ -80,9 +136,10 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except grpc.aio.AioRpcError as error:
-        known = {grpc.StatusCode.NOT_FOUND: 404, grpc.StatusCode.INVALID_ARGUMENT: 400}
-        response = _json({"error": error.details() or error.code().name}, known.get(error.code(), 503))
-    except BusLost as error:
+        response = _json({"error": error.details() or error.code().name}, STATUS_OF.get(error.code(), 503))
+    except NotFound as error:
+        response = _json({"error": str(error)}, 404)
+    except (BusLost, SettingsError, Transient) as error:
         response = _json({"error": str(error)}, 503)
     if not response.prepared:
         response.headers.update(HEADERS)
@@ -95,128 +152,216 @@ async def _index(request: web.Request) -> web.StreamResponse:
 
 
 async def _runs(request: web.Request) -> web.StreamResponse:
-    reply = await request.app[ARCHIVE].ListRuns(pb.ListRunsRequest(), timeout=30)
-    return _json([_plain_status(one) for one in reply.runs])
+    return _json(await _known_runs(request.app[PAGES]))
 
 
-async def _run(request: web.Request) -> web.StreamResponse:
-    return _json(_plain_status(await _status(request)))
+async def _known_runs(pages: Pages) -> list[dict[str, str]]:
+    reply = await pages.archive.ask("ListRuns", pb.ListRunsRequest())
+    return [{"run": one.run, "phase": one.phase, "origin": one.origin} for one in reply.runs]
 
 
-async def _candidates(request: web.Request) -> web.StreamResponse:
-    status = await _status(request)
-    records = await all_candidates(request.app[ARCHIVE], pb.ListCandidatesRequest(run=status.run, slim=True))
-    root = status.loss_of_root if status.HasField("loss_of_root") else None
-    return _json(ranked([row(one, root) for one in records]))
-
-
-async def _tree(request: web.Request) -> web.StreamResponse:
-    reply = await request.app[ARCHIVE].GetTree(pb.RunRequest(run=request.query.get("run", "")), timeout=30)
-    return _json([tree_row(one) for one in reply.nodes])
+async def _table(request: web.Request) -> web.StreamResponse:
+    """The status of a run and all of its candidates as rows."""
+    table, _, _ = await request.app[PAGES].run(request.query.get("run", ""))
+    return _json(await table.whole())
 
 
 async def _candidate(request: web.Request) -> web.StreamResponse:
-    """The whole record with its parent, the root's curve, its relatives and its chain of events."""
-    archive = request.app[ARCHIVE]
-    wanted = pb.GetCandidateRequest(run=request.query.get("run", ""), candidate=request.query.get("id", ""))
-    record = await archive.GetCandidate(wanted, timeout=30)
-    relatives = await archive.GetRelatives(
-        pb.GetRelativesRequest(run=record.run, candidate=record.id, siblings=5), timeout=30
-    )
-    chain = await archive.GetChain(wanted, timeout=30)
-    baselines = await archive.GetBaselines(pb.GetBaselinesRequest(run=record.run), timeout=30)
-    parent = relatives.parent if relatives.HasField("parent") else None
+    """The whole record, its parent's, and how far it lies from the parent and each control, with intervals."""
+    pages = request.app[PAGES]
+    run, wanted = request.query.get("run", ""), request.query.get("id", "")
+    record = await pages.archive.ask("GetCandidate", pb.GetCandidateRequest(run=run, candidate=wanted))
+    parent, controls = await asyncio.gather(_parent(pages, record), _controls(pages, record.run))
+    rivals = [*([parent] if parent is not None else []), *controls]
+    compared = [_difference(one, record) for one in {one.id: one for one in rivals}.values() if one.id != record.id]
     return _json({
-        "record": MessageToDict(record, preserving_proto_field_name=True),
-        "row": row(record),
-        "path": list(relatives.path),
-        "children": [row(one) for one in relatives.children],
-        "parent": MessageToDict(parent, preserving_proto_field_name=True) if parent is not None else None,
-        "root": [MessageToDict(one, preserving_proto_field_name=True) for one in baselines.baselines[:1]],
-        "difference": program_difference(parent, record) if parent is not None else "",
-        "chain": [
-            {"sequence": link.sequence, "id": link.event.id, "sha256": link.sha256, "accepted": link.accepted,
-             "time": link.event.time.ToJsonString()}
-            for link in chain.links
-        ],
+        "record": _plain(record),
+        "row": web_row(record),
+        "parent": None if parent is None else _plain(parent),
+        "controls": [{"row": web_row(one), "curve": _curve(one)} for one in controls],
+        "compared": compared,
     })  # fmt: skip
+
+
+async def _parent(pages: Pages, record: candidate_pb2.Candidate) -> candidate_pb2.Candidate | None:
+    if not record.proposal.parent:
+        return None
+    request = pb.GetCandidatesRequest(run=record.run, candidates=[record.proposal.parent])
+    found = (await pages.archive.ask("GetCandidates", request)).candidates
+    return found[0] if found else None
+
+
+async def _controls(pages: Pages, run: str) -> list[candidate_pb2.Candidate]:
+    reply = await pages.archive.ask("GetBaselines", pb.GetBaselinesRequest(run=run))
+    return list(reply.baselines)
+
+
+def _difference(other: candidate_pb2.Candidate, record: candidate_pb2.Candidate) -> dict[str, object]:
+    """How far `record` lies from `other`: positive gains are better, with 95 % intervals where they can be had."""
+    gain, benchmark = gain_over(other, record), benchmark_gain(record, other)
+    both = record.training.HasField("benchmark") and other.training.HasField("benchmark")
+    return {
+        "id": other.id,
+        "name": other.proposal.name or other.request.baseline or other.id,
+        "control": other.kind == candidate_pb2.KIND_BASELINE,
+        "loss": None if gain is None else {
+            "mean": gain.mean, "low": gain.interval.low, "high": gain.interval.high, "seeds": gain.seeds,
+            "words": gain.words,
+        },
+        "benchmark": None if benchmark is None or not both else {
+            "mean": record.training.benchmark - other.training.benchmark, "low": benchmark.low, "high": benchmark.high,
+        },
+        "row": web_row(other),
+    }  # fmt: skip
 
 
 async def _compare(request: web.Request) -> web.StreamResponse:
-    """Two candidates: their rows, their records, and the difference of their programs."""
-    archive, run = request.app[ARCHIVE], request.query.get("run", "")
-    records = [
-        await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=request.query.get(name, "")), timeout=30)
-        for name in ("a", "b")
-    ]
-    return _json({
-        "a": row(records[0]),
-        "b": row(records[1]),
-        "records": [MessageToDict(one, preserving_proto_field_name=True) for one in records],
-        "difference": program_difference(*records),
-    })  # fmt: skip
+    """Two candidates: their records, and how far the second lies from the first."""
+    pages, run = request.app[PAGES], request.query.get("run", "")
+    asked = [pb.GetCandidateRequest(run=run, candidate=request.query.get(name, "")) for name in ("a", "b")]
+    first, second = await asyncio.gather(*(pages.archive.ask("GetCandidate", one) for one in asked))
+    return _json({"records": [_plain(first), _plain(second)], "compared": _difference(first, second)})
+
+
+async def _curves(request: web.Request) -> web.StreamResponse:
+    """Curves of several candidates: by id, pairs of step and loss, averaged over seeds."""
+    run, wanted = request.query.get("run", ""), [one for one in request.query.get("ids", "").split(",") if one]
+    if len(wanted) > MOST_CURVES:
+        return _json({"error": f"ids names {len(wanted)} candidates; at most {MOST_CURVES} curves are given"}, 400)
+    asked = pb.GetCandidatesRequest(run=run, candidates=wanted)
+    found = (await request.app[PAGES].archive.ask("GetCandidates", asked)).candidates
+    return _json({one.id: _curve(one) for one in found})
+
+
+def _curve(record: candidate_pb2.Candidate) -> dict[str, list[tuple[int, float]]]:
+    """Mean training and held-out loss by step."""
+    curve: dict[str, dict[int, list[float]]] = {"train": {}, "heldout": {}}
+    for seed in record.training.seeds:
+        for point in seed.curve:
+            if point.HasField("train_loss"):
+                curve["train"].setdefault(point.step, []).append(point.train_loss)
+            if point.HasField("loss"):
+                curve["heldout"].setdefault(point.step, []).append(point.loss)
+    return {
+        name: [(step, sum(losses) / len(losses)) for step, losses in sorted(points.items())]
+        for name, points in curve.items()
+    }
+
+
+async def _chain(request: web.Request) -> web.StreamResponse:
+    """The chain of events of one candidate, oldest first."""
+    asked = pb.GetCandidateRequest(run=request.query.get("run", ""), candidate=request.query.get("id", ""))
+    reply = await request.app[PAGES].archive.ask("GetChain", asked)
+    return _json([
+        {"sequence": link.sequence, "id": link.event.id, "service": link.event.service, "sha256": link.sha256,
+         "accepted": link.accepted, "refused_because": link.refused_because, "time": link.event.time.ToJsonString()}
+        for link in reply.links
+    ])  # fmt: skip
+
+
+async def _call(request: web.Request) -> web.StreamResponse:
+    """The prompt and the answer of one call to a model, by its place in the candidate's record."""
+    pages = request.app[PAGES]
+    asked = pb.GetCandidateRequest(run=request.query.get("run", ""), candidate=request.query.get("id", ""))
+    record = await pages.archive.ask("GetCandidate", asked)
+    try:
+        call = record.calls[int(request.query.get("call", ""))]
+    except (ValueError, IndexError):
+        return _json({"error": f"call must be a number below {len(record.calls)}"}, 404)
+    return _json({"prompt": await _text(pages, call, "prompt"), "answer": await _text(pages, call, "answer")})
+
+
+async def _text(pages: Pages, call: candidate_pb2.Call, part: str) -> str | None:
+    if not call.HasField(part):  # type: ignore[arg-type]
+        return None
+    try:
+        return (await pages.artifacts.get(getattr(call, part))).decode(errors="replace")
+    except FileNotFoundError:
+        return None
+    except ArtifactDamaged as error:
+        return f"not shown: {error}"
+
+
+async def _history(request: web.Request) -> web.StreamResponse:
+    """When each fact about each candidate happened, for the playback: sequence, seconds since 1970, candidate, fact."""
+    pages = request.app[PAGES]
+    status = await pages.archive.ask("GetRun", pb.RunRequest(run=request.query.get("run", "")))
+    known = pages.histories.get(status.run)
+    if known is None or known[0] != status.sequence:
+        facts = await _facts(pages.settings, status.run)
+        pages.histories[status.run] = known = (status.sequence, {"facts": facts})
+    return _json(known[1])
+
+
+async def _facts(settings: ConsoleSettings, run: str) -> list[tuple[int, float, str, str]]:
+    """Read the run's log. Raises BusLost and SettingsError where there is none here."""
+    facts: list[tuple[int, float, str, str]] = []
+    async with open_log(settings) as bus:
+        async for logged in bus.read_log(f"asi.v1.{run}.>"):
+            with contextlib.suppress(DecodeError, ValueError):
+                event = events_pb2.Event.FromString(logged.body)
+                when = event.time.seconds + event.time.nanos / 1e9
+                facts.append((logged.sequence, round(when, 3), event.candidate, fact_of(event)))
+            if len(facts) % 200 == 0:
+                await asyncio.sleep(0)  # decoding thousands of events must not hold up other pages
+    return facts
 
 
 async def _events(request: web.Request) -> web.StreamResponse:
-    """Server-sent events: the run's status now and after every change."""
-    response = await _stream(request)
-    watch = request.app[ARCHIVE].WatchRun(pb.RunRequest(run=request.query.get("run", "")), timeout=24 * 3600)
-    try:
-        async for status in watch:
-            await response.write(f"data: {json.dumps(_plain_status(status))}\n\n".encode())
-    except (ConnectionResetError, grpc.aio.AioRpcError):
-        watch.cancel()
-    return response
-
-
-async def _log(request: web.Request) -> web.StreamResponse:
-    """Server-sent events: the run's last facts and every further one. 404 while no laboratory keeps a log open."""
-    settings = request.app[SETTINGS]
-    if running_system(settings) is None and "ASI_NATS_URL" not in os.environ:
-        return _json({"error": "no laboratory runs here: its log is not open"}, 404)
-    status = await _status(request)
-    async with open_log(settings) as bus:
-        start = max(1, await bus.last_sequence() + 1 - LATEST)
-        response = await _stream(request)
-        async with contextlib.aclosing(bus.follow(f"asi.v1.{status.run}.>", start)) as facts:
-            with contextlib.suppress(ConnectionResetError):
-                earlier: dict[str | None, EventRow] = {}
-                async for logged in facts:
-                    await _tell(response, logged, earlier)
-    return response
-
-
-async def _tell(response: web.StreamResponse, logged: Logged | None, earlier: dict[str | None, EventRow]) -> None:
-    """One fact; a comment while there is none, which finds out whether somebody still listens.
-
-    `earlier` holds what was told last of each candidate: a fact carries only what it adds.
-    """
-    if logged is None:
-        await response.write(b":\n\n")
-        return
-    with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
-        told = event_row(logged, earlier.get(Event.FromString(logged.body).candidate))
-        earlier[told["candidate"]] = told
-        await response.write(f"data: {json.dumps(told)}\n\n".encode())
-
-
-async def _stream(request: web.Request) -> web.StreamResponse:
-    """The beginning of an answer that goes on."""
+    """Server-sent events: status and changed rows, facts of the log, trainings in progress, the list of runs."""
+    pages = request.app[PAGES]
+    table, log, trainings = await pages.run(request.query.get("run", ""))
+    version = request.query.get("version", "0")
+    changes = table.changes(request.query.get("epoch", ""), int(version) if version.isdigit() else 0)
     response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     await response.prepare(request)
+    messages: asyncio.Queue[str] = asyncio.Queue(maxsize=100)
+
+    async def pump(name: str, source: AsyncIterator[object]) -> None:
+        async for one in source:
+            text = ":\n\n" if one is None else f"event: {name}\ndata: {json.dumps(one)}\n\n"
+            await messages.put(text)
+
+    pumps = [
+        asyncio.create_task(pump("change", changes)),
+        asyncio.create_task(pump("facts", log.facts())),
+        asyncio.create_task(pump("progress", trainings.progress())),
+        asyncio.create_task(pump("runs", _changing_runs(pages))),
+    ]
+    try:
+        with contextlib.suppress(ConnectionResetError):
+            while not any(one.done() for one in pumps):
+                with contextlib.suppress(TimeoutError):
+                    await response.write((await asyncio.wait_for(messages.get(), 1)).encode())
+    finally:
+        for one in pumps:
+            one.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
     return response
 
 
-async def _status(request: web.Request) -> pb.RunStatus:
-    return await request.app[ARCHIVE].GetRun(pb.RunRequest(run=request.query.get("run", "")), timeout=30)
+async def _changing_runs(pages: Pages) -> AsyncIterator[object]:
+    """The list of runs, again whenever it is another one."""
+    last: object = None
+    while True:
+        with contextlib.suppress(grpc.aio.AioRpcError, NotFound, Transient):  # the table tells it
+            runs = await _known_runs(pages)
+            if runs != last:
+                last = runs
+                yield {"runs": runs}
+        await asyncio.sleep(RUNS_SECONDS)
 
 
-def _plain_status(status: pb.RunStatus) -> dict[str, object]:
-    plain: dict[str, object] = MessageToDict(
-        status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
+def _plain(message: Message) -> dict[str, object]:
+    plain: dict[str, object] = MessageToDict(message, preserving_proto_field_name=True)
+    proposal = plain.get("proposal")
+    if isinstance(proposal, dict):
+        proposal.pop("motivation_embedding", None)
     return plain
 
 
 def _json(value: object, status: int = 200) -> web.Response:
-    return web.json_response(value, status=status)
+    response = web.json_response(value, status=status)
+    if len(response.text or "") > COMPRESSED_FROM:
+        response.enable_compression()
+    return response

@@ -155,7 +155,9 @@ def _training(one: Published) -> pb.Training:
     seed = pb.SeedResult(
         curve=[pb.CurvePoint(step=step, train_loss=loss) for step, loss in one.curve],
         scores=[
-            pb.TaskScore(task=task, metric="perplexity" if "ppl" in task or "perplexity" in task else "acc", value=value)
+            pb.TaskScore(
+                task=task, metric="perplexity" if "ppl" in task or "perplexity" in task else "acc", value=value
+            )
             for task, value in one.benchmarks.items()
         ],
         measurements=pb.Measurements(parameters=one.parameters or 0),

@@ -1,0 +1,150 @@
+// A table of candidates whose rows exist only while they are in sight; cards where there is no room for columns.
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { address, go } from "../address.js";
+import { betterThan, measure, present, show, type Measure } from "../measures.js";
+import type { Row } from "../records.js";
+import { CandidateLink, Chip } from "./link.js";
+
+const ROW = 33, CARD = 104, BEYOND = 8;
+const USUAL = ["fitness", "loss", "train_loss", "benchmark", "judge", "parameters", "seconds"];
+const TEXTS = ["state", "kind", "stage", "components", "parent", "outcome", "worker", "reason"] as const;
+type Text = (typeof TEXTS)[number];
+
+export interface Columns { measures: Measure[]; texts: Text[]; all: { key: string; label: string }[] }
+
+/** The columns that are asked for, else the usual ones; those in which nothing stands are left out. */
+export function columns(all: readonly Row[], asked: string): Columns {
+  const measures = present(all).filter((one) => one.key !== "number");
+  const texts = TEXTS.filter((key) => {
+    const values = new Set(all.map((row) => String(row[key] ?? "")));
+    return values.size > 1 || (key === "components" && !values.has(""));
+  });
+  const wanted = asked ? asked.split(",") : [...USUAL, "state", "components", "outcome"];
+  return {
+    measures: measures.filter((one) => wanted.includes(one.key)), texts: texts.filter((key) => wanted.includes(key)),
+    all: [...measures.map(({ key, label }) => ({ key, label })), ...texts.map((key) => ({ key, label: key }))],
+  };
+}
+
+export function sorted(all: readonly Row[], sort: string): Row[] {
+  const key = sort.replace(/^-/, "") || "fitness";
+  const backwards = sort.startsWith("-");
+  const flip = backwards ? -1 : 1;
+  if (key === "name" || (TEXTS as readonly string[]).includes(key)) {
+    const text = (row: Row) => String(key === "components" ? (row.components ?? []).join(" ") : row[key as keyof Row] ?? "");
+    return [...all].sort((a, b) => flip * text(a).localeCompare(text(b)) || a.number - b.number);
+  }
+  const which = measure(key);
+  return [...all].sort((a, b) => {
+    const [x, y] = [which.of(a), which.of(b)];
+    if (x === undefined || y === undefined) return x === y ? a.number - b.number : x === undefined ? 1 : -1;
+    return x === y ? a.number - b.number : flip * (betterThan(which, x, y) === (which.better !== null) ? -1 : 1);
+  });
+}
+
+interface Props { rows: readonly Row[]; shape: Columns; ticked?: ReadonlySet<string>; onTick?: (id: string) => void; label: string; height?: number }
+
+export function CandidateTable({ rows, shape, ticked, onTick, label, height }: Props) {
+  const { sort, candidate } = address.value;
+  const box = useRef<HTMLDivElement>(null);
+  const [top, setTop] = useState(0);
+  const [size, setSize] = useState({ width: 1000, height: 600 });
+  const ordered = useMemo(() => sorted(rows, sort), [rows, sort]);
+  useEffect(() => {
+    const watch = new ResizeObserver(() => setSize({ width: box.current!.clientWidth, height: box.current!.clientHeight }));
+    watch.observe(box.current!);
+    return () => watch.disconnect();
+  }, []);
+  useEffect(() => { box.current!.scrollTop = 0; setTop(0); }, [sort]);
+  const chosen = candidate.split("..")[0];
+  useEffect(() => {
+    const place = ordered.findIndex((row) => row.id === chosen);
+    const at = place * (cards ? CARD : ROW);
+    const { scrollTop, clientHeight } = box.current!;
+    if (place >= 0 && (at < scrollTop || at > scrollTop + clientHeight - 3 * ROW)) box.current!.scrollTop = at - clientHeight / 2;
+  }, [chosen]);
+  const cards = size.width < 560;
+  const each = cards ? CARD : ROW;
+  const from = Math.max(0, Math.floor(top / each) - BEYOND);
+  const to = Math.min(ordered.length, Math.ceil((top + size.height) / each) + BEYOND);
+  const inSight = ordered.slice(from, to);
+  const place = { height: height ? `${height}px` : undefined };
+  const onScroll = (event: Event) => setTop((event.currentTarget as HTMLElement).scrollTop);
+  if (cards) {
+    return (
+      <div class="rows" ref={box} style={place} onScroll={onScroll} tabIndex={0} role="region" aria-label={label}>
+        <ol class="cards" style={{ paddingTop: from * CARD, paddingBottom: (ordered.length - to) * CARD }}>
+          {inSight.map((row) => (
+            <li key={row.id} style={{ height: CARD }} aria-setsize={ordered.length} aria-posinset={ordered.indexOf(row) + 1}>
+              <div class="card-head">
+                {onTick && <Tick row={row} ticked={ticked!} onTick={onTick} />}
+                <CandidateLink id={row.id} name={row.name} />
+                <Chip text={row.outcome ?? row.state} />
+              </div>
+              <dl>{shape.measures.slice(0, 4).map((one) => <div key={one.key}><dt>{one.label}</dt><dd>{show(one, row)}</dd></div>)}</dl>
+            </li>
+          ))}
+        </ol>
+      </div>
+    );
+  }
+  return (
+    <div class="rows" ref={box} style={place} onScroll={onScroll} tabIndex={0} role="region" aria-label={label}>
+      <table aria-rowcount={ordered.length + 1}>
+        <thead>
+          <tr aria-rowindex={1}>
+            {onTick && <th scope="col"><span class="sr">show curve</span></th>}
+            <th scope="col" class="num">#</th>
+            <Head name="name" label="name" sort={sort} />
+            {shape.measures.map((one) => <Head key={one.key} name={one.key} label={one.label} title={one.unit} sort={sort} num />)}
+            {shape.texts.map((key) => <Head key={key} name={key} label={key} sort={sort} />)}
+            <td class="rest" />
+          </tr>
+        </thead>
+        <tbody>
+          {from > 0 && <tr class="space" aria-hidden="true"><td style={{ height: from * ROW }} /></tr>}
+          {inSight.map((row, place) => (
+            <tr
+              key={row.id} aria-rowindex={from + place + 2} class={row.id === chosen ? "chosen" : ""} style={{ height: ROW }}
+              onClick={(event) => { if (!(event.target as HTMLElement).closest("a, input, label")) go({ candidate: row.id }); }}
+            >
+              {onTick && <td><Tick row={row} ticked={ticked!} onTick={onTick} /></td>}
+              <td class="num quiet">{from + place + 1}</td>
+              <td class="name"><CandidateLink id={row.id} name={row.name} /></td>
+              {shape.measures.map((one) => (
+                <td key={one.key} class="num" title={one.key === "fitness" && row.fitness_low !== undefined ? `95 %: ${row.fitness_low.toFixed(3)} to ${row.fitness_high!.toFixed(3)}` : undefined}>{show(one, row)}</td>
+              ))}
+              {shape.texts.map((key) => <td key={key} class="text"><Cell row={row} name={key} /></td>)}
+              <td class="rest" />
+            </tr>
+          ))}
+          {to < ordered.length && <tr class="space" aria-hidden="true"><td style={{ height: (ordered.length - to) * ROW }} /></tr>}
+        </tbody>
+      </table>
+      {!ordered.length && <p class="empty">No candidate passes the filter.</p>}
+    </div>
+  );
+}
+
+function Tick({ row, ticked, onTick }: { row: Row; ticked: ReadonlySet<string>; onTick: (id: string) => void }) {
+  return <input type="checkbox" checked={ticked.has(row.id)} aria-label={`Show the curve of ${row.name}`} onChange={() => onTick(row.id)} />;
+}
+
+function Cell({ row, name }: { row: Row; name: Text }) {
+  if (name === "components") return <>{(row.components ?? []).join(", ")}</>;
+  if (name === "parent") return row.parent ? <CandidateLink id={row.parent} short /> : <>–</>;
+  if (name === "state" || name === "outcome") return row[name] ? <Chip text={row[name]!} /> : <>–</>;
+  return <>{row[name] ?? "–"}</>;
+}
+
+function Head({ name, label, title, sort, num }: { name: string; label: string; title?: string; sort: string; num?: boolean }) {
+  const current = (sort.replace(/^-/, "") || "fitness") === name;
+  const direction = !current ? undefined : sort.startsWith("-") ? "descending" : "ascending";
+  return (
+    <th scope="col" class={num ? "num" : ""} aria-sort={direction}>
+      <button class="sorter" title={title ? `${title}; click to sort` : "click to sort"} onClick={() => go({ sort: current && !sort.startsWith("-") ? `-${name}` : name }, true)}>
+        {label}<span aria-hidden="true">{current ? (sort.startsWith("-") ? " ▴" : " ▾") : ""}</span>
+      </button>
+    </th>
+  );
+}

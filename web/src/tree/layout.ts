@@ -1,0 +1,112 @@
+// Places for the nodes of a forest, in a world whose size depends on how many there are; folded branches take no room.
+import { hierarchy, tree as tidyTree, type HierarchyPointNode } from "d3-hierarchy";
+import type { Family } from "../lineage.js";
+import type { Row } from "../records.js";
+
+export interface Placed {
+  row: Row;
+  x: number;
+  y: number;
+  depth: number;
+  angle: number; // of the radial layout, else 0
+  parent: Placed | null;
+  hidden: number; // descendants that are folded away
+}
+
+export interface Layout {
+  nodes: Placed[];
+  byId: Map<string, Placed>;
+  box: { x0: number; y0: number; x1: number; y1: number };
+  kind: string;
+}
+
+interface Branch { row: Row | null; children: Branch[] }
+
+const GAP = 14; // between neighbouring leaves of the tidy layout
+const ARC = 8; // between neighbouring leaves on the outermost ring
+const RING = 90; // between generations of the radial layout, at least
+
+export function layout(tree: Family, folded: ReadonlySet<string>, below: ReadonlyMap<string, number>, kind: string, aspect: number): Layout {
+  const top: Branch = { row: null, children: [] };
+  const waiting: [Branch, readonly Row[]][] = [[top, tree.roots]];
+  while (waiting.length) {
+    const [parent, rows] = waiting.pop()!;
+    for (const row of rows) {
+      const branch: Branch = { row, children: [] };
+      parent.children.push(branch);
+      if (!folded.has(row.id)) {
+        const children = tree.children.get(row.id);
+        if (children) waiting.push([branch, children]);
+      }
+    }
+  }
+  if (kind === "radial") centre(top);
+  const single = top.children.length === 1 ? top.children[0]! : top;
+  const root = hierarchy<Branch>(single, (branch) => branch.children);
+  const placed = kind === "radial" ? radial(root) : tidy(root, aspect);
+  const byId = new Map<string, Placed>();
+  const nodes: Placed[] = [];
+  placed.each((node) => {
+    const row = node.data.row;
+    if (!row) return;
+    const angle = kind === "radial" ? node.x : 0;
+    const [x, y] = kind === "radial" ? [node.y * Math.sin(angle), -node.y * Math.cos(angle)] : [node.y, node.x];
+    const one: Placed = {
+      row, x, y, depth: node.depth, angle, parent: node.parent?.data.row ? byId.get(node.parent.data.row.id) ?? null : null,
+      hidden: folded.has(row.id) ? below.get(row.id) ?? 0 : 0,
+    };
+    nodes.push(one);
+    byId.set(row.id, one);
+  });
+  const xs = nodes.map((node) => node.x), ys = nodes.map((node) => node.y);
+  const box = nodes.length
+    ? { x0: min(xs), y0: min(ys), x1: max(xs), y1: max(ys) }
+    : { x0: 0, y0: 0, x1: 1, y1: 1 };
+  return { nodes, byId, box, kind };
+}
+
+/** Put the child with most descendants in the middle, smaller ones further out: a long line of descent runs straight. */
+function centre(top: Branch): void {
+  const order: Branch[] = [];
+  const waiting = [top];
+  while (waiting.length) {
+    const branch = waiting.pop()!;
+    order.push(branch);
+    waiting.push(...branch.children);
+  }
+  const sizes = new Map<Branch, number>();
+  for (const branch of order.reverse()) {
+    sizes.set(branch, branch.children.reduce((sum, child) => sum + sizes.get(child)!, 1));
+    const bySize = [...branch.children].sort((a, b) => sizes.get(b)! - sizes.get(a)!);
+    branch.children = [];
+    bySize.forEach((child, place) => (place % 2 ? branch.children.push(child) : branch.children.unshift(child)));
+  }
+}
+
+function tidy(root: ReturnType<typeof hierarchy<Branch>>, aspect: number): HierarchyPointNode<Branch> {
+  const placed = tidyTree<Branch>().nodeSize([GAP, 1]).separation((a, b) => (a.parent === b.parent ? 1 : 1.5))(root);
+  let low = Infinity, high = -Infinity;
+  placed.each((node) => { low = Math.min(low, node.x); high = Math.max(high, node.x); });
+  // Generations are spread so that the whole has the shape of the window: then fitting it wastes nothing.
+  const width = Math.max(160, (high - low + GAP) * aspect);
+  const step = Math.max(120, width / Math.max(1, root.height));
+  placed.each((node) => { node.y = node.depth * step; });
+  return placed;
+}
+
+/** Every leaf has the same angle, so that each branch keeps a sector of its own; a parent stands in the middle of its. */
+function radial(root: ReturnType<typeof hierarchy<Branch>>): HierarchyPointNode<Branch> {
+  const placed = root as HierarchyPointNode<Branch>;
+  const leaves = root.leaves().length;
+  const step = Math.max(RING, (leaves * ARC) / (2 * Math.PI) / Math.max(1, root.height));
+  let next = 0;
+  placed.eachAfter((node) => {
+    const first = node.children?.[0], last = node.children?.at(-1);
+    node.x = first && last ? (first.x + last.x) / 2 : (next++ / leaves) * 2 * Math.PI;
+    node.y = node.depth * step;
+  });
+  return placed;
+}
+
+const min = (values: number[]) => values.reduce((a, b) => Math.min(a, b), Infinity);
+const max = (values: number[]) => values.reduce((a, b) => Math.max(a, b), -Infinity);

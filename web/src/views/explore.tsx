@@ -1,0 +1,281 @@
+// Any two measures against each other with what is not dominated, parallel coordinates, effects of components, a histogram.
+import * as Plot from "@observablehq/plot";
+import { brush, brushY } from "d3-brush";
+import { scaleLinear, scalePoint } from "d3-scale";
+import { select } from "d3-selection";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { address, go } from "../address.js";
+import { filtered, rows } from "../archive.js";
+import { betterThan, measure, present, type Measure } from "../measures.js";
+import { CandidateTable, columns } from "../parts/table.js";
+import type { Row } from "../records.js";
+import { LEAST_GROUP, welch, type Effect } from "../statistics.js";
+import { dark, ramp, token } from "../theme.js";
+import { Choice } from "./overview.js";
+
+export function Explore() {
+  const all = filtered.value;
+  const known = useMemo(() => present(rows.value), [rows.value]);
+  const [picked, setPicked] = useState<ReadonlySet<string> | null>(null);
+  const defaults = ["fitness", "loss", "train_loss", "benchmark", "parameters", "number"].filter((key) => known.some((one) => one.key === key));
+  const sized = rows.value.filter((row) => row.parameters !== undefined).length;
+  const x = measure(address.value.x || (sized > rows.value.length / 2 ? "parameters" : "number"));
+  const y = measure(address.value.y || defaults[0] || "fitness");
+  const shape = useMemo(() => columns(rows.value, ""), [rows.value]);
+  const options = known.map((one) => [one.key, one.label] as const);
+  const chosen = useMemo(() => (picked ? all.filter((row) => picked.has(row.id)) : all), [all, picked]);
+  useEffect(() => setPicked(null), [x.key, y.key]);
+  return (
+    <div class="explore">
+      <section class="card" aria-label="Scatter">
+        <div class="head">
+          <h2>{y.label} against {x.label}</h2>
+          <Choice label="x" value={x.key} options={options} onChange={(key) => go({ x: key }, true)} />
+          <Choice label="y" value={y.key} options={options} onChange={(key) => go({ y: key }, true)} />
+        </div>
+        <Scatter rows={all} x={x} y={y} onPick={setPicked} />
+      </section>
+      <Effects rows={all} which={y} />
+      <Histogram rows={chosen} which={y} />
+      <Parallel rows={all} known={known} which={y} picked={picked} onPick={setPicked} />
+      <section class="card wide-card" aria-label="The choice">
+        <div class="head">
+          <h2>{picked ? `${chosen.length} chosen` : `All ${all.length}`}</h2>
+          {picked && <button onClick={() => setPicked(null)}>Forget the choice</button>}
+        </div>
+        <CandidateTable rows={chosen} shape={shape} label="Chosen candidates" height={340} />
+      </section>
+    </div>
+  );
+}
+
+interface Dot { row: Row; x: number; y: number }
+
+/** Those that no other beats in both measures, in the order of x. */
+export function front(dots: readonly Dot[], x: Measure, y: Measure): Dot[] {
+  if (!x.better || !y.better) return [];
+  const ordered = [...dots].sort((a, b) => (a.x === b.x ? (betterThan(y, a.y, b.y) ? -1 : 1) : betterThan(x, a.x, b.x) ? -1 : 1));
+  const kept: Dot[] = [];
+  for (const dot of ordered) if (!kept.length || betterThan(y, dot.y, kept.at(-1)!.y)) kept.push(dot);
+  return kept.sort((a, b) => a.x - b.x);
+}
+
+function useDrawing(make: (holder: HTMLElement, width: number) => void, parts: unknown[]) {
+  const place = useRef<HTMLDivElement>(null);
+  const theme = dark.value;
+  useEffect(() => {
+    const holder = place.current;
+    if (!holder) return undefined; // there is nothing to draw yet
+    let width = 0;
+    const watch = new ResizeObserver(() => {
+      if (Math.abs(holder.clientWidth - width) < 2) return;
+      width = holder.clientWidth;
+      holder.replaceChildren();
+      make(holder, Math.max(260, width));
+      holder.querySelector("svg")?.setAttribute("aria-hidden", "true"); // the holder says what it shows
+    });
+    watch.observe(holder);
+    return () => watch.disconnect();
+  }, [...parts, theme]);
+  return place;
+}
+
+const ticks = (which: Measure) => (value: number) => (which.key === "number" ? String(value) : which.text(value).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, ""));
+
+function Scatter({ rows: all, x, y, onPick }: { rows: readonly Row[]; x: Measure; y: Measure; onPick: (ids: ReadonlySet<string> | null) => void }) {
+  const dots = useMemo(() => all.flatMap((row): Dot[] => {
+    const [a, b] = [x.of(row), y.of(row)];
+    return a === undefined || b === undefined ? [] : [{ row, x: a, y: b }];
+  }), [all, x, y]);
+  const best = useMemo(() => front(dots, x, y), [dots, x, y]);
+  const place = useDrawing((holder, width) => {
+    const chart = Plot.plot({
+      width, height: 360, marginLeft: 56, marginBottom: 40, style: { fontSize: "12px", background: "transparent" },
+      x: { label: `${x.label}${x.unit ? ` (${x.unit})` : ""}`, tickFormat: ticks(x), nice: true, grid: true },
+      y: { label: y.label, tickFormat: ticks(y), nice: true, grid: true },
+      marks: [
+        Plot.dot(dots, { x: "x", y: "y", r: dots.length > 400 ? 2.5 : 4, fill: token("accent"), fillOpacity: 0.45 }),
+        Plot.line(best, { x: "x", y: "y", stroke: token("bad"), strokeWidth: 1.5, strokeDasharray: "5 3" }),
+        Plot.dot(best, { x: "x", y: "y", r: 4.5, fill: token("bad"), stroke: token("card") }),
+        Plot.tip(dots, Plot.pointer({ x: "x", y: "y", title: (dot: Dot) => `${dot.row.name} (${dot.row.id})\n${y.label} ${y.text(dot.y)}\n${x.label} ${x.text(dot.x)}`, fill: token("card") })),
+      ],
+    });
+    holder.append(chart);
+    const across = chart.scale("x")!, up = chart.scale("y")!;
+    const [left, right] = [...across.range!] as [number, number], [bottom, top] = [...up.range!] as [number, number];
+    const area = brush<unknown>().extent([[left, top], [right, bottom]]).on("end", (event: { selection: [[number, number], [number, number]] | null; sourceEvent: Event | null }) => {
+      if (!event.sourceEvent) return;
+      if (!event.selection) { onPick(null); return; }
+      const [[x0, y0], [x1, y1]] = event.selection;
+      const inside = dots.filter((dot) => {
+        const [a, b] = [across.apply(dot.x) as number, up.apply(dot.y) as number];
+        return a >= x0 && a <= x1 && b >= y0 && b <= y1;
+      });
+      onPick(new Set(inside.map((dot) => dot.row.id)));
+    });
+    const layer = select(chart as SVGSVGElement).insert("g", "g[aria-label=tip]").attr("class", "brush").call(area as never);
+    layer.selectAll(".overlay").on("click.open", (event: MouseEvent) => {
+      const [px, py] = [event.offsetX, event.offsetY];
+      const near = dots.reduce<{ dot: Dot; far: number } | null>((found, dot) => {
+        const far = Math.hypot((across.apply(dot.x) as number) - px, (up.apply(dot.y) as number) - py);
+        return far < 10 && (!found || far < found.far) ? { dot, far } : found;
+      }, null);
+      if (near) go({ candidate: near.dot.row.id });
+    });
+  }, [dots, best, x, y]);
+  if (dots.length < 2) return <p class="empty">Fewer than two candidates have both measures.</p>;
+  return (
+    <>
+      <div class="plot" role="img" aria-label={`${dots.length} candidates: ${y.label} against ${x.label}; ${best.length} are not dominated`} ref={place} style={{ minHeight: 360 }} />
+      <p class="quiet small">{dots.length.toLocaleString("en")} candidates. {best.length ? `Red: the ${best.length} that no other beats in both (better is ${x.better === "low" ? "less" : "more"} ${x.label}, ${y.better === "low" ? "less" : "more"} ${y.label}). ` : ""}Drag to choose some for the table below; click one to open it.</p>
+    </>
+  );
+}
+
+function Effects({ rows: all, which }: { rows: readonly Row[]; which: Measure }) {
+  const effects = useMemo(() => {
+    const measured = all.filter((row) => which.of(row) !== undefined && row.components?.length && row.kind !== "ablation");
+    const kinds = [...new Set(measured.flatMap((row) => row.components!))];
+    return kinds.flatMap((kind): (Effect & { kind: string })[] => {
+      const has = measured.filter((row) => row.components!.includes(kind)).map((row) => which.of(row)!);
+      const not = measured.filter((row) => !row.components!.includes(kind)).map((row) => which.of(row)!);
+      const effect = welch(has, not);
+      return effect ? [{ kind, ...effect }] : [];
+    }).sort((a, b) => (which.better === "low" ? a.effect - b.effect : b.effect - a.effect)).slice(0, 24);
+  }, [all, which]);
+  const place = useDrawing((holder, width) => {
+    if (!effects.length) return;
+    const colour = (one: Effect) => (one.low <= 0 && one.high >= 0 ? token("quiet") : (one.effect > 0) === (which.better !== "low") ? token("good") : token("bad"));
+    holder.append(Plot.plot({
+      width, height: 56 + 22 * effects.length, marginLeft: Math.min(190, width * 0.42), marginBottom: 40, style: { fontSize: "12px", background: "transparent" },
+      x: { label: `difference of mean ${which.label}: with − without`, grid: true }, y: { label: null, domain: effects.map((one) => one.kind) },
+      marks: [
+        Plot.ruleX([0], { stroke: token("ink") }),
+        Plot.ruleY(effects, { y: "kind", x1: "low", x2: "high", stroke: colour, strokeWidth: 2.5 }),
+        Plot.dot(effects, { y: "kind", x: "effect", r: 4, fill: colour }),
+        Plot.tip(effects, Plot.pointerY({ y: "kind", x: "effect", fill: token("card"), title: (one: Effect & { kind: string }) => `${one.kind}: ${one.effect.toFixed(4)} [${one.low.toFixed(4)}, ${one.high.toFixed(4)}]\n${one.with} with, ${one.without} without` })),
+      ],
+    }));
+  }, [effects, which]);
+  if (!all.some((row) => row.components?.length)) return null;
+  return (
+    <section class="card" aria-label="Effects of components">
+      <div class="head"><h2>Effects of components on {which.label}</h2></div>
+      {effects.length
+        ? <><div class="plot" role="img" aria-label={`Difference of mean ${which.label} with and without each of ${effects.length} components`} ref={place} />
+            <p class="quiet small">Welch's 95 % intervals, groups of {LEAST_GROUP} and more. They describe what was searched: components come together with others, and nobody drew them at random. <code>asi-arch ablate</code> measures one alone.</p></>
+        : <p class="empty">No component is known in {LEAST_GROUP} candidates that have it and {LEAST_GROUP} that have not.</p>}
+    </section>
+  );
+}
+
+function Histogram({ rows: all, which }: { rows: readonly Row[]; which: Measure }) {
+  const values = useMemo(() => all.map(which.of).filter((value): value is number => value !== undefined), [all, which]);
+  const place = useDrawing((holder, width) => {
+    if (values.length < 5) return;
+    holder.append(Plot.plot({
+      width, height: 260, marginLeft: 56, marginBottom: 40, style: { fontSize: "12px", background: "transparent" },
+      x: { label: which.label, tickFormat: ticks(which) }, y: { label: "candidates", grid: true },
+      marks: [Plot.rectY(values, { ...Plot.binX({ y: "count" }, { x: (value: number) => value, thresholds: 30 }), fill: token("accent"), inset: 0.5, tip: true }), Plot.ruleY([0])],
+    }));
+  }, [values, which]);
+  return (
+    <section class="card" aria-label="Histogram">
+      <div class="head"><h2>Distribution of {which.label}</h2></div>
+      {values.length < 5 ? <p class="empty">Fewer than five candidates have it.</p>
+        : <div class="plot" role="img" aria-label={`Histogram of ${which.label} over ${values.length} candidates`} ref={place} />}
+    </section>
+  );
+}
+
+const AXES = ["number", "parameters", "seconds", "judge", "benchmark", "train_loss", "loss", "fitness"];
+
+/** One line for each candidate over several measures and its most frequent components; each axis can be brushed. */
+function Parallel({ rows: all, known, which, picked, onPick }: { rows: readonly Row[]; known: Measure[]; which: Measure; picked: ReadonlySet<string> | null; onPick: (ids: ReadonlySet<string> | null) => void }) {
+  const parts = useMemo(() => {
+    const counts = new Map<string, number>();
+    for (const row of all) for (const kind of row.components ?? []) counts.set(kind, (counts.get(kind) ?? 0) + 1);
+    return [...counts].filter(([, count]) => count < all.length).sort((a, b) => b[1] - a[1]).slice(0, 5).map(([kind]) => kind);
+  }, [all]);
+  const axes = useMemo(() => [
+    ...AXES.filter((key) => known.some((one) => one.key === key)).map(measure),
+    ...parts.map((kind): Measure => ({ key: `component:${kind}`, label: kind, unit: "", better: null, of: (row) => (row.components ? Number(row.components.includes(kind)) : undefined), text: (value) => (value ? "yes" : "no") })),
+  ], [known, parts]);
+  const measured = useMemo(() => all.filter((row) => axes.filter((axis) => axis.of(row) !== undefined).length > 2), [all, axes]);
+  const place = useDrawing((holder, width) => {
+    const height = 300, top = 40, bottom = 24;
+    const across = scalePoint<string>().domain(axes.map((axis) => axis.key)).range([60, width - 60]);
+    const scales = axes.map((axis) => {
+      const values = measured.map(axis.of).filter((value): value is number => value !== undefined);
+      const [low, high] = [Math.min(...values), Math.max(...values)];
+      const range: [number, number] = axis.better === "low" ? [top, height - bottom] : [height - bottom, top];
+      return scaleLinear().domain(low === high ? [low - 1, high + 1] : [low, high]).range(range);
+    });
+    const canvas = document.createElement("canvas");
+    canvas.width = width * devicePixelRatio;
+    canvas.height = height * devicePixelRatio;
+    canvas.style.cssText = `position:absolute;left:0;top:0;width:${width}px;height:${height}px`;
+    holder.append(canvas);
+    const context = canvas.getContext("2d")!;
+    context.scale(devicePixelRatio, devicePixelRatio);
+    const values = measured.map(which.of).filter((value): value is number => value !== undefined);
+    const [worst, best] = which.better === "low" ? [Math.max(...values), Math.min(...values)] : [Math.min(...values), Math.max(...values)];
+    const paint = ramp(worst, best);
+    const limits = new Map<number, [number, number]>();
+    const draw = () => {
+      context.clearRect(0, 0, width, height);
+      const inside = (row: Row) => [...limits].every(([place, [from, to]]) => {
+        const value = axes[place]!.of(row);
+        return value !== undefined && scales[place]!(value) >= from && scales[place]!(value) <= to;
+      });
+      const shown = limits.size ? measured.filter(inside) : picked ? measured.filter((row) => picked.has(row.id)) : measured;
+      context.lineWidth = shown.length > 300 ? 0.8 : 1.4;
+      context.globalAlpha = shown.length > 300 ? 0.25 : 0.7;
+      for (const row of shown) {
+        const value = which.of(row);
+        context.strokeStyle = value === undefined ? token("strong") : paint(value);
+        context.beginPath();
+        let open = false;
+        axes.forEach((axis, place) => {
+          const at = axis.of(row);
+          if (at === undefined) return; // the line goes on from the axis before: nothing is assumed here
+          const [px, py] = [across(axis.key)!, scales[place]!(at)];
+          if (open) context.lineTo(px, py); else context.moveTo(px, py);
+          open = true;
+        });
+        context.stroke();
+      }
+      context.globalAlpha = 1;
+      return shown;
+    };
+    draw();
+    const svg = select(holder).append("svg").attr("width", width).attr("height", height).style("position", "relative").style("display", "block");
+    axes.forEach((axis, place) => {
+      const [low, high] = scales[place]!.domain() as [number, number];
+      const group = svg.append("g").attr("transform", `translate(${across(axis.key)},0)`);
+      group.append("line").attr("y1", top).attr("y2", height - bottom).attr("stroke", token("quiet"));
+      const text = (y: number, words: string, weight = 400) => group.append("text").attr("y", y).attr("text-anchor", "middle").attr("font-size", 12).attr("font-weight", weight).attr("fill", token("ink")).text(words);
+      const room = Math.max(8, Math.floor((width - 120) / Math.max(1, axes.length - 1) / 6.6));
+      text(14, axis.label.length > room ? `${axis.label.slice(0, room - 1)}…` : axis.label, 600).append("title").text(axis.label);
+      text(30, axis.text(axis.better === "low" ? low : high));
+      text(height - 6, axis.text(axis.better === "low" ? high : low));
+      const strip = brushY<unknown>().extent([[-14, top], [14, height - bottom]]).on("end", (event: { selection: [number, number] | null; sourceEvent: Event | null }) => {
+        if (!event.sourceEvent) return;
+        if (event.selection) limits.set(place, event.selection); else limits.delete(place);
+        const shown = draw();
+        onPick(limits.size ? new Set(shown.map((row) => row.id)) : null);
+      });
+      group.append("g").attr("class", "brush").call(strip as never);
+    });
+  }, [measured, axes, which, picked === null]);
+  if (axes.length < 3 || measured.length < 3) return null;
+  return (
+    <section class="card wide-card" aria-label="Parallel coordinates">
+      <div class="head"><h2>Parallel coordinates</h2></div>
+      <div class="scroll" tabIndex={0} role="region" aria-label="Parallel coordinates, scrolls on small windows">
+        <div class="plot parallel" role="img" aria-label={`${measured.length} candidates over ${axes.map((axis) => axis.label).join(", ")}`} ref={place} />
+      </div>
+      <p class="quiet small">{measured.length.toLocaleString("en")} candidates with three measures or more. Better is up; colour is {which.label}. Drag along an axis to choose a range. What was not measured is passed over by its line.</p>
+    </section>
+  );
+}

@@ -1,0 +1,305 @@
+// Where the run stands: state, budget, the best so far, the trend, what is in training, who waits for whom, newest events.
+import { signal } from "@preact/signals";
+import { useMemo } from "preact/hooks";
+import { facts, filtered, now, rows, status, trainings } from "../archive.js";
+import { betterThan, big, clock, measure, present, show, type Measure } from "../measures.js";
+import { CandidateLink, Chip } from "../parts/link.js";
+import { Lines, type Line } from "../parts/lines.js";
+import type { Row, Status, Training } from "../records.js";
+import { mean, quantile } from "../statistics.js";
+import { category } from "../theme.js";
+
+const AGAINST = ["candidates", "compute", "time"] as const;
+const against = signal<(typeof AGAINST)[number]>("candidates");
+const chosen = signal("");
+const STATES = ["requested", "proposed", "training", "trained", "judged", "analysed", "archived", "rejected"];
+const WAITS: Record<string, string> = {
+  requested: "waits for the researcher's proposal", proposed: "waits for an engineer", training: "in training",
+  trained: "waits for the judge", judged: "waits for the analyst", analysed: "waits for the archive",
+};
+const OVER = ["finished", "stopped"];
+
+export function Overview() {
+  const current = status.value;
+  if (!current) return null;
+  return (
+    <div class="overview">
+      <Facts current={current} />
+      <Trainings current={current} />
+      <div class="column"><Best /><Flow current={current} /><Settings current={current} /></div>
+      <div class="column"><Trend /><Events /></div>
+    </div>
+  );
+}
+
+function Facts({ current }: { current: Status }) {
+  const all = rows.value;
+  const scored = all.filter((row) => row.fitness !== undefined);
+  const best = scored.reduce<Row | null>((top, row) => (!top || row.fitness! > top.fitness! ? row : top), null);
+  const proposals = current.proposals_ended;
+  const spent = current.spent;
+  const over = OVER.includes(current.phase);
+  const budget = current.settings?.budget ?? {};
+  const running = over || current.phase === "paused" ? 0 : Math.max(0, (now.value - Date.parse(current.changed ?? "")) / 1000 || 0);
+  const seconds = (spent?.seconds ?? 0) + Math.min(running, 24 * 3600);
+  const used: [string, number, number, (value: number) => string][] = [];
+  if (budget.candidates) used.push(["candidates", proposals, budget.candidates, String]);
+  if (budget.seconds) used.push(["wall clock", seconds, budget.seconds, clock]);
+  if (budget.gpu_seconds) used.push(["GPU time", spent?.gpu_seconds ?? 0, budget.gpu_seconds, clock]);
+  if (budget.tokens) used.push(["model tokens", Number(spent?.tokens ?? 0), Number(budget.tokens), big]);
+  if (budget.money) used.push(["money", spent?.money ?? 0, budget.money, (value) => `$${value.toFixed(2)}`]);
+  const share = Math.max(0, ...used.map(([, have, all]) => have / all));
+  const left = !over && share > 0.02 && share < 1 ? (seconds * (1 - share)) / share : null;
+  return (
+    <section class="card wide-card" aria-label="State">
+      <div class="tiles">
+        <Tile title="State" value={<Chip text={current.phase} />} note={current.stop_reason || current.origin || (left !== null ? `about ${clock(left)} left at this pace` : "")} />
+        <Tile title="Candidates" value={all.length.toLocaleString("en")} note={`${scored.length.toLocaleString("en")} scored, ${(current.states.rejected ?? 0).toLocaleString("en")} rejected`} />
+        <Tile title="Best" value={best ? measure("fitness").text(best.fitness!) : "–"} note={best ? <CandidateLink id={best.id} /> : "nothing is scored yet"} />
+        {current.loss_of_root !== undefined && <Tile title="Best held-out loss" value={bestOf(all, "loss")} note={`root ${current.loss_of_root.toFixed(4)} nats per token`} />}
+        {seconds > 0 && <Tile title="Wall clock" value={clock(seconds)} note={`${clock(spent?.training_seconds ?? 0)} of training`} />}
+        {Number(spent?.tokens ?? 0) > 0 && <Tile title="Model tokens" value={big(Number(spent!.tokens))} note={spent!.money ? `$${spent!.money.toFixed(2)}` : "no price known"} />}
+        {current.dead_letters > 0 && <Tile title="Dead letters" value={String(current.dead_letters)} note="asi-arch dead lists them" />}
+      </div>
+      {used.length > 0 && (
+        <dl class="budget">
+          {used.map(([name, have, all, text]) => (
+            <div key={name}>
+              <dt>{name}</dt>
+              <dd><progress value={Math.min(have, all)} max={all} aria-label={`${name} used`} /> {text(have)} of {text(all)}</dd>
+            </div>
+          ))}
+        </dl>
+      )}
+    </section>
+  );
+}
+
+function bestOf(all: readonly Row[], key: string): string {
+  const which = measure(key);
+  const values = all.map(which.of).filter((value): value is number => value !== undefined);
+  if (!values.length) return "–";
+  return which.text(values.reduce((a, b) => (betterThan(which, a, b) ? a : b)));
+}
+
+function Tile({ title, value, note }: { title: string; value: preact.ComponentChildren; note?: preact.ComponentChildren }) {
+  return <div class="tile"><div class="quiet">{title}</div><div class="number">{value}</div><div class="quiet small">{note}</div></div>;
+}
+
+/** The measure that this page shows over time: what was chosen, else fitness, else what there is. */
+function shown(all: readonly Row[]): Measure | null {
+  const known = present(all).filter((one) => one.better && one.key !== "seconds");
+  return known.find((one) => one.key === chosen.value) ?? known[0] ?? null;
+}
+
+function scores(all: readonly Row[], which: Measure): { row: Row; value: number; compute: number }[] {
+  let compute = 0;
+  return [...all].sort((a, b) => a.number - b.number).flatMap((row) => {
+    compute += row.seconds ?? 0;
+    const value = which.of(row);
+    return value === undefined || row.kind === "ablation" ? [] : [{ row, value, compute: compute / 3600 }];
+  });
+}
+
+function Best() {
+  const all = filtered.value;
+  const which = shown(all);
+  const seen = facts.value;
+  const timed = against.value === "time";
+  const lines = useMemo(() => {
+    if (!which) return [];
+    const ended = new Map(seen.filter((fact) => /judged|archived/.test(fact.fact) && fact.candidate).map((fact) => [fact.candidate!, Date.parse(fact.time)]));
+    const begun = Math.min(...ended.values());
+    let best: number | null = null;
+    const dots: [number, number][] = [];
+    const line: [number, number][] = [];
+    for (const { row, value, compute } of scores(all, which)) {
+      const x = against.value === "compute" ? compute : timed ? (ended.has(row.id) ? (ended.get(row.id)! - begun) / 60000 : null) : row.number;
+      if (x === null) continue;
+      best = best === null || betterThan(which, value, best) ? value : best;
+      dots.push([x, value]);
+      line.push([x, best]);
+    }
+    return [
+      { label: "candidates", points: dots, colour: `color-mix(in srgb, ${category(1)} ${dots.length > 300 ? 45 : 90}%, transparent)`, width: 0, dots: true },
+      { label: "best so far", points: line, colour: category(0), width: 2.5, stepped: true },
+    ] satisfies Line[];
+  }, [all, which, against.value, timed ? seen : null]);
+  const x = { candidates: "candidates in the order of the run", compute: "hours of training and evaluation", time: "minutes since the first that ended" }[against.value];
+  const hasCompute = all.some((row) => row.seconds);
+  return (
+    <section class="card" aria-label="Best so far">
+      <div class="head">
+        <h2>Best so far</h2>
+        <Choice label="measure" value={which?.key ?? ""} options={present(all).filter((one) => one.better).map((one) => [one.key, one.label])} onChange={(key) => { chosen.value = key; }} />
+        <Choice label="against" value={against.value} options={AGAINST.filter((one) => one === "candidates" || (one === "compute" ? hasCompute : seen.length > 0)).map((one) => [one, one])} onChange={(key) => { against.value = key as typeof against.value; }} />
+      </div>
+      {which && lines[1]?.points.length
+        ? <Lines lines={lines} x={x} y={which.label} yText={which.text} height={260} label={`${which.label}, best so far against ${x}: from ${which.text(lines[1].points[0]![1])} to ${which.text(lines[1].points.at(-1)![1])} over ${lines[1].points.length} candidates`} />
+        : <p class="empty">Nothing is measured yet.</p>}
+    </section>
+  );
+}
+
+export function Choice({ label, value, options, onChange }: { label: string; value: string; options: readonly (readonly [string, string])[]; onChange: (key: string) => void }) {
+  return (
+    <label class="choice"><span class="quiet">{label}</span>
+      <select value={value} onChange={(event) => onChange(event.currentTarget.value)}>
+        {options.map(([key, text]) => <option key={key} value={key}>{text}</option>)}
+      </select>
+    </label>
+  );
+}
+
+function Trend() {
+  const all = filtered.value;
+  const which = shown(all);
+  const { lines, size } = useMemo(() => {
+    if (!which) return { lines: [], size: 0 };
+    const points = scores(all, which);
+    const size = points.length >= 400 ? 50 : points.length >= 60 ? 10 : 5;
+    const blocks: { x: number; values: number[] }[] = [];
+    for (let from = 0; from + size <= points.length; from += size) {
+      const part = points.slice(from, from + size);
+      blocks.push({ x: part.at(-1)!.row.number, values: part.map((one) => one.value).sort((a, b) => a - b) });
+    }
+    return {
+      size,
+      lines: blocks.length < 3 ? [] : [{
+        label: "mean", colour: category(2), points: blocks.map(({ x, values }) => [x, mean(values)] as [number, number]),
+        band: blocks.map(({ x, values }) => [x, quantile(values, 0.1), quantile(values, 0.9)] as [number, number, number]),
+      }] satisfies Line[],
+    };
+  }, [all, which]);
+  return (
+    <section class="card" aria-label="Trend">
+      <div class="head"><h2>Trend of {which?.label ?? "the scores"}</h2></div>
+      {lines.length && which
+        ? <>
+            <Lines lines={lines} x="candidates in the order of the run" y={which.label} yText={which.text} height={260} label={`Mean ${which.label} in blocks of ${size}: from ${which.text(lines[0]!.points[0]![1])} to ${which.text(lines[0]!.points.at(-1)![1])}`} />
+            <p class="quiet small">Means of {size} candidates each; the band holds the middle 80 % of them.</p>
+          </>
+        : <p class="empty">A trend needs three blocks of five measured candidates.</p>}
+    </section>
+  );
+}
+
+function Trainings({ current }: { current: Status }) {
+  const live = [...trainings.value.values()];
+  const over = OVER.includes(current.phase);
+  if (over && !live.length) return null;
+  return (
+    <section class="card wide-card" aria-label="In training">
+      <h2>In training now</h2>
+      {live.length ? <div class="trainings">{live.map((one) => <Live key={`${one.candidate}/${one.seed}`} one={one} />)}</div>
+        : <p class="empty">{current.states.training ? "The engineers in charge report no steps to this machine." : "Nothing is in training."}</p>}
+    </section>
+  );
+}
+
+function Live({ one }: { one: Training }) {
+  const lines = useMemo<Line[]>(() => [{ label: "training loss", points: one.points, colour: category(0) }], [one.points]);
+  const last = one.points.at(-1)?.[1];
+  const left = one.step ? (one.seconds * (one.steps - one.step)) / one.step : null;
+  return (
+    <article class="live">
+      <h3><CandidateLink id={one.candidate} /></h3>
+      <progress value={one.step} max={one.steps} aria-label="steps" />
+      <p class="quiet small">
+        step {one.step} of {one.steps} · loss {last?.toFixed(3) ?? "–"} · {big(one.tokens_per_second)} tokens/s · seed {one.seed}
+        {left !== null && ` · ${clock(left)} left`}
+      </p>
+      {one.points.length > 1 && <Lines lines={lines} x="step" y="loss" height={120} label={`Training loss of ${one.candidate}, now ${last?.toFixed(3)}`} />}
+    </article>
+  );
+}
+
+function Flow({ current }: { current: Status }) {
+  const moving = rows.value.filter((row) => !["archived", "rejected", "unspecified"].includes(row.state));
+  const latest = new Map<string, number>();
+  for (const fact of facts.value) {
+    if (fact.candidate && !latest.has(fact.candidate)) latest.set(fact.candidate, Date.parse(fact.time));
+  }
+  const workers = new Map<string, Row[]>();
+  for (const row of rows.value) if (row.worker) workers.set(row.worker, [...(workers.get(row.worker) ?? []), row]);
+  return (
+    <section class="card" aria-label="Queue and workers">
+      <h2>Queue and workers</h2>
+      <ul class="states">
+        {STATES.map((state) => <li key={state} class={current.states[state] ? "" : "none"}><span class="number small">{current.states[state] ?? 0}</span> {state}</li>)}
+        {current.climbing > 0 && <li><span class="number small">{current.climbing}</span> in second trainings</li>}
+      </ul>
+      {moving.length > 0 && (
+        <ul class="plain">
+          {moving.slice(0, 12).map((row) => (
+            <li key={row.id}>
+              <CandidateLink id={row.id} /> {WAITS[row.state] ?? row.state}
+              {latest.has(row.id) && <span class="quiet">, {clock((now.value - latest.get(row.id)!) / 1000)}</span>}
+            </li>
+          ))}
+          {moving.length > 12 && <li class="quiet">and {moving.length - 12} more</li>}
+        </ul>
+      )}
+      {workers.size > 0 && (
+        <table class="small">
+          <thead><tr><th scope="col">worker</th><th scope="col" class="num">trained</th><th scope="col" class="num">time</th></tr></thead>
+          <tbody>
+            {[...workers].map(([name, done]) => (
+              <tr key={name}><td>{name}</td><td class="num">{done.length}</td><td class="num">{clock(done.reduce((sum, row) => sum + (row.seconds ?? 0), 0))}</td></tr>
+            ))}
+          </tbody>
+        </table>
+      )}
+    </section>
+  );
+}
+
+function Events() {
+  const known = facts.value;
+  const newest = [...rows.value].sort((a, b) => b.number - a.number).slice(0, 12);
+  return (
+    <section class="card" aria-label="Newest events">
+      <h2>{known.length ? "Newest events" : "Newest candidates"}</h2>
+      {known.length ? (
+        <ol class="log" tabIndex={0} aria-label="Events, newest first">
+          {known.map((fact) => (
+            <li key={fact.sequence}>
+              <time class="quiet" dateTime={fact.time}>{new Date(fact.time).toLocaleTimeString("en-GB")}</time>{" "}
+              {fact.candidate && <CandidateLink id={fact.candidate} name={fact.name ?? undefined} />} {fact.fact.replace(/^candidate\./, "")}
+              <span class="quiet">{told(fact)}</span>
+            </li>
+          ))}
+        </ol>
+      ) : (
+        <ol class="log" tabIndex={0} aria-label="Candidates, newest first">
+          {newest.map((row) => <li key={row.id}><CandidateLink id={row.id} /> {row.state}<span class="quiet">{row.fitness !== undefined ? `, fitness ${show(measure("fitness"), row)}` : ""}</span></li>)}
+        </ol>
+      )}
+    </section>
+  );
+}
+
+function told(fact: { fact: string; reason: string | null; loss: number | null; judge: number | null; fitness: number | null }): string {
+  if (fact.reason) return `: ${fact.reason}`;
+  if (fact.fact === "candidate.trained" && fact.loss !== null) return `: loss ${fact.loss.toFixed(4)}`;
+  if (/judged|archived|rescored/.test(fact.fact) && fact.fitness !== null) return `: fitness ${fact.fitness.toFixed(3)}`;
+  return "";
+}
+
+function Settings({ current }: { current: Status }) {
+  const settings = current.settings;
+  if (!settings) return null;
+  const overrides = Object.entries(settings.scale_overrides ?? {}).map(([key, value]) => `${key}=${value}`).join(", ");
+  const known: [string, string | number | undefined][] = [
+    ["scale", settings.scale + (overrides ? ` (${overrides})` : "")], ["mind", settings.mind], ["seats", settings.seats], ["seed", settings.seed],
+    ["seeds per candidate", settings.candidate_seeds], ["baselines", settings.baselines.join(", ")], ["fitness", settings.fitness],
+    ["pool", settings.pool ? `${settings.pool.size}, parents from the best ${settings.pool.parents}` : ""],
+    ["parents", settings.parent_policy], ["promotion", settings.promotion], ["events", current.sequence], ["origin", current.origin],
+  ];
+  return (
+    <section class="card" aria-label="Settings">
+      <h2>Settings</h2>
+      <dl class="pairs">{known.filter(([, value]) => value).map(([name, value]) => <><dt>{name}</dt><dd>{value}</dd></>)}</dl>
+    </section>
+  );
+}

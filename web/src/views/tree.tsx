@@ -1,0 +1,212 @@
+// The tree of candidates: layout, colour and size by a measure, names, fold, minimap, and the playback below.
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { address, go } from "../address.js";
+import { byId, filtered, rows, status } from "../archive.js";
+import { descendants, family, pathTo } from "../lineage.js";
+import { betterThan, measure, present, show, type Measure } from "../measures.js";
+import { Choice } from "./overview.js";
+import type { Row } from "../records.js";
+import { quantile } from "../statistics.js";
+import { category, dark, ramp } from "../theme.js";
+import { TreeCanvas, type Look } from "../tree/canvas.js";
+import { layout, type Placed } from "../tree/layout.js";
+import { film, type Film } from "../tree/playback.js";
+import { Playback } from "../tree/player.js";
+
+const BEST = 20;
+const CATEGORICAL = ["state", "stage", "kind", "branch"];
+
+export function TreeView() {
+  const all = rows.value;
+  const { layout: kind, colour, size, candidate, filter, at } = address.value;
+  const canvas = useRef<HTMLCanvasElement>(null), mini = useRef<HTMLCanvasElement>(null), tip = useRef<HTMLDivElement>(null);
+  const view = useRef<TreeCanvas | null>(null);
+  const [folded, setFolded] = useState<ReadonlySet<string>>(new Set());
+  const [focused, setFocused] = useState("");
+  const [played, setPlayed] = useState<Film | null>(null);
+  const [spoken, setSpoken] = useState("");
+  const frame = at === "" ? null : Number(at);
+  const tree = useMemo(() => family(all), [all]);
+  const counts = useMemo(() => descendants(tree), [tree]);
+  const aspect = useRef(1.6);
+  const placed = useMemo(() => layout(tree, folded, counts, kind, aspect.current), [tree, folded, kind]);
+  const chosen = candidate.split("..")[0]!;
+  const theme = dark.value;
+  const matching = useMemo(() => (filter ? new Set(filtered.value.map((row) => row.id)) : null), [filter, filtered.value]);
+  const { paint, legend } = useMemo(() => painter(colour, all, tree.roots), [colour, all, theme]);
+  const sized = useMemo(() => sizer(measure(size), all), [size, all]);
+  const best = useMemo(() => ranking(all, sizedBy(colour, all)).slice(0, BEST), [all, colour]);
+
+  useEffect(() => {
+    const one = new TreeCanvas(canvas.current!, mini.current!);
+    view.current = one;
+    aspect.current = one.aspect;
+    one.onChoose = (node) => { setFocused(node.row.id); go({ candidate: node.row.id }); };
+    one.onFold = (node) => fold(node.row.id);
+    one.onHover = (node, x, y) => point(tip.current!, node, x, y, one.aspect);
+    (window as { asiTree?: TreeCanvas }).asiTree = one; // where a node is on the screen, for tests
+    return () => one.close();
+  }, []);
+  useEffect(() => {
+    const path = new Set(chosen ? pathTo(chosen, byId.value) : []);
+    const shownAt = frame !== null && played ? played : null;
+    const look: Look = {
+      colour: (node) => (shownAt && (shownAt.scored.get(node.row.id) ?? Infinity) > frame! ? null : paint(node.row)),
+      size: (node) => sized(node.row),
+      label: (node) => node.row.name,
+      best: shownAt ? ranking(all.filter((row) => (shownAt.scored.get(row.id) ?? Infinity) <= frame!), sizedBy(colour, all)).slice(0, BEST) : best,
+      chosen: focused || chosen,
+      path,
+      bright: matching ? (node) => matching.has(node.row.id) : null,
+      visible: shownAt ? (node) => (shownAt.appears.get(node.row.id) ?? 0) <= frame! : null,
+    };
+    view.current!.place(placed);
+    view.current!.show(look);
+  }, [placed, paint, sized, best, chosen, focused, matching, frame, played, theme]);
+  useEffect(() => {
+    setFocused("");
+    if (!chosen) return;
+    const hidden = pathTo(chosen, byId.value).slice(0, -1).filter((id) => folded.has(id));
+    if (hidden.length) setFolded(new Set([...folded].filter((id) => !hidden.includes(id))));
+    // The window has its new width only after the panel beside it was laid out.
+    requestAnimationFrame(() => requestAnimationFrame(() => view.current?.panTo(chosen)));
+  }, [chosen]);
+  useEffect(() => { if (frame !== null && !played) void film(status.value?.run ?? "", all).then(setPlayed); }, [frame === null]);
+
+  function fold(id: string) {
+    if (!tree.children.has(id)) return;
+    setFolded((before) => { const next = new Set(before); if (!next.delete(id)) next.add(id); return next; });
+  }
+  function walk(to: Row | undefined) {
+    if (!to) return;
+    setFocused(to.id);
+    setSpoken(`${to.name}, ${to.id}, ${measure("fitness").label} ${show(measure("fitness"), to)}, ${tree.children.get(to.id)?.length ?? 0} children`);
+    view.current?.panTo(to.id);
+  }
+  function onKey(event: KeyboardEvent) {
+    const here = byId.value.get(focused || chosen) ?? tree.roots[0];
+    if (!here) return;
+    const parent = here.parent ? byId.value.get(here.parent) : undefined;
+    const siblings = (parent ? tree.children.get(parent.id) : tree.roots) ?? [];
+    const place = siblings.findIndex((row) => row.id === here.id);
+    const moves: Record<string, () => void> = {
+      ArrowLeft: () => walk(parent), ArrowRight: () => walk(focused || chosen ? tree.children.get(here.id)?.[0] : here),
+      ArrowUp: () => walk(siblings[place - 1]), ArrowDown: () => walk(siblings[place + 1]), Home: () => walk(tree.roots[0]),
+      Enter: () => go({ candidate: here.id }), " ": () => fold(here.id),
+      "+": () => view.current?.zoomBy(1.4), "=": () => view.current?.zoomBy(1.4), "-": () => view.current?.zoomBy(1 / 1.4), "0": () => view.current?.fit(),
+    };
+    const move = moves[event.key];
+    if (move) { event.preventDefault(); move(); }
+  }
+
+  const measures = present(all).map((one) => [one.key, one.label] as const);
+  return (
+    <div class="tree-view">
+      <div class="tools">
+        <Choice label="layout" value={kind} options={[["radial", "radial"], ["tidy", "tidy"]]} onChange={(value) => go({ layout: value }, true)} />
+        <Choice label="colour" value={colour} options={[...measures, ...CATEGORICAL.map((one) => [one, one] as const)]} onChange={(value) => go({ colour: value }, true)} />
+        <Choice label="size" value={size} options={[...measures, ["descendants", "descendants"] as const]} onChange={(value) => go({ size: value }, true)} />
+        <Legend items={legend} />
+        <span class="spread" />
+        <button onClick={() => view.current?.zoomBy(1.4)} aria-label="Zoom in">+</button>
+        <button onClick={() => view.current?.zoomBy(1 / 1.4)} aria-label="Zoom out">−</button>
+        <button onClick={() => view.current?.fit()}>Fit</button>
+        {folded.size > 0 && <button onClick={() => setFolded(new Set())}>Unfold all</button>}
+      </div>
+      <div class="stage">
+        <canvas
+          ref={canvas} tabIndex={0} role="application" aria-roledescription="tree of candidates"
+          aria-label={`Tree of ${all.length} candidates. Arrow keys walk, Enter opens, Space folds, plus and minus zoom, 0 fits.`}
+          onKeyDown={onKey}
+        />
+        <canvas class="minimap" ref={mini} aria-hidden="true" />
+        <div class="tip" ref={tip} hidden />
+        <p class="sr" role="status" aria-live="polite">{spoken}</p>
+        <p class="hint quiet small">wheel: zoom · drag: move · click: open · double click: fold</p>
+      </div>
+      <Playback film={played} frame={frame} rows={all} which={sizedBy(colour, all)} onOpen={() => go({ at: "0" }, true)} onClose={() => go({ at: "" }, true)} onFrame={(place) => go({ at: String(place) }, true)} />
+    </div>
+  );
+}
+
+function point(box: HTMLElement, node: Placed | null, x: number, y: number, aspect: number): void {
+  void aspect;
+  box.hidden = !node;
+  if (!node) return;
+  const { row } = node;
+  const parent = row.parent ? byId.value.get(row.parent) : undefined;
+  const known = present([row]).filter((one) => !one.key.startsWith("task:") && one.key !== "number");
+  box.textContent = [`${row.name} (${row.id})`, ...known.map((one) => `${one.label}: ${show(one, row)}`), `state: ${row.state}`, ...(parent ? [`from ${parent.name}`] : []), ...(row.reason ? [row.reason.slice(0, 80)] : [])].join("\n");
+  const stage = box.parentElement!.getBoundingClientRect();
+  const flip = x > stage.width / 2, low = y > stage.height / 2;
+  box.style.transform = `translate(${flip ? "-100%" : "0"}, ${low ? "-100%" : "0"}) translate(${x + (flip ? -14 : 14)}px, ${y + (low ? -14 : 14)}px)`;
+}
+
+/** The measure that names and the best-so-far line go by: the colour's, if it is one with a better end. */
+function sizedBy(colour: string, all: readonly Row[]): Measure {
+  const asked = CATEGORICAL.includes(colour) ? measure("fitness") : measure(colour);
+  return asked.better && all.some((row) => asked.of(row) !== undefined) ? asked : measure("fitness");
+}
+
+function ranking(all: readonly Row[], which: Measure): string[] {
+  return all.filter((row) => which.of(row) !== undefined)
+    .sort((a, b) => (betterThan(which, which.of(a)!, which.of(b)!) ? -1 : 1)).map((row) => row.id);
+}
+
+function sizer(which: Measure, all: readonly Row[]): (row: Row) => number {
+  if (which.key === "task:descendants" || which.key === "descendants") {
+    const counts = descendants(family(all));
+    const most = Math.max(1, ...counts.values());
+    return (row) => Math.sqrt((counts.get(row.id) ?? 0) / most);
+  }
+  const values = all.map(which.of).filter((value): value is number => value !== undefined).sort((a, b) => a - b);
+  if (values.length < 2) return () => 0.4;
+  const low = quantile(values, 0.02), high = quantile(values, 1);
+  return (row) => {
+    const value = which.of(row);
+    if (value === undefined) return 0;
+    const share = Math.min(1, Math.max(0, (value - low) / (high - low || 1)));
+    return (which.better === "low" ? 1 - share : share) ** 2;
+  };
+}
+
+interface Swatch { text: string; colour: string }
+type LegendItems = { from: string; to: string; colours: string[] } | Swatch[];
+
+function painter(key: string, all: readonly Row[], roots: readonly Row[]): { paint: (row: Row) => string | null; legend: LegendItems } {
+  if (CATEGORICAL.includes(key)) {
+    const branchOf = key === "branch" ? branches(all, roots) : null;
+    const label = (row: Row) => (branchOf ? branchOf.get(row.id) ?? "" : String(row[key as keyof Row] ?? ""));
+    const counts = new Map<string, number>();
+    for (const row of all) counts.set(label(row), (counts.get(label(row)) ?? 0) + 1);
+    const names = [...counts].sort((a, b) => b[1] - a[1]).map(([name]) => name);
+    const places = new Map(names.map((name, place) => [name, Math.min(place, 7)]));
+    return { paint: (row) => category(places.get(label(row)) ?? 7), legend: names.slice(0, 7).map((text, place) => ({ text, colour: category(place) })) };
+  }
+  const which = measure(key);
+  const values = all.map(which.of).filter((value): value is number => value !== undefined).sort((a, b) => a - b);
+  if (!values.length) return { paint: () => null, legend: [] };
+  const low = quantile(values, 0.05), high = quantile(values, 1);
+  const [worst, top] = which.better === "low" ? [quantile(values, 0.95), values[0]!] : [low, high];
+  const scale = ramp(worst, top);
+  return {
+    paint: (row) => { const value = which.of(row); return value === undefined ? null : scale(value); },
+    legend: { from: which.text(worst), to: which.text(top), colours: Array.from({ length: 9 }, (_, place) => scale(worst + ((top - worst) * place) / 8)) },
+  };
+}
+
+/** Each candidate's branch: the child of the root that it descends from, if there is one root; else its root. */
+function branches(all: readonly Row[], roots: readonly Row[]): Map<string, string> {
+  const known = new Map(all.map((row) => [row.id, row]));
+  const from = roots.length === 1 ? 1 : 0;
+  return new Map(all.map((row) => [row.id, known.get(pathTo(row.id, known)[from] ?? row.id)?.name ?? row.name]));
+}
+
+function Legend({ items }: { items: LegendItems }) {
+  if (Array.isArray(items)) {
+    return <span class="legend">{items.map((one) => <span key={one.text}><i style={{ background: one.colour }} />{one.text}</span>)}</span>;
+  }
+  return (
+    <span class="legend"><span>{items.from}</span><i class="ramp" style={{ background: `linear-gradient(90deg, ${items.colours.join(",")})` }} /><span>{items.to}</span></span>
+  );
+}
