@@ -94,7 +94,6 @@ export interface Interval { low: number; high: number; level?: number }
 export interface Difference {
   id: string;
   name: string;
-  control: boolean;
   row: Row;
   loss: { mean: number; low: number; high: number; seeds: number; words: string } | null;
   benchmark: { mean: number; low: number; high: number } | null;

@@ -106,6 +106,7 @@ def application(opened: Opened, settings: ConsoleSettings) -> web.Application:
     app.router.add_get("/api/runs", _runs)
     app.router.add_get("/api/table", _table)
     app.router.add_get("/api/candidate", _candidate)
+    app.router.add_get("/api/gains", _gains)
     app.router.add_get("/api/curves", _curves)
     app.router.add_get("/api/chain", _chain)
     app.router.add_get("/api/compare", _compare)
@@ -167,20 +168,41 @@ async def _table(request: web.Request) -> web.StreamResponse:
 
 
 async def _candidate(request: web.Request) -> web.StreamResponse:
-    """The whole record, its parent's, and how far it lies from the parent and each control, with intervals."""
-    pages = request.app[PAGES]
-    run, wanted = request.query.get("run", ""), request.query.get("id", "")
-    record = await pages.archive.ask("GetCandidate", pb.GetCandidateRequest(run=run, candidate=wanted))
-    parent, controls = await asyncio.gather(_parent(pages, record), _controls(pages, record.run))
-    rivals = [*([parent] if parent is not None else []), *controls]
-    compared = [_difference(one, record) for one in {one.id: one for one in rivals}.values() if one.id != record.id]
+    """The whole record and its parent's, and the rows of those that it is compared with."""
+    record, parent, controls = await _with_rivals(request)
     return _json({
         "record": _plain(record),
         "row": web_row(record),
         "parent": None if parent is None else _plain(parent),
         "controls": [{"row": web_row(one), "curve": _curve(one)} for one in controls],
-        "compared": compared,
+        "compared": [_rival(one) for one in _rivals(record, parent, controls)],
     })  # fmt: skip
+
+
+async def _gains(request: web.Request) -> web.StreamResponse:
+    """How far the candidate lies from its parent and each control, with intervals: a bootstrap takes a moment."""
+    record, parent, controls = await _with_rivals(request)
+    rivals = _rivals(record, parent, controls)
+    return _json(await asyncio.to_thread(lambda: [_difference(one, record) for one in rivals]))
+
+
+async def _with_rivals(
+    request: web.Request,
+) -> tuple[candidate_pb2.Candidate, candidate_pb2.Candidate | None, list[candidate_pb2.Candidate]]:
+    """The candidate that is asked for, its parent, and the controls of its run."""
+    pages = request.app[PAGES]
+    run, wanted = request.query.get("run", ""), request.query.get("id", "")
+    record = await pages.archive.ask("GetCandidate", pb.GetCandidateRequest(run=run, candidate=wanted))
+    return record, *await asyncio.gather(_parent(pages, record), _controls(pages, record.run))
+
+
+def _rivals(
+    record: candidate_pb2.Candidate,
+    parent: candidate_pb2.Candidate | None,
+    controls: list[candidate_pb2.Candidate],
+) -> list[candidate_pb2.Candidate]:
+    known = {one.id: one for one in ([] if parent is None else [parent]) + controls}
+    return [one for one in known.values() if one.id != record.id]
 
 
 async def _parent(pages: Pages, record: candidate_pb2.Candidate) -> candidate_pb2.Candidate | None:
@@ -200,10 +222,7 @@ def _difference(other: candidate_pb2.Candidate, record: candidate_pb2.Candidate)
     """How far `record` lies from `other`: positive gains are better, with 95 % intervals where they can be had."""
     gain, benchmark = gain_over(other, record), benchmark_gain(record, other)
     both = record.training.HasField("benchmark") and other.training.HasField("benchmark")
-    return {
-        "id": other.id,
-        "name": other.proposal.name or other.request.baseline or other.id,
-        "control": other.kind == candidate_pb2.KIND_BASELINE,
+    return _rival(other) | {
         "loss": None if gain is None else {
             "mean": gain.mean, "low": gain.interval.low, "high": gain.interval.high, "seeds": gain.seeds,
             "words": gain.words,
@@ -211,8 +230,13 @@ def _difference(other: candidate_pb2.Candidate, record: candidate_pb2.Candidate)
         "benchmark": None if benchmark is None or not both else {
             "mean": record.training.benchmark - other.training.benchmark, "low": benchmark.low, "high": benchmark.high,
         },
-        "row": web_row(other),
     }  # fmt: skip
+
+
+def _rival(other: candidate_pb2.Candidate) -> dict[str, object]:
+    """Whom a candidate is compared with, before anything was computed."""
+    row = web_row(other)
+    return {"id": other.id, "name": row["name"], "row": row, "loss": None, "benchmark": None}
 
 
 async def _compare(request: web.Request) -> web.StreamResponse:
@@ -220,7 +244,8 @@ async def _compare(request: web.Request) -> web.StreamResponse:
     pages, run = request.app[PAGES], request.query.get("run", "")
     asked = [pb.GetCandidateRequest(run=run, candidate=request.query.get(name, "")) for name in ("a", "b")]
     first, second = await asyncio.gather(*(pages.archive.ask("GetCandidate", one) for one in asked))
-    return _json({"records": [_plain(first), _plain(second)], "compared": _difference(first, second)})
+    compared = await asyncio.to_thread(_difference, first, second)
+    return _json({"records": [_plain(first), _plain(second)], "compared": compared})
 
 
 async def _curves(request: web.Request) -> web.StreamResponse:

@@ -66,6 +66,7 @@ function One({ id, wide }: { id: string; wide: boolean }) {
   const row = byId.value.get(id);
   const run = status.value?.run ?? "";
   const { answer, trouble } = useAnswer<CandidateAnswer>("/api/candidate", { run, id }, JSON.stringify(row ?? null));
+  const { answer: gains } = useAnswer<Difference[]>("/api/gains", { run, id }, JSON.stringify(row ?? null));
   const shown = row ?? answer?.row;
   if (!shown) return <><Bar title={id} id="" chips={[]} /><p class="empty" role="status">{trouble || "Reading …"}</p></>;
   return (
@@ -74,7 +75,7 @@ function One({ id, wide }: { id: string; wide: boolean }) {
       <Path id={shown.id} />
       {shown.reason && <p class="callout bad">Rejected at {shown.reason}</p>}
       {trouble && <p class="callout" role="status">{trouble}</p>}
-      {answer ? <Whole answer={answer} wide={wide} /> : <Numbers row={shown} compared={[]} />}
+      {answer ? <Whole answer={answer} gains={gains} wide={wide} /> : <Numbers row={shown} compared={[]} />}
     </>
   );
 }
@@ -93,13 +94,14 @@ function Path({ id }: { id: string }) {
   );
 }
 
-function Whole({ answer, wide }: { answer: CandidateAnswer; wide: boolean }) {
-  const { record, parent, compared, row } = answer;
+function Whole({ answer, gains, wide }: { answer: CandidateAnswer; gains: Difference[] | null; wide: boolean }) {
+  const { record, parent, row } = answer;
+  const compared = gains ?? answer.compared;
   const proposal = record.proposal ?? {};
   return (
     <>
       <Change record={record} parent={parent} wide={wide} />
-      <Numbers row={row} compared={compared} record={record} />
+      <Numbers row={row} compared={compared} record={record} waiting={!gains} />
       <Curves record={record} parent={parent} controls={answer.controls} />
       <Finding record={record} />
       {proposal.motivation && <Section title="Motivation"><Markdown text={proposal.motivation} /></Section>}
@@ -152,7 +154,7 @@ function Change({ record, parent, wide }: { record: CandidateRecord; parent: Can
 }
 
 /** Every measure, and how far it lies from the parent and each control; a difference says better or worse only outside its interval. */
-function Numbers({ row, compared, record }: { row: Row; compared: Difference[]; record?: CandidateRecord }) {
+function Numbers({ row, compared, record, waiting }: { row: Row; compared: Difference[]; record?: CandidateRecord; waiting?: boolean }) {
   const measures = present([row, ...compared.map((one) => one.row)]).filter((one) => one.key !== "number");
   const [main, tasks] = [measures.filter((one) => !one.key.startsWith("task:")), measures.filter((one) => one.key.startsWith("task:"))];
   if (!measures.length) return null;
@@ -177,7 +179,8 @@ function Numbers({ row, compared, record }: { row: Row; compared: Difference[]; 
           </tbody>
         </table></div>
       )}
-      {!losses.length && parent && <p class="quiet small">No interval can be given against the parent: {row.kind === "imported" ? "published records hold one number without its blocks or items" : "the two share no seed with losses by block"}.</p>}
+      {waiting && compared.length > 0 && <p class="quiet small" role="status">Computing intervals …</p>}
+      {!waiting && !losses.length && parent && <p class="quiet small">No interval can be given against the parent: {row.kind === "imported" ? "published records hold one number without its blocks or items" : "the two share no seed with losses by block"}.</p>}
       {tasks.length > 0 && (
         <details open={tasks.length <= 6}><summary>{tasks.length} tasks</summary>
           <div class="scroll" tabIndex={0} role="region" aria-label="Tasks">
