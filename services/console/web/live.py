@@ -17,6 +17,7 @@ from services.chassis.errors import BusLost
 from services.console.events import EventRow, event_row
 from services.console.log import open_log
 from services.console.settings import ConsoleSettings, running_system
+from services.contracts import events_pb2
 
 LATEST = 200
 """Events of a run that a newly opened page is shown."""
@@ -32,6 +33,7 @@ class RunLog:
     def __init__(self, settings: ConsoleSettings, run: str) -> None:
         self._settings, self._run = settings, run
         self._latest: deque[EventRow] = deque(maxlen=LATEST)
+        self._earlier: dict[str, EventRow] = {}  # the newest of each candidate: a fact carries only what it adds
         self._count = 0
         self._moved = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
@@ -81,7 +83,9 @@ class RunLog:
                         continue
                     last = logged.sequence
                     with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
-                        fact = event_row(logged)
+                        candidate = events_pb2.Event.FromString(logged.body).candidate
+                        fact = event_row(logged, self._earlier.get(candidate))
+                        self._earlier[candidate] = fact
                         async with self._moved:
                             self._latest.append(fact)
                             self._count += 1
