@@ -14,7 +14,10 @@ from services.engineer.training.sizes import ModelSizes
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Malformed, Sandbox
 
 JOB = "services.engineer.checks.guest:run"
-PRELOAD = ("torch", "services.sandbox.channel", "services.sandbox.integrity", "services.engineer.checks.guest")
+PRELOAD = (
+    "torch", "services.sandbox.wire", "services.sandbox.integrity",
+    "services.engineer.checks.screen", "services.engineer.checks.guest",
+)  # fmt: skip
 """For a sandbox in which programs are only checked: its start takes half the time."""
 THOROUGH_SEEDS = (0, 1, 2, 3)
 

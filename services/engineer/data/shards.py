@@ -93,7 +93,9 @@ def fill(store: ShardStore, demand: Demand, tokens: Tokens, texts: Iterable[str]
     A document's part is decided by the hash of its text. Raises CorpusError when the texts end too soon.
     """
     buffers, documents, heldout_bytes = _empty(), 0, 0
-    with tqdm(total=demand.train, initial=store.progress.train, unit="tok", unit_scale=True, desc="tokenising") as bar:
+    with tqdm(
+        total=demand.train, initial=store.progress.train, unit="tok", unit_scale=True, desc="tokenising", disable=None
+    ) as bar:
         for text in texts:
             content = text.encode("utf-8")
             part, row = part_of(content), [*tokens.encode(text), tokens.boundary]

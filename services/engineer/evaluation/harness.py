@@ -9,9 +9,9 @@ from typing import TypeVar
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
+from lm_eval import evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 from numpy.typing import NDArray
 
@@ -21,6 +21,7 @@ from services.engineer.evaluation.truncation import Trial
 from services.engineer.training.session import Job
 
 T = TypeVar("T")
+evaluator.get_git_commit_hash = lambda: None  # it would ask git about the working folder, which complains on stderr
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of our own settings at every evaluation
 TRIALS = 32
 """How many of the rows that were asked are asked again, cut off, in another child."""
@@ -120,7 +121,7 @@ def evaluate(model: HarnessModel, job: Job) -> dict[str, object]:
     scale = job.scale
     tasks = [local_task(name, job) if name in LOCAL else name for name in scale.tasks]
     hub = any(isinstance(task, str) for task in tasks)
-    results = simple_evaluate(
+    results = evaluator.simple_evaluate(
         model=model,
         tasks=tasks,
         limit=scale.task_limit or None,
