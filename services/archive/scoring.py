@@ -1,14 +1,34 @@
-"""Fitness of a record against the root of its run: the domain's rules applied to what events carry."""
+"""Fitness of a record against the baselines of its run: the domain's rules applied to what events carry."""
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import fmean, stdev
 
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
-from services.domain.fitness import BENCHMARK, JUDGE, LOSS, TERMS, Baseline, Conditions, Fitness, Measured, fitness
+from services.domain.fitness import (
+    BENCHMARK,
+    JUDGE,
+    LOSS,
+    STANDARDISED_GAIN,
+    TERMS,
+    Baseline,
+    Conditions,
+    Fitness,
+    Measured,
+    Replicates,
+    Scale,
+    check_conditions,
+    fitness,
+    scale_of,
+    standardised_gain,
+)
 from services.domain.statistics import Interval, bootstrap
 
 RESAMPLES = 200
+Rows = Callable[[pb.Candidate, pb.Candidate], list[list[float]]]
+"""Paired differences of two records, by shared seed and held-out item."""
 
 
 def terms_of(settings: events_pb2.RunSettings) -> frozenset[str]:
@@ -39,12 +59,20 @@ def benchmark_of(record: pb.Candidate) -> float | None:
 
 
 def score(
-    version: str, record: pb.Candidate, raw: float | None, root: pb.Candidate, terms: frozenset[str]
+    version: str,
+    record: pb.Candidate,
+    raw: float | None,
+    root: pb.Candidate,
+    terms: frozenset[str],
+    baselines: Sequence[pb.Candidate],
 ) -> pb.Fitness | None:
-    """The fitness with its parts and interval, or None where a switched-on term was not measured.
+    """The fitness with what it was made from and its interval, or None where something that it needs is not measured.
 
+    `baselines` are those of the record's stage, of which the measured ones give the scale of a standardised gain.
     Raises ValueError where record and root were not measured under the same conditions.
     """
+    if version == STANDARDISED_GAIN:
+        return _standardised(record, root, terms, baselines)
     baseline = Baseline(loss_of(root), benchmark_of(root), conditions_of(root))
     measured = Measured(loss_of(record), benchmark_of(record), raw, conditions_of(record))
     value = fitness(version, measured, baseline, terms)
@@ -60,19 +88,107 @@ def score(
     )
 
 
+def _standardised(
+    record: pb.Candidate, root: pb.Candidate, terms: frozenset[str], baselines: Sequence[pb.Candidate]
+) -> pb.Fitness | None:
+    check_conditions(conditions_of(record), conditions_of(root))
+    scale = stage_scale(root, baselines, terms)
+    if scale is None:
+        return None
+    gains = {LOSS: _difference(loss_of(root), loss_of(record)), BENCHMARK: _benchmark_difference(record, root)}
+    intervals = {
+        name: one for name in scale.weights if record.id != root.id and (one := _GAINS[name](record, root)) is not None
+    }
+    value = standardised_gain(gains, scale, intervals, len(record.training.seeds))
+    if value is None:
+        return None
+    interval = value.interval
+    return pb.Fitness(
+        version=STANDARDISED_GAIN,
+        value=value.value,
+        interval=None if interval is None else pb.Interval(low=interval.low, high=interval.high, level=interval.level),
+        terms=[
+            pb.FitnessTerm(
+                name=name,
+                gain=gains[name],
+                noise=term.noise,
+                reliability=term.reliability,
+                weight=scale.weights.get(name, 0.0),
+            )
+            for name, term in scale.terms.items()
+        ],
+    )
+
+
+def stage_scale(root: pb.Candidate, baselines: Sequence[pb.Candidate], terms: frozenset[str] = TERMS) -> Scale | None:
+    """The noise and reliability of a stage's measurements, from its measured baselines; None without any noise."""
+    others = [one for one in baselines if one.id != root.id and conditions_of(one) == conditions_of(root)]
+    models = [root, *sorted(others, key=lambda one: one.request.number)]
+    measured = [one for one in models if one.training.HasField("loss")]
+    if not measured or measured[0].id != root.id:
+        return None
+    blocks = _item_errors(measured, _block_rows, lambda seed: list(seed.block_losses))
+    replicates = {LOSS: Replicates([_losses(one) for one in measured], blocks)}
+    accuracies = [_benchmarks(one) for one in measured]
+    if BENCHMARK in terms and all(accuracies):
+        answers = _item_errors(measured, _item_rows, lambda seed: [float(c) for s in seed.scores for c in s.correct])
+        replicates[BENCHMARK] = Replicates(accuracies, answers)
+    return scale_of(replicates)
+
+
+def _losses(record: pb.Candidate) -> dict[int, float]:
+    return {seed.seed: seed.loss for seed in record.training.seeds}
+
+
+def _benchmarks(record: pb.Candidate) -> dict[int, float]:
+    """By seed; empty where one is not known."""
+    seeds = record.training.seeds
+    if all(seed.HasField("benchmark") for seed in seeds):
+        return {seed.seed: seed.benchmark for seed in seeds}
+    return {seeds[0].seed: record.training.benchmark} if len(seeds) == 1 and benchmark_of(record) is not None else {}
+
+
+def _item_errors(
+    models: Sequence[pb.Candidate], paired: Rows, own: Callable[[pb.SeedResult], list[float]]
+) -> list[float]:
+    """The standard errors over held-out items of the others' gains over the root; of its own value without others."""
+    root, *others = models
+    if others:
+        return [error for one in others if (error := _error(paired(one, root))) is not None]
+    alone = _error([items for seed in root.training.seeds if (items := own(seed))])
+    return [] if alone is None else [alone * math.sqrt(2)]
+
+
+def _error(rows: Sequence[Sequence[float]]) -> float | None:
+    """The standard error of the mean over items, each averaged over the seeds; None for fewer than two items."""
+    if not rows or len({len(row) for row in rows}) > 1:
+        return None
+    items = [fmean(column) for column in zip(*rows, strict=True)]
+    return stdev(items) / math.sqrt(len(items)) if len(items) > 1 else None
+
+
+def _difference(higher: float | None, lower: float | None) -> float | None:
+    return None if higher is None or lower is None else higher - lower
+
+
+def _benchmark_difference(record: pb.Candidate, root: pb.Candidate) -> float | None:
+    return _difference(benchmark_of(record), benchmark_of(root))
+
+
 def loss_gain(record: pb.Candidate, other: pb.Candidate) -> Interval | None:
     """The interval of other's loss minus record's, paired by seed and held-out block; None where nothing is shared.
 
     Seeds that were trained in different precision share nothing.
     """
-    return _bootstrap([[b - a for a, b in zip(one, two, strict=True)] for one, two in _blocks(record, other)], record)
+    return _bootstrap(_block_rows(record, other), record)
 
 
 def benchmark_gain(record: pb.Candidate, other: pb.Candidate) -> Interval | None:
     """The interval of record's accuracy minus other's, paired by seed and item."""
-    return _bootstrap(
-        [[float(a) - b for a, b in zip(one, two, strict=True)] for one, two in _items(record, other)], record
-    )
+    return _bootstrap(_item_rows(record, other), record)
+
+
+_GAINS = {LOSS: loss_gain, BENCHMARK: benchmark_gain}
 
 
 def _interval(
@@ -108,21 +224,23 @@ def _bootstrap(gains: list[list[float]], record: pb.Candidate) -> Interval | Non
     return bootstrap(gains, random.Random(f"{record.run}.{record.id}"), resamples=RESAMPLES)
 
 
-def _blocks(record: pb.Candidate, other: pb.Candidate) -> list[tuple[Sequence[float], Sequence[float]]]:
+def _block_rows(record: pb.Candidate, other: pb.Candidate) -> list[list[float]]:
+    """Per shared seed, other's loss minus record's in each held-out block."""
     return [
-        (one.block_losses, two.block_losses)
+        [b - a for a, b in zip(one.block_losses, two.block_losses, strict=True)]
         for one, two in _shared_seeds(record, other)
-        if len(one.block_losses) == len(two.block_losses)
+        if 0 < len(one.block_losses) == len(two.block_losses)
     ]
 
 
-def _items(record: pb.Candidate, other: pb.Candidate) -> list[tuple[list[bool], list[bool]]]:
-    pairs = []
+def _item_rows(record: pb.Candidate, other: pb.Candidate) -> list[list[float]]:
+    """Per shared seed, whether record answered and other did not (1), or the other way round (−1), in each question."""
+    rows = []
     for one, two in _shared_seeds(record, other):
         theirs = {score.task: score for score in two.scores}
         tasks = [s for s in one.scores if s.task in theirs and 0 < len(s.correct) == len(theirs[s.task].correct)]
-        pairs.append(([c for s in tasks for c in s.correct], [c for s in tasks for c in theirs[s.task].correct]))
-    return [pair for pair in pairs if pair[0]]
+        rows.append([float(a) - b for s in tasks for a, b in zip(s.correct, theirs[s.task].correct, strict=True)])
+    return [row for row in rows if row]
 
 
 def _shared_seeds(record: pb.Candidate, other: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:

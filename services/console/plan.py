@@ -24,7 +24,7 @@ from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
 from services.console.options import SCALES, names_in, near, one_of
 from services.contracts import events_pb2 as pb
-from services.domain.fitness import VERSIONS
+from services.domain.fitness import DEFAULT, VERSIONS
 from services.domain.ladder_settings import PROMOTIONS, climb_of
 from services.domain.pool import STRATEGIES
 from services.domain.run_state import Budget, RunPolicy
@@ -65,7 +65,7 @@ class Measurement(BaseModel):
     )
     baseline_seeds: int = _setting(1, "trainings per baseline", wire="baseline_seeds", fixed=True, ge=1)
     baselines: tuple[str, ...] = _setting((), "names in the zoo, commas between; the first is the root", fixed=True)
-    fitness: str = _setting("paper", "paper (mean of three) or code (their sum)", wire="fitness", fixed=True)
+    fitness: str = _setting(DEFAULT, "what ranks: standardised-gain-1, paper or code", wire="fitness", fixed=True)
     judge_times: int = _setting(1, "how often a language-model judge is asked", wire="judge_times", ge=1)
 
 
@@ -218,7 +218,7 @@ def _content(path: Path) -> dict[str, object]:
 def run_settings(options: RunOptions) -> pb.RunSettings:
     """The record of a run's settings. Raises SettingsError naming the flag and the fix."""
     one_of("--scale", options.scale, SCALES)
-    one_of("--fitness", options.fitness, tuple(VERSIONS))
+    one_of("--fitness", options.fitness, VERSIONS)
     one_of("--parent-policy", options.parent_policy, tuple(STRATEGIES))
     one_of("--promotion", options.promotion, PROMOTIONS)
     for part in options.without:

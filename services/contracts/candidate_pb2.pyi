@@ -478,6 +478,7 @@ class Training(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     REVISIONS_FIELD_NUMBER: _builtins.int
     PROGRAM_FIELD_NUMBER: _builtins.int
+    INVESTIGATION_FIELD_NUMBER: _builtins.int
     loss: _builtins.float
     """mean over seeds of the final held-out loss, nats per token"""
     loss_stderr: _builtins.float
@@ -496,6 +497,10 @@ class Training(_message.Message):
     def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revision]:
         """programs that failed before this one, with their errors"""
 
+    @_builtins.property
+    def investigation(self) -> Global___Investigation:
+        """where the loss looked too good to be true"""
+
     def __init__(
         self,
         *,
@@ -508,15 +513,18 @@ class Training(_message.Message):
         worker: _builtins.str = ...,
         revisions: _abc.Iterable[Global___Revision] | None = ...,
         program: _builtins.str = ...,
+        investigation: Global___Investigation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_benchmark_stderr", b"_benchmark_stderr", "_loss", b"_loss", "_loss_stderr", b"_loss_stderr", "benchmark", b"benchmark", "benchmark_stderr", b"benchmark_stderr", "loss", b"loss", "loss_stderr", b"loss_stderr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_benchmark_stderr", b"_benchmark_stderr", "_investigation", b"_investigation", "_loss", b"_loss", "_loss_stderr", b"_loss_stderr", "benchmark", b"benchmark", "benchmark_stderr", b"benchmark_stderr", "investigation", b"investigation", "loss", b"loss", "loss_stderr", b"loss_stderr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_benchmark_stderr", b"_benchmark_stderr", "_loss", b"_loss", "_loss_stderr", b"_loss_stderr", "attempt", b"attempt", "benchmark", b"benchmark", "benchmark_stderr", b"benchmark_stderr", "loss", b"loss", "loss_stderr", b"loss_stderr", "program", b"program", "revisions", b"revisions", "seeds", b"seeds", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_benchmark_stderr", b"_benchmark_stderr", "_investigation", b"_investigation", "_loss", b"_loss", "_loss_stderr", b"_loss_stderr", "attempt", b"attempt", "benchmark", b"benchmark", "benchmark_stderr", b"benchmark_stderr", "investigation", b"investigation", "loss", b"loss", "loss_stderr", b"loss_stderr", "program", b"program", "revisions", b"revisions", "seeds", b"seeds", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__benchmark: _TypeAlias = _typing.Literal["benchmark"]  # noqa: Y015
     _WhichOneofArgType__benchmark: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark"]  # noqa: Y015
     _WhichOneofReturnType__benchmark_stderr: _TypeAlias = _typing.Literal["benchmark_stderr"]  # noqa: Y015
     _WhichOneofArgType__benchmark_stderr: _TypeAlias = _typing.Literal["_benchmark_stderr", b"_benchmark_stderr"]  # noqa: Y015
+    _WhichOneofReturnType__investigation: _TypeAlias = _typing.Literal["investigation"]  # noqa: Y015
+    _WhichOneofArgType__investigation: _TypeAlias = _typing.Literal["_investigation", b"_investigation"]  # noqa: Y015
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
     _WhichOneofReturnType__loss_stderr: _TypeAlias = _typing.Literal["loss_stderr"]  # noqa: Y015
@@ -526,11 +534,77 @@ class Training(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__benchmark_stderr) -> _WhichOneofReturnType__benchmark_stderr | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__investigation) -> _WhichOneofReturnType__investigation | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_stderr) -> _WhichOneofReturnType__loss_stderr | None: ...
 
 Global___Training: _TypeAlias = Training  # noqa: Y015
+
+@_typing.final
+class Investigation(_message.Message):
+    """What a closer look at a suspected loss found. The repetition trains root and candidate again, with the same seed, on
+    training data that begins elsewhere, and scores both on text that neither the training nor the first scoring used.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOSS_FIELD_NUMBER: _builtins.int
+    FLOOR_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    PROBES_FIELD_NUMBER: _builtins.int
+    REPEATED_LOSS_FIELD_NUMBER: _builtins.int
+    REPEATED_ROOT_LOSS_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    UNREPEATED_BECAUSE_FIELD_NUMBER: _builtins.int
+    loss: _builtins.float
+    """the suspected one, nats per token"""
+    floor: _builtins.float
+    """losses below it are suspected"""
+    probes: _builtins.int
+    """asked in all"""
+    repeated_loss: _builtins.float
+    """of the candidate; absent where it was not repeated"""
+    repeated_root_loss: _builtins.float
+    seed: _builtins.int
+    """of the repetition"""
+    data: _builtins.str
+    """what was trained and scored on"""
+    unrepeated_because: _builtins.str
+    """why there is no repetition"""
+    @_builtins.property
+    def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProbeVerdict]:
+        """of the thorough check"""
+
+    def __init__(
+        self,
+        *,
+        loss: _builtins.float = ...,
+        floor: _builtins.float = ...,
+        failed: _abc.Iterable[Global___ProbeVerdict] | None = ...,
+        probes: _builtins.int = ...,
+        repeated_loss: _builtins.float | None = ...,
+        repeated_root_loss: _builtins.float | None = ...,
+        seed: _builtins.int = ...,
+        data: _builtins.str = ...,
+        unrepeated_because: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_repeated_loss", b"_repeated_loss", "_repeated_root_loss", b"_repeated_root_loss", "repeated_loss", b"repeated_loss", "repeated_root_loss", b"repeated_root_loss"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_repeated_loss", b"_repeated_loss", "_repeated_root_loss", b"_repeated_root_loss", "data", b"data", "failed", b"failed", "floor", b"floor", "loss", b"loss", "probes", b"probes", "repeated_loss", b"repeated_loss", "repeated_root_loss", b"repeated_root_loss", "seed", b"seed", "unrepeated_because", b"unrepeated_because"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__repeated_loss: _TypeAlias = _typing.Literal["repeated_loss"]  # noqa: Y015
+    _WhichOneofArgType__repeated_loss: _TypeAlias = _typing.Literal["_repeated_loss", b"_repeated_loss"]  # noqa: Y015
+    _WhichOneofReturnType__repeated_root_loss: _TypeAlias = _typing.Literal["repeated_root_loss"]  # noqa: Y015
+    _WhichOneofArgType__repeated_root_loss: _TypeAlias = _typing.Literal["_repeated_root_loss", b"_repeated_root_loss"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repeated_loss) -> _WhichOneofReturnType__repeated_loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repeated_root_loss) -> _WhichOneofReturnType__repeated_root_loss | None: ...
+
+Global___Investigation: _TypeAlias = Investigation  # noqa: Y015
 
 @_typing.final
 class SeedResult(_message.Message):
@@ -546,6 +620,7 @@ class SeedResult(_message.Message):
     MEASUREMENTS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
+    BENCHMARK_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     loss: _builtins.float
     """final held-out loss, nats per token"""
@@ -554,6 +629,8 @@ class SeedResult(_message.Message):
     """over held-out blocks"""
     stopped: _builtins.str
     """the watcher's reason, where training was cut short on purpose"""
+    benchmark: _builtins.float
+    """mean accuracy over the tasks that the scale averages"""
     @_builtins.property
     def curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurvePoint]: ...
     @_builtins.property
@@ -579,17 +656,22 @@ class SeedResult(_message.Message):
         measurements: Global___Measurements | None = ...,
         checkpoint: Global___Artifact | None = ...,
         stopped: _builtins.str | None = ...,
+        benchmark: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint", "_loss_stderr", b"_loss_stderr", "_stopped", b"_stopped", "checkpoint", b"checkpoint", "loss_stderr", b"loss_stderr", "measurements", b"measurements", "stopped", b"stopped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_checkpoint", b"_checkpoint", "_loss_stderr", b"_loss_stderr", "_stopped", b"_stopped", "benchmark", b"benchmark", "checkpoint", b"checkpoint", "loss_stderr", b"loss_stderr", "measurements", b"measurements", "stopped", b"stopped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint", "_loss_stderr", b"_loss_stderr", "_stopped", b"_stopped", "bits_per_byte", b"bits_per_byte", "block_losses", b"block_losses", "checkpoint", b"checkpoint", "curve", b"curve", "loss", b"loss", "loss_stderr", b"loss_stderr", "measurements", b"measurements", "scores", b"scores", "seed", b"seed", "stopped", b"stopped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_checkpoint", b"_checkpoint", "_loss_stderr", b"_loss_stderr", "_stopped", b"_stopped", "benchmark", b"benchmark", "bits_per_byte", b"bits_per_byte", "block_losses", b"block_losses", "checkpoint", b"checkpoint", "curve", b"curve", "loss", b"loss", "loss_stderr", b"loss_stderr", "measurements", b"measurements", "scores", b"scores", "seed", b"seed", "stopped", b"stopped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__benchmark: _TypeAlias = _typing.Literal["benchmark"]  # noqa: Y015
+    _WhichOneofArgType__benchmark: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark"]  # noqa: Y015
     _WhichOneofReturnType__checkpoint: _TypeAlias = _typing.Literal["checkpoint"]  # noqa: Y015
     _WhichOneofArgType__checkpoint: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint"]  # noqa: Y015
     _WhichOneofReturnType__loss_stderr: _TypeAlias = _typing.Literal["loss_stderr"]  # noqa: Y015
     _WhichOneofArgType__loss_stderr: _TypeAlias = _typing.Literal["_loss_stderr", b"_loss_stderr"]  # noqa: Y015
     _WhichOneofReturnType__stopped: _TypeAlias = _typing.Literal["stopped"]  # noqa: Y015
     _WhichOneofArgType__stopped: _TypeAlias = _typing.Literal["_stopped", b"_stopped"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__benchmark) -> _WhichOneofReturnType__benchmark | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint) -> _WhichOneofReturnType__checkpoint | None: ...
     @_typing.overload
@@ -964,8 +1046,9 @@ class Fitness(_message.Message):
     BENCHMARK_TERM_FIELD_NUMBER: _builtins.int
     JUDGE_TERM_FIELD_NUMBER: _builtins.int
     INTERVAL_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    """"paper" or "code" """
+    """"standardised-gain-1", "paper" or "code" """
     value: _builtins.float
     loss_term: _builtins.float
     """0 to 1"""
@@ -975,6 +1058,10 @@ class Fitness(_message.Message):
     """0 to 1"""
     @_builtins.property
     def interval(self) -> Global___Interval: ...
+    @_builtins.property
+    def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___FitnessTerm]:
+        """what a standardised gain was made from"""
+
     def __init__(
         self,
         *,
@@ -984,10 +1071,11 @@ class Fitness(_message.Message):
         benchmark_term: _builtins.float | None = ...,
         judge_term: _builtins.float | None = ...,
         interval: Global___Interval | None = ...,
+        terms: _abc.Iterable[Global___FitnessTerm] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_benchmark_term", b"_benchmark_term", "_interval", b"_interval", "_judge_term", b"_judge_term", "_loss_term", b"_loss_term", "benchmark_term", b"benchmark_term", "interval", b"interval", "judge_term", b"judge_term", "loss_term", b"loss_term"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark_term", b"_benchmark_term", "_interval", b"_interval", "_judge_term", b"_judge_term", "_loss_term", b"_loss_term", "benchmark_term", b"benchmark_term", "interval", b"interval", "judge_term", b"judge_term", "loss_term", b"loss_term", "value", b"value", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark_term", b"_benchmark_term", "_interval", b"_interval", "_judge_term", b"_judge_term", "_loss_term", b"_loss_term", "benchmark_term", b"benchmark_term", "interval", b"interval", "judge_term", b"judge_term", "loss_term", b"loss_term", "terms", b"terms", "value", b"value", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__benchmark_term: _TypeAlias = _typing.Literal["benchmark_term"]  # noqa: Y015
     _WhichOneofArgType__benchmark_term: _TypeAlias = _typing.Literal["_benchmark_term", b"_benchmark_term"]  # noqa: Y015
@@ -1007,6 +1095,49 @@ class Fitness(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_term) -> _WhichOneofReturnType__loss_term | None: ...
 
 Global___Fitness: _TypeAlias = Fitness  # noqa: Y015
+
+@_typing.final
+class FitnessTerm(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    NOISE_FIELD_NUMBER: _builtins.int
+    RELIABILITY_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"loss" or "benchmark" """
+    gain: _builtins.float
+    """over the root, in nats or accuracy, positive where better"""
+    noise: _builtins.float
+    """standard deviation of one seed's gain at this stage"""
+    reliability: _builtins.float
+    """test–retest correlation over seeds, 0 to 1; absent where not measured"""
+    weight: _builtins.float
+    """0: the term does not count"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        gain: _builtins.float | None = ...,
+        noise: _builtins.float = ...,
+        reliability: _builtins.float | None = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gain", b"_gain", "_reliability", b"_reliability", "gain", b"gain", "reliability", b"reliability"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gain", b"_gain", "_reliability", b"_reliability", "gain", b"gain", "name", b"name", "noise", b"noise", "reliability", b"reliability", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__gain: _TypeAlias = _typing.Literal["gain"]  # noqa: Y015
+    _WhichOneofArgType__gain: _TypeAlias = _typing.Literal["_gain", b"_gain"]  # noqa: Y015
+    _WhichOneofReturnType__reliability: _TypeAlias = _typing.Literal["reliability"]  # noqa: Y015
+    _WhichOneofArgType__reliability: _TypeAlias = _typing.Literal["_reliability", b"_reliability"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gain) -> _WhichOneofReturnType__gain | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reliability) -> _WhichOneofReturnType__reliability | None: ...
+
+Global___FitnessTerm: _TypeAlias = FitnessTerm  # noqa: Y015
 
 @_typing.final
 class Interval(_message.Message):

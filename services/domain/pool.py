@@ -115,6 +115,15 @@ def entered(state: PoolState, entry: Entry, policy: PoolPolicy) -> tuple[PoolSta
     return PoolState(update.members, (), state.count, update.number), update
 
 
+def rescored(state: PoolState, candidate: str, fitness: float) -> PoolState:
+    """The pool with another fitness of one of its entries; the members stay the same, their order follows."""
+
+    def changed(entries: Sequence[Entry]) -> list[Entry]:
+        return [replace(one, fitness=fitness) if one.id == candidate else one for one in entries]
+
+    return replace(state, members=rank(changed(state.members)), pending=tuple(changed(state.pending)))
+
+
 def seeds(state: PoolState) -> tuple[Entry, ...]:
     """Who may be drawn now, best first: the members, or all that entered while the pool has never been updated."""
     return state.members if state.updates else rank(state.pending)

@@ -20,12 +20,13 @@ PLACES = 64
 class Result:
     """One candidate's result at one rung; what was not measured is ``None``.
 
-    ``fitness`` orders the candidates of a rung and means nothing beside it. ``loss`` is in nats, ``benchmark`` a score
-    where more is better, ``flops`` are per token. Raises ``ValueError`` for a number that is not finite.
+    ``fitness`` orders the candidates of the search; above it nobody is judged, and the loss does. ``loss`` is in nats,
+    ``benchmark`` a score where more is better, ``flops`` are per token. Raises ``ValueError`` for a number that is not
+    finite.
     """
 
     candidate: str
-    fitness: float
+    fitness: float | None
     loss: float
     benchmark: float | None = None
     parameters: int | None = None
@@ -205,8 +206,8 @@ def _beats(one: Result, baseline: Result) -> bool:
 
 
 def _best(results: Sequence[Result]) -> list[Result]:
-    """Best fitness first; the earlier of equals, for sorting is stable."""
-    return sorted(results, key=lambda one: -one.fitness)
+    """Best fitness first, then those without by loss; the earlier of equals, for sorting is stable."""
+    return sorted(results, key=lambda one: (one.fitness is None, -(one.fitness or 0.0), one.loss))
 
 
 Losses = tuple[tuple[int, float], ...]  # by seed
@@ -260,6 +261,17 @@ class Ladder:
 def searched(ladder: Ladder, result: Result, root: bool) -> Ladder:
     """The ladder after one more result of the search."""
     return _measured(ladder, 0, result, root)
+
+
+def rescored(ladder: Ladder, candidate: str, fitness: float) -> Ladder:
+    """The ladder with another fitness of one result of the search."""
+
+    def changed(results: Sequence[Result]) -> tuple[Result, ...]:
+        return tuple(replace(one, fitness=fitness) if one.candidate == candidate else one for one in results)
+
+    rungs = [replace(rung, waiting=changed(rung.waiting), kept=changed(rung.kept)) for rung in ladder.rungs[:1]]
+    roots = [one and changed([one])[0] for one in ladder.roots[:1]]
+    return replace(ladder, rungs=(*rungs, *ladder.rungs[1:]), roots=(*roots, *ladder.roots[1:]))
 
 
 def arrived(ladder: Ladder, rung: int, candidate: str, result: Result | None, root: bool) -> Ladder:

@@ -22,6 +22,7 @@ from services.domain.run_state import (
     Forked,
     Paused,
     Phase,
+    Rescored,
     Resumed,
     Retried,
     RunPolicy,
@@ -46,6 +47,7 @@ __all__ = [
     "Finish",
     "Forked",
     "Paused",
+    "Rescored",
     "Resumed",
     "Retried",
     "Seat",
@@ -111,6 +113,9 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
             return _ablate(state, fact, policy)
         case Ended():
             return _end(state, fact, policy)
+        case Rescored(_, candidate, value):
+            pool = pools.rescored(state.pool, candidate, value)
+            return replace(state, pool=pool, ladder=rungs.rescored(state.ladder, candidate, value)), ()
         case Verified(_, candidate, rung, losses, result):
             return _verified(state, candidate, rung, losses, result, policy), ()
         case _:

@@ -249,6 +249,15 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Rescored:
+    """The fitness of a candidate that ended was computed anew."""
+
+    time: float
+    candidate: str
+    fitness: float
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """A candidate or control was trained again; ``losses`` is empty and ``result`` None where that failed.
 
@@ -262,7 +271,7 @@ class Verified:
     result: Result | None = None
 
 
-Fact = Started | Paused | Resumed | Forked | Stopped | Spending | Asked | Retried | Wanted | Ended | Verified
+Fact = Started | Paused | Resumed | Forked | Stopped | Spending | Asked | Retried | Wanted | Ended | Rescored | Verified
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.engineer.data.corpus import TokenArray
+from services.engineer.investigation import investigate, suspected
 from services.engineer.matching import overrides_for
 from services.engineer.records import seed_message, training_message, training_progress
 from services.engineer.revision import Failure, Reviser
@@ -83,6 +84,7 @@ class Engineer:
         bench = Workbench(self._data_dir, record.run, record.id)
         try:
             training = await self._train_with_revisions(job, record, stage, surroundings, bench)
+            await self._investigate(job, record, training, stage, surroundings)
         except Drained as drained:
             raise HandedBack(str(drained)) from drained
         except SandboxUnavailable as unavailable:
@@ -94,6 +96,26 @@ class Engineer:
         event = follow(job.cause, "trained", SERVICE, job.attempt, record.id)
         event.candidate_trained.CopyFrom(events_pb2.CandidateTrained(training=training, stage=record.stage))
         return [event]
+
+    async def _investigate(
+        self, job: Job, record: pb.Candidate, training: pb.Training, stage: Stage, surroundings: Surroundings
+    ) -> None:
+        """Add what a closer look finds where the loss looks too good to be true."""
+        found = suspected(record, training.loss, surroundings)
+        if found is None:
+            return
+        program, unpruned = training.program or record.proposal.program, replace(surroundings, finished=())
+
+        async def repeat(work: str, program: str, seed: int, stage: Stage) -> float:
+            bench = Workbench(self._data_dir, record.run, f"{record.id}-{work}")
+            try:
+                return (await self._finished_or_trained(job, program, seed, stage, unpruned, bench)).loss
+            finally:
+                bench.done()
+
+        seeds = [seed.seed for seed in training.seeds]
+        result = await investigate(found, program, seeds, stage, self._stages, surroundings, repeat)
+        training.investigation.CopyFrom(result)
 
     async def _verify(self, job: Job) -> events_pb2.Event:
         """Fresh seeds, and the part of the data that nothing was ever selected by."""

@@ -43,7 +43,10 @@ def training_message(seeds: Sequence[pb.SeedResult], averaged: Sequence[str]) ->
     training.loss = fmean(losses)
     if len(losses) > 1:
         training.loss_stderr = stdev(losses) / math.sqrt(len(losses))
-    benchmarks = [score for seed in seeds if (score := benchmark_of(seed, averaged)) is not None]
+    for seed in training.seeds:
+        if (score := benchmark_of(seed, averaged)) is not None:
+            seed.benchmark = score
+    benchmarks = [seed.benchmark for seed in training.seeds if seed.HasField("benchmark")]
     if len(benchmarks) == len(seeds):
         training.benchmark = fmean(benchmarks)
         if len(benchmarks) > 1:

@@ -10,8 +10,9 @@ from services.archive.curves import curves_of
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.curves import Curve
+from services.domain.leakage import PAPER, leakage_policy
 from services.engineer.stages import Stage
-from services.engineer.training.watcher import Peers, WatchSettings
+from services.engineer.training.watcher import LEAK_SHARE, Peers, WatchSettings
 
 MOST_CURVES = 200
 """Candidates whose curves a prediction rests on: the best ones, which are those that it is about."""
@@ -24,6 +25,7 @@ class Surroundings:
     settings: events_pb2.RunSettings
     peers: Peers
     finished: tuple[Curve, ...]
+    baselines: tuple[pb.Candidate, ...] = ()
 
 
 async def surroundings_of(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, stage: str) -> Surroundings:
@@ -31,7 +33,7 @@ async def surroundings_of(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, 
     status = await archive.GetRun(archive_pb2.RunRequest(run=run), timeout=30)
     reply = await archive.GetBaselines(archive_pb2.GetBaselinesRequest(run=run, stage=stage), timeout=30)
     finished = await _curves(archive, run) if _switched_on(status.settings, "prune") else ()
-    return Surroundings(status.settings, peers_of(reply.baselines), finished)
+    return Surroundings(status.settings, peers_of(reply.baselines), finished, tuple(reply.baselines))
 
 
 def peers_of(baselines: Sequence[pb.Candidate]) -> Peers:
@@ -47,10 +49,20 @@ def peers_of(baselines: Sequence[pb.Candidate]) -> Peers:
 
 
 def watch_settings(settings: events_pb2.RunSettings, stage: Stage) -> WatchSettings:
-    """The watcher's rules: memory from the scale, pruning where the run switched it on, at the share it names."""
+    """The watcher's rules: memory from the scale, pruning and the paper's leakage rule where the run asks for them."""
     usual = WatchSettings()
     share = float(str(settings.policies["prune_from"])) if "prune_from" in settings.policies else usual.prune_from
-    return WatchSettings(memory_bytes=stage.scale.memory_bytes, prune=_switched_on(settings, "prune"), prune_from=share)
+    return WatchSettings(
+        memory_bytes=stage.scale.memory_bytes,
+        prune=_switched_on(settings, "prune"),
+        prune_from=share,
+        leak=LEAK_SHARE if leakage_of(settings) == PAPER else None,
+    )
+
+
+def leakage_of(settings: events_pb2.RunSettings) -> str:
+    """The run's policy for losses that look too good to be true."""
+    return leakage_policy(settings.policies.fields["leakage"].string_value if "leakage" in settings.policies else "")
 
 
 def _switched_on(settings: events_pb2.RunSettings, policy: str) -> bool:

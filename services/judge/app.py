@@ -1,20 +1,92 @@
-"""The judge, put together."""
+"""The judge, put together: its settings, its gRPC service, and which judge a run's mind means."""
 
+# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
+from __future__ import annotations
+
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
+import grpc.aio
+from pydantic import Field
+
+from services.chassis.errors import NotPossible, NotYet, Rejected, SettingsError
 from services.chassis.rpc import channel
 from services.chassis.service import Service
+from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
-from services.contracts import archive_pb2_grpc, checker_pb2_grpc, judge_pb2, judge_pb2_grpc
-from services.judge.calibration import Calibration
+from services.contracts import archive_pb2, archive_pb2_grpc, candidate_pb2, checker_pb2_grpc, judge_pb2, judge_pb2_grpc
 from services.judge.handlers import JudgeHandler
-from services.judge.model.judge import ModelJudge
-from services.judge.offline.judge import OfflineJudge
-from services.judge.opinion import Judging
-from services.judge.service import JudgeService
-from services.judge.settings import JudgeSettings
+from services.judge.judges import Judge, ModelJudge, OfflineJudge
+from services.llm.budget import BudgetLedger
 from services.llm.minds import ArchiveLedger, Minds
+from services.llm.openai_mind import OpenAIMind
+from services.llm.port import OFFLINE, OPENAI, Mind
+
+
+class JudgeSettings(ServiceSettings):
+    """Variables begin with ASI_JUDGE_ where they are the judge's own."""
+
+    parallel: int = Field(8, ge=1, description="candidates judged at once")
+
+
+class Calibration:
+    """The minds of questions outside a run: paid from the run's ledger, but recorded with no candidate.
+
+    Opens a mind when it is first asked for. Close it when the service ends.
+    """
+
+    def __init__(self, ledger: BudgetLedger) -> None:
+        self._ledger = ledger
+        self._openai: OpenAIMind | None = None
+
+    def mind(self, name: str) -> Mind | None:
+        """The mind called "openai"; None for "offline".
+
+        Raises NotPossible for a replay, which cannot drift, and where the environment describes no endpoint.
+        """
+        if name in ("", OFFLINE):
+            return None
+        if name != OPENAI:
+            raise NotPossible(f"mind is {name!r}, which answers from a record: calibrate a run whose mind is {OPENAI}")
+        if self._openai is None:
+            try:
+                self._openai = OpenAIMind.from_environment(os.environ, self._ledger)
+            except SettingsError as error:
+                raise NotPossible(str(error)) from None
+        return self._openai
+
+    async def judge(self, mind: str, job: Job | None = None) -> Judge:
+        """Who judges for a run with this mind. Raises NotPossible as `mind` does."""
+        del job
+        model = self.mind(mind)
+        return OfflineJudge() if model is None else ModelJudge(model)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._openai is not None:
+            await self._openai.close()
+
+
+class JudgeService(judge_pb2_grpc.JudgeServicer):
+    """The verdict on a measured candidate once more. Nothing is recorded: the caller compares."""
+
+    def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub, handler: JudgeHandler) -> None:
+        self._archive = archive
+        self._handler = handler
+
+    async def Judge(
+        self, request: judge_pb2.JudgeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> candidate_pb2.Verdict:
+        wanted = archive_pb2.GetCandidateRequest(run=request.run, candidate=request.candidate)
+        record = await self._archive.GetCandidate(wanted, timeout=30)
+        if not record.training.HasField("loss"):
+            raise NotPossible(f"candidate {record.id} is not measured: it is {candidate_pb2.State.Name(record.state)}")
+        try:
+            return await self._handler.verdict(await self._handler.case(record), None)
+        except (NotYet, Rejected) as error:
+            raise NotPossible(f"candidate {record.id} of run {record.run} cannot be judged: {error}") from None
 
 
 @asynccontextmanager
@@ -22,11 +94,11 @@ async def build(service: Service, settings: JudgeSettings) -> AsyncIterator[None
     """Judge trained candidates, and answer questions about verdicts."""
     offline = OfflineJudge()
 
-    async def choose(mind: str, job: Job | None) -> Judging:
+    async def choose(mind: str, job: Job | None) -> Judge:
         if job is None:
-            return await calibration.judging(mind)
-        thinking = await minds.mind(mind, job)
-        return offline if thinking is None else ModelJudge(thinking)
+            return await calibration.judge(mind)
+        model = await minds.mind(mind, job)
+        return offline if model is None else ModelJudge(model)
 
     async with (
         channel(settings.archive_address, settings) as archive_channel,

@@ -6,22 +6,24 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from services.archive.records import record_for
 from services.archive.runs import Runs
-from services.archive.scoring import benchmark_of, loss_of, score, terms_of
+from services.archive.scoring import benchmark_of, loss_of, score, stage_scale, terms_of
 from services.chassis.errors import NotYet, Rejected
-from services.chassis.events import follow
+from services.chassis.events import first, follow
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2, checker_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.leakage import Suspicion, suspicion
-from services.judge.case import Case, program_of
-from services.judge.opinion import Judging, Opinion, by_definition
+from services.domain.fitness import DEFAULT, JUDGE, STANDARDISED_GAIN
+from services.domain.leakage import Investigation, Suspicion, fault, leakage_policy, suspicion
+from services.domain.pool import PoolPolicy
+from services.judge.judges import Case, Judge, OfflineJudge, Opinion, program_of, root_opinion
 
 SERVICE = "judge"
 ANCHOR = "gated_delta_net"
 BASELINE_SECONDS = 1.0  # until a candidate that waits for a baseline is delivered again
 ENDED = (pb.STATE_REJECTED,)
 WAITING = "the baselines that this candidate is compared with are not measured yet"
-Choose = Callable[[str, Job | None], Awaitable[Judging]]  # from a run's mind to who judges for it
+Choose = Callable[[str, Job | None], Awaitable[Judge]]  # from a run's mind to who judges for it
+NOT_ASKED = " No model was asked: the candidate cannot enter the pool."
 
 
 class JudgeHandler:
@@ -31,23 +33,26 @@ class JudgeHandler:
         self,
         archive: archive_pb2_grpc.ArchiveAsyncStub,
         checker: checker_pb2_grpc.CheckerAsyncStub,
-        judging: Choose,
+        judge: Choose,
     ) -> None:
         self._archive = archive
         self._runs = Runs(archive)
         self._checker = checker
-        self._judging = judging
+        self._judge = judge
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
-        """The event `candidate.judged`. Rejected when there is nothing to compare with, or the loss is a leak's."""
+        """`candidate.judged`, and `candidate.rescored` for baselines that were scored before all were measured.
+
+        Raises Rejected when there is nothing to compare with, or the loss is a leak's.
+        """
         record = await record_for(self._archive, job)
         if record is None:
             return []
         case = await self.case(record)
-        await self._must_not_leak(case)
+        await self._check_leakage(case)
         event = follow(job.cause, "judged", SERVICE, job.attempt, record.id)
         event.candidate_judged.verdict.CopyFrom(await self.verdict(case, job))
-        return [event]
+        return [*_rescored(case, job), event]
 
     async def case(self, record: pb.Candidate) -> Case:
         """The candidate with what it is compared with.
@@ -75,7 +80,7 @@ class JudgeHandler:
     async def verdict(self, case: Case, job: Job | None) -> pb.Verdict:
         """The whole verdict; what cannot be known is left out, and why is said. Without a job it is a calibration."""
         terms = terms_of(case.settings)
-        opinion = await self._opinion(case, job, "judge" in terms)
+        opinion = await self._opinion(case, job, JUDGE in terms)
         verdict = pb.Verdict(
             raw=opinion.raw,
             spread=opinion.spread,
@@ -98,29 +103,60 @@ class JudgeHandler:
         """The root is 5 without being asked about, except in a calibration: there the judge is what is measured."""
         if not wanted:
             return Opinion(None, None, "", "", absent_because="the run is without judge")
-        judging = await self._judging(case.settings.mind, job)
         if job is not None and case.record.id == case.root.id:
-            return by_definition()
-        return await judging.judge(case)
+            return root_opinion()
+        if job is not None and not await self._can_enter_pool(case):
+            return await OfflineJudge(NOT_ASKED).judge(case)
+        return await (await self._judge(case.settings.mind, job)).judge(case)
 
-    async def _must_not_leak(self, case: Case) -> None:
-        """A loss too good to be true ends here, with the numbers and what a thorough check found.
+    async def _can_enter_pool(self, case: Case) -> bool:
+        """Whether the opinion may matter: where it is a part of the fitness, and for what may become a parent.
 
-        The paper discards such candidates. Baselines are known programs and set the threshold themselves.
+        A standardised gain is known before the opinion, so that what gains nothing over the root, or less than the last
+        member of a full pool, need not be asked about.
+        """
+        if (case.settings.fitness or DEFAULT) != STANDARDISED_GAIN or case.record.kind == pb.KIND_BASELINE:
+            return True
+        try:
+            value = score(STANDARDISED_GAIN, case.record, None, case.root, terms_of(case.settings), case.baselines)
+        except ValueError:
+            return False
+        if value is None or value.value <= 0:
+            return False
+        request = archive_pb2.GetPoolRequest(run=case.record.run)
+        members = (await self._archive.GetPool(request, timeout=30)).members
+        size = case.settings.pool.size if case.settings.HasField("pool") else PoolPolicy().size
+        return len(members) < size or value.value > min(one.fitness for one in members)
+
+    async def _check_leakage(self, case: Case) -> None:
+        """Raise Rejected, with the evidence, where the run's policy does not keep a loss too good to be true.
+
+        Baselines are known programs and set the threshold themselves. The engineer has looked closer; where it could
+        not, since the root was not measured yet, the probes are asked here.
         """
         found = self._suspicion(case)
         if found is None or not found.suspected:
             return
-        request = checker_pb2.CheckRequest(
-            program=program_of(case.record),
-            stage=case.record.stage,
-            scale_overrides=case.settings.scale_overrides,
-            thorough=True,
-        )
-        report = await self._checker.Check(request, timeout=300)
-        failed = [f"{one.probe}: {one.message}" for one in report.verdicts if one.outcome == "fail"]
-        if failed or _policy(case.settings, "leakage") != "probe":
-            raise _leak(case.record, found, failed)
+        investigation = pb.Investigation()
+        investigation.CopyFrom(case.record.training.investigation)
+        if not case.record.training.HasField("investigation"):
+            request = checker_pb2.CheckRequest(
+                program=program_of(case.record),
+                stage=case.record.stage,
+                scale_overrides=case.settings.scale_overrides,
+                thorough=True,
+            )
+            report = await self._checker.Check(request, timeout=300)
+            investigation.failed.extend(one for one in report.verdicts if one.outcome == "fail")
+        policy = case.settings.policies.fields["leakage"].string_value if "leakage" in case.settings.policies else ""
+        repeated = None
+        if investigation.HasField("repeated_loss") and investigation.HasField("repeated_root_loss"):
+            repeated = investigation.repeated_root_loss - investigation.repeated_loss
+        failed = tuple(f"{one.probe}: {one.message}" for one in investigation.failed)
+        gain = case.root.training.loss - found.loss
+        because = fault(leakage_policy(policy), Investigation(failed, gain, repeated))
+        if because is not None:
+            raise _leak(case.record, found, because, failed, repeated)
 
     def _suspicion(self, case: Case) -> Suspicion | None:
         loss, root = loss_of(case.record), loss_of(case.root)
@@ -142,21 +178,48 @@ class JudgeHandler:
 
 
 def _add_fitness(verdict: pb.Verdict, case: Case, raw: float | None, terms: frozenset[str]) -> None:
+    version = case.settings.fitness or DEFAULT
     try:
-        value = score(case.settings.fitness or "paper", case.record, raw, case.root, terms)
+        value = score(version, case.record, raw, case.root, terms, case.baselines)
     except ValueError as error:
         verdict.absent_because = f"the fitness is absent: {error}"
         return
     if value is not None:
         verdict.fitness.CopyFrom(value)
+    elif version == STANDARDISED_GAIN and stage_scale(case.root, case.baselines, terms) is None:
+        verdict.absent_because = "the fitness is absent: the noise of the loss is unknown; train baselines with 2 seeds"
     elif not verdict.absent_because:
         verdict.absent_because = "the fitness is absent: not all of its terms were measured"
 
 
-def _leak(record: pb.Candidate, found: Suspicion, failed: list[str]) -> Rejected:
+def _rescored(case: Case, job: Job) -> list[events_pb2.Event]:
+    """New values for baselines that were judged before the scale of the stage was complete, once it is."""
+    names = {one.request.baseline for one in case.baselines if _measured(one) or one.state in ENDED}
+    if (case.settings.fitness or DEFAULT) != STANDARDISED_GAIN or not names.issuperset(case.settings.baselines):
+        return []
+    terms = terms_of(case.settings)
+    scale = stage_scale(case.root, case.baselines, terms)
+    current = {name: (term.noise, scale.weights.get(name, 0.0)) for name, term in scale.terms.items()} if scale else {}
+    events = []
+    for baseline in case.baselines:
+        used = {term.name: (term.noise, term.weight) for term in baseline.verdict.fitness.terms}
+        if baseline.id == case.record.id or not used or used == current:
+            continue
+        value = score(STANDARDISED_GAIN, baseline, None, case.root, terms, case.baselines)
+        if value is None:
+            continue
+        event = first(baseline.run, f"{baseline.id}.rescored.{case.record.id}", SERVICE, job.attempt)
+        event.candidate = baseline.id
+        event.candidate_rescored.fitness.CopyFrom(value)
+        event.candidate_rescored.reason = "all baselines of the stage are measured"
+        events.append(event)
+    return events
+
+
+def _leak(
+    record: pb.Candidate, found: Suspicion, because: str, failed: Sequence[str], repeated_gain: float | None
+) -> Rejected:
     """The rejection with its evidence: the numbers, the probes that fail, and where a watcher stopped a seed."""
-    unexplained = "no probe of the thorough check explains it (with --policy leakage=probe a run keeps it then)"
-    because = f"the thorough check fails ({failed[0]})" if failed else unexplained
     return Rejected(
         "judge",
         f"loss {found.loss:.4f} is below {found.floor:.4f}, more than 10% under the best honest one: {because}",
@@ -164,15 +227,11 @@ def _leak(record: pb.Candidate, found: Suspicion, failed: list[str]) -> Rejected
             "loss": found.loss,
             "reference": found.reference,
             "floor": found.floor,
-            "failed_probes": failed,
+            "failed_probes": list(failed),
+            "repeated_gain": repeated_gain,
             "stopped": [seed.stopped for seed in record.training.seeds if seed.HasField("stopped")],
         },
     )
-
-
-def _policy(settings: events_pb2.RunSettings, name: str) -> str:
-    fields = settings.policies.fields
-    return fields[name].string_value if name in fields else ""
 
 
 def _measured(record: pb.Candidate) -> bool:

@@ -14,10 +14,8 @@ from services.chassis.rpc import channel
 from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import load
 from services.contracts import archive_pb2_grpc, checker_pb2_grpc, judge_pb2, judge_pb2_grpc
-from services.judge.calibration import Calibration
+from services.judge.app import Calibration, JudgeService, JudgeSettings
 from services.judge.handlers import JudgeHandler
-from services.judge.service import JudgeService
-from services.judge.settings import JudgeSettings
 from services.llm.minds import ArchiveLedger
 
 
@@ -29,7 +27,7 @@ async def serve(settings: JudgeSettings) -> None:
     ):
         archive = archive_pb2_grpc.ArchiveStub(archive_channel)
         calibration = Calibration(ArchiveLedger(archive))
-        handler = JudgeHandler(archive, checker_pb2_grpc.CheckerStub(checker_channel), calibration.judging)
+        handler = JudgeHandler(archive, checker_pb2_grpc.CheckerStub(checker_channel), calibration.judge)
         server = reading(settings)
         judge_pb2_grpc.add_JudgeServicer_to_server(JudgeService(archive, handler), server.grpc)
         try:

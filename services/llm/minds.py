@@ -10,6 +10,7 @@ All candidates of a service share one OpenAIMind, so that limits per endpoint ho
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections import Counter
@@ -28,6 +29,7 @@ from services.chassis.logs import get_logger
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
+from services.domain.fitness import STANDARDISED_GAIN
 from services.llm.budget import Reservation, Spend
 from services.llm.exchange import BilledCandidate
 from services.llm.exchange_file import ExchangeFileMind
@@ -226,8 +228,13 @@ class RewardFeed:
 
 
 def gain_of(record: pb.Candidate, records: Mapping[str, pb.Candidate]) -> float | None:
-    """Fitness over the parent's, at least 0; None where either of them has none."""
+    """What a bandit is rewarded with for a candidate, 0 to 1; None where it or its parent has no fitness.
+
+    Of a standardised gain, which is in units of noise, how sure it is that the candidate is the better one; of other
+    versions the difference, at least 0.
+    """
     parent = records.get(record.proposal.parent)
     if parent is None or not (record.verdict.HasField("fitness") and parent.verdict.HasField("fitness")):
         return None
-    return max(0.0, record.verdict.fitness.value - parent.verdict.fitness.value)
+    gain = max(0.0, record.verdict.fitness.value - parent.verdict.fitness.value)
+    return math.erf(gain / math.sqrt(2)) if record.verdict.fitness.version == STANDARDISED_GAIN else min(1.0, gain)

@@ -37,13 +37,13 @@ def _policy_of(body: bytes) -> RunPolicy:
 
 
 def promotable(candidate: str, training: candidate_pb2.Training, fitness: float | None) -> Result | None:
-    """What promotion reads of a training; None without a loss. Above the search nobody judges: the loss ranks."""
+    """What promotion reads of a training; None without a loss."""
     if not training.seeds or not training.HasField("loss"):
         return None
     measured = training.seeds[0].measurements
     return Result(
         candidate=candidate,
-        fitness=-training.loss if fitness is None else fitness,
+        fitness=fitness,
         loss=training.loss,
         benchmark=training.benchmark if training.HasField("benchmark") else None,
         parameters=measured.parameters or None,

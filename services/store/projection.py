@@ -165,8 +165,11 @@ def _grow(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     if fact == "mind.answered":
         return _think(one, run, row)
     if fact == "candidate.rescored":
-        row.record.verdict.fitness.CopyFrom(event.candidate_rescored.fitness)
-        return Change(log, row, run)
+        fitness = event.candidate_rescored.fitness
+        row.record.verdict.fitness.CopyFrom(fitness)
+        if row.ended is None or row.record.kind == pb.KIND_ABLATION:
+            return Change(log, row, run)
+        return stepped(Change(log, row, run), policy.Rescored(moment(event), event.candidate, fitness.value))
     if fact == "candidate.promoted" or (fact == "candidate.claimed" and run.state.ladder.is_climbing(event.candidate)):
         return Change(log, row, run)
     if fact == "candidate.verified":

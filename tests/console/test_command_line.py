@@ -23,7 +23,7 @@ from tests.console.lives import whole_way
         (RunOptions(without=["cogniton"]), "--without is 'cogniton'; did you mean cognition?"),
         (RunOptions(policies=["verfy=1"]), "--policy is 'verfy'; did you mean verify?"),
         (RunOptions(baselines=["delta_nett"]), "--baselines is 'delta_nett'; did you mean delta_net"),
-        (RunOptions(fitness="zzz"), "--fitness is 'zzz'; choose one of paper, code."),
+        (RunOptions(fitness="zzz"), "--fitness is 'zzz'; choose one of standardised-gain-1, paper, code."),
     ],
 )
 def test_an_unknown_name_of_a_flag_comes_with_what_was_meant(flags: RunOptions, sentence: str) -> None:

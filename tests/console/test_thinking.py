@@ -72,7 +72,7 @@ async def test_calibration_reports_how_far_the_baselines_drifted(environment: En
     told = json.loads(out)
     drifts = {one["candidate"]: (one["anchor"], one["drift"]) for one in told["verdicts"]}
     assert (status, err) == (1, "")
-    assert drifts == {ROOT.id: (5.0, 0.0), ANCHOR.id: (10.0, 1.5)}
+    assert drifts == {ROOT.id: (5.0, 0.0), ANCHOR.id: (7.0, 1.5)}
     assert told["largest_drift"] == pytest.approx(1.5)
 
 

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.domain.fitness import Baseline, Conditions, Measured, fitness
-from services.domain.leakage import leaks, suspicion
 
 HERE = Conditions("r1", "tiny", "f00d")
 BASELINE = Baseline(4.5, 0.36, HERE)
@@ -125,28 +124,3 @@ def test_unknown_versions_and_terms_are_refused() -> None:
         fitness("paper", measured, BASELINE, frozenset({"los"}))
     with pytest.raises(ValueError, match="empty"):
         fitness("paper", measured, BASELINE, frozenset())
-
-
-def test_ten_percent_below_the_baseline_leaks() -> None:
-    """The paper's rule, with controls that stay above the threshold."""
-    assert leaks(0.899, 1.0, [0.95])
-    assert not leaks(0.901, 1.0, [0.95])
-
-
-def test_honest_controls_move_the_threshold() -> None:
-    """DeltaNet with a value skip is 10.3% below DeltaNet at tiny scale and does not leak."""
-    found = suspicion(1.546, 1.813, [1.626, 1.622])
-
-    assert not found.suspected
-    assert found.reference == pytest.approx(1.622)
-    assert leaks(1.40, 1.813, [1.626, 1.622])
-
-
-def test_leakage_refuses_numbers_that_are_none() -> None:
-    """A NaN loss compares as not below anything, which must not pass as honest."""
-    with pytest.raises(ValueError, match="loss"):
-        leaks(math.nan, 1.0, [])
-    with pytest.raises(ValueError, match="baseline_loss"):
-        leaks(1.0, 0.0, [])
-    with pytest.raises(ValueError, match="threshold"):
-        leaks(1.0, 1.0, [], 1.0)

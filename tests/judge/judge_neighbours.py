@@ -19,10 +19,9 @@ from services.contracts import archive_pb2 as arc
 from services.contracts import archive_pb2_grpc, checker_pb2, checker_pb2_grpc, events_pb2, judge_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
+from services.judge.app import JudgeService
 from services.judge.handlers import JudgeHandler
-from services.judge.offline.judge import OfflineJudge
-from services.judge.opinion import Judging
-from services.judge.service import JudgeService
+from services.judge.judges import Judge, OfflineJudge
 
 DELIVERED: dict[str, pb.Candidate] = {}
 """What the archive knows of candidates that were delivered, by id."""
@@ -38,7 +37,7 @@ def trained(number: int, loss: float, zoo: str = "", parent: str = "", program: 
         proposal = pb.Proposal(name=baseline(zoo).title, program=baseline(zoo).program)
     items = [place < 20 for place in range(ITEMS)]
     seed = pb.SeedResult(
-        seed=1, loss=loss, block_losses=[loss + 0.01 * (place % 5 - 2) for place in range(BLOCKS)],
+        seed=1, loss=loss, block_losses=[loss + 0.01 * (place * number % 5 - 2) for place in range(BLOCKS)],
         scores=[pb.TaskScore(task="mqar", metric="acc", value=0.4, items=ITEMS, correct=items)],
         measurements=pb.Measurements(
             parameters=400_000, tokens_per_second=16_000.0, peak_memory_bytes=10**9, data_fingerprint="f"
@@ -93,6 +92,9 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
     async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:
         return arc.GetBaselinesReply(baselines=[one for one in self.records.values() if one.request.baseline])
 
+    async def GetPool(self, request: arc.GetPoolRequest, context: Any) -> arc.GetPoolReply:
+        return arc.GetPoolReply()
+
 
 class Checker(checker_pb2_grpc.CheckerServicer):
     """Gives the same verdicts to every program, and remembers what it was asked."""
@@ -106,7 +108,7 @@ class Checker(checker_pb2_grpc.CheckerServicer):
         return pb.CheckReport(passed=not self.verdicts, verdicts=self.verdicts)
 
 
-async def offline(_mind: str, _job: Job | None) -> Judging:
+async def offline(_mind: str, _job: Job | None) -> Judge:
     """Whatever the run says."""
     return OfflineJudge()
 
@@ -115,7 +117,7 @@ async def offline(_mind: str, _job: Job | None) -> Judging:
 async def judging(
     archive: Archive,
     checker: Checker | None = None,
-    judge: Callable[[str, Job | None], Awaitable[Judging]] = offline,
+    judge: Callable[[str, Job | None], Awaitable[Judge]] = offline,
 ) -> AsyncIterator[tuple[JudgeHandler, judge_pb2_grpc.JudgeAsyncStub]]:
     """The handler as the service wires it, and a client of the service Judge."""
     own = ServiceSettings()

@@ -22,6 +22,7 @@ from tests.judge.judge_neighbours import (
 )
 
 CHILD = trained(3, 1.44, parent="c000001")
+STANDARDISED = events_pb2.RunSettings(baselines=["delta_net", "gated_delta_net"])
 
 
 async def verdict_on(bus: Bus, archive: Archive, record: pb.Candidate = CHILD) -> pb.Verdict:
@@ -54,6 +55,39 @@ async def test_the_root_is_five_by_definition(bus: Bus) -> None:
     assert verdict.raw == 5.0
     assert verdict.fitness.loss_term == 0.5
     assert verdict.fitness.benchmark_term == 0.5
+
+
+async def test_the_default_fitness_is_in_units_of_noise(bus: Bus) -> None:
+    """It says what it was made from, and no opinion is part of it."""
+    verdict = await verdict_on(bus, Archive(ROOT, ANCHOR, settings=STANDARDISED))
+    (loss,) = [term for term in verdict.fitness.terms if term.name == "loss"]
+
+    assert verdict.fitness.version == "standardised-gain-1"
+    assert loss.gain == pytest.approx(1.50 - 1.44)
+    assert verdict.fitness.value == pytest.approx(loss.gain / loss.noise)
+    assert verdict.fitness.interval.low < verdict.fitness.value < verdict.fitness.interval.high
+
+
+async def test_baselines_are_scored_again_once_all_are_measured(bus: Bus) -> None:
+    """One scale holds for all that is ranked together: the root's, judged first, knew the noise of fewer models."""
+    root = pb.Candidate()
+    root.CopyFrom(ROOT)
+    root.verdict.CopyFrom(await verdict_on(bus, Archive(untrained(ROOT), settings=STANDARDISED), ROOT))
+    async with judging(Archive(root, untrained(ANCHOR), settings=STANDARDISED)) as (handler, _):
+        rescored, judged = await handler.handle(delivery(bus, ANCHOR))
+    root.verdict.fitness.CopyFrom(rescored.candidate_rescored.fitness)
+    async with judging(Archive(root, ANCHOR, settings=STANDARDISED)) as (handler, _):
+        later = await handler.handle(delivery(bus, CHILD))
+
+    noises = [
+        term.noise
+        for fitness in (root.verdict.fitness, judged.candidate_judged.verdict.fitness)
+        for term in fitness.terms
+    ]
+    assert rescored.candidate == ROOT.id
+    assert root.verdict.fitness.value == 0
+    assert len(set(noises)) == 1
+    assert [event.WhichOneof("fact") for event in later] == ["candidate_judged"]
 
 
 async def test_a_copy_of_a_reference_is_no_innovation(bus: Bus) -> None:
@@ -122,7 +156,7 @@ async def test_the_anchor_is_waited_for(bus: Bus) -> None:
         (event,) = await handler.handle(delivery(bus, CHILD))
 
     assert early.value.delay
-    assert "Gated DeltaNet at 10" in event.candidate_judged.verdict.justification
+    assert "Gated DeltaNet at 7" in event.candidate_judged.verdict.justification
 
 
 async def test_a_rejected_anchor_is_not_waited_for(bus: Bus) -> None:
@@ -171,6 +205,32 @@ async def test_a_run_may_keep_what_the_harder_probes_pass(bus: Bus) -> None:
 
     assert len(checker.asked) == 1
     assert event.HasField("candidate_judged")
+
+
+@pytest.mark.parametrize(
+    ("policy", "repeated", "reason"),
+    [("", 1.12, ""), ("", 1.49, "gains 0.0100 nats"), ("probe", 1.49, ""), ("paper", 1.12, "leakage=paper")],
+    ids=["repeats", "does not repeat", "only probed", "the paper's rule"],
+)
+async def test_a_low_loss_is_rejected_on_evidence(bus: Bus, policy: str, repeated: float, reason: str) -> None:
+    """By default what another seed, other data and other text bear out is kept; the engineer's record says it."""
+    settings, record = settings_of(), trained(3, 1.10)
+    if policy:
+        settings.policies.update({"leakage": policy})
+    record.training.investigation.CopyFrom(
+        pb.Investigation(loss=1.10, floor=1.35, probes=9, repeated_loss=repeated, repeated_root_loss=1.50, seed=7920)
+    )
+    checker = Checker()
+    async with judging(Archive(ROOT, ANCHOR, settings=settings), checker) as (handler, _):
+        if reason:
+            with pytest.raises(Rejected, match=reason) as rejected:
+                await handler.handle(delivery(bus, record))
+            assert rejected.value.evidence["repeated_gain"] == pytest.approx(1.50 - repeated)
+        else:
+            (event,) = await handler.handle(delivery(bus, record))
+            assert event.WhichOneof("fact") == "candidate_judged"
+
+    assert not checker.asked
 
 
 async def test_an_honest_control_below_the_threshold_moves_it(bus: Bus) -> None:

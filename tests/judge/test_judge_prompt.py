@@ -10,8 +10,8 @@ import pytest
 from services.chassis.rpc import Server
 from services.chassis.settings import ServiceSettings
 from services.contracts import archive_pb2_grpc
+from services.judge.app import JudgeSettings
 from services.judge.prompt import question
-from services.judge.settings import JudgeSettings
 from services.llm.port import Role
 from services.llm.prompts import main
 from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, trained, untrained

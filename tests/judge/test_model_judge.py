@@ -12,11 +12,9 @@ from services.chassis.bus import Bus
 from services.chassis.errors import NotPossible
 from services.chassis.worker import Job
 from services.contracts import candidate_pb2 as pb
-from services.contracts import judge_pb2
-from services.judge.calibration import Calibration
-from services.judge.case import Case
-from services.judge.model.judge import ModelJudge, anonymous
-from services.judge.opinion import Judging
+from services.contracts import events_pb2, judge_pb2
+from services.judge.app import Calibration
+from services.judge.judges import Case, Judge, ModelJudge, anonymous_program, anonymous_text
 from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
 from services.llm.scripted import Script, ScriptedEndpoint, Step
@@ -58,7 +56,7 @@ async def test_sub_scores_are_weighted_and_the_spread_is_kept() -> None:
     assert len(endpoint.received) == 3
     assert opinion.raw == pytest.approx(0.30 * 6 + 0.25 * 6 + 0.45 * 6)
     assert opinion.spread == pytest.approx(0.30 * 2)
-    assert opinion.judge == "openai:scripted-model, score-3"
+    assert opinion.judge == "openai:scripted-model, score-4"
     assert REASON in opinion.justification
 
 
@@ -107,7 +105,7 @@ async def test_a_calibration_asks_the_model_about_the_root(bus: Bus) -> None:
     """In the run's way the root is 5 by definition: only here is the model's drift seen."""
     async with model(Step(answer=answer(6.0), times=2)) as (judge, endpoint):
 
-        async def choose(_mind: str, _job: Job | None) -> Judging:
+        async def choose(_mind: str, _job: Job | None) -> Judge:
             return judge
 
         async with judging(Archive(ROOT, ANCHOR, settings=settings_of("openai")), judge=choose) as (handler, client):
@@ -149,4 +147,56 @@ async def test_a_replay_is_not_calibrated() -> None:
 @pytest.mark.parametrize("spelling", ["Gated DeltaNet", "gated_delta_net", "GatedDeltaNet", "Gated-Delta-Net"])
 def test_a_name_is_hidden_however_it_is_spelt(spelling: str) -> None:
     """A program's class or docstring would tell a famous candidate."""
-    assert anonymous(f"class of {spelling}, gated", "Gated DeltaNet") == "class of Candidate, gated"
+    assert anonymous_text(f"class of {spelling}, gated", "Gated DeltaNet") == "class of Candidate, gated"
+
+
+async def test_a_model_is_not_asked_about_what_cannot_enter_the_pool(bus: Bus) -> None:
+    """Its opinion would decide nothing: the fitness is measured, and this candidate gains nothing over the root."""
+    settings = events_pb2.RunSettings(mind="openai", baselines=["delta_net", "gated_delta_net"])
+    async with model(Step(answer=answer(6.0), times=2)) as (judge, endpoint):
+
+        async def choose(_mind: str, _job: Job | None) -> Judge:
+            return judge
+
+        async with judging(Archive(ROOT, ANCHOR, settings=settings), judge=choose) as (handler, _):
+            (poor,) = await handler.handle(delivery(bus, trained(3, 1.55)))
+            asked_before = len(endpoint.received)
+            (good,) = await handler.handle(delivery(bus, trained(4, 1.40)))
+
+    assert asked_before == 0
+    assert "No model was asked" in poor.candidate_judged.verdict.justification
+    assert poor.candidate_judged.verdict.HasField("raw")
+    assert good.candidate_judged.verdict.judge.startswith("openai:")
+
+
+def test_words_that_only_contain_the_name_stay() -> None:
+    """A text must not be mangled."""
+    assert (
+        anonymous_text("Frameworks and deltas of the Delta net", "Delta")
+        == "Frameworks and deltas of the Candidate net"
+    )
+    assert anonymous_text("A network works", "Net Work") == "A Candidate works"
+    assert anonymous_text("Its name is empty", "") == "Its name is empty"
+
+
+def test_a_program_loses_what_tells_its_origin_and_nothing_else() -> None:
+    """Telling classes, docstrings and comments go; the computation and plain helper classes stay."""
+    program = """
+class RMSNorm(nn.Module):
+    '''Normalises.'''
+
+class DeltaNet(nn.Module):
+    '''Superior to Gated DeltaNet, the best of all.'''
+    def __init__(self):
+        super(DeltaNet, self).__init__()  # never beaten
+        self.norm = RMSNorm()
+    def forward(self, x):
+        '''Only a docstring.'''
+"""
+    shown = anonymous_program(program, "Superior")
+
+    assert "class RMSNorm(nn.Module)" in shown
+    assert "class Candidate(nn.Module)" in shown
+    assert "super(Candidate, self).__init__()" in shown
+    assert not any(word in shown for word in ("DeltaNet", "Superior", "beaten", "docstring", "Normalises"))
+    assert anonymous_program("not Python: Superior", "Superior") == "not Python: Candidate"

@@ -87,7 +87,7 @@ RIGHTS: dict[str, Rights] = {
         ("candidate.claimed", "candidate.trained", "candidate.verified", *WORKER, *THINKER),
         tuple(engineer_durable(stage) for stage in STAGES),
     ),
-    "judge": Rights(("candidate.judged", *WORKER, *THINKER), ("judge",)),
+    "judge": Rights(("candidate.judged", "candidate.rescored", *WORKER, *THINKER), ("judge",)),
     "analyst": Rights(("candidate.analysed", "ablation.wanted", *WORKER, *THINKER), ("analyst",)),
     "console": Rights(
         facts=("run.started", "run.paused", "run.resumed", "run.stopped", "run.forked", "run.inherited",

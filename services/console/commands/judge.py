@@ -22,7 +22,7 @@ from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, judge_pb2, judge_pb2_grpc
 
 JUDGE_SECONDS = 1800.0  # a model may be asked several times, and each asking has retries and a repair
-ANCHORS = {"delta_net": 5.0, "gated_delta_net": 10.0}  # where the rubric puts them
+ANCHORS = {"delta_net": 5.0, "gated_delta_net": 7.0}  # where the rubric puts them
 
 
 @dataclass(frozen=True)

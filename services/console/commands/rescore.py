@@ -22,13 +22,13 @@ from services.domain.fitness import VERSIONS
 
 
 def rescore(
-    fitness: Annotated[str, typer.Option(help="paper (mean of three) or code (their sum)")],
+    fitness: Annotated[str, typer.Option(help="standardised-gain-1, paper (mean of three terms) or code (their sum)")],
     argument: RunArgument = "",
     run: Run = "",
     as_json: Json = False,
 ) -> None:
     """Compute a run's fitness anew in another version, as new events; the old values stay in the log."""
-    one_of("--fitness", fitness, tuple(VERSIONS))
+    one_of("--fitness", fitness, VERSIONS)
     name, count = asyncio.run(_rescore(console_settings(), chosen_run(argument, run), fitness))
     if as_json:
         print_json({"run": name, "fitness": fitness, "rescored": count})
@@ -56,10 +56,11 @@ def rescored(status: RunStatus, records: Sequence[Candidate], version: str) -> l
         raise NotPossible(
             f"the root baseline {name} of run {status.run} was not measured: nothing can be compared with it"
         )
+    baselines = [record for record in measured if record.request.baseline]
     events = []
     for record in measured:
         raw = record.verdict.raw if record.verdict.HasField("raw") else None
-        value = score(version, record, raw, root, terms_of(status.settings))
+        value = score(version, record, raw, root, terms_of(status.settings), baselines)
         if value is not None:
             event = first(status.run, f"{record.id}.rescored.{version}", SERVICE, now())
             event.candidate = record.id

@@ -8,6 +8,9 @@ from statistics import mean, median
 from services.domain.curves import Curve, forecast
 from services.engineer.training.result import Metrics
 
+LEAK_SHARE = 0.25
+"""How far below the best peer's loss a training loss stops a run that follows the paper's leakage rule."""
+
 
 @dataclass(frozen=True)
 class Peers:
@@ -19,9 +22,10 @@ class Peers:
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """When to stop. `slower` is the paper's 2–3 times the peers; `leak` a training loss that far below the best peer's.
+    """When to stop. `slower` is the paper's 2–3 times the peers.
 
-    On a CPU `slower` is about the program's own CPU time, since a busy machine is no fault of its; whatever the machine
+    `leak` stops a training whose loss is that share below the best peer's; without it a low loss is looked at later. On
+    a CPU `slower` is about the program's own CPU time, since a busy machine is no fault of its; whatever the machine
     does, `stalled` times the peers is too long.
     `least_loss` is a floor in nats per token that no honest model of text reaches. `patience` is the share of the steps
     without any progress. `prune` switches the curve policy on, from `prune_from` of the steps.
@@ -29,7 +33,7 @@ class WatchSettings:
 
     slower: float = 3.0
     stalled: float = 12.0
-    leak: float = 0.25
+    leak: float | None = None
     least_loss: float = 0.2
     divergence: float = 1.5
     patience: float = 0.4
@@ -73,7 +77,7 @@ def _not_finite(history: Sequence[Metrics]) -> Stop | None:
 def _too_low(history: Sequence[Metrics], settings: WatchSettings, peers: Peers) -> Stop | None:
     last = history[-1]
     floor = settings.least_loss
-    if peers.lowest_loss is not None:
+    if peers.lowest_loss is not None and settings.leak is not None:
         floor = max(floor, peers.lowest_loss * (1 - settings.leak))
     if last.train_loss >= floor:
         return None

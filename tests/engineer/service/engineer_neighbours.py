@@ -30,9 +30,12 @@ DELIVERED: dict[str, pb.Candidate] = {}
 class Archive(archive_pb2_grpc.ArchiveServicer):
     """Knows one run, and the state of its candidates where a test gives one."""
 
-    def __init__(self, state: pb.State.ValueType | None = None) -> None:
-        self.settings = events_pb2.RunSettings(scale="tiny", scale_overrides=SMALL, mind="offline")
+    def __init__(self, state: pb.State.ValueType | None = None, baselines: Sequence[pb.Candidate] = ()) -> None:
+        self.settings = events_pb2.RunSettings(
+            scale="tiny", scale_overrides=SMALL, mind="offline", baselines=["delta_net"]
+        )
         self.state = state
+        self.baselines = baselines
 
     async def GetRun(self, request: arc.RunRequest, context: Any) -> arc.RunStatus:
         return arc.RunStatus(run=request.run, settings=self.settings)
@@ -43,7 +46,7 @@ class Archive(archive_pb2_grpc.ArchiveServicer):
         return pb.Candidate(id=request.candidate, run=request.run, state=self.state)
 
     async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:
-        return arc.GetBaselinesReply()
+        return arc.GetBaselinesReply(baselines=self.baselines)
 
 
 @asynccontextmanager

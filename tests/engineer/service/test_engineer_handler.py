@@ -13,7 +13,7 @@ from services.contracts import candidate_pb2 as pb
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
 from tests.engineer.service.engineer_neighbours import Archive, delivery, engineering
-from tests.engineer.training.programs import LOOKS_AHEAD_WHEN_SCORED, mixer
+from tests.engineer.training.programs import CONVOLUTION, LOOKS_AHEAD_WHEN_SCORED, mixer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KILLS_ITSELF = mixer("(__import__('os').kill(__import__('os').getpid(), 9) if self.training else None)")
@@ -84,6 +84,25 @@ async def test_an_honest_slip_is_repaired_and_the_attempt_is_in_the_record(
     assert training.revisions[0].program == WRONG_TYPE
     assert "dtype" in training.revisions[0].error
     assert training.program not in ("", WRONG_TYPE)
+
+
+async def test_a_loss_too_good_to_be_true_is_looked_at_again(
+    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+) -> None:
+    """The thorough check, and root and candidate once more with another seed, shifted data and other text."""
+    root = pb.Candidate(id="c000000", kind=pb.KIND_BASELINE, request=pb.Request(baseline="delta_net"))
+    root.proposal.program, root.training.loss = CONVOLUTION, 99.0
+    async with engineering(sandbox, stages, tmp_path, Archive(baselines=[root])) as engineer:
+        (event,) = await engineer.handle(delivery(bus))
+    training = event.candidate_trained.training
+    found = training.investigation
+
+    assert (found.loss, found.floor) == (training.loss, pytest.approx(0.9 * 99.0))
+    assert found.probes > 3
+    assert not found.failed
+    assert found.seed not in (0, 1)
+    assert found.repeated_loss == found.repeated_root_loss
+    assert found.repeated_loss != found.loss
 
 
 @pytest.mark.parametrize(

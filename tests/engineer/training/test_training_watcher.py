@@ -38,7 +38,7 @@ FALLING = [5.0, 4.0, 3.5, 3.0, 2.8, 2.6, 2.5, 2.4, 2.35, 2.3]
     [
         (history([5.0, float("nan")]), WatchSettings(), Peers(), "not-finite"),
         (history([5.0, 0.05]), WatchSettings(), Peers(), "leak"),
-        (history([5.0, 1.0]), WatchSettings(), Peers(lowest_loss=1.5), "leak"),
+        (history([5.0, 1.0]), WatchSettings(leak=0.25), Peers(lowest_loss=1.5), "leak"),
         (history([2.0, 4.0, 4.1, 4.2]), WatchSettings(), Peers(), "divergence"),
         (history([5.0, 4.0, 3.5], pace=1.0), WatchSettings(), Peers(seconds_per_step=0.2), "slow"),
         (history([5.0, 4.0, 3.5], pace=1.0, busy=0.7), WatchSettings(), Peers(seconds_per_step=0.2), "slow"),

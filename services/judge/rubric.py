@@ -1,8 +1,9 @@
 """The judge's rubric: three sub-scores of 1–10, their weights, and how measurements give them without a language model.
 
-Source: arXiv:2507.18074 weighs performance 30%, innovation 25%, complexity and efficiency 45%, and calibrates
-DeltaNet at 5 and Gated DeltaNet at 10. The offline formula measures against DeltaNet (the baseline, exactly 5 in
-everything) and takes its scale from Gated DeltaNet as measured in the same run (the anchor).
+Source: arXiv:2507.18074 weighs performance 30%, innovation 25%, complexity and efficiency 45%. It calibrates DeltaNet
+at 5 and Gated DeltaNet at 10, which leaves no room for anything better; here Gated DeltaNet is at 7. The offline
+formula measures against DeltaNet (the baseline, exactly 5 in everything) and takes its scale from Gated DeltaNet as
+measured in the same run (the anchor). Efficiency is parameters and FLOPs: speed depends on what else a machine does.
 """
 
 import math
@@ -12,12 +13,13 @@ from types import MappingProxyType
 
 from services.domain.fitness import WINDOW, refuse_impossible
 
-LOWEST, MIDDLE, HIGHEST = 1.0, 5.0, 10.0
+LOWEST, MIDDLE, ANCHOR, HIGHEST = 1.0, 5.0, 7.0, 10.0
 WEIGHTS: Mapping[str, float] = MappingProxyType({"performance": 0.30, "innovation": 0.25, "complexity": 0.45})
-ANCHORS: Mapping[str, float] = MappingProxyType({"DeltaNet": MIDDLE, "Gated DeltaNet": HIGHEST})
-LEAST_LEAD = 1.0
+_ROOM = (HIGHEST - MIDDLE) / (ANCHOR - MIDDLE)
+"""How many times the anchor's lead the highest score stands for."""
+LEAST_LEAD = 0.4
 """The anchor stretches the scale only where it leads the baseline by this much; less would magnify noise."""
-_COSTS = ("parameters", "flops_per_token", "seconds_per_token", "peak_memory_bytes")
+_COSTS = ("parameters", "flops_per_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,6 @@ class Observation:
     distance: float | None
     parameters: float | None = None
     flops_per_token: float | None = None
-    seconds_per_token: float | None = None
-    peak_memory_bytes: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("loss", "benchmark", "distance", *_COSTS):
@@ -94,29 +94,30 @@ def offline_scores(candidate: Observation, baseline: Observation, anchor: Observ
 
 
 def calibrated(weighted: float, anchor: float | None) -> float:
-    """The part of ``weighted`` above 5 stretched so that the anchor's own weighted score becomes 10.
+    """``weighted`` mapped so that 5 stays, the anchor's own weighted score becomes 7, and 10 stays: linear between.
 
-    That is possible only where the anchor leads by :data:`LEAST_LEAD`; otherwise the score stays. Monotone, within
-    1–10.
+    That is possible only where the anchor leads by :data:`LEAST_LEAD`; otherwise the score stays.
     """
-    if anchor is None or anchor < MIDDLE + LEAST_LEAD or weighted <= MIDDLE:
+    if anchor is None or not MIDDLE + LEAST_LEAD <= anchor < HIGHEST or weighted <= MIDDLE:
         return weighted
-    return min(HIGHEST, MIDDLE + (weighted - MIDDLE) * (HIGHEST - MIDDLE) / (anchor - MIDDLE))
+    if weighted <= anchor:
+        return MIDDLE + (weighted - MIDDLE) * (ANCHOR - MIDDLE) / (anchor - MIDDLE)
+    return ANCHOR + (weighted - anchor) * (HIGHEST - ANCHOR) / (HIGHEST - anchor)
 
 
 def _performance(candidate: Observation, baseline: Observation, anchor: Observation | None) -> float | None:
-    """5 plus 5 for as much relative gain as the anchor's (10% where it has none); 10% worse is 1."""
+    """7 for as much relative gain as the anchor's, 10 for 2.5 times as much (25% where it has none); 10% worse is 1."""
     gain = _relative_gain(candidate, baseline)
     lead = _relative_gain(anchor, baseline) if anchor else None
-    return None if gain is None else _scaled(gain, lead if lead is not None and lead > 0 else WINDOW, WINDOW)
+    return None if gain is None else _scaled(gain, _ROOM * (lead if lead is not None and lead > 0 else WINDOW), WINDOW)
 
 
 def _innovation(candidate: Observation, anchor: Observation | None) -> float | None:
-    """5 for a copy, 10 for a distance to its relatives as great as the anchor's from the baseline."""
+    """5 for a copy, 7 for a distance to its relatives as great as the anchor's from the baseline, at most 10."""
     if candidate.distance is None:
         return None
     lead = anchor.distance if anchor else None
-    return _scaled(candidate.distance, lead or 1.0, 1.0)
+    return _scaled(candidate.distance, _ROOM * lead if lead else 1.0, 1.0)
 
 
 def _complexity(candidate: Observation, baseline: Observation) -> float | None:

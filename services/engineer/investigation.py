@@ -1,0 +1,82 @@
+"""A closer look at a loss that looks too good to be true: thorough probes, and the whole training once more.
+
+The repetition trains the root and the candidate with another seed, on training data that begins elsewhere, and scores
+both on text that neither the first training nor the first scoring used. What its findings mean is decided by
+services/domain/leakage.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from services.archive.scoring import loss_of
+from services.contracts import candidate_pb2 as pb
+from services.domain.leakage import INVESTIGATE, Suspicion, suspicion
+from services.engineer.checker import report_message
+from services.engineer.data import Corpus
+from services.engineer.scales import Scale
+from services.engineer.stages import Stage, Stages
+from services.engineer.surroundings import Surroundings, leakage_of
+from services.engineer.training.errors import TrainingFailed
+
+SEED_DISTANCE = 7919
+"""Added to the last seed: no seed of a search or a verification lies there."""
+Repeat = Callable[[str, str, int, Stage], Awaitable[float]]
+"""(name of the work, program, seed, stage) to the held-out loss. Raises TrainingFailed."""
+
+
+def suspected(record: pb.Candidate, loss: float, surroundings: Surroundings) -> Suspicion | None:
+    """Whether the loss of a candidate has to be looked at; None for a baseline and before the root is measured."""
+    root, losses = _root(surroundings), [loss_of(one) for one in surroundings.baselines]
+    if record.kind == pb.KIND_BASELINE or root is None or (root_loss := loss_of(root)) is None:
+        return None
+    found = suspicion(loss, root_loss, [one for one in losses if one is not None])
+    return found if found.suspected else None
+
+
+async def investigate(
+    found: Suspicion,
+    program: str,
+    seeds: list[int],
+    stage: Stage,
+    stages: Stages,
+    surroundings: Surroundings,
+    repeat: Repeat,
+) -> pb.Investigation:
+    """Probe, and repeat where the probes find nothing and the run's policy asks for it."""
+    report = report_message(await stages.check(stage, program, exempt_from_cost=False, thorough=True))
+    failed = [one for one in report.verdicts if one.outcome == "fail"]
+    result = pb.Investigation(loss=found.loss, floor=found.floor, failed=failed, probes=len(report.verdicts))
+    root = _root(surroundings)
+    if failed or root is None or leakage_of(surroundings.settings) != INVESTIGATE:
+        result.unrepeated_because = "a probe fails" if failed else "the run's policy asks the probes only"
+        return result
+    again = replace(stage, corpus=other_data(stage.corpus, stage.scale))
+    result.seed = max(seeds, default=0) + SEED_DISTANCE
+    result.data = "training data that begins elsewhere, scored on text that was neither trained nor scored on before"
+    try:
+        result.repeated_root_loss = await repeat(
+            "root-again", root.training.program or root.proposal.program, result.seed, again
+        )
+        result.repeated_loss = await repeat("again", program, result.seed, again)
+    except TrainingFailed as failed_again:
+        result.unrepeated_because = f"the repetition failed: {failed_again.message}"
+    return result
+
+
+def other_data(corpus: Corpus, scale: Scale) -> Corpus:
+    """Training data whose windows begin elsewhere, and as much of its end held out as before.
+
+    The verification part is left alone: the statistics of later stages need text that no decision has seen.
+    """
+    cut = len(corpus.train) - min(len(corpus.heldout), len(corpus.train) // 4)
+    shift = scale.context // 2 + 1
+    fingerprint = hashlib.sha256(f"{corpus.fingerprint}:train[{shift}:{cut}]".encode()).hexdigest()
+    return replace(corpus, train=corpus.train[shift:cut], heldout=corpus.train[cut:], fingerprint=fingerprint)
+
+
+def _root(surroundings: Surroundings) -> pb.Candidate | None:
+    names = surroundings.settings.baselines[:1]
+    return next((one for one in surroundings.baselines if one.request.baseline in names), None)

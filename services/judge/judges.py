@@ -1,0 +1,265 @@
+"""Who judges a candidate, on what: the offline rubric, and a language model that is asked by the same rubric."""
+
+import ast
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean, stdev
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.archive.scoring import benchmark_of, loss_of
+from services.chassis.errors import Rejected
+from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+from services.domain.structure import Fingerprint, fingerprint, similarity
+from services.domain.zoo import baselines
+from services.judge.rubric import ANCHOR, MIDDLE, Observation, SubScores, combine, judge_offline
+from services.llm.port import BudgetExhausted, Mind, Request, Role
+from services.llm.prompts import Prompt, load_prompt
+
+OFFLINE_RUBRIC = "offline rubric 2"
+UNCALIBRATED = " Not calibrated: Gated DeltaNet is not measured in this run."
+INTERFACE_CLASS = "DeltaNet"  # what the published programs call their mixer, whatever it is
+
+
+@dataclass(frozen=True)
+class Case:
+    """One candidate before the judge. `root` may be the candidate itself; `anchor` is Gated DeltaNet, if measured."""
+
+    record: pb.Candidate
+    root: pb.Candidate
+    anchor: pb.Candidate | None
+    relatives: tuple[pb.Candidate, ...]  # the root, the parent and what else was measured before: for the distance
+    baselines: tuple[pb.Candidate, ...]  # of this stage, as far as they are known
+    settings: events_pb2.RunSettings
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A judgement: `raw` on the scale 1–10, the sub-scores behind it, and why.
+
+    `spread` is the standard deviation over several questions. `raw` is None with the reason in `absent_because`.
+    """
+
+    raw: float | None
+    scores: SubScores | None
+    justification: str
+    judge: str
+    spread: float | None = None
+    absent_because: str = ""
+
+
+class Judge(Protocol):
+    """Judges cases."""
+
+    async def judge(self, case: Case) -> Opinion:
+        """The opinion on a case."""
+        ...
+
+
+def root_opinion() -> Opinion:
+    """The opinion on a run's root: 5 in everything, since the scale is measured from it."""
+    text = "The root of the run: 5 by definition, what all others are compared with."
+    return Opinion(MIDDLE, SubScores(MIDDLE, MIDDLE, MIDDLE), text, "definition")
+
+
+class OfflineJudge:
+    """The rubric computed from measurements, without a language model."""
+
+    def __init__(self, remark: str = "") -> None:
+        """`remark` is added to each justification: why no language model was asked."""
+        self._remark = remark
+
+    async def judge(self, case: Case) -> Opinion:
+        """The opinion that the measurements give; absent where a sub-score has nothing to be computed from."""
+        if case.record.id == case.root.id:
+            return root_opinion()
+        root = observation(case.root, (case.root,))
+        anchor = observation(case.anchor, (case.root,)) if case.anchor is not None else None
+        judgement = judge_offline(observation(case.record, case.relatives), root, anchor)
+        if judgement is None:
+            absent = "a sub-score has nothing measured to be computed from"
+            return Opinion(None, None, "", OFFLINE_RUBRIC, absent_because=absent)
+        scores = judgement.scores
+        scale = f"calibrated with DeltaNet at {MIDDLE:g} and Gated DeltaNet at {ANCHOR:g}:"
+        if case.anchor is None:
+            scale = "not calibrated, since Gated DeltaNet is not measured in this run:"
+        text = (
+            f"Computed from measurements. Performance {scores.performance:.1f}, innovation {scores.innovation:.1f}, "
+            f"complexity and efficiency {scores.complexity:.1f}; weighted {judgement.weighted:.2f}, {scale} "
+            f"{judgement.raw:.2f}.{self._remark}"
+        )
+        return Opinion(judgement.raw, scores, text, OFFLINE_RUBRIC)
+
+
+class ScoreAnswer(BaseModel):
+    """A language model's three sub-scores with their reasons."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    performance: float = Field(ge=1, le=10)
+    performance_reason: str = Field(min_length=3, max_length=1500)
+    innovation: float = Field(ge=1, le=10)
+    innovation_reason: str = Field(min_length=3, max_length=1500)
+    complexity: float = Field(ge=1, le=10)
+    complexity_reason: str = Field(min_length=3, max_length=1500)
+
+
+class ModelJudge:
+    """Judges through a mind. The names of the candidate and of known architectures are taken out of what it sees."""
+
+    def __init__(self, mind: Mind) -> None:
+        self._mind = mind
+
+    async def judge(self, case: Case) -> Opinion:
+        """The mean of `judge_times` answers, each retried once; absent when none was usable."""
+        answers, problem = [], ""
+        for time in range(max(1, case.settings.judge_times)):
+            answer = await self._ask(case, time)
+            if isinstance(answer, str):
+                problem = answer
+            else:
+                answers.append(answer)
+        judge = f"{self._mind.name}, {score_prompt().version}"
+        if not answers:
+            return Opinion(None, None, "", judge, absent_because=f"the judge gave no usable answer: {problem}")
+        scores = [SubScores(one.performance, one.innovation, one.complexity) for one in answers]
+        raw = [combine(one) for one in scores]
+        mean = SubScores(
+            fmean(one.performance for one in scores),
+            fmean(one.innovation for one in scores),
+            fmean(one.complexity for one in scores),
+        )
+        text = " ".join(
+            f"{name.capitalize()} {getattr(answers[0], name):g}: {getattr(answers[0], f'{name}_reason')}"
+            for name in ("performance", "innovation", "complexity")
+        )
+        text += "" if case.anchor or case.record.id == case.root.id else UNCALIBRATED
+        return Opinion(fmean(raw), mean, text, judge, stdev(raw) if len(raw) > 1 else None)
+
+    async def _ask(self, case: Case, time: int) -> ScoreAnswer | str:
+        """One answer; a failed question is put once more, then the reason is returned."""
+        problem = ""
+        for repetition in range(2):
+            try:
+                return (await self._mind.ask(score_request(case, ordinal=2 * time + repetition))).answer
+            except BudgetExhausted as exhausted:
+                return str(exhausted)
+            except Rejected as rejected:
+                problem = str(rejected)
+        return problem
+
+
+def score_prompt() -> Prompt:
+    """The rubric as it is put to a model."""
+    return load_prompt("services.judge", "score")
+
+
+def score_request(case: Case, ordinal: int = 0) -> Request[ScoreAnswer]:
+    """The question that is put, and that `asi-arch prompt score` shows."""
+    record, name, prompt = case.record, case.record.proposal.name, score_prompt()
+    messages = prompt.messages(
+        root=_measured(case.root),
+        anchor=_measured(case.anchor) if case.anchor is not None else "Not measured in this run.",
+        candidate=_measured(record),
+        motivation=anonymous_text(record.proposal.motivation, name),
+        program=anonymous_program(program_of(record), name),
+    )
+    return Request(Role.SCORE, record.run, record.id, messages, ScoreAnswer, prompt.version, ordinal=ordinal)
+
+
+def anonymous_text(text: str, name: str) -> str:
+    """The text without the candidate's name, however its words are joined: Gated DeltaNet, gated_delta_net.
+
+    Words that only begin or end like the name stay as they are.
+    """
+    words = _words(name)
+    pattern = r"(?<![A-Za-z0-9])" + r"[\s_-]*".join(map(re.escape, words)) + r"(?![a-z0-9])"
+    return re.sub(pattern, "Candidate", text, flags=re.IGNORECASE) if words else text
+
+
+def anonymous_program(program: str, name: str) -> str:
+    """The program without docstrings and comments, and with other names for classes that say what it is.
+
+    Classes named after the candidate, after a known architecture, or by the published programs' interface are renamed.
+    What does not parse is treated as text.
+    """
+    try:
+        tree = ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return anonymous_text(program, name)
+    known = {"".join(_words(one)) for one in (name, INTERFACE_CLASS, *(b.title for b in baselines()))}
+    classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    telling = [one for one in classes if any(word and word in one.lower() for word in known)]
+    renamed = {one: "Candidate" if place == 0 else f"Part{place}" for place, one in enumerate(dict.fromkeys(telling))}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+            if isinstance(node, ast.ClassDef):
+                node.name = renamed.get(node.name, node.name)
+        elif isinstance(node, ast.Name):
+            node.id = renamed.get(node.id, node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # __all__, annotations in quotes
+            node.value = renamed.get(node.value, node.value)
+    return anonymous_text(ast.unparse(tree), name)
+
+
+def observation(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> Observation:
+    """What was measured of a candidate, means over its seeds; its distance to the nearest of `relatives`."""
+    measured = [seed.measurements for seed in record.training.seeds]
+    parameters = [float(one.parameters) for one in measured if one.parameters]
+    flops = [one.flops_per_token for one in measured if one.HasField("flops_per_token")]
+    return Observation(
+        loss=loss_of(record),
+        benchmark=benchmark_of(record),
+        distance=distance(record, relatives),
+        parameters=fmean(parameters) if parameters else None,
+        flops_per_token=fmean(flops) if flops else None,
+    )
+
+
+def distance(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> float | None:
+    """One minus the structural similarity to the nearest relative; 0 for the root itself, None where nothing parses."""
+    own = _fingerprint(program_of(record))
+    others = [one for relative in relatives if relative.id != record.id and (one := _fingerprint(program_of(relative)))]
+    if own is None:
+        return None
+    return 1.0 - max((similarity(own, other) for other in others), default=1.0)
+
+
+def program_of(record: pb.Candidate) -> str:
+    """What was really trained."""
+    return record.training.program or record.proposal.program
+
+
+@lru_cache(maxsize=4096)
+def _fingerprint(program: str) -> Fingerprint | None:
+    try:
+        return fingerprint(program)
+    except ValueError:
+        return None
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name in lower case: "Gated DeltaNet", "gated_delta_net" and "GatedDeltaNet" have the same."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", name)]
+
+
+def _measured(record: pb.Candidate) -> str:
+    training = record.training
+    error = f" ± {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
+    lines = [f"loss {training.loss:.4f} nats per token{error}" if training.HasField("loss") else "loss not measured"]
+    if training.HasField("benchmark"):
+        lines.append(f"mean accuracy {training.benchmark:.3f}")
+    for seed in training.seeds[:1]:
+        for score in seed.scores:
+            error = f" ± {score.stderr:.3f}" if score.HasField("stderr") else ""
+            lines.append(f"{score.task} {score.value:.3f}{error}")
+        cost = seed.measurements
+        lines += [f"{cost.parameters:,} parameters"] if cost.parameters else []
+        lines += [f"{cost.flops_per_token:,.0f} FLOPs per token"] if cost.HasField("flops_per_token") else []
+    return "\n".join(lines)

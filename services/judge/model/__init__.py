@@ -1,1 +1,0 @@
-"""The judge behind a language model."""
