@@ -28,7 +28,7 @@ class Known(Archive):
     """Two baselines with verdicts; the anchor stood at another score when it was judged."""
 
     def __init__(self) -> None:
-        super().__init__(_judged(ROOT, 5.0), _judged(ANCHOR, 8.5), settings=settings_of())
+        super().__init__(_judged(ROOT, 5.0), _judged(ANCHOR, 5.5), settings=settings_of())
 
     async def DrawSeeds(self, request: arc.DrawSeedsRequest, context: Any) -> arc.DrawSeedsReply:
         return arc.DrawSeedsReply(parent=self.records[ROOT.id])
