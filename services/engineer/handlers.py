@@ -108,10 +108,7 @@ class Engineer:
 
         async def repeat(work: str, program: str, seed: int, stage: Stage) -> float:
             bench = Workbench(self._data_dir, record.run, f"{record.id}-{work}")
-            try:
-                return (await self._finished_or_trained(job, program, seed, stage, unpruned, bench)).loss
-            finally:
-                bench.done()
+            return (await self._finished_or_trained(job, program, seed, stage, unpruned, bench)).loss
 
         seeds = [seed.seed for seed in training.seeds]
         result = await investigate(found, program, seeds, stage, self._stages, surroundings, repeat)
