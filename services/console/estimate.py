@@ -1,15 +1,55 @@
 """What a run costs on the machine that will train it, and what it decides by that before it starts."""
 
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import grpc.aio
 
 from services.chassis.errors import SettingsError
 from services.chassis.rpc import channel
+from services.console.plan import Limits, RunOptions, run_settings
 from services.console.settings import ConsoleSettings
-from services.contracts import checker_pb2, checker_pb2_grpc
+from services.contracts import archive_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
 
-PROFILE_SECONDS = 120.0
+PROFILE_SECONDS = 240.0  # opening a stage, which a slow machine under load does in a minute
 PRECISION = "precision"
+TARGET_SECONDS = 480.0
+"""What a run without any wish shall take after its services are up: ten minutes with everything around it."""
+SMALLER = {"tiny": "mini"}
+"""Where a scale leads that would take too long. A smaller scale has a name, because its losses mean something else."""
+FEWEST, MOST_AT_SMALLER = 3, 11
+_PER_CANDIDATE = 6.0
+"""CPU seconds of one candidate's proposal, checks, verdict and analysis at a small scale."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A run in advance. `trainings` and the times are None where no budget bounds the number of candidates."""
+
+    candidates: int | None
+    trainings: int | None
+    seconds: float | None
+    gpu_seconds: float | None
+    tokens: int | None = None
+    money: float | None = None
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one candidate of earlier runs cost with the same mind, in language-model tokens and dollars."""
+
+    tokens: float
+    money: float
+
+
+def adapts(options: RunOptions) -> bool:
+    """Whether the measured speed decides how many candidates there are, and the scale: no wish speaks against it."""
+    wishes = {"scale", "overrides", "promotion", "policies", *Limits.model_fields}
+    return not wishes & options.model_fields_set
 
 
 async def settle(client: ConsoleSettings, settings: pb.RunSettings, patience: float = PROFILE_SECONDS) -> str | None:
@@ -20,13 +60,183 @@ async def settle(client: ConsoleSettings, settings: pb.RunSettings, patience: fl
     """
     if PRECISION in settings.scale_overrides:
         return None
-    request = checker_pb2.ScaleRequest(stage=settings.scale, scale_overrides=settings.scale_overrides)
+    profile = await profile_of(client, settings, patience, speed=False)
+    if profile is None:
+        return "no engineer answers: each decides about its precision, and results of different ones are not ranked"
+    settings.scale_overrides[PRECISION] = profile.precision
+    return f"training in {profile.precision} (measured on the engineer's machine; --set precision=… to choose)"
+
+
+async def plan_run(
+    client: ConsoleSettings,
+    options: RunOptions,
+    settings: pb.RunSettings,
+    earlier: Sequence[archive_pb2.RunStatus],
+    note: Callable[[str], None],
+) -> pb.RunSettings:
+    """The settings that the run starts with, after saying what it will do and how long that takes here.
+
+    Where neither was asked for, the number of candidates, and if need be a smaller scale, follow from the measured
+    speed. Raises SettingsError where the engineer refuses the scale.
+    """
+    profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True)
+    if profile is None or not profile.HasField("seconds"):
+        note("no engineer answers yet: nothing is known about the time that this run takes")
+        return settings
+    note(speed_sentence(settings.scale, profile))
+    settings = _decided(settings, profile)
+    if adapts(options):
+        fitting = most_candidates(settings, profile, TARGET_SECONDS, settings.budget.candidates)
+        smaller = SMALLER.get(settings.scale)
+        if fitting is None and smaller is not None:
+            too_long = estimate(_with_candidates(settings, FEWEST), profile)
+            settings = run_settings(options.model_copy(update={"scale": smaller, "candidates": MOST_AT_SMALLER}))
+            profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True) or profile
+            note(
+                f"scale {smaller} instead of {options.scale}, where {FEWEST} candidates would take "
+                f"{span(too_long.seconds or 0)}: losses of the two cannot be compared; --scale {options.scale} insists"
+            )
+            note(speed_sentence(smaller, profile))
+            settings = _decided(settings, profile)
+            fitting = most_candidates(settings, profile, TARGET_SECONDS, MOST_AT_SMALLER)
+        settings = _with_candidates(settings, fitting or FEWEST)
+    note(sentence(settings, estimate(settings, profile, price_of(settings.mind, earlier))))
+    return settings
+
+
+async def profile_of(
+    client: ConsoleSettings, settings: pb.RunSettings, patience: float, *, speed: bool
+) -> checker_pb2.MachineProfile | None:
+    """What an engineer measures of the run's scale; None where none answers. Raises SettingsError for its refusal."""
+    request = checker_pb2.ScaleRequest(stage=settings.scale, scale_overrides=settings.scale_overrides, speed=speed)
     async with channel(client.checker_address, client) as connection:
         try:
-            profile = await checker_pb2_grpc.CheckerStub(connection).Profile(request, timeout=patience)
+            return await checker_pb2_grpc.CheckerStub(connection).Profile(request, timeout=patience)
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
                 raise SettingsError(f"--set: {error.details()}") from None
-            return "no engineer answers: each decides about its precision, and results of different ones are not ranked"
-    settings.scale_overrides[PRECISION] = profile.precision
-    return f"training in {profile.precision} (measured on the engineer's machine; --set precision=… to choose)"
+            return None
+
+
+def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, price: Price | None = None) -> Estimate:
+    """What a run will take: its baselines, and as many candidates as the first of its budgets allows."""
+    candidates = _affordable(settings, profile, price)
+    if candidates is None:
+        return Estimate(None, None, None, None)
+    trainings = _baseline_trainings(settings) + candidates * settings.candidate_seeds
+    on_gpu = profile.device == "cuda"
+    return Estimate(
+        candidates,
+        trainings,
+        _seconds(settings, profile, candidates),
+        trainings * profile.seconds if on_gpu else None,
+        None if price is None else round(candidates * price.tokens),
+        None if price is None else candidates * price.money,
+    )
+
+
+def most_candidates(
+    settings: pb.RunSettings, profile: checker_pb2.MachineProfile, within: float, most: int
+) -> int | None:
+    """The most candidates, of at least three, that fit into so many seconds; None where not even those do."""
+    fitting = (count for count in range(most, FEWEST - 1, -1) if _seconds(settings, profile, count) <= within)
+    return next(fitting, None)
+
+
+def price_of(mind: str, earlier: Sequence[archive_pb2.RunStatus]) -> Price | None:
+    """The mean over candidates of this archive's runs with the same mind; None where no model was asked yet."""
+    runs = [one for one in earlier if one.settings.mind == mind and one.spent.tokens]
+    ended = sum(one.states.get("archived", 0) + one.states.get("rejected", 0) for one in runs)
+    if not ended:
+        return None
+    return Price(sum(one.spent.tokens for one in runs) / ended, sum(one.spent.money for one in runs) / ended)
+
+
+def speed_sentence(scale: str, profile: checker_pb2.MachineProfile) -> str:
+    """How fast the machine trains."""
+    at_once = "one at a time" if profile.trainings == 1 else f"{profile.trainings} side by side"
+    return (
+        f"one training at scale {scale} takes about {span(profile.seconds)} here: {profile.tokens_per_second:,.0f} "
+        f"tokens/s each, {at_once}, in {profile.precision}"
+    )
+
+
+def sentence(settings: pb.RunSettings, run: Estimate) -> str:
+    """What the run will do and take, against what it may."""
+    if run.trainings is None or run.seconds is None:
+        return "no budget bounds this run: it goes on until it is stopped"
+    seeds = f" of {settings.candidate_seeds} seeds" if settings.candidate_seeds > 1 else ""
+    baselines = len(settings.baselines)
+    text = f"{run.trainings} trainings ({baselines} baselines, {run.candidates} candidates{seeds})"
+    text += f", about {span(run.seconds)}"
+    if settings.promotion not in ("", "none"):
+        text += " and what its promotion trains again"
+    if run.gpu_seconds is not None:
+        text += f", {run.gpu_seconds / 3600:.2g} GPU-hours"
+    if run.tokens is not None and run.money is not None:
+        text += f", {run.tokens:,} language-model tokens for {run.money:.2f} $ by what earlier runs cost"
+    elif settings.mind not in ("", "offline"):
+        text += "; no earlier run of this archive tells what its language model costs"
+    limits = _limits(settings.budget)
+    return f"{text}; the budget ends it at {limits}" if limits else text
+
+
+def span(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _decided(settings: pb.RunSettings, profile: checker_pb2.MachineProfile) -> pb.RunSettings:
+    decided = pb.RunSettings()
+    decided.CopyFrom(settings)
+    decided.scale_overrides[PRECISION] = profile.precision
+    return decided
+
+
+def _with_candidates(settings: pb.RunSettings, count: int) -> pb.RunSettings:
+    changed = pb.RunSettings()
+    changed.CopyFrom(settings)
+    changed.budget.candidates = count
+    return changed
+
+
+def _baseline_trainings(settings: pb.RunSettings) -> int:
+    return len(settings.baselines) * settings.baseline_seeds
+
+
+def _seconds(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, candidates: int) -> float:
+    """Wall time: all trainings on the places there are, of which the last are not all taken."""
+    places = max(1, min(profile.trainings, settings.seats * settings.candidate_seeds))
+    trainings = _baseline_trainings(settings) + candidates * settings.candidate_seeds
+    return math.ceil(trainings / places) * profile.seconds + candidates * _PER_CANDIDATE / places
+
+
+def _affordable(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, price: Price | None) -> int | None:
+    """Candidates within all budgets, by what each takes; None where nothing bounds them."""
+    budget, counts = settings.budget, list[int]()
+    if budget.HasField("candidates"):
+        counts.append(budget.candidates)
+    if budget.HasField("seconds"):
+        each = _seconds(settings, profile, 1001) - _seconds(settings, profile, 1)
+        counts.append(int((budget.seconds - _seconds(settings, profile, 0)) / (each / 1000)))
+    if budget.HasField("gpu_seconds") and profile.device == "cuda":
+        left = budget.gpu_seconds - _baseline_trainings(settings) * profile.seconds
+        counts.append(int(left / (profile.seconds * settings.candidate_seeds)))
+    if price is not None and budget.HasField("tokens") and price.tokens:
+        counts.append(int(budget.tokens / price.tokens))
+    if price is not None and budget.HasField("money") and price.money:
+        counts.append(int(budget.money / price.money))
+    return max(0, min(counts)) if counts else None
+
+
+def _limits(budget: pb.Budget) -> str:
+    """The budgets other than candidates, in words."""
+    shown = (
+        budget.HasField("seconds") and span(budget.seconds),
+        budget.HasField("gpu_seconds") and f"{budget.gpu_seconds / 3600:.3g} GPU-hours",
+        budget.HasField("tokens") and f"{budget.tokens:,} tokens",
+        budget.HasField("money") and f"{budget.money:.2f} $",
+    )
+    return ", ".join(text for text in shown if text)

@@ -19,7 +19,7 @@ from services.chassis.bus import Bus
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel
 from services.console.archive import all_candidates, run_status
-from services.console.estimate import PROFILE_SECONDS, settle
+from services.console.estimate import PROFILE_SECONDS, SMALLER, adapts, plan_run, settle
 from services.console.local.system import System, running
 from services.console.plan import (
     RunOptions,
@@ -90,14 +90,14 @@ async def discover(settings: ConsoleSettings, options: RunOptions, start: Start,
     with _on_signals(interrupted):
         progress.note("starting the services …")
         async with (
-            running(settings, _engineer_environment(current)) as system,
+            running(settings, _engineer_environment(current, adapts(options) and not start.resume)) as system,
             channel(system.client.archive_address, system.client) as connection,
         ):
             archive = archive_pb2_grpc.ArchiveStub(connection)
             if before is not None:
                 run = await _resume(system.client, archive, before, new_budget)
             else:
-                run = await _begin(system.client, archive, start, new_settings, progress)
+                run = await _begin(system.client, archive, start, new_settings, progress, options)
             progress.note(f"run {run} · archive {settings.archive_place} · Ctrl-C drains and loses nothing")
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
@@ -125,9 +125,7 @@ async def join(settings: ConsoleSettings, options: RunOptions, start: Start, pro
             update={"nats_url": system.nats_url} | {f"{name}_address": at for name, at in system.addresses.items()}
         )
     async with channel(client.archive_address, client) as connection:
-        return await _begin(
-            client, archive_pb2_grpc.ArchiveStub(connection), start, new_settings, progress, JOIN_PATIENCE
-        )
+        return await _begin(client, archive_pb2_grpc.ArchiveStub(connection), start, new_settings, progress)
 
 
 async def _settings_of(settings: ConsoleSettings, options: RunOptions, start: Start) -> events_pb2.RunSettings:
@@ -141,9 +139,10 @@ async def _settings_of(settings: ConsoleSettings, options: RunOptions, start: St
     return new_settings
 
 
-def _engineer_environment(settings: events_pb2.RunSettings) -> dict[str, str]:
+def _engineer_environment(settings: events_pb2.RunSettings, adapting: bool) -> dict[str, str]:
     """What the engineer of this machine trains, and which benchmarks it must have; the environment comes first."""
-    variables = {"ASI_ENGINEER_STAGES": stages_of(settings)}
+    smaller = [SMALLER[settings.scale]] if adapting and settings.scale in SMALLER else []
+    variables = {"ASI_ENGINEER_STAGES": ",".join([stages_of(settings), *smaller])}
     if "tasks" in settings.scale_overrides:
         variables["ASI_ENGINEER_TASKS"] = settings.scale_overrides["tasks"]
     return {name: value for name, value in variables.items() if name not in os.environ}
@@ -175,9 +174,12 @@ async def _begin(
     start: Start,
     new_settings: events_pb2.RunSettings,
     progress: Progress,
-    patience: float = PROFILE_SECONDS,
+    options: RunOptions | None = None,
 ) -> str:
-    """The name of a new run, or of a fork. Raises SettingsError for a name that is taken."""
+    """The name of a new run, or of a fork. With `options` the run is estimated first, and fitted to the machine.
+
+    Raises SettingsError for a name that is taken.
+    """
     runs = {status.run: status for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs}
     run = start.name or _new_name(runs)
     if start.fork:  # one that was cut short goes on under its name
@@ -185,7 +187,9 @@ async def _begin(
         return run
     if run in runs:
         raise SettingsError(f"a run called {run} exists already: choose another --run, or --resume it.")
-    if decision := await settle(client, new_settings, patience):
+    if options is not None and (adapts(options) or not progress.quiet):
+        new_settings = await plan_run(client, options, new_settings, list(runs.values()), progress.note)
+    elif decision := await settle(client, new_settings, JOIN_PATIENCE if options is None else PROFILE_SECONDS):
         progress.note(decision)
     await start_run(client, run, new_settings)
     await _until_known(archive, run, None)

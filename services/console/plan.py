@@ -56,7 +56,12 @@ def _setting(
 class Measurement(BaseModel):
     """How candidates are trained and scored."""
 
-    scale: str = _setting("tiny", "mini, tiny, explore, verify or final", wire="scale", fixed=True)
+    scale: str = _setting(
+        "tiny",
+        "mini, tiny, explore, verify or final; default: what the machine can do",
+        wire="scale",
+        fixed=True,
+    )
     overrides: dict[str, str] = _setting(
         {}, "override of the scale, as in tokens=20000", flag="set", wire="scale_overrides", fixed=True
     )
@@ -85,7 +90,7 @@ class Limits(BaseModel):
     """The budget: the run ends when any of it is used up."""
 
     candidates: int | None = _setting(
-        None, "proposals; default at tiny: 6, beside the baselines", wire="budget.candidates", ge=0
+        None, "proposals; default at tiny: as many as fit into 8 minutes, at most 6", wire="budget.candidates", ge=0
     )
     hours: float | None = _setting(None, "wall-clock hours", wire="budget.seconds", unit=HOUR, ge=0)
     gpu_hours: float | None = _setting(None, "GPU-hours", wire="budget.gpu_seconds", unit=HOUR, ge=0)

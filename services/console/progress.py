@@ -228,6 +228,11 @@ class Progress:
         if self._live:
             self._live.stop()
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is shown."""
+        return self._quiet
+
     def note(self, text: str) -> None:
         """A sentence that stays."""
         if not self._quiet:
