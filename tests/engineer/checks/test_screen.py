@@ -1,0 +1,54 @@
+"""Texts that attack whoever parses them, and what a program may make a verdict say."""
+
+import pytest
+
+from services.engineer.checks.report import EVIDENCE_CHARACTERS, Verdict
+from services.engineer.checks.screen import screen
+
+HOSTILE = {
+    "chained attributes": ("x = a" + ".b" * 80_000, "nested too deeply"),
+    "deep stores": ("torch" + ".b" * 150 + " = 1\n" + "torch" + ".b" * 300 + " = 1", "nested too deeply"),
+    "replacement fields": ("f'" + "{x}" * 60_000 + "'", "more than 4000 opening braces"),
+    "null byte": ("import torch\n\0", "line 2: the text holds a null byte"),
+    "half a character": ("x = '\ud800'", "line 1: the text holds half of a surrogate pair"),
+    "long module name": ("import " + "a." * 50_000 + "a", "line 1: import of a.a"),
+    "name that rewrites a terminal": ("getattr(x, '__\x1b[2J__')", "line 1: .__\\x1b[2J__ is not allowed"),
+}
+
+
+@pytest.mark.parametrize(("program", "message"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_text_is_refused_in_a_short_sentence(program: str, message: str) -> None:
+    """The parser's own errors were empty, endless, or raised in the engineer."""
+    finding = screen(program)
+
+    assert finding.violated
+    assert message in finding.message
+    assert len(finding.message) < 300
+
+
+def test_ordinary_chains_and_marks_pass() -> None:
+    """Reshaping is written as a chain of calls, and some editors put a byte order mark in front."""
+    assert not screen("\ufeffimport torch\n\n\ndef f(x):\n    return x" + ".view(-1).float()" * 20).violated
+
+
+def test_a_verdict_is_printable_and_bounded() -> None:
+    """Thirty megabytes of evidence were stored once, and escapes could rewrite FAIL to ok on a terminal."""
+    evidence = {"text": "\x1b[2J\r" + "x" * (1 << 20), "list": ["y" * 1000] * 1000, "kept": 1.5}
+    verdict = Verdict("runs", "fail", "\x1b[1A\x1b[2Kok  runs" + "z" * 10_000, evidence)
+
+    assert verdict.message.startswith("\\x1b[1A\\x1b[2Kok  runs")
+    assert verdict.message.endswith("more characters left out]")
+    assert len(str(verdict.evidence)) < 2 * EVIDENCE_CHARACTERS
+    assert "\x1b" not in str(dict(verdict.evidence)["text"])
+
+
+def test_evidence_within_bounds_is_kept_as_it_is() -> None:
+    """Numbers, nesting and newlines are what a rewriter reads."""
+    evidence = {
+        "line": 3,
+        "objections": [{"line": 3, "reason": "open is not allowed"}],
+        "traceback": "a\n\tb",
+        "n": None,
+    }
+
+    assert Verdict("screen", "fail", "line 3: no open", evidence).evidence == evidence
