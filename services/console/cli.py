@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient, sentence
-from services.console.options import INTERRUPTED
+from services.console.options import INTERRUPTED, near
 
 EXIT_STATUS = (
     "Exit status: 0 done; 1 the answer is no (nothing has that name, a check failed, a run without a result, nothing "
@@ -109,6 +109,13 @@ class Commands(typer.core.TyperGroup):
             command = typer.main.get_command(app)
         command.name = cmd_name
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is called. Ends with its nearest names where there is none of that name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            suggestion = near(args[0], COMMANDS) or "; see `asi-arch --help`."
+            raise SettingsError(f"no command is called {args[0]}{suggestion}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """Every command with its summary, in panels."""

@@ -37,7 +37,7 @@ Run = Annotated[
 ]
 RunArgument = Annotated[
     str,
-    typer.Argument(metavar="[RUN]", show_default=False, help="the same as --run", autocompletion=complete_runs),
+    typer.Argument(metavar="RUN", show_default=False, help="the same as --run", autocompletion=complete_runs),
 ]
 Candidate = Annotated[
     str, typer.Argument(help="an id, or a name that just one candidate has", autocompletion=complete_candidates)

@@ -27,9 +27,7 @@ async def pause_run(settings: ConsoleSettings, run: str, reason: str) -> None:
 async def resume_run(settings: ConsoleSettings, run: str, budget: pb.Budget | None = None) -> None:
     """Start candidates again; with a budget, until that one is used up."""
     event = first(run, "resumed", SERVICE, now())
-    event.run_resumed.SetInParent()
-    if budget is not None:
-        event.run_resumed.budget.CopyFrom(budget)
+    event.run_resumed.CopyFrom(pb.RunResumed(budget=budget))
     await publish(settings, [event])
 
 

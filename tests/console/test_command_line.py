@@ -1,16 +1,22 @@
 """The command line for people: near names, one sentence for what cannot be, JSON everywhere, narrow terminals."""
 
 import json
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from services.chassis.errors import SettingsError
+from services.console.cli import COMMANDS, Commands
+from services.console.commands.compare import measures
 from services.console.options import complete_candidates, complete_runs, near
-from services.console.plan import RunOptions, require_possible_scale, run_settings
-from services.console.rows import Row
+from services.console.plan import RunOptions, fork_settings, require_possible_scale, run_settings
+from services.console.rows import Node, Row, row
 from services.console.settings import ConsoleSettings
-from services.console.tables import listing
+from services.console.tables import family, listing
+from services.contracts import candidate_pb2
 from services.contracts import events_pb2 as events
 from tests.console.conftest import Laboratory, bare_environment
 from tests.console.lives import whole_way
@@ -39,6 +45,89 @@ def test_an_override_is_tried_before_anything_starts() -> None:
     with pytest.raises(SettingsError, match=r"--set: The scale has no field 'stepz' \(did you mean steps\?\)"):
         require_possible_scale(run_settings(RunOptions(overrides=["stepz=3"])))
     require_possible_scale(run_settings(RunOptions(overrides=["steps=3"])))
+
+
+def test_a_setting_of_a_run_is_declared_once_for_flags_files_and_the_record(tmp_path: Path) -> None:
+    """A file holds the flags' names; mistakes are named with their place."""
+    file = tmp_path / "run.toml"
+    file.write_text('seeds = 3\nhours = 0.5\nbaselines = "delta_net,gla"\n[set]\ntokens = 20000\n')
+    settings = run_settings(RunOptions.read(tomllib.loads(file.read_text())))
+
+    assert settings.candidate_seeds == 3
+    assert settings.budget.seconds == 1800
+    assert list(settings.baselines) == ["delta_net", "gla"]
+    assert dict(settings.scale_overrides) == {"tokens": "20000"}
+    with pytest.raises(SettingsError, match=r"run\.toml: 'seedz' is not a setting of a run; did you mean seeds\?"):
+        RunOptions.read({"seedz": 3}, "run.toml")
+    with pytest.raises(SettingsError, match="--judge-times is 0: Input should be greater than or equal to 1"):
+        RunOptions.read({"judge_times": 0})
+
+
+def test_a_fork_takes_what_was_given_and_keeps_the_rest() -> None:
+    """What would make its history incomparable is refused."""
+    source = run_settings(RunOptions(seats=5, candidates=9, without=("judge",)))
+    forked = fork_settings(source, RunOptions(seed=7, hours=1.0))
+
+    assert (forked.seats, forked.seed, forked.ablations.without_judge) == (5, 7, True)
+    assert (forked.budget.seconds, forked.budget.HasField("candidates")) == (3600, False)
+    with pytest.raises(SettingsError, match="--seeds cannot differ in a fork"):
+        fork_settings(source, RunOptions(candidate_seeds=2))
+
+
+def test_every_command_can_be_loaded() -> None:
+    """The overview names modules that exist."""
+    assert [Commands(name="asi-arch").get_command(None, name).name for name in COMMANDS] == list(COMMANDS)
+
+
+def test_the_overview_imports_no_command_and_an_unknown_one_has_its_nearest(tmp_path: Path) -> None:
+    """`--help` answers at once."""
+    code = "import sys, services.console.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    wrong = subprocess.run(
+        [sys.executable, "-m", "services.console", "statsu"], capture_output=True, text=True, check=False,
+        env=bare_environment(tmp_path),
+    )  # fmt: skip
+
+    assert not {"pydantic", "google.protobuf", "grpc", "nats", "numpy"} & set(loaded)
+    assert (wrong.returncode, wrong.stderr) == (2, "asi-arch: no command is called statsu; did you mean status?\n")
+
+
+def test_a_comparison_says_which_is_better_in_each_measure() -> None:
+    """Less is better for a loss and for time, more for accuracy; nothing is said of what was not measured."""
+    one, other = (candidate_pb2.Candidate(id=name) for name in ("c1", "c2"))
+    one.training.CopyFrom(candidate_pb2.Training(loss=1.4, benchmark=0.4))
+    other.training.CopyFrom(candidate_pb2.Training(loss=1.5, benchmark=0.5))
+    better = {measure["measure"]: measure["better"] for measure in measures(one, other)}
+
+    assert better["loss"] == "c1"
+    assert better["benchmark"] == "c2"
+    assert better["fitness"] is None
+
+
+def test_columns_without_any_value_are_left_out_and_fitness_follows_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 columns are enough for what was measured."""
+    monkeypatch.setenv("COLUMNS", "80")
+    record = candidate_pb2.Candidate(id="c000001", state=candidate_pb2.STATE_ARCHIVED)
+    record.proposal.name = "AnArchitectureWithALongName"
+    record.training.loss = 1.5
+    record.verdict.fitness.value = 0.5
+
+    assert listing([row(record)]).splitlines()[0].split() == ["id", "name", "loss", "fitness"]
+
+
+def test_a_deep_tree_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A branch deeper than the lines have room for is drawn with its depth."""
+    monkeypatch.setenv("COLUMNS", "80")
+    nodes = [
+        Node(id=f"c{number:06d}", parent=f"c{number - 1:06d}" if number else None, name=f"Net{number}" * 5,
+             fitness=0.5, loss=None, state="archived", kind="proposal")
+        for number in range(60)
+    ]  # fmt: skip
+    lines = family(nodes).splitlines()
+
+    assert len(lines) == 61
+    assert all(len(line) <= 80 for line in lines)
+    assert "…59 " in lines[-1]
 
 
 def test_near_names_keep_their_spelling() -> None:
@@ -107,7 +196,7 @@ async def test_every_command_that_tells_something_tells_it_as_json(
         "tree": {"id", "parent", "name", "fitness", "loss", "state", "kind"},
         "runs": {"run", "phase"},
         "lineage c000001": row,
-        "compare c000001 c000002": {"measure", "c000001", "c000002", "difference"},
+        "compare c000001 c000002": {"measure", "c000001", "c000002", "difference", "better"},
         "diff c000001 c000002": {"run", "first", "second", "difference"},
         "cost": {"run", "wall_seconds", "training_seconds", "gpu_seconds", "tokens", "dollars"},
         "dead": set(),

@@ -19,8 +19,7 @@ from services.chassis.bus import Bus
 from services.chassis.errors import NotPossible
 from services.chassis.events import follow
 from services.console.commands.autoscale import Bounds, EngineerTarget, places_for
-from services.console.local.fleet import Fleet
-from services.console.local.gpus import gpus
+from services.console.local.fleet import Fleet, gpus
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2 as events
 from services.domain.zoo import baseline

@@ -19,8 +19,7 @@ import typer
 from services.chassis.bus import Bus, Consumer
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import NotPossible, SettingsError, Transient
-from services.console.local.fleet import Fleet
-from services.console.local.gpus import gpus
+from services.console.local.fleet import Fleet, gpus
 from services.console.log import require_server
 from services.console.options import SCALES, Json, names_in, one_of
 from services.console.settings import ConsoleSettings, console_settings, running_system

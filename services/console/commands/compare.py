@@ -9,14 +9,15 @@ from services.console.comparison import gain_over, program_difference, program_o
 from services.console.options import Candidate, Json, Run, print_json
 from services.console.rows import row
 from services.console.settings import ConsoleSettings, console_settings
-from services.console.tables import ABSENT, Column, in_colour, mixed_precision, paragraph, say, styled, table
+from services.console.tables import ABSENT, Column, in_colour, mixed_precision, number, paragraph, say, styled, table
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 
-LESS_IS_BETTER = {"fitness": False, "loss": True, "benchmark": False, "judge": False, "parameters": None,
+LESS_IS_BETTER = {"loss": True, "fitness": False, "benchmark": False, "judge": False, "parameters": None,
                   "seconds": True}  # fmt: skip
-"""None: a matter of taste. Tasks are accuracies."""
-UNITS = {"loss": "nats per token", "benchmark": "accuracy", "judge": "1–10", "seconds": "s"}
+"""None: neither is better. Tasks are accuracies."""
+UNITS = {"loss": "nats per token", "benchmark": "accuracy", "judge": "1–10"}
+PATTERNS = {"parameters": ",.0f", "seconds": ",.0f", "judge": ".1f"}
 
 
 class Measure(TypedDict):
@@ -100,9 +101,9 @@ def _print_measures(one: candidate_pb2.Candidate, other: candidate_pb2.Candidate
     say()
     say(table([
         Column("measure", [measure["measure"] for measure in found], flexible=True),
-        Column(one.id, [_shown(measure["first"]) for measure in found], right=True),
-        Column(other.id, [_shown(measure["second"]) for measure in found], right=True),
-        Column("difference", [_shown(measure["difference"], "+") for measure in found], right=True, rank=2),
+        Column(one.id, [_shown(measure, measure["first"]) for measure in found], right=True),
+        Column(other.id, [_shown(measure, measure["second"]) for measure in found], right=True),
+        Column("difference", [_shown(measure, measure["difference"], "+") for measure in found], right=True, rank=2),
         Column("better", [measure["better"] or ABSENT for measure in found], rank=1),
         Column("unit", [UNITS.get(measure["measure"], "") for measure in found], rank=3),
     ]))  # fmt: skip
@@ -112,7 +113,5 @@ def _print_measures(one: candidate_pb2.Candidate, other: candidate_pb2.Candidate
         say(styled(paragraph(warning), fg="yellow"))
 
 
-def _shown(value: float | None, sign: str = "") -> str:
-    if value is None:
-        return ABSENT
-    return f"{value:{sign},}" if isinstance(value, int) else f"{value:{sign},.4f}"
+def _shown(measure: Measure, value: float | None, sign: str = "") -> str:
+    return number(value, sign + PATTERNS.get(measure["measure"], ".4f"))

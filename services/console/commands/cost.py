@@ -58,4 +58,6 @@ def _print(found: Mapping[str, object]) -> None:
 def _numbers(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{_numbers(number)} {name}" for name, number in value.items())
-    return ABSENT if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.4g}" if value >= 1e9 else f"{value:,.2f}".removesuffix(".00")
+    return ABSENT if value is None else str(value)

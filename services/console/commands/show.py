@@ -102,19 +102,19 @@ def _numbers(record: candidate_pb2.Candidate, one: Row, gain: Gain | None) -> li
     lines = [
         ("loss", f"{number(one['loss'])} nats per token"),
         ("fitness", fitness),
-        ("gain over root", ABSENT if gain is None else gain.sentence),
-        ("benchmark", number(one["benchmark"], ".3f")),
-        ("judge", number(one["judge"], ".1f")),
-        ("parent", one["parent"] or ABSENT),
+        ("gain over root", "" if gain is None else gain.sentence),
+        ("benchmark", "" if one["benchmark"] is None else f"{one['benchmark']:.3f}"),
+        ("judge", "" if one["judge"] is None else f"{one['judge']:.1f}"),
+        ("parent", one["parent"] or ""),
         ("components", ", ".join(record.proposal.components)),
-        ("parameters", ABSENT if one["parameters"] is None else f"{one['parameters']:,}"),
-        ("time", ABSENT if one["seconds"] is None else f"{one['seconds']:.0f} s"),
+        ("parameters", f"{one['parameters']:,}" if one["parameters"] else ""),
+        ("time", f"{one['seconds']:.0f} s" if one["seconds"] else ""),
     ]
     if record.training.seeds:
         measured = record.training.seeds[0].measurements
-        speed = measured.tokens_per_second if measured.HasField("tokens_per_second") else None
+        speed = f"{measured.tokens_per_second:,.0f} tokens/s" if measured.HasField("tokens_per_second") else ""
         lines += [
-            ("speed", f"{number(speed, ',.0f')} tokens/s"),
+            ("speed", speed),
             ("device", measured.device_name or measured.device),
             ("precision", one["precision"] or ""),
         ]
