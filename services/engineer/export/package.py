@@ -115,12 +115,13 @@ def _construction() -> str:
 
 
 def _example(name: str, trained: bool) -> str:
-    how = "load()" if trained else "build(seed=0)  # fresh initial values: the weights were not kept"
+    how = (
+        "load()" if trained else "build(seed=0)  # fresh initial values, whose text is noise: the weights were not kept"
+    )
     return (
-        f'"""A few tokens from {name}."""\n\nimport torch\n\nimport {name}\n\n'
+        f'"""A few words from {name}."""\n\nimport {name}\n\n'
         f"model = {name}.{how}\n"
         f"print(sum(parameter.numel() for parameter in model.parameters()), 'parameters')\n"
-        f"tokens = {name}.encode('def ') if {name}.SIZES.vocabulary == 256 else torch.tensor([[1, 2, 3]])\n"
-        f"tokens = {name}.generate(model, tokens, count=40)\n"
-        f"print({name}.decode(tokens) if {name}.SIZES.vocabulary == 256 else tokens.tolist())\n"
+        f"tokens = {name}.generate(model, {name}.encode('def '), count=40, temperature=0.8)\n"
+        f"print({name}.decode(tokens))\n"
     )

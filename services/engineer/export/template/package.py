@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,14 +77,24 @@ def generate(model: LanguageModel, tokens: Tensor, count: int, temperature: floa
 
 
 def encode(text: str) -> Tensor:
-    """Text as tokens [1, length] where the model reads bytes. Raises ValueError where it has a tokenizer."""
-    if SIZES.vocabulary != 256:
-        raise ValueError(f"this model reads the tokens of {CARD['tokenizer']}: use that tokenizer")
-    return torch.tensor([list(text.encode("utf-8"))])
+    """Text as tokens [1, length]. Raises ValueError where the model's tokenizer is needed and cannot be had."""
+    return torch.tensor([list(text.encode("utf-8")) if SIZES.vocabulary == 256 else _tokenizer().encode(text)])
 
 
 def decode(tokens: Tensor) -> str:
-    """Tokens [1, length] as text where the model reads bytes. Raises ValueError where it has a tokenizer."""
-    if SIZES.vocabulary != 256:
-        raise ValueError(f"this model reads the tokens of {CARD['tokenizer']}: use that tokenizer")
-    return bytes(tokens[0].tolist()).decode("utf-8", errors="replace")
+    """Tokens [1, length] as text; what cannot be printed is a dot. Raises ValueError as `encode` does."""
+    numbers = tokens[0].tolist()
+    text = bytes(numbers).decode("utf-8", "replace") if SIZES.vocabulary == 256 else _tokenizer().decode(numbers)
+    return "".join(sign if (sign.isprintable() and sign != "\ufffd") or sign == "\n" else "·" for sign in text)
+
+
+def _tokenizer() -> Any:
+    """The tokenizer that the model was trained with, from the Hugging Face hub or its cache."""
+    try:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(CARD["tokenizer"])
+    except (ImportError, OSError) as error:
+        raise ValueError(
+            f"this model reads the tokens of {CARD['tokenizer']}, which needs transformers: {error}"
+        ) from None
