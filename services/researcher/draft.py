@@ -20,7 +20,7 @@ class Context:
     entries: tuple[cognition_pb2.CognitionEntry, ...]
     settings: events_pb2.RunSettings
     best: tuple[pb.Candidate, ...] = ()  # the best by loss, the parent left out
-    board: tuple[pb.Candidate, ...] = ()  # what was measured so far; read for language models only
+    board: tuple[pb.Candidate, ...] = ()  # what was measured so far
     scale: checker_pb2.ScaleDescription | None = None
 
 

@@ -25,7 +25,7 @@ from services.llm.embedder import Vector
 from services.llm.openai_embedder import Embed, MotivationEmbedder
 from services.llm.port import OFFLINE
 from services.researcher.draft import Context, Draft, Proposer, Refusal
-from services.researcher.lookup import entries_for, neighbours, with_board
+from services.researcher.lookup import entries_for, neighbours, with_board, with_measured
 from services.researcher.offline.proposer import describes
 
 SERVICE = "researcher"
@@ -107,7 +107,9 @@ class Researcher:
             ),
             settings=settings,
         )
-        return context if settings.mind in ("", OFFLINE) else await with_board(context, self._archive, self._checker)
+        if settings.mind not in ("", OFFLINE):
+            return await with_board(context, self._archive, self._checker)
+        return await with_measured(context, self._archive)
 
     async def _baseline(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
         """A program of the zoo, checked like any other. The upper reference may cost what it costs."""

@@ -23,6 +23,7 @@ from services.researcher.draft import Context
 NEIGHBOURS = 5
 ENTRIES = 3
 BOARD = 100  # the best, and as many of the newest
+MEASURED = 200  # for the offline mind
 BEST = 2  # of them with their programs
 
 
@@ -45,6 +46,13 @@ async def entries_for(
         request.embedding.extend(vector.values)
         request.embedder = vector.embedder
     return tuple((await cognition.Search(request, timeout=30)).entries)
+
+
+async def with_measured(context: Context, archive: archive_pb2_grpc.ArchiveAsyncStub) -> Context:
+    """The context with the run's best by loss, without programs: what the offline mind's model learns from."""
+    run, stage = context.record.run, context.record.stage
+    request = archive_pb2.ListCandidatesRequest(run=run, sort="loss", stage=stage, page_size=MEASURED, slim=True)
+    return replace(context, board=tuple((await archive.ListCandidates(request, timeout=30)).candidates))
 
 
 async def with_board(

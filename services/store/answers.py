@@ -61,7 +61,7 @@ def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:
     """A copy without programs, per-item results and prose, with the last point of each curve: what a table shows."""
     copy = candidate_pb2.Candidate()
     copy.CopyFrom(record)
-    for field in ("program", "motivation_embedding", "check", "description"):
+    for field in ("program", "motivation_embedding", "check"):
         copy.proposal.ClearField(field)
     for seed in copy.training.seeds:
         del seed.curve[:-1]

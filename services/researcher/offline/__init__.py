@@ -9,6 +9,7 @@ from services.researcher.offline.search import (
     OfflineProposal,
     SearchExhaustedError,
     Seed,
+    propose_by_surrogate,
     propose_offline,
     propose_random,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "OfflineProposal",
     "SearchExhaustedError",
     "Seed",
+    "propose_by_surrogate",
     "propose_offline",
     "propose_random",
     "render",

@@ -20,26 +20,32 @@ from services.researcher.offline.search import (
     OfflineProposal,
     SearchExhaustedError,
     Seed,
+    propose_by_surrogate,
     propose_offline,
     propose_random,
     starting_point,
 )
 
-NAME = "offline search 1"
+NAME = "offline search 2"
+SURROGATE, BANDIT, RANDOM = "surrogate", "bandit", "random"
 RANDOM_NAME = "random compositions 1"
 WHY_NOT = "it is no part of it, or nothing sound remains"
 
 
 class OfflineProposer:
-    """A search over known architectural moves; the run's policy `search=random` draws them blindly instead."""
+    """A search over known architectural moves.
+
+    The run's policy `search` says how: `surrogate` (the default) by a model of everything measured, `bandit` by what
+    each move gained, `random` blindly.
+    """
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """As the port says: the same context and refusals give the same draft."""
-        blind = context.settings.policies.fields["search"].string_value == "random"
+        search = context.settings.policies.fields["search"].string_value or SURROGATE
         refused = {fingerprint(one.draft.program).digest for one in refusals}
         rng = random.Random(f"{context.settings.seed}:{context.record.id}:{len(refusals)}")
         try:
-            proposal = self._proposal(context, refused, rng, blind)
+            proposal = self._proposal(context, refused, rng, search)
         except SearchExhaustedError as error:
             raise Rejected("propose", str(error), {"refused": [one.sentence for one in refusals]}) from error
         return Draft(
@@ -50,7 +56,7 @@ class OfflineProposer:
             ideas=[pb.Idea(text=one.text, origin=one.origin, source=one.source or "") for one in proposal.ideas],
             moves=proposal.moves,
             description=json.loads(proposal.description),
-            mind=RANDOM_NAME if blind else NAME,
+            mind=RANDOM_NAME if search == RANDOM else NAME,
         )
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
@@ -82,7 +88,7 @@ class OfflineProposer:
             mind=NAME,
         )
 
-    def _proposal(self, context: Context, refused: set[str], rng: random.Random, blind: bool) -> OfflineProposal:
+    def _proposal(self, context: Context, refused: set[str], rng: random.Random, search: str) -> OfflineProposal:
         parent = seed_of(context.parent)
         references = [seed_of(one) for one in context.references]
         history = [
@@ -90,12 +96,18 @@ class OfflineProposer:
             for one in context.history
             if one.HasField("gain") or one.rejected
         ]
-        if blind:
+        if search == RANDOM:
             return propose_random(parent, references, history, rng)
         hints = [CognitionHint(entry.id, tuple(entry.components), entry.title) for entry in context.entries]
-        return propose_offline(
-            parent, references, history, hints, rng, lambda program: fingerprint(program).digest in refused
-        )
+
+        def is_repeat(program: str) -> bool:
+            return fingerprint(program).digest in refused
+
+        if search == BANDIT:
+            return propose_offline(parent, references, history, hints, rng, is_repeat)
+        measured = [seed_of(record) for record in (*context.board, context.parent, *context.references)]
+        measured = list({seed.candidate: seed for seed in measured}.values())
+        return propose_by_surrogate(parent, references, measured, history, hints, rng, is_repeat)
 
 
 def describes(record: pb.Candidate) -> bool:

@@ -10,6 +10,7 @@ from services.mixers.description import Mixer
 from services.mixers.moves import Move
 from services.mixers.moves.crossover import cross
 from services.mixers.render import render
+from services.mixers.surrogate import Surrogate
 from services.researcher.offline import hints as cognition
 from services.researcher.offline.bandit import Bandit, Observation
 from services.researcher.offline.hints import CognitionHint
@@ -18,6 +19,10 @@ from services.researcher.offline.telling import Idea, Step, ideas, motivation, n
 TRIES = 64
 CROSSOVER_SHARE = 0.2
 NUMBER_OF_MOVES = (1, 1, 2, 2, 3)  # drawn from uniformly
+DRAWS = 64
+"""Children among which the surrogate chooses."""
+LEAST_MEASURED = 8
+"""Fewer measured descriptions tell a surrogate too little: the bandit proposes instead."""
 
 
 class SearchExhaustedError(RuntimeError):
@@ -97,6 +102,51 @@ def propose_offline(
     raise SearchExhaustedError(f"no new architecture within {TRIES} tries from {parent.name}: choose another parent")
 
 
+def propose_by_surrogate(
+    parent: Seed,
+    references: Sequence[Seed],
+    measured: Sequence[Seed],
+    history: Sequence[Observation],
+    cognition_hints: Sequence[CognitionHint],
+    rng: random.Random,
+    is_repeat: Callable[[str], bool] = lambda _: False,
+) -> OfflineProposal:
+    """Of many children of the parent the one that a model of all measured descriptions expects the most of.
+
+    `measured` holds what the run has scored; where too few have a description, this is `propose_offline`. Other
+    arguments and exceptions are those of `propose_offline`.
+    """
+    known = [
+        (starting_point(seed)[0], seed.fitness) for seed in measured if seed.description or seed.family in CATALOGUE
+    ]
+    scored = [(mixer, fitness) for mixer, fitness in known if fitness is not None]
+    if len(scored) < LEAST_MEASURED:
+        return propose_offline(parent, references, history, cognition_hints, rng, is_repeat)
+    start, stand_in = starting_point(parent)
+    entries = cognition.suggested(cognition_hints)
+    blind = Bandit.learned((), entries)
+    mates = [seed for seed in references if seed.description]
+    taken = {seen.structure for seen in history} | {mixer.structure() for mixer, _ in known} | {start.structure()}
+    children: dict[str, _Child] = {}
+    for _ in range(DRAWS):
+        child = _child(start, mates, blind, rng)
+        if child is not None and (structure := child.mixer.structure()) not in taken:
+            children.setdefault(structure, child)
+    pool = list(children.values())
+    if pool:
+        model = Surrogate([mixer for mixer, _ in scored], [fitness for _, fitness in scored])
+        gains = model.expected_improvement([child.mixer for child in pool])
+        for place in sorted(range(len(pool)), key=lambda place: -gains[place]):
+            ground = (
+                f"Of {len(pool)} children drawn it has the highest expected improvement, {gains[place]:.3f} in "
+                f"fitness, under a model of {len(scored)} measured mixers."
+            )
+            proposal = _told(pool[place], parent, stand_in, blind, entries, ground)
+            if not is_repeat(proposal.program):
+                return proposal
+    raise SearchExhaustedError(f"no new architecture among {DRAWS} draws from {parent.name}: choose another parent")
+
+
 def propose_random(
     parent: Seed, references: Sequence[Seed], history: Sequence[Observation], rng: random.Random
 ) -> OfflineProposal:
@@ -143,12 +193,12 @@ def _moved(child: _Child, move: Move) -> _Child:
 
 
 def _told(
-    child: _Child, parent: Seed, stand_in: str | None, bandit: Bandit, entries: dict[str, str]
+    child: _Child, parent: Seed, stand_in: str | None, bandit: Bandit, entries: dict[str, str], ground: str = ""
 ) -> OfflineProposal:
     steps = [Step(s.move, entries.get(s.move.name), bandit.belief(s.move.name)) for s in child.steps]
     name = name_of(child.mixer, [step.move for step in steps])
     mate = None if child.mate is None else (child.mate.candidate, child.mate.name)
-    text = motivation(steps, parent.name, stand_in, mate)
+    text = motivation(steps, parent.name, stand_in, mate, ground)
     return OfflineProposal(
         name=name,
         motivation=text,

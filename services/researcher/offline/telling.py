@@ -36,7 +36,9 @@ def name_of(mixer: Mixer, moves: Sequence[Move]) -> str:
     return f"{words}{'' if words.endswith(base) else base}Net{mixer.structure()[:4]}"
 
 
-def motivation(steps: Sequence[Step], parent: str, stand_in: str | None, mate: tuple[str, str] | None) -> str:
+def motivation(
+    steps: Sequence[Step], parent: str, stand_in: str | None, mate: tuple[str, str] | None, choice: str = ""
+) -> str:
     """A few sentences: what changed, why, on whose word, and how it was chosen."""
     sentences = []
     if stand_in:
@@ -47,7 +49,7 @@ def motivation(steps: Sequence[Step], parent: str, stand_in: str | None, mate: t
         subject = f"{parent} receives" if number == 0 and not mate else "It also receives"
         sentences.append(f"{subject} {step.move.what}, because {step.move.why}{cites(step.move)}.")
     grounds = [ground for step in steps if (ground := _ground(step))]
-    sentences += grounds
+    sentences += [*grounds, choice] if choice else grounds
     sentences.append("Found by a search over known moves, without a language model.")
     return " ".join(sentences)
 

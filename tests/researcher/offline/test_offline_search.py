@@ -14,10 +14,12 @@ from services.researcher.offline import (
     OfflineProposal,
     SearchExhaustedError,
     Seed,
+    propose_by_surrogate,
     propose_offline,
     propose_random,
 )
 from services.researcher.offline.hints import suggested
+from tests.researcher.offline.compositions import composition
 
 PARENT = Seed("c0001", "DeltaNet", "", 0.5, CATALOGUE["delta_net"].to_json())
 REFERENCE = Seed("c0002", "GatedDeltaNet", "", 0.6, CATALOGUE["gated_delta_net"].to_json())
@@ -119,3 +121,46 @@ def test_a_gain_that_is_no_number_is_refused() -> None:
     """One NaN would decide every later draw."""
     with pytest.raises(ValueError, match="finite"):
         Observation(("gate_floor",), float("nan"))
+
+
+def measured(count: int) -> list[Seed]:
+    """Descriptions whose fitness depends on their output gate and their skip alone."""
+    seeds = []
+    for number in range(count):
+        mixer = composition(number)
+        fitness = 0.5 + 0.3 * (mixer.output.gate != "none") + 0.2 * (mixer.output.skip != "none")
+        seeds.append(Seed(f"c{number + 10:04d}", f"Net{number}", "", fitness, mixer.to_json()))
+    return seeds
+
+
+def test_the_surrogate_chooses_children_that_blind_moves_rarely_hit() -> None:
+    """A model of what was measured has to know which parts were good."""
+    known = measured(60)
+
+    def worth(child: OfflineProposal) -> float:
+        mixer = Mixer.from_json(child.description)
+        return 0.3 * (mixer.output.gate != "none") + 0.2 * (mixer.output.skip != "none")
+
+    modelled = [propose_by_surrogate(PARENT, [], known, [], [], random.Random(seed)) for seed in range(12)]
+    blind = [propose_random(PARENT, [], [], random.Random(seed)) for seed in range(12)]
+
+    assert sum(map(worth, modelled)) > 2 * sum(map(worth, blind))
+    assert "expected improvement" in modelled[0].motivation
+
+
+def test_with_few_measured_descriptions_the_bandit_proposes() -> None:
+    """Seven points determine no model."""
+    few = propose_by_surrogate(PARENT, [REFERENCE], measured(7), [], [], random.Random(3))
+
+    assert few == proposal(3)
+
+
+def test_the_surrogate_never_proposes_what_is_measured() -> None:
+    """Forty in a row, each measured before the next."""
+    known = measured(10)
+    for seed in range(40):
+        child = propose_by_surrogate(PARENT, [REFERENCE], known, [], [], random.Random(seed))
+        known.append(Seed(f"d{seed}", child.name, child.program, 0.5, child.description))
+
+    structures = [Mixer.from_json(seed.description or "").structure() for seed in known[10:]]
+    assert len(set(structures)) == 40
