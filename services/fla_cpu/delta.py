@@ -247,6 +247,31 @@ def chunk_comba(
     return delta_rule(q, k, p, v, beta, g, scale, Memory(initial_state, output_final_state, cu_seqlens))
 
 
+def chunk_gdn2(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    b: Tensor,
+    w: Tensor,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    *,
+    state_v_first: bool = False,
+    cu_seqlens: Tensor | None = None,
+    **options: object,
+) -> Result:
+    """As `chunk_kda` with an erase gate per key feature, b like k, and a write gate per value feature, w like v."""
+    require_known("chunk_gdn2", options)
+    q, k = _prepared(q, k, v, use_qk_l2norm_in_kernel)
+    if g.shape != k.shape or b.shape != k.shape or w.shape != v.shape:
+        raise ValueError("g and b must have the shape of k, and w that of v")
+    memory = Memory(initial_state, output_final_state, cu_seqlens, state_v_first)
+    return delta_rule(q, k, b * k, w * v, None, g, scale, memory)
+
+
 def _prepared(q: Tensor, k: Tensor, v: Tensor, normalise: bool) -> tuple[Tensor, Tensor]:
     """Queries and keys of unit length if so wanted, each repeated for the value heads that share it."""
     if normalise:

@@ -34,6 +34,7 @@ OPERATORS: dict[str, Mapping[str, object]] = {
     | dict.fromkeys(
         ("fused_recurrent_gated_delta_rule", "fused_recurrent_gdn"), delta.fused_recurrent_gated_delta_rule
     ),
+    "gdn2": {"chunk_gdn2": delta.chunk_gdn2},
     "gla": dict.fromkeys(("chunk_gla", "fused_chunk_gla"), decay.chunk_gla)
     | {"fused_recurrent_gla": decay.fused_recurrent_gla},
     "hgrn": {"chunk_hgrn": decay.chunk_hgrn, "fused_recurrent_hgrn": decay.fused_recurrent_hgrn},

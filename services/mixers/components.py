@@ -16,6 +16,7 @@ _WRITES = {
     "sigmoid": ("write-strength",),
     "double": ("write-strength", "negative-eigenvalues"),
     "channel": ("input-gate", "low-rank-projection"),
+    "split": ("write-strength", "input-gate", "low-rank-projection"),
 }
 _PATHS = {
     "convolution": "short-convolution",
@@ -49,7 +50,7 @@ def _of_inputs(mixer: Mixer) -> Iterator[str]:
     inputs, features = mixer.inputs, mixer.features
     flags = {
         "token-shift": inputs.shift != "none",
-        "short-convolution": bool(inputs.convolved),
+        "short-convolution": bool(inputs.convolved) or inputs.shift == "canon",
         "shared-state": inputs.key_width == "shared",
         "state-normalisation": inputs.value_norm,
         "feature-map": reads_keys(mixer) and features.map != "identity",

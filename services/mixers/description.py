@@ -11,14 +11,14 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Shift = Literal["none", "half", "learned", "dynamic"]
+Shift = Literal["none", "half", "learned", "dynamic", "canon"]
 Convolved = Literal["", "v", "k", "qk", "kv", "qkv"]
 Feature = Literal["silu", "identity", "elu", "relu", "squared_relu", "softmax", "hedgehog"]
 KeyNorm = Literal["l2", "rms", "sum", "none"]
 Rotary = Literal["none", "full", "half", "learned"]
 Rule = Literal["delta", "product", "linear", "none"]
 Decay = Literal["none", "retention", "mamba", "sigmoid", "channel", "floored"]
-Write = Literal["one", "sigmoid", "double", "channel"]
+Write = Literal["one", "sigmoid", "double", "channel", "split"]
 PathKind = Literal["convolution", "multi_scale", "dilated", "average", "window", "retention", "value", "forgetting"]
 FusionKind = Literal["sum", "sigmoid", "softmax", "hierarchical"]
 Evidence = Literal["token", "statistics"]
@@ -37,7 +37,7 @@ class Part(BaseModel):
 class Inputs(Part):
     """How queries, keys and values are made from the hidden states."""
 
-    shift: Shift = "none"  # mix each token with the one before it, ahead of the projections
+    shift: Shift = "none"  # mix each token with those before it, ahead of the projections
     convolved: Convolved = "qkv"  # which of q, k, v pass a short causal convolution
     conv_size: int = Field(default=4, ge=2, le=16)  # taps of that convolution
     key_width: Literal["full", "half", "shared"] = "full"  # "shared": one wide key and query for all heads
@@ -58,7 +58,7 @@ class Memory(Part):
     rule: Rule = "delta"
     steps: int = Field(default=1, ge=1, le=3)  # delta steps per token (rule "product")
     decay: Decay = "none"
-    write: Write = "sigmoid"  # strength of a write; "double" reaches 2: negative eigenvalues
+    write: Write = "sigmoid"  # strength; "double" reaches 2: negative eigenvalues; "split" erases and writes apart
     tied: bool = False  # keys are scaled by 1 - forget gate
     normalised: bool = False  # divide by the accumulated weights, as in linear attention
     bonus: bool = False  # a learned extra weight for the current token
@@ -168,8 +168,8 @@ def _memory_problem(mixer: Mixer) -> str | None:
     if memory.rule in DELTA_RULES:
         if features.norm not in {"l2", "sum"} and (features.map, features.norm) != ("softmax", "none"):
             return "memory.rule 'delta' diverges with keys longer than 1: set features.norm to 'l2'"
-        if memory.decay in CHANNEL_DECAYS:
-            return "memory.decay by channel is for memory.rule 'linear': use a decay by head"
+        if memory.decay in CHANNEL_DECAYS and memory.rule == "product":
+            return "memory.decay by channel is not for memory.rule 'product': use a decay by head"
         if memory.write == "channel":
             return "memory.write 'channel' is for memory.rule 'linear'"
         if memory.rule == "product" and "k" not in mixer.inputs.convolved:
@@ -178,14 +178,16 @@ def _memory_problem(mixer: Mixer) -> str | None:
             return "memory.rule 'product' needs keys of their own per head and no learned rotation"
         if memory.rule == "product" and features.map == "hedgehog":
             return "memory.rule 'product' has no learned feature map"
+    if memory.write == "split" and memory.rule != "delta":
+        return "memory.write 'split' gates erasing and writing apart, which only memory.rule 'delta' does"
     if memory.rule == "linear" and memory.write == "double":
         return "memory.write 'double' means negative eigenvalues, which only a delta rule has"
     if memory.normalised and not (memory.rule == "linear" and positive and mixer.features.rotary == "none"):
         return "memory.normalised divides by accumulated weights: it needs rule 'linear', a positive map, no rotation"
     if memory.normalised and memory.decay in CHANNEL_DECAYS:
         return "memory.normalised is not defined with a decay by channel"
-    if memory.tied and memory.decay not in CHANNEL_DECAYS:
-        return "memory.tied needs a decay by channel"
+    if memory.tied and not (memory.rule == "linear" and memory.decay in CHANNEL_DECAYS):
+        return "memory.tied needs memory.rule 'linear' and a decay by channel"
     return None
 
 

@@ -36,6 +36,8 @@ def given(names: str) -> Given:
         "wide_s0": torch.randn(2, 6, 8, 6),
         "z0": torch.rand(2, 1, 3, 8) * 100,
         "positive": torch.rand(*shape, 8) + 0.1,
+        "erase": torch.rand(*shape, 8),
+        "write": torch.rand(*shape, 6),
         "x": torch.randn(2, LENGTH, 5),
         "gx": F.logsigmoid(torch.randn(2, LENGTH, 5)),
         "h0": torch.randn(2, 5),
@@ -90,6 +92,14 @@ CASES: dict[str, tuple[str, Callable[[Given], Answer], str, Callable[[ModuleType
         "kda",
         lambda m, t: m.naive_recurrent_kda(
             t["q"], t["k"], t["wide"], t["wide_gk"], t["wide_beta"], None, t["wide_s0"], True
+        ),
+    ),
+    "gated delta net 2": (
+        "q k v gk erase write s0",
+        lambda t: delta.chunk_gdn2(t["q"], t["k"], t["v"], t["gk"], t["erase"], t["write"], None, t["s0"], True),
+        "gdn2",
+        lambda m, t: m.naive_recurrent_gdn2(
+            t["q"], t["k"], t["v"], t["gk"], t["erase"], t["write"], None, t["s0"], True
         ),
     ),
     "comba": (

@@ -67,6 +67,26 @@ _ZOO = (
         "Every key feature of the memory forgets at a rate of its own, chosen by the token.",
     ),
     Baseline(
+        "kda", "Kimi delta attention", "baseline",
+        ("delta-rule", "write-strength", "forget-gate", "low-rank-projection", "qk-normalisation", "short-convolution",
+         "output-gate", "output-normalisation"),
+        "arXiv:2510.26692",
+        "The delta rule in a memory whose key features forget at rates of their own.",
+    ),
+    Baseline(
+        "gated_delta_net_2", "Gated DeltaNet-2", "baseline",
+        ("delta-rule", "write-strength", "input-gate", "forget-gate", "low-rank-projection", "qk-normalisation",
+         "short-convolution", "output-gate", "output-normalisation"),
+        "arXiv:2605.22791",
+        "A delta rule that erases per key feature and writes per value feature, each with a gate of its own.",
+    ),
+    Baseline(
+        "hgrn2", "HGRN2", "baseline",
+        ("additive-state", "forget-gate", "input-gate", "output-normalisation"),
+        "arXiv:2404.07904",
+        "A gated linear recurrence whose key is what its forget gate lets go of.",
+    ),
+    Baseline(
         "retnet", "RetNet", "baseline",
         ("additive-state", "fixed-decay", "rotary-phase", "output-gate", "output-normalisation"),
         "arXiv:2307.08621",

@@ -2,6 +2,7 @@
 
 from services.mixers.description import Mixer, reads_keys
 from services.mixers.moves.move import (
+    CANON,
     DELTA_NET,
     EAGLE_FINCH,
     HEDGEHOG,
@@ -69,6 +70,16 @@ MOVES = (
         ("token-shift", "low-rank-projection"),
         (),
         EAGLE_FINCH,
+    ),
+    Move(
+        "canon_convolution",
+        "a residual convolution of four taps over the hidden states",
+        "every projection then sees its neighbours, and the token itself still passes unchanged",
+        "Canon",
+        setting(inputs={"shift": "canon"}),
+        ("token-shift", "short-convolution"),
+        (),
+        CANON,
     ),
     Move(
         "no_token_shift",

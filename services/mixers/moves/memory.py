@@ -5,8 +5,10 @@ from services.mixers.moves.move import (
     DELTA_NET,
     DELTA_PRODUCT,
     GATED_DELTA_NET,
+    GATED_DELTA_NET_2,
     GLA,
     HGRN2,
+    KIMI_LINEAR,
     LINEAR_ATTENTION,
     NEGATIVE_EIGENVALUES,
     RETNET,
@@ -32,13 +34,12 @@ def _is_linear(mixer: Mixer) -> bool:
 
 
 def _as_delta(mixer: Mixer) -> Mixer:
-    decay = "sigmoid" if mixer.memory.decay in CHANNEL_DECAYS else mixer.memory.decay
-    memory = {"rule": "delta", "decay": decay, "write": "sigmoid", "tied": False, "normalised": False}
+    memory = {"rule": "delta", "write": "sigmoid", "tied": False, "normalised": False}
     return changed(mixer, memory=memory, features={"norm": "l2"})
 
 
 def _as_linear(mixer: Mixer) -> Mixer:
-    write = "sigmoid" if mixer.memory.write == "double" else mixer.memory.write
+    write = "sigmoid" if mixer.memory.write in {"double", "split"} else mixer.memory.write
     return changed(mixer, memory={"rule": "linear", "write": write}, output={"norm": "rms"})
 
 
@@ -186,6 +187,26 @@ MOVES = (
         ("fixed-decay", "multi-timescale-memory"),
         ("forget-gate",),
         RETNET,
+    ),
+    Move(
+        "decay_channel_delta",
+        "a delta rule whose key channels fade at rates of their own",
+        "the memory can correct what it stores and still let features live for different times",
+        "Kimi",
+        where(_is_delta, setting(memory={"rule": "delta", "steps": 1, "decay": "channel"})),
+        ("forget-gate", "low-rank-projection"),
+        (),
+        KIMI_LINEAR,
+    ),
+    Move(
+        "erase_and_write_gates",
+        "gates per channel that erase and write apart",
+        "removing an old association and storing a new one need not have the same strength",
+        "Split",
+        where(_is_delta, setting(memory={"rule": "delta", "steps": 1, "write": "split"})),
+        ("write-strength", "input-gate", "low-rank-projection"),
+        (),
+        GATED_DELTA_NET_2,
     ),
     _by_channel("channel"),
     _by_channel("floored"),

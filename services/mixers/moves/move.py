@@ -121,6 +121,9 @@ def drop_path(kinds: frozenset[str]) -> Change:
 
 # The papers the moves come from.
 DELTA_NET = Source("Parallelizing Linear Transformers with the Delta Rule", "2406.06484", 2024)
+GATED_DELTA_NET_2 = Source("Gated DeltaNet-2", "2605.22791", 2026)
+KIMI_LINEAR = Source("Kimi Linear", "2510.26692", 2025)
+CANON = Source("Physics of Language Models: Part 4.1", "2512.17351", 2025)
 GATED_DELTA_NET = Source("Gated Delta Networks", "2412.06464", 2024)
 DELTA_PRODUCT = Source("DeltaProduct", "2502.10297", 2025)
 NEGATIVE_EIGENVALUES = Source("Unlocking State-Tracking Through Negative Eigenvalues", "2411.12537", 2024)

@@ -19,6 +19,11 @@ _SHIFTS = {
         forward="x = x + self.shift * (previous(x) - x)",
         helpers=("previous",),
     ),
+    "canon": Fragment(
+        construct="self.canon = ShortConvolution(hidden_size, 4, activation=None)  # beside the identity",
+        forward="x = x + self.canon(x)[0]",
+        imports=("from fla.modules import ShortConvolution",),
+    ),
     "dynamic": Fragment(
         construct="""
             # how much of the token before a channel takes, decided by the token

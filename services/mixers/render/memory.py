@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from services.mixers.description import Mixer, Output
+from services.mixers.description import CHANNEL_DECAYS, Mixer, Output
 from services.mixers.render.fragment import Fragment
 
 _RETENTION = """
@@ -79,6 +79,9 @@ def fragments(mixer: Mixer) -> Iterator[Fragment]:
 def _delta(mixer: Mixer) -> Iterator[Fragment]:
     memory = mixer.memory
     product = memory.rule == "product"
+    if memory.write == "split":
+        yield from _split(memory.decay)
+        return
     if memory.write == "one":
         count = "x.shape[1] * self.steps" if product else "x.shape[1]"
         yield Fragment(
@@ -88,10 +91,35 @@ def _delta(mixer: Mixer) -> Iterator[Fragment]:
         yield _beta(memory.write == "double", product)
     if product:
         yield _product_call(memory.decay != "none")
+    elif memory.decay in CHANNEL_DECAYS:
+        yield _call("chunk_kda", "kda", "q=q, k=k, v=v, g=g, beta=beta")
     elif memory.decay == "none":
         yield _call("chunk_delta_rule", "delta_rule", "q=q, k=k, v=v, beta=beta")
     else:
         yield _call("chunk_gated_delta_rule", "gated_delta_rule", "q=q, k=k, v=v, g=g, beta=beta")
+
+
+def _split(decay: str) -> Iterator[Fragment]:
+    """Erase gates per key channel and write gates per value channel; the kernel wants a decay per key channel."""
+    yield Fragment(
+        construct="""
+            # what is erased per key channel and written per value channel, through a narrow bottleneck
+            gate_down = max(8, hidden_size // 32)
+            self.gate_down = nn.Linear(hidden_size, gate_down, bias=False)
+            self.erase_up = nn.Linear(gate_down, num_heads * self.head_k_dim)
+            self.write_up = nn.Linear(gate_down, self.value_dim)
+        """,
+        forward="""
+            gates = self.gate_down(x)
+            erase = rearrange(self.erase_up(gates).sigmoid(), "b l (h d) -> b l h d", h=self.num_heads)
+            write = rearrange(self.write_up(gates).sigmoid(), "b l (h d) -> b l h d", h=self.num_heads)
+        """,
+    )
+    if decay == "none":
+        yield Fragment(forward="g = torch.zeros_like(k)  # nothing fades")
+    elif decay not in CHANNEL_DECAYS:
+        yield Fragment(forward="g = g[..., None].expand_as(k)")
+    yield _call("chunk_gdn2", "gdn2", "q=q, k=k, v=v, g=g, b=erase, w=write")
 
 
 def _beta(double: bool, product: bool) -> Fragment:

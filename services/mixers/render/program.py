@@ -142,7 +142,12 @@ _DECAYS = {
     "channel": "forget gate per key channel",
     "floored": "forget gate per key channel above a learned floor",
 }
-_WRITES = {"sigmoid": "gated writes", "double": "writes of strength up to 2", "channel": "writes gated per channel"}
+_WRITES = {
+    "sigmoid": "gated writes",
+    "double": "writes of strength up to 2",
+    "channel": "writes gated per channel",
+    "split": "erasing and writing gated apart",
+}
 
 
 def describe(mixer: Mixer) -> str:
