@@ -1417,7 +1417,7 @@ class Discovery(_message.Message):
     control: _builtins.str
     """candidate id of the strongest control"""
     effect: _builtins.float
-    """control's loss minus the candidate's, nats per token"""
+    """control's loss minus the candidate's, nats per token; absent if not tested"""
     p_value: _builtins.float
     adjusted_p_value: _builtins.float
     tried: _builtins.int
@@ -1442,10 +1442,10 @@ class Discovery(_message.Message):
         confirmed: _builtins.bool = ...,
         stage: _builtins.str = ...,
         control: _builtins.str = ...,
-        effect: _builtins.float = ...,
+        effect: _builtins.float | None = ...,
         interval: Global___Interval | None = ...,
-        p_value: _builtins.float = ...,
-        adjusted_p_value: _builtins.float = ...,
+        p_value: _builtins.float | None = ...,
+        adjusted_p_value: _builtins.float | None = ...,
         tried: _builtins.int = ...,
         method: _builtins.str = ...,
         outcome: _builtins.str = ...,
@@ -1453,10 +1453,21 @@ class Discovery(_message.Message):
         seeds: _abc.Iterable[_builtins.int] | None = ...,
         controls: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value", "_effect", b"_effect", "_p_value", b"_p_value", "adjusted_p_value", b"adjusted_p_value", "effect", b"effect", "interval", b"interval", "p_value", b"p_value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_p_value", b"adjusted_p_value", "confirmed", b"confirmed", "control", b"control", "controls", b"controls", "effect", b"effect", "interval", b"interval", "method", b"method", "outcome", b"outcome", "p_value", b"p_value", "reason", b"reason", "seeds", b"seeds", "stage", b"stage", "tried", b"tried"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value", "_effect", b"_effect", "_p_value", b"_p_value", "adjusted_p_value", b"adjusted_p_value", "confirmed", b"confirmed", "control", b"control", "controls", b"controls", "effect", b"effect", "interval", b"interval", "method", b"method", "outcome", b"outcome", "p_value", b"p_value", "reason", b"reason", "seeds", b"seeds", "stage", b"stage", "tried", b"tried"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__adjusted_p_value: _TypeAlias = _typing.Literal["adjusted_p_value"]  # noqa: Y015
+    _WhichOneofArgType__adjusted_p_value: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value"]  # noqa: Y015
+    _WhichOneofReturnType__effect: _TypeAlias = _typing.Literal["effect"]  # noqa: Y015
+    _WhichOneofArgType__effect: _TypeAlias = _typing.Literal["_effect", b"_effect"]  # noqa: Y015
+    _WhichOneofReturnType__p_value: _TypeAlias = _typing.Literal["p_value"]  # noqa: Y015
+    _WhichOneofArgType__p_value: _TypeAlias = _typing.Literal["_p_value", b"_p_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adjusted_p_value) -> _WhichOneofReturnType__adjusted_p_value | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__effect) -> _WhichOneofReturnType__effect | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p_value) -> _WhichOneofReturnType__p_value | None: ...
 
 Global___Discovery: _TypeAlias = Discovery  # noqa: Y015

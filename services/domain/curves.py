@@ -90,6 +90,19 @@ def stage_relation(earlier: Sequence[float], later: Sequence[float], level: floa
     return StageRelation(found, Interval(math.tanh(centre - reach), math.tanh(centre + reach), level))
 
 
+def partial_rank_correlation(values: Sequence[float], later: Sequence[float], known: Sequence[float]) -> float | None:
+    """How far ``values`` order ``later`` beyond what ``known`` tells: Spearman's partial correlation.
+
+    ``None`` where one of them never varies, or ``known`` tells one of the others completely.
+    """
+    try:
+        direct, by_known, foretold = spearman(values, later), spearman(values, known), spearman(known, later)
+    except ValueError:
+        return None
+    rest = (1 - by_known.rho**2) * (1 - foretold.rho**2)
+    return (direct.rho - by_known.rho * foretold.rho) / math.sqrt(rest) if rest > 1e-12 else None
+
+
 MINIMUM_FINISHED = 8
 """Fewer finished curves determine two weights and a mean too badly to stop anybody."""
 WINDOW = 0.1

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from services.domain.curves import Work, discovery_curve, stage_relation
+from services.domain.curves import Work, discovery_curve, partial_rank_correlation, stage_relation
 
 
 def test_the_curve_counts_what_was_confirmed_against_all_compute() -> None:
@@ -59,3 +59,18 @@ def test_three_candidates_tell_no_relation() -> None:
         stage_relation([1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0])
     with pytest.raises(ValueError, match="negative"):
         discovery_curve([Work(-1.0)])
+
+
+def test_what_a_judge_adds_is_what_the_loss_does_not_tell() -> None:
+    """A judge that repeats the loss with noise of its own adds nothing; one who sees something else does."""
+    rng = random.Random(2)
+    losses = [rng.gauss(0, 1) for _ in range(400)]
+    unseen = [rng.gauss(0, 1) for _ in range(400)]
+    later = [loss + other for loss, other in zip(losses, unseen, strict=True)]
+    echo = [loss + rng.gauss(0, 0.5) for loss in losses]
+    insight = [other + rng.gauss(0, 0.5) for other in unseen]
+
+    assert abs(partial_rank_correlation(echo, later, losses) or 0) < 0.12
+    assert (partial_rank_correlation(insight, later, losses) or 0) > 0.7
+    assert partial_rank_correlation([1.0] * 400, later, losses) is None
+    assert partial_rank_correlation(losses, later, losses) is None

@@ -78,7 +78,7 @@ def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings 
     known = {one.id: one for one in records}
     finalists = "1 finalist" if len(found) == 1 else f"{len(found)} finalists"
     lines = [f"Found: {confirmed} confirmed of {finalists}, out of {tried(records)} candidates tried."]
-    lines += [_sentence(one, known) for one in sorted(found, key=lambda one: -one.discovery.effect)]
+    lines += [_sentence(one, known) for one in sorted(found, key=by_effect)]
     gain = detectable([finding_of(one) for one in found])
     if gain is not None:
         lines.append(f"  These tests would have confirmed a true gain of {gain:.4f} nats with a chance of 80 %.")
@@ -97,6 +97,11 @@ def card_json(one: ModelCard) -> dict[str, object]:
 def outcome_of(found: pb.Discovery) -> str:
     """ "confirmed", "refuted" or "undecided"; events older than the word tell two of them."""
     return found.outcome or ("confirmed" if found.confirmed else "undecided")
+
+
+def by_effect(record: pb.Candidate) -> tuple[bool, float]:
+    """The sorting key of claims: greatest effect first, those that were not tested last."""
+    return not record.discovery.HasField("effect"), -record.discovery.effect
 
 
 def finding_of(record: pb.Candidate) -> Finding:

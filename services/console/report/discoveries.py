@@ -5,11 +5,19 @@ from collections.abc import Iterator, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from services.console.commands.gallery import finding_of, name_of, outcome_of
+from services.console.commands.gallery import by_effect, finding_of, name_of, outcome_of
 from services.console.report.dataset import Dataset, seconds_of
 from services.console.report.drawing import ACCENT, GOOD, INK, SOFT, Drawing, new_axes
 from services.contracts import candidate_pb2 as pb
-from services.domain.curves import DiscoveryCurve, StageRelation, Work, discovery_curve, stage_relation
+from services.domain.curves import (
+    LEAST_CORRELATED,
+    DiscoveryCurve,
+    StageRelation,
+    Work,
+    discovery_curve,
+    partial_rank_correlation,
+    stage_relation,
+)
 
 HOUR = 3600.0
 BAND_POINTS = 60
@@ -20,7 +28,7 @@ LEVELS = (5, -12, 17)  # points above or below, so that names of neighbours do n
 def discoveries(data: Dataset) -> list[Drawing]:
     """The verdicts, the curve, and one figure for each step from stage to stage."""
     rungs = sorted({one.rung or 1 for record in data.records for one in record.verifications})
-    return [verdicts(data), curve(data), *(relation(data, rung) for rung in rungs or [1])]
+    return [verdicts(data), curve(data), *(relation(data, rung) for rung in rungs or [1]), predictors(data)]
 
 
 def verdicts(data: Dataset) -> Drawing:
@@ -31,7 +39,7 @@ def verdicts(data: Dataset) -> Drawing:
         return Drawing(name, title, "", None, missing="no candidate was promoted to a second training")
     known = {one.id: one for one in data.records}
     cells = []
-    for record in sorted(judged, key=lambda one: -one.discovery.effect):
+    for record in sorted(judged, key=by_effect):
         found = finding_of(record)
         low, high = (found.interval.low, found.interval.high) if found.interval else (None, None)
         cells.append((
@@ -87,6 +95,41 @@ def relation(data: Dataset, rung: int) -> Drawing:
         caption = f"No correlation is given: {error}."
     figure = _relation_figure(pairs, rung)
     return Drawing(name, title, caption, figure, ("id", "name", "earlier loss", "later loss"), cells)
+
+
+def predictors(data: Dataset) -> Drawing:
+    """What of the search foretold the losses of the last verification: the judge's use, measured."""
+    name, title = "predictors", "What foretold the verification"
+    verified = [
+        (record, one.training.loss)
+        for record in data.records
+        for one in record.verifications[-1:]
+        if one.training.HasField("loss") and record.verdict.HasField("raw") and record.training.HasField("loss")
+    ]
+    if len(verified) < LEAST_CORRELATED:
+        missing = f"{len(verified)} of {LEAST_CORRELATED} candidates that it needs have a judgement and a verified loss"
+        return Drawing(name, title, "", None, missing=missing)
+    later = [-after for _, after in verified]
+    losses = [-record.training.loss for record, _ in verified]
+    measures = {"loss": losses, "judge": [record.verdict.raw for record, _ in verified]}
+    if all(record.verdict.HasField("fitness") for record, _ in verified):
+        measures["fitness"] = [record.verdict.fitness.value for record, _ in verified]
+    cells = list[tuple[str, int, float | None, float | None, float | None, float | None]]()
+    for measure, values in measures.items():
+        try:
+            found = stage_relation(values, later)
+        except ValueError:
+            cells.append((measure, len(values), None, None, None, None))
+            continue
+        added = None if measure == "loss" else partial_rank_correlation(values, later, losses)
+        cells.append((measure, len(values), found.correlation.rho, found.interval.low, found.interval.high, added))
+    caption = (
+        "Rank correlation with the verified loss, positive where better comes with better, with its 95 % interval. "
+        "beyond loss: the part that the search's loss does not tell already (partial rank correlation); near zero, a "
+        "judge adds nothing to the selection. Only promoted candidates were verified, which weakens all of them."
+    )
+    header = ("measure", "candidates", "correlation", "low", "high", "beyond loss")
+    return Drawing(name, title, caption, None, header, tuple(cells))
 
 
 def _work(records: Sequence[pb.Candidate]) -> Iterator[Work]:

@@ -150,6 +150,8 @@ def _shown(value: float | None) -> str:
 
 def _claim(found: pb.Discovery) -> str:
     outcome = "confirmed" if found.confirmed else "not confirmed"
+    if not found.HasField("effect"):
+        return f"{outcome}: not tested ({found.reason or found.method})"
     return (
         f"{outcome}: {found.effect:+.4f} nats per token against {found.control}, adjusted p "
         f"{found.adjusted_p_value:.3g} of {found.tried} tried ({found.method})"
