@@ -19,7 +19,7 @@ from services.judge.judges import Case, Judge, OfflineJudge, Opinion, program_of
 
 SERVICE = "judge"
 ANCHOR = "gated_delta_net"
-BASELINE_SECONDS = 1.0  # until a candidate that waits for a baseline is delivered again
+BASELINE_SECONDS = 5.0  # until a candidate that waits for a baseline is delivered again
 ENDED = (pb.STATE_REJECTED,)
 WAITING = "the baselines that this candidate is compared with are not measured yet"
 Choose = Callable[[str, Job | None], Awaitable[Judge]]  # from a run's mind to who judges for it

@@ -43,6 +43,10 @@ class StreamSpec:
         return config
 
 
+MOST_WAITS = 20_000
+"""Deliveries to the judge: each wait for a baseline counts as one, and a baseline may train for a day."""
+
+
 @dataclass(frozen=True)
 class ConsumerSpec:
     """One durable pull consumer, shared by the replicas of a service."""
@@ -92,7 +96,7 @@ def topology(most_replicas: int = 16) -> tuple[tuple[StreamSpec, ...], tuple[Con
     return streams, (
         ConsumerSpec("researcher", "asi.v1.*.candidate.requested", 60, 5, 64),
         *engineers,
-        ConsumerSpec("judge", "asi.v1.*.candidate.trained", 60, 5, 64),
+        ConsumerSpec("judge", "asi.v1.*.candidate.trained", 60, MOST_WAITS, 64),
         ConsumerSpec("analyst", "asi.v1.*.candidate.judged", 60, 5, 64),
         ConsumerSpec("store", "asi.v1.>", 30, -1, 1000),
         ConsumerSpec("dead-letters", "$JS.EVENT.ADVISORY.>", 30, -1, 100, stream=ADVISORIES),
