@@ -65,11 +65,11 @@ class Groups:
         places = _hierarchies()
         for hierarchy in [name for name in ("", "memory") if name in places]:
             for parent in places[hierarchy]:
-                _sweep(parent)
                 with contextlib.suppress(OSError):
                     (parent / "cgroup.subtree_control").write_text("+memory +pids")
                 groups = cls((parent, *([places["pids"][0]] if hierarchy and "pids" in places else [])))
                 if groups._works():
+                    groups._sweep()
                     return groups
         return None
 
@@ -97,6 +97,13 @@ class Groups:
             group.remove()
             raise
 
+    def _sweep(self) -> None:
+        """Remove the groups of engineers that were killed."""
+        for parent in self._parents:
+            for folder in parent.glob(f"{_prefix()}*-*"):
+                if not Path("/proc", folder.name.split("-")[-2]).exists():
+                    _removed(folder)
+
     def _works(self) -> bool:
         try:
             group = self.make(Limits(memory_bytes=64 << 20, cpu_seconds=1, wall_seconds=1))
@@ -104,10 +111,12 @@ class Groups:
             return False
         memory = group.folders[0]
         limited = (memory / "memory.max").exists() or (memory / "memory.limit_in_bytes").exists()
-        enter = "; ".join(f"echo 0 >&{door}" for door in group.doors)
+        enter = [str(folder / "cgroup.procs") for folder in group.folders]
         try:
             entered = subprocess.run(
-                ["/bin/sh", "-e", "-c", enter], pass_fds=group.doors, capture_output=True, timeout=_TRIAL_SECONDS
+                ["/bin/sh", "-e", "-c", 'for door; do echo 0 > "$door"; done', "sh", *enter],
+                capture_output=True,
+                timeout=_TRIAL_SECONDS,
             )
             return limited and entered.returncode == 0
         except (OSError, subprocess.TimeoutExpired):
@@ -123,13 +132,6 @@ def _prefix() -> str:
         return f"asi-arch-{Path('/proc/self/ns/pid').stat().st_ino}-"
     except OSError:
         return "asi-arch-"
-
-
-def _sweep(parent: Path) -> None:
-    """Remove the groups of engineers that were killed."""
-    for folder in parent.glob(f"{_prefix()}*-*"):
-        if not Path("/proc", folder.name.split("-")[-2]).exists():
-            _removed(folder)
 
 
 def _removed(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """The engineer's side of one confined child: sending, receiving, its log, its limits, and its end."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -43,6 +44,7 @@ from services.sandbox.wire import (
 _GRACE = 2.0
 _PERIOD = 0.05
 _START_SECONDS = 30.0
+_UNREAD_LOOKS = 20
 _DEPTH = 64
 _CREDENTIALS = struct.Struct("3i")
 _HEADER_CHARACTERS = 1 << 20
@@ -82,6 +84,7 @@ class Child:
         self._failure: ChildError | None = None
         self._verdict: ChildError | None = None
         self._sending = asyncio.Lock()
+        self._unread = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
@@ -172,12 +175,17 @@ class Child:
         limits = self._limits
         if time.monotonic() > deadline:
             return ChildTimeout(f"the child ran longer than its limit of {limits.wall_seconds:g} s and was killed")
-        used = usage(descendants(keeper), self._shared_bytes, count_nameless=self._walked)
-        reason = _passed(used, limits)
         if self._log.written > LOG_BYTES:
-            reason = f"wrote more than {LOG_BYTES >> 20} MiB to stdout and stderr"
-        if reason is None and self._walked:
-            reason = await asyncio.to_thread(_written, self.scratch, used.nameless_bytes, limits)
+            return ChildDied(f"the child wrote more than {LOG_BYTES >> 20} MiB to stdout and stderr and was killed")
+        try:
+            used = usage(descendants(keeper), self._shared_bytes, count_nameless=self._walked)
+            reason = _passed(used, limits)
+            if reason is None and self._walked:
+                reason = await asyncio.to_thread(_written, self.scratch, used.nameless_bytes, limits)
+            self._unread = 0
+        except (OSError, ValueError, IndexError):  # a process that ends while its entry in /proc is read
+            self._unread += 1
+            reason = "could not be watched" if self._unread > _UNREAD_LOOKS else None
         return None if reason is None else ChildDied(f"the child {reason} and was killed")
 
     async def _end(self) -> ChildError:
@@ -253,7 +261,10 @@ def _passed(used: Usage, limits: Limits) -> str | None:
 
 def _written(scratch: Path, nameless: int, limits: Limits) -> str | None:
     """What of the limits on files has been passed in a scratch folder on disk."""
-    size, files, depth = _footprint(scratch)
+    try:
+        size, files, depth = _footprint(scratch)
+    except PermissionError:
+        return "made a folder that nobody may enter"
     size += nameless
     if size > limits.file_bytes:
         return f"wrote {size >> 20} MiB to files, more than its limit of {limits.file_bytes >> 20} MiB,"
@@ -267,7 +278,8 @@ def _written(scratch: Path, nameless: int, limits: Limits) -> str | None:
 def _footprint(folder: Path) -> tuple[int, int, int]:
     """Bytes, number and depth of what lies below a folder. Links are not followed, what has gone is not counted.
 
-    Descends by descriptors, so that no path is too long for it, and stops where a limit is passed.
+    Descends by descriptors, so that no path is too long for it, and stops where a limit is passed. Raises
+    PermissionError for a folder whose contents it may not see.
     """
     size, files, deepest = 0, 0, 0
     waiting: list[tuple[str, int, int]] = [(str(folder), -1, 0)]  # a folder, the descriptor above it, its depth
@@ -280,18 +292,18 @@ def _footprint(folder: Path) -> tuple[int, int, int]:
                 os.close(opened.pop())
             try:
                 here = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=None if above < 0 else above)
-            except OSError:
+            except PermissionError:
+                raise
+            except OSError:  # it has gone
                 continue
             opened.append(here)
-            with os.scandir(here) as entries:
+            with contextlib.suppress(FileNotFoundError), os.scandir(here) as entries:
                 for entry in entries:
                     files += 1
-                    try:
+                    with contextlib.suppress(FileNotFoundError):
                         size += entry.stat(follow_symlinks=False).st_blocks * 512
-                    except OSError:
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append((entry.name, here, depth + 1))
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append((entry.name, here, depth + 1))
     finally:
         for descriptor in opened:
             os.close(descriptor)

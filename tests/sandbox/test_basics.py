@@ -1,9 +1,13 @@
 """The sandbox runs our jobs and holds them to their limits."""
 
+import asyncio
+import os
+
 import numpy as np
 import pytest
 
 from services.sandbox import Limits, Sandbox
+from services.sandbox.cgroups import Groups
 
 JOBS = "tests.sandbox.jobs"
 LIMITS = Limits(memory_bytes=512 << 20, cpu_seconds=20, wall_seconds=20)
@@ -20,3 +24,13 @@ async def test_a_job_answers_with_arrays(sandbox: Sandbox) -> None:
 
     assert answer.header == {"word": "hello"}
     assert np.array_equal(answer.arrays["numbers"], sent)
+
+
+async def test_control_groups_are_used_where_they_can_be_made(sandbox: Sandbox) -> None:
+    """They were missed where the engineer had many files open."""
+    descriptors = [os.open("/dev/null", os.O_RDONLY) for _ in range(20)]
+    groups = await asyncio.to_thread(Groups.find)
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+    assert ("cgroup" in sandbox.level.split("+")) == (groups is not None)

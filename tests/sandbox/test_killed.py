@@ -6,6 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from services.sandbox import Limits
+from services.sandbox.cgroups import Groups
 from services.sandbox.host import Folders
 from services.sandbox.processes import ended
 from tests.sandbox.conftest import TESTS
@@ -57,3 +61,24 @@ def test_the_next_engineer_removes_what_a_killed_one_left_on_disk(tmp_path: Path
     used.remove()
     newer.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_engineer_removes_the_control_groups_that_a_killed_one_left() -> None:
+    """Empty groups would pile up; those of engineers that live must stay."""
+    groups = Groups.find()
+    if groups is None:
+        pytest.skip("no control groups can be made here")
+    limits = Limits(1 << 26, 1, 1)
+    used = groups.make(limits)
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended_engineer:
+        pass
+    left = [folder.with_name(folder.name.replace(str(os.getpid()), str(ended_engineer.pid))) for folder in used.folders]
+    for folder in left:
+        folder.mkdir()
+    Groups.find()
+    remaining = [folder.exists() for folder in (*left, *used.folders)]
+    used.close_doors()
+    used.remove()
+
+    assert remaining == [False] * len(left) + [True] * len(used.folders)
+    assert not any(folder.exists() for folder in used.folders)
