@@ -49,7 +49,7 @@ async def test_an_analysis_of_the_record_is_taken() -> None:
     assert analysis.results == results
     assert list(analysis.components) == ["short-convolution", "delta-rule", "warp-drive"]
     assert [(one.origin, one.source) for one in analysis.ideas] == [("cognition", "2406.06484#x")]
-    assert analysis.analyst == "openai:scripted-model, analyse-4"
+    assert analysis.analyst == "openai:scripted-model, analyse-5"
     assert len(endpoint.received) == 1
 
 
@@ -87,3 +87,12 @@ async def test_a_model_that_declines_leaves_the_offline_analysis() -> None:
 def test_what_was_not_measured_is_not_shown_to_a_model() -> None:
     """A zero would be explained as if it were a result."""
     assert told(pb.Candidate(id="c000009", proposal=pb.Proposal(name="Unknown"))) == "Unknown (c000009)"
+
+
+def test_the_curve_is_told_by_quarters() -> None:
+    """How a loss fell says more of a mechanism than where it ended."""
+    record = pb.Candidate(id="c1", proposal=pb.Proposal(name="X"))
+    seed = record.training.seeds.add(seed=1)
+    seed.curve.extend(pb.CurvePoint(step=10 * place, train_loss=5.0 - place / 4) for place in range(1, 9))
+
+    assert "training loss 4.500 at step 20, 4.000 at step 40, 3.500 at step 60, 3.000 at step 80" in told(record)

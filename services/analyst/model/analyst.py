@@ -130,6 +130,7 @@ def told(record: pb.Candidate) -> str:
         spread = f" (standard error {training.loss_stderr:.4f})" if training.HasField("loss_stderr") else ""
         seeds = "one seed" if len(training.seeds) == 1 else f"{len(training.seeds)} seeds"
         lines.append(f"loss {training.loss:.4f}{spread} over {seeds}")
+    lines += [f"training loss {curve}"] if (curve := _curve(training)) else []
     lines += [f"mean accuracy {training.benchmark:.3f}"] if training.HasField("benchmark") else []
     lines += [f"{task} {value:.3f}" for task, value in task_means(record).items()]
     if (parameters := parameters_of(record)) is not None:
@@ -138,6 +139,15 @@ def told(record: pb.Candidate) -> str:
         lines.append(f"{speed:,.0f} tokens per second")
     lines += [f"motivation: {record.proposal.motivation}"] if record.proposal.motivation else []
     return "\n".join(lines)
+
+
+def _curve(training: pb.Training) -> str:
+    """The training loss of the first seed at each quarter of its steps; empty where no curve is known."""
+    points = [one for seed in training.seeds[:1] for one in seed.curve if one.HasField("train_loss")]
+    if len(points) < 4:
+        return ""
+    places = [len(points) * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
+    return ", ".join(f"{points[place].train_loss:.3f} at step {points[place].step}" for place in places)
 
 
 def _parts(answer: AnalysisAnswer) -> tuple[str, ...]:
