@@ -140,7 +140,7 @@ class _Progress:
             done = BAR * metrics.step // metrics.steps
             sys.stderr.write(f"\r\x1b[K{'━' * done}{'─' * (BAR - done)}  {text}")
             if metrics.step == metrics.steps:
-                sys.stderr.write("\r\x1b[K")
+                sys.stderr.write("\r\x1b[Kevaluating …\r")  # what is printed next is longer
             sys.stderr.flush()
         elif monotonic() - self._shown_at >= LINE_SECONDS:
             self._shown_at = monotonic()
