@@ -51,7 +51,7 @@ class View:
         """Take in what the archive answers: the run, and at least its candidates in flight."""
         self._status = status
         if self._spent_at_start is None:
-            self._spent_at_start = status.spent.seconds
+            self._spent_at_start, self._begun = status.spent.seconds, self._now()
         self._rows = [row for row in rows if row["state"] not in ("archived", "rejected")]
         flying = {row["id"] for row in self._rows}
         self._heard = {name: heard for name, heard in self._heard.items() if name in flying}
