@@ -146,24 +146,27 @@ def filled(table: Table, seed: int = 0) -> tuple[Table, float]:
     """A table of the whole lattice whose missing architectures are estimates, and the estimates' share of explained
     variance under ten-fold cross-validation.
 
-    A ridge regression on values and pairs of values, plus a draw of its own error, so that the landscape is as rough
-    as the real one. Results on such a table are provisional: they say how a policy does on this model of the lattice.
+    A ridge regression on values and pairs of values, whose strength is chosen by the same cross-validation, plus a draw
+    of its own error, so that the landscape is as rough as the real one. Results on such a table are provisional: they
+    say how a policy does on this model of the lattice.
     """
     names = list(table.truth)
     everything = [cell.name for cell in cells()]
     targets = np.array([[table.query(name, share).loss for share in FIDELITIES] for name in names], dtype=float)
     encoded = {cell.name: _pairs(dict(zip(DIMENSIONS, cell.values, strict=True))) for cell in cells()}
     columns = sorted({key for name in names for key in encoded[name]})
-    features = {name: np.array([float(column in encoded[name]) for column in columns]) for name in everything}
-    design = np.array([features[name] for name in names])
-    folds = np.random.default_rng(seed).permutation(len(names)) % 10
-    predicted = np.empty_like(targets)
-    for fold in range(10):
-        model = _ridge(design[folds != fold], targets[folds != fold])
-        predicted[folds == fold] = model(design[folds == fold])
-    errors = targets - predicted
-    explained = 1 - float(np.var(errors[:, -1]) / np.var(targets[:, -1]))
-    model, random_ = _ridge(design, targets), np.random.default_rng(seed)
+    found: list[tuple[float, float, NDArray[np.float64], NDArray[np.float64]]] = []
+    for pairs in (0.0, 0.2, 0.5):
+        weights = np.array([1.0 if len(column) == 1 else pairs for column in columns])
+        design = np.array([[float(column in encoded[name]) for column in columns] for name in names]) * weights
+        for penalty in (0.1, 0.3, 1.0, 3.0):
+            errors = _out_of_fold(design, targets, penalty, seed)
+            found.append((float(np.mean(errors[:, -1] ** 2)), penalty, weights, errors))
+    lost, penalty, weights, errors = min(found, key=lambda one: one[0])
+    explained = 1 - lost / float(np.var(targets[:, -1]))
+    features = {name: np.array([float(column in encoded[name]) for column in columns]) * weights for name in everything}
+    model = _ridge(np.array([features[name] for name in names]), targets, penalty)
+    random_ = np.random.default_rng(seed)
     records = table.records()
     cpu = fmean(record.cpu_seconds or 1.0 for record in records)
     for name in everything:
@@ -178,6 +181,18 @@ def filled(table: Table, seed: int = 0) -> tuple[Table, float]:
                 )
             )
     return Table(records, table.scale), explained
+
+
+def _out_of_fold(
+    design: NDArray[np.float64], targets: NDArray[np.float64], penalty: float, seed: int
+) -> NDArray[np.float64]:
+    """The errors of ten-fold cross-validation."""
+    folds = np.random.default_rng(seed).permutation(len(targets)) % 10
+    errors = np.empty_like(targets)
+    for fold in range(10):
+        model = _ridge(design[folds != fold], targets[folds != fold], penalty)
+        errors[folds == fold] = targets[folds == fold] - model(design[folds == fold])
+    return errors
 
 
 def _first_seeds(table: Table) -> list[Record]:
@@ -232,7 +247,7 @@ def _pairs(values: Mapping[str, str]) -> frozenset[tuple[tuple[str, str], ...]]:
 class _ridge:  # noqa: N801 - used as a function that is fitted once
     """Ridge regression with an intercept, in its dual form: few rows, many columns."""
 
-    def __init__(self, design: NDArray[np.float64], targets: NDArray[np.float64], penalty: float = 3.0) -> None:
+    def __init__(self, design: NDArray[np.float64], targets: NDArray[np.float64], penalty: float) -> None:
         self._mean, self._centre = targets.mean(axis=0), design.mean(axis=0)
         rows = design - self._centre
         weights = np.linalg.solve(rows @ rows.T + penalty * np.eye(len(rows)), targets - self._mean)

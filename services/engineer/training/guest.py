@@ -1,7 +1,8 @@
 """The training child: carries out the host's orders, one at a time, and knows nothing else.
 
 begin    program, sizes, plan, seed → ready: parameters, FLOPs, device, versions
-train    tokens [steps, batch, context + 1] → metrics: loss and gradient norm of each step
+train    tokens [steps, batch, context + 1] → metrics: loss and gradient norm of each step; with answers
+         [steps, batch, context] only the targets marked there count
 weights  → weights: parameters and buffers
 save     → saved: everything that the next step depends on
 restore  what `saved` held → restored
@@ -85,8 +86,10 @@ class Session:
     def _train(self, order: Message) -> Answer:
         rows = torch.from_numpy(order.arrays["tokens"].astype(np.int64))
         began, busy, reports = perf_counter(), process_time(), []
-        for batch in rows:
-            reports.append(self.trainer.step(self.step, batch))
+        answers = order.arrays.get("answers")
+        for place, batch in enumerate(rows):
+            counted = None if answers is None else torch.from_numpy(answers[place].astype(np.bool_))
+            reports.append(self.trainer.step(self.step, batch, counted))
             self.step += 1
         arrays: dict[str, Array] = {
             "loss": np.array([report.loss for report in reports]),

@@ -13,6 +13,8 @@ from services.engineer.scales import Scale
 from services.engineer.training.model import LanguageModel, autocast
 from services.engineer.training.schedule import learning_rate
 
+NOT_COUNTED = -100
+"""What PyTorch's cross-entropy leaves out of its mean."""
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
@@ -62,16 +64,19 @@ class Trainer:
         self._plain: Forward = model if parallel is None else parallel
         self._forward: Forward = torch.compile(self._plain) if plan.compile else self._plain
 
-    def step(self, step: int, rows: Tensor) -> StepReport:
-        """One optimiser step (counted from 0) on rows [batch, context + 1]."""
+    def step(self, step: int, rows: Tensor, counted: Tensor | None = None) -> StepReport:
+        """One optimiser step (from 0) on rows [batch, context + 1]; `counted` [batch, context] marks the targets that
+        make up the loss, all of them by default."""
         self._set_rate(step)
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
         losses, auxiliaries = [], []
+        targets = rows[:, 1:] if counted is None else rows[:, 1:].masked_fill(~counted, NOT_COUNTED)
         parts = torch.split(rows, self.plan.micro_batch)
-        for index, part in enumerate(parts):
+        aims = torch.split(targets, self.plan.micro_batch)
+        for index, (part, aim) in enumerate(zip(parts, aims, strict=True)):
             with self._synchronising(last=index == len(parts) - 1):
-                loss, auxiliary = self._loss(part.to(self.device))
+                loss, auxiliary = self._loss(part[:, :-1].to(self.device), aim.to(self.device))
                 torch.autograd.backward(loss * (len(part) / len(rows)))
             losses.append(loss.detach() * (len(part) / len(rows)))
             auxiliaries += [] if auxiliary is None else [auxiliary.detach().float()]
@@ -94,8 +99,7 @@ class Trainer:
             return nullcontext()
         return self._parallel.no_sync()
 
-    def _loss(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        inputs, targets = rows[:, :-1], rows[:, 1:]
+    def _loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         with autocast(self.device, self.plan.precision):
             try:
                 return self._forward(inputs, targets)

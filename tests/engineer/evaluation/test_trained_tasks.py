@@ -1,0 +1,85 @@
+"""Trained tasks: that their answers are right, and that a mixer which can remember learns to recall."""
+
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from services.domain.zoo import baseline
+from services.engineer.evaluation.trained_tasks import TASKS, Task, train_on
+from services.sandbox import Sandbox
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """One for all tests here."""
+    async with Sandbox() as started:
+        yield started
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_a_sample_has_its_shape_its_vocabulary_and_the_same_rows_for_the_same_seed(task: Task) -> None:
+    tokens, marks = task.sample(np.random.default_rng(3), 5)
+    again, _ = task.sample(np.random.default_rng(3), 5)
+
+    assert tokens.shape == (5, task.length + 1)
+    assert marks.shape == (5, task.length)
+    assert marks.sum() >= 5
+    assert 0 <= tokens.min() <= tokens.max() < task.vocabulary
+    assert (tokens == again).all()
+
+
+@pytest.mark.parametrize("name", ["mqar", "fuzzy-recall", "noisy-recall"])
+def test_a_recall_task_asks_for_the_value_that_was_written_beside_its_key(name: str) -> None:
+    task = TASKS[name]
+    motif = 3 if name == "fuzzy-recall" else 1
+    tokens, marks = task.sample(np.random.default_rng(0), 4)
+    for row in range(4):
+        text = tokens[row].tolist()
+        answers = np.flatnonzero(marks[row]) + 1
+        written = text[: answers[0] - motif]
+        for place in answers:
+            key, value = text[place - motif : place], text[place]
+            assert any(written[at : at + motif + 1] == [*key, value] for at in range(len(written)))
+
+
+def test_hops_follow_the_edges() -> None:
+    tokens, marks = TASKS["hops"].sample(np.random.default_rng(1), 3)
+    for row in range(3):
+        edges = dict(tokens[row, :32].reshape(16, 2).tolist())
+        for place in np.flatnonzero(marks[row]):
+            hops, node, goal = tokens[row, place - 1 : place + 2].tolist()
+            for _ in range(hops - 16):
+                node = edges[node]
+            assert node == goal
+
+
+def test_arithmetic_is_right_modulo_seven() -> None:
+    tokens, marks = TASKS["arithmetic"].sample(np.random.default_rng(1), 2)
+    for row in range(2):
+        for place in np.flatnonzero(marks[row]) + 1:
+            a, first, b, second, c, equals, value = tokens[row, place - 6 : place + 1].tolist()
+            left = a + b if first == 7 else a * b
+            assert equals == 9
+            assert (left + c if second == 7 else left * c) % 7 == value
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_training_counts_answers_alone_and_repeats_with_its_seed(sandbox: Sandbox) -> None:
+    program, task = baseline("delta_net").program, TASKS["copying"]
+    first = await train_on(task, program, 1, sandbox, steps=4, evaluations=2)
+    again = await train_on(task, program, 1, sandbox, steps=4, evaluations=2)
+
+    assert [step for step, _ in first.curve] == [2, 4]
+    assert first.curve == again.curve
+    assert 0 <= first.accuracy <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_delta_rule_learns_to_recall(sandbox: Sandbox) -> None:
+    """Sixteen pairs of a vocabulary above a thousand, in some seconds."""
+    result = await train_on(TASKS["mqar"], baseline("delta_net").program, 1, sandbox, steps=400)
+
+    assert result.accuracy > 0.5
