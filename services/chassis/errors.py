@@ -4,6 +4,7 @@ Transient      the message comes again later, with back-off
 NotYet         what the candidate depends on is still on its way: the message comes again in a moment
 Rejected       a fact about the candidate: published as candidate.rejected, then acknowledged
 HandedBack     the service is draining: the message comes again at once, elsewhere, and no failure is counted
+Superseded     another worker has the message: nothing is said about it, and it comes again where that one falls silent
 anything else  a dead letter with its traceback
 """
 
@@ -38,6 +39,10 @@ class Rejected(Exception):  # noqa: N818 - an outcome
 
 class HandedBack(Exception):  # noqa: N818 - an orderly way out
     """The work was checkpointed because the service is stopping; another replica goes on."""
+
+
+class Superseded(Exception):  # noqa: N818
+    """Another worker claimed the work. An acknowledgement or a refusal of ours would be taken for that one's."""
 
 
 class BusLost(Exception):  # noqa: N818

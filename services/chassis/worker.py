@@ -16,7 +16,7 @@ from services.chassis.activity import Activity
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.bus.connection import EventTooBig
 from services.chassis.bus.subjects import fact_of, is_forged
-from services.chassis.errors import HandedBack, NotYet, Rejected, Transient
+from services.chassis.errors import HandedBack, NotYet, Rejected, Superseded, Transient
 from services.chassis.events import Cause, follow, rejection
 from services.chassis.logs import get_logger
 from services.chassis.rpc import is_transient
@@ -146,6 +146,9 @@ class Worker:
         except asyncio.CancelledError:
             await delivery.again(0)
             raise
+        except Superseded as superseded:
+            get_logger().info("superseded", reason=str(superseded))
+            return
         except NotYet as early:
             get_logger().debug("not yet", reason=str(early))
             await delivery.again(early.delay or 0)
@@ -195,8 +198,9 @@ class Worker:
 
 
 def _cause(delivery: Delivery) -> Cause:
-    """What was delivered. Raises ValueError for what is no event, or another than its subject says."""
+    """What was delivered. Raises ValueError for what is no event that this version knows, or not its subject's."""
     cause = Cause.of(delivery.body)
+    fact_of(cause.event)
     if is_forged(delivery.subject, cause.event):
         raise ValueError(f"published on {delivery.subject}, it says {fact_of(cause.event)} of run {cause.event.run}")
     return cause

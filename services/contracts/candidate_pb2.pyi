@@ -105,6 +105,7 @@ class Candidate(_message.Message):
     RETRIES_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     HEAD_SHA256_FIELD_NUMBER: _builtins.int
+    CLAIMS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """unique in the run, for example "c0007"; names are not unique"""
     run: _builtins.str
@@ -138,6 +139,10 @@ class Candidate(_message.Message):
     def verifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verification]: ...
     @_builtins.property
     def discovery(self) -> Global___Discovery: ...
+    @_builtins.property
+    def claims(self) -> _containers.RepeatedCompositeFieldContainer[Global___Claim]:
+        """of its trainings, oldest first; none again when its way is taken up again"""
+
     def __init__(
         self,
         *,
@@ -158,10 +163,11 @@ class Candidate(_message.Message):
         retries: _builtins.int = ...,
         head: _builtins.str = ...,
         head_sha256: _builtins.bytes = ...,
+        claims: _abc.Iterable[Global___Claim] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_analysis", b"_analysis", "_discovery", b"_discovery", "_proposal", b"_proposal", "_rejection", b"_rejection", "_training", b"_training", "_verdict", b"_verdict", "analysis", b"analysis", "discovery", b"discovery", "proposal", b"proposal", "rejection", b"rejection", "request", b"request", "training", b"training", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_analysis", b"_analysis", "_discovery", b"_discovery", "_proposal", b"_proposal", "_rejection", b"_rejection", "_training", b"_training", "_verdict", b"_verdict", "analysis", b"analysis", "calls", b"calls", "discovery", b"discovery", "head", b"head", "head_sha256", b"head_sha256", "id", b"id", "kind", b"kind", "proposal", b"proposal", "rejection", b"rejection", "request", b"request", "retries", b"retries", "run", b"run", "stage", b"stage", "state", b"state", "training", b"training", "verdict", b"verdict", "verifications", b"verifications"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_analysis", b"_analysis", "_discovery", b"_discovery", "_proposal", b"_proposal", "_rejection", b"_rejection", "_training", b"_training", "_verdict", b"_verdict", "analysis", b"analysis", "calls", b"calls", "claims", b"claims", "discovery", b"discovery", "head", b"head", "head_sha256", b"head_sha256", "id", b"id", "kind", b"kind", "proposal", b"proposal", "rejection", b"rejection", "request", b"request", "retries", b"retries", "run", b"run", "stage", b"stage", "state", b"state", "training", b"training", "verdict", b"verdict", "verifications", b"verifications"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__analysis: _TypeAlias = _typing.Literal["analysis"]  # noqa: Y015
     _WhichOneofArgType__analysis: _TypeAlias = _typing.Literal["_analysis", b"_analysis"]  # noqa: Y015
@@ -189,6 +195,47 @@ class Candidate(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__verdict) -> _WhichOneofReturnType__verdict | None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class Claim(_message.Message):
+    """The right to train a candidate: only the newest one's result counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    RUNG_FIELD_NUMBER: _builtins.int
+    ALONE_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """1, 2, 3, … at each rung: the fencing token"""
+    worker: _builtins.str
+    token: _builtins.str
+    """drawn by the claimant: tells who got the attempt where two wanted it at once"""
+    rung: _builtins.int
+    """0 for the search"""
+    alone: _builtins.bool
+    """the worker's process trained nothing else meanwhile"""
+    released: _builtins.str
+    """why it was given back without a result; empty while it is held and where its worker died"""
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        worker: _builtins.str = ...,
+        token: _builtins.str = ...,
+        rung: _builtins.int = ...,
+        alone: _builtins.bool = ...,
+        released: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "attempt", b"attempt", "released", b"released", "rung", b"rung", "token", b"token", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Claim: _TypeAlias = Claim  # noqa: Y015
 
 @_typing.final
 class Request(_message.Message):
@@ -487,7 +534,7 @@ class Training(_message.Message):
     """mean accuracy over tasks and seeds, 0 to 1"""
     benchmark_stderr: _builtins.float
     attempt: _builtins.int
-    """delivery that produced this result: the fencing token"""
+    """of the claim that it was trained under: the fencing token"""
     worker: _builtins.str
     program: _builtins.str
     """what was really trained; empty: the proposal's program unchanged"""

@@ -77,6 +77,7 @@ class Event(_message.Message):
     CANDIDATE_VERIFIED_FIELD_NUMBER: _builtins.int
     CANDIDATE_RESCORED_FIELD_NUMBER: _builtins.int
     CANDIDATE_IMPORTED_FIELD_NUMBER: _builtins.int
+    CANDIDATE_RELEASED_FIELD_NUMBER: _builtins.int
     POOL_UPDATED_FIELD_NUMBER: _builtins.int
     DISCOVERY_CONFIRMED_FIELD_NUMBER: _builtins.int
     DISCOVERY_REFUTED_FIELD_NUMBER: _builtins.int
@@ -90,7 +91,7 @@ class Event(_message.Message):
     candidate: _builtins.str
     """id; empty for facts about the run"""
     attempt: _builtins.int
-    """fencing token: delivery number of the causing message"""
+    """part of the id; of claims, releases and trainings the attempt, which is the fencing token"""
     cause: _builtins.str
     """id of the event that caused this one; empty for the first of a run"""
     previous: _builtins.bytes
@@ -144,6 +145,8 @@ class Event(_message.Message):
     @_builtins.property
     def candidate_imported(self) -> Global___CandidateImported: ...
     @_builtins.property
+    def candidate_released(self) -> Global___CandidateReleased: ...
+    @_builtins.property
     def pool_updated(self) -> Global___PoolUpdated: ...
     @_builtins.property
     def discovery_confirmed(self) -> Global___DiscoveryConfirmed: ...
@@ -189,6 +192,7 @@ class Event(_message.Message):
         candidate_verified: Global___CandidateVerified | None = ...,
         candidate_rescored: Global___CandidateRescored | None = ...,
         candidate_imported: Global___CandidateImported | None = ...,
+        candidate_released: Global___CandidateReleased | None = ...,
         pool_updated: Global___PoolUpdated | None = ...,
         discovery_confirmed: Global___DiscoveryConfirmed | None = ...,
         discovery_refuted: Global___DiscoveryRefuted | None = ...,
@@ -197,11 +201,11 @@ class Event(_message.Message):
         dead: Global___DeadLetter | None = ...,
         dead_dropped: Global___DeadDropped | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ablation_wanted", b"ablation_wanted", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "dead", b"dead", "dead_dropped", b"dead_dropped", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ablation_wanted", b"ablation_wanted", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_released", b"candidate_released", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "dead", b"dead", "dead_dropped", b"dead_dropped", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ablation_wanted", b"ablation_wanted", "attempt", b"attempt", "candidate", b"candidate", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "cause", b"cause", "dead", b"dead", "dead_dropped", b"dead_dropped", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "id", b"id", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "previous", b"previous", "retries", b"retries", "retry_of", b"retry_of", "run", b"run", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "service", b"service", "time", b"time", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ablation_wanted", b"ablation_wanted", "attempt", b"attempt", "candidate", b"candidate", "candidate_analysed", b"candidate_analysed", "candidate_archived", b"candidate_archived", "candidate_claimed", b"candidate_claimed", "candidate_imported", b"candidate_imported", "candidate_judged", b"candidate_judged", "candidate_promoted", b"candidate_promoted", "candidate_proposed", b"candidate_proposed", "candidate_rejected", b"candidate_rejected", "candidate_released", b"candidate_released", "candidate_requested", b"candidate_requested", "candidate_rescored", b"candidate_rescored", "candidate_trained", b"candidate_trained", "candidate_verified", b"candidate_verified", "cause", b"cause", "dead", b"dead", "dead_dropped", b"dead_dropped", "discovery_confirmed", b"discovery_confirmed", "discovery_refuted", b"discovery_refuted", "fact", b"fact", "id", b"id", "mind_answered", b"mind_answered", "pool_updated", b"pool_updated", "previous", b"previous", "retries", b"retries", "retry_of", b"retry_of", "run", b"run", "run_forked", b"run_forked", "run_inherited", b"run_inherited", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_stopped", b"run_stopped", "service", b"service", "time", b"time", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "run_paused", "run_resumed", "run_stopped", "run_forked", "run_inherited", "candidate_requested", "candidate_proposed", "candidate_claimed", "candidate_trained", "candidate_judged", "candidate_analysed", "candidate_rejected", "candidate_archived", "candidate_promoted", "candidate_verified", "candidate_rescored", "candidate_imported", "pool_updated", "discovery_confirmed", "discovery_refuted", "ablation_wanted", "mind_answered", "dead", "dead_dropped"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "run_paused", "run_resumed", "run_stopped", "run_forked", "run_inherited", "candidate_requested", "candidate_proposed", "candidate_claimed", "candidate_trained", "candidate_judged", "candidate_analysed", "candidate_rejected", "candidate_archived", "candidate_promoted", "candidate_verified", "candidate_rescored", "candidate_imported", "candidate_released", "pool_updated", "discovery_confirmed", "discovery_refuted", "ablation_wanted", "mind_answered", "dead", "dead_dropped"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -640,25 +644,60 @@ Global___CandidateProposed: _TypeAlias = CandidateProposed  # noqa: Y015
 
 @_typing.final
 class CandidateClaimed(_message.Message):
+    """Refused unless its attempt is the next one: of two claims at once the log accepts the first."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    RUNG_FIELD_NUMBER: _builtins.int
+    ALONE_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     resumed: _builtins.bool
+    token: _builtins.str
+    rung: _builtins.int
+    alone: _builtins.bool
     def __init__(
         self,
         *,
         worker: _builtins.str = ...,
         resumed: _builtins.bool = ...,
+        token: _builtins.str = ...,
+        rung: _builtins.int = ...,
+        alone: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resumed", b"resumed", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "resumed", b"resumed", "rung", b"rung", "token", b"token", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CandidateClaimed: _TypeAlias = CandidateClaimed  # noqa: Y015
+
+@_typing.final
+class CandidateReleased(_message.Message):
+    """The claim ended without a result and through no fault of the candidate: a drain, or something out of reach."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    RUNG_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    rung: _builtins.int
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        rung: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "rung", b"rung"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CandidateReleased: _TypeAlias = CandidateReleased  # noqa: Y015
 
 @_typing.final
 class CandidateTrained(_message.Message):

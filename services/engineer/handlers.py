@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from services.chassis.events import follow
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.engineer.claims import SERVICE, WORKER, Claims
 from services.engineer.data.corpus import TokenArray
 from services.engineer.investigation import investigate, suspected
 from services.engineer.matching import overrides_for
@@ -37,9 +37,7 @@ from services.engineer.training.session import Weights
 from services.engineer.workbench import Workbench
 from services.sandbox import Sandbox, SandboxUnavailable
 
-SERVICE = "engineer"
 MOST_REVISIONS = 3
-WORKER = f"{socket.gethostname()}:{os.getpid()}"
 
 
 class Engineer:
@@ -66,10 +64,11 @@ class Engineer:
         self._data_dir = data_dir
         self._trainings = trainings
         self._weights = weights
+        self._claims = Claims(archive)
         self._room: dict[str, asyncio.Semaphore] = {}
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
-        """Train the candidate; the event `candidate.trained`. A candidate that cannot be trained is Rejected.
+        """Train the candidate and publish `candidate.trained`. A candidate that cannot be trained is Rejected.
 
         A promoted one is trained again and becomes `candidate.verified`, whatever comes of it.
         """
@@ -80,22 +79,18 @@ class Engineer:
             return []
         surroundings = await surroundings_of(self._archive, record.run, record.stage)
         stage = await self._stages.open(record.stage, dict(surroundings.settings.scale_overrides))
-        await self._claim(job)
         bench = Workbench(self._data_dir, record.run, record.id)
-        try:
+        async with self._claims.held(job, record) as attempt, _orderly():
             training = await self._train_with_revisions(job, record, stage, surroundings, bench)
             await self._investigate(job, record, training, stage, surroundings)
-        except Drained as drained:
-            raise HandedBack(str(drained)) from drained
-        except SandboxUnavailable as unavailable:
-            raise Transient(str(unavailable), 10) from unavailable
-        training.attempt, training.worker = job.attempt, WORKER
-        structlog.get_logger().info(
-            "trained", loss=training.loss, benchmark=training.benchmark, seeds=len(training.seeds)
-        )
-        event = follow(job.cause, "trained", SERVICE, job.attempt, record.id)
-        event.candidate_trained.CopyFrom(events_pb2.CandidateTrained(training=training, stage=record.stage))
-        return [event]
+            training.attempt, training.worker = attempt, WORKER
+            structlog.get_logger().info(
+                "trained", loss=training.loss, benchmark=training.benchmark, seeds=len(training.seeds)
+            )
+            event = follow(job.cause, "trained", SERVICE, attempt, record.id)
+            event.candidate_trained.CopyFrom(events_pb2.CandidateTrained(training=training, stage=record.stage))
+            await self._claims.confirm(job, event)
+        return []
 
     async def _investigate(
         self, job: Job, record: pb.Candidate, training: pb.Training, stage: Stage, surroundings: Surroundings
@@ -132,29 +127,21 @@ class Engineer:
         record.request.ClearField("seeds")
         record.request.seeds.extend(asked.seeds)
         bench = Workbench(self._data_dir, record.run, f"{record.id}-rung-{asked.rung}")
-        event = follow(job.cause, "verified", SERVICE, job.attempt, record.id, suffix=job.event.id.split(".")[-2])
-        event.candidate_verified.stage, event.candidate_verified.rung = asked.stage, asked.rung
+        said = events_pb2.CandidateVerified(stage=asked.stage, rung=asked.rung)
+        attempt = 1
         try:
-            seeds = await self._train_seeds(job, program, record, fresh, surroundings, bench)
+            async with self._claims.held(job, record, asked.rung or 1) as attempt, _orderly():
+                seeds = await self._train_seeds(job, program, record, fresh, surroundings, bench)
+                said.training.CopyFrom(training_message(seeds, fresh.scale.averaged))
+                for seed in said.training.seeds:
+                    seed.ClearField("curve")
         except TrainingFailed as failed:
-            event.candidate_verified.reason = failed.message
-        except Drained as drained:
-            raise HandedBack(str(drained)) from drained
-        except SandboxUnavailable as unavailable:
-            raise Transient(str(unavailable), 10) from unavailable
-        else:
-            training = training_message(seeds, fresh.scale.averaged)
-            for seed in training.seeds:
-                seed.ClearField("curve")
-            event.candidate_verified.training.CopyFrom(training)
+            said.reason = failed.message
+        except Rejected as rejected:
+            said.reason = rejected.reason
+        event = follow(job.cause, "verified", SERVICE, attempt, record.id, suffix=job.event.id.split(".")[-2])
+        event.candidate_verified.CopyFrom(said)
         return event
-
-    async def _claim(self, job: Job) -> None:
-        """Tell the archive whose result it may accept, before any work: a later claim makes this one stale."""
-        claim = follow(job.cause, "claimed", SERVICE, job.attempt, job.event.candidate)
-        claim.candidate_claimed.worker = WORKER
-        claim.candidate_claimed.resumed = job.attempt > 1
-        await job.bus.publish(claim)
 
     async def _train_with_revisions(
         self, job: Job, record: pb.Candidate, stage: Stage, surroundings: Surroundings, bench: Workbench
@@ -270,6 +257,17 @@ def _with_precision(asked: events_pb2.CandidatePromoted, surroundings: Surroundi
     decision = surroundings.settings.scale_overrides.get("precision")
     given = {"precision": decision} if decision and load_scale(asked.stage).precision == AUTO else {}
     return {**given, **asked.scale_overrides}
+
+
+@asynccontextmanager
+async def _orderly() -> AsyncIterator[None]:
+    """What stops a training without its fault, in the worker loop's words."""
+    try:
+        yield
+    except Drained as drained:
+        raise HandedBack(str(drained)) from drained
+    except SandboxUnavailable as unavailable:
+        raise Transient(str(unavailable), 10) from unavailable
 
 
 def share_of(part: TokenArray, rung: int, rungs: int) -> TokenArray:

@@ -31,7 +31,6 @@ class CandidateRow:
     """One candidate as the archive keeps it."""
 
     record: candidate_pb2.Candidate
-    attempt: int  # of the newest claim: an older attempt's result is stale
     requested: int  # sequence of its request
     ended: int | None = None  # sequence of its archiving
 

@@ -103,7 +103,7 @@ def _retry(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     event, record = one.log.event, row.record
     if row.ended is None or DEAD_LETTER not in record.rejection.evidence.fields:
         raise Refused(f"candidate {event.candidate} has not ended because of a dead letter")
-    _must_follow_head(event, record)
+    _require_link(event, record)
     if event.retries != record.retries + 1:
         raise Refused(f"candidate {event.candidate} was taken up again {record.retries} times: this must be the next")
     baseline = record.kind == pb.KIND_BASELINE
@@ -114,8 +114,9 @@ def _retry(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
         root=baseline and record.request.baseline == run.settings.baselines[0],
         proposal=record.kind == pb.KIND_PROPOSAL,
     )
-    change = stepped(Change(one.log, replace(row, attempt=0, ended=None), _one_letter_less(run)), again)
+    change = stepped(Change(one.log, replace(row, ended=None), _one_letter_less(run)), again)
     record.ClearField("rejection")
+    record.ClearField("claims")
     record.retries += 1
     record.state = _state_by_parts(record)
     _move_head(record, one)
@@ -153,7 +154,7 @@ def _appear(one: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
             record.proposal.CopyFrom(asked.proposal)
     record.id, record.run = event.candidate, event.run
     _move_head(record, one)
-    new = CandidateRow(record, 0, log.sequence, log.sequence if imported else None)
+    new = CandidateRow(record, log.sequence, log.sequence if imported else None)
     if record.kind == pb.KIND_ABLATION and not imported:
         return stepped(Change(log, new, run), policy.Asked(moment(event), record.id))
     return Change(log, new, run)
@@ -170,8 +171,12 @@ def _grow(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
         if row.ended is None or row.record.kind == pb.KIND_ABLATION:
             return Change(log, row, run)
         return stepped(Change(log, row, run), policy.Rescored(moment(event), event.candidate, fitness.value))
-    if fact == "candidate.promoted" or (fact == "candidate.claimed" and run.state.ladder.is_climbing(event.candidate)):
+    if fact == "candidate.promoted":
         return Change(log, row, run)
+    if fact == "candidate.claimed":
+        return _claim(one, run, row)
+    if fact == "candidate.released":
+        return _release(one, run, row)
     if fact == "candidate.verified":
         return _verify(one, run, row)
     if fact == "ablation.wanted":
@@ -183,19 +188,43 @@ def _grow(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
         said = event.discovery_confirmed if fact == _DISCOVERIES[0] else event.discovery_refuted
         row.record.discovery.CopyFrom(said.discovery)
         return Change(log, row, run)
-    if row.ended is not None:
-        raise Refused(f"candidate {event.candidate} has ended")
-    _must_follow_head(event, row.record)
-    if fact == "candidate.claimed":
-        if event.attempt <= row.attempt:
-            raise Refused(f"attempt {event.attempt} is stale: attempt {row.attempt} has begun")
-        row.record.state = pb.STATE_TRAINING
-        return Change(log, replace(row, attempt=event.attempt), run)
+    _require_head(event, row)
     if fact == "candidate.archived":
         return _archive(one, run, row)
     if fact not in _PARTS:
         raise Refused(f"{fact} is no part of a candidate's way that this version knows")
     return _add_part(fact, one, run, row)
+
+
+def _claim(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
+    """The right to train: compare-and-set, by the order of the log."""
+    event, said = one.log.event, one.log.event.candidate_claimed
+    if not said.rung:
+        _require_head(event, row)
+    elif (event.candidate, said.rung) not in run.state.ladder.climbing:
+        raise Refused(f"no verification of {event.candidate} at rung {said.rung} is open")
+    begun = attempts(row.record, said.rung)
+    if event.attempt != begun + 1:
+        raise Refused(f"attempt {event.attempt} is stale: attempt {begun} has begun")
+    row.record.claims.add(attempt=event.attempt, worker=said.worker, token=said.token, rung=said.rung, alone=said.alone)
+    if not said.rung:
+        row.record.state = pb.STATE_TRAINING
+    return Change(one.log, row, run)
+
+
+def _release(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
+    """A claim that ended without a result, however late that is said."""
+    event, said = one.log.event, one.log.event.candidate_released
+    for claim in row.record.claims:
+        if (claim.attempt, claim.rung) == (event.attempt, said.rung):
+            claim.released = said.reason or "released"
+            return Change(one.log, row, run)
+    raise Refused(f"candidate {event.candidate} has no claim {event.attempt} at rung {said.rung}")
+
+
+def attempts(record: pb.Candidate, rung: int = 0) -> int:
+    """How often a training of the candidate was claimed."""
+    return sum(claim.rung == rung for claim in record.claims)
 
 
 def _think(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
@@ -210,8 +239,8 @@ def _think(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
 def _add_part(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """Take over the part that this fact adds: nobody rewrites what others measured."""
     event, (part, state) = one.log.event, _PARTS[fact]
-    if fact == "candidate.trained" and event.attempt != row.attempt:
-        raise Refused(f"attempt {event.attempt} is stale: attempt {row.attempt} has begun")
+    if fact == "candidate.trained" and event.attempt != attempts(row.record):
+        raise Refused(f"attempt {event.attempt} is stale: attempt {attempts(row.record)} has begun")
     said = getattr(event, fact.replace(".", "_", 1))
     if not said.HasField(part):
         raise Refused(f"{fact} carries no {part}")
@@ -267,7 +296,13 @@ def _archive(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     return change
 
 
-def _must_follow_head(event: events_pb2.Event, record: pb.Candidate) -> None:
+def _require_head(event: events_pb2.Event, row: CandidateRow) -> None:
+    if row.ended is not None:
+        raise Refused(f"candidate {event.candidate} has ended")
+    _require_link(event, row.record)
+
+
+def _require_link(event: events_pb2.Event, record: pb.Candidate) -> None:
     if event.cause != record.head:
         raise Refused(f"it answers {event.cause}, but the chain has gone on to {record.head}")
     if event.previous != record.head_sha256:

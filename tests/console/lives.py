@@ -29,13 +29,13 @@ async def propose(bus: Bus, program: str = "x = 1\n") -> pb.Candidate:
     return pb.Candidate(id=event.candidate, run=event.run, request=request, proposal=proposal)
 
 
-async def train(bus: Bus, loss: float = 1.5) -> pb.Candidate:
+async def train(bus: Bus, loss: float = 1.5, benchmark: float = 0.4) -> pb.Candidate:
     """The engineer's claim and answer to the next proposal."""
     cause, _, attempt = await next_of(bus, "engineer-tiny")
     claim = follow(cause, "claimed", "engineer", attempt, cause.event.candidate)
     claim.candidate_claimed.worker = "w1"
     await bus.publish(claim)
-    training = pb.Training(loss=loss, benchmark=0.4, attempt=attempt)
+    training = pb.Training(loss=loss, benchmark=benchmark, attempt=attempt)
     training.seeds.add(seed=1, loss=loss).measurements.CopyFrom(pb.Measurements(parameters=1000, seconds=1))
     event = follow(cause, "trained", "played", attempt, cause.event.candidate)
     event.candidate_trained.CopyFrom(events_pb2.CandidateTrained(training=training, stage="tiny"))
@@ -62,9 +62,9 @@ async def analyse(bus: Bus) -> pb.Candidate:
     return pb.Candidate(id=event.candidate, run=event.run, analysis=event.candidate_analysed.analysis)
 
 
-async def whole_way(bus: Bus, fitness: float = 0.5) -> pb.Candidate:
+async def whole_way(bus: Bus, program: str = "x = 1\n", loss: float = 1.5, fitness: float = 0.5) -> pb.Candidate:
     """One candidate from its request to its analysis."""
-    await propose(bus)
-    await train(bus)
+    await propose(bus, program)
+    await train(bus, loss, 0.7 - 0.2 * loss)
     await judge(bus, fitness)
     return await analyse(bus)

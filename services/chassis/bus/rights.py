@@ -84,7 +84,7 @@ RIGHTS: dict[str, Rights] = {
     ),
     "researcher": Rights(("candidate.proposed", *WORKER, *THINKER), ("researcher",)),
     "engineer": Rights(
-        ("candidate.claimed", "candidate.trained", "candidate.verified", *WORKER, *THINKER),
+        ("candidate.claimed", "candidate.released", "candidate.trained", "candidate.verified", *WORKER, *THINKER),
         tuple(engineer_durable(stage) for stage in STAGES),
     ),
     "judge": Rights(("candidate.judged", "candidate.rescored", *WORKER, *THINKER), ("judge",)),

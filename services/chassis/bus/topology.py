@@ -43,18 +43,18 @@ class StreamSpec:
         return config
 
 
-MOST_WAITS = 20_000
-"""Deliveries to the judge: each wait for a baseline counts as one, and a baseline may train for a day."""
-
-
 @dataclass(frozen=True)
 class ConsumerSpec:
-    """One durable pull consumer, shared by the replicas of a service."""
+    """One durable pull consumer, shared by the replicas of a service.
+
+    It delivers without a limit: most deliveries after the first are due to outages, drains and the deaths of processes,
+    which say nothing about a candidate. What a candidate is to blame for is found otherwise: a handler that raises
+    makes a dead letter at once, and an engineer counts the claims that nobody survived.
+    """
 
     durable: str
     filter: str
     ack_wait: float
-    max_deliver: int
     max_ack_pending: int
     stream: str = EVENTS
 
@@ -66,7 +66,7 @@ class ConsumerSpec:
             ack_policy=api.AckPolicy.EXPLICIT,
             deliver_policy=api.DeliverPolicy.ALL,
             ack_wait=self.ack_wait * SECOND,
-            max_deliver=self.max_deliver,
+            max_deliver=-1,
             max_ack_pending=self.max_ack_pending,
         )
 
@@ -90,16 +90,16 @@ def topology(most_replicas: int = 16) -> tuple[tuple[StreamSpec, ...], tuple[Con
         ),
     )
     engineers = tuple(
-        ConsumerSpec(engineer_durable(stage), f"asi.v1.*.candidate.*.{stage}", 60, 10, 2 * most_replicas)
+        ConsumerSpec(engineer_durable(stage), f"asi.v1.*.candidate.*.{stage}", 60, 2 * most_replicas)
         for stage in STAGES
     )
     return streams, (
-        ConsumerSpec("researcher", "asi.v1.*.candidate.requested", 60, 5, 64),
+        ConsumerSpec("researcher", "asi.v1.*.candidate.requested", 60, 64),
         *engineers,
-        ConsumerSpec("judge", "asi.v1.*.candidate.trained", 60, MOST_WAITS, 64),
-        ConsumerSpec("analyst", "asi.v1.*.candidate.judged", 60, 5, 64),
-        ConsumerSpec("store", "asi.v1.>", 30, -1, 1000),
-        ConsumerSpec("dead-letters", "$JS.EVENT.ADVISORY.>", 30, -1, 100, stream=ADVISORIES),
+        ConsumerSpec("judge", "asi.v1.*.candidate.trained", 60, 64),
+        ConsumerSpec("analyst", "asi.v1.*.candidate.judged", 60, 64),
+        ConsumerSpec("store", "asi.v1.>", 30, 1000),
+        ConsumerSpec("dead-letters", "$JS.EVENT.ADVISORY.>", 30, 100, stream=ADVISORIES),
     )
 
 

@@ -1,12 +1,15 @@
 """The archive's backends, chosen by a URL."""
 
+from functools import cache
 from pathlib import Path
 
 from services.chassis.errors import SettingsError
+from services.store.backends.memory import MemoryArchive
 from services.store.backends.sqlite import SqliteArchive
 from services.store.port import Archive
 
 _SQLITE = "sqlite:///"
+_MEMORY = "memory://"
 _MONGO = ("mongodb://", "mongodb+srv://")
 
 
@@ -14,7 +17,8 @@ def open_archive(url: str) -> Archive:
     """The archive that a URL names, not yet opened: `await archive.open()`.
 
     Args:
-        url: `sqlite:///relative/path.db`, `sqlite:////absolute/path.db` or `mongodb://host/database`.
+        url: `sqlite:///relative/path.db`, `sqlite:////absolute/path.db` or `mongodb://host/database`; `memory://NAME`
+            is one that lasts as long as this process.
 
     Raises:
         SettingsError: no backend of that name, or an impossible path.
@@ -26,7 +30,14 @@ def open_archive(url: str) -> Archive:
         from services.store.backends.mongo import MongoArchive
 
         return MongoArchive(url)
+    if url.startswith(_MEMORY):
+        return _in_memory(url)
     raise _unknown(url)
+
+
+@cache
+def _in_memory(url: str) -> MemoryArchive:  # noqa: ARG001 - one for each
+    return MemoryArchive()
 
 
 async def restore_archive(path: Path, url: str) -> None:
@@ -45,6 +56,8 @@ async def restore_archive(path: Path, url: str) -> None:
         from services.store.backends.mongo import MongoArchive
 
         await MongoArchive(url).restore(path)
+    elif url.startswith(_MEMORY):
+        await _in_memory(url).restore(path)
     else:
         raise _unknown(url)
 

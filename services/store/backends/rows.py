@@ -71,16 +71,15 @@ def columns(row: CandidateRow) -> dict[str, Value]:
         "parent": proposal.parent or None,
         "structure": proposal.structure,
         "proposed": int(record.HasField("proposal")),
-        "attempt": row.attempt,
     }
 
 
 def candidate_row(record: bytes, slim: Mapping[str, Value]) -> CandidateRow:
     """The row that :func:`columns` and :func:`record_bytes` were made from."""
-    attempt, requested, ended = slim["attempt"], slim["requested"], slim["ended"]
-    assert isinstance(attempt, int) and isinstance(requested, int)  # noqa: S101, PT018 - as written above
+    requested, ended = slim["requested"], slim["ended"]
+    assert isinstance(requested, int)  # noqa: S101 - as written above
     assert ended is None or isinstance(ended, int)  # noqa: S101
-    return CandidateRow(candidate_pb2.Candidate.FromString(record), attempt, requested, ended)
+    return CandidateRow(candidate_pb2.Candidate.FromString(record), requested, ended)
 
 
 NODE = ("id", "parent", "name", "fitness", "loss", "state", "stage", "kind", "number", "benchmark", "parameters")

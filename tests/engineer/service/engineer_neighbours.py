@@ -1,5 +1,4 @@
-# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
-"""What the engineer's tests share: an archive behind real gRPC, deliveries, and a scale that takes a second."""
+"""What the engineer's tests share: a store that follows the log, deliveries, and a scale that takes a second."""
 
 from __future__ import annotations
 
@@ -7,85 +6,52 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from services.chassis.bus import Bus
-from services.chassis.events import Cause, first
-from services.chassis.rpc import Server, channel
-from services.chassis.settings import ServiceSettings
+from services.chassis.events import Cause
 from services.chassis.worker import Job
-from services.contracts import archive_pb2 as arc
-from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
 from services.engineer.handlers import Engineer
 from services.engineer.revision import OfflineReviser
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
+from tests.archives import Store, propose, start_run, store
 from tests.engineer.training.programs import CONVOLUTION, SMALL
 
-DELIVERED: dict[str, pb.Candidate] = {}
-"""What the archive knows of candidates that were delivered, by id."""
-
-
-class Archive(archive_pb2_grpc.ArchiveServicer):
-    """Knows one run, and the state of its candidates where a test gives one."""
-
-    def __init__(self, state: pb.State.ValueType | None = None, baselines: Sequence[pb.Candidate] = ()) -> None:
-        self.settings = events_pb2.RunSettings(
-            scale="tiny", scale_overrides=SMALL, mind="offline", baselines=["delta_net"]
-        )
-        self.state = state
-        self.baselines = baselines
-
-    async def GetRun(self, request: arc.RunRequest, context: Any) -> arc.RunStatus:
-        return arc.RunStatus(run=request.run, settings=self.settings)
-
-    async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:
-        if self.state is None:
-            return DELIVERED[request.candidate]
-        return pb.Candidate(id=request.candidate, run=request.run, state=self.state)
-
-    async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:
-        return arc.GetBaselinesReply(baselines=self.baselines)
+SETTINGS = events_pb2.RunSettings(scale="tiny", scale_overrides=SMALL, mind="offline", baselines=["delta_net"])
 
 
 @asynccontextmanager
 async def engineering(
-    sandbox: Sandbox, stages: Stages, data: Path, archive: Archive | None = None
-) -> AsyncIterator[Engineer]:
-    """The handler as the service wires it, without a language model."""
-    settings = ServiceSettings()
-    server = Server(settings)
-    archive_pb2_grpc.add_ArchiveServicer_to_server(archive or Archive(), server.grpc)
-    await server.start()
-    try:
-        async with channel(f"127.0.0.1:{server.port}", settings) as connection:
-            stub = archive_pb2_grpc.ArchiveStub(connection)
-            yield Engineer(sandbox, stages, stub, OfflineReviser(), data)
-    finally:
-        await server.stop(0)
+    sandbox: Sandbox, stages: Stages, data: Path, bus: Bus, settings: events_pb2.RunSettings = SETTINGS
+) -> AsyncIterator[tuple[Engineer, Store]]:
+    """The handler as the service wires it, without a language model, and the store of a run that has just begun."""
+    async with store(bus) as archive:
+        await start_run(bus, settings)
+        yield Engineer(sandbox, stages, archive.stub, OfflineReviser(), data), archive
 
 
-def delivery(
+async def delivery(
     bus: Bus,
     program: str = CONVOLUTION,
     seeds: Sequence[int] = (1,),
-    attempt: int = 1,
     draining: asyncio.Event | None = None,
+    candidate: str = "c000001",
 ) -> Job:
-    """The delivery of a proposed candidate. The same arguments give the same cause."""
-    event = first("r1", "proposed", "researcher")
-    event.time.FromSeconds(1)
-    event.candidate = "c000001"
-    proposal = pb.Proposal(name="Subject", program=program)
-    event.candidate_proposed.CopyFrom(events_pb2.CandidateProposed(proposal=proposal, stage="tiny"))
-    DELIVERED[event.candidate] = pb.Candidate(
-        id="c000001",
-        run="r1",
+    """The delivery of a candidate that has just been proposed."""
+    record = pb.Candidate(
+        id=candidate,
+        kind=pb.KIND_PROPOSAL,
         stage="tiny",
-        state=pb.STATE_PROPOSED,
         request=pb.Request(number=1, seeds=seeds),
-        proposal=proposal,
-        head=event.id,
+        proposal=pb.Proposal(name="Subject", program=program),
     )
-    return Job(Cause.published(event), attempt, 1, bus, "engineer", draining or asyncio.Event())
+    started = Cause.of(await bus.body_at(1))
+    cause, sequence = await propose(bus, started, record)
+    return Job(cause, 1, sequence, bus, "engineer", draining or asyncio.Event())
+
+
+async def said(bus: Bus, fact: str) -> list[events_pb2.Event]:
+    """What the log holds of one fact."""
+    return [events_pb2.Event.FromString(one.body) async for one in bus.read_log(f"asi.v1.r1.candidate.{fact}")]

@@ -1,6 +1,7 @@
 """From candidate.proposed to candidate.trained: real sandbox, real training of a second, real broker and gRPC."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,13 @@ from services.chassis.bus.topology import MAX_EVENT_BYTES
 from services.chassis.errors import HandedBack, Rejected
 from services.chassis.events import body_of
 from services.contracts import candidate_pb2 as pb
+from services.engineer.handlers import Engineer
+from services.engineer.revision import OfflineReviser
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
-from tests.engineer.service.engineer_neighbours import Archive, delivery, engineering
-from tests.engineer.training.programs import CONVOLUTION, LOOKS_AHEAD_WHEN_SCORED, mixer
+from tests.archives import hold
+from tests.engineer.service.engineer_neighbours import delivery, engineering, said
+from tests.engineer.training.programs import LOOKS_AHEAD_WHEN_SCORED, mixer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KILLS_ITSELF = mixer("(__import__('os').kill(__import__('os').getpid(), 9) if self.training else None)")
@@ -23,12 +27,12 @@ CANNOT_BE_HELPED = mixer("x = x + torch.zeros(3, 5)")
 
 async def test_every_seed_is_trained_and_measured(bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path) -> None:
     """One event, small enough for the bus, with means over the seeds and who measured them how."""
-    job = delivery(bus, seeds=(1, 2, 3))
-    async with engineering(sandbox, stages, tmp_path) as engineer:
-        (event,) = await engineer.handle(job)
+    async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
+        job = await delivery(bus, seeds=(1, 2, 3))
+        assert await engineer.handle(job) == []
+    (event,) = await said(bus, "trained")
     training = event.candidate_trained.training
 
-    assert event.WhichOneof("fact") == "candidate_trained"
     assert event.previous == job.cause.sha256
     assert [seed.seed for seed in training.seeds] == [1, 2, 3]
     assert training.loss == pytest.approx(sum(seed.loss for seed in training.seeds) / 3)
@@ -38,46 +42,52 @@ async def test_every_seed_is_trained_and_measured(bus: Bus, sandbox: Sandbox, st
     assert len(body_of(event)) < MAX_EVENT_BYTES
 
 
-async def test_a_seed_that_ended_is_not_trained_again(
-    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
-) -> None:
-    """A second delivery, after a kill, goes on where the first one was: its clock readings are the first one's."""
-    async with engineering(sandbox, stages, tmp_path) as engineer:
-        (once,) = await engineer.handle(delivery(bus))
-        (more,) = await engineer.handle(delivery(bus, seeds=(1, 2), attempt=2))
-
-    assert more.candidate_trained.training.seeds[0] == once.candidate_trained.training.seeds[0]
-    assert more.candidate_trained.training.attempt == 2
-
-
 async def test_a_drained_training_goes_on_and_ends_the_same(
     bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
-    """The resumed curve equals an uninterrupted one, whichever engineer resumes it."""
+    """The resumed curve equals an uninterrupted one, whichever engineer resumes it; the drain is no fault."""
     draining = asyncio.Event()
     draining.set()
-    async with engineering(sandbox, stages, tmp_path) as engineer:
+    async with engineering(sandbox, stages, tmp_path, bus) as (engineer, archive):
+        job = await delivery(bus, draining=draining)
         with pytest.raises(HandedBack):
-            await engineer.handle(delivery(bus, draining=draining))
-    assert list((tmp_path / "work" / "r1" / "c000001").glob("1.checkpoint"))
-    async with engineering(sandbox, stages, tmp_path) as successor:
-        (resumed,) = await successor.handle(delivery(bus, attempt=2))
-    async with engineering(sandbox, stages, tmp_path / "other") as undisturbed:
-        (whole,) = await undisturbed.handle(delivery(bus))
+            await engineer.handle(job)
+        assert list((tmp_path / "work" / "r1" / "c000001").glob("1.checkpoint"))
+        successor = Engineer(sandbox, stages, archive.stub, OfflineReviser(), tmp_path)
+        await successor.handle(replace(job, draining=asyncio.Event()))
+        undisturbed = Engineer(sandbox, stages, archive.stub, OfflineReviser(), tmp_path / "other")
+        await undisturbed.handle(await delivery(bus, candidate="c000002"))
+        record = await archive.archive.record("r1", "c000001")
+    resumed, whole = [one.candidate_trained.training for one in await said(bus, "trained")]
 
-    assert resumed.candidate_trained.training.seeds[0].curve == whole.candidate_trained.training.seeds[0].curve
-    assert (
-        resumed.candidate_trained.training.seeds[0].block_losses
-        == whole.candidate_trained.training.seeds[0].block_losses
-    )
+    assert resumed.seeds[0].curve == whole.seeds[0].curve
+    assert resumed.seeds[0].block_losses == whole.seeds[0].block_losses
+    assert (resumed.attempt, [bool(claim.released) for claim in record.claims]) == (2, [True, False])
+
+
+async def test_a_seed_that_ended_is_not_trained_again(
+    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+) -> None:
+    """A second attempt, after a kill, goes on where the first one was: its clock readings are the first one's."""
+    async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
+        await engineer.handle(await delivery(bus))
+        kept = next((tmp_path / "work" / "r1" / "c000001").glob("1-*.result"))
+        (tmp_path / "work" / "r1" / "c000002").mkdir()
+        (tmp_path / "work" / "r1" / "c000002" / kept.name).write_bytes(kept.read_bytes())
+        await engineer.handle(await delivery(bus, seeds=(1, 2), candidate="c000002"))
+    once, more = [one.candidate_trained.training for one in await said(bus, "trained")]
+
+    assert more.seeds[0] == once.seeds[0]
+    assert len(more.seeds) == 2
 
 
 async def test_an_honest_slip_is_repaired_and_the_attempt_is_in_the_record(
     bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
     """What was trained is the repaired program, and the first one and its error stay readable."""
-    async with engineering(sandbox, stages, tmp_path) as engineer:
-        (event,) = await engineer.handle(delivery(bus, WRONG_TYPE))
+    async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
+        await engineer.handle(await delivery(bus, WRONG_TYPE))
+    (event,) = await said(bus, "trained")
     training = event.candidate_trained.training
 
     assert len(training.revisions) == 1
@@ -90,10 +100,12 @@ async def test_a_loss_too_good_to_be_true_is_looked_at_again(
     bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
     """The thorough check, and root and candidate once more with another seed, shifted data and other text."""
-    root = pb.Candidate(id="c000000", kind=pb.KIND_BASELINE, request=pb.Request(baseline="delta_net"))
+    root = pb.Candidate(id="c000000", kind=pb.KIND_BASELINE, stage="tiny", request=pb.Request(baseline="delta_net"))
     root.proposal.program, root.training.loss = CONVOLUTION, 99.0
-    async with engineering(sandbox, stages, tmp_path, Archive(baselines=[root])) as engineer:
-        (event,) = await engineer.handle(delivery(bus))
+    async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
+        await hold(bus, root)
+        await engineer.handle(await delivery(bus))
+    (event,) = await said(bus, "trained")
     training = event.candidate_trained.training
     found = training.investigation
 
@@ -114,9 +126,9 @@ async def test_a_candidate_at_fault_is_rejected(
     program: str, kind: str, bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
     """With the evidence of what it did; the engineer goes on with the next one."""
-    async with engineering(sandbox, stages, tmp_path) as engineer:
+    async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
         with pytest.raises(Rejected) as rejected:
-            await engineer.handle(delivery(bus, program))
+            await engineer.handle(await delivery(bus, program))
 
     assert rejected.value.stage == "train"
     assert rejected.value.evidence["kind"] == kind
@@ -125,6 +137,10 @@ async def test_a_candidate_at_fault_is_rejected(
 async def test_work_that_is_done_already_is_not_done_again(
     bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
-    """A delivery may come again after its acknowledgement was lost."""
-    async with engineering(sandbox, stages, tmp_path, Archive(pb.STATE_ARCHIVED)) as engineer:
-        assert await engineer.handle(delivery(bus, attempt=2)) == []
+    """A delivery may come again after its acknowledgement was lost, whatever its number is."""
+    async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
+        job = await delivery(bus)
+        await engineer.handle(job)
+        assert await engineer.handle(job) == []
+
+    assert len(await said(bus, "claimed")) == len(await said(bus, "trained")) == 1

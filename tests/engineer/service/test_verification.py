@@ -1,51 +1,25 @@
-# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicers
 """From candidate.promoted to candidate.verified: fresh seeds, unseen data, the overrides and the width of the rung."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from services.chassis.bus import Bus
-from services.chassis.events import Cause, first
 from services.chassis.worker import Job
-from services.contracts import archive_pb2 as arc
-from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.zoo import baseline
 from services.engineer.handlers import share_of
 from services.engineer.matching import overrides_for
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
-from tests.engineer.service.engineer_neighbours import Archive, engineering
+from tests.console.lives import next_of, whole_way
+from tests.engineer.service.engineer_neighbours import SETTINGS, engineering
 from tests.engineer.training.programs import CONVOLUTION, SMALL
 
 in_module_loop = pytest.mark.asyncio(loop_scope="module")
-
-
-class Finalist(Archive):
-    """The archive of a run in which one candidate was searched."""
-
-    async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:
-        return pb.Candidate(
-            id=request.candidate, run=request.run, stage="tiny", state=pb.STATE_ARCHIVED,
-            proposal=pb.Proposal(name="Net", program=CONVOLUTION),
-        )  # fmt: skip
-
-
-def promoted(bus: Bus, rung: int, rungs: int, **overrides: str) -> Job:
-    """The delivery of a finalist's second training."""
-    event = first("r1", f"c000001.promoted.round-1-rung-{rung}", "store")
-    event.candidate = "c000001"
-    event.candidate_promoted.CopyFrom(
-        events_pb2.CandidatePromoted(
-            stage="tiny", seeds=[1001, 1002], scale_overrides={**SMALL, **overrides}, rung=rung, rungs=rungs
-        )
-    )
-    return Job(Cause.published(event), 1, 1, bus, "engineer-tiny")
 
 
 @in_module_loop
@@ -53,17 +27,23 @@ async def test_a_finalist_is_trained_with_the_seeds_and_overrides_of_its_rung(
     bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
     """Its own step count, its own seeds; the result says which rung it belongs to, and carries no curve."""
-    async with engineering(sandbox, stages, tmp_path, Finalist()) as engineer:
-        (event,) = await engineer.handle(promoted(bus, 1, 2, steps="3"))
+    settings = events_pb2.RunSettings()
+    settings.CopyFrom(SETTINGS)
+    settings.seats, settings.budget.candidates, settings.promotion = 1, 1, "paper"
+    settings.policies.update({"verify": "1", "block": "1", "stages": "tiny:steps=3", "verify_seeds": "2"})
+    async with engineering(sandbox, stages, tmp_path, bus, settings) as (engineer, _):
+        await whole_way(bus, CONVOLUTION, loss=2.0)
+        await whole_way(bus, CONVOLUTION, loss=1.0)
+        cause, sequence, attempt = await next_of(bus, "engineer-tiny")
+        (event,) = await engineer.handle(Job(cause, attempt, sequence, bus, "engineer-tiny"))
 
     verified = event.candidate_verified
-    assert event.WhichOneof("fact") == "candidate_verified"
     assert (verified.rung, verified.stage) == (1, "tiny")
-    assert [seed.seed for seed in verified.training.seeds] == [1001, 1002]
+    assert [seed.seed for seed in verified.training.seeds] == list(cause.event.candidate_promoted.seeds)
     tokens = 3 * int(SMALL["batch"]) * int(SMALL["context"])
     assert [seed.measurements.tokens for seed in verified.training.seeds] == [tokens, tokens]
     assert not any(seed.curve for seed in verified.training.seeds)
-    assert event.id.startswith("r1.c000001.verified.")
+    assert event.id.startswith(f"r1.{cause.event.candidate}.verified.")
 
 
 def test_rungs_share_no_held_out_data() -> None:

@@ -10,4 +10,6 @@ def place(backend: str, request: pytest.FixtureRequest, folder: Path) -> str:
     """The URL of an archive that does not exist yet."""
     if backend == "sqlite":
         return f"sqlite:///{folder / uuid.uuid4().hex}.db"
+    if backend == "memory":
+        return f"memory://{uuid.uuid4().hex}"
     return f"{request.getfixturevalue('mongod').url}/asi_{uuid.uuid4().hex}?replicaSet=rs0"

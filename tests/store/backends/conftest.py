@@ -17,7 +17,7 @@ from services.store.port import Archive, Questions
 from services.store.service import ArchiveService
 from tests.store.backends.archive_places import place
 
-BACKENDS = ["sqlite", pytest.param("mongo", marks=pytest.mark.mongo)]
+BACKENDS = ["memory", "sqlite", pytest.param("mongo", marks=pytest.mark.mongo)]
 
 
 @pytest.fixture(params=BACKENDS)

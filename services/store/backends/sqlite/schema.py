@@ -24,7 +24,7 @@ CREATE TABLE candidates (
     kind INTEGER NOT NULL, state INTEGER NOT NULL, stage TEXT NOT NULL,
     fitness REAL, loss REAL, benchmark REAL, parameters INTEGER, seconds REAL,
     requested INTEGER NOT NULL, ended INTEGER, parent TEXT, structure TEXT NOT NULL, proposed INTEGER NOT NULL,
-    moves TEXT NOT NULL, attempt INTEGER NOT NULL,
+    moves TEXT NOT NULL,
     PRIMARY KEY (run, id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX candidates_by_fitness ON candidates (run, fitness IS NULL, fitness DESC, id);

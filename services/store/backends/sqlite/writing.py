@@ -81,7 +81,7 @@ def _state(text: str) -> RunState:
 def read_candidate(connection: sqlite3.Connection, run: str, candidate: str) -> CandidateRow | None:
     """A candidate by id."""
     row = connection.execute(
-        "SELECT c.attempt, c.requested, c.ended, r.record FROM candidates c "
+        "SELECT c.requested, c.ended, r.record FROM candidates c "
         "JOIN records r ON r.run = c.run AND r.id = c.id WHERE c.run = ? AND c.id = ?",
         (run, candidate),
     ).fetchone()

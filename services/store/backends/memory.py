@@ -1,0 +1,350 @@
+"""The archive in memory: nothing to install, nothing on disk, gone with its process.
+
+Replays compare against it, tests and benches stand on it. It keeps the promise of `services.store.port.Archive` by the
+plainest means, dictionaries and sorting, and is the reference that the databases are compared with.
+"""
+
+import pickle
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from services.chassis.bus import Logged
+from services.chassis.errors import NotFound
+from services.contracts import archive_pb2, candidate_pb2
+from services.domain.lineage import path_to_root
+from services.store.backends.digest import Digest
+from services.store.backends.folding import Effects, Key, Standing, due, fold, needs
+from services.store.backends.neighbours import StoredProgram, StoredVector
+from services.store.backends.rows import Order, Value, candidate_row, columns, move_outcome, record_bytes, tree_node
+from services.store.backends.searching import Searching
+from services.store.backends.sketches import Sketched
+from services.store.port import (
+    CandidateRow,
+    Change,
+    LogRow,
+    Outgoing,
+    Page,
+    PoolRow,
+    Query,
+    React,
+    Reservation,
+    RunRow,
+)
+
+Slim = dict[str, Value]
+
+
+class MemoryArchive(Searching):
+    """`services.store.port.Archive` without a database. Records are kept serialised, which is a tenth of their size."""
+
+    def __init__(self) -> None:
+        super().__init__(self)
+        self._applied = 0
+        self._runs: dict[str, RunRow] = {}
+        self._slim: dict[str, dict[str, Slim]] = {}  # by run, then by candidate, in the order of their requests
+        self._records: dict[Key, bytes] = {}
+        self._moves: dict[Key, tuple[str, ...]] = {}
+        self._log: dict[str, list[LogRow]] = {}
+        self._accepted: dict[str, int] = {}
+        self._pools: dict[str, list[PoolRow]] = {}
+        self._outbox: dict[int, Outgoing] = {}
+        self._reservations: dict[int, Reservation] = {}
+        self._number = 0
+        self._vectors: dict[tuple[str, str], list[StoredVector]] = {}
+        self._programs: dict[str, dict[int, StoredProgram]] = {}
+
+    async def open(self) -> None:
+        """Nothing to connect to."""
+
+    async def drift(self) -> list[str]:
+        """See the port: there is no schema."""
+        return []
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    async def healthy(self) -> bool:
+        """Always."""
+        return True
+
+    async def apply(self, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
+        """See the port."""
+        incoming = due(messages, self._applied)
+        if not incoming:
+            return []
+        wanted = needs(incoming)
+        standing = Standing(
+            runs={run: self._runs[run] for run in wanted.runs if run in self._runs},
+            rows={key: self._row(key) for key in wanted.candidates if key in self._records},
+            accepted={event: self._accepted[event] for event in wanted.ids if event in self._accepted},
+        )
+        effects = fold(incoming, standing, react)
+        self._write(effects)
+        return effects.changes
+
+    def _write(self, effects: Effects) -> None:
+        for row in effects.logs:
+            self._log.setdefault(row.run, []).append(row)
+            if row.accepted:
+                self._accepted[row.event.id] = row.sequence
+        self._runs.update(effects.runs)
+        for key, candidate in effects.rows.items():
+            self._slim.setdefault(key[0], {})[key[1]] = columns(candidate) | {"run": key[0], "id": key[1]}
+            self._records[key] = record_bytes(candidate.record)
+            self._moves[key] = tuple(candidate.record.proposal.moves)
+        for key, sequence in effects.proposed.items():
+            self._put_proposal(key, sequence, effects.rows[key].record.proposal)
+        for pool in effects.pools:
+            self._pools.setdefault(pool.run, []).append(pool)
+        known = set(effects.stored)
+        self._outbox = {number: one for number, one in self._outbox.items() if one.event.id not in known}
+        for event in effects.answers.values():
+            number = self._next()
+            self._outbox[number] = Outgoing(number, event)
+        self._applied = effects.sequence
+
+    def _put_proposal(self, key: Key, sequence: int, proposal: candidate_pb2.Proposal) -> None:
+        run, candidate = key
+        if proposal.motivation_embedding:
+            vector = np.array(proposal.motivation_embedding, dtype="<f4").tobytes()
+            self._vectors.setdefault((run, proposal.embedder), []).append(StoredVector(sequence, candidate, vector))
+        if proposal.program:
+            self._programs.setdefault(run, {})[sequence] = StoredProgram(sequence, candidate, None)
+
+    async def applied(self) -> int:
+        """See the port."""
+        return self._applied
+
+    async def outbox(self, limit: int = 200) -> list[Outgoing]:
+        """See the port."""
+        return list(self._outbox.values())[:limit]
+
+    async def sent(self, numbers: Sequence[int]) -> None:
+        """See the port."""
+        for number in numbers:
+            self._outbox.pop(number, None)
+
+    async def reserve(self, run: str, tokens: int, nanodollars: int | None) -> int:
+        """See the port."""
+        number = self._next()
+        self._reservations[number] = Reservation(number, run, tokens, nanodollars)
+        return number
+
+    async def unreserve(self, number: int) -> None:
+        """See the port."""
+        self._reservations.pop(number, None)
+
+    async def reservations(self) -> list[Reservation]:
+        """See the port."""
+        return list(self._reservations.values())
+
+    async def known(self, run: str) -> str:
+        """See `Searching`."""
+        return (await self.run(run)).run
+
+    async def run(self, run: str) -> RunRow:
+        """See the port."""
+        if run and run not in self._runs:
+            raise NotFound(f"no run is called {run}")
+        if not self._runs:
+            raise NotFound("there is no run yet")
+        return self._runs[run] if run else max(self._runs.values(), key=lambda row: row.started)
+
+    async def runs(self) -> list[RunRow]:
+        """See the port."""
+        return sorted(self._runs.values(), key=lambda row: -row.started)
+
+    async def candidate(self, run: str, candidate: str) -> CandidateRow:
+        """See the port."""
+        run = await self.known(run)
+        if (run, candidate) in self._records:
+            return self._row((run, candidate))
+        ids = sorted(name for name, slim in self._of(run).items() if slim["name"] == candidate) if candidate else []
+        if not ids:
+            raise NotFound(f"run {run} has no candidate {candidate!r}")
+        if len(ids) > 1:
+            raise ValueError(f"candidate {candidate!r} is ambiguous in run {run}: ask for one of {', '.join(ids[:5])}")
+        return self._row((run, ids[0]))
+
+    async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
+        """See the port."""
+        run = await self.known(run)
+        return [self._row((run, name)).record for name in ids if (run, name) in self._records]
+
+    async def list_candidates(self, query: Query) -> Page:
+        """See the port."""
+        order = Order.of(query)
+        run = await self.known(query.run)
+        found = [
+            slim
+            for slim in self._of(run).values()
+            if (not query.states or slim["state"] in query.states)
+            and (not query.kinds or slim["kind"] in query.kinds)
+            and (not query.stage or slim["stage"] == query.stage)
+        ]
+        page = _sorted(found, order)[query.offset : query.offset + query.limit]
+        return Page(tuple(await self.candidates(run, page)), len(found))
+
+    async def state_counts(self, run: str) -> dict[int, int]:
+        """See the port."""
+        states = (slim["state"] for slim in self._of(await self.known(run)).values())
+        return dict(Counter(state for state in states if isinstance(state, int)))
+
+    async def tree(self, run: str) -> list[archive_pb2.TreeNode]:
+        """See the port."""
+        return [tree_node(slim) for slim in self._of(await self.known(run)).values()]
+
+    async def subtree(self, run: str, candidate: str) -> list[archive_pb2.TreeNode]:
+        """See the port."""
+        run = await self._known_candidate(run, candidate)
+        below, reached = {candidate}, {candidate}
+        while reached:
+            reached = {str(name) for name, slim in self._of(run).items() if slim["parent"] in reached} - below
+            below |= reached
+        return [tree_node(slim) for name, slim in self._of(run).items() if name in below]
+
+    async def children(self, run: str, candidate: str) -> list[str]:
+        """See the port."""
+        run = await self._known_candidate(run, candidate)
+        found = (slim for slim in self._of(run).values() if slim["parent"] == candidate)
+        return _sorted(found, Order("fitness", descending=True))
+
+    async def path(self, run: str, candidate: str) -> list[str]:
+        """See the port."""
+        run = await self._known_candidate(run, candidate)
+        slims = self._of(run)
+        parents = {name: str(slim["parent"]) if slim["parent"] in slims else None for name, slim in slims.items()}
+        return path_to_root(parents, candidate)[::-1]
+
+    async def pool(self, run: str, at_sequence: int = 0) -> PoolRow | None:
+        """See the port."""
+        pools = self._pools.get(await self.known(run), [])
+        return next((pool for pool in reversed(pools) if not at_sequence or pool.sequence <= at_sequence), None)
+
+    async def baselines(self, run: str) -> list[candidate_pb2.Candidate]:
+        """See the port."""
+        run = await self.known(run)
+        found = (slim for slim in self._of(run).values() if slim["kind"] == candidate_pb2.KIND_BASELINE)
+        return await self.candidates(run, _sorted(found, Order("number", descending=False)))
+
+    async def moves(self, run: str, limit: int) -> list[archive_pb2.MoveOutcome]:
+        """See the port."""
+        run = await self.known(run)
+        slims = self._of(run)
+        proposals = [
+            slim for slim in slims.values() if slim["kind"] == candidate_pb2.KIND_PROPOSAL and slim["proposed"]
+        ]
+        return [
+            move_outcome(
+                self._moves[run, str(slim["id"])],
+                _number(slim["fitness"]),
+                _number(slims.get(str(slim["parent"]), {}).get("fitness")),
+                int(slim["state"] or 0),
+                str(slim["structure"]),
+            )
+            for slim in (proposals[-limit:] if limit > 0 else [])
+        ]
+
+    async def recent_rejections(self, run: str, limit: int) -> list[candidate_pb2.Candidate]:
+        """See the port."""
+        run = await self.known(run)
+        rejected = [name for name, slim in self._of(run).items() if slim["state"] == candidate_pb2.STATE_REJECTED]
+        return await self.candidates(run, rejected[::-1][:limit])
+
+    async def chain(self, run: str, candidate: str) -> list[LogRow]:
+        """See the port."""
+        run = await self._known_candidate(run, candidate)
+        return [row for row in self._log.get(run, ()) if row.candidate == candidate]
+
+    async def log(self, run: str) -> AsyncIterator[LogRow]:
+        """See the port."""
+        for row in self._log.get(await self.known(run), ()):
+            yield row
+
+    async def digest(self, run: str) -> tuple[str, int]:
+        """See the port."""
+        run, found = await self.known(run), Digest()
+        for name in sorted(self._of(run)):
+            found.candidate(self._records[run, name])
+        for pool in self._pools.get(run, ()):
+            found.pool(pool)
+        for row in sorted((row for row in self._log.get(run, ()) if row.accepted), key=lambda row: row.event.id):
+            found.event(row.sha256)
+        return found.result()
+
+    async def backup(self, path: Path) -> None:
+        """See the port: all of it, pickled."""
+        with path.open("xb") as file:
+            pickle.dump(self._state(), file)
+
+    async def restore(self, path: Path) -> None:
+        """Become a copy that was made by `backup`. Raises FileExistsError where this archive holds something."""
+        if self._applied:
+            raise FileExistsError("this archive in memory holds something already: restore into an empty one")
+        with path.open("rb") as file:
+            self.__dict__.update(pickle.load(file))  # noqa: S301 - a file of our own
+
+    def _state(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_source", "_neighbours")}
+
+    async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:
+        """See `neighbours.Source`."""
+        return [row for row in self._vectors.get((run, embedder), ()) if row.sequence > after][:limit]
+
+    async def programs(self, run: str, after: int, limit: int) -> list[StoredProgram]:
+        """See `neighbours.Source`."""
+        return [row for row in self._programs.get(run, {}).values() if row.sequence > after][:limit]
+
+    async def program_texts(self, run: str, ids: Sequence[str]) -> dict[str, str]:
+        """See `neighbours.Source`."""
+        return {one.id: one.proposal.program for one in await self.candidates(run, ids)}
+
+    async def program_runs(self, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
+        """See `neighbours.Source`."""
+        rows = self._programs.get(run, {}).values()
+        return {row.candidate: row.sketched for row in rows if row.sketched is not None and row.candidate in ids}
+
+    async def save_fingerprints(self, found: Sequence[tuple[int, Sketched]]) -> None:
+        """See `neighbours.Source`."""
+        for programs in self._programs.values():
+            for sequence, sketched in found:
+                if sequence in programs:
+                    programs[sequence] = StoredProgram(sequence, programs[sequence].candidate, sketched)
+
+    async def _known_candidate(self, run: str, candidate: str) -> str:
+        run = await self.known(run)
+        if (run, candidate) not in self._records:
+            raise NotFound(f"run {run} has no candidate {candidate!r}")
+        return run
+
+    def _of(self, run: str) -> dict[str, Slim]:
+        return self._slim.get(run, {})
+
+    def _row(self, key: Key) -> CandidateRow:
+        return candidate_row(self._records[key], self._slim[key[0]][key[1]])
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+
+def _sorted(slims: Iterable[Slim], order: Order) -> list[str]:
+    """Ids by a column; absent numbers last in either direction, ties by id."""
+    sign = -1 if order.descending else 1
+    by_id = sorted(slims, key=lambda slim: str(slim["id"]))
+    present = [slim for slim in by_id if slim[order.column] is not None]
+    absent = [slim for slim in by_id if slim[order.column] is None]
+    if order.column == "stage":
+        present.sort(key=lambda slim: str(slim["stage"]), reverse=order.descending)
+        if order.descending:
+            present.sort(key=lambda slim: str(slim["stage"]), reverse=True)
+    else:
+        present.sort(key=lambda slim: sign * float(slim[order.column] or 0))
+    return [str(slim["id"]) for slim in (*present, *absent)]
+
+
+def _number(value: Value) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
