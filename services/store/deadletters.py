@@ -1,22 +1,20 @@
-"""The keeper of dead letters: what the broker gave up on becomes a fact that everybody can read.
+"""The keeper of dead letters: what a worker gave up becomes a fact that everybody can read.
 
-A service that fails on a message publishes the dead letter itself, with its traceback. What is left are messages whose
-service died with them every time: the broker's advisory is all that is known then. Both have the same id.
+A service that fails on a message publishes the dead letter itself, with its traceback, and ends its deliveries. Where
+it died between the two the broker's advisory is all that is known. Both have the same id.
 """
 
 import json
 from collections.abc import Awaitable, Callable
 
-from services.chassis import metrics
 from services.chassis.bus import Bus, Consumer, Delivery
-from services.chassis.bus.subjects import is_forged
+from services.chassis.bus.subjects import fact_of, is_forged
 from services.chassis.errors import Transient
 from services.chassis.events import Cause
 from services.chassis.logs import get_logger
 from services.chassis.worker import dead_letter
 
 SERVICE = "store"
-MOST_DELIVERIES = "max_deliver"
 
 
 class DeadLetterKeeper:
@@ -37,15 +35,14 @@ class DeadLetterKeeper:
         sequence, consumer = int(advisory["stream_seq"]), str(advisory["consumer"])
         message = await self._bus.message_at(sequence)
         cause = Cause.of(message.body)
+        fact_of(cause.event)  # what this version does not know says nothing about a candidate
         if is_forged(message.subject, cause.event):
             raise ValueError(f"message {sequence} on {message.subject} is another fact than it says")
-        reason = str(advisory.get("reason") or "delivered as often as allowed without an end")
+        reason = str(advisory.get("reason") or "given up without a word")
         deliveries = int(advisory.get("deliveries", 0))
         dead = dead_letter(cause, SERVICE, consumer, sequence, deliveries, reason)
         get_logger().error("dead letter", durable=consumer, sequence=sequence, reason=reason, run=cause.event.run)
         await self._bus.publish(dead)
-        if advisory.get("type", "").endswith(MOST_DELIVERIES):  # what a worker buried it has counted itself
-            metrics.DEAD_LETTERS.labels(consumer).inc()
 
 
 async def _or_again(delivery: Delivery, keep: Callable[[Delivery], Awaitable[None]]) -> None:

@@ -174,15 +174,13 @@ async def test_redeliveries_facts_and_gpu_seconds_are_counted(guarded: GuardedSe
     }
 
 
-async def test_a_message_that_nobody_survives_is_counted_once_by_the_store(guarded: GuardedServer, admin: Bus) -> None:
-    """Its service died with it every time: the broker's advisory is all there is."""
-    before = counted("asi_dead_letters_total", durable=DURABLE)
+async def test_a_message_that_was_given_up_without_a_word_is_told_by_the_store(
+    guarded: GuardedServer, admin: Bus
+) -> None:
+    """Its service died between the dead letter and the end of the deliveries: the broker's advisory is all there is."""
     async with Bus(guarded.settings("engineer"), "engineer") as engineer:
-        consumer = await engineer.consumer(DURABLE)
-        for _ in range(10):
-            (delivery,) = await consumer.fetch(1)
-            await delivery.again(0)
-        assert await consumer.fetch(1, wait=0.5) == []
+        (delivery,) = await (await engineer.consumer(DURABLE)).fetch(1)
+        await delivery.give_up()
 
     async def kept() -> bool:
         return any(one.HasField("dead") for one in await facts(admin))
@@ -190,4 +188,42 @@ async def test_a_message_that_nobody_survives_is_counted_once_by_the_store(guard
     async with keeping(guarded):
         await until(kept)
 
-    assert counted("asi_dead_letters_total", durable=DURABLE) == before + 1
+    (dead,) = [one for one in await facts(admin) if one.HasField("dead")]
+    assert (dead.candidate, dead.dead.consumer) == ("c000001", DURABLE)
+
+
+async def test_facts_of_a_later_version_and_garbage_do_not_stop_a_consumer(guarded: GuardedServer, admin: Bus) -> None:
+    """They are passed over, and no candidate that they name is the worse for it."""
+    subject = "asi.v1.r1.candidate.proposed.tiny"
+    unknown = pb.Event(id="r1.c000001.praised.1", run="r1", candidate="c000001").SerializeToString()
+    for number, body in enumerate((b"", b"\xff\xff no event", unknown, unknown + b"\xd2\x3f\x00")):
+        await admin.publish_body(subject, f"odd-{number}", body)
+    handled: list[str] = []
+
+    async def handle(job: Job) -> Sequence[pb.Event]:
+        handled.append(job.event.id)
+        return []
+
+    async with Bus(guarded.settings("engineer"), "engineer") as bus, keeping(guarded):
+        await work(bus, handle, partial(is_empty, admin, DURABLE))
+        await until(partial(is_empty, admin, "dead-letters"))
+
+    assert handled == ["r1.c000001.proposed.1"]
+    assert not [one for one in await facts_as_logged(admin) if one.subject.endswith(".dead")]
+
+
+async def test_outages_never_use_a_message_up(guarded: GuardedServer, admin: Bus) -> None:
+    """The delivery count is no count of failures."""
+    seen: list[int] = []
+
+    async def handle(job: Job) -> Sequence[pb.Event]:
+        seen.append(job.attempt)
+        if job.attempt < 15:
+            raise Transient("the store is away", 0)
+        return []
+
+    async with Bus(guarded.settings("engineer"), "engineer") as bus:
+        await work(bus, handle, partial(is_empty, admin, DURABLE))
+
+    assert seen == list(range(1, 16))
+    assert not [one for one in await facts(admin) if one.HasField("dead")]
