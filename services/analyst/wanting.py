@@ -18,7 +18,7 @@ def worth_asking(dossier: Dossier) -> list[str]:
     The run's budget of ablations is the store's to keep; a run without one is not asked at all.
     """
     record, root = dossier.record, dossier.root
-    if record.kind != pb.KIND_PROPOSAL or root is None or not _budget(dossier.settings):
+    if record.kind != pb.KIND_PROPOSAL or root is None or not dossier.settings.policies.ablations:
         return []
     gain = loss_gain(record, root)
     if gain is None or gain.low <= 0:
@@ -36,11 +36,3 @@ def wanted(job: Job, record: pb.Candidate, components: list[str], service: str) 
         event.ablation_wanted.CopyFrom(events_pb2.AblationWanted(component=component, reason=reason))
         events.append(event)
     return events
-
-
-def _budget(settings: events_pb2.RunSettings) -> bool:
-    """Whether the run's policy `ablations` allows any; text that is no number was refused when the run began."""
-    fields = settings.policies.fields
-    if "ablations" not in fields:
-        return False
-    return str(fields["ablations"].string_value or fields["ablations"].number_value) not in ("0", "0.0")

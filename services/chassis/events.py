@@ -1,16 +1,24 @@
 """Building events: each names its cause, carries the cause's hash, and gets the same id when it is built again."""
 
 import hashlib
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from google.protobuf.json_format import ParseDict
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.struct_pb2 import Struct
 
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2, events_pb2
+
+LEAST_CUT = 400  # characters: a shorter text is left as it is
+MARK_CHARACTERS = 64
+_MARK = re.compile(r" … \(cut here: \d+ of (\d+) characters\)$")
+WHOLE = frozenset({"program", "id", "cause", "head", "parent"})
+"""Texts that mean nothing in part."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,44 @@ def rejection(cause: Cause, rejected: Rejected, service: str, attempt: int) -> e
         candidate_pb2.Rejection(stage=rejected.stage, reason=rejected.reason, evidence=struct(rejected.evidence))
     )
     return event
+
+
+def fit(event: events_pb2.Event, most: int) -> None:
+    """Cut, in place, what a program or a model wrote at length, until the event has at most `most` bytes serialised.
+
+    Longest texts first, each to half of it and with a mark; programs, and what is measured, are never touched. So no
+    service meets a fact that it cannot publish because somebody was wordy.
+    """
+    while (excess := event.ByteSize() - most) > 0:
+        longest = max(_texts(event), key=lambda text: len(text[2]), default=None)
+        if longest is None or len(longest[2]) <= LEAST_CUT:
+            return  # nothing of it is prose
+        message, name, text, place = longest
+        earlier = _MARK.search(text)
+        whole = int(earlier[1]) if earlier else len(text)
+        text = text[: earlier.start()] if earlier else text
+        spare = math.ceil(excess * len(text) / len(text.encode())) + MARK_CHARACTERS
+        kept = max(len(text) // 2, len(text) - spare)
+        cut = f"{text[:kept]} … (cut here: {kept} of {whole} characters)"
+        if place is None:
+            setattr(message, name, cut)
+        else:
+            getattr(message, name)[place] = cut
+
+
+def _texts(message: Message) -> Iterator[tuple[Message, str, str, int | None]]:
+    """Every text of a message but programs: where it stands, its field, itself, and its place in a repeated field."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            inner = value.values() if isinstance(value, Mapping) else [value] if isinstance(value, Message) else value
+            for one in inner:
+                if isinstance(one, Message):  # a map may lead to texts, which are names here
+                    yield from _texts(one)
+        elif field.type == field.TYPE_STRING and field.name not in WHOLE:
+            if isinstance(value, str):
+                yield message, field.name, value, None
+            else:
+                yield from ((message, field.name, text, place) for place, text in enumerate(value))
 
 
 def struct(values: Mapping[str, object]) -> Struct:

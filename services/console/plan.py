@@ -20,12 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
+from services.archive.policies import POLICIES, parse_policies, values_of
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
 from services.console.options import SCALES, names_in, near, one_of
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import DEFAULT, VERSIONS
-from services.domain.ladder_settings import PROMOTIONS, climb_of
+from services.domain.ladder_settings import PROMOTIONS, Climb, climb_of
 from services.domain.pool import STRATEGIES
 from services.domain.run_state import Budget, RunPolicy
 from services.domain.zoo import baselines as zoo
@@ -38,8 +39,6 @@ TINY_CANDIDATES = 6
 TINY_POOL = pb.PoolSettings(size=12, parents=4, references=3, cold_start=5, batch=3)
 PAPER_POOL = pb.PoolSettings(size=50, parents=10, references=4, cold_start=200, batch=50)
 PARTS = ("cognition", "analysis", "judge")
-POLICIES = ("ablations", "block", "eta", "flops", "leakage", "level", "match", "parameters", "prune", "prune_from",
-            "search", "stages", "verify", "verify_seeds", "worthwhile")  # fmt: skip
 HOUR = 3600
 
 
@@ -102,7 +101,7 @@ class Verification(BaseModel):
     """What happens to the best candidates, and the run's further rules."""
 
     promotion: str = _setting("none", "none, paper or halving", wire="promotion")
-    policies: dict[str, str] = _setting({}, "further rule, as in leakage=probe", flag="policy", wire="policies")
+    policies: dict[str, str] = _setting({}, "further rule, as in leakage=probe", flag="policy")
 
 
 GROUPS: Mapping[str, type[BaseModel]] = {
@@ -231,6 +230,10 @@ def run_settings(options: RunOptions) -> pb.RunSettings:
     for policy in options.policies:
         one_of("--policy", policy, POLICIES)
     try:
+        policies = parse_policies(options.policies)
+    except ValueError as error:
+        raise SettingsError(f"--policy: {error}.") from None
+    try:
         options = options.model_copy(update={"mind": validate_mind(options.mind)})
     except ValueError as error:
         raise SettingsError(f"--mind: {error}.") from None
@@ -242,6 +245,7 @@ def run_settings(options: RunOptions) -> pb.RunSettings:
         baselines=options.baselines or (TINY_BASELINES if small else known),
         pool=TINY_POOL if small else PAPER_POOL,
         ablations=pb.Ablations(**{f"without_{part}": True for part in options.without}),
+        policies=policies,
     )
     for name in RunOptions.model_fields:
         _write(settings, name, getattr(options, name))
@@ -315,8 +319,13 @@ def fork_settings(source: pb.RunSettings, options: RunOptions) -> pb.RunSettings
 
 def stages_of(settings: pb.RunSettings) -> str:
     """The stages that a run needs engineers for, commas between: its own, and those that candidates go up to."""
-    climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
+    climb = _climb(settings)
     return ",".join(dict.fromkeys((settings.scale, *(stage.scale for stage in climb.stages))))
+
+
+def _climb(settings: pb.RunSettings) -> Climb:
+    rules, overrides = values_of(settings.policies), dict(settings.scale_overrides)
+    return climb_of(settings.promotion, rules, settings.scale, overrides)
 
 
 def checked_run_name(name: str) -> str:
@@ -330,7 +339,9 @@ def checked_run_name(name: str) -> str:
 def _require_possible(settings: pb.RunSettings) -> None:
     """Ask the run's policy itself, so that what starts cannot be refused later."""
     try:
-        climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
+        climb = climb_of(
+            settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides)
+        )
         for stage in climb.stages:
             one_of("--policy stages", stage.scale, SCALES)
         RunPolicy(
@@ -350,7 +361,7 @@ def require_possible_scale(settings: pb.RunSettings) -> None:
     Raises SettingsError naming an override that a stage of this run does not know, or its impossible value.
     """
     _try_overrides("--set", settings.scale, settings.scale_overrides)
-    climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
+    climb = _climb(settings)
     for stage in climb.stages:
         _try_overrides(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))
 

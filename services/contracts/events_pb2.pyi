@@ -9,7 +9,6 @@ Subject: asi.v1.<run>.<entity>.<fact>, with the stage appended where the fact is
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from services.contracts import candidate_pb2 as _candidate_pb2
@@ -286,8 +285,8 @@ class RunSettings(_message.Message):
     @_builtins.property
     def ablations(self) -> Global___Ablations: ...
     @_builtins.property
-    def policies(self) -> _struct_pb2.Struct:
-        """promotion, watching and verification settings by name"""
+    def policies(self) -> Global___Policies:
+        """what is absent has its usual value"""
 
     def __init__(
         self,
@@ -307,7 +306,7 @@ class RunSettings(_message.Message):
         ablations: Global___Ablations | None = ...,
         promotion: _builtins.str = ...,
         judge_times: _builtins.int = ...,
-        policies: _struct_pb2.Struct | None = ...,
+        policies: Global___Policies | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ablations", b"ablations", "budget", b"budget", "policies", b"policies", "pool", b"pool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -405,6 +404,144 @@ class PoolSettings(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PoolSettings: _TypeAlias = PoolSettings  # noqa: Y015
+
+@_typing.final
+class Policies(_message.Message):
+    """Further rules of a run. services/archive/policies.py reads them from text and says which values are possible."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAKAGE_FIELD_NUMBER: _builtins.int
+    PRUNE_FIELD_NUMBER: _builtins.int
+    PRUNE_FROM_FIELD_NUMBER: _builtins.int
+    ABLATIONS_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
+    VERIFY_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    ETA_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    FLOPS_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    VERIFY_SEEDS_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    WORTHWHILE_FIELD_NUMBER: _builtins.int
+    leakage: _builtins.str
+    """of a loss too good to be true: "investigate", "probe" or "paper" """
+    prune: _builtins.bool
+    """trainings that cannot win are cut short"""
+    prune_from: _builtins.float
+    """from this share of the steps on"""
+    ablations: _builtins.int
+    """that the analyst may ask for"""
+    search: _builtins.str
+    """of the offline mind: "surrogate", "bandit" or "random" """
+    verify: _builtins.int
+    """The promotion, and the evidence that it takes.
+    paper: candidates that are trained again of each block
+    """
+    block: _builtins.int
+    """paper: candidates of a block"""
+    eta: _builtins.int
+    """halving: one of so many goes up"""
+    parameters: _builtins.str
+    """against the baseline: "0.1" is ±10 %, "+0.1" at most 10 % more, "none" no limit"""
+    flops: _builtins.str
+    """as parameters"""
+    match: _builtins.str
+    """"width": trained again at the baseline's number of parameters, or "none" """
+    stages: _builtins.str
+    """above the search, as in "explore,verify:seeds=3" """
+    verify_seeds: _builtins.int
+    level: _builtins.float
+    """of the test of a claim"""
+    worthwhile: _builtins.float
+    """nats per token"""
+    def __init__(
+        self,
+        *,
+        leakage: _builtins.str | None = ...,
+        prune: _builtins.bool | None = ...,
+        prune_from: _builtins.float | None = ...,
+        ablations: _builtins.int | None = ...,
+        search: _builtins.str | None = ...,
+        verify: _builtins.int | None = ...,
+        block: _builtins.int | None = ...,
+        eta: _builtins.int | None = ...,
+        parameters: _builtins.str | None = ...,
+        flops: _builtins.str | None = ...,
+        match: _builtins.str | None = ...,
+        stages: _builtins.str | None = ...,
+        verify_seeds: _builtins.int | None = ...,
+        level: _builtins.float | None = ...,
+        worthwhile: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ablations: _TypeAlias = _typing.Literal["ablations"]  # noqa: Y015
+    _WhichOneofArgType__ablations: _TypeAlias = _typing.Literal["_ablations", b"_ablations"]  # noqa: Y015
+    _WhichOneofReturnType__block: _TypeAlias = _typing.Literal["block"]  # noqa: Y015
+    _WhichOneofArgType__block: _TypeAlias = _typing.Literal["_block", b"_block"]  # noqa: Y015
+    _WhichOneofReturnType__eta: _TypeAlias = _typing.Literal["eta"]  # noqa: Y015
+    _WhichOneofArgType__eta: _TypeAlias = _typing.Literal["_eta", b"_eta"]  # noqa: Y015
+    _WhichOneofReturnType__flops: _TypeAlias = _typing.Literal["flops"]  # noqa: Y015
+    _WhichOneofArgType__flops: _TypeAlias = _typing.Literal["_flops", b"_flops"]  # noqa: Y015
+    _WhichOneofReturnType__leakage: _TypeAlias = _typing.Literal["leakage"]  # noqa: Y015
+    _WhichOneofArgType__leakage: _TypeAlias = _typing.Literal["_leakage", b"_leakage"]  # noqa: Y015
+    _WhichOneofReturnType__level: _TypeAlias = _typing.Literal["level"]  # noqa: Y015
+    _WhichOneofArgType__level: _TypeAlias = _typing.Literal["_level", b"_level"]  # noqa: Y015
+    _WhichOneofReturnType__match: _TypeAlias = _typing.Literal["match"]  # noqa: Y015
+    _WhichOneofArgType__match: _TypeAlias = _typing.Literal["_match", b"_match"]  # noqa: Y015
+    _WhichOneofReturnType__parameters: _TypeAlias = _typing.Literal["parameters"]  # noqa: Y015
+    _WhichOneofArgType__parameters: _TypeAlias = _typing.Literal["_parameters", b"_parameters"]  # noqa: Y015
+    _WhichOneofReturnType__prune: _TypeAlias = _typing.Literal["prune"]  # noqa: Y015
+    _WhichOneofArgType__prune: _TypeAlias = _typing.Literal["_prune", b"_prune"]  # noqa: Y015
+    _WhichOneofReturnType__prune_from: _TypeAlias = _typing.Literal["prune_from"]  # noqa: Y015
+    _WhichOneofArgType__prune_from: _TypeAlias = _typing.Literal["_prune_from", b"_prune_from"]  # noqa: Y015
+    _WhichOneofReturnType__search: _TypeAlias = _typing.Literal["search"]  # noqa: Y015
+    _WhichOneofArgType__search: _TypeAlias = _typing.Literal["_search", b"_search"]  # noqa: Y015
+    _WhichOneofReturnType__stages: _TypeAlias = _typing.Literal["stages"]  # noqa: Y015
+    _WhichOneofArgType__stages: _TypeAlias = _typing.Literal["_stages", b"_stages"]  # noqa: Y015
+    _WhichOneofReturnType__verify: _TypeAlias = _typing.Literal["verify"]  # noqa: Y015
+    _WhichOneofArgType__verify: _TypeAlias = _typing.Literal["_verify", b"_verify"]  # noqa: Y015
+    _WhichOneofReturnType__verify_seeds: _TypeAlias = _typing.Literal["verify_seeds"]  # noqa: Y015
+    _WhichOneofArgType__verify_seeds: _TypeAlias = _typing.Literal["_verify_seeds", b"_verify_seeds"]  # noqa: Y015
+    _WhichOneofReturnType__worthwhile: _TypeAlias = _typing.Literal["worthwhile"]  # noqa: Y015
+    _WhichOneofArgType__worthwhile: _TypeAlias = _typing.Literal["_worthwhile", b"_worthwhile"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ablations) -> _WhichOneofReturnType__ablations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__block) -> _WhichOneofReturnType__block | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta) -> _WhichOneofReturnType__eta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__flops) -> _WhichOneofReturnType__flops | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leakage) -> _WhichOneofReturnType__leakage | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__level) -> _WhichOneofReturnType__level | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__match) -> _WhichOneofReturnType__match | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parameters) -> _WhichOneofReturnType__parameters | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prune) -> _WhichOneofReturnType__prune | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prune_from) -> _WhichOneofReturnType__prune_from | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__search) -> _WhichOneofReturnType__search | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stages) -> _WhichOneofReturnType__stages | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__verify) -> _WhichOneofReturnType__verify | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__verify_seeds) -> _WhichOneofReturnType__verify_seeds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__worthwhile) -> _WhichOneofReturnType__worthwhile | None: ...
+
+Global___Policies: _TypeAlias = Policies  # noqa: Y015
 
 @_typing.final
 class Ablations(_message.Message):

@@ -32,7 +32,7 @@ async def surroundings_of(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, 
     """Ask the archive. Curves are only fetched for a run that prunes."""
     status = await archive.GetRun(archive_pb2.RunRequest(run=run), timeout=30)
     reply = await archive.GetBaselines(archive_pb2.GetBaselinesRequest(run=run, stage=stage), timeout=30)
-    finished = await _curves(archive, run) if _switched_on(status.settings, "prune") else ()
+    finished = await _curves(archive, run) if status.settings.policies.prune else ()
     return Surroundings(status.settings, peers_of(reply.baselines), finished, tuple(reply.baselines))
 
 
@@ -50,23 +50,18 @@ def peers_of(baselines: Sequence[pb.Candidate]) -> Peers:
 
 def watch_settings(settings: events_pb2.RunSettings, stage: Stage) -> WatchSettings:
     """The watcher's rules: memory from the scale, pruning and the paper's leakage rule where the run asks for them."""
-    usual = WatchSettings()
-    share = float(str(settings.policies["prune_from"])) if "prune_from" in settings.policies else usual.prune_from
+    policies = settings.policies
     return WatchSettings(
         memory_bytes=stage.scale.memory_bytes,
-        prune=_switched_on(settings, "prune"),
-        prune_from=share,
+        prune=policies.prune,
+        prune_from=policies.prune_from if policies.HasField("prune_from") else WatchSettings().prune_from,
         leak=LEAK_SHARE if leakage_of(settings) == PAPER else None,
     )
 
 
 def leakage_of(settings: events_pb2.RunSettings) -> str:
     """The run's policy for losses that look too good to be true."""
-    return leakage_policy(settings.policies.fields["leakage"].string_value if "leakage" in settings.policies else "")
-
-
-def _switched_on(settings: events_pb2.RunSettings, policy: str) -> bool:
-    return policy in settings.policies and settings.policies[policy] in (True, "true", "on", "1")
+    return leakage_policy(settings.policies.leakage)
 
 
 async def _curves(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[Curve, ...]:

@@ -148,13 +148,12 @@ class JudgeHandler:
             )
             report = await self._checker.Check(request, timeout=300)
             investigation.failed.extend(one for one in report.verdicts if one.outcome == "fail")
-        policy = case.settings.policies.fields["leakage"].string_value if "leakage" in case.settings.policies else ""
         repeated = None
         if investigation.HasField("repeated_loss") and investigation.HasField("repeated_root_loss"):
             repeated = investigation.repeated_root_loss - investigation.repeated_loss
         failed = tuple(f"{one.probe}: {one.message}" for one in investigation.failed)
         gain = case.root.training.loss - found.loss
-        because = fault(leakage_policy(policy), Investigation(failed, gain, repeated))
+        because = fault(leakage_policy(case.settings.policies.leakage), Investigation(failed, gain, repeated))
         if because is not None:
             raise _leak(case.record, found, because, failed, repeated)
 

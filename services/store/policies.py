@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+from services.archive.policies import validate_policies, values_of
 from services.contracts import candidate_pb2, events_pb2
 from services.domain.ladder_settings import climb_of
 from services.domain.pool import PoolPolicy
@@ -18,7 +19,8 @@ def policy_of(settings: events_pb2.RunSettings) -> RunPolicy:
 def _policy_of(body: bytes) -> RunPolicy:
     settings = events_pb2.RunSettings.FromString(body)
     budget, pool = settings.budget, settings.pool
-    climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
+    validate_policies(settings.policies)
+    climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
     return RunPolicy(
         seats=settings.seats or 1,
         budget=Budget(**{field.name: value for field, value in budget.ListFields()}),

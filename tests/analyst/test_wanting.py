@@ -17,7 +17,7 @@ PARTS = ("delta-rule", "output-gate", "chunkwise-form", "token-shift", "head-mix
 
 def about(loss: float, budget: object = 3) -> Dossier:
     settings = events_pb2.RunSettings(mind="offline")
-    settings.policies.update({"ablations": budget} if budget is not None else {})
+    settings.policies.CopyFrom(events_pb2.Policies(ablations=budget))
     record = candidate("Child", 3, losses=(loss,), parent="c000002", components=PARTS)
     found = dossier(record, root=ROOT, parent=PARENT)
     found.settings.CopyFrom(settings)
@@ -29,7 +29,7 @@ def test_new_parts_of_what_is_better_are_asked_about() -> None:
     assert worth_asking(about(1.4)) == ["output-gate", "token-shift"]
 
 
-@pytest.mark.parametrize(("loss", "budget"), [(1.4, None), (1.4, "0"), (1.6, 3), (1.8, 3)])
+@pytest.mark.parametrize(("loss", "budget"), [(1.4, None), (1.4, 0), (1.6, 3), (1.8, 3)])
 def test_nothing_is_asked_without_a_gain_or_a_budget(loss: float, budget: object) -> None:
     """An ablation of what gains nothing explains nothing."""
     assert worth_asking(about(loss, budget)) == []

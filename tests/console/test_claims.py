@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from services.archive.policies import values_of
 from services.chassis.errors import NotPossible
 from services.console.commands.ablate import components_of, part_row, parts
 from services.console.commands.discover import PRESET
@@ -47,7 +48,7 @@ def test_a_run_tells_whom_its_budget_kept_out() -> None:
     records = finished_run(confirmed=0, refuted=0, proposals=3)
     records[4].training.seeds[0].measurements.parameters = 900_000
     settings = status().settings
-    settings.policies.update({"flops": "none"})
+    settings.policies.flops = "none"
 
     assert "relative to the root: 1." in sentences(records, settings)[0]
 
@@ -55,7 +56,7 @@ def test_a_run_tells_whom_its_budget_kept_out() -> None:
 def test_the_preset_is_a_possible_run() -> None:
     """Two stages at scale tiny, the second with more data and seeds."""
     settings = run_settings(RunOptions.read(PRESET))
-    climb = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
+    climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
 
     assert settings.scale_overrides["tokens"] == "600000"
     assert [(one.scale, one.seeds, dict(one.overrides)) for one in climb.stages] == [("tiny", 5, {"tokens": "1000000"})]

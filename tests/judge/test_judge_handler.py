@@ -198,7 +198,7 @@ async def test_a_loss_too_good_is_probed_harder_and_rejected(bus: Bus) -> None:
 async def test_a_run_may_keep_what_the_harder_probes_pass(bus: Bus) -> None:
     """The policy "probe" trusts the checks."""
     settings = settings_of()
-    settings.policies.update({"leakage": "probe"})
+    settings.policies.leakage = "probe"
     checker = Checker()
     async with judging(Archive(ROOT, ANCHOR, settings=settings), checker) as (handler, _):
         (event,) = await handler.handle(delivery(bus, trained(3, 1.10)))
@@ -216,7 +216,7 @@ async def test_a_low_loss_is_rejected_on_evidence(bus: Bus, policy: str, repeate
     """By default what another seed, other data and other text bear out is kept; the engineer's record says it."""
     settings, record = settings_of(), trained(3, 1.10)
     if policy:
-        settings.policies.update({"leakage": policy})
+        settings.policies.leakage = policy
     record.training.investigation.CopyFrom(
         pb.Investigation(loss=1.10, floor=1.35, probes=9, repeated_loss=repeated, repeated_root_loss=1.50, seed=7920)
     )

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.archive.policies import parse_policies
 from services.chassis.bus import Bus
 from services.chassis.errors import NotFound
 from services.chassis.events import Cause, first
@@ -205,7 +206,7 @@ def settings_of(policies: Sequence[tuple[str, str]] = (), **ablations: Any) -> e
     settings = events_pb2.RunSettings(
         scale="tiny", mind="offline", seed=7, baselines=["delta_net"], ablations=events_pb2.Ablations(**ablations)
     )
-    settings.policies.update(dict(policies))
+    settings.policies.CopyFrom(parse_policies(dict(policies)))
     return settings
 
 

@@ -21,6 +21,7 @@ from services.chassis.bus.rights import API
 from services.chassis.bus.subjects import subject_of
 from services.chassis.bus.topology import EVENTS, MAX_COPY_BYTES, MAX_EVENT_BYTES, ConsumerSpec, drift, topology
 from services.chassis.errors import BusLost, SettingsError, Transient
+from services.chassis.events import fit
 from services.chassis.logs import get_logger
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb
@@ -152,10 +153,13 @@ class Bus:
     async def publish(self, event: pb.Event) -> int:
         """Publish and wait until the stream has stored it; the same event id within ten minutes is stored once.
 
-        The event is given the trace context of the span in force. Returns the sequence. Raises EventTooBig, Denied
+        The event is given the trace context of the span in force, and prose that is too long for an event is cut, with
+        a mark. Returns the sequence. Raises EventTooBig for what cannot be cut, Denied
         when this service may not say such a thing, or Transient when the stream is out of reach or full.
         """
         telemetry.inject(event.trace)
+        if not event.HasField("run_inherited"):
+            fit(event, MAX_EVENT_BYTES)
         body = event.SerializeToString(deterministic=True)
         if not event.HasField("run_inherited"):
             _must_fit(event.id, body, MAX_EVENT_BYTES)

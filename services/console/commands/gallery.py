@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from services.archive.policies import values_of
 from services.console.archive import run_and_candidates
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
 from services.console.settings import console_settings
@@ -157,7 +158,7 @@ def _sentence(record: pb.Candidate, known: dict[str, pb.Candidate]) -> str:
 
 def _outside(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) -> str:
     """How many scored proposals the budget of parameters and FLOPs kept out, in a sentence."""
-    rules = climb_of(settings.promotion, dict(settings.policies), settings.scale, dict(settings.scale_overrides))
+    rules = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
     root = next((one for one in records if one.request.baseline == settings.baselines[0]), None)
     if rules.promotion is None or root is None or (baseline := _size(root)) is None:
         return ""

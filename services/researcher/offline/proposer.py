@@ -41,7 +41,7 @@ class OfflineProposer:
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """As the port says: the same context and refusals give the same draft."""
-        search = context.settings.policies.fields["search"].string_value or SURROGATE
+        search = context.settings.policies.search or SURROGATE
         refused = {fingerprint(one.draft.program).digest for one in refusals}
         rng = random.Random(f"{context.settings.seed}:{context.record.id}:{len(refusals)}")
         try:

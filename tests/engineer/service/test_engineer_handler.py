@@ -17,7 +17,7 @@ from services.engineer.stages import Stages
 from services.sandbox import Sandbox
 from tests.archives import hold
 from tests.engineer.service.engineer_neighbours import delivery, engineering, said
-from tests.engineer.training.programs import LOOKS_AHEAD_WHEN_SCORED, mixer
+from tests.engineer.training.programs import CONVOLUTION, LOOKS_AHEAD_WHEN_SCORED, mixer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KILLS_ITSELF = mixer("(__import__('os').kill(__import__('os').getpid(), 9) if self.training else None)")

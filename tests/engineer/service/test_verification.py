@@ -30,8 +30,8 @@ async def test_a_finalist_is_trained_with_the_seeds_and_overrides_of_its_rung(
     settings = events_pb2.RunSettings()
     settings.CopyFrom(SETTINGS)
     settings.seats, settings.budget.candidates, settings.promotion = 1, 1, "paper"
-    settings.policies.update(
-        {"verify": "1", "block": "1", "stages": "tiny:steps=3", "verify_seeds": "2", "flops": "none"}
+    settings.policies.CopyFrom(
+        events_pb2.Policies(verify=1, block=1, stages="tiny:steps=3", verify_seeds=2, flops="none")
     )
     async with engineering(sandbox, stages, tmp_path, bus, settings) as (engineer, _):
         await whole_way(bus, CONVOLUTION, loss=2.0)

@@ -1,0 +1,61 @@
+"""The further rules of a run, from text to their message: for the command line, settings files and the wire alike."""
+
+from collections.abc import Callable, Mapping
+
+from services.contracts import events_pb2
+from services.domain import leakage
+
+SWITCH = {"on": True, "off": False}
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "leakage": leakage.POLICIES,
+    "match": ("none", "width"),
+    "search": ("surrogate", "bandit", "random"),
+}
+"""The policies that are one of a few words."""
+
+_FIELDS = events_pb2.Policies.DESCRIPTOR.fields_by_name
+POLICIES = tuple(sorted(_FIELDS))
+
+
+def parse_policies(texts: Mapping[str, str]) -> events_pb2.Policies:
+    """The message of these names and values. ValueError names the policy and what is possible."""
+    policies = events_pb2.Policies()
+    for name, text in texts.items():
+        if name not in _FIELDS:
+            raise ValueError(f"policy {name} is unknown; choose of {', '.join(POLICIES)}")
+        setattr(policies, name, _value(name, text))
+    validate_policies(policies)
+    return policies
+
+
+def validate_policies(policies: events_pb2.Policies) -> None:
+    """ValueError for a word that is none of a policy's, or a share that is none."""
+    for name, choices in CHOICES.items():
+        if policies.HasField(name) and getattr(policies, name) not in choices:  # type: ignore[arg-type]
+            raise ValueError(f"policy {name} is {getattr(policies, name)!r}; choose one of {', '.join(choices)}")
+    if policies.HasField("prune_from") and not 0 < policies.prune_from < 1:
+        raise ValueError(f"policy prune_from must be a share between 0 and 1, not {policies.prune_from:g}")
+
+
+def values_of(policies: events_pb2.Policies) -> dict[str, object]:
+    """Those that are set, by name."""
+    return {field.name: value for field, value in policies.ListFields()}
+
+
+def _value(name: str, text: str) -> str | bool | int | float:
+    field = _FIELDS[name]
+    if field.type == field.TYPE_STRING:
+        return text
+    if field.type == field.TYPE_BOOL:
+        if text not in SWITCH:
+            raise ValueError(f"policy {name} is {text!r}; choose {' or '.join(SWITCH)}")
+        return SWITCH[text]
+    kind: Callable[[str], int | float] = int if field.type == field.TYPE_UINT32 else float
+    try:
+        value = kind(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**32:
+        wanted = "a whole number" if kind is int else "a number"
+        raise ValueError(f"policy {name} must be {wanted} from 0, not {text!r}")
+    return value
