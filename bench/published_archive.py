@@ -68,13 +68,13 @@ def write(folder: Path, nodes: int = NODES, detailed: int = DETAILED, seed: int 
 
 def _tree(rng: random.Random, count: int) -> list[_Node]:
     """Children of one of the ten best of the last pool; scores drift upwards with much scatter."""
-    found = [_Node(1, None, "delta_net", 1.0)]
+    found = [_Node(1, None, "delta_net", 1.45)]
     pool = list(found)
     index = 1
     for number in range(1, count):
         index += 1 + (rng.random() < 0.02)
         parent = rng.choice(pool)
-        score = 1.0 + 0.75 * (parent.score - 1.0) + rng.gauss(0.035, 0.16) + 0.12 * number / count
+        score = 1.3 + 0.72 * (parent.score - 1.3) + rng.gauss(0.06, 0.16) + 0.1 * number / count
         name = f"delta_net_{'_'.join(rng.choice(part).lower()[:4] for part in WORDS)}"
         found.append(_Node(index, parent.index, name, round(min(2.9, max(0.15, score)), 4)))
         if number < 200 or number % 50 == 0:

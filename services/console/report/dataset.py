@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 from services.console.rows import Row, row
 from services.contracts import archive_pb2
@@ -60,3 +61,10 @@ def seconds_of(record: pb.Candidate) -> float:
 def name_of(record: pb.Candidate) -> str:
     """The name, or the id where there is none."""
     return record.proposal.name or record.request.baseline or record.id
+
+
+def final_train_loss(record: pb.Candidate) -> float | None:
+    """The last recorded training loss, averaged over seeds; None where no curve was kept."""
+    ends = [seed.curve[-1].train_loss for seed in record.training.seeds if seed.curve]
+    known = [seed.curve[-1].HasField("train_loss") for seed in record.training.seeds if seed.curve]
+    return fmean(ends) if ends and all(known) else None

@@ -1,126 +1,186 @@
-"""The figures of the paper, drawn from one run. Each returns None with its reason where the archive lacks the data."""
+"""Figures of a run against its order and its compute. None is drawn from fewer candidates than it needs."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from math import cos, pi, sin
-from statistics import fmean
+from statistics import fmean, quantiles
 
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from services.console.report.dataset import Dataset, name_of, seconds_of
-from services.console.report.drawing import ACCENT, GOOD, INK, SOFT, Drawing, new_axes
+from services.console.report.dataset import Dataset, final_train_loss, name_of, seconds_of
+from services.console.report.drawing import (
+    ACCENT,
+    CATEGORIES,
+    GOOD,
+    INK,
+    SOFT,
+    THIRD,
+    WIDTH,
+    Drawing,
+    missing,
+    new_axes,
+    plain,
+)
 from services.contracts import candidate_pb2 as pb
+from services.domain.statistics import linear_fit
 
-MAP = "viridis"
-MOST_NAMES = 60
 BLOCK = 50
-Cells = list[list[object]]
+LEAST_COUNTED, LEAST_FITTED = 10, 5
+LEAST_BLOCKS, LEAST_IN_BLOCK = 3, 5
+STRONG_CURVES, MOST_CURVES = 5, 400
 
 
 def drawings(data: Dataset) -> list[Drawing]:
-    """Every figure, in the paper's order, and two of our own."""
-    makers: Sequence[Callable[[Dataset], Drawing]] = (
-        best_so_far, tree, radial_tree, pool_over_time, component_shares, parameter_counts, curves,
-    )  # fmt: skip
-    return [make(data) for make in makers]
+    """Counts against compute, trends, the pool, sizes, curves."""
+    return [count_against_compute(data), trends(data), pool_over_time(data), parameter_counts(data), curves(data)]
 
 
-def best_so_far(data: Dataset) -> Drawing:
-    """Figure 1's place: what compute really bought."""
-    title = "Figure 1 · Best fitness against compute spent"
-    name = "figure-1-compute"
-    spent, best, cells = 0.0, float("-inf"), []
-    for one in data.measured:
-        spent += seconds_of(one)
-        if one.verdict.HasField("fitness") and one.kind != pb.KIND_ABLATION:
-            best = max(best, one.verdict.fitness.value)
-            cells.append((one.id, name_of(one), spent, one.verdict.fitness.value, best))
-    if not cells or not spent:
-        return Drawing(name, title, "", None, missing="no candidate has both a fitness and a measured training time")
-    figure, axes = new_axes("compute spent (hours of training and evaluation)", "fitness")
-    hours = [cell[2] / 3600 for cell in cells]
-    axes.scatter(hours, [cell[3] for cell in cells], s=18, color=SOFT, label="candidates", zorder=2)
-    axes.step(hours, [cell[4] for cell in cells], where="post", color=ACCENT, lw=2, label="best so far", zorder=3)
-    axes.legend(frameon=False)
+def count_against_compute(data: Dataset) -> Drawing:
+    """Figure 1: how many candidates better than the root the compute has bought, with a straight line through them."""
+    name, title = "figure-1-count", "Figure 1 · Candidates better than the root against compute"
+    judge, meaning = _better_than_root(data)
+    if judge is None:
+        return missing(name, title, meaning)
+    searched = [one for one in data.records if one.kind in (pb.KIND_PROPOSAL, pb.KIND_IMPORTED)]
+    scored = [one for one in searched if judge(one) is not None]
+    if len(scored) < LEAST_COUNTED:
+        return missing(
+            name, title, f"{len(scored)} candidates can be compared with the root, of {LEAST_COUNTED} needed"
+        )
+    hours = sum(seconds_of(one) for one in data.measured) / 3600
+    spent, count, points = 0.0, 0, []
+    for place, one in enumerate(searched, 1):
+        spent += seconds_of(one) / 3600
+        count += bool(judge(one))
+        points.append((one.id, spent if hours else float(place), count))
+    x = "compute spent (hours of training and evaluation)" if hours else "candidates in the order of the run"
+    figure, axes = new_axes(x, "candidates better than the root")
+    xs, counts = [at for _, at, _ in points], [float(number) for _, _, number in points]
+    axes.step([0.0, *xs], [0.0, *counts], where="post", color=ACCENT, lw=2, label="counted")
+    said = ""
+    if count >= LEAST_FITTED:
+        line = linear_fit(xs, counts)
+        ends = [xs[0] + (xs[-1] - xs[0]) * place / 60 for place in range(61)]
+        bands = [band for at in ends if (band := line.band(at)) is not None]
+        axes.plot(ends, [line.at(at) for at in ends], color=GOOD, lw=1.3, ls="--", label="least squares")
+        axes.fill_between(ends, [max(0.0, one.low) for one in bands], [one.high for one in bands], color=GOOD,
+                          alpha=0.15, lw=0, label="95 % band of the line")  # fmt: skip
+        unit = "hour" if hours else "candidate"
+        said = f"The line rises by {line.slope:.3g} per {unit}; its band takes counts that only grow for independent."
+    else:
+        said = f"No line: {count} of {LEAST_FITTED} that a fit needs."
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    without = "" if hours else " The records hold no compute, so the axis counts candidates."
     caption = (
-        "The paper counts state-of-the-art models here. This run holds no confirmed discovery unless the gallery says "
-        "so: what is drawn is the best fitness that the compute spent so far has bought."
+        f"{count} of {len(scored)} candidates: {meaning}. Single measurements are compared, so that some of them are "
+        f"better by chance; the discovery curve counts those that were confirmed. {said}{without}"
     )
-    return Drawing(name, title, caption, figure, ("id", "name", "seconds", "fitness", "best"), tuple(cells))
+    return Drawing(name, title, caption, figure, ("id", x, "better"), tuple(points))
 
 
-def tree(data: Dataset) -> Drawing:
-    """The phylogenetic tree, oldest at the left."""
-    name, title = "figure-3-tree", "Figure 3 · Phylogenetic tree"
-    children, place, depth = _layout(data)
-    if not place:
-        return Drawing(name, title, "", None, missing="the run has no candidate yet")
-    figure = Figure(figsize=(9, max(3.0, 0.28 * min(len(place), 400))), layout="constrained")
-    axes = figure.add_subplot()
-    named = len(place) <= MOST_NAMES
-    for parent, kids in children.items():
-        for kid in kids:
-            if parent is not None:
-                axes.plot([depth[parent], depth[kid]], [place[parent], place[kid]], color=SOFT, lw=1, zorder=1)
-    _dots(figure, axes, data, [(depth[one.id], place[one.id]) for one in data.records])
-    if named:
-        for one in data.records:
-            axes.annotate(name_of(one), (depth[one.id], place[one.id]), xytext=(8, 0), textcoords="offset points",
-                          va="center", fontsize=8, color=INK)  # fmt: skip
-    axes.set_xlim(-0.2, max(depth.values()) + (1.4 if named else 0.2))
-    axes.invert_yaxis()
-    axes.set_yticks([])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("generation")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    return Drawing(name, title, "Coloured by fitness; grey was not scored.", figure, *_tree_cells(data))
+def _better_than_root(data: Dataset) -> tuple[Callable[[pb.Candidate], bool | None] | None, str]:
+    """Whether a candidate is better than the root (None: unknown) and what better means, or why nothing can be said."""
+    root = data.root
+    if root is not None and root.training.HasField("benchmark"):
+        loss, benchmark = root.training.loss, root.training.benchmark
+
+        def both(one: pb.Candidate) -> bool | None:
+            if not one.training.HasField("loss") or not one.training.HasField("benchmark"):
+                return None
+            return one.training.loss < loss and one.training.benchmark > benchmark
+
+        return both, f"lower held-out loss and higher mean accuracy than {name_of(root)}"
+    first = next((one for one in data.scored if not one.proposal.parent), None)
+    if first is None:
+        return None, "no root has a score to compare with"
+    score = first.verdict.fitness.value
+
+    def higher(one: pb.Candidate) -> bool | None:
+        return one.verdict.fitness.value > score if one.verdict.HasField("fitness") and one.id != first.id else None
+
+    return higher, f"a score above {name_of(first)}'s {score:.3f}"
 
 
-def radial_tree(data: Dataset) -> Drawing:
-    """The same, from the middle outwards, one colour per branch."""
-    name, title = "figure-5-radial", "Figure 5 · Radial tree"
-    children, place, depth = _layout(data)
-    if not place:
-        return Drawing(name, title, "", None, missing="the run has no candidate yet")
-    figure = Figure(figsize=(7, 7), layout="constrained")
-    axes = figure.add_subplot()
-    turn = 2 * pi / max(1, len({round(one, 6) for one in place.values()}) + 1)
+def trends(data: Dataset) -> Drawing:
+    """How every score moves over the run, with the spread inside each block."""
+    name, title = "score-trend", "Trend of the scores"
+    records = [one for one in data.records if one.kind != pb.KIND_ABLATION]
+    series: list[tuple[str, list[tuple[int, float]]]] = []
+    for label, value in SCORES:
+        known = [(one.request.number, found) for one in records if (found := value(one)) is not None]
+        if len(known) >= LEAST_BLOCKS * LEAST_IN_BLOCK:
+            series.append((label, known))
+    if not series:
+        needed = LEAST_BLOCKS * LEAST_IN_BLOCK
+        return missing(name, title, f"no score is known for {needed} candidates, which {LEAST_BLOCKS} blocks need")
+    columns = min(3, len(series)) if len(series) % 2 else 2
+    lines = -(-len(series) // columns)
+    figure = Figure(figsize=(WIDTH, 2.5 * lines), layout="constrained")
+    cells: list[tuple[object, ...]] = []
+    for place, (label, known) in enumerate(series, 1):
+        axes = figure.add_subplot(lines, columns, place)
+        cells += _trend(axes, label, known)
+    caption = (
+        "Mean of each block of candidates, the middle half and the middle four fifths of them (bands), and the best so "
+        f"far (line). {'; '.join(f'{label}: n = {len(known)}' for label, known in series)}."
+    )
+    header = ("score", "up to candidate", "n", "mean", "10 %", "25 %", "75 %", "90 %")
+    return Drawing(name, title, caption, figure, header, tuple(cells))
 
-    def point(one: str) -> tuple[float, float]:
-        return (depth[one] + 1) * cos(place[one] * turn), (depth[one] + 1) * sin(place[one] * turn)
 
-    branches = {}
-    for number, root in enumerate(children[None]):
-        branches.update(dict.fromkeys(_below(root, children), number))
-    colours = [f"C{branches[one.id] % 10}" for one in data.records]
-    for parent, kids in children.items():
-        for kid in kids:
-            start = point(parent) if parent is not None else (0.0, 0.0)
-            end = point(kid)
-            axes.plot([start[0], end[0]], [start[1], end[1]], color=f"C{branches[kid] % 10}", lw=1, alpha=0.6, zorder=1)
-    points = [point(one.id) for one in data.records]
-    axes.scatter([x for x, _ in points], [y for _, y in points], s=26, c=colours, zorder=2)
-    for one, (x, y) in zip(data.records, points, strict=True):
-        if len(points) <= MOST_NAMES:
-            axes.annotate(name_of(one), (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7)
-    axes.set_axis_off()
-    axes.set_aspect("equal")
-    axes.margins(0.18)
-    return Drawing(name, title, "One colour for each root and what descends from it.", figure, *_tree_cells(data))
+SCORES: tuple[tuple[str, Callable[[pb.Candidate], float | None]], ...] = (
+    ("fitness", lambda one: one.verdict.fitness.value if one.verdict.HasField("fitness") else None),
+    ("held-out loss", lambda one: one.training.loss if one.training.HasField("loss") else None),
+    ("final training loss", lambda one: final_train_loss(one)),
+    ("mean accuracy", lambda one: one.training.benchmark if one.training.HasField("benchmark") else None),
+    ("judge", lambda one: one.verdict.raw if one.verdict.HasField("raw") else None),
+)
+
+
+def _trend(axes: Axes, label: str, known: Sequence[tuple[int, float]]) -> list[tuple[object, ...]]:
+    size = BLOCK if len(known) >= LEAST_BLOCKS * BLOCK else max(LEAST_IN_BLOCK, len(known) // 6)
+    blocks = [known[start : start + size] for start in range(0, len(known) - size + 1, size)]
+    rows: list[tuple[str, int, int, float, float, float, float, float]] = []
+    for block in blocks:
+        values = [value for _, value in block]
+        tenths = quantiles(values, n=20, method="inclusive")
+        rows.append((label, block[-1][0], len(block), fmean(values), tenths[1], tenths[4], tenths[14], tenths[17]))
+    xs = [row[1] for row in rows]
+    axes.fill_between(xs, [row[4] for row in rows], [row[7] for row in rows], color=ACCENT, alpha=0.12, lw=0)
+    axes.fill_between(xs, [row[5] for row in rows], [row[6] for row in rows], color=ACCENT, alpha=0.22, lw=0)
+    axes.plot(xs, [row[3] for row in rows], color=ACCENT, lw=2)
+    pick = min if "loss" in label else max
+    bests = [(number, pick(value for _, value in known[: place + 1])) for place, (number, _) in enumerate(known)]
+    shown = [(number, value) for number, value in bests if number >= xs[0]]
+    axes.step([at for at, _ in shown], [value for _, value in shown], where="post", color=GOOD, lw=1.2)
+    ends = [*(row[4] for row in rows), *(row[7] for row in rows), *(value for _, value in shown)]
+    room = 0.04 * (max(ends) - min(ends))
+    if room:
+        axes.set_ylim(min(ends) - room, max(ends) + room)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_title(f"{label} (n = {len(known)})", fontsize=9, color=INK, loc="left")
+    axes.set_xlabel("candidates")
+    plain(axes)
+    return list[tuple[object, ...]](rows)
 
 
 def pool_over_time(data: Dataset) -> Drawing:
-    """How loss, benchmark and fitness of the best move as candidates come in."""
+    """How loss, accuracy and fitness of the best move as candidates come in."""
     name, title = "figure-6-pool", "Figure 6 · The pool over time"
     scored = [one for one in data.scored if one.training.HasField("loss") and one.training.HasField("benchmark")]
-    if len(scored) < 3:
-        return Drawing(name, title, "", None, missing="fewer than three candidates have loss, benchmark and fitness")
     size = max(1, data.status.settings.pool.size or 50)
+    if len(scored) < size + LEAST_COUNTED:
+        needed = size + LEAST_COUNTED
+        why = f"{len(scored)} candidates have loss, accuracy and fitness, of {needed} that a pool of {size} needs"
+        return missing(name, title, why)
     step = BLOCK if len(scored) >= 4 * BLOCK else 1
     cells = []
-    for count in range(step, len(scored) + 1, step):
+    for count in range(max(step, size), len(scored) + 1, step):
         best = sorted(scored[:count], key=lambda one: -one.verdict.fitness.value)[:size]
         cells.append((
             count,
@@ -128,146 +188,75 @@ def pool_over_time(data: Dataset) -> Drawing:
             fmean(one.training.benchmark for one in best),
             fmean(one.verdict.fitness.value for one in best),
         ))  # fmt: skip
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for number, (label, column) in enumerate((("mean loss", 1), ("mean benchmark", 2), ("mean fitness", 3)), 1):
+    figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
+    for number, (label, column) in enumerate((("mean loss", 1), ("mean accuracy", 2), ("mean fitness", 3)), 1):
         axes = figure.add_subplot(1, 3, number)
-        axes.plot([cell[0] for cell in cells], [cell[column] for cell in cells], color=ACCENT, lw=2)
+        axes.plot([cell[0] for cell in cells], [cell[column] for cell in cells], color=CATEGORIES[number - 1], lw=2)
         axes.set_xlabel("scored candidates")
-        axes.set_title(label, fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(label, fontsize=9, color=INK, loc="left")
+        plain(axes)
     caption = f"Means over the best {size} candidates so far, after every {step}."
     return Drawing(name, title, caption, figure, ("scored", "loss", "benchmark", "fitness"), tuple(cells))
 
 
-def component_shares(data: Dataset) -> Drawing:
-    """What the best are made of, and the rest."""
-    name, title = "figure-7-components", "Figure 7 · Components of the best against all others"
-    tagged = [one for one in data.ranked if _components(one)]
-    if len(tagged) < 4:
-        return Drawing(name, title, "", None, missing="fewer than four scored candidates have their components tagged")
-    cut = max(1, len(tagged) // 4)
-    groups = (tagged[:cut], tagged[cut:])
-    shares = [_shares(group) for group in groups]
-    kinds = sorted(shares[0].keys() | shares[1].keys(), key=lambda kind: -(shares[0][kind] + shares[1][kind]))[:20]
-    figure = Figure(figsize=(8, 0.34 * len(kinds) + 1), layout="constrained")
-    axes = figure.add_subplot()
-    for offset, share, colour, label in ((-0.2, shares[0], GOOD, f"best quarter ({cut})"),
-                                         (0.2, shares[1], SOFT, f"others ({len(tagged) - cut})")):  # fmt: skip
-        axes.barh([place + offset for place in range(len(kinds))], [100 * share[kind] for kind in kinds], 0.38,
-                  color=colour, label=label)  # fmt: skip
-    axes.set_yticks(range(len(kinds)), kinds)
-    axes.invert_yaxis()
-    axes.set_xlabel("share of component mentions (%)")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    caption = "The paper compares its gallery; until a discovery is confirmed the best quarter stands in for it."
-    cells = tuple((kind, shares[0][kind], shares[1][kind]) for kind in kinds)
-    return Drawing(name, title, caption, figure, ("component", "best", "others"), cells)
-
-
 def parameter_counts(data: Dataset) -> Drawing:
-    """Do candidates win by size?"""
+    """Do candidates win by size? Sizes by block of the run, the root's as a line."""
     name, title = "figure-8-parameters", "Figure 8 · Parameters by block of experiments"
     counted = [(one, one.training.seeds[0].measurements.parameters) for one in data.measured]
     counted = [(one, count) for one, count in counted if count]
-    if not counted:
-        return Drawing(name, title, "", None, missing="no parameter count was recorded")
-    size = BLOCK if len(counted) >= 2 * BLOCK else max(1, len(counted) // 3)
-    blocks = [[count for _, count in counted[start : start + size]] for start in range(0, len(counted), size)]
-    figure, axes = new_axes("block of experiments", "parameters (thousands)")
-    axes.boxplot([[count / 1e3 for count in block] for block in blocks], widths=0.5,
-                 medianprops={"color": GOOD}, flierprops={"markersize": 3})  # fmt: skip
-    labels = [f"{start + 1}–{min(start + size, len(counted))}" for start in range(0, len(counted), size)]
+    if len(counted) < 2 * LEAST_IN_BLOCK:
+        return missing(name, title, f"{len(counted)} parameter counts are known, of {2 * LEAST_IN_BLOCK} needed")
+    size = BLOCK if len(counted) >= 2 * BLOCK else max(LEAST_IN_BLOCK, len(counted) // 4)
+    starts = [start for start in range(0, len(counted), size) if len(counted) - start >= LEAST_IN_BLOCK]
+    blocks = [[count for _, count in counted[start : start + size]] for start in starts]
+    scale, unit = (1e6, "millions") if max(count for _, count in counted) > 5e6 else (1e3, "thousands")
+    figure, axes = new_axes("block of experiments", f"parameters ({unit})", height=3)
+    axes.boxplot([[count / scale for count in block] for block in blocks], widths=0.5,
+                 medianprops={"color": GOOD, "lw": 1.5}, flierprops={"markersize": 3})  # fmt: skip
+    if data.root is not None and (own := data.root.training.seeds[0].measurements.parameters):
+        axes.axhline(own / scale, color=THIRD, lw=1, ls="--", label=f"{name_of(data.root)}, the root")
+        axes.legend(frameon=False, fontsize=8)
+    labels = [f"{start + 1}–{min(start + size, len(counted))}" for start in starts]
     axes.set_xticks(range(1, len(blocks) + 1), labels)
     cells = tuple((one.id, name_of(one), count) for one, count in counted)
-    return Drawing(name, title, "Boxes: quartiles; line: median.", figure, ("id", "name", "parameters"), cells)
+    caption = f"Boxes: quartiles; line: median; n = {len(counted)} of {len(data.records)} candidates."
+    return Drawing(name, title, caption, figure, ("id", "name", "parameters"), cells)
 
 
 def curves(data: Dataset) -> Drawing:
-    """Training curves of the best against the baselines."""
+    """All training curves faint, the best strong, controls dashed."""
     name, title = "curves", "Training curves"
-    chosen = [one for one in data.records if one.kind == pb.KIND_BASELINE and one.training.seeds]
-    chosen += [one for one in data.ranked if one.kind != pb.KIND_BASELINE][:4]
-    drawn = [(one, _mean_curve(one)) for one in chosen]
-    drawn = [(one, points) for one, points in drawn if len(points) > 1]
-    if not drawn:
-        return Drawing(name, title, "", None, missing="no training curve was recorded")
+    drawn = {one.id: (one, points) for one in data.measured if len(points := mean_curve(one)) > 1}
+    if len(drawn) < 2:
+        return missing(name, title, f"{len(drawn)} training curves were recorded, of 2 that a comparison needs")
     figure, axes = new_axes("steps", "training loss (nats per token)")
-    for one, points in drawn:
-        baseline = one.kind == pb.KIND_BASELINE
-        axes.plot([step for step, _ in points], [loss for _, loss in points], lw=1.2 if baseline else 2,
-                  ls="--" if baseline else "-", label=name_of(one))  # fmt: skip
-    low = min(loss for _, points in drawn for _, loss in points)
-    late = max(points[len(points) // 6][1] for _, points in drawn)
-    axes.set_ylim(low - 0.05 * (late - low), late)
+    faint = [points for _, points in list(drawn.values())[:MOST_CURVES]]
+    axes.add_collection(LineCollection(faint, colors=SOFT, linewidths=0.7, alpha=min(0.6, 12 / len(faint) + 0.15)))
+    controls = [one for one, _ in drawn.values() if one.kind == pb.KIND_BASELINE][:4]
+    best = [one for one in data.ranked if one.id in drawn and one.kind != pb.KIND_BASELINE][:STRONG_CURVES]
+    for place, one in enumerate(best):
+        steps, losses = zip(*drawn[one.id][1], strict=True)
+        axes.plot(steps, losses, lw=1.8, color=CATEGORIES[place], label=name_of(one))
+    for place, one in enumerate(controls):
+        steps, losses = zip(*drawn[one.id][1], strict=True)
+        axes.plot(steps, losses, lw=1.3, ls=("--", ":", "-.", (0, (1, 3)))[place], color=INK, label=name_of(one))
+    every = [loss for _, points in drawn.values() for _, loss in points[len(points) // 5 :]]
+    low, high = min(every), max(every)
+    axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
+    axes.margins(x=0.01)
+    axes.autoscale(axis="x")
     axes.legend(frameon=False, fontsize=8)
-    cells = tuple((one.id, step, loss) for one, points in drawn for step, loss in points)
-    return Drawing(name, title, "Dashed: baselines; solid: the best proposals.", figure, ("id", "step", "loss"), cells)
-
-
-def _dots(figure: Figure, axes: Axes, data: Dataset, points: Sequence[tuple[float, float]]) -> None:
-    scores = [one.verdict.fitness.value if one.verdict.HasField("fitness") else None for one in data.records]
-    plain = [point for point, score in zip(points, scores, strict=True) if score is None]
-    axes.scatter([x for x, _ in plain], [y for _, y in plain], s=30, color="white", edgecolors=SOFT, zorder=2)
-    known = [(point, score) for point, score in zip(points, scores, strict=True) if score is not None]
-    if known:
-        dots = axes.scatter([x for (x, _), _ in known], [y for (_, y), _ in known], s=36,
-                            c=[score for _, score in known], cmap=MAP, zorder=3)  # fmt: skip
-        figure.colorbar(dots, ax=axes, label="fitness", shrink=0.6)
-
-
-def _layout(data: Dataset) -> tuple[dict[str | None, list[str]], dict[str, float], dict[str, int]]:
-    """Children by parent, a row for every node (parents in the middle of theirs), and generations."""
-    known = {one.id for one in data.records}
-    children: defaultdict[str | None, list[str]] = defaultdict(list)
-    for one in data.records:
-        children[one.proposal.parent if one.proposal.parent in known else None].append(one.id)
-    depth: dict[str, int] = {}
-    order: list[str] = []
-    waiting = [(root, 0) for root in reversed(children[None])]
-    while waiting:
-        node, level = waiting.pop()
-        depth[node] = level
-        order.append(node)
-        waiting += [(kid, level + 1) for kid in reversed(children[node])]
-    place: dict[str, float] = {}
-    for row, node in enumerate(one for one in order if not children[one]):
-        place[node] = float(row)
-    for node in reversed(order):
-        if children[node]:
-            place[node] = fmean(place[kid] for kid in children[node])
-    return dict(children) | {None: children[None]}, place, depth
-
-
-def _below(root: str, children: dict[str | None, list[str]]) -> list[str]:
-    found, waiting = [], [root]
-    while waiting:
-        node = waiting.pop()
-        found.append(node)
-        waiting += children.get(node, [])
-    return found
-
-
-def _tree_cells(data: Dataset) -> tuple[tuple[str, ...], tuple[tuple[object, ...], ...]]:
-    return ("id", "parent", "name", "fitness", "loss", "state"), tuple(
-        (one["id"], one["parent"], one["name"], one["fitness"], one["loss"], one["state"]) for one in data.rows
+    cells = tuple((one.id, step, loss) for one, points in drawn.values() for step, loss in points)
+    caption = (
+        f"n = {len(drawn)}, each the mean over its seeds. Grey: all; coloured: the {len(best)} best by fitness"
+        + ("; dashed: controls." if controls else ".")
+        + " The beginning lies above the axis."
     )
+    return Drawing(name, title, caption, figure, ("id", "step", "loss"), cells)
 
 
-def _components(record: pb.Candidate) -> list[str]:
-    return list(record.analysis.components) or list(record.proposal.components)
-
-
-def _shares(records: Sequence[pb.Candidate]) -> Counter[str]:
-    counts = Counter(kind for one in records for kind in _components(one))
-    total = sum(counts.values()) or 1
-    shares: Counter[str] = Counter()
-    for kind, count in counts.items():
-        shares[kind] = count / total  # type: ignore[assignment]
-    return shares
-
-
-def _mean_curve(record: pb.Candidate) -> list[tuple[int, float]]:
+def mean_curve(record: pb.Candidate) -> list[tuple[int, float]]:
+    """Training loss by step, averaged over seeds."""
     points: defaultdict[int, list[float]] = defaultdict(list)
     for seed in record.training.seeds:
         for point in seed.curve:

@@ -2,11 +2,14 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from services.console.commands.gallery import sentences
@@ -16,8 +19,10 @@ from services.console.report.dataset import Dataset, name_of
 from services.console.report.discoveries import discoveries
 from services.console.report.drawing import Drawing
 from services.console.report.figures import drawings
+from services.console.report.methods import bibtex, methods
 from services.console.report.stopping import stopping
 from services.console.report.tables import tables
+from services.console.report.trees import trees
 from services.console.tables import clock
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
@@ -26,9 +31,11 @@ ENDED = ("finished", "stopped")
 STYLE = """
 :root{color-scheme:light dark}body{font:16px/1.55 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;
 color:#1f2933;background:#fff}h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.4rem}
-.soft{color:#616e7c}figure{margin:1rem 0}figure svg{max-width:100%;height:auto;background:#fff}
+.soft{color:#616e7c}figure{margin:1rem 0}figure svg{max-width:100%;height:auto;background:#fff;border-radius:6px}
+pre{overflow:auto;font-size:.85rem}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}td,th{padding:.25rem .6rem;
-border-bottom:1px solid #e4e7eb;text-align:right}td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}
+border-bottom:1px solid #e4e7eb;text-align:right}td{white-space:nowrap}
+td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}
 .wide{overflow-x:auto}a{color:#2563a8}
 dt{font-weight:600;margin-top:.4rem}dd{margin-left:0}h3{margin:.2rem 0}article{margin:.6rem 0}
 .missing{padding:.6rem 1rem;background:#f5f7fa;border-left:3px solid #9aa5b1}
@@ -38,36 +45,51 @@ td,th{border-color:#323a44}.soft{color:#9aa5b1}a{color:#7fb3e6}}
 
 
 def write_report(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate], folder: Path) -> Path:
-    """Write index.html with its figures (PNG, SVG) and CSV files below `folder`; the path of the page."""
+    """Write index.html with its figures (PNG, SVG, PDF) and CSV files below `folder`; the path of the page."""
     data = Dataset.of(status, records)
     folder.mkdir(parents=True, exist_ok=True)
     claims, *rest = discoveries(data)
-    sections = [_section(claims, folder), gallery_section(data, folder)]
-    sections += [
-        _section(one, folder) for one in (*rest, *ablations(data), *tables(data), *drawings(data), stopping(data))
-    ]
+    drawn = [*rest, *drawings(data), *trees(data), *ablations(data), *tables(data), stopping(data)]
+    sections = ["" if claims.missing else _section(claims, folder), gallery_section(data, folder)]
+    sections += [_section(one, folder) for one in drawn if not one.missing]
+    sections.append(_not_drawn([one for one in (claims, *drawn) if one.missing]))
+    (folder / "methods.txt").write_text(methods(data) + "\n", encoding="utf-8")
+    (folder / "references.bib").write_text(bibtex(data), encoding="utf-8")
     page = folder / "index.html"
     page.write_text(_page(data, sections), encoding="utf-8")
     return page
 
 
+def _not_drawn(drawings: Sequence[Drawing]) -> str:
+    if not drawings:
+        return ""
+    lines = "".join(f"<li>{escape(one.title)}: {escape(one.missing)}.</li>" for one in drawings)
+    return f'<h2>Not drawn</h2><ul class="missing">{lines}</ul>'
+
+
 def _section(drawing: Drawing, folder: Path) -> str:
-    if drawing.missing:
-        return f'<h2>{escape(drawing.title)}</h2><p class="missing">Not drawn: {escape(drawing.missing)}.</p>'
     _write_csv(drawing, folder / f"{drawing.name}.csv")
     files = [f"{drawing.name}.csv"]
     if drawing.figure is not None:
-        FigureCanvasAgg(drawing.figure).print_png(folder / f"{drawing.name}.png")  # type: ignore[no-untyped-call]
+        FigureCanvasAgg(drawing.figure).print_figure(folder / f"{drawing.name}.png", dpi=200)
+        FigureCanvasPdf(drawing.figure).print_figure(folder / f"{drawing.name}.pdf")
         text = io.StringIO()
-        FigureCanvasSVG(drawing.figure).print_svg(text)  # type: ignore[no-untyped-call]
-        svg = text.getvalue()
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": drawing.name}):  # text stays text: it can be read out
+            FigureCanvasSVG(drawing.figure).print_svg(text)  # type: ignore[no-untyped-call]
+        svg = _own_ids(text.getvalue(), drawing.name)
         (folder / f"{drawing.name}.svg").write_text(svg, encoding="utf-8")
         body = f'<figure role="img" aria-label="{escape(drawing.title)}">{svg[svg.index("<svg") :]}</figure>'
-        files += [f"{drawing.name}.png", f"{drawing.name}.svg"]
+        files += [f"{drawing.name}.png", f"{drawing.name}.svg", f"{drawing.name}.pdf"]
     else:
         body = _table(drawing)
     links = " · ".join(f'<a href="{name}">{name.rsplit(".", 1)[1]}</a>' for name in files)
     return f'<h2>{escape(drawing.title)}</h2>{body}<p class="soft">{escape(drawing.caption)} {links}</p>'
+
+
+def _own_ids(svg: str, name: str) -> str:
+    """Ids that begin with the figure's name: several figures stand in one page."""
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    return re.sub(r'(url\(#|href="#)', rf"\1{name}-", svg)
 
 
 def _write_csv(drawing: Drawing, path: Path) -> None:
@@ -78,15 +100,32 @@ def _write_csv(drawing: Drawing, path: Path) -> None:
 
 
 def _table(drawing: Drawing) -> str:
-    head = "".join(f"<th>{escape(title)}</th>" for title in drawing.header)
-    body = "".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in drawing.cells)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in drawing.header)
+    best = _best_cells(drawing) if drawing.name.startswith("tables-1-2") else {}
+    body = "".join(
+        "<tr>" + "".join(_cell(cell, cell == best.get(place)) for place, cell in enumerate(row)) + "</tr>"
+        for row in drawing.cells
+    )
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _cell(value: object) -> str:
+def _best_cells(drawing: Drawing) -> dict[int, float]:
+    """The best value of each column of accuracies and scores: the highest, of losses the lowest."""
+    best: dict[int, float] = {}
+    for place, title in enumerate(drawing.header):
+        values = [cell for row in drawing.cells if isinstance(cell := row[place], float)]
+        if len(values) > 1 and title not in ("Δ low", "Δ high", "low", "high"):
+            best[place] = min(values) if "loss" in title or title == "Δ root" else max(values)
+    return best
+
+
+def _cell(value: object, best: bool) -> str:
     if value is None:
-        return "–"
-    return f"{value:.4f}" if isinstance(value, float) else escape(str(value))
+        return "<td>–</td>"
+    text = (
+        f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else escape(str(value))
+    )
+    return f"<td><strong>{text}</strong></td>" if best else f"<td>{text}</td>"
 
 
 def _page(data: Dataset, sections: Sequence[str]) -> str:
@@ -107,7 +146,8 @@ def _page(data: Dataset, sections: Sequence[str]) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Run {escape(status.run)}</title><style>{STYLE}</style><h1>Run {escape(status.run)}</h1>"
         f'<p class="soft">{escape(" · ".join(facts))}</p><p>{lead} Differences after one seed are a filter, not a '
-        f"discovery.</p>{told}{''.join(sections)}</html>"
+        f"discovery.</p>{told}<h2>Methods</h2><p>{escape(methods(data))}</p><details><summary>BibTeX</summary>"
+        f"<pre>{escape(bibtex(data))}</pre></details>{''.join(sections)}</html>"
     )
 
 

@@ -1,0 +1,142 @@
+"""How fast the page is with 1,772 candidates, and the pictures of it in the documentation.
+
+    python -m bench.page                            speeds, as one JSON object
+    python -m bench.page --screenshots docs/images  also pictures at three sizes, and figures of the report
+
+Imports a generated archive in the published format (see `bench.published_archive`) into a folder of its own, serves it
+and drives Chromium. Needs the extra `dev`, and chromium on the PATH.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, Page, async_playwright
+
+from bench import published_archive
+
+SIZES = {"1280": (1280, 800), "1920": (1920, 1080), "phone": (390, 844)}
+VIEWS = {
+    "overview": "", "tree": "view=tree&candidate={best}", "leaderboard": "view=leaderboard&ticked={best},{second}",
+    "explore": "view=explore&x=train_loss", "playback": "view=tree&layout=tidy&at=900",
+}  # fmt: skip
+FIGURES = ("score-trend", "figure-5-radial", "curves")
+REPEATS = 5
+SETTLE_MILLISECONDS = 1200
+
+
+async def measure(address: str, folder: Path | None) -> dict[str, object]:
+    """Median milliseconds of what a reader waits for; the pictures where `folder` is given."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = await browser.new_page(viewport={"width": 1280, "height": 800})
+        timings: dict[str, list[float]] = {}
+        for _ in range(REPEATS):
+            for name, milliseconds in (await _timings(page, address)).items():
+                timings.setdefault(name, []).append(milliseconds)
+        if folder is not None:
+            await _screenshots(browser, address, folder)
+        await browser.close()
+    return {name: round(statistics.median(values), 1) for name, values in timings.items()}
+
+
+async def _timings(page: Page, address: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    await page.goto(address)
+    await page.wait_for_selector(".plot canvas")
+    found["first view"] = await page.evaluate("performance.now()")
+    await page.goto(f"{address}?view=tree")
+    await page.wait_for_selector(".stage canvas[data-drawn='1772']")
+    found["tree"] = await page.evaluate("performance.now()")
+    found["drawing of the tree"] = float(
+        await page.locator(".stage canvas").first.get_attribute("data-milliseconds") or 0
+    )
+    found["frame while zooming"] = await page.evaluate(
+        """async () => { const canvas = document.querySelector('.stage canvas'); let last = performance.now(); const gaps = [];
+        for (let n = 0; n < 40; n++) {
+          canvas.dispatchEvent(new WheelEvent('wheel', {deltaY: n < 20 ? -60 : 60, clientX: 500, clientY: 400, bubbles: true}));
+          await new Promise(requestAnimationFrame); const now = performance.now(); gaps.push(now - last); last = now; }
+        return gaps.sort((a, b) => a - b)[20]; }"""
+    )
+    await page.goto(f"{address}?view=leaderboard")
+    await page.wait_for_selector(".rows tbody a")
+    found["leaderboard"] = await page.evaluate("performance.now()")
+    await page.click(".rows tbody a >> nth=4")
+    await page.wait_for_selector(".candidate .part")
+    await page.click(".candidate button[aria-label='Close the candidate']")
+    found["click on a candidate"] = await page.evaluate(
+        """async () => { const begun = performance.now(); document.querySelectorAll('.rows tbody a')[2].click();
+        while (!document.querySelector('.candidate .part')) await new Promise((done) => setTimeout(done, 2));
+        return performance.now() - begun; }"""
+    )
+    found["one letter into the filter"] = await page.evaluate(
+        """async () => { const box = document.querySelector('.filter input'); const begun = performance.now();
+        for (const text of ['r', 'ro', 'rou', 'rout', 'route', 'router']) {
+          box.value = text; box.dispatchEvent(new Event('input', {bubbles: true})); await new Promise(requestAnimationFrame); }
+        return (performance.now() - begun) / 6; }"""
+    )
+    return found
+
+
+async def _screenshots(browser: Browser, address: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for size, (width, height) in SIZES.items():
+        page = await browser.new_page(
+            viewport={"width": width, "height": height}, color_scheme="dark" if size == "1920" else "light"
+        )
+        rows: list[dict[str, Any]] = (await (await page.request.get(f"{address}api/table")).json())["rows"]
+        best, second = [one["id"] for one in sorted(rows, key=lambda one: -one["fitness"])[:2]]
+        for view, query in VIEWS.items():
+            if size == "phone" and view == "playback":
+                continue
+            asked = query.format(best=best, second=second)
+            if size == "phone":
+                asked = asked.replace(f"&candidate={best}", "")
+            await page.goto(f"{address}?{asked}")
+            await page.wait_for_timeout(SETTLE_MILLISECONDS)
+            await page.screenshot(path=folder / f"page-{view}-{size}.png")
+        await page.goto(f"{address}?view=leaderboard&candidate={best}&wide=1")
+        await page.wait_for_selector(".candidate .plot canvas")
+        await page.screenshot(path=folder / f"page-candidate-{size}.png")
+        await page.close()
+
+
+def main() -> None:
+    """Import, serve, measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--screenshots", type=Path, help="folder for the pictures")
+    folder: Path | None = parser.parse_args().screenshots
+    with tempfile.TemporaryDirectory() as place:
+        environment = {**os.environ, "ASI_DATA_DIR": f"{place}/data"}
+        command = [sys.executable, "-m", "services.console"]
+        published_archive.write(Path(place) / "published")
+        subprocess.run(
+            [*command, "import", "asi-arch", f"{place}/published"], env=environment, check=True, stdout=sys.stderr
+        )
+        if folder is not None:
+            report = Path(place) / "report"
+            subprocess.run([*command, "report", "--out", str(report)], env=environment, check=True, stdout=sys.stderr)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in FIGURES:
+                shutil.copy(report / f"{name}.png", folder / f"report-{name}.png")
+        server = subprocess.Popen([*command, "web", "--port", "0"], env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().strip()
+            print(json.dumps(asyncio.run(measure(address, folder)), indent=2))
+        finally:
+            server.terminate()
+            server.wait()
+
+
+if __name__ == "__main__":
+    main()
