@@ -1,8 +1,10 @@
 """The live page in headless Chromium, over a real gRPC archive of 2,000 candidates that changes while it is watched."""
 
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +19,9 @@ from services.chassis.settings import ServiceSettings
 from services.console.settings import ConsoleSettings
 from services.console.web.server import application
 from services.contracts import candidate_pb2 as candidates
+from services.contracts.progress_pb2 import Progress
 from tests.console.browser import accessibility_findings, opened
 from tests.console.living_archive import HOSTILE, NODES, LivingArchive, record, served, stub_of
-
-Moved = Callable[[str], list[float]]
 
 
 @dataclass
@@ -65,6 +66,21 @@ async def drawn(page: Page, nodes: int = NODES) -> None:
     await expect(page.locator(".stage canvas").first).to_have_attribute("data-drawn", str(nodes))
 
 
+@asynccontextmanager
+async def announced(bus: Bus, *progress: Progress) -> AsyncIterator[None]:
+    """Say it again and again, as services do."""
+
+    async def repeat() -> None:
+        while True:
+            for one in progress:
+                await bus.announce(one)
+            await asyncio.sleep(0.2)
+
+    task = asyncio.create_task(repeat())
+    yield
+    task.cancel()
+
+
 @pytest.mark.slow
 async def test_the_overview_tells_the_state_and_follows_the_run(site: Site) -> None:
     """The budget, the best and the trend; a new candidate appears without a reload, in its name and in the count."""
@@ -81,24 +97,26 @@ async def test_the_overview_tells_the_state_and_follows_the_run(site: Site) -> N
 
 
 @pytest.mark.slow
-async def test_steps_of_a_training_are_drawn_while_it_goes_on(site: Site) -> None:
-    """From what the engineers of this machine write; it goes when the training has ended."""
-    training = record(7)
-    training.state = candidates.STATE_TRAINING
-    await site.archive.add(training)
-    progress = site.data_dir / "progress" / "r1" / "c000007.json"
-    progress.parent.mkdir(parents=True)
-    metrics = {"seed": 1, "step": 40, "steps": 586, "train_loss": 2.5, "tokens_per_second": 9000.0, "seconds": 30.0}
-    progress.write_text(json.dumps(metrics))
-    async with opened(site.address) as page:
-        await expect(page.get_by_label("In training", exact=True)).to_contain_text(
-            "step 40 of 586 · loss 2.500 · 9.00k tokens/s"
+async def test_what_services_announce_is_drawn_while_it_goes_on(site: Site, bus: Bus) -> None:
+    """Steps of a training with its curve, and whom a candidate waits for."""
+    training, waiting = record(7), record(8)
+    training.state, waiting.state = candidates.STATE_TRAINING, candidates.STATE_TRAINED
+    await site.archive.add(training, waiting)
+    told = Progress(run="r1", candidate="c000007", service="engineer", attempt=1)
+    step = told.trainings.add(seed=1, step=40, steps=586, loss=2.5, tokens_per_second=9000, seconds_left=300)
+    judge = Progress(run="r1", candidate="c000008", service="judge", waits_for="the model", attempt=2)
+    judge.since.FromNanoseconds(time.time_ns() - 45 * 10**9)
+    async with opened(site.address) as page, announced(bus, told, judge):
+        training_now = page.get_by_label("In training", exact=True)
+        await expect(training_now).to_contain_text("step 40 of 586 · loss 2.500 · 9.00k tokens/s")
+        await expect(page.get_by_label("Queue and workers")).to_contain_text(
+            re.compile(r"judge waits for the model, \d+:\d\d, attempt 2")
         )
-        progress.write_text(json.dumps(metrics | {"step": 80, "train_loss": 2.25}))
+        step.step, step.loss = 80, 2.25
 
         await expect(page.get_by_role("img", name="Training loss of c000007, now 2.250")).to_be_visible()
-        progress.unlink()
-        await expect(page.get_by_label("In training", exact=True)).not_to_contain_text("step 80")
+        step.step = 586
+        await expect(training_now).not_to_contain_text("step 80")
 
 
 @pytest.mark.slow

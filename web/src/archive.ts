@@ -2,7 +2,7 @@
 import { batch, computed, effect, signal } from "@preact/signals";
 import { address, go } from "./address.js";
 import { parse } from "./query.js";
-import type { Fact, Row, Run, Status, Training } from "./records.js";
+import type { Fact, Row, Run, Status, Training, Work } from "./records.js";
 
 const MOST_FACTS = 400;
 
@@ -11,6 +11,7 @@ export const status = signal<Status | null>(null);
 export const rows = signal<Row[]>([]);
 export const facts = signal<Fact[]>([]); // newest first
 export const trainings = signal<Map<string, Training>>(new Map());
+export const works = signal<Map<string, Work>>(new Map()); // what services announce, by candidate
 export const trouble = signal(""); // why nothing new arrives; empty while it does
 export const loaded = signal(false);
 export const now = signal(Date.now());
@@ -73,6 +74,7 @@ async function load(run: string): Promise<void> {
     rows.value = [];
     facts.value = [];
     trainings.value = new Map();
+    works.value = new Map();
   });
   for (let wait = 500; ; wait = Math.min(8000, wait * 1.6)) {
     try {
@@ -103,7 +105,7 @@ function listen(mine: number, run: string): void {
     const unseen = fresh.filter((fact) => fact.sequence > last).reverse();
     if (unseen.length) facts.value = [...unseen, ...facts.value].slice(0, MOST_FACTS);
   });
-  on("progress", ({ trainings: told }: { trainings: Training[] }) => {
+  on("progress", ({ trainings: told, works: announced }: { trainings: Training[]; works: Work[] }) => {
     const next = new Map<string, Training>();
     for (const one of told) {
       const key = `${one.candidate}/${one.seed}`;
@@ -113,6 +115,7 @@ function listen(mine: number, run: string): void {
       next.set(key, { ...one, points: [...points, ...one.points.filter(([step]) => step > last)] });
     }
     trainings.value = next;
+    works.value = new Map(announced.map((one) => [one.candidate, one]));
   });
   on("runs", ({ runs: told }: { runs: Run[] }) => { runs.value = told; });
   source.onerror = () => {

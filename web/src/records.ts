@@ -80,9 +80,11 @@ export interface Training {
   step: number;
   steps: number;
   tokens_per_second: number;
-  seconds: number;
+  seconds_left: number;
   points: [number, number][];
 }
+
+export interface Work { candidate: string; service: string; waits_for: string; attempt: number; since: number }
 
 export interface Run { run: string; phase: string; origin: string }
 

@@ -1,14 +1,13 @@
-"""What happens while a page is open: facts of the log and trainings in progress, shared by all pages of a run."""
+"""What happens while a page is open: facts of the log and what services announce, shared by all pages of a run."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
+import time
 from collections import deque
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TypedDict
 
 from google.protobuf.message import DecodeError
@@ -17,13 +16,14 @@ from services.chassis.errors import BusLost
 from services.console.events import EventRow, event_row
 from services.console.log import open_log
 from services.console.settings import ConsoleSettings, running_system
-from services.contracts import events_pb2
+from services.contracts import events_pb2, progress_pb2
 
 LATEST = 200
 """Events of a run that a newly opened page is shown."""
 LOOK_SECONDS = 2.0
 LEFT_SECONDS = 3.0
-PROGRESS_SECONDS = 1.0
+SILENT_SECONDS = 12.0
+"""Four announcements that did not come: the service has gone."""
 MOST_POINTS = 2000
 
 
@@ -32,6 +32,7 @@ class RunLog:
 
     def __init__(self, settings: ConsoleSettings, run: str) -> None:
         self._settings, self._run = settings, run
+        self.progress = Progress()
         self._latest: deque[EventRow] = deque(maxlen=LATEST)
         self._earlier: dict[str, EventRow] = {}  # the newest of each candidate: a fact carries only what it adds
         self._count = 0
@@ -72,28 +73,32 @@ class RunLog:
     async def _follow_once(self, last: int) -> int:
         """Until the broker has gone; the sequence of the last message seen."""
         silent = 0.0
-        async with open_log(self._settings) as bus:
-            start = last + 1 if last else max(1, await bus.last_sequence() + 1 - LATEST)
-            async with contextlib.aclosing(bus.follow(f"asi.v1.{self._run}.>", start)) as log:
-                async for logged in log:
-                    silent = 0.0 if bus.connected else silent + 1.0
-                    if silent > LEFT_SECONDS:
-                        break
-                    if logged is None:
-                        continue
-                    last = logged.sequence
-                    with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
-                        candidate = events_pb2.Event.FromString(logged.body).candidate
-                        fact = event_row(logged, self._earlier.get(candidate))
-                        self._earlier[candidate] = fact
-                        async with self._moved:
-                            self._latest.append(fact)
-                            self._count += 1
-                            self._moved.notify_all()
+        async with open_log(self._settings) as bus, bus.announcements(self._run) as announcements:
+            listening = asyncio.create_task(self.progress.listen(announcements))
+            try:
+                start = last + 1 if last else max(1, await bus.last_sequence() + 1 - LATEST)
+                async with contextlib.aclosing(bus.follow(f"asi.v1.{self._run}.>", start)) as log:
+                    async for logged in log:
+                        silent = 0.0 if bus.connected else silent + 1.0
+                        if silent > LEFT_SECONDS:
+                            break
+                        if logged is None:
+                            continue
+                        last = logged.sequence
+                        with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
+                            candidate = events_pb2.Event.FromString(logged.body).candidate
+                            fact = event_row(logged, self._earlier.get(candidate))
+                            self._earlier[candidate] = fact
+                            async with self._moved:
+                                self._latest.append(fact)
+                                self._count += 1
+                                self._moved.notify_all()
+            finally:
+                listening.cancel()
         return last
 
 
-class Progress(TypedDict):
+class Training(TypedDict):
     """Where one training stands; `points` are (step, training loss) pairs since the last message."""
 
     candidate: str
@@ -101,86 +106,70 @@ class Progress(TypedDict):
     step: int
     steps: int
     tokens_per_second: float
-    seconds: float
+    seconds_left: float
     points: list[tuple[int, float]]
 
 
-class Trainings:
-    """Live curves of a run's trainings, from what the engineers of this machine write below `progress/`."""
+class Work(TypedDict):
+    """What a service does about a candidate, since when; `waits_for` as in "the model", empty while it works."""
 
-    def __init__(self, settings: ConsoleSettings, run: str) -> None:
-        self._folder: Path = settings.data_dir / "progress" / run
-        self._known: dict[str, Progress] = {}
+    candidate: str
+    service: str
+    waits_for: str
+    attempt: int
+    since: float
+
+
+class Progress:
+    """What services announce about their work, with the live curve of each training since the first page listened."""
+
+    def __init__(self) -> None:
+        self._heard: dict[str, tuple[float, progress_pb2.Progress]] = {}
+        self._curves: dict[tuple[str, int], list[tuple[int, float]]] = {}
         self._moved = asyncio.Condition()
         self._version = 0
-        self._task: asyncio.Task[None] | None = None
 
-    async def progress(self) -> AsyncIterator[dict[str, object]]:
-        """All trainings in progress now with their curves so far, then what each adds; those that ended are named."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._poll())
-        sent: dict[str, int] = {}
+    async def listen(self, announcements: asyncio.Queue[progress_pb2.Progress]) -> None:
+        """Take in announcements for ever."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                heard = await asyncio.wait_for(announcements.get(), LOOK_SECONDS)
+                self._heard[heard.candidate] = time.monotonic(), heard
+                for training in heard.trainings:
+                    curve = self._curves.setdefault((heard.candidate, training.seed), [])
+                    if curve and curve[-1][0] > training.step:
+                        curve.clear()  # it began anew
+                    if not curve or curve[-1][0] < training.step:
+                        curve.append((training.step, training.loss))
+                        del curve[:-MOST_POINTS]
+            silent = time.monotonic() - SILENT_SECONDS
+            self._heard = {name: (at, one) for name, (at, one) in self._heard.items() if at > silent}
+            async with self._moved:
+                self._version += 1
+                self._moved.notify_all()
+
+    async def changes(self) -> AsyncIterator[dict[str, object]]:
+        """All that is known, then again after each announcement; curves only by what they gained."""
+        sent: dict[tuple[str, int], int] = {}
         seen = 0
         while True:
             async with self._moved:
                 while self._version <= seen:
                     await self._moved.wait()
                 seen = self._version
-                now = {key: Progress(**one) for key, one in self._known.items()}
-            trainings: list[Progress] = []
-            for key, one in now.items():
-                fresh = [point for point in one["points"] if point[0] > sent.get(key, -1)]
-                sent[key] = one["step"]
-                trainings.append(Progress(**{**one, "points": fresh}))
-            sent = {key: step for key, step in sent.items() if key in now}
-            yield {"trainings": trainings}
-
-    async def close(self) -> None:
-        """Stop reading."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-
-    async def _poll(self) -> None:
-        while True:
-            found = await asyncio.to_thread(_progress_files, self._folder)
-            if found or self._known:
-                async with self._moved:
-                    self._take(found)
-                    self._version += 1
-                    self._moved.notify_all()
-            await asyncio.sleep(PROGRESS_SECONDS)
-
-    def _take(self, found: list[tuple[str, dict[str, object]]]) -> None:
-        current: dict[str, Progress] = {}
-        for candidate, metrics in found:
-            try:
-                seed, step, loss = (
-                    int(str(metrics["seed"])),
-                    int(str(metrics["step"])),
-                    float(str(metrics["train_loss"])),
-                )
-                key = f"{candidate}/{seed}"
-                known = self._known.get(key)
-                points = list(known["points"]) if known and known["step"] <= step else []
-                if not points or points[-1][0] < step:
-                    points.append((step, loss))
-                current[key] = Progress(
-                    candidate=candidate, seed=seed, step=step, steps=int(str(metrics["steps"])),
-                    tokens_per_second=float(str(metrics["tokens_per_second"])),
-                    seconds=float(str(metrics["seconds"])), points=points[-MOST_POINTS:],
-                )  # fmt: skip
-            except (KeyError, ValueError):  # half of a newer version's: it is passed over
-                continue
-        self._known = current
-
-
-def _progress_files(folder: Path) -> list[tuple[str, dict[str, object]]]:
-    found: list[tuple[str, dict[str, object]]] = []
-    for path in sorted(folder.glob("*.json")):
-        with contextlib.suppress(OSError, ValueError):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(content, dict):
-                found.append((path.stem, content))
-    return found
+            works: list[Work] = []
+            trainings: list[Training] = []
+            for _, heard in self._heard.values():
+                works.append(Work(candidate=heard.candidate, service=heard.service, waits_for=heard.waits_for,
+                                  attempt=heard.attempt, since=heard.since.ToNanoseconds() / 1e9))  # fmt: skip
+                for one in heard.trainings:
+                    if one.step >= one.steps:
+                        continue
+                    key = heard.candidate, one.seed
+                    fresh = [point for point in self._curves.get(key, []) if point[0] > sent.get(key, -1)]
+                    sent[key] = one.step
+                    trainings.append(Training(
+                        candidate=heard.candidate, seed=one.seed, step=one.step, steps=one.steps, points=fresh,
+                        tokens_per_second=one.tokens_per_second, seconds_left=one.seconds_left,
+                    ))  # fmt: skip
+            yield {"trainings": trainings, "works": works}

@@ -24,7 +24,7 @@ from services.console.comparison import gain_over
 from services.console.log import open_log
 from services.console.settings import ConsoleSettings, running_system
 from services.console.web.connection import ArchiveConnection, Stub
-from services.console.web.live import RunLog, Trainings
+from services.console.web.live import RunLog
 from services.console.web.table import RunTable, web_row
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2, events_pb2
@@ -56,16 +56,14 @@ class Pages:
         self.archive, self.settings = archive, settings
         self.artifacts = FsspecArtifacts(settings.artifacts)
         self.histories: dict[str, tuple[int, dict[str, object]]] = {}
-        self._runs: dict[str, tuple[RunTable, RunLog, Trainings]] = {}
+        self._runs: dict[str, tuple[RunTable, RunLog]] = {}
 
-    async def run(self, name: str) -> tuple[RunTable, RunLog, Trainings]:
+    async def run(self, name: str) -> tuple[RunTable, RunLog]:
         """Of a run by its name, or of the newest one. Raises AioRpcError."""
         if name not in self._runs:
             name = (await self.archive.ask("GetRun", pb.RunRequest(run=name))).run
         if name not in self._runs:
-            self._runs[name] = (
-                RunTable(self.archive, name), RunLog(self.settings, name), Trainings(self.settings, name),
-            )  # fmt: skip
+            self._runs[name] = RunTable(self.archive, name), RunLog(self.settings, name)
             while len(self._runs) > KEPT_RUNS:
                 await _close(self._runs.pop(next(iter(self._runs))))
         return self._runs[name]
@@ -77,7 +75,7 @@ class Pages:
         await self.archive.close()
 
 
-async def _close(parts: tuple[RunTable, RunLog, Trainings]) -> None:
+async def _close(parts: tuple[RunTable, RunLog]) -> None:
     for part in parts:
         await part.close()
 
@@ -96,7 +94,7 @@ def application(opened: Opened, settings: ConsoleSettings) -> web.Application:
         )  # starting a reader takes seconds: before the address is printed, not when a page is opened
         app[PAGES] = Pages(archive, settings)
         with contextlib.suppress(grpc.aio.AioRpcError, NotFound):
-            table, _, _ = await app[PAGES].run("")
+            table, _ = await app[PAGES].run("")
             await table.whole()
         yield
         await app[PAGES].close()
@@ -163,7 +161,7 @@ async def _known_runs(pages: Pages) -> list[dict[str, str]]:
 
 async def _table(request: web.Request) -> web.StreamResponse:
     """The status of a run and all of its candidates as rows."""
-    table, _, _ = await request.app[PAGES].run(request.query.get("run", ""))
+    table, _ = await request.app[PAGES].run(request.query.get("run", ""))
     return _json(await table.whole())
 
 
@@ -335,7 +333,7 @@ async def _facts(settings: ConsoleSettings, run: str) -> list[tuple[int, float, 
 async def _events(request: web.Request) -> web.StreamResponse:
     """Server-sent events: status and changed rows, facts of the log, trainings in progress, the list of runs."""
     pages = request.app[PAGES]
-    table, log, trainings = await pages.run(request.query.get("run", ""))
+    table, log = await pages.run(request.query.get("run", ""))
     version = request.query.get("version", "0")
     changes = table.changes(request.query.get("epoch", ""), int(version) if version.isdigit() else 0)
     response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream", "Cache-Control": "no-store"})
@@ -350,7 +348,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
     pumps = [
         asyncio.create_task(pump("change", changes)),
         asyncio.create_task(pump("facts", log.facts())),
-        asyncio.create_task(pump("progress", trainings.progress())),
+        asyncio.create_task(pump("progress", log.progress.changes())),
         asyncio.create_task(pump("runs", _changing_runs(pages))),
     ]
     try:

@@ -1,11 +1,11 @@
 // Where the run stands: state, budget, the best so far, the trend, what is in training, who waits for whom, newest events.
 import { signal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
-import { facts, filtered, now, rows, status, trainings } from "../archive.js";
+import { facts, filtered, now, rows, status, trainings, works } from "../archive.js";
 import { betterThan, big, clock, measure, present, show, type Measure } from "../measures.js";
 import { CandidateLink, Chip } from "../parts/link.js";
 import { Lines, type Line } from "../parts/lines.js";
-import type { Row, Status, Training } from "../records.js";
+import type { Row, Status, Training, Work } from "../records.js";
 import { mean, quantile } from "../statistics.js";
 import { category } from "../theme.js";
 
@@ -192,7 +192,7 @@ function Trainings({ current }: { current: Status }) {
     <section class="card wide-card" aria-label="In training">
       <h2>In training now</h2>
       {live.length ? <div class="trainings">{live.map((one) => <Live key={`${one.candidate}/${one.seed}`} one={one} />)}</div>
-        : <p class="empty">{current.states.training ? "The engineers in charge report no steps to this machine." : "Nothing is in training."}</p>}
+        : <p class="empty">{current.states.training ? "No engineer has announced its steps since this page listens." : "Nothing is in training."}</p>}
     </section>
   );
 }
@@ -200,14 +200,13 @@ function Trainings({ current }: { current: Status }) {
 function Live({ one }: { one: Training }) {
   const lines = useMemo<Line[]>(() => [{ label: "training loss", points: one.points, colour: category(0) }], [one.points]);
   const last = one.points.at(-1)?.[1];
-  const left = one.step ? (one.seconds * (one.steps - one.step)) / one.step : null;
   return (
     <article class="live">
       <h3><CandidateLink id={one.candidate} /></h3>
       <progress value={one.step} max={one.steps} aria-label="steps" />
       <p class="quiet small">
         step {one.step} of {one.steps} · loss {last?.toFixed(3) ?? "–"} · {big(one.tokens_per_second)} tokens/s · seed {one.seed}
-        {left !== null && ` · ${clock(left)} left`}
+        {one.seconds_left > 0 && ` · ${clock(one.seconds_left)} left`}
       </p>
       {one.points.length > 1 && <Lines lines={lines} x="step" y="loss" height={120} label={`Training loss of ${one.candidate}, now ${last?.toFixed(3)}`} />}
     </article>
@@ -233,8 +232,8 @@ function Flow({ current }: { current: Status }) {
         <ul class="plain">
           {moving.slice(0, 12).map((row) => (
             <li key={row.id}>
-              <CandidateLink id={row.id} /> {WAITS[row.state] ?? row.state}
-              {latest.has(row.id) && <span class="quiet">, {clock((now.value - latest.get(row.id)!) / 1000)}</span>}
+              <CandidateLink id={row.id} /> {works.value.has(row.id) ? announced(works.value.get(row.id)!) : WAITS[row.state] ?? row.state}
+              {!works.value.has(row.id) && latest.has(row.id) && <span class="quiet">, {clock((now.value - latest.get(row.id)!) / 1000)}</span>}
             </li>
           ))}
           {moving.length > 12 && <li class="quiet">and {moving.length - 12} more</li>}
@@ -252,6 +251,12 @@ function Flow({ current }: { current: Status }) {
       )}
     </section>
   );
+}
+
+/** As in "judge waits for the model, 0:45, attempt 2". */
+function announced(work: Work): string {
+  const doing = work.waits_for ? `waits for ${work.waits_for}` : "works";
+  return `${work.service} ${doing}, ${clock(now.value / 1000 - work.since)}${work.attempt > 1 ? `, attempt ${work.attempt}` : ""}`;
 }
 
 function Events() {
