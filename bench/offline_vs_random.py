@@ -19,7 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-SIDES: Mapping[str, Sequence[str]] = {"offline": (), "random": ("--policy", "search=random")}
+SIDES: Mapping[str, Sequence[str]] = {
+    "offline": (),
+    "surrogate": ("--policy", "search=surrogate"),
+    "random": ("--policy", "search=random"),
+}
 BEST = 5
 
 

@@ -26,7 +26,7 @@ from services.llm.openai_embedder import Embed, MotivationEmbedder
 from services.llm.port import OFFLINE
 from services.researcher.draft import Context, Draft, Proposer, Refusal
 from services.researcher.lookup import entries_for, neighbours, with_board, with_measured
-from services.researcher.offline.proposer import describes
+from services.researcher.offline.proposer import SURROGATE, describes
 
 SERVICE = "researcher"
 MOST_REPEATS = 10
@@ -109,7 +109,8 @@ class Researcher:
         )
         if settings.mind not in ("", OFFLINE):
             return await with_board(context, self._archive, self._checker)
-        return await with_measured(context, self._archive)
+        surrogate = settings.policies.search == SURROGATE
+        return await with_measured(context, self._archive) if surrogate else context
 
     async def _baseline(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
         """A program of the zoo, checked like any other. The upper reference may cost what it costs."""

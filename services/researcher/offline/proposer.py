@@ -26,22 +26,23 @@ from services.researcher.offline.search import (
     starting_point,
 )
 
-NAME = "offline search 2"
+NAME = "offline search 1"
 SURROGATE, BANDIT, RANDOM = "surrogate", "bandit", "random"
 RANDOM_NAME = "random compositions 1"
+NAMES = {BANDIT: NAME, SURROGATE: "offline surrogate 1", RANDOM: RANDOM_NAME}
 WHY_NOT = "it is no part of it, or nothing sound remains"
 
 
 class OfflineProposer:
     """A search over known architectural moves.
 
-    The run's policy `search` says how: `surrogate` (the default) by a model of everything measured, `bandit` by what
-    each move gained, `random` blindly.
+    The run's policy `search` says how: `bandit` (the default) by what each move gained, `surrogate` by a model of
+    everything measured, `random` blindly.
     """
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """As the port says: the same context and refusals give the same draft."""
-        search = context.settings.policies.search or SURROGATE
+        search = context.settings.policies.search or BANDIT
         refused = {fingerprint(one.draft.program).digest for one in refusals}
         rng = random.Random(f"{context.settings.seed}:{context.record.id}:{len(refusals)}")
         try:
@@ -56,7 +57,7 @@ class OfflineProposer:
             ideas=[pb.Idea(text=one.text, origin=one.origin, source=one.source or "") for one in proposal.ideas],
             moves=proposal.moves,
             description=json.loads(proposal.description),
-            mind=RANDOM_NAME if search == RANDOM else NAME,
+            mind=NAMES[search],
         )
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
@@ -103,7 +104,7 @@ class OfflineProposer:
         def is_repeat(program: str) -> bool:
             return fingerprint(program).digest in refused
 
-        if search == BANDIT:
+        if search != SURROGATE:
             return propose_offline(parent, references, history, hints, rng, is_repeat)
         measured = [seed_of(record) for record in (*context.board, context.parent, *context.references)]
         measured = list({seed.candidate: seed for seed in measured}.values())
