@@ -15,7 +15,7 @@ from collections import defaultdict
 
 from services.domain.zoo import Baseline, baselines
 from services.engineer.checks.host import JOB, check
-from services.engineer.checks.settings import CheckSettings
+from services.engineer.checks.report import CheckSettings
 from services.sandbox import Limits, Sandbox
 
 SETTINGS = CheckSettings(exempt=("cost",), seconds=300.0)

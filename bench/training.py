@@ -25,8 +25,8 @@ from services.engineer.precision import decided, measure_precision
 from services.engineer.program import MixerSizes, load_mixer, prepare_guest
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.dialogue import limits_of
-from services.engineer.training.environment import device_name
 from services.engineer.training.host import GUEST
+from services.engineer.training.measurements import device_name
 from services.engineer.training.session import Job, Session, Supervision, Weights
 from services.sandbox import Sandbox
 
@@ -89,7 +89,7 @@ def _mixer(program: str, name: str, scale: Scale, layer: int) -> torch.nn.Module
     return load_mixer(program, MixerSizes(width=scale.width, heads=scale.heads, layer=layer))
 
 
-async def _unscored(weights: Weights) -> float:  # noqa: ARG001
+async def _unscored(weights: Weights, step: int) -> float:  # noqa: ARG001
     raise AssertionError("the benchmark's scale has no evaluations")
 
 

@@ -13,7 +13,7 @@ from services.chassis.rpc import channel
 from services.chassis.service import Service
 from services.contracts import archive_pb2_grpc, checker_pb2, checker_pb2_grpc
 from services.engineer.checker import CheckerService
-from services.engineer.evaluation.preflight import EvaluationUnavailable, require_tasks
+from services.engineer.evaluation.tasks import EvaluationUnavailable, require_tasks
 from services.engineer.handlers import Engineer
 from services.engineer.model_reviser import RunReviser
 from services.engineer.scales import ScaleError, load_scale
@@ -29,7 +29,8 @@ async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[N
     await _preflight(settings)
     async with Sandbox() as sandbox, channel(settings.archive_address, settings) as archive:
         get_logger().info("sandbox", isolation=sandbox.level)
-        stages = Stages(sandbox, settings.data_dir / "data", settings.device)
+        seed = settings.text_seed.get_secret_value() if settings.text_seed else None
+        stages = Stages(sandbox, settings.data_dir / "data", settings.device, seed)
         checker_pb2_grpc.add_CheckerServicer_to_server(
             CheckerService(stages, settings.check_slots, settings.trainings), service.server.grpc
         )

@@ -16,7 +16,7 @@ from services.engineer.data.corpus import ByteTokens
 from services.engineer.scales import Scale
 from services.engineer.speed import training_seconds
 from services.engineer.stages import Stage, Stages
-from services.engineer.training.environment import device_name
+from services.engineer.training.measurements import device_name
 from services.engineer.training.model import INITIALISATION
 from services.fla_cpu.names import MODULES, OPERATORS, TOP
 

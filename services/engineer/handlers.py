@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -27,17 +28,18 @@ from services.engineer.revision import Failure, Reviser
 from services.engineer.scales import load_scale
 from services.engineer.stages import Stage, Stages
 from services.engineer.surroundings import Surroundings, surroundings_of, watch_settings
-from services.engineer.training.errors import Drained, LooksAhead, TrainingFailed
-from services.engineer.training.host import train
+from services.engineer.training.errors import Drained, TrainingFailed
+from services.engineer.training.host import Trained, optimise, score
 from services.engineer.training.keeping import keep_weights
 from services.engineer.training.model import AUTO
 from services.engineer.training.result import Metrics
 from services.engineer.training.session import Job as Training
-from services.engineer.training.session import Weights
+from services.engineer.training.session import Supervision, Weights
 from services.engineer.workbench import Workbench
 from services.sandbox import Sandbox, SandboxUnavailable
 
 MOST_REVISIONS = 3
+T = TypeVar("T")
 
 
 class Engineer:
@@ -103,7 +105,8 @@ class Engineer:
 
         async def repeat(work: str, program: str, seed: int, stage: Stage) -> float:
             bench = Workbench(self._data_dir, record.run, f"{record.id}-{work}")
-            return (await self._finished_or_trained(job, program, seed, stage, unpruned, bench)).loss
+            (result,) = await self._train_seeds(job, program, [seed], stage, unpruned, bench)
+            return float(result.loss)
 
         seeds = [seed.seed for seed in training.seeds]
         result = await investigate(found, program, seeds, stage, self._stages, surroundings, repeat)
@@ -124,14 +127,12 @@ class Engineer:
         stage = await self._stages.open(asked.stage, overrides)
         unseen = share_of(stage.corpus.verification, asked.rung, asked.rungs)
         fresh = replace(stage, corpus=replace(stage.corpus, heldout=unseen))
-        record.request.ClearField("seeds")
-        record.request.seeds.extend(asked.seeds)
         bench = Workbench(self._data_dir, record.run, f"{record.id}-rung-{asked.rung}")
         said = events_pb2.CandidateVerified(stage=asked.stage, rung=asked.rung)
         attempt = 1
         try:
             async with self._claims.held(job, record, asked.rung or 1) as attempt, _orderly():
-                seeds = await self._train_seeds(job, program, record, fresh, surroundings, bench)
+                seeds = await self._train_seeds(job, program, list(asked.seeds) or [1], fresh, surroundings, bench)
                 said.training.CopyFrom(training_message(seeds, fresh.scale.averaged))
                 for seed in said.training.seeds:
                     seed.ClearField("curve")
@@ -148,9 +149,10 @@ class Engineer:
     ) -> pb.Training:
         """Train; what fails goes to the mind for a repair, is checked and trained again, at most three times."""
         program, revisions = record.proposal.program, list[pb.Revision]()
+        seed_numbers = list(record.request.seeds) or [1]
         while True:
             try:
-                seeds = await self._train_seeds(job, program, record, stage, surroundings, bench)
+                seeds = await self._train_seeds(job, program, seed_numbers, stage, surroundings, bench)
             except TrainingFailed as failed:
                 program = await self._revise(job, record, stage, program, failed, revisions)
             else:
@@ -160,35 +162,38 @@ class Engineer:
                 return training
 
     async def _train_seeds(
-        self, job: Job, program: str, record: pb.Candidate, stage: Stage, surroundings: Surroundings, bench: Workbench
+        self,
+        job: Job,
+        program: str,
+        seeds: Sequence[int],
+        stage: Stage,
+        surroundings: Surroundings,
+        bench: Workbench,
     ) -> list[pb.SeedResult]:
-        """All seeds, side by side as far as there is room. Raises what the first of them in order ended with."""
-        wanted = record.request.seeds or [1]
+        """All seeds, side by side as far as there is room. Raises what the first of them in order ended with.
+
+        None is scored before all are trained: no training child of the program is alive while held-out text is out.
+        """
         room = self._room.setdefault(stage.scale.name, asyncio.Semaphore(self._trainings(stage.scale.name)))
 
-        async def one(seed: int) -> pb.SeedResult:
+        async def trained(seed: int) -> Trained | pb.SeedResult:
             async with room:
-                return await self._finished_or_trained(job, program, seed, stage, surroundings, bench)
+                training = Training(program, seed, stage.scale, stage.corpus)
+                finished = bench.finished(seed, training.identity)
+                return finished or await optimise(
+                    training, self._supervision(job, seed, stage, surroundings, bench), self._sandbox
+                )
 
-        ends = await asyncio.gather(*(one(seed) for seed in wanted), return_exceptions=True)
-        for end in ends:
-            if isinstance(end, BaseException):
-                raise end
-        return [end for end in ends if not isinstance(end, BaseException)]
+        async def scored(training: Trained | pb.SeedResult) -> pb.SeedResult:
+            async with room:
+                return training if isinstance(training, pb.SeedResult) else await self._score(training, stage, bench)
 
-    async def _finished_or_trained(
-        self, job: Job, program: str, seed: int, stage: Stage, surroundings: Surroundings, bench: Workbench
-    ) -> pb.SeedResult:
-        identity = Training(program, seed, stage.scale, stage.corpus).identity
-        result = bench.finished(seed, identity)
-        if result is None:
-            result = await self._train_seed(job, program, seed, stage, surroundings, bench)
-            await asyncio.to_thread(bench.finish, identity, result)
-        return result
+        trainings = await _all(trained(seed) for seed in seeds)
+        return await _all(scored(training) for training in trainings)
 
-    async def _train_seed(
-        self, job: Job, program: str, seed: int, stage: Stage, surroundings: Surroundings, bench: Workbench
-    ) -> pb.SeedResult:
+    def _supervision(
+        self, job: Job, seed: int, stage: Stage, surroundings: Surroundings, bench: Workbench
+    ) -> Supervision:
         log = structlog.get_logger()
 
         def on_progress(progress: Metrics) -> None:
@@ -196,31 +201,30 @@ class Engineer:
             activity.training(training_progress(progress))
             log.info("training", seed=seed, step=progress.step, steps=progress.steps, loss=progress.train_loss)
 
+        return Supervision(
+            on_progress,
+            job.draining,
+            bench.checkpoint(seed),
+            watch=watch_settings(surroundings.settings, stage),
+            peers=surroundings.peers,
+            finished=surroundings.finished,
+        )
+
+    async def _score(self, trained: Trained, stage: Stage, bench: Workbench) -> pb.SeedResult:
+        """The message of a scored seed, kept until the candidate's event is out. Raises TrainingFailed."""
         kept: list[pb.Artifact] = []
 
         async def keep(weights: Weights) -> None:
             if self._weights is not None:
                 kept.append(await keep_weights(self._weights, weights))
 
-        result = await train(
-            program,
-            seed,
-            stage.scale,
-            stage.corpus,
-            self._sandbox,
-            on_progress=on_progress,
-            stop=job.draining,
-            checkpoint=bench.checkpoint(seed),
-            watch=watch_settings(surroundings.settings, stage),
-            peers=surroundings.peers,
-            finished=surroundings.finished,
-            keep=keep,
-        )
+        result = await score(trained, self._sandbox, keep, parameter_limit=stage.settings.most_parameters)
         device = result.measurements.device
         metrics.TRAINING_SECONDS.labels(stage.scale.name, device).inc(result.measurements.seconds)
         message = seed_message(result)
         for artifact in kept:
             message.checkpoint.CopyFrom(artifact)
+        await asyncio.to_thread(bench.finish, trained.job.identity, message)
         return message
 
     async def _revise(
@@ -235,7 +239,7 @@ class Engineer:
         """The program to try next. Raises Rejected when it cannot be repaired, or may not be."""
         error = f"{failed.message}\n{failed.log_tail}".strip()[-6000:]
         evidence = {"kind": failed.kind, **failed.evidence, "revisions": len(revisions), "error": error[-2000:]}
-        if isinstance(failed, LooksAhead) or len(revisions) >= MOST_REVISIONS:
+        if failed.dishonest or len(revisions) >= MOST_REVISIONS:
             raise Rejected("train", failed.message, evidence)
         history = "\n".join(f"- {one.repair}" for one in revisions)
         repair = await self._reviser.revise(job, record, Failure(program, error, failed.kind, history))
@@ -268,6 +272,15 @@ async def _orderly() -> AsyncIterator[None]:
         raise HandedBack(str(drained)) from drained
     except SandboxUnavailable as unavailable:
         raise Transient(str(unavailable), 10) from unavailable
+
+
+async def _all(works: Iterable[Awaitable[T]]) -> list[T]:
+    """Results in order, once all have ended; raises what the first of them in order raised."""
+    ends = await asyncio.gather(*works, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
+    return [end for end in ends if not isinstance(end, BaseException)]
 
 
 def share_of(part: TokenArray, rung: int, rungs: int) -> TokenArray:

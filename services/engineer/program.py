@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import cast
 
+import einops._torch_specific
+import einops.layers.torch  # noqa: F401 - a sealed job opens no file, so that what programs import is loaded before
 import torch
+import torch.nn.attention.flex_attention
 from torch import nn
 
 from services import fla_cpu
@@ -183,6 +186,10 @@ _EXPLANATIONS = (
      "a class of the program has a metaclass that does not fit nn.Module's: leave it out"),
     (r"omplex(Float|Double|64|128)|for only complex|autograd only supports .*real",
      "the program computes with complex numbers where real ones are needed: take the real part or the absolute value"),
+    (r"/dev/u?random",
+     "the program seeds a generator from the machine: draw from torch's own generator, which every run seeds"),
+    (r"PermissionError",
+     "the program opens a file, or imports what is not loaded: a program may use torch, einops, fla and plain Python"),
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import os
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from services.chassis.settings import ServiceSettings
 from services.engineer.scales import SCALES, load_scale
@@ -23,6 +23,11 @@ class EngineerSettings(ServiceSettings):
     keep_weights: bool = Field(False, description="keep final weights as artifacts, for `asi-arch export --as module`")
     idle_seconds: float | None = Field(
         None, gt=0, description="end after so long without work, as a job should; default: wait for ever"
+    )
+    text_seed: SecretStr | None = Field(
+        None,
+        description="decides what is held out and asked; engineers of one run need the same; default: drawn once and "
+        "kept in the data folder",
     )
     check_slots: int = Field(2, ge=1, description="checks at once")
     device: str | None = Field(None, pattern="^(cpu|cuda)$", description="default: what the scale says")

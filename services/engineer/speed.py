@@ -8,8 +8,8 @@ import numpy as np
 
 from services.domain.zoo import baselines
 from services.engineer.data import Corpus, batches
-from services.engineer.evaluation.examination import QUICK_BLOCKS
-from services.engineer.evaluation.names import ITEMS
+from services.engineer.evaluation.scoring import QUICK_ROWS
+from services.engineer.evaluation.tasks import ITEMS
 from services.engineer.scales import Scale
 from services.engineer.training.dialogue import ask, limits_of
 from services.engineer.training.errors import TrainingFailed
@@ -55,7 +55,7 @@ async def measure_speed(sandbox: Sandbox, scale: Scale, corpus: Corpus, training
 def training_seconds(scale: Scale, tokens_per_second: float) -> float:
     """About how long one training with its evaluation takes at that speed."""
     questions = len(scale.tasks) * (scale.task_limit or ITEMS)
-    blocks = scale.heldout_blocks + scale.evaluations * QUICK_BLOCKS + scale.check_truncations + questions
+    blocks = scale.heldout_blocks + scale.evaluations * QUICK_ROWS + scale.check_truncations + questions
     return (scale.tokens + blocks * scale.context / _READING) / tokens_per_second + _AROUND_SECONDS
 
 

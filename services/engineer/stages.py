@@ -8,10 +8,9 @@ from pathlib import Path
 import structlog
 
 from services.engineer.checks.host import check, check_thoroughly, stage_settings
-from services.engineer.checks.report import CheckReport
-from services.engineer.checks.settings import CheckSettings
+from services.engineer.checks.report import CheckReport, CheckSettings
 from services.engineer.data import Corpus, open_corpus
-from services.engineer.evaluation.preflight import require_tasks
+from services.engineer.evaluation.tasks import require_tasks
 from services.engineer.precision import PrecisionSpeed, decided, measure_precision
 from services.engineer.scales import Scale, load_scale
 from services.engineer.speed import measure_speed
@@ -31,7 +30,9 @@ class Stage:
 class Stages:
     """Opens stages on demand and remembers them. Raises ScaleError, CorpusError, EvaluationUnavailable."""
 
-    def __init__(self, sandbox: Sandbox, cache: Path, device: str | None = None) -> None:
+    def __init__(self, sandbox: Sandbox, cache: Path, device: str | None = None, text_seed: str | None = None) -> None:
+        """`cache` keeps what was tokenised, and the secret of the corpora where no `text_seed` is given."""
+        self._text_seed = text_seed
         self._sandbox = sandbox
         self._cache = cache
         self._device = {"device": device} if device else {}
@@ -59,7 +60,7 @@ class Stages:
         return await measure_speed(self._sandbox, stage.scale, stage.corpus, trainings)
 
     async def check(self, stage: Stage, program: str, *, exempt_from_cost: bool, thorough: bool) -> CheckReport:
-        """One check, or several under different seeds: a thorough one passes only if all do."""
+        """One check, or several with other values, cuts and layers each time: a thorough one passes only if all do."""
         exempt = (*stage.settings.exempt, "cost") if exempt_from_cost else stage.settings.exempt
         run = check_thoroughly if thorough else check
         return await run(program, self._sandbox, replace(stage.settings, exempt=exempt))
@@ -67,7 +68,7 @@ class Stages:
     async def _open(self, name: str, overrides: Mapping[str, str]) -> Stage:
         scale = await self._scale(name, overrides)
         await asyncio.to_thread(require_tasks, scale)
-        corpus = await asyncio.to_thread(open_corpus, scale, self._cache)
+        corpus = await asyncio.to_thread(open_corpus, scale, self._cache, self._text_seed)
         settings = await stage_settings(scale, corpus.tokens.vocabulary, self._sandbox)
         return Stage(scale, corpus, settings)
 

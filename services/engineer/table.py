@@ -26,9 +26,9 @@ from services.chassis import logs
 from services.engineer.data import Corpus, open_corpus
 from services.engineer.data.corpus import CorpusError
 from services.engineer.scales import Scale, ScaleError, load_scale
-from services.engineer.training.environment import versions
 from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.host import train
+from services.engineer.training.measurements import versions
 from services.engineer.training.result import Metrics, TrainingResult
 from services.mixers.render import render
 from services.sandbox import Sandbox, SandboxUnavailable
@@ -164,7 +164,7 @@ async def build(arguments: argparse.Namespace) -> int:
     name = arguments.scale
     base, overrides = SCALES[name]
     scale = load_scale(base, {**overrides, **dict(one.split("=", 1) for one in arguments.set)})
-    corpus = open_corpus(scale, arguments.folder / "corpus")
+    corpus = open_corpus(scale, arguments.folder / "corpus", "table")  # trusted programs: the same text everywhere
     until = time.monotonic() + arguments.hours * 3600
     async with Sandbox() as sandbox:
         builder = Builder(arguments.folder, name, scale, corpus, sandbox)

@@ -19,7 +19,7 @@ from services.domain.syntax import MOST_BYTES
 from services.engineer.checks.host import PRELOAD, check, check_thoroughly, stage_settings
 from services.engineer.checks.report import CheckReport, Verdict
 from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError
-from services.engineer.evaluation.preflight import EvaluationUnavailable
+from services.engineer.evaluation.tasks import EvaluationUnavailable
 from services.engineer.records import training_progress
 from services.engineer.scales import SCALES, Scale, ScaleError, load_scale
 from services.engineer.training.errors import TrainingFailed
@@ -71,7 +71,7 @@ async def _checked_here(
 def _corpus(scale: Scale, cache: Path) -> Corpus:
     from services.engineer.data import open_corpus
 
-    return open_corpus(scale, cache)
+    return open_corpus(scale, cache, os.environ.get("ASI_ENGINEER_TEXT_SEED"))
 
 
 async def _checked_elsewhere(
@@ -111,7 +111,9 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
     shown = None if arguments.json else _Progress()
     try:
         async with Sandbox() as sandbox:
-            stage = await Stages(sandbox, data).open(arguments.scale, overrides)
+            stage = await Stages(sandbox, data, text_seed=os.environ.get("ASI_ENGINEER_TEXT_SEED")).open(
+                arguments.scale, overrides
+            )
             result = await train(program, arguments.seed, stage.scale, stage.corpus, sandbox, on_progress=shown)
     except TrainingFailed as failed:
         if arguments.json:

@@ -25,7 +25,15 @@ from services.sandbox.limits import (
     Malformed,
     SandboxUnavailable,
 )
-from services.sandbox.processes import Usage, descendants, kill, kill_descendants, usage, wait_for_end
+from services.sandbox.processes import (
+    Usage,
+    descendants,
+    kill,
+    kill_descendants,
+    processor_seconds,
+    usage,
+    wait_for_end,
+)
 from services.sandbox.wire import (
     JSON,
     NO_ARRAYS,
@@ -128,6 +136,16 @@ class Child:
     def log_tail(self) -> str:
         """The end of what the child wrote to stdout and stderr, printable."""
         return self._log.tail()
+
+    def usage(self) -> Usage:
+        """What the child and all that it started use now, as the host sees it."""
+        keeper = self._control.keeper
+        return usage(descendants(keeper.result()) if keeper.done() else [], self._shared_bytes, count_nameless=False)
+
+    def processor_seconds(self) -> float:
+        """Processor time so far of what runs now, to the nanosecond."""
+        keeper = self._control.keeper
+        return processor_seconds(descendants(keeper.result()) if keeper.done() else [])
 
     async def _listen(self) -> None:
         try:

@@ -87,7 +87,7 @@ class Confinement:
             _landlock(scratch, self.readable, programs, own_proc_only=not apart)
         if SECCOMP in self.layers:
             shared_memory = programs or bool(linux.graphics())
-            seccomp.install(programs, own_network=apart, shared_memory=shared_memory)
+            seccomp.install(programs, own_network=apart, shared_memory=shared_memory, files=limits.files)
 
 
 def detect(wanted: frozenset[str], readable: tuple[str, ...], root: Path) -> Confinement:

@@ -25,6 +25,8 @@ class Limits:
         threads: threads that torch may use.
         subprocesses: the job may start programs (the compilers of Triton and torch.compile, the ranks of torchrun)
             and, where it has a network namespace of its own, talk to them over its loopback. Off: no fork, no exec.
+        files: the job may open files once it runs. Off: what it needs must be loaded by the fork server. It then reads
+            nothing of the machine, and shares no file with another job. It needs the layer seccomp.
     """
 
     memory_bytes: int
@@ -34,11 +36,12 @@ class Limits:
     file_bytes: int = 64 << 20
     threads: int = 1
     subprocesses: bool = False
+    files: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a limit that is not a positive, finite number."""
         for name, value in asdict(self).items():
-            if name != "subprocesses" and not (math.isfinite(value) and value > 0):
+            if not isinstance(value, bool) and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"limit {name} is {value}; give a positive, finite number")
 
 

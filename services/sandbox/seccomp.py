@@ -29,16 +29,20 @@ _BETWEEN_JOBS = (
     "shmget shmat shmctl semget msgget mq_open mq_unlink inotify_init inotify_init1 inotify_add_watch mincore "
     "cachestat fadvise64 readahead preadv2"
 )
+# Opening files and making them, for jobs that need none once they run.
+_FILES = "open openat openat2 creat mkdir mkdirat mknod mknodat link linkat symlink symlinkat memfd_create"
 _LOCKS = (5, 6, 7, 36, 37, 38, 1024, 1025, 1026)
 """Commands of fcntl: record locks, those of open files, leases and notices."""
 
 _SAME_EVERYWHERE = {
     "pidfd_send_signal": 424, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
     "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
-    "pidfd_open": 434, "clone3": 435, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442,
+    "pidfd_open": 434, "clone3": 435, "openat2": 437, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442,
     "memfd_secret": 447, "cachestat": 451,
 }  # fmt: skip
 _X86_64 = {
+    "open": 2, "mkdir": 83, "creat": 85, "link": 86, "symlink": 88, "mknod": 133, "openat": 257, "mkdirat": 258,
+    "mknodat": 259, "linkat": 265, "symlinkat": 266,
     "mmap": 9, "mincore": 27, "fcntl": 72, "flock": 73, "readahead": 187, "fadvise64": 221, "mq_unlink": 241,
     "inotify_init": 253, "inotify_add_watch": 254, "inotify_init1": 294, "memfd_create": 319, "preadv2": 327,
     "shmget": 29, "shmat": 30, "shmctl": 31, "socket": 41, "connect": 42, "accept": 43, "sendto": 44, "sendmsg": 46,
@@ -55,6 +59,7 @@ _X86_64 = {
     "userfaultfd": 323,
 }  # fmt: skip
 _AARCH64 = {
+    "mknodat": 33, "mkdirat": 34, "symlinkat": 36, "linkat": 37, "openat": 56,
     "fcntl": 25, "inotify_init1": 26, "inotify_add_watch": 27, "flock": 32, "mq_unlink": 181, "readahead": 213,
     "mmap": 222, "fadvise64": 223, "mincore": 232, "memfd_create": 279, "preadv2": 286,
     "umount2": 39, "mount": 40, "pivot_root": 41, "chroot": 51, "vhangup": 58, "quotactl": 60, "acct": 89,
@@ -82,24 +87,28 @@ _AUDIT_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 Instruction = tuple[int, int, int, int]
 
 
-def install(programs: bool, own_network: bool, shared_memory: bool) -> None:
+def install(programs: bool, own_network: bool, shared_memory: bool, files: bool = True) -> None:
     """Put the filter on this process and all it will start, for good. Needs NO_NEW_PRIVS. Raises OSError.
 
     `programs` allows fork, exec and locks on files; `own_network` says that sockets and signals reach nothing but the
-    job itself; `shared_memory` allows memory that no file on disk stands behind, which no limit of a process counts.
+    job itself; `shared_memory` allows memory that no file on disk stands behind, which no limit of a process counts;
+    without `files` nothing can be opened any more, whatever file system the job sees.
     """
-    lines = build(programs, own_network, shared_memory, os.getpid())
+    lines = build(programs, own_network, shared_memory, os.getpid(), files)
     code = b"".join(struct.pack("<HBBI", *line) for line in lines)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer)))
     linux.prctl(linux.PR_SET_SECCOMP, 2, ctypes.addressof(program))
 
 
-def build(programs: bool, own_network: bool, shared_memory: bool, own_pid: int) -> list[Instruction]:
+def build(
+    programs: bool, own_network: bool, shared_memory: bool, own_pid: int, files: bool = True
+) -> list[Instruction]:
     """The filter's instructions: operation, jump if true, jump if false, operand."""
     numbers = _NUMBERS[linux.MACHINE]
     refused = [_ALWAYS, _BETWEEN_JOBS]
     refused += [] if programs else [_PROGRAMS]
+    refused += [] if files else [_FILES]
     refused += [] if programs and own_network else [_NETWORK]
     refused += [] if shared_memory else ["memfd_create"]
     no = _refusal(errno.EPERM)

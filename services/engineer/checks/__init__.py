@@ -3,7 +3,6 @@
 `host.check` is the way in. It is not imported here, because the guest imports this package too.
 """
 
-from services.engineer.checks.report import CheckReport, Finding, Verdict
-from services.engineer.checks.settings import CheckSettings, CheckSettingsError
+from services.engineer.checks.report import CheckReport, CheckSettings, CheckSettingsError, Finding, Verdict
 
 __all__ = ["CheckReport", "CheckSettings", "CheckSettingsError", "Finding", "Verdict"]

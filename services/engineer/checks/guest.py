@@ -1,35 +1,94 @@
-"""The check's job in the sandboxed child: loads the program, runs the probes, streams what they find.
+"""The check's job in the sandboxed child: builds mixers and runs them on what the host sends.
 
-What it reports is the child's claim. Candidate code runs in this process, so the host takes nothing from here but
-findings of known probes, decides itself which of them are fatal, and takes silence for failure.
+Candidate code runs in this process. What the host decides by are the arrays that come back for inputs of its own
+choice; what this process claims of itself only counts against the program.
+
+begin       program, settings → ready
+claim       the name of a probe of `claims` → finding
+parameters  layer → names and sizes, and the parameters themselves where they are small
+forward     state, layer, arithmetic, inputs [batch, length, width] and, for gradients, a direction → output, gradient
+end         → the child returns
+What the program raises comes back as `raised`, and the next order is taken.
 """
 
+import traceback
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
+import torch
 from torch import nn
 
-from services.engineer.checks.probing import findings
-from services.engineer.checks.settings import CheckSettings
-from services.engineer.checks.subject import Subject
-from services.engineer.program import MixerSizes, load_mixer, prepare_guest
-from services.sandbox.wire import Channel
+from services.engineer.checks.claims import claim
+from services.engineer.checks.remote import State
+from services.engineer.checks.report import JSON, CheckSettings
+from services.engineer.checks.subject import ARITHMETICS, Subject, output_of, randomise, seeded
+from services.engineer.program import MixerSizes, explained, load_mixer, prepare_guest
+from services.sandbox.wire import Arrays, Channel, Message
+
+Answer = tuple[str, dict[str, JSON], Arrays]
+SENT_BYTES = 16 << 20
 
 
 def run(channel: Channel) -> None:
-    """Receives one program with its settings; sends `started` and `finding` for each probe, and `finished`."""
-    request = channel.receive()
-    settings = CheckSettings.from_json(cast("dict[str, object]", request.header["settings"]))
+    """Receives one program with its settings, then carries out orders until `end`."""
+    begin = channel.receive()
+    settings = CheckSettings.from_json(cast("dict[str, object]", begin.header["settings"]))
     prepare_guest()
-    subject = Subject(partial(build, str(request.header["program"])), settings)
-    for probe, finding in findings(subject):
-        if finding is None:
-            channel.send("started", {"probe": probe.name})
-        else:
-            channel.send("finding", {"probe": probe.name, **finding.to_json()})
-    channel.send("finished", {})
+    subject = Subject(partial(build, str(begin.header["program"])), settings)
+    channel.send("ready")
+    orders: dict[str, Callable[[Subject, Message], Answer]] = {
+        "claim": _claim,
+        "parameters": _parameters,
+        "forward": _forward,
+    }
+    while (order := channel.receive()).kind != "end":
+        try:
+            channel.send(*orders[order.kind](subject, order))
+        except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the host decides what it means
+            tail = "".join(traceback.format_exception(error))[-2000:]
+            channel.send("raised", {"message": explained(error)[:800], "traceback": tail})
 
 
-def build(program: str, width: int, heads: int) -> nn.Module:
+def build(program: str, width: int, heads: int, layer: int) -> nn.Module:
     """The program's mixer at these sizes."""
-    return load_mixer(program, MixerSizes(width=width, heads=heads))
+    return load_mixer(program, MixerSizes(width=width, heads=heads, layer=layer))
+
+
+def _claim(subject: Subject, order: Message) -> Answer:
+    return "finding", claim(str(order.header["probe"]), subject).to_json(), {}
+
+
+def _parameters(subject: Subject, order: Message) -> Answer:
+    named = dict(subject.at_scale(_number(order, "layer")).named_parameters())
+    sizes: dict[str, JSON] = {name: value.numel() for name, value in named.items()}
+    if sum(value.numel() * 4 for value in named.values()) > SENT_BYTES:
+        return "parameters", {"sizes": sizes}, {}
+    return "parameters", {"sizes": sizes}, {name: value.detach().float().numpy() for name, value in named.items()}
+
+
+def _forward(subject: Subject, order: Message) -> Answer:
+    """One forward of a mixer that was never called before, with the host's seed."""
+    header, seed = order.header, _number(order, "seed")
+    arithmetic = ARITHMETICS[str(header["arithmetic"])]
+    state = State(header["randomised"] is True, header["training"] is True)
+    mixer = arithmetic.place(subject.at_scale(_number(order, "layer")))
+    if state.randomised:
+        randomise(mixer, seed)
+    mixer.train(state.training)
+    direction = order.arrays.get("direction")
+    inputs = torch.from_numpy(order.arrays["inputs"].copy()).to(arithmetic.dtype)
+    inputs.requires_grad_(direction is not None)
+    with torch.set_grad_enabled(direction is not None), seeded(seed), arithmetic.active():
+        output = output_of(mixer(inputs))
+    answer = {"output": output.detach().to(arithmetic.dtype).numpy()}
+    if direction is not None:
+        wanted = torch.from_numpy(direction.copy()).to(output.dtype)
+        loss = torch.where((wanted != 0) & output.isfinite(), output * wanted, 0.0).sum()
+        (gradient,) = torch.autograd.grad(loss, inputs, allow_unused=True)
+        answer["gradient"] = (torch.zeros_like(inputs) if gradient is None else gradient).detach().numpy()
+    return "output", {}, answer
+
+
+def _number(order: Message, name: str) -> int:
+    return int(cast("int", order.header[name]))

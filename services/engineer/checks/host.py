@@ -1,17 +1,19 @@
-"""The host's side of a check: screens, starts a child, and turns what the child claims into verdicts."""
+"""The host's side of a check: screens, starts a child, asks it, and computes the verdicts."""
 
+import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from services.domain.zoo import baselines
-from services.engineer.checks.registry import PROBES, Probe
-from services.engineer.checks.report import JSON, CheckReport, Finding, Verdict
+from services.engineer.checks.remote import ProgramRaised, ProtocolBroken, Remote
+from services.engineer.checks.report import JSON, CheckReport, CheckSettings, Finding, Verdict
 from services.engineer.checks.screen import screen_apart
-from services.engineer.checks.settings import CheckSettings
+from services.engineer.checks.structure import STRUCTURE, measured_cost, supported
 from services.engineer.scales import Scale
 from services.engineer.training.sizes import ModelSizes
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Malformed, Sandbox
+from services.sandbox.linux import graphics
 
 JOB = "services.engineer.checks.guest:run"
 PRELOAD = (
@@ -19,7 +21,41 @@ PRELOAD = (
     "services.engineer.checks.screen", "services.engineer.checks.guest",
 )  # fmt: skip
 """For a sandbox in which programs are only checked: its start takes half the time."""
-THOROUGH_SEEDS = (0, 1, 2, 3)
+THOROUGH_TIMES = 4
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A probe's name, what its violation means, and the probes without whose passing it would blame the wrong thing."""
+
+    name: str
+    fatal: bool = True
+    after: tuple[str, ...] = ("runs",)
+
+    def reachable(self, passed: Collection[str]) -> bool:
+        """Whether all that it builds on has passed."""
+        return all(name in passed for name in self.after)
+
+
+PROBES: tuple[Probe, ...] = (
+    Probe("runs", after=()),
+    Probe("parameters"),
+    Probe("repeatability"),
+    Probe("life"),
+    Probe("finiteness"),
+    Probe("batch", after=("runs", "repeatability")),
+    Probe("causality", after=("runs", "repeatability", "batch")),
+    Probe("prefix", after=("runs", "repeatability", "batch", "causality")),
+    Probe("cost"),
+    Probe("unused", fatal=False, after=("runs", "life")),
+    Probe("drift", fatal=False, after=("runs", "repeatability")),
+    Probe("checkpoint", fatal=False, after=("runs", "repeatability")),
+    Probe("mask", fatal=False, after=("runs", "repeatability")),
+    Probe("decoding", fatal=False, after=("runs", "repeatability", "causality", "prefix")),
+    Probe("auxiliary", fatal=False),
+)
+"""In the order they run. Those of `structure` are decided here from arrays; the others are the child's own word, which
+counts against a program and never for it."""
 
 
 async def check(program: str, sandbox: Sandbox, settings: CheckSettings | None = None) -> CheckReport:
@@ -33,21 +69,22 @@ async def check(program: str, sandbox: Sandbox, settings: CheckSettings | None =
     screened = Verdict.of("screen", True, await screen_apart(program, sandbox, settings.program_bytes))
     verdicts = [screened]
     if screened.outcome != "fail":
-        verdicts += await _probed(program, sandbox, settings)
+        verdicts += await probe_program(program, sandbox, settings)
+    counted = [verdict.evidence.get("parameters") for verdict in verdicts if verdict.probe == "parameters"]
     return CheckReport(
         passed=all(verdict.outcome != "fail" for verdict in verdicts),
         verdicts=tuple(verdicts),
         seconds=time.perf_counter() - started,
-        parameters=_parameters(verdicts),
+        parameters=counted[0] if counted and isinstance(counted[0], int) else None,
         isolation=sandbox.level,
     )
 
 
 async def check_thoroughly(program: str, sandbox: Sandbox, settings: CheckSettings) -> CheckReport:
-    """The check under several seeds, until one refuses; it passes only if all do."""
+    """The check with other values, cuts and layers each time, until one refuses; it passes only if all do."""
     reports = []
-    for seed in THOROUGH_SEEDS:
-        reports.append(await check(program, sandbox, replace(settings, seed=seed)))
+    for _ in range(THOROUGH_TIMES):
+        reports.append(await check(program, sandbox, replace(settings, seed=None)))
         if not reports[-1].passed:
             break
     return replace(reports[-1], seconds=sum(report.seconds for report in reports))
@@ -60,6 +97,9 @@ async def stage_settings(scale: Scale, vocabulary: int, sandbox: Sandbox) -> Che
         width=scale.width,
         heads=scale.heads,
         layers=scale.blocks,
+        length=scale.context,
+        batch=scale.micro_batch,
+        precision=scale.precision,
         surrounding_parameters=_surrounding_parameters(sizes),
     )
     others = tuple(probe.name for probe in PROBES if probe.name != "parameters")
@@ -74,96 +114,54 @@ def _surrounding_parameters(sizes: ModelSizes) -> int:
     return tables + sizes.blocks * block + sizes.width
 
 
-async def _probed(program: str, sandbox: Sandbox, settings: CheckSettings) -> list[Verdict]:
-    claims = Claims(settings.exempt)
-    limits = Limits(settings.memory_bytes, cpu_seconds=settings.seconds, wall_seconds=settings.seconds)
+async def probe_program(program: str, sandbox: Sandbox, settings: CheckSettings) -> list[Verdict]:
+    """The probes alone, whatever the screen says. Raises SandboxUnavailable."""
+    verdicts: list[Verdict] = []
+    during = ["loading"]
+    limits = Limits(
+        settings.memory_bytes,
+        cpu_seconds=settings.seconds,
+        wall_seconds=settings.seconds,
+        files=bool(graphics()),  # what a CPU needs is loaded before
+    )
     try:
         async with sandbox.child(JOB, limits) as child:
-            await child.send("check", {"program": program, "settings": settings.to_json()})
-            async for kind, header in _messages(child, settings.seconds):
-                claims.take(kind, header)
+            seed = secrets.randbits(31) if settings.seed is None else settings.seed
+            remote = Remote(child, settings, seed)
+            await remote.ask("begin", {"program": program, "settings": settings.to_json()}, {}, expect="ready")
+            await _run_probes(remote, child, verdicts, during)
     except (ChildDied, ChildTimeout, Malformed) as error:
-        claims.end(str(error), {"log": error.log_tail[-2000:]})
-    except ClaimError as error:
-        claims.end(f"the child broke the protocol: {error}", {})
-    return claims.verdicts
+        _end(verdicts, during[0], error.reason, {"log": error.log_tail[-2000:]})
+    except ProtocolBroken as error:
+        _end(verdicts, during[0], f"the child broke the protocol: {error}", {})
+    return verdicts
 
 
-async def _messages(child: Child, seconds: float) -> AsyncIterator[tuple[str, Mapping[str, JSON]]]:
-    """Everything the child says up to `finished`, within `seconds` in all."""
-    deadline = time.monotonic() + seconds
-    while True:
-        message = await child.receive(timeout=max(deadline - time.monotonic(), 0.0))
-        yield message.kind, message.header
-        if message.kind == "finished":
-            return
+async def _run_probes(remote: Remote, child: Child, verdicts: list[Verdict], during: list[str]) -> None:
+    passed = set(remote.settings.exempt)
+    precise: Remote | None = None
+    for probe in PROBES:
+        if probe.name in remote.settings.exempt or not probe.reachable(passed):
+            continue
+        during[0] = probe.name
+        try:
+            if probe.name not in STRUCTURE:
+                finding = await remote.claim(probe.name)
+                if probe.name == "cost" and not finding.violated:
+                    measured = await measured_cost(remote, child.processor_seconds)
+                    finding = measured if measured.violated else finding
+            else:
+                precise = precise or await supported(remote)
+                finding = await STRUCTURE[probe.name](precise)
+        except ProgramRaised as raised:
+            evidence: dict[str, JSON] = {"traceback": raised.traceback}
+            finding = Finding(True, f"raised {raised.message}", evidence)
+        verdicts.append(Verdict.of(probe.name, probe.fatal, finding))
+        if verdicts[-1].outcome != "fail":
+            passed.add(probe.name)
 
 
-class ClaimError(Exception):
-    """A message that an honest guest would not send. Says which."""
-
-
-class Claims:
-    """Follows what a child claims. It may only report probes of the registry, each once, in order, begun before ended,
-    and finish when none that its own findings leave reachable is missing."""
-
-    def __init__(self, exempt: tuple[str, ...]) -> None:
-        self.verdicts: list[Verdict] = []
-        self._passed = set(exempt)
-        self._due = [probe for probe in PROBES if probe.name not in exempt]
-        self._under_way: Probe | None = None
-
-    def take(self, kind: str, header: Mapping[str, JSON]) -> None:
-        """Takes one message. Raises ClaimError for what an honest guest would not send."""
-        if kind == "started":
-            self._begin(header.get("probe"))
-        elif kind == "finding":
-            self._conclude(header)
-        elif kind == "finished":
-            self._finish()
-        else:
-            raise ClaimError(f"message {kind!r} is unknown")
-
-    def end(self, reason: str, evidence: Mapping[str, JSON]) -> None:
-        """The child is gone before it finished: what it did not answer counts as failed."""
-        during = self._under_way.name if self._under_way else "loading"
-        said: dict[str, JSON] = {"during": during, **evidence}
-        self.verdicts = [verdict for verdict in self.verdicts if verdict.probe != "runs"]
-        self.verdicts.append(Verdict("runs", "fail", f"{reason} (during: {during})", said))
-
-    def _next(self) -> Probe | None:
-        while self._due and not self._due[0].reachable(self._passed):
-            self._due.pop(0)
-        return self._due[0] if self._due else None
-
-    def _begin(self, name: JSON) -> None:
-        expected = self._next()
-        if self._under_way or expected is None or name != expected.name:
-            raise ClaimError(f"probe {name!r} is not the one to begin")
-        self._under_way = self._due.pop(0)
-
-    def _conclude(self, header: Mapping[str, JSON]) -> None:
-        probe = self._under_way
-        if probe is None or header.get("probe") != probe.name:
-            raise ClaimError(f"probe {header.get('probe')!r} is not under way")
-        verdict = Verdict.of(probe.name, probe.fatal, _finding(header))
-        if verdict.outcome != "fail":
-            self._passed.add(probe.name)
-        self.verdicts.append(verdict)
-        self._under_way = None
-
-    def _finish(self) -> None:
-        if self._under_way or self._next():
-            raise ClaimError("it finished before all probes were run")
-
-
-def _finding(header: Mapping[str, JSON]) -> Finding:
-    try:
-        return Finding.from_json(header)
-    except ValueError as error:
-        raise ClaimError(str(error)) from error
-
-
-def _parameters(verdicts: list[Verdict]) -> int | None:
-    counted = [verdict.evidence.get("parameters") for verdict in verdicts if verdict.probe == "parameters"]
-    return counted[0] if counted and isinstance(counted[0], int) else None
+def _end(verdicts: list[Verdict], during: str, reason: str, evidence: Mapping[str, JSON]) -> None:
+    """The child is gone before it finished: what it did not answer counts as failed."""
+    verdicts[:] = [verdict for verdict in verdicts if verdict.probe != "runs"]
+    verdicts.append(Verdict("runs", "fail", f"{reason} (during: {during})", {"during": during, **evidence}))

@@ -1,9 +1,10 @@
-"""What a check says: one verdict per probe that was reached, and whether the program may be trained."""
+"""What a check is told, and what it says: one verdict per probe that was reached; may the program be trained?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal, TypeAlias
 
+from services.domain.syntax import MOST_BYTES
 from services.sandbox.wire import printable, printable_json
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -94,3 +95,67 @@ class CheckReport:
             "parameters": self.parameters,
             "isolation": self.isolation,
         }
+
+
+class CheckSettingsError(ValueError):
+    """A check setting is impossible. The message names it."""
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """`width`, `heads`, `layers`, `length` and `batch` are the scale's: what decides is probed there, in every layer.
+
+    Probes that only look for slips run at sizes of their own, `probe_width` and `probe_heads`. `baseline_parameters`,
+    `layers` and `surrounding_parameters` speak of the whole language model: the mixers of all layers and their
+    surroundings (embedding, norms, feed-forward parts, head). Without a baseline no budget is enforced.
+    `exempt` names probes to leave out, such as "cost" for the softmax reference.
+    """
+
+    width: int = 128
+    heads: int = 4
+    layers: int = 2
+    length: int = 256
+    batch: int = 8
+    precision: str = "fp32"
+    surrounding_parameters: int = 0
+    baseline_parameters: int | None = None
+    parameter_limit: float = 2.0  # published programs reach twice their baseline; matching is for the comparison to do
+    exempt: tuple[str, ...] = ()
+    probe_width: int = 64
+    probe_heads: int = 4
+    seed: int | None = None  # of the values that a program is probed with; None draws one
+    seconds: float = 60.0  # wall time for the whole check
+    memory_bytes: int = 6 << 30
+    program_bytes: int = MOST_BYTES
+
+    def __post_init__(self) -> None:
+        for name in (
+            "width",
+            "heads",
+            "layers",
+            "length",
+            "batch",
+            "probe_width",
+            "probe_heads",
+            "seconds",
+            "parameter_limit",
+        ):
+            if getattr(self, name) <= 0:
+                raise CheckSettingsError(f"{name} must be positive, not {getattr(self, name)}")
+        for width, heads in ((self.width, self.heads), (self.probe_width, self.probe_heads)):
+            if width % heads:
+                raise CheckSettingsError(f"the width {width} must be a multiple of the {heads} heads")
+
+    @property
+    def most_parameters(self) -> float | None:
+        """What the whole language model may have; None without a baseline."""
+        return None if self.baseline_parameters is None else self.parameter_limit * self.baseline_parameters
+
+    def to_json(self) -> dict[str, JSON]:
+        """As the header that the guest reads back with `from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> "CheckSettings":
+        """The settings that `to_json` wrote."""
+        return cls(**{**values, "exempt": tuple(values["exempt"])})  # type: ignore[arg-type]

@@ -1,32 +1,113 @@
-"""The program under probe: how to build it anew, run it in a given state, and never let one run disturb the next."""
+"""The program under probe, in the child: how to build it anew, run it in a given state and precision, and compare.
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+Structure (causality, rows, prefixes) is probed in double precision where possible: rounding then lies nine orders of
+magnitude below anything a program could profit from, and needs no calibration. Programs cast by hand
+(`x.float()`, `dtype=torch.bfloat16`), so the casts are lifted too, by intercepting torch functions.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from services.engineer.checks.arithmetic import AUTOCAST, DOUBLE, SINGLE, Arithmetic
-from services.engineer.checks.settings import CheckSettings
+from services.engineer.checks.compare import Gap, largest_gap
+from services.engineer.checks.remote import TOLERANCES, ArithmeticName, State
+from services.engineer.checks.report import CheckSettings
+
+_LIFTED = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex64: torch.complex128,
+}
+_CASTS = {torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16}
+_DROPOUTS = {"dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "dropout1d"}
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Makes every dropout the identity, module or functional call: its noise looks like coupling of rows."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if getattr(func, "__name__", "") in _DROPOUTS:
+            return args[0] if args else (kwargs or {})["input"]
+        return func(*args, **(kwargs or {}))
+
+
+class _Lifted(TorchFunctionMode):
+    """Reads every request for a lower precision as a request for double precision."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if func in _CASTS:
+            return torch.Tensor.double(*args)  # type: ignore[arg-type]
+        lifted = tuple(_lift(argument) for argument in args)
+        return func(*lifted, **{name: _lift(value) for name, value in (kwargs or {}).items()})
+
+
+def _lift(argument: object) -> object:
+    return _LIFTED.get(argument, argument) if type(argument) is torch.dtype else argument
 
 
 @dataclass(frozen=True)
-class State:
-    """In which state a mixer is probed: parameters as initialised or randomised, in training or evaluation mode."""
+class Arithmetic:
+    """A way to compute, and the relative difference that still counts as rounding in it."""
 
-    randomised: bool = False
-    training: bool = False
+    name: ArithmeticName
+    tolerance: float
 
-    def __str__(self) -> str:
-        parameters = "randomised parameters" if self.randomised else "parameters as initialised"
-        return f"{parameters}, {'training' if self.training else 'evaluation'} mode"
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of parameters and inputs."""
+        return torch.float64 if self.name == "double" else torch.float32
+
+    def place(self, mixer: nn.Module) -> nn.Module:
+        """Casts the mixer's floating-point parameters and buffers, in place."""
+        return mixer.to(self.dtype)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Computes this way inside the block, with dropout off."""
+        with ExitStack() as stack:
+            if self.name == "double":
+                stack.enter_context(_default_dtype(torch.float64))
+                stack.enter_context(_Lifted())
+            if self.name == "autocast":
+                stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+            stack.enter_context(_WithoutDropout())
+            yield
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+ARITHMETICS: dict[str, Arithmetic] = {name: Arithmetic(name, tolerance) for name, tolerance in TOLERANCES.items()}
+DOUBLE, SINGLE, AUTOCAST = (ARITHMETICS[name] for name in TOLERANCES)
 
 
 INITIAL = State()
-STATES = tuple(State(randomised, training) for randomised in (False, True) for training in (False, True))
-EVALUATED = (State(), State(randomised=True))
 
 
 @dataclass
@@ -37,7 +118,7 @@ class Subject:
     noise do not pass for leaks.
     """
 
-    build: Callable[[int, int], nn.Module]  # from width and heads, drawing from torch's generator
+    build: Callable[[int, int, int], nn.Module]  # from width, heads and layer, drawing from torch's generator
     settings: CheckSettings
 
     @property
@@ -48,17 +129,17 @@ class Subject:
     @property
     def seed(self) -> int:
         """Where all randomness of the probes begins."""
-        return self.settings.seed
+        return self.settings.seed or 0
 
     def fresh(self, seed: int | None = None) -> nn.Module:
         """A mixer built anew under `seed`, in single precision and training mode."""
         with seeded(self.seed if seed is None else seed):
-            return self.build(self.settings.probe_width, self.settings.probe_heads)
+            return self.build(self.settings.probe_width, self.settings.probe_heads, 0)
 
-    def at_scale(self) -> nn.Module:
-        """A mixer of the scale's sizes, for counting."""
+    def at_scale(self, layer: int) -> nn.Module:
+        """A mixer of the scale's sizes."""
         with seeded(self.seed):
-            return self.build(self.settings.width, self.settings.heads)
+            return self.build(self.settings.width, self.settings.heads, layer)
 
     def noise(self, *shape: int, seed: int = 1) -> Tensor:
         """Seeded standard normal values in double precision."""
@@ -112,12 +193,28 @@ class Subject:
 
 def output_of(answer: object) -> Tensor:
     """The output tensor of a forward that returns it alone or first in a tuple. Raises TypeError otherwise."""
-    first = answer[0] if isinstance(answer, tuple | list) and answer else answer
-    if not isinstance(first, Tensor):
-        raise TypeError(f"forward must return a tensor, or a tuple that starts with one, not {type(answer).__name__}")
-    if first.is_complex():
+    first = answer[0] if isinstance(answer, tuple) and answer else answer
+    if isinstance(first, Tensor) and first.is_complex():
         raise TypeError("forward returned complex numbers: return their real part, or their absolute value")
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        raise TypeError(f"forward must return a real tensor, or a tuple that begins with one, not {_kind(answer)}")
     return first
+
+
+def _kind(answer: object) -> str:
+    if isinstance(answer, tuple):
+        return f"a tuple that begins with {_kind(answer[0])}" if answer else "an empty tuple"
+    return f"a tensor of {answer.dtype}" if isinstance(answer, Tensor) else type(answer).__name__
+
+
+def accepts(mixer: nn.Module, name: str) -> bool:
+    """Whether forward names that argument; being swallowed by **kwargs does not count."""
+    return name in inspect.signature(mixer.forward).parameters
+
+
+def gap_between(left: Tensor, right: Tensor, tolerance: float) -> Gap:
+    """The largest difference of two outputs."""
+    return largest_gap(left.detach().double().numpy(), right.detach().double().numpy(), tolerance)
 
 
 @contextmanager

@@ -1,14 +1,22 @@
-"""A corpus: one long row of tokens per part, and how text becomes tokens."""
+"""A corpus: one long row of tokens per part, how text becomes tokens, and the order in which they are trained on."""
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import hmac
+import os
+import secrets
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 TokenArray = NDArray[np.uint8] | NDArray[np.uint16]
+Part = Literal["train", "heldout", "verification"]
+HELDOUT_SHARE, VERIFICATION_SHARE = 5, 5
+"""Per cent of the documents, by chance."""
 
 
 class CorpusError(Exception):
@@ -58,7 +66,8 @@ class Corpus:
 
     `train` is all a training child gets, `heldout` is what candidates are scored and selected by, and `verification` is
     kept for the statistics of later stages, so that selection cannot wear it out. `heldout_bytes_per_token` turns nats
-    per token into bits per byte. `fingerprint` is the SHA-256 of the three parts.
+    per token into bits per byte. `fingerprint` is the SHA-256 of the three parts. `secret` decides what a program must
+    not be able to compute: the documents that are held out, the questions asked and the places compared.
     """
 
     name: str
@@ -68,6 +77,42 @@ class Corpus:
     verification: TokenArray
     heldout_bytes_per_token: float
     fingerprint: str
+    secret: bytes
+
+    def random(self, purpose: str) -> np.random.Generator:
+        """A generator that nobody without the secret can follow; the same for the same corpus and purpose."""
+        return np.random.default_rng(int.from_bytes(keyed(self.secret, purpose.encode()), "little"))
+
+
+def secret_in(folder: Path, text_seed: str | None = None) -> bytes:
+    """The secret of all corpora of an installation: of `text_seed`, else drawn once and kept in `folder`."""
+    if text_seed:
+        return hashlib.sha256(text_seed.encode()).digest()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "secret"
+    drawn = folder / f"secret.{os.getpid()}.{secrets.token_hex(4)}"
+    if not path.exists():
+        drawn.touch(mode=0o600)
+        drawn.write_bytes(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):  # another engineer has drawn one meanwhile
+            os.link(drawn, path)
+        drawn.unlink()
+    return path.read_bytes()
+
+
+def keyed(secret: bytes, content: bytes) -> bytes:
+    """32 bytes that depend on the content and cannot be computed without the secret."""
+    return hmac.digest(secret, content, "sha256")
+
+
+def part_of(
+    content: bytes, secret: bytes, heldout: int = HELDOUT_SHARE, verification: int = VERIFICATION_SHARE
+) -> Part:
+    """The part of a document: equal documents share one, and nobody without the secret knows which."""
+    bucket = int.from_bytes(keyed(secret, content)[:8], "little") % 100
+    if bucket < heldout:
+        return "heldout"
+    return "verification" if bucket < heldout + verification else "train"
 
 
 def fingerprint_of(*parts: TokenArray) -> str:
@@ -93,3 +138,26 @@ def heldout_blocks(part: TokenArray, count: int, context: int) -> NDArray[np.int
         )
     stride = len(part) // count
     return np.stack([part[i * stride : i * stride + width] for i in range(count)]).astype(np.int64)
+
+
+def batches(
+    part: TokenArray, *, batch: int, context: int, seed: int, first: int, count: int
+) -> Iterator[NDArray[np.int64]]:
+    """Batches [batch, context + 1] of the steps first … first + count - 1.
+
+    The part is cut into windows that overlap by one token; each pass over them is a fresh permutation. Asking for steps
+    from the middle gives what an uninterrupted run would have seen there.
+    """
+    windows = (len(part) - 1) // context
+    if windows < batch:
+        raise CorpusError(f"One batch needs {batch} windows of {context} tokens, but the training part has {windows}.")
+    epoch, permutation = -1, np.empty(0, dtype=np.int64)
+    for step in range(first, first + count):
+        rows = []
+        for position in range(step * batch, (step + 1) * batch):
+            if position // windows != epoch:
+                epoch = position // windows
+                permutation = np.random.default_rng([seed, epoch]).permutation(windows)
+            start = int(permutation[position % windows]) * context
+            rows.append(part[start : start + context + 1])
+        yield np.stack(rows).astype(np.int64)

@@ -7,8 +7,7 @@ from typing import cast
 
 import numpy as np
 
-from services.engineer.evaluation.reader import Reader
-from services.engineer.evaluation.truncation import Trial
+from services.engineer.evaluation.reader import Reader, Trial
 from services.engineer.training.result import TaskScore
 
 _METRICS = ("acc", "contains", "word_perplexity", "perplexity")

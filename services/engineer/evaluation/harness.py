@@ -3,21 +3,24 @@
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import asdict
 from typing import TypeVar
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
+from datasets import Dataset
 from lm_eval import evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from numpy.typing import NDArray
 
-from services.engineer.evaluation.reader import Reader
-from services.engineer.evaluation.suite import LOCAL, local_task
-from services.engineer.evaluation.truncation import Trial
+from services.engineer.evaluation.questions import LOCAL, VERSION, make_questions
+from services.engineer.evaluation.reader import Reader, Trial
+from services.engineer.evaluation.tasks import ITEMS
 from services.engineer.training.session import Job
 
 T = TypeVar("T")
@@ -130,6 +133,37 @@ def evaluate(model: HarnessModel, job: Job) -> dict[str, object]:
     )
     assert results is not None  # noqa: S101 - None is what other ranks of a distributed evaluation get
     return dict(results)
+
+
+def local_task(name: str, job: Job) -> ConfigurableTask:
+    """The task `name` with its questions, which depend on the name, VERSION, the held-out text and the secret."""
+    text = job.corpus.tokens.decode(job.corpus.heldout[: 1 << 20].tolist())
+    questions = make_questions(name, text, job.scale.task_limit or ITEMS, job.corpus.secret)
+    config = {
+        "task": name,
+        "custom_dataset": lambda **_: {"test": Dataset.from_list([asdict(question) for question in questions])},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": _context,
+        "doc_to_choice": _choices,
+        "doc_to_target": _answer,
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": VERSION},
+    }
+    return ConfigurableTask(config=config)
+
+
+def _context(question: Mapping[str, str]) -> str:
+    return question["context"]
+
+
+def _choices(question: Mapping[str, list[str]]) -> list[str]:
+    return question["choices"]
+
+
+def _answer(question: Mapping[str, int]) -> int:
+    return question["answer"]
 
 
 def _stops(until: object) -> list[str]:

@@ -26,6 +26,15 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """The first tokens of a row that was asked, the token after them, and the log-probability it got with the rest."""
+
+    tokens: NDArray[np.int64]
+    target: int
+    log_prob: float
+
+
+@dataclass(frozen=True)
 class Reader:
     """One fresh child with trained weights. The head's matrix [vocabulary, width] stays on this side."""
 
@@ -33,16 +42,33 @@ class Reader:
     job: Job
     head: torch.Tensor
 
-    async def hidden(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Hidden states [rows, length, width] of tokens [rows, length], a micro-batch at a time, in the given order."""
+    async def hidden(self, rows: NDArray[np.int64], training_from: Weights | None = None) -> NDArray[np.float32]:
+        """Hidden states [rows, length, width] of tokens [rows, length], a micro-batch at a time, in the given order.
+
+        In evaluation mode, or in training mode with the generators in the state that `training_from` holds.
+        """
         scale, answers = self.job.scale, []
-        at_once = max(1, 4 * scale.micro_batch * scale.context // max(1, rows.shape[1]))
+        at_once = max(1, scale.micro_batch * scale.context // max(1, rows.shape[1]))
         for start in range(0, len(rows), at_once):
             part = rows[start : start + at_once]
             tokens = {"tokens": part.astype(np.uint16)}
-            answer = await ask(self.child, "read", {}, tokens, expect="hidden", timeout=scale.wall_seconds)
+            arrays = {**tokens, **(training_from or {})} if start == 0 else tokens
+            header: dict[str, JSON] = {"training": training_from is not None}
+            answer = await ask(self.child, "read", header, arrays, expect="hidden", timeout=scale.wall_seconds)
             answers.append(array(answer, "hidden", (*part.shape, scale.width)).astype(np.float32))
         return np.concatenate(answers)
+
+    async def gradients(self, rows: NDArray[np.int64], weights: Weights, random: Weights) -> dict[str, Array]:
+        """Gradients by parameter of the mean loss of a batch [rows, context + 1] at these weights.
+
+        `random` is the state of the generators to go on from, where it is given.
+        """
+        scale = self.job.scale
+        arrays = {"tokens": rows.astype(np.uint16), **weights, **random}
+        header: dict[str, JSON] = {"micro_batch": scale.micro_batch}
+        return (
+            await ask(self.child, "gradients", header, arrays, expect="gradients", timeout=scale.wall_seconds)
+        ).arrays
 
     async def predict(self, rows: NDArray[np.int64]) -> Predictions:
         """Score rows [rows, length + 1]: the child sees all but the last column, targets are all but the first."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from services.engineer.data.corpus import Corpus
 from services.engineer.evaluation.reader import open_reader
 from services.engineer.scales import load_scale
-from services.engineer.training.dialogue import array, ask, limits_of, number
+from services.engineer.training.dialogue import array, ask, limits_of
 from services.engineer.training.ports import JSON, Array, Sandbox
 from services.engineer.training.session import Job, Weights
 from services.engineer.training.trainer import Plan
@@ -80,7 +80,9 @@ async def train_on(
     }  # fmt: skip
     scale = load_scale("mini", overrides)
     nothing = np.zeros(0, dtype=np.uint16)
-    corpus = Corpus(task.name, _Tokens(task.vocabulary), nothing, nothing, nothing, 1.0, task.name)
+    corpus = Corpus(
+        task.name, _Tokens(task.vocabulary), nothing, nothing, nothing, 1.0, task.name, secret=task.name.encode()
+    )
     job = Job(program, seed, scale, corpus)
     header: dict[str, JSON] = {
         "program": program, "seed": seed, "sizes": job.sizes.header(), "plan": asdict(Plan.of(scale)),
@@ -99,9 +101,10 @@ async def train_on(
                 "tokens": np.stack([tokens for tokens, _ in parts]).astype(np.uint16),
                 "answers": np.stack([marks for _, marks in parts]).astype(np.uint8),
             }
+            began = child.usage().cpu_seconds
             answer = await ask(child, "train", {}, arrays, expect="metrics", timeout=scale.wall_seconds)
             array(answer, "loss", (count,))
-            seconds += number(answer, "cpu_seconds")
+            seconds += child.usage().cpu_seconds - began
             done += count
             weights = await ask(child, "weights", {}, {}, expect="weights", timeout=scale.wall_seconds)
             curve.append((done, await _accuracy(job, sandbox, weights.arrays, *test)))

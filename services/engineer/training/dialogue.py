@@ -7,15 +7,17 @@ from services.engineer.scales import Scale
 from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.ports import JSON, Array, Child, Message
 from services.sandbox.limits import ChildDied, ChildTimeout, Limits, Malformed
+from services.sandbox.linux import graphics
 
 
 def limits_of(scale: Scale) -> Limits:
-    """The limits of a scale's children."""
+    """The limits of a scale's children. On a CPU they open no file; CUDA's libraries and compilers need theirs."""
     return Limits(
         memory_bytes=scale.memory_bytes,
         cpu_seconds=scale.wall_seconds * scale.threads,
         wall_seconds=scale.wall_seconds,
         threads=scale.threads,
+        files=scale.device != "cpu" or bool(graphics()),
     )
 
 
@@ -52,9 +54,26 @@ async def ask(
 def number(message: Message, field: str) -> float:
     """A finite number of an answer. Raises TrainingFailed("malformed") for anything else."""
     value = message.header.get(field)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         raise TrainingFailed("malformed", f"The child's {message.kind} has no number {field}.", {"field": field})
+    return float(value)
+
+
+def amount(message: Message, field: str) -> float | None:
+    """A finite number, not negative, or None where the answer says so. Raises TrainingFailed("malformed") else."""
+    value = None if message.header.get(field) is None else number(message, field)
+    if value is not None and not 0 <= value < 1e30:
+        raise TrainingFailed("malformed", f"The child's {message.kind} has an impossible {field}.", {"field": field})
     return value
+
+
+def names(message: Message, field: str) -> tuple[str, ...]:
+    """A list of different texts. Raises TrainingFailed("malformed") for anything else."""
+    values = message.header.get(field)
+    texts = [value for value in values if isinstance(value, str)] if isinstance(values, list) else None
+    if texts is None or not isinstance(values, list) or len(set(texts)) != len(values):
+        raise TrainingFailed("malformed", f"The child's {message.kind} has no list {field}.", {"field": field})
+    return tuple(texts)
 
 
 def array(message: Message, name: str, shape: tuple[int, ...]) -> Array:

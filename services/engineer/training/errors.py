@@ -11,8 +11,9 @@ class TrainingFailed(Exception):  # noqa: N818 - an outcome for the candidate, n
 
     `kind` is one of: "error" (the program raised), "died" (the child ended: exit, signal or limit), "timeout",
     "malformed" (it broke the protocol), "stopped" (the watcher's decision), "not-finite" (no finite held-out loss),
-    "looks-ahead" (scores depend on later tokens). `evidence` holds numbers and positions, `log_tail` the end of the
-    child's own output or traceback: what a mind needs to repair the program.
+    "looks-ahead" (scores depend on later tokens), "implausible" (no model of text has such a loss), "forged" (what it
+    told of its training is not so), "parameters" (it trains more of them than its budget). `evidence` holds numbers and
+    positions, `log_tail` the end of the child's own output or traceback: what a mind needs to repair the program.
     """
 
     def __init__(self, kind: str, message: str, evidence: Mapping[str, JSON], log_tail: str = "") -> None:
@@ -21,6 +22,11 @@ class TrainingFailed(Exception):  # noqa: N818 - an outcome for the candidate, n
         self.message = message
         self.evidence = dict(evidence)
         self.log_tail = log_tail
+
+    @property
+    def dishonest(self) -> bool:
+        """A failure that is refused and not repaired: the score would have rested on what it must not."""
+        return self.kind in {"looks-ahead", "implausible", "forged"}
 
 
 class LooksAhead(TrainingFailed):

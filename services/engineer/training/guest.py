@@ -1,6 +1,6 @@
 """The training child: carries out the host's orders, one at a time, and knows nothing else.
 
-begin    program, sizes, plan, seed → ready: parameters, FLOPs, device, versions
+begin    program, sizes, plan, seed → ready: names of the parameters, FLOPs
 train    tokens [steps, batch, context + 1] → metrics: loss and gradient norm of each step; with answers
          [steps, batch, context] only the targets marked there count
 weights  → weights: parameters and buffers
@@ -10,10 +10,8 @@ end      → the child returns
 Whatever a candidate raises goes back as `failed` with its traceback, and ends the child.
 """
 
-import resource
 import traceback
 from collections.abc import Callable
-from time import perf_counter, process_time
 from typing import cast
 
 import numpy as np
@@ -22,8 +20,6 @@ import torch
 from services.engineer.program import prepare_guest
 from services.engineer.training.build import build_model
 from services.engineer.training.cost import flops_per_token
-from services.engineer.training.environment import device_name, versions
-from services.engineer.training.model import parameter_count
 from services.engineer.training.ports import JSON, Array, Channel, Message
 from services.engineer.training.sizes import ModelSizes
 from services.engineer.training.state import all_arrays, load_all_arrays, model_arrays
@@ -67,10 +63,8 @@ class Session:
         """What is known before the first step."""
         plan = self.trainer.plan
         return {
-            "parameters": parameter_count(self.trainer.model),
+            "parameters": [name for name, _ in self.trainer.model.named_parameters()],
             "flops_per_token": flops_per_token(self.program, self.sizes, self.context, plan.precision),
-            "device_name": device_name(self.device),
-            "versions": dict(versions()),
         }
 
     def answer(self, order: Message) -> Answer:
@@ -85,7 +79,7 @@ class Session:
 
     def _train(self, order: Message) -> Answer:
         rows = torch.from_numpy(order.arrays["tokens"].astype(np.int64))
-        began, busy, reports = perf_counter(), process_time(), []
+        reports = []
         answers = order.arrays.get("answers")
         for place, batch in enumerate(rows):
             counted = None if answers is None else torch.from_numpy(answers[place].astype(np.bool_))
@@ -96,13 +90,8 @@ class Session:
             "grad_norm": np.array([report.grad_norm for report in reports]),
             "auxiliary": np.array([report.auxiliary for report in reports if report.auxiliary is not None]),
         }
-        header: dict[str, JSON] = {
-            "step": self.step,
-            "seconds": perf_counter() - began,
-            "cpu_seconds": process_time() - busy,
-            "peak_memory_bytes": peak_memory(self.device),
-            "compiled": self.trainer.compiled,
-        }
+        peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else None
+        header: dict[str, JSON] = {"step": self.step, "device_memory": peak, "compiled": self.trainer.compiled}
         return "metrics", header, arrays
 
     def _save(self, _: Message) -> Answer:
@@ -112,10 +101,3 @@ class Session:
         load_all_arrays(self.trainer.model, self.trainer.optimiser, order.arrays)
         self.step = int(cast("int", order.header["step"]))
         return "restored", {"step": self.step}, {}
-
-
-def peak_memory(device: str) -> int:
-    """The most memory in use so far, in bytes: of the device's allocator, or of this process."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,24 +1,46 @@
-"""Training one candidate with one seed: the engineer's call, from program text to scores."""
+"""Training one candidate with one seed: from program text to scores, in two halves.
+
+`optimise` trains; when it returns, the training child has ended. `score` computes a stretch of the training again and
+asks fresh children about held-out text. Whoever trains several seeds of one program at once scores none of them before
+all are trained: then no training child of the program is alive while held-out text is out.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 from services.domain.curves import Curve
 from services.engineer.data import Corpus
-from services.engineer.evaluation.examination import Examination, examine, quick_loss
+from services.engineer.evaluation.scoring import Examination, examine, next_loss
 from services.engineer.scales import Scale
+from services.engineer.training.audit import audit
 from services.engineer.training.dialogue import limits_of
-from services.engineer.training.energy import EnergyMeter
 from services.engineer.training.errors import TrainingFailed
-from services.engineer.training.facts import measurements_of
-from services.engineer.training.ports import JSON, Message, Sandbox
+from services.engineer.training.measurements import EnergyMeter, measurements_of, trained_elements
+from services.engineer.training.ports import JSON, Sandbox
 from services.engineer.training.result import Metrics, TrainingResult
 from services.engineer.training.session import Job, Session, Supervision, Weights
 from services.engineer.training.watcher import Peers, Stop, WatchSettings
 
 GUEST = "services.engineer.training.guest:run"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One seed after its last step: not scored yet, its child ended."""
+
+    session: Session
+    weights: Weights
+    decision: Stop | None
+    seconds: float
+    joules: float | None
+
+    @property
+    def job(self) -> Job:
+        """What was trained."""
+        return self.session.job
 
 
 async def train(
@@ -45,42 +67,66 @@ async def train(
     """
     settings = watch or WatchSettings(memory_bytes=scale.memory_bytes)
     supervision = Supervision(on_progress, stop, checkpoint, watch=settings, peers=peers or Peers(), finished=finished)
+    trained = await optimise(Job(program, seed, scale, corpus), supervision, sandbox)
+    return await score(trained, sandbox, keep)
+
+
+async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trained:
+    """All steps of a training. Raises TrainingFailed, and Drained when asked to stop."""
+
+    async def loss_at(weights: Weights, step: int) -> float:
+        return await next_loss(Examination(job, sandbox, weights), step)
+
     began = monotonic()
-    with EnergyMeter(scale.device) as energy:
-        session, ready, weights, decision = await _optimise(Job(program, seed, scale, corpus), supervision, sandbox)
-        examination = await examine(Examination(session.job, sandbox, weights))
+    with EnergyMeter(job.scale.device) as energy:
+        async with sandbox.child(GUEST, limits_of(job.scale)) as child:
+            session = Session(job, supervision, child, loss_at)
+            await session.begin()
+            decision = await session.run()
+            if decision is not None and decision.broken:
+                raise _stopped(decision, session)
+            weights = await session.weights()
+    return Trained(session, weights, decision, monotonic() - began, energy.joules)
+
+
+async def score(
+    trained: Trained,
+    sandbox: Sandbox,
+    keep: Callable[[Weights], Awaitable[None]] | None = None,
+    parameter_limit: float | None = None,
+) -> TrainingResult:
+    """What a training is worth, and what it was. Raises TrainingFailed where the candidate is at fault.
+
+    `parameter_limit` is the most that the whole model may have learnt, counted on the arrays that came back.
+    """
+    session, job, began = trained.session, trained.job, monotonic()
+    learnt = trained_elements(session.parameters, session.first, trained.weights)
+    if parameter_limit is not None and learnt > parameter_limit:
+        text = f"{learnt:,} parameters were trained; {parameter_limit:,.0f} are allowed."
+        raise TrainingFailed("parameters", text, {"parameters": learnt, "limit": parameter_limit})
+    with EnergyMeter(job.scale.device) as energy:
+        if session.stretch is not None:
+            await audit(job, sandbox, session.stretch, session.parameters)
+        scores = await examine(Examination(job, sandbox, trained.weights))
     if keep is not None:
-        await keep(weights)
-    if checkpoint is not None:
-        await asyncio.to_thread(checkpoint.unlink, True)
+        await keep(trained.weights)
+    if session.supervision.checkpoint is not None:
+        await asyncio.to_thread(session.supervision.checkpoint.unlink, True)
+    joules = None if trained.joules is None or energy.joules is None else trained.joules + energy.joules
+    seconds = trained.seconds + monotonic() - began
     return TrainingResult(
-        seed=seed,
-        scale=scale.name,
+        seed=job.seed,
+        scale=job.scale.name,
         curve=tuple(session.curve),
-        loss=examination.loss,
-        loss_stderr=examination.loss_stderr,
-        bits_per_byte=examination.bits_per_byte,
-        block_losses=examination.block_losses,
-        scores=examination.tasks,
-        benchmark=examination.benchmark,
-        measurements=measurements_of(session, ready, sandbox.level, energy.joules, monotonic() - began),
-        stopped=decision.reason if decision else None,
+        loss=scores.loss,
+        loss_stderr=scores.loss_stderr,
+        bits_per_byte=scores.bits_per_byte,
+        block_losses=scores.block_losses,
+        scores=scores.tasks,
+        benchmark=scores.benchmark,
+        measurements=measurements_of(session, learnt, sandbox.level, joules, seconds),
+        stopped=trained.decision.reason if trained.decision else None,
     )
-
-
-async def _optimise(
-    job: Job, supervision: Supervision, sandbox: Sandbox
-) -> tuple[Session, Message, Weights, Stop | None]:
-    async def heldout(weights: Weights) -> float:
-        return await quick_loss(Examination(job, sandbox, weights))
-
-    async with sandbox.child(GUEST, limits_of(job.scale)) as child:
-        session = Session(job, supervision, child, heldout)
-        ready = await session.begin()
-        decision = await session.run()
-        if decision is not None and decision.broken:
-            raise _stopped(decision, session)
-        return session, ready, await session.weights(), decision
 
 
 def _stopped(decision: Stop, session: Session) -> TrainingFailed:

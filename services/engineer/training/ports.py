@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.sandbox.limits import Limits
+from services.sandbox.processes import Usage
 from services.sandbox.wire import JSON, Message
 
 __all__ = ["JSON", "Array", "Channel", "Child", "Message", "Sandbox"]
@@ -36,6 +37,10 @@ class Child(Protocol):
 
     async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109 - the caller names what it waits for
         """The guest's next message. Raises the sandbox's ChildDied, ChildTimeout or Malformed."""
+        ...
+
+    def usage(self) -> Usage:
+        """Memory and processor time of the guest so far, as the host sees them."""
         ...
 
 

@@ -10,21 +10,26 @@ from time import monotonic
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.domain.curves import Curve
 from services.engineer.data import Corpus, batches
 from services.engineer.scales import Scale
 from services.engineer.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from services.engineer.training.dialogue import array, ask, number
+from services.engineer.training.dialogue import amount, array, ask, names
 from services.engineer.training.errors import Drained
 from services.engineer.training.ports import JSON, Array, Child, Message
 from services.engineer.training.result import CurvePoint, Metrics
 from services.engineer.training.sizes import ModelSizes
 from services.engineer.training.trainer import Plan
 from services.engineer.training.watcher import Peers, Stop, WatchSettings, watch
+from services.sandbox.processes import Usage
 
 Weights = dict[str, Array]
-HeldoutLoss = Callable[[Weights], Awaitable[float]]
+LossAt = Callable[[Weights, int], Awaitable[float]]
+STATE_BYTES = 64 << 20
+"""A state up to this size is saved after every chunk, so that any chunk can be computed again; a larger one only when a
+checkpoint is due."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,46 @@ class Supervision:
     finished: Sequence[Curve] = ()
 
 
-class Session:
-    """Drives one child through all steps. Times are the host's; losses the child tells decide only stopping."""
+@dataclass(frozen=True)
+class State:
+    """Everything that the next step depends on, as the child saved it after `step` steps."""
 
-    def __init__(self, job: Job, supervision: Supervision, child: Child, heldout: HeldoutLoss) -> None:
-        self.job, self.supervision, self.child, self._heldout = job, supervision, child, heldout
+    step: int
+    arrays: Weights
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps of a training that can be computed again: states, batches [batch, context + 1] and the losses told."""
+
+    start: int
+    rows: tuple[NDArray[np.int64], ...]
+    losses: tuple[float, ...]
+    before: Weights
+    after: Weights
+
+
+class Session:
+    """Drives one child through all steps.
+
+    Times, memory and processor time are the host's; the losses that the child tells only decide stopping.
+    """
+
+    def __init__(self, job: Job, supervision: Supervision, child: Child, loss_at: LossAt) -> None:
+        self.job, self.supervision, self.child, self._loss_at = job, supervision, child, loss_at
         self.step, self.spent = 0, 0.0
+        self.parameters: tuple[str, ...] = ()
+        self.flops_per_token: float | None = None
+        self.first: Weights = {}
+        self.stretch: Stretch | None = None
+        self._state: State | None = None
         self.curve: list[CurvePoint] = []
         self.history: list[Metrics] = []
         self.compiled, self.auxiliary_loss = False, cast("float | None", None)
         self._saved_at = monotonic()
 
-    async def begin(self) -> Message:
-        """Hand the child its program; go on from the checkpoint where there is one. Returns the child's facts."""
+    async def begin(self) -> None:
+        """Hand the child its program; go on from the checkpoint where there is one."""
         job = self.job
         header: dict[str, JSON] = {
             "program": job.program,
@@ -85,14 +117,19 @@ class Session:
             "threads": job.scale.threads,
         }
         ready = await ask(self.child, "begin", header, {}, expect="ready", timeout=self._time_left())
+        self.parameters = names(ready, "parameters")
+        self.flops_per_token = amount(ready, "flops_per_token")
+        self.first = await self.weights()
         await self._restore()
-        return ready
+        await self._save()
 
     async def run(self) -> Stop | None:
         """All remaining steps. Returns the watcher's decision to cut them short; raises Drained when asked to stop."""
         steps = self.job.scale.steps
+        random = self.job.corpus.random(f"audit {self.job.identity}")
+        audited = int(random.integers(self.step, steps)) if self.step < steps else steps
         while self.step < steps:
-            metrics = await self._train(self._next_stop() - self.step)
+            metrics = await self._train(self._next_stop() - self.step, audited)
             decision = watch(self.history, self.supervision.watch, self.supervision.peers, self.supervision.finished)
             if decision is None and self.step in self._evaluation_steps():
                 metrics = await self._evaluate(metrics)
@@ -100,7 +137,7 @@ class Session:
                 self.supervision.on_progress(metrics)
             if decision is not None:
                 return decision
-            await self._save_if_due()
+            await self._keep()
         return None
 
     async def weights(self) -> Weights:
@@ -122,26 +159,35 @@ class Session:
     def _time_left(self) -> float:
         return max(1.0, self.job.scale.wall_seconds - self.spent)
 
-    async def _train(self, count: int) -> Metrics:
-        scale = self.job.scale
-        rows = list(
+    async def _train(self, count: int, audited: int) -> Metrics:
+        scale, start, before = self.job.scale, self.step, self._state
+        rows = tuple(
             batches(
                 self.job.corpus.train,
                 batch=scale.batch,
                 context=scale.context,
                 seed=self.job.seed,
-                first=self.step,
+                first=start,
                 count=count,
             )
         )
         tokens = np.stack(rows).astype(np.uint16)
-        began = monotonic()
+        began, busy = monotonic(), self.child.usage().cpu_seconds
         answer = await ask(self.child, "train", {}, {"tokens": tokens}, expect="metrics", timeout=self._time_left())
+        seconds = monotonic() - began
         self.step += count
-        return self._record(answer, count, monotonic() - began)
+        metrics = self._record(answer, count, seconds, self.child.usage(), busy)
+        due = self.stretch is None and self.step > audited and before is not None and before.step == start
+        if due or self._small():
+            await self._save()
+        if due and before is not None and self._state is not None:
+            losses = tuple(float(loss) for loss in array(answer, "loss", (count,)))
+            self.stretch = Stretch(start, rows, losses, before.arrays, self._state.arrays)
+        return metrics
 
-    def _record(self, answer: Message, count: int, seconds: float) -> Metrics:
+    def _record(self, answer: Message, count: int, seconds: float, used: Usage, busy: float) -> Metrics:
         scale = self.job.scale
+        on_cpu = scale.device == "cpu"
         self.spent += seconds
         auxiliary = answer.arrays.get("auxiliary")
         self.auxiliary_loss = (
@@ -159,8 +205,8 @@ class Session:
             tokens_per_second=count * scale.tokens_per_step / seconds,
             seconds_per_step=seconds / count,
             seconds=self.spent,
-            peak_memory_bytes=int(number(answer, "peak_memory_bytes")),
-            busy_per_step=number(answer, "cpu_seconds") / scale.threads / count if scale.device == "cpu" else None,
+            peak_memory_bytes=used.private_bytes if on_cpu else _whole(amount(answer, "device_memory")),
+            busy_per_step=(used.cpu_seconds - busy) / scale.threads / count if on_cpu else None,
         )
         self.history.append(metrics)
         if np.isfinite(metrics.train_loss):
@@ -168,7 +214,7 @@ class Session:
         return metrics
 
     async def _evaluate(self, metrics: Metrics) -> Metrics:
-        loss = await self._heldout(await self.weights())
+        loss = await self._loss_at(await self.weights(), self.step)
         self.curve[-1] = replace(self.curve[-1], loss=loss)
         self.history[-1] = replace(metrics, heldout_loss=loss)
         return self.history[-1]
@@ -182,21 +228,29 @@ class Session:
         await ask(self.child, "restore", {"step": saved.step}, saved.arrays, expect="restored", timeout=timeout)
         self.step, self.spent, self.curve = saved.step, saved.seconds, list(saved.curve)
 
-    async def _save_if_due(self) -> None:
-        supervision = self.supervision
-        asked = supervision.stop is not None and supervision.stop.is_set() and self.step < self.job.scale.steps
-        due = monotonic() - self._saved_at >= supervision.checkpoint_seconds and self.step < self.job.scale.steps
-        if supervision.checkpoint is None:
-            if asked:
-                raise Drained(None, self.step)
-            return
-        if asked or due:
-            await self._save(supervision.checkpoint)
-        if asked:
-            raise Drained(supervision.checkpoint, self.step)
+    def _small(self) -> bool:
+        return self._state is not None and sum(a.nbytes for a in self._state.arrays.values()) <= STATE_BYTES
 
-    async def _save(self, path: Path) -> None:
-        saved = await ask(self.child, "save", {}, {}, expect="saved", timeout=self._time_left())
-        checkpoint = Checkpoint(self.job.identity, self.step, self.spent, tuple(self.curve), saved.arrays)
-        await asyncio.to_thread(write_checkpoint, path, checkpoint)
-        self._saved_at = monotonic()
+    async def _save(self) -> State:
+        """What the child would go on from, asked of it once per step."""
+        if self._state is None or self._state.step != self.step:
+            saved = await ask(self.child, "save", {}, {}, expect="saved", timeout=self._time_left())
+            self._state = State(self.step, saved.arrays)
+        return self._state
+
+    async def _keep(self) -> None:
+        """Write a checkpoint where one is due, at the end of the training too, or asked for; then stop if asked to."""
+        supervision, path = self.supervision, self.supervision.checkpoint
+        ended = self.step == self.job.scale.steps
+        asked = supervision.stop is not None and supervision.stop.is_set() and not ended
+        if path is not None and (asked or ended or monotonic() - self._saved_at >= supervision.checkpoint_seconds):
+            state = await self._save()
+            checkpoint = Checkpoint(self.job.identity, self.step, self.spent, tuple(self.curve), state.arrays)
+            await asyncio.to_thread(write_checkpoint, path, checkpoint)
+            self._saved_at = monotonic()
+        if asked:
+            raise Drained(path, self.step)
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+import services.engineer.evaluation.harness  # noqa: F401 - transformers is loaded before its stand-in for programs
 from services.engineer.data import open_corpus
-from services.engineer.evaluation.examination import benchmark_of
-from services.engineer.evaluation.names import LOCAL_NAMES
-from services.engineer.evaluation.suite import make_questions
-from services.engineer.evaluation.truncation import judge
+from services.engineer.evaluation.questions import make_questions
+from services.engineer.evaluation.scoring import Change, benchmark_of, gain_of
+from services.engineer.evaluation.tasks import LOCAL_NAMES
 from services.engineer.scales import load_scale
 from services.engineer.training.errors import LooksAhead
 from services.engineer.training.host import train
@@ -18,7 +18,7 @@ from tests.engineer.training.inline_sandbox import InlineSandbox
 from tests.engineer.training.programs import SMALL
 
 SCALE = load_scale("tiny", SMALL)
-CORPUS = open_corpus(SCALE, Path("unused"))
+CORPUS = open_corpus(SCALE, Path("unused"), "tests")
 TEXT = CORPUS.tokens.decode(CORPUS.heldout[:200_000].tolist())
 
 
@@ -61,10 +61,12 @@ def test_a_missing_task_leaves_no_benchmark() -> None:
 
 def test_a_small_change_is_rounding_and_a_large_or_steady_one_is_not() -> None:
     """bfloat16 moves log-probabilities a little; a leak moves them in one direction."""
-    assert judge([(10, 0.01), (20, -0.02)]) == pytest.approx(0.02)
-    with pytest.raises(LooksAhead):
-        judge([(10, 0.0)] * 50 + [(20, 2.0)])
-    with pytest.raises(LooksAhead):
-        judge([(10, 0.1)] * 50)
-    with pytest.raises(LooksAhead):
-        judge([(10, float("nan"))])
+
+    def gain(*gains: float) -> float:
+        return gain_of([Change(10 + place, -1.0, -1.0 - gain) for place, gain in enumerate(gains)])
+
+    assert abs(gain(0.01, -0.02)) < 0.01
+    assert gain(0.002, 0.001) == pytest.approx(0.0015)
+    for gains in ([0.0] * 50 + [2.0], [0.1] * 50, [0.01] * 50, [0.0, float("nan")]):
+        with pytest.raises(LooksAhead):
+            gain(*gains)

@@ -25,4 +25,4 @@ def small() -> Scale:
 @pytest.fixture(scope="session")
 def corpus(small: Scale) -> Corpus:
     """The standard library's own source."""
-    return open_corpus(small, Path("unused"))
+    return open_corpus(small, Path("unused"), "tests")

@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from services.sandbox.limits import ChildTimeout, Limits
+from services.sandbox.processes import Usage
 from services.sandbox.wire import Message
 
 NO_ARRAYS: Mapping[str, np.ndarray] = {}
@@ -33,8 +35,10 @@ class GuestEnd:
     def receive(self) -> Message:
         return self._pipe.down.get()
 
-    def send(self, kind: str, header: Mapping[str, object], arrays: Mapping[str, np.ndarray] = NO_ARRAYS) -> None:
-        self._pipe.up.put(Message(kind, dict(header), dict(arrays)))
+    def send(
+        self, kind: str, header: Mapping[str, object] | None = None, arrays: Mapping[str, np.ndarray] = NO_ARRAYS
+    ) -> None:
+        self._pipe.up.put(Message(kind, dict(header or {}), {n: array.copy() for n, array in arrays.items()}))
 
 
 class HostEnd:
@@ -44,9 +48,15 @@ class HostEnd:
         self._pipe, self.sent = pipe, sent
 
     async def send(self, kind: str, header: Mapping[str, object], arrays: Mapping[str, np.ndarray] = NO_ARRAYS) -> None:
-        note = Message(kind, dict(header), dict(arrays))
+        note = Message(kind, dict(header), {name: array.copy() for name, array in arrays.items()})
         self.sent.append(note)
         self._pipe.down.put(note)
+
+    def usage(self) -> Usage:
+        return Usage(1 << 20, time.process_time(), 1, 0)
+
+    def processor_seconds(self) -> float:
+        return time.process_time()
 
     async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109
         try:

@@ -9,11 +9,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from services.engineer.data import Corpus, CorpusError, batches, heldout_blocks
-from services.engineer.data.corpus import ByteTokens
-from services.engineer.data.hub import HubText, hub_corpus
-from services.engineer.data.python_source import part_of, python_source
-from services.engineer.data.shards import Demand, ShardStore, fill
+from services.engineer.data.corpus import ByteTokens, part_of
+from services.engineer.data.hub import Demand, HubText, ShardStore, fill, hub_corpus
+from services.engineer.data.python_source import python_source
 
+SECRET = b"of the tests"
 TEXTS = [f"document {number} " * 20 for number in range(300)]
 
 
@@ -22,12 +22,12 @@ def test_too_little_text_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1")
 
     with pytest.raises(CorpusError, match="bytes of Python source"):
-        python_source(tmp_path)
+        python_source(SECRET, tmp_path)
 
 
 def test_parts_are_disjoint_and_their_fingerprint_repeats(corpus: Corpus) -> None:
     """No held-out file may also be trained on."""
-    again = python_source()
+    again = python_source(corpus.secret)
     sample = corpus.heldout[:2000].tobytes()
 
     assert again.fingerprint == corpus.fingerprint
@@ -58,12 +58,12 @@ def test_interrupted_tokenising_resumes_to_the_same_tokens(tmp_path: Path) -> No
     """Tokenising a billion tokens takes hours; a crash must cost at most a shard."""
     demand = Demand(train=40_000, heldout=500, verification=500)
     whole, broken = ShardStore(tmp_path / "whole"), ShardStore(tmp_path / "broken")
-    fill(whole, demand, ByteTokens(), TEXTS, shard=8000)
+    fill(whole, demand, ByteTokens(), TEXTS, SECRET, shard=8000)
 
     with pytest.raises(CorpusError, match="ends after"):
-        fill(broken, demand, ByteTokens(), TEXTS[:60], shard=8000)
+        fill(broken, demand, ByteTokens(), TEXTS[:60], SECRET, shard=8000)
     again = ShardStore(tmp_path / "broken")
-    fill(again, demand, ByteTokens(), TEXTS[again.progress.documents :], shard=8000)
+    fill(again, demand, ByteTokens(), TEXTS[again.progress.documents :], SECRET, shard=8000)
 
     assert np.array_equal(again.part("train")[:40_000], whole.part("train")[:40_000])
     assert np.array_equal(again.part("heldout")[:500], whole.part("heldout")[:500])
@@ -82,12 +82,12 @@ def test_a_local_dataset_and_tokenizer_become_a_corpus(tmp_path: Path) -> None:
     )
     text = HubText(str(source), "", "text", str(tmp_path / "tokenizer"))
 
-    corpus = hub_corpus(text, train_tokens=5000, heldout_tokens=100, cache=tmp_path / "cache")
+    corpus = hub_corpus(text, train_tokens=5000, heldout_tokens=100, cache=tmp_path / "cache", secret=SECRET)
 
     assert corpus.tokens.vocabulary == len(words)
     assert len(corpus.train) >= 5000
     assert corpus.heldout_bytes_per_token > 1
-    assert {part_of(t.encode()) for t in TEXTS} == {"train", "heldout", "verification"}
+    assert {part_of(t.encode(), SECRET) for t in TEXTS} == {"train", "heldout", "verification"}
 
 
 def test_a_dataset_out_of_reach_is_said_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,4 +95,10 @@ def test_a_dataset_out_of_reach_is_said_before_any_training(tmp_path: Path, monk
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     with pytest.raises(CorpusError, match="cannot be read"):
-        hub_corpus(HubText("a/b", "", "text", str(tmp_path / "no")), train_tokens=1, heldout_tokens=1, cache=tmp_path)
+        hub_corpus(
+            HubText("a/b", "", "text", str(tmp_path / "no")),
+            train_tokens=1,
+            heldout_tokens=1,
+            cache=tmp_path,
+            secret=SECRET,
+        )

@@ -99,7 +99,7 @@ async def test_looking_ahead_only_while_scored_is_found_out(small: Scale, corpus
         await train(programs.LOOKS_AHEAD_WHEN_SCORED, 0, small, corpus, InlineSandbox())
 
     assert found.value.kind == "looks-ahead"
-    assert found.value.evidence["compared"] == 16
+    assert found.value.evidence["compared"] == 8
 
 
 async def test_an_error_of_the_program_comes_back_with_its_traceback(small: Scale, corpus: Corpus) -> None:

@@ -2,7 +2,6 @@
 
 import ast
 from collections.abc import Sequence
-from functools import partial
 
 import pytest
 
@@ -17,23 +16,22 @@ job = pytest.importorskip(
     "services.engineer.checks.guest", reason="the engineer's extra is not installed", exc_type=ImportError
 )
 
-from services.engineer.checks.probing import findings  # noqa: E402
-from services.engineer.checks.settings import CheckSettings  # noqa: E402
-from services.engineer.checks.subject import Subject  # noqa: E402
+from services.engineer.checks.host import check  # noqa: E402
+from services.engineer.checks.report import CheckSettings  # noqa: E402
+from tests.engineer.training.inline_sandbox import InlineSandbox  # noqa: E402
 
 # Costs are measured on long inputs, and cached decoding is not offered: both only in the slow suite's time.
-QUICK = CheckSettings(exempt=("cost", "decoding"), probe_width=32)
-THOROUGH = CheckSettings(exempt=("decoding",))
+QUICK = CheckSettings(exempt=("cost", "decoding"), probe_width=32, width=32, layers=1, length=64, batch=3, seed=1)
+THOROUGH = CheckSettings(exempt=("decoding",), width=64, layers=1, length=128, batch=3, seed=1)
 
 
 pytestmark = pytest.mark.usefixtures("guest")
 
 
-def violations(mixer: Mixer, settings: CheckSettings) -> Sequence[str]:
+async def violations(mixer: Mixer, settings: CheckSettings) -> Sequence[str]:
     """What the probes hold against the mixer's program, as "probe: message"."""
-    subject = Subject(partial(job.build, render(mixer, "Candidate")), settings)
-    found = [(probe, finding) for probe, finding in findings(subject) if finding is not None]
-    return [f"{probe.name}: {finding.message}" for probe, finding in found if finding.violated]
+    report = await check(render(mixer, "Candidate"), InlineSandbox(), settings)
+    return [f"{one.probe}: {one.message}" for one in report.verdicts if one.outcome != "pass"]
 
 
 def child_of_a_baseline(move: Move) -> Mixer:
@@ -43,16 +41,16 @@ def child_of_a_baseline(move: Move) -> Mixer:
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_a_described_baseline_passes_the_check(name: str) -> None:
+async def test_a_described_baseline_passes_the_check(name: str) -> None:
     """Children start from these."""
-    assert not violations(CATALOGUE[name], QUICK)
+    assert not await violations(CATALOGUE[name], QUICK)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("move", LIBRARY, ids=lambda move: move.name)
-def test_every_move_passes_the_check(move: Move) -> None:
+async def test_every_move_passes_the_check(move: Move) -> None:
     """A move that breaks its children would only ever waste seats."""
-    assert not violations(child_of_a_baseline(move), THOROUGH)
+    assert not await violations(child_of_a_baseline(move), THOROUGH)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -60,7 +58,7 @@ def test_a_random_composition_runs_and_differs_from_the_root(seed: int) -> None:
     """Whatever the search combines must run, forward and backward, and compute something of its own."""
     mixer = composition(seed)
     torch.manual_seed(0)
-    child, root = (job.build(render(m, "Candidate"), 32, 2) for m in (mixer, CATALOGUE["delta_net"]))
+    child, root = (job.build(render(m, "Candidate"), 32, 2, 0) for m in (mixer, CATALOGUE["delta_net"]))
     inputs = torch.randn(2, 33, 32)
     output = child(inputs)[0]
     output.square().mean().backward()
@@ -75,9 +73,9 @@ def test_a_random_composition_runs_and_differs_from_the_root(seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(500))
-def test_a_random_composition_passes_the_check(seed: int) -> None:
+async def test_a_random_composition_passes_the_check(seed: int) -> None:
     """No combination of moves may leak, overflow or depend on the length."""
-    assert not violations(composition(seed), THOROUGH)
+    assert not await violations(composition(seed), THOROUGH)
 
 
 @pytest.mark.parametrize("seed", range(30))

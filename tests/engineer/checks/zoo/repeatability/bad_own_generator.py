@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+GENERATOR = torch.Generator()
+
 
 def causal_linear_attention(q, k, v, chunk_size=64):
     """q, k: positive features [batch, heads, length, dim]; normalised, in chunks."""
@@ -36,10 +38,8 @@ class DeltaNet(nn.Module):
         self.k_proj = nn.Linear(hidden_size, hidden_size, bias=False)
         self.v_proj = nn.Linear(hidden_size, hidden_size, bias=False)
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        generator = torch.Generator()
-        generator.seed()
         self.register_buffer(
-            "features", torch.randn(hidden_size, hidden_size, generator=generator) / math.sqrt(hidden_size)
+            "features", torch.randn(hidden_size, hidden_size, generator=GENERATOR) / math.sqrt(hidden_size)
         )
 
     def forward(

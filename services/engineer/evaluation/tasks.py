@@ -1,9 +1,13 @@
-"""Is everything that the evaluation needs within reach? Asked before any training, never after it."""
+"""The names of the local tasks, and whether those of the hub are within reach. Loads neither torch nor the harness."""
 
 import os
 
-from services.engineer.evaluation.names import LOCAL_NAMES
 from services.engineer.scales import Scale
+
+LOCAL_NAMES = ("mqar", "induction", "copying", "brackets", "code", "cloze")
+"""The tasks that need no network."""
+ITEMS = 500
+"""Questions of a task where the scale sets no limit."""
 
 
 class EvaluationUnavailable(Exception):  # noqa: N818 - a state of the world, for the operator

@@ -1,28 +1,32 @@
 """How two answers are compared: relative to their own size, and blind to values that are non-finite in both."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from services.engineer.checks.report import JSON
 
+Values = NDArray[np.floating[Any]]
 _FLOOR = 1e-12  # an all-zero output (a zero-initialised projection) has no size to be relative to
 
 
-def size_of(values: Tensor) -> float:
+def size_of(values: Values) -> float:
     """Root mean square of the finite values; a small floor where there are none."""
-    finite = values[values.isfinite()].double()
-    return max(float(finite.pow(2).mean().sqrt()), _FLOOR) if finite.numel() else _FLOOR
+    finite = values[np.isfinite(values)].astype(np.float64)
+    return max(float(np.sqrt(np.mean(finite**2))), _FLOOR) if finite.size else _FLOOR
 
 
-def gaps(left: Tensor, right: Tensor) -> Tensor:
+def gaps(left: Values, right: Values) -> NDArray[np.float64]:
     """Absolute differences in double precision; 0 where both are non-finite, infinite where only one is."""
-    finite = left.isfinite() & right.isfinite()
-    distance = (left.detach().double() - right.detach().double()).abs()
-    alike = ~(left.isfinite() | right.isfinite())
-    return torch.where(finite, distance, torch.where(alike, 0.0, math.inf))
+    left_finite, right_finite = np.isfinite(left), np.isfinite(right)
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(left.astype(np.float64) - right.astype(np.float64))
+    alike = ~(left_finite | right_finite)
+    return np.where(left_finite & right_finite, distance, np.where(alike, 0.0, math.inf))
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,10 @@ class Gap:
         }
 
 
-def largest_gap(left: Tensor, right: Tensor, tolerance: float) -> Gap:
+def largest_gap(left: Values, right: Values, tolerance: float) -> Gap:
     """Compares two outputs [..., length, width]; `positions` counts those that differ by more than `tolerance`."""
-    size = min(size_of(left), size_of(right)) if left.numel() else _FLOOR
-    by_position = gaps(left, right).amax(dim=-1).flatten(0, -2).amax(dim=0) / size
+    size = min(size_of(left), size_of(right)) if left.size else _FLOOR
+    by_position = gaps(left, right).max(axis=-1).reshape(-1, left.shape[-2]).max(axis=0) / size
     position = int(by_position.argmax())
     return Gap(float(by_position[position]), position, int((by_position > tolerance).sum()))
 
@@ -55,3 +59,11 @@ def number(value: float) -> JSON:
     if math.isnan(value):
         return "not a number"
     return float(f"{value:.3g}") if math.isfinite(value) else "infinite"
+
+
+def exponent(costs: Sequence[float]) -> float:
+    """Of the last three costs, at lengths that double: log2 of how much more the second doubling added."""
+    before, middle, last = costs[-3:]
+    if last <= middle or middle <= before:
+        return 0.0 if last <= middle else math.log2(last / middle) if middle else math.inf
+    return math.log2((last - middle) / (middle - before))

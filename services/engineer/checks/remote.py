@@ -1,0 +1,144 @@
+"""The program under probe as the host sees it: orders go to the child, arrays come back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.engineer.checks.compare import Values
+from services.engineer.checks.report import JSON, CheckSettings, Finding
+from services.sandbox import Child, Message
+
+ArithmeticName = Literal["double", "single", "autocast"]
+TOLERANCES: Mapping[ArithmeticName, float] = {"double": 1e-7, "single": 1e-3, "autocast": 5e-2}
+"""The relative difference that still counts as rounding."""
+
+
+class ProgramRaised(Exception):  # noqa: N818 - an outcome for the candidate
+    """The program raised where it should have answered."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(message)
+        self.message, self.traceback = message[:800], traceback[-2000:]
+
+
+class ProtocolBroken(Exception):  # noqa: N818 - an outcome for the candidate
+    """An answer that an honest guest would not give. Says which."""
+
+
+@dataclass(frozen=True)
+class State:
+    """In which state a mixer is probed: parameters as initialised or randomised, in training or evaluation mode."""
+
+    randomised: bool = False
+    training: bool = False
+
+    def __str__(self) -> str:
+        parameters = "randomised parameters" if self.randomised else "parameters as initialised"
+        return f"{parameters}, {'training' if self.training else 'evaluation'} mode"
+
+
+STATES = tuple(State(randomised, training) for randomised in (True, False) for training in (False, True))
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One program in one child, at one layer and in one arithmetic."""
+
+    child: Child
+    settings: CheckSettings
+    seed: int
+    layer: int = 0
+    arithmetic: ArithmeticName = "double"
+    known: dict[tuple[object, ...], Values] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def tolerance(self) -> float:
+        """What counts as rounding."""
+        return TOLERANCES[self.arithmetic]
+
+    def at(self, layer: int) -> "Remote":
+        """The same program's mixer of another layer."""
+        return replace(self, layer=layer)
+
+    def computing(self, arithmetic: ArithmeticName) -> "Remote":
+        """The same mixer in another arithmetic."""
+        return replace(self, arithmetic=arithmetic)
+
+    def noise(self, rows: int, length: int, stream: int = 1) -> NDArray[np.float64]:
+        """Standard normal values [rows, length, width] that the program cannot know before."""
+        random = np.random.default_rng([self.seed, stream, rows, length])
+        return random.standard_normal((rows, length, self.settings.width))
+
+    async def output(self, inputs: Values, state: State) -> Values:
+        """The output of a mixer never called before. Raises ProgramRaised and ProtocolBroken."""
+        return (await self._forward(inputs, state, {}))[0]
+
+    async def reference(self, rows: int, length: int, state: State) -> Values:
+        """The output for `noise(rows, length)`, asked once."""
+        key = (self.layer, self.arithmetic, rows, length, state)
+        if key not in self.known:
+            self.known[key] = await self.output(self.noise(rows, length), state)
+        return self.known[key]
+
+    async def gradient(self, inputs: Values, direction: Values, state: State) -> Values:
+        """The gradient by the inputs of the output's product with `direction`. Raises as `output`."""
+        return (await self._forward(inputs, state, {"direction": direction}))[1]
+
+    async def _forward(self, inputs: Values, state: State, more: Mapping[str, Values]) -> tuple[Values, Values]:
+        header: dict[str, JSON] = {
+            "layer": self.layer,
+            "arithmetic": self.arithmetic,
+            "randomised": state.randomised,
+            "training": state.training,
+            "seed": self.seed % (1 << 31),
+        }
+        answer = await self.ask("forward", header, {"inputs": inputs, **more}, expect="output")
+        output = _real(answer, "output")
+        gradient = _real(answer, "gradient") if more else output
+        if output.shape != inputs.shape:
+            raise ProgramRaised(f"the output has shape {output.shape} for an input of shape {inputs.shape}", "")
+        if gradient.shape != inputs.shape:
+            raise ProtocolBroken("a gradient has not the shape of the input")
+        return output, gradient
+
+    async def parameters(self) -> int:
+        """How many parameters the layer's mixer has at the scale's sizes."""
+        answer = await self.ask("parameters", {"layer": self.layer}, {}, expect="parameters")
+        sizes = answer.header.get("sizes")
+        if not isinstance(sizes, Mapping):
+            raise ProtocolBroken("an answer lacks the sizes of the parameters")
+        if answer.arrays:
+            return sum(int(array.size) for array in answer.arrays.values())
+        counts = [size for size in sizes.values() if isinstance(size, int) and 0 <= size < 1 << 40]
+        if len(counts) != len(sizes):
+            raise ProtocolBroken("a parameter's size is no number")
+        return sum(counts)
+
+    async def claim(self, probe: str) -> Finding:
+        """What the child finds with a probe of its own."""
+        answer = await self.ask("claim", {"probe": probe}, {}, expect="finding")
+        try:
+            return Finding.from_json(answer.header)
+        except ValueError as error:
+            raise ProtocolBroken(str(error)) from error
+
+    async def ask(self, kind: str, header: Mapping[str, JSON], arrays: Mapping[str, Values], *, expect: str) -> Message:
+        """One order and its answer. Raises ProgramRaised, ProtocolBroken and the sandbox's errors."""
+        await self.child.send(kind, header, arrays)
+        answer = await self.child.receive(self.settings.seconds)
+        if answer.kind == "raised":
+            raise ProgramRaised(str(answer.header.get("message", "")), str(answer.header.get("traceback", "")))
+        if answer.kind != expect:
+            raise ProtocolBroken(f"{answer.kind[:40]!r} came in answer to {kind!r}")
+        return answer
+
+
+def _real(answer: Message, name: str) -> Values:
+    array = answer.arrays.get(name)
+    if array is None or array.dtype.kind != "f":
+        raise ProtocolBroken(f"an answer lacks its {name}")
+    values: Values = array.astype(array.dtype, copy=False)
+    return values

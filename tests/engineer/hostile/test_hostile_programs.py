@@ -1,0 +1,193 @@
+"""Programs that want a score which they do not deserve get none; honest ones that look alike are left alone."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from services.engineer.checks.host import probe_program
+from services.engineer.checks.report import CheckSettings
+from services.engineer.data import Corpus, heldout_blocks, open_corpus
+from services.engineer.evaluation.reader import GUEST as SCORING
+from services.engineer.evaluation.scoring import with_other_ends
+from services.engineer.scales import Scale, load_scale
+from services.engineer.training.errors import LooksAhead, TrainingFailed
+from services.engineer.training.host import GUEST as TRAINING
+from services.engineer.training.host import optimise, score, train
+from services.engineer.training.session import Job, Supervision
+from services.sandbox import ChildError, Limits, Sandbox
+
+from tests.engineer.hostile import programs
+from tests.engineer.training.inline_sandbox import HostEnd, InlineSandbox
+from tests.engineer.training.programs import CONVOLUTION, SMALL
+
+SETTINGS = CheckSettings(baseline_parameters=135_232)
+OFTEN = {
+    "leaks only at the length of training",
+    "couples rows in the last layer",
+    "eleven times the parameters in the last layer",
+    "quadratic outside of torch",
+    "forges the findings of its process",
+}
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox(readable=[Path(__file__).parents[3] / "tests"]) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def small() -> Scale:
+    return load_scale("tiny", SMALL)
+
+
+@pytest.fixture(scope="module")
+def corpus(small: Scale) -> Corpus:
+    return open_corpus(small, Path("unused"), "tests")
+
+
+def some(names: Iterable[str]) -> list[object]:
+    return [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", some(programs.REFUSED))
+async def test_a_program_that_only_passes_elsewhere_is_refused(name: str, sandbox: Sandbox) -> None:
+    """The verdict is computed outside of the child, in all layers, at the sizes of the scale."""
+    probe, program = programs.REFUSED[name]
+
+    verdicts = await probe_program(program, sandbox, SETTINGS)
+
+    assert probe in [verdict.probe for verdict in verdicts if verdict.outcome == "fail"], verdicts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", programs.NEAR)
+async def test_an_honest_program_that_looks_alike_passes(name: str, sandbox: Sandbox) -> None:
+    """A length, a layer or a window are no crime."""
+    verdicts = await probe_program(programs.NEAR[name], sandbox, SETTINGS)
+
+    assert [verdict for verdict in verdicts if verdict.outcome == "fail"] == []
+
+
+@pytest.mark.parametrize("name", programs.DISHONEST_TRAININGS)
+async def test_a_training_that_is_not_what_it_says_is_found_out(
+    name: str, small: Scale, corpus: Corpus, sandbox: Sandbox
+) -> None:
+    """A stretch chosen in secret is computed again, by another optimiser."""
+    with pytest.raises(TrainingFailed) as failed:
+        await train(programs.DISHONEST_TRAININGS[name], 0, small, corpus, sandbox)
+
+    assert failed.value.kind == "forged"
+
+
+async def test_an_honest_training_is_confirmed_and_told_by_the_host(
+    small: Scale, corpus: Corpus, sandbox: Sandbox
+) -> None:
+    """Dropout draws the same noise when a stretch is computed again."""
+    result = await train(programs.NEAR["dropout"], 0, small, corpus, sandbox)
+
+    assert result.measurements.versions["torch"]
+    assert result.measurements.peak_memory_bytes
+    assert result.curve[1].loss is not None
+
+
+@pytest.mark.parametrize("name", programs.LOOKS_AHEAD)
+async def test_looking_ahead_anywhere_is_refused(name: str, small: Scale, corpus: Corpus) -> None:
+    """The true continuation gives something that another one does not."""
+    with pytest.raises(LooksAhead):
+        await train(programs.LOOKS_AHEAD[name], 0, small, corpus, InlineSandbox())
+
+
+async def test_buffers_that_learn_count_as_parameters(small: Scale, corpus: Corpus) -> None:
+    """What comes back is counted, under whatever name."""
+    trained = await optimise(Job(programs.TRAINS_MORE, 0, small, corpus), Supervision(), InlineSandbox())
+
+    with pytest.raises(TrainingFailed) as failed:
+        await score(trained, InlineSandbox(), parameter_limit=50_000)
+    assert failed.value.kind == "parameters"
+
+
+async def test_held_out_text_is_out_once_and_without_a_training_child(small: Scale, corpus: Corpus) -> None:
+    """What a training child could be told by another job must not exist while it lives."""
+    sandbox = Watched(heldout_blocks(corpus.heldout, small.heldout_blocks, small.context)[:, :-1])
+
+    await train(CONVOLUTION, 0, small, corpus, sandbox)
+
+    whole = [sum((rows == block).all(axis=1).sum() for rows in sandbox.asked) for block in sandbox.blocks]
+    assert whole == [1] * len(sandbox.blocks)
+    assert sandbox.beside_training == []
+
+
+async def test_text_that_could_be_known_is_implausible(small: Scale, corpus: Corpus) -> None:
+    """The floor holds for held-out losses too: a lookup of the text is no model."""
+    known = replace(corpus, heldout=np.full(100_000, 32, dtype=np.uint8))
+    longer = load_scale("tiny", {**SMALL, "steps": "120", "learning_rate": "0.02"})
+
+    with pytest.raises(TrainingFailed) as failed:
+        await train(CONVOLUTION, 0, longer, replace(known, train=known.heldout), InlineSandbox())
+    assert failed.value.kind in {"implausible", "stopped"}
+
+
+async def test_a_job_reads_nothing_of_the_machine(small: Scale, corpus: Corpus, sandbox: Sandbox) -> None:
+    """The corpus lies on this machine; what a child can read it could look up."""
+    with pytest.raises(TrainingFailed) as failed:
+        await train(programs.READS_FILES, 0, small, corpus, sandbox)
+
+    assert "PermissionError" in str(failed.value)
+
+
+@pytest.mark.parametrize("name", programs.SIGNS)
+async def test_a_job_tells_other_jobs_nothing(name: str, small: Scale, corpus: Corpus, sandbox: Sandbox) -> None:
+    """Each statement is a way that some kernel offers; all end the training."""
+    with pytest.raises(TrainingFailed):
+        await train(programs.mixer(top=programs.SIGNS[name]), 0, small, corpus, sandbox)
+
+
+async def test_locks_are_refused_to_jobs_with_files_too(sandbox: Sandbox) -> None:
+    """A file that two jobs may read would carry one bit per byte of it."""
+    async with sandbox.child("tests.engineer.hostile.jobs:lock", Limits(1 << 28, 5, 10)) as child:
+        with pytest.raises(ChildError, match="not permitted"):
+            await child.receive(10)
+
+
+async def test_the_other_end_of_a_row_never_begins_with_the_true_token() -> None:
+    """Else a program that looks ahead would be right by chance."""
+    rows = np.tile(np.arange(65), (4, 1))
+    places = np.array([1, 2, 30, 64])
+
+    replaced = with_other_ends(rows, places, np.arange(1000, dtype=np.uint16) % 97, np.random.default_rng(0))
+
+    for row, place in zip(replaced, places, strict=True):
+        assert (row[:place] == np.arange(place)).all()
+        assert row[place] != place
+
+
+class Watched(InlineSandbox):
+    """Notes the rows that scoring children are asked, and whether a training child lived beside held-out ones."""
+
+    def __init__(self, blocks: np.ndarray) -> None:
+        super().__init__()
+        self.blocks, self.beside_training = blocks, list[int]()
+        self._training = 0
+
+    @property
+    def asked(self) -> list[np.ndarray]:
+        """All rows of the blocks' length that any scoring child was asked."""
+        rows = [m.arrays["tokens"].astype(np.int64) for m in self.sent.get(SCORING, []) if m.kind == "read"]
+        return [part for part in rows if part.shape[1] == self.blocks.shape[1]]
+
+    @asynccontextmanager
+    async def child(self, job: str, limits: Limits) -> AsyncIterator[HostEnd]:
+        self._training += job == TRAINING
+        async with super().child(job, limits) as child:
+            yield child
+        self._training -= job == TRAINING
+        held_out = [part for part in self.asked if any((part == block).all(axis=1).any() for block in self.blocks)]
+        if self._training and held_out:
+            self.beside_training.append(len(held_out))
