@@ -1,4 +1,4 @@
-# make run    a real discovery run on this machine (CANDIDATES=3 for a shorter one)
+# make run    a real discovery run on this machine, about ten minutes (CANDIDATES=3 for exactly so many)
 # make discover  search, second trainings, a verdict: about half an hour on two cores
 # make test   the whole test suite but for what is marked slow
 # make check  lint, format, types, import arrows, contracts (make fmt puts the format right)
@@ -6,15 +6,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUNS := $(VENV)/.runs
 ARGS ?=
 CANDIDATES ?=
 
 .PHONY: run discover test test-compose setup check fmt proto page release-contracts clean
 
-run: setup
+run: $(RUNS)
 	$(BIN)/asi-arch run $(if $(CANDIDATES),--candidates $(CANDIDATES)) $(ARGS)
 
-discover: setup
+discover: $(RUNS)
 	$(BIN)/asi-arch discover $(ARGS)
 
 test: setup
@@ -24,15 +25,28 @@ test: setup
 test-compose: setup
 	$(BIN)/python -m pytest -m compose tests/compose $(ARGS)
 
+# What tests and checks; what only runs is a part of it.
 setup: $(STAMP)
 
-# torch first and alone: another package would otherwise choose a build of several gigabytes.
-$(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("asi-arch needs Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@deploy/install.sh dev
+	@touch $(RUNS) $@
+
+$(RUNS): pyproject.toml constraints.txt | $(BIN)/python
+	@if test -e $(STAMP); then deploy/install.sh dev && touch $(STAMP); else deploy/install.sh all; fi
 	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("asi-arch needs Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+# The versions that all of this was tested with, for any platform. torch's is in deploy/install.sh, what belongs to its
+# CUDA build is pinned by torch itself.
+constraints: setup
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/python -m uv pip compile pyproject.toml -q --extra dev --universal --python-version 3.11 --upgrade \
+		--no-header --no-annotate --no-emit-package torch | grep -v '^nvidia-\|^cuda-\|^triton' > constraints.new
+	mv constraints.new constraints.txt
 
 fmt: setup
 	$(BIN)/ruff check -q --fix .
