@@ -7,9 +7,12 @@ sum of g, the corrections u solve (I + A) U = β (V − e^G P S₀), A_{ti} = β
 systems that all chunks solve at once; only S goes from chunk to chunk.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from services.fla_cpu.norms import l2_norm
 from services.fla_cpu.shapes import (
@@ -94,39 +97,87 @@ def _chunks(
     """[n, b·h, c, ·]: solve all chunks, pass the memory along, then read it. `decay`: running sums of g."""
     erasing = beta * p
     scores, system = two_products(q, erasing, k, decay)
-    inverse = _inverse(system.tril(-1))
-    end = None if decay is None else decay[..., -1:, :]
-    if decay is not None and end is not None:
-        since = decay.exp()
+    kept = None
+    if decay is not None:
+        end, since = decay[..., -1:, :], decay.exp()
         q, erasing, k = q * since, erasing * since, k * (end - decay).exp()
-    kept = None if end is None else end.exp().transpose(-1, -2)
-    states, updates, last = _carry(inverse @ (beta * v), inverse @ erasing, k.transpose(-1, -2), kept, state)
-    return q @ states + scores @ updates, last
-
-
-def _inverse(strictly_lower: Tensor) -> Tensor:
-    """(I + A)⁻¹ for every chunk."""
-    identity = torch.eye(strictly_lower.shape[-1], dtype=strictly_lower.dtype, device=strictly_lower.device)
-    inverse: Tensor = torch.linalg.solve_triangular(
-        strictly_lower + identity, identity.expand_as(strictly_lower), upper=False, unitriangular=True
+        kept = end.exp().transpose(-1, -2)
+    result: tuple[Tensor, Tensor] = _Chunks.apply(  # type: ignore[no-untyped-call]
+        q, scores, system, beta * v, erasing, k, kept, state
     )
-    return inverse
+    return result
 
 
-def _carry(
-    values: Tensor, erased: Tensor, keys: Tensor, kept: Tensor | None, state: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The memory before each chunk, what each chunk writes, and the memory after the last.
+class _Chunks(torch.autograd.Function):
+    """Corrections U = (I + A)⁻¹ (V − E S), memory S' = D S + Kᵀ U and output Q S + P U of all chunks.
 
-    Slices are taken by `unbind`: the backward of an index would make a tensor of full length for every chunk.
+    The gradient is written by hand because autograd would keep and visit four times as many tensors. As with fla's
+    kernels there is no second derivative.
     """
-    before, updates = [], []
-    decays = [None] * len(values) if kept is None else kept.unbind(0)
-    for value, erase, key, decay in zip(values.unbind(0), erased.unbind(0), keys.unbind(0), decays, strict=True):
-        before.append(state)
-        updates.append(torch.baddbmm(value, erase, state, alpha=-1))
-        state = torch.baddbmm(state if decay is None else state * decay, key, updates[-1])
-    return torch.stack(before), torch.stack(updates), state
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        scores: Tensor,
+        system: Tensor,
+        values: Tensor,
+        erasing: Tensor,
+        keys: Tensor,
+        kept: Tensor | None,
+        state: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """q, erasing, keys: [n, b·h, c, d_k]; scores P, lower triangular, and system A, of which only what lies below
+        the diagonal is read: [n, b·h, c, c]; values: [n, b·h, c, d_v]; kept D: [n, b·h, 1 or d_k, 1]; state:
+        [b·h, d_k, d_v].
+        """
+        identity = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device).expand_as(system)
+        inverse = torch.linalg.solve_triangular(system, identity, upper=False, unitriangular=True)
+        solved = inverse @ torch.cat([values, erasing], dim=-1)
+        updates, erased = solved[..., : values.shape[-1]], solved[..., values.shape[-1] :]
+        updates = updates.clone()
+        states = torch.empty((len(q), *state.shape), dtype=state.dtype, device=state.device)
+        keys_across = keys.transpose(-1, -2)
+        for index in range(len(q)):
+            states[index] = state
+            updates[index].baddbmm_(erased[index], state, alpha=-1)
+            before = state if kept is None else state * kept[index]
+            state = torch.baddbmm(before, keys_across[index], updates[index])
+        output = (scores @ updates).flatten(0, 1).baddbmm_(q.flatten(0, 1), states.flatten(0, 1))
+        ctx.save_for_backward(q, scores, inverse, solved, keys, kept, states, updates)
+        return output.view_as(updates), state
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc, untyped-decorator, unused-ignore]
+    def backward(ctx: Any, d_output: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
+        """The same chain from its end."""
+        q, scores, inverse, solved, keys, kept, states, updates = ctx.saved_tensors
+        d_output = d_output.contiguous()
+        width = updates.shape[-1]
+        d_solved = torch.empty_like(solved)
+        d_updates, across = scores.transpose(-1, -2) @ d_output, q.transpose(-1, -2) @ d_output
+        erased_across = solved[..., width:].transpose(-1, -2)
+        later = torch.empty_like(states)
+        for index in reversed(range(len(q))):
+            later[index] = d_state
+            d_updates[index].baddbmm_(keys[index], d_state)
+            across[index].add_(d_state if kept is None else d_state * kept[index])
+            d_state = torch.baddbmm(across[index], erased_across[index], d_updates[index], alpha=-1)
+        d_solved[..., :width] = d_updates
+        torch.matmul(d_updates, states.transpose(-1, -2), out=d_solved[..., width:]).neg_()
+        d_right = inverse.transpose(-1, -2) @ d_solved
+        d_system = (d_right @ solved.transpose(-1, -2)).neg_().tril_(-1)
+        d_kept = None if kept is None else (states * later).sum(-1, keepdim=True).sum_to_size(kept.shape)
+        return (
+            d_output @ states.transpose(-1, -2),
+            d_output @ updates.transpose(-1, -2),
+            d_system,
+            d_right[..., :width],
+            d_right[..., width:],
+            updates @ later.transpose(-1, -2),
+            d_kept,
+            d_state,
+        )
 
 
 def chunk_gated_delta_rule(

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MILD = 60.0
+"""Nats of decay inside a chunk; the largest float32 is 88."""
 Recurrence = Callable[..., tuple[Tensor, Tensor]]
 Result = tuple[Tensor, Tensor | None]
 
@@ -130,31 +132,45 @@ def per_sequence(
 def decayed_products(q: Tensor, k: Tensor, decay: Tensor | None) -> Tensor:
     """q, k: […, c, d]; decay: None, […, c, 1] or […, c, d], running sums; c a power of two → […, c, c], zero above.
 
-    P_{ti} = Σ_d q_{td} k_{id} e^{G_{td} − G_{id}} for i ≤ t, with G the running sum of the log decays. No exponent
-    is ever positive, so that the strongest decay gives zero and not infinity: one decay per head needs the
-    differences of all pairs only; decays per feature are taken from the middle of the chunk, halves by halves (the
-    queries of the second half since the middle, the keys of the first half until it), which needs no [c, c, d]
-    tensor.
+    P_{ti} = Σ_d q_{td} k_{id} e^{G_{td} − G_{id}} for i ≤ t, with G the running sum of the log decays. One decay per
+    head needs the differences of all pairs only, none of which is positive. Mild decays per feature allow one product
+    of queries since the start of the chunk with keys until it. Strong ones, whose inverse is infinite, are taken from
+    the middle of the chunk, halves by halves (the queries of the second half since the middle, the keys of the first
+    half until it), which needs no [c, c, d] tensor.
     """
-    if decay is not None and decay.shape[-1] > 1:
-        return _by_halves(q, k, decay)
-    return (q @ k.transpose(-1, -2)) * between(decay, q)
+    if decay is None:
+        return (q @ k.transpose(-1, -2)).tril()
+    if decay.shape[-1] == 1:
+        return (q @ k.transpose(-1, -2)) * between(decay)
+    if _is_mild(decay):
+        since = decay.exp()
+        return ((q * since) @ (k / since).transpose(-1, -2)).tril()
+    return _by_halves(q, k, decay)
 
 
 def two_products(q: Tensor, p: Tensor, k: Tensor, decay: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same of q and of p with k, for less than twice the work."""
+    """The same of q and of p with k, for less than twice the work; above its diagonal the second is undefined."""
     if decay is not None and decay.shape[-1] > 1:
-        first, second = _by_halves(torch.stack([q, p]), k, decay).unbind(0)
-        return first, second
-    weights, transposed = between(decay, q), k.transpose(-1, -2)
+        if not _is_mild(decay):
+            first, second = _by_halves(torch.stack([q, p]), k, decay).unbind(0)
+            return first, second
+        since = decay.exp()
+        q, p, k, decay = q * since, p * since, k / since, None
+    transposed = k.transpose(-1, -2)
+    if decay is None:
+        return (q @ transposed).tril(), p @ transposed
+    weights = between(decay)
     return (q @ transposed) * weights, (p @ transposed) * weights
 
 
-def between(decay: Tensor | None, like: Tensor) -> Tensor:
+def _is_mild(decay: Tensor) -> bool:
+    """Whether all running sums are far from those whose exponential leaves float32's range. False for NaN."""
+    return bool(decay.detach().abs().amax() < MILD)
+
+
+def between(decay: Tensor) -> Tensor:
     """[…, c, c]: what is left at row t of what was written at column i ≤ t; zero above the diagonal."""
-    lower = torch.ones(like.shape[-2], like.shape[-2], dtype=torch.bool, device=like.device).tril()
-    if decay is None:
-        return lower.to(like.dtype)
+    lower = torch.ones(decay.shape[-2], decay.shape[-2], dtype=torch.bool, device=decay.device).tril()
     return (decay - decay.transpose(-1, -2)).masked_fill(~lower, float("-inf")).exp()
 
 

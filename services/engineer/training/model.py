@@ -1,12 +1,14 @@
 """A compact language model around any token mixer."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.engineer.training.sizes import ModelSizes
+from services.fla_cpu.norms import rms_norm
 
 INITIALISATION = "mixer: as the program sets it; embedding, head and feed-forward: normal, 0.02; norms: one"
 """The policy in force, recorded with each result: the mixer's own initial values are never re-drawn."""
@@ -15,6 +17,41 @@ BF16, FP32, AUTO = "bf16-autocast", "fp32", "auto"
 """The precisions of a scale; `auto` is replaced by one of the others before anything is trained."""
 
 _STANDARD_DEVIATION = 0.02
+
+
+class RMSNorm(nn.RMSNorm):
+    """torch's own on a GPU; on a CPU, where that is a chain of single operations, the one with a written gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…, width] → the same."""
+        if not x.is_cpu:
+            return super().forward(x)
+        normalised = rms_norm(x, self.weight, eps=self.eps or 0.0)
+        assert isinstance(normalised, Tensor)  # noqa: S101 - a pair only with `prenorm`
+        return normalised
+
+
+class _GatedUnit(torch.autograd.Function):
+    """silu(gate) · up of both halves of one tensor; autograd would put their gradients together by copying them."""
+
+    @staticmethod
+    def forward(ctx: Any, halves: Tensor) -> Tensor:
+        """[…, 2 · inner] → […, inner]."""
+        gate, up = halves.chunk(2, dim=-1)
+        activated = F.silu(gate)
+        ctx.save_for_backward(halves, activated)
+        return activated * up
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """[…, inner] → […, 2 · inner]."""
+        halves, activated = ctx.saved_tensors
+        gate, up = halves.chunk(2, dim=-1)
+        both = torch.empty_like(halves)
+        d_gate, d_up = both.chunk(2, dim=-1)
+        torch.mul(gradient, activated, out=d_up)
+        d_gate.copy_(torch.ops.aten.silu_backward(gradient * up, gate))
+        return both
 
 
 class SwiGLU(nn.Module):
@@ -27,8 +64,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, length, width] → the same shape."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        mixed: Tensor = self.down(F.silu(gate) * up)
+        mixed: Tensor = self.down(_GatedUnit.apply(self.gate_up(x)))  # type: ignore[no-untyped-call]
         return mixed
 
 
@@ -37,9 +73,9 @@ class Block(nn.Module):
 
     def __init__(self, mixer: nn.Module, sizes: ModelSizes) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(sizes.width, eps=1e-6)
+        self.mixer_norm = RMSNorm(sizes.width, eps=1e-6)
         self.mixer = mixer
-        self.feed_forward_norm = nn.RMSNorm(sizes.width, eps=1e-6)
+        self.feed_forward_norm = RMSNorm(sizes.width, eps=1e-6)
         self.feed_forward = SwiGLU(sizes.width, sizes.feed_forward)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -56,7 +92,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(sizes.vocabulary, sizes.width)
         self.blocks = nn.ModuleList(Block(make_mixer(layer), sizes) for layer in range(sizes.blocks))
-        self.norm = nn.RMSNorm(sizes.width, eps=1e-6)
+        self.norm = RMSNorm(sizes.width, eps=1e-6)
         self.head = nn.Linear(sizes.width, sizes.vocabulary, bias=False)
         self._initialise()
         if sizes.tied:
