@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.analyst.handlers import Analysing, AnalystHandler
-from services.analyst.library import Library
-from services.analyst.model.analyst import ModelAnalyst
-from services.analyst.offline.analyst import OfflineAnalyst
-from services.analyst.service import CognitionService
+from services.analyst.library import CognitionService, Library
+from services.analyst.model_analyst import ModelAnalyst
+from services.analyst.offline_analyst import OfflineAnalyst
 from services.analyst.settings import AnalystSettings
 from services.chassis.errors import Transient
 from services.chassis.logs import get_logger

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from services.analyst.cognition.corpus import Knowledge
 from services.analyst.cognition.search import Hit
+from services.analyst.comparison import task_changes
 from services.analyst.dossier import Dossier
 from services.analyst.library import Library
-from services.analyst.offline.analyst import components_of
-from services.analyst.offline.comparing import task_changes
+from services.analyst.offline_analyst import components_of
 from services.analyst.wanting import wanted, worth_asking
 from services.archive.records import record_for
 from services.archive.runs import Runs

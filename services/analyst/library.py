@@ -1,14 +1,20 @@
-"""The cognition base as the service holds it: our corpus and users' entries, embedded again when they change."""
+# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
+"""The cognition base in memory (shipped corpus and additions, re-embedded when they change), and its gRPC service."""
 
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
 
 from services.analyst.cognition.corpus import SHIPPED, CorpusError, Knowledge, load
-from services.analyst.cognition.embedder import CorpusEmbedder
-from services.analyst.cognition.search import Hit, Index, index
+from services.analyst.cognition.search import CorpusEmbedder, Hit, Index, index
 from services.chassis.errors import Transient
 from services.chassis.logs import get_logger
+from services.contracts import cognition_pb2 as pb
+from services.contracts import cognition_pb2_grpc
 from services.llm.embedder import Embedder, Vector
 
 DEFAULT_COUNT = 3
@@ -115,3 +121,34 @@ class _Shelf:
             return ()
         files = [file for file in self._own.iterdir() if file.suffix in (".toml", ".json")]
         return tuple(sorted((file.name, (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files))
+
+
+class CognitionService(cognition_pb2_grpc.CognitionServicer):
+    """Empty queries, counts over 50 and embeddings without direction are INVALID_ARGUMENT."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    async def Search(self, request: pb.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.SearchReply:
+        threshold = request.threshold if request.HasField("threshold") else None
+        vector = Vector(request.embedder, np.array(request.embedding)) if request.embedding else None
+        found = await self._library.search(request.query, request.count, threshold, vector)
+        return pb.SearchReply(entries=[entry_message(hit) for hit in found.hits], embedder=found.embedder)
+
+
+def entry_message(hit: Hit) -> pb.CognitionEntry:
+    """An entry as the contracts carry it."""
+    entry, paper = hit.knowledge.entry, hit.knowledge.paper
+    return pb.CognitionEntry(
+        id=hit.knowledge.id,
+        title=paper.title,
+        arxiv=paper.arxiv or "",
+        year=paper.year,
+        design_insight=entry.design_insight,
+        trigger_patterns=entry.experimental_trigger_patterns,
+        background=entry.background,
+        innovation=entry.algorithmic_innovation,
+        guidance=entry.implementation_guidance,
+        components=entry.components,
+        similarity=hit.similarity,
+    )

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from services.analyst.handlers import Analysing, AnalystHandler
 from services.analyst.library import Library
-from services.analyst.model.analyst import analyse_request
-from services.analyst.offline.analyst import OfflineAnalyst
+from services.analyst.model_analyst import analyse_request
+from services.analyst.offline_analyst import OfflineAnalyst
 from services.analyst.settings import AnalystSettings
 from services.chassis import logs
 from services.chassis.errors import NotPossible

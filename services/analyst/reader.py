@@ -8,8 +8,7 @@ import os
 import sys
 
 from services.analyst.cognition.corpus import CorpusError
-from services.analyst.library import Library
-from services.analyst.service import CognitionService
+from services.analyst.library import CognitionService, Library
 from services.analyst.settings import AnalystSettings
 from services.chassis import logs
 from services.chassis.errors import SettingsError, Transient

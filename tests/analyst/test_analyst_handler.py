@@ -11,7 +11,7 @@ import pytest
 
 from services.analyst.handlers import Analysing, AnalystHandler
 from services.analyst.library import Library
-from services.analyst.offline.analyst import OfflineAnalyst
+from services.analyst.offline_analyst import OfflineAnalyst
 from services.chassis.bus import Bus
 from services.chassis.events import Cause, first
 from services.chassis.rpc import Server, channel

@@ -10,10 +10,8 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from services.analyst.cognition.add import add
-from services.analyst.cognition.corpus import CorpusError
-from services.analyst.library import Library
-from services.analyst.service import CognitionService
+from services.analyst.cognition.corpus import CorpusError, add
+from services.analyst.library import CognitionService, Library
 from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings
 from services.contracts import cognition_pb2 as pb

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 from pydantic import JsonValue
 
-from services.analyst.model.analyst import ModelAnalyst, told
-from services.analyst.offline.analyst import NAME, OfflineAnalyst
+from services.analyst.model_analyst import ModelAnalyst, told
+from services.analyst.offline_analyst import NAME, OfflineAnalyst
 from services.contracts import candidate_pb2 as pb
 from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind

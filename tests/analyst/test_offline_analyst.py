@@ -4,10 +4,9 @@ import time
 
 import pytest
 
-from services.analyst.held import held_by
-from services.analyst.numbers import invented
-from services.analyst.offline.analyst import OfflineAnalyst
-from services.analyst.offline.comparing import loss_difference, task_changes
+from services.analyst.comparison import loss_difference, task_changes
+from services.analyst.numbers import held_by, invented
+from services.analyst.offline_analyst import OfflineAnalyst
 from services.contracts import candidate_pb2 as pb
 from tests.analyst.analyst_records import CHILD, PARENT, ROOT, SIBLING, candidate, dossier
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 from services.judge.model.judge import ScoreAnswer
 
-from services.analyst.model.analyst import AnalysisAnswer
+from services.analyst.model_analyst import AnalysisAnswer
 from services.chassis.errors import SettingsError
 from services.domain.structure import fingerprint
 from services.llm.answers import read

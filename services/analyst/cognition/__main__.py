@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from services.analyst.cognition import add, ingest
-from services.analyst.cognition.corpus import CorpusError, CorpusFile
+from services.analyst.cognition import ingest
+from services.analyst.cognition.corpus import CorpusError, CorpusFile, add, keep
 from services.analyst.cognition.stats import Use, statistics_of
 from services.analyst.library import Library
 from services.analyst.settings import AnalystSettings
@@ -34,7 +34,7 @@ async def main(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
     if arguments.command == "search":
         return await _search(arguments, settings)
     if arguments.command == "add":
-        return _told(arguments, add.add(arguments.file, settings.own_entries))
+        return _told(arguments, add(arguments.file, settings.own_entries))
     if arguments.command == "ingest":
         return await _ingest(arguments, settings)
     return _stats(arguments)
@@ -64,7 +64,7 @@ async def _ingest(arguments: argparse.Namespace, settings: AnalystSettings) -> i
     if not arguments.yes and not await asyncio.to_thread(_approved):
         _show("nothing was kept")
         return 1
-    return _told(arguments, add.keep(proposed, settings.own_entries))
+    return _told(arguments, keep(proposed, settings.own_entries))
 
 
 def _approved() -> bool:

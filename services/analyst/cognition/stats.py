@@ -21,7 +21,7 @@ class Use:
 
 @dataclass(frozen=True)
 class EntryStatistics:
-    """How often an entry was used, how many of those uses have a gain, how many rewarded_model, and the mean gain."""
+    """How often an entry was used, how many of those uses have a gain, how many improved, and the mean gain."""
 
     entry: str
     uses: int

@@ -6,8 +6,7 @@ import pytest
 
 from bench.retrieval.__main__ import overlap_recall, queries, recall
 from services.analyst.cognition.corpus import Corpus, load
-from services.analyst.cognition.embedder import CorpusEmbedder
-from services.analyst.cognition.search import index
+from services.analyst.cognition.search import CorpusEmbedder, index
 from services.llm.embedder import EmbedderMismatch, LocalEmbedder
 
 QUERY = "Parity is never learnt and accuracy stays at chance for alternating patterns."

@@ -4,9 +4,8 @@ Every number in it is one of the record's, a difference of two of them, or the s
 """
 
 from services.analyst.cognition.corpus import Knowledge
+from services.analyst.comparison import Difference, listed, loss_difference, reference_of, results
 from services.analyst.dossier import Dossier
-from services.analyst.offline.comparing import Difference, loss_difference
-from services.analyst.offline.results import listed, reference_of, results
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
 

@@ -4,12 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.analyst.comparison import parameters_of, results, speed_of, task_means
 from services.analyst.dossier import Dossier
-from services.analyst.held import held_by
-from services.analyst.numbers import invented
-from services.analyst.offline.analyst import OfflineAnalyst, components_of, hits_of
-from services.analyst.offline.comparing import parameters_of, speed_of, task_means
-from services.analyst.offline.results import results
+from services.analyst.numbers import held_by, invented
+from services.analyst.offline_analyst import OfflineAnalyst, components_of, hits_of
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY

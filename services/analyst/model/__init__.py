@@ -1,1 +1,0 @@
-"""The analyst behind a language model."""

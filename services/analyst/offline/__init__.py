@@ -1,1 +1,0 @@
-"""The analyst without a language model: sentences about measured differences."""
