@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
-from services.judge.model.judge import ScoreAnswer
+from services.judge.judges import ScoreAnswer
 
 from services.analyst.model_analyst import AnalysisAnswer
 from services.chassis.errors import SettingsError
