@@ -11,7 +11,7 @@ torch=torch==2.13.0
 began=$(date +%s)
 
 setting() { "$python" -m pip config get "$1" 2>/dev/null || true; }
-uv() { "$python" -m uv pip install -q --python "$python" -c constraints.txt "$@" "$torch" -e ".[$extra]"; }
+uv() { "$python" -m uv pip install -q --compile-bytecode --python "$python" -c constraints.txt "$@" "$torch" -e ".[$extra]"; }
 pip() { "$python" -m pip install -q --disable-pip-version-check "$@"; }
 
 echo "installing what '$extra' needs into .venv: 1 to 2 minutes where the registry is near"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
-from services.judge.judges import ScoreAnswer
 
 from services.analyst.model_analyst import AnalysisAnswer
 from services.chassis.errors import SettingsError
 from services.domain.structure import fingerprint
+from services.judge.judges import ScoreAnswer
 from services.llm.answers import read
 from services.llm.exchange_file import Exchange, ExchangeFileMind, read_exchanges
 from services.llm.port import Message, NotRecorded, Request, Role, exchange_file, validate_mind
