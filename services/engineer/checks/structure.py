@@ -28,6 +28,8 @@ TIMED = (512, 1024, 2048, 4096, 8192)
 TIMED_SECONDS = 0.03  # longer inputs are added until one takes so long: below, constant costs hide the rest
 TIMED_RATIO = 2.5  # of the processor time at the last two lengths; n gives at most 2, n² up to 4
 TIMES = 3
+STEEP_SECONDS = 0.1  # the same where growth looks steep: n² comes close to 4 there
+ROUNDS = 6  # of measuring again what looks steep; other work that disturbs all of them alike is unlikely
 
 
 async def parameters(program: Remote) -> Finding:
@@ -138,23 +140,26 @@ async def prefix(program: Remote) -> Finding:
 async def measured_cost(program: Remote, processor_seconds: Callable[[], float]) -> Finding:
     """Measures the child's processor time at doubling lengths in every layer, which backs the counted operations.
 
-    What is computed outside of torch, or in another layer than the counted one, shows here.
+    What is computed outside of torch, or in another layer than the counted one, shows here. Other work on the machine
+    lengthens processor time too, so what looks steep is measured again, both lengths side by side, and must look steep
+    every time.
+    Cannot see: growth that begins beyond the last length, or that is hidden by other work in one of the rounds.
     """
     single = await supported(program, ("single", "autocast"))
     for layer in probed_layers(program):
-        seconds: dict[int, float] = {}
+        mixer, seconds = single.at(layer), dict[int, float]()
         for length in TIMED:
-            seconds[length] = await _processor_time(single.at(layer), length, processor_seconds)
-            if length >= TIMED[2] and seconds[length] > TIMED_SECONDS:
+            seconds[length] = await _processor_time(mixer, length, processor_seconds)
+            ratio = seconds[length] / max(seconds.get(length // 2, math.inf), 1e-9)
+            if length >= TIMED[2] and seconds[length] > (STEEP_SECONDS if ratio > TIMED_RATIO else TIMED_SECONDS):
                 break
         before, last = list(seconds)[-2:]
-        for _ in range(2):  # other work on the machine disturbs: what looks steep is measured again
-            if seconds[last] <= TIMED_RATIO * seconds[before]:
+        for _ in range(ROUNDS):
+            if ratio <= TIMED_RATIO:
                 break
-            for length in (before, last):
-                again = await _processor_time(single.at(layer), length, processor_seconds)
-                seconds[length] = min(seconds[length], again)
-        ratio = seconds[last] / max(seconds[before], 1e-9)
+            again = {length: await _processor_time(mixer, length, processor_seconds) for length in (before, last)}
+            seconds |= {length: min(seconds[length], value) for length, value in again.items()}
+            ratio = min(ratio, *(taken[last] / max(taken[before], 1e-9) for taken in (seconds, again)))
         if ratio > TIMED_RATIO:
             evidence: dict[str, JSON] = {
                 "layer": layer,
