@@ -34,6 +34,7 @@ def unsaid(story: Story, applied: int) -> list[str]:
     return list(effects.answers)
 
 
+@pytest.mark.parametrize("url", ["sqlite", pytest.param("mongo", marks=pytest.mark.mongo)], indirect=True)
 async def test_a_kill_leaves_sequence_effect_and_answers_together(url: str, finished: Story, tmp_path: Path) -> None:
     """A process applies one event after the other and dies at any moment; the next goes on exactly there."""
     log = tmp_path / "log.json"
