@@ -150,34 +150,35 @@ class _Chunks(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[misc, untyped-decorator, unused-ignore]
     def backward(ctx: Any, d_output: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
-        """The same chain from its end."""
-        q, scores, inverse, solved, keys, kept, states, updates = ctx.saved_tensors
-        d_output = d_output.contiguous()
-        width = updates.shape[-1]
-        d_solved = torch.empty_like(solved)
-        d_updates, across = scores.transpose(-1, -2) @ d_output, q.transpose(-1, -2) @ d_output
-        erased_across = solved[..., width:].transpose(-1, -2)
-        later = torch.empty_like(states)
-        for index in reversed(range(len(q))):
-            later[index] = d_state
-            d_updates[index].baddbmm_(keys[index], d_state)
-            across[index].add_(d_state if kept is None else d_state * kept[index])
-            d_state = torch.baddbmm(across[index], erased_across[index], d_updates[index], alpha=-1)
-        d_solved[..., :width] = d_updates
-        torch.matmul(d_updates, states.transpose(-1, -2), out=d_solved[..., width:]).neg_()
-        d_right = inverse.transpose(-1, -2) @ d_solved
-        d_system = (d_right @ solved.transpose(-1, -2)).neg_().tril_(-1)
-        d_kept = None if kept is None else (states * later).sum(-1, keepdim=True).sum_to_size(kept.shape)
-        return (
-            d_output @ states.transpose(-1, -2),
-            d_output @ updates.transpose(-1, -2),
-            d_system,
-            d_right[..., :width],
-            d_right[..., width:],
-            updates @ later.transpose(-1, -2),
-            d_kept,
-            d_state,
-        )
+        """The same chain from its end, in the precision of the forward pass even where autocast is on."""
+        with torch.autocast(d_output.device.type, enabled=False):
+            q, scores, inverse, solved, keys, kept, states, updates = ctx.saved_tensors
+            d_output = d_output.contiguous()
+            width = updates.shape[-1]
+            d_solved = torch.empty_like(solved)
+            d_updates, across = scores.transpose(-1, -2) @ d_output, q.transpose(-1, -2) @ d_output
+            erased_across = solved[..., width:].transpose(-1, -2)
+            later = torch.empty_like(states)
+            for index in reversed(range(len(q))):
+                later[index] = d_state
+                d_updates[index].baddbmm_(keys[index], d_state)
+                across[index].add_(d_state if kept is None else d_state * kept[index])
+                d_state = torch.baddbmm(across[index], erased_across[index], d_updates[index], alpha=-1)
+            d_solved[..., :width] = d_updates
+            torch.matmul(d_updates, states.transpose(-1, -2), out=d_solved[..., width:]).neg_()
+            d_right = inverse.transpose(-1, -2) @ d_solved
+            d_system = (d_right @ solved.transpose(-1, -2)).neg_().tril_(-1)
+            d_kept = None if kept is None else (states * later).sum(-1, keepdim=True).sum_to_size(kept.shape)
+            return (
+                d_output @ states.transpose(-1, -2),
+                d_output @ updates.transpose(-1, -2),
+                d_system,
+                d_right[..., :width],
+                d_right[..., width:],
+                updates @ later.transpose(-1, -2),
+                d_kept,
+                d_state,
+            )
 
 
 def chunk_gated_delta_rule(

@@ -164,6 +164,24 @@ def test_half_precision_and_autocast_are_computed_in_float32(case: str) -> None:
     assert torch.allclose(output.double(), exact, atol=0.05, rtol=0.02)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_may_be_taken_where_autocast_is_on(case: str) -> None:
+    """They come out as without it; a program may well call `backward` there."""
+    function, names, vector = names_of(case)
+
+    def gradients(everywhere: bool) -> tuple[Tensor, ...]:
+        given = {name: one.detach().float().requires_grad_() for name, one in inputs(70, vector).items()}
+        with torch.autocast("cpu", torch.bfloat16):
+            output, _ = function(**{name: given[name] for name in names})
+            if everywhere:
+                return torch.autograd.grad(output.square().sum(), [given[name] for name in names])
+        return torch.autograd.grad(output.square().sum(), [given[name] for name in names])
+
+    for inside, outside in zip(gradients(True), gradients(False), strict=True):
+        assert inside.dtype == outside.dtype
+        assert (inside - outside).norm() < 0.02 * outside.norm()
+
+
 def test_normalised_linear_attention_weighs_values_to_one() -> None:
     """Values that are all one come out as one."""
     given = inputs(70)

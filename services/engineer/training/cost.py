@@ -19,8 +19,9 @@ def flops_per_token(program: str, sizes: ModelSizes, context: int, precision: st
     state = torch.get_rng_state()
     model = build_model(program, sizes, seed=0, device="cpu")
     rows = torch.zeros(1, context + 1, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter, autocast("cpu", precision):
-        loss, _ = model(rows[:, :-1], rows[:, 1:])
+    with FlopCounterMode(display=False) as counter:
+        with autocast("cpu", precision):
+            loss, _ = model(rows[:, :-1], rows[:, 1:])
         torch.autograd.backward(loss)
     torch.set_rng_state(state)
     return int(counter.get_total_flops()) / context
