@@ -143,8 +143,7 @@ def decayed_products(q: Tensor, k: Tensor, decay: Tensor | None) -> Tensor:
     if decay.shape[-1] == 1:
         return (q @ k.transpose(-1, -2)) * between(decay)
     if _is_mild(decay):
-        since = decay.exp()
-        return ((q * since) @ (k / since).transpose(-1, -2)).tril()
+        return ((q * decay.exp()) @ (k * (-decay).exp()).transpose(-1, -2)).tril()
     return _by_halves(q, k, decay)
 
 
@@ -154,8 +153,8 @@ def two_products(q: Tensor, p: Tensor, k: Tensor, decay: Tensor | None) -> tuple
         if not _is_mild(decay):
             first, second = _by_halves(torch.stack([q, p]), k, decay).unbind(0)
             return first, second
-        since = decay.exp()
-        q, p, k, decay = q * since, p * since, k / since, None
+        since, until = decay.exp(), (-decay).exp()  # the gradient of a quotient would divide twice and leave the range
+        q, p, k, decay = q * since, p * since, k * until, None
     transposed = k.transpose(-1, -2)
     if decay is None:
         return (q @ transposed).tril(), p @ transposed

@@ -136,12 +136,13 @@ def test_the_past_does_not_feel_the_future(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["gated delta", "simple gla", "gla", "kda"])
-def test_the_strongest_decay_neither_overflows_nor_loses_the_gradient(case: str) -> None:
-    """e^{−1000} is zero, and its inverse must never be computed."""
+@pytest.mark.parametrize("decay", [-1000.0, -1.87])
+def test_the_strongest_decay_neither_overflows_nor_loses_the_gradient(case: str, decay: float) -> None:
+    """e^{−1000} is zero, and its inverse must never be computed; 32 · 1.87 is just below where that is avoided."""
     function, names, vector = names_of(case)
     given = inputs(80, vector)
     tensors = {name: given[name].detach().float().requires_grad_() for name in names}
-    tensors["g"] = torch.full_like(tensors["g"], -1000.0).requires_grad_()
+    tensors["g"] = torch.full_like(tensors["g"], decay).requires_grad_()
     output, _ = function(**tensors)
     output.sum().backward()  # type: ignore[no-untyped-call]
 
