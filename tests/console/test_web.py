@@ -168,7 +168,9 @@ async def test_the_tree_is_walked_folded_and_opened_from_the_keyboard(site: Site
         await expect(page.locator(".stage [role=status]")).to_contain_text("Net1, c000001")
         await page.keyboard.press("Space")
         await expect(page.get_by_role("button", name="Unfold all")).to_be_visible()
-        folded = int(await page.locator(".stage canvas").first.get_attribute("data-drawn") or 0)
+        canvas = page.locator(".stage canvas").first
+        await expect(canvas).not_to_have_attribute("data-drawn", str(NODES))  # drawn anew after the button is there
+        folded = int(await canvas.get_attribute("data-drawn") or 0)
         await page.keyboard.press("Enter")
 
         await expect(page.locator(".candidate h2")).to_have_text("Net1")
