@@ -29,7 +29,7 @@ TIMED_SECONDS = 0.03  # longer inputs are added until one takes so long: below, 
 TIMED_RATIO = 2.5  # of the processor time at the last two lengths; n gives at most 2, n² up to 4
 TIMES = 3
 STEEP_SECONDS = 0.1  # the same where growth looks steep: n² comes close to 4 there
-ROUNDS = 6  # of measuring again what looks steep; other work that disturbs all of them alike is unlikely
+ROUNDS = 4  # of measuring again what looks steep; other work that disturbs all of them alike is unlikely
 
 
 async def parameters(program: Remote) -> Finding:
