@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -23,6 +24,7 @@ from tests.engineer.training.inline_sandbox import InlineSandbox  # noqa: E402
 # Costs are measured on long inputs, and cached decoding is not offered: both only in the slow suite's time.
 QUICK = CheckSettings(exempt=("cost", "decoding"), probe_width=32, width=32, layers=1, length=64, batch=3, seed=1)
 THOROUGH = CheckSettings(exempt=("decoding",), width=64, layers=1, length=128, batch=3, seed=1)
+WITHOUT_COST = replace(THOROUGH, exempt=("cost", "decoding"))
 
 
 pytestmark = pytest.mark.usefixtures("guest")
@@ -74,8 +76,8 @@ def test_a_random_composition_runs_and_differs_from_the_root(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(500))
 async def test_a_random_composition_passes_the_check(seed: int) -> None:
-    """No combination of moves may leak, overflow or depend on the length."""
-    assert not await violations(composition(seed), THOROUGH)
+    """No combination of moves may leak, overflow or depend on the length; one in ten is timed too, which is slow."""
+    assert not await violations(composition(seed), THOROUGH if seed % 10 == 0 else WITHOUT_COST)
 
 
 @pytest.mark.parametrize("seed", range(30))
