@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+import transformers  # noqa: F401 - datasets, in the harness, would use its stand-in for programs
 
-import services.engineer.evaluation.harness  # noqa: F401 - transformers is loaded before its stand-in for programs
 from services.engineer.data import open_corpus
 from services.engineer.evaluation.questions import make_questions
 from services.engineer.evaluation.scoring import Change, benchmark_of, gain_of
