@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 from services.chassis import logs
@@ -40,8 +40,11 @@ def log_environment(settings: ConsoleSettings) -> Iterator[dict[str, str]]:
 async def open_log(settings: ConsoleSettings) -> AsyncIterator[Bus]:
     """A connection to the log, for as long as the context lasts. Raises BusLost when no server answers."""
     logs.configure("console", "warning")
-    with log_environment(settings) as log:
-        client = settings.model_copy(update={"nats_url": log.get("ASI_NATS_URL", settings.nats_url)})
+    with ExitStack() as stack:
+        client = settings
+        if "nats_url" not in settings.model_fields_set:  # neither a variable nor the caller names a server
+            log = stack.enter_context(log_environment(settings))
+            client = settings.model_copy(update={"nats_url": log.get("ASI_NATS_URL", settings.nats_url)})
         await require_server(client.nats_url)
         async with Bus(client, "asi-console") as bus:
             yield bus
