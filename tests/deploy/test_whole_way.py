@@ -99,7 +99,8 @@ def test_handled_facts_and_trainings_are_counted_as_archived(seen: Seen) -> None
     measured = [seed.measurements for one in trained for seed in one.training.seeds]
 
     assert seen.total("asi_facts_total", fact="candidate.trained") == len(trained)
-    assert seen.total("asi_handler_seconds_count", durable="judge") == len(trained)
+    # A candidate that waits for its baselines is delivered to the judge again.
+    assert seen.total("asi_handler_seconds_count", durable="judge") >= len(trained)
     assert seen.total("asi_handler_seconds_count", durable="researcher") >= len(seen.records)
     assert seen.total("asi_training_seconds_total") == pytest.approx(sum(one.seconds for one in measured))
     assert seen.total("asi_trained_tokens_total") == sum(one.tokens for one in measured)
