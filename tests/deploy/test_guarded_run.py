@@ -57,7 +57,9 @@ def test_a_service_gets_its_own_seed_and_no_other(tmp_path: Path, monkeypatch: p
     engineer = ServiceProcess("engineer", {}, tmp_path / "engineer.log")
     engineer.start()
     assert engineer.process is not None
-    given = Path(f"/proc/{engineer.process.pid}/environ").read_bytes().decode().split("\0")
+    environment = Path(f"/proc/{engineer.process.pid}/environ")
+    while not (given := environment.read_bytes().decode().split("\0"))[0]:  # empty while the process calls exec
+        assert engineer.process.poll() is None
     engineer.terminate()
     engineer.wait(20)
 
