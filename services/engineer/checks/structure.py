@@ -100,11 +100,12 @@ async def causality(program: Remote) -> Finding:
         finding = await _perturbed(program, state, cut, at, place)
         if finding:
             return finding
+    trained = await supported(program, _of_training(program))
     finding = (
         await _perturbed(program, RANDOMISED, 2, LONG, 5)
         or await _differentiated(program, RANDOMISED)
         or await _differentiated(program, INITIAL)
-        or await _perturbed(program.computing(_of_training(program)), RANDOMISED, rows, length, 6)
+        or await _perturbed(trained, RANDOMISED, rows, length, 6)
     )
     for layer in probed_layers(program)[1:]:
         finding = finding or await _perturbed(program.at(layer), RANDOMISED, rows, length, 7 + layer)
@@ -214,8 +215,9 @@ def _probed_length(program: Remote) -> int:
     return max(program.settings.length, 33)
 
 
-def _of_training(program: Remote) -> ArithmeticName:
-    return "autocast" if program.settings.precision == "bf16-autocast" or program.arithmetic == "autocast" else "single"
+def _of_training(program: Remote) -> tuple[ArithmeticName, ...]:
+    """The arithmetic of training; a program that casts by hand may run under autocast only."""
+    return ("autocast",) if program.settings.precision == "bf16-autocast" else ("single", "autocast")
 
 
 async def _coupled(program: Remote, rows: int, length: int, state: State) -> Finding | None:
