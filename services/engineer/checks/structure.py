@@ -26,9 +26,9 @@ LIMITED_TOKENS = 1 << 16
 """Tokens times layers times width / 128 that are probed in all layers; wider and deeper scales are probed in fewer."""
 TIMED = (512, 1024, 2048, 4096, 8192)
 TIMED_SECONDS = 0.03  # longer inputs are added until one takes so long: below, constant costs hide the rest
-TIMED_RATIO = 2.5  # of the processor time at the last two lengths; n gives at most 2, n² up to 4
+TIMED_RATIO = 8.0  # of the processor time when the length grows fourfold: n gives 4, n² gives 16
 TIMES = 3
-STEEP_SECONDS = 0.1  # the same where growth looks steep: n² comes close to 4 there
+STEEP_SECONDS = 0.1  # the same where growth looks steep: n² comes close to 16 there
 ROUNDS = 4  # of measuring again what looks steep; other work that disturbs all of them alike is unlikely
 
 
@@ -141,9 +141,9 @@ async def prefix(program: Remote) -> Finding:
 async def measured_cost(program: Remote, processor_seconds: Callable[[], float]) -> Finding:
     """Measures the child's processor time at doubling lengths in every layer, which backs the counted operations.
 
-    What is computed outside of torch, or in another layer than the counted one, shows here. Other work on the machine
-    lengthens processor time too, so what looks steep is measured again, both lengths side by side, and must look steep
-    every time.
+    What is computed outside of torch, or in another layer than the counted one, shows here. A cache that overflows
+    makes one doubling steep in an honest program, so two are taken together. Other work on the machine lengthens
+    processor time too, so what looks steep is measured again, all lengths side by side, and must look steep every time.
     Cannot see: growth that begins beyond the last length, or that is hidden by other work in one of the rounds.
     """
     single = await supported(program, ("single", "autocast"))
@@ -151,25 +151,30 @@ async def measured_cost(program: Remote, processor_seconds: Callable[[], float])
         mixer, seconds = single.at(layer), dict[int, float]()
         for length in TIMED:
             seconds[length] = await _processor_time(mixer, length, processor_seconds)
-            ratio = seconds[length] / max(seconds.get(length // 2, math.inf), 1e-9)
+            ratio = _growth(seconds)
             if length >= TIMED[2] and seconds[length] > (STEEP_SECONDS if ratio > TIMED_RATIO else TIMED_SECONDS):
                 break
-        before, last = list(seconds)[-2:]
         for _ in range(ROUNDS):
             if ratio <= TIMED_RATIO:
                 break
-            again = {length: await _processor_time(mixer, length, processor_seconds) for length in (before, last)}
+            again = {length: await _processor_time(mixer, length, processor_seconds) for length in list(seconds)[-3:]}
             seconds |= {length: min(seconds[length], value) for length, value in again.items()}
-            ratio = min(ratio, *(taken[last] / max(taken[before], 1e-9) for taken in (seconds, again)))
+            ratio = min(ratio, _growth(seconds), _growth(again))
         if ratio > TIMED_RATIO:
             evidence: dict[str, JSON] = {
                 "layer": layer,
                 "lengths": list(seconds),
                 "seconds": [number(value) for value in seconds.values()],
-                "exponent": number(math.log2(ratio)),
+                "exponent": number(math.log2(ratio) / 2),
             }
-            return Finding(True, f"processor time grows {ratio:.1f} × when the length doubles", evidence)
+            return Finding(True, f"processor time grows {ratio:.1f} × when the length grows 4 ×", evidence)
     return Finding(False, "processor time grows in proportion to the length")
+
+
+def _growth(seconds: Mapping[int, float]) -> float:
+    """The time at the last length as a multiple of that at a quarter of it; 0 where that was not measured."""
+    last = max(seconds)
+    return seconds[last] / max(seconds.get(last // 4, math.inf), 1e-9)
 
 
 async def _processor_time(mixer: Remote, length: int, processor_seconds: Callable[[], float]) -> float:
