@@ -4,8 +4,8 @@ A language model of a few seconds answers questions about its context by chance;
 task shows what its mixer can do. Only answer tokens count, in the loss and in the accuracy. The data come from the host
 and the accuracy is computed here; the training child sees the answers of what it trains on and no others.
 
-DeltaNet at `mini`'s width copies 0.89 of the answers after 400 steps of 32 rows, but recalls none in `mqar` (0.002, chance)
-and hardly any in `noisy-recall` (0.06 after 300): recall over these vocabularies needs more steps than that.
+DeltaNet at `mini`'s width copies 0.89 of the answers after 400 steps of 32 rows, but recalls none in `mqar` (0.002,
+chance) and hardly any in `noisy-recall` (0.06 after 300): recall over these vocabularies needs more steps than that.
 """
 
 from __future__ import annotations
