@@ -25,10 +25,10 @@ from services.chassis.bus import Logged
 from services.chassis.events import Cause, body_of
 from services.domain.structure import fingerprint
 from services.store.backends import open_archive
-from services.store.backends.sketches import Sketched
-from services.store.draw import draw_seeds
+from services.store.backends.indices import Sketched
 from services.store.port import Archive, Query
 from services.store.reactions import react
+from services.store.service import draw_seeds
 
 BATCH = 500
 WAYS = 2_000

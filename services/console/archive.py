@@ -90,7 +90,7 @@ async def catch_up(settings: ConsoleSettings) -> None:
 
 @asynccontextmanager
 async def _local(url: str) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
-    from services.store.local import local_archive
+    from services.store.reader import local_archive
 
     async with local_archive(url) as archive:
         yield archive

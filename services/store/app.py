@@ -1,21 +1,109 @@
-"""The store, put together: one archive, its writer, its questions, the keeper of dead letters."""
+"""The store, put together: one archive, its writer, its gRPC service, its metrics and the keeper of dead letters.
+
+A service that fails on a message publishes the dead letter itself, with its traceback, and ends its deliveries. Where
+it died between the two, the broker's advisory is all that is known. Both have the same id. The store alone exports the
+gauges: its archive knows the states, and it is there when a scaled service has no replica.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from services.chassis.errors import SettingsError
+from services.chassis import metrics
+from services.chassis.bus import Bus, Consumer, Delivery
+from services.chassis.bus.subjects import fact_of, is_forged
+from services.chassis.bus.topology import topology
+from services.chassis.errors import SettingsError, Transient
+from services.chassis.events import Cause
 from services.chassis.logs import get_logger
 from services.chassis.service import Service
+from services.chassis.worker import dead_letter
 from services.contracts import archive_pb2, archive_pb2_grpc
+from services.contracts.candidate_pb2 import State
 from services.store.applier import Applier
 from services.store.backends import open_archive
-from services.store.deadletters import DeadLetterKeeper
-from services.store.gauges import Gauges
 from services.store.ledger import RunLedger
 from services.store.port import Archive, ArchiveUnavailable
 from services.store.service import ArchiveService
 from services.store.settings import StoreSettings
+
+SECONDS = 5.0
+NEWEST_RUNS = 20
+"""Runs whose candidates are counted: Prometheus keeps a series for each state of each."""
+
+
+class Gauges:
+    """Keeps the gauges of the process up to date."""
+
+    def __init__(self, archive: Archive, bus: Bus) -> None:
+        self._archive = archive
+        self._bus = bus
+
+    async def run(self) -> None:
+        """For ever, every few seconds. Where database or broker are away the last values stand."""
+        while True:
+            try:
+                await self.measure()
+            except (ArchiveUnavailable, Transient) as error:
+                get_logger().warning("not measured", error=str(error))
+            await asyncio.sleep(SECONDS)
+
+    async def measure(self) -> None:
+        """Count once. Raises ArchiveUnavailable or Transient."""
+        for run in (await self._archive.runs())[:NEWEST_RUNS]:
+            counts = await self._archive.state_counts(run.run)
+            for name, number in State.items():
+                if number:
+                    state = name.removeprefix("STATE_").lower()
+                    metrics.CANDIDATES.labels(run.run, state).set(counts.get(number, 0))
+        for spec in topology()[1]:
+            for state, messages in zip(metrics.QUEUE_STATES, await self._bus.depth(spec.durable), strict=True):
+                metrics.QUEUE.labels(spec.durable, state).set(messages)
+
+
+SERVICE = "store"
+
+
+class DeadLetterKeeper:
+    """Turns advisories into `*.dead` events."""
+
+    def __init__(self, bus: Bus, consumer: Consumer) -> None:
+        self._bus = bus
+        self._consumer = consumer
+
+    async def run(self) -> None:
+        """For ever. Raises BusLost when the durable is gone."""
+        async for deliveries in self._consumer.batches(20):
+            for delivery in deliveries:
+                await _or_again(delivery, self._keep)
+
+    async def _keep(self, delivery: Delivery) -> None:
+        advisory = json.loads(delivery.body)
+        sequence, consumer = int(advisory["stream_seq"]), str(advisory["consumer"])
+        message = await self._bus.message_at(sequence)
+        cause = Cause.of(message.body)
+        fact_of(cause.event)  # what this version does not know says nothing about a candidate
+        if is_forged(message.subject, cause.event):
+            raise ValueError(f"message {sequence} on {message.subject} is another fact than it says")
+        reason = str(advisory.get("reason") or "given up without a word")
+        deliveries = int(advisory.get("deliveries", 0))
+        dead = dead_letter(cause, SERVICE, consumer, sequence, deliveries, reason)
+        get_logger().error("dead letter", durable=consumer, sequence=sequence, reason=reason, run=cause.event.run)
+        await self._bus.publish(dead)
+
+
+async def _or_again(delivery: Delivery, keep: Callable[[Delivery], Awaitable[None]]) -> None:
+    try:
+        await keep(delivery)
+    except Transient:
+        await delivery.again(5)
+    except (KeyError, ValueError) as error:
+        get_logger().error("an advisory that says nothing", error=str(error), sequence=delivery.sequence)
+        await delivery.done_soon()
+    else:
+        await delivery.done_soon()
+
 
 OPEN_SECONDS = 1.0
 

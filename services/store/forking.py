@@ -19,8 +19,8 @@ from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.events import first
 from services.contracts import events_pb2
 from services.llm.port import OPENAI, recorded
-from services.store.incoming import adopt, original
 from services.store.port import Archive, LogRow
+from services.store.projection import adopt, original
 
 SERVICE = "console"
 AT_ONCE = 64

@@ -1,25 +1,68 @@
-"""`python -m services.store.reader`: answers questions about an archive while no system runs.
+"""Answers from an archive while no system runs: in this process, or `python -m services.store.reader` for others.
 
-It opens the archive, serves the gRPC service Archive on a free port of this machine, prints the port, and ends when its
-standard input closes. It applies nothing: an archive that is behind its log stays so until a store runs.
+`local_archive` answers in this process: a question costs milliseconds, where a server takes a second to start. The
+program serves the gRPC service Archive on a free port of this machine, prints the port, and ends when its standard
+input closes. Neither applies anything; a store may work on the same file meanwhile.
 """
+
+from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 from services.chassis.errors import SettingsError
-from services.chassis.rpc import Server
 from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import load
-from services.contracts import archive_pb2_grpc
 from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.service import ArchiveService
 from services.store.settings import StoreSettings
 
+if TYPE_CHECKING:
+    from services.contracts import archive_pb2_grpc
+
+
+class _Calls:
+    """The methods of the generated stub. Errors are those of `services.chassis.errors`, not gRPC's."""
+
+    def __init__(self, service: ArchiveService) -> None:
+        self._service = service
+
+    def __getattr__(self, method: str) -> Any:
+        answer = getattr(self._service, method)
+
+        def call(request: object, timeout: float | None = None) -> Any:
+            del timeout  # a local file answers, or raises ArchiveUnavailable
+            return answer(request, None)
+
+        return call
+
+
+@asynccontextmanager
+async def local_archive(url: str) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
+    """A stub of the archive at `url`, for as long as the context lasts.
+
+    Raises SettingsError for an impossible question, an unknown backend or a damaged file, ArchiveUnavailable.
+    """
+    archive = open_archive(url)
+    await archive.open()
+    try:
+        calls = _Calls(ArchiveService(archive, asyncio.Condition(), RunLedger(archive)))
+        yield cast("archive_pb2_grpc.ArchiveAsyncStub", calls)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    finally:
+        await archive.close()
+
 
 async def serve(settings: StoreSettings) -> None:
     """Until standard input closes."""
+    from services.chassis.rpc import Server  # what `local_archive` does without
+    from services.contracts import archive_pb2_grpc
+
     archive = open_archive(settings.archive)
     await archive.open()
     server = Server(settings.model_copy(update={"listen": "127.0.0.1:0", "grpc_ca": None}))

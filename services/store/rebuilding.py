@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 from services.contracts import candidate_pb2
-from services.store.backends.digest import Digest
-from services.store.backends.folding import Effects, Key, Standing, fold, needs
+from services.store.backends.folding import Digest, Effects, Key, Standing, fold, needs
 from services.store.backends.rows import record_bytes
-from services.store.incoming import Incoming
 from services.store.port import CandidateRow, LogRow, PoolRow
+from services.store.projection import Incoming
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from itertools import zip_longest
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.errors import NotFound, SettingsError
-from services.store.incoming import read
 from services.store.port import Archive
+from services.store.projection import read
 from services.store.rebuilding import Rebuilt, Seen
 
 MOST_NAMED = 20

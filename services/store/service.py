@@ -3,19 +3,143 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.errors import Transient
+from services.contracts import archive_pb2, archive_pb2_grpc, candidate_pb2
 from services.contracts import archive_pb2 as pb
-from services.contracts import archive_pb2_grpc, candidate_pb2
+from services.domain import pool as pools
+from services.domain.pool import Draw, Entry, strategy
 from services.domain.structure import fingerprint
-from services.store.answers import link, node, slim, status
-from services.store.draw import draw_seeds
 from services.store.ledger import RunLedger
-from services.store.port import SORTS, Archive, Near, Query, RunRow
+from services.store.port import SORTS, Archive, LogRow, Near, Query, RunRow
+from services.store.steering import policy_of
+
+
+def status(row: RunRow, counts: dict[int, int], best: archive_pb2.TreeNode | None) -> archive_pb2.RunStatus:
+    """Where a run stands."""
+    state = row.state
+    return archive_pb2.RunStatus(
+        run=row.run,
+        settings=row.settings,
+        phase=state.phase,
+        states={state_name(number): count for number, count in counts.items()},
+        in_flight=len(state.in_flight),
+        proposals_ended=state.proposals_ended,
+        best=best,
+        spent=archive_pb2.Spent(
+            seconds=state.seconds(state.latest),
+            training_seconds=state.spent.training_seconds,
+            gpu_seconds=state.spent.gpu_seconds,
+            tokens=state.spent.tokens,
+            money=state.spent.money,
+            flops=state.spent.flops,
+        ),
+        started=_timestamp(state.started),
+        changed=_timestamp(state.latest),
+        sequence=row.changed,
+        stop_reason=state.reason,
+        dead_letters=row.dead_letters,
+        climbing=len(state.ladder.climbing),
+        origin=row.origin,
+    )
+
+
+def node(record: candidate_pb2.Candidate) -> archive_pb2.TreeNode:
+    """A candidate as one node of the tree; what was not measured is absent."""
+    slim = archive_pb2.TreeNode(
+        id=record.id,
+        parent=record.proposal.parent,
+        name=record.proposal.name,
+        state=record.state,
+        stage=record.stage,
+        kind=record.kind,
+        number=record.request.number,
+    )
+    if record.verdict.HasField("fitness"):
+        slim.fitness = record.verdict.fitness.value
+    if record.training.HasField("loss"):
+        slim.loss = record.training.loss
+    if record.training.HasField("benchmark"):
+        slim.benchmark = record.training.benchmark
+    if record.training.seeds:
+        slim.parameters = record.training.seeds[0].measurements.parameters
+    return slim
+
+
+def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:
+    """A copy without programs, per-item results and prose, with the last point of each curve: what a table shows."""
+    copy = candidate_pb2.Candidate()
+    copy.CopyFrom(record)
+    for field in ("program", "motivation_embedding", "check"):
+        copy.proposal.ClearField(field)
+    for seed in copy.training.seeds:
+        del seed.curve[:-1]
+        seed.ClearField("block_losses")
+        for score in seed.scores:
+            score.ClearField("correct")
+    copy.training.ClearField("program")
+    copy.training.ClearField("revisions")
+    copy.ClearField("analysis")
+    copy.ClearField("calls")
+    return copy
+
+
+def link(row: LogRow) -> archive_pb2.ChainLink:
+    """One event of a candidate's chain."""
+    return archive_pb2.ChainLink(
+        sequence=row.sequence,
+        event=row.event,
+        sha256=row.sha256.hex(),
+        accepted=row.accepted,
+        refused_because=row.refused_because,
+    )
+
+
+def state_name(number: int) -> str:
+    """As in "training"."""
+    return candidate_pb2.State.Name(candidate_pb2.State.ValueType(number)).removeprefix("STATE_").lower()
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+
+
+_BEYOND_THE_POOL = frozenset({"uniform", "uct", "islands"})
+
+
+async def draw_seeds(archive: Archive, row: RunRow, candidate: str) -> Draw | None:
+    """Parent and references for `candidate`; None while nothing was scored.
+
+    The generator is seeded by the run's seed and the candidate's id, so that the same question about the same archive
+    has the same answer.
+    """
+    name = "uniform" if row.settings.ablations.random_parent else row.settings.parent_policy or "paper"
+    policy = policy_of(row.settings)
+    members = pools.seeds(row.state.pool)
+    entries = _entries(await archive.tree(row.run)) if name in _BEYOND_THE_POOL else members
+    if not entries:
+        return None
+    rng = random.Random(f"{row.settings.seed}:{candidate}")
+    if name == "paper":
+        return pools.draw(members, policy.pool, rng)
+    known = {entry.id: entry for entry in entries}
+    return pools.draw(members, policy.pool, rng, known[strategy(name).choose(entries, rng)])
+
+
+def _entries(nodes: Sequence[archive_pb2.TreeNode]) -> tuple[Entry, ...]:
+    """All that was scored, but for ablations: they answer a question, nobody builds on them."""
+    return tuple(
+        Entry(node.id, node.fitness, node.number, node.parent or None)
+        for node in nodes
+        if node.HasField("fitness") and node.kind != candidate_pb2.KIND_ABLATION
+    )
+
 
 MOST_PER_PAGE = 500
 REJECTIONS = 10

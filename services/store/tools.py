@@ -7,7 +7,7 @@ import argparse
 import asyncio
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from google.protobuf.json_format import Parse, ParseError
@@ -21,12 +21,42 @@ from services.contracts import events_pb2
 from services.store.backends import open_archive, restore_archive
 from services.store.forking import fork, history
 from services.store.interchange import exporting, importing
-from services.store.interchange.published import BadArchive, read
+from services.store.interchange.importing import BadArchive, read
 from services.store.port import Archive, ArchiveUnavailable, Query
 from services.store.reactions import react
 from services.store.replay import BATCH, replay
 from services.store.settings import StoreSettings
-from services.store.setup import set_up
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was made, and every difference that is left, a sentence each."""
+
+    created: tuple[str, ...]
+    differences: tuple[str, ...]
+
+
+async def set_up(settings: StoreSettings, create: bool) -> Found:
+    """Make what is missing and bring an older archive up to date, where `create` says so; change nothing else.
+
+    Raises what `Archive.open` and the bus raise.
+    """
+    async with Bus(settings, "asi-setup") as bus:
+        created = await bus.set_up() if create else []
+        differences = await bus.compare()
+    return Found(tuple(created), (*differences, *await _archive(settings, create)))
+
+
+async def _archive(settings: StoreSettings, create: bool) -> list[str]:
+    archive = open_archive(settings.archive)
+    try:
+        if create:
+            await archive.open()
+        return [f"archive: {line}" for line in await archive.drift()]
+    except ArchiveUnavailable as error:
+        return [f"archive: it cannot be read: {error}"]
+    finally:
+        await archive.close()
 
 
 async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:

@@ -14,8 +14,8 @@ from services.chassis.errors import Transient
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.worker import Job, Worker
 from services.contracts import events_pb2 as pb
-from services.store.deadletters import DeadLetterKeeper
-from services.store.incoming import read
+from services.store.app import DeadLetterKeeper
+from services.store.projection import read
 from tests.chassis.guarded import GuardedServer
 
 DURABLE = "engineer-tiny"

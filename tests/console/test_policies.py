@@ -6,7 +6,7 @@ from services.archive.policies import POLICIES, parse_policies, values_of
 from services.chassis.errors import SettingsError
 from services.console.plan import RunOptions, run_settings
 from services.contracts import events_pb2
-from services.store.policies import policy_of
+from services.store.steering import policy_of
 
 
 def test_policies_reach_the_record_as_what_they_are() -> None:

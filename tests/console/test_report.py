@@ -16,8 +16,7 @@ from services.console.report.tables import benchmarks, components, holdings, ori
 from services.console.report.trees import radial_tree, tree
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
-from services.store.interchange.importing import candidate_of
-from services.store.interchange.published import read
+from services.store.interchange.importing import candidate_of, read
 from tests.console.finished_run import finished_run, status
 
 

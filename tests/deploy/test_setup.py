@@ -17,7 +17,7 @@ from services.chassis.bus.topology import EVENTS
 from services.chassis.service import SETTINGS_EXIT, UNHEALTHY_EXIT
 from services.store.backends import open_archive
 from services.store.settings import StoreSettings
-from services.store.setup import set_up
+from services.store.tools import set_up
 
 
 @pytest.fixture

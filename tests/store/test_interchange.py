@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.store.interchange.exporting import write_published
-from services.store.interchange.importing import candidate_of, events_of
-from services.store.interchange.published import BadArchive, read
+from services.store.interchange.importing import BadArchive, candidate_of, events_of, read
 
 
 def record(index: int, parent: int | None = None, **more: object) -> dict[str, object]:

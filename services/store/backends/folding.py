@@ -4,14 +4,14 @@ A backend reads what `needs` names into a `Standing`, calls `fold`, and writes t
 Later messages of a batch see what earlier ones did.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from services.chassis.bus import Logged
 from services.contracts import events_pb2
-from services.store.incoming import Incoming, read
 from services.store.port import CandidateRow, Change, LogRow, OutOfOrder, PoolRow, React, RunRow
-from services.store.projection import project, without_payload
+from services.store.projection import Incoming, project, read, without_payload
 
 Key = tuple[str, str]
 """A run and the id of a candidate in it."""
@@ -126,3 +126,33 @@ def _remember(change: Change, standing: Standing, effects: Effects) -> None:
 
 def _has_program(row: CandidateRow | None) -> bool:
     return row is not None and row.record.HasField("proposal")
+
+
+class Digest:
+    """Feed candidates by id, then pools in order, then accepted events by id; every backend does it in this order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._events = 0
+
+    def candidate(self, record: bytes) -> None:
+        """A record as it is stored."""
+        self._add(b"candidate", record)
+
+    def pool(self, pool: PoolRow) -> None:
+        """A snapshot, without the sequence from which it held."""
+        self._add(b"pool", str(pool.entries).encode(), *(one.SerializeToString() for one in pool.members))
+
+    def event(self, sha256: bytes) -> None:
+        """An accepted event."""
+        self._events += 1
+        self._add(b"event", sha256)
+
+    def result(self) -> tuple[str, int]:
+        """The digest as hex, and the number of accepted events."""
+        return self._hash.hexdigest(), self._events
+
+    def _add(self, *parts: bytes) -> None:
+        for part in (str(len(parts)).encode(), *parts):
+            self._hash.update(len(part).to_bytes(8, "little"))
+            self._hash.update(part)

@@ -15,12 +15,11 @@ from services.chassis.bus import Logged
 from services.chassis.errors import NotFound
 from services.contracts import archive_pb2, candidate_pb2
 from services.domain.lineage import path_to_root
-from services.store.backends.digest import Digest
-from services.store.backends.folding import Effects, Key, Standing, due, fold, needs
+from services.store.backends.folding import Digest, Effects, Key, Standing, due, fold, needs
+from services.store.backends.indices import Sketched
 from services.store.backends.neighbours import StoredProgram, StoredVector
 from services.store.backends.rows import Order, Value, candidate_row, columns, move_outcome, record_bytes, tree_node
 from services.store.backends.searching import Searching
-from services.store.backends.sketches import Sketched
 from services.store.port import (
     CandidateRow,
     Change,

@@ -14,9 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from services.domain.structure import fingerprint
-from services.store.backends.motivations import MotivationIndex, unit
-from services.store.backends.rows_in_memory import Scored
-from services.store.backends.sketches import HASHES, ProgramIndex, Sketched
+from services.store.backends.indices import HASHES, MotivationIndex, ProgramIndex, Scored, Sketched, unit
 
 K = TypeVar("K")
 V = TypeVar("V")

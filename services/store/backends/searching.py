@@ -11,8 +11,8 @@ from services.contracts import candidate_pb2
 from services.store.port import CandidateRow, Near
 
 if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
+    from services.store.backends.indices import Scored
     from services.store.backends.neighbours import Neighbours, Source
-    from services.store.backends.rows_in_memory import Scored
 
 
 class Searching(ABC):

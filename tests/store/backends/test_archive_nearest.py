@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from services.domain.structure import Fingerprint, fingerprint, similarity
 from services.domain.zoo import baselines
 from services.mixers.render import render
-from services.store.backends.motivations import MotivationIndex, rounded, unit
+from services.store.backends.indices import BLOCK, MotivationIndex, ProgramIndex, Rows, Sketched, rounded, unit
 from services.store.backends.neighbours import FINALISTS, Neighbours, Source, StoredVector
-from services.store.backends.rows_in_memory import BLOCK, Rows
-from services.store.backends.sketches import ProgramIndex, Sketched
 from tests.researcher.offline.compositions import composition
 from tests.store.archive_stories import program
 

@@ -1,24 +1,30 @@
 """The archive in MongoDB: a replica set, a transaction per batch, majority and journal before anything counts."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import gzip
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import BinaryIO, Concatenate, ParamSpec, TypeVar, cast
+
+import bson
 
 from services.chassis.bus import Logged
 from services.contracts import archive_pb2, candidate_pb2
-from services.store.backends.mongo import copies, history, queries, writing
+from services.store.backends.indices import Sketched
+from services.store.backends.mongo import queries, writing
 from services.store.backends.mongo.connection import (
     Client,
     Database,
+    Document,
     connect,
     database,
+    moment,
     must_be_replica_set,
     translated,
 )
 from services.store.backends.mongo.schema import drift, migrate
 from services.store.backends.neighbours import StoredProgram, StoredVector
 from services.store.backends.searching import Searching
-from services.store.backends.sketches import Sketched
 from services.store.port import (
     ArchiveUnavailable,
     CandidateRow,
@@ -87,7 +93,7 @@ class MongoArchive(Searching):
 
     async def outbox(self, limit: int = 200) -> list[Outgoing]:
         """See the port."""
-        return await self._do(history.outbox, limit)
+        return await self._do(queries.outbox, limit)
 
     async def sent(self, numbers: Sequence[int]) -> None:
         """See the port."""
@@ -167,47 +173,47 @@ class MongoArchive(Searching):
 
     async def chain(self, run: str, candidate: str) -> list[LogRow]:
         """See the port."""
-        return await self._do(history.chain, run, candidate)
+        return await self._do(queries.chain, run, candidate)
 
     async def log(self, run: str) -> AsyncIterator[LogRow]:
         """See the port."""
         run, after = await self.known(run), 0
-        while page := await self._do(history.log_page, run, after, LOG_PAGE):
+        while page := await self._do(queries.log_page, run, after, LOG_PAGE):
             for row in page:
                 yield row
             after = page[-1].sequence
 
     async def digest(self, run: str) -> tuple[str, int]:
         """See the port."""
-        return await self._do(history.digest, run)
+        return await self._do(queries.digest, run)
 
     async def backup(self, path: Path) -> None:
         """A copy of one moment in one compressed file, which `restore` reads."""
-        await self._do(copies.backup, path)
+        await self._do(backup, path)
 
     async def restore(self, path: Path) -> None:
         """Fill this archive, which must be empty, from a copy that was made by `backup`. Raises FileExistsError."""
         await self.open()
         try:
-            await self._do(copies.restore, path)
+            await self._do(restore, path)
         finally:
             await self.close()
 
     async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:
         """See `neighbours.Source`."""
-        return await self._do(history.vectors, run, embedder, after, limit)
+        return await self._do(queries.vectors, run, embedder, after, limit)
 
     async def programs(self, run: str, after: int, limit: int) -> list[StoredProgram]:
         """See `neighbours.Source`."""
-        return await self._do(history.programs, run, after, limit)
+        return await self._do(queries.programs, run, after, limit)
 
     async def program_texts(self, run: str, ids: Sequence[str]) -> dict[str, str]:
         """See `neighbours.Source`."""
-        return await self._do(history.program_texts, run, ids)
+        return await self._do(queries.program_texts, run, ids)
 
     async def program_runs(self, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
         """See `neighbours.Source`."""
-        return await self._do(history.program_runs, run, ids)
+        return await self._do(queries.program_runs, run, ids)
 
     async def save_fingerprints(self, found: Sequence[tuple[int, Sketched]]) -> None:
         """See `neighbours.Source`."""
@@ -219,3 +225,37 @@ class MongoArchive(Searching):
             raise ArchiveUnavailable("MongoDB: the archive is not open")
         async with translated():
             return await task(database(self._client), *args, **kwargs)
+
+
+COLLECTIONS = (
+    "runs", "candidates", "lineage", "ancestors", "records", "pools", "log", "motivations", "programs", "outbox",
+    "reservations", "progress",
+)  # fmt: skip
+BATCH = 500
+
+
+async def backup(database: Database, path: Path) -> None:
+    """Write everything as it is at one moment. Raises FileExistsError."""
+    with gzip.open(path, "xb") as file:
+        async with moment(database.client) as session:
+            for name in COLLECTIONS:
+                async for document in database[name].find({}, session=session):
+                    file.write(bson.encode({"collection": name, "document": document}))
+
+
+async def restore(database: Database, path: Path) -> None:
+    """Read a copy into an empty database. Raises FileExistsError when there is something in it."""
+    if await database.progress.find_one({"_id": "applied", "sequence": {"$gt": 0}}):
+        raise FileExistsError(f"the database {database.name} holds an archive already: restore into an empty one")
+    with gzip.open(path, "rb") as file:
+        documents = bson.decode_file_iter(cast("BinaryIO", file))
+        while batch := list(islice(documents, BATCH)):
+            for name, rows in _by_collection(batch):
+                await database[name].delete_many({"_id": {"$in": [row["_id"] for row in rows]}})
+                await database[name].insert_many(rows)
+
+
+def _by_collection(batch: list[Document]) -> Iterator[tuple[str, list[Document]]]:
+    for name in COLLECTIONS:
+        if rows := [one["document"] for one in batch if one["collection"] == name]:
+            yield name, rows

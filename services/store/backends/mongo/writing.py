@@ -10,10 +10,10 @@ from pymongo import DeleteMany, InsertOne, ReplaceOne, UpdateOne
 from services.chassis.bus import Logged
 from services.chassis.events import body_of
 from services.store.backends.folding import Effects, Key, Needs, Standing, due, fold, needs
+from services.store.backends.indices import Sketched
 from services.store.backends.mongo import documents
 from services.store.backends.mongo.connection import Database, Document, Session, transaction
 from services.store.backends.rows import record_bytes
-from services.store.backends.sketches import Sketched
 from services.store.port import ArchiveUnavailable, CandidateRow, Change, React
 
 LEAP = 32

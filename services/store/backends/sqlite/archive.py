@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from services.chassis.bus import Logged
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.store.backends.searching import Searching
-from services.store.backends.sqlite import history, queries, writing
+from services.store.backends.sqlite import queries, writing
 from services.store.backends.sqlite.connection import Here, Thread, connect
 from services.store.backends.sqlite.schema import drift, migrate
 from services.store.port import (
@@ -32,8 +32,8 @@ from services.store.port import (
 )
 
 if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
+    from services.store.backends.indices import Sketched
     from services.store.backends.neighbours import StoredProgram, StoredVector
-    from services.store.backends.sketches import Sketched
 
 LOG_PAGE = 1000
 
@@ -166,19 +166,19 @@ class SqliteArchive(Searching):
 
     async def chain(self, run: str, candidate: str) -> list[LogRow]:
         """See the port."""
-        return await self._reader.do(history.chain, run, candidate)
+        return await self._reader.do(queries.chain, run, candidate)
 
     async def log(self, run: str) -> AsyncIterator[LogRow]:
         """See the port."""
         run, after = await self._scanner.do(queries.known, run), 0
-        while page := await self._scanner.do(history.log_page, run, after, LOG_PAGE):
+        while page := await self._scanner.do(queries.log_page, run, after, LOG_PAGE):
             for row in page:
                 yield row
             after = page[-1].sequence
 
     async def digest(self, run: str) -> tuple[str, int]:
         """See the port."""
-        return await self._scanner.do(history.digest, run)
+        return await self._scanner.do(queries.digest, run)
 
     async def backup(self, path: Path) -> None:
         """A copy of one moment, made with SQLite's online backup; it is an archive by itself."""
@@ -194,19 +194,19 @@ class SqliteArchive(Searching):
 
     async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:
         """See `neighbours.Source`."""
-        return await self._scanner.do(history.vectors, run, embedder, after, limit)
+        return await self._scanner.do(queries.vectors, run, embedder, after, limit)
 
     async def programs(self, run: str, after: int, limit: int) -> list[StoredProgram]:
         """See `neighbours.Source`."""
-        return await self._scanner.do(history.programs, run, after, limit)
+        return await self._scanner.do(queries.programs, run, after, limit)
 
     async def program_texts(self, run: str, ids: Sequence[str]) -> dict[str, str]:
         """See `neighbours.Source`."""
-        return await self._scanner.do(history.program_texts, run, ids)
+        return await self._scanner.do(queries.program_texts, run, ids)
 
     async def program_runs(self, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
         """See `neighbours.Source`."""
-        return await self._scanner.do(history.program_runs, run, ids)
+        return await self._scanner.do(queries.program_runs, run, ids)
 
     async def save_fingerprints(self, found: Sequence[tuple[int, Sketched]]) -> None:
         """See `neighbours.Source`."""
