@@ -105,6 +105,19 @@ _ZOO = (
         "Causal filters and a gate: what a mixer can do without remembering.",
     ),
     Baseline(
+        "window_attention", "Sliding-window attention", "baseline",
+        ("local-window-attention", "rotary-phase"),
+        "arXiv:2004.05150",
+        "Exact attention to the last 64 tokens: what candidates that read by softmax have to beat.",
+    ),
+    Baseline(
+        "gated_delta_net_window", "Gated DeltaNet with a sliding window", "baseline",
+        ("delta-rule", "write-strength", "forget-gate", "qk-normalisation", "short-convolution",
+         "local-window-attention", "parallel-paths", "output-gate", "output-normalisation"),
+        "arXiv:2412.06464, arXiv:2402.18668",
+        "A gated delta memory and exact attention to the last 64 tokens, mixed per head and token.",
+    ),
+    Baseline(
         "softmax_attention", "Softmax attention", "reference",
         ("full-attention", "rotary-phase"),
         "arXiv:1706.03762",
