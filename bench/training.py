@@ -36,7 +36,7 @@ FLA_LAYERS = {"delta_net": "DeltaNet", "gated_delta_net": "GatedDeltaNet"}
 
 def bare(program: str, name: str, scale: Scale) -> float:
     """The bare loop's tokens/s, in this process."""
-    prepare_guest(scale.threads)
+    prepare_guest(scale.threads, scale.device)
     corpus = open_corpus(scale, CACHE)
     order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=0, first=0, count=scale.steps)
     return tokens_per_second(

@@ -50,13 +50,14 @@ class MixerSizes:
     layer: int = 0
 
 
-def prepare_guest(threads: int = 1) -> None:
-    """Make a sandboxed child ready for programs.
+def prepare_guest(threads: int = 1, device: str = "cpu") -> None:
+    """Make a sandboxed child ready for programs that run on `device`.
 
-    Without CUDA: our CPU version of fla, and no compilation, since importing the compiler takes longer than a check.
+    On a CPU, beside a GPU or not: our version of fla, whose kernels Triton compiles for GPUs only, and no compilation,
+    since importing the compiler takes longer than a check.
     """
     torch.set_num_threads(threads)
-    if not torch.cuda.is_available():
+    if device == "cpu":
         fla_cpu.install()
         torch.compile = _uncompiled  # type: ignore[assignment]
 

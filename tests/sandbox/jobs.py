@@ -1,5 +1,6 @@
 """Guest jobs of the sandbox's own tests."""
 
+import ctypes
 import os
 import subprocess
 import time
@@ -59,6 +60,16 @@ def run_program(channel: Channel) -> None:
     """Start a program and say what it said."""
     done = subprocess.run(["/bin/echo", "hello"], capture_output=True, text=True, check=True)
     channel.send("ran", {"said": done.stdout.strip()})
+
+
+def compile_and_load(channel: Channel) -> None:
+    """Compile a shared library as Triton compiles its launchers, load it and say what it computes."""
+    cache = Path(os.environ["TRITON_CACHE_DIR"])
+    (cache / "launcher.c").write_text("int twice(int x) { return 2 * x; }")
+    library = cache / "launcher.so"
+    command = ["gcc", "-shared", "-fPIC", "-O2", str(cache / "launcher.c"), "-o", str(library)]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    channel.send("ran", {"twice": ctypes.CDLL(str(library)).twice(21)})
 
 
 def describe(channel: Channel) -> None:

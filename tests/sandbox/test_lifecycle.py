@@ -2,12 +2,16 @@
 
 import asyncio
 import os
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from services.engineer.scales import load_scale
+from services.engineer.training.dialogue import limits_of
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Sandbox, SandboxUnavailable
 from services.sandbox.confinement import LANDLOCK, NAMESPACES, SECCOMP, USER
 from tests.sandbox.conftest import PRELOAD, TESTS
@@ -85,6 +89,14 @@ async def test_a_job_that_may_start_programs_can(sandbox: Sandbox) -> None:
     limits = Limits(memory_bytes=512 << 20, cpu_seconds=20, wall_seconds=20, subprocesses=True)
     async with sandbox.child(f"{JOBS}:run_program", limits) as child:
         assert (await child.receive(timeout=10)).header == {"said": "hello"}
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc, which Triton calls")
+async def test_a_training_on_a_gpu_may_compile_what_it_then_loads(sandbox: Sandbox) -> None:
+    """Without this no kernel of flash-linear-attention runs in the sandbox."""
+    limits = replace(limits_of(load_scale("explore")), memory_bytes=512 << 20, wall_seconds=30, cpu_seconds=30)
+    async with sandbox.child(f"{JOBS}:compile_and_load", limits) as child:
+        assert (await child.receive(timeout=30)).header == {"twice": 42}
 
 
 async def test_a_job_sees_only_its_own_folder_and_a_clean_environment(sandbox: Sandbox) -> None:

@@ -36,7 +36,7 @@ def run(channel: Channel) -> None:
 
 def _model(begin: Message) -> LanguageModel:
     header = begin.header
-    prepare_guest(int(cast("int", header["threads"])))
+    prepare_guest(int(cast("int", header["threads"])), str(header["device"]))
     sizes = ModelSizes.from_message(begin)
     model = build_model(str(header["program"]), sizes, seed=0, device=str(header["device"]))
     load_model_arrays(model, begin.arrays)

@@ -8,13 +8,13 @@ from services.engineer.training.model import autocast
 from services.engineer.training.sizes import ModelSizes
 
 
-def flops_per_token(program: str, sizes: ModelSizes, context: int, precision: str) -> float | None:
+def flops_per_token(program: str, sizes: ModelSizes, context: int, precision: str, device: str = "cpu") -> float | None:
     """Forward and backward operations per token, counted on the CPU over one row of `context` tokens.
 
-    Matrix products, convolutions and attention are counted, element-wise work is not. None with CUDA present: Triton
-    kernels are not counted there, and a number without them would be wrong.
+    Matrix products, convolutions and attention are counted, element-wise work is not. None in a process that trains on
+    a GPU: Triton's kernels are not counted there, and a number without them would be wrong.
     """
-    if torch.cuda.is_available():
+    if device != "cpu":
         return None
     state = torch.get_rng_state()
     model = build_model(program, sizes, seed=0, device="cpu")

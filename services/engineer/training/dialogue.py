@@ -1,6 +1,7 @@
 """Asking a child and judging how it answers. Host side."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 from services.engineer.scales import Scale
@@ -9,16 +10,28 @@ from services.engineer.training.ports import JSON, Array, Child, Message
 from services.sandbox.limits import ChildDied, ChildTimeout, Limits, Malformed
 from services.sandbox.linux import graphics
 
+GPU_TASKS = 512
+"""Processes and threads of a job that compiles kernels."""
+COMPILED_BYTES = 2 << 30
+"""What a job's compilers may write: kernels, their intermediate forms and the caches of both."""
+
 
 def limits_of(scale: Scale) -> Limits:
-    """The limits of a scale's children. On a CPU they open no file; CUDA's libraries and compilers need theirs."""
-    return Limits(
+    """The limits of a scale's children.
+
+    On a CPU they open no file and start no program. On a GPU Triton and torch.compile start compilers (ptxas, gcc) and
+    run what those wrote to the scratch folder; CUDA and the compilers' pools of workers hold many threads.
+    """
+    limits = Limits(
         memory_bytes=scale.memory_bytes,
         cpu_seconds=scale.wall_seconds * scale.threads,
         wall_seconds=scale.wall_seconds,
         threads=scale.threads,
-        files=scale.device != "cpu" or bool(graphics()),
+        files=bool(graphics()),
     )
+    if scale.device == "cpu":
+        return limits
+    return replace(limits, files=True, subprocesses=True, processes=GPU_TASKS, file_bytes=COMPILED_BYTES)
 
 
 async def ask(

@@ -69,7 +69,7 @@ def _trainer(program: str, seed: int, scale: Scale, vocabulary: int) -> Trainer:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if scale.device == "cuda":
         torch.cuda.set_device(local)
-    prepare_guest(scale.threads)
+    prepare_guest(scale.threads, scale.device)
     model = build_model(program, ModelSizes.of(scale, vocabulary), seed, scale.device)
     parallel = DistributedDataParallel(model, find_unused_parameters=True)
     share = max(1, scale.batch // dist.get_world_size())

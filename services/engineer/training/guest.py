@@ -53,7 +53,7 @@ class Session:
         header = begin.header
         self.sizes = ModelSizes.from_message(begin)
         self.device = str(header["device"])
-        prepare_guest(int(cast("int", header["threads"])))
+        prepare_guest(int(cast("int", header["threads"])), self.device)
         self.program, self.context = str(header["program"]), int(cast("int", header["context"]))
         model = build_model(self.program, self.sizes, int(cast("int", header["seed"])), self.device)
         self.trainer = Trainer(model, Plan(**header["plan"]), self.device)  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ class Session:
         plan = self.trainer.plan
         return {
             "parameters": [name for name, _ in self.trainer.model.named_parameters()],
-            "flops_per_token": flops_per_token(self.program, self.sizes, self.context, plan.precision),
+            "flops_per_token": flops_per_token(self.program, self.sizes, self.context, plan.precision, self.device),
         }
 
     def answer(self, order: Message) -> Answer:

@@ -3,7 +3,9 @@
 import pytest
 
 from services.engineer.scales import ScaleError, load_scale
+from services.engineer.training.dialogue import limits_of
 from services.engineer.training.schedule import learning_rate
+from services.sandbox.linux import graphics
 
 
 def test_the_scales_hold_the_papers_numbers() -> None:
@@ -14,6 +16,14 @@ def test_the_scales_hold_the_papers_numbers() -> None:
     assert (verify.blocks, verify.width, verify.tied) == (24, 1024, False)
     assert final.tokens == 15_000_000_000
     assert explore.task_limit == 500
+
+
+def test_a_training_on_a_cpu_starts_no_program_and_opens_no_file() -> None:
+    """What a program needs there is loaded before it runs."""
+    limits = limits_of(load_scale("tiny"))
+
+    assert not limits.subprocesses
+    assert limits.files == bool(graphics())
 
 
 def test_mini_names_its_precision_so_that_machines_agree() -> None:
