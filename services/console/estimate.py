@@ -123,7 +123,7 @@ def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, pric
     candidates = _affordable(settings, profile, price)
     if candidates is None:
         return Estimate(None, None, None, None)
-    trainings = _baseline_trainings(settings) + candidates * settings.candidate_seeds
+    trainings = _given_trainings(settings) + candidates * settings.candidate_seeds
     on_gpu = profile.device == "cuda"
     return Estimate(
         candidates,
@@ -202,14 +202,16 @@ def _with_candidates(settings: pb.RunSettings, count: int) -> pb.RunSettings:
     return changed
 
 
-def _baseline_trainings(settings: pb.RunSettings) -> int:
-    return len(settings.baselines) * settings.baseline_seeds
+def _given_trainings(settings: pb.RunSettings) -> int:
+    """Of the baselines and of the programs that the search begins from."""
+    seeds = sum(given.name not in settings.baselines for given in settings.programs)
+    return len(settings.baselines) * settings.baseline_seeds + seeds * settings.candidate_seeds
 
 
 def _seconds(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, candidates: int) -> float:
     """Wall time: all trainings on the places there are, of which the last are not all taken."""
     places = max(1, min(profile.trainings, settings.seats * settings.candidate_seeds))
-    trainings = _baseline_trainings(settings) + candidates * settings.candidate_seeds
+    trainings = _given_trainings(settings) + candidates * settings.candidate_seeds
     return math.ceil(trainings / places) * profile.seconds + candidates * _PER_CANDIDATE / places
 
 
@@ -222,7 +224,7 @@ def _affordable(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, p
         each = _seconds(settings, profile, 1001) - _seconds(settings, profile, 1)
         counts.append(int((budget.seconds - _seconds(settings, profile, 0)) / (each / 1000)))
     if budget.HasField("gpu_seconds") and profile.device == "cuda":
-        left = budget.gpu_seconds - _baseline_trainings(settings) * profile.seconds
+        left = budget.gpu_seconds - _given_trainings(settings) * profile.seconds
         counts.append(int(left / (profile.seconds * settings.candidate_seeds)))
     if price is not None and budget.HasField("tokens") and price.tokens:
         counts.append(int(budget.tokens / price.tokens))

@@ -30,6 +30,7 @@ from services.console.plan import (
     run_settings,
     stages_of,
 )
+from services.console.programs import check_programs
 from services.console.progress import OVER, Progress
 from services.console.rows import Row, row
 from services.console.settings import ConsoleSettings, running_system
@@ -191,6 +192,8 @@ async def _begin(
         new_settings = await plan_run(client, options, new_settings, list(runs.values()), progress.note)
     elif decision := await settle(client, new_settings, JOIN_PATIENCE if options is None else PROFILE_SECONDS):
         progress.note(decision)
+    if unchecked := await check_programs(client, new_settings):
+        progress.note(unchecked)
     await start_run(client, run, new_settings)
     await _until_known(archive, run, None)
     return run

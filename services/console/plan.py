@@ -24,6 +24,7 @@ from services.archive.policies import POLICIES, parse_policies, values_of
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
 from services.console.options import SCALES, names_in, near, one_of
+from services.console.programs import SUFFIX, read_programs, require_distinct
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import DEFAULT, VERSIONS
 from services.domain.ladder_settings import PROMOTIONS, Climb, climb_of
@@ -68,7 +69,12 @@ class Measurement(BaseModel):
         1, "trainings per candidate", flag="seeds", wire="candidate_seeds", fixed=True, ge=1
     )
     baseline_seeds: int = _setting(1, "trainings per baseline", wire="baseline_seeds", fixed=True, ge=1)
-    baselines: tuple[str, ...] = _setting((), "names in the zoo, commas between; the first is the root", fixed=True)
+    baselines: tuple[str, ...] = _setting(
+        (), "names in the zoo and own programs as FILE.py, commas between; the first is the root", fixed=True
+    )
+    seed_programs: tuple[str, ...] = _setting(
+        (), "own program (FILE.py or a folder of them) to begin the search from", flag="seed_program", fixed=True
+    )
     fitness: str = _setting(DEFAULT, "what ranks: standardised-gain-1, paper or code", wire="fitness", fixed=True)
     judge_times: int = _setting(1, "how often a language-model judge is asked", wire="judge_times", ge=1)
 
@@ -128,7 +134,7 @@ class RunOptions(Measurement, Search, Limits, Verification):
             pairs[name] = content
         return pairs
 
-    @field_validator("baselines", mode="before")
+    @field_validator("baselines", "seed_programs", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         return names_in(value) if isinstance(value, str) else value
@@ -238,11 +244,16 @@ def run_settings(options: RunOptions) -> pb.RunSettings:
     except ValueError as error:
         raise SettingsError(f"--mind: {error}.") from None
     known = [baseline.name for baseline in zoo()]
-    for name in options.baselines:
-        one_of("--baselines", name, known)
+    own = read_programs("--baselines", [name for name in options.baselines if name.endswith(SUFFIX)])
+    given = [*own, *read_programs("--seed-program", options.seed_programs)]
+    require_distinct(given)
+    baselines = [Path(name).stem if name.endswith(SUFFIX) else name for name in options.baselines]
+    for name in baselines:
+        one_of("--baselines", name, [*known, *(program.name for program in own)])
     small = options.scale in SMALL_SCALES
     settings = pb.RunSettings(
-        baselines=options.baselines or (TINY_BASELINES if small else known),
+        baselines=baselines or (TINY_BASELINES if small else known),
+        programs=given,
         pool=TINY_POOL if small else PAPER_POOL,
         ablations=pb.Ablations(**{f"without_{part}": True for part in options.without}),
         policies=policies,

@@ -252,6 +252,7 @@ class RunSettings(_message.Message):
     PROMOTION_FIELD_NUMBER: _builtins.int
     JUDGE_TIMES_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
+    PROGRAMS_FIELD_NUMBER: _builtins.int
     scale: _builtins.str
     """"mini", "tiny", "explore", "verify" or "final" """
     mind: _builtins.str
@@ -278,7 +279,7 @@ class RunSettings(_message.Message):
     def budget(self) -> Global___Budget: ...
     @_builtins.property
     def baselines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """names in the zoo; the first is the root all differences refer to"""
+        """names in the zoo or in `programs`; the first is the root all differences refer to"""
 
     @_builtins.property
     def pool(self) -> Global___PoolSettings: ...
@@ -287,6 +288,10 @@ class RunSettings(_message.Message):
     @_builtins.property
     def policies(self) -> Global___Policies:
         """what is absent has its usual value"""
+
+    @_builtins.property
+    def programs(self) -> _containers.RepeatedCompositeFieldContainer[Global___GivenProgram]:
+        """the user's own: those that `baselines` names are controls, the others seeds"""
 
     def __init__(
         self,
@@ -307,14 +312,43 @@ class RunSettings(_message.Message):
         promotion: _builtins.str = ...,
         judge_times: _builtins.int = ...,
         policies: Global___Policies | None = ...,
+        programs: _abc.Iterable[Global___GivenProgram] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ablations", b"ablations", "budget", b"budget", "policies", b"policies", "pool", b"pool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ablations", b"ablations", "baseline_seeds", b"baseline_seeds", "baselines", b"baselines", "budget", b"budget", "candidate_seeds", b"candidate_seeds", "fitness", b"fitness", "judge_times", b"judge_times", "mind", b"mind", "parent_policy", b"parent_policy", "policies", b"policies", "pool", b"pool", "promotion", b"promotion", "scale", b"scale", "scale_overrides", b"scale_overrides", "seats", b"seats", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ablations", b"ablations", "baseline_seeds", b"baseline_seeds", "baselines", b"baselines", "budget", b"budget", "candidate_seeds", b"candidate_seeds", "fitness", b"fitness", "judge_times", b"judge_times", "mind", b"mind", "parent_policy", b"parent_policy", "policies", b"policies", "pool", b"pool", "programs", b"programs", "promotion", b"promotion", "scale", b"scale", "scale_overrides", b"scale_overrides", "seats", b"seats", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSettings: _TypeAlias = RunSettings  # noqa: Y015
+
+@_typing.final
+class GivenProgram(_message.Message):
+    """A program that the run was given. Seeds are trained after the baselines and before the first proposal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROGRAM_FIELD_NUMBER: _builtins.int
+    MOTIVATION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """not one of the zoo"""
+    program: _builtins.str
+    motivation: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        program: _builtins.str = ...,
+        motivation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["motivation", b"motivation", "name", b"name", "program", b"program"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GivenProgram: _TypeAlias = GivenProgram  # noqa: Y015
 
 @_typing.final
 class Budget(_message.Message):

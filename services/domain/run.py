@@ -108,7 +108,7 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
         case Asked(_, candidate):
             return replace(state, in_flight=state.in_flight | {candidate}, numbers=state.numbers + 1), ()
         case Retried():
-            return _again(state, fact), ()
+            return _again(state, fact, policy), ()
         case Wanted():
             return _ablate(state, fact, policy)
         case Ended():
@@ -151,15 +151,16 @@ def _going_on(state: RunState, time: float, policy: RunPolicy) -> RunState:
     )
 
 
-def _again(state: RunState, retried: Retried) -> RunState:
+def _again(state: RunState, retried: Retried, policy: RunPolicy) -> RunState:
     own = frozenset({retried.candidate})  # what its end did, undone
+    given = policy.given(retried.candidate)
     return replace(
         state,
         in_flight=state.in_flight | own,
-        baselines_open=state.baselines_open | (own if retried.baseline else frozenset()),
+        baselines_open=state.baselines_open | (own if retried.baseline or given else frozenset()),
         baselines_failed=state.baselines_failed - own,
         root_failed=state.root_failed and not retried.root,
-        proposals_ended=state.proposals_ended - retried.proposal,
+        proposals_ended=state.proposals_ended - (retried.proposal and not given),
     )
 
 
@@ -170,7 +171,8 @@ def _end(state: RunState, ended: Ended, policy: RunPolicy) -> tuple[RunState, tu
         state,
         in_flight=state.in_flight - {ended.candidate},
         baselines_open=state.baselines_open - {ended.candidate},
-        proposals_ended=state.proposals_ended + (not ended.baseline and ended.proposal),
+        proposals_ended=state.proposals_ended
+        + (not ended.baseline and ended.proposal and not policy.given(ended.candidate)),
         root_failed=state.root_failed or (ended.root and ended.rejected),
         unpaid=state.unpaid or ended.unpaid,
         baselines_failed=state.baselines_failed | ({ended.candidate} if ended.baseline and ended.rejected else set()),
@@ -221,24 +223,30 @@ def _reason(state: RunState, policy: RunPolicy) -> str:
 
 
 def _baselines_missing(state: RunState, policy: RunPolicy) -> bool:
-    return state.baselines_asked < len(policy.baselines) or bool(state.baselines_open)
+    return state.baselines_asked < _given_first(policy) or bool(state.baselines_open)
+
+
+def _given_first(policy: RunPolicy) -> int:
+    """Baselines and seed programs: what is measured before anything is proposed."""
+    return len(policy.baselines) + len(policy.seed_programs)
 
 
 def _next(state: RunState, policy: RunPolicy) -> Seat | None:
     """The next seat; None while baselines are on their way, since proposals are drawn from what they measured."""
-    if state.baselines_asked < len(policy.baselines):
-        return _seat(state.numbers + 1, policy, baseline=True)
-    return None if state.baselines_open else _seat(state.numbers + 1, policy, baseline=False)
+    if state.baselines_asked < _given_first(policy):
+        return _seat(state.numbers + 1, policy, given=True)
+    return None if state.baselines_open else _seat(state.numbers + 1, policy, given=False)
 
 
-def _seat(number: int, policy: RunPolicy, baseline: bool) -> Seat:
-    """Baselines have the first numbers, in their order."""
-    name = policy.baselines[number - 1] if baseline else ""
-    return Seat(candidate_id(number), number, name, policy.seeds(baseline))
+def _seat(number: int, policy: RunPolicy, given: bool) -> Seat:
+    """Baselines have the first numbers, in their order, and seed programs the next."""
+    baseline = policy.baselines[number - 1] if given and number <= len(policy.baselines) else ""
+    seed_program = policy.seed_programs[number - 1 - len(policy.baselines)] if given and not baseline else ""
+    return Seat(candidate_id(number), number, baseline, policy.seeds(bool(baseline)), seed_program)
 
 
 def _asked(state: RunState, seat: Seat) -> RunState:
-    baseline = bool(seat.baseline)
+    baseline = bool(seat.baseline or seat.seed_program)
     return replace(
         state,
         numbers=seat.number,
@@ -257,10 +265,6 @@ def _sum(first: Spent, second: Spent) -> Spent:
         money=first.money + second.money,
         flops=first.flops + second.flops,
     )
-
-
-CONTROLS = ("gated_delta_net", "delta_net_value_skip")
-"""Names in the zoo that a discovery has to beat beside the root."""
 
 
 def _promote(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Promote, ...]]:
@@ -294,12 +298,14 @@ def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Findi
     candidates = {name: own for name, own in losses.items() if name not in _baseline_ids(policy)}
     if not measured:
         return state, ()
-    return state, findings(candidates, measured, max(state.proposals_asked, len(candidates)), policy.discovery)
+    return state, findings(
+        candidates, measured, max(state.proposals_asked + len(policy.seed_programs), len(candidates)), policy.discovery
+    )
 
 
 def controls(state: RunState, policy: RunPolicy) -> list[str]:
     """The root and the baselines that a discovery has to beat, as far as they were measured."""
-    wanted = {policy.baselines[0], *CONTROLS}
+    wanted = {policy.baselines[0], *policy.controls}
     names = [candidate_id(number) for number, name in enumerate(policy.baselines, 1) if name in wanted]
     return [name for name in names if name not in state.baselines_failed]
 

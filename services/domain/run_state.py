@@ -25,6 +25,8 @@ Phase = Literal["baselines", "searching", "draining", "verifying", "paused", "st
 GOING_ON: frozenset[Phase] = frozenset({"baselines", "searching", "draining", "verifying"})
 
 
+CONTROLS = ("gated_delta_net", "delta_net_value_skip")
+"""Names in the zoo that a discovery has to beat beside the root."""
 _GONE = frozenset({"rounds", "verifying", "verified", "settled"})
 """Fields of archives older than the ladder; their finished runs stay readable."""
 
@@ -67,6 +69,8 @@ class RunPolicy:
     seats: int = 2
     budget: Budget = field(default_factory=Budget)
     baselines: tuple[str, ...] = ("delta_net",)
+    controls: tuple[str, ...] = CONTROLS  # of the baselines, beside the root
+    seed_programs: tuple[str, ...] = ()  # given by hand, trained after the baselines; they count against no budget
     seed: int = 1
     candidate_seeds: int = 1
     baseline_seeds: int = 1
@@ -86,8 +90,13 @@ class RunPolicy:
             raise ValueError("stages must name at least one stage above the search for candidates to go up to")
         if not self.baselines:
             raise ValueError("baselines must name at least one program: the first is what all others are compared with")
-        if len(set(self.baselines)) < len(self.baselines):
-            raise ValueError("baselines names a program twice")
+        if len({*self.baselines, *self.seed_programs}) < len(self.baselines) + len(self.seed_programs):
+            raise ValueError("baselines and seed programs name a program twice")
+
+    def given(self, candidate: str) -> bool:
+        """Whether the candidate is a seed program: they have the numbers after the baselines."""
+        first = len(self.baselines) + 1
+        return candidate in {candidate_id(first + place) for place in range(len(self.seed_programs))}
 
     def seeds(self, baseline: bool) -> tuple[int, ...]:
         """The seeds of a candidate's trainings. The same for all, so that differences can be paired."""
@@ -100,7 +109,7 @@ class RunState:
 
     phase: Phase = "baselines"
     numbers: int = 0  # seats given out so far
-    baselines_asked: int = 0
+    baselines_asked: int = 0  # seed programs included, and so in `baselines_open`
     proposals_asked: int = 0
     proposals_ended: int = 0
     ablations_asked: int = 0
@@ -280,8 +289,9 @@ class Seat:
 
     candidate: str
     number: int
-    baseline: str  # its name in the zoo; empty for a proposal
+    baseline: str  # its name in the zoo or among the run's own programs; empty for a proposal
     seeds: tuple[int, ...]
+    seed_program: str = ""  # its name among the run's own programs, where that is what is to be trained
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,10 +78,10 @@ class Researcher:
         if record is None:
             return []
         settings = await self._runs.settings(record.run)
-        if record.request.baseline:
+        if record.HasField("proposal"):
+            proposal = await self._given(record, settings, job)
+        elif record.request.baseline:
             proposal = await self._baseline(record, settings, job)
-        elif record.HasField("proposal"):
-            proposal = await self._given(record, settings)
         elif record.request.ablation_of:
             proposal = await self._ablation(record, settings, job)
         else:
@@ -125,14 +125,18 @@ class Researcher:
         vector = await self._spaces.motivation(draft.motivation, await self._space(record), settings.mind, job)
         return _message(_Found(draft, report, vector, fingerprint(draft.program).digest), [])
 
-    async def _given(self, record: pb.Candidate, settings: events_pb2.RunSettings) -> pb.Proposal:
-        """A program that was asked for by hand, as an ablation is: it is checked and left as it is."""
+    async def _given(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
+        """A program that was given by hand, as baselines and seeds may be: it is checked and left as it is."""
         given = record.proposal
         report = await self._check(Draft(given.name, given.motivation, given.program), record, settings)
         if not report.passed:
             raise Rejected("check", failure_of(report), {"verdicts": [one.message for one in failed(report)]})
         given.check.CopyFrom(report)
         given.structure = fingerprint(given.program).digest
+        if given.motivation:
+            vector = await self._spaces.motivation(given.motivation, await self._space(record), settings.mind, job)
+            given.embedder = vector.embedder
+            given.motivation_embedding[:] = vector.values
         return given
 
     async def _ablation(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:

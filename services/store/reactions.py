@@ -16,6 +16,8 @@ from services.store.projection import DEAD_LETTER
 from services.store.steering import policy_of
 
 SERVICE = "store"
+GIVEN = "given"
+"""What is written as the mind of a program that the run was given."""
 
 
 def react(change: Change, event: events_pb2.Event, sha256: bytes) -> Sequence[events_pb2.Event]:
@@ -73,12 +75,17 @@ def _say(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
 def _request(seat: Seat, cause: Cause, change: Change) -> events_pb2.Event:
     assert change.run is not None  # noqa: S101 - seats come from runs
     settings = change.run.settings
+    given = next((one for one in settings.programs if one.name in (seat.baseline, seat.seed_program)), None)
+    proposal = None
+    if given is not None:
+        proposal = pb.Proposal(name=given.name, motivation=given.motivation, program=given.program, mind=GIVEN)
     event = follow(cause, "requested", SERVICE, 1, seat.candidate)
     event.candidate_requested.CopyFrom(
         events_pb2.CandidateRequested(
             kind=pb.KIND_BASELINE if seat.baseline else pb.KIND_PROPOSAL,
             stage=settings.scale,
             request=pb.Request(number=seat.number, baseline=seat.baseline, seeds=seat.seeds, mind=settings.mind),
+            proposal=proposal,
         )
     )
     return event

@@ -10,7 +10,7 @@ from services.domain import run as policy
 from services.domain.ladder_settings import climb_of
 from services.domain.pool import PoolPolicy
 from services.domain.promotion import Result
-from services.domain.run_state import GOING_ON, Budget, RunPolicy, RunState
+from services.domain.run_state import CONTROLS, GOING_ON, Budget, RunPolicy, RunState
 from services.store.port import Change, LogRow, RunRow
 
 
@@ -25,10 +25,13 @@ def _policy_of(body: bytes) -> RunPolicy:
     budget, pool = settings.budget, settings.pool
     validate_policies(settings.policies)
     climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
+    own = [given.name for given in settings.programs]
     return RunPolicy(
         seats=settings.seats or 1,
         budget=Budget(**{field.name: value for field, value in budget.ListFields()}),
         baselines=tuple(settings.baselines),
+        controls=(*CONTROLS, *(name for name in own if name in settings.baselines)),
+        seed_programs=tuple(name for name in own if name not in settings.baselines),
         seed=settings.seed,
         candidate_seeds=settings.candidate_seeds or 1,
         baseline_seeds=settings.baseline_seeds or 1,

@@ -21,7 +21,7 @@ from services.contracts import events_pb2
 from services.store.backends import open_archive, restore_archive
 from services.store.forking import fork, history
 from services.store.interchange import exporting, importing
-from services.store.interchange.importing import BadArchive, read
+from services.store.interchange.importing import BadArchive, read, read_programs
 from services.store.port import Archive, ArchiveUnavailable, Query
 from services.store.reactions import react
 from services.store.replay import BATCH, replay
@@ -120,16 +120,17 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
     try:
         async with Bus(settings, "asi-import") as bus:
             await bus.set_up()
-            if arguments.format != "asi-arch":
+            if arguments.format in ("jsonl", "parquet"):
                 run, bodies, left_out = importing.exported_bodies(arguments.path, arguments.format, arguments.skip_bad)
                 await _must_be_new(archive, run)
                 await importing.publish_bodies(bus, bodies)
                 count = len(bodies)
             else:
-                published = read(arguments.path, arguments.skip_bad)
-                run = run_name(arguments.run or "imported")
+                programs = arguments.format == "programs"
+                published = (read_programs if programs else read)(arguments.path, arguments.skip_bad)
+                run = run_name(arguments.run or ("programs" if programs else "imported"))
                 await _must_be_new(archive, run)
-                events = importing.events_of(run, published.records, "asi-arch")
+                events = importing.events_of(run, published.records, arguments.format)
                 await importing.publish_all(bus, events)
                 left_out, count = published.left_out, len(published.records)
             await _catch_up(archive, bus)
@@ -140,7 +141,8 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
         return 0
     for line in left_out:
         _say(f"  left out: {line}")
-    _say(f"imported {count} {'records' if arguments.format == 'asi-arch' else 'events'} as run {run}")
+    kind = {"asi-arch": "records", "programs": "programs"}.get(arguments.format, "events")
+    _say(f"imported {count} {kind} as run {run}")
     return 0
 
 
@@ -249,9 +251,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--into", metavar="URL", help="a fresh archive to keep, as sqlite:///PATH or mongodb://…")
     one.add_argument("--json", action="store_true")
     one = commands.add_parser("import", help="bring a published archive or an exported log in, as a run of its own")
-    one.add_argument("format", choices=("asi-arch", "jsonl", "parquet"))
-    one.add_argument("path", type=Path)
-    one.add_argument("--run", help="name of the new run; default: imported (an exported log keeps its own)")
+    one.add_argument("format", choices=("asi-arch", "programs", "jsonl", "parquet"))
+    one.add_argument("path", type=Path, help="file or folder; of programs a folder of Python files")
+    one.add_argument("--run", help="name of the new run; default: imported or programs (an exported log keeps its own)")
     one.add_argument("--skip-bad", action="store_true", help="leave out records that are broken, and list them")
     one.add_argument("--json", action="store_true")
     alone = "One architecture as a package of its own: asi-arch export RUN --as module --candidate C --out DIR."

@@ -18,6 +18,7 @@ from services.console.settings import ConsoleSettings
 from services.console.tables import family, listing
 from services.contracts import candidate_pb2
 from services.contracts import events_pb2 as events
+from services.store.steering import policy_of
 from tests.console.conftest import Laboratory, bare_environment
 from tests.console.lives import whole_way
 
@@ -61,6 +62,41 @@ def test_a_setting_of_a_run_is_declared_once_for_flags_files_and_the_record(tmp_
         RunOptions.read({"seedz": 3}, "run.toml")
     with pytest.raises(SettingsError, match="--judge-times is 0: Input should be greater than or equal to 1"):
         RunOptions.read({"judge_times": 0})
+
+
+def test_own_programs_become_baselines_and_seeds(tmp_path: Path) -> None:
+    """The first name is the root; what is given as a seed is no control."""
+    for name in ("mine", "other"):
+        (tmp_path / f"{name}.py").write_text(f'"""What {name} is good for."""\n')
+    options = RunOptions.read(
+        {"baselines": f"{tmp_path / 'mine.py'},delta_net", "seed_program": [str(tmp_path / "other.py")]}
+    )
+    settings = run_settings(options)
+    policy = policy_of(settings)
+
+    assert list(settings.baselines) == ["mine", "delta_net"]
+    assert [given.motivation for given in settings.programs] == ["What mine is good for.", "What other is good for."]
+    assert (policy.seed_programs, policy.controls[-1]) == (("other",), "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("gla.py", "x = 1", "gla.py has the name of a program of the zoo: rename the file"),
+        ("1st.py", "x = 1", "begin the name with a letter"),
+        ("mine.py", "x = (", "is no Python program"),
+        ("mine.py", f"x = {'1' * 100_000}", "more than 98304 bytes"),
+        ("mine.txt", None, "cannot be read: No such file"),
+    ],
+)
+def test_an_impossible_program_is_refused_with_its_file(
+    tmp_path: Path, name: str, content: str | None, sentence: str
+) -> None:
+    """Before anything starts."""
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(SettingsError, match=sentence):
+        run_settings(RunOptions(seed_programs=(str(tmp_path / name),)))
 
 
 def test_a_fork_takes_what_was_given_and_keeps_the_rest() -> None:

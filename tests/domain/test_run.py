@@ -57,6 +57,24 @@ def test_a_run_begins_with_as_many_baselines_as_it_has_seats() -> None:
     ]
 
 
+def test_seed_programs_follow_the_baselines_and_use_up_no_budget() -> None:
+    """A search goes on from what somebody has already, and still gets all the proposals that were paid for."""
+    policy = replace(POLICY, baselines=("delta_net",), seed_programs=("mine",), budget=Budget(candidates=1))
+    state, (root, seed) = begun(policy)
+    state, _ = step(state, ended(root), policy)
+    state, decisions = step(state, ended(seed, fitness=0.7), policy)
+    (proposal,) = [one for one in decisions if isinstance(one, Seat)]
+
+    assert [(one.candidate, one.baseline, one.seed_program) for one in (root, seed, proposal)] == [
+        ("c000001", "delta_net", ""),
+        ("c000002", "", "mine"),
+        ("c000003", "", ""),
+    ]
+    assert (state.proposals_asked, state.proposals_ended) == (1, 0)
+    with pytest.raises(ValueError, match="name a program twice"):
+        replace(policy, seed_programs=("delta_net",))
+
+
 def test_no_proposal_is_asked_for_before_every_baseline_has_ended() -> None:
     """Proposals are drawn from what the baselines measured."""
     state, seats = begun()

@@ -12,14 +12,16 @@ import pytest
 
 from tests.loop.conftest import Command, micro_flags, rows_of
 
+OWN = Path(__file__).parents[2] / "examples" / "programs" / "decaying_average.py"
 RUN = ("run", "--candidates", "1", "--baselines", "delta_net,linear_attention", *micro_flags())
 
 
 def test_a_run_ends_with_every_candidate_measured_and_can_be_asked_about(asi_arch: Command) -> None:
     """Proposed, checked, trained, evaluated, judged, analysed and archived; then list, show, tree and status."""
-    ranked = rows_of(asi_arch(*RUN, "--json"))
+    ranked = rows_of(asi_arch(*RUN, "--seed-program", str(OWN), "--json"))
 
-    assert len(ranked) == 3
+    assert len(ranked) == 4
+    assert next(row for row in ranked if row["id"] == "c000003")["name"] == "decaying_average"
     assert {row["state"] for row in ranked} <= {"archived", "rejected"}
     listed = rows_of(asi_arch("list", "--json"))
     needed = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.store.interchange.exporting import write_published
-from services.store.interchange.importing import BadArchive, candidate_of, events_of, read
+from services.store.interchange.importing import BadArchive, candidate_of, events_of, read, read_programs
 
 
 def record(index: int, parent: int | None = None, **more: object) -> dict[str, object]:
@@ -30,6 +30,20 @@ def test_a_whole_record_is_read_and_nan_cells_are_absent(tmp_path: Path) -> None
     candidate = candidate_of("pub", one)
     assert not candidate.training.HasField("loss")
     assert candidate.verdict.fitness.value == 1.5
+
+
+def test_a_folder_of_programs_becomes_candidates_without_scores(tmp_path: Path) -> None:
+    """Their docstrings say what they are for; a file that is no program is named, or left out."""
+    (tmp_path / "mine.py").write_text('"""Forgets slowly."""\nx = 1\n')
+    (tmp_path / "broken.py").write_text("x = (")
+    with pytest.raises(BadArchive, match=r"broken\.py is no Python program"):
+        read_programs(tmp_path)
+    archive = read_programs(tmp_path, skip_bad=True)
+    candidate = candidate_of("own", archive.records[0])
+
+    assert (candidate.proposal.name, candidate.proposal.motivation) == ("mine", "Forgets slowly.")
+    assert not candidate.HasField("training")
+    assert archive.left_out[0].startswith("broken.py")
 
 
 def test_the_mean_accuracy_is_that_of_the_papers_tables_or_absent(tmp_path: Path) -> None:

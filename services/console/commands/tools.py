@@ -54,7 +54,8 @@ def replay(context: typer.Context) -> None:
 
 @passes_arguments_on
 def import_(context: typer.Context) -> None:
-    """Bring in a published archive (asi-arch PATH) or an exported log (jsonl or parquet PATH) as a run of its own."""
+    """Bring in a published archive (asi-arch PATH), own programs (programs FOLDER) or an exported log (jsonl or parquet
+    PATH) as a run of its own."""
     hand_over(STORE, context, with_log=True)
 
 

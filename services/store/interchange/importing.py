@@ -5,6 +5,7 @@ their index; names repeat. A cell that says nan was not measured and is left out
 or an index that comes twice is refused with the offending indices, before anything is imported.
 """
 
+import ast
 import asyncio
 import base64
 import csv
@@ -83,6 +84,27 @@ def read(path: Path, skip_bad: bool = False) -> Archive:
     if not sound:
         raise BadArchive(f"{path} holds no record that can be imported.")
     return Archive(tuple(sound[index] for index in lineage_order(sound)), tuple(problems))
+
+
+def read_programs(folder: Path, skip_bad: bool = False) -> Archive:
+    """The Python files of a folder as records without scores, named by their files; docstrings are motivations.
+
+    Raises BadArchive where a file is no Python program, unless such are left out with `skip_bad`.
+    """
+    records, problems = list[Published](), list[str]()
+    for path in sorted(folder.glob("*.py")):
+        try:
+            program = path.read_text(encoding="utf-8-sig")
+            motivation = ast.get_docstring(ast.parse(program)) or ""
+        except (SyntaxError, ValueError) as error:
+            problems.append(f"{path.name} is no Python program: {error}")
+            continue
+        records.append(Published(len(records) + 1, path.stem, None, None, program, motivation))
+    if problems and not skip_bad:
+        raise BadArchive("; ".join(problems[:10]) + ". Nothing was imported; --skip-bad takes the rest.")
+    if not records:
+        raise BadArchive(f"{folder} holds no Python program.")
+    return Archive(tuple(records), tuple(problems))
 
 
 def lineage_order(records: Mapping[int, Published]) -> list[int]:
