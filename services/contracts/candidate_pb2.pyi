@@ -606,6 +606,9 @@ class Investigation(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     UNREPEATED_BECAUSE_FIELD_NUMBER: _builtins.int
+    OTHER_TEXT_FIELD_NUMBER: _builtins.int
+    OTHER_TEXT_LOSS_FIELD_NUMBER: _builtins.int
+    OTHER_TEXT_ROOT_LOSS_FIELD_NUMBER: _builtins.int
     loss: _builtins.float
     """the suspected one, nats per token"""
     floor: _builtins.float
@@ -621,6 +624,11 @@ class Investigation(_message.Message):
     """what was trained and scored on"""
     unrepeated_because: _builtins.str
     """why there is no repetition"""
+    other_text: _builtins.str
+    """the corpus from another source that both repetitions were scored on as well"""
+    other_text_loss: _builtins.float
+    """of the candidate"""
+    other_text_root_loss: _builtins.float
     @_builtins.property
     def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProbeVerdict]:
         """of the thorough check"""
@@ -637,15 +645,26 @@ class Investigation(_message.Message):
         seed: _builtins.int = ...,
         data: _builtins.str = ...,
         unrepeated_because: _builtins.str = ...,
+        other_text: _builtins.str = ...,
+        other_text_loss: _builtins.float | None = ...,
+        other_text_root_loss: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_repeated_loss", b"_repeated_loss", "_repeated_root_loss", b"_repeated_root_loss", "repeated_loss", b"repeated_loss", "repeated_root_loss", b"repeated_root_loss"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_other_text_loss", b"_other_text_loss", "_other_text_root_loss", b"_other_text_root_loss", "_repeated_loss", b"_repeated_loss", "_repeated_root_loss", b"_repeated_root_loss", "other_text_loss", b"other_text_loss", "other_text_root_loss", b"other_text_root_loss", "repeated_loss", b"repeated_loss", "repeated_root_loss", b"repeated_root_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_repeated_loss", b"_repeated_loss", "_repeated_root_loss", b"_repeated_root_loss", "data", b"data", "failed", b"failed", "floor", b"floor", "loss", b"loss", "probes", b"probes", "repeated_loss", b"repeated_loss", "repeated_root_loss", b"repeated_root_loss", "seed", b"seed", "unrepeated_because", b"unrepeated_because"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_other_text_loss", b"_other_text_loss", "_other_text_root_loss", b"_other_text_root_loss", "_repeated_loss", b"_repeated_loss", "_repeated_root_loss", b"_repeated_root_loss", "data", b"data", "failed", b"failed", "floor", b"floor", "loss", b"loss", "other_text", b"other_text", "other_text_loss", b"other_text_loss", "other_text_root_loss", b"other_text_root_loss", "probes", b"probes", "repeated_loss", b"repeated_loss", "repeated_root_loss", b"repeated_root_loss", "seed", b"seed", "unrepeated_because", b"unrepeated_because"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__other_text_loss: _TypeAlias = _typing.Literal["other_text_loss"]  # noqa: Y015
+    _WhichOneofArgType__other_text_loss: _TypeAlias = _typing.Literal["_other_text_loss", b"_other_text_loss"]  # noqa: Y015
+    _WhichOneofReturnType__other_text_root_loss: _TypeAlias = _typing.Literal["other_text_root_loss"]  # noqa: Y015
+    _WhichOneofArgType__other_text_root_loss: _TypeAlias = _typing.Literal["_other_text_root_loss", b"_other_text_root_loss"]  # noqa: Y015
     _WhichOneofReturnType__repeated_loss: _TypeAlias = _typing.Literal["repeated_loss"]  # noqa: Y015
     _WhichOneofArgType__repeated_loss: _TypeAlias = _typing.Literal["_repeated_loss", b"_repeated_loss"]  # noqa: Y015
     _WhichOneofReturnType__repeated_root_loss: _TypeAlias = _typing.Literal["repeated_root_loss"]  # noqa: Y015
     _WhichOneofArgType__repeated_root_loss: _TypeAlias = _typing.Literal["_repeated_root_loss", b"_repeated_root_loss"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__other_text_loss) -> _WhichOneofReturnType__other_text_loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__other_text_root_loss) -> _WhichOneofReturnType__other_text_root_loss | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__repeated_loss) -> _WhichOneofReturnType__repeated_loss | None: ...
     @_typing.overload
@@ -668,6 +687,8 @@ class SeedResult(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
     BENCHMARK_FIELD_NUMBER: _builtins.int
+    OTHER_TEXT_FIELD_NUMBER: _builtins.int
+    OTHER_TEXT_LOSS_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     loss: _builtins.float
     """final held-out loss, nats per token"""
@@ -678,6 +699,10 @@ class SeedResult(_message.Message):
     """the watcher's reason, where training was cut short on purpose"""
     benchmark: _builtins.float
     """mean accuracy over the tasks that the scale averages"""
+    other_text: _builtins.str
+    """the corpus from another source that it was scored on as well, if it was"""
+    other_text_loss: _builtins.float
+    """there, nats per token"""
     @_builtins.property
     def curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurvePoint]: ...
     @_builtins.property
@@ -704,10 +729,12 @@ class SeedResult(_message.Message):
         checkpoint: Global___Artifact | None = ...,
         stopped: _builtins.str | None = ...,
         benchmark: _builtins.float | None = ...,
+        other_text: _builtins.str = ...,
+        other_text_loss: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_checkpoint", b"_checkpoint", "_loss_stderr", b"_loss_stderr", "_stopped", b"_stopped", "benchmark", b"benchmark", "checkpoint", b"checkpoint", "loss_stderr", b"loss_stderr", "measurements", b"measurements", "stopped", b"stopped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_checkpoint", b"_checkpoint", "_loss_stderr", b"_loss_stderr", "_other_text_loss", b"_other_text_loss", "_stopped", b"_stopped", "benchmark", b"benchmark", "checkpoint", b"checkpoint", "loss_stderr", b"loss_stderr", "measurements", b"measurements", "other_text_loss", b"other_text_loss", "stopped", b"stopped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_checkpoint", b"_checkpoint", "_loss_stderr", b"_loss_stderr", "_stopped", b"_stopped", "benchmark", b"benchmark", "bits_per_byte", b"bits_per_byte", "block_losses", b"block_losses", "checkpoint", b"checkpoint", "curve", b"curve", "loss", b"loss", "loss_stderr", b"loss_stderr", "measurements", b"measurements", "scores", b"scores", "seed", b"seed", "stopped", b"stopped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_checkpoint", b"_checkpoint", "_loss_stderr", b"_loss_stderr", "_other_text_loss", b"_other_text_loss", "_stopped", b"_stopped", "benchmark", b"benchmark", "bits_per_byte", b"bits_per_byte", "block_losses", b"block_losses", "checkpoint", b"checkpoint", "curve", b"curve", "loss", b"loss", "loss_stderr", b"loss_stderr", "measurements", b"measurements", "other_text", b"other_text", "other_text_loss", b"other_text_loss", "scores", b"scores", "seed", b"seed", "stopped", b"stopped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__benchmark: _TypeAlias = _typing.Literal["benchmark"]  # noqa: Y015
     _WhichOneofArgType__benchmark: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark"]  # noqa: Y015
@@ -715,6 +742,8 @@ class SeedResult(_message.Message):
     _WhichOneofArgType__checkpoint: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint"]  # noqa: Y015
     _WhichOneofReturnType__loss_stderr: _TypeAlias = _typing.Literal["loss_stderr"]  # noqa: Y015
     _WhichOneofArgType__loss_stderr: _TypeAlias = _typing.Literal["_loss_stderr", b"_loss_stderr"]  # noqa: Y015
+    _WhichOneofReturnType__other_text_loss: _TypeAlias = _typing.Literal["other_text_loss"]  # noqa: Y015
+    _WhichOneofArgType__other_text_loss: _TypeAlias = _typing.Literal["_other_text_loss", b"_other_text_loss"]  # noqa: Y015
     _WhichOneofReturnType__stopped: _TypeAlias = _typing.Literal["stopped"]  # noqa: Y015
     _WhichOneofArgType__stopped: _TypeAlias = _typing.Literal["_stopped", b"_stopped"]  # noqa: Y015
     @_typing.overload
@@ -723,6 +752,8 @@ class SeedResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint) -> _WhichOneofReturnType__checkpoint | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_stderr) -> _WhichOneofReturnType__loss_stderr | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__other_text_loss) -> _WhichOneofReturnType__other_text_loss | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stopped) -> _WhichOneofReturnType__stopped | None: ...
 

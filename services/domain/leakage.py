@@ -2,9 +2,10 @@
 
 arXiv:2507.18074 discards a final loss more than 10% below the baseline. True gains of that size exist, so that a low
 loss is only a reason to look harder here. Policy ``investigate`` (the default) rejects on evidence alone: a probe that
-fails, or a gain that is not there again with another seed, shifted training data and other text. ``probe`` asks the
-probes only. ``paper`` is the paper's rule. At tiny scale honest controls are below the threshold already (DeltaNet with
-a gated value skip is 10% below DeltaNet), so where they are, the best of them is what the threshold is measured from.
+fails, a gain that is not there again with another seed, shifted training data and other text, or one of which nothing
+is left on text from another source. ``probe`` asks the probes only. ``paper`` is the paper's rule. At tiny scale honest
+controls are below the threshold already (DeltaNet with a gated value skip is 10% below DeltaNet), so where they are,
+the best of them is what the threshold is measured from.
 """
 
 from collections.abc import Sequence
@@ -36,12 +37,14 @@ class Investigation:
     """What a closer look at a suspected loss found. A measurement that was not made is ``None``.
 
     ``gain`` is the root's loss minus the candidate's as they were measured first, ``repeated_gain`` the same of both
-    trained again with another seed on shifted data and scored on other text, all in nats.
+    trained again with another seed on shifted data and scored on other text, ``other_text_gain`` that of these two on
+    text from another source, all in nats.
     """
 
     failed_probes: tuple[str, ...]
     gain: float
     repeated_gain: float | None = None
+    other_text_gain: float | None = None
 
 
 def leakage_policy(name: str) -> str:
@@ -81,5 +84,10 @@ def fault(policy: str, found: Investigation) -> str | None:
         return (
             f"trained again with another seed and shifted data and scored on other text, it gains "
             f"{found.repeated_gain:.4f} nats over the root instead of {found.gain:.4f}"
+        )
+    if policy == INVESTIGATE and found.other_text_gain is not None and found.other_text_gain <= 0:
+        return (
+            f"on text from another source it gains {found.other_text_gain:.4f} nats over the root, "
+            f"but {found.gain:.4f} on what it was selected by"
         )
     return None

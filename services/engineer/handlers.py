@@ -103,10 +103,10 @@ class Engineer:
             return
         program, unpruned = training.program or record.proposal.program, replace(surroundings, finished=())
 
-        async def repeat(work: str, program: str, seed: int, stage: Stage) -> float:
+        async def repeat(work: str, program: str, seed: int, stage: Stage) -> pb.SeedResult:
             bench = Workbench(self._data_dir, record.run, f"{record.id}-{work}")
             (result,) = await self._train_seeds(job, program, [seed], stage, unpruned, bench)
-            return float(result.loss)
+            return result
 
         seeds = [seed.seed for seed in training.seeds]
         result = await investigate(found, program, seeds, stage, self._stages, surroundings, repeat)
@@ -126,7 +126,7 @@ class Engineer:
             overrides = await overrides_for(self._stages, asked.stage, overrides, program, asked.match_parameters)
         stage = await self._stages.open(asked.stage, overrides)
         unseen = share_of(stage.corpus.verification, asked.rung, asked.rungs)
-        fresh = replace(stage, corpus=replace(stage.corpus, heldout=unseen))
+        fresh = await self._stages.with_other_text(replace(stage, corpus=replace(stage.corpus, heldout=unseen)))
         bench = Workbench(self._data_dir, record.run, f"{record.id}-rung-{asked.rung}")
         said = events_pb2.CandidateVerified(stage=asked.stage, rung=asked.rung)
         attempt = 1
@@ -218,7 +218,8 @@ class Engineer:
             if self._weights is not None:
                 kept.append(await keep_weights(self._weights, weights))
 
-        result = await score(trained, self._sandbox, keep, parameter_limit=stage.settings.most_parameters)
+        limit = stage.settings.most_parameters
+        result = await score(trained, self._sandbox, keep, parameter_limit=limit, other=stage.other)
         device = result.measurements.device
         metrics.TRAINING_SECONDS.labels(stage.scale.name, device).inc(result.measurements.seconds)
         message = seed_message(result)

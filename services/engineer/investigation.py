@@ -1,8 +1,8 @@
 """A closer look at a loss that looks too good to be true: thorough probes, and the whole training once more.
 
 The repetition trains the root and the candidate with another seed, on training data that begins elsewhere, and scores
-both on text that neither the first training nor the first scoring used. What its findings mean is decided by
-services/domain/leakage.py.
+both on text that neither the first training nor the first scoring used, and on text from another source. What its
+findings mean is decided by services/domain/leakage.py.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from services.engineer.training.errors import TrainingFailed
 
 SEED_DISTANCE = 7919
 """Added to the last seed: no seed of a search or a verification lies there."""
-Repeat = Callable[[str, str, int, Stage], Awaitable[float]]
-"""(name of the work, program, seed, stage) to the held-out loss. Raises TrainingFailed."""
+Repeat = Callable[[str, str, int, Stage], Awaitable[pb.SeedResult]]
+"""(name of the work, program, seed, stage) to what was measured. Raises TrainingFailed."""
 
 
 def suspected(record: pb.Candidate, loss: float, surroundings: Surroundings) -> Suspicion | None:
@@ -53,14 +53,18 @@ async def investigate(
     if failed or root is None or leakage_of(surroundings.settings) != INVESTIGATE:
         result.unrepeated_because = "a probe fails" if failed else "the run's policy asks the probes only"
         return result
-    again = replace(stage, corpus=other_data(stage.corpus, stage.scale))
+    again = await stages.with_other_text(replace(stage, corpus=other_data(stage.corpus, stage.scale)))
     result.seed = max(seeds, default=0) + SEED_DISTANCE
     result.data = "training data that begins elsewhere, scored on text that was neither trained nor scored on before"
     try:
-        result.repeated_root_loss = await repeat(
-            "root-again", root.training.program or root.proposal.program, result.seed, again
-        )
-        result.repeated_loss = await repeat("again", program, result.seed, again)
+        root_program = root.training.program or root.proposal.program
+        root_again = await repeat("root-again", root_program, result.seed, again)
+        repeated = await repeat("again", program, result.seed, again)
+        result.repeated_root_loss, result.repeated_loss = root_again.loss, repeated.loss
+        if repeated.HasField("other_text_loss") and root_again.HasField("other_text_loss"):
+            result.other_text = repeated.other_text
+            result.other_text_root_loss = root_again.other_text_loss
+            result.other_text_loss = repeated.other_text_loss
     except TrainingFailed as failed_again:
         result.unrepeated_because = f"the repetition failed: {failed_again.message}"
     return result

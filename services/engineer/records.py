@@ -33,6 +33,8 @@ def seed_message(result: TrainingResult) -> pb.SeedResult:
         block_losses=result.block_losses,
         measurements=_measurements(result.measurements),
         stopped=result.stopped,
+        other_text=result.other_text or "",
+        other_text_loss=result.other_text_loss,
     )
 
 

@@ -9,7 +9,7 @@ import structlog
 
 from services.engineer.checks.host import check, check_thoroughly, stage_settings
 from services.engineer.checks.report import CheckReport, CheckSettings
-from services.engineer.data import Corpus, open_corpus
+from services.engineer.data import Corpus, CorpusError, open_corpus, other_corpus
 from services.engineer.evaluation.tasks import require_tasks
 from services.engineer.precision import PrecisionSpeed, decided, measure_precision
 from services.engineer.scales import Scale, load_scale
@@ -25,6 +25,7 @@ class Stage:
     scale: Scale
     corpus: Corpus
     settings: CheckSettings  # with the root's parameters, to measure a candidate's against
+    other: Corpus | None = None  # text from another source to score on as well
 
 
 class Stages:
@@ -37,6 +38,7 @@ class Stages:
         self._cache = cache
         self._device = {"device": device} if device else {}
         self._opened: dict[tuple[object, ...], asyncio.Task[Stage]] = {}
+        self._others: dict[str, asyncio.Task[Corpus]] = {}
         self._speeds: dict[tuple[str, int], asyncio.Task[PrecisionSpeed]] = {}
         self.unsuited: dict[str, str] = {}  # stage → why its precision does not fit this machine
 
@@ -50,6 +52,17 @@ class Stages:
         except Exception:
             self._opened.pop(key, None)
             raise
+
+    async def with_other_text(self, stage: Stage) -> Stage:
+        """The stage, whose trainings are scored on text from another source as well, where this machine has some."""
+        if stage.corpus.name not in self._others:
+            reading = asyncio.to_thread(other_corpus, stage.corpus)
+            self._others[stage.corpus.name] = asyncio.create_task(reading)
+        try:
+            return replace(stage, other=await asyncio.shield(self._others[stage.corpus.name]))
+        except CorpusError as error:
+            structlog.get_logger().warning("no_other_text", stage=stage.scale.name, why=str(error))
+            return stage
 
     async def scale(self, name: str, overrides: Mapping[str, str]) -> Scale:
         """The scale alone; its precision is what it names, or what fits this machine. Raises ScaleError."""

@@ -59,8 +59,8 @@ async def _checked_here(
 ) -> CheckReport:
     """In a sandbox of this process. Neither torch nor a corpus of text is needed here, which saves most of the wait."""
     scale = load_scale(arguments.scale, overrides)
-    plain = scale.corpus == "python-source"
-    vocabulary = ByteTokens().vocabulary if plain else (await asyncio.to_thread(_corpus, scale, data)).tokens.vocabulary
+    corpus = None if scale.of_bytes else await asyncio.to_thread(_corpus, scale, data)
+    vocabulary = ByteTokens.vocabulary if corpus is None else corpus.tokens.vocabulary
     async with Sandbox(preload=PRELOAD) as sandbox:
         settings = await stage_settings(scale, vocabulary, sandbox)
         if arguments.exempt_from_cost:

@@ -148,14 +148,17 @@ class JudgeHandler:
             )
             report = await self._checker.Check(request, timeout=300)
             investigation.failed.extend(one for one in report.verdicts if one.outcome == "fail")
-        repeated = None
+        repeated = other_text = None
         if investigation.HasField("repeated_loss") and investigation.HasField("repeated_root_loss"):
             repeated = investigation.repeated_root_loss - investigation.repeated_loss
+        if investigation.HasField("other_text_loss") and investigation.HasField("other_text_root_loss"):
+            other_text = investigation.other_text_root_loss - investigation.other_text_loss
         failed = tuple(f"{one.probe}: {one.message}" for one in investigation.failed)
         gain = case.root.training.loss - found.loss
-        because = fault(leakage_policy(case.settings.policies.leakage), Investigation(failed, gain, repeated))
+        findings = Investigation(failed, gain, repeated, other_text)
+        because = fault(leakage_policy(case.settings.policies.leakage), findings)
         if because is not None:
-            raise _leak(case.record, found, because, failed, repeated)
+            raise _leak(case.record, found, because, findings)
 
     def _suspicion(self, case: Case) -> Suspicion | None:
         loss, root = loss_of(case.record), loss_of(case.root)
@@ -215,9 +218,7 @@ def _rescored(case: Case, job: Job) -> list[events_pb2.Event]:
     return events
 
 
-def _leak(
-    record: pb.Candidate, found: Suspicion, because: str, failed: Sequence[str], repeated_gain: float | None
-) -> Rejected:
+def _leak(record: pb.Candidate, found: Suspicion, because: str, findings: Investigation) -> Rejected:
     """The rejection with its evidence: the numbers, the probes that fail, and where a watcher stopped a seed."""
     return Rejected(
         "judge",
@@ -226,8 +227,9 @@ def _leak(
             "loss": found.loss,
             "reference": found.reference,
             "floor": found.floor,
-            "failed_probes": list(failed),
-            "repeated_gain": repeated_gain,
+            "failed_probes": list(findings.failed_probes),
+            "repeated_gain": findings.repeated_gain,
+            "other_text_gain": findings.other_text_gain,
             "stopped": [seed.stopped for seed in record.training.seeds if seed.HasField("stopped")],
         },
     )

@@ -57,6 +57,13 @@ def test_a_gain_that_is_not_there_again_is_evidence() -> None:
     assert fault(PROBE, Investigation((), 0.4, 0.0)) is None
 
 
+def test_a_gain_on_one_text_only_is_evidence() -> None:
+    """A program that holds the text in its own gains nothing on text from another source."""
+    assert "another source" in str(fault(INVESTIGATE, Investigation((), 0.4, 0.4, -0.01)))
+    assert fault(INVESTIGATE, Investigation((), 0.4, 0.4, 0.1)) is None
+    assert fault(PROBE, Investigation((), 0.4, 0.4, -0.01)) is None
+
+
 def test_an_unknown_policy_is_refused_with_the_names_there_are() -> None:
     """A typing error must not silently choose a rule."""
     assert leakage_policy("") == INVESTIGATE

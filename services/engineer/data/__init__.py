@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from services.engineer.data.corpus import Corpus, CorpusError, Tokens, batches, heldout_blocks, secret_in
+from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, Tokens, batches, heldout_blocks, secret_in
+from services.engineer.data.documentation import documentation
 from services.engineer.data.hub import HubText, hub_corpus
 from services.engineer.data.python_source import python_source
 from services.engineer.scales import Scale
 
-__all__ = ["Corpus", "CorpusError", "Tokens", "batches", "heldout_blocks", "open_corpus"]
+__all__ = ["Corpus", "CorpusError", "Tokens", "batches", "heldout_blocks", "open_corpus", "other_corpus"]
 
 
 def open_corpus(scale: Scale, cache: Path, text_seed: str | None = None) -> Corpus:
@@ -18,6 +19,18 @@ def open_corpus(scale: Scale, cache: Path, text_seed: str | None = None) -> Corp
     secret = secret_in(cache, text_seed)
     if scale.corpus == "python-source":
         return python_source(secret)
+    if scale.corpus == "documentation":
+        return documentation(secret, ByteTokens())
     text = HubText(scale.dataset, scale.dataset_config, scale.text_field, scale.tokenizer)
     heldout = scale.heldout_blocks * (scale.context + 1)
     return hub_corpus(text, train_tokens=scale.tokens, heldout_tokens=heldout, cache=cache, secret=secret)
+
+
+def other_corpus(corpus: Corpus) -> Corpus:
+    """Text of another source in the tokens of `corpus`: a gain that holds there is none of one text's peculiarities.
+
+    Raises CorpusError where it is missing.
+    """
+    if corpus.name == "documentation":
+        return python_source(corpus.secret)
+    return documentation(corpus.secret, corpus.tokens)

@@ -10,14 +10,14 @@ rests on predictions that could not have seen their target, at every place from 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import mean
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engineer.data import batches, heldout_blocks
+from services.engineer.data import Corpus, batches, heldout_blocks
 from services.engineer.data.corpus import TokenArray
 from services.engineer.evaluation.benchmarks import run_benchmarks
 from services.engineer.evaluation.reader import Reader, Trial, open_reader
@@ -77,9 +77,7 @@ async def examine(exam: Examination) -> Scores:
     """Everything, in two fresh children. Raises LooksAhead and TrainingFailed where the candidate is at fault."""
     scale, blocks = exam.job.scale, exam.blocks
     random = exam.job.corpus.random(f"examination {exam.job.identity}")
-    losses, gain, tasks = await _two_readings(exam, blocks, random)
-    _require_plausible(losses)
-    losses = losses + max(gain, 0.0)
+    losses, tasks = await _two_readings(exam, blocks, random)
     loss = float(losses.mean())
     return Scores(
         loss=loss,
@@ -89,6 +87,19 @@ async def examine(exam: Examination) -> Scores:
         tasks=tasks,
         benchmark=benchmark_of(tasks, scale.averaged),
     )
+
+
+async def loss_on(exam: Examination, other: Corpus) -> float:
+    """Loss in nats per token on held-out text of another corpus with the same tokens, compared in the same way.
+
+    It has fewer blocks than the scale asks for where the other text is short.
+    """
+    scale = exam.job.scale
+    blocks = min(scale.heldout_blocks, len(other.heldout) // (scale.context + 1))
+    job = replace(exam.job, corpus=other, scale=replace(scale, heldout_blocks=blocks))
+    elsewhere, random = replace(exam, job=job), other.random(f"examination {job.identity}")
+    losses, _ = await _two_readings(elsewhere, elsewhere.blocks, random, benchmarks=False)
+    return float(losses.mean())
 
 
 async def next_loss(exam: Examination, step: int) -> float:
@@ -185,9 +196,9 @@ async def recheck(reader: Reader, trials: Sequence[Trial], random: np.random.Gen
 
 
 async def _two_readings(
-    exam: Examination, blocks: NDArray[np.int64], random: np.random.Generator
-) -> tuple[NDArray[np.float64], float, tuple[TaskScore, ...]]:
-    """Losses of all blocks, each read whole by one child only; the mean gain by looking ahead; the benchmarks."""
+    exam: Examination, blocks: NDArray[np.int64], random: np.random.Generator, benchmarks: bool = True
+) -> tuple[NDArray[np.float64], tuple[TaskScore, ...]]:
+    """Losses of all blocks, each read whole by one child only, plus the mean gain by looking ahead; the benchmarks."""
     scale, corpus = exam.job.scale, exam.job.corpus
     chosen = places_to_compare(scale.context, min(scale.check_truncations, len(blocks)), random)
     compared = random.permutation(len(blocks))[: len(chosen)]
@@ -207,9 +218,9 @@ async def _two_readings(
             answers = np.empty(targets.shape, dtype=np.float32)
             answers[order] = reader.score(await reader.hidden(inputs[order]), targets[order]).log_probs
             whole[own], instead[foreign] = answers[: len(own)], answers[len(own) :]
-            if first:
+            if benchmarks and first:
                 tasks, trials = await run_benchmarks(reader, random)
-            else:
+            elif benchmarks:
                 await recheck(reader, trials, random)
     # Up to the place, both inputs are the same; a replaced row holds no trace of the token that the last of them is to
     # predict.
@@ -217,7 +228,9 @@ async def _two_readings(
         Change(place, float(whole[row, place - 1]), float(instead[index, place - 1]), weight)
         for index, (row, (place, weight)) in enumerate(zip(compared, chosen, strict=True))
     ]
-    return _finite(-whole.mean(axis=1, dtype=np.float64)), gain_of(changes), tasks
+    losses, gain = _finite(-whole.mean(axis=1, dtype=np.float64)), gain_of(changes)
+    _require_plausible(losses)
+    return losses + max(gain, 0.0), tasks
 
 
 def _require_plausible(losses: NDArray[np.float64]) -> None:

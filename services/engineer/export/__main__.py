@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace, settings: EngineerSettings) -> Path:
     scale = load_scale(record.stage or "tiny", dict(status.settings.scale_overrides))
     weights = asyncio.run(_weights(record, settings))
     sizes = ModelSizes.of(scale, _vocabulary(scale, weights, arguments.vocabulary))
-    tokenizer = BYTES if scale.corpus == "python-source" else scale.tokenizer
+    tokenizer = BYTES if scale.of_bytes else scale.tokenizer
     return write_package(arguments.out, card_of(record, status, links, source, tokenizer), source, sizes, weights)
 
 
@@ -55,7 +55,7 @@ async def _weights(record: pb.Candidate, settings: EngineerSettings) -> bytes | 
 
 
 def _vocabulary(scale: Scale, weights: bytes | None, asked: int | None) -> int:
-    if scale.corpus == "python-source":
+    if scale.of_bytes:
         return ByteTokens.vocabulary
     if weights is not None:
         from safetensors.numpy import load as arrays

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 SCALES = ("mini", "tiny", "explore", "verify", "final")
 
 Precision = Literal["auto", "bf16-autocast", "fp32"]
-CorpusName = Literal["python-source", "hub"]
+CorpusName = Literal["python-source", "documentation", "hub"]
 
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"precision": get_args(Precision), "corpus": get_args(CorpusName), "device": ("cpu", "cuda")}
@@ -77,6 +77,11 @@ class Scale:
     def tokens_per_step(self) -> int:
         """Tokens that one optimiser step sees."""
         return self.batch * self.context
+
+    @property
+    def of_bytes(self) -> bool:
+        """Whether its tokens are bytes: its text is on this machine, and needs no tokenizer."""
+        return self.corpus != "hub"
 
     @property
     def steps(self) -> int:

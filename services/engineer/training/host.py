@@ -13,7 +13,7 @@ from time import monotonic
 
 from services.domain.curves import Curve
 from services.engineer.data import Corpus
-from services.engineer.evaluation.scoring import Examination, examine, next_loss
+from services.engineer.evaluation.scoring import Examination, examine, loss_on, next_loss
 from services.engineer.scales import Scale
 from services.engineer.training.audit import audit
 from services.engineer.training.dialogue import limits_of
@@ -94,10 +94,12 @@ async def score(
     sandbox: Sandbox,
     keep: Callable[[Weights], Awaitable[None]] | None = None,
     parameter_limit: float | None = None,
+    other: Corpus | None = None,
 ) -> TrainingResult:
     """What a training is worth, and what it was. Raises TrainingFailed where the candidate is at fault.
 
-    `parameter_limit` is the most that the whole model may have learnt, counted on the arrays that came back.
+    `parameter_limit` is the most that the whole model may have learnt, counted on the arrays that came back. `other`
+    is text from another source to be scored on as well.
     """
     session, job, began = trained.session, trained.job, monotonic()
     learnt = trained_elements(session.parameters, session.first, trained.weights)
@@ -107,7 +109,9 @@ async def score(
     with EnergyMeter(job.scale.device) as energy:
         if session.stretch is not None:
             await audit(job, sandbox, session.stretch, session.parameters)
-        scores = await examine(Examination(job, sandbox, trained.weights))
+        exam = Examination(job, sandbox, trained.weights)
+        scores = await examine(exam)
+        other_loss = None if other is None else await loss_on(exam, other)
     if keep is not None:
         await keep(trained.weights)
     if session.supervision.checkpoint is not None:
@@ -126,6 +130,8 @@ async def score(
         benchmark=scores.benchmark,
         measurements=measurements_of(session, learnt, sandbox.level, joules, seconds),
         stopped=trained.decision.reason if trained.decision else None,
+        other_text=None if other is None else other.name,
+        other_text_loss=other_loss,
     )
 
 

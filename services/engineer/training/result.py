@@ -85,7 +85,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """One seed of one candidate. `stopped` is the watcher's reason where the training ended early on purpose."""
+    """One seed of one candidate. `stopped` is the watcher's reason where the training ended early on purpose.
+
+    `other_text` is the name of the corpus from another source that it was scored on as well, where it was.
+    """
 
     seed: int
     scale: str
@@ -98,3 +101,5 @@ class TrainingResult:
     benchmark: float | None
     measurements: Measurements
     stopped: str | None = None
+    other_text: str | None = None
+    other_text_loss: float | None = None

@@ -115,6 +115,8 @@ async def test_a_loss_too_good_to_be_true_is_looked_at_again(
     assert found.seed not in (0, 1)
     assert found.repeated_loss == found.repeated_root_loss
     assert found.repeated_loss != found.loss
+    assert (found.other_text, found.other_text_loss) == ("documentation", found.other_text_root_loss)
+    assert found.other_text_loss != found.repeated_loss
 
 
 @pytest.mark.parametrize(

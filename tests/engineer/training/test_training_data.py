@@ -8,8 +8,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from services.engineer.data import Corpus, CorpusError, batches, heldout_blocks
+from services.engineer.data import Corpus, CorpusError, batches, heldout_blocks, other_corpus
 from services.engineer.data.corpus import ByteTokens, part_of
+from services.engineer.data.documentation import documentation
 from services.engineer.data.hub import Demand, HubText, ShardStore, fill, hub_corpus
 from services.engineer.data.python_source import python_source
 
@@ -33,6 +34,34 @@ def test_parts_are_disjoint_and_their_fingerprint_repeats(corpus: Corpus) -> Non
     assert again.fingerprint == corpus.fingerprint
     assert sample not in corpus.train.tobytes()
     assert len(corpus.train) > 10 * len(corpus.heldout)
+
+
+def test_the_other_corpus_is_prose_in_the_same_tokens(corpus: Corpus) -> None:
+    """Enough of it to train at tiny on as well, and none of it stands in the first corpus."""
+    other = other_corpus(corpus)
+    text = other.train.tobytes().decode()
+
+    assert len(other.train) > 1_200_000
+    assert min(len(other.heldout), len(other.verification)) > 256 * 257
+    assert other.tokens.vocabulary == corpus.tokens.vocabulary
+    assert sum(letter.isalpha() or letter.isspace() for letter in text) > 0.9 * len(text)
+    assert other.heldout[:2000].tobytes() not in other.train.tobytes()
+    assert other_corpus(other).fingerprint == corpus.fingerprint
+
+
+def test_documentation_is_sentences_once(tmp_path: Path) -> None:
+    """Code, lists of parameters and paragraphs that stand elsewhere too are left out."""
+    sentence = "Reads a whole paragraph of plain words, which goes on for a while and then ends with a full stop."
+    (tmp_path / "a.py").write_text(f'def f():\n    """{sentence}\n\n    x : int\n    >>> f()\n    """\n')
+    (tmp_path / "b.py").write_text(f'"""{sentence}\n\n{sentence.replace("Reads", "Writes")}"""\nraise SystemExit\n')
+
+    corpus = documentation(SECRET, ByteTokens(), (tmp_path,), least_bytes=1)
+    parts = b"\n".join(part.tobytes() for part in (corpus.train, corpus.heldout, corpus.verification))
+
+    assert sorted(parts.decode().split("\n"))[-2:] == [sentence, sentence.replace("Reads", "Writes")]
+    assert len(parts.split()) == 2 * len(sentence.split())
+    with pytest.raises(CorpusError, match="bytes of prose"):
+        documentation(SECRET, ByteTokens(), (tmp_path,))
 
 
 def test_the_order_depends_on_the_seed_and_can_start_anywhere() -> None:
