@@ -15,7 +15,7 @@ from services.contracts import archive_pb2_grpc, checker_pb2, checker_pb2_grpc
 from services.engineer.checker import CheckerService
 from services.engineer.evaluation.tasks import EvaluationUnavailable, require_tasks
 from services.engineer.handlers import Engineer
-from services.engineer.model_reviser import RunReviser
+from services.engineer.revision import RunReviser
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.settings import EngineerSettings
 from services.engineer.stages import Stages

@@ -1,8 +1,13 @@
-"""What an engineer does with a proposed candidate: claim it, train every seed, evaluate, and say what was measured."""
+"""What an engineer does with a proposed candidate: claim it, train every seed, evaluate, and say what was measured.
+
+Below `work/<run>/<candidate>/` lie a checkpoint per seed under way and the result of each seed that ended, named by
+everything that it depends on, so that a kill costs no more than the last minute.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from services.archive.records import record_for
 from services.chassis import activity, metrics
@@ -21,22 +27,56 @@ from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.engineer.claims import SERVICE, WORKER, Claims
 from services.engineer.data.corpus import TokenArray
-from services.engineer.investigation import investigate, suspected
-from services.engineer.matching import overrides_for
-from services.engineer.records import seed_message, training_message, training_progress
+from services.engineer.investigation import Surroundings, investigate, surroundings_of, suspected, watch_settings
+from services.engineer.records import keep_weights, seed_message, training_message, training_progress
 from services.engineer.revision import Failure, Reviser
 from services.engineer.scales import load_scale
-from services.engineer.stages import Stage, Stages
-from services.engineer.surroundings import Surroundings, surroundings_of, watch_settings
+from services.engineer.stages import Stage, Stages, overrides_for
 from services.engineer.training.errors import Drained, TrainingFailed
 from services.engineer.training.host import Trained, optimise, score
-from services.engineer.training.keeping import keep_weights
 from services.engineer.training.model import AUTO
 from services.engineer.training.result import Metrics
 from services.engineer.training.session import Job as Training
 from services.engineer.training.session import Supervision, Weights
-from services.engineer.workbench import Workbench
 from services.sandbox import Sandbox, SandboxUnavailable
+
+
+class Workbench:
+    """The files of one candidate."""
+
+    def __init__(self, data_dir: Path, run: str, candidate: str) -> None:
+        self._folder = data_dir / "work" / run / candidate
+
+    def checkpoint(self, seed: int) -> Path:
+        """Where the training of a seed keeps what it goes on from."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / f"{seed}.checkpoint"
+
+    def finished(self, seed: int, identity: str) -> pb.SeedResult | None:
+        """The result of a seed that an earlier attempt finished under the very same conditions."""
+        try:
+            return pb.SeedResult.FromString(self._result(seed, identity).read_bytes())
+        except (FileNotFoundError, DecodeError):
+            return None
+
+    def finish(self, identity: str, result: pb.SeedResult) -> None:
+        """Keep a seed's result until the candidate's event is out."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _replace(self._result(result.seed, identity), result.SerializeToString())
+
+    def _result(self, seed: int, identity: str) -> Path:
+        return self._folder / f"{seed}-{identity[:16]}.result"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write beside the file and rename: a reader never sees half of it."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
 
 MOST_REVISIONS = 3
 T = TypeVar("T")

@@ -10,8 +10,7 @@ from services.chassis import logs
 from services.chassis.errors import NotPossible
 from services.contracts import archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
-from services.engineer.model_reviser import revise_request
-from services.engineer.revision import Failure
+from services.engineer.revision import Failure, revise_request
 from services.engineer.settings import EngineerSettings
 from services.llm.port import Request, Role
 from services.llm.prompts import main, plain

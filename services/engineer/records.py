@@ -1,11 +1,15 @@
 """Results of trainings as the messages that events carry."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
+from safetensors.numpy import save
+
+from services.chassis.artifacts import Artifacts
 from services.contracts import candidate_pb2 as pb
 from services.contracts.progress_pb2 import TrainingProgress
+from services.engineer.training.ports import Array
 from services.engineer.training.result import CurvePoint, Measurements, Metrics, TrainingResult
 
 MOST_POINTS = 200
@@ -105,3 +109,12 @@ def training_progress(metrics: Metrics) -> TrainingProgress:
         tokens_per_second=metrics.tokens_per_second,
         seconds_left=(metrics.steps - metrics.step) * metrics.seconds / metrics.step if metrics.step else 0.0,
     )
+
+
+KIND = "weights"
+_MODEL = "model/"  # before each name, as the training child sends them
+
+
+async def keep_weights(artifacts: Artifacts, weights: Mapping[str, Array]) -> pb.Artifact:
+    """Store parameters and buffers as one safetensors artifact."""
+    return await artifacts.put(save({name.removeprefix(_MODEL): array for name, array in weights.items()}), KIND)

@@ -1,4 +1,8 @@
-"""What an engineer needs of a stage, worked out once: its scale with the run's overrides, its corpus, its check."""
+"""What an engineer needs of a stage, worked out once: its scale with the run's overrides, its corpus, its check.
+
+A promoted candidate is made as wide as its baseline has parameters (`overrides_for`): unequal sizes become comparable
+without refusing any program.
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -7,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from services.domain.promotion import matched_width
 from services.engineer.checks.host import check, check_thoroughly, stage_settings
 from services.engineer.checks.report import CheckReport, CheckSettings
 from services.engineer.data import Corpus, CorpusError, open_corpus, other_corpus
@@ -107,3 +112,37 @@ class Stages:
         except Exception:
             self._speeds.pop(key, None)
             raise
+
+
+NEIGHBOURS = (-1, 0, 1)
+CHANNELS_PER_HEAD = 4
+"""Widths are tried in steps of so many channels per head: programs halve heads and rotate pairs."""
+EXPONENT = 1.5
+"""Parameters grow with the width between once (tables) and twice (projections); it only says where the tries lie."""
+
+
+async def overrides_for(
+    stages: Stages, name: str, overrides: Mapping[str, str], program: str, target: int
+) -> dict[str, str]:
+    """The overrides with the width at which the program's parameters come nearest to ``target``.
+
+    Three widths are tried beside the stage's own. Where nothing can be counted, the overrides stay as they are.
+    """
+    stage = await stages.open(name, overrides)
+    own, step = stage.scale.width, stage.scale.heads * CHANNELS_PER_HEAD
+    measured = {own: count} if (count := await _counted(stages, name, overrides, program)) else {}
+    if not measured:
+        return dict(overrides)
+    guess = own * (target / measured[own]) ** (1 / EXPONENT)
+    for neighbour in NEIGHBOURS:
+        width = max(step, (round(guess / step) + neighbour) * step)
+        count = await _counted(stages, name, {**overrides, "width": str(width)}, program)
+        if count:
+            measured[width] = count
+    return {**overrides, "width": str(matched_width(measured, target))}
+
+
+async def _counted(stages: Stages, name: str, overrides: Mapping[str, str], program: str) -> int | None:
+    """Parameters of the whole model at these sizes; None where the program cannot be built there."""
+    stage = await stages.open(name, overrides)
+    return (await stages.check(stage, program, exempt_from_cost=True, thorough=False)).parameters

@@ -2,10 +2,18 @@
 
 from pathlib import Path
 
-from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, Tokens, batches, heldout_blocks, secret_in
+from services.engineer.data.corpus import (
+    ByteTokens,
+    Corpus,
+    CorpusError,
+    Tokens,
+    batches,
+    heldout_blocks,
+    python_source,
+    secret_in,
+)
 from services.engineer.data.documentation import documentation
 from services.engineer.data.hub import HubText, hub_corpus
-from services.engineer.data.python_source import python_source
 from services.engineer.scales import Scale
 
 __all__ = ["Corpus", "CorpusError", "Tokens", "batches", "heldout_blocks", "open_corpus", "other_corpus"]

@@ -7,12 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from services.engineer.program import prepare_guest
-from services.engineer.training.build import build_model
-from services.engineer.training.guest import failure
+from services.engineer.training.guest import build_model, failure, load_model_arrays, load_random_arrays, to_array
 from services.engineer.training.model import LanguageModel, autocast
 from services.engineer.training.ports import Array, Channel, Message
 from services.engineer.training.sizes import ModelSizes
-from services.engineer.training.state import load_model_arrays, load_random_arrays, to_array
 
 
 def run(channel: Channel) -> None:

@@ -6,13 +6,21 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from safetensors.torch import load
+
 from services import fla_cpu
 from services.engineer import program
 from services.engineer.export import template
 from services.engineer.export.card import Card, as_json, as_markdown
-from services.engineer.export.weights import write_state
 from services.engineer.training import model
 from services.engineer.training.sizes import ModelSizes
+
+
+def write_state(content: bytes, path: Path) -> None:
+    """A safetensors artifact as a file for `torch.load(…, weights_only=True)`."""
+    torch.save(load(content), path)
+
 
 RENAMED = (
     ("services.engineer.export.template.kernels", "kernels"),

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from services.engineer.evaluation.reader import open_reader
 from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.ports import Array, Sandbox
-from services.engineer.training.schedule import learning_rate
 from services.engineer.training.session import Job, Stretch, Weights
+from services.engineer.training.trainer import learning_rate
 
 TOLERATED_DEVIATION = 0.6
 """Of the stretch's change of weights, relative to the one computed again. Honest programs repeat theirs to rounding;

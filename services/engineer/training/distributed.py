@@ -25,10 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 from services.engineer.data import Corpus, batches, open_corpus
 from services.engineer.program import prepare_guest
 from services.engineer.scales import Scale, load_scale
-from services.engineer.training.build import build_model
+from services.engineer.training.guest import build_model, model_arrays
 from services.engineer.training.model import AUTO
 from services.engineer.training.sizes import ModelSizes
-from services.engineer.training.state import model_arrays
 from services.engineer.training.trainer import Plan, Trainer
 
 

@@ -8,22 +8,123 @@ save     → saved: everything that the next step depends on
 restore  what `saved` held → restored
 end      → the child returns
 Whatever a candidate raises goes back as `failed` with its traceback, and ends the child.
+
+Everything here executes the candidate's program and is imported in children only (and, by `distributed`, outside the
+sandbox).
 """
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from services.engineer.program import prepare_guest
-from services.engineer.training.build import build_model
-from services.engineer.training.cost import flops_per_token
+from services.engineer.program import MixerSizes, load_mixer, prepare_guest
+from services.engineer.training.model import LanguageModel, autocast
 from services.engineer.training.ports import JSON, Array, Channel, Message
 from services.engineer.training.sizes import ModelSizes
-from services.engineer.training.state import all_arrays, load_all_arrays, model_arrays
 from services.engineer.training.trainer import Plan, Trainer
+
+_MODEL, _OPTIMISER, _RANDOM = "model/", "optimiser/", "random/"
+
+
+def model_arrays(model: nn.Module) -> dict[str, Array]:
+    """Parameters and all buffers, the non-persistent ones too: a step counter is part of what was trained."""
+    return {_MODEL + name: to_array(tensor) for name, tensor in _named_tensors(model).items()}
+
+
+def load_model_arrays(model: nn.Module, arrays: Mapping[str, Array], parameters_only: bool = False) -> None:
+    """Put arrays of `model_arrays` back. Raises ValueError naming a tensor that is missing or has another shape."""
+    for name, tensor in (dict(model.named_parameters()) if parameters_only else _named_tensors(model)).items():
+        array = arrays.get(_MODEL + name)
+        if array is None or tuple(array.shape) != tuple(tensor.shape):
+            raise ValueError(f"The saved state has no tensor {name} of shape {tuple(tensor.shape)}.")
+        with torch.no_grad():
+            tensor.copy_(from_array(array).to(tensor.dtype))
+
+
+def all_arrays(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Array]:
+    """Model, optimiser moments and random generators: everything that the next step depends on."""
+    arrays = model_arrays(model)
+    for name, parameter in model.named_parameters():
+        moments = optimiser.state.get(parameter, {})
+        arrays |= {f"{_OPTIMISER}{name}/{key}": to_array(torch.as_tensor(value)) for key, value in moments.items()}
+    arrays[_RANDOM + "cpu"] = to_array(torch.get_rng_state())
+    if torch.cuda.is_available():
+        arrays[_RANDOM + "cuda"] = to_array(torch.cuda.get_rng_state())
+    return arrays
+
+
+def load_all_arrays(model: nn.Module, optimiser: torch.optim.Optimizer, arrays: Mapping[str, Array]) -> None:
+    """Put arrays of `all_arrays` back, so that the next step equals that of an uninterrupted run."""
+    load_model_arrays(model, arrays)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    order = [names[parameter] for group in optimiser.param_groups for parameter in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, array in arrays.items():
+        if name.startswith(_OPTIMISER):
+            parameter, key = name.removeprefix(_OPTIMISER).rsplit("/", 1)
+            moments.setdefault(order.index(parameter), {})[key] = from_array(array)
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+    load_random_arrays(arrays)
+
+
+def load_random_arrays(arrays: Mapping[str, Array]) -> None:
+    """Set the generators to the states among `arrays`; others stay as they are."""
+    if _RANDOM + "cpu" in arrays:
+        torch.set_rng_state(from_array(arrays[_RANDOM + "cpu"]))
+    if torch.cuda.is_available() and _RANDOM + "cuda" in arrays:
+        torch.cuda.set_rng_state(from_array(arrays[_RANDOM + "cuda"]))
+
+
+def to_array(tensor: Tensor) -> Array:
+    """A tensor on the host as numpy; bfloat16, which numpy lacks, becomes float32 without loss."""
+    plain = tensor.detach().cpu().contiguous()
+    array: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    return array
+
+
+def from_array(array: Array) -> Tensor:
+    """A tensor with memory of its own."""
+    return torch.from_numpy(np.array(array, copy=True))
+
+
+def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def build_model(program: str, sizes: ModelSizes, seed: int, device: str) -> LanguageModel:
+    """The model with fresh initial values drawn from `seed`, on `device`, in float32."""
+    torch.manual_seed(seed)
+
+    def make_mixer(layer: int) -> nn.Module:
+        mixer: nn.Module = load_mixer(program, MixerSizes(width=sizes.width, heads=sizes.heads, layer=layer))
+        return mixer
+
+    return LanguageModel(make_mixer, sizes).to(device)
+
+
+def flops_per_token(program: str, sizes: ModelSizes, context: int, precision: str, device: str = "cpu") -> float | None:
+    """Forward and backward operations per token, counted on the CPU over one row of `context` tokens.
+
+    Matrix products, convolutions and attention are counted, element-wise work is not. None in a process that trains on
+    a GPU: Triton's kernels are not counted there, and a number without them would be wrong.
+    """
+    if device != "cpu":
+        return None
+    state = torch.get_rng_state()
+    model = build_model(program, sizes, seed=0, device="cpu")
+    rows = torch.zeros(1, context + 1, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        with autocast("cpu", precision):
+            loss, _ = model(rows[:, :-1], rows[:, 1:])
+        torch.autograd.backward(loss)
+    torch.set_rng_state(state)
+    return int(counter.get_total_flops()) / context
+
 
 Answer = tuple[str, dict[str, JSON], dict[str, Array]]
 

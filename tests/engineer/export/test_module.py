@@ -16,10 +16,9 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
 from services.engineer.export.card import card_of
 from services.engineer.export.package import package_name, requirements_of, write_package
-from services.engineer.training.build import build_model
-from services.engineer.training.keeping import keep_weights
+from services.engineer.records import keep_weights
+from services.engineer.training.guest import build_model, model_arrays
 from services.engineer.training.sizes import ModelSizes
-from services.engineer.training.state import model_arrays
 from services.mixers.catalogue import CATALOGUE
 from services.mixers.description import Mixer
 from services.mixers.moves import LIBRARY

@@ -5,8 +5,8 @@ import traceback
 import pytest
 import torch
 
-from services.engineer.offline.repairs import repaired
 from services.engineer.program import MixerSizes, load_mixer
+from services.engineer.revision import repaired
 
 pytestmark = pytest.mark.usefixtures("guest")
 HEAD = """import torch

@@ -12,8 +12,7 @@ from services.chassis.worker import Job
 from services.contracts import events_pb2
 from services.domain.zoo import baseline
 from services.engineer.handlers import share_of
-from services.engineer.matching import overrides_for
-from services.engineer.stages import Stages
+from services.engineer.stages import Stages, overrides_for
 from services.sandbox import Sandbox
 from tests.console.lives import next_of, whole_way
 from tests.engineer.service.engineer_neighbours import SETTINGS, engineering

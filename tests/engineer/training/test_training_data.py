@@ -9,10 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from services.engineer.data import Corpus, CorpusError, batches, heldout_blocks, other_corpus
-from services.engineer.data.corpus import ByteTokens, part_of
+from services.engineer.data.corpus import ByteTokens, part_of, python_source
 from services.engineer.data.documentation import documentation
 from services.engineer.data.hub import Demand, HubText, ShardStore, fill, hub_corpus
-from services.engineer.data.python_source import python_source
 
 SECRET = b"of the tests"
 TEXTS = [f"document {number} " * 20 for number in range(300)]

@@ -1,1 +1,0 @@
-"""What the engineer can repair without a language model."""
