@@ -28,8 +28,7 @@ from services.chassis.service import Service, run_fast, wired
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.console.local.broker import Broker
-from services.console.local.ports import free_port
-from services.console.local.processes import ServiceProcess
+from services.console.local.processes import ServiceProcess, free_port
 from services.contracts import (
     archive_pb2,
     archive_pb2_grpc,

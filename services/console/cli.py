@@ -33,7 +33,7 @@ class Command(NamedTuple):
 PANELS: Mapping[str, Mapping[str, Command]] = {
     "A run": {
         "run": Command("run", "Run the whole laboratory on this machine, to a ranked summary."),
-        "discover": Command("discover", "A run that also verifies its best candidates with fresh seeds and data."),
+        "discover": Command("run", "A run that also verifies its best candidates with fresh seeds and data."),
         "watch": Command("watch", "A run as it happens; ends with the run, or with Ctrl-C."),
         "status": Command("status", "The state of a run."),
         "pause": Command("pause", "Start no further candidates; those in flight go on."),
@@ -44,7 +44,7 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
     "Its results": {
         "list": Command("list", "The candidates of a run, best first."),
         "show": Command("show", "One candidate: numbers, motivation, verdict, analysis."),
-        "tree": Command("tree", "The phylogenetic tree of a run."),
+        "tree": Command("list", "The phylogenetic tree of a run."),
         "lineage": Command("list", "A candidate and its ancestors, from the root on."),
         "compare": Command("compare", "Two candidates, measure by measure."),
         "diff": Command("compare", "The difference between two programs."),
@@ -67,7 +67,7 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
         "propose": Command("propose", "One proposal from a parent; nothing is kept or trained."),
         "prompt": Command("propose", "The exact prompt about a candidate; nothing is sent."),
         "table": Command("table", "The table of mixers: build, query, simulate searches, compare policies."),
-        "cognition": Command("cognition", "The cognition base: search, add, ingest, stats."),
+        "cognition": Command("tools", "The cognition base: search, add, ingest, stats."),
     },
     "Archives": {
         "export": Command("export", "Write a run out: its log, tables, the published format, or one architecture."),

@@ -1,10 +1,14 @@
-"""The event log as commands reach it: of the running system, of ASI_NATS_URL, or of the files when nothing runs."""
+"""The event log as commands reach it: of the running system, of ASI_NATS_URL, or of the files when nothing runs.
+
+Start, pause, resume and stop are events that the console publishes; the store does the rest.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from urllib.parse import urlsplit
@@ -12,9 +16,11 @@ from urllib.parse import urlsplit
 from services.chassis import logs
 from services.chassis.bus import Bus
 from services.chassis.errors import BusLost
+from services.chassis.events import first
 from services.console.local.broker import Broker
 from services.console.settings import ConsoleSettings, running_system
 from services.contracts import events_pb2
+from services.contracts import events_pb2 as pb
 
 REACH_SECONDS = 5.0
 NATS_PORT = 4222
@@ -69,3 +75,39 @@ async def require_server(nats_url: str) -> None:
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
+
+
+SERVICE = "console"
+
+
+async def start_run(settings: ConsoleSettings, run: str, run_settings: pb.RunSettings) -> None:
+    """Publish run.started. The caller has checked that no run has this name."""
+    event = first(run, "started", SERVICE)
+    event.run_started.settings.CopyFrom(run_settings)
+    await publish(settings, [event])
+
+
+async def pause_run(settings: ConsoleSettings, run: str, reason: str) -> None:
+    """Start no further candidates; those in flight go on where a service is there to do it."""
+    event = first(run, "paused", SERVICE, now())
+    event.run_paused.reason = reason
+    await publish(settings, [event])
+
+
+async def resume_run(settings: ConsoleSettings, run: str, budget: pb.Budget | None = None) -> None:
+    """Start candidates again; with a budget, until that one is used up."""
+    event = first(run, "resumed", SERVICE, now())
+    event.run_resumed.CopyFrom(pb.RunResumed(budget=budget))
+    await publish(settings, [event])
+
+
+async def stop_run(settings: ConsoleSettings, run: str, reason: str) -> None:
+    """End the run; candidates in flight still come to their end."""
+    event = first(run, "stopped", SERVICE, now())
+    event.run_stopped.reason = reason
+    await publish(settings, [event])
+
+
+def now() -> int:
+    """Seconds since the epoch, which tells one pause from the next."""
+    return int(time.time())

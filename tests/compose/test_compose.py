@@ -13,9 +13,9 @@ import pytest
 
 from services.chassis.bus import Bus
 from services.chassis.rpc import channel
+from services.console.log import start_run
 from services.console.plan import RunOptions, run_settings
 from services.console.settings import ConsoleSettings
-from services.console.steer import start_run
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from services.contracts.candidate_pb2 import STATE_ARCHIVED, STATE_REJECTED

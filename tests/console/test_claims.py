@@ -8,16 +8,15 @@ import pytest
 from services.archive.policies import values_of
 from services.chassis.errors import NotPossible
 from services.console.commands.ablate import components_of, part_row, parts
-from services.console.commands.discover import PRESET
 from services.console.commands.gallery import card_json, cards, claims, sentences
+from services.console.commands.run import PRESET
 from services.console.commands.stopping import replay_row, replays, too_few
 from services.console.comparison import gain_over
 from services.console.plan import RunOptions, run_settings
 from services.console.report import write_report
-from services.console.report.ablations import ablations
 from services.console.report.dataset import Dataset
 from services.console.report.discoveries import discoveries
-from services.console.report.stopping import stopping
+from services.console.report.figures import ablations, stopping
 from services.contracts import candidate_pb2 as pb
 from services.domain.ladder_settings import climb_of
 from tests.console.finished_run import ablation, finished_run, status

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from services.console.local.ports import PORTS, free_port
+from services.console.local.processes import PORTS, free_port
 
-PICK = "from services.console.local.ports import free_port; print(free_port(range({0}, {1})))"
+PICK = "from services.console.local.processes import free_port; print(free_port(range({0}, {1})))"
 
 
 def test_a_port_is_free_and_none_is_given_twice() -> None:

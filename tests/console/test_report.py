@@ -11,7 +11,7 @@ from bench import published_archive
 from services.console.report import write_report
 from services.console.report.dataset import Dataset
 from services.console.report.figures import count_against_compute, curves, pool_over_time, trends
-from services.console.report.methods import bibtex, methods
+from services.console.report.page import bibtex, methods
 from services.console.report.tables import benchmarks, components, holdings, origins
 from services.console.report.trees import radial_tree, tree
 from services.contracts import archive_pb2

@@ -18,8 +18,7 @@ import pytest
 from services.chassis.bus import Bus
 from services.chassis.errors import NotPossible
 from services.chassis.events import follow
-from services.console.commands.autoscale import Bounds, EngineerTarget, places_for
-from services.console.local.fleet import Fleet, gpus
+from services.console.commands.autoscale import Bounds, EngineerTarget, Fleet, gpus, places_for
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2 as events
 from services.domain.zoo import baseline

@@ -17,11 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.chassis.bus.rights import ADMINISTRATOR
 from services.chassis.rpc import channel
 from services.chassis.settings import SERVICES
-from services.console.local.ports import free_port
-from services.console.local.processes import ServiceProcess
+from services.console.local.processes import ServiceProcess, free_port
+from services.console.log import start_run
 from services.console.plan import RunOptions, run_settings
 from services.console.settings import ConsoleSettings
-from services.console.steer import start_run
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from services.contracts.candidate_pb2 import Candidate

@@ -20,10 +20,9 @@ from services.chassis.rpc import channel
 from services.console.archive import all_candidates, open_archive
 from services.console.comparison import Gain, gain_over, seed_noise, widened
 from services.console.local.system import System, running
-from services.console.log import publish
+from services.console.log import SERVICE, publish
 from services.console.options import Candidate, Json, Run, print_json
 from services.console.settings import ConsoleSettings, console_settings, running_system
-from services.console.steer import SERVICE
 from services.console.tables import ABSENT, Column, number, paragraph, say, styled, table
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb

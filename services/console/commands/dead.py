@@ -15,11 +15,10 @@ from services.chassis.deadletters import dropped, retry_of
 from services.chassis.errors import NotFound, NotPossible
 from services.chassis.events import Cause
 from services.console.archive import catch_up, open_archive
-from services.console.log import open_log
+from services.console.log import SERVICE, open_log
 from services.console.options import Json, Run, print_json
 from services.console.rows import as_dict
 from services.console.settings import ConsoleSettings, console_settings, running_system
-from services.console.steer import SERVICE
 from services.console.tables import ABSENT, pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2

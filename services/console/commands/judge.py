@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.rpc import channel
-from services.console.local.readers import answering
+from services.console.local.system import answering
 from services.console.options import Json, Run, print_json
 from services.console.settings import ConsoleSettings, console_settings
 from services.console.tables import Column, number, paragraph, say, table

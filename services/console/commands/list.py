@@ -1,4 +1,4 @@
-"""`asi-arch list` and `asi-arch lineage`: candidates as a table."""
+"""`asi-arch list`, `lineage` and `tree`: candidates as a table, and who descends from whom."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from services.console.archive import all_candidates, open_archive
-from services.console.options import SCALES, Candidate, Json, Run, one_of, print_json
-from services.console.rows import Row, row, states_of
+from services.console.options import SCALES, Candidate, Json, Run, RunArgument, chosen_run, one_of, print_json
+from services.console.rows import Node, Row, row, states_of, tree_row
 from services.console.settings import ConsoleSettings, console_settings
-from services.console.tables import listing, mixed_precision, paragraph, say, styled
+from services.console.tables import family, listing, mixed_precision, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 
 SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state", "number")
@@ -61,3 +61,20 @@ def _print(rows: Sequence[Row], as_json: bool) -> None:
     say(listing(rows) if rows else "no candidate matches")
     if warning := mixed_precision(rows):
         say(styled(paragraph(warning), fg="yellow"))
+
+
+def tree(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+    """The phylogenetic tree of a run: children below their parent, the best first."""
+    name, nodes = asyncio.run(_nodes(console_settings(), chosen_run(argument, run)))
+    if as_json:
+        print_json(nodes)
+    else:
+        say(f"run {name}: {len(nodes)} candidates")
+        say(family(nodes))
+
+
+async def _nodes(settings: ConsoleSettings, run: str) -> tuple[str, list[Node]]:
+    async with open_archive(settings) as archive:
+        status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+        reply = await archive.GetTree(pb.RunRequest(run=status.run), timeout=30)
+        return status.run, [tree_row(node) for node in reply.nodes]

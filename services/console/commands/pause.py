@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 
 from services.console.archive import catch_up, run_status
+from services.console.log import pause_run, resume_run, stop_run
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
 from services.console.settings import ConsoleSettings, console_settings
-from services.console.steer import pause_run, resume_run, stop_run
 from services.console.tables import say
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from services.chassis.errors import SettingsError
-from services.console.local.readers import answering
+from services.console.local.system import answering
 from services.console.options import Json, Run
 from services.console.settings import console_settings
 

@@ -10,10 +10,9 @@ from services.archive.scoring import score, terms_of
 from services.chassis.errors import NotPossible
 from services.chassis.events import first
 from services.console.archive import catch_up, run_and_candidates
-from services.console.log import publish
+from services.console.log import SERVICE, now, publish
 from services.console.options import Json, Run, RunArgument, chosen_run, one_of, print_json
 from services.console.settings import ConsoleSettings, console_settings
-from services.console.steer import SERVICE, now
 from services.console.tables import say
 from services.contracts import events_pb2 as pb
 from services.contracts.archive_pb2 import RunStatus

@@ -1,4 +1,7 @@
-"""`asi-arch run`: a whole run on this machine, or in services that are up already."""
+"""`asi-arch run` and `asi-arch discover`: a whole run on this machine, or in services that are up already.
+
+`discover` is `run` with settings that go from the baselines to a verdict on the best candidates.
+"""
 
 import asyncio
 from typing import Annotated
@@ -6,7 +9,8 @@ from typing import Annotated
 import typer
 
 from services.chassis import logs
-from services.console.launch import Outcome, Start, discover, join
+from services.console.launch import Outcome, Start, join
+from services.console.launch import discover as run_here
 from services.console.options import INTERRUPTED, Json, print_json
 from services.console.plan import RunOptions, checked_run_name, takes_run_options
 from services.console.progress import Progress
@@ -45,7 +49,7 @@ def run_to_end(options: RunOptions, start: Start, as_json: bool) -> None:
     """Run, and print how it ended. Raises typer.Exit: 130 after an interruption, 1 for a run without any score."""
     logs.configure("console", "warning")
     settings = console_settings()
-    outcome = asyncio.run(discover(settings, options, start, Progress(quiet=as_json)))
+    outcome = asyncio.run(run_here(settings, options, start, Progress(quiet=as_json)))
     if as_json:
         print_json(ranked(outcome.rows))
     else:
@@ -74,3 +78,32 @@ def _print_outcome(settings: ConsoleSettings, outcome: Outcome) -> None:
     say(pairs([(f"  {title}", str(path)) for title, path in places if path is not None]))
     if outcome.interrupted:
         say(f"go on with: asi-arch run --resume --run {status.run}")
+
+
+# Sized for half an hour on two quiet CPU cores: a third of it is the search, the rest goes into second trainings on
+# more data. A candidate may have 10 % more parameters or fewer, and 10 % more operations, than the root.
+PRESET = {
+    "scale": "tiny",
+    "candidates": 8,
+    "baseline_seeds": 2,
+    "baselines": ("delta_net", "gated_delta_net", "delta_net_value_skip", "gla"),
+    "promotion": "halving",
+    "set": {"tokens": "600000"},
+    "policy": {"eta": "4", "stages": "tiny:tokens=1000000:seeds=5", "parameters": "0.1", "flops": "+0.1"},
+}
+
+
+def discover(
+    name: Name = None,
+    candidates: Annotated[int, typer.Option(min=1, help="proposals; every fourth is trained again")] = 8,
+    mind: Annotated[str, typer.Option(help="offline, openai or recorded:RUN")] = "offline",
+    seed: Annotated[int, typer.Option(help="of every random draw of the run")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Search, train the best again with fresh seeds, data and the strongest controls, and say what holds.
+
+    About half an hour on two quiet CPU cores. The same as `asi-arch run` with these flags: --promotion halving
+    --baseline-seeds 2 --set tokens=600000 --policy stages=tiny:tokens=1000000:seeds=5 --policy flops=+0.1.
+    """
+    options = RunOptions.read({**PRESET, "candidates": candidates, "mind": mind, "seed": seed})
+    run_to_end(options, Start(checked_run_name(name) if name else None), as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from services.chassis.errors import NotPossible
-from services.console.local.ports import free_port
+from services.console.local.processes import free_port
 from services.console.settings import console_settings
 from services.console.web.server import serve
 

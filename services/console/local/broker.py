@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 from services.chassis.errors import SettingsError
-from services.console.local.ports import free_port
-from services.console.local.processes import leashed
+from services.console.local.processes import free_port, leashed
 
 START_SECONDS = 20.0
 

@@ -1,11 +1,17 @@
-"""A whole laboratory on one machine: broker, store, analyst, judge, engineer, researcher, each in its own process."""
+"""A whole laboratory on one machine: broker, store, analyst, judge, engineer, researcher, each in its own process.
+
+`answering` starts a service that only answers, for a question that no running system can answer, and ends it after.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -13,11 +19,10 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.bus.credentials import variable
-from services.chassis.errors import NotPossible
+from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel
 from services.console.local.broker import Broker
-from services.console.local.ports import free_port
-from services.console.local.processes import ServiceFailed, ServiceProcess, sweep
+from services.console.local.processes import ServiceFailed, ServiceProcess, free_port, sweep
 from services.console.settings import ConsoleSettings, running_system
 
 # The store first: it creates the streams that the others compare with. At the end it goes last, to hear what they say.
@@ -163,3 +168,58 @@ async def running(settings: ConsoleSettings, extra: Mapping[str, str]) -> AsyncI
         yield system
     finally:
         await system.stop()
+
+
+SERVES = {"archive": "store", "cognition": "analyst", "judge": "judge"}
+
+
+@asynccontextmanager
+async def answering(settings: ConsoleSettings, *names: str) -> AsyncIterator[dict[str, str]]:
+    """Variables with the address of each of `names` (archive first): ASI_ARCHIVE_ADDRESS and so on.
+
+    An address is the one that the environment sets, else the running system's, else a reader's. Raises NotFound where
+    there is no archive yet, and SettingsError when a reader does not start.
+    """
+    variables: dict[str, str] = {}
+    async with AsyncExitStack() as stack:
+        for name in names:
+            variable = f"ASI_{name.upper()}_ADDRESS"
+            system = running_system(settings)
+            address = os.environ.get(variable) or (system.addresses[name] if system else None)
+            if address is None:
+                address = await stack.enter_async_context(_reader(settings, name, variables))
+            variables[variable] = address
+        yield variables
+
+
+@asynccontextmanager
+async def _reader(settings: ConsoleSettings, name: str, variables: Mapping[str, str]) -> AsyncIterator[str]:
+    if name == "archive":
+        settings.require_archive()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", f"services.{SERVES[name]}.reader", env={**os.environ, **variables},
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield f"127.0.0.1:{await _port(process, name)}"
+    finally:
+        await _stop(process)
+
+
+async def _port(process: asyncio.subprocess.Process, name: str) -> str:
+    assert process.stdout is not None  # noqa: S101 - asked for above
+    assert process.stderr is not None  # noqa: S101
+    if port := (await process.stdout.readline()).decode().strip():
+        return port
+    words = (await process.stderr.read()).decode().strip().splitlines()
+    raise SettingsError(f"the {SERVES[name]} cannot answer: {words[-1] if words else 'no reason was given'}")
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """Its standard input closes, which is how it is told; what stays is killed."""
+    assert process.stdin is not None  # noqa: S101 - asked for above
+    process.stdin.close()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), 5)
+    if process.returncode is None:
+        process.kill()

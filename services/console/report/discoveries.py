@@ -1,13 +1,18 @@
-"""What the report says of claims: the verdicts, the discovery curve, whether one stage predicts the next."""
+"""What the report says of claims: the verdicts, the discovery curve, whether one stage predicts the next.
 
+The gallery is a model card for each confirmed discovery, as part of the page and as JSON beside it.
+"""
+
+import json
 from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from services.console.commands.gallery import by_effect, finding_of, name_of, outcome_of
-from services.console.report.dataset import Dataset, seconds_of
-from services.console.report.drawing import ACCENT, GOOD, INK, SOFT, Drawing, new_axes
+from services.console.commands.gallery import by_effect, card_json, cards, finding_of, name_of, outcome_of
+from services.console.report.dataset import ACCENT, GOOD, INK, SOFT, Dataset, Drawing, new_axes, seconds_of
 from services.contracts import candidate_pb2 as pb
 from services.domain.curves import (
     LEAST_CORRELATED,
@@ -18,6 +23,7 @@ from services.domain.curves import (
     partial_rank_correlation,
     stage_relation,
 )
+from services.domain.discovery import ModelCard
 
 HOUR = 3600.0
 BAND_POINTS = 60
@@ -197,3 +203,32 @@ def _relation_figure(pairs: Sequence[tuple[pb.Candidate, float, float]], rung: i
     axes.margins(x=0.25, y=0.12)
     axes.legend(frameon=False)
     return figure
+
+
+TITLE = "Gallery · Confirmed discoveries"
+
+
+def gallery_section(data: Dataset, folder: Path) -> str:
+    """The cards, greatest effect first, and `gallery.json`; a sentence where nothing was confirmed."""
+    found = cards(data.status, data.records)
+    if not found:
+        return f'<h2>{TITLE}</h2><p class="missing">Empty: no claim of this run was confirmed.</p>'
+    text = json.dumps([card_json(one) for one in found], indent=2, ensure_ascii=False)
+    (folder / "gallery.json").write_text(text, encoding="utf-8")
+    body = "".join(_card(one) for one in found)
+    return f'<h2>{TITLE}</h2>{body}<p class="soft"><a href="gallery.json">json</a></p>'
+
+
+def _card(one: ModelCard) -> str:
+    parts = (
+        ("Evidence", (*one.evidence, one.compared)),
+        ("Cost", one.cost or ("Not measured.",)),
+        ("Lineage", (" → ".join(one.lineage),)),
+    )
+    told = "".join(
+        f"<dt>{title}</dt>" + "".join(f"<dd>{escape(line)}</dd>" for line in lines) for title, lines in parts
+    )
+    return (
+        f'<article class="missing"><h3>{escape(one.facts.name)} <span class="soft">{escape(one.candidate)}</span></h3>'
+        f"<p><strong>{escape(one.claim)}</strong></p><p>{escape(one.facts.motivation)}</p><dl>{told}</dl></article>"
+    )

@@ -1,4 +1,7 @@
-"""Figures of a run against its order and its compute. None is drawn from fewer candidates than it needs."""
+"""Figures of a run against its order and its compute. None is drawn from fewer candidates than it needs.
+
+Ablations: one figure for each candidate that was ablated. Stopping: what stopping early would have saved, and lost.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -9,8 +12,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from services.console.report.dataset import Dataset, final_train_loss, name_of, seconds_of
-from services.console.report.drawing import (
+from services.console.commands.ablate import Part, part_row, parts
+from services.console.commands.stopping import Replayed, replay_row, replays, too_few
+from services.console.report.dataset import (
     ACCENT,
     CATEGORIES,
     GOOD,
@@ -18,10 +22,14 @@ from services.console.report.drawing import (
     SOFT,
     THIRD,
     WIDTH,
+    Dataset,
     Drawing,
+    final_train_loss,
     missing,
+    name_of,
     new_axes,
     plain,
+    seconds_of,
 )
 from services.contracts import candidate_pb2 as pb
 from services.domain.statistics import linear_fit
@@ -263,3 +271,79 @@ def mean_curve(record: pb.Candidate) -> list[tuple[int, float]]:
             if point.HasField("train_loss"):
                 points[point.step].append(point.train_loss)
     return [(step, fmean(losses)) for step, losses in sorted(points.items())]
+
+
+def ablations(data: Dataset) -> list[Drawing]:
+    """One drawing per ablated candidate, in the order of the run; one that says so where there is none."""
+    asked = {one.request.ablation_of for one in data.records if one.kind == pb.KIND_ABLATION}
+    originals = [one for one in data.records if one.id in asked]
+    if not originals:
+        missing = "no candidate was ablated; `asi-arch ablate CANDIDATE` does it"
+        return [Drawing("ablations", "Ablations", "", None, missing=missing)]
+    return [_ablation_drawing(one, data) for one in originals]
+
+
+def _ablation_drawing(original: pb.Candidate, data: Dataset) -> Drawing:
+    name, title = f"ablation-{original.id}", f"Ablation · What each component of {name_of(original)} brings"
+    found = parts(original, data.records)
+    measured = [one for one in found if one.gain is not None]
+    rows = [part_row(one) for one in found]
+    header = tuple(rows[0])
+    cells = tuple(tuple(row.values()) for row in rows)
+    if not measured:
+        return Drawing(name, title, "", None, missing=found[0].reason or "no ablation was measured yet")
+    silent = any(one.gain is not None and one.gain.words.endswith("this seed") for one in measured)
+    covered = "are silent about other seeds, of which none is known" if silent else "scatter between seeds is part of"
+    caption = (
+        "How far the held-out loss rises without the component (nats per token, same seeds), with 95 % intervals that "
+        f"{covered}. What crosses zero is not told apart from nothing."
+    )
+    failed = [f"{one.component}: {one.reason}" for one in found if one.gain is None and one.reason]
+    return Drawing(name, title, " ".join((caption, *failed)), _ablation_figure(measured), header, cells)
+
+
+def _ablation_figure(found: list[Part]) -> Figure:
+    figure = Figure(figsize=(7.5, 0.42 * len(found) + 1.1), layout="constrained")
+    axes = figure.add_subplot()
+    for place, one in enumerate(found):
+        if one.gain is None:
+            continue
+        interval, colour = one.gain.interval, SOFT if one.gain.interval.crosses_zero else GOOD
+        axes.plot([interval.low, interval.high], [place, place], color=colour, lw=2.2, solid_capstyle="round")
+        axes.scatter([one.gain.mean], [place], s=34, color=colour, zorder=3)
+    axes.axvline(0, color=INK, lw=0.8)
+    axes.set_yticks(range(len(found)), [one.component for one in found])
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_xlabel("loss without it − loss with it (nats per token)")
+    axes.grid(axis="x", color="#e4e7eb", lw=0.8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
+def stopping(data: Dataset) -> Drawing:
+    """Compute saved and finalists lost against the place at which trainings are stopped."""
+    name, title = "stopping", "Stopping by curve extrapolation · Replayed over this run"
+    found = replays(data.records)
+    if not found:
+        return Drawing(name, title, "", None, missing=too_few(data.records))
+    rows = [replay_row(one) for one in found]
+    count, best = found[0].trainings, len(found[0].replay.finalists)
+    caption = (
+        f"{count} whole trainings in their order, each judged by the earlier ones alone, from the loss there and its "
+        f"fall since half that way; finalists are the {best} with the lowest held-out loss. Nobody was stopped here."
+    )
+    return Drawing(
+        name, title, caption, _stopping_figure(found), tuple(rows[0]), tuple(tuple(row.values()) for row in rows)
+    )
+
+
+def _stopping_figure(found: list[Replayed]) -> Figure:
+    figure, axes = new_axes("trainings are stopped at (% of their steps)", "%")
+    places = [100 * one.fraction for one in found]
+    lost = [100 * len(one.replay.lost) / len(one.replay.finalists) for one in found]
+    axes.plot(places, [100 * one.replay.saved for one in found], color=ACCENT, lw=2, marker="o", label="compute saved")
+    axes.plot(places, lost, color=GOOD, lw=2, marker="s", ls="--", label="finalists lost")
+    axes.set_ylim(-3, max(60.0, *lost) + 3)
+    axes.set_xticks(places)
+    axes.legend(frameon=False)
+    return figure

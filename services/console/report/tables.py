@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, variance
 
 from services.console.comparison import gain_over
-from services.console.report.dataset import Dataset, final_train_loss, name_of
-from services.console.report.drawing import Drawing, missing
+from services.console.report.dataset import Dataset, Drawing, final_train_loss, missing, name_of
 from services.contracts import candidate_pb2 as pb
 from services.domain.statistics import normal_quantile, student_quantile
 

@@ -9,8 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from services.console.report.dataset import Dataset, name_of
-from services.console.report.drawing import INK, MAP, SOFT, WIDTH, Drawing, missing, plain
+from services.console.report.dataset import INK, MAP, SOFT, WIDTH, Dataset, Drawing, missing, name_of, plain
 
 MOST_NAMED = 60
 LEAST_NODES = 3

@@ -23,8 +23,7 @@ from services.console.archive import open_archive
 from services.console.comparison import gain_over
 from services.console.log import open_log
 from services.console.settings import ConsoleSettings, running_system
-from services.console.web.connection import ArchiveConnection, Stub
-from services.console.web.live import RunLog
+from services.console.web.live import ArchiveConnection, RunLog, Stub
 from services.console.web.table import RunTable, web_row
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2, events_pb2

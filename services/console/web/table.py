@@ -15,7 +15,7 @@ from google.protobuf.json_format import MessageToDict
 
 from services.chassis.errors import NotFound, Transient
 from services.console.rows import kind_name, state_name
-from services.console.web.connection import ArchiveConnection, Stub
+from services.console.web.live import ArchiveConnection, Stub
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 
