@@ -12,7 +12,7 @@ from services.analyst.library import CognitionService, Library
 from services.analyst.settings import AnalystSettings
 from services.chassis import logs
 from services.chassis.errors import SettingsError, Transient
-from services.chassis.reader import answer, reading
+from services.chassis.rpc import answer, reading
 from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import load
 from services.contracts import cognition_pb2, cognition_pb2_grpc

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
+from services.domain.curves import Curve
 from services.domain.fitness import (
     BENCHMARK,
     JUDGE,
@@ -247,3 +248,20 @@ def _shared_seeds(record: pb.Candidate, other: pb.Candidate) -> list[tuple[pb.Se
     theirs = {seed.seed: seed for seed in other.training.seeds}
     pairs = [(seed, theirs[seed.seed]) for seed in record.training.seeds if seed.seed in theirs]
     return [(one, two) for one, two in pairs if one.measurements.precision == two.measurements.precision]
+
+
+def curves_of(records: Sequence[pb.Candidate]) -> list[Curve]:
+    """One curve per seed, in the order of the records. What was cut short has no final loss."""
+    seeds = [seed for one in records for seed in one.training.seeds]
+    steps = max((point.step for seed in seeds for point in seed.curve), default=1)
+    return [curve for seed in seeds if (curve := curve_of(seed, steps)) is not None]
+
+
+def curve_of(seed: pb.SeedResult, steps: int) -> Curve | None:
+    """A training of `steps` steps; None where no curve was kept."""
+    points = {one.step: one.train_loss for one in seed.curve if one.HasField("train_loss") and 0 < one.step <= steps}
+    if not points:
+        return None
+    order = sorted(points)
+    final = None if seed.HasField("stopped") else seed.loss
+    return Curve(tuple(order), tuple(points[step] for step in order), steps, final)

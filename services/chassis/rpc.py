@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -219,3 +220,17 @@ def _server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | N
 
 def _channel_credentials(settings: ServiceSettings) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(_read(settings.grpc_ca), _read(settings.grpc_key), _read(settings.grpc_cert))
+
+
+def reading(settings: ServiceSettings) -> Server:
+    """A server on a free loopback port, in plain text: whoever started the reader is on this machine."""
+    return Server(settings.model_copy(update={"listen": "127.0.0.1:0", "grpc_ca": None}))
+
+
+async def answer(server: Server, *names: str) -> None:
+    """Start, print the port, and serve until standard input closes. `names` as of `Server.start`."""
+    await server.start(*names)
+    sys.stdout.write(f"{server.port}\n")
+    sys.stdout.flush()
+    await asyncio.to_thread(sys.stdin.read)
+    await server.stop(0)

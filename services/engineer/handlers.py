@@ -18,7 +18,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from services.archive.records import record_for
-from services.chassis import activity, metrics
+from services.chassis import metrics, worker
 from services.chassis.artifacts import Artifacts
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
@@ -238,7 +238,7 @@ class Engineer:
 
         def on_progress(progress: Metrics) -> None:
             metrics.TRAINING_SPEED.labels(stage.scale.name).set(progress.tokens_per_second)
-            activity.training(training_progress(progress))
+            worker.training(training_progress(progress))
             log.info("training", seed=seed, step=progress.step, steps=progress.steps, loss=progress.train_loss)
 
         return Supervision(

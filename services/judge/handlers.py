@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from services.archive.records import record_for
-from services.archive.runs import Runs
+from services.archive.records import Runs, record_for
 from services.archive.scoring import benchmark_of, loss_of, score, stage_scale, terms_of
 from services.chassis.errors import NotYet, Rejected
 from services.chassis.events import first, follow

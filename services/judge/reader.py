@@ -9,8 +9,7 @@ import sys
 
 from services.chassis import logs
 from services.chassis.errors import SettingsError
-from services.chassis.reader import answer, reading
-from services.chassis.rpc import channel
+from services.chassis.rpc import answer, channel, reading
 from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import load
 from services.contracts import archive_pb2_grpc, checker_pb2_grpc, judge_pb2, judge_pb2_grpc

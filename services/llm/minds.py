@@ -32,7 +32,6 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.fitness import STANDARDISED_GAIN
 from services.llm.budget import Reservation, Spend
 from services.llm.exchange import BilledCandidate
-from services.llm.exchange_file import ExchangeFileMind
 from services.llm.openai_mind import OpenAIMind
 from services.llm.port import (
     MIXED,
@@ -47,7 +46,7 @@ from services.llm.port import (
     exchange_file,
     record_of,
 )
-from services.llm.recorded import CallRecord, LoggedCalls, RecordedMind, rewarded_model, to_message
+from services.llm.recorded import CallRecord, ExchangeFileMind, LoggedCalls, RecordedMind, rewarded_model, to_message
 
 BUSY_SECONDS = 0.5
 

@@ -11,10 +11,9 @@ from urllib.parse import urlsplit
 
 from services.llm.answers import JSON, RequestFormat, Unreadable, body, read
 from services.llm.budget import Spend, spend
-from services.llm.exchange import CallAccounting, EndpointClient, Outcome, PlannedCall, connect
+from services.llm.exchange import CallAccounting, EndpointClient, Outcome, PlannedCall, Scrubber, connect
 from services.llm.port import A, Call, Fault, Message, MindUnavailable, Request
 from services.llm.retry import Circuit
-from services.llm.scrub import Scrubber
 from services.llm.settings import Endpoint, MindSettings, Model, RoleSettings
 
 DOWN = frozenset({Fault.SERVER_ERROR, Fault.TIMEOUT, Fault.DISCONNECTED, Fault.MALFORMED, Fault.UNAUTHORISED})

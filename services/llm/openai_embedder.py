@@ -13,12 +13,19 @@ from services.chassis.errors import SettingsError, Transient
 from services.chassis.worker import Job
 from services.llm.budget import Price, spend
 from services.llm.embedder import Embedder, Vector, validate_not_empty
-from services.llm.exchange import BilledCandidate, CallAccounting, EndpointClient, Outcome, PlannedCall, connect
+from services.llm.exchange import (
+    BilledCandidate,
+    CallAccounting,
+    EndpointClient,
+    Outcome,
+    PlannedCall,
+    Scrubber,
+    connect,
+)
 from services.llm.minds import Minds
 from services.llm.model_client import guard_logs, make_scrubber, release_logs
 from services.llm.port import EMBED, Fault, embedding_hash
 from services.llm.retry import BackOff, Clock
-from services.llm.scrub import Scrubber
 from services.llm.settings import MindSettings, load_embedding
 
 _BATCH = 64

@@ -3,18 +3,20 @@
 A question goes to the models of its role in turn until one answers. Each model gets several attempts with back-off, and
 a model that keeps failing is left alone for a while. An answer that does not validate, or is cut off, is given back
 once with the reason. The whole question has a time limit; every exchange is booked, recorded and part of the result.
+
+Where a role has several models, a `Bandit` chooses by fitness gained per unit of cost.
 """
 
 import asyncio
 import json
+import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from services.chassis.activity import waiting_for
-from services.llm.bandit import Bandit
+from services.chassis.worker import waiting_for
 from services.llm.budget import BudgetLedger
-from services.llm.exchange import CallAccounting
+from services.llm.exchange import CallAccounting, Scrubber
 from services.llm.model_client import DOWN, Attempt, ModelClient, guard_logs, make_scrubber, model_clients, release_logs
 from services.llm.port import (
     A,
@@ -32,8 +34,69 @@ from services.llm.port import (
     Role,
 )
 from services.llm.retry import BackOff, Clock
-from services.llm.scrub import Scrubber
 from services.llm.settings import MindSettings, RoleSettings, load_mind
+
+_CHEAPEST_SHARE = 0.01  # a free model counts as this share of the dearest one's cost
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What is known of one model in one role; `cost` is summed over `asked` and `gain` over `rewarded`."""
+
+    asked: int = 0
+    rewarded: int = 0
+    gain: float = 0.0
+    cost: float = 0.0
+
+
+class Bandit:
+    """An immutable state: every method that learns returns the next one."""
+
+    def __init__(self, arms: Mapping[str, Arm]) -> None:
+        self.arms = dict(arms)
+
+    @classmethod
+    def of(cls, models: Sequence[str]) -> "Bandit":
+        """A bandit that knows nothing of these models yet."""
+        return cls(dict.fromkeys(models, Arm()))
+
+    def order(self) -> list[str]:
+        """Models, most promising first: those never asked in the given order, then by bound; ties keep the order."""
+        return sorted(self.arms, key=lambda model: -self._bound(model))
+
+    def asked(self, model: str, cost: float = 0.0, times: int = 1) -> "Bandit":
+        """`model` was asked, or (with times=0) a question counted before turned out to cost `cost`."""
+        arm = self.arms[model]
+        return self._with(model, replace(arm, asked=arm.asked + times, cost=arm.cost + cost))
+
+    def rewarded(self, model: str, gain: float) -> "Bandit":
+        """An answer of `model` brought `gain`, which is limited to 0 to 1. Raises ValueError when it is not finite."""
+        if not math.isfinite(gain):
+            raise ValueError(f"the gain of {model} must be a finite number, not {gain!r}")
+        arm = self.arms[model]
+        kept = min(max(gain, 0.0), 1.0)
+        return self._with(model, replace(arm, rewarded=arm.rewarded + 1, gain=arm.gain + kept))
+
+    def _with(self, model: str, arm: Arm) -> "Bandit":
+        return Bandit({**self.arms, model: arm})
+
+    def _bound(self, model: str) -> float:
+        arm = self.arms[model]
+        if not arm.asked:
+            return math.inf
+        total = sum(other.asked for other in self.arms.values())
+        mean = arm.gain / arm.rewarded if arm.rewarded else 0.0
+        return (mean + math.sqrt(2.0 * math.log(total) / arm.asked)) / self._relative_cost(arm)
+
+    def _relative_cost(self, arm: Arm) -> float:
+        """Mean cost of a question as a share of the dearest model's, not below `_CHEAPEST_SHARE`."""
+        dearest = max(_mean_costs(self.arms.values()), default=0.0)
+        return max(arm.cost / arm.asked / dearest, _CHEAPEST_SHARE) if dearest > 0.0 else 1.0
+
+
+def _mean_costs(arms: Iterable[Arm]) -> list[float]:
+    return [arm.cost / arm.asked for arm in arms if arm.asked]
+
 
 _AGAIN = (DOWN - {Fault.UNAUTHORISED}) | {Fault.RATE_LIMITED, Fault.EMPTY}
 _SETTINGS_WRONG_SECONDS = 60.0

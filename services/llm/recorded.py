@@ -9,19 +9,24 @@ A question is found by candidate and prompt hash (role, messages, answer schema,
 measured anew in every run (speed, memory), so a question that is not on record to the letter takes the next answer that
 the same candidate was given in the same role; there being none left is NotRecorded. Texts that an endpoint embedded are
 on record, too; they are found to the letter only, since any other vector would be wrong.
+
+`ExchangeFileMind` answers from a file of recorded exchanges with an endpoint, without any archive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import grpc
 import grpc.aio
+from pydantic import BaseModel, Field, ValidationError
 
 from services.chassis.artifacts import Artifacts
-from services.chassis.errors import Transient
+from services.chassis.errors import SettingsError, Transient
 from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 from services.llm.answers import Unreadable, read
@@ -236,3 +241,103 @@ def rewarded_model(calls: Iterable[pb.Call], role: Role) -> str | None:
     """The model whose answer in `role` was used: the one to reward. None when no call of the role was answered."""
     answered = [call.model for call in calls if call.role == role.value and not call.error]
     return answered[-1] if answered else None
+
+
+class _Message(BaseModel):
+    role: str
+    content: str
+
+
+class _Schema(BaseModel):
+    name: str = Field(min_length=1)
+
+
+class _ResponseFormat(BaseModel):
+    json_schema: _Schema
+
+
+class _Body(BaseModel):
+    model: str
+    messages: list[_Message]
+    response_format: _ResponseFormat
+
+
+class _Line(BaseModel):
+    request: _Body
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One recorded question and its answer; `form` is the name of the answer's schema."""
+
+    model: str
+    form: str
+    messages: tuple[tuple[str, str], ...]
+    answer: str
+
+
+class ExchangeFileMind:
+    """Answers each question at most once from `exchanges`. It costs nothing and is safe to use from many tasks."""
+
+    def __init__(self, exchanges: Sequence[Exchange], name: str) -> None:
+        self._unused = list(exchanges)
+        self._name = name
+
+    @classmethod
+    def read(cls, path: Path) -> ExchangeFileMind:
+        """The mind of a JSONL file. Raises SettingsError naming the line that is not an exchange."""
+        return cls(read_exchanges(path), f"recorded:{path}")
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def ask(self, request: Request[A]) -> Answered[A]:
+        """As the port says; NotRecorded once no answer of this form is left."""
+        messages = tuple((message.role, message.text) for message in request.messages)
+        same_form = [exchange for exchange in self._unused if exchange.form == request.answer.__name__]
+        exchange = next((one for one in same_form if one.messages == messages), next(iter(same_form), None))
+        if exchange is None:
+            raise NotRecorded(
+                request.role, f"{self._name} holds no further answer of the form {request.answer.__name__}"
+            )
+        self._unused.remove(exchange)
+        call = Call(
+            role=request.role.value,
+            model=exchange.model,
+            endpoint=self._name,
+            prompt_tokens=0,
+            completion_tokens=0,
+            seconds=0.0,
+            price=0.0,
+            prompt=b"",
+            answer=exchange.answer.encode(),
+            error=None,
+            prompt_version=request.prompt_version,
+            prompt_hash=request.prompt_hash,
+        )
+        try:
+            return Answered(read(exchange.answer, request.answer), (call,))
+        except Unreadable as unreadable:
+            error = AnswerInvalid(request.role, f"the recorded answer does not validate: {unreadable}", (call,))
+            raise error from None
+
+
+def read_exchanges(path: Path) -> list[Exchange]:
+    """The exchanges of a JSONL file, in order. Raises SettingsError naming the line that is not one."""
+    exchanges = []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read as a file of exchanges: {error}.") from None
+    for number, text in enumerate(lines, 1):
+        try:
+            line = _Line.model_validate(json.loads(text))
+        except (ValueError, ValidationError) as error:
+            raise SettingsError(f"{path}, line {number} is not an exchange: {error}.") from None
+        messages = tuple((message.role, message.content) for message in line.request.messages)
+        exchanges.append(
+            Exchange(line.request.model, line.request.response_format.json_schema.name, messages, line.answer)
+        )
+    return exchanges

@@ -3,10 +3,13 @@
 A description is a value: frozen, comparable, JSON on the wire. `Mixer.settled()` resets every field that has no effect
 in its surroundings (a path gate without paths, say), so that two descriptions are equal exactly when they compute the
 same function family, and `Mixer.structure()` can serve as the identity of an architecture.
+
+`CATALOGUE` describes the published mixers that a run begins with, by their names in the zoo.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -253,3 +256,41 @@ def _settled_fusion(mixer: Mixer) -> Fusion:
     if fusion.kind == "sigmoid":
         return fusion.model_copy(update={"temperature": False})
     return fusion
+
+
+CATALOGUE: Mapping[str, Mixer] = {
+    "delta_net": Mixer(),
+    "gated_delta_net": Mixer(memory=Memory(decay="mamba"), output=Output(gate="swish")),
+    "gla": Mixer(
+        inputs=Inputs(convolved="", key_width="half"),
+        features=Features(map="identity", norm="none"),
+        memory=Memory(rule="linear", decay="channel", write="one"),
+        output=Output(gate="swish"),
+    ),
+    "mamba2": Mixer(
+        inputs=Inputs(key_width="shared"),
+        features=Features(norm="none"),
+        memory=Memory(rule="linear", decay="mamba"),
+        output=Output(gate="swish", skip="channel"),
+    ),
+    "retnet": Mixer(
+        inputs=Inputs(convolved=""),
+        features=Features(map="identity", norm="none", rotary="full"),
+        memory=Memory(rule="linear", decay="retention", write="one"),
+        output=Output(gate="swish"),
+    ),
+    "linear_attention": Mixer(
+        inputs=Inputs(convolved=""),
+        features=Features(map="elu", norm="none"),
+        memory=Memory(rule="linear", write="one", normalised=True),
+    ),
+    "conv_only": Mixer(
+        inputs=Inputs(convolved="v"),
+        memory=Memory(rule="none"),
+        paths=(Path(kind="convolution", size=8),),
+        output=Output(gate="swish"),
+    ),
+    "delta_net_value_skip": Mixer(output=Output(skip="gated")),
+}
+
+ROOT = "delta_net"

@@ -1,11 +1,27 @@
-"""The port of proposing: from what a seat may see to a draft, again with what was refused."""
+"""The port of proposing: from what a seat may see to a draft, again with what was refused.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+What a seat may see comes from other services: literature, and the nearest of what exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from services.contracts import archive_pb2, checker_pb2, cognition_pb2, events_pb2
+import grpc.aio
+
+from services.contracts import (
+    archive_pb2,
+    archive_pb2_grpc,
+    checker_pb2,
+    checker_pb2_grpc,
+    cognition_pb2,
+    cognition_pb2_grpc,
+    events_pb2,
+)
 from services.contracts import candidate_pb2 as pb
+from services.llm.embedder import Vector
 
 
 @dataclass(frozen=True)
@@ -69,3 +85,96 @@ class Proposer(Protocol):
         Raises Rejected where it cannot be left out.
         """
         ...
+
+
+NEIGHBOURS = 5
+ENTRIES = 3
+BOARD = 100  # the best, and as many of the newest
+MEASURED = 200  # for the offline mind
+BEST = 2  # of them with their programs
+
+
+async def entries_for(
+    cognition: cognition_pb2_grpc.CognitionAsyncStub,
+    parent: pb.Candidate,
+    settings: events_pb2.RunSettings,
+    embed: Callable[[str], Awaitable[Vector | None]],
+) -> tuple[cognition_pb2.CognitionEntry, ...]:
+    """What the literature says about the parent's weaknesses, searched by its analysis; none if that is switched off.
+
+    `embed` gives the query's vector where an endpoint embeds; else the service compares the text itself.
+    Raises AioRpcError where nobody answers.
+    """
+    if settings.ablations.without_cognition:
+        return ()
+    told = " ".join((parent.analysis.results, parent.analysis.synthesis, parent.proposal.motivation)).strip()
+    request = cognition_pb2.SearchRequest(query=told or parent.proposal.name, count=ENTRIES)
+    if vector := await embed(request.query):
+        request.embedding.extend(vector.values)
+        request.embedder = vector.embedder
+    return tuple((await cognition.Search(request, timeout=30)).entries)
+
+
+async def with_measured(context: Context, archive: archive_pb2_grpc.ArchiveAsyncStub) -> Context:
+    """The context with the run's best by loss, without programs: what the offline mind's model learns from."""
+    run, stage = context.record.run, context.record.stage
+    request = archive_pb2.ListCandidatesRequest(run=run, sort="loss", stage=stage, page_size=MEASURED, slim=True)
+    return replace(context, board=tuple((await archive.ListCandidates(request, timeout=30)).candidates))
+
+
+async def with_board(
+    context: Context, archive: archive_pb2_grpc.ArchiveAsyncStub, checker: checker_pb2_grpc.CheckerAsyncStub
+) -> Context:
+    """The context with what a language model is shown besides: the run's best, all that was tried, and the scale.
+
+    A checker that cannot describe the scale now leaves it out: a proposal does not depend on it.
+    """
+    settings, record = context.settings, context.record
+    found: dict[str, pb.Candidate] = {}
+    for sort in ("loss", "number"):  # the best, then the newest
+        request = archive_pb2.ListCandidatesRequest(run=record.run, sort=sort, stage=record.stage, page_size=BOARD)
+        found |= {one.id: one for one in (await archive.ListCandidates(request, timeout=30)).candidates}
+    board = tuple(found.values())
+    measured = [one for one in board if one.training.HasField("loss") and one.id != context.parent.id]
+    try:
+        asked = checker_pb2.ScaleRequest(stage=record.stage, scale_overrides=settings.scale_overrides)
+        scale = await checker.Describe(asked, timeout=120)
+    except grpc.aio.AioRpcError:
+        scale = None
+    better = [one for one in measured if one.training.loss < context.parent.training.loss]
+    return replace(context, board=board, best=tuple(better[:BEST]), scale=scale)
+
+
+async def neighbours(
+    stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, program: str, vector: Vector
+) -> archive_pb2.NeighboursReply:
+    """The candidates of the record's run, itself left out, with the nearest motivations and the programs most alike."""
+    request = archive_pb2.NeighboursRequest(
+        run=record.run,
+        program=program,
+        embedding=vector.values,
+        embedder=vector.embedder,
+        count=NEIGHBOURS,
+        **{"except": record.id},
+    )
+    return await stub.GetNeighbours(request, timeout=30)
+
+
+async def nearest_programs(
+    stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, program: str
+) -> list[archive_pb2.NearCandidate]:
+    """The candidates of the record's run, itself left out, whose programs are built most like this one."""
+    request = archive_pb2.NearestProgramsRequest(
+        run=record.run, program=program, count=NEIGHBOURS, **{"except": record.id}
+    )
+    return list((await stub.NearestPrograms(request, timeout=30)).near)
+
+
+async def nearest_motivations(
+    stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, vector: Vector
+) -> list[archive_pb2.NearCandidate]:
+    """The candidates of the record's run, itself left out, whose motivations lie nearest."""
+    request = archive_pb2.NearestMotivationsRequest(
+        run=record.run, embedding=vector.values, embedder=vector.embedder, count=NEIGHBOURS, **{"except": record.id}
+    )
+    return list((await stub.NearestMotivations(request, timeout=30)).near)

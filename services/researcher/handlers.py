@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from services.archive.records import record_for
-from services.archive.runs import Runs
+from services.archive.records import Runs, record_for
 from services.chassis.errors import Rejected
 from services.chassis.events import follow, struct
 from services.chassis.worker import Job
@@ -24,8 +23,16 @@ from services.domain.zoo import baseline
 from services.llm.embedder import Vector
 from services.llm.openai_embedder import Embed, MotivationEmbedder
 from services.llm.port import OFFLINE
-from services.researcher.draft import Context, Draft, Proposer, Refusal
-from services.researcher.lookup import entries_for, neighbours, with_board, with_measured
+from services.researcher.draft import (
+    Context,
+    Draft,
+    Proposer,
+    Refusal,
+    entries_for,
+    neighbours,
+    with_board,
+    with_measured,
+)
 from services.researcher.offline.proposer import SURROGATE, describes
 
 SERVICE = "researcher"

@@ -31,8 +31,15 @@ from services.llm.budget import MemoryLedger
 from services.llm.embedder import Vector
 from services.llm.openai_embedder import OpenAIEmbedder, endpoint_embedder
 from services.llm.openai_mind import OpenAIMind
-from services.researcher.draft import Context, Draft, Proposer, Refusal
-from services.researcher.lookup import entries_for, nearest_motivations, nearest_programs
+from services.researcher.draft import (
+    Context,
+    Draft,
+    Proposer,
+    Refusal,
+    entries_for,
+    nearest_motivations,
+    nearest_programs,
+)
 from services.researcher.model_proposer import ModelProposer
 from services.researcher.offline.proposer import OfflineProposer
 from services.researcher.settings import ResearcherSettings

@@ -12,8 +12,7 @@ from functools import cache
 from itertools import product
 from types import MappingProxyType
 
-from services.mixers.catalogue import CATALOGUE
-from services.mixers.description import Features, Inputs, Memory, Mixer, Output
+from services.mixers.description import CATALOGUE, Features, Inputs, Memory, Mixer, Output
 
 VERSION = 1
 DIMENSIONS = ("rule", "decay", "write", "map", "norm", "convolved", "gate", "skip", "output_norm")

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc.aio
 
-from services.analyst.dossier import Dossier
+from services.analyst.comparison import Dossier
 from services.contracts import archive_pb2 as arc
 from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.analyst.numbers import Held, held_by, invented, numerals
+from services.analyst.model_analyst import Held, held_by, invented, numerals
 from tests.analyst.analyst_records import CHILD, PARENT, ROOT, dossier
 
 HELD = Held(((1.50806, 1.49458), (0.388, 0.368), (398_016.0, 400_192.0), (16_117.0, 20_700.0)), frozenset({64.0}))

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from services.analyst.comparison import loss_difference, task_changes
-from services.analyst.numbers import held_by, invented
+from services.analyst.model_analyst import held_by, invented
 from services.analyst.offline_analyst import OfflineAnalyst
 from services.contracts import candidate_pb2 as pb
 from tests.analyst.analyst_records import CHILD, PARENT, ROOT, SIBLING, candidate, dossier

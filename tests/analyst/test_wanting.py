@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.analyst.dossier import Dossier
-from services.analyst.wanting import wanted, worth_asking
+from services.analyst.comparison import Dossier
+from services.analyst.handlers import wanted, worth_asking
 from services.chassis.bus import Bus
 from services.chassis.events import Cause, first
 from services.chassis.worker import Job

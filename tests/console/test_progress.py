@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from services.chassis.activity import Activity, training, waiting_for
 from services.chassis.bus import Bus
+from services.chassis.worker import Activity, training, waiting_for
 from services.console.progress import View
 from services.console.rows import row
 from services.contracts import archive_pb2, candidate_pb2

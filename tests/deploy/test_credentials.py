@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.bus.access import public_key
-from services.chassis.bus.credentials import variable, write
+from services.chassis.bus.credentials import public_key, variable, write
 from services.chassis.bus.rights import RIGHTS
 from services.chassis.errors import SettingsError
 

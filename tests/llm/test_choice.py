@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.llm.bandit import Bandit
+from services.llm.openai_mind import Bandit
 from services.llm.retry import BackOff, Circuit, CircuitPolicy, retry_after
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)

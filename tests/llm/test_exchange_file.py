@@ -11,8 +11,8 @@ from services.chassis.errors import SettingsError
 from services.domain.structure import fingerprint
 from services.judge.judges import ScoreAnswer
 from services.llm.answers import read
-from services.llm.exchange_file import Exchange, ExchangeFileMind, read_exchanges
 from services.llm.port import Message, NotRecorded, Request, Role, exchange_file, validate_mind
+from services.llm.recorded import Exchange, ExchangeFileMind, read_exchanges
 from services.researcher.model_proposer import (
     NoveltyAnswer,
     ProposalAnswer,

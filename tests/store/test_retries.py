@@ -1,8 +1,7 @@
 """The pure rules of dead letters: what a retry and a drop may do, and what is refused."""
 
 from services.chassis.bus import Logged
-from services.chassis.deadletters import dropped, retry_of
-from services.chassis.events import Cause, body_of
+from services.chassis.events import Cause, body_of, dropped, retry_of
 from services.chassis.worker import dead_letter
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2

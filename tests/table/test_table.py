@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.mixers.catalogue import CATALOGUE
+from services.mixers.description import CATALOGUE
 from services.mixers.render import render
 from services.table.lattice import cells, find, neighbours
 from services.table.policies import POLICIES, policy

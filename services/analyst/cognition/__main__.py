@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from services.analyst.cognition import ingest
 from services.analyst.cognition.corpus import CorpusError, CorpusFile, add, keep
-from services.analyst.cognition.stats import Use, statistics_of
+from services.analyst.cognition.ingest import Use, statistics_of
 from services.analyst.library import Library
 from services.analyst.settings import AnalystSettings
 from services.chassis import logs

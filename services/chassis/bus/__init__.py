@@ -1,9 +1,8 @@
 """The message bus: NATS JetStream behind a few words of our own. Nothing outside this package imports nats."""
 
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
-
-from services.chassis.bus.logged import Logged
 
 if TYPE_CHECKING:
     from services.chassis.bus.connection import Bus
@@ -20,3 +19,12 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'topology')}"), name)
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One message of the log as it lies there."""
+
+    sequence: int
+    subject: str
+    body: bytes

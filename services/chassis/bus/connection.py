@@ -13,10 +13,9 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
 from services.chassis import telemetry
-from services.chassis.bus.access import Access, access, refusal
-from services.chassis.bus.delivery import Consumer, Depth
-from services.chassis.bus.denials import Denials
-from services.chassis.bus.logged import Logged
+from services.chassis.bus import Logged
+from services.chassis.bus.credentials import Access, access, refusal
+from services.chassis.bus.delivery import Consumer, Denials, Depth
 from services.chassis.bus.rights import API
 from services.chassis.bus.subjects import subject_of
 from services.chassis.bus.topology import EVENTS, MAX_COPY_BYTES, MAX_EVENT_BYTES, ConsumerSpec, drift, topology

@@ -3,20 +3,86 @@
 Writes FOLDER/.env (one secret seed per user, readable by its owner only) and FOLDER/nats.conf (the server's
 configuration: public keys and rights, no secret). Seeds that are there stay in use, as does whatever else .env says;
 nats.conf is written anew, with the rights of this version.
+
+A service shows who it is by the seed in its settings and knows the server by TLS (`access`).
 """
 
 import argparse
 import json
 import os
+import ssl
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nkeys
 
-from services.chassis.bus.access import public_key
-from services.chassis.bus.rights import RIGHTS
+from services.chassis.bus.rights import INBOX, RIGHTS, inbox_of
 from services.chassis.errors import SettingsError
+from services.chassis.settings import ServiceSettings
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a connection is made with."""
+
+    seed: str | None
+    inbox: str  # prefix of the inboxes: private where there is a seed
+    tls: ssl.SSLContext | None  # None: plaintext, unless the server insists
+
+
+def access(settings: ServiceSettings) -> Access:
+    """From the settings. Raises SettingsError for a seed or certificate that cannot be used."""
+    seed = _seed(settings)
+    return Access(seed, INBOX if seed is None else inbox_of(public_key(seed)), _tls(settings))
+
+
+def public_key(seed: str) -> str:
+    """The key under which the server knows a user. Raises SettingsError for what is no seed of a user."""
+    try:
+        return str(nkeys.from_seed(bytearray(seed.encode())).public_key.decode())
+    except (nkeys.ErrInvalidSeed, nkeys.ErrInvalidPrefixByte, ValueError):
+        raise SettingsError("ASI_NATS_NKEY_SEED is no nkey seed: one begins with SU, with 58 characters.") from None
+
+
+def refusal(error: Exception) -> str | None:
+    """Why connecting again and again would not help; None where it may."""
+    if "authorization violation" in str(error).lower():
+        return "NATS refused the credentials: set ASI_NATS_NKEY_SEED (or ASI_NATS_NKEY_FILE) to a seed of its users."
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = error.verify_message
+        return f"the certificate that NATS shows is not trusted ({reason}): set ASI_NATS_CA to its authority's."
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return (
+            f"no TLS connection to NATS ({error.reason}): with ASI_NATS_CA or a tls:// address the server needs "
+            "`handshake_first`, and ASI_NATS_CERT and ASI_NATS_KEY where it asks for certificates."
+        )
+    return None
+
+
+def _seed(settings: ServiceSettings) -> str | None:
+    if settings.nats_nkey_seed is not None:
+        return settings.nats_nkey_seed.get_secret_value().strip()
+    if settings.nats_nkey_file is None:
+        return None
+    try:
+        return settings.nats_nkey_file.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"ASI_NATS_NKEY_FILE={settings.nats_nkey_file} cannot be read: {error}.") from None
+
+
+def _tls(settings: ServiceSettings) -> ssl.SSLContext | None:
+    if settings.nats_ca is None and not settings.nats_url.startswith(("tls://", "wss://")):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.nats_ca)
+        if settings.nats_cert and settings.nats_key:
+            context.load_cert_chain(settings.nats_cert, settings.nats_key)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(f"ASI_NATS_CA, ASI_NATS_CERT or ASI_NATS_KEY cannot be used: {error}.") from None
+    return context
+
 
 SERVER = """\
 # Made by services.chassis.bus.credentials from services.chassis.bus.rights. It holds no secret.

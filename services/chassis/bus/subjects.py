@@ -6,7 +6,7 @@ from services.contracts import events_pb2 as pb
 
 ALL = "asi.v1.>"
 PROGRESS = "asi.progress.*.*"
-"""Of a run and a candidate; outside of the log, see `services.chassis.activity`."""
+"""Of a run and a candidate; outside of the log, see `services.chassis.worker`."""
 STAGED = frozenset({"candidate.proposed", "candidate.promoted"})
 """Facts whose subject ends in a stage."""
 WHOLE_DOTS = 4

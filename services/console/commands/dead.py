@@ -11,9 +11,8 @@ import typer
 
 from services.chassis.bus import Bus
 from services.chassis.bus.subjects import fact_of
-from services.chassis.deadletters import dropped, retry_of
 from services.chassis.errors import NotFound, NotPossible
-from services.chassis.events import Cause
+from services.chassis.events import Cause, dropped, retry_of
 from services.console.archive import catch_up, open_archive
 from services.console.log import SERVICE, open_log
 from services.console.options import Json, Run, print_json

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import typer
 
-from services.archive.curves import curves_of
+from services.archive.scoring import curves_of
 from services.console.archive import run_and_candidates
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
 from services.console.settings import console_settings

@@ -1,5 +1,6 @@
 """What a move is: a named change of a description, with its reason and its source."""
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -148,3 +149,23 @@ MEGA = Source("Mega: Moving Average Equipped Gated Attention", "2209.10655", 202
 QK_NORM = Source("Query-Key Normalization for Transformers", "2010.04245", 2020)
 WAVENET = Source("WaveNet", "1609.03499", 2016)
 ASI_ARCH = Source("AlphaGo Moment for Model Architecture Discovery", "2507.18074", 2025)
+
+
+_GROUPS: tuple[tuple[str, ...], ...] = (("inputs",), ("features", "memory"), ("paths", "fusion"), ("output",))
+
+
+def cross(first: Mixer, second: Mixer, rng: random.Random) -> Mixer | None:
+    """`first` with one or two groups of parts of `second`; None where no such child is sound and new.
+
+    Features travel with the memory and paths with their fusion, because they are sound only together.
+    """
+    for _ in range(8):
+        taken = rng.sample(_GROUPS, k=rng.choice((1, 2)))
+        fields = {name: getattr(second, name) for group in taken for name in group}
+        try:
+            child = Mixer.model_validate(first.model_copy(update=fields).model_dump()).settled()
+        except ValidationError:
+            continue
+        if child.structure() not in {first.structure(), second.structure()}:
+            return child
+    return None

@@ -1,11 +1,10 @@
 """The researcher's mind without a language model: a searcher over typed descriptions of linear-attention mixers."""
 
-from services.mixers.catalogue import CATALOGUE
-from services.mixers.description import Mixer
+from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.render import render
 from services.researcher.offline.bandit import Observation
-from services.researcher.offline.hints import CognitionHint
 from services.researcher.offline.search import (
+    CognitionHint,
     OfflineProposal,
     SearchExhaustedError,
     Seed,

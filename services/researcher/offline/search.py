@@ -1,20 +1,125 @@
 """The offline mind: a search over descriptions of mixers. There is no language model in it, and it says so."""
 
 import random
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from services.mixers.catalogue import CATALOGUE, ROOT
+from services.domain.components import VOCABULARY
 from services.mixers.components import components_of
-from services.mixers.description import Mixer
-from services.mixers.moves import Move
-from services.mixers.moves.crossover import cross
+from services.mixers.description import CATALOGUE, ROOT, Mixer
+from services.mixers.moves import LIBRARY, Move
+from services.mixers.moves.move import cross
 from services.mixers.render import render
 from services.mixers.surrogate import Surrogate
-from services.researcher.offline import hints as cognition
-from services.researcher.offline.bandit import Bandit, Observation
-from services.researcher.offline.hints import CognitionHint
-from services.researcher.offline.telling import Idea, Step, ideas, motivation, name_of
+from services.researcher.offline.bandit import Bandit, Belief, Observation
+
+_BASES = {"delta": "Delta", "product": "Product", "linear": "Linear", "none": "Path"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A move of a child, with the cognition entry that suggested it and what the archive knew of it."""
+
+    move: Move
+    entry: str | None = None
+    belief: Belief | None = None
+
+
+@dataclass(frozen=True)
+class Idea:
+    """One idea and its origin: "cognition", "analysis" (what paid off in this archive) or "original"."""
+
+    text: str
+    origin: str
+    source: str = ""
+
+
+def name_of(mixer: Mixer, moves: Sequence[Move]) -> str:
+    """A readable name such as `WindowFloorDeltaNet3f2a`: the moves, the memory, and four digits of the structure."""
+    words = "".join(move.word for move in moves) or "Cross"
+    base = _BASES[mixer.memory.rule]
+    return f"{words}{'' if words.endswith(base) else base}Net{mixer.structure()[:4]}"
+
+
+def motivation(
+    steps: Sequence[Step], parent: str, stand_in: str | None, mate: tuple[str, str] | None, choice: str = ""
+) -> str:
+    """A few sentences: what changed, why, on whose word, and how it was chosen."""
+    sentences = []
+    if stand_in:
+        sentences.append(f"{parent} carries no description, so the search starts from that of {stand_in} in its place.")
+    if mate:
+        sentences.append(f"The child of {parent} takes whole parts from {mate[1]}, to join what made each of them fit.")
+    for number, step in enumerate(steps):
+        subject = f"{parent} receives" if number == 0 and not mate else "It also receives"
+        sentences.append(f"{subject} {step.move.what}, because {step.move.why}{cites(step.move)}.")
+    grounds = [ground for step in steps if (ground := _ground(step))]
+    sentences += [*grounds, choice] if choice else grounds
+    sentences.append("Found by a search over known moves, without a language model.")
+    return " ".join(sentences)
+
+
+def _ground(step: Step) -> str:
+    name = step.move.name.replace("_", " ")
+    if step.entry:
+        return f"The cognition entry {step.entry} suggests the move '{name}'."
+    if step.belief and step.belief.seen and step.belief.mean > 0:
+        gain, times = step.belief.mean, step.belief.seen
+        return f"The move '{name}' is believed to gain {gain:.3f} in fitness here, from {times} earlier candidates."
+    return ""
+
+
+def ideas(steps: Sequence[Step], mate: tuple[str, str] | None) -> tuple[Idea, ...]:
+    """Where each idea came from; a move without entry, record or paper counts as original."""
+    found = [Idea(step.move.what, *_origin(step)) for step in steps]
+    if mate:
+        found.insert(0, Idea(f"parts of {mate[1]}", "analysis", mate[0]))
+    return tuple(found)
+
+
+def _origin(step: Step) -> tuple[str, str]:
+    if step.entry:
+        return "cognition", step.entry
+    if step.belief and step.belief.seen and step.belief.mean > 0:
+        return "analysis", ""
+    return ("cognition", str(step.move.source)) if step.move.source else ("original", "")
+
+
+@dataclass(frozen=True)
+class CognitionHint:
+    """What cognition offers: an entry's id, its component tags, and its text or title."""
+
+    entry: str
+    components: tuple[str, ...] = ()
+    text: str = ""
+
+
+def suggested(hints: Iterable[CognitionHint]) -> dict[str, str]:
+    """Move name → entry that suggests it: the first entry that names a component the move adds, or the move's paper."""
+    found: dict[str, str] = {}
+    for hint in hints:
+        tags = _tags(hint)
+        for move in LIBRARY:
+            if set(move.adds) & tags or (move.source is not None and move.source.arxiv in hint.text):
+                found.setdefault(move.name, hint.entry)
+    return found
+
+
+def _tags(hint: CognitionHint) -> set[str]:
+    """The hint's own tags; where it has none, the components whose names or aliases its text contains."""
+    tags = {VOCABULARY.normalise(tag) for tag in hint.components if tag in VOCABULARY}
+    if tags:
+        return tags
+    text = " " + re.sub(r"[^a-z0-9]+", " ", hint.text.lower()) + " "
+    words = {c.name: (c.name, *c.aliases) for c in VOCABULARY}
+    return {name for name, spellings in words.items() if any(f" {s.replace('-', ' ')} " in text for s in spellings)}
+
+
+def cites(move: Move) -> str:
+    """The move's source in brackets, or an empty text."""
+    return f" ({move.source})" if move.source else ""
+
 
 TRIES = 64
 CROSSOVER_SHARE = 0.2
@@ -86,7 +191,7 @@ def propose_offline(
         ValueError: when the parent's description is not valid.
     """
     start, stand_in = starting_point(parent)
-    entries = cognition.suggested(cognition_hints)
+    entries = suggested(cognition_hints)
     bandit = Bandit.learned(history, entries)
     mates = [seed for seed in references if seed.description]
     taken = {seen.structure for seen in history} | {start.structure()}
@@ -123,7 +228,7 @@ def propose_by_surrogate(
     if len(scored) < LEAST_MEASURED:
         return propose_offline(parent, references, history, cognition_hints, rng, is_repeat)
     start, stand_in = starting_point(parent)
-    entries = cognition.suggested(cognition_hints)
+    entries = suggested(cognition_hints)
     blind = Bandit.learned((), entries)
     mates = [seed for seed in references if seed.description]
     taken = {seen.structure for seen in history} | {mixer.structure() for mixer, _ in known} | {start.structure()}

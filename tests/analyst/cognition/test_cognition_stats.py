@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.analyst.cognition.stats import Use, statistics_of
+from services.analyst.cognition.ingest import Use, statistics_of
 
 
 def test_entries_of_improving_candidates_come_first() -> None:

@@ -19,8 +19,7 @@ from services.engineer.export.package import package_name, requirements_of, writ
 from services.engineer.records import keep_weights
 from services.engineer.training.guest import build_model, model_arrays
 from services.engineer.training.sizes import ModelSizes
-from services.mixers.catalogue import CATALOGUE
-from services.mixers.description import Mixer
+from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.moves import LIBRARY
 from services.mixers.render import render
 

@@ -2,10 +2,9 @@
 
 import random
 
-from services.mixers.catalogue import CATALOGUE
-from services.mixers.description import Mixer
+from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.moves import LIBRARY
-from services.mixers.moves.crossover import cross
+from services.mixers.moves.move import cross
 
 
 def composition(seed: int) -> Mixer:

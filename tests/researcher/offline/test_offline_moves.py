@@ -5,10 +5,9 @@ import random
 import pytest
 
 from services.domain.components import VOCABULARY
-from services.mixers.catalogue import CATALOGUE
-from services.mixers.description import Fusion, Mixer, Path
+from services.mixers.description import CATALOGUE, Fusion, Mixer, Path
 from services.mixers.moves import LIBRARY, Move
-from services.mixers.moves.crossover import cross
+from services.mixers.moves.move import cross
 from tests.researcher.offline.compositions import composition
 
 BUSY = Mixer(

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.mixers.catalogue import CATALOGUE
-from services.mixers.description import Mixer
+from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.moves import LIBRARY, Move
 from services.mixers.render import render
 from tests.researcher.offline.compositions import composition

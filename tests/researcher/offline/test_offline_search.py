@@ -18,7 +18,7 @@ from services.researcher.offline import (
     propose_offline,
     propose_random,
 )
-from services.researcher.offline.hints import suggested
+from services.researcher.offline.search import suggested
 from tests.researcher.offline.compositions import composition
 
 PARENT = Seed("c0001", "DeltaNet", "", 0.5, CATALOGUE["delta_net"].to_json())
