@@ -1,5 +1,6 @@
 # make run    a real discovery run on this machine, about ten minutes (CANDIDATES=3 for exactly so many)
 # make discover  search, second trainings, a verdict: about half an hour on two cores
+# make audit  the published run: its log, hashes, replay and claims; then its winner and strongest control, trained again
 # make test   the whole test suite but for what is marked slow
 # make check  lint, format, types, import arrows, contracts (make fmt puts the format right)
 PYTHON ?= python3
@@ -10,13 +11,16 @@ RUNS := $(VENV)/.runs
 ARGS ?=
 CANDIDATES ?=
 
-.PHONY: run discover test test-compose setup check fmt proto page release-contracts clean
+.PHONY: run discover audit test test-compose setup check fmt proto page release-contracts clean
 
 run: $(RUNS)
 	$(BIN)/asi-arch run $(if $(CANDIDATES),--candidates $(CANDIDATES)) $(ARGS)
 
 discover: $(RUNS)
 	$(BIN)/asi-arch discover $(ARGS)
+
+audit: $(RUNS)
+	$(BIN)/asi-arch audit examples/flagship/log.jsonl.gz $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not compose" -n auto --maxprocesses 8 --dist loadfile $(ARGS)

@@ -54,7 +54,7 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
         "cost": Command("cost", "What a run has used: time, compute, tokens, money."),
     },
     "Verification": {
-        "audit": Command("audit", "The events behind one result; then its check and training again."),
+        "audit": Command("audit", "The events behind one result or an exported log; then training again."),
         "replay": Command("tools", "Rebuild a run from its log alone and compare it with the archive."),
         "ablate": Command("ablate", "Train a program without each of its components, with the same seeds."),
         "rescore": Command("rescore", "Compute a run's fitness in another version, as new events."),

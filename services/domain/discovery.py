@@ -143,6 +143,12 @@ def detectable(found: Sequence[Finding], level: float = 0.05, wanted: float = 0.
     return high
 
 
+def prediction(effect: float, interval: Interval, count: int) -> Interval:
+    """Where the gain of one further seed falls, at the interval's level, after ``count`` seeds gave the ``effect``."""
+    reach = (interval.high - interval.low) / 2 * math.sqrt(count + 1)
+    return Interval(effect - reach, effect + reach, interval.level)
+
+
 def _deviation(one: Finding) -> float:
     """The deviation of one paired difference, read back from the interval of their mean."""
     assert one.interval is not None  # noqa: S101 - the caller looked

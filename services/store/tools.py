@@ -5,6 +5,7 @@ Exit status: 0 done and in agreement, 1 a replay that differs or nothing found, 
 
 import argparse
 import asyncio
+import gzip
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, Sett
 from services.chassis.service import run_fast
 from services.chassis.settings import load
 from services.contracts import events_pb2
+from services.store import auditing
 from services.store.backends import open_archive, restore_archive
 from services.store.forking import fork, history
 from services.store.interchange import exporting, importing
@@ -66,6 +68,7 @@ async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:
         "replay": _replay,
         "import": _import,
         "export": _export,
+        "audit": _audit,
         "backup": _backup,
         "restore": _restore,
         "catch-up": _apply,
@@ -202,8 +205,14 @@ async def _export(arguments: argparse.Namespace, settings: StoreSettings) -> int
         run = (await archive.run(arguments.run)).run
         target: Path = arguments.out or Path(run if arguments.format == "asi-arch" else f"{run}.{arguments.format}")
         if arguments.format == "jsonl":
-            text = "".join(f"{line}\n" for line in exporting.log_lines(await _logged(settings, run)))
-            await asyncio.to_thread(target.write_text, text, "utf-8")
+            logged = await _logged(settings, run)
+            content = "".join(f"{line}\n" for line in exporting.log_lines(logged)).encode()
+            packed = gzip.compress(content, mtime=0) if target.suffix == ".gz" else content
+            await asyncio.to_thread(target.write_bytes, packed)
+            if arguments.manifest:
+                refused = [row.sha256 async for row in archive.log(run) if not row.accepted]
+                manifest = auditing.manifest_of(logged, run, (await archive.digest(run))[0], refused)
+                auditing.manifest_path(target).write_text(json.dumps(manifest, indent=0) + "\n", encoding="utf-8")
         else:
             page = await archive.list_candidates(Query(run, sort="time", limit=10**9))
             records = sorted(page.candidates, key=lambda one: one.request.number)
@@ -215,6 +224,26 @@ async def _export(arguments: argparse.Namespace, settings: StoreSettings) -> int
         await archive.close()
     _say(json.dumps({"run": run, "path": str(target)}) if arguments.json else f"run {run} is in {target}")
     return 0
+
+
+async def _audit(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    """Check an exported log by itself: no server and no archive of this machine is needed or touched."""
+    del settings
+    path: Path = arguments.manifest or auditing.manifest_path(arguments.path)
+    try:
+        manifest = json.loads(await asyncio.to_thread(path.read_text, "utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(
+            f"there is no {path}: `asi-arch export RUN --manifest` writes it; name it with --manifest."
+        ) from None
+    found = await auditing.audit_log(arguments.path, manifest)
+    if arguments.json:
+        _say(json.dumps(asdict(found)))
+    else:
+        _say(f"run {found.run}: {found.events} events, digest {found.digest}")
+        for problem in found.problems:
+            _say(f"  ! {problem}")
+    return 1 if found.problems else 0
 
 
 async def _logged(settings: StoreSettings, run: str) -> list[Logged]:
@@ -263,6 +292,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--out", type=Path, help="file (of parquet two), or folder for asi-arch; default: named after the run"
     )
+    one.add_argument("--manifest", action="store_true", help="of jsonl: also its hashes and digest, for `audit FILE`")
+    one.add_argument("--json", action="store_true")
+    one = commands.add_parser("audit", help="check an exported log by itself: bytes, hashes, replay, claims")
+    one.add_argument("path", type=Path)
+    one.add_argument("--manifest", type=Path, help="default: beside the log")
     one.add_argument("--json", action="store_true")
     one = commands.add_parser("fork", help="give a new run the history of another; settings come on standard input")
     one.add_argument("source", metavar="RUN[@SEQUENCE|EVENT_ID]")

@@ -1,31 +1,38 @@
-"""`asi-arch audit`: the events behind one result, and the result once more: its check and its training."""
+"""`asi-arch audit`: one result or a whole exported run, checked by its events and by training again.
+
+Of a candidate: the events behind it, then its check and its training. Of an exported log: its bytes, hashes, replay and
+claims, then the best candidate and the strongest control with fresh seeds.
+"""
 
 import asyncio
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import stdev
-from typing import Annotated
+from statistics import fmean, stdev
+from typing import Annotated, Any
 
 import typer
 
 from services.chassis.errors import NotPossible
 from services.console.archive import open_archive
 from services.console.comparison import program_of
-from services.console.options import Candidate, Json, Run, print_json
+from services.console.options import Json, Run, complete_candidates, print_json
 from services.console.rows import as_dict, row
 from services.console.settings import ConsoleSettings, console_settings
-from services.console.tables import ABSENT, number, pairs, say, styled
+from services.console.tables import ABSENT, number, pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 
 SEED_SPREAD = 0.0135
 """Nats: standard deviation between seeds at scale tiny as measured once; used where a candidate has one seed only."""
 SPREADS = 3.0
+FRESH = 900_001
+"""The first of the seeds that an exported run is audited with: no run gets as far."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,27 @@ class Rerun:
 
 
 def audit(
-    candidate: Candidate,
-    no_rerun: Annotated[bool, typer.Option("--no-rerun", help="only show the chain")] = False,
+    candidate: Annotated[
+        str,
+        typer.Argument(
+            metavar="CANDIDATE|FILE",
+            help="an id, a name that just one candidate has, or an exported log (.jsonl, .jsonl.gz)",
+            autocompletion=complete_candidates,
+        ),
+    ],
+    no_rerun: Annotated[bool, typer.Option("--no-rerun", help="train nothing again")] = False,
     run: Run = "",
+    seeds: Annotated[int, typer.Option(min=1, help="of a log: fresh seeds to train with")] = 1,
     as_json: Json = False,
 ) -> None:
-    """The whole chain of one result; then its check and training once more, to see whether the numbers hold."""
+    """The whole chain of one result; then its check and training once more, to see whether the numbers hold.
+
+    Of an exported log: every byte and hash, its replay and its statistics; then the best candidate and the strongest
+    control with fresh seeds on this machine's text.
+    """
+    if candidate.endswith((".jsonl", ".jsonl.gz")):
+        _audit_log(Path(candidate), 0 if no_rerun else seeds, as_json)
+        return
     status, record, links = asyncio.run(_chain(console_settings(), run, candidate))
     if not as_json:
         _print_chain(record, links)
@@ -106,6 +128,107 @@ def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
         f"seeds' spread {spread:.4f}; the check {'passes' if passed else 'FAILS'}"
     )
     return Rerun(seed.seed, seed.loss, loss, spread, passed, near and passed, sentence)
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A claim of an exported run, trained again: gains are the control's loss minus the candidate's, by seed."""
+
+    seeds: tuple[int, ...]
+    losses: tuple[float, ...]
+    control_losses: tuple[float, ...]
+    gain: float
+    holds: bool
+    sentence: str
+
+
+def _audit_log(path: Path, seeds: int, as_json: bool) -> None:
+    """Raises typer.Exit: 1 where anything is not as the log says or the claim does not hold, 2 for no such file."""
+    command = [sys.executable, "-m", "services.store.tools", "audit", str(path), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if not done.stdout.strip():
+        raise typer.Exit(done.returncode)
+    found = json.loads(done.stdout)
+    if not as_json:
+        _print_log(found)
+    claim = found["claims"][0] if found["claims"] else None
+    repeated = None
+    if claim is not None and seeds and not found["problems"]:
+        if not as_json:
+            say(f"training {claim['name']} and {claim['control_name']} again, {seeds} fresh seed(s) each …")
+        repeated = repeat(claim, range(FRESH, FRESH + seeds))
+    if as_json:
+        print_json({**found, "repeated": None if repeated is None else asdict(repeated)})
+    elif repeated is not None:
+        say(paragraph(repeated.sentence))
+    if found["problems"] or (repeated is not None and not repeated.holds):
+        raise typer.Exit(1)
+
+
+def _print_log(found: Mapping[str, Any]) -> None:
+    say(f"run {found['run']}: {found['events']} events, digest {found['digest']}")
+    for problem in found["problems"]:
+        say(styled(paragraph(f"! {problem}"), fg="red"))
+    if found["problems"]:
+        say(f"the log is NOT as it was exported: {len(found['problems'])} contradiction(s); nothing is trained again")
+        return
+    say("every line, hash and digest agrees, and the claims follow from the losses on record")
+    for claim in found["claims"]:
+        say(paragraph(told(claim), indent=4))
+    if not found["claims"]:
+        say("the run holds no claim that was tested on fresh seeds")
+
+
+def told(claim: Mapping[str, Any]) -> str:
+    """A claim of the log in one sentence."""
+    interval = claim["interval"]
+    return (
+        f"{claim['outcome']}: {claim['name']} ({claim['candidate']}) against {claim['control_name']}, the strongest "
+        f"control: gain {claim['effect']:+.4f} nats, {interval['level']:.0%} interval "
+        f"[{interval['low']:+.4f}, {interval['high']:+.4f}] over {len(claim['seeds'])} fresh seeds, "
+        f"{claim['tried']} candidates tried"
+    )
+
+
+def repeat(claim: Mapping[str, Any], seeds: Sequence[int]) -> Repeated:
+    """Train a claim's candidate and its control with these seeds, two at a time. Raises NotPossible where one fails."""
+    arguments = ["--json", "--scale", claim["stage"]]
+    arguments += [part for name, value in claim["overrides"].items() for part in ("--set", f"{name}={value}")]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        files = {name: Path(folder) / f"{name}.py" for name in ("program", "control_program")}
+        for name, file in files.items():
+            file.write_text(claim[name], encoding="utf-8")
+        jobs = [
+            pool.submit(_tool, "train", str(file), *arguments, "--seed", str(seed))
+            for file in files.values()
+            for seed in seeds
+        ]
+        results = [job.result() for job in jobs]
+    losses = [result.get("loss") for result in results]
+    if failed := next((one for one in results if not isinstance(one.get("loss"), float)), None):
+        raise NotPossible(f"a training of the audit failed: {failed.get('reason')}")
+    own, control = losses[: len(seeds)], losses[len(seeds) :]
+    return judged(claim, seeds, own, control)  # type: ignore[arg-type]  # every loss is a number by now
+
+
+def judged(
+    claim: Mapping[str, Any], seeds: Sequence[int], losses: Sequence[float], controls: Sequence[float]
+) -> Repeated:
+    """What these losses say of the claim: a confirmed one holds with a gain, any other within what it makes expect."""
+    gain = fmean(control - own for own, control in zip(losses, controls, strict=True))
+    low, high = claim["expected"]["low"], claim["expected"]["high"]
+    confirmed = claim["outcome"] == "confirmed"
+    holds = gain > 0 if confirmed else low <= gain <= high
+    if confirmed:
+        verdict = "the claim HOLDS on this machine" if holds else "the claim is NOT shown on this machine"
+    else:
+        verdict = f"the log's verdict ({claim['outcome']}) " + ("HOLDS" if holds else "does NOT hold") + " here"
+    where = "inside" if low <= gain <= high else "outside"
+    sentence = (
+        f"{verdict}: {claim['name']} {fmean(losses):.4f}, {claim['control_name']} {fmean(controls):.4f} nats per "
+        f"token, gain {gain:+.4f}, {where} the [{low:+.4f}, {high:+.4f}] that the record makes one seed expect"
+    )
+    return Repeated(tuple(seeds), tuple(losses), tuple(controls), gain, holds, sentence)
 
 
 def _tool(*arguments: str) -> dict[str, object]:

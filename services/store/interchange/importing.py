@@ -9,9 +9,11 @@ import ast
 import asyncio
 import base64
 import csv
+import gzip
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -347,12 +349,18 @@ def exported_bodies(path: Path, kind: str, skip_bad: bool) -> tuple[str, list[by
     return run, bodies, tuple(left_out)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+def lines_of(path: Path) -> list[str]:
+    """The lines of an exported log, compressed (.gz) or not. Raises SettingsError for what is no text."""
+    content = path.read_bytes()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
+        # Not splitlines: JSON leaves U+2028 and its like as they are, inside a text.
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8").rstrip("\n").split("\n")
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise SettingsError(f"{path} is no text as `export --format jsonl` writes it: {error}.") from None
-    for number, line in enumerate(lines, 1):
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    for number, line in enumerate(lines_of(path), 1):
         try:
             yield f"line {number}", base64.b64decode(json.loads(line)["body"], validate=True)
         except (ValueError, KeyError, TypeError) as error:

@@ -1,0 +1,273 @@
+"""An exported run checked by somebody who has nothing but its file: bytes, hashes, replay, and the claims' statistics.
+
+A line of the file holds an event twice, readable and as the bytes that were published; every event holds the hash of
+the one that caused it; and the manifest, written at the export, holds all hashes and the archive's digest. A number
+that was changed in one place contradicts another place, which is named. Whoever rewrites all of them still has to
+meet the training of the winner on somebody else's machine.
+"""
+
+import base64
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
+
+from services.archive.policies import values_of
+from services.chassis.bus import Logged
+from services.chassis.bus.subjects import subject_of
+from services.chassis.errors import SettingsError
+from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+from services.domain.discovery import Finding, findings, prediction
+from services.domain.ladder_settings import climb_of
+from services.domain.statistics import Interval
+from services.store.backends import open_archive
+from services.store.interchange.importing import lines_of
+from services.store.port import Query
+from services.store.projection import original, read
+from services.store.rebuilding import Rebuilt
+
+TOLERANCE = 1e-9
+"""Nats, by which a recomputed effect may differ: sums of the same numbers in another order."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A verdict of the log, and what somebody needs to train it again. `expected`: where one more fresh seed falls."""
+
+    candidate: str
+    name: str
+    outcome: str
+    control: str
+    control_name: str
+    effect: float
+    interval: Interval
+    expected: Interval
+    tried: int
+    seeds: tuple[int, ...]
+    stage: str
+    overrides: Mapping[str, str]
+    program: str
+    control_program: str
+
+
+@dataclass(frozen=True)
+class LogAudit:
+    """What an exported log came to. `problems` name the event, and the field where it can be told."""
+
+    run: str
+    events: int
+    digest: str
+    problems: tuple[str, ...]
+    claims: tuple[Claim, ...]
+
+
+def manifest_of(logged: Sequence[Logged], run: str, digest: str, refused: Iterable[bytes]) -> dict[str, object]:
+    """What an export says of itself: the digest of the archive, the hash of each event, and of those it refused."""
+    hashes = [hashlib.sha256(one.body).hexdigest() for one in logged]
+    return {"run": run, "digest": digest, "refused": sorted(one.hex() for one in refused), "sha256": hashes}
+
+
+def manifest_path(path: Path) -> Path:
+    """Beside the log: r1.jsonl.gz has r1.manifest.json."""
+    return path.with_name(f"{path.name.removesuffix('.gz').removesuffix('.jsonl')}.manifest.json")
+
+
+async def audit_log(path: Path, manifest: Mapping[str, object]) -> LogAudit:
+    """Check every line, the chain, the manifest; replay in memory and into a fresh archive; recompute the claims."""
+    problems: list[str] = []
+    logged = list(_messages(lines_of(path), problems))
+    if not logged:
+        raise SettingsError(f"{path} holds no event.")
+    problems += _against_manifest(logged, manifest)
+    problems += _chain(logged)
+    run = str(manifest["run"])
+    numbered = [Logged(number, one.subject, one.body) for number, one in enumerate(logged, 1)]
+    with Rebuilt() as rebuilt:
+        rebuilt.apply([read(one) for one in numbered])
+        digest, events = rebuilt.digest()
+        problems += [
+            f"event {one.event} is refused in the replay: {one.refused_because}"
+            for one in rebuilt.seen
+            if not one.accepted and one.sha256.hex() not in _refused(manifest)
+        ]
+    if digest != manifest["digest"]:
+        problems.append(f"the replay's digest is {digest[:16]}, the manifest's {str(manifest['digest'])[:16]}")
+    records, imported = await _imported(numbered, run)
+    if imported != digest:
+        problems.append(f"a fresh archive has the digest {imported[:16]}, the replay in memory {digest[:16]}")
+    claims, wrong = _claims(records, _settings(numbered))
+    return LogAudit(run, events, digest, (*dict.fromkeys((*problems, *wrong)),), claims)
+
+
+def _messages(lines: Iterable[str], problems: list[str]) -> Iterator[Logged]:
+    """The messages of the file; what is not as an export writes it is added to `problems`."""
+    for number, text in enumerate(lines, 1):
+        try:
+            line = json.loads(text)
+            body = base64.b64decode(line["body"], validate=True)
+            subject, readable = str(line["subject"]), line["event"]
+            event = events_pb2.Event.FromString(body)
+        except (ValueError, KeyError, TypeError, DecodeError) as error:
+            problems.append(f"line {number} is not an exported event: {error}")
+            continue
+        told = MessageToDict(event, preserving_proto_field_name=True)
+        for field, shown, held in _unequal(readable, json.loads(json.dumps(told)), ""):
+            problems.append(f"event {event.id}: {field} reads {shown}, but its bytes hold {held}")
+        try:
+            if subject_of(event) != subject:
+                problems.append(f"event {event.id}: it stands under {subject}, and belongs under {subject_of(event)}")
+        except ValueError as error:
+            problems.append(f"event {event.id}: {error}")
+        yield Logged(number, subject, body)
+
+
+def _unequal(shown: object, held: object, at: str) -> Iterator[tuple[str, object, object]]:
+    """Every field in which two JSON values differ, by its path."""
+    if isinstance(shown, dict) and isinstance(held, dict):
+        for name in sorted(shown.keys() | held.keys()):
+            yield from _unequal(shown.get(name), held.get(name), f"{at}.{name}" if at else name)
+    elif isinstance(shown, list) and isinstance(held, list) and len(shown) == len(held):
+        for place, (one, other) in enumerate(zip(shown, held, strict=True)):
+            yield from _unequal(one, other, f"{at}[{place}]")
+    elif shown != held:
+        yield at or "the event", _short(shown), _short(held)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _against_manifest(logged: Sequence[Logged], manifest: Mapping[str, object]) -> list[str]:
+    """Events whose bytes are not those that were exported, by the place that they have in the log."""
+    listed = manifest.get("sha256")
+    hashes = [str(one) for one in listed] if isinstance(listed, list) else []
+    problems = []
+    if len(logged) != len(hashes):
+        problems.append(f"the log holds {len(logged)} events, the manifest {len(hashes)}")
+    known = set(hashes)
+    for one in logged:
+        if (found := hashlib.sha256(one.body).hexdigest()) not in known:
+            place = hashes[one.sequence - 1][:16] if one.sequence <= len(hashes) else "none"
+            problems.append(f"event {_id(one)} was changed: its bytes hash to {found[:16]}, the manifest has {place}")
+    return problems
+
+
+def _chain(logged: Sequence[Logged]) -> list[str]:
+    """Events whose hash is not the one that those which they caused hold."""
+    hashes = {_id(one): hashlib.sha256(original(one.body)).digest() for one in logged}
+    problems = []
+    for one in logged:
+        event = events_pb2.Event.FromString(original(one.body))
+        if event.previous and hashes.get(event.cause, event.previous) != event.previous:
+            problems.append(
+                f"event {event.cause} is not what it was when {event.id} followed from it: its bytes hash to "
+                f"{hashes[event.cause].hex()[:16]}, and {event.id} holds {event.previous.hex()[:16]}"
+            )
+    return problems
+
+
+def _id(one: Logged) -> str:
+    return events_pb2.Event.FromString(original(one.body)).id
+
+
+def _refused(manifest: Mapping[str, object]) -> set[str]:
+    """Hashes of events that the run's own archive refused, as of a worker that was too late."""
+    listed = manifest.get("refused")
+    return {str(one) for one in listed} if isinstance(listed, list) else set()
+
+
+async def _imported(logged: Sequence[Logged], run: str) -> tuple[list[pb.Candidate], str]:
+    """All candidates as a fresh archive holds them, and its digest."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = open_archive(f"sqlite:///{folder}/audit.db")
+        await archive.open()
+        try:
+            await archive.apply(logged)
+            page = await archive.list_candidates(Query(run, sort="time", limit=10**9))
+            records = [await archive.record(run, one.id) for one in page.candidates]
+            return records, (await archive.digest(run))[0]
+        finally:
+            await archive.close()
+
+
+def _settings(logged: Sequence[Logged]) -> events_pb2.RunSettings:
+    """Those that hold at the end."""
+    settings = events_pb2.RunSettings()
+    for one in logged:
+        event = read(one).log.event
+        for fact in ("run_started", "run_forked"):
+            if event.HasField(fact):
+                settings.CopyFrom(getattr(event, fact).settings)
+    return settings
+
+
+def _claims(
+    records: Sequence[pb.Candidate], settings: events_pb2.RunSettings
+) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
+    """The verdicts with their numbers computed again from the losses; and where they come out otherwise."""
+    by_id = {one.id: one for one in records}
+    judged = [one for one in records if one.HasField("discovery") and one.discovery.HasField("effect")]
+    climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
+    claims: list[Claim] = []
+    wrong: list[str] = []
+    for record in judged:
+        told = record.discovery
+        together = [one for one in judged if set(one.discovery.seeds) == set(told.seeds)]
+        losses = {one.id: _losses(one, told.seeds) for one in together}
+        controls = {name: _losses(by_id[name], told.seeds) for name in told.controls}
+        again = {one.candidate: one for one in findings(losses, controls, told.tried, climb.discovery)}[record.id]
+        wrong += _otherwise(record, again)
+        stage = climb.stages[-1]
+        interval = Interval(told.interval.low, told.interval.high, told.interval.level)
+        claims.append(
+            Claim(
+                candidate=record.id,
+                name=record.proposal.name,
+                outcome=told.outcome,
+                control=told.control,
+                control_name=by_id[told.control].proposal.name,
+                effect=told.effect,
+                interval=interval,
+                expected=prediction(told.effect, interval, len(told.seeds)),
+                tried=told.tried,
+                seeds=tuple(told.seeds),
+                stage=stage.scale,
+                overrides=dict(stage.overrides),
+                program=record.proposal.program,
+                control_program=by_id[told.control].proposal.program,
+            )
+        )
+    order = {"confirmed": 0, "undecided": 1, "refuted": 2}
+    ranked = sorted(claims, key=lambda one: (order.get(one.outcome, 3), -one.effect))
+    return tuple(ranked), tuple(wrong)
+
+
+def _losses(record: pb.Candidate, seeds: Iterable[int]) -> dict[int, float]:
+    """The losses of a second training, of these seeds alone."""
+    wanted = set(seeds)
+    trainings = [one.training for one in record.verifications]
+    return {one.seed: one.loss for training in trainings for one in training.seeds if one.seed in wanted}
+
+
+def _otherwise(record: pb.Candidate, again: Finding) -> Iterator[str]:
+    told = record.discovery
+    numbers = {
+        "effect": (told.effect, again.effect),
+        "p_value": (told.p_value, again.p),
+        "adjusted_p_value": (told.adjusted_p_value, again.adjusted_p),
+    }
+    for name, (held, found) in numbers.items():
+        if found is None or abs(held - found) > TOLERANCE:
+            yield f"the claim on {record.id}: {name} is {held:.6g} on record, and {found} by the losses on record"
+    if (told.outcome, told.control) != (again.outcome.value, again.control):
+        yield (
+            f"the claim on {record.id} is {told.outcome} against {told.control} on record, and {again.outcome.value} "
+            f"against {again.control} by the losses on record"
+        )

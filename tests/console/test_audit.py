@@ -1,0 +1,58 @@
+"""What an exported run's claim comes to when it is trained again."""
+
+from typing import Any
+
+import pytest
+
+from services.console.commands.audit import judged, told
+from services.domain.discovery import prediction
+from services.domain.statistics import Interval
+
+
+def claim(outcome: str = "confirmed", effect: float = 0.05) -> dict[str, Any]:
+    """As `services.store.tools audit --json` gives it: an effect over five seeds."""
+    expected = prediction(effect, Interval(effect - 0.02, effect + 0.02, 0.95), 5)
+    return {
+        "candidate": "c000009", "name": "Suffix", "control_name": "Gated DeltaNet", "outcome": outcome,
+        "effect": effect, "interval": {"low": effect - 0.02, "high": effect + 0.02, "level": 0.95}, "tried": 20,
+        "seeds": [1001, 1002, 1003, 1004, 1005], "expected": {"low": expected.low, "high": expected.high},
+    }  # fmt: skip
+
+
+def test_one_seed_scatters_more_than_the_mean_of_five() -> None:
+    """Half the width grows by the square root of six."""
+    found = prediction(0.05, Interval(0.03, 0.07, 0.95), 5)
+
+    assert (found.low, found.high) == pytest.approx((0.05 - 0.02 * 6**0.5, 0.05 + 0.02 * 6**0.5))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "loss", "holds", "words"),
+    [
+        ("confirmed", 1.90, True, "the claim HOLDS on this machine"),
+        ("confirmed", 2.01, False, "the claim is NOT shown on this machine"),
+        ("confirmed", 1.80, True, "outside the [+0.0010, +0.0990]"),
+        ("refuted", 1.96, True, "the log's verdict (refuted) HOLDS here"),
+        ("refuted", 1.80, False, "the log's verdict (refuted) does NOT hold here"),
+    ],
+)
+def test_a_claim_holds_by_the_gain_of_fresh_seeds(outcome: str, loss: float, holds: bool, words: str) -> None:
+    """The control has 2.0; what the record lets one seed expect is said beside it."""
+    found = judged(claim(outcome), [900_001], [loss], [2.0])
+
+    assert found.holds is holds
+    assert words in found.sentence
+    assert found.gain == pytest.approx(2.0 - loss)
+
+
+def test_several_seeds_are_averaged() -> None:
+    """One that fails to show the gain is outweighed."""
+    assert judged(claim(), [900_001, 900_002], [2.01, 1.9], [2.0, 2.0]).holds
+
+
+def test_a_claim_is_told_with_its_evidence() -> None:
+    """The strongest control, the interval, the seeds and how many were tried."""
+    assert told(claim()) == (
+        "confirmed: Suffix (c000009) against Gated DeltaNet, the strongest control: gain +0.0500 nats, 95% interval "
+        "[+0.0300, +0.0700] over 5 fresh seeds, 20 candidates tried"
+    )

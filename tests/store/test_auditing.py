@@ -1,0 +1,146 @@
+"""An exported log is audited by its file alone, and a number that was changed in it is found."""
+
+import base64
+import gzip
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from services.contracts import events_pb2
+from services.store.auditing import LogAudit, audit_log, manifest_of, manifest_path
+from services.store.interchange.exporting import log_lines
+from services.store.projection import read
+from services.store.rebuilding import Rebuilt
+from tests.store.archive_stories import Story
+
+Lines = list[dict[str, Any]]
+
+
+class Export:
+    """A finished run in a file, as `export --format jsonl --manifest` writes it."""
+
+    def __init__(self, story: Story, folder: Path) -> None:
+        with Rebuilt() as rebuilt:
+            rebuilt.apply([read(one) for one in story.log])
+            digest, _ = rebuilt.digest()
+            refused = [one.sha256 for one in rebuilt.seen if not one.accepted]
+        self.path = folder / "r1.jsonl.gz"
+        self.manifest = manifest_of(story.log, story.run, digest, refused)
+        self.lines: Lines = [json.loads(line) for line in log_lines(story.log)]
+
+    async def audited(self) -> LogAudit:
+        """Write the lines as they are now, and audit the file."""
+        self.path.write_bytes(gzip.compress("".join(f"{json.dumps(one)}\n" for one in self.lines).encode()))
+        return await audit_log(self.path, self.manifest)
+
+    def of(self, fact: str) -> int:
+        """The place of the first event of a fact."""
+        return next(place for place, one in enumerate(self.lines) if one["subject"].split(".")[4] == fact)
+
+    def change(self, place: int, change: Callable[[events_pb2.Event], None], readable: bool = True) -> str:
+        """Rewrite an event's bytes, and its readable part with them; its id."""
+        event = events_pb2.Event.FromString(base64.b64decode(self.lines[place]["body"]))
+        change(event)
+        self.lines[place]["body"] = base64.b64encode(event.SerializeToString(deterministic=True)).decode()
+        if readable:
+            self.lines[place]["event"] = MessageToDict(event, preserving_proto_field_name=True)
+        return event.id
+
+    def forget_hash(self, place: int) -> None:
+        """Make the manifest agree with what the line holds now."""
+        event = base64.b64decode(self.lines[place]["body"])
+        import hashlib
+
+        listed = self.manifest["sha256"]
+        assert isinstance(listed, list)
+        listed[place] = hashlib.sha256(event).hexdigest()
+
+
+@pytest.fixture
+def export(finished: Story, tmp_path: Path) -> Export:
+    return Export(finished, tmp_path)
+
+
+def better(event: events_pb2.Event) -> None:
+    """A loss that nobody measured."""
+    event.candidate_trained.training.loss = 0.1
+
+
+async def test_a_log_as_it_was_exported_has_no_problem(export: Export) -> None:
+    """The digest is that of the archive the run lived in; late and repeated messages are no problem either."""
+    found = await export.audited()
+
+    assert found.problems == ()
+    assert found.digest == export.manifest["digest"]
+    assert manifest_path(export.path).name == "r1.manifest.json"
+
+
+async def test_a_number_changed_for_readers_is_named_with_its_field(export: Export) -> None:
+    """What people read is compared with the bytes beside it."""
+    place = export.of("trained")
+    export.lines[place]["event"]["candidate_trained"]["training"]["seeds"][0]["loss"] = 0.1
+    event = export.lines[place]["event"]["id"]
+
+    (problem,) = (await export.audited()).problems
+
+    assert problem.startswith(f"event {event}: candidate_trained.training.seeds[0].loss reads 0.1, but its bytes hold")
+
+
+async def test_a_number_changed_in_the_bytes_is_named_with_its_field(export: Export) -> None:
+    """The bytes are compared with what people read, with the manifest, and with what followed from them."""
+    event = export.change(export.of("trained"), better, readable=False)
+
+    problems = (await export.audited()).problems
+
+    assert any(one.startswith(f"event {event}: candidate_trained.training.loss reads") for one in problems)
+    assert any(one.startswith(f"event {event} was changed: ") for one in problems)
+
+
+async def test_a_number_changed_everywhere_contradicts_what_followed(export: Export) -> None:
+    """In the bytes, in what people read and in the manifest: the next event of the chain holds the old hash."""
+    place = export.of("trained")
+    event = export.change(place, better)
+    export.forget_hash(place)
+
+    problems = (await export.audited()).problems
+
+    assert any(one.startswith(f"event {event} is not what it was when ") for one in problems)
+
+
+async def test_the_last_event_is_held_by_the_manifest(export: Export) -> None:
+    """Nothing follows from it."""
+    place = len(export.lines) - 1
+    event = export.change(place, lambda one: one.time.FromSeconds(1))
+
+    problems = (await export.audited()).problems
+
+    assert any(one.startswith(f"event {event} was changed: ") for one in problems)
+
+
+@pytest.mark.parametrize("fact", ["trained", "judged"])
+async def test_an_event_left_out_is_noticed(export: Export, fact: str) -> None:
+    """Whatever followed from it is refused as well."""
+    del export.lines[export.of(fact)]
+
+    problems = (await export.audited()).problems
+
+    assert f"the log holds {len(export.lines)} events, the manifest {len(export.lines) + 1}" in problems
+
+
+async def test_a_line_that_is_no_event_is_named(export: Export) -> None:
+    """Cut or filled with something else."""
+    export.lines[3]["body"] = "?"
+
+    assert any(one.startswith("line 4 is not an exported event") for one in (await export.audited()).problems)
+
+
+def test_the_manifest_names_what_the_archive_refused(finished: Story, tmp_path: Path) -> None:
+    """A message that came twice is refused in the run and in the audit."""
+    finished.repeat(5)
+    manifest: Mapping[str, Any] = Export(finished, tmp_path).manifest
+
+    assert len(manifest["refused"]) == 1
