@@ -109,7 +109,9 @@ async def _screenshots(browser: Browser, address: str, folder: Path) -> None:
             viewport={"width": width, "height": height}, color_scheme="dark" if size == "1920" else "light"
         )
         rows: list[dict[str, Any]] = (await (await page.request.get(f"{address}api/table")).json())["rows"]
-        best, second = [one["id"] for one in sorted(rows, key=lambda one: -one["fitness"])[:2]]
+        known = {one["id"] for one in rows if one.get("train_loss") is not None}  # which have programs, too
+        ranked = sorted(rows, key=lambda one: -one["fitness"])
+        best, second = [one["id"] for one in ranked if one["id"] in known and one.get("parent") in known][:2]
         for view, query in VIEWS.items():
             if size == "phone" and view == "playback":
                 continue
@@ -126,8 +128,10 @@ async def _screenshots(browser: Browser, address: str, folder: Path) -> None:
 
 
 def _save(picture: bytes, path: Path) -> None:
-    """With a palette, which takes a third of the space."""
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(200, dither=Image.Dither.NONE).save(path, optimize=True)
+    """With a palette, which takes a third of the space; by coverage, so that rare colours are kept."""
+    Image.open(io.BytesIO(picture)).convert("RGB").quantize(
+        255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    ).save(path, optimize=True)
 
 
 def main() -> None:

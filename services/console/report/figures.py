@@ -128,11 +128,14 @@ def trends(data: Dataset) -> Drawing:
         return missing(name, title, f"no score is known for {needed} candidates, which {LEAST_BLOCKS} blocks need")
     columns = min(3, len(series)) if len(series) % 2 else 2
     lines = -(-len(series) // columns)
-    figure = Figure(figsize=(WIDTH, 2.5 * lines), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.5 * lines + 0.3), layout="constrained")
     cells: list[tuple[object, ...]] = []
     for place, (label, known) in enumerate(series, 1):
         axes = figure.add_subplot(lines, columns, place)
         cells += _trend(axes, label, known)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
     caption = (
         "Mean of each block of candidates, the middle half and the middle four fifths of them (bands), and the best so "
         f"far (line). {'; '.join(f'{label}: n = {len(known)}' for label, known in series)}."
@@ -159,13 +162,16 @@ def _trend(axes: Axes, label: str, known: Sequence[tuple[int, float]]) -> list[t
         tenths = quantiles(values, n=20, method="inclusive")
         rows.append((label, block[-1][0], len(block), fmean(values), tenths[1], tenths[4], tenths[14], tenths[17]))
     xs = [row[1] for row in rows]
-    axes.fill_between(xs, [row[4] for row in rows], [row[7] for row in rows], color=ACCENT, alpha=0.12, lw=0)
-    axes.fill_between(xs, [row[5] for row in rows], [row[6] for row in rows], color=ACCENT, alpha=0.22, lw=0)
-    axes.plot(xs, [row[3] for row in rows], color=ACCENT, lw=2)
+    inner, outer = [row[5:7] for row in rows], [(row[4], row[7]) for row in rows]
+    axes.fill_between(xs, *zip(*outer, strict=True), color=ACCENT, alpha=0.12, lw=0, label="middle four fifths")
+    axes.fill_between(xs, *zip(*inner, strict=True), color=ACCENT, alpha=0.22, lw=0, label="middle half")
+    axes.plot(xs, [row[3] for row in rows], color=ACCENT, lw=2, label="mean of a block")
     pick = min if "loss" in label else max
     bests = [(number, pick(value for _, value in known[: place + 1])) for place, (number, _) in enumerate(known)]
     shown = [(number, value) for number, value in bests if number >= xs[0]]
-    axes.step([at for at, _ in shown], [value for _, value in shown], where="post", color=GOOD, lw=1.2)
+    axes.step(
+        [at for at, _ in shown], [value for _, value in shown], where="post", color=GOOD, lw=1.2, label="best so far"
+    )
     ends = [*(row[4] for row in rows), *(row[7] for row in rows), *(value for _, value in shown)]
     room = 0.04 * (max(ends) - min(ends))
     if room:

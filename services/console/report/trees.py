@@ -14,7 +14,7 @@ from services.console.report.dataset import INK, MAP, SOFT, WIDTH, Dataset, Draw
 MOST_NAMED = 60
 LEAST_NODES = 3
 NAMED = 20
-LABEL_TURN = 2 * pi / 42  # between names around the circle
+LINES = 26  # of names that have room in a column beside the radial tree
 Children = dict[str | None, list[str]]
 
 
@@ -71,21 +71,23 @@ def radial_tree(data: Dataset) -> Drawing:
         if parent is not None
         for kid in kids
     ]
-    figure = Figure(figsize=(WIDTH, WIDTH * 0.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, WIDTH * 0.58), layout="constrained")
     axes = figure.add_subplot()
     axes.add_collection(LineCollection(edges, colors=SOFT, linewidths=0.4 if len(order) > 300 else 1, alpha=0.6))
-    _dots(figure, axes, data, point, 4 if len(order) > 300 else 30)
+    _dots(figure, axes, data, point, 5 if len(order) > 300 else 30)
     outer = max(radius.values()) or 1.0
     best = [one for one in data.ranked if one.id in angle][:NAMED]
-    for place, one in zip(
-        _apart([angle[one.id] for one in best]), sorted(best, key=lambda one: angle[one.id]), strict=True
-    ):
-        x, y = _polar(outer * 1.1, place)
-        axes.plot([point[one.id][0], x], [point[one.id][1], y], color=SOFT, lw=0.5, zorder=1)
-        axes.annotate(name_of(one)[:28], (x, y), xytext=(2 if x >= 0 else -2, 0), textcoords="offset points",
-                      fontsize=6.5, color=INK, ha="left" if x >= 0 else "right", va="center")  # fmt: skip
-    axes.set_xlim(-outer * 1.5, outer * 1.5)
-    axes.set_ylim(-outer * 1.14, outer * 1.14)
+    for side in (-1, 1):
+        named = sorted((one for one in best if (point[one.id][0] >= 0) == (side > 0)), key=lambda one: point[one.id][1])
+        heights = _apart([point[one.id][1] for one in named], 2 * outer / LINES, outer)
+        for one, height in zip(named, heights, strict=True):
+            x, y = point[one.id]
+            axes.plot([x, side * outer * 1.06, side * outer * 1.12], [y, height, height], color=SOFT, lw=0.5, zorder=1)
+            axes.annotate(name_of(one)[:28], (side * outer * 1.12, height), xytext=(2 * side, 0),
+                          textcoords="offset points", fontsize=7, color=INK, ha="left" if side > 0 else "right",
+                          va="center")  # fmt: skip
+    axes.set_xlim(-outer * 1.55, outer * 1.55)
+    axes.set_ylim(-outer * 1.03, outer * 1.03)
     axes.set_axis_off()
     axes.set_aspect("equal")
     caption = (
@@ -114,20 +116,13 @@ def _edge(inner: float, start: float, outer: float, end: float) -> list[tuple[fl
     return curve
 
 
-def _apart(angles: list[float]) -> list[float]:
-    """The angles in order, moved until neighbours are LABEL_TURN apart."""
-    places = sorted(angles)
-    for _ in range(200):
-        moved = False
-        for left in range(len(places) - 1):
-            gap = places[left + 1] - places[left]
-            if gap < LABEL_TURN:
-                shift = (LABEL_TURN - gap) / 2 + 1e-6
-                places[left] -= shift
-                places[left + 1] += shift
-                moved = True
-        if not moved:
-            break
+def _apart(heights: list[float], distance: float, limit: float) -> list[float]:
+    """Ascending heights within ±limit, moved until neighbours are `distance` apart."""
+    places: list[float] = []
+    for place, height in enumerate(heights):
+        after = (len(heights) - 1 - place) * distance
+        lowest = places[-1] + distance if places else -limit
+        places.append(max(lowest, min(height, limit - after)))
     return places
 
 

@@ -313,6 +313,10 @@ export class TreeCanvas {
 
   private minimap(): void {
     const { k, x, y } = this.miniTransform();
+    const [left, top] = this.transform.invert([0, 0]), [right, bottom] = this.transform.invert([this.width, this.height]);
+    const { box } = this.layout;
+    this.mini.hidden = left <= box.x0 && top <= box.y0 && right >= box.x1 && bottom >= box.y1; // all is in sight
+    if (this.mini.hidden) return;
     const context = this.mini.getContext("2d")!;
     if (!this.miniPoints) {
       const points = document.createElement("canvas");
@@ -330,7 +334,6 @@ export class TreeCanvas {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.mini.width, this.mini.height);
     context.drawImage(this.miniPoints, 0, 0);
-    const [left, top] = this.transform.invert([0, 0]), [right, bottom] = this.transform.invert([this.width, this.height]);
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     context.strokeStyle = token("accent");
     context.lineWidth = 1.5;

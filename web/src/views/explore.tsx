@@ -9,8 +9,8 @@ import { filtered, rows } from "../archive.js";
 import { betterThan, measure, present, type Measure } from "../measures.js";
 import { CandidateTable, columns } from "../parts/table.js";
 import type { Row } from "../records.js";
-import { LEAST_GROUP, welch, type Effect } from "../statistics.js";
-import { dark, ramp, token } from "../theme.js";
+import { LEAST_GROUP, quantile, welch, type Effect } from "../statistics.js";
+import { category, dark, ramp, token } from "../theme.js";
 import { Choice } from "./overview.js";
 
 export function Explore() {
@@ -35,8 +35,10 @@ export function Explore() {
         </div>
         <Scatter rows={all} x={x} y={y} onPick={setPicked} />
       </section>
-      <Effects rows={all} which={y} />
-      <Histogram rows={chosen} which={y} />
+      <div class="column">
+        <Effects rows={all} which={y} />
+        <Histogram rows={chosen} which={y} />
+      </div>
       <Parallel rows={all} known={known} which={y} picked={picked} onPick={setPicked} />
       <section class="card wide-card" aria-label="The choice">
         <div class="head">
@@ -95,8 +97,8 @@ function Scatter({ rows: all, x, y, onPick }: { rows: readonly Row[]; x: Measure
       y: { label: y.label, tickFormat: ticks(y), nice: true, grid: true },
       marks: [
         Plot.dot(dots, { x: "x", y: "y", r: dots.length > 400 ? 2.5 : 4, fill: token("accent"), fillOpacity: 0.45 }),
-        Plot.line(best, { x: "x", y: "y", stroke: token("bad"), strokeWidth: 1.5, strokeDasharray: "5 3" }),
-        Plot.dot(best, { x: "x", y: "y", r: 4.5, fill: token("bad"), stroke: token("card") }),
+        Plot.line(best, { x: "x", y: "y", stroke: category(1), strokeWidth: 1.5, strokeDasharray: "5 3" }),
+        Plot.dot(best, { x: "x", y: "y", r: 5, fill: category(1), stroke: token("card") }),
         Plot.tip(dots, Plot.pointer({ x: "x", y: "y", title: (dot: Dot) => `${dot.row.name} (${dot.row.id})\n${y.label} ${y.text(dot.y)}\n${x.label} ${x.text(dot.x)}`, fill: token("card") })),
       ],
     });
@@ -127,7 +129,7 @@ function Scatter({ rows: all, x, y, onPick }: { rows: readonly Row[]; x: Measure
   return (
     <>
       <div class="plot" role="img" aria-label={`${dots.length} candidates: ${y.label} against ${x.label}; ${best.length} are not dominated`} ref={place} style={{ minHeight: 360 }} />
-      <p class="quiet small">{dots.length.toLocaleString("en")} candidates. {best.length ? `Red: the ${best.length} that no other beats in both (better is ${x.better === "low" ? "less" : "more"} ${x.label}, ${y.better === "low" ? "less" : "more"} ${y.label}). ` : ""}Drag to choose some for the table below; click one to open it.</p>
+      <p class="quiet small">{dots.length.toLocaleString("en")} candidates. {best.length ? `Orange: the ${best.length} that no other beats in both (better is ${x.better === "low" ? "less" : "more"} ${x.label}, ${y.better === "low" ? "less" : "more"} ${y.label}). ` : ""}Drag to choose some for the table below; click one to open it.</p>
     </>
   );
 }
@@ -218,8 +220,9 @@ function Parallel({ rows: all, known, which, picked, onPick }: { rows: readonly 
     holder.append(canvas);
     const context = canvas.getContext("2d")!;
     context.scale(devicePixelRatio, devicePixelRatio);
-    const values = measured.map(which.of).filter((value): value is number => value !== undefined);
-    const [worst, best] = which.better === "low" ? [Math.max(...values), Math.min(...values)] : [Math.min(...values), Math.max(...values)];
+    const values = measured.map(which.of).filter((value): value is number => value !== undefined).sort((a, b) => a - b);
+    const ends = [quantile(values, 0.05), quantile(values, 0.95)] as const; // a few far ones must not take all of the colours
+    const [worst, best] = which.better === "low" ? [ends[1], ends[0]] : ends;
     const paint = ramp(worst, best);
     const limits = new Map<number, [number, number]>();
     const draw = () => {

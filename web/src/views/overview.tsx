@@ -48,12 +48,16 @@ function Facts({ current }: { current: Status }) {
   if (budget.gpu_seconds) used.push(["GPU time", spent?.gpu_seconds ?? 0, budget.gpu_seconds, clock]);
   if (budget.tokens) used.push(["model tokens", Number(spent?.tokens ?? 0), Number(budget.tokens), big]);
   if (budget.money) used.push(["money", spent?.money ?? 0, budget.money, (value) => `$${value.toFixed(2)}`]);
-  const share = Math.max(0, ...used.map(([, have, all]) => have / all));
+  // Of candidates, what has ended and what is trained so far of all that is planned: baselines take their time, too.
+  const ended = (current.states.archived ?? 0) + (current.states.rejected ?? 0);
+  const begun = [...trainings.value.values()].reduce((sum, one) => sum + (one.steps ? one.step / one.steps : 0), 0);
+  const planned = (current.settings?.baselines?.length ?? 0) + Number(budget.candidates ?? 0);
+  const share = Math.max(0, ...used.map(([name, have, all]) => (name === "candidates" ? (ended + begun) / planned : have / all)));
   const left = !over && share > 0.02 && share < 1 ? (seconds * (1 - share)) / share : null;
   return (
     <section class="card wide-card" aria-label="State">
       <div class="tiles">
-        <Tile title="State" value={<Chip text={current.phase} />} note={current.stop_reason || current.origin || (left !== null ? `about ${clock(left)} left at this pace` : "")} />
+        <Tile title="State" value={<Chip text={current.phase} />} note={[current.stop_reason || current.origin, left !== null && `about ${clock(left)} left at this pace`].filter(Boolean).join("; ")} />
         <Tile title="Candidates" value={all.length.toLocaleString("en")} note={`${scored.length.toLocaleString("en")} scored, ${(current.states.rejected ?? 0).toLocaleString("en")} rejected`} />
         <Tile title="Best" value={best ? measure("fitness").text(best.fitness!) : "–"} note={best ? <CandidateLink id={best.id} /> : "nothing is scored yet"} />
         {current.loss_of_root !== undefined && <Tile title="Best held-out loss" value={bestOf(all, "loss")} note={`root ${current.loss_of_root.toFixed(4)} nats per token`} />}
@@ -188,11 +192,14 @@ function Trainings({ current }: { current: Status }) {
   const live = [...trainings.value.values()];
   const over = OVER.includes(current.phase);
   if (over && !live.length) return null;
+  const busy = [...works.value.values()].filter((one) => one.service === "engineer").length;
+  const none = busy ? `No step is announced: engineers prepare or evaluate ${busy} ${busy === 1 ? "candidate" : "candidates"}.`
+    : current.states.training ? "No engineer has announced its steps since this page listens." : "Nothing is in training.";
   return (
     <section class="card wide-card" aria-label="In training">
       <h2>In training now</h2>
       {live.length ? <div class="trainings">{live.map((one) => <Live key={`${one.candidate}/${one.seed}`} one={one} />)}</div>
-        : <p class="empty">{current.states.training ? "No engineer has announced its steps since this page listens." : "Nothing is in training."}</p>}
+        : <p class="empty">{none}</p>}
     </section>
   );
 }
