@@ -162,9 +162,9 @@ def _trend(axes: Axes, label: str, known: Sequence[tuple[int, float]]) -> list[t
         tenths = quantiles(values, n=20, method="inclusive")
         rows.append((label, block[-1][0], len(block), fmean(values), tenths[1], tenths[4], tenths[14], tenths[17]))
     xs = [row[1] for row in rows]
-    inner, outer = [row[5:7] for row in rows], [(row[4], row[7]) for row in rows]
-    axes.fill_between(xs, *zip(*outer, strict=True), color=ACCENT, alpha=0.12, lw=0, label="middle four fifths")
-    axes.fill_between(xs, *zip(*inner, strict=True), color=ACCENT, alpha=0.22, lw=0, label="middle half")
+    for low, high, alpha, share in ((4, 7, 0.12, "middle four fifths"), (5, 6, 0.22, "middle half")):
+        below, above = ([float(row[at]) for row in rows] for at in (low, high))
+        axes.fill_between(xs, below, above, color=ACCENT, alpha=alpha, lw=0, label=share)
     axes.plot(xs, [row[3] for row in rows], color=ACCENT, lw=2, label="mean of a block")
     pick = min if "loss" in label else max
     bests = [(number, pick(value for _, value in known[: place + 1])) for place, (number, _) in enumerate(known)]
