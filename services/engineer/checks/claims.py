@@ -6,6 +6,7 @@ a score rests on; that is measured from outside, in `structure`.
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from types import MappingProxyType
 
 import torch
@@ -15,7 +16,9 @@ from services.engineer.checks.metering import cost
 from services.engineer.checks.remote import State
 from services.engineer.checks.report import JSON, Finding
 from services.engineer.checks.subject import (
+    ARITHMETICS,
     AUTOCAST,
+    SINGLE,
     Arithmetic,
     Subject,
     accepts,
@@ -64,21 +67,38 @@ RUN_SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chun
 
 
 def runs(subject: Subject) -> Finding:
-    """Builds the mixer and runs it forward and backward at several batch sizes and lengths, under bf16 autocast.
+    """Builds the mixer and runs it forward and backward at several batch sizes and lengths, as it will be trained.
 
-    Autocast is how it will be trained; a program that runs only so, because it casts by hand, is accepted.
+    A program that casts by hand may run in one arithmetic alone: under bf16 autocast, or in fp32. It is judged by the
+    scale's, or by both where the machine decides which.
     Cannot see: failures at sizes, lengths, devices and option values that it does not try, nor those that come only
     after many calls.
     """
-    for batch, length in RUN_SHAPES:
-        where: dict[str, JSON] = {"batch": batch, "length": length, "precision": AUTOCAST.name}
+    for name, (batch, length) in product(subject.settings.of_training, RUN_SHAPES):
+        where: dict[str, JSON] = {"batch": batch, "length": length, "precision": name}
         try:
-            problem = _one_step(subject, AUTOCAST, batch, length)
+            problem = _one_step(subject, ARITHMETICS[name], batch, length)
         except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
-            return Finding(True, explained(error)[:800], {**where, "traceback": _tail(error)})
+            message = explained(error)[:800] + _advice(subject, name, batch, length)
+            return Finding(True, message, {**where, "traceback": _tail(error)})
         if problem:
             return Finding(True, problem, where)
     return Finding(False, "builds and runs forward and backward", {"precision": subject.exact.name})
+
+
+def _advice(subject: Subject, name: str, batch: int, length: int) -> str:
+    """What to change in a program that fails in one arithmetic of training and runs in the other."""
+    other = AUTOCAST if name == SINGLE.name else SINGLE
+    try:
+        if _one_step(subject, other, batch, length):
+            return ""
+    except Exception:  # noqa: BLE001 - candidate code may raise anything; then the first error says what is wrong
+        return ""
+    here, there = ("fp32", "bf16 autocast") if name == SINGLE.name else ("bf16 autocast", "fp32")
+    return (
+        f" (training here computes in {here}; the program runs in {there} only: name no dtype, or cast what is "
+        "combined to one, as in y.to(x.dtype))"
+    )
 
 
 def _one_step(subject: Subject, arithmetic: Arithmetic, batch: int, length: int) -> str | None:
@@ -118,7 +138,7 @@ LARGE = 1e3
 
 
 def finiteness(subject: Subject) -> Finding:
-    """Feeds large, constant, zero and bf16 inputs and expects finite outputs and finite gradients of everything.
+    """Feeds large, constant and zero inputs, and bf16 ones if that is trained in; expects finite outputs and gradients.
 
     Parameters are as initialised: after training they may be such that it overflows, which only training shows.
     Cannot see: overflow at other magnitudes, lengths and parameters, or in fp16.
@@ -129,14 +149,15 @@ def finiteness(subject: Subject) -> Finding:
         "constant inputs (all one)": (torch.ones_like(noise), subject.plain),
         "constant inputs (all 100)": (torch.full_like(noise, 100.0), subject.plain),
         "zero inputs": (torch.zeros_like(noise), subject.plain),
-        "bf16 inputs": (noise.bfloat16(), AUTOCAST),
     }
+    if AUTOCAST.name in subject.settings.of_training:
+        trials["bf16 inputs"] = (noise.bfloat16(), AUTOCAST)
     for name, (inputs, arithmetic) in trials.items():
         broken = _broken(subject, inputs.to(arithmetic.dtype), arithmetic)
         if broken:
             evidence: dict[str, JSON] = {"inputs": name, "non_finite": broken}
             return Finding(True, f"{name}: not finite in {', '.join(broken[:3])}", evidence)
-    return Finding(False, "finite for large, constant, zero and bf16 inputs")
+    return Finding(False, f"finite for {len(trials)} kinds of inputs: {', '.join(trials)}")
 
 
 def _broken(subject: Subject, inputs: Tensor, arithmetic: Arithmetic) -> list[str]:

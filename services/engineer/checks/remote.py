@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.engineer.checks.compare import Values
-from services.engineer.checks.report import JSON, CheckSettings, Finding
+from services.engineer.checks.report import JSON, ArithmeticName, CheckSettings, Finding
 from services.sandbox import Child, Message
 
-ArithmeticName = Literal["double", "single", "autocast"]
 TOLERANCES: Mapping[ArithmeticName, float] = {"double": 1e-7, "single": 1e-3, "autocast": 5e-2}
 """The relative difference that still counts as rounding."""
 

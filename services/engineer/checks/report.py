@@ -12,6 +12,7 @@ EVIDENCE_CHARACTERS = 16 << 10
 MESSAGE_CHARACTERS = 2000
 """The most of one verdict that is kept: what a program makes a probe say must not fill logs and events."""
 Outcome = Literal["pass", "fail", "warn"]
+ArithmeticName = Literal["double", "single", "autocast"]
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,13 @@ class CheckSettings:
         for width, heads in ((self.width, self.heads), (self.probe_width, self.probe_heads)):
             if width % heads:
                 raise CheckSettingsError(f"the width {width} must be a multiple of the {heads} heads")
+
+    @property
+    def of_training(self) -> tuple[ArithmeticName, ...]:
+        """The arithmetic of its training; both where the machine that trains it decides."""
+        if self.precision == "fp32":
+            return ("single",)
+        return ("autocast",) if self.precision == "bf16-autocast" else ("single", "autocast")
 
     @property
     def most_parameters(self) -> float | None:

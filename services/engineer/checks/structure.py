@@ -11,8 +11,8 @@ from types import MappingProxyType
 import numpy as np
 
 from services.engineer.checks.compare import gaps, largest_gap, number, size_of
-from services.engineer.checks.remote import STATES, ArithmeticName, ProgramRaised, Remote, State
-from services.engineer.checks.report import JSON, Finding
+from services.engineer.checks.remote import STATES, ProgramRaised, Remote, State
+from services.engineer.checks.report import JSON, ArithmeticName, Finding
 
 RANDOMISED, INITIAL = State(randomised=True), State()
 CUTS = (1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 80, 95, 96, 127, 128, 129, 159, 191, 223, 255)
@@ -100,7 +100,7 @@ async def causality(program: Remote) -> Finding:
         finding = await _perturbed(program, state, cut, at, place)
         if finding:
             return finding
-    trained = await supported(program, _of_training(program))
+    trained = await supported(program, program.settings.of_training)
     finding = (
         await _perturbed(program, RANDOMISED, 2, LONG, 5)
         or await _differentiated(program, RANDOMISED)
@@ -218,11 +218,6 @@ def probed_layers(program: Remote) -> list[int]:
 def _probed_length(program: Remote) -> int:
     """The scale's, at least enough for the cuts to lie within."""
     return max(program.settings.length, 33)
-
-
-def _of_training(program: Remote) -> tuple[ArithmeticName, ...]:
-    """The arithmetic of training; a program that casts by hand may run under autocast only."""
-    return ("autocast",) if program.settings.precision == "bf16-autocast" else ("single", "autocast")
 
 
 async def _coupled(program: Remote, rows: int, length: int, state: State) -> Finding | None:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from services.engineer.checks.compare import Gap, largest_gap
-from services.engineer.checks.remote import TOLERANCES, ArithmeticName, State
-from services.engineer.checks.report import CheckSettings
+from services.engineer.checks.remote import TOLERANCES, State
+from services.engineer.checks.report import ArithmeticName, CheckSettings
 
 _LIFTED = {
     torch.float16: torch.float64,

@@ -4,6 +4,7 @@ The programs are ours, in the style of what language models write.
 """
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,36 @@ async def test_softmax_attention_is_refused_by_its_cost_alone_and_may_be_exempt(
 
     assert complaints(await check(program, sandbox, SETTINGS)) == ["cost"]
     assert (await check(program, sandbox, CheckSettings(exempt=("cost",)))).passed
+
+
+@pytest.mark.parametrize(
+    ("precision", "sound", "refused", "message"),
+    [
+        ("fp32", "adds_in_fp32", "casts_to_bf16", "training here computes in fp32"),
+        ("bf16-autocast", "casts_to_bf16", "adds_in_fp32", "training here computes in bf16 autocast"),
+    ],
+)
+async def test_a_program_is_checked_in_the_arithmetic_of_its_training(
+    precision: str, sound: str, refused: str, message: str, sandbox: Sandbox
+) -> None:
+    """One that casts by hand may run in the other alone, and would fail in its first step."""
+    bf16 = text_of(ZOO / "runs" / "bad_casts_to_bf16.py")
+    programs = {
+        "casts_to_bf16": bf16,
+        "adds_in_fp32": bf16.replace("hidden_states = hidden_states.to(torch.bfloat16)", "").replace(
+            "return self.o_proj(mixed),",
+            "places = torch.arange(mixed.shape[1])\n"
+            "        return torch.zeros_like(hidden_states).index_add(1, places, self.o_proj(mixed)),",
+        ),
+    }
+    settings = replace(SETTINGS, precision=precision)
+
+    assert complaints(await check(programs[sound], sandbox, settings)) == []
+    for one in (settings, replace(settings, precision="auto")):
+        report = await check(programs[refused], sandbox, one)
+        assert complaints(report) == ["runs"]
+        assert message in report.verdicts[-1].message
+        assert "x.dtype" in report.verdicts[-1].message
 
 
 async def test_there_are_two_bad_programs_and_a_near_miss_for_every_probe() -> None:

@@ -25,7 +25,7 @@ def causal_linear_attention(q, k, v, chunk_size=64):
 
 
 class DeltaNet(nn.Module):
-    """Linear attention which computes its projections in bfloat16 whatever it is given."""
+    """Linear attention which rounds its inputs to bfloat16 and casts them back."""
 
     def __init__(self, hidden_size=1024, num_heads=4, layer_idx=None, **kwargs):
         super().__init__()
@@ -44,7 +44,7 @@ class DeltaNet(nn.Module):
         output_attentions=False,
         **kwargs,
     ):
-        hidden_states = hidden_states.to(torch.bfloat16)
+        hidden_states = hidden_states.to(torch.bfloat16).to(hidden_states.dtype)
         q, k, v = (
             rearrange(proj(hidden_states), "b l (h d) -> b h l d", h=self.num_heads)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
