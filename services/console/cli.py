@@ -59,6 +59,7 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
         "ablate": Command("ablate", "Train a program without each of its components, with the same seeds."),
         "rescore": Command("rescore", "Compute a run's fitness in another version, as new events."),
         "judge": Command("judge", "Judge a candidate or the baselines again, and report the drift."),
+        "scaling": Command("scaling", "Candidates better than the strongest control against compute, with a fit."),
         "stopping": Command("stopping", "What early stopping would have saved in a run, and what it would have lost."),
     },
     "Without a run": {

@@ -6,19 +6,23 @@ rank correlation with the final order from 0.41 to 0.75 at a quarter of the step
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 from services.domain.statistics import (
     LEVEL,
     Correlation,
     Interval,
     Line,
+    Noise,
+    chi_square_quantile,
     least_squares,
     linear_fit,
     normal_quantile,
+    pooled_noise,
     spearman,
+    student_quantile,
 )
 
 LEAST_FITTED = 3
@@ -73,6 +77,99 @@ def discovery_curve(work: Sequence[Work]) -> DiscoveryCurve:
     except ValueError:
         return DiscoveryCurve(tuple(points), spent, None, "all discoveries stood at the same moment")
     return DiscoveryCurve(tuple(points), spent, line)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A control that single trainings are compared with, by its mean loss over its seeds.
+
+    ``noise`` is one training's deviation between seeds, pooled over all controls.
+    """
+
+    name: str
+    loss: float
+    seeds: int
+    noise: Noise
+
+    def reach(self, seeds: int = 1, level: float = LEVEL) -> float:
+        """How far below the control the mean of ``seeds`` trainings must lie to be outside of the interval of no
+        difference."""
+        quantile = student_quantile((1 + level) / 2, self.noise.freedom)
+        return quantile * self.noise.deviation * math.sqrt(1 / self.seeds + 1 / seeds)
+
+    def is_beaten(self, loss: float, seeds: int = 1) -> bool:
+        """Whether a loss lies below the control's by more than chance."""
+        return loss < self.loss - self.reach(seeds)
+
+
+def strongest_control(controls: Mapping[str, Sequence[float]], name: str | None = None) -> Control:
+    """Of losses by control and seed, the lowest mean, or the one of that name.
+
+    Raises ``ValueError`` where no control has two seeds, so that no noise is known, or none has the name.
+    """
+    noise = pooled_noise(controls.values())
+    if name is not None and name not in controls:
+        raise ValueError(f"no control is called {name!r}; there are {', '.join(sorted(controls))}")
+    chosen = name or min(sorted(controls), key=lambda one: fmean(controls[one]))
+    return Control(chosen, fmean(controls[chosen]), len(controls[chosen]), noise)
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryScaling:
+    """How successes come with compute, in one run or in several together.
+
+    The count is modelled as N(C) ∝ C^exponent, a Poisson process whose rate follows a power law (Crow 1974): 1 means in
+    proportion to compute, below 1 that successes become rarer. ``rate`` is successes per unit over everything spent.
+    Intervals are exact at 95 %; the exponent is ``None`` for fewer than three successes.
+    """
+
+    runs: tuple[tuple[tuple[float, int], ...], ...]
+    """Of each run, the compute spent until each success, and the count there."""
+    totals: tuple[float, ...]
+    successes: int
+    rate: float
+    rate_interval: Interval
+    exponent: float | None
+    exponent_interval: Interval | None
+
+    def expected(self, compute: float, exponent: float | None = None) -> float:
+        """Successes of one run up to ``compute``, of runs that spend as much as these on average. ValueError without an
+        exponent."""
+        power = self.exponent if exponent is None else exponent
+        if power is None:
+            raise ValueError(f"{self.successes} of {LEAST_FITTED} successes that an exponent needs")
+        runs = len(self.totals)
+        return self.successes / runs * math.pow(compute * runs / math.fsum(self.totals), power)
+
+
+def discovery_scaling(runs: Sequence[Sequence[tuple[float, bool]]], level: float = LEVEL) -> DiscoveryScaling:
+    """From each run's trainings in their order: what each cost, and whether it was a success.
+
+    Raises ``ValueError`` where nothing was spent.
+    """
+    points, totals, logs = list[tuple[tuple[float, int], ...]](), list[float](), list[float]()
+    for run in runs:
+        spent, reached, middles = 0.0, list[tuple[float, int]](), list[float]()
+        for cost, success in run:
+            spent += cost
+            if success:
+                reached.append((spent, len(reached) + 1))
+                middles.append(spent - cost / 2)  # their ends would lie late: the exponent of a steady rate above 1
+        if not spent > 0:
+            raise ValueError("nothing was spent: successes need compute to be set against")
+        points.append(tuple(reached))
+        totals.append(spent)
+        logs += [math.log(spent / at) for at in middles]
+    count, total, tail = len(logs), math.fsum(totals), (1 - level) / 2
+    low = chi_square_quantile(tail, 2 * count) / 2
+    high = chi_square_quantile(1 - tail, 2 * count + 2) / 2
+    exponent, interval = None, None
+    if count >= LEAST_FITTED and math.fsum(logs) > 0:
+        exponent = count / math.fsum(logs)
+        least, most = (chi_square_quantile(share, 2 * count) / (2 * count) for share in (tail, 1 - tail))
+        interval = Interval(exponent * least, exponent * most, level)
+    rate_interval = Interval(low / total, high / total, level)
+    return DiscoveryScaling(tuple(points), tuple(totals), count, count / total, rate_interval, exponent, interval)
 
 
 def stage_relation(earlier: Sequence[float], later: Sequence[float], level: float = LEVEL) -> StageRelation:

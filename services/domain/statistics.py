@@ -42,6 +42,11 @@ def student_quantile(share: float, freedom: float) -> float:
     return float(_special().stdtrit(freedom, share))
 
 
+def chi_square_quantile(share: float, freedom: float) -> float:
+    """The x with P(χ² ≤ x) = ``share``; 0 without any degree of freedom."""
+    return 2.0 * float(_special().gammaincinv(freedom / 2, share)) if freedom > 0 else 0.0
+
+
 def benjamini_hochberg(ps: Sequence[float], tried: int | None = None) -> list[float]:
     """Adjusted p-values, in the order given, that control the false discovery rate (Benjamini & Hochberg 1995).
 

@@ -83,6 +83,7 @@ def test_the_report_draws_the_curve_once_there_are_discoveries(tmp_path: Path) -
     assert (tmp_path / "discovery-curve.png").stat().st_size > 5000
     assert (tmp_path / "discovery-curve.svg").exists()
     assert "discoveries per hour, with the 95 % band" in text
+    assert "Scaling of discovery" in text
     assert len(table(tmp_path / "stages-0-1.csv")) == 8
     assert "Rank correlation" in text
     assert "<article" in text

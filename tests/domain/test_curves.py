@@ -5,7 +5,14 @@ import random
 
 import pytest
 
-from services.domain.curves import Work, discovery_curve, partial_rank_correlation, stage_relation
+from services.domain.curves import (
+    Work,
+    discovery_curve,
+    discovery_scaling,
+    partial_rank_correlation,
+    stage_relation,
+    strongest_control,
+)
 
 
 def test_the_curve_counts_what_was_confirmed_against_all_compute() -> None:
@@ -74,3 +81,51 @@ def test_what_a_judge_adds_is_what_the_loss_does_not_tell() -> None:
     assert (partial_rank_correlation(insight, later, losses) or 0) > 0.7
     assert partial_rank_correlation([1.0] * 400, later, losses) is None
     assert partial_rank_correlation(losses, later, losses) is None
+
+
+def test_the_strongest_control_is_beaten_beyond_the_noise_between_seeds_alone() -> None:
+    """Two seeds of each control: one deviation of both, with two degrees of freedom."""
+    control = strongest_control({"a": [2.0, 2.02], "b": [1.9, 1.92]})
+
+    assert (control.name, control.loss, control.noise.freedom) == ("b", pytest.approx(1.91), 2)
+    assert control.noise.deviation == pytest.approx(0.01 * math.sqrt(2))
+    assert control.reach() == pytest.approx(4.3027 * 0.01 * math.sqrt(2) * math.sqrt(1.5), rel=1e-3)
+    assert control.is_beaten(1.91 - control.reach() - 1e-6)
+    assert not control.is_beaten(1.91 - control.reach() + 1e-6)
+    assert control.reach(seeds=2) < control.reach()
+    assert strongest_control({"a": [2.0, 2.02], "b": [1.9]}, "a").loss == pytest.approx(2.01)
+    with pytest.raises(ValueError, match="'c'"):
+        strongest_control({"a": [2.0, 2.02]}, "c")
+
+
+def test_successes_at_a_steady_rate_grow_in_proportion_to_compute() -> None:
+    """Fifty runs with a success at every tenth training: the exponent is 1 within its interval."""
+    rng = random.Random(1)
+    found = discovery_scaling([[(1.0, rng.random() < 0.1) for _ in range(100)] for _ in range(50)])
+
+    assert found.exponent is not None
+    assert found.exponent_interval is not None
+    assert found.exponent_interval.low < 1 < found.exponent_interval.high
+    assert found.rate_interval.low < 0.1 < found.rate_interval.high
+    assert found.expected(100.0) == pytest.approx(found.successes / 50)
+
+
+def test_successes_that_become_rarer_have_an_exponent_below_one() -> None:
+    """The chance falls with the inverse root of what was spent: the count grows with the root."""
+    rng = random.Random(2)
+    found = discovery_scaling([[(1.0, rng.random() < 0.5 * n**-0.5) for n in range(1, 101)] for _ in range(50)])
+
+    assert found.exponent_interval is not None
+    assert found.exponent_interval.high < 0.7
+
+
+def test_too_few_successes_have_a_rate_but_no_exponent() -> None:
+    """None at all still bounds the rate: the rule of three, at both sides' 95 %."""
+    found = discovery_scaling([[(2.0, False)] * 50])
+
+    assert (found.successes, found.exponent, found.exponent_interval) == (0, None, None)
+    assert (found.rate_interval.low, found.rate_interval.high) == (0.0, pytest.approx(3.689 / 100, rel=1e-3))
+    with pytest.raises(ValueError, match="0 of 3"):
+        found.expected(1.0)
+    with pytest.raises(ValueError, match="nothing was spent"):
+        discovery_scaling([[]])

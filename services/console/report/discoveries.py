@@ -8,11 +8,25 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from services.console.commands import scaling
 from services.console.commands.gallery import by_effect, card_json, cards, finding_of, name_of, outcome_of
-from services.console.report.dataset import ACCENT, GOOD, INK, SOFT, Dataset, Drawing, new_axes, seconds_of
+from services.console.report.dataset import (
+    ACCENT,
+    GOOD,
+    INK,
+    SOFT,
+    WIDTH,
+    Dataset,
+    Drawing,
+    missing,
+    new_axes,
+    plain,
+    seconds_of,
+)
 from services.contracts import candidate_pb2 as pb
 from services.domain.curves import (
     LEAST_CORRELATED,
@@ -34,7 +48,13 @@ LEVELS = (5, -12, 17)  # points above or below, so that names of neighbours do n
 def discoveries(data: Dataset) -> list[Drawing]:
     """The verdicts, the curve, and one figure for each step from stage to stage."""
     rungs = sorted({one.rung or 1 for record in data.records for one in record.verifications})
-    return [verdicts(data), curve(data), *(relation(data, rung) for rung in rungs or [1]), predictors(data)]
+    return [
+        verdicts(data),
+        curve(data),
+        growth(data),
+        *(relation(data, rung) for rung in rungs or [1]),
+        predictors(data),
+    ]
 
 
 def verdicts(data: Dataset) -> Drawing:
@@ -82,6 +102,57 @@ def curve(data: Dataset) -> Drawing:
             "Counts that only grow are no independent points: the band is a lower bound of what is not known."
         )
     return Drawing(name, title, caption, figure, ("id", "name", "hours", "discoveries"), cells)
+
+
+def growth(data: Dataset) -> Drawing:
+    """Figure 1 against the strongest control instead of the root, with a fit; beside it simulated runs on the table."""
+    name, title = "discovery-scaling", "Scaling of discovery · Candidates better than the strongest control"
+    try:
+        found = scaling.of_run(data.status.run, data.records)
+    except ValueError as error:
+        return missing(name, title, str(error))
+    if not found.candidates:
+        return missing(name, title, "no candidate was trained")
+    simulated = [scaling.on_the_table("bandit"), scaling.on_the_table("bandit", against="delta_net")]
+    drawn = (found, *simulated)
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    for place, group in enumerate(([found], simulated), 1):
+        axes = figure.add_subplot(1, 2, place)
+        for colour, one in zip((ACCENT, GOOD), group, strict=False):
+            _growth(axes, one, colour)
+        axes.set_xlabel("hours of training and evaluation" if place == 1 else "trainings")
+        axes.set_ylabel("candidates better than the control")
+        axes.set_title(f"run {data.status.run}" if place == 1 else "simulated on the table, mean run", fontsize=9,
+                       color=INK, loc="left")  # fmt: skip
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        plain(axes)
+    caption = " ".join(scaling.told(one) for one in drawn) + (
+        " Steps: counted. Dashed, with the 95 % band of the exponent: a power law of compute. Single trainings are "
+        "compared with a control's mean, so that a few of the many are better by chance; the discovery curve counts "
+        "what was confirmed."
+    )
+    cells = tuple(
+        (one.source, at, count) for one in (found, *simulated) for run in one.scaling.runs for at, count in run
+    )
+    return Drawing(name, title, caption, figure, ("source", "compute", "better"), cells)
+
+
+def _growth(axes: Axes, found: scaling.Found, colour: str) -> None:
+    """The counts of one run, or the mean of several, and the power law through them."""
+    fit = found.scaling
+    longest, runs = max(fit.totals), len(fit.runs)
+    jumps = sorted(at for run in fit.runs for at, _ in run)
+    counts = [place / runs for place in range(1, len(jumps) + 1)]
+    axes.step([0.0, *jumps, longest], [0.0, *counts, len(jumps) / runs], where="post", color=colour, lw=1.8,
+              label=f"against {found.control.name}")  # fmt: skip
+    if fit.exponent is None or fit.exponent_interval is None:
+        return
+    xs = [longest * place / BAND_POINTS for place in range(BAND_POINTS + 1)]
+    axes.plot(xs, [fit.expected(x) for x in xs], color=colour, lw=1.2, ls="--")
+    ends = [[fit.expected(x, power) for x in xs] for power in (fit.exponent_interval.low, fit.exponent_interval.high)]
+    axes.fill_between(xs, ends[1], ends[0], color=colour, alpha=0.15, lw=0)
 
 
 def relation(data: Dataset, rung: int) -> Drawing:

@@ -1,0 +1,158 @@
+"""`asi-arch scaling`: how candidates better than the strongest control come with compute, in a run or on the table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.chassis.errors import NotPossible
+from services.console.archive import run_and_candidates
+from services.console.options import Json, Run, RunArgument, chosen_run, one_of, print_json
+from services.console.settings import console_settings
+from services.console.tables import paragraph, say
+from services.contracts import candidate_pb2 as pb
+from services.domain.curves import Control, DiscoveryScaling, discovery_scaling, strongest_control
+from services.domain.zoo import baseline, baselines
+
+if TYPE_CHECKING:
+    from services.table import Table
+
+HOUR = 3600.0
+TABLE_BUDGET, TABLE_RUNS = 50, 50
+
+
+@dataclass(frozen=True)
+class Found:
+    """Successes against compute, in `unit`, and the control that a success has to beat."""
+
+    source: str
+    unit: str
+    control: Control
+    candidates: int
+    scaling: DiscoveryScaling
+
+
+def scaling(
+    argument: RunArgument = "",
+    run: Run = "",
+    on_table: Annotated[
+        bool, typer.Option("--table", help="of simulated runs on the shipped table of mixers, which need no run")
+    ] = False,
+    policy: Annotated[str, typer.Option(help="of --table: the search policy")] = "bandit",
+    budget: Annotated[int, typer.Option(min=4, help="of --table: trainings of each run")] = TABLE_BUDGET,
+    runs: Annotated[int, typer.Option(min=1, help="of --table: how many runs")] = TABLE_RUNS,
+    against: Annotated[str, typer.Option(help="a baseline's name; default: the strongest control")] = "",
+    as_json: Json = False,
+) -> None:
+    """How many candidates better than the strongest control compute has bought, with a fit and its interval.
+
+    Better means: the loss lies below the control's by more than the noise between seeds explains.
+    """
+    try:
+        if on_table:
+            from services.table.policies import POLICIES
+
+            one_of("--policy", policy, tuple(POLICIES))
+            found = on_the_table(policy, budget, runs, against)
+        else:
+            status, records = asyncio.run(run_and_candidates(console_settings(), chosen_run(argument, run)))
+            found = of_run(status.run, records, against)
+    except ValueError as error:
+        raise NotPossible(f"nothing can be said: {error}") from None
+    if as_json:
+        print_json(as_row(found))
+    else:
+        say(paragraph(told(found)))
+
+
+def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> Found:
+    """From the search of a run, controls included in what was spent. Raises ValueError where the noise is unknown."""
+    references = {one.name for one in baselines() if one.role == "reference"}
+    ordered = sorted(records, key=lambda one: (one.request.number, one.id))
+    controls = {
+        one.request.baseline: [seed.loss for seed in one.training.seeds]
+        for one in ordered
+        if one.kind == pb.KIND_BASELINE and one.training.seeds and one.request.baseline not in references
+    }
+    control = strongest_control(controls, against or None)
+    trained = [one for one in ordered if one.training.seeds and one.kind in (pb.KIND_PROPOSAL, pb.KIND_BASELINE)]
+    work = [(sum(seed.measurements.seconds for seed in one.training.seeds) / HOUR, _beats(one, control))
+            for one in trained]  # fmt: skip
+    proposals = sum(one.kind == pb.KIND_PROPOSAL for one in trained)
+    return Found(f"run {run}", "hour of training and evaluation", control, proposals, discovery_scaling([work]))
+
+
+def on_the_table(policy: str, budget: int = TABLE_BUDGET, runs: int = TABLE_RUNS, against: str = "") -> Found:
+    """From simulated runs. Raises ValueError for a budget that the table is too small for."""
+    from services.table import Table
+    from services.table.policies import POLICIES
+
+    measured = Table.load()
+    if budget > len(measured.space):
+        raise ValueError(f"the table holds {len(measured.space)} architectures: --budget is at most that")
+    control = strongest_control(dict(_table_controls(measured)), against or None)
+    work = []
+    for seed in range(runs):
+        before: dict[str, float] = {}
+        trainings = []
+        for one in measured.simulate(POLICIES[policy], budget, seed).observations:
+            better = one.fidelity >= 1 and one.loss is not None and control.is_beaten(one.loss)
+            trainings.append((one.fidelity - before.get(one.architecture, 0.0), better))
+            before[one.architecture] = one.fidelity
+        work.append(trainings)
+    source = f"{runs} simulated runs of {policy} on the table"
+    return Found(source, "training", control, sum(map(len, work)), discovery_scaling(work))
+
+
+def as_row(found: Found) -> dict[str, object]:
+    """As JSON; the exponent is null for too few successes."""
+    control, fit = found.control, found.scaling
+    interval = fit.exponent_interval
+    return {
+        "source": found.source, "unit": found.unit, "candidates": found.candidates, "better": fit.successes,
+        "control": control.name, "control_loss": control.loss, "margin": control.reach(),
+        "seed_deviation": control.noise.deviation, "spent": sum(fit.totals),
+        "rate": fit.rate, "rate_low": fit.rate_interval.low, "rate_high": fit.rate_interval.high,
+        "exponent": fit.exponent, "exponent_low": interval.low if interval else None,
+        "exponent_high": interval.high if interval else None, "points": fit.runs,
+    }  # fmt: skip
+
+
+def told(found: Found) -> str:
+    """In sentences."""
+    control, fit = found.control, found.scaling
+    text = (
+        f"{found.source}: {fit.successes} of {found.candidates} candidates are better than the control "
+        f"{baseline(control.name).title} ({control.loss:.4f}) by more than {control.reach():.4f} nats, which seeds do "
+        f"not explain (deviation {control.noise.deviation:.4f}); {fit.rate:.3g} per {found.unit} "
+        f"[{fit.rate_interval.low:.3g}, {fit.rate_interval.high:.3g}]. "
+    )
+    if fit.exponent is None or fit.exponent_interval is None:
+        return text + "Too few for an exponent."
+    low, high = fit.exponent_interval.low, fit.exponent_interval.high
+    shape = "slower than" if high < 1 else "faster than" if low > 1 else "not distinguishable from"
+    return text + (
+        f"The count grows as compute to the power {fit.exponent:.2f} [{low:.2f}, {high:.2f}]: {shape} in proportion."
+    )
+
+
+def _beats(record: pb.Candidate, control: Control) -> bool:
+    seeds = [seed.loss for seed in record.training.seeds]
+    return record.kind == pb.KIND_PROPOSAL and control.is_beaten(sum(seeds) / len(seeds), len(seeds))
+
+
+def _table_controls(measured: Table) -> Iterator[tuple[str, list[float]]]:
+    """The baselines that the lattice holds and that were measured, by seed."""
+    from services.table.lattice import find
+
+    for one in baselines():
+        try:
+            records = measured.records(find(one.name).name)
+        except ValueError:
+            continue
+        if losses := [record.loss for record in records if record.loss is not None]:
+            yield one.name, losses
