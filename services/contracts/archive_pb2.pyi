@@ -876,11 +876,14 @@ class SettleRequest(_message.Message):
     RESERVATION_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     NANODOLLARS_FIELD_NUMBER: _builtins.int
+    BOOKED_AT_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     reservation: _builtins.int
     tokens: _builtins.int
     """absent: unknown, the whole reserve is booked"""
     nanodollars: _builtins.int
+    booked_at: _builtins.int
+    """sequence of the fact mind.answered that books it; 0: there is none"""
     def __init__(
         self,
         *,
@@ -888,10 +891,11 @@ class SettleRequest(_message.Message):
         reservation: _builtins.int = ...,
         tokens: _builtins.int | None = ...,
         nanodollars: _builtins.int | None = ...,
+        booked_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_nanodollars", b"_nanodollars", "_tokens", b"_tokens", "nanodollars", b"nanodollars", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_nanodollars", b"_nanodollars", "_tokens", b"_tokens", "nanodollars", b"nanodollars", "reservation", b"reservation", "run", b"run", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_nanodollars", b"_nanodollars", "_tokens", b"_tokens", "booked_at", b"booked_at", "nanodollars", b"nanodollars", "reservation", b"reservation", "run", b"run", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__nanodollars: _TypeAlias = _typing.Literal["nanodollars"]  # noqa: Y015
     _WhichOneofArgType__nanodollars: _TypeAlias = _typing.Literal["_nanodollars", b"_nanodollars"]  # noqa: Y015
@@ -959,6 +963,7 @@ class RunStatus(_message.Message):
     LOSS_OF_ROOT_FIELD_NUMBER: _builtins.int
     CLIMBING_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    OUTAGE_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     phase: _builtins.str
     """"baselines", "searching", "draining", "paused", "stopped" or "finished" """
@@ -973,6 +978,8 @@ class RunStatus(_message.Message):
     """second trainings that are awaited, finalists' and controls'"""
     origin: _builtins.str
     """"forked from RUN at SEQUENCE" or what it was imported from"""
+    outage: _builtins.str
+    """why the store cannot go on just now; empty: it goes on"""
     @_builtins.property
     def settings(self) -> _events_pb2.RunSettings: ...
     @_builtins.property
@@ -1006,10 +1013,11 @@ class RunStatus(_message.Message):
         loss_of_root: _builtins.float | None = ...,
         climbing: _builtins.int = ...,
         origin: _builtins.str = ...,
+        outage: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_best", b"_best", "_loss_of_root", b"_loss_of_root", "best", b"best", "changed", b"changed", "loss_of_root", b"loss_of_root", "settings", b"settings", "spent", b"spent", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best", b"_best", "_loss_of_root", b"_loss_of_root", "best", b"best", "changed", b"changed", "climbing", b"climbing", "dead_letters", b"dead_letters", "in_flight", b"in_flight", "loss_of_root", b"loss_of_root", "origin", b"origin", "phase", b"phase", "proposals_ended", b"proposals_ended", "run", b"run", "sequence", b"sequence", "settings", b"settings", "spent", b"spent", "started", b"started", "states", b"states", "stop_reason", b"stop_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best", b"_best", "_loss_of_root", b"_loss_of_root", "best", b"best", "changed", b"changed", "climbing", b"climbing", "dead_letters", b"dead_letters", "in_flight", b"in_flight", "loss_of_root", b"loss_of_root", "origin", b"origin", "outage", b"outage", "phase", b"phase", "proposals_ended", b"proposals_ended", "run", b"run", "sequence", b"sequence", "settings", b"settings", "spent", b"spent", "started", b"started", "states", b"states", "stop_reason", b"stop_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best: _TypeAlias = _typing.Literal["best"]  # noqa: Y015
     _WhichOneofArgType__best: _TypeAlias = _typing.Literal["_best", b"_best"]  # noqa: Y015

@@ -244,7 +244,8 @@ class ArchiveServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Settle(self, request, context):
-        """Book what a question really took and free the rest; idempotent. The fact mind.answered is the lasting record.
+        """Say what a question really took; idempotent. It is held until the log has booked it. What nobody settles, or what
+        never comes to be in the log, stays set aside as a whole for ever: the endpoint may have charged for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,7 +65,9 @@ class ArchiveStub:
     RESOURCE_EXHAUSTED with retry worth while only calls in flight stand in the way; FAILED_PRECONDITION when the budget is used up.
     """
     Settle: _grpc.UnaryUnaryMultiCallable[_archive_pb2.SettleRequest, _archive_pb2.SettleReply]
-    """Book what a question really took and free the rest; idempotent. The fact mind.answered is the lasting record."""
+    """Say what a question really took; idempotent. It is held until the log has booked it. What nobody settles, or what
+    never comes to be in the log, stays set aside as a whole for ever: the endpoint may have charged for it.
+    """
 
 @_typing.type_check_only
 class ArchiveAsyncStub(ArchiveStub):
@@ -100,7 +102,9 @@ class ArchiveAsyncStub(ArchiveStub):
     RESOURCE_EXHAUSTED with retry worth while only calls in flight stand in the way; FAILED_PRECONDITION when the budget is used up.
     """
     Settle: _aio.UnaryUnaryMultiCallable[_archive_pb2.SettleRequest, _archive_pb2.SettleReply]  # type: ignore[assignment]
-    """Book what a question really took and free the rest; idempotent. The fact mind.answered is the lasting record."""
+    """Say what a question really took; idempotent. It is held until the log has booked it. What nobody settles, or what
+    never comes to be in the log, stays set aside as a whole for ever: the endpoint may have charged for it.
+    """
 
 class ArchiveServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -240,6 +244,8 @@ class ArchiveServicer(metaclass=_abc_1.ABCMeta):
         request: _archive_pb2.SettleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archive_pb2.SettleReply, _abc.Awaitable[_archive_pb2.SettleReply]]:
-        """Book what a question really took and free the rest; idempotent. The fact mind.answered is the lasting record."""
+        """Say what a question really took; idempotent. It is held until the log has booked it. What nobody settles, or what
+        never comes to be in the log, stays set aside as a whole for ever: the endpoint may have charged for it.
+        """
 
 def add_ArchiveServicer_to_server(servicer: ArchiveServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

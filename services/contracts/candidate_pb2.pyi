@@ -1401,6 +1401,8 @@ class Call(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     PROMPT_VERSION_FIELD_NUMBER: _builtins.int
     PROMPT_HASH_FIELD_NUMBER: _builtins.int
+    RESERVED_TOKENS_FIELD_NUMBER: _builtins.int
+    RESERVED_PRICE_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     model: _builtins.str
     endpoint: _builtins.str
@@ -1414,6 +1416,10 @@ class Call(_message.Message):
     prompt_version: _builtins.str
     prompt_hash: _builtins.str
     """SHA-256 of role, model-independent messages and answer schema"""
+    reserved_tokens: _builtins.int
+    """Where the endpoint did not say what it took: the reserve of the call, which the run books instead. Else absent."""
+    reserved_price: _builtins.float
+    """US dollars"""
     @_builtins.property
     def prompt(self) -> Global___Artifact: ...
     @_builtins.property
@@ -1433,14 +1439,25 @@ class Call(_message.Message):
         error: _builtins.str = ...,
         prompt_version: _builtins.str = ...,
         prompt_hash: _builtins.str = ...,
+        reserved_tokens: _builtins.int | None = ...,
+        reserved_price: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_price", b"_price", "answer", b"answer", "price", b"price", "prompt", b"prompt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_price", b"_price", "_reserved_price", b"_reserved_price", "_reserved_tokens", b"_reserved_tokens", "answer", b"answer", "price", b"price", "prompt", b"prompt", "reserved_price", b"reserved_price", "reserved_tokens", b"reserved_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_price", b"_price", "answer", b"answer", "completion_tokens", b"completion_tokens", "endpoint", b"endpoint", "error", b"error", "model", b"model", "price", b"price", "prompt", b"prompt", "prompt_hash", b"prompt_hash", "prompt_tokens", b"prompt_tokens", "prompt_version", b"prompt_version", "role", b"role", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_price", b"_price", "_reserved_price", b"_reserved_price", "_reserved_tokens", b"_reserved_tokens", "answer", b"answer", "completion_tokens", b"completion_tokens", "endpoint", b"endpoint", "error", b"error", "model", b"model", "price", b"price", "prompt", b"prompt", "prompt_hash", b"prompt_hash", "prompt_tokens", b"prompt_tokens", "prompt_version", b"prompt_version", "reserved_price", b"reserved_price", "reserved_tokens", b"reserved_tokens", "role", b"role", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__price: _TypeAlias = _typing.Literal["price"]  # noqa: Y015
     _WhichOneofArgType__price: _TypeAlias = _typing.Literal["_price", b"_price"]  # noqa: Y015
+    _WhichOneofReturnType__reserved_price: _TypeAlias = _typing.Literal["reserved_price"]  # noqa: Y015
+    _WhichOneofArgType__reserved_price: _TypeAlias = _typing.Literal["_reserved_price", b"_reserved_price"]  # noqa: Y015
+    _WhichOneofReturnType__reserved_tokens: _TypeAlias = _typing.Literal["reserved_tokens"]  # noqa: Y015
+    _WhichOneofArgType__reserved_tokens: _TypeAlias = _typing.Literal["_reserved_tokens", b"_reserved_tokens"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__price) -> _WhichOneofReturnType__price | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reserved_price) -> _WhichOneofReturnType__reserved_price | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reserved_tokens) -> _WhichOneofReturnType__reserved_tokens | None: ...
 
 Global___Call: _TypeAlias = Call  # noqa: Y015
 

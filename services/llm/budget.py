@@ -90,12 +90,13 @@ class BudgetLedger(Protocol):
     `reserve` returns once `worst` is set aside. While only calls in flight stand in the way it waits for them.
     It raises BudgetExhausted when what is booked leaves too little, PriceUnknown when money is limited and the price
     is not known, and Transient when the ledger is out of reach. `settle` books what a call took and frees the rest; it
-    is idempotent, and books the whole reserve when `actual` is None.
+    is idempotent, and books the whole reserve when `actual` is None. `booked_at` is the sequence of the event that
+    records the call, where the log is what is booked in.
     """
 
     async def reserve(self, run: str, worst: Spend) -> Reservation: ...
 
-    async def settle(self, reservation: Reservation, actual: Spend | None) -> None: ...
+    async def settle(self, reservation: Reservation, actual: Spend | None, booked_at: int | None = None) -> None: ...
 
 
 @dataclass
@@ -150,7 +151,7 @@ class MemoryLedger:
             raise BudgetExhausted(_shortage(run, account, worst))
         return account.limits.hold(account.booked + account.reserved + worst)
 
-    async def settle(self, reservation: Reservation, actual: Spend | None) -> None:
+    async def settle(self, reservation: Reservation, actual: Spend | None, booked_at: int | None = None) -> None:  # noqa: ARG002
         async with self._changed:
             account = self._accounts[reservation.run]
             if account.open.pop(reservation.id, None) is not None:

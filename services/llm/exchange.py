@@ -80,6 +80,8 @@ def _spellings(secret: str) -> tuple[str, ...]:
 _LONGEST_MESSAGE = 1000
 # The request never reached the endpoint, so that it cannot cost anything.
 _NOT_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
+# Statuses of a gateway or server that no longer waits for the model, which may have answered and charged.
+_GAVE_UP_WAITING = {408, 502, 504}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class Outcome:
 
 class _Usage(BaseModel):
     prompt_tokens: int = Field(ge=0)
-    completion_tokens: int = Field(default=0, ge=0)
+    completion_tokens: int | None = Field(default=None, ge=0)
 
 
 class _Said(BaseModel):
@@ -228,7 +230,7 @@ class EndpointClient:
         status = error.status_code
         message = self._scrubber.text(f"HTTP {status}: {error.message}")[:_LONGEST_MESSAGE]
         wait = retry_after(error.response.headers, self._now())
-        return Outcome(_fault_of(status), message=message, retry_after=wait, billed=False)
+        return Outcome(_fault_of(status), message=message, retry_after=wait, billed=status in _GAVE_UP_WAITING)
 
 
 def _judge(completion: _Completion) -> tuple[Fault | None, str, str]:
@@ -295,12 +297,12 @@ class PlannedCall:
     prompt_version: str
     prompt_hash: str
 
-    def call(self, outcome: Outcome, seconds: float) -> Call:
-        """The exchange as it goes on record."""
+    def call(self, outcome: Outcome, seconds: float, worst: Spend) -> Call:
+        """The exchange as it goes on record; where its usage is not known, with `worst`, its reserve."""
         prompt_tokens, completion_tokens = outcome.prompt_tokens, outcome.completion_tokens
         if not outcome.billed:
             prompt_tokens = completion_tokens = 0
-        price = None
+        price, unknown = None, prompt_tokens is None or completion_tokens is None
         if prompt_tokens is not None and completion_tokens is not None:
             price = spend(self.price, prompt_tokens, completion_tokens).dollars
         return Call(
@@ -316,6 +318,8 @@ class PlannedCall:
             error=outcome.fault,
             prompt_version=self.prompt_version,
             prompt_hash=self.prompt_hash,
+            reserved_tokens=worst.tokens if unknown else None,
+            reserved_price=worst.dollars if unknown else None,
         )
 
 
@@ -348,7 +352,8 @@ class CallAccounting:
     async def account(self, planned: PlannedCall, worst: Spend, calls: list[Call]) -> AsyncIterator[PendingCall]:
         """Reserve `worst` for the exchange inside; then append it to `calls`, book what it took and write it down.
 
-        Raises what the ledger raises before anything is sent, and what the journal raises after the money is booked.
+        Raises what the ledger raises before anything is sent, and what the journal raises. A call that was not written
+        down stays reserved as a whole.
         """
         reservation = await self.ledger.reserve(planned.run, worst)
         pending = PendingCall(Outcome(Fault.CANCELLED, message="the asker went away"))
@@ -356,14 +361,17 @@ class CallAccounting:
         try:
             yield pending
         finally:
-            call = planned.call(pending.outcome, self.clock.monotonic() - started)
+            call = planned.call(pending.outcome, self.clock.monotonic() - started, worst)
             calls.append(call)
             await _unbroken(self._close(reservation, pending.outcome.spent(planned.price), planned, call))
 
     async def _close(self, reservation: Reservation, spent: Spend | None, planned: PlannedCall, call: Call) -> None:
-        await self.ledger.settle(reservation, spent)
-        if self.journal is not None:
-            await self.journal.record(planned.run, planned.candidate, call)
+        booked_at = None
+        try:
+            if self.journal is not None:
+                booked_at = await self.journal.record(planned.run, planned.candidate, call)
+        finally:
+            await self.ledger.settle(reservation, spent, booked_at)
 
 
 async def _unbroken(work: Coroutine[None, None, None]) -> None:

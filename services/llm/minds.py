@@ -13,6 +13,7 @@ import asyncio
 import math
 import os
 import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -129,26 +130,31 @@ class EventJournal:
         self._artifacts = artifacts
         self._causes: dict[tuple[str, str], tuple[Cause, int]] = {}
         self._counted: Counter[tuple[str, str, int, str]] = Counter()
+        self._process = uuid.uuid4().hex[:8]
 
     def follow(self, job: Job) -> None:
         """Calls for this job's candidate follow from its event from now on."""
         self._causes[job.event.run, job.event.candidate] = job.cause, job.attempt
 
-    async def record(self, run: str, candidate: str, call: Call) -> None:
-        """Keep prompt and answer as artifacts and the rest as an event. Raises Transient when that is not possible."""
+    async def record(self, run: str, candidate: str, call: Call) -> int:
+        """Keep prompt and answer as artifacts and the rest as an event; its sequence. Raises Transient."""
         cause, attempt = self._causes[run, candidate]
         event = follow(cause, "answered", self._service, attempt, candidate, self._suffix(call, cause, attempt))
         event.mind_answered.call.CopyFrom(await to_message(call, self._artifacts))
-        await self._bus.publish(event)
+        sequence = await self._bus.publish(event)
         metrics.MIND_TOKENS.labels(call.role, call.model, "prompt").inc(call.prompt_tokens or 0)
         metrics.MIND_TOKENS.labels(call.role, call.model, "completion").inc(call.completion_tokens or 0)
         metrics.MIND_MONEY.labels(call.role, call.model).inc(call.price or 0.0)
+        return sequence
 
     def _suffix(self, call: Call, cause: Cause, attempt: int) -> str:
-        """Tells the calls of one candidate apart: the question, and how often it was put in this attempt."""
+        """Tells the calls of one candidate apart: the question, and how often this process has put it.
+
+        Every call is paid for, so two of them never share an id, though the broker counts deliveries anew.
+        """
         key = (cause.event.run, cause.event.candidate, attempt, call.prompt_hash)
         self._counted[key] += 1
-        return f"{call.role}-{call.prompt_hash[:12]}-{self._counted[key]}"
+        return f"{call.role}-{call.prompt_hash[:12]}-{self._process}-{self._counted[key]}"
 
 
 class ArchiveLedger:
@@ -172,13 +178,14 @@ class ArchiveLedger:
             else:
                 return Reservation(run, reply.reservation, worst)
 
-    async def settle(self, reservation: Reservation, actual: Spend | None) -> None:
-        """Book what the call took. A store that is away keeps the whole reserve until it lapses."""
+    async def settle(self, reservation: Reservation, actual: Spend | None, booked_at: int | None = None) -> None:
+        """Say what the call took. A store that does not hear of it keeps the whole reserve."""
         request = archive_pb2.SettleRequest(
             run=reservation.run,
             reservation=reservation.id,
             tokens=None if actual is None else actual.tokens,
             nanodollars=None if actual is None else actual.nanodollars,
+            booked_at=booked_at or 0,
         )
         try:
             await self._archive.Settle(request, timeout=30)

@@ -153,8 +153,9 @@ def plain_schema(answer: type[BaseModel]) -> dict[str, JsonValue]:
 class Call:
     """One exchange with an endpoint, whatever came of it.
 
-    Tokens are None where the endpoint did not report them, `price` (US dollars) where the settings hold none. `prompt`
-    is the JSON that was sent, `answer` the text that came back (empty if none did); neither holds a secret.
+    Tokens are None where the endpoint did not report them, `price` (US dollars) where the settings hold none. The
+    reserve of the call is set where its usage is not known: it is booked instead. `prompt` is the JSON that was sent,
+    `answer` the text that came back (empty if none did); neither holds a secret.
     """
 
     role: str  # a Role, or EMBED
@@ -169,6 +170,8 @@ class Call:
     error: Fault | None
     prompt_version: str
     prompt_hash: str
+    reserved_tokens: int | None = None
+    reserved_price: float | None = None
 
 
 @dataclass(frozen=True)
@@ -264,8 +267,11 @@ class Learner(Protocol):
 class Journal(Protocol):
     """Where every call is written as soon as it has ended, failed and cancelled ones too."""
 
-    async def record(self, run: str, candidate: str, call: Call) -> None:
-        """Keep `call`. What this raises ends the question, since an unrecorded answer must not be used."""
+    async def record(self, run: str, candidate: str, call: Call) -> int | None:
+        """Keep `call`; the sequence of the event that books it, where there is one.
+
+        What this raises ends the question, since an unrecorded answer must not be used.
+        """
         ...
 
 

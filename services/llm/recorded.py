@@ -229,6 +229,8 @@ async def to_message(call: Call, artifacts: Artifacts) -> pb.Call:
         error=call.error.value if call.error else "",
         prompt_version=call.prompt_version,
         prompt_hash=call.prompt_hash,
+        reserved_tokens=call.reserved_tokens,
+        reserved_price=call.reserved_price,
     )
     if call.prompt_tokens is not None:
         message.prompt_tokens = call.prompt_tokens

@@ -1,20 +1,20 @@
 """One ledger for all services of a run: what the log has booked, and what calls in flight may still take.
 
-Reservations lie in the archive's database, so that a store that was killed does not forget calls in flight. One that
-nobody settles lapses after ten minutes: its caller is gone. A settled one is held for half a minute more at what the
-call took, until the fact mind.answered has booked it: counted twice for a moment, never not at all.
+Reservations lie in the archive's database, so that a store that was killed does not forget calls in flight. One is
+freed when the log has booked its call. One that nobody settled within ten minutes, or whose call is not in the log, is
+spent as a whole: its caller is gone, and the endpoint may have charged for it.
 """
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.chassis.errors import Busy, NotPossible
 from services.domain.run_state import Budget
-from services.store.port import Archive, RunRow
+from services.store.port import Archive
 
 LAPSE_SECONDS = 600.0
-BOOKING_SECONDS = 30.0
 NANO = 1_000_000_000
 
 
@@ -23,7 +23,12 @@ class _Held:
     run: str
     tokens: int
     nanodollars: int
-    until: float
+    lapses: float
+    booked_at: int | None = None  # the sequence at which the log books it; 0: it never does; None: not settled yet
+
+    def is_spent(self, now: float) -> bool:
+        """Whether nothing will ever free it."""
+        return self.booked_at == 0 or (self.booked_at is None and self.lapses <= now)
 
 
 class RunLedger:
@@ -34,33 +39,38 @@ class RunLedger:
         self._lock = asyncio.Lock()
         self._held: dict[int, _Held] | None = None
 
-    async def reserve(self, row: RunRow, tokens: int, nanodollars: int | None) -> int:
+    async def reserve(self, run: str, tokens: int, nanodollars: int | None) -> int:
         """The number of the reservation.
 
         Raises:
             NotPossible: what is booked leaves too little, or money is limited and the price is not known.
             Busy: only calls in flight stand in the way.
         """
-        budget = Budget(**{field.name: value for field, value in row.settings.budget.ListFields()})
-        if budget.money is not None and nanodollars is None:
-            raise NotPossible(f"run {row.run} has a budget in money, so every model needs prices in the mind file")
-        booked = row.state.spent.tokens, round(row.state.spent.money * NANO)
-        worst = tokens, nanodollars or 0
-        if not _fits(budget, booked, worst):
-            raise NotPossible(
-                f"the budget of run {row.run} does not cover another call of up to {tokens} tokens: "
-                f"{booked[0]} tokens and {booked[1] / NANO:g} dollars are spent"
-            )
         async with self._lock:
-            held = [one for one in (await self._open()).values() if one.run == row.run]
-            in_flight = sum(one.tokens for one in held), sum(one.nanodollars for one in held)
-            if not _fits(budget, booked, in_flight, worst):
-                raise Busy(f"calls in flight hold what is left of the budget of run {row.run}")
-            number = await self._archive.reserve(row.run, tokens, nanodollars)
-            (await self._open())[number] = _Held(row.run, *worst, time.monotonic() + LAPSE_SECONDS)
+            held = await self._open()
+            row = await self._archive.run(
+                run
+            )  # after what is held: a call may be counted twice briefly, never not at all
+            budget = Budget(**{field.name: value for field, value in row.settings.budget.ListFields()})
+            if budget.money is not None and nanodollars is None:
+                raise NotPossible(f"run {run} has a budget in money, so every model needs prices in the mind file")
+            own = [one for one in held.values() if one.run == run]
+            now = time.monotonic()
+            lost = _sum(one for one in own if one.is_spent(now))
+            booked = row.state.spent.tokens + lost[0], round(row.state.spent.money * NANO) + lost[1]
+            worst = tokens, nanodollars or 0
+            if not _fits(budget, booked, worst):
+                raise NotPossible(
+                    f"the budget of run {run} does not cover another call of up to {tokens} tokens: "
+                    f"{booked[0]} tokens and {booked[1] / NANO:g} dollars are spent"
+                )
+            if not _fits(budget, _sum(own), (booked[0] - lost[0], booked[1] - lost[1]), worst):
+                raise Busy(f"calls in flight hold what is left of the budget of run {run}")
+            number = await self._archive.reserve(run, tokens, nanodollars)
+            held[number] = _Held(run, *worst, now + LAPSE_SECONDS)
             return number
 
-    async def settle(self, number: int, tokens: int | None, nanodollars: int | None) -> None:
+    async def settle(self, number: int, tokens: int | None, nanodollars: int | None, booked_at: int) -> None:
         """Hold what the call took until the log has booked it; idempotent. Unknown numbers keep the whole reserve."""
         async with self._lock:
             held = (await self._open()).get(number)
@@ -68,21 +78,27 @@ class RunLedger:
                 return
             held.tokens = held.tokens if tokens is None else tokens
             held.nanodollars = held.nanodollars if nanodollars is None else nanodollars
-            held.until = min(held.until, time.monotonic() + BOOKING_SECONDS)
-            await self._archive.unreserve(number)
+            held.booked_at = booked_at
+            await self._open()
 
     async def _open(self) -> dict[int, _Held]:
-        """Reservations that still count: at first those of the life before this one."""
-        now = time.monotonic()
+        """Reservations that still count: at first those of the life before this one, then without what is booked."""
         if self._held is None:
+            lapses = time.monotonic() + LAPSE_SECONDS
             self._held = {
-                one.number: _Held(one.run, one.tokens, one.nanodollars or 0, now + LAPSE_SECONDS)
+                one.number: _Held(one.run, one.tokens, one.nanodollars or 0, lapses)
                 for one in await self._archive.reservations()
             }
-        for number in [number for number, one in self._held.items() if one.until <= now]:
-            del self._held[number]
+        applied = await self._archive.applied()
+        for number in [number for number, one in self._held.items() if one.booked_at and one.booked_at <= applied]:
             await self._archive.unreserve(number)
+            del self._held[number]
         return self._held
+
+
+def _sum(held: Iterable[_Held]) -> tuple[int, int]:
+    amounts = [(one.tokens, one.nanodollars) for one in held]
+    return sum(tokens for tokens, _ in amounts), sum(money for _, money in amounts)
 
 
 def _fits(budget: Budget, *parts: tuple[int, int]) -> bool:

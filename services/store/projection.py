@@ -288,7 +288,8 @@ def attempts(record: pb.Candidate, rung: int = 0) -> int:
 def _think(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """A question that was put to a mind on the candidate's behalf."""
     call = one.log.event.mind_answered.call
-    spent = Spent(tokens=call.prompt_tokens + call.completion_tokens, money=call.price)
+    tokens = call.reserved_tokens or call.prompt_tokens + call.completion_tokens
+    spent = Spent(tokens=tokens, money=call.reserved_price or call.price)
     change = stepped(Change(one.log, row, run), policy.Spending(moment(one.log.event), spent))
     row.record.calls.append(call)
     return change

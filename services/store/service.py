@@ -284,13 +284,13 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveReply:
         money = request.nanodollars if request.HasField("nanodollars") else None
         return pb.ReserveReply(
-            reservation=await self._ledger.reserve(await self._run(request.run), request.tokens, money)
+            reservation=await self._ledger.reserve(await self._name(request.run), request.tokens, money)
         )
 
     async def Settle(self, request: pb.SettleRequest, context: Context) -> pb.SettleReply:
         tokens = request.tokens if request.HasField("tokens") else None
         money = request.nanodollars if request.HasField("nanodollars") else None
-        await self._ledger.settle(request.reservation, tokens, money)
+        await self._ledger.settle(request.reservation, tokens, money, request.booked_at)
         return pb.SettleReply()
 
     async def _wait_for(self, sequence: int) -> None:

@@ -39,8 +39,8 @@ def costs(status: pb.RunStatus, records: Sequence[candidate_pb2.Candidate]) -> d
 
 
 def _of_role(calls: Sequence[candidate_pb2.Call]) -> dict[str, float | None]:
-    prices = [call.price for call in calls if call.HasField("price")]
-    tokens = sum(call.prompt_tokens + call.completion_tokens for call in calls)
+    prices = [call.reserved_price or call.price for call in calls if call.HasField("price") or call.reserved_price]
+    tokens = sum(call.reserved_tokens or call.prompt_tokens + call.completion_tokens for call in calls)
     return {"calls": len(calls), "tokens": tokens, "dollars": sum(prices) if prices else None}
 
 

@@ -1,0 +1,64 @@
+"""What a run may spend on models, kept by a real store: what is not known is booked as the whole reserve."""
+
+from pathlib import Path
+
+import pytest
+
+from services.chassis.artifacts import FsspecArtifacts
+from services.chassis.bus import Bus
+from services.chassis.events import Cause
+from services.chassis.worker import Job
+from services.contracts import archive_pb2, events_pb2
+from services.contracts import candidate_pb2 as pb
+from services.llm.budget import Spend
+from services.llm.exchange import CallAccounting, Outcome, PlannedCall
+from services.llm.minds import ArchiveLedger, EventJournal
+from services.llm.port import BudgetExhausted, Fault
+from services.llm.retry import Clock
+from tests.archives import Store, propose, start_run, store
+
+PLANNED = PlannedCall("r1", "c000001", "propose", "m", "http://e", None, "{}", "1", "0" * 64)
+UNKNOWN = [Outcome(Fault.TIMEOUT), Outcome(None, "an answer without usage"), Outcome(Fault.DISCONNECTED)]
+
+
+async def _accounting(bus: Bus, known: Store, folder: Path, tokens: int) -> CallAccounting:
+    settings = events_pb2.RunSettings(
+        seats=0, scale="tiny", baselines=["delta_net"], budget=events_pb2.Budget(tokens=tokens)
+    )
+    cause, sequence = await propose(bus, await start_run(bus, settings), pb.Candidate(id="c000001", stage="tiny"))
+    journal = EventJournal("researcher", bus, FsspecArtifacts(folder.as_uri()))
+    journal.follow(Job(Cause.of(await bus.body_at(sequence)), 1, sequence, bus, "researcher"))
+    assert cause.event.candidate == "c000001"
+    return CallAccounting(ArchiveLedger(known.stub), journal, Clock())
+
+
+@pytest.mark.parametrize("outcome", UNKNOWN, ids=["timeout", "no usage", "disconnected"])
+async def test_calls_of_unknown_usage_never_pass_the_budget(bus: Bus, tmp_path: Path, outcome: Outcome) -> None:
+    """Five calls of 900 tokens once passed a budget of 1,000: each was booked as nothing."""
+    made = 0
+    async with store(bus) as known:
+        accounting = await _accounting(bus, known, tmp_path, 1000)
+        for _ in range(5):
+            try:
+                async with accounting.account(PLANNED, Spend(900, None), []) as pending:
+                    pending.outcome, made = outcome, made + 1
+            except BudgetExhausted:
+                continue
+        status = await known.stub.GetRun(archive_pb2.RunRequest(run="r1"))
+        reservations = await known.archive.reservations()
+
+    assert made == 1
+    assert status.spent.tokens == 900
+    assert reservations == [] or sum(one.tokens for one in reservations) == 900
+
+
+async def test_a_call_whose_usage_is_known_frees_the_rest(bus: Bus, tmp_path: Path) -> None:
+    """Once the log has booked it, its reservation is gone."""
+    async with store(bus) as known:
+        accounting = await _accounting(bus, known, tmp_path, 1000)
+        for _ in range(3):
+            async with accounting.account(PLANNED, Spend(700, None), []) as pending:
+                pending.outcome = Outcome(None, "an answer", prompt_tokens=40, completion_tokens=60)
+        status = await known.stub.GetRun(archive_pb2.RunRequest(run="r1"))
+
+    assert status.spent.tokens == 300
