@@ -49,6 +49,10 @@ class BusLost(Exception):  # noqa: N818
     """A stream or durable consumer is missing or differs from what the code expects: the service must exit."""
 
 
+class LogDamaged(SettingsError):  # noqa: N818
+    """The event log is not the one that the archive was made from. Nothing may go on until somebody has mended it."""
+
+
 class Denied(Exception):  # noqa: N818
     """The message bus refused an operation: this service's credentials lack the right. Trying again will not help."""
 

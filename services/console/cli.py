@@ -80,6 +80,7 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
         "setup": Command("tools", "Create or verify streams, consumers, tables and indexes."),
         "autoscale": Command("autoscale", "As many engineers on this machine as candidates wait."),
         "worker": Command("autoscale", "Join a laboratory elsewhere with the engineers of this machine."),
+        "recover": Command("tools", "Make a damaged event log anew from the archive."),
         "dead": Command("dead", "Messages that could not be handled: list, show, retry, drop."),
     },
 }

@@ -111,7 +111,7 @@ OPEN_SECONDS = 1.0
 async def _open_patiently(archive: Archive) -> None:
     """A database that is not up yet is waited for: events wait in their log meanwhile.
 
-    Raises SettingsError where its tables or indexes are not what the code expects.
+    Raises SettingsError where it is damaged, or its tables or indexes are not what the code expects.
     """
     while True:
         try:
@@ -120,6 +120,11 @@ async def _open_patiently(archive: Archive) -> None:
                 raise SettingsError(
                     f"the archive is not as it must be: {differences[0]} (differences: {len(differences)}); "
                     "`asi-arch setup` lists them, and a replay of the log makes a new one."
+                )
+            if damage := await archive.damage():
+                raise SettingsError(
+                    f"the archive is damaged: {damage[0]}: restore a backup (`asi-arch restore`), or move it away and "
+                    "start again, which makes it anew from the log."
                 )
             return
         except ArchiveUnavailable as error:
@@ -135,12 +140,12 @@ async def build(service: Service, settings: StoreSettings) -> AsyncIterator[None
     try:
         applier = Applier(service.bus, archive, await service.bus.consumer("store"), settings.batch)
         keeper = DeadLetterKeeper(service.bus, await service.bus.consumer("dead-letters"))
-        answers = ArchiveService(archive, applier.changed, RunLedger(archive))
+        answers = ArchiveService(archive, applier.changed, RunLedger(archive), applier.state)
         archive_pb2_grpc.add_ArchiveServicer_to_server(answers, service.server.grpc)
         service.rpc_names.append(archive_pb2.DESCRIPTOR.services_by_name["Archive"].full_name)
         gauges = Gauges(archive, service.bus)
         service.tasks += [applier.run(), keeper.run(), gauges.run()]
-        service.healthy = lambda: applier.available
+        service.healthy = lambda: not applier.state.outage
         yield
     finally:
         await archive.close()

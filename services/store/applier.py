@@ -12,10 +12,11 @@ from functools import partial
 
 from services.chassis import telemetry
 from services.chassis.bus import Bus, Consumer, Delivery, Logged
-from services.chassis.errors import Transient
+from services.chassis.errors import SettingsError, Transient
 from services.chassis.logs import get_logger
-from services.store.port import Archive, ArchiveUnavailable, Change
+from services.store.port import Archive, ArchiveUnavailable, Change, WriterState
 from services.store.reactions import react
+from services.store.recovery import require_same_log
 
 RETRY_SECONDS = 1.0
 FORGOTTEN_AT_ONCE = 64
@@ -31,22 +32,36 @@ class Applier:
         self._consumer = consumer
         self._batch = batch
         self._published: set[int] = set()  # numbers of the outbox; most leave it when their event comes by in the log
+        self._reconnects = bus.reconnects
+        self._reached = 0  # the highest sequence that this process has seen applied
         self.changed = asyncio.Condition()
-        self.available = True
+        self.state = WriterState(behind=True)
 
     async def run(self) -> None:
-        """Catch up with the log, then apply deliveries for ever. Raises BusLost when the durable is gone."""
-        await self._patiently(self._catch_up)
+        """Catch up with the log, then apply deliveries for ever.
+
+        Raises BusLost when the durable is gone, and LogDamaged when the log is another than was applied: it is compared
+        at the start, after every reconnection, and whenever nothing has come for a while.
+        """
+        await self._patiently(self._answer)
         async for deliveries in self._consumer.batches(self._batch):
             if deliveries:
                 await self._patiently(partial(self._take, deliveries))
                 await asyncio.gather(*(delivery.done_soon() for delivery in deliveries))
             else:
-                await self._patiently(self._answer)
-                await self._patiently(self._forget)
+                await self._patiently(self._idle)
 
-    async def _catch_up(self) -> None:
-        """Apply what the log holds beyond the archive; then publish what was decided and is not in the log."""
+    async def _idle(self) -> None:
+        await self._compare()
+        await self._answer()
+        await self._forget()
+
+    async def _compare(self) -> None:
+        self._reconnects = self._bus.reconnects
+        await require_same_log(self._bus, self._archive)
+
+    async def _apply_log(self) -> None:
+        """Apply what the log holds beyond the archive."""
         batch: list[Logged] = []
         async for logged in self._bus.read_log(start=await self._archive.applied() + 1):
             batch.append(logged)
@@ -54,19 +69,20 @@ class Applier:
                 await self._apply(batch)
                 batch = []
         await self._apply(batch)
-        await self._answer()
 
     async def _take(self, deliveries: Sequence[Delivery]) -> None:
         """Apply one batch of deliveries and publish what follows from it."""
+        if self._reconnects != self._bus.reconnects:
+            await self._compare()
         applied = await self._archive.applied()
-        held = {one.sequence: one for one in deliveries if one.sequence > applied}
-        messages = [
-            Logged(held[number].sequence, held[number].subject, held[number].body)
-            if number in held
-            else await self._bus.message_at(number)
-            for number in range(applied + 1, max(held, default=0) + 1)
-        ]
-        await self._apply(messages)
+        new = {
+            one.sequence: Logged(one.sequence, one.subject, one.body) for one in deliveries if one.sequence > applied
+        }
+        messages = [new[sequence] for sequence in sorted(new)]
+        if messages and (messages[0].sequence, messages[-1].sequence) == (applied + 1, applied + len(messages)):
+            await self._apply(messages)
+        elif messages:  # some are missing before or between them
+            await self._apply_log()
         await self._answer()
 
     async def _apply(self, messages: Sequence[Logged]) -> None:
@@ -75,6 +91,7 @@ class Applier:
         begun = time.time_ns()
         for change in await self._archive.apply(messages, react):
             _tell(change, begun)
+        self._reached = max(self._reached, messages[-1].sequence)
         async with self.changed:
             self.changed.notify_all()
 
@@ -97,17 +114,34 @@ class Applier:
         """Do it, however long the database or the broker is away: deliveries wait unacknowledged meanwhile."""
         while True:
             try:
+                if self.state.behind or await self._archive.applied() < self._reached:
+                    self.state.behind = True  # an older copy was put in its place
+                    await self._compare()
+                    await self._apply_log()
+                    self.state.behind = False
                 await work()
-            except (ArchiveUnavailable, Transient) as error:
-                if self.available:
+            except Transient as error:
+                if not self.state.outage:
                     get_logger().error("the store cannot go on for now", error=str(error))
-                self.available = False
+                self.state.outage = str(error)
+                self._published.clear()  # the database may be another one when it is back
                 await asyncio.sleep(RETRY_SECONDS)
+                if isinstance(error, ArchiveUnavailable):
+                    await self._open_again()
             else:
-                if not self.available:
+                if self.state.outage:
                     get_logger().info("the store goes on")
-                self.available = True
+                self.state.outage = ""
                 return
+
+    async def _open_again(self) -> None:
+        """The database may be gone as a whole: then it is made anew, and nobody may read it before it is whole."""
+        behind, self.state.behind = self.state.behind, True
+        try:
+            await self._archive.open()
+            self.state.behind = behind or await self._archive.applied() < self._reached
+        except (Transient, SettingsError) as error:
+            self.state.outage, self.state.behind = str(error), behind
 
 
 def _tell(change: Change, begun: int) -> None:

@@ -6,7 +6,7 @@ Two backends stand behind it, SQLite and MongoDB; one contract suite runs over b
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from services.chassis.bus import Logged
 from services.chassis.errors import Transient
@@ -20,6 +20,10 @@ Sort = Literal["fitness", "loss", "benchmark", "parameters", "time", "stage", "s
 
 class ArchiveUnavailable(Transient):
     """The database is out of reach: nothing was applied, try again."""
+
+
+class ArchiveDamaged(ArchiveUnavailable):
+    """The database answers, but what it holds is not sound: somebody has to mend it."""
 
 
 class OutOfOrder(Exception):  # noqa: N818
@@ -65,6 +69,13 @@ class LogRow:
     event: events_pb2.Event  # without what the candidate's record holds
     accepted: bool
     refused_because: str = ""
+
+
+class Position(NamedTuple):
+    """How far the log was applied: the last sequence, and the hash of that message; None before the first."""
+
+    sequence: int
+    sha256: bytes | None
 
 
 @dataclass(frozen=True)
@@ -140,6 +151,14 @@ class Reservation:
     run: str
     tokens: int
     nanodollars: int | None
+
+
+@dataclass
+class WriterState:
+    """How the archive's one writer fares, for those who answer from the archive."""
+
+    outage: str = ""  # why nothing can be applied just now
+    behind: bool = False  # what the archive held is being made anew: it must not be asked yet
 
 
 class Questions(Protocol):
@@ -227,6 +246,10 @@ class Archive(Questions, Protocol):
         """Connect and bring the schema up to date."""
         ...
 
+    async def damage(self) -> list[str]:
+        """What the database finds wrong with its own content, a sentence each. Reads all of it."""
+        ...
+
     async def drift(self) -> list[str]:
         """Where tables or indexes differ from the design, a sentence each. Before `open` it changes nothing."""
         ...
@@ -248,6 +271,14 @@ class Archive(Questions, Protocol):
 
     async def applied(self) -> int:
         """The sequence of the last applied message; 0 for an empty archive."""
+        ...
+
+    async def position(self) -> Position:
+        """As `applied`, with the hash by which the message at that place in the log is known again."""
+        ...
+
+    def bodies(self) -> AsyncIterator[Logged]:
+        """Every message that was applied, byte by byte as it was published, in order: the log can be made of them."""
         ...
 
     async def outbox(self, limit: int = 200) -> list[Outgoing]:

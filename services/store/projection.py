@@ -35,6 +35,7 @@ UNREADABLE = "its body is no event of its subject that this version can read"
 class Incoming:
     """One message as the projection takes it."""
 
+    message: Logged
     log: LogRow
     readable: bool = True
     inherited: bool = False  # it happened in the run that this one was forked from: nobody answers it again
@@ -54,7 +55,8 @@ def read(message: Logged) -> Incoming:
     except DecodeError:
         return _unreadable(message)
     sha256 = hashlib.sha256(body).digest()
-    return Incoming(LogRow(message.sequence, event.run, event.candidate, sha256, event, True), inherited=inherited)
+    log = LogRow(message.sequence, event.run, event.candidate, sha256, event, True)
+    return Incoming(message, log, inherited=inherited)
 
 
 def adopt(event: events_pb2.Event, run: str) -> None:
@@ -78,7 +80,7 @@ def _unreadable(message: Logged) -> Incoming:
     run = parts[2] if len(parts) > 2 else ""
     sha256 = hashlib.sha256(message.body).digest()
     log = LogRow(message.sequence, run, "", sha256, events_pb2.Event(), False, UNREADABLE)
-    return Incoming(log, readable=False)
+    return Incoming(message, log, readable=False)
 
 
 _PARTS: Mapping[str, tuple[str, pb.State.ValueType]] = {

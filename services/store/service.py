@@ -17,7 +17,7 @@ from services.domain import pool as pools
 from services.domain.pool import Draw, Entry, strategy
 from services.domain.structure import fingerprint
 from services.store.ledger import RunLedger
-from services.store.port import SORTS, Archive, LogRow, Near, Query, RunRow
+from services.store.port import SORTS, Archive, LogRow, Near, Query, RunRow, WriterState
 from services.store.steering import policy_of
 
 
@@ -155,10 +155,17 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     """Answers from one archive. ValueError becomes INVALID_ARGUMENT, NotFound NOT_FOUND, and so on: see chassis.rpc."""
 
-    def __init__(self, archive: Archive, changed: asyncio.Condition, ledger: RunLedger) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        changed: asyncio.Condition,
+        ledger: RunLedger,
+        writer: WriterState | None = None,
+    ) -> None:
         self._archive = archive
         self._changed = changed
         self._ledger = ledger
+        self._writer = writer or WriterState()
 
     async def GetCandidate(self, request: pb.GetCandidateRequest, context: Context) -> candidate_pb2.Candidate:
         await self._wait_for(request.at_least)
@@ -252,6 +259,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         return await self._status(await self._run(request.run))
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsReply:
+        self._require_whole()
         return pb.ListRunsReply(runs=[await self._status(row) for row in await self._archive.runs()])
 
     async def GetBaselines(self, request: pb.GetBaselinesRequest, context: Context) -> pb.GetBaselinesReply:
@@ -295,6 +303,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def _wait_for(self, sequence: int) -> None:
         """Until the log is applied up to a sequence. Raises Transient where that takes too long."""
+        self._require_whole()
         if await self._archive.applied() >= sequence:
             return
         with contextlib.suppress(TimeoutError):
@@ -307,17 +316,25 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
                             await asyncio.wait_for(self._changed.wait(), WATCH_SECONDS)
         raise Transient(f"the archive has not applied the log up to {sequence} yet")
 
+    def _require_whole(self) -> None:
+        """Raises Transient while the archive is being made anew: what it does not hold yet, nobody may miss."""
+        if self._writer.behind:
+            raise Transient("the archive is catching up with the log")
+
     async def _run(self, run: str) -> RunRow:
+        self._require_whole()
         return await self._archive.run(run)
 
     async def _name(self, run: str) -> str:
-        """Of the newest run, where none is named; whether the archive holds it is said by whom it is given to."""
+        """Defaults to the newest run; the callee checks that it exists."""
+        self._require_whole()
         return run or (await self._run("")).run
 
     async def _status(self, row: RunRow) -> pb.RunStatus:
         best = await self._archive.list_candidates(Query(row.run, states=SCORED, kinds=COMPETING, limit=1))
         scored = [one for one in best.candidates if one.verdict.HasField("fitness")]
         answer = status(row, await self._archive.state_counts(row.run), node(scored[0]) if scored else None)
+        answer.outage = self._writer.outage
         for root in (await self._archive.baselines(row.run))[:1]:
             if root.training.HasField("loss"):
                 answer.loss_of_root = root.training.loss

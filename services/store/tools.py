@@ -26,6 +26,7 @@ from services.store.interchange import exporting, importing
 from services.store.interchange.importing import BadArchive, read, read_programs
 from services.store.port import Archive, ArchiveUnavailable, Query
 from services.store.reactions import react
+from services.store.recovery import recover, require_same_log
 from services.store.replay import BATCH, replay
 from services.store.settings import StoreSettings
 
@@ -38,13 +39,15 @@ class Found:
     differences: tuple[str, ...]
 
 
-async def set_up(settings: StoreSettings, create: bool) -> Found:
+async def set_up(settings: StoreSettings, create: bool, replicas: int = 1) -> Found:
     """Make what is missing and bring an older archive up to date, where `create` says so; change nothing else.
+
+    New streams have so many `replicas`; consumers have those of their stream.
 
     Raises what `Archive.open` and the bus raise.
     """
     async with Bus(settings, "asi-setup") as bus:
-        created = await bus.set_up() if create else []
+        created = await bus.set_up(replicas) if create else []
         differences = await bus.compare()
     return Found(tuple(created), (*differences, *await _archive(settings, create)))
 
@@ -72,13 +75,14 @@ async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:
         "backup": _backup,
         "restore": _restore,
         "catch-up": _apply,
+        "recover": _recover,
         "fork": _fork,
     }
     return await commands[arguments.command](arguments, settings)
 
 
 async def _set_up(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    found = await set_up(settings, create=not arguments.check)
+    found = await set_up(settings, not arguments.check, arguments.replicas)
     if arguments.json:
         _say(json.dumps({"created": found.created, "differences": found.differences}, indent=2))
         return 1 if found.differences else 0
@@ -181,6 +185,28 @@ async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     return 0
 
 
+async def _recover(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    """Make a log that is damaged or gone anew from the archive."""
+    archive = open_archive(settings.archive)
+    await archive.open()
+    try:
+        if damage := await archive.damage():
+            raise SettingsError(f"the archive is damaged itself: {damage[0]}: restore a backup of it first.")
+        async with Bus(settings, "asi-recover") as bus:
+            found = await recover(bus, archive, arguments.replicas)
+    finally:
+        await archive.close()
+    if arguments.json:
+        _say(json.dumps(found._asdict()))
+    elif not found.damage:
+        _say(f"the log and the archive agree on all {found.messages} messages: there is nothing to recover")
+    else:
+        _say(f"{found.damage}")
+        left = f", {found.rescued} of which only the damaged log had" if found.rescued else ""
+        _say(f"the log was made anew from the archive: {found.messages} messages{left}")
+    return 0
+
+
 async def _must_be_new(archive: Archive, run: str) -> None:
     if run in {row.run for row in await archive.runs()}:
         raise SettingsError(f"a run called {run} exists already: choose another --run.")
@@ -188,6 +214,7 @@ async def _must_be_new(archive: Archive, run: str) -> None:
 
 async def _catch_up(archive: Archive, bus: Bus) -> None:
     """Apply what was published; where a store runs beside us it does so too, and each event counts once."""
+    await require_same_log(bus, archive)
     batch = []
     async for logged in bus.read_log(start=await archive.applied() + 1):
         batch.append(logged)
@@ -274,6 +301,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("setup", help="make or verify streams, consumers, tables and indexes; exits 1 on drift")
     one.add_argument("--check", action="store_true", help="create nothing, report differences")
+    one.add_argument(
+        "--replicas", type=int, choices=(1, 3, 5), default=1, help="copies of the streams, on as many brokers"
+    )
     one.add_argument("--json", action="store_true")
     one = commands.add_parser("replay", help="rebuild a run from its log and compare digests")
     one.add_argument("run", nargs="?", default="", help="default: the newest run")
@@ -301,6 +331,9 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("fork", help="give a new run the history of another; settings come on standard input")
     one.add_argument("source", metavar="RUN[@SEQUENCE|EVENT_ID]")
     one.add_argument("name")
+    one = commands.add_parser("recover", help="make a damaged event log anew from the archive, while no service runs")
+    one.add_argument("--replicas", type=int, choices=(1, 3, 5), help="of the streams; default: as many as before")
+    one.add_argument("--json", action="store_true")
     commands.add_parser("catch-up", help="apply what the log holds beyond the archive")
     for name, text in (("backup", "copy the archive to a file"), ("restore", "make the archive from a copy")):
         one = commands.add_parser(name, help=text)

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Coroutine
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
+from typing import NamedTuple, TypeVar
 
 import nats.errors
 import nats.js.errors
@@ -27,7 +27,15 @@ from services.contracts import events_pb2 as pb
 from services.contracts import progress_pb2
 
 T = TypeVar("T")
+SILENCE_SECONDS = 30.0
 _MISSING = f"stream {EVENTS} does not exist; run `asi-arch setup`"
+
+
+class LogState(NamedTuple):
+    """What the stream of events says of itself."""
+
+    last: int  # the newest sequence; 0 when it is empty
+    missing: int  # sequences up to that one which it does not hold; the log deletes none, so these are lost
 
 
 class EventTooBig(Exception):  # noqa: N818
@@ -57,6 +65,11 @@ class Bus:
     def connected(self) -> bool:
         """Whether the server answers just now."""
         return self._client.is_connected
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost and made again."""
+        return int(self._client.stats["reconnects"])
 
     async def connect(self, attempts: int = -1) -> None:
         """Connect, waiting for a server that is not up yet. Raises SettingsError on refused credentials or TLS."""
@@ -131,6 +144,11 @@ class Bus:
             found += drift(f"consumer {spec.durable}", spec.config(), await self._durable(spec))
         return found
 
+    async def replicas(self) -> int:
+        """How many copies of the log its cluster keeps; 1 where there is no log."""
+        config = await self._stream(EVENTS)
+        return (config and config.num_replicas) or 1
+
     async def _stream(self, name: str) -> api.StreamConfig | None:
         found = await self._found(f"{API}.STREAM.INFO.{name}", self._js.stream_info(name))
         return found.config if found else None
@@ -165,9 +183,14 @@ class Bus:
         return await self.publish_body(subject_of(event), event.id, body, event.trace.get("traceparent"))
 
     async def publish_body(self, subject: str, event_id: str, body: bytes, traceparent: str | None = None) -> int:
-        """As `publish`, for an event that is serialised already."""
-        _must_fit(event_id, body, MAX_COPY_BYTES)
-        headers = {"Nats-Msg-Id": event_id} | ({"traceparent": traceparent} if traceparent else {})
+        """As `publish`, for an event that is serialised already.
+
+        Without an id it is stored as often, and as big, as it comes: what lay in the log goes back as it was.
+        """
+        if event_id:
+            _must_fit(event_id, body, MAX_COPY_BYTES)
+        headers = {"Nats-Msg-Id": event_id} if event_id else {}
+        headers |= {"traceparent": traceparent} if traceparent else {}
         try:
             ack = await self._denials.watch(subject, self._js.publish(subject, body, timeout=5, headers=headers))
         except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
@@ -192,38 +215,50 @@ class Bus:
         raise BusLost(f"no durable is called {durable!r}")
 
     async def body_at(self, sequence: int) -> bytes:
-        """The body of one message of the log. Raises KeyError when there is none."""
+        """The body of one message of the log. Raises as `message_at` does."""
         return (await self.message_at(sequence)).body
 
     async def message_at(self, sequence: int) -> Logged:
-        """One message of the log. Raises KeyError when there is none."""
+        """One message of the log. Raises KeyError when there is none, Transient when the log is out of reach."""
+        request = self._js.get_msg(EVENTS, sequence)
         try:
-            message = await self._denials.watch(f"{API}.STREAM.MSG.GET.{EVENTS}", self._js.get_msg(EVENTS, sequence))
+            with _reaching("the log"):
+                message = await self._denials.watch(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
         except nats.js.errors.NotFoundError:
             raise KeyError(f"the log holds no message {sequence}") from None
         return Logged(sequence, message.subject or "", message.data or b"")
 
-    async def last_sequence(self) -> int:
-        """The newest sequence of the log; 0 when it is empty. Raises BusLost when the stream does not exist."""
+    async def log_state(self) -> LogState:
+        """Raises BusLost when the stream does not exist, Transient when it is out of reach."""
         try:
-            return int((await self._js.stream_info(EVENTS)).state.last_seq)
+            with _reaching("the log"):
+                request = self._js.stream_info(EVENTS)
+                state = (await self._denials.watch(f"{API}.STREAM.INFO.{EVENTS}", request)).state
         except nats.js.errors.NotFoundError:
             raise BusLost(_MISSING) from None
+        return LogState(state.last_seq, state.last_seq - state.messages)
+
+    async def last_sequence(self) -> int:
+        """The newest sequence of the log; 0 when it is empty. Raises as `log_state` does."""
+        return (await self.log_state()).last
 
     async def read_log(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncIterator[Logged]:
         """Every message on `subject` from sequence `start` to what is newest now, in order.
 
-        An ordered consumer with a callback: three times as fast as asking for one message after the other.
+        An ordered consumer with a callback: three times as fast as asking for one message after the other. Raises
+        Transient when the log is out of reach, or falls silent before the end.
         """
-        last = await self._newest(subject)
+        with _reaching("the log"):
+            last = await self._newest(subject)
         if start > last:
             return
         async with self._ordered(subject, start) as queue:
             reached = 0
             while reached < last:
                 if queue.empty():
-                    async with asyncio.timeout(30):
-                        logged = await queue.get()
+                    with _reaching("the rest of the log"):
+                        async with asyncio.timeout(SILENCE_SECONDS):
+                            logged = await queue.get()
                 else:
                     logged = queue.get_nowait()
                 reached = logged.sequence
@@ -296,7 +331,8 @@ class Bus:
             pending_msgs_limit=-1,
             pending_bytes_limit=-1,
         )
-        subscription = await self._denials.watch(f"{API}.CONSUMER.CREATE.{EVENTS}", subscribing)
+        with _reaching("the log"):
+            subscription = await self._denials.watch(f"{API}.CONSUMER.CREATE.{EVENTS}", subscribing)
         try:
             yield queue
         finally:
@@ -320,6 +356,17 @@ class Bus:
         reason = refusal(error)
         if reason and self._refused and not self._refused.done():
             self._refused.set_exception(SettingsError(reason))
+
+
+@contextlib.contextmanager
+def _reaching(what: str) -> Iterator[None]:
+    """Raises Transient where the server does not answer; what it says of things that do not exist stays as it is."""
+    try:
+        yield
+    except nats.js.errors.NotFoundError:
+        raise
+    except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+        raise Transient(f"{what} is out of reach: {error or type(error).__name__}") from error
 
 
 def _sequence(reply: str) -> int:

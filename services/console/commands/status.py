@@ -3,17 +3,21 @@
 import asyncio
 from collections.abc import Sequence
 
+import grpc.aio
+
+from services.chassis.rpc import channel
 from services.console.archive import open_archive, run_status
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
 from services.console.rows import as_dict
-from services.console.settings import ConsoleSettings, console_settings
+from services.console.settings import ConsoleSettings, console_settings, running_system
 from services.console.tables import ABSENT, Column, clock, pairs, say, table
 from services.contracts import archive_pb2 as pb
+from services.contracts.archive_pb2_grpc import ArchiveStub
 
 
 def status(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """The state of a run."""
-    found = asyncio.run(run_status(console_settings(), chosen_run(argument, run)))
+    found = asyncio.run(_status(console_settings(), chosen_run(argument, run)))
     print_json(as_dict(found)) if as_json else say(pairs(_lines(found)))
 
 
@@ -21,6 +25,20 @@ def runs(as_json: Json = False) -> None:
     """All runs, newest first."""
     found = asyncio.run(_runs(console_settings()))
     print_json([as_dict(run) for run in found]) if as_json else say(_overview(found))
+
+
+async def _status(settings: ConsoleSettings, run: str) -> pb.RunStatus:
+    """What the archive says of a run; of a store that runs here, also whether it can go on."""
+    found = await run_status(settings, run)
+    system = running_system(settings)
+    if system is not None and not settings.archive_is_elsewhere:
+        async with channel(system.addresses["archive"], settings) as connection:
+            try:
+                asked = pb.RunRequest(run=found.run)
+                found.outage = (await ArchiveStub(connection).GetRun(asked, timeout=5)).outage
+            except grpc.aio.AioRpcError as error:
+                found.outage = f"the store does not answer: {error.details()}"
+    return found
 
 
 async def _runs(settings: ConsoleSettings) -> list[pb.RunStatus]:
@@ -38,6 +56,7 @@ def _lines(status: pb.RunStatus) -> list[tuple[str, str]]:
         ("best", f"{best.name} ({best.id}), fitness {best.fitness:.3f}" if status.HasField("best") else ABSENT),
         ("spent", _spent(status.spent)),
         ("dead letters", str(status.dead_letters)),
+        *([("OUTAGE", status.outage)] if status.outage else []),
     ]
 
 

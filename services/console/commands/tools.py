@@ -1,6 +1,6 @@
 """Commands that are tools of the store or the engineer, which parse their arguments themselves.
 
-check, train: the engineer's, which alone imports torch. setup, replay, import, backup, restore: the store's.
+check, train: the engineer's, which alone imports torch. All others: the store's.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from contextlib import ExitStack
 
 import typer
 
+from services.chassis.errors import NotPossible
 from services.console.archive import run_and_candidates, run_status
 from services.console.settings import console_settings, running_system
 from services.contracts.candidate_pb2 import Candidate
@@ -67,6 +68,17 @@ def backup(context: typer.Context) -> None:
     if not HELP.intersection(context.args):
         console_settings().require_archive()
     hand_over(STORE, context)
+
+
+@passes_arguments_on
+def recover(context: typer.Context) -> None:
+    """Make a damaged event log anew from the archive."""
+    if not HELP.intersection(context.args):
+        settings = console_settings()
+        settings.require_archive()
+        if (system := running_system(settings)) is not None:
+            raise NotPossible(f"the services of {settings.data_dir} are up (process {system.pid}): stop them first")
+    hand_over(STORE, context, with_log=True)
 
 
 @passes_arguments_on

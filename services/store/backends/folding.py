@@ -40,6 +40,7 @@ class Effects:
     """Everything that a batch writes."""
 
     sequence: int
+    messages: list[Logged]  # as they lie in the log
     changes: list[Change] = field(default_factory=list)
     answers: dict[str, events_pb2.Event] = field(default_factory=dict)  # by event id
     stored: list[str] = field(default_factory=list)  # ids that the log holds now: no need to publish them
@@ -83,7 +84,7 @@ def needs(incoming: Sequence[Incoming]) -> Needs:
 
 def fold(incoming: Sequence[Incoming], standing: Standing, react: React | None) -> Effects:
     """The effects of a batch on what stands."""
-    effects = Effects(sequence=incoming[-1].log.sequence)
+    effects = Effects(incoming[-1].log.sequence, [one.message for one in incoming])
     for one in incoming:
         had_program = _has_program(standing.rows.get((one.log.run, one.log.candidate)))
         change = _change(one, standing)

@@ -27,11 +27,13 @@ from services.store.port import (
     Outgoing,
     Page,
     PoolRow,
+    Position,
     Query,
     React,
     Reservation,
     RunRow,
 )
+from services.store.projection import read
 
 Slim = dict[str, Value]
 
@@ -47,6 +49,7 @@ class MemoryArchive(Searching):
         self._records: dict[Key, bytes] = {}
         self._moves: dict[Key, tuple[str, ...]] = {}
         self._log: dict[str, list[LogRow]] = {}
+        self._messages: list[Logged] = []
         self._accepted: dict[str, int] = {}
         self._pools: dict[str, list[PoolRow]] = {}
         self._outbox: dict[int, Outgoing] = {}
@@ -60,6 +63,10 @@ class MemoryArchive(Searching):
 
     async def drift(self) -> list[str]:
         """See the port: there is no schema."""
+        return []
+
+    async def damage(self) -> list[str]:
+        """See the port: there is no file."""
         return []
 
     async def close(self) -> None:
@@ -85,6 +92,7 @@ class MemoryArchive(Searching):
         return effects.changes
 
     def _write(self, effects: Effects) -> None:
+        self._messages += effects.messages
         for row in effects.logs:
             self._log.setdefault(row.run, []).append(row)
             if row.accepted:
@@ -116,6 +124,15 @@ class MemoryArchive(Searching):
     async def applied(self) -> int:
         """See the port."""
         return self._applied
+
+    async def position(self) -> Position:
+        """See the port."""
+        return Position(self._applied, read(self._messages[-1]).log.sha256 if self._messages else None)
+
+    async def bodies(self) -> AsyncIterator[Logged]:
+        """See the port."""
+        for message in self._messages:
+            yield message
 
     async def outbox(self, limit: int = 200) -> list[Outgoing]:
         """See the port."""

@@ -137,7 +137,7 @@ async def test_a_database_of_a_newer_version_is_refused(mongod: Mongod) -> None:
 async def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     """As above, with SQLite."""
     path = tmp_path / "archive.db"
-    connection = connect(path, writes=True)
+    connection = connect(path, writes=True, create=True)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
 
@@ -187,7 +187,7 @@ async def test_a_file_locked_by_another_writer_is_out_of_reach(tmp_path: Path, f
 
 def test_a_migration_that_fails_leaves_the_version_before_it(tmp_path: Path) -> None:
     """The steps and the version number are one transaction."""
-    connection = connect(tmp_path / "archive.db", writes=True)
+    connection = connect(tmp_path / "archive.db", writes=True, create=True)
     migrate(connection, "archive.db")
 
     with pytest.raises(sqlite3.OperationalError):

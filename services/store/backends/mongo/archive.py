@@ -22,7 +22,7 @@ from services.store.backends.mongo.connection import (
     must_be_replica_set,
     translated,
 )
-from services.store.backends.mongo.schema import drift, migrate
+from services.store.backends.mongo.schema import damage, drift, migrate
 from services.store.backends.neighbours import StoredProgram, StoredVector
 from services.store.backends.searching import Searching
 from services.store.port import (
@@ -33,6 +33,7 @@ from services.store.port import (
     Outgoing,
     Page,
     PoolRow,
+    Position,
     Query,
     React,
     Reservation,
@@ -43,6 +44,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOG_PAGE = 1000
+BODIES_PAGE = 100
 
 
 class MongoArchive(Searching):
@@ -59,7 +61,8 @@ class MongoArchive(Searching):
         Raises:
             SettingsError: an impossible URL, a server without transactions, or a schema of a newer version.
         """
-        self._client = connect(self._url)
+        if self._client is None:
+            self._client = connect(self._url)
         async with translated():
             await must_be_replica_set(self._client)
             await migrate(database(self._client))
@@ -69,6 +72,10 @@ class MongoArchive(Searching):
         if self._client is None:
             self._client = connect(self._url)
         return await self._do(drift)
+
+    async def damage(self) -> list[str]:
+        """See the port."""
+        return await self._do(damage)
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -90,6 +97,18 @@ class MongoArchive(Searching):
     async def applied(self) -> int:
         """See the port."""
         return await self._do(writing.applied)
+
+    async def position(self) -> Position:
+        """See the port."""
+        return await self._do(writing.position)
+
+    async def bodies(self) -> AsyncIterator[Logged]:
+        """See the port."""
+        after = 0
+        while page := await self._do(queries.bodies_page, after, BODIES_PAGE):
+            for message in page:
+                yield message
+            after = page[-1].sequence
 
     async def outbox(self, limit: int = 200) -> list[Outgoing]:
         """See the port."""
@@ -223,13 +242,13 @@ class MongoArchive(Searching):
         """The task's answer. Raises ArchiveUnavailable when the server is out of reach."""
         if self._client is None:
             raise ArchiveUnavailable("MongoDB: the archive is not open")
-        async with translated():
+        async with translated(running=True):
             return await task(database(self._client), *args, **kwargs)
 
 
 COLLECTIONS = (
-    "runs", "candidates", "lineage", "ancestors", "records", "pools", "log", "motivations", "programs", "outbox",
-    "reservations", "progress",
+    "runs", "candidates", "lineage", "ancestors", "records", "pools", "log", "bodies", "motivations", "programs",
+    "outbox", "reservations", "progress",
 )  # fmt: skip
 BATCH = 500
 

@@ -31,6 +31,8 @@ Session: TypeAlias = AsyncIOMotorClientSession
 _SNAPSHOT = ReadConcern("snapshot")
 _DURABLE = WriteConcern(w="majority", j=True)
 _AWAY_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult", "RetryableWriteError")
+_AWAY_CODES = frozenset({39, 50, 64, 91, 246, 262, 361, 11600, 11601, 11602, 14031})
+"""A failing file, time-outs, a shutdown, a snapshot that is gone, damaged data, an interruption, a full disk."""
 _REFUSED_CODES = {13: "may not use this database", 18: "is not who it says it is"}
 
 
@@ -80,22 +82,19 @@ async def moment(client: Client) -> AsyncIterator[Session]:
 
 
 @asynccontextmanager
-async def translated() -> AsyncIterator[None]:
-    """What the driver says about the server, in the port's words; our own mistakes in queries stay as they are."""
+async def translated(running: bool = False) -> AsyncIterator[None]:
+    """What the driver says about the server, in the port's words; our own mistakes in queries stay as they are.
+
+    Args:
+        running: what is refused to a user is an outage then, which ends when its rights are given back.
+    """
     try:
         yield
-    except (ConnectionFailure, ExecutionTimeout) as error:
-        raise ArchiveUnavailable(f"MongoDB: {error}") from error
-    except OperationFailure as error:
-        if error.code in _REFUSED_CODES:
-            raise SettingsError(f"ASI_ARCHIVE_URL: its user {_REFUSED_CODES[error.code]} ({error}).") from error
-        _raise_if_away(error)
-        raise
     except PyMongoError as error:
-        _raise_if_away(error)
+        code = error.code if isinstance(error, OperationFailure) else None
+        if code in _REFUSED_CODES and not running:
+            raise SettingsError(f"ASI_ARCHIVE_URL: its user {_REFUSED_CODES[code]} ({error}).") from error
+        away = isinstance(error, ConnectionFailure | ExecutionTimeout) or code in _AWAY_CODES | _REFUSED_CODES.keys()
+        if away or any(error.has_error_label(label) for label in _AWAY_LABELS):
+            raise ArchiveUnavailable(f"MongoDB: {error}") from error
         raise
-
-
-def _raise_if_away(error: PyMongoError) -> None:
-    if any(error.has_error_label(label) for label in _AWAY_LABELS):
-        raise ArchiveUnavailable(f"MongoDB: {error}") from error

@@ -1,10 +1,12 @@
 """Questions about runs and their candidates: plain functions of a database."""
 
+import zlib
 from collections.abc import Sequence
 from typing import TypeVar
 
 from pymongo import ASCENDING, DESCENDING
 
+from services.chassis.bus import Logged
 from services.chassis.errors import NotFound
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.store.backends.folding import Digest
@@ -242,6 +244,12 @@ async def chain(database: Database, run: str, candidate: str) -> list[LogRow]:
     run = await known_candidate(database, run, candidate)
     found = database.log.find({"run": run, "candidate": candidate}).sort("_id", ASCENDING)
     return [documents.log_row(one) async for one in found]
+
+
+async def bodies_page(database: Database, after: int, limit: int) -> list[Logged]:
+    """Messages that came after a sequence, as they were published, in order."""
+    rows = database.bodies.find({"_id": {"$gt": after}}).sort("_id", ASCENDING).limit(limit)
+    return [Logged(row["_id"], row["subject"], zlib.decompress(row["body"])) async for row in rows]
 
 
 async def log_page(database: Database, run: str, after: int, limit: int) -> list[LogRow]:

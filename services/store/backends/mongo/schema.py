@@ -6,6 +6,7 @@ candidates    slim columns: what lists, trees and statistics read
 lineage       a candidate and its parent, nothing else: what subtrees are walked through
 ancestors     a candidate's nearest ancestors and the farthest of those: what long paths are walked through
 records       the serialised records, read one by one
+bodies        each message as it was published, compressed: what a lost log is made of again
 pools, log, motivations, programs, outbox, reservations    as their names say
 
 A candidate's key is `run/id`: names of runs hold no slash, so a run's keys lie together, ordered by id.
@@ -104,7 +105,12 @@ async def _first(database: Database) -> None:
         await database[collection].create_indexes(models)
 
 
-MIGRATIONS: tuple[Step, ...] = (_first,)
+async def _second(database: Database) -> None:
+    if "bodies" not in await database.list_collection_names():
+        await database.create_collection("bodies")
+
+
+MIGRATIONS: tuple[Step, ...] = (_first, _second)
 """Step N brings version N to N + 1. A released step never changes."""
 
 
@@ -122,6 +128,18 @@ async def drift(database: Database) -> list[str]:
                 continue
         found += [f"index {name} of {collection} is not of this design" for name in _strangers(indexes, held)]
     return found
+
+
+async def damage(database: Database) -> list[str]:
+    """Whether every message up to the last is remembered. (The server checks its own pages whenever it reads them.)"""
+    progress = await database.progress.find_one({"_id": "applied"})
+    applied = int(progress["sequence"]) if progress else 0
+    ends = [await database.log.find_one({}, {"_id": 1}, sort=[("_id", order)]) for order in (ASCENDING, DESCENDING)]
+    first, last = (int(end["_id"]) if end else 0 for end in ends)
+    held = await database.log.count_documents({})
+    if applied != last or (held and held != last - first + 1):
+        return [f"it remembers {held} messages, the last with sequence {last}, and has applied {applied}"]
+    return []
 
 
 def _wanted(index: Index) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Applying events: one transaction per batch, durable on a majority before it counts."""
 
 import asyncio
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from services.store.backends.indices import Sketched
 from services.store.backends.mongo import documents
 from services.store.backends.mongo.connection import Database, Document, Session, transaction
 from services.store.backends.rows import record_bytes
-from services.store.port import ArchiveUnavailable, CandidateRow, Change, React
+from services.store.port import ArchiveUnavailable, CandidateRow, Change, Position, React
 
 LEAP = 32
 """Ancestors kept beside a candidate: a path is read in steps of so many."""
@@ -44,6 +45,13 @@ async def applied(database: Database) -> int:
     """The sequence of the last applied message."""
     found = await database.progress.find_one({"_id": "applied"})
     return int(found["sequence"]) if found else 0
+
+
+async def position(database: Database) -> Position:
+    """How far the log was applied."""
+    sequence = await applied(database)
+    row = await database.log.find_one({"_id": sequence}, {"sha256": 1})
+    return Position(sequence, bytes(row["sha256"]) if row else None)
 
 
 async def sent(database: Database, numbers: Sequence[int]) -> None:
@@ -128,6 +136,10 @@ def _parent(key: Key, effects: Effects) -> str | None:
 async def _write(database: Database, effects: Effects, ancestors: list[Document], session: Session) -> None:
     changes: dict[str, list[Operation]] = {
         "log": [InsertOne(documents.log_document(row)) for row in effects.logs],
+        "bodies": [
+            InsertOne({"_id": one.sequence, "subject": one.subject, "body": Binary(zlib.compress(one.body, 1))})
+            for one in effects.messages
+        ],
         "runs": [ReplaceOne({"_id": row.run}, documents.run_document(row), True) for row in effects.runs.values()],
         "candidates": [_replace(documents.slim_document(key, row)) for key, row in effects.rows.items()],
         "records": [_replace(_record(key, row)) for key, row in effects.rows.items()],

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.chassis.bus import Logged
+from services.chassis.errors import SettingsError
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.store.backends.searching import Searching
 from services.store.backends.sqlite import queries, writing
-from services.store.backends.sqlite.connection import Here, Thread, connect
-from services.store.backends.sqlite.schema import drift, migrate
+from services.store.backends.sqlite.connection import Here, Thread, connect, translated
+from services.store.backends.sqlite.schema import damage, drift, migrate
 from services.store.port import (
+    ArchiveDamaged,
     ArchiveUnavailable,
     CandidateRow,
     Change,
@@ -25,6 +27,7 @@ from services.store.port import (
     Outgoing,
     Page,
     PoolRow,
+    Position,
     Query,
     React,
     Reservation,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
     from services.store.backends.neighbours import StoredProgram, StoredVector
 
 LOG_PAGE = 1000
+BODIES_PAGE = 100
 
 
 class SqliteArchive(Searching):
@@ -55,11 +59,21 @@ class SqliteArchive(Searching):
             self._file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ArchiveUnavailable(f"{self._file}: {error.strerror}") from error
-        await self._writer.do(migrate, str(self._file))
+        try:
+            if not self._file.exists():
+                with translated(self._file):
+                    connect(self._file, writes=True, create=True).close()
+            await self._writer.do(migrate, str(self._file))
+        except ArchiveDamaged as error:
+            raise SettingsError(f"ASI_ARCHIVE_URL: {error}") from error
 
     async def drift(self) -> list[str]:
         """See the port."""
         return await self._reader.do(drift)
+
+    async def damage(self) -> list[str]:
+        """See the port."""
+        return await self._scanner.do(damage)
 
     async def close(self) -> None:
         """Wait for what is running and close the file."""
@@ -82,6 +96,18 @@ class SqliteArchive(Searching):
     async def applied(self) -> int:
         """See the port."""
         return self._here.do(writing.applied)
+
+    async def position(self) -> Position:
+        """See the port."""
+        return self._here.do(writing.position)
+
+    async def bodies(self) -> AsyncIterator[Logged]:
+        """See the port."""
+        after = 0
+        while page := await self._scanner.do(queries.bodies_page, after, BODIES_PAGE):
+            for message in page:
+                yield message
+            after = page[-1].sequence
 
     async def outbox(self, limit: int = 200) -> list[Outgoing]:
         """See the port."""
@@ -218,7 +244,7 @@ def _copy(connection: sqlite3.Connection, path: Path) -> None:
     if path.exists():
         raise FileExistsError(f"{path} exists already: a copy never overwrites")
     path.parent.mkdir(parents=True, exist_ok=True)
-    target = connect(path, writes=True)
+    target = connect(path, writes=True, create=True)
     try:
         connection.backup(target)
     finally:

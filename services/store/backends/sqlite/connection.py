@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from services.chassis.errors import SettingsError
-from services.store.port import ArchiveUnavailable
+from services.store.port import ArchiveDamaged, ArchiveUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,17 +29,24 @@ _AWAY = frozenset(
 )
 
 
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+
+
 class _Lazy:
-    """A connection that is made when it is first wanted, in the thread that wants it."""
+    """A connection that is made when it is first wanted, in the thread that wants it, and again for another file."""
 
     def __init__(self, path: Path, writes: bool) -> None:
         self._path = path
         self._writes = writes
         self._connection: sqlite3.Connection | None = None
+        self._file: int | None = None  # which one the connection reads: another may be put in its place
 
     def connected(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = connect(self._path, self._writes)
+        file = self._path.stat().st_ino if self._path.exists() else None
+        if self._connection is None or file != self._file:
+            self.disconnect()
+            self._connection, self._file = connect(self._path, self._writes), file
         return self._connection
 
     def disconnect(self) -> None:
@@ -65,7 +71,7 @@ class Thread:
         """The task's answer. Raises ArchiveUnavailable when the file cannot be read or written just now."""
 
         def work() -> T:
-            with translated(self._path):
+            with translated(self._path, self._lazy):
                 return task(self._lazy.connected(), *args, **kwargs)
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
@@ -91,7 +97,7 @@ class Here:
 
     def do(self, task: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The task's answer. Raises ArchiveUnavailable when the file cannot be read just now."""
-        with translated(self._path):
+        with translated(self._path, self._lazy):
             return task(self._lazy.connected(), *args, **kwargs)
 
     def close(self) -> None:
@@ -99,9 +105,9 @@ class Here:
         self._lazy.disconnect()
 
 
-def connect(path: Path, writes: bool) -> sqlite3.Connection:
-    """A connection in autocommit mode: transactions are begun by hand. Only a writing one creates the file."""
-    mode = "rwc" if writes else "rw"
+def connect(path: Path, writes: bool, create: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode: transactions are begun by hand."""
+    mode = "rwc" if create else "rw"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None
     )
@@ -130,16 +136,22 @@ def transaction(connection: sqlite3.Connection, begin: str = "BEGIN") -> Iterato
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """What SQLite says about its file, in the port's words; our own mistakes in SQL stay as they are."""
+def translated(path: Path, connection: _Lazy | None = None) -> Iterator[None]:
+    """What SQLite says about its file, in the port's words; our own mistakes in SQL stay as they are.
+
+    After an error of the file the connection is made anew, since the file may have been mended or replaced.
+    """
     try:
         yield
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in _AWAY:
-            raise ArchiveUnavailable(f"{path}: {error}") from error
-        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            raise SettingsError(
-                f"ASI_ARCHIVE_URL: {path} is no sound SQLite file ({error}): restore a backup or replay the log."
+        if code not in _AWAY | _DAMAGED:
+            raise
+        if connection is not None and code not in _BUSY:
+            connection.disconnect()
+        if code in _DAMAGED:
+            raise ArchiveDamaged(
+                f"{path} is no sound SQLite file ({error}): restore a backup (`asi-arch restore`), or move the file "
+                "away and start again, which makes it anew from the log."
             ) from error
-        raise
+        raise ArchiveUnavailable(f"{path}: {error}") from error

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from services.chassis.bus import Logged
 from services.chassis.errors import NotFound
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.domain.lineage import path_to_root
@@ -227,6 +229,13 @@ def chain(connection: Connection, run: str, candidate: str) -> list[LogRow]:
     run = known_candidate(connection, run, candidate)
     query = "SELECT * FROM log WHERE run = ? AND candidate = ? ORDER BY sequence"
     return [_log_row(row) for row in connection.execute(query, (run, candidate))]
+
+
+def bodies_page(connection: Connection, after: int, limit: int) -> list[Logged]:
+    """Messages that came after a sequence, as they were published, in order."""
+    query = "SELECT sequence, subject, body FROM bodies WHERE sequence > ? ORDER BY sequence LIMIT ?"
+    rows = connection.execute(query, (after, limit))
+    return [Logged(row["sequence"], row["subject"], zlib.decompress(row["body"])) for row in rows]
 
 
 def log_page(connection: Connection, run: str, after: int, limit: int) -> list[LogRow]:

@@ -74,7 +74,10 @@ CREATE TABLE reservations (
 # Paths are walked through this alone, so that a long one touches few pages.
 _SECOND = "CREATE INDEX candidates_lineage ON candidates (run, id, parent)"
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND)
+# What a lost log is made of again: each message as it was published, compressed.
+_THIRD = "CREATE TABLE bodies (sequence INTEGER PRIMARY KEY, subject TEXT NOT NULL, body BLOB NOT NULL) STRICT"
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND, _THIRD)
 """Step N brings version N to N + 1: statements with semicolons between. A released step never changes."""
 
 
@@ -113,6 +116,18 @@ def drift(connection: sqlite3.Connection) -> list[str]:
         if wanted[name] != found[name]
     ]
     return sorted(missing + unknown + changed)
+
+
+def damage(connection: sqlite3.Connection) -> list[str]:
+    """What SQLite finds wrong with the file, and whether it remembers every message up to the last, a sentence each."""
+    lines = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)")]
+    if lines != ["ok"]:
+        return lines
+    applied = connection.execute("SELECT applied FROM progress").fetchone()[0]
+    held, first, last = connection.execute("SELECT COUNT(*), MIN(sequence), MAX(sequence) FROM log").fetchone()
+    if applied != (last or 0) or (held and held != last - first + 1):
+        return [f"it remembers {held} messages, the last with sequence {last}, and has applied {applied}"]
+    return []
 
 
 def _described(connection: sqlite3.Connection) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
@@ -13,7 +14,7 @@ from services.domain.run_state import RunState, state_from_json, state_to_json
 from services.store.backends.folding import Effects, Key, Needs, Standing, due, fold, needs
 from services.store.backends.rows import candidate_row, columns, record_bytes
 from services.store.backends.sqlite.connection import transaction
-from services.store.port import CandidateRow, Change, LogRow, PoolRow, React, RunRow
+from services.store.port import CandidateRow, Change, LogRow, PoolRow, Position, React, RunRow
 
 
 def apply(connection: sqlite3.Connection, messages: Sequence[Logged], react: React | None) -> list[Change]:
@@ -31,6 +32,12 @@ def applied(connection: sqlite3.Connection) -> int:
     """The sequence of the last applied message."""
     sequence: int = connection.execute("SELECT applied FROM progress").fetchone()[0]
     return sequence
+
+
+def position(connection: sqlite3.Connection) -> Position:
+    """How far the log was applied."""
+    query = "SELECT applied, sha256 FROM progress LEFT JOIN log ON log.sequence = progress.applied"
+    return Position(*connection.execute(query).fetchone())
 
 
 def outbox(connection: sqlite3.Connection, limit: int) -> list[tuple[int, bytes]]:
@@ -105,6 +112,8 @@ def _stand(connection: sqlite3.Connection, wanted: Needs) -> Standing:
 
 def _write(connection: sqlite3.Connection, effects: Effects) -> None:
     connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_log, effects.logs))
+    bodies = [(one.sequence, one.subject, zlib.compress(one.body, 1)) for one in effects.messages]
+    connection.executemany("INSERT INTO bodies VALUES (?, ?, ?)", bodies)
     connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", map(_run, effects.runs.values()))
     for key, row in effects.rows.items():
         _put_candidate(connection, key, row)
