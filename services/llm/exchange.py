@@ -145,10 +145,18 @@ class _Raw(Protocol):
     def text(self) -> str: ...
 
 
+CONNECT_SECONDS = 8.0
+"""A machine that does not take a connection by then is away, however long a model may think."""
+
+
 def connect(url: str, key: SecretStr) -> openai.AsyncOpenAI:
-    """A client without retries and time limits of its own: both are ours. Raises SettingsError if not allowed."""
+    """A client without retries, and with a time limit for the connection alone: the others are ours.
+
+    Raises SettingsError if not allowed.
+    """
     check_address(url)
-    return openai.AsyncOpenAI(base_url=url, api_key=key.get_secret_value() or "none", max_retries=0, timeout=None)
+    limits = openai.Timeout(None, connect=CONNECT_SECONDS)
+    return openai.AsyncOpenAI(base_url=url, api_key=key.get_secret_value() or "none", max_retries=0, timeout=limits)
 
 
 class EndpointClient:

@@ -100,6 +100,7 @@ def _mean_costs(arms: Iterable[Arm]) -> list[float]:
 
 _AGAIN = (DOWN - {Fault.UNAUTHORISED}) | {Fault.RATE_LIMITED, Fault.EMPTY}
 _SETTINGS_WRONG_SECONDS = 60.0
+_LONGEST_REASON = 120  # characters of a failure that fit a line of progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,18 +237,21 @@ class OpenAIMind:
     async def _retry(
         self, key: str, request: Request[A], turns: tuple[Message, ...], question: _Question
     ) -> Attempt[A]:
-        """Ask until there is an answer or one that can be repaired."""
+        """Ask until there is an answer or one that can be repaired; say meanwhile what the last attempt came to."""
         model, back_off = self._models[key], self._settings.retry.back_off
+        awaited = "the model"
         for repetition in range(1, back_off.attempts + 1):
-            with waiting_for("the model", repetition):
+            with waiting_for(awaited, repetition):
                 attempt = await model.ask(request, turns, question.settings, question.calls)
             fault = attempt.outcome.fault
             if fault in (None, Fault.INVALID, Fault.TRUNCATED):
                 return attempt
             if fault not in _AGAIN:
                 raise _final(request, model, attempt)
+            awaited = f"the model ({fault}: {attempt.outcome.message[:_LONGEST_REASON]})"
             if repetition < back_off.attempts:
-                await self._wait(back_off, repetition, model, attempt, question)
+                with waiting_for(awaited, repetition):
+                    await self._wait(back_off, repetition, model, attempt, question)
         raise MindUnavailable(_describe(model, attempt), delay=attempt.outcome.retry_after)
 
     async def _wait(

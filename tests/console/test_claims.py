@@ -8,6 +8,7 @@ import pytest
 from services.archive.policies import values_of
 from services.chassis.errors import NotPossible
 from services.console.commands.ablate import components_of, part_row, parts
+from services.console.commands.cost import costs
 from services.console.commands.gallery import card_json, cards, claims, sentences
 from services.console.commands.run import PRESET
 from services.console.commands.stopping import replay_row, replays, too_few
@@ -72,6 +73,20 @@ def test_only_what_held_has_a_model_card() -> None:
     assert shown["lineage"] == ["Net1", "Net4"]
     assert "Strongest of 3 controls (Net1, Net2, Net3): Net2." in str(shown["compared"])
     assert any("hours of wall time" in line for line in card.cost)
+
+
+def test_costs_are_told_per_result() -> None:
+    """Everything that was used, for each proposal that was accepted and for each claim that held."""
+    about = status()
+    about.spent.training_seconds, about.spent.tokens, about.spent.money = 1200.0, 24_000, 6.0
+    found = costs(about, finished_run(confirmed=2, refuted=1, proposals=12))
+    nothing = costs(about, finished_run(confirmed=0))
+
+    per_proposal = {"count": 12, "training_seconds": 100.0, "tokens": 2000.0, "dollars": 0.5}
+    per_discovery = {"count": 2, "training_seconds": 600.0, "tokens": 12_000.0, "dollars": 3.0}
+    assert found["per_accepted_proposal"] == per_proposal
+    assert found["per_confirmed_discovery"] == {**per_discovery, "gain": pytest.approx(0.0505)}
+    assert set(dict(nothing["per_confirmed_discovery"]).values()) == {0, None}  # type: ignore[call-overload]
 
 
 def test_the_report_draws_the_curve_once_there_are_discoveries(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import logging
+import socket
 import time
 
 import pytest
 
 from services.chassis.errors import Rejected, SettingsError, Transient
+from services.chassis.worker import Activity
+from services.contracts import progress_pb2 as pb
 from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
 from services.llm.port import (
@@ -291,3 +294,21 @@ def test_nothing_reaches_beyond_this_machine_where_it_is_forbidden() -> None:
     environment = {"OPENAI_API_KEY": KEY, "ASI_MODEL": "x"}
     with pytest.raises(SettingsError, match="forbidden"):
         OpenAIMind.from_environment(environment, MemoryLedger())
+
+
+async def test_an_endpoint_that_is_away_is_announced_at_once_and_while_it_is_waited_for() -> None:
+    """Whoever looks at the run sees within seconds that nothing answers, and why."""
+    heard: list[str] = []
+
+    async def send(progress: pb.Progress) -> None:
+        heard.append(progress.waits_for)
+
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+    asked = OpenAIMind(settings(address), MemoryLedger(), MemoryJournal())
+    async with asked, Activity("r1", "c1", "researcher", 1, send).told():
+        with pytest.raises(MindUnavailable):
+            await asked.ask(question())
+
+    assert any("the model (disconnected: the connection failed" in one for one in heard)

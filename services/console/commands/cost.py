@@ -1,8 +1,9 @@
-"""`asi-arch cost`: what a run has used, in all, by kind of candidate and by role of a language model."""
+"""`asi-arch cost`: what a run has used, in all, by kind of candidate, by role of a language model and per result."""
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from services.console.archive import run_and_candidates
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
@@ -32,10 +33,33 @@ def costs(status: pb.RunStatus, records: Sequence[candidate_pb2.Candidate]) -> d
             calls[call.role].append(call)
     priced = not calls or any(call.HasField("price") for asked in calls.values() for call in asked)
     spent = status.spent
+    accepted = [
+        one for one in records if one.kind == candidate_pb2.KIND_PROPOSAL and one.state == candidate_pb2.STATE_ARCHIVED
+    ]
+    confirmed = [one.discovery.effect for one in records if one.HasField("discovery") and one.discovery.confirmed]
+    money = spent.money if priced else None
     return {"run": status.run, "wall_seconds": spent.seconds, "training_seconds": spent.training_seconds,
             "gpu_seconds": spent.gpu_seconds, "flops": spent.flops, "tokens": spent.tokens,
-            "dollars": spent.money if priced else None, "training_seconds_by_kind": dict(seconds),
-            "minds_by_role": {role: _of_role(asked) for role, asked in sorted(calls.items())}}  # fmt: skip
+            "dollars": money, "training_seconds_by_kind": dict(seconds),
+            "minds_by_role": {role: _of_role(asked) for role, asked in sorted(calls.items())},
+            "per_accepted_proposal": _per(len(accepted), spent, money),
+            "per_confirmed_discovery": {**_per(len(confirmed), spent, money),
+                                        "gain": fmean(confirmed) if confirmed else None},
+            }  # fmt: skip
+
+
+def _per(count: int, spent: pb.Spent, money: float | None) -> dict[str, float | None]:
+    """Everything that the run has used for each of `count` results; None without any."""
+
+    def share(whole: float | None) -> float | None:
+        return whole / count if count and whole is not None else None
+
+    return {
+        "count": count,
+        "training_seconds": share(spent.training_seconds),
+        "tokens": share(spent.tokens),
+        "dollars": share(money),
+    }
 
 
 def _of_role(calls: Sequence[candidate_pb2.Call]) -> dict[str, float | None]:
@@ -49,6 +73,9 @@ def _print(found: Mapping[str, object]) -> None:
     for name, value in found.items():
         if isinstance(value, dict):
             say(name.replace("_", " ") + ("" if value else f"  {ABSENT}"))
+            if name.startswith("per_"):
+                say(f"  {_numbers(value)}")
+                continue
             for part, numbers in sorted(value.items()):
                 say(f"  {part:<24}{_numbers(numbers)}")
         else:
@@ -57,7 +84,7 @@ def _print(found: Mapping[str, object]) -> None:
 
 def _numbers(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{_numbers(number)} {name}" for name, number in value.items())
+        return ", ".join(f"{_numbers(number)} {name.replace('_', ' ')}" for name, number in value.items())
     if isinstance(value, float):
         return f"{value:,.4g}" if value >= 1e9 else f"{value:,.2f}".removesuffix(".00")
     return ABSENT if value is None else str(value)

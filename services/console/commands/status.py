@@ -1,6 +1,8 @@
 """`asi-arch status` and `asi-arch runs`: the state of one run, and all runs in a line each."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Sequence
 
 import grpc.aio
@@ -13,12 +15,40 @@ from services.console.settings import ConsoleSettings, console_settings, running
 from services.console.tables import ABSENT, Column, clock, pairs, say, table
 from services.contracts import archive_pb2 as pb
 from services.contracts.archive_pb2_grpc import ArchiveStub
+from services.contracts.progress_pb2 import Progress
+
+LISTEN_SECONDS = 3.5  # a little more than between two announcements of a service
 
 
 def status(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """The state of a run."""
-    found = asyncio.run(_status(console_settings(), chosen_run(argument, run)))
-    print_json(as_dict(found)) if as_json else say(pairs(_lines(found)))
+    settings = console_settings()
+    found = asyncio.run(_status(settings, chosen_run(argument, run)))
+    waits = asyncio.run(_waits(settings, found))
+    if as_json:
+        print_json({**as_dict(found), **({"waits": waits} if waits else {})})
+    else:
+        say(pairs([*_lines(found), *(("waits", line) for line in waits)]))
+
+
+async def _waits(settings: ConsoleSettings, status: pb.RunStatus) -> list[str]:
+    """What services wait for, as they announce it; only where a language model may keep candidates waiting."""
+    if not status.in_flight or "openai" not in status.settings.mind or running_system(settings) is None:
+        return []
+    from services.console.log import open_log  # with the client of the bus, which an archive is read without
+
+    heard: dict[str, Progress] = {}
+    async with open_log(settings) as bus, bus.announcements(status.run) as announced:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LISTEN_SECONDS):
+                while True:
+                    one = await announced.get()
+                    heard[one.candidate] = one
+    return [
+        f"{one.candidate}: {one.service} for {one.waits_for}, {clock(time.time() - one.since.ToNanoseconds() / 1e9)}"
+        for _, one in sorted(heard.items())
+        if one.waits_for
+    ]
 
 
 def runs(as_json: Json = False) -> None:
