@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from services.chassis.errors import NotPossible
+from services.chassis.errors import NotPossible, SettingsError
 from services.console.archive import open_archive
 from services.console.comparison import program_of
 from services.console.options import Json, Run, complete_candidates, print_json
@@ -112,8 +112,8 @@ def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
         file.write_text(program_of(record), encoding="utf-8")
         common = [str(file), "--json", "--scale", record.stage, *overrides]
         exempt = ["--exempt-from-cost"] if record.request.baseline == "softmax_attention" else []
-        checked = _tool("check", *common, *exempt)
-        trained = _tool("train", *common, "--seed", str(seed.seed))
+        checked = engineer_tool("check", *common, *exempt)
+        trained = engineer_tool("train", *common, "--seed", str(seed.seed))
     losses = [one.loss for one in record.training.seeds]
     spread = stdev(losses) if len(losses) > 1 else SEED_SPREAD
     passed = checked.get("passed") is True
@@ -199,7 +199,7 @@ def repeat(claim: Mapping[str, Any], seeds: Sequence[int]) -> Repeated:
         for name, file in files.items():
             file.write_text(claim[name], encoding="utf-8")
         jobs = [
-            pool.submit(_tool, "train", str(file), *arguments, "--seed", str(seed))
+            pool.submit(engineer_tool, "train", str(file), *arguments, "--seed", str(seed))
             for file in files.values()
             for seed in seeds
         ]
@@ -231,7 +231,8 @@ def judged(
     return Repeated(tuple(seeds), tuple(losses), tuple(controls), gain, holds, sentence)
 
 
-def _tool(*arguments: str) -> dict[str, object]:
+def engineer_tool(*arguments: str) -> dict[str, object]:
+    """The JSON answer of `check` or `train`. Raises NotPossible where there is none."""
     done = subprocess.run(
         [sys.executable, "-m", "services.engineer.tools", *arguments], stdout=subprocess.PIPE, text=True, check=False
     )
@@ -239,6 +240,17 @@ def _tool(*arguments: str) -> dict[str, object]:
         found: dict[str, object] = json.loads(done.stdout)
     except ValueError:
         raise NotPossible(f"the engineer's tool ended with status {done.returncode} and no result") from None
+    return found
+
+
+def scale_values(scale: str, overrides: Mapping[str, str]) -> dict[str, object]:
+    """Every setting of a scale with overrides. Raises SettingsError for one that is impossible."""
+    given = [f"{name}={value}" for name, value in overrides.items()]
+    command = [sys.executable, "-m", "services.engineer.scales", scale, *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SettingsError(done.stderr.strip() or f"scale {scale} cannot be read")
+    found: dict[str, object] = json.loads(done.stdout)
     return found
 
 

@@ -9,6 +9,7 @@ import typer
 
 from services.chassis.errors import NotFound, NotPossible
 from services.console.archive import run_and_candidates
+from services.console.commands.sizes import FILE, read_sizes
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
 from services.console.report import write_report
 from services.console.settings import console_settings
@@ -27,7 +28,8 @@ def report(
     status, records = asyncio.run(run_and_candidates(settings, chosen_run(argument, run)))
     if not records:
         raise NotFound(f"run {status.run} has no candidate yet")
-    page = write_report(status, records, out or settings.run_folder(status.run) / "report")
+    own = settings.run_folder(status.run)
+    page = write_report(status, records, out or own / "report", read_sizes(own / FILE))
     if open_page and not webbrowser.open(page.absolute().as_uri()):
         raise NotPossible(f"no browser can be started here; the report is {page}")
     print_json({"page": str(page)}) if as_json else say(str(page))

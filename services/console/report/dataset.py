@@ -9,6 +9,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from services.console.commands.sizes import Trained
 from services.console.rows import Row, row
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
@@ -20,11 +21,14 @@ class Dataset:
 
     status: archive_pb2.RunStatus
     records: tuple[pb.Candidate, ...]  # by number
+    sizes: tuple[Trained, ...] = ()  # trainings at other sizes
 
     @classmethod
-    def of(cls, status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> "Dataset":
+    def of(
+        cls, status: archive_pb2.RunStatus, records: Sequence[pb.Candidate], sizes: Sequence[Trained] = ()
+    ) -> "Dataset":
         """Ordered by number."""
-        return cls(status, tuple(sorted(records, key=lambda one: (one.request.number, one.id))))
+        return cls(status, tuple(sorted(records, key=lambda one: (one.request.number, one.id))), tuple(sizes))
 
     @cached_property
     def root(self) -> pb.Candidate | None:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from services.console.commands import scaling
+from services.console.commands import scaling, sizes
 from services.console.commands.gallery import by_effect, card_json, cards, finding_of, name_of, outcome_of
 from services.console.report.dataset import (
     ACCENT,
@@ -52,6 +52,7 @@ def discoveries(data: Dataset) -> list[Drawing]:
         verdicts(data),
         curve(data),
         growth(data),
+        *size_figures(data),
         *(relation(data, rung) for rung in rungs or [1]),
         predictors(data),
     ]
@@ -153,6 +154,44 @@ def _growth(axes: Axes, found: scaling.Found, colour: str) -> None:
     axes.plot(xs, [fit.expected(x) for x in xs], color=colour, lw=1.2, ls="--")
     ends = [[fit.expected(x, power) for x in xs] for power in (fit.exponent_interval.low, fit.exponent_interval.high)]
     axes.fill_between(xs, ends[1], ends[0], color=colour, alpha=0.15, lw=0)
+
+
+def size_figures(data: Dataset) -> list[Drawing]:
+    """The gain of each candidate that was trained at several sizes, by text; nothing where nobody asked for sizes."""
+    known = {one.id: one for one in data.records}
+    trained = data.sizes
+    own = dict.fromkeys(one.candidate for one in trained if known[one.candidate].kind != pb.KIND_BASELINE)
+    return [_sizes(trained, one) for one in own if sizes.gains(trained, one)]
+
+
+def _sizes(trained: Sequence[sizes.Trained], candidate: str) -> Drawing:
+    found, drift = sizes.gains(trained, candidate), sizes.trends(trained, candidate)
+    figure, axes = new_axes("size (multiple of the run's width and tokens)", "gain (nats per token)")
+    for place, corpus in enumerate(dict.fromkeys(one.corpus for one in found)):
+        own = [one for one in found if one.corpus == corpus]
+        reach = [0.0 if one.interval is None else one.interval.high - one.gain for one in own]
+        xs = [one.factor * (1 + 0.03 * place) for one in own]  # side by side, or the bars hide each other
+        axes.errorbar(xs, [one.gain for one in own], reach, color=(ACCENT, GOOD)[place % 2], marker="o", capsize=3,
+                      label=corpus)  # fmt: skip
+    axes.axhline(0, color=INK, lw=0.8)
+    axes.set_xscale("log", base=2)
+    ticks = sorted({one.factor for one in found})
+    axes.set_xticks(ticks, [f"×{one}" for one in ticks])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=8)
+    header = ("text", "size", "control", "loss", "control loss", "gain", "low", "high", "seeds")
+    cells = tuple(
+        (one.corpus, one.factor, one.control, one.loss, one.control_loss, one.gain,
+         one.interval.low if one.interval else None, one.interval.high if one.interval else None, one.seeds)
+        for one in found
+    )  # fmt: skip
+    caption = (
+        "The strongest control's held-out loss minus the candidate's, paired by seed, with its 95 % interval over "
+        f"seeds. {sizes.told(found, drift)}"
+    )
+    return Drawing(
+        f"sizes-{candidate}", f"Size · Does the gain of {found[0].name} hold?", caption, figure, header, cells
+    )
 
 
 def relation(data: Dataset, rung: int) -> Drawing:

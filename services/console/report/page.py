@@ -18,6 +18,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from services.console.commands.gallery import sentences
+from services.console.commands.sizes import Trained
 from services.console.report.dataset import Dataset, Drawing, name_of
 from services.console.report.discoveries import discoveries, gallery_section
 from services.console.report.figures import ablations, drawings, stopping
@@ -131,9 +132,14 @@ td,th{border-color:#323a44}.soft{color:#9aa5b1}a{color:#7fb3e6}}
 """
 
 
-def write_report(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate], folder: Path) -> Path:
-    """Write index.html with its figures (PNG, SVG, PDF) and CSV files below `folder`; the path of the page."""
-    data = Dataset.of(status, records)
+def write_report(
+    status: archive_pb2.RunStatus, records: Sequence[pb.Candidate], folder: Path, sizes: Sequence[Trained] = ()
+) -> Path:
+    """Write index.html with its figures (PNG, SVG, PDF) and CSV files below `folder`; the path of the page.
+
+    `sizes` are trainings at other sizes, as `asi-arch sizes` leaves them.
+    """
+    data = Dataset.of(status, records, sizes)
     folder.mkdir(parents=True, exist_ok=True)
     claims, *rest = discoveries(data)
     drawn = [*rest, *drawings(data), *trees(data), *ablations(data), *tables(data), stopping(data)]

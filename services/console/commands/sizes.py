@@ -1,0 +1,318 @@
+"""`asi-arch sizes`: a candidate and its controls at several sizes, to see whether a gain holds, shrinks or grows.
+
+Each training is a line of `sizes.jsonl` in the run's folder: stopping loses the trainings in hand only, and the same
+command goes on where it stood. A size multiplies width, heads, feed-forward width and tokens, and divides the learning
+rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated
+
+import typer
+
+from services.chassis.errors import NotPossible, SettingsError
+from services.console.archive import run_and_candidates
+from services.console.commands.audit import engineer_tool, scale_values
+from services.console.comparison import program_of
+from services.console.options import Candidate, Json, Run, names_in, print_json
+from services.console.settings import console_settings
+from services.console.tables import ABSENT, Column, paragraph, say, table
+from services.contracts import archive_pb2
+from services.contracts import candidate_pb2 as pb
+from services.domain.statistics import Interval, linear_fit, paired_test, student_quantile
+
+FILE = "sizes.jsonl"
+CORPORA = ("python-source", "documentation")
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training: of which candidate, at which size and seed, on which text, and what came of it."""
+
+    candidate: str
+    name: str
+    factor: int
+    corpus: str
+    seed: int
+    loss: float | None
+    parameters: int | None = None
+    seconds: float | None = None
+    failure: str = ""
+
+    @property
+    def key(self) -> tuple[str, int, str, int]:
+        """What makes it this training and no other."""
+        return self.candidate, self.factor, self.corpus, self.seed
+
+
+@dataclass(frozen=True)
+class SizeGain:
+    """The gain over the strongest control of one size and text, paired by seed; no interval for a single seed."""
+
+    factor: int
+    corpus: str
+    name: str
+    control: str
+    seeds: int
+    loss: float
+    control_loss: float
+    gain: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How the gain changes with each doubling of the size, by least squares over the seeds' gains."""
+
+    corpus: str
+    slope: float
+    interval: Interval
+
+    @property
+    def words(self) -> str:
+        """Holds, shrinks or grows, as far as the interval allows."""
+        if self.interval.crosses_zero:
+            return "neither growth nor shrinkage is shown"
+        return "the gain grows with size" if self.slope > 0 else "the gain shrinks with size"
+
+
+def sizes(
+    candidate: Candidate,
+    against: Annotated[
+        list[str] | None, typer.Option(help="a control, by id or name; may be given again; default: all baselines")
+    ] = None,
+    factors: Annotated[str, typer.Option(help="sizes as multiples of the run's, commas between")] = "1,2,4",
+    seeds: Annotated[int, typer.Option(min=2, help="trainings of each at each size")] = 3,
+    corpus: Annotated[str, typer.Option(help=f"texts, commas between: {', '.join(CORPORA)}")] = CORPORA[0],
+    parallel: Annotated[int | None, typer.Option(min=1, help="trainings at once; default: one per core")] = None,
+    only_show: Annotated[bool, typer.Option("--show", help="train nothing, show what was trained")] = False,
+    run: Run = "",
+    as_json: Json = False,
+) -> None:
+    """Train a candidate and its controls at several sizes, smallest first, and compare them; the same again goes on."""
+    settings = console_settings()
+    status, records = asyncio.run(run_and_candidates(settings, run))
+    own = _record(records, candidate)
+    controls = [_record(records, one) for one in against or ()] or [
+        one for one in records if one.kind == pb.KIND_BASELINE and one.HasField("training")
+    ]
+    texts = names_in(corpus)
+    if bad := [one for one in texts if one not in CORPORA]:
+        raise SettingsError(f"--corpus is {bad[0]!r}; choose of {', '.join(CORPORA)}.")
+    path = settings.run_folder(status.run) / FILE
+    if not only_show:
+        plan = list(_plan(status, [own, *controls], _factors(factors), seeds, texts, read_sizes(path)))
+        _train(plan, path, parallel or os.cpu_count() or 1, quiet=as_json)
+    trained = read_sizes(path)
+    found = gains(trained, own.id)
+    if not found:
+        raise NotPossible(f"no size has a training of {own.proposal.name} and of a control with the same seed yet")
+    drift = trends(trained, own.id)
+    if as_json:
+        print_json({"gains": [asdict(one) for one in found], "trends": [asdict(one) for one in drift]})
+    else:
+        _print(found, drift)
+
+
+def read_sizes(path: Path) -> list[Trained]:
+    """What was trained so far; the last line may be cut off."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(Trained(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue  # a writer was stopped in the middle of it: the training is done again
+    return rows
+
+
+def gains(trained: Sequence[Trained], candidate: str) -> list[SizeGain]:
+    """For each text and size, the gain over the control that is strongest there."""
+    found = []
+    for corpus, factor in sorted({(one.corpus, one.factor) for one in trained}):
+        losses = _losses(trained, corpus, factor)
+        own = losses.pop(candidate, {})
+        shared = [(name, sorted(set(own) & set(other))) for name, other in losses.items()]
+        whole = [(name, both) for name, both in shared if both and len(both) == max(len(one) for _, one in shared)]
+        if not whole:
+            continue
+        control, both = min(whole, key=lambda one: fmean(losses[one[0]][seed] for seed in one[1]))
+        differences = [losses[control][seed] - own[seed] for seed in both]
+        interval = paired_test(differences).interval() if len(both) > 1 else None
+        names = {one.candidate: one.name for one in trained}
+        found.append(
+            SizeGain(factor, corpus, names[candidate], names[control], len(both), fmean(own[seed] for seed in both),
+                     fmean(losses[control][seed] for seed in both), fmean(differences), interval)
+        )  # fmt: skip
+    return found
+
+
+def trends(trained: Sequence[Trained], candidate: str) -> list[Trend]:
+    """For each text with two sizes or more, the change of the gain over the strongest control per doubling."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for one in gains(trained, candidate):
+        losses = _losses(trained, one.corpus, one.factor)
+        control = next(row.candidate for row in trained if row.name == one.control)
+        for seed in set(losses[candidate]) & set(losses[control]):
+            gain = losses[control][seed] - losses[candidate][seed]
+            points.setdefault(one.corpus, []).append((math.log2(one.factor), gain))
+    found = []
+    for corpus, pairs in points.items():
+        if len({x for x, _ in pairs}) < 2 or len(pairs) < 4:
+            continue
+        line = linear_fit([x for x, _ in pairs], [y for _, y in pairs])
+        assert line.deviation is not None  # noqa: S101 - there are more than two points
+        reach = student_quantile((1 + LEVEL) / 2, line.count - 2) * line.deviation / math.sqrt(line.spread)
+        found.append(Trend(corpus, line.slope, Interval(line.slope - reach, line.slope + reach, LEVEL)))
+    return found
+
+
+def told(found: Sequence[SizeGain], drift: Sequence[Trend]) -> str:
+    """In sentences."""
+    parts = [
+        f"{one.corpus} ×{one.factor}: {one.gain:+.4f}"
+        + ("" if one.interval is None else f" [{one.interval.low:+.4f}, {one.interval.high:+.4f}]")
+        + f" against {one.control} ({one.seeds} seeds)"
+        for one in found
+    ]
+    parts += [
+        f"on {one.corpus} the gain changes by {one.slope:+.4f} [{one.interval.low:+.4f}, {one.interval.high:+.4f}] per "
+        f"doubling: {one.words}"
+        for one in drift
+    ]
+    return "; ".join(parts) + "."
+
+
+def _losses(trained: Sequence[Trained], corpus: str, factor: int) -> dict[str, dict[int, float]]:
+    """Of one text and size: losses by candidate and seed."""
+    found: dict[str, dict[int, float]] = {}
+    for one in trained:
+        if one.corpus == corpus and one.factor == factor and one.loss is not None:
+            found.setdefault(one.candidate, {})[one.seed] = one.loss
+    return found
+
+
+def _record(records: Sequence[pb.Candidate], name: str) -> pb.Candidate:
+    """By id, name or baseline. Raises NotPossible for none or several, and for one without a program."""
+    found = [one for one in records if name in (one.id, one.proposal.name, one.request.baseline)]
+    if len(found) != 1 or not program_of(found[0]):
+        raise NotPossible(f"{len(found)} candidates with a program are called {name}: give an id")
+    return found[0]
+
+
+def _factors(text: str) -> list[int]:
+    try:
+        found = sorted({int(one) for one in names_in(text)})
+    except ValueError:
+        found = []
+    if not found or found[0] < 1:
+        raise SettingsError(f"--factors is {text!r}: give whole numbers from 1, as in 1,2,4.")
+    return found
+
+
+@dataclass(frozen=True)
+class _Job:
+    record: pb.Candidate
+    factor: int
+    corpus: str
+    seed: int
+    scale: str
+    overrides: Mapping[str, str]
+
+
+def _plan(
+    status: archive_pb2.RunStatus, records: Sequence[pb.Candidate], factors: Sequence[int], seeds: int,
+    corpora: Sequence[str], trained: Sequence[Trained],
+) -> Iterator[_Job]:  # fmt: skip
+    """What is missing, smallest first and seed by seed, so that whoever stops early can compare what there is."""
+    settings = status.settings
+    base = scale_values(settings.scale, settings.scale_overrides)
+    known = {one.key for one in trained}
+    for factor in factors:
+        overrides = dict(settings.scale_overrides) | _scaled(base, factor)
+        for seed in range(1, seeds + 1):
+            for corpus in corpora:
+                for record in records:
+                    if (record.id, factor, corpus, seed) not in known:
+                        yield _Job(record, factor, corpus, seed, settings.scale, overrides | {"corpus": corpus})
+
+
+def _scaled(base: Mapping[str, object], factor: int) -> dict[str, str]:
+    """The overrides of a size. Steps grow with tokens; a training may take as much longer as it costs more."""
+
+    def times(name: str, by: float) -> str:
+        value = base[name]
+        assert isinstance(value, int | float)  # noqa: S101 - as the scale's own declaration says
+        return f"{value * by:g}" if isinstance(value, float) or by < 1 else str(int(value * by))
+
+    found = {name: times(name, factor) for name in ("width", "heads", "feed_forward", "tokens")}
+    return found | {
+        "learning_rate": times("learning_rate", 1 / factor),
+        "wall_seconds": times("wall_seconds", 8 * factor**3),
+    }
+
+
+def _train(plan: Sequence[_Job], path: Path, parallel: int, quiet: bool) -> None:
+    """Every training of the plan, several at a time, each written as soon as it has ended."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writing = threading.Lock()
+
+    def one(job: _Job) -> None:
+        row = _trained(job)
+        with writing, path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(row)) + "\n")
+        if not quiet:
+            result = row.failure or f"loss {row.loss:.4f}, {row.seconds or 0:.0f} s"
+            say(f"{row.name} ×{row.factor}, {row.corpus}, seed {row.seed}: {result}")
+
+    pool = ThreadPoolExecutor(parallel)
+    try:
+        list(pool.map(one, plan))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _trained(job: _Job) -> Trained:
+    overrides = [part for name, value in job.overrides.items() for part in ("--set", f"{name}={value}")]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "program.py"
+        file.write_text(program_of(job.record), encoding="utf-8")
+        result = engineer_tool("train", str(file), "--json", "--scale", job.scale, *overrides, "--seed", str(job.seed))
+    loss, measured = result.get("loss"), result.get("measurements")
+    measured = measured if isinstance(measured, dict) else {}
+    failure = "" if isinstance(loss, float) else str(result.get("reason"))
+    name = job.record.proposal.name or job.record.request.baseline
+    return Trained(
+        job.record.id, name, job.factor, job.corpus, job.seed, loss if isinstance(loss, float) else None,
+        measured.get("parameters"), measured.get("seconds"), failure,
+    )  # fmt: skip
+
+
+def _print(found: Sequence[SizeGain], drift: Sequence[Trend]) -> None:
+    say(table([
+        Column("text", [one.corpus for one in found]),
+        Column("size", [f"×{one.factor}" for one in found], right=True),
+        Column("loss", [f"{one.loss:.4f}" for one in found], right=True),
+        Column("strongest control", [one.control for one in found]),
+        Column("its loss", [f"{one.control_loss:.4f}" for one in found], right=True),
+        Column("gain", [f"{one.gain:+.4f}" for one in found], right=True),
+        Column("[95 %]", [ABSENT if one.interval is None else f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]"
+                          for one in found]),
+        Column("seeds", [str(one.seeds) for one in found], right=True),
+    ]))  # fmt: skip
+    if drift:
+        say(paragraph(told([], drift)))
