@@ -78,10 +78,15 @@ class InstantProposer:
 
 
 async def train(job: Job) -> Sequence[events_pb2.Event]:
-    """A result out of nothing."""
+    """Claimed by its first delivery, which is the only one here."""
     claim = follow(job.cause, "claimed", "engineer", job.attempt, job.event.candidate)
     claim.candidate_claimed.worker = "bench"
     await job.bus.publish(claim)
+    return [instant_result(job, job.attempt)]
+
+
+def instant_result(job: Job, attempt: int) -> events_pb2.Event:
+    """A training out of nothing, as big as a real one's."""
     number = int(job.event.candidate.removeprefix("c"))
     loss = 1.5 - 0.2 * ((number * 7919) % 1000) / 1000
     seed = pb.SeedResult(
@@ -93,10 +98,10 @@ async def train(job: Job) -> Sequence[events_pb2.Event]:
             parameters=398_016, tokens_per_second=16_000, seconds=0.0, device="cpu", data_fingerprint="bench"
         ),
     )  # fmt: skip
-    training = pb.Training(seeds=[seed], loss=loss, benchmark=0.5, attempt=job.attempt)
-    event = follow(job.cause, "trained", "engineer", job.attempt, job.event.candidate)
+    training = pb.Training(seeds=[seed], loss=loss, benchmark=0.5, attempt=attempt)
+    event = follow(job.cause, "trained", "engineer", attempt, job.event.candidate)
     event.candidate_trained.CopyFrom(events_pb2.CandidateTrained(training=training, stage="tiny"))
-    return [event]
+    return event
 
 
 @asynccontextmanager
@@ -121,7 +126,9 @@ async def laboratory(folder: Path) -> AsyncIterator[tuple[Bus, archive_pb2_grpc.
             stack.callback(process.wait, 20)
             stack.callback(process.terminate)
             await archive.ListRuns(archive_pb2.ListRunsRequest(), timeout=60, wait_for_ready=True)
-        researcher = await stack.enter_async_context(wired("researcher", ResearcherSettings(**shared), _researcher))
+        researcher = await stack.enter_async_context(
+            wired("researcher", ResearcherSettings(**shared), instant_researcher)
+        )
         settings = ServiceSettings(**shared, listen=ports["checker"])
         engineer = await stack.enter_async_context(wired("engineer", settings, _engineer))
         cognition = await stack.enter_async_context(channel(ports["cognition"], settings))
@@ -143,12 +150,16 @@ async def _engineer(service: Service, settings: ServiceSettings) -> AsyncIterato
 
 
 @asynccontextmanager
-async def _researcher(service: Service, settings: ResearcherSettings) -> AsyncIterator[None]:
+async def instant_researcher(
+    service: Service, settings: ResearcherSettings, proposer: InstantProposer | None = None
+) -> AsyncIterator[None]:
+    """The researcher as it is, but for what proposes and embeds."""
+
     async def no_vector(query: str, mind: str, job: Job) -> None:
         """No endpoint embeds."""
 
     async def choose(mind: str, job: Job) -> InstantProposer:  # noqa: ARG001
-        return InstantProposer()
+        return proposer or InstantProposer()
 
     async with AsyncExitStack() as stack:
         channels = [

@@ -44,7 +44,9 @@ class Service:
         """Handle the deliveries of a durable. Raises BusLost when it does not exist."""
         consumer = await self.bus.consumer(durable)
         metrics.expect(durable)
-        self.workers.append(Worker(self.bus, consumer, durable, self.name, handler, parallel))
+        self.workers.append(
+            Worker(self.bus, consumer, durable, self.name, handler, parallel, self.settings.silence_seconds / 4)
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or a part fails, then drain."""

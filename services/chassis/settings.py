@@ -41,6 +41,9 @@ class ServiceSettings(BaseModel):
     metrics_listen: str | None = Field(None, description="host:port for Prometheus; absent: none")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     grace_seconds: float = Field(20.0, ge=0, description="how long a drain waits for work in hand")
+    silence_seconds: float = Field(
+        60.0, ge=2, description="a worker that is silent for so long has lost its work to another; the same everywhere"
+    )
     create_streams: bool = Field(False, description="create what `asi-arch setup` would; for one machine and tests")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector; absent: no tracing")
 

@@ -100,7 +100,6 @@ def waiting_for(what: str, attempt: int) -> Iterator[None]:
             activity.wait("", 0)
 
 
-HEARTBEAT_SECONDS = 15.0
 BACK_OFF_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0)
 
 
@@ -128,8 +127,16 @@ class Worker:
     """Up to `parallel` deliveries of one durable in hand at once."""
 
     def __init__(
-        self, bus: Bus, consumer: Consumer, durable: str, service: str, handler: Handler, parallel: int
+        self,
+        bus: Bus,
+        consumer: Consumer,
+        durable: str,
+        service: str,
+        handler: Handler,
+        parallel: int,
+        heartbeat_seconds: float = 15.0,
     ) -> None:
+        self._heartbeat_seconds = heartbeat_seconds
         self._bus = bus
         self._consumer = consumer
         self._durable = durable
@@ -199,7 +206,7 @@ class Worker:
             return
         structlog.contextvars.bind_contextvars(run=cause.event.run, candidate=cause.event.candidate)
         job = Job(cause, delivery.deliveries, delivery.sequence, self._bus, self._service, self._draining)
-        heart = asyncio.create_task(_beat(delivery))
+        heart = asyncio.create_task(_beat(delivery, self._heartbeat_seconds))
         event = cause.event
         activity = Activity(event.run, event.candidate, self._service, delivery.deliveries, self._bus.announce)
         about = {"run": cause.event.run, "candidate": cause.event.candidate, "attempt": str(delivery.deliveries)}
@@ -304,9 +311,9 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-async def _beat(delivery: Delivery) -> None:
+async def _beat(delivery: Delivery, seconds: float) -> None:
     while True:
-        await asyncio.sleep(HEARTBEAT_SECONDS)
+        await asyncio.sleep(seconds)
         try:
             await delivery.still_working()
         except Exception as error:  # noqa: BLE001 - a missed beat must not end the work; the next may get through

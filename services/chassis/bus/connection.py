@@ -48,6 +48,7 @@ class Bus:
     def __init__(self, settings: ServiceSettings, name: str) -> None:
         self._settings = settings
         self._name = name
+        self._topology = topology(silence_seconds=settings.silence_seconds)
         self._client = Client()
         self._closing = False
         self._denials = Denials()
@@ -115,7 +116,7 @@ class Bus:
 
     async def set_up(self, replicas: int = 1) -> list[str]:
         """Create what is missing, change nothing that exists. Returns what was created."""
-        streams, consumers = topology()
+        streams, consumers = self._topology
         created = []
         for stream in streams:
             if await self._stream(stream.name) is None:
@@ -131,7 +132,7 @@ class Bus:
 
     async def compare(self, durables: Collection[str] | None = None) -> list[str]:
         """Every difference between the server and the design, a sentence each; of these durables, or of all."""
-        streams, consumers = topology()
+        streams, consumers = self._topology
         if durables is not None:
             consumers = tuple(spec for spec in consumers if spec.durable in durables)
             streams = tuple(stream for stream in streams if stream.name in {spec.stream for spec in consumers})
@@ -166,6 +167,12 @@ class Bus:
     async def remove_stream(self, name: str) -> None:
         """Delete a stream and all it holds: for tests and for throwing away a trial. Nothing happens without one."""
         await self._found(f"{API}.STREAM.DELETE.{name}", self._js.delete_stream(name))
+
+    async def remove_durable(self, durable: str) -> None:
+        """Delete a durable consumer, as `remove_stream` does with a stream. Its workers end with BusLost."""
+        spec = self._spec(durable)
+        request = self._js.delete_consumer(spec.stream, durable)
+        await self._found(f"{API}.CONSUMER.DELETE.{spec.stream}.{durable}", request)
 
     async def publish(self, event: pb.Event) -> int:
         """Publish and wait until the stream has stored it; the same event id within ten minutes is stored once.
@@ -209,7 +216,7 @@ class Bus:
         return await Consumer(self._js, self._spec(durable), self._denials).depth()
 
     def _spec(self, durable: str) -> ConsumerSpec:
-        for spec in topology()[1]:
+        for spec in self._topology[1]:
             if spec.durable == durable:
                 return spec
         raise BusLost(f"no durable is called {durable!r}")

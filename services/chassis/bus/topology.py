@@ -76,8 +76,11 @@ def engineer_durable(stage: str) -> str:
     return f"engineer-{stage}"
 
 
-def topology(most_replicas: int = 16) -> tuple[tuple[StreamSpec, ...], tuple[ConsumerSpec, ...]]:
+def topology(
+    most_replicas: int = 16, silence_seconds: float = 60.0
+) -> tuple[tuple[StreamSpec, ...], tuple[ConsumerSpec, ...]]:
     """Everything that must exist before a service starts."""
+    silence = silence_seconds
     streams = (
         StreamSpec(EVENTS, ("asi.v1.>",), keep_for_ever=True),
         StreamSpec(
@@ -90,16 +93,16 @@ def topology(most_replicas: int = 16) -> tuple[tuple[StreamSpec, ...], tuple[Con
         ),
     )
     engineers = tuple(
-        ConsumerSpec(engineer_durable(stage), f"asi.v1.*.candidate.*.{stage}", 60, 2 * most_replicas)
+        ConsumerSpec(engineer_durable(stage), f"asi.v1.*.candidate.*.{stage}", silence, 2 * most_replicas)
         for stage in STAGES
     )
     return streams, (
-        ConsumerSpec("researcher", "asi.v1.*.candidate.requested", 60, 64),
+        ConsumerSpec("researcher", "asi.v1.*.candidate.requested", silence, 64),
         *engineers,
-        ConsumerSpec("judge", "asi.v1.*.candidate.trained", 60, 64),
-        ConsumerSpec("analyst", "asi.v1.*.candidate.judged", 60, 64),
-        ConsumerSpec("store", "asi.v1.>", 30, 1000),
-        ConsumerSpec("dead-letters", "$JS.EVENT.ADVISORY.>", 30, 100, stream=ADVISORIES),
+        ConsumerSpec("judge", "asi.v1.*.candidate.trained", silence, 64),
+        ConsumerSpec("analyst", "asi.v1.*.candidate.judged", silence, 64),
+        ConsumerSpec("store", "asi.v1.>", silence / 2, 1000),
+        ConsumerSpec("dead-letters", "$JS.EVENT.ADVISORY.>", silence / 2, 100, stream=ADVISORIES),
     )
 
 

@@ -1,0 +1,88 @@
+"""`python -m tests.chaos [--seed N …]`: every schedule, and one drawn from each seed, on SQLite and MongoDB.
+
+Exit status: 0 where all invariants hold, 1 otherwise. What a run leaves behind is kept below --keep.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from services.chassis import logs
+from tests.chaos.laboratory import rehearse
+from tests.chaos.schedules import ALL, Schedule, drawn
+from tests.mongod import Mongod
+
+MOST_SECONDS = 600.0
+
+
+def main() -> int:
+    """Run what is asked for, one after the other."""
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, nargs="*", default=[], help="also, or with --only seeds nothing but, these")
+    parser.add_argument("--only", help="schedules whose name holds this text")
+    parser.add_argument("--archive", choices=("sqlite", "mongo", "both"), default="both")
+    parser.add_argument("--candidates", type=int, default=60)
+    parser.add_argument("--keep", type=Path, help="where the folders of runs with a broken invariant go")
+    arguments = parser.parse_args()
+    logs.configure("chaos", "error")
+    written = [schedule for schedule in ALL if arguments.only is None or arguments.only in schedule.name]
+    schedules = [*written, *(drawn(seed) for seed in arguments.seed)]
+    failed = 0
+    with _urls(arguments.archive) as backends:
+        for backend in backends:
+            for number, schedule in enumerate(schedules):
+                if backend != "sqlite" and schedule.sqlite_only:
+                    continue
+                failed += _rehearsed(schedule, backend, f"chaos{number}", arguments)
+    print(f"{failed} of {len(schedules)} schedules broke an invariant" if failed else "all invariants held")
+    return 1 if failed else 0
+
+
+def _rehearsed(schedule: Schedule, backend: str, database: str, arguments: argparse.Namespace) -> bool:
+    """Whether an invariant broke."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        url = f"sqlite:///{folder}/archive.db" if backend == "sqlite" else f"{backend}/{database}?replicaSet=rs0"
+        try:
+            found = asyncio.run(rehearse(schedule, Path(folder), url, arguments.candidates, MOST_SECONDS))
+        except Exception as error:  # noqa: BLE001 - the other schedules are to be tried all the same
+            found = [f"it did not end: {type(error).__name__}: {error}"]
+        kind = "sqlite" if backend == "sqlite" else "mongo"
+        print(
+            f"{'BROKEN' if found else 'held':<7}{kind:<7}{time.monotonic() - begun:5.0f} s  {schedule.name}", flush=True
+        )
+        for line in found:
+            print(f"         {line}", flush=True)
+        if found and arguments.keep:
+            shutil.copytree(folder, arguments.keep / f"{kind}-{schedule.name.replace(' ', '-')}", dirs_exist_ok=True)
+    return bool(found)
+
+
+@contextlib.contextmanager
+def _urls(archive: str) -> Iterator[list[str]]:
+    """Where archives go: files, and databases of a mongod that lasts as long as the context."""
+    binary = shutil.which("mongod")
+    if archive == "sqlite" or (archive == "both" and binary is None):
+        if archive == "both":
+            print("no mongod on the PATH: SQLite only")
+        yield ["sqlite"]
+        return
+    if binary is None:
+        sys.exit("no mongod on the PATH")
+    with tempfile.TemporaryDirectory() as folder:
+        server = Mongod(binary, Path(folder))
+        server.start()
+        try:
+            yield [server.url] if archive == "mongo" else ["sqlite", server.url]
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,351 @@
+"""A laboratory whose parts are hurt on schedule: a real broker, real services as processes, instant training."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc.aio
+import nats.errors
+import nats.js.errors
+
+from services.chassis.bus import Bus
+from services.chassis.bus.topology import EVENTS
+from services.chassis.errors import BusLost, Transient
+from services.chassis.events import first
+from services.chassis.rpc import channel
+from services.chassis.service import SETTINGS_EXIT
+from services.chassis.settings import ServiceSettings
+from services.console.local.broker import Broker
+from services.console.local.processes import free_port, leashed
+from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
+from services.store.backends import open_archive
+from services.store.replay import replay
+from tests.chaos.invariants import Evidence, broken
+from tests.chaos.schedules import Fault, Schedule
+
+RUN = "chaos"
+SILENCE_SECONDS = 8.0
+LOOK_SECONDS = 0.25
+
+
+@dataclass
+class Part:
+    """One service as a process, kept up unless a fault holds it down."""
+
+    name: str
+    command: list[str]
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    down_until: float = 0.0
+    stopped_by_name: str = ""  # what it said when it refused to go on
+
+    def keep_up(self) -> None:
+        """Start it where it is not running and may."""
+        if self.process is not None and self.process.poll() is None:
+            return
+        if self.process is not None and self.process.returncode == SETTINGS_EXIT:
+            self.stopped_by_name = self.log.read_text(errors="replace").strip().rpartition("\n")[2]
+        if time.monotonic() < self.down_until or self.stopped_by_name:
+            return
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                leashed(self.command), env=self.environment, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it, if there is anybody to send it to."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+
+@dataclass
+class Laboratory:
+    """Everything of one run. Use `rehearse`."""
+
+    folder: Path
+    archive_url: str
+    schedule: Schedule
+    parts: dict[str, Part] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.broker = Broker(self.folder / "nats")
+        ports = {name: f"127.0.0.1:{free_port()}" for name in ("archive", "checker", "cognition", "judge")}
+        shared = {
+            "ASI_NATS_URL": self.broker.url,
+            "ASI_DATA_DIR": str(self.folder),
+            "ASI_CREATE_STREAMS": "true",
+            "ASI_SILENCE_SECONDS": f"{SILENCE_SECONDS:g}",
+            "ASI_GRACE_SECONDS": "3",
+            "ASI_LOG_LEVEL": "warning",
+            "OMP_NUM_THREADS": "1",
+            "CHAOS_FOLDER": str(self.folder),
+            "CHAOS_POISON": ",".join(self.schedule.poison),
+            **{f"ASI_{name.upper()}_ADDRESS": address for name, address in ports.items()},
+        }
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        kept["PYTHONPATH"] = str(Path(__file__).parents[2])
+        listens = {"store": "archive", "judge": "judge", "analyst": "cognition", "engineer-0": "checker"}
+        for name in ("store", "judge", "analyst", "researcher", "engineer-0", "engineer-1"):
+            kind = name.partition("-")[0]
+            module = ["tests.chaos.instant", kind] if kind in ("researcher", "engineer") else [f"services.{kind}"]
+            own = {"ASI_LISTEN": ports[listens[name]]} if name in listens else {}
+            if kind == "store":
+                own["ASI_ARCHIVE_URL"] = self.archive_url
+            command = [sys.executable, "-m", *module]
+            self.parts[name] = Part(name, command, {**kept, **shared, **own}, self.folder / f"{name}.log")
+        self.settings = ServiceSettings(
+            nats_url=self.broker.url, data_dir=self.folder, create_streams=True, archive_address=ports["archive"],
+            silence_seconds=SILENCE_SECONDS,
+        )  # fmt: skip
+        self.broker_down_until: float | None = None
+
+    def keep_up(self) -> None:
+        """Start again what died, as a supervisor does."""
+        if self.broker_down_until is not None and time.monotonic() >= self.broker_down_until:
+            self.broker.start()
+            self.broker_down_until = None
+        for part in self.parts.values():
+            part.keep_up()
+
+    async def run(self, candidates: int, seconds: float) -> archive_pb2.RunStatus:
+        """Start a run, hurt it on schedule, and wait for its end. Raises TimeoutError with what it waits for."""
+        faults = list(self.schedule.faults)
+        hurting: set[asyncio.Task[None]] = set()
+        status = archive_pb2.RunStatus()
+        deadline = time.monotonic() + seconds
+        async with channel(self.settings.archive_address, self.settings) as connection:
+            archive = archive_pb2_grpc.ArchiveStub(connection)
+            while True:
+                await asyncio.to_thread(self.keep_up)
+                if self.parts["store"].stopped_by_name:
+                    await self._recover()
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    status = await archive.GetRun(archive_pb2.RunRequest(run=RUN), timeout=2)
+                ended = status.states.get("archived", 0) + status.states.get("rejected", 0)
+                while faults and ended >= faults[0].after * candidates:
+                    hurting.add(asyncio.create_task(self._hurt(faults.pop(0))))
+                for task in [task for task in hurting if task.done()]:
+                    hurting.discard(task)
+                    task.result()
+                if status.phase == "finished" and not (status.in_flight or faults or hurting):
+                    return status
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{dict(status.states)}, {status.in_flight} in flight; to come: {faults}")
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _recover(self) -> None:
+        """The store has stopped by name: what its sentence says is done, and the services start again."""
+        store = self.parts["store"]
+        self.said.append(store.stopped_by_name)
+        await self.drain()
+        environment = {**store.environment, "ASI_NATS_URL": self.broker.url}
+        command = [sys.executable, "-m", "services.store.tools", "recover"]
+        tool = await asyncio.create_subprocess_exec(
+            *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        out, _ = await tool.communicate()
+        if tool.returncode:
+            raise RuntimeError(f"asi-arch recover failed: {out.decode()}")
+        self.said.append(out.decode().strip())
+        store.stopped_by_name, store.process = "", None
+
+    async def drain(self) -> None:
+        """SIGTERM to all, the store last; what does not end in time is killed and told of."""
+        for part in self.parts.values():
+            part.signal(signal.SIGCONT)
+        workers = [part for name, part in self.parts.items() if name != "store"]
+        for group in (workers, [self.parts["store"]]):
+            for part in group:
+                part.signal(signal.SIGTERM)
+            for part in group:
+                if part.process is not None:
+                    try:
+                        await asyncio.to_thread(part.process.wait, 40)
+                    except subprocess.TimeoutExpired:
+                        self.said.append(f"the {part.name} did not drain")
+                        part.process.kill()
+                        part.process.wait()
+
+    def _targets(self, fault: Fault) -> list[Part]:
+        if fault.target == "all":
+            return list(self.parts.values())
+        if fault.target == "engineers":
+            return [part for name, part in self.parts.items() if name.startswith("engineer")]
+        return [self.parts[fault.target]] if fault.target in self.parts else []
+
+    async def _hurt(self, fault: Fault) -> None:
+        match fault.kind:
+            case "kill":
+                for part in self._targets(fault):
+                    part.down_until = time.monotonic() + fault.seconds
+                    part.signal(signal.SIGKILL)
+                if fault.target in ("broker", "all"):
+                    self.broker_down_until = time.monotonic() + fault.seconds
+                    await asyncio.to_thread(self.broker.kill)
+            case "drain":
+                for part in self._targets(fault):
+                    part.signal(signal.SIGTERM)
+            case "freeze":
+                await self._freeze(fault)
+            case "delete consumer":
+                await self._delete_consumers(fault)
+            case "garbage":
+                await self._publish_garbage()
+            case "repeat log":
+                await self._repeat_log()
+            case "delete archive" | "garble archive" | "old archive":
+                await self._replace_archive(fault)
+            case "cut log":
+                await asyncio.to_thread(self._cut_log)
+            case "lose log":
+                await self._lose_log()
+
+    async def _freeze(self, fault: Fault) -> None:
+        frozen = [part.process.pid for part in self._targets(fault) if part.process and part.process.poll() is None]
+        if fault.target == "broker" and self.broker.pid is not None:
+            frozen.append(self.broker.pid)
+        for process in frozen:
+            os.kill(process, signal.SIGSTOP)
+        await asyncio.sleep(fault.seconds)
+        for process in frozen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+
+    @contextlib.asynccontextmanager
+    async def _bus(self) -> AsyncIterator[Bus]:
+        async with Bus(self.settings, "chaos") as bus:
+            yield bus
+
+    async def _delete_consumers(self, fault: Fault) -> None:
+        durable = {"engineers": "engineer-tiny"}.get(fault.target, fault.target)
+        await self._insist(lambda bus: bus.remove_durable(durable))
+
+    async def _publish_garbage(self) -> None:
+        async def publish(bus: Bus) -> None:
+            place = await bus.last_sequence()
+            unknown = events_pb2.Event(id=f"{RUN}.c000001.unknown.{place}", run=RUN).SerializeToString()
+            started = await bus.body_at(1)
+            for fact in ("requested", "proposed.tiny", "trained", "judged", "analysed"):
+                for body in (b"", b"\xff\x00 no event", unknown, started):
+                    await bus.publish_body(f"asi.v1.{RUN}.candidate.{fact}", "", body)
+
+        await self._insist(publish)
+
+    async def _repeat_log(self) -> None:
+        async def repeat(bus: Bus) -> None:
+            for message in [message async for message in bus.read_log()]:
+                await bus.publish_body(message.subject, "", message.body)
+
+        await self._insist(repeat)
+
+    async def _insist(self, work: Callable[[Bus], Awaitable[object]]) -> None:
+        """Do it once the broker is there: two faults may come together."""
+        while True:
+            try:
+                async with asyncio.timeout(60), self._bus() as bus:
+                    await work(bus)
+                return
+            except (Transient, BusLost, TimeoutError, nats.errors.Error, nats.js.errors.Error):
+                await asyncio.sleep(0.5)
+
+    async def _replace_archive(self, fault: Fault) -> None:
+        file = Path(self.archive_url.removeprefix("sqlite:///"))
+        copy, garbage = file.with_suffix(".copy"), file.with_suffix(".garbage")
+        with contextlib.closing(sqlite3.connect(file)) as live, contextlib.closing(sqlite3.connect(copy)) as target:
+            await asyncio.to_thread(live.backup, target)
+        if fault.kind == "garble archive":
+            garbage.write_bytes(b"this is no database " * 1000)
+            _put(garbage, file)
+        elif fault.kind == "delete archive":
+            _put(None, file)
+        await asyncio.sleep(fault.seconds)
+        if fault.kind == "delete archive":
+            copy.unlink()
+        else:
+            _put(copy, file)
+
+    def _cut_log(self) -> None:
+        self.broker.kill()
+        blocks = sorted(self.folder.glob("nats/**/streams/EVENTS/msgs/*.blk"), key=lambda path: int(path.stem))
+        content = blocks[-1].read_bytes()
+        blocks[-1].write_bytes(content[: len(content) // 2])
+        for index in self.folder.glob("nats/**/streams/EVENTS/msgs/index.db"):
+            index.unlink()
+        self.broker.start()
+
+    async def _lose_log(self) -> None:
+        async def lose(bus: Bus) -> None:
+            await bus.remove_stream(EVENTS)
+            await bus.set_up()
+
+        await self._insist(lose)
+
+
+def _put(source: Path | None, file: Path) -> None:
+    """Put a file, or none, in the place of a database, whose own leftovers would otherwise be read with it."""
+    for leftover in (Path(f"{file}-wal"), Path(f"{file}-shm")):
+        leftover.unlink(missing_ok=True)
+    if source is None:
+        file.unlink()
+    else:
+        source.replace(file)
+
+
+def run_settings(candidates: int) -> events_pb2.RunSettings:
+    """A run of so many candidates, eight in flight."""
+    return events_pb2.RunSettings(
+        scale="tiny", mind="offline", seats=8, baselines=["delta_net"], fitness="paper",
+        budget=events_pb2.Budget(candidates=candidates),
+        pool=events_pb2.PoolSettings(size=50, parents=10, references=4, cold_start=5, batch=50),
+    )  # fmt: skip
+
+
+async def rehearse(schedule: Schedule, folder: Path, archive_url: str, candidates: int, seconds: float) -> list[str]:
+    """One run under a schedule; every invariant that is broken, a sentence each."""
+    laboratory = Laboratory(folder, archive_url, schedule)
+    laboratory.broker.start()
+    try:
+        async with Bus(laboratory.settings, "chaos") as bus:
+            await bus.set_up()
+            event = first(RUN, "started", "console")
+            event.run_started.settings.CopyFrom(run_settings(candidates))
+            await bus.publish(event)
+        status = await laboratory.run(candidates, seconds)
+        await laboratory.drain()
+        evidence = await _evidence(laboratory, status)
+    finally:
+        for part in laboratory.parts.values():
+            part.signal(signal.SIGCONT)
+            part.signal(signal.SIGKILL)
+        laboratory.broker.stop()
+    found = broken(evidence)
+    if schedule.stops and not any("the event log is damaged" in line for line in laboratory.said):
+        found.append("the damaged log was not named")
+    return [*found, *(line for line in laboratory.said if "did not drain" in line)]
+
+
+async def _evidence(laboratory: Laboratory, status: archive_pb2.RunStatus) -> Evidence:
+    archive = open_archive(laboratory.archive_url)
+    await archive.open()
+    async with Bus(laboratory.settings, "chaos") as bus:
+        again = await replay(bus, RUN, None, archive)
+    log = [row async for row in archive.log(RUN)]
+    tree = await archive.tree(RUN)
+    records = [await archive.record(RUN, node.id) for node in tree]
+    damage = await archive.damage()
+    await archive.close()
+    executions = (laboratory.folder / "executions").read_text().splitlines()
+    laboratory.broker.stop()
+    return Evidence(laboratory.folder, status, records, log, again, executions, laboratory.schedule.guilty, damage)

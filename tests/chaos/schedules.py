@@ -1,0 +1,140 @@
+"""What goes wrong, and when: schedules are data. Each fault waits for a share of the run's candidates to have ended."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal[
+    "kill",  # SIGKILL, started again after `seconds`
+    "drain",  # SIGTERM, started again when it has ended
+    "freeze",  # SIGSTOP for `seconds`
+    "delete consumer",  # and leave it to `asi-arch setup`, here the services' own start, to make it anew
+    "garbage",  # no event, a fact of an unknown kind, a forged one and one that is too old, on the log
+    "repeat log",  # every message so far once more
+    "delete archive",  # its files or database, while the store runs
+    "garble archive",  # its file is replaced by garbage, and given back after `seconds`
+    "old archive",  # a copy from `seconds` before takes its place
+    "cut log",  # the broker's newest block file loses its end while the broker is down
+    "lose log",  # the stream is deleted and made anew
+]
+Target = Literal[
+    "", "broker", "store", "judge", "analyst", "researcher", "engineer-0", "engineer-1", "engineers", "all"
+]
+SERVICES: tuple[Target, ...] = ("store", "judge", "analyst", "researcher", "engineer-0", "engineer-1")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong once so large a share of the candidates has ended."""
+
+    after: float
+    kind: Kind
+    target: Target = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Faults of one run, and the candidates that deserve to be rejected: SERVICE:CANDIDATE kills it."""
+
+    name: str
+    faults: tuple[Fault, ...]
+    poison: tuple[str, ...] = ()
+    stops: bool = False  # the store stops by name, `asi-arch recover` mends the log, and all goes on
+    sqlite_only: bool = False
+
+    @property
+    def guilty(self) -> frozenset[str]:
+        """The candidates that must be rejected."""
+        return frozenset(one.partition(":")[2] for one in self.poison)
+
+
+KILLS = Schedule(
+    "every service is killed, then drained",
+    (
+        *(Fault(0.1 + 0.1 * place, "kill", target) for place, target in enumerate(SERVICES)),
+        Fault(0.75, "drain", "engineers"),
+        Fault(0.85, "drain", "store"),
+    ),
+)
+OUTAGES = Schedule(
+    "broker and store go away, at once and one by one",
+    (
+        Fault(0.1, "kill", "broker"),
+        Fault(0.3, "kill", "store", 8.0),
+        Fault(0.5, "kill", "broker", 8.0),
+        Fault(0.7, "kill", "all", 2.0),
+    ),
+)
+ZOMBIES = Schedule(
+    "services freeze until others have their work, then go on",
+    (
+        Fault(0.1, "freeze", "engineer-0", 14.0),
+        Fault(0.4, "freeze", "store", 14.0),
+        Fault(0.6, "freeze", "broker", 6.0),
+        Fault(0.7, "freeze", "judge", 14.0),
+    ),
+)
+BROKER = Schedule(
+    "durables are made anew, the log repeats itself and holds garbage",
+    (
+        Fault(0.1, "garbage"),
+        Fault(0.2, "delete consumer", "engineers"),
+        Fault(0.3, "repeat log"),
+        Fault(0.4, "delete consumer", "store"),
+        Fault(0.5, "garbage"),
+        Fault(0.6, "delete consumer", "judge"),
+        Fault(0.7, "kill", "broker"),
+    ),
+)
+ARCHIVE = Schedule(
+    "the archive is deleted, replaced by an old copy, and by garbage",
+    (
+        Fault(0.2, "delete archive"),
+        Fault(0.4, "old archive", seconds=2.0),
+        Fault(0.5, "garble archive", seconds=4.0),
+        Fault(0.6, "kill", "store"),
+    ),
+    sqlite_only=True,
+)
+LOST = Schedule("the stream is deleted and made anew", (Fault(0.4, "lose log"),), stops=True)
+CUT = Schedule("the end of the log is cut off", (Fault(0.4, "cut log"),), stops=True)
+POISON = Schedule(
+    "programs and messages that kill their process",
+    (Fault(0.3, "kill", "store"),),
+    poison=("engineer:c000009", "researcher:c000014"),
+)
+MIXED = Schedule(
+    "a little of everything",
+    (
+        Fault(0.1, "kill", "engineer-0"),
+        Fault(0.2, "kill", "broker", 3.0),
+        Fault(0.3, "garbage"),
+        Fault(0.35, "kill", "store", 4.0),
+        Fault(0.5, "drain", "engineers"),
+        Fault(0.6, "repeat log"),
+        Fault(0.7, "delete consumer", "engineers"),
+        Fault(0.8, "kill", "all"),
+    ),
+)
+ALL = (MIXED, KILLS, OUTAGES, ZOMBIES, BROKER, ARCHIVE, LOST, CUT, POISON)
+_RANDOM: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
+    ("kill", (*SERVICES, "broker", "all"), 5.0),
+    ("drain", (*SERVICES, "engineers"), 0.0),
+    ("freeze", (*SERVICES, "broker"), 12.0),
+    ("delete consumer", ("engineers", "store", "judge", "analyst", "researcher"), 0.0),
+    ("garbage", ("",), 0.0),
+    ("repeat log", ("",), 0.0),
+)
+
+
+def drawn(seed: int) -> Schedule:
+    """A schedule that nobody has written: the same for the same seed."""
+    rng = random.Random(seed)
+    faults = []
+    for _ in range(rng.randint(4, 9)):
+        kind, targets, most = rng.choice(_RANDOM)
+        faults.append(Fault(rng.uniform(0.05, 0.9), kind, rng.choice(targets), rng.choice((0.0, rng.uniform(0, most)))))
+    return Schedule(f"drawn from seed {seed}", tuple(sorted(faults, key=lambda fault: fault.after)))
