@@ -114,11 +114,19 @@ def channel(addresses: str, settings: ServiceSettings, deadline: float = DEADLIN
 
 
 def is_transient(error: grpc.aio.AioRpcError) -> bool:
-    """Whether the same call may succeed later."""
-    return error.code() in (
+    """Whether the same call may succeed later.
+
+    Our servers answer errors of their own with INTERNAL. What is cancelled, unknown or reset is a call that a server
+    did not live to answer.
+    """
+    reset = error.code() is grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or "")
+    return reset or error.code() in (
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.UNKNOWN,
     )
 
 

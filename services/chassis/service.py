@@ -13,6 +13,7 @@ from typing import TypeVar
 from services.chassis import logs, metrics, telemetry
 from services.chassis.bus import Bus
 from services.chassis.bus.rights import durables_of
+from services.chassis.deaths import Deaths
 from services.chassis.errors import BusLost, Denied, SettingsError
 from services.chassis.logs import get_logger
 from services.chassis.rpc import Server
@@ -39,14 +40,15 @@ class Service:
     rpc_names: list[str] = field(default_factory=list)
     healthy: Callable[[], bool] = lambda: True  # beyond the connection to the broker
     conditions: dict[str, Callable[[], bool]] = field(default_factory=dict)  # reported by name; the service goes on
+    deaths: Deaths | None = None  # one for all workers
 
     async def work(self, durable: str, handler: Handler, parallel: int) -> None:
         """Handle the deliveries of a durable. Raises BusLost when it does not exist."""
         consumer = await self.bus.consumer(durable)
         metrics.expect(durable)
-        self.workers.append(
-            Worker(self.bus, consumer, durable, self.name, handler, parallel, self.settings.silence_seconds / 4)
-        )
+        self.deaths = self.deaths or Deaths(self.bus)
+        heartbeat = self.settings.silence_seconds / 4
+        self.workers.append(Worker(self.bus, consumer, durable, self.name, handler, parallel, heartbeat, self.deaths))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or a part fails, then drain."""

@@ -22,6 +22,7 @@ from services.chassis import metrics, telemetry
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.bus.connection import EventTooBig
 from services.chassis.bus.subjects import fact_of, is_forged
+from services.chassis.deaths import Deaths
 from services.chassis.errors import HandedBack, NotYet, Rejected, Superseded, Transient
 from services.chassis.events import Cause, follow, rejection
 from services.chassis.logs import get_logger
@@ -135,7 +136,10 @@ class Worker:
         handler: Handler,
         parallel: int,
         heartbeat_seconds: float = 15.0,
+        deaths: Deaths | None = None,
     ) -> None:
+        """`deaths` are those of the process, where it has several workers."""
+        self._deaths = deaths or Deaths(bus)
         self._heartbeat_seconds = heartbeat_seconds
         self._bus = bus
         self._consumer = consumer
@@ -220,7 +224,8 @@ class Worker:
 
     async def _attempt(self, job: Job, delivery: Delivery) -> None:
         try:
-            await self._publish(await self._handler(job))
+            async with self._deaths.watched(self._durable, delivery):
+                await self._publish(await self._handler(job))
         except Rejected as rejected:
             get_logger().info("rejected", stage=rejected.stage, reason=rejected.reason)
             await self._publish([rejection(job.cause, rejected, job.service, job.attempt)])

@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from services.chassis import metrics
+from services.chassis.deaths import MOST_LONE_DEATHS, Room
 from services.chassis.errors import Rejected, Superseded, Transient
 from services.chassis.events import follow
 from services.chassis.logs import get_logger
@@ -31,7 +32,6 @@ from services.contracts import candidate_pb2 as pb
 
 SERVICE = "engineer"
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
-MOST_LONE_DEATHS = 3
 RELEASE_SECONDS = 5.0
 
 
@@ -98,35 +98,6 @@ class Claims:
     async def _record(self, job: Job, sequence: int) -> pb.Candidate:
         request = archive_pb2.GetCandidateRequest(run=job.event.run, candidate=job.event.candidate, at_least=sequence)
         return await self._archive.GetCandidate(request, timeout=30)
-
-
-class Room:
-    """Where trainings run side by side, and a suspect's alone. Nobody enters while a suspect waits."""
-
-    def __init__(self) -> None:
-        self._changed = asyncio.Condition()
-        self._inside = 0
-        self._suspects = 0  # inside or waiting
-
-    @asynccontextmanager
-    async def taken(self, alone: bool) -> AsyncIterator[None]:
-        """A place in it, for as long as the context lasts."""
-        async with self._changed:
-            self._suspects += alone
-            try:
-                await self._changed.wait_for(lambda: not self._inside if alone else not self._suspects)
-            except BaseException:
-                self._suspects -= alone
-                self._changed.notify_all()
-                raise
-            self._inside += 1
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._inside -= 1
-                self._suspects -= alone
-                self._changed.notify_all()
 
 
 def _require_innocence(claims: Sequence[pb.Claim]) -> None:

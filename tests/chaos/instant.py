@@ -1,7 +1,7 @@
 """`python -m tests.chaos.instant researcher|engineer`: these two services with instant proposals and trainings.
 
 All else of them is what it always is: the worker loop, the claims, the archive behind gRPC, the drains. Their settings
-are the services' own; CHAOS_FOLDER holds the list of executions, CHAOS_POISON the candidates that kill who handles them.
+are the services' own; CHAOS_FOLDER holds the list of executions, CHAOS_POISON whoever kills their handlers.
 """
 
 import asyncio

@@ -1,10 +1,14 @@
 """What the worker loop counts and buries, against a real nats-server that grants each service its own rights only."""
 
 import asyncio
+import re
+import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
+import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
 
@@ -12,7 +16,9 @@ from services.chassis.bus import Bus, Logged
 from services.chassis.bus.rights import ADMINISTRATOR
 from services.chassis.errors import Transient
 from services.chassis.events import Cause, body_of, first, follow
+from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job, Worker
+from services.console.local.broker import Broker
 from services.contracts import events_pb2 as pb
 from services.store.app import DeadLetterKeeper
 from services.store.projection import read
@@ -227,3 +233,57 @@ async def test_outages_never_use_a_message_up(guarded: GuardedServer, admin: Bus
 
     assert seen == list(range(1, 16))
     assert not [one for one in await facts(admin) if one.HasField("dead")]
+
+
+CHILD = """
+import asyncio, os, signal, sys
+from services.chassis.bus import Bus
+from services.chassis.deaths import Deaths
+from services.chassis.settings import ServiceSettings
+from services.chassis.worker import Worker
+
+async def main(url, deadly):
+    async def handle(job):
+        if job.event.candidate == deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        sys.stdout.write("handled " + job.event.candidate + chr(10)); sys.stdout.flush()
+        return []
+    async with Bus(ServiceSettings(nats_url=url, silence_seconds=2), "child") as bus:
+        worker = Worker(bus, await bus.consumer("judge"), "judge", "judge", handle, 4, 0.5, Deaths(bus))
+        await asyncio.wait_for(worker.run(), 120)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+async def test_a_message_that_kills_its_process_becomes_a_dead_letter_and_spares_the_others(broker: Broker) -> None:
+    """Whatever the handler is; the candidates in the same process are handled as if nothing were."""
+    settings = ServiceSettings(nats_url=broker.url, silence_seconds=2)
+    handled, deaths = list[str](), 0
+    async with Bus(settings, "tests") as bus:
+        await bus.set_up()
+        started = Cause.published(first("r1", "started", "console"))
+        for number in range(6):
+            trained = follow(started, "trained", "engineer", 1, f"c{number:06}")
+            trained.candidate_trained.stage = "tiny"
+            await bus.publish(trained)
+        async with asyncio.timeout(120):
+            while not any(one.HasField("dead") for one in await facts(bus)):
+                child = await asyncio.create_subprocess_exec(
+                    sys.executable, "-c", CHILD, broker.url, "c000003", stdout=asyncio.subprocess.PIPE
+                )
+                ending = asyncio.create_task(child.communicate())
+                while not ending.done() and not any(one.HasField("dead") for one in await facts(bus)):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+                if not ending.done():
+                    child.terminate()
+                out, _ = await ending
+                handled += re.findall(r"handled (c\d+)", out.decode())
+                deaths += child.returncode == -signal.SIGKILL
+        (dead,) = [one for one in await facts(bus) if one.HasField("dead")]
+
+    assert "3 processes died while they handled this message and nothing else" in dead.dead.reason
+    assert dead.candidate == "c000003"
+    assert deaths == 5
+    assert set(handled) == {f"c{number:06}" for number in (0, 1, 2, 4, 5)}

@@ -18,7 +18,15 @@ from services.chassis.bus.credentials import Access, access, refusal
 from services.chassis.bus.delivery import Consumer, Denials, Depth
 from services.chassis.bus.rights import API
 from services.chassis.bus.subjects import subject_of
-from services.chassis.bus.topology import EVENTS, MAX_COPY_BYTES, MAX_EVENT_BYTES, ConsumerSpec, drift, topology
+from services.chassis.bus.topology import (
+    EVENTS,
+    HANDLING,
+    MAX_COPY_BYTES,
+    MAX_EVENT_BYTES,
+    ConsumerSpec,
+    drift,
+    topology,
+)
 from services.chassis.errors import BusLost, SettingsError, Transient
 from services.chassis.events import fit
 from services.chassis.logs import get_logger
@@ -135,7 +143,8 @@ class Bus:
         streams, consumers = self._topology
         if durables is not None:
             consumers = tuple(spec for spec in consumers if spec.durable in durables)
-            streams = tuple(stream for stream in streams if stream.name in {spec.stream for spec in consumers})
+            needed = {HANDLING, *(spec.stream for spec in consumers)}
+            streams = tuple(stream for stream in streams if stream.name in needed)
         found: list[str] = []
         for stream in streams:
             config = await self._stream(stream.name)
@@ -281,6 +290,18 @@ class Bus:
         request = self._js.get_last_msg(EVENTS, subject)
         found = await self._found(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
         return (found and found.seq) or 0
+
+    async def leave_note(self, subject: str, body: bytes) -> None:
+        """Put a note in the place of the one on its subject of HANDLING. Raises Transient."""
+        with _reaching("the stream of notes"):
+            await self._denials.watch(subject, self._js.publish(subject, body, timeout=5))
+
+    async def note(self, subject: str) -> bytes | None:
+        """The note on a subject; None where nobody left one. Raises Transient."""
+        with _reaching("the stream of notes"):
+            request = self._js.get_last_msg(HANDLING, subject)
+            found = await self._found(f"{API}.STREAM.MSG.GET.{HANDLING}", request)
+        return (found.data or b"") if found else None
 
     async def announce(self, progress: progress_pb2.Progress) -> None:
         """Tell whoever listens where a candidate's work stands; nothing is kept, and nobody need listen."""

@@ -8,7 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.chassis.bus.subjects import ALL, PROGRESS, pattern_of
-from services.chassis.bus.topology import ADVISORIES, EVENTS, STAGES, engineer_durable, topology
+from services.chassis.bus.topology import (
+    ADVISORIES,
+    EVENTS,
+    HANDLING,
+    HANDLING_SUBJECTS,
+    STAGES,
+    engineer_durable,
+    topology,
+)
 
 API = "$JS.API"
 INBOX = "_INBOX"
@@ -35,7 +43,9 @@ class Rights:
     def streams(self) -> tuple[str, ...]:
         """The streams that this user has to do with."""
         found = {spec.stream for spec in topology()[1] if spec.durable in self.durables}
-        return tuple(sorted(found | ({EVENTS} if self.facts or self.reads_log else set())))
+        return tuple(
+            sorted(found | ({EVENTS} if self.facts or self.reads_log else set()) | ({HANDLING} if found else set()))
+        )
 
     def publish(self) -> list[str]:
         """Subjects that this user may publish to, requests to JetStream among them."""
@@ -43,7 +53,8 @@ class Rights:
             return [ALL, f"{API}.>", "$JS.FC.>"]
         subjects = [pattern_of(fact) for fact in self.facts]
         if self.durables:
-            subjects.append(PROGRESS)
+            subjects += [PROGRESS, f"{API}.STREAM.MSG.GET.{HANDLING}"]
+            subjects += [f"{HANDLING_SUBJECTS}.{durable}.*" for durable in self.durables]
         subjects += [f"{API}.STREAM.INFO.{stream}" for stream in self.streams]
         for spec in topology()[1]:
             if spec.durable in self.durables:
@@ -51,7 +62,8 @@ class Rights:
         if self.reads_log:
             subjects += [f"{API}.STREAM.MSG.GET.{EVENTS}", f"{API}.CONSUMER.CREATE.{EVENTS}", f"$JS.FC.{EVENTS}.>"]
         if self.watches:
-            subjects += [f"{API}.STREAM.INFO.{ADVISORIES}", f"{API}.CONSUMER.INFO.*.*"]
+            subjects += [f"{API}.STREAM.INFO.{stream}" for stream in (ADVISORIES, HANDLING)]
+            subjects.append(f"{API}.CONSUMER.INFO.*.*")
         return list(dict.fromkeys(subjects))
 
     def subscribe(self, public_key: str) -> list[str]:

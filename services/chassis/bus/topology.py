@@ -6,6 +6,9 @@ from nats.js import api
 
 EVENTS = "EVENTS"
 ADVISORIES = "ADVISORIES"
+HANDLING = "HANDLING"
+HANDLING_SUBJECTS = "asi.handling"
+"""A durable and a sequence follow: what a worker notes about a message in hand, see `services.chassis.deaths`."""
 STAGES = ("mini", "tiny", "explore", "verify", "final")
 MAX_EVENT_BYTES = 256 * 1024
 MAX_COPY_BYTES = MAX_EVENT_BYTES + 1024
@@ -19,7 +22,8 @@ class StreamSpec:
 
     name: str
     subjects: tuple[str, ...]
-    keep_for_ever: bool
+    keep_for_ever: bool = False
+    newest_only: bool = False  # of each subject
 
     def config(self, replicas: int) -> api.StreamConfig:
         """What the server is asked for."""
@@ -36,10 +40,11 @@ class StreamSpec:
             deny_delete=self.keep_for_ever,
             deny_purge=self.keep_for_ever,
             allow_direct=True,
+            max_msgs_per_subject=1 if self.newest_only else -1,
         )
         if self.keep_for_ever:
             config.max_msg_size = 2 * MAX_EVENT_BYTES
-            config.max_msgs = config.max_msgs_per_subject = -1  # the log is never cut; bytes are an operator's choice
+            config.max_msgs = -1  # the log is never cut; bytes are an operator's choice
         return config
 
 
@@ -89,8 +94,8 @@ def topology(
                 f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{EVENTS}.>",
                 f"$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.{EVENTS}.>",
             ),
-            keep_for_ever=False,
         ),
+        StreamSpec(HANDLING, (f"{HANDLING_SUBJECTS}.>",), newest_only=True),
     )
     engineers = tuple(
         ConsumerSpec(engineer_durable(stage), f"asi.v1.*.candidate.*.{stage}", silence, 2 * most_replicas)

@@ -8,12 +8,13 @@ import pytest
 import pytest_asyncio
 
 from services.chassis.bus import Bus
+from services.chassis.deaths import MOST_LONE_DEATHS, Room
 from services.chassis.errors import HandedBack, Rejected, Superseded, Transient
 from services.chassis.events import follow
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.engineer.claims import MOST_LONE_DEATHS, Claims, Room
+from services.engineer.claims import Claims
 from tests.archives import Store, start_run, store
 from tests.engineer.service.engineer_neighbours import SETTINGS, delivery, said
 
