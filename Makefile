@@ -2,6 +2,7 @@
 # make discover  search, second trainings, a verdict: about half an hour on two cores
 # make audit  the published run: its log, hashes, replay and claims; then its winner and strongest control, trained again
 # make test   the whole test suite but for what is marked slow
+# make chaos  faults of every kind, injected into whole runs (SEED="1 2" for schedules that nobody has written)
 # make check  lint, format, types, import arrows, contracts (make fmt puts the format right)
 PYTHON ?= python3
 VENV := .venv
@@ -9,9 +10,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUNS := $(VENV)/.runs
 ARGS ?=
+SEED ?=
 CANDIDATES ?=
 
-.PHONY: run discover audit test test-compose setup check fmt proto page release-contracts clean
+.PHONY: run discover audit test test-compose chaos setup check fmt proto page release-contracts clean
 
 run: $(RUNS)
 	$(BIN)/asi-arch run $(if $(CANDIDATES),--candidates $(CANDIDATES)) $(ARGS)
@@ -28,6 +30,10 @@ test: setup
 # The stack in containers, hurt and looked after: needs a docker engine; logs stay in build/compose.
 test-compose: setup
 	$(BIN)/python -m pytest -m compose tests/compose $(ARGS)
+
+# Every schedule of tests/chaos, and one drawn from each SEED, on SQLite and, where there is a mongod, MongoDB.
+chaos: setup
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # What tests and checks; what only runs is a part of it.
 setup: $(STAMP)
