@@ -2,7 +2,9 @@
 
     python -m bench.loop [--candidates 100 2000]
 Prints milliseconds per candidate from request to archive, with one candidate after the other (seats = 1) and with
-eight in flight. The limit is 30 ms, flat in the number of candidates.
+eight in flight; beside it the CPU time of each process, which the machine's load changes less (this one plays
+researcher and engineer), and its resident memory at the end. The limits are 30 ms one after the other and 15 ms with
+eight in flight, flat in the number of candidates.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import grpc.aio
@@ -104,8 +108,50 @@ def instant_result(job: Job, attempt: int) -> events_pb2.Event:
     return event
 
 
+@dataclass(frozen=True)
+class Laboratory:
+    """A running system: its bus, its archive, and its processes by name."""
+
+    bus: Bus
+    archive: archive_pb2_grpc.ArchiveAsyncStub
+    pids: Mapping[str, int]
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """What each process has computed since its start, by Linux' account."""
+        fields = {
+            name: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for name, pid in self.pids.items()
+        }
+        return {name: (int(part[11]) + int(part[12])) / os.sysconf("SC_CLK_TCK") for name, part in fields.items()}
+
+    def resident_mib(self) -> dict[str, int]:
+        """The memory of each process."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        return {
+            name: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page >> 20 for name, pid in self.pids.items()
+        }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run of this size took."""
+
+    candidates: int
+    seats: int
+    ms: float  # per candidate, by the clock
+    cpu_ms: Mapping[str, float]  # per candidate, by process
+    mib: Mapping[str, int]
+
+    def __str__(self) -> str:
+        cpu = ", ".join(f"{name} {ms:.1f}" for name, ms in self.cpu_ms.items())
+        memory = ", ".join(f"{name} {mib}" for name, mib in self.mib.items())
+        return (
+            f"{self.candidates:>6} candidates, {self.seats} in flight: {self.ms:.1f} ms each, "
+            f"CPU {sum(self.cpu_ms.values()):.1f} ms ({cpu}), MiB at the end: {memory}"
+        )
+
+
 @asynccontextmanager
-async def laboratory(folder: Path) -> AsyncIterator[tuple[Bus, archive_pb2_grpc.ArchiveAsyncStub]]:
+async def laboratory(folder: Path) -> AsyncIterator[Laboratory]:
     """Store, judge and analyst as the processes they are; the scripted researcher and engineer in this one."""
     broker = Broker(folder / "nats")
     broker.start()
@@ -137,7 +183,9 @@ async def laboratory(folder: Path) -> AsyncIterator[tuple[Bus, archive_pb2_grpc.
                 group.create_task(one.run(stop))
             request = cognition_pb2.SearchRequest(query="ready")
             await cognition_pb2_grpc.CognitionStub(cognition).Search(request, timeout=60, wait_for_ready=True)
-            yield engineer.bus, archive
+            pids = {process.name: process.process.pid for process in processes if process.process}
+            pids |= {"broker": broker.pid or 0, "bench": os.getpid()}
+            yield Laboratory(engineer.bus, archive, pids)
             stop.set()
     broker.stop()
 
@@ -178,10 +226,10 @@ async def instant_researcher(
         yield
 
 
-async def measure(candidates: int, seats: int) -> float:
-    """Milliseconds per candidate of a run of this size."""
+async def measure(candidates: int, seats: int) -> Cost:
+    """A whole run."""
     with tempfile.TemporaryDirectory() as folder:
-        async with laboratory(Path(folder)) as (bus, archive):
+        async with laboratory(Path(folder)) as system:
             event = first("bench", "started", "console")
             event.run_started.settings.CopyFrom(
                 events_pb2.RunSettings(
@@ -194,17 +242,21 @@ async def measure(candidates: int, seats: int) -> float:
                     pool=events_pb2.PoolSettings(size=50, parents=10, references=4, cold_start=5, batch=50),
                 )
             )
-            begun = time.perf_counter()
-            await bus.publish(event)
+            before, began = system.cpu_seconds(), time.perf_counter()
+            await system.bus.publish(event)
             while True:
                 await asyncio.sleep(0.2)
                 try:
-                    status = await archive.GetRun(archive_pb2.RunRequest(run="bench"), timeout=30)
+                    status = await system.archive.GetRun(archive_pb2.RunRequest(run="bench"), timeout=30)
                 except grpc.aio.AioRpcError:
                     continue
                 if status.phase == "finished":
-                    assert status.states.get("archived") == candidates + 1, dict(status.states)
-                    return 1000 * (time.perf_counter() - begun) / candidates
+                    break
+            ms = 1000 * (time.perf_counter() - began) / candidates
+            assert status.states.get("archived") == candidates + 1, dict(status.states)
+            after = system.cpu_seconds()
+            cpu = {name: 1000 * (after[name] - before[name]) / candidates for name in after}
+            return Cost(candidates, seats, ms, cpu, system.resident_mib())
 
 
 def main() -> None:
@@ -215,16 +267,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     logs.configure("bench", "error")
-    results = [
-        {"candidates": count, "seats": seats, "ms_per_candidate": round(run_fast(measure(count, seats)), 2)}
-        for count in arguments.candidates
-        for seats in arguments.seats
-    ]
+    costs = []
+    for count in arguments.candidates:
+        for seats in arguments.seats:
+            costs.append(run_fast(measure(count, seats)))
+            if not arguments.json:
+                print(costs[-1], flush=True)
     if arguments.json:
-        print(json.dumps(results))
-        return
-    for one in results:
-        print(f"{one['candidates']:>6} candidates, {one['seats']} in flight: {one['ms_per_candidate']:.1f} ms each")
+        print(json.dumps([asdict(cost) for cost in costs]))
 
 
 if __name__ == "__main__":

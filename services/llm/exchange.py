@@ -3,6 +3,8 @@
 Everything that is recorded, logged or raised passes through a `Scrubber`: secrets never leave.
 """
 
+from __future__ import annotations
+
 import asyncio
 import base64
 import json
@@ -13,12 +15,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from ipaddress import ip_address
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import quote, urlsplit
 
-import openai
 import structlog
-from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel, Field, FiniteFloat, SecretStr, ValidationError
 
 from services.chassis.errors import SettingsError
@@ -26,6 +26,10 @@ from services.llm.answers import JSON
 from services.llm.budget import BudgetLedger, Price, Reservation, Spend, spend
 from services.llm.port import Call, Fault, Journal
 from services.llm.retry import Clock, retry_after
+
+if TYPE_CHECKING:  # importing it takes a second, which a service that asks no endpoint does not pay
+    import openai
+    from openai.types.chat import ChatCompletionMessageParam
 
 MARK = "[secret]"
 
@@ -154,6 +158,8 @@ def connect(url: str, key: SecretStr) -> openai.AsyncOpenAI:
 
     Raises SettingsError if not allowed.
     """
+    import openai
+
     check_address(url)
     limits = openai.Timeout(None, connect=CONNECT_SECONDS)
     return openai.AsyncOpenAI(base_url=url, api_key=key.get_secret_value() or "none", max_retries=0, timeout=limits)
@@ -184,6 +190,8 @@ class EndpointClient:
         return await self._outcome(sent, lambda text: self._vectors(text, len(texts)))
 
     async def _outcome(self, sent: Awaitable[_Raw], read: Callable[[str], Outcome]) -> Outcome:
+        import openai
+
         try:
             # The client's own limit restarts with every byte; a slow trickle is only ended by a limit on the whole.
             async with asyncio.timeout(self._timeout):

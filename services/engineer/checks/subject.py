@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, default_generator, nn
 from torch.overrides import TorchFunctionMode
 
 from services.engineer.checks.compare import Gap, largest_gap
@@ -41,11 +41,11 @@ class _WithoutDropout(TorchFunctionMode):
     ) -> object:
         if getattr(func, "__name__", "") in _DROPOUTS:
             return args[0] if args else (kwargs or {})["input"]
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs) if kwargs else func(*args)
 
 
-class _Lifted(TorchFunctionMode):
-    """Reads every request for a lower precision as a request for double precision."""
+class _Lifted(_WithoutDropout):
+    """Reads every request for a lower precision as a request for double precision, too."""
 
     def __torch_function__(
         self,
@@ -56,8 +56,13 @@ class _Lifted(TorchFunctionMode):
     ) -> object:
         if func in _CASTS:
             return torch.Tensor.double(*args)  # type: ignore[arg-type]
-        lifted = tuple(_lift(argument) for argument in args)
-        return func(*lifted, **{name: _lift(value) for name, value in (kwargs or {}).items()})
+        for argument in args:
+            if type(argument) is torch.dtype:
+                args = tuple(map(_lift, args))
+                break
+        if kwargs:
+            kwargs = {name: _lift(value) for name, value in kwargs.items()}
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def _lift(argument: object) -> object:
@@ -86,10 +91,9 @@ class Arithmetic:
         with ExitStack() as stack:
             if self.name == "double":
                 stack.enter_context(_default_dtype(torch.float64))
-                stack.enter_context(_Lifted())
             if self.name == "autocast":
                 stack.enter_context(torch.autocast("cpu", torch.bfloat16))
-            stack.enter_context(_WithoutDropout())
+            stack.enter_context(_Lifted() if self.name == "double" else _WithoutDropout())
             yield
 
 
@@ -221,7 +225,10 @@ def gap_between(left: Tensor, right: Tensor, tolerance: float) -> Gap:
 def seeded(seed: int) -> Iterator[None]:
     """Runs the block with torch's generator at `seed` and puts the generator back afterwards."""
     before = torch.get_rng_state()
-    torch.manual_seed(seed)
+    # torch.manual_seed would format the stack at every call, and keep it until a GPU is initialised.
+    default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
     try:
         yield
     finally:

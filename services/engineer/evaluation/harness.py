@@ -25,6 +25,7 @@ from services.engineer.training.session import Job
 
 T = TypeVar("T")
 evaluator.get_git_commit_hash = lambda: None  # it would ask git about the working folder, which complains on stderr
+evaluator.add_env_info = lambda results: None  # noqa: ARG005 - pip, lscpu and git at every evaluation; measured elsewhere
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of our own settings at every evaluation
 TRIALS = 32
 """How many of the rows that were asked are asked again, cut off, in another child."""

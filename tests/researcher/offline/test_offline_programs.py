@@ -22,7 +22,7 @@ from tests.engineer.training.inline_sandbox import InlineSandbox  # noqa: E402
 
 # Costs are measured on long inputs, and cached decoding is not offered: both only in the slow suite's time.
 QUICK = CheckSettings(exempt=("cost", "decoding"), probe_width=32, width=32, layers=1, length=64, batch=3, seed=1)
-THOROUGH = CheckSettings(exempt=("decoding",), width=64, layers=1, length=128, batch=3, seed=1)
+THOROUGH = CheckSettings(exempt=("decoding",), probe_width=32, width=32, layers=1, length=100, batch=3, seed=1)
 WITHOUT_COST = replace(THOROUGH, exempt=("cost", "decoding"))
 
 
