@@ -9,6 +9,7 @@ SWITCH = {"on": True, "off": False}
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "leakage": leakage.POLICIES,
     "match": ("none", "width"),
+    "stopping": ("quantiles", "extrapolation", "none"),
     "search": ("surrogate", "bandit", "random"),
 }
 """The policies that are one of a few words."""
@@ -35,6 +36,11 @@ def validate_policies(policies: events_pb2.Policies) -> None:
             raise ValueError(f"policy {name} is {getattr(policies, name)!r}; choose one of {', '.join(choices)}")
     if policies.HasField("prune_from") and not 0 < policies.prune_from < 1:
         raise ValueError(f"policy prune_from must be a share between 0 and 1, not {policies.prune_from:g}")
+
+
+def stopping_rule(policies: events_pb2.Policies) -> str:
+    """The rule by which trainings are stopped early; `prune` is its older name for extrapolation."""
+    return policies.stopping if policies.HasField("stopping") else "extrapolation" if policies.prune else "none"
 
 
 def values_of(policies: events_pb2.Policies) -> dict[str, object]:

@@ -41,6 +41,8 @@ TINY_POOL = pb.PoolSettings(size=12, parents=4, references=3, cold_start=5, batc
 PAPER_POOL = pb.PoolSettings(size=50, parents=10, references=4, cold_start=200, batch=50)
 PARTS = ("cognition", "analysis", "judge")
 HOUR = 3600
+STOPPING = "quantiles"
+"""On in every new run: `asi-arch table info` says what it saves, and that it loses none of the best."""
 
 
 def _setting(
@@ -236,7 +238,11 @@ def run_settings(options: RunOptions) -> pb.RunSettings:
     for policy in options.policies:
         one_of("--policy", policy, POLICIES)
     try:
-        policies = parse_policies(options.policies)
+        policies = parse_policies(
+            {"stopping": STOPPING, **options.policies}
+            if not {"prune", "stopping"} & set(options.policies)
+            else options.policies
+        )
     except ValueError as error:
         raise SettingsError(f"--policy: {error}.") from None
     try:

@@ -460,12 +460,14 @@ class Policies(_message.Message):
     VERIFY_SEEDS_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     WORTHWHILE_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
+    OBJECTIVES_FIELD_NUMBER: _builtins.int
     leakage: _builtins.str
     """of a loss too good to be true: "investigate", "probe" or "paper" """
     prune: _builtins.bool
-    """trainings that cannot win are cut short"""
+    """as `stopping` extrapolation, where that is absent"""
     prune_from: _builtins.float
-    """from this share of the steps on"""
+    """extrapolation: from this share of the steps on"""
     ablations: _builtins.int
     """that the analyst may ask for"""
     search: _builtins.str
@@ -491,6 +493,10 @@ class Policies(_message.Message):
     """of the test of a claim"""
     worthwhile: _builtins.float
     """nats per token"""
+    stopping: _builtins.str
+    """of trainings that cannot win: "quantiles", "extrapolation" or "none" """
+    objectives: _builtins.str
+    """what a run optimises at once, as in "loss,parameters"; absent: fitness alone"""
     def __init__(
         self,
         *,
@@ -509,10 +515,12 @@ class Policies(_message.Message):
         verify_seeds: _builtins.int | None = ...,
         level: _builtins.float | None = ...,
         worthwhile: _builtins.float | None = ...,
+        stopping: _builtins.str | None = ...,
+        objectives: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_objectives", b"_objectives", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_stopping", b"_stopping", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "objectives", b"objectives", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "stopping", b"stopping", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_objectives", b"_objectives", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_stopping", b"_stopping", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "objectives", b"objectives", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "stopping", b"stopping", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ablations: _TypeAlias = _typing.Literal["ablations"]  # noqa: Y015
     _WhichOneofArgType__ablations: _TypeAlias = _typing.Literal["_ablations", b"_ablations"]  # noqa: Y015
@@ -528,6 +536,8 @@ class Policies(_message.Message):
     _WhichOneofArgType__level: _TypeAlias = _typing.Literal["_level", b"_level"]  # noqa: Y015
     _WhichOneofReturnType__match: _TypeAlias = _typing.Literal["match"]  # noqa: Y015
     _WhichOneofArgType__match: _TypeAlias = _typing.Literal["_match", b"_match"]  # noqa: Y015
+    _WhichOneofReturnType__objectives: _TypeAlias = _typing.Literal["objectives"]  # noqa: Y015
+    _WhichOneofArgType__objectives: _TypeAlias = _typing.Literal["_objectives", b"_objectives"]  # noqa: Y015
     _WhichOneofReturnType__parameters: _TypeAlias = _typing.Literal["parameters"]  # noqa: Y015
     _WhichOneofArgType__parameters: _TypeAlias = _typing.Literal["_parameters", b"_parameters"]  # noqa: Y015
     _WhichOneofReturnType__prune: _TypeAlias = _typing.Literal["prune"]  # noqa: Y015
@@ -538,6 +548,8 @@ class Policies(_message.Message):
     _WhichOneofArgType__search: _TypeAlias = _typing.Literal["_search", b"_search"]  # noqa: Y015
     _WhichOneofReturnType__stages: _TypeAlias = _typing.Literal["stages"]  # noqa: Y015
     _WhichOneofArgType__stages: _TypeAlias = _typing.Literal["_stages", b"_stages"]  # noqa: Y015
+    _WhichOneofReturnType__stopping: _TypeAlias = _typing.Literal["stopping"]  # noqa: Y015
+    _WhichOneofArgType__stopping: _TypeAlias = _typing.Literal["_stopping", b"_stopping"]  # noqa: Y015
     _WhichOneofReturnType__verify: _TypeAlias = _typing.Literal["verify"]  # noqa: Y015
     _WhichOneofArgType__verify: _TypeAlias = _typing.Literal["_verify", b"_verify"]  # noqa: Y015
     _WhichOneofReturnType__verify_seeds: _TypeAlias = _typing.Literal["verify_seeds"]  # noqa: Y015
@@ -559,6 +571,8 @@ class Policies(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__match) -> _WhichOneofReturnType__match | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__objectives) -> _WhichOneofReturnType__objectives | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parameters) -> _WhichOneofReturnType__parameters | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prune) -> _WhichOneofReturnType__prune | None: ...
@@ -568,6 +582,8 @@ class Policies(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__search) -> _WhichOneofReturnType__search | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stages) -> _WhichOneofReturnType__stages | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stopping) -> _WhichOneofReturnType__stopping | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__verify) -> _WhichOneofReturnType__verify | None: ...
     @_typing.overload

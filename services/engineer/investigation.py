@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from services.archive.policies import stopping_rule
 from services.archive.scoring import curves_of, loss_of
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
@@ -27,7 +28,7 @@ from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.watcher import LEAK_SHARE, Peers, WatchSettings
 
 MOST_CURVES = 200
-"""Candidates whose curves a prediction rests on: the best ones, which are those that it is about."""
+"""The newest candidates, whose curves a training is compared with."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class Surroundings:
 
 
 async def surroundings_of(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, stage: str) -> Surroundings:
-    """Ask the archive. Curves are only fetched for a run that prunes."""
+    """Ask the archive. Curves are only fetched for a run that stops trainings early."""
     status = await archive.GetRun(archive_pb2.RunRequest(run=run), timeout=30)
     reply = await archive.GetBaselines(archive_pb2.GetBaselinesRequest(run=run, stage=stage), timeout=30)
-    finished = await _curves(archive, run) if status.settings.policies.prune else ()
+    finished = await _curves(archive, run) if stopping_rule(status.settings.policies) != "none" else ()
     return Surroundings(status.settings, peers_of(reply.baselines), finished, tuple(reply.baselines))
 
 
@@ -65,7 +66,7 @@ def watch_settings(settings: events_pb2.RunSettings, stage: Stage) -> WatchSetti
     policies = settings.policies
     return WatchSettings(
         memory_bytes=stage.scale.memory_bytes,
-        prune=policies.prune,
+        stopping=stopping_rule(policies),
         prune_from=policies.prune_from if policies.HasField("prune_from") else WatchSettings().prune_from,
         leak=LEAK_SHARE if leakage_of(settings) == PAPER else None,
     )
@@ -77,7 +78,9 @@ def leakage_of(settings: events_pb2.RunSettings) -> str:
 
 
 async def _curves(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[Curve, ...]:
-    request = archive_pb2.ListCandidatesRequest(run=run, states=[pb.STATE_ARCHIVED], page_size=MOST_CURVES)
+    request = archive_pb2.ListCandidatesRequest(
+        run=run, states=[pb.STATE_ARCHIVED], sort="number", reverse=True, page_size=MOST_CURVES
+    )
     return tuple(curves_of((await archive.ListCandidates(request, timeout=30)).candidates))
 
 

@@ -12,7 +12,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from services.domain.curves import Curve, replay_stopping
+from services.domain.curves import Curve, StoppingReplay, replay_quantiles, replay_stopping
 from services.domain.statistics import spearman
 from services.table.lattice import DIMENSIONS, cells, find
 from services.table.records import Record
@@ -21,6 +21,7 @@ from services.table.table import FIDELITIES, Table
 BASE: Mapping[str, str] = dict(zip(DIMENSIONS, find("delta_net").values, strict=True))
 """Effects are differences to DeltaNet's value of the dimension."""
 RESAMPLES = 200
+RUN_SIZES = (40, 100, 200)
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,15 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Stopping:
-    """What stopping at a share of the steps would have saved of all compute, and how many of the ten best it lost."""
+    """What a rule would have saved of all compute of runs of so many trainings, how many of the ten best it lost, and
+    in which share of the runs the very best; ``fidelity`` None: the rule has several."""
 
     rule: str
-    fidelity: float
+    fidelity: float | None
+    trainings: int
     saved: float
     lost: float
+    best_lost: float | None
 
 
 def effects(table: Table) -> list[Effect]:
@@ -118,27 +122,38 @@ def reliability(table: Table) -> tuple[int, float] | None:
     return len(several), max(0.0, 1 - within / total)
 
 
-def stoppings(table: Table, orders: int = 5, most: int = 200) -> list[Stopping]:
-    """Two rules, each at every share: extrapolation as runs do it, in random orders, and halving.
+def stoppings(table: Table, orders: int = 20) -> list[Stopping]:
+    """The rules of early stopping over runs drawn from the table, in random order.
 
-    Extrapolation stops whose predicted end misses the median of all so far by a deviation of the fit; halving trains
-    all to the share and goes on with the better half. A run's worth of at most ``most`` trainings is drawn each time.
+    Quantiles stop the worst quarter at a quarter of the steps and the worse half of the others at half of them;
+    extrapolation stops whose predicted end misses the median of all so far by a deviation of the fit; halving is no
+    rule of a run: it trains all to the share and goes on with the better half.
     """
     records = [record for record in _first_seeds(table) if record.loss is not None and record.curve]
     found: list[Stopping] = []
     if len(records) < 20:
         return found
-    for fidelity in FIDELITIES[:-1]:
-        saved, lost = [], []
-        for seed in range(orders):
-            shuffled = random.Random(seed).sample(records, min(len(records), most))
-            replay = replay_stopping([_curve(record) for record in shuffled], fidelity)
-            saved.append(replay.saved)
-            lost.append(len(replay.lost))
-        found.append(Stopping("extrapolation", fidelity, fmean(saved), fmean(lost)))
+    curves = [_curve(record) for record in records]
+    for size in [size for size in RUN_SIZES if size <= len(curves)]:
+        runs = [random.Random(seed).sample(curves, size) for seed in range(orders)]
+        rules: list[tuple[str, float | None, list[StoppingReplay]]] = [
+            ("quantiles", None, [replay_quantiles(run) for run in runs])
+        ]
+        rules += [("extrapolation", share, [replay_stopping(run, share) for run in runs]) for share in FIDELITIES[:-1]]
+        found += [
+            Stopping(
+                rule,
+                share,
+                size,
+                fmean(one.saved for one in replays),
+                fmean(len(one.lost) for one in replays),
+                fmean(one.finalists[0] in one.lost for one in replays),
+            )
+            for rule, share, replays in rules
+        ]
     return found + [
-        Stopping("halving", agreement.fidelity, (1 - agreement.fidelity) / 2, 10 - agreement.best_kept)
-        for agreement in agreements(table)
+        Stopping("halving", one.fidelity, one.architectures, (1 - one.fidelity) / 2, 10 - one.best_kept, None)
+        for one in agreements(table)
     ]
 
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from services.domain.curves import Curve, fit, forecast, replay_stopping
+from services.domain.curves import Curve, behind, fit, forecast, replay_quantiles, replay_stopping
 from services.domain.statistics import spearman
 
 
@@ -131,3 +131,29 @@ def test_the_fraction_is_a_share() -> None:
     """Steps instead of a share are a likely mistake."""
     with pytest.raises(ValueError, match="fraction"):
         fit(family(6, 0.0), 500)
+
+
+def test_quantiles_stop_the_worst_quarter_early_and_half_of_the_rest_later() -> None:
+    """The best of a family goes on, its worst ends at a quarter, the lower middle at half; too few stop nobody."""
+    curves = sorted(family(40, 0.0), key=lambda curve: curve.level(0.25))
+    first = behind(cut(curves[-1], 0.3), curves[:-1])
+    by_half = sorted(curves, key=lambda curve: curve.level(0.5))
+    later = behind(cut(by_half[25], 0.6), [one for one in curves if one is not by_half[25]])
+
+    assert behind(cut(curves[0], 0.3), curves[1:]) is None
+    assert first is not None
+    assert first.fraction == 0.25
+    assert later is not None
+    assert behind(cut(curves[-1], 0.3), curves[:15]) is None
+    assert behind(cut(curves[-1], 0.2), curves[:-1]) is None
+
+
+def test_quantiles_save_a_third_and_keep_the_best() -> None:
+    """Over curves whose order is settled by a quarter of the steps."""
+    rng = random.Random(0)
+    curves = [Curve((25, 50, 100), (3 + level, 2 + level, 1 + level), 100) for level in rng.sample(range(200), 200)]
+    replay = replay_quantiles(curves)
+
+    assert 0.25 < replay.saved < 0.45
+    assert replay.lost == ()
+    assert replay_quantiles([]).saved == 0

@@ -1,4 +1,4 @@
-"""`asi-arch stopping`: what stopping by curve extrapolation would have saved in a run, and what it would have lost."""
+"""`asi-arch stopping`: what each rule of early stopping would have saved in a run, and what it would have lost."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +12,14 @@ from services.console.options import Json, Run, RunArgument, chosen_run, print_j
 from services.console.settings import console_settings
 from services.console.tables import Column, paragraph, say, styled, table
 from services.contracts import candidate_pb2 as pb
-from services.domain.curves import MINIMUM_FINISHED, StoppingReplay, replay_stopping
+from services.domain.curves import (
+    LEAST_COMPARED,
+    MINIMUM_FINISHED,
+    QUANTILES,
+    StoppingReplay,
+    replay_quantiles,
+    replay_stopping,
+)
 
 FRACTIONS = (0.25, 0.4, 0.5, 0.6, 0.75)
 SHARE_OF_FINALISTS = 4
@@ -21,15 +28,18 @@ MOST_FINALISTS = 10
 
 @dataclass(frozen=True)
 class Replayed:
-    """One place at which runs could have been stopped, and what would have come of it."""
+    """One rule by which trainings could have been stopped, and what would have come of it.
 
-    fraction: float
+    ``fraction`` is where extrapolation judges; None for the quantiles, which judge at several places.
+    """
+
+    fraction: float | None
     trainings: int
     replay: StoppingReplay
 
 
 def stopping(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
-    """What stopping by curve extrapolation would have saved in a run, and which finalists it would have lost."""
+    """What each rule of early stopping would have saved in a run, and which finalists it would have lost."""
     _, records = asyncio.run(run_and_candidates(console_settings(), chosen_run(argument, run)))
     found = replays(records)
     if as_json:
@@ -42,13 +52,16 @@ def stopping(argument: RunArgument = "", run: Run = "", as_json: Json = False) -
 
 
 def replays(records: Sequence[pb.Candidate]) -> list[Replayed]:
-    """The rule at several fractions, over the whole trainings of a run in their order; empty where they are too few."""
+    """The rules over the whole trainings of a run in their order, extrapolation at several fractions; empty where too
+    few are known."""
     ordered = sorted(records, key=lambda record: (record.request.number, record.id))
     whole = [curve for curve in curves_of(ordered) if curve.final is not None]
     if len(whole) <= MINIMUM_FINISHED:
         return []
     finalists = min(MOST_FINALISTS, max(1, len(whole) // SHARE_OF_FINALISTS))
-    return [Replayed(at, len(whole), replay_stopping(whole, at, finalists)) for at in FRACTIONS]
+    quantiles = [Replayed(None, len(whole), replay_quantiles(whole, finalists))]
+    extrapolation = [Replayed(at, len(whole), replay_stopping(whole, at, finalists)) for at in FRACTIONS]
+    return (quantiles if len(whole) > LEAST_COMPARED else []) + extrapolation
 
 
 def too_few(records: Sequence[pb.Candidate]) -> str:
@@ -61,19 +74,28 @@ def replay_row(replayed: Replayed) -> dict[str, object]:
     """A replay as JSON; `saved` is a share of all steps."""
     replay = replayed.replay
     return {
+        "rule": "quantiles" if replayed.fraction is None else "extrapolation",
         "stopped_at": replayed.fraction, "trainings": replayed.trainings, "stopped": len(replay.stopped),
         "saved": replay.saved, "finalists": len(replay.finalists), "finalists_lost": len(replay.lost),
     }  # fmt: skip
 
 
+def _places(fraction: float | None) -> str:
+    return ", ".join(f"{at:.0%}" for at in ([at for at, _ in QUANTILES] if fraction is None else [fraction]))
+
+
 def _print(found: Sequence[Replayed]) -> None:
     lost = [f"{len(one.replay.lost)} of {len(one.replay.finalists)}" for one in found]
     say(table([
-        Column("at", [f"{one.fraction:.0%}" for one in found], right=True),
+        Column("rule", [str(replay_row(one)["rule"]) for one in found]),
+        Column("at", [_places(one.fraction) for one in found], right=True),
         Column("trainings", [str(one.trainings) for one in found], right=True),
         Column("stopped", [str(len(one.replay.stopped)) for one in found], right=True),
         Column("compute saved", [f"{one.replay.saved:.0%}" for one in found], right=True),
         Column("finalists lost", lost, right=True),
     ]))  # fmt: skip
-    note = "Each training is judged by the earlier ones alone; --policy prune=on --policy prune_from=0.5 turns it on."
+    note = (
+        "Each training is judged by the earlier ones alone. New runs stop by quantiles; --policy stopping=none trains "
+        "everything to its end, --policy stopping=extrapolation --policy prune_from=0.5 predicts."
+    )
     say(styled(paragraph(note), dim=True))

@@ -230,10 +230,16 @@ def _early_and_stopping(agreements: "Sequence[Agreement]", stoppings: "Sequence[
     if stoppings:
         say("\n" + text_table([
             Column("stopping by", [one.rule for one in stoppings]),
-            Column("at", [f"{one.fidelity:.0%}" for one in stoppings], right=True),
+            Column("at", [_share(one.fidelity, "25%, 50%") for one in stoppings], right=True),
+            Column("trainings", [str(one.trainings) for one in stoppings], right=True),
             Column("compute saved", [f"{one.saved:.0%}" for one in stoppings], right=True),
-            Column("of the 10 best lost", [f"{one.lost:.1f}" for one in stoppings], right=True),
+            Column("of the 10 best lost", [f"{one.lost:.2f}" for one in stoppings], right=True),
+            Column("best lost", [_share(one.best_lost) for one in stoppings], right=True),
         ]))  # fmt: skip
+
+
+def _share(value: float | None, absent: str = "–") -> str:
+    return absent if value is None else f"{value:.0%}"
 
 
 def _load(folder: Path | None, scale: str, empty: bool = False) -> "Table":

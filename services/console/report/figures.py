@@ -328,28 +328,42 @@ def _ablation_figure(found: list[Part]) -> Figure:
 
 def stopping(data: Dataset) -> Drawing:
     """Compute saved and finalists lost against the place at which trainings are stopped."""
-    name, title = "stopping", "Stopping by curve extrapolation · Replayed over this run"
+    name, title = "stopping", "Early stopping · Replayed over this run"
     found = replays(data.records)
     if not found:
         return Drawing(name, title, "", None, missing=too_few(data.records))
     rows = [replay_row(one) for one in found]
     count, best = found[0].trainings, len(found[0].replay.finalists)
     caption = (
-        f"{count} whole trainings in their order, each judged by the earlier ones alone, from the loss there and its "
-        f"fall since half that way; finalists are the {best} with the lowest held-out loss. Nobody was stopped here."
+        f"{count} whole trainings in their order, each judged by the earlier ones alone: extrapolation from the loss "
+        "there and its fall since half that way (line), quantiles at a quarter and at half of the steps (level lines). "
+        f"Finalists are the {best} with the lowest held-out loss. What the run itself stopped is not among them."
     )
     return Drawing(
         name, title, caption, _stopping_figure(found), tuple(rows[0]), tuple(tuple(row.values()) for row in rows)
     )
 
 
+def _saved(one: Replayed) -> float:
+    return one.replay.saved
+
+
+def _lost(one: Replayed) -> float:
+    return len(one.replay.lost) / len(one.replay.finalists)
+
+
 def _stopping_figure(found: list[Replayed]) -> Figure:
     figure, axes = new_axes("trainings are stopped at (% of their steps)", "%")
-    places = [100 * one.fraction for one in found]
-    lost = [100 * len(one.replay.lost) / len(one.replay.finalists) for one in found]
-    axes.plot(places, [100 * one.replay.saved for one in found], color=ACCENT, lw=2, marker="o", label="compute saved")
+    extrapolated = [one for one in found if one.fraction is not None]
+    places = [100 * (one.fraction or 0) for one in extrapolated]
+    saved, lost = ([100 * share(one) for one in extrapolated] for share in (_saved, _lost))
+    axes.plot(places, saved, color=ACCENT, lw=2, marker="o", label="compute saved by extrapolation")
     axes.plot(places, lost, color=GOOD, lw=2, marker="s", ls="--", label="finalists lost")
-    axes.set_ylim(-3, max(60.0, *lost) + 3)
+    for one in found:
+        if one.fraction is None:
+            axes.axhline(100 * _saved(one), color=ACCENT, lw=1, label="compute saved by quantiles")
+            axes.axhline(100 * _lost(one), color=GOOD, lw=1, ls="--", label="finalists lost")
+    axes.set_ylim(-3, max(60.0, *(100 * _lost(one) for one in found)) + 3)
     axes.set_xticks(places)
     axes.legend(frameon=False)
     return figure

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
-from services.domain.curves import Curve, forecast
+from services.domain.curves import Curve, behind, forecast
 from services.engineer.training.result import Metrics
 
 LEAK_SHARE = 0.25
@@ -28,7 +28,8 @@ class WatchSettings:
     a CPU `slower` is about the program's own CPU time, since a busy machine is no fault of its; whatever the machine
     does, `stalled` times the peers is too long.
     `least_loss` is a floor in nats per token that no honest model of text reaches. `patience` is the share of the steps
-    without any progress. `prune` switches the curve policy on, from `prune_from` of the steps.
+    without any progress. `stopping` is the rule by which a curve that cannot win is stopped: "quantiles",
+    "extrapolation" (at `prune_from` of the steps), or "none".
     """
 
     slower: float = 3.0
@@ -38,7 +39,7 @@ class WatchSettings:
     divergence: float = 1.5
     patience: float = 0.4
     memory_bytes: int | None = None
-    prune: bool = False
+    stopping: str = "none"
     prune_from: float = 0.25
 
 
@@ -131,9 +132,21 @@ def _no_progress(history: Sequence[Metrics], settings: WatchSettings) -> Stop | 
 def _hopeless(history: Sequence[Metrics], settings: WatchSettings, peers: Sequence[Curve]) -> Stop | None:
     """The run's own rule of stopping, as `asi-arch stopping` replays it; peers without a final loss were stopped."""
     last = history[-1]
-    if not settings.prune or last.step < settings.prune_from * last.steps or last.step >= last.steps:
+    if settings.stopping == "none" or last.step >= last.steps:
         return None
     curve = Curve(tuple(m.step for m in history), tuple(m.train_loss for m in history), last.steps)
+    if settings.stopping == "quantiles":
+        found = behind(curve, peers)
+        if found is None:
+            return None
+        return Stop(
+            "quantiles",
+            f"By {found.fraction:.0%} of the steps the training loss is {found.loss:.3f}, above {found.bar:.3f}, the "
+            f"{found.quantile:.0%} quantile of {found.compared} earlier trainings there.",
+            broken=False,
+        )
+    if last.step < settings.prune_from * last.steps:
+        return None
     finished = [one for one in peers if one.final is not None]
     told = forecast(finished, curve, settings.prune_from, [one for one in peers if one.final is None])
     if told is None or not told.hopeless():

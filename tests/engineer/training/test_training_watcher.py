@@ -87,12 +87,13 @@ def finished(count: int, stopped: bool = False) -> list[Curve]:
     ]
 
 
-def test_the_curve_policy_is_off_unless_switched_on_and_needs_enough_curves() -> None:
-    """Pruning is a choice of the run, and never rests on a handful of curves."""
+@pytest.mark.parametrize(("rule", "few", "enough"), [("extrapolation", 4, 10), ("quantiles", 12, 16)])
+def test_stopping_is_off_unless_switched_on_and_needs_enough_curves(rule: str, few: int, enough: int) -> None:
+    """It is a choice of the run, never rests on a handful of curves, and is no fault of the program."""
     bad = history([4.0 + 0.2 * (10 - s) for s in range(1, 6)])
 
-    assert watch(bad, WatchSettings(), Peers(), finished(10)) is None
-    assert watch(bad, WatchSettings(prune=True), Peers(), finished(4)) is None
-    decision = watch(bad, WatchSettings(prune=True), Peers(), finished(10))
+    assert watch(bad, WatchSettings(), Peers(), finished(enough)) is None
+    assert watch(bad, WatchSettings(stopping=rule), Peers(), finished(few)) is None
+    decision = watch(bad, WatchSettings(stopping=rule), Peers(), finished(enough))
     assert decision is not None
     assert not decision.broken
