@@ -269,7 +269,8 @@ class Worker:
     async def _later(self, delivery: Delivery, reason: Exception, delay: float | None) -> None:
         wait = delay if delay is not None else BACK_OFF_SECONDS[min(delivery.deliveries, len(BACK_OFF_SECONDS)) - 1]
         telemetry.fail(reason)
-        get_logger().warning("again later", reason=str(reason), seconds=wait, deliveries=delivery.deliveries)
+        text = f"{reason.code().name}: {reason.details()}" if isinstance(reason, grpc.aio.AioRpcError) else str(reason)
+        get_logger().warning("again later", reason=text, seconds=wait, deliveries=delivery.deliveries)
         await delivery.again(wait)
 
     async def _bury(self, job: Job, delivery: Delivery, error: Exception) -> None:
