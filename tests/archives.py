@@ -11,12 +11,86 @@ from services.chassis.bus import Bus
 from services.chassis.events import Cause, first, follow
 from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings
+from services.chassis.worker import Job
+from services.contracts import archive_pb2 as arc
 from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.domain.pool import Entry, PoolState, entered
+from services.domain.run_state import Phase, RunState
 from services.store.applier import Applier
 from services.store.backends.memory import MemoryArchive
 from services.store.ledger import RunLedger
-from services.store.service import ArchiveService
+from services.store.port import RunRow
+from services.store.service import ArchiveService, Context
+from services.store.steering import policy_of
+
+ENDED = (pb.STATE_ARCHIVED, pb.STATE_REJECTED)
+
+
+class KnownArchive(ArchiveService):
+    """The store's own service over an archive in memory, which holds these records from the start."""
+
+    def __init__(self, *records: pb.Candidate, settings: events_pb2.RunSettings | None = None, run: str = "r1") -> None:
+        self.memory = MemoryArchive()
+        self.settings = settings or events_pb2.RunSettings(mind="offline")
+        self.settled: list[arc.SettleRequest] = []
+        self._name_of_run = run
+        self._known: dict[str, pb.Candidate] = {}
+        self._condition = asyncio.Condition()
+        super().__init__(self.memory, self._condition, RunLedger(self.memory))
+        self.put(*records)
+
+    def put(self, *records: pb.Candidate, phase: Phase = "searching") -> None:
+        """These records are new, or have changed. What has a fitness enters the pool."""
+        self._known |= {record.id: record for record in records}
+        pool, policy = PoolState(), policy_of(self.settings).pool
+        for record in self._known.values():
+            if record.verdict.HasField("fitness"):
+                entry = Entry(record.id, record.verdict.fitness.value, record.request.number)
+                pool, _ = entered(pool, entry, policy)
+        baselines = [record for record in self._known.values() if record.kind == pb.KIND_BASELINE]
+        state = RunState(
+            phase=phase, pool=pool, baselines_open=frozenset(one.id for one in baselines if one.state not in ENDED)
+        )
+        self.memory.put(RunRow(self._name_of_run, self.settings, state, 1, 1), records)
+
+    async def tell(self, *records: pb.Candidate, phase: Phase = "searching") -> None:
+        """As `put`, and whoever watches the run hears of it."""
+        async with self._condition:
+            self.put(*records, phase=phase)
+            self._condition.notify_all()
+
+    def deliver(self, bus: Bus, event: events_pb2.Event, record: pb.Candidate, service: str) -> Job:
+        """The delivery of an event that left the candidate as this record."""
+        left = pb.Candidate()
+        left.CopyFrom(record)
+        left.head = event.id
+        self.put(left)
+        return Job(Cause.published(event), 1, 1, bus, service)
+
+    async def Settle(self, request: arc.SettleRequest, context: Context) -> arc.SettleReply:  # noqa: N802
+        """See `ArchiveService`; remembers what was settled."""
+        self.settled.append(request)
+        return await super().Settle(request, context)
+
+
+@asynccontextmanager
+async def served(archive: ArchiveService) -> AsyncIterator[str]:
+    """The address of a server of this archive."""
+    server = Server(ServiceSettings())
+    archive_pb2_grpc.add_ArchiveServicer_to_server(archive, server.grpc)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{server.port}"
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def asked(archive: ArchiveService) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
+    """A client of this archive."""
+    async with served(archive) as address, channel(address, ServiceSettings()) as connection:
+        yield archive_pb2_grpc.ArchiveStub(connection)
 
 
 @dataclass(frozen=True)

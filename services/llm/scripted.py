@@ -23,7 +23,7 @@ import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -151,12 +151,12 @@ class Received:
     body: str
 
     @property
-    def json(self) -> dict[str, JSON]:
+    def json(self) -> dict[str, Any]:
         """The body as an object. Raises ValueError when it is none."""
         value = json.loads(self.body)
         if not isinstance(value, dict):
             raise ValueError("the body is not a JSON object")
-        return cast("dict[str, JSON]", value)
+        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,12 @@
-# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
-"""Hand-built records, and an archive behind real gRPC that knows them."""
+"""Hand-built records, and an archive that knows them."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import grpc.aio
-
 from services.analyst.comparison import Dossier
-from services.contracts import archive_pb2 as arc
-from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+from tests.archives import KnownArchive
 
 BLOCKS = 64
 ITEMS = 100
@@ -66,41 +63,16 @@ CHILD = candidate(
 )
 
 
-DELIVERED: dict[str, pb.Candidate] = {}
-"""What the archive knows of candidates that were delivered, by id."""
+class Archive(KnownArchive):
+    """The store's service, with the first three records above and one run."""
+
+    def __init__(self, settings: events_pb2.RunSettings, *more: pb.Candidate) -> None:
+        super().__init__(ended(ROOT), PARENT, SIBLING, *more, settings=settings)
 
 
-class Archive(archive_pb2_grpc.ArchiveServicer):
-    """Knows the four records above and one run."""
-
-    def __init__(self, settings: events_pb2.RunSettings, relatives: bool = True) -> None:
-        self.settings = settings
-        self.relatives = relatives
-        self.state = pb.STATE_JUDGED
-        self.settled: list[arc.SettleRequest] = []
-        self.broke = False  # whether the budget of the run is used up
-
-    async def GetRun(self, request: arc.RunRequest, context: Any) -> arc.RunStatus:
-        return arc.RunStatus(run=request.run, settings=self.settings)
-
-    async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:
-        if request.at_least and self.state == pb.STATE_JUDGED:
-            return DELIVERED[request.candidate]
-        return pb.Candidate(id=request.candidate, run=request.run, state=self.state)
-
-    async def Reserve(self, request: arc.ReserveRequest, context: Any) -> arc.ReserveReply:
-        if self.broke:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the run's tokens are used up")
-        return arc.ReserveReply(reservation=1)
-
-    async def Settle(self, request: arc.SettleRequest, context: Any) -> arc.SettleReply:
-        self.settled.append(request)
-        return arc.SettleReply()
-
-    async def GetRelatives(self, request: arc.GetRelativesRequest, context: Any) -> arc.RelativesReply:
-        if not self.relatives:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "ask again in a moment")
-        return arc.RelativesReply(parent=PARENT, grandparent=ROOT, siblings=[SIBLING])
-
-    async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:
-        return arc.GetBaselinesReply(baselines=[ROOT], complete=True)
+def ended(record: pb.Candidate) -> pb.Candidate:
+    """The same, archived."""
+    archived = pb.Candidate()
+    archived.CopyFrom(record)
+    archived.state = pb.STATE_ARCHIVED
+    return archived

@@ -1,6 +1,6 @@
 """From candidate.judged to candidate.analysed, with an archive behind real gRPC and a real broker."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +13,19 @@ from services.analyst.handlers import Analysing, AnalystHandler
 from services.analyst.library import Library
 from services.analyst.offline_analyst import OfflineAnalyst
 from services.chassis.bus import Bus
-from services.chassis.events import Cause, first
-from services.chassis.rpc import Server, channel
-from services.chassis.settings import ServiceSettings
+from services.chassis.errors import Busy
+from services.chassis.events import first
 from services.chassis.worker import Job
-from services.contracts import archive_pb2_grpc, events_pb2
+from services.contracts import archive_pb2 as arc
 from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
 from services.llm.embedder import Vector
 from services.llm.minds import Minds
 from services.llm.openai_embedder import OpenAIEmbedder, RunEmbedder, endpoint_embedder
 from services.llm.scripted import Script, ScriptedEndpoint
-from tests.analyst.analyst_records import CHILD, DELIVERED, Archive
+from services.store.service import Context
+from tests.analyst.analyst_records import CHILD, Archive, ended
+from tests.archives import asked
 
 
 @asynccontextmanager
@@ -31,18 +33,11 @@ async def handler(
     archive: Archive, folder: Path, bus: Bus | None = None, endpoint: OpenAIEmbedder | None = None
 ) -> AsyncIterator[AnalystHandler]:
     """The handler as the service wires it, for runs that think offline; with an endpoint its calls need a bus."""
-    own = ServiceSettings(data_dir=folder)
-    server = Server(own)
-    archive_pb2_grpc.add_ArchiveServicer_to_server(archive, server.grpc)
-    await server.start()
-    try:
-        async with channel(f"127.0.0.1:{server.port}", own) as connection:
-            stub, embed = archive_pb2_grpc.ArchiveStub(connection), _nothing
-            if bus is not None:
-                embed = RunEmbedder(endpoint, Minds("analyst", bus, stub, folder.as_uri())).vector
-            yield AnalystHandler(stub, Library(folder / "cognition", 0.1, endpoint), embed, _offline)
-    finally:
-        await server.stop(0)
+    async with asked(archive) as stub:
+        embed: Callable[[str, str, Job], Awaitable[Vector | None]] = _nothing
+        if bus is not None:
+            embed = RunEmbedder(endpoint, Minds("analyst", bus, stub, folder.as_uri())).vector
+        yield AnalystHandler(stub, Library(folder / "cognition", 0.1, endpoint), embed, _offline)
 
 
 async def _nothing(_query: str, _mind: str, _job: Job) -> Vector | None:
@@ -54,15 +49,12 @@ async def _offline(_mind: str, _job: Job) -> Analysing:
     return OfflineAnalyst()
 
 
-def judged(bus: Bus, record: pb.Candidate = CHILD) -> Job:
+def judged(bus: Bus, archive: Archive, record: pb.Candidate = CHILD) -> Job:
     """The delivery of a judged candidate."""
     event = first("r1", "judged", "judge")
     event.candidate = record.id
     event.candidate_judged.verdict.CopyFrom(record.verdict)
-    DELIVERED[record.id] = pb.Candidate()
-    DELIVERED[record.id].CopyFrom(record)
-    DELIVERED[record.id].head = event.id
-    return Job(Cause.published(event), 1, 1, bus, "analyst")
+    return archive.deliver(bus, event, record, "analyst")
 
 
 def settings_of(**ablations: bool) -> events_pb2.RunSettings:
@@ -71,8 +63,9 @@ def settings_of(**ablations: bool) -> events_pb2.RunSettings:
 
 async def test_a_judged_candidate_is_analysed(bus: Bus, tmp_path: Path) -> None:
     """The event follows from its cause and carries all five parts and what was retrieved."""
-    job = judged(bus)
-    async with handler(Archive(settings_of()), tmp_path) as analysing:
+    archive = Archive(settings_of())
+    job = judged(bus, archive)
+    async with handler(archive, tmp_path) as analysing:
         (event,) = await analysing.handle(job)
         (again,) = await analysing.handle(job)
 
@@ -94,7 +87,7 @@ async def test_what_the_literature_is_asked_by_an_endpoint_is_paid_by_the_run(bu
         endpoint = endpoint_embedder({"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": server.base_url})
         assert endpoint is not None
         async with handler(archive, tmp_path, bus, endpoint) as analysing:
-            (event,) = await analysing.handle(judged(bus))
+            (event,) = await analysing.handle(judged(bus, archive))
         await endpoint.close()
         told = [events_pb2.Event.FromString(message.body) async for message in bus.read_log()]
 
@@ -106,13 +99,14 @@ async def test_what_the_literature_is_asked_by_an_endpoint_is_paid_by_the_run(bu
 
 async def test_a_run_that_cannot_pay_loses_no_measured_candidate(bus: Bus, tmp_path: Path) -> None:
     """The literature is searched by the text, which costs nothing."""
-    archive = Archive(settings_of())
-    archive.broke = True
+    settings = settings_of()
+    settings.budget.tokens = 0
+    archive = Archive(settings)
     async with ScriptedEndpoint(Script()) as server:
         endpoint = endpoint_embedder({"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": server.base_url})
         assert endpoint is not None
         async with handler(archive, tmp_path, bus, endpoint) as analysing:
-            (event,) = await analysing.handle(judged(bus))
+            (event,) = await analysing.handle(judged(bus, archive))
         await endpoint.close()
 
     assert event.WhichOneof("fact") == "candidate_analysed"
@@ -125,16 +119,18 @@ async def test_a_candidate_without_a_verdict_is_compared_with_the_root(bus: Bus,
     record = pb.Candidate()
     record.CopyFrom(CHILD)
     record.verdict.Clear()
-    async with handler(Archive(settings_of()), tmp_path) as analysing:
-        (event,) = await analysing.handle(judged(bus, record))
+    archive = Archive(settings_of())
+    async with handler(archive, tmp_path) as analysing:
+        (event,) = await analysing.handle(judged(bus, archive, record))
 
     assert "the root delta_net" in event.candidate_analysed.analysis.results
 
 
 async def test_without_analysis_there_is_no_prose(bus: Bus, tmp_path: Path) -> None:
     """Only so can be measured what analyses bring."""
-    async with handler(Archive(settings_of(without_analysis=True)), tmp_path) as analysing:
-        (event,) = await analysing.handle(judged(bus))
+    archive = Archive(settings_of(without_analysis=True))
+    async with handler(archive, tmp_path) as analysing:
+        (event,) = await analysing.handle(judged(bus, archive))
 
     analysis = event.candidate_analysed.analysis
     assert list(analysis.components) == ["delta-rule", "short-convolution"]
@@ -146,8 +142,9 @@ async def test_without_cognition_nothing_is_retrieved(bus: Bus, tmp_path: Path) 
     record = pb.Candidate()
     record.CopyFrom(CHILD)
     record.proposal.ideas.add(text="a convolution", origin="cognition", source="2406.06484#layer-recipe")
-    async with handler(Archive(settings_of(without_cognition=True)), tmp_path) as analysing:
-        (event,) = await analysing.handle(judged(bus, record))
+    archive = Archive(settings_of(without_cognition=True))
+    async with handler(archive, tmp_path) as analysing:
+        (event,) = await analysing.handle(judged(bus, archive, record))
 
     assert not event.candidate_analysed.analysis.cognition
     assert "No entry" in event.candidate_analysed.analysis.explanation
@@ -158,8 +155,9 @@ async def test_the_entry_that_suggested_an_idea_is_cited(bus: Bus, tmp_path: Pat
     record = pb.Candidate()
     record.CopyFrom(CHILD)
     record.proposal.ideas.add(text="a convolution", origin="cognition", source="2406.06484#layer-recipe")
-    async with handler(Archive(settings_of()), tmp_path) as analysing:
-        (event,) = await analysing.handle(judged(bus, record))
+    archive = Archive(settings_of())
+    async with handler(archive, tmp_path) as analysing:
+        (event,) = await analysing.handle(judged(bus, archive, record))
 
     assert "(2406.06484), which suggested it, says:" in event.candidate_analysed.analysis.expectation
 
@@ -167,15 +165,24 @@ async def test_the_entry_that_suggested_an_idea_is_cited(bus: Bus, tmp_path: Pat
 async def test_work_that_is_done_already_is_not_done_again(bus: Bus, tmp_path: Path) -> None:
     """A delivery may come again after its acknowledgement was lost."""
     archive = Archive(settings_of())
-    archive.state = pb.STATE_ARCHIVED
+    again = replace(judged(bus, archive), attempt=2)
+    archive.put(ended(CHILD))
     async with handler(archive, tmp_path) as analysing:
-        assert await analysing.handle(replace(judged(bus), attempt=2)) == []
+        assert await analysing.handle(again) == []
+
+
+class BusyArchive(Archive):
+    """Its relatives are asked for too often."""
+
+    async def GetRelatives(self, request: arc.GetRelativesRequest, context: Context) -> arc.RelativesReply:  # noqa: N802, ARG002
+        raise Busy("ask again in a moment")
 
 
 async def test_without_relatives_there_is_no_analysis(bus: Bus, tmp_path: Path) -> None:
     """An archive that is busy: the worker lets the delivery come again."""
-    async with handler(Archive(settings_of(), relatives=False), tmp_path) as analysing:
+    archive = BusyArchive(settings_of())
+    async with handler(archive, tmp_path) as analysing:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await analysing.handle(judged(bus))
+            await analysing.handle(judged(bus, archive))
 
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -15,7 +15,7 @@ PARENT = candidate("Parent", 2, losses=(1.55,), parent="c000001", components=("d
 PARTS = ("delta-rule", "output-gate", "chunkwise-form", "token-shift", "head-mixing")
 
 
-def about(loss: float, budget: object = 3) -> Dossier:
+def about(loss: float, budget: int = 3) -> Dossier:
     settings = events_pb2.RunSettings(mind="offline")
     settings.policies.CopyFrom(events_pb2.Policies(ablations=budget))
     record = candidate("Child", 3, losses=(loss,), parent="c000002", components=PARTS)

@@ -54,7 +54,7 @@ def grpc_tls(folder: Path) -> dict[str, object]:
 async def ask(settings: ServiceSettings, port: int) -> int:
     """The health of a server, as a neighbour asks for it."""
     async with channel(f"localhost:{port}", settings) as connection:
-        check = health_pb2_grpc.HealthStub(connection).Check
+        check = health_pb2_grpc.HealthStub(connection).Check  # type: ignore[attr-defined]
         answer = await check(health_pb2.HealthCheckRequest(), timeout=1.5, wait_for_ready=False)
     status: int = answer.status
     return status
@@ -143,8 +143,9 @@ async def test_a_grpc_client_without_a_certificate_of_the_authority_is_refused(
         assert is_transient(refused.value), "to the client it looks as if nobody were there"
     one_sided = grpc.ssl_channel_credentials((certificates / "judge" / "ca.crt").read_bytes())
     async with grpc.aio.secure_channel(f"localhost:{guarded_port}", one_sided) as connection:
+        check = health_pb2_grpc.HealthStub(connection).Check  # type: ignore[attr-defined]
         with pytest.raises(grpc.aio.AioRpcError):
-            await health_pb2_grpc.HealthStub(connection).Check(health_pb2.HealthCheckRequest(), timeout=3)
+            await check(health_pb2.HealthCheckRequest(), timeout=3)
 
 
 def test_half_of_a_key_pair_is_refused_with_a_sentence() -> None:

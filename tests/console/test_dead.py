@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Awaitable, Callable
 
 import grpc.aio
 import pytest
@@ -74,7 +75,12 @@ async def test_a_retried_candidate_goes_on_where_its_message_was_lost(
 ) -> None:
     """What it had been through is not done again, and its end counts once."""
     bus = laboratory.bus
-    way = {"researcher": propose, "engineer-tiny": train, "judge": judge, "analyst": analyse}
+    way: dict[str, Callable[[Bus], Awaitable[object]]] = {
+        "researcher": propose,
+        "engineer-tiny": train,
+        "judge": judge,
+        "analyst": analyse,
+    }
     await bus.publish(started)
     for step in list(way)[: list(way).index(durable)]:
         await way[step](bus)

@@ -1,4 +1,3 @@
-# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicers
 """`asi-arch judge`, `propose` and `prompt` as processes, while no system runs: an archive behind real gRPC is all."""
 
 from __future__ import annotations
@@ -9,32 +8,15 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from services.chassis.rpc import Server
-from services.chassis.settings import ServiceSettings
-from services.contracts import archive_pb2 as arc
-from services.contracts import archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
-from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, settings_of
+from tests.archives import served
+from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive
 
 Environment = dict[str, str]
-
-
-class Known(Archive):
-    """Two baselines with verdicts; the anchor stood at another score when it was judged."""
-
-    def __init__(self) -> None:
-        super().__init__(_judged(ROOT, 5.0), _judged(ANCHOR, 5.5), settings=settings_of())
-
-    async def DrawSeeds(self, request: arc.DrawSeedsRequest, context: Any) -> arc.DrawSeedsReply:
-        return arc.DrawSeedsReply(parent=self.records[ROOT.id])
-
-    async def NearestPrograms(self, request: arc.NearestProgramsRequest, context: Any) -> arc.NearestReply:
-        return arc.NearestReply()
 
 
 def _judged(record: pb.Candidate, raw: float) -> pb.Candidate:
@@ -46,13 +28,10 @@ def _judged(record: pb.Candidate, raw: float) -> pb.Candidate:
 
 @pytest_asyncio.fixture
 async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
-    """Where the archive answers; a data folder in which nothing runs."""
-    server = Server(ServiceSettings())
-    archive_pb2_grpc.add_ArchiveServicer_to_server(Known(), server.grpc)
-    await server.start()
+    """Where an archive answers in which the anchor had another score; a data folder in which nothing runs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
-    yield kept | {"ASI_ARCHIVE_ADDRESS": f"127.0.0.1:{server.port}", "ASI_DATA_DIR": str(tmp_path), "COLUMNS": "120"}
-    await server.stop(0)
+    async with served(Archive(_judged(ROOT, 5.0), _judged(ANCHOR, 5.5))) as address:
+        yield kept | {"ASI_ARCHIVE_ADDRESS": address, "ASI_DATA_DIR": str(tmp_path), "COLUMNS": "120"}
 
 
 async def asi_arch(environment: Environment, *arguments: str) -> tuple[int, str, str]:

@@ -119,8 +119,8 @@ class Laboratory:
 
     def _tls(self, name: str) -> dict[str, object]:
         own = self.certificates / name
-        files = {"ca": own / "ca.crt", "cert": own / "tls.crt", "key": own / "tls.key"}
-        return {"nats_ca": own / "ca.crt"} | {f"grpc_{part}": path for part, path in files.items()}
+        files: dict[str, object] = {"ca": own / "ca.crt", "cert": own / "tls.crt", "key": own / "tls.key"}
+        return {f"grpc_{part}": path for part, path in files.items()} | {"nats_ca": own / "ca.crt"}
 
     def _addresses(self) -> dict[str, object]:
         return {f"{what}_address": f"127.0.0.1:{self.ports[name]}" for name, what in ADDRESSES.items()}

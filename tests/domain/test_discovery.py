@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -178,7 +179,7 @@ def test_a_confirmed_gain_is_positive_and_significant(seed: int, gain: float) ->
 
 
 @pytest.mark.parametrize("bad", [{"level": 0}, {"seeds": 1}, {"looks": 0}, {"correction": "none"}])
-def test_impossible_policies_are_refused(bad: dict[str, object]) -> None:
+def test_impossible_policies_are_refused(bad: dict[str, Any]) -> None:
     """A verdict without a level, a second seed or a correction is none."""
     with pytest.raises(ValueError, match=next(iter(bad))):
         DiscoveryPolicy(**bad)

@@ -18,7 +18,7 @@ def test_what_was_under_way_is_asked_for_again_under_its_own_number() -> None:
     state, decisions = step(begun(), Forked(500.0), POLICY)
 
     assert decisions == (Seat("c000002", 2, "gla", (1,)),)
-    assert (state.numbers, state.in_flight, state.phase) == (2, {"c000002"}, "baselines")
+    assert (state.numbers, state.in_flight, state.phase) == (2, frozenset({"c000002"}), "baselines")
 
 
 def test_the_time_between_history_and_fork_does_not_count() -> None:

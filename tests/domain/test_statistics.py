@@ -201,7 +201,7 @@ def test_a_line_with_its_band() -> None:
     line = linear_fit([0, 1, 2, 3], [1.5, 2.5, 4.5, 7.5])
     centre, edge = line.band(1.5), line.band(3)
 
-    assert (line.slope, line.intercept) == (pytest.approx(2.0), pytest.approx(1.0))
+    assert (line.slope, line.intercept) == pytest.approx((2.0, 1.0))
     assert centre is not None
     assert edge is not None
     assert centre.high - centre.low < edge.high - edge.low

@@ -174,7 +174,7 @@ def test_a_layer_finds_its_own_state_in_the_cache() -> None:
     layer, cache = nn.Identity(), Cache()
     with pytest.raises(ValueError, match="layer_idx"):
         get_layer_cache(layer, cache)
-    layer.layer_idx = 1
+    setattr(layer, "layer_idx", 1)  # noqa: B010 - modules declare no such attribute
     update_layer_cache(layer, cache, recurrent_state=torch.ones(2), offset=3)
     state = get_layer_cache(layer, cache)
 

@@ -100,9 +100,13 @@ def test_packed_normalised_linear_attention_continues_each_sequence() -> None:
     q, k, v = (one.abs() for one in heads(4, 4, 4))
     boundaries = torch.tensor([0, 15, 40])
     packed, states = decay.chunk_linear_attn(q, k, v, output_final_state=True, cu_seqlens=boundaries)
-    again, _ = decay.chunk_linear_attn(q, k, v, initial_state=states, cu_seqlens=boundaries)
+    assert isinstance(states, tuple)
+    assert states[0] is not None
+    again, _ = decay.chunk_linear_attn(q, k, v, initial_state=(states[0], states[1]), cu_seqlens=boundaries)
     _, state = decay.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], output_final_state=True)
-    alone, _ = decay.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], initial_state=state)
+    assert isinstance(state, tuple)
+    assert state[0] is not None
+    alone, _ = decay.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], initial_state=(state[0], state[1]))
 
     assert torch.allclose(packed[:, :15], decay.chunk_linear_attn(q[:, :15], k[:, :15], v[:, :15])[0], atol=1e-6)
     assert torch.allclose(again[:, 15:], alone, atol=1e-6)
@@ -147,7 +151,7 @@ def test_gradients_are_those_of_small_differences(name: str) -> None:
     operator, features = CORE[name]
     tensors = [one.requires_grad_() for one in heads(*features, length=35, dtype=torch.float64)]
 
-    assert torch.autograd.gradcheck(operator, tensors, fast_mode=True)
+    assert torch.autograd.gradcheck(operator, tensors, fast_mode=True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", CORE)
@@ -158,7 +162,7 @@ def test_training_costs_in_proportion_to_the_length(name: str) -> None:
     for length in (256, 1024):
         tensors = [one.requires_grad_() for one in heads(*(4 * one for one in features), length=length)]
         with Meter() as meter:
-            operator(*tensors)[0].sum().backward()
+            operator(*tensors)[0].sum().backward()  # type: ignore[no-untyped-call]
         costs.append(meter.cost)
     short, long = costs
 

@@ -5,26 +5,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import grpc
-import grpc.aio
-
 from services.chassis.bus import Bus
-from services.chassis.events import Cause, first
+from services.chassis.events import first
 from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
-from services.contracts import archive_pb2 as arc
 from services.contracts import archive_pb2_grpc, checker_pb2, checker_pb2_grpc, events_pb2, judge_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
 from services.judge.app import JudgeService
 from services.judge.handlers import JudgeHandler
 from services.judge.judges import Judge, OfflineJudge
-
-DELIVERED: dict[str, pb.Candidate] = {}
-"""What the archive knows of candidates that were delivered, by id."""
+from tests.archives import KnownArchive
 
 BLOCKS = 32
 ITEMS = 50
@@ -67,33 +62,11 @@ def settings_of(mind: str = "offline", **more: Any) -> events_pb2.RunSettings:
     return events_pb2.RunSettings(mind=mind, baselines=["delta_net", "gated_delta_net"], fitness="paper", **more)
 
 
-class Archive(archive_pb2_grpc.ArchiveServicer):
-    """Knows one run and the records it is given."""
+class Archive(KnownArchive):
+    """The store's service, with one run and the records it is given."""
 
     def __init__(self, *records: pb.Candidate, settings: events_pb2.RunSettings | None = None) -> None:
-        self.records = {record.id: record for record in records}
-        self.settings = settings or settings_of()
-
-    async def GetRun(self, request: arc.RunRequest, context: Any) -> arc.RunStatus:
-        return arc.RunStatus(run=request.run, settings=self.settings)
-
-    async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:
-        if request.at_least and self.records.get(request.candidate, pb.Candidate()).state != pb.STATE_ARCHIVED:
-            return DELIVERED[request.candidate]
-        if request.candidate not in self.records:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no candidate {request.candidate}")
-        return self.records[request.candidate]
-
-    async def GetCandidates(self, request: arc.GetCandidatesRequest, context: Any) -> arc.GetCandidatesReply:
-        return arc.GetCandidatesReply(
-            candidates=[self.records[one] for one in request.candidates if one in self.records]
-        )
-
-    async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:
-        return arc.GetBaselinesReply(baselines=[one for one in self.records.values() if one.request.baseline])
-
-    async def GetPool(self, request: arc.GetPoolRequest, context: Any) -> arc.GetPoolReply:
-        return arc.GetPoolReply()
+        super().__init__(*records, settings=settings or settings_of())
 
 
 class Checker(checker_pb2_grpc.CheckerServicer):
@@ -107,19 +80,45 @@ class Checker(checker_pb2_grpc.CheckerServicer):
         self.asked.append(request)
         return pb.CheckReport(passed=not self.verdicts, verdicts=self.verdicts)
 
+    async def Describe(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.ScaleDescription:
+        raise NotImplementedError("no judge asks for it")
+
+    async def Profile(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.MachineProfile:
+        raise NotImplementedError("no judge asks for it")
+
 
 async def offline(_mind: str, _job: Job | None) -> Judge:
     """Whatever the run says."""
     return OfflineJudge()
 
 
+@dataclass
+class Judging:
+    """The handler as the service wires it, and a client of the service Judge."""
+
+    handler: JudgeHandler
+    client: judge_pb2_grpc.JudgeAsyncStub
+    archive: KnownArchive
+
+    def delivery(self, bus: Bus, record: pb.Candidate) -> Job:
+        """The delivery of a trained candidate."""
+        event = first("r1", "trained", "engineer")
+        event.candidate = record.id
+        event.candidate_trained.CopyFrom(events_pb2.CandidateTrained(training=record.training, stage=record.stage))
+        return self.archive.deliver(bus, event, record, "judge")
+
+    async def handle(self, bus: Bus, record: pb.Candidate) -> Sequence[events_pb2.Event]:
+        """What the judge publishes about a trained candidate."""
+        return await self.handler.handle(self.delivery(bus, record))
+
+
 @asynccontextmanager
 async def judging(
-    archive: Archive,
+    archive: KnownArchive,
     checker: Checker | None = None,
     judge: Callable[[str, Job | None], Awaitable[Judge]] = offline,
-) -> AsyncIterator[tuple[JudgeHandler, judge_pb2_grpc.JudgeAsyncStub]]:
-    """The handler as the service wires it, and a client of the service Judge."""
+) -> AsyncIterator[Judging]:
+    """A judge whose neighbours are behind real gRPC."""
     own = ServiceSettings()
     neighbours, server = Server(own), Server(own)
     archive_pb2_grpc.add_ArchiveServicer_to_server(archive, neighbours.grpc)
@@ -127,23 +126,12 @@ async def judging(
     await neighbours.start()
     try:
         async with channel(f"127.0.0.1:{neighbours.port}", own) as connection:
-            stub = archive_pb2_grpc.ArchiveStub(connection)
+            stub: archive_pb2_grpc.ArchiveAsyncStub = archive_pb2_grpc.ArchiveStub(connection)
             handler = JudgeHandler(stub, checker_pb2_grpc.CheckerStub(connection), judge)
             judge_pb2_grpc.add_JudgeServicer_to_server(JudgeService(stub, handler), server.grpc)
             await server.start()
             async with channel(f"127.0.0.1:{server.port}", own) as own_connection:
-                yield handler, judge_pb2_grpc.JudgeStub(own_connection)
+                yield Judging(handler, judge_pb2_grpc.JudgeStub(own_connection), archive)
     finally:
         await server.stop(0)
         await neighbours.stop(0)
-
-
-def delivery(bus: Bus, record: pb.Candidate) -> Job:
-    """The delivery of a trained candidate."""
-    event = first("r1", "trained", "engineer")
-    event.candidate = record.id
-    event.candidate_trained.CopyFrom(events_pb2.CandidateTrained(training=record.training, stage=record.stage))
-    DELIVERED[record.id] = pb.Candidate()
-    DELIVERED[record.id].CopyFrom(record)
-    DELIVERED[record.id].head = event.id
-    return Job(Cause.published(event), 1, 1, bus, "judge")

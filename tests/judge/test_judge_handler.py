@@ -14,7 +14,6 @@ from tests.judge.judge_neighbours import (
     ROOT,
     Archive,
     Checker,
-    delivery,
     judging,
     settings_of,
     trained,
@@ -26,17 +25,17 @@ STANDARDISED = events_pb2.RunSettings(baselines=["delta_net", "gated_delta_net"]
 
 
 async def verdict_on(bus: Bus, archive: Archive, record: pb.Candidate = CHILD) -> pb.Verdict:
-    async with judging(archive) as (handler, _):
-        (event,) = await handler.handle(delivery(bus, record))
+    async with judging(archive) as judge:
+        (event,) = await judge.handle(bus, record)
     return event.candidate_judged.verdict
 
 
 async def test_a_trained_candidate_is_judged(bus: Bus) -> None:
     """The event follows from its cause, and the fitness says what it is made of and how sure it is."""
-    job = delivery(bus, CHILD)
-    async with judging(Archive(ROOT, ANCHOR)) as (handler, _):
-        (event,) = await handler.handle(job)
-        (again,) = await handler.handle(job)
+    async with judging(Archive(ROOT, ANCHOR)) as judge:
+        job = judge.delivery(bus, CHILD)
+        (event,) = await judge.handler.handle(job)
+        (again,) = await judge.handler.handle(job)
 
     verdict = event.candidate_judged.verdict
     assert event.WhichOneof("fact") == "candidate_judged"
@@ -73,11 +72,11 @@ async def test_baselines_are_scored_again_once_all_are_measured(bus: Bus) -> Non
     root = pb.Candidate()
     root.CopyFrom(ROOT)
     root.verdict.CopyFrom(await verdict_on(bus, Archive(untrained(ROOT), settings=STANDARDISED), ROOT))
-    async with judging(Archive(root, untrained(ANCHOR), settings=STANDARDISED)) as (handler, _):
-        rescored, judged = await handler.handle(delivery(bus, ANCHOR))
+    async with judging(Archive(root, untrained(ANCHOR), settings=STANDARDISED)) as judge:
+        rescored, judged = await judge.handle(bus, ANCHOR)
     root.verdict.fitness.CopyFrom(rescored.candidate_rescored.fitness)
-    async with judging(Archive(root, ANCHOR, settings=STANDARDISED)) as (handler, _):
-        later = await handler.handle(delivery(bus, CHILD))
+    async with judging(Archive(root, ANCHOR, settings=STANDARDISED)) as judge:
+        later = await judge.handle(bus, CHILD)
 
     noises = [
         term.noise
@@ -149,11 +148,11 @@ async def test_seeds_of_uneven_examination_leave_the_interval_out_alone(bus: Bus
 async def test_the_anchor_is_waited_for(bus: Bus) -> None:
     """The scale is taken from it, so its number comes first; the candidate comes again until it is there."""
     archive = Archive(ROOT, untrained(ANCHOR))
-    async with judging(archive) as (handler, _):
+    async with judging(archive) as judge:
         with pytest.raises(NotYet, match="not measured yet") as early:
-            await handler.handle(delivery(bus, CHILD))
-        archive.records[ANCHOR.id] = ANCHOR
-        (event,) = await handler.handle(delivery(bus, CHILD))
+            await judge.handle(bus, CHILD)
+        archive.put(ANCHOR)
+        (event,) = await judge.handle(bus, CHILD)
 
     assert early.value.delay
     assert "Gated DeltaNet at 7" in event.candidate_judged.verdict.justification
@@ -185,9 +184,9 @@ async def test_a_loss_too_good_is_probed_harder_and_rejected(bus: Bus) -> None:
     record = trained(3, 1.10)
     record.training.seeds[0].stopped = "loss is too low"
     checker = Checker([pb.ProbeVerdict(probe="causality", outcome="fail", message="position 7 sees 9")])
-    async with judging(Archive(ROOT, ANCHOR), checker) as (handler, _):
+    async with judging(Archive(ROOT, ANCHOR), checker) as judge:
         with pytest.raises(Rejected) as rejected:
-            await handler.handle(delivery(bus, record))
+            await judge.handle(bus, record)
 
     assert [request.thorough for request in checker.asked] == [True]
     assert "position 7 sees 9" in rejected.value.reason
@@ -200,8 +199,8 @@ async def test_a_run_may_keep_what_the_harder_probes_pass(bus: Bus) -> None:
     settings = settings_of()
     settings.policies.leakage = "probe"
     checker = Checker()
-    async with judging(Archive(ROOT, ANCHOR, settings=settings), checker) as (handler, _):
-        (event,) = await handler.handle(delivery(bus, trained(3, 1.10)))
+    async with judging(Archive(ROOT, ANCHOR, settings=settings), checker) as judge:
+        (event,) = await judge.handle(bus, trained(3, 1.10))
 
     assert len(checker.asked) == 1
     assert event.HasField("candidate_judged")
@@ -221,13 +220,13 @@ async def test_a_low_loss_is_rejected_on_evidence(bus: Bus, policy: str, repeate
         pb.Investigation(loss=1.10, floor=1.35, probes=9, repeated_loss=repeated, repeated_root_loss=1.50, seed=7920)
     )
     checker = Checker()
-    async with judging(Archive(ROOT, ANCHOR, settings=settings), checker) as (handler, _):
+    async with judging(Archive(ROOT, ANCHOR, settings=settings), checker) as judge:
         if reason:
             with pytest.raises(Rejected, match=reason) as rejected:
-                await handler.handle(delivery(bus, record))
+                await judge.handle(bus, record)
             assert rejected.value.evidence["repeated_gain"] == pytest.approx(1.50 - repeated)
         else:
-            (event,) = await handler.handle(delivery(bus, record))
+            (event,) = await judge.handle(bus, record)
             assert event.WhichOneof("fact") == "candidate_judged"
 
     assert not checker.asked
@@ -237,8 +236,8 @@ async def test_an_honest_control_below_the_threshold_moves_it(bus: Bus) -> None:
     """At tiny scale a value skip alone is more than 10% below DeltaNet."""
     control = trained(3, 1.30, "delta_net_value_skip")
     checker = Checker()
-    async with judging(Archive(ROOT, ANCHOR, control), checker) as (handler, _):
-        (event,) = await handler.handle(delivery(bus, trained(4, 1.25)))
+    async with judging(Archive(ROOT, ANCHOR, control), checker) as judge:
+        (event,) = await judge.handle(bus, trained(4, 1.25))
 
     assert not checker.asked
     assert event.HasField("candidate_judged")
@@ -248,5 +247,8 @@ async def test_work_that_is_done_already_is_not_done_again(bus: Bus) -> None:
     """A delivery may come again after its acknowledgement was lost."""
     archived = trained(3, 1.44)
     archived.state = pb.STATE_ARCHIVED
-    async with judging(Archive(ROOT, ANCHOR, archived)) as (handler, _):
-        assert await handler.handle(replace(delivery(bus, CHILD), attempt=2)) == []
+    async with judging(Archive(ROOT, ANCHOR)) as judge:
+        again = replace(judge.delivery(bus, CHILD), attempt=2)
+        judge.archive.put(archived)
+
+        assert await judge.handler.handle(again) == []

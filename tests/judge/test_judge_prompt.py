@@ -2,33 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
-from services.chassis.rpc import Server
-from services.chassis.settings import ServiceSettings
-from services.contracts import archive_pb2_grpc
 from services.judge.app import JudgeSettings
 from services.judge.prompt import question
 from services.llm.port import Role
 from services.llm.prompts import main
+from tests.archives import served
 from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, trained, untrained
 
 CHILD = trained(3, 1.44)
-
-
-@asynccontextmanager
-async def served(archive: Archive) -> AsyncIterator[str]:
-    """The archive's address."""
-    server = Server(ServiceSettings())
-    archive_pb2_grpc.add_ArchiveServicer_to_server(archive, server.grpc)
-    await server.start()
-    try:
-        yield f"127.0.0.1:{server.port}"
-    finally:
-        await server.stop(0)
 
 
 async def told(archive: Archive, environment: pytest.MonkeyPatch, *arguments: str) -> int:

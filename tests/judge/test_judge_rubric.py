@@ -64,7 +64,7 @@ def test_twice_the_cost_is_the_lowest_and_half_the_highest() -> None:
 
     assert twice is not None
     assert half is not None
-    assert (twice.scores.complexity, half.scores.complexity) == (pytest.approx(1), pytest.approx(10))
+    assert (twice.scores.complexity, half.scores.complexity) == pytest.approx((1, 10))
 
 
 @pytest.mark.parametrize("one", [replace(GATED, loss=None), replace(GATED, distance=None), Observation(1.6, 0.3, 0.2)])

@@ -18,7 +18,7 @@ from services.judge.judges import Case, Judge, ModelJudge, anonymous_program, an
 from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
 from services.llm.scripted import Script, ScriptedEndpoint, Step
-from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, delivery, judging, settings_of, trained, untrained
+from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, judging, settings_of, trained, untrained
 
 CHILD = trained(3, 1.44, parent="c000001", program="class SecretiveMixer: pass\n")
 REASON = "The numbers say so."
@@ -108,10 +108,10 @@ async def test_a_calibration_asks_the_model_about_the_root(bus: Bus) -> None:
         async def choose(_mind: str, _job: Job | None) -> Judge:
             return judge
 
-        async with judging(Archive(ROOT, ANCHOR, settings=settings_of("openai")), judge=choose) as (handler, client):
-            (event,) = await handler.handle(delivery(bus, ROOT))
+        async with judging(Archive(ROOT, ANCHOR, settings=settings_of("openai")), judge=choose) as bench:
+            (event,) = await bench.handle(bus, ROOT)
             asked_before = len(endpoint.received)
-            calibrated = await client.Judge(judge_pb2.JudgeRequest(run="r1", candidate=ROOT.id), timeout=10)
+            calibrated = await bench.client.Judge(judge_pb2.JudgeRequest(run="r1", candidate=ROOT.id), timeout=10)
 
     assert (event.candidate_judged.verdict.raw, asked_before) == (5.0, 0)
     assert calibrated.raw == pytest.approx(6.0)
@@ -128,9 +128,9 @@ async def test_a_calibration_asks_the_model_about_the_root(bus: Bus) -> None:
 )
 async def test_what_cannot_be_judged_is_a_failed_precondition(archive: Archive, candidate: str) -> None:
     """The caller is told which state stands in the way."""
-    async with judging(archive) as (_, client):
+    async with judging(archive) as bench:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await client.Judge(judge_pb2.JudgeRequest(run="r1", candidate=candidate), timeout=10)
+            await bench.client.Judge(judge_pb2.JudgeRequest(run="r1", candidate=candidate), timeout=10)
 
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
@@ -158,10 +158,10 @@ async def test_a_model_is_not_asked_about_what_cannot_enter_the_pool(bus: Bus) -
         async def choose(_mind: str, _job: Job | None) -> Judge:
             return judge
 
-        async with judging(Archive(ROOT, ANCHOR, settings=settings), judge=choose) as (handler, _):
-            (poor,) = await handler.handle(delivery(bus, trained(3, 1.55)))
+        async with judging(Archive(ROOT, ANCHOR, settings=settings), judge=choose) as bench:
+            (poor,) = await bench.handle(bus, trained(3, 1.55))
             asked_before = len(endpoint.received)
-            (good,) = await handler.handle(delivery(bus, trained(4, 1.40)))
+            (good,) = await bench.handle(bus, trained(4, 1.40))
 
     assert asked_before == 0
     assert "No model was asked" in poor.candidate_judged.verdict.justification

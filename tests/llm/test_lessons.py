@@ -6,7 +6,7 @@ from services.contracts import archive_pb2 as arc
 from services.contracts import candidate_pb2 as pb
 from services.llm.minds import RewardFeed, gain_of
 from services.llm.port import Role
-from tests.llm.test_minds import Archive, asked
+from tests.llm.bookkeeping import Archive, asked
 
 
 def scored(name: str, fitness: float | None, parent: str = "") -> pb.Candidate:

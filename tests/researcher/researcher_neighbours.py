@@ -1,7 +1,7 @@
 # ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicers
 """The researcher's neighbours behind real gRPC: an archive with one parent, a checker and a cognition base."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -181,7 +181,8 @@ async def researcher(
 
     async with neighbours.served() as address, channel(address, ServiceSettings()) as connection:
         archive = archive_pb2_grpc.ArchiveStub(connection)
-        embed, local = _nothing, LocalEmbedder(64)
+        embed: Callable[[str, str, Job], Awaitable[Vector | None]] = _nothing
+        local = LocalEmbedder(64)
         spaces = MotivationEmbedder(local)
         if endpoint is not None and bus is not None:
             embedder = RunEmbedder(endpoint, Minds("researcher", bus, archive, artifacts))

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ STRANGER = pb.Candidate(
     id="c000009", run="r1", stage="tiny", kind=pb.KIND_PROPOSAL, state=pb.STATE_ARCHIVED,
     proposal=pb.Proposal(name="Stranger", program=baseline("gated_delta_net").program, components=["output-gate"]),
 )  # fmt: skip
-ANSWER = {
+ANSWER: dict[str, Any] = {
     "name": "StrangerWithoutGate",
     "motivation": "The output gate stood before the last projection; the read goes there as it is.",
     "components": ["delta-rule"],

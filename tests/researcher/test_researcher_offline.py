@@ -104,7 +104,9 @@ async def test_a_seat_without_a_sound_program_ends(bus: Bus) -> None:
             await seat.handle(requested(bus))
 
     assert rejected.value.stage == "check"
-    assert len(rejected.value.evidence["refused"]) == 10
+    refused = rejected.value.evidence["refused"]
+    assert isinstance(refused, list)
+    assert len(refused) == 10
 
 
 @pytest.mark.parametrize(("name", "exempt"), [("gated_delta_net", False), ("softmax_attention", True)])

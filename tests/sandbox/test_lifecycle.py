@@ -108,7 +108,9 @@ async def test_a_job_sees_only_its_own_folder_and_a_clean_environment(sandbox: S
     del os.environ["ASI_FOR_TEST"]
 
     assert header["folder"] == scratch
-    assert not [name for name in header["environment"] if "ASI" in name or "KEY" in name or "TOKEN" in name]
+    environment = header["environment"]
+    assert isinstance(environment, list)
+    assert not [name for name in environment if "ASI" in name or "KEY" in name or "TOKEN" in name]
 
 
 async def test_a_fork_server_that_cannot_start_says_why() -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from services.sandbox import Malformed, Message
-from services.sandbox.wire import MAGIC, PREFIX, Bounds, decode, encode, read_prefix
+from services.sandbox.wire import JSON, MAGIC, PREFIX, Bounds, decode, encode, read_prefix
 
 BOUNDS = Bounds(header_bytes=1000, array_bytes=1000, arrays=2, depth=4)
 
 
-def travel(kind: str, header: dict[str, object], arrays: dict[str, np.ndarray]) -> Message:
+def travel(kind: str, header: dict[str, JSON], arrays: dict[str, np.ndarray]) -> Message:
     """Through bytes and back."""
     text = b"".join(encode(kind, header, arrays))
     size, _ = read_prefix(text[: PREFIX.size], Bounds())

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import subject_of
@@ -37,7 +38,7 @@ def embedding(number: int) -> list[float]:
     return [math.cos(number * 0.05 * (axis + 1)) for axis in range(8)]
 
 
-def settings(**changes: object) -> events_pb2.RunSettings:
+def settings(**changes: Any) -> events_pb2.RunSettings:
     """A small run."""
     chosen = events_pb2.RunSettings(
         scale="tiny",

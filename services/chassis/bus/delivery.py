@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -194,7 +194,7 @@ class Consumer:
             await self._must_exist()
         self._asked = most
 
-    async def batches(self, most: int, wait: float = PULL_SECONDS) -> AsyncIterator[list[Delivery]]:
+    async def batches(self, most: int, wait: float = PULL_SECONDS) -> AsyncGenerator[list[Delivery], None]:
         """Deliveries as they come, for ever; an empty list after `wait` seconds without any. Raises as `fetch` does."""
         while True:
             yield await self.fetch(most, wait)

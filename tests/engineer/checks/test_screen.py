@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.engineer.checks.report import EVIDENCE_CHARACTERS, Verdict
+from services.engineer.checks.report import EVIDENCE_CHARACTERS, JSON, Verdict
 from services.engineer.checks.screen import screen
 
 HOSTILE = {
@@ -33,7 +33,7 @@ def test_ordinary_chains_and_marks_pass() -> None:
 
 def test_a_verdict_is_printable_and_bounded() -> None:
     """Thirty megabytes of evidence were stored once, and escapes could rewrite FAIL to ok on a terminal."""
-    evidence = {"text": "\x1b[2J\r" + "x" * (1 << 20), "list": ["y" * 1000] * 1000, "kept": 1.5}
+    evidence: dict[str, JSON] = {"text": "\x1b[2J\r" + "x" * (1 << 20), "list": ["y" * 1000] * 1000, "kept": 1.5}
     verdict = Verdict("runs", "fail", "\x1b[1A\x1b[2Kok  runs" + "z" * 10_000, evidence)
 
     assert verdict.message.startswith("\\x1b[1A\\x1b[2Kok  runs")
@@ -44,7 +44,7 @@ def test_a_verdict_is_printable_and_bounded() -> None:
 
 def test_evidence_within_bounds_is_kept_as_it_is() -> None:
     """Numbers, nesting and newlines are what a rewriter reads."""
-    evidence = {
+    evidence: dict[str, JSON] = {
         "line": 3,
         "objections": [{"line": 3, "reason": "open is not allowed"}],
         "traceback": "a\n\tb",

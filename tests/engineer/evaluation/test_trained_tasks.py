@@ -47,7 +47,7 @@ def test_a_recall_task_asks_for_the_value_that_was_written_beside_its_key(name: 
 def test_hops_follow_the_edges() -> None:
     tokens, marks = TASKS["hops"].sample(np.random.default_rng(1), 3)
     for row in range(3):
-        edges = dict(tokens[row, :32].reshape(16, 2).tolist())
+        edges: dict[int, int] = dict(tokens[row, :32].reshape(16, 2).tolist())  # type: ignore[arg-type]
         for place in np.flatnonzero(marks[row]):
             hops, node, goal = tokens[row, place - 1 : place + 2].tolist()
             for _ in range(hops - 16):

@@ -109,7 +109,7 @@ async def test_a_loss_too_good_to_be_true_is_looked_at_again(
     training = event.candidate_trained.training
     found = training.investigation
 
-    assert (found.loss, found.floor) == (training.loss, pytest.approx(0.9 * 99.0))
+    assert (found.loss, found.floor) == pytest.approx((training.loss, 0.9 * 99.0))
     assert found.probes > 3
     assert not found.failed
     assert found.seed not in (0, 1)

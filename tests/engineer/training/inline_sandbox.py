@@ -13,7 +13,7 @@ import numpy as np
 
 from services.sandbox.limits import ChildTimeout, Limits
 from services.sandbox.processes import Usage
-from services.sandbox.wire import Message
+from services.sandbox.wire import JSON, Message
 
 NO_ARRAYS: Mapping[str, np.ndarray] = {}
 
@@ -36,7 +36,7 @@ class GuestEnd:
         return self._pipe.down.get()
 
     def send(
-        self, kind: str, header: Mapping[str, object] | None = None, arrays: Mapping[str, np.ndarray] = NO_ARRAYS
+        self, kind: str, header: Mapping[str, JSON] | None = None, arrays: Mapping[str, np.ndarray] = NO_ARRAYS
     ) -> None:
         self._pipe.up.put(Message(kind, dict(header or {}), {n: array.copy() for n, array in arrays.items()}))
 
@@ -47,7 +47,7 @@ class HostEnd:
     def __init__(self, pipe: Pipe, sent: list[Message]) -> None:
         self._pipe, self.sent = pipe, sent
 
-    async def send(self, kind: str, header: Mapping[str, object], arrays: Mapping[str, np.ndarray] = NO_ARRAYS) -> None:
+    async def send(self, kind: str, header: Mapping[str, JSON], arrays: Mapping[str, np.ndarray] = NO_ARRAYS) -> None:
         note = Message(kind, dict(header), {name: array.copy() for name, array in arrays.items()})
         self.sent.append(note)
         self._pipe.down.put(note)

@@ -105,9 +105,8 @@ def test_a_local_dataset_and_tokenizer_become_a_corpus(tmp_path: Path) -> None:
     words = {"<end>": 0, "document": 1, "<unknown>": 2} | {str(n): n + 3 for n in range(300)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unknown>"))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(  # noqa: S106
-        tmp_path / "tokenizer"
-    )
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")  # type: ignore[no-untyped-call]  # noqa: S106
+    wrapped.save_pretrained(tmp_path / "tokenizer")
     text = HubText(str(source), "", "text", str(tmp_path / "tokenizer"))
 
     corpus = hub_corpus(text, train_tokens=5000, heldout_tokens=100, cache=tmp_path / "cache", secret=SECRET)

@@ -52,7 +52,7 @@ async def test_a_kill_leaves_sequence_effect_and_answers_together(url: str, fini
         assert applied >= reported
         assert waiting == unsaid(finished, applied)
     await asyncio.to_thread(
-        subprocess.run, [sys.executable, CHILD, url, log], check=True, stdout=subprocess.DEVNULL, timeout=90
+        lambda: subprocess.run([sys.executable, CHILD, url, log], check=True, stdout=subprocess.DEVNULL, timeout=90)
     )
     await same_as_undisturbed(url, finished, tmp_path)
 

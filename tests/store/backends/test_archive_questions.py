@@ -1,6 +1,7 @@
 """What an archive answers, the same from every backend and over gRPC."""
 
 from itertools import pairwise
+from typing import Any, get_args
 
 import pytest
 
@@ -9,7 +10,7 @@ from services.chassis.events import Cause, follow
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.store.backends.rows import SORT_COLUMNS
-from services.store.port import SORTS, Archive, Page, Query, Questions, Sort
+from services.store.port import Archive, Page, Query, Questions, Sort
 from tests.store.archive_stories import EMBEDDER, Story, embedding, program
 
 Filled = tuple[Archive, Questions]
@@ -22,6 +23,11 @@ async def told(archive: Archive, candidates: int = 12) -> Story:
     story.finish()
     await archive.apply(story.log)
     return story
+
+
+def present(record: pb.Candidate, sort: Sort) -> Any:
+    """What a sort reads of a record that has it."""
+    return value(record, sort)
 
 
 def value(record: pb.Candidate, sort: Sort) -> float | str | None:
@@ -53,12 +59,12 @@ async def test_lists_are_sorted_with_absent_numbers_last(filled: Filled, reverse
     story = await told(archive)
     records = sorted((row.record for row in story.standing.rows.values()), key=lambda one: one.id)
 
-    for sort in SORTS:
+    for sort in get_args(Sort):
         page = await asked.list_candidates(Query("r1", sort=sort, reverse=reverse))
 
         known = [one for one in records if value(one, sort) is not None]
         absent = [one for one in records if value(one, sort) is None]
-        known.sort(key=lambda one: value(one, sort), reverse=SORT_COLUMNS[sort][1] != reverse)
+        known.sort(key=lambda one: present(one, sort), reverse=SORT_COLUMNS[sort][1] != reverse)
         assert [one.id for one in page.candidates] == [one.id for one in (*known, *absent)], sort
         assert page.total == len(records)
         assert list(page.candidates) == [*known, *absent]
@@ -160,7 +166,7 @@ async def test_relatives_agree_with_the_records(filled: Filled) -> None:
         assert path[-1] == node.id
         assert [records[one].proposal.parent for one in path] == ["", *path[:-1]]
         assert set(children) == {one for one in records if records[one].proposal.parent == node.id}
-        assert children == sorted(children, key=lambda one: (-(value(records[one], "fitness") or -1.0), one))
+        assert children == sorted(children, key=lambda one: (-float(value(records[one], "fitness") or -1.0), one))
         assert below == {one for one in records if node.id in await asked.path("r1", one)}
 
 
