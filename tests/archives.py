@@ -32,7 +32,7 @@ class KnownArchive(ArchiveService):
 
     def __init__(self, *records: pb.Candidate, settings: events_pb2.RunSettings | None = None, run: str = "r1") -> None:
         self.memory = MemoryArchive()
-        self.settings = settings or events_pb2.RunSettings(mind="offline")
+        self.settings = settings or events_pb2.RunSettings(mind="offline", baselines=["delta_net"])
         self.settled: list[arc.SettleRequest] = []
         self._name_of_run = run
         self._known: dict[str, pb.Candidate] = {}

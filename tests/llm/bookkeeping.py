@@ -1,54 +1,38 @@
-# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
-"""What keeps a run's books, for the tests: an archive's ledger behind real gRPC, a bus that remembers."""
-
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
-
-import grpc
+"""What keeps a run's books, for the tests: the store's ledger over an archive in memory, a bus that remembers."""
 
 from services.chassis.bus import Bus
 from services.chassis.events import Cause, first
-from services.chassis.rpc import Server, channel
-from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.contracts import archive_pb2 as arc
-from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
+from services.store.service import Context
+from tests.archives import KnownArchive
 
 
-class Archive(archive_pb2_grpc.ArchiveServicer):
-    """Answers reservations with these codes in turn, then grants them; knows one recorded candidate."""
+class Archive(KnownArchive):
+    """Knows one recorded candidate, and has a budget of tokens where one is given."""
 
-    def __init__(self, *codes: grpc.StatusCode) -> None:
-        self.codes = list(codes)
-        self.settled: list[arc.SettleRequest] = []
+    def __init__(self, tokens: int | None = None) -> None:
         self.record = pb.Candidate(id="c000002", run="r1")
+        budget = events_pb2.Budget(tokens=tokens)
+        settings = events_pb2.RunSettings(mind="offline", baselines=["delta_net"], budget=budget)
+        super().__init__(self.record, settings=settings)
 
-    async def Reserve(self, request: arc.ReserveRequest, context: Any) -> arc.ReserveReply:
-        if self.codes:
-            await context.abort(self.codes.pop(0), "the run's tokens")
-        return arc.ReserveReply(reservation=7)
-
-    async def Settle(self, request: arc.SettleRequest, context: Any) -> arc.SettleReply:
-        self.settled.append(request)
-        return arc.SettleReply()
-
-    async def ListCandidates(self, request: arc.ListCandidatesRequest, context: Any) -> arc.ListCandidatesReply:
-        return arc.ListCandidatesReply(candidates=[self.record], total=1)
+    def book(self, call: pb.Call) -> None:
+        """A call of the candidate is on record from now on."""
+        self.record.calls.add().CopyFrom(call)
+        self.put(self.record)
 
 
-@asynccontextmanager
-async def asked(archive: Archive) -> AsyncIterator[Any]:
-    """A stub of this archive."""
-    server = Server(ServiceSettings())
-    archive_pb2_grpc.add_ArchiveServicer_to_server(archive, server.grpc)
-    await server.start()
-    try:
-        async with channel(f"127.0.0.1:{server.port}", ServiceSettings()) as connection:
-            yield archive_pb2_grpc.ArchiveStub(connection)
-    finally:
-        await server.stop(0)
+class BrokenArchive(Archive):
+    """Nothing works."""
+
+    async def Reserve(self, request: arc.ReserveRequest, context: Context) -> arc.ReserveReply:  # noqa: N802, ARG002
+        raise RuntimeError("the disk is full")
+
+    async def ListCandidates(self, request: arc.ListCandidatesRequest, context: Context) -> arc.ListCandidatesReply:  # noqa: N802, ARG002
+        raise RuntimeError("the disk is full")
 
 
 def job_of(bus: Bus, attempt: int = 1) -> Job:

@@ -4,14 +4,16 @@ import pytest
 
 from services.contracts import archive_pb2 as arc
 from services.contracts import candidate_pb2 as pb
-from services.llm.minds import RewardFeed, gain_of
+from services.llm.minds import PAGE, RewardFeed, gain_of
 from services.llm.port import Role
-from tests.llm.bookkeeping import Archive, asked
+from services.store.service import Context
+from tests.archives import KnownArchive, asked
+from tests.llm.bookkeeping import BrokenArchive
 
 
 def scored(name: str, fitness: float | None, parent: str = "") -> pb.Candidate:
     """A candidate; its calls say that model m proposed it after a failed call of another one."""
-    record = pb.Candidate(id=name, proposal=pb.Proposal(parent=parent))
+    record = pb.Candidate(id=name, state=pb.STATE_ARCHIVED, proposal=pb.Proposal(parent=parent))
     if fitness is not None:
         record.verdict.fitness.value = fitness
     record.calls.add(role="propose", model="other", error="server_error")
@@ -19,19 +21,14 @@ def scored(name: str, fitness: float | None, parent: str = "") -> pb.Candidate:
     return record
 
 
-class Listed(Archive):
-    """Two pages of candidates; counts how often it is asked."""
+class Listed(KnownArchive):
+    """Counts the pages that it gives."""
 
-    def __init__(self, *records: pb.Candidate) -> None:
-        super().__init__()
-        self.records = records
-        self.times = 0
+    times = 0
 
-    async def ListCandidates(self, request: arc.ListCandidatesRequest, context: object) -> arc.ListCandidatesReply:  # noqa: N802, ARG002
+    async def ListCandidates(self, request: arc.ListCandidatesRequest, context: Context) -> arc.ListCandidatesReply:  # noqa: N802
         self.times += 1
-        if request.page_token:
-            return arc.ListCandidatesReply(candidates=self.records[1:])
-        return arc.ListCandidatesReply(candidates=self.records[:1], next_page_token="1")  # noqa: S106
+        return await super().ListCandidates(request, context)
 
 
 class Pupil:
@@ -46,7 +43,9 @@ class Pupil:
 
 async def test_the_model_that_proposed_is_rewarded() -> None:
     """With the fitness rewarded_model over the parent; a moment later the archive is not asked again."""
-    archive, pupil = Listed(scored("c1", 0.5), scored("c2", 0.75, "c1"), scored("c3", 0.25, "c1")), Pupil()
+    unscored = [scored(f"u{number}", None) for number in range(PAGE)]
+    archive = Listed(scored("c1", 0.5), scored("c2", 0.75, "c1"), scored("c3", 0.25, "c1"), *unscored)
+    pupil = Pupil()
     async with asked(archive) as stub:
         lessons = RewardFeed(stub)
         await lessons.teach(pupil, "r1")
@@ -62,17 +61,10 @@ def test_without_a_fitness_there_is_no_gain(own: float | None, parents: float | 
     assert gain_of(scored("c2", own, "c1"), {"c1": scored("c1", parents)}) is None
 
 
-class Broken(Archive):
-    """Refuses every list."""
-
-    async def ListCandidates(self, request: arc.ListCandidatesRequest, context: object) -> arc.ListCandidatesReply:  # noqa: N802, ARG002
-        raise RuntimeError("the disk is full")
-
-
 async def test_an_archive_that_fails_stops_nobody() -> None:
     """The choice of a model is not worth a seat."""
     pupil = Pupil()
-    async with asked(Broken()) as stub:
+    async with asked(BrokenArchive()) as stub:
         await RewardFeed(stub).teach(pupil, "r1")
 
     assert not pupil.told

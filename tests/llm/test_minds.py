@@ -1,9 +1,9 @@
 """Where services get their minds: budgets kept by the store, calls as facts, replays from a run's record."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import grpc
 import pytest
 from pydantic import BaseModel
 
@@ -14,7 +14,8 @@ from services.llm.budget import Spend
 from services.llm.minds import ArchiveLedger, Minds
 from services.llm.port import BudgetExhausted, Message, Mind, NotRecorded, Request, Role
 from services.llm.scripted import Script, ScriptedEndpoint, Step
-from tests.llm.bookkeeping import Archive, Recorder, asked, job_of
+from tests.archives import asked
+from tests.llm.bookkeeping import Archive, BrokenArchive, Recorder, job_of
 
 
 class Reply(BaseModel):
@@ -80,7 +81,7 @@ async def test_every_call_is_a_fact_of_the_candidate(bus: Bus, tmp_path: Path, e
     assert len(set(ids)) == 3
     assert all(one.startswith("r1.c000002.answered.propose-") for one in ids)
     assert {one.cause for one in through.events} == {"r1.requested.1"}
-    assert [one.reservation for one in archive.settled] == [7, 7, 7]
+    assert len({one.reservation for one in archive.settled}) == len(archive.settled) == 3
     assert all(one.mind_answered.call.answer.sha256 for one in through.events)
     assert "sk-test-not-a-secret" not in str(through.events)
 
@@ -91,7 +92,7 @@ async def test_a_recorded_run_answers_without_an_endpoint(bus: Bus, tmp_path: Pa
     async with asked(archive) as stub:
         minds = Minds("researcher", through, stub, tmp_path.as_uri())  # type: ignore[arg-type]
         await (await found(minds, "openai", job_of(bus))).ask(question())
-        archive.record.calls.add().CopyFrom(through.events[0].mind_answered.call)
+        archive.book(through.events[0].mind_answered.call)
         replayed = await found(minds, "recorded:r1", job_of(bus))
         answered = await replayed.ask(question())
         with pytest.raises(NotRecorded):
@@ -102,23 +103,30 @@ async def test_a_recorded_run_answers_without_an_endpoint(bus: Bus, tmp_path: Pa
     assert len(endpoint.received) == 1
 
 
-async def test_the_purse_waits_while_only_calls_in_flight_stand_in_the_way() -> None:
-    """RESOURCE_EXHAUSTED is worth another try; the run has the tokens."""
-    async with asked(Archive(grpc.StatusCode.RESOURCE_EXHAUSTED)) as stub:
-        reservation = await ArchiveLedger(stub).reserve("r1", Spend(100, None))
+async def test_a_reservation_waits_while_only_calls_in_flight_stand_in_the_way() -> None:
+    """The run has the tokens: as soon as a call in flight is settled, the next one may begin."""
+    async with asked(Archive(tokens=150)) as stub:
+        ledger = ArchiveLedger(stub)
+        in_flight = await ledger.reserve("r1", Spend(100, None))
+        waiting = asyncio.create_task(ledger.reserve("r1", Spend(100, None)))
+        await asyncio.wait([waiting], timeout=0.1)
+        early = waiting.done()
+        await ledger.settle(in_flight, Spend(0, None))
+        reservation = await waiting
 
-    assert reservation.id == 7
+    assert not early
+    assert reservation.id != in_flight.id
 
 
 async def test_a_spent_budget_ends_the_question() -> None:
-    """FAILED_PRECONDITION is not worth another try."""
-    async with asked(Archive(grpc.StatusCode.FAILED_PRECONDITION)) as stub:
-        with pytest.raises(BudgetExhausted, match="the run's tokens"):
+    """Another try would not help."""
+    async with asked(Archive(tokens=50)) as stub:
+        with pytest.raises(BudgetExhausted, match="does not cover another call of up to 100 tokens"):
             await ArchiveLedger(stub).reserve("r1", Spend(100, None))
 
 
-async def test_a_store_out_of_reach_is_waited_for() -> None:
+async def test_a_store_that_fails_is_waited_for() -> None:
     """The delivery comes again later; nothing was spent."""
-    async with asked(Archive(grpc.StatusCode.INTERNAL)) as stub:
+    async with asked(BrokenArchive()) as stub:
         with pytest.raises(Transient, match="the budget ledger in the store is unavailable"):
             await ArchiveLedger(stub).reserve("r1", Spend(100, None))

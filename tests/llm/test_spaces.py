@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import pytest
 
 from services.chassis.bus import Bus
@@ -20,7 +19,8 @@ from services.llm.openai_embedder import MotivationEmbedder, OpenAIEmbedder, Run
 from services.llm.port import BudgetExhausted, Role
 from services.llm.scripted import Script, ScriptedEndpoint, Step
 from services.llm.settings import EmbeddingSettings, MindSettings, validate_prices
-from tests.llm.bookkeeping import Archive, Recorder, asked, job_of
+from tests.archives import asked
+from tests.llm.bookkeeping import Archive, Recorder, job_of
 from tests.llm.minds import KEY, script, settings
 
 DESCRIBED = {"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "OPENAI_API_KEY": KEY}
@@ -96,9 +96,9 @@ class Laboratory:
 
 
 @asynccontextmanager
-async def laboratory(bus: Bus, folder: Path, script: Script, *codes: grpc.StatusCode) -> AsyncIterator[Laboratory]:
-    """A researcher's embedder, with an endpoint that plays this script and an archive whose ledger answers so."""
-    archive, through = Archive(*codes), Recorder(bus)
+async def laboratory(bus: Bus, folder: Path, script: Script, tokens: int | None = None) -> AsyncIterator[Laboratory]:
+    """A researcher's embedder, with an endpoint that plays this script and an archive with a budget of tokens."""
+    archive, through = Archive(tokens), Recorder(bus)
     async with ScriptedEndpoint(script) as server, asked(archive) as stub:
         minds = Minds("researcher", through, stub, folder.as_uri())  # type: ignore[arg-type]
         endpoint = OpenAIEmbedder(priced(server.base_url), rng=random.Random(0))
@@ -152,8 +152,8 @@ async def test_what_is_embedded_for_a_candidate_is_booked_and_recorded(bus: Bus,
 
 async def test_what_the_budget_does_not_cover_is_not_embedded(bus: Bus, tmp_path: Path) -> None:
     """Nothing is sent; the seat ends as it does when a mind cannot be paid."""
-    async with laboratory(bus, tmp_path, script(), grpc.StatusCode.FAILED_PRECONDITION) as lab:
-        with pytest.raises(BudgetExhausted, match="the run's tokens"):
+    async with laboratory(bus, tmp_path, script(), tokens=0) as lab:
+        with pytest.raises(BudgetExhausted, match="does not cover"):
             await lab.spaces.motivation("gate", "", "offline", lab.job)
 
     assert (lab.server.received, lab.bus.events) == ([], [])
@@ -176,7 +176,7 @@ async def test_a_recorded_run_takes_its_vectors_from_the_record(bus: Bus, tmp_pa
     """To the letter, or by the embedder that asks nobody; a fork asks the endpoint for what is not on record."""
     async with laboratory(bus, tmp_path, script()) as lab:
         original = await lab.spaces.motivation("gate", "", "offline", lab.job)
-        lab.archive.record.calls.add().CopyFrom(lab.calls[0])
+        lab.archive.book(lab.calls[0])
         replayed = await lab.spaces.motivation("gate", "", "recorded:r1", lab.job)
         without = await MotivationEmbedder(LocalEmbedder(64), RunEmbedder(None, lab.minds)).motivation(
             "gate", "openai:small", "recorded:r1", lab.job
