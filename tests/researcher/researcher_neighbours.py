@@ -3,17 +3,15 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.archive.policies import parse_policies
 from services.chassis.bus import Bus
-from services.chassis.errors import NotFound
-from services.chassis.events import Cause, first
+from services.chassis.events import first
 from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
-from services.contracts import archive_pb2 as arc
 from services.contracts import (
     archive_pb2_grpc,
     checker_pb2,
@@ -23,13 +21,13 @@ from services.contracts import (
     events_pb2,
 )
 from services.contracts import candidate_pb2 as pb
-from services.domain.structure import fingerprint, same_structure, similarity
 from services.domain.zoo import baseline
 from services.llm.embedder import LocalEmbedder, Vector
 from services.llm.minds import Minds
 from services.llm.openai_embedder import MotivationEmbedder, OpenAIEmbedder, RunEmbedder
 from services.researcher.draft import Proposer
 from services.researcher.handlers import Researcher
+from tests.archives import KnownArchive
 
 PARENT_PROGRAM = baseline("delta_net").program
 PARENT = pb.Candidate(
@@ -46,71 +44,15 @@ LEAKS = pb.CheckReport(
 )
 
 
-DELIVERED: dict[str, pb.Candidate] = {}
-"""What the archive knows of candidates that were delivered, by id."""
+PARENT.proposal.embedder = "hashed-64-v1"
+PARENT.proposal.motivation_embedding.extend(LocalEmbedder(64).vector(PARENT.proposal.motivation).values)
 
 
-@dataclass
-class Archive(archive_pb2_grpc.ArchiveServicer):
-    """One parent, and `known` candidates that proposals are compared with."""
+class Archive(KnownArchive):
+    """The store's service; it knows one parent, unless told otherwise."""
 
-    settings: events_pb2.RunSettings
-    known: list[pb.Candidate] = field(default_factory=lambda: [PARENT])
-    state: pb.State.ValueType = pb.STATE_REQUESTED
-    parent: pb.Candidate = field(default_factory=lambda: PARENT)
-    references: Sequence[pb.Candidate] = ()
-    settled: list[arc.SettleRequest] = field(default_factory=list)
-
-    async def GetRun(self, request: arc.RunRequest, context: Any) -> arc.RunStatus:
-        return arc.RunStatus(run=request.run, settings=self.settings)
-
-    async def GetCandidate(self, request: arc.GetCandidateRequest, context: Any) -> pb.Candidate:
-        if request.at_least and self.state == pb.STATE_REQUESTED:
-            return DELIVERED[request.candidate]
-        if request.candidate == "nobody":
-            raise NotFound("no candidate nobody in run r1")
-        seat = pb.Candidate(id=request.candidate, run=request.run, state=self.state)
-        return next((one for one in self.known if one.id == request.candidate), seat)
-
-    async def ListCandidates(self, request: arc.ListCandidatesRequest, context: Any) -> arc.ListCandidatesReply:
-        measured = [one for one in self.known if one.training.HasField("loss")]
-        return arc.ListCandidatesReply(candidates=sorted(measured, key=lambda one: one.training.loss))
-
-    async def GetBaselines(self, request: arc.GetBaselinesRequest, context: Any) -> arc.GetBaselinesReply:
-        return arc.GetBaselinesReply(baselines=[one for one in self.known if one.request.baseline])
-
-    async def DrawSeeds(self, request: arc.DrawSeedsRequest, context: Any) -> arc.DrawSeedsReply:
-        return arc.DrawSeedsReply(parent=self.parent, references=self.references)
-
-    async def Reserve(self, request: arc.ReserveRequest, context: Any) -> arc.ReserveReply:
-        return arc.ReserveReply(reservation=1)
-
-    async def Settle(self, request: arc.SettleRequest, context: Any) -> arc.SettleReply:
-        self.settled.append(request)
-        return arc.SettleReply()
-
-    async def NearestMotivations(self, request: arc.NearestMotivationsRequest, context: Any) -> arc.NearestReply:
-        return arc.NearestReply(near=[arc.NearCandidate(candidate=one, similarity=0.5) for one in self.known])
-
-    async def GetNeighbours(self, request: arc.NeighboursRequest, context: Any) -> arc.NeighboursReply:
-        try:
-            structure = fingerprint(request.program).digest
-        except ValueError:
-            return arc.NeighboursReply()
-        return arc.NeighboursReply(
-            structure=structure,
-            motivations=[arc.NearCandidate(candidate=one, similarity=0.5) for one in self.known],
-            programs=[_near(one, request.program) for one in self.known],
-        )
-
-    async def NearestPrograms(self, request: arc.NearestProgramsRequest, context: Any) -> arc.NearestReply:
-        return arc.NearestReply(near=[_near(one, request.program) for one in self.known])
-
-
-def _near(one: pb.Candidate, program: str) -> arc.NearCandidate:
-    earlier = one.proposal.program
-    likeness = similarity(fingerprint(earlier), fingerprint(program))
-    return arc.NearCandidate(candidate=one, similarity=likeness, same_structure=same_structure(earlier, program))
+    def __init__(self, settings: events_pb2.RunSettings, known: Sequence[pb.Candidate] = (PARENT,)) -> None:
+        super().__init__(*known, settings=settings)
 
 
 class Checker(checker_pb2_grpc.CheckerServicer):
@@ -126,6 +68,9 @@ class Checker(checker_pb2_grpc.CheckerServicer):
 
     async def Describe(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.ScaleDescription:
         return checker_pb2.ScaleDescription(width=128, heads=4, blocks=2, context=256, steps=100, unit="byte")
+
+    async def Profile(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.MachineProfile:
+        raise NotImplementedError("no researcher asks for it")
 
 
 class Cognition(cognition_pb2_grpc.CognitionServicer):
@@ -166,6 +111,37 @@ class Neighbours:
             await server.stop(0)
 
 
+@dataclass
+class Seats:
+    """The researcher's handler, and the archive that it asks."""
+
+    handler: Researcher
+    archive: KnownArchive
+
+    def requested(
+        self, bus: Bus, baseline_name: str = "", number: int = 2, attempt: int = 1, of: str = "", component: str = ""
+    ) -> Job:
+        """The delivery of a seat: of a baseline, of an ablation of a candidate, or of a proposal."""
+        record = pb.Candidate(
+            id=f"c{number:06d}", run="r1", stage="tiny", state=pb.STATE_REQUESTED,
+            kind=pb.KIND_ABLATION if of else pb.KIND_BASELINE if baseline_name else pb.KIND_PROPOSAL,
+            request=pb.Request(
+                number=number, baseline=baseline_name, seeds=[1], mind="offline", ablation_of=of,
+                without_component=component,
+            ),
+        )  # fmt: skip
+        event = first("r1", "requested", "store")
+        event.candidate = record.id
+        event.candidate_requested.CopyFrom(
+            events_pb2.CandidateRequested(request=record.request, kind=record.kind, stage="tiny")
+        )
+        return replace(self.archive.deliver(bus, event, record, "researcher"), attempt=attempt)
+
+    async def handle(self, bus: Bus, *seat: str, **more: Any) -> Sequence[events_pb2.Event]:
+        """What the researcher publishes for a seat that `requested` describes."""
+        return await self.handler.handle(self.requested(bus, *seat, **more))
+
+
 @asynccontextmanager
 async def researcher(
     neighbours: Neighbours,
@@ -173,7 +149,7 @@ async def researcher(
     bus: Bus | None = None,
     endpoint: OpenAIEmbedder | None = None,
     artifacts: str = "",
-) -> AsyncIterator[Researcher]:
+) -> AsyncIterator[Seats]:
     """The handler as the service wires it, with this proposer for every run; with an endpoint its calls need a bus."""
 
     async def choose(_mind: str, _job: Job) -> Proposer:
@@ -187,7 +163,7 @@ async def researcher(
         if endpoint is not None and bus is not None:
             embedder = RunEmbedder(endpoint, Minds("researcher", bus, archive, artifacts))
             embed, spaces = embedder.vector, MotivationEmbedder(local, embedder)
-        yield Researcher(
+        handler = Researcher(
             archive,
             checker_pb2_grpc.CheckerStub(connection),
             cognition_pb2_grpc.CognitionStub(connection),
@@ -195,6 +171,7 @@ async def researcher(
             embed,
             choose,
         )
+        yield Seats(handler, neighbours.archive)
 
 
 async def _nothing(_query: str, _mind: str, _job: Job) -> Vector | None:
@@ -209,19 +186,3 @@ def settings_of(policies: Sequence[tuple[str, str]] = (), **ablations: Any) -> e
     )
     settings.policies.CopyFrom(parse_policies(dict(policies)))
     return settings
-
-
-def requested(bus: Bus, baseline_name: str = "", number: int = 2, attempt: int = 1) -> Job:
-    """The delivery of a seat."""
-    record = pb.Candidate(
-        id=f"c{number:06d}", run="r1", stage="tiny", state=pb.STATE_REQUESTED,
-        request=pb.Request(number=number, baseline=baseline_name, seeds=[1], mind="offline"),
-    )  # fmt: skip
-    event = first("r1", "requested", "store")
-    event.candidate = record.id
-    event.candidate_requested.CopyFrom(
-        events_pb2.CandidateRequested(request=record.request, kind=record.kind, stage="tiny")
-    )
-    record.head = event.id
-    DELIVERED[record.id] = record
-    return Job(Cause.published(event), attempt, 1, bus, "researcher")

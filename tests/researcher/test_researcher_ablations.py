@@ -8,7 +8,6 @@ import pytest
 
 from services.chassis.bus import Bus
 from services.chassis.errors import Rejected
-from services.chassis.worker import Job
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
 from services.llm.budget import MemoryLedger
@@ -16,18 +15,16 @@ from services.llm.openai_mind import OpenAIMind
 from services.llm.scripted import Script, ScriptedEndpoint, Step
 from services.mixers.components import components_of
 from services.mixers.description import CATALOGUE
-from services.researcher.handlers import Researcher
 from services.researcher.model_proposer import ModelProposer
 from services.researcher.offline.proposer import NAME, OfflineProposer, without
 from tests.researcher.researcher_neighbours import (
-    DELIVERED,
     LEAKS,
     PARENT,
     PASSED,
     Archive,
     Checker,
     Neighbours,
-    requested,
+    Seats,
     researcher,
     settings_of,
 )
@@ -46,17 +43,8 @@ ANSWER: dict[str, Any] = {
 }
 
 
-def seat(bus: Bus, of: str, component: str) -> Job:
-    """The delivery of an ablation's seat."""
-    job = requested(bus)
-    record = DELIVERED[job.event.candidate]
-    record.kind = pb.KIND_ABLATION
-    record.request.ablation_of, record.request.without_component = of, component
-    return job
-
-
 @asynccontextmanager
-async def thinking(*reports: pb.CheckReport) -> AsyncIterator[tuple[Researcher, ScriptedEndpoint]]:
+async def thinking(*reports: pb.CheckReport) -> AsyncIterator[tuple[Seats, ScriptedEndpoint]]:
     """A researcher whose mind answers every ablation alike."""
     script = Script(steps=[Step(contains="You carry out ablations", answer=ANSWER, times=5)])
     async with ScriptedEndpoint(script) as endpoint:
@@ -88,7 +76,7 @@ def test_what_is_left_out_is_gone_and_little_else(name: str) -> None:
 async def test_an_offline_program_loses_the_component_by_its_description(bus: Bus) -> None:
     """Nothing else of the program changes, and the seeds are the original's."""
     async with researcher(Neighbours(Archive(settings_of())), OfflineProposer) as one:
-        (event,) = await one.handle(seat(bus, "c000001", "short-convolution"))
+        (event,) = await one.handle(bus, of="c000001", component="short-convolution")
 
     proposal = event.candidate_proposed.proposal
     assert (proposal.parent, proposal.mind) == ("c000001", NAME)
@@ -101,17 +89,17 @@ async def test_what_cannot_be_left_out_ends_the_seat_with_the_reason(bus: Bus) -
     """A component that the program does not have, and one without which it is not sound."""
     async with researcher(Neighbours(Archive(settings_of())), OfflineProposer) as one:
         with pytest.raises(Rejected, match="cannot be left out"):
-            await one.handle(seat(bus, "c000001", "output-gate"))
+            await one.handle(bus, of="c000001", component="output-gate")
     unsound = Neighbours(Archive(settings_of()), Checker(LEAKS))
     async with researcher(unsound, OfflineProposer) as one:
         with pytest.raises(Rejected, match="not sound"):
-            await one.handle(seat(bus, "c000001", "short-convolution"))
+            await one.handle(bus, of="c000001", component="short-convolution")
 
 
 async def test_a_program_without_description_is_changed_by_the_mind(bus: Bus) -> None:
     """A refused try is told, as for any proposal."""
     async with thinking(LEAKS, PASSED) as (one, endpoint):
-        (event,) = await one.handle(seat(bus, "c000009", "output-gate"))
+        (event,) = await one.handle(bus, of="c000009", component="output-gate")
 
     assert event.candidate_proposed.proposal.program.strip() == ANSWER["program"].strip()
     assert event.candidate_proposed.proposal.parent == "c000009"

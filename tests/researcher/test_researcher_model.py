@@ -13,13 +13,13 @@ from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.bus import Bus
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
 from services.domain.zoo import baseline
 from services.llm.budget import Limits, MemoryLedger
 from services.llm.openai_mind import OpenAIMind
 from services.llm.port import BudgetExhausted, Call, Mind
 from services.llm.recorded import CallRecord, RecordedMind, to_message
 from services.llm.scripted import Script, ScriptedEndpoint, Step
-from services.researcher.handlers import Researcher
 from services.researcher.model_proposer import ModelProposer
 from tests.researcher.researcher_neighbours import (
     LEAKS,
@@ -29,7 +29,7 @@ from tests.researcher.researcher_neighbours import (
     Archive,
     Checker,
     Neighbours,
-    requested,
+    Seats,
     researcher,
     settings_of,
 )
@@ -91,7 +91,7 @@ async def thinking(
 
 def seats(
     mind: Mind, neighbours: Neighbours | None = None, summarise: bool = False
-) -> AbstractAsyncContextManager[Researcher]:
+) -> AbstractAsyncContextManager[Seats]:
     """The handler whose proposals come from this mind."""
     return researcher(neighbours or Neighbours(Archive(settings_of())), lambda: ModelProposer(mind, summarise))
 
@@ -99,7 +99,7 @@ def seats(
 async def test_a_new_and_sound_answer_is_proposed(bus: Bus) -> None:
     """Its tags, the growth of its memory, the origins of its ideas and the version of the prompt are kept."""
     async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind) as seat:
-        (event,) = await seat.handle(requested(bus))
+        (event,) = await seat.handle(bus)
 
     made = event.candidate_proposed.proposal
     assert (made.name, made.program, made.parent) == ("ForgetfulDeltaNet", GATED, "c000001")
@@ -113,7 +113,7 @@ async def test_a_new_and_sound_answer_is_proposed(bus: Bus) -> None:
 async def test_the_prompt_holds_the_parent_and_what_is_known(bus: Bus) -> None:
     """The whole program, the scores, and the literature that its analysis led to."""
     async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind) as seat:
-        await seat.handle(requested(bus))
+        await seat.handle(bus)
 
     asked = endpoint.received[0].json["messages"][1]["content"]
     assert PARENT_PROGRAM in asked
@@ -124,14 +124,20 @@ async def test_the_prompt_holds_the_parent_and_what_is_known(bus: Bus) -> None:
 
 async def test_the_prompt_tells_the_scale_the_best_and_everything_tried(bus: Bus) -> None:
     """What the model needs to know and cannot guess; the best candidate comes with its program."""
-    best = pb.Candidate(id="c000009", run="r1", proposal=pb.Proposal(name="SharpNet", program="SHARP = True"))
+    best = pb.Candidate(
+        id="c000009",
+        run="r1",
+        stage="tiny",
+        state=pb.STATE_ARCHIVED,
+        proposal=pb.Proposal(name="SharpNet", program="SHARP = True"),
+    )
     best.training.loss = 1.25
     best.analysis.synthesis = "Sharper look-ups pay."
     settings = settings_of()
     settings.mind = "openai"
     neighbours = Neighbours(Archive(settings, known=[PARENT, best]))
     async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind, neighbours) as seat:
-        await seat.handle(requested(bus))
+        await seat.handle(bus)
 
     asked = endpoint.received[0].json["messages"][1]["content"]
     assert "hidden_size 128, num_heads 4, so 32 dimensions per head" in asked
@@ -144,7 +150,7 @@ async def test_a_draft_that_repeats_is_shown_what_it_repeats(bus: Bus) -> None:
     """With motivation and loss, so that the next draft can differ."""
     steps = (proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
     async with thinking(*steps) as (mind, endpoint), seats(mind) as seat:
-        await seat.handle(requested(bus))
+        await seat.handle(bus)
 
     again = endpoint.received[2].json["messages"][1]["content"]
     assert "[c000001] DeltaNet, held-out loss 1.5000" in again
@@ -157,9 +163,15 @@ async def test_a_reference_is_condensed_once_for_a_seat(bus: Bus) -> None:
     reference.training.loss = 1.25
     condensed = Step(contains="You condense", answer={"summary": "Keys point at slots of the memory."}, times=9)
     steps = (condensed, proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
-    neighbours = Neighbours(Archive(settings_of(), references=[reference]))
+    reference.verdict.fitness.value = 0.25
+    parent = pb.Candidate()
+    parent.CopyFrom(PARENT)
+    parent.verdict.fitness.value = 0.5
+    settings = settings_of()
+    settings.pool.CopyFrom(events_pb2.PoolSettings(size=4, parents=1, references=1, cold_start=9, batch=9))
+    neighbours = Neighbours(Archive(settings, known=[parent, reference]))
     async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours, summarise=True) as seat:
-        (event,) = await seat.handle(requested(bus))
+        (event,) = await seat.handle(bus)
 
     asked = [one.body for one in endpoint.received]
     assert event.candidate_proposed.proposal.name == "OtherNet"
@@ -172,7 +184,7 @@ async def test_a_repeat_is_told_and_something_orthogonal_asked_for(bus: Bus) -> 
     neighbours = Neighbours(Archive(settings_of()))
     steps = (proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
     async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours) as seat:
-        (event,) = await seat.handle(requested(bus))
+        (event,) = await seat.handle(bus)
 
     assert event.candidate_proposed.proposal.name == "OtherNet"
     assert list(event.candidate_proposed.proposal.novelty_history) == [
@@ -187,7 +199,7 @@ async def test_the_parents_own_program_is_refused_without_asking(bus: Bus) -> No
     """An exact structural repeat needs no judge."""
     renamed = PARENT_PROGRAM + "\n# another comment\n"
     async with thinking(proposes(program=renamed), proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind) as seat:
-        (event,) = await seat.handle(requested(bus))
+        (event,) = await seat.handle(bus)
 
     assert "repeats DeltaNet (c000001) up to names and layout" in event.candidate_proposed.proposal.novelty_history[0]
     assert len(endpoint.received) == 3
@@ -199,7 +211,7 @@ async def test_a_failed_check_comes_back_with_its_evidence(bus: Bus) -> None:
     mended = baseline("gla").program
     steps = (proposes(), judged(IS_NEW, 2), proposes(name="MendedNet", program=mended))
     async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours) as seat:
-        (event,) = await seat.handle(requested(bus))
+        (event,) = await seat.handle(bus)
 
     assert event.candidate_proposed.proposal.program == mended
     again = endpoint.received[2].json["messages"][1]["content"]
@@ -213,7 +225,7 @@ async def test_edits_of_the_parent_are_applied(bus: Bus) -> None:
     fits: JsonValue = [{"search": PARENT_PROGRAM.splitlines()[-1], "replace": "        return None\n"}]
     steps = (proposes(program="", edits=wrong), proposes(program="", edits=fits), judged(IS_NEW))
     async with thinking(*steps) as (mind, endpoint), seats(mind) as seat:
-        (event,) = await seat.handle(requested(bus))
+        (event,) = await seat.handle(bus)
 
     assert event.candidate_proposed.proposal.program.rstrip().endswith("return None")
     assert "its search text occurs 0 times" in endpoint.received[1].body
@@ -224,7 +236,7 @@ async def test_ten_repeats_end_the_seat(bus: Bus) -> None:
     steps = [proposes().model_copy(update={"times": 10}), judged(IS_REPEAT, 10)]
     async with thinking(*steps) as (mind, endpoint), seats(mind) as seat:
         with pytest.raises(Rejected, match="no new and sound program in 10 tries") as rejected:
-            await seat.handle(requested(bus))
+            await seat.handle(bus)
 
     assert rejected.value.stage == "propose"
     assert len(endpoint.received) == 20
@@ -234,7 +246,7 @@ async def test_a_spent_budget_ends_the_seat(bus: Bus) -> None:
     """Nothing is sent that the run's tokens do not cover."""
     async with thinking(proposes(), ledger=MemoryLedger(Limits(tokens=100))) as (mind, endpoint), seats(mind) as seat:
         with pytest.raises(BudgetExhausted):
-            await seat.handle(requested(bus))
+            await seat.handle(bus)
 
     assert endpoint.received == []
 
@@ -245,13 +257,13 @@ async def test_a_recorded_seat_gives_the_same_proposal(bus: Bus, tmp_path: Path)
     neighbours = Neighbours(Archive(settings_of()))
     steps = (proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
     async with thinking(*steps, journal=journal) as (mind, _), seats(mind, neighbours) as seat:
-        (event,) = await seat.handle(requested(bus))
+        (event,) = await seat.handle(bus)
     record = CallRecord(artifacts)
     for call in await asyncio.gather(*(to_message(one, artifacts) for one in journal.calls)):
         record.add("c000002", call)
     replay = RecordedMind(record, "r1")
     async with seats(replay, neighbours) as seat:
-        (again,) = await seat.handle(requested(bus))
+        (again,) = await seat.handle(bus)
 
     again.candidate_proposed.proposal.mind = event.candidate_proposed.proposal.mind
     assert again.candidate_proposed == event.candidate_proposed

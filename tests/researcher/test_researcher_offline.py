@@ -5,6 +5,7 @@ import pytest
 from services.chassis.bus import Bus
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
 from services.domain.structure import fingerprint, similarity
 from services.researcher.offline.proposer import NAME, RANDOM_NAME, OfflineProposer
 from tests.researcher.researcher_neighbours import (
@@ -14,7 +15,6 @@ from tests.researcher.researcher_neighbours import (
     Archive,
     Checker,
     Neighbours,
-    requested,
     researcher,
     settings_of,
 )
@@ -23,9 +23,9 @@ from tests.researcher.researcher_neighbours import (
 async def test_a_seat_becomes_a_proposal(bus: Bus) -> None:
     """With parent, description, structure, neighbours, check and what cognition offered."""
     neighbours = Neighbours(Archive(settings_of()))
-    job = requested(bus)
     async with researcher(neighbours, OfflineProposer) as seat:
-        (event,) = await seat.handle(job)
+        job = seat.requested(bus)
+        (event,) = await seat.handler.handle(job)
 
     proposal = event.candidate_proposed.proposal
     assert event.WhichOneof("fact") == "candidate_proposed"
@@ -43,10 +43,10 @@ async def test_the_same_seat_gets_the_same_proposal(bus: Bus) -> None:
     """Deliveries repeat, and runs are replayed."""
     neighbours = Neighbours(Archive(settings_of()))
     async with researcher(neighbours, OfflineProposer) as seat:
-        (event,) = await seat.handle(requested(bus))
+        (event,) = await seat.handle(bus)
     async with researcher(neighbours, OfflineProposer) as seat:
-        (again,) = await seat.handle(requested(bus))
-        (other,) = await seat.handle(requested(bus, number=3))
+        (again,) = await seat.handle(bus)
+        (other,) = await seat.handle(bus, number=3)
 
     assert again.candidate_proposed == event.candidate_proposed
     assert again.id == event.id
@@ -55,17 +55,22 @@ async def test_the_same_seat_gets_the_same_proposal(bus: Bus) -> None:
 
 async def test_a_child_goes_on_from_its_parents_description(bus: Bus) -> None:
     """Numbers survive the way through the record: the description is valid when it is read back."""
-    archive = Archive(settings_of())
-    neighbours = Neighbours(archive)
-    async with researcher(neighbours, OfflineProposer) as seat:
+    settings = settings_of()
+    settings.pool.CopyFrom(events_pb2.PoolSettings(size=9, parents=1, cold_start=9, batch=9))
+    archive, children = Archive(settings), list[pb.Candidate]()
+    async with researcher(Neighbours(archive), OfflineProposer) as seat:
         for number in range(2, 8):
-            (event,) = await seat.handle(requested(bus, number=number))
-            archive.parent = pb.Candidate(id=event.candidate, run="r1", proposal=event.candidate_proposed.proposal)
-            archive.known.append(archive.parent)
+            (event,) = await seat.handle(bus, number=number)
+            child = pb.Candidate(
+                id=event.candidate, run="r1", state=pb.STATE_ARCHIVED, proposal=event.candidate_proposed.proposal
+            )
+            child.verdict.fitness.value = number
+            archive.put(child)
+            children.append(child)
 
-    digests = {one.proposal.structure or fingerprint(one.proposal.program).digest for one in archive.known}
+    digests = {one.proposal.structure for one in children} | {fingerprint(PARENT_PROGRAM).digest}
     assert len(digests) == 7
-    assert archive.known[-1].proposal.parent == "c000006"
+    assert [one.proposal.parent for one in children] == ["c000001", *(one.id for one in children[:-1])]
 
 
 async def test_a_structural_repeat_is_refused_without_a_check(bus: Bus) -> None:
@@ -73,10 +78,10 @@ async def test_a_structural_repeat_is_refused_without_a_check(bus: Bus) -> None:
     archive = Archive(settings_of())
     neighbours = Neighbours(archive)
     async with researcher(neighbours, OfflineProposer) as seat:
-        (event,) = await seat.handle(requested(bus))
-        archive.known.append(pb.Candidate(id="c000009", proposal=event.candidate_proposed.proposal))
+        (event,) = await seat.handle(bus)
+        archive.put(pb.Candidate(id="c000009", run="r1", proposal=event.candidate_proposed.proposal))
         neighbours.checker.asked.clear()
-        (another,) = await seat.handle(requested(bus))
+        (another,) = await seat.handle(bus)
 
     assert another.candidate_proposed.proposal.structure != event.candidate_proposed.proposal.structure
     assert "(c000009) up to names and layout" in another.candidate_proposed.proposal.novelty_history[0]
@@ -87,7 +92,7 @@ async def test_a_draft_that_fails_the_check_is_followed_by_another(bus: Bus) -> 
     """The failure stays in the history with its numbers."""
     neighbours = Neighbours(Archive(settings_of()), Checker(LEAKS, PASSED))
     async with researcher(neighbours, OfflineProposer) as seat:
-        (event,) = await seat.handle(requested(bus))
+        (event,) = await seat.handle(bus)
 
     first, second = neighbours.checker.asked
     assert first.program != second.program == event.candidate_proposed.proposal.program
@@ -101,7 +106,7 @@ async def test_a_seat_without_a_sound_program_ends(bus: Bus) -> None:
     neighbours = Neighbours(Archive(settings_of()), Checker(LEAKS))
     async with researcher(neighbours, OfflineProposer) as seat:
         with pytest.raises(Rejected, match="no new and sound program in 10 tries") as rejected:
-            await seat.handle(requested(bus))
+            await seat.handle(bus)
 
     assert rejected.value.stage == "check"
     refused = rejected.value.evidence["refused"]
@@ -114,7 +119,7 @@ async def test_baselines_are_checked_like_any_program(bus: Bus, name: str, exemp
     """Only the upper reference may cost what it costs."""
     neighbours = Neighbours(Archive(settings_of()))
     async with researcher(neighbours, OfflineProposer) as seat:
-        (event,) = await seat.handle(requested(bus, name))
+        (event,) = await seat.handle(bus, name)
 
     assert event.candidate_proposed.proposal.mind == "zoo"
     assert event.candidate_proposed.proposal.motivation
@@ -126,14 +131,14 @@ async def test_a_baseline_that_fails_ends(bus: Bus) -> None:
     """Nothing is compared with a program that leaks."""
     async with researcher(Neighbours(Archive(settings_of()), Checker(LEAKS)), OfflineProposer) as seat:
         with pytest.raises(Rejected, match="position 7"):
-            await seat.handle(requested(bus, "gla"))
+            await seat.handle(bus, "gla")
 
 
 async def test_without_cognition_nothing_is_asked(bus: Bus) -> None:
     """Only so can be measured what cognition brings."""
     neighbours = Neighbours(Archive(settings_of(without_cognition=True)))
     async with researcher(neighbours, OfflineProposer) as seat:
-        (event,) = await seat.handle(requested(bus))
+        (event,) = await seat.handle(bus)
 
     assert neighbours.cognition.queries == []
     assert not event.candidate_proposed.proposal.cognition
@@ -143,7 +148,7 @@ async def test_the_best_of_several_is_the_least_alike(bus: Bus) -> None:
     """All are checked; none of those passed over counts as refused."""
     neighbours = Neighbours(Archive(settings_of(best_of=4)))
     async with researcher(neighbours, OfflineProposer) as seat:
-        (event,) = await seat.handle(requested(bus))
+        (event,) = await seat.handle(bus)
 
     proposal = event.candidate_proposed.proposal
     likeness = [_likeness(one.program) for one in neighbours.checker.asked]
@@ -156,7 +161,7 @@ async def test_a_run_may_compose_at_random(bus: Bus) -> None:
     """The control that the search has to beat."""
     neighbours = Neighbours(Archive(settings_of([("search", "random")])))
     async with researcher(neighbours, OfflineProposer) as seat:
-        (event,) = await seat.handle(requested(bus))
+        (event,) = await seat.handle(bus)
 
     assert event.candidate_proposed.proposal.mind == RANDOM_NAME
 
@@ -164,9 +169,11 @@ async def test_a_run_may_compose_at_random(bus: Bus) -> None:
 async def test_work_that_is_done_already_is_not_done_again(bus: Bus) -> None:
     """A delivery may come again after its acknowledgement was lost."""
     archive = Archive(settings_of())
-    archive.state = pb.STATE_TRAINING
     async with researcher(Neighbours(archive), OfflineProposer) as seat:
-        assert await seat.handle(requested(bus, attempt=2)) == []
+        again = seat.requested(bus, attempt=2)
+        archive.put(pb.Candidate(id=again.event.candidate, run="r1", state=pb.STATE_TRAINING, head="a later event"))
+
+        assert await seat.handler.handle(again) == []
 
 
 def _likeness(program: str) -> float:

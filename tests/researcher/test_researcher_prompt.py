@@ -6,6 +6,7 @@ import json
 import pytest
 
 from services.contracts import candidate_pb2 as pb
+from services.llm.embedder import LocalEmbedder
 from services.llm.port import Role
 from services.llm.prompts import main
 from services.researcher.prompt import question
@@ -16,11 +17,12 @@ ROLES = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)
 
 
 def archive() -> Archive:
-    """The parent, and a candidate whose motivation is embedded."""
+    """The parent, a candidate whose motivation is embedded, and one whose motivation is not."""
     embedded = pb.Candidate(id="c000002", run="r1", proposal=pb.Proposal(name="Slots", motivation="Keys are slots."))
-    embedded.proposal.motivation_embedding.extend([0.6, 0.8])
-    embedded.proposal.embedder = "hashed-2-v1"
-    return Archive(settings_of(), known=[PARENT, embedded])
+    embedded.proposal.motivation_embedding.extend(LocalEmbedder(64).vector("Keys are slots.").values)
+    embedded.proposal.embedder = "hashed-64-v1"
+    imported = pb.Candidate(id="c000003", run="r1", proposal=pb.Proposal(name="Imported", motivation="It is there."))
+    return Archive(settings_of(), known=[PARENT, embedded, imported])
 
 
 async def told(neighbours: Neighbours, environment: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -55,5 +57,5 @@ async def test_a_candidate_that_nobody_embedded_has_no_neighbours_to_show(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An imported one, say: an empty list would look like novelty."""
-    assert await told(Neighbours(archive()), monkeypatch, "judge_novelty", "--candidate", "c000001") == 1
+    assert await told(Neighbours(archive()), monkeypatch, "judge_novelty", "--candidate", "c000003") == 1
     assert "no embedded motivation" in capsys.readouterr().err

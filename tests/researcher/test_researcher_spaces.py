@@ -11,7 +11,7 @@ from services.contracts import events_pb2
 from services.llm.openai_embedder import endpoint_embedder
 from services.llm.scripted import Script, ScriptedEndpoint
 from services.researcher.offline.proposer import OfflineProposer
-from tests.researcher.researcher_neighbours import PARENT, Archive, Neighbours, requested, researcher, settings_of
+from tests.researcher.researcher_neighbours import PARENT, Archive, Neighbours, researcher, settings_of
 
 
 def embedded_by(name: str) -> Archive:
@@ -19,7 +19,8 @@ def embedded_by(name: str) -> Archive:
     parent = pb.Candidate()
     parent.CopyFrom(PARENT)
     parent.proposal.embedder = name
-    return Archive(settings_of(), known=[parent], parent=parent)
+    parent.proposal.ClearField("motivation_embedding")
+    return Archive(settings_of(), known=[parent])
 
 
 async def test_a_proposal_carries_the_endpoints_vector_and_its_name(bus: Bus, tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ async def test_a_proposal_carries_the_endpoints_vector_and_its_name(bus: Bus, tm
         assert endpoint is not None
         neighbours = Neighbours(embedded_by("openai:small"))
         async with researcher(neighbours, OfflineProposer, bus, endpoint, tmp_path.as_uri()) as seat:
-            (event,) = await seat.handle(requested(bus))
+            (event,) = await seat.handle(bus)
         await endpoint.close()
         told = [events_pb2.Event.FromString(message.body) async for message in bus.read_log()]
 
@@ -49,8 +50,8 @@ async def test_a_run_that_began_locally_goes_on_locally(bus: Bus, tmp_path: Path
         assert endpoint is not None
         neighbours = Neighbours(embedded_by("hashed-64-v1"))
         async with researcher(neighbours, OfflineProposer, bus, endpoint, tmp_path.as_uri()) as seat:
-            (event,) = await seat.handle(requested(bus))
-            (baseline,) = await seat.handle(requested(bus, "gated_delta_net", number=3))
+            (event,) = await seat.handle(bus)
+            (baseline,) = await seat.handle(bus, "gated_delta_net", number=3)
         await endpoint.close()
 
     assert event.candidate_proposed.proposal.embedder == baseline.candidate_proposed.proposal.embedder == "hashed-64-v1"
@@ -62,4 +63,4 @@ async def test_a_seat_waits_for_the_embedder_of_its_run(bus: Bus) -> None:
     neighbours = Neighbours(embedded_by("openai:small"))
     async with researcher(neighbours, OfflineProposer) as seat:
         with pytest.raises(Transient, match="set ASI_EMBEDDER"):
-            await seat.handle(requested(bus))
+            await seat.handle(bus)

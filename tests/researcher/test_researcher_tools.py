@@ -46,4 +46,4 @@ async def test_an_unknown_candidate_is_one_sentence(
 ) -> None:
     """Not a traceback."""
     assert await told(Neighbours(Archive(settings_of())), monkeypatch, "propose", "--parent", "nobody") == 2
-    assert capsys.readouterr().err == "asi-arch: the archive: no candidate nobody in run r1\n"
+    assert capsys.readouterr().err == "asi-arch: the archive: run r1 has no candidate 'nobody'\n"
