@@ -35,22 +35,25 @@ class KnownArchive(ArchiveService):
         self.settings = settings or events_pb2.RunSettings(mind="offline", baselines=["delta_net"])
         self.settled: list[arc.SettleRequest] = []
         self._name_of_run = run
-        self._known: dict[str, pb.Candidate] = {}
+        self.records: dict[str, pb.Candidate] = {}  # by id
         self._condition = asyncio.Condition()
         super().__init__(self.memory, self._condition, RunLedger(self.memory))
         self.put(*records)
 
     def put(self, *records: pb.Candidate, phase: Phase = "searching") -> None:
         """These records are new, or have changed. What has a fitness enters the pool."""
-        self._known |= {record.id: record for record in records}
+        self.records |= {record.id: record for record in records}
         pool, policy = PoolState(), policy_of(self.settings).pool
-        for record in self._known.values():
+        for record in self.records.values():
             if record.verdict.HasField("fitness"):
                 entry = Entry(record.id, record.verdict.fitness.value, record.request.number)
                 pool, _ = entered(pool, entry, policy)
-        baselines = [record for record in self._known.values() if record.kind == pb.KIND_BASELINE]
+        baselines = [record for record in self.records.values() if record.kind == pb.KIND_BASELINE]
         state = RunState(
-            phase=phase, pool=pool, baselines_open=frozenset(one.id for one in baselines if one.state not in ENDED)
+            phase=phase,
+            pool=pool,
+            baselines_open=frozenset(one.id for one in baselines if one.state not in ENDED),
+            proposals_ended=sum(one.kind == pb.KIND_PROPOSAL and one.state in ENDED for one in self.records.values()),
         )
         self.memory.put(RunRow(self._name_of_run, self.settings, state, 1, 1), records)
 

@@ -15,7 +15,7 @@ PARENT = candidate("Parent", 2, losses=(1.55,), parent="c000001", components=("d
 PARTS = ("delta-rule", "output-gate", "chunkwise-form", "token-shift", "head-mixing")
 
 
-def about(loss: float, budget: int = 3) -> Dossier:
+def about(loss: float, budget: int | None = 3) -> Dossier:
     settings = events_pb2.RunSettings(mind="offline")
     settings.policies.CopyFrom(events_pb2.Policies(ablations=budget))
     record = candidate("Child", 3, losses=(loss,), parent="c000002", components=PARTS)
@@ -30,7 +30,7 @@ def test_new_parts_of_what_is_better_are_asked_about() -> None:
 
 
 @pytest.mark.parametrize(("loss", "budget"), [(1.4, None), (1.4, 0), (1.6, 3), (1.8, 3)])
-def test_nothing_is_asked_without_a_gain_or_a_budget(loss: float, budget: object) -> None:
+def test_nothing_is_asked_without_a_gain_or_a_budget(loss: float, budget: int | None) -> None:
     """An ablation of what gains nothing explains nothing."""
     assert worth_asking(about(loss, budget)) == []
 

@@ -12,11 +12,12 @@ from services.chassis.settings import ServiceSettings
 from services.console.local.processes import free_port
 from services.contracts import checker_pb2, checker_pb2_grpc
 from services.contracts.candidate_pb2 import CheckReport
+from tests.checkers import UnaskedChecker
 
 DEFAULT = 0.5
 
 
-class SlowChecker(checker_pb2_grpc.CheckerServicer):
+class SlowChecker(UnaskedChecker):
     """Takes longer than a call takes by default."""
 
     async def Check(self, request: checker_pb2.CheckRequest, context: object) -> CheckReport:  # noqa: N802

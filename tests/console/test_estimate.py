@@ -18,11 +18,12 @@ from services.console.settings import ConsoleSettings
 from services.console.tables import mixed_precision
 from services.contracts import archive_pb2, candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
+from tests.checkers import UnaskedChecker
 
 ADAPTING = RunOptions()
 
 
-class Machine(checker_pb2_grpc.CheckerServicer):
+class Machine(UnaskedChecker):
     """Trains in float32, two at once, and takes as many seconds per stage as a test says."""
 
     def __init__(self, **seconds: float) -> None:

@@ -87,7 +87,8 @@ def test_the_strongest_control_is_beaten_beyond_the_noise_between_seeds_alone() 
     """Two seeds of each control: one deviation of both, with two degrees of freedom."""
     control = strongest_control({"a": [2.0, 2.02], "b": [1.9, 1.92]})
 
-    assert (control.name, control.loss, control.noise.freedom) == ("b", pytest.approx(1.91), 2)
+    assert (control.name, control.noise.freedom) == ("b", 2)
+    assert control.loss == pytest.approx(1.91)
     assert control.noise.deviation == pytest.approx(0.01 * math.sqrt(2))
     assert control.reach() == pytest.approx(4.3027 * 0.01 * math.sqrt(2) * math.sqrt(1.5), rel=1e-3)
     assert control.is_beaten(1.91 - control.reach() - 1e-6)
@@ -124,7 +125,8 @@ def test_too_few_successes_have_a_rate_but_no_exponent() -> None:
     found = discovery_scaling([[(2.0, False)] * 50])
 
     assert (found.successes, found.exponent, found.exponent_interval) == (0, None, None)
-    assert (found.rate_interval.low, found.rate_interval.high) == (0.0, pytest.approx(3.689 / 100, rel=1e-3))
+    assert found.rate_interval.low == 0.0
+    assert found.rate_interval.high == pytest.approx(3.689 / 100, rel=1e-3)
     with pytest.raises(ValueError, match="0 of 3"):
         found.expected(1.0)
     with pytest.raises(ValueError, match="nothing was spent"):

@@ -20,6 +20,7 @@ from services.judge.app import JudgeService
 from services.judge.handlers import JudgeHandler
 from services.judge.judges import Judge, OfflineJudge
 from tests.archives import KnownArchive
+from tests.checkers import UnaskedChecker
 
 BLOCKS = 32
 ITEMS = 50
@@ -69,7 +70,7 @@ class Archive(KnownArchive):
         super().__init__(*records, settings=settings or settings_of())
 
 
-class Checker(checker_pb2_grpc.CheckerServicer):
+class Checker(UnaskedChecker):
     """Gives the same verdicts to every program, and remembers what it was asked."""
 
     def __init__(self, verdicts: Sequence[pb.ProbeVerdict] = ()) -> None:
@@ -79,12 +80,6 @@ class Checker(checker_pb2_grpc.CheckerServicer):
     async def Check(self, request: checker_pb2.CheckRequest, context: Any) -> pb.CheckReport:
         self.asked.append(request)
         return pb.CheckReport(passed=not self.verdicts, verdicts=self.verdicts)
-
-    async def Describe(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.ScaleDescription:
-        raise NotImplementedError("no judge asks for it")
-
-    async def Profile(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.MachineProfile:
-        raise NotImplementedError("no judge asks for it")
 
 
 async def offline(_mind: str, _job: Job | None) -> Judge:

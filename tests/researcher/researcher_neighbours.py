@@ -28,6 +28,7 @@ from services.llm.openai_embedder import MotivationEmbedder, OpenAIEmbedder, Run
 from services.researcher.draft import Proposer
 from services.researcher.handlers import Researcher
 from tests.archives import KnownArchive
+from tests.checkers import UnaskedChecker
 
 PARENT_PROGRAM = baseline("delta_net").program
 PARENT = pb.Candidate(
@@ -55,7 +56,7 @@ class Archive(KnownArchive):
         super().__init__(*known, settings=settings)
 
 
-class Checker(checker_pb2_grpc.CheckerServicer):
+class Checker(UnaskedChecker):
     """Gives these reports in turn, the last one for ever; keeps what it was asked."""
 
     def __init__(self, *reports: pb.CheckReport) -> None:
@@ -68,9 +69,6 @@ class Checker(checker_pb2_grpc.CheckerServicer):
 
     async def Describe(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.ScaleDescription:
         return checker_pb2.ScaleDescription(width=128, heads=4, blocks=2, context=256, steps=100, unit="byte")
-
-    async def Profile(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.MachineProfile:
-        raise NotImplementedError("no researcher asks for it")
 
 
 class Cognition(cognition_pb2_grpc.CognitionServicer):
@@ -137,9 +135,9 @@ class Seats:
         )
         return replace(self.archive.deliver(bus, event, record, "researcher"), attempt=attempt)
 
-    async def handle(self, bus: Bus, *seat: str, **more: Any) -> Sequence[events_pb2.Event]:
+    async def handle(self, bus: Bus, baseline_name: str = "", **seat: Any) -> Sequence[events_pb2.Event]:
         """What the researcher publishes for a seat that `requested` describes."""
-        return await self.handler.handle(self.requested(bus, *seat, **more))
+        return await self.handler.handle(self.requested(bus, baseline_name, **seat))
 
 
 @asynccontextmanager

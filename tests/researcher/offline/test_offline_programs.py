@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("guest")
 
 async def violations(mixer: Mixer, settings: CheckSettings) -> Sequence[str]:
     """What the probes hold against the mixer's program, as "probe: message"."""
-    report = await check(render(mixer, "Candidate"), InlineSandbox(), settings)
+    report = await check(render(mixer, "Candidate"), InlineSandbox(), settings)  # type: ignore[arg-type]
     return [f"{one.probe}: {one.message}" for one in report.verdicts if one.outcome != "pass"]
 
 
