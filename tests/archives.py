@@ -36,6 +36,7 @@ class KnownArchive(ArchiveService):
         self.settled: list[arc.SettleRequest] = []
         self._name_of_run = run
         self.records: dict[str, pb.Candidate] = {}  # by id
+        self._changes = 0
         self._condition = asyncio.Condition()
         super().__init__(self.memory, self._condition, RunLedger(self.memory))
         self.put(*records)
@@ -55,7 +56,8 @@ class KnownArchive(ArchiveService):
             baselines_open=frozenset(one.id for one in baselines if one.state not in ENDED),
             proposals_ended=sum(one.kind == pb.KIND_PROPOSAL and one.state in ENDED for one in self.records.values()),
         )
-        self.memory.put(RunRow(self._name_of_run, self.settings, state, 1, 1), records)
+        self._changes += 1
+        self.memory.put(RunRow(self._name_of_run, self.settings, state, 1, self._changes), records)
 
     async def tell(self, *records: pb.Candidate, phase: Phase = "searching") -> None:
         """As `put`, and whoever watches the run hears of it."""

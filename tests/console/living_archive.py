@@ -1,21 +1,21 @@
-# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
 """An archive behind real gRPC whose candidates a test adds and changes while a page looks at it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 
-import grpc.aio
-
-from services.chassis.rpc import channel
+from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings
 from services.contracts import archive_pb2 as pb
-from services.contracts import archive_pb2_grpc
+from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as candidates
+from services.domain.run_state import RunState
 from services.domain.zoo import baseline
+from services.store.port import RunRow
+from services.store.service import Context
+from tests.archives import KnownArchive
 
 NODES = 2000
 HOSTILE = '<script>document.title="taken"</script><img src=x onerror=alert(1)>'
@@ -31,6 +31,8 @@ def record(number: int) -> candidates.Candidate:
         id=f"c{number:06d}", run="r1", kind=candidates.KIND_PROPOSAL, state=candidates.STATE_ARCHIVED, stage="tiny"
     )
     one.request.number = number
+    if not number:
+        one.kind, one.request.baseline = candidates.KIND_BASELINE, "delta_net"
     parent = f"c{number // 3:06d}" if number else ""
     components = ["delta-rule", "output-gate"] if number % 2 else ["delta-rule", "forget-gate"]
     program = PROGRAM.replace("num_heads", f"num_heads_{number}", 1)
@@ -56,89 +58,42 @@ def record(number: int) -> candidates.Candidate:
 
 
 @cache
-def _records(count: int) -> dict[str, candidates.Candidate]:
-    return {one.id: one for one in map(record, range(count))}
+def _records(count: int) -> tuple[candidates.Candidate, ...]:
+    return tuple(map(record, range(count)))
 
 
-class LivingArchive(archive_pb2_grpc.ArchiveServicer):
-    """Answers as the store does. `add` is what an event is to the store: watchers are told."""
+class LivingArchive(KnownArchive):
+    """The store's service. `add` is what an event is to the store: watchers are told."""
 
     def __init__(self, count: int = NODES) -> None:
-        self.records = dict(_records(count))
-        self.phase = "searching"
-        self.runs = ["r1"]
-        self._sequence = 1
-        self._changed = asyncio.Condition()
+        budget = events_pb2.Budget(candidates=4000)
+        settings = events_pb2.RunSettings(scale="tiny", baselines=["delta_net"], budget=budget)
+        super().__init__(*_records(count), settings=settings)
 
-    async def add(self, *records: candidates.Candidate, phase: str = "") -> None:
-        """New or changed candidates, and perhaps another phase."""
-        async with self._changed:
-            self.records |= {one.id: one for one in records}
-            self.phase = phase or self.phase
-            self._sequence += 1
-            self._changed.notify_all()
+    async def add(self, *records: candidates.Candidate) -> None:
+        """New or changed candidates."""
+        await self.tell(*records)
 
-    def _status(self) -> pb.RunStatus:
-        states: dict[str, int] = {}
-        for one in self.records.values():
-            name = candidates.State.Name(one.state).removeprefix("STATE_").lower()
-            states[name] = states.get(name, 0) + 1
-        status = pb.RunStatus(run="r1", phase=self.phase, sequence=self._sequence, states=states)
-        status.settings.scale = "tiny"
-        status.settings.budget.candidates = 4000
-        status.proposals_ended = states.get("archived", 0)
-        return status
+    def finish(self) -> None:
+        """The run has ended, and so has a later one."""
+        self.put(phase="finished")
+        self.memory.put(RunRow("r2", self.settings, RunState(phase="finished"), 2, 2))
 
-    async def ListRuns(self, request: object, context: object) -> pb.ListRunsReply:
-        return pb.ListRunsReply(runs=[pb.RunStatus(run=one, phase=self.phase) for one in self.runs])
-
-    async def GetRun(self, request: pb.RunRequest, context: grpc.aio.ServicerContext) -> pb.RunStatus:
-        if request.run not in ("", "r1"):
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no run {request.run!r}")
-        return self._status()
-
-    async def ListCandidates(self, request: pb.ListCandidatesRequest, context: object) -> pb.ListCandidatesReply:
-        found = [one for one in self.records.values() if not request.states or one.state in request.states]
-        start = int(request.page_token or 0)
-        end = start + request.page_size
-        more = str(end) if end < len(found) else ""
-        return pb.ListCandidatesReply(candidates=found[start:end], next_page_token=more, total=len(found))
-
-    async def GetCandidate(
-        self, request: pb.GetCandidateRequest, context: grpc.aio.ServicerContext
-    ) -> candidates.Candidate:
-        if request.candidate not in self.records:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"run r1 has no candidate {request.candidate!r}")
-        return self.records[request.candidate]
-
-    async def GetCandidates(self, request: pb.GetCandidatesRequest, context: object) -> pb.GetCandidatesReply:
-        known = [self.records[one] for one in request.candidates if one in self.records]
-        return pb.GetCandidatesReply(candidates=known)
-
-    async def GetChain(self, request: object, context: object) -> pb.ChainReply:
+    async def GetChain(self, request: pb.GetCandidateRequest, context: Context) -> pb.ChainReply:  # noqa: N802, ARG002
+        """One event: records that are given as they are have none."""
         reply = pb.ChainReply()
         reply.links.add(sequence=7, sha256="ab" * 32, accepted=True).event.id = "r1.c000007.proposed.1"
         return reply
-
-    async def GetBaselines(self, request: object, context: object) -> pb.GetBaselinesReply:
-        return pb.GetBaselinesReply(baselines=[self.records["c000000"]])
-
-    async def WatchRun(self, request: object, context: object) -> AsyncIterator[pb.RunStatus]:
-        while True:
-            yield self._status()
-            async with self._changed:
-                await self._changed.wait()
 
 
 @asynccontextmanager
 async def served(archive: LivingArchive, port: int = 0) -> AsyncIterator[int]:
     """The archive on a port of this machine."""
-    server = grpc.aio.server()
-    archive_pb2_grpc.add_ArchiveServicer_to_server(archive, server)
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    server = Server(ServiceSettings(listen=f"127.0.0.1:{port}"))
+    archive_pb2_grpc.add_ArchiveServicer_to_server(archive, server.grpc)
     await server.start()
     try:
-        yield bound
+        yield server.port
     finally:
         await server.stop(0)
 
