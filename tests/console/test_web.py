@@ -368,7 +368,7 @@ async def test_what_does_not_exist_is_a_sentence_with_a_status(site: Site) -> No
             assert answer.status == 404
             assert (await answer.json())["error"] == "run r1 has no candidate 'c999999'"
         async with session.get(f"{site.address}api/table?run=r9") as answer:
-            assert (answer.status, (await answer.json())["error"]) == (404, "there is no run 'r9'")
+            assert (answer.status, (await answer.json())["error"]) == (404, "no run is called r9")
         async with session.get(f"{site.address}api/call?id=c000001&call=3") as answer:
             assert answer.status == 404
         async with session.get(site.address) as answer:

@@ -93,12 +93,14 @@ class MemoryArchive(Searching):
 
     def put(self, run: RunRow, records: Iterable[candidate_pb2.Candidate] = ()) -> None:
         """Take a run and records as they are, without events: for tests and demonstrations."""
-        self._write(Effects(self._applied + 1, runs={run.run: run}))
+        self._write(Effects(self._applied + 1, [], runs={run.run: run}))
         for record in records:
             sequence, key = self._applied + 1, (run.run, record.id)
             known = self._row(key) if key in self._records else None
             ended = sequence if record.state in (candidate_pb2.STATE_ARCHIVED, candidate_pb2.STATE_REJECTED) else None
-            effects = Effects(sequence, rows={key: CandidateRow(record, known.requested if known else sequence, ended)})
+            effects = Effects(
+                sequence, [], rows={key: CandidateRow(record, known.requested if known else sequence, ended)}
+            )
             if record.HasField("proposal") and not (known and known.record.HasField("proposal")):
                 effects.proposed[key] = sequence
             self._write(effects)
