@@ -48,9 +48,7 @@ class RunLedger:
         """
         async with self._lock:
             held = await self._open()
-            row = await self._archive.run(
-                run
-            )  # after what is held: a call may be counted twice briefly, never not at all
+            row = await self._archive.run(run)  # read after `held`: a call may be counted twice briefly, never missed
             budget = Budget(**{field.name: value for field, value in row.settings.budget.ListFields()})
             if budget.money is not None and nanodollars is None:
                 raise NotPossible(f"run {run} has a budget in money, so every model needs prices in the mind file")
@@ -74,8 +72,8 @@ class RunLedger:
         """Hold what the call took until the log has booked it; idempotent. Unknown numbers keep the whole reserve."""
         async with self._lock:
             held = (await self._open()).get(number)
-            if held is None:
-                return
+            if held is None or held.booked_at is not None:
+                return  # lapsed and gone, or settled already
             held.tokens = held.tokens if tokens is None else tokens
             held.nanodollars = held.nanodollars if nanodollars is None else nanodollars
             held.booked_at = booked_at
