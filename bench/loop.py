@@ -64,6 +64,9 @@ class InstantChecker(checker_pb2_grpc.CheckerServicer):
     async def Describe(self, request: object, context: object) -> checker_pb2.ScaleDescription:  # noqa: N802, ARG002
         return checker_pb2.ScaleDescription()
 
+    async def Trial(self, request: object, context: object) -> checker_pb2.TrialReport:  # noqa: N802, ARG002
+        return checker_pb2.TrialReport()
+
 
 class InstantProposer:
     """A program that no other has: one more constant."""

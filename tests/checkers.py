@@ -21,3 +21,7 @@ class UnaskedChecker(checker_pb2_grpc.CheckerServicer):
     async def Profile(self, request: checker_pb2.ScaleRequest, context: object) -> checker_pb2.MachineProfile:  # noqa: N802
         """No test should come here."""
         raise NotImplementedError("nothing in this test asks for the machine")
+
+    async def Trial(self, request: checker_pb2.TrialRequest, context: object) -> checker_pb2.TrialReport:  # noqa: N802
+        """No test should come here."""
+        raise NotImplementedError("nothing in this test tries a program")

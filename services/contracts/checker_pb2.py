@@ -25,29 +25,37 @@ _sym_db = _symbol_database.Default()
 from services.contracts import candidate_pb2 as services_dot_contracts_dot_candidate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n services/contracts/checker.proto\x12\x06\x61si.v1\x1a\"services/contracts/candidate.proto\"\xa6\x01\n\x0cScaleRequest\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x41\n\x0fscale_overrides\x18\x02 \x03(\x0b\x32(.asi.v1.ScaleRequest.ScaleOverridesEntry\x12\r\n\x05speed\x18\x03 \x01(\x08\x1a\x35\n\x13ScaleOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc3\x01\n\x0eMachineProfile\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x03 \x01(\t\x12\x11\n\ttrainings\x18\x04 \x01(\r\x12\x0e\n\x06tokens\x18\x05 \x01(\x04\x12\x1e\n\x11tokens_per_second\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07seconds\x18\x07 \x01(\x01H\x01\x88\x01\x01\x42\x14\n\x12_tokens_per_secondB\n\n\x08_seconds\"\xd2\x02\n\x10ScaleDescription\x12\r\n\x05width\x18\x01 \x01(\r\x12\r\n\x05heads\x18\x02 \x01(\r\x12\x0e\n\x06\x62locks\x18\x03 \x01(\r\x12\x14\n\x0c\x66\x65\x65\x64_forward\x18\x04 \x01(\r\x12\x12\n\nvocabulary\x18\x05 \x01(\r\x12\x0f\n\x07\x63ontext\x18\x06 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x07 \x01(\r\x12\r\n\x05steps\x18\x08 \x01(\r\x12\x0e\n\x06tokens\x18\t \x01(\x04\x12\x0c\n\x04unit\x18\n \x01(\t\x12\x0e\n\x06\x63orpus\x18\x0b \x01(\t\x12\x11\n\toptimiser\x18\x0c \x01(\t\x12\x11\n\tprecision\x18\r \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0e \x01(\t\x12\x14\n\x0cwall_seconds\x18\x0f \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x10 \x01(\x04\x12\x16\n\x0einitialisation\x18\x11 \x01(\t\x12\x0f\n\x07modules\x18\x12 \x03(\t\"\xd4\x01\n\x0c\x43heckRequest\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x41\n\x0fscale_overrides\x18\x03 \x03(\x0b\x32(.asi.v1.CheckRequest.ScaleOverridesEntry\x12\x18\n\x10\x65xempt_from_cost\x18\x04 \x01(\x08\x12\x10\n\x08thorough\x18\x05 \x01(\x08\x1a\x35\n\x13ScaleOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xb2\x01\n\x07\x43hecker\x12\x32\n\x05\x43heck\x12\x14.asi.v1.CheckRequest\x1a\x13.asi.v1.CheckReport\x12\x37\n\x07Profile\x12\x14.asi.v1.ScaleRequest\x1a\x16.asi.v1.MachineProfile\x12:\n\x08\x44\x65scribe\x12\x14.asi.v1.ScaleRequest\x1a\x18.asi.v1.ScaleDescriptionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n services/contracts/checker.proto\x12\x06\x61si.v1\x1a\"services/contracts/candidate.proto\"\xc5\x01\n\x0cTrialRequest\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x41\n\x0fscale_overrides\x18\x03 \x03(\x0b\x32(.asi.v1.TrialRequest.ScaleOverridesEntry\x12\r\n\x05steps\x18\x04 \x01(\r\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x1a\x35\n\x13ScaleOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"A\n\x0bTrialReport\x12!\n\x05\x63urve\x18\x01 \x03(\x0b\x32\x12.asi.v1.CurvePoint\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\"\xa6\x01\n\x0cScaleRequest\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x41\n\x0fscale_overrides\x18\x02 \x03(\x0b\x32(.asi.v1.ScaleRequest.ScaleOverridesEntry\x12\r\n\x05speed\x18\x03 \x01(\x08\x1a\x35\n\x13ScaleOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc3\x01\n\x0eMachineProfile\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x03 \x01(\t\x12\x11\n\ttrainings\x18\x04 \x01(\r\x12\x0e\n\x06tokens\x18\x05 \x01(\x04\x12\x1e\n\x11tokens_per_second\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07seconds\x18\x07 \x01(\x01H\x01\x88\x01\x01\x42\x14\n\x12_tokens_per_secondB\n\n\x08_seconds\"\xd2\x02\n\x10ScaleDescription\x12\r\n\x05width\x18\x01 \x01(\r\x12\r\n\x05heads\x18\x02 \x01(\r\x12\x0e\n\x06\x62locks\x18\x03 \x01(\r\x12\x14\n\x0c\x66\x65\x65\x64_forward\x18\x04 \x01(\r\x12\x12\n\nvocabulary\x18\x05 \x01(\r\x12\x0f\n\x07\x63ontext\x18\x06 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x07 \x01(\r\x12\r\n\x05steps\x18\x08 \x01(\r\x12\x0e\n\x06tokens\x18\t \x01(\x04\x12\x0c\n\x04unit\x18\n \x01(\t\x12\x0e\n\x06\x63orpus\x18\x0b \x01(\t\x12\x11\n\toptimiser\x18\x0c \x01(\t\x12\x11\n\tprecision\x18\r \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0e \x01(\t\x12\x14\n\x0cwall_seconds\x18\x0f \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x10 \x01(\x04\x12\x16\n\x0einitialisation\x18\x11 \x01(\t\x12\x0f\n\x07modules\x18\x12 \x03(\t\"\xd4\x01\n\x0c\x43heckRequest\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x41\n\x0fscale_overrides\x18\x03 \x03(\x0b\x32(.asi.v1.CheckRequest.ScaleOverridesEntry\x12\x18\n\x10\x65xempt_from_cost\x18\x04 \x01(\x08\x12\x10\n\x08thorough\x18\x05 \x01(\x08\x1a\x35\n\x13ScaleOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xe6\x01\n\x07\x43hecker\x12\x32\n\x05\x43heck\x12\x14.asi.v1.CheckRequest\x1a\x13.asi.v1.CheckReport\x12\x37\n\x07Profile\x12\x14.asi.v1.ScaleRequest\x1a\x16.asi.v1.MachineProfile\x12:\n\x08\x44\x65scribe\x12\x14.asi.v1.ScaleRequest\x1a\x18.asi.v1.ScaleDescription\x12\x32\n\x05Trial\x12\x14.asi.v1.TrialRequest\x1a\x13.asi.v1.TrialReportb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'services.contracts.checker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TRIALREQUEST_SCALEOVERRIDESENTRY']._loaded_options = None
+  _globals['_TRIALREQUEST_SCALEOVERRIDESENTRY']._serialized_options = b'8\001'
   _globals['_SCALEREQUEST_SCALEOVERRIDESENTRY']._loaded_options = None
   _globals['_SCALEREQUEST_SCALEOVERRIDESENTRY']._serialized_options = b'8\001'
   _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._loaded_options = None
   _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_options = b'8\001'
-  _globals['_SCALEREQUEST']._serialized_start=81
-  _globals['_SCALEREQUEST']._serialized_end=247
-  _globals['_SCALEREQUEST_SCALEOVERRIDESENTRY']._serialized_start=194
-  _globals['_SCALEREQUEST_SCALEOVERRIDESENTRY']._serialized_end=247
-  _globals['_MACHINEPROFILE']._serialized_start=250
-  _globals['_MACHINEPROFILE']._serialized_end=445
-  _globals['_SCALEDESCRIPTION']._serialized_start=448
-  _globals['_SCALEDESCRIPTION']._serialized_end=786
-  _globals['_CHECKREQUEST']._serialized_start=789
-  _globals['_CHECKREQUEST']._serialized_end=1001
-  _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_start=194
-  _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_end=247
-  _globals['_CHECKER']._serialized_start=1004
-  _globals['_CHECKER']._serialized_end=1182
+  _globals['_TRIALREQUEST']._serialized_start=81
+  _globals['_TRIALREQUEST']._serialized_end=278
+  _globals['_TRIALREQUEST_SCALEOVERRIDESENTRY']._serialized_start=225
+  _globals['_TRIALREQUEST_SCALEOVERRIDESENTRY']._serialized_end=278
+  _globals['_TRIALREPORT']._serialized_start=280
+  _globals['_TRIALREPORT']._serialized_end=345
+  _globals['_SCALEREQUEST']._serialized_start=348
+  _globals['_SCALEREQUEST']._serialized_end=514
+  _globals['_SCALEREQUEST_SCALEOVERRIDESENTRY']._serialized_start=225
+  _globals['_SCALEREQUEST_SCALEOVERRIDESENTRY']._serialized_end=278
+  _globals['_MACHINEPROFILE']._serialized_start=517
+  _globals['_MACHINEPROFILE']._serialized_end=712
+  _globals['_SCALEDESCRIPTION']._serialized_start=715
+  _globals['_SCALEDESCRIPTION']._serialized_end=1053
+  _globals['_CHECKREQUEST']._serialized_start=1056
+  _globals['_CHECKREQUEST']._serialized_end=1268
+  _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_start=225
+  _globals['_CHECKREQUEST_SCALEOVERRIDESENTRY']._serialized_end=278
+  _globals['_CHECKER']._serialized_start=1271
+  _globals['_CHECKER']._serialized_end=1501
 # @@protoc_insertion_point(module_scope)

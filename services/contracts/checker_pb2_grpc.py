@@ -50,6 +50,11 @@ class CheckerStub:
                 request_serializer=services_dot_contracts_dot_checker__pb2.ScaleRequest.SerializeToString,
                 response_deserializer=services_dot_contracts_dot_checker__pb2.ScaleDescription.FromString,
                 _registered_method=True)
+        self.Trial = channel.unary_unary(
+                '/asi.v1.Checker/Trial',
+                request_serializer=services_dot_contracts_dot_checker__pb2.TrialRequest.SerializeToString,
+                response_deserializer=services_dot_contracts_dot_checker__pb2.TrialReport.FromString,
+                _registered_method=True)
 
 
 class CheckerServicer:
@@ -78,6 +83,14 @@ class CheckerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Trial(self, request, context):
+        """A few steps of training, scored on nothing: a hint for whoever writes programs. One that cannot be trained is an
+        answer, not an error. INVALID_ARGUMENT and RESOURCE_EXHAUSTED as for Check; also for more than 100 steps.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CheckerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +108,11 @@ def add_CheckerServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=services_dot_contracts_dot_checker__pb2.ScaleRequest.FromString,
                     response_serializer=services_dot_contracts_dot_checker__pb2.ScaleDescription.SerializeToString,
+            ),
+            'Trial': grpc.unary_unary_rpc_method_handler(
+                    servicer.Trial,
+                    request_deserializer=services_dot_contracts_dot_checker__pb2.TrialRequest.FromString,
+                    response_serializer=services_dot_contracts_dot_checker__pb2.TrialReport.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +196,33 @@ class Checker:
             '/asi.v1.Checker/Describe',
             services_dot_contracts_dot_checker__pb2.ScaleRequest.SerializeToString,
             services_dot_contracts_dot_checker__pb2.ScaleDescription.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asi.v1.Checker/Trial',
+            services_dot_contracts_dot_checker__pb2.TrialRequest.SerializeToString,
+            services_dot_contracts_dot_checker__pb2.TrialReport.FromString,
             options,
             channel_credentials,
             insecure,

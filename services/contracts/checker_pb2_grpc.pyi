@@ -42,6 +42,10 @@ class CheckerStub:
     """
     Describe: _grpc.UnaryUnaryMultiCallable[_checker_pb2.ScaleRequest, _checker_pb2.ScaleDescription]
     """How candidates are trained at a stage, for whoever writes programs. INVALID_ARGUMENT as for Profile."""
+    Trial: _grpc.UnaryUnaryMultiCallable[_checker_pb2.TrialRequest, _checker_pb2.TrialReport]
+    """A few steps of training, scored on nothing: a hint for whoever writes programs. One that cannot be trained is an
+    answer, not an error. INVALID_ARGUMENT and RESOURCE_EXHAUSTED as for Check; also for more than 100 steps.
+    """
 
 @_typing.type_check_only
 class CheckerAsyncStub(CheckerStub):
@@ -56,6 +60,10 @@ class CheckerAsyncStub(CheckerStub):
     """
     Describe: _aio.UnaryUnaryMultiCallable[_checker_pb2.ScaleRequest, _checker_pb2.ScaleDescription]  # type: ignore[assignment]
     """How candidates are trained at a stage, for whoever writes programs. INVALID_ARGUMENT as for Profile."""
+    Trial: _aio.UnaryUnaryMultiCallable[_checker_pb2.TrialRequest, _checker_pb2.TrialReport]  # type: ignore[assignment]
+    """A few steps of training, scored on nothing: a hint for whoever writes programs. One that cannot be trained is an
+    answer, not an error. INVALID_ARGUMENT and RESOURCE_EXHAUSTED as for Check; also for more than 100 steps.
+    """
 
 class CheckerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -85,5 +93,15 @@ class CheckerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_checker_pb2.ScaleDescription, _abc.Awaitable[_checker_pb2.ScaleDescription]]:
         """How candidates are trained at a stage, for whoever writes programs. INVALID_ARGUMENT as for Profile."""
+
+    @_abc_1.abstractmethod
+    def Trial(
+        self,
+        request: _checker_pb2.TrialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checker_pb2.TrialReport, _abc.Awaitable[_checker_pb2.TrialReport]]:
+        """A few steps of training, scored on nothing: a hint for whoever writes programs. One that cannot be trained is an
+        answer, not an error. INVALID_ARGUMENT and RESOURCE_EXHAUSTED as for Check; also for more than 100 steps.
+        """
 
 def add_CheckerServicer_to_server(servicer: CheckerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -462,6 +462,7 @@ class Policies(_message.Message):
     WORTHWHILE_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
     OBJECTIVES_FIELD_NUMBER: _builtins.int
+    EXPERIMENTS_FIELD_NUMBER: _builtins.int
     leakage: _builtins.str
     """of a loss too good to be true: "investigate", "probe" or "paper" """
     prune: _builtins.bool
@@ -497,6 +498,8 @@ class Policies(_message.Message):
     """of trainings that cannot win: "quantiles", "extrapolation" or "none" """
     objectives: _builtins.str
     """what a run optimises at once, as in "loss,parameters"; absent: fitness alone"""
+    experiments: _builtins.int
+    """quick ones that a language model may ask for before it proposes"""
     def __init__(
         self,
         *,
@@ -517,10 +520,11 @@ class Policies(_message.Message):
         worthwhile: _builtins.float | None = ...,
         stopping: _builtins.str | None = ...,
         objectives: _builtins.str | None = ...,
+        experiments: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_objectives", b"_objectives", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_stopping", b"_stopping", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "objectives", b"objectives", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "stopping", b"stopping", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_experiments", b"_experiments", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_objectives", b"_objectives", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_stopping", b"_stopping", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "experiments", b"experiments", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "objectives", b"objectives", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "stopping", b"stopping", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_objectives", b"_objectives", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_stopping", b"_stopping", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "objectives", b"objectives", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "stopping", b"stopping", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_experiments", b"_experiments", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_objectives", b"_objectives", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_stopping", b"_stopping", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "experiments", b"experiments", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "objectives", b"objectives", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "stopping", b"stopping", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ablations: _TypeAlias = _typing.Literal["ablations"]  # noqa: Y015
     _WhichOneofArgType__ablations: _TypeAlias = _typing.Literal["_ablations", b"_ablations"]  # noqa: Y015
@@ -528,6 +532,8 @@ class Policies(_message.Message):
     _WhichOneofArgType__block: _TypeAlias = _typing.Literal["_block", b"_block"]  # noqa: Y015
     _WhichOneofReturnType__eta: _TypeAlias = _typing.Literal["eta"]  # noqa: Y015
     _WhichOneofArgType__eta: _TypeAlias = _typing.Literal["_eta", b"_eta"]  # noqa: Y015
+    _WhichOneofReturnType__experiments: _TypeAlias = _typing.Literal["experiments"]  # noqa: Y015
+    _WhichOneofArgType__experiments: _TypeAlias = _typing.Literal["_experiments", b"_experiments"]  # noqa: Y015
     _WhichOneofReturnType__flops: _TypeAlias = _typing.Literal["flops"]  # noqa: Y015
     _WhichOneofArgType__flops: _TypeAlias = _typing.Literal["_flops", b"_flops"]  # noqa: Y015
     _WhichOneofReturnType__leakage: _TypeAlias = _typing.Literal["leakage"]  # noqa: Y015
@@ -562,6 +568,8 @@ class Policies(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__block) -> _WhichOneofReturnType__block | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__eta) -> _WhichOneofReturnType__eta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__experiments) -> _WhichOneofReturnType__experiments | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__flops) -> _WhichOneofReturnType__flops | None: ...
     @_typing.overload

@@ -2,7 +2,8 @@
 """The gRPC service Checker: programs are screened and probed here, where strangers' code may run."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc.aio
@@ -13,14 +14,19 @@ from services.contracts import candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.domain.syntax import MOST_BYTES
 from services.engineer.checks.report import CheckReport
 from services.engineer.data.corpus import ByteTokens
+from services.engineer.records import point_message
 from services.engineer.scales import Scale
 from services.engineer.speed import training_seconds
 from services.engineer.stages import Stage, Stages
+from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.measurements import device_name
 from services.engineer.training.model import INITIALISATION
 from services.fla_cpu.names import MODULES, OPERATORS, TOP
 
 WAITING_PER_SLOT = 16
+
+
+MOST_TRIAL_STEPS = 100
 
 
 class CheckerService(checker_pb2_grpc.CheckerServicer):
@@ -37,23 +43,42 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
     async def Check(
         self, request: checker_pb2.CheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> candidate_pb2.CheckReport:
-        if len(request.program.encode(errors="replace")) > MOST_BYTES:
+        async with self._slot(request.program):
+            stage = await self._stages.open(request.stage or "tiny", dict(request.scale_overrides))
+            report = await self._stages.check(
+                stage,
+                request.program,
+                exempt_from_cost=request.exempt_from_cost,
+                thorough=request.thorough,
+            )
+        return report_message(report)
+
+    async def Trial(
+        self, request: checker_pb2.TrialRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> checker_pb2.TrialReport:
+        if not 1 <= request.steps <= MOST_TRIAL_STEPS:
+            raise ValueError(f"steps must be 1 to {MOST_TRIAL_STEPS}, not {request.steps}")
+        async with self._slot(request.program):
+            stage = await self._stages.open(request.stage or "tiny", dict(request.scale_overrides))
+            try:
+                curve = await self._stages.trial(stage, request.program, request.steps, request.seed)
+            except TrainingFailed as failed:
+                return checker_pb2.TrialReport(failure=failed.message)
+        return checker_pb2.TrialReport(curve=[point_message(one) for one in curve])
+
+    @contextlib.asynccontextmanager
+    async def _slot(self, program: str) -> AsyncIterator[None]:
+        """Room for one program to run. Raises ValueError for one that is too long, Busy where too many wait."""
+        if len(program.encode(errors="replace")) > MOST_BYTES:
             raise ValueError(f"program has more than {MOST_BYTES} bytes")
         if self._inside >= self._room:
             raise Busy(f"{self._inside} checks are waiting: ask again in a moment")
         self._inside += 1
         try:
             async with self._slots:
-                stage = await self._stages.open(request.stage or "tiny", dict(request.scale_overrides))
-                report = await self._stages.check(
-                    stage,
-                    request.program,
-                    exempt_from_cost=request.exempt_from_cost,
-                    thorough=request.thorough,
-                )
+                yield
         finally:
             self._inside -= 1
-        return report_message(report)
 
     async def Profile(
         self, request: checker_pb2.ScaleRequest, context: grpc.aio.ServicerContext[Any, Any]

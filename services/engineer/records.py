@@ -19,7 +19,7 @@ def seed_message(result: TrainingResult) -> pb.SeedResult:
     """One seed. What was not measured stays unset."""
     return pb.SeedResult(
         seed=result.seed,
-        curve=[_point(one) for one in thinned(result.curve)],
+        curve=[point_message(one) for one in thinned(result.curve)],
         loss=result.loss,
         bits_per_byte=result.bits_per_byte,
         loss_stderr=result.loss_stderr,
@@ -73,7 +73,8 @@ def thinned(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
     return [one for place, one in enumerate(curve) if place % step == 0 or one.loss is not None or place == last]
 
 
-def _point(point: CurvePoint) -> pb.CurvePoint:
+def point_message(point: CurvePoint) -> pb.CurvePoint:
+    """A point of a curve as the contracts carry it."""
     return pb.CurvePoint(step=point.step, tokens=point.tokens, train_loss=point.train_loss, loss=point.loss)
 
 

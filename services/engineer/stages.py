@@ -12,15 +12,23 @@ from pathlib import Path
 import structlog
 
 from services.domain.promotion import matched_width
+from services.domain.syntax import MOST_BYTES
 from services.engineer.checks.host import check, check_thoroughly, stage_settings
 from services.engineer.checks.report import CheckReport, CheckSettings
+from services.engineer.checks.screen import screen_apart
 from services.engineer.data import Corpus, CorpusError, open_corpus, other_corpus
 from services.engineer.evaluation.tasks import require_tasks
 from services.engineer.precision import PrecisionSpeed, decided, measure_precision
 from services.engineer.scales import Scale, load_scale
 from services.engineer.speed import measure_speed
+from services.engineer.training.errors import TrainingFailed
+from services.engineer.training.host import optimise
 from services.engineer.training.model import BF16, FP32
+from services.engineer.training.result import CurvePoint
+from services.engineer.training.session import Job, Supervision
 from services.sandbox import Sandbox
+
+TRIAL_POINTS = 5  # of the curve of a few steps
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,17 @@ class Stages:
         exempt = (*stage.settings.exempt, "cost") if exempt_from_cost else stage.settings.exempt
         run = check_thoroughly if thorough else check
         return await run(program, self._sandbox, replace(stage.settings, exempt=exempt))
+
+    async def trial(self, stage: Stage, program: str, steps: int, seed: int) -> tuple[CurvePoint, ...]:
+        """The training losses of so many steps. Raises TrainingFailed, also for a program that is screened out."""
+        found = await screen_apart(program, self._sandbox, MOST_BYTES)
+        if found.violated:
+            raise TrainingFailed("screen", found.message, {})
+        scale = stage.scale
+        scale = replace(scale, tokens=steps * scale.tokens_per_step, log_every=max(1, steps // TRIAL_POINTS),
+                        evaluations=1, compile=False)  # fmt: skip
+        trained = await optimise(Job(program, seed, scale, stage.corpus), Supervision(), self._sandbox)
+        return tuple(trained.session.curve)
 
     async def _open(self, name: str, overrides: Mapping[str, str]) -> Stage:
         scale = await self._scale(name, overrides)

@@ -77,7 +77,7 @@ async def build(service: Service, settings: ResearcherSettings) -> AsyncIterator
         thinking = await minds.mind(mind, job)
         if thinking is None:
             return offline
-        model = ModelProposer(thinking)
+        model = ModelProposer(thinking, checker=checker_stub)
         return MixedProposer(model, offline) if mind == MIXED else model
 
     async with AsyncExitStack() as stack:
@@ -85,14 +85,14 @@ async def build(service: Service, settings: ResearcherSettings) -> AsyncIterator
             await stack.enter_async_context(channel(address, settings))
             for address in (settings.archive_address, settings.checker_address, settings.cognition_address)
         ]
-        archive_stub = archive_pb2_grpc.ArchiveStub(archive)
+        archive_stub, checker_stub = archive_pb2_grpc.ArchiveStub(archive), checker_pb2_grpc.CheckerStub(checker)
         minds = Minds(service.name, service.bus, archive_stub, settings.artifacts)
         stack.push_async_callback(minds.close)
         embedder = RunEmbedder(endpoint, minds)
         stack.push_async_callback(embedder.close)
         researcher = Researcher(
             archive_stub,
-            checker_pb2_grpc.CheckerStub(checker),
+            checker_stub,
             cognition_pb2_grpc.CognitionStub(cognition),
             MotivationEmbedder(local, embedder),
             embedder.vector,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from services.archive.lessons import lessons_of, lessons_text
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
+from services.contracts import checker_pb2, checker_pb2_grpc
 from services.domain.components import VOCABULARY
 from services.llm.port import Block, Mind, Request, Role
 from services.llm.prompts import load_prompt
@@ -29,6 +30,16 @@ PACKAGE = "services.researcher"
 MOST_EDIT_REPAIRS = 3
 MOST_COMPONENTS = 20
 LESSONS = 12  # shown in a prompt
+MOST_EXPERIMENTS = 3
+TRIAL_STEPS, TRIAL_SEED, TRIAL_SECONDS = 30, 1, 600.0
+OFFER = """
+
+# Quick experiments
+
+Before you commit you may have up to {left} made, one at a time: set `experiment` to "check" (all probes of the program
+you give), "train" (30 steps, its training losses) or "compare" (the same beside the parent, on the same data). The
+result comes back to you. Thirty steps tell a program that diverges or learns nothing from one that learns, and little
+about the end of a training. Set `experiment` to "none" to propose."""
 
 
 class _Answer(BaseModel):
@@ -70,6 +81,14 @@ class ProposalAnswer(_Answer):
         return self
 
 
+class TryingAnswer(ProposalAnswer):
+    """A proposal, or a program to be tried first: name, motivation and program are then as they stand."""
+
+    experiment: Literal["none", "check", "train", "compare"] = Field(
+        "none", description="none commits to the proposal; the others try its program and come back to you"
+    )
+
+
 class SummaryAnswer(_Answer):
     """A summary, never stored."""
 
@@ -95,9 +114,14 @@ def applied(edits: list[EditAnswer], program: str) -> str:
 
 
 def propose_request(
-    context: Context, refusals: Sequence[Refusal], summaries: Sequence[str], problem: str = "", ordinal: int = 0
+    context: Context,
+    refusals: Sequence[Refusal],
+    summaries: Sequence[str],
+    problem: str = "",
+    ordinal: int = 0,
+    experiments: int = 0,
 ) -> Request[ProposalAnswer]:
-    """The question of a proposal; one summary per reference, `problem` of the last edits."""
+    """The question of a proposal; one summary per reference, `problem` of the last edits, `experiments` still free."""
     record, prompt = context.record, load_prompt(PACKAGE, "propose")
     messages = prompt.messages(
         parent_name=context.parent.proposal.name,
@@ -110,9 +134,10 @@ def propose_request(
         lessons=lessons_text(lessons_of(context.board, LESSONS)),
         references=references_text(context.references, summaries),
         cognition=cognition_text(context.entries),
-        refusals=refusals_text(refusals) + problem,
+        refusals=refusals_text(refusals) + problem + (OFFER.format(left=experiments) if experiments else ""),
     )
-    return Request(Role.PROPOSE, record.run, record.id, messages, ProposalAnswer, prompt.version, ordinal=ordinal)
+    answer = TryingAnswer if experiments else ProposalAnswer
+    return Request(Role.PROPOSE, record.run, record.id, messages, answer, prompt.version, ordinal=ordinal)
 
 
 def ablate_request(
@@ -150,12 +175,16 @@ class ModelProposer:
     """Proposes for one seat through a mind.
 
     With `summarise`, each reference is summarised by a question of its own as in the paper, once for all drafts of the
-    seat; otherwise its own analysis stands in, which costs no call.
+    seat; otherwise its own analysis stands in, which costs no call. With a `checker`, the model may have as many quick
+    experiments made before each draft as the run's policy `experiments` says.
     """
 
-    def __init__(self, mind: Mind, summarise: bool = False) -> None:
+    def __init__(
+        self, mind: Mind, summarise: bool = False, checker: "checker_pb2_grpc.CheckerAsyncStub | None" = None
+    ) -> None:
         self._mind = mind
         self._summarise = summarise
+        self._checker = checker
         self._summaries: dict[str, str] = {}  # by reference
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
@@ -164,10 +193,44 @@ class ModelProposer:
         if self._summarise:
             summaries = await asyncio.gather(*(self._summary(context, reference) for reference in context.references))
 
-        def question(problem: str, repair: int) -> Request[ProposalAnswer]:
-            return propose_request(context, refusals, summaries, problem, repair)
+        free = min(MOST_EXPERIMENTS, context.settings.policies.experiments) if self._checker is not None else 0
+        results: list[str] = []
+        while True:
 
-        return await self._written(question, trained_program(context.parent))
+            def question(problem: str, repair: int) -> Request[ProposalAnswer]:
+                told, left = "".join(results), free - len(results)
+                ordinal = repair + (MOST_EDIT_REPAIRS + 1) * len(results)
+                return propose_request(context, refusals, summaries, told + problem, ordinal, left)
+
+            draft, wanted = await self._written(question, trained_program(context.parent))
+            if wanted == "none" or len(results) >= free:
+                return draft
+            results.append(await self._experiment(context, draft, wanted, len(results) + 1))
+
+    async def _experiment(self, context: Context, draft: Draft, kind: str, number: int) -> str:
+        """What came of one quick experiment, with the program that it was made with: the model remembers nothing."""
+        assert self._checker is not None  # noqa: S101 - without one there are no experiments
+        stage, overrides = context.record.stage, context.settings.scale_overrides
+        if kind == "check":
+            asked = checker_pb2.CheckRequest(program=draft.program, stage=stage, scale_overrides=overrides)
+            report = await self._checker.Check(asked, timeout=TRIAL_SECONDS)
+            failed = [f"{one.probe}: {one.message}" for one in report.verdicts if one.outcome == "fail"]
+            result = "all probes pass" if report.passed else f"refused; {'; '.join(failed)}"
+        else:
+            programs = {"it": draft.program}
+            if kind == "compare":
+                programs[f"the parent {context.parent.proposal.name}"] = trained_program(context.parent)
+            parts = []
+            for name, program in programs.items():
+                trial = checker_pb2.TrialRequest(
+                    program=program, stage=stage, scale_overrides=overrides, steps=TRIAL_STEPS, seed=TRIAL_SEED
+                )
+                trial_report = await self._checker.Trial(trial, timeout=TRIAL_SECONDS)
+                losses = ", ".join(f"{one.train_loss:.3f} at step {one.step}" for one in trial_report.curve)
+                parts.append(f"{name}: {trial_report.failure or losses}")
+            result = "; ".join(parts)
+        title = f"# Your quick experiment {number} ({kind}) with {draft.name}"
+        return f"\n\n{title}\n\n{result}\n\n```python\n{draft.program}```"
 
     async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
         """As the port says. Raises what the mind raises; Rejected when edits never fit the program."""
@@ -175,10 +238,13 @@ class ModelProposer:
         def question(problem: str, repair: int) -> Request[ProposalAnswer]:
             return ablate_request(original, record, refusals, problem, repair)
 
-        return await self._written(question, trained_program(original))
+        return (await self._written(question, trained_program(original)))[0]
 
-    async def _written(self, question: Callable[[str, int], Request[ProposalAnswer]], base: str) -> Draft:
-        """Ask until the answer is a program or edits that fit `base`; the question takes what was wrong with them."""
+    async def _written(self, question: Callable[[str, int], Request[ProposalAnswer]], base: str) -> tuple[Draft, str]:
+        """Ask until the answer is a program or edits that fit `base`; the question takes what was wrong with them.
+
+        Returns the draft, and the experiment that is wanted with it first, or "none".
+        """
         problem = ""
         for repair in range(MOST_EDIT_REPAIRS + 1):
             request = question(problem, repair)
@@ -188,7 +254,8 @@ class ModelProposer:
             except ValueError as error:
                 problem = f"\nYour last edits did not fit: {error}. Give the whole program, or edits that do."
             else:
-                return self._draft(answer, program, request.prompt_version)
+                wanted = answer.experiment if isinstance(answer, TryingAnswer) else "none"
+                return self._draft(answer, program, request.prompt_version), wanted
         raise Rejected("propose", f"the edits never fitted the program:{problem}")
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:

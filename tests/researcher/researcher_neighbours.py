@@ -62,6 +62,7 @@ class Checker(UnaskedChecker):
     def __init__(self, *reports: pb.CheckReport) -> None:
         self.reports = list(reports or (PASSED,))
         self.asked: list[checker_pb2.CheckRequest] = []
+        self.tried: list[checker_pb2.TrialRequest] = []
 
     async def Check(self, request: checker_pb2.CheckRequest, context: Any) -> pb.CheckReport:
         self.asked.append(request)
@@ -69,6 +70,10 @@ class Checker(UnaskedChecker):
 
     async def Describe(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.ScaleDescription:
         return checker_pb2.ScaleDescription(width=128, heads=4, blocks=2, context=256, steps=100, unit="byte")
+
+    async def Trial(self, request: checker_pb2.TrialRequest, context: Any) -> checker_pb2.TrialReport:
+        self.tried.append(request)
+        return checker_pb2.TrialReport(curve=[pb.CurvePoint(step=request.steps, train_loss=2.0 + len(self.tried))])
 
 
 class Cognition(cognition_pb2_grpc.CognitionServicer):

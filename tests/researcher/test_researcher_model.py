@@ -12,8 +12,10 @@ from pydantic import JsonValue
 from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.bus import Bus
 from services.chassis.errors import Rejected
+from services.chassis.rpc import channel
+from services.chassis.settings import ServiceSettings
 from services.contracts import candidate_pb2 as pb
-from services.contracts import events_pb2
+from services.contracts import checker_pb2_grpc, events_pb2
 from services.domain.zoo import baseline
 from services.llm.budget import Limits, MemoryLedger
 from services.llm.openai_mind import OpenAIMind
@@ -267,3 +269,45 @@ async def test_a_recorded_seat_gives_the_same_proposal(bus: Bus, tmp_path: Path)
 
     again.candidate_proposed.proposal.mind = event.candidate_proposed.proposal.mind
     assert again.candidate_proposed == event.candidate_proposed
+
+
+@asynccontextmanager
+async def trying(mind: Mind, neighbours: Neighbours) -> AsyncIterator[Seats]:
+    """The handler whose proposals may be tried before they are made."""
+    async with neighbours.served() as address, channel(address, ServiceSettings()) as connection:
+        stub = checker_pb2_grpc.CheckerStub(connection)
+        async with researcher(neighbours, lambda: ModelProposer(mind, checker=stub)) as one:
+            yield one
+
+
+async def test_a_model_may_try_a_program_before_it_commits(bus: Bus) -> None:
+    """Each result comes back with the program, and after the last one the form offers no more of them."""
+    neighbours = Neighbours(Archive(settings_of([("experiments", "2")])))
+    steps = (
+        proposes(experiment="compare", name="FirstThought"),
+        proposes(experiment="check", name="SecondThought"),
+        proposes(experiment="train"),
+        judged(IS_NEW),
+    )
+    async with thinking(*steps) as (mind, endpoint), trying(mind, neighbours) as seat:
+        (event,) = await seat.handle(bus)
+
+    first, second, third = (one.json["messages"][1]["content"] for one in endpoint.received[:3])
+    assert event.candidate_proposed.proposal.name == "ForgetfulDeltaNet"
+    assert [(one.steps, one.program == PARENT_PROGRAM) for one in neighbours.checker.tried] == [(30, False), (30, True)]
+    assert "up to 2 made" in first
+    assert "experiment 1 (compare) with FirstThought\n\nit: 3.000 at step 30; the parent" in second
+    assert "up to 1 made" in second
+    assert "experiment 2 (check) with SecondThought\n\nall probes pass" in third
+    assert "up to" not in third.split("# Your quick experiment 2")[1]
+
+
+async def test_without_the_policy_nothing_is_offered(bus: Bus) -> None:
+    """The prompt and the form stay as they were: recorded answers still fit."""
+    neighbours = Neighbours(Archive(settings_of()))
+    async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), trying(mind, neighbours) as seat:
+        await seat.handle(bus)
+
+    assert "Quick experiments" not in endpoint.received[0].json["messages"][1]["content"]
+    assert "'experiment'" not in str(endpoint.received[0].json["response_format"])
+    assert neighbours.checker.tried == []

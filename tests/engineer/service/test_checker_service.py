@@ -96,3 +96,22 @@ async def test_a_machine_says_in_which_precision_a_run_trains_here(stages: Stage
 
     assert measured.precision in ("fp32", "bf16-autocast")
     assert named.precision == "fp32"
+
+
+async def test_a_trial_trains_a_few_steps_and_scores_nothing(stages: Stages) -> None:
+    """A program that cannot run is an answer; too many steps are a mistake of the caller."""
+    broken = mixer("raise ValueError('no')")
+
+    def trial(program: str, steps: int) -> checker_pb2.TrialRequest:
+        return checker_pb2.TrialRequest(program=program, stage="tiny", scale_overrides=SMALL, steps=steps, seed=1)
+
+    async with checker(stages) as stub:
+        report = await stub.Trial(trial(CONVOLUTION, 5), timeout=120)
+        failed = await stub.Trial(trial(broken, 5), timeout=120)
+        with pytest.raises(grpc.aio.AioRpcError, match="1 to 100"):
+            await stub.Trial(trial(CONVOLUTION, 101), timeout=120)
+
+    assert [one.step for one in report.curve] == [1, 2, 3, 4, 5]
+    assert report.failure == ""
+    assert failed.failure
+    assert not failed.curve
