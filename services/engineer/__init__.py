@@ -1,6 +1,7 @@
-"""The only place where candidates' programs are checked, trained and evaluated, and the only service with torch.
+"""Checks, trains and evaluates candidates' programs: the only service with torch.
 
-What runs in a sandboxed child is a `guest` module; its `host` decides and never imports torch where it need not.
+What runs in a sandboxed child is a `guest` module; its `host` decides and avoids importing torch where it can. The
+confinement itself is `services/sandbox`, fla on a CPU is `services/fla_cpu`; what a score is worth decides the judge.
 """
 
 import os
