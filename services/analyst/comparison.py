@@ -235,7 +235,7 @@ def _losses(dossier: Dossier) -> list[str]:
         others.append((dossier.root, f"the root {dossier.root.proposal.name}"))
     if dossier.parent is not None and (dossier.root is None or dossier.parent.id != dossier.root.id):
         others.append((dossier.parent, f"its parent {dossier.parent.proposal.name}"))
-    best = next((one for one in dossier.siblings if one.training.HasField("loss")), None)
+    best = next((sibling for sibling in dossier.siblings if sibling.training.HasField("loss")), None)
     if best is not None:
         others.append((best, f"its best sibling {best.proposal.name}"))
     return [_against(record, other, name) for other, name in others]
@@ -266,7 +266,7 @@ def _tasks(changes: list[TaskChange], name: str) -> str:
     """Only what the items bear out, corrected for the number of tasks looked at."""
     if not changes:
         return ""
-    told = [one for one in changes if one.difference.certain(among=len(changes))]
+    told = [change for change in changes if change.difference.certain(among=len(changes))]
     tasks = f"{len(changes)} task{'s' if len(changes) > 1 else ''}"
     if not told:
         return f"On {tasks} it cannot be told from {name}: the largest change is {_change(changes[0], 'went')}."

@@ -38,7 +38,7 @@ def worth_asking(dossier: Dossier) -> list[str]:
     if gain is None or gain.low <= 0:
         return []
     inherited = set(dossier.parent.proposal.components if dossier.parent is not None else ()) | FORM
-    return [one for one in record.proposal.components if one not in inherited][:MOST_PER_CANDIDATE]
+    return [component for component in record.proposal.components if component not in inherited][:MOST_PER_CANDIDATE]
 
 
 def wanted(job: Job, record: pb.Candidate, components: list[str], service: str) -> list[events_pb2.Event]:
@@ -112,7 +112,9 @@ class AnalystHandler:
         return Dossier(
             record=record,
             root=root,
-            baselines=tuple(one for one in baselines if one.id not in apart and one.training.HasField("loss")),
+            baselines=tuple(
+                baseline for baseline in baselines if baseline.id not in apart and baseline.training.HasField("loss")
+            ),
             parent=parent,
             grandparent=relatives.grandparent if relatives.HasField("grandparent") else None,
             siblings=tuple(relatives.siblings),
@@ -138,14 +140,18 @@ class AnalystHandler:
 
 def root_of(record: pb.Candidate, baselines: Sequence[pb.Candidate], names: Sequence[str]) -> pb.Candidate | None:
     """The baseline that the verdict used; where it names none, the first of the run's, as far as it is measured."""
-    named = next((one for one in baselines if one.id == record.verdict.baseline), None)
-    return named or next((one for one in baselines if one.request.baseline in names[:1]), None)
+    named = next((baseline for baseline in baselines if baseline.id == record.verdict.baseline), None)
+    return named or next((baseline for baseline in baselines if baseline.request.baseline in names[:1]), None)
 
 
 def symptoms(record: pb.Candidate, parent: pb.Candidate | None) -> str:
     """What was seen, as a query for trigger patterns: what was tried, and which tasks it does worse than its parent."""
     parts = [record.proposal.motivation or record.proposal.name, " ".join(record.proposal.components)]
     changes = [] if parent is None else task_changes(record, parent)
-    worse = [one.task for one in changes if one.now < one.before and one.difference.certain(among=len(changes))]
+    worse = [
+        change.task
+        for change in changes
+        if change.now < change.before and change.difference.certain(among=len(changes))
+    ]
     parts += [f"weak at {', '.join(sorted(worse))}"] if worse else []
     return " ".join(parts)

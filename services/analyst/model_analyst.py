@@ -69,7 +69,7 @@ class Citation:
 
 def invented(text: str, held: Held) -> list[str]:
     """The numbers of the text that the record does not hold, as they are written there."""
-    return [one.written for one in citations(text) if not _allowed(one, held)]
+    return [citation.written for citation in citations(text) if not _allowed(citation, held)]
 
 
 def citations(text: str) -> Iterator[Citation]:
@@ -80,7 +80,7 @@ def citations(text: str) -> Iterator[Citation]:
 
 def numerals(texts: Iterable[str]) -> frozenset[float]:
     """The numbers of texts, percentages as shares too."""
-    found = [one for text in texts for one in citations(text)]
+    found = [citation for text in texts for citation in citations(text)]
     return frozenset(one.value for one in found) | {one.value / 100 for one in found if one.percent}
 
 
@@ -183,7 +183,9 @@ def _errors(dossier: Dossier) -> Iterator[float]:
     for other in dossier.everyone[1:]:
         differences = [loss_difference(dossier.record, other)]
         differences += [change.difference for change in task_changes(dossier.record, other)]
-        yield from (one.stderr for one in differences if one is not None and one.stderr is not None)
+        yield from (
+            difference.stderr for difference in differences if difference is not None and difference.stderr is not None
+        )
 
 
 def _digits(name: str) -> int:
@@ -253,7 +255,7 @@ class ModelAnalyst:
         return analysis
 
     def _analysis(self, answer: AnalysisAnswer, dossier: Dossier) -> pb.Analysis:
-        named = [tag for one in answer.components if (tag := VOCABULARY.tag(one))]
+        named = [tag for component in answer.components if (tag := VOCABULARY.tag(component))]
         return pb.Analysis(
             design_evaluation=answer.design_evaluation,
             results=answer.results,
@@ -261,10 +263,10 @@ class ModelAnalyst:
             explanation=answer.explanation,
             synthesis=answer.synthesis,
             components=list(dict.fromkeys(named)) or components_of(dossier.record),
-            ideas=[pb.Idea(text=one.text, origin=one.origin, source=one.source) for one in answer.ideas],
+            ideas=[pb.Idea(text=idea.text, origin=idea.origin, source=idea.source) for idea in answer.ideas],
             lessons=[
-                pb.Lesson(component=VOCABULARY.tag(one.component), effect=one.effect, claim=one.claim)
-                for one in answer.lessons
+                pb.Lesson(component=VOCABULARY.tag(lesson.component), effect=lesson.effect, claim=lesson.claim)
+                for lesson in answer.lessons
             ],
             cognition=hits_of(dossier),
             analyst=f"{self._mind.name}, {analyse_prompt().version}",
@@ -288,9 +290,9 @@ def analyse_request(dossier: Dossier, problem: str = "", ordinal: int = 0) -> Re
         program=record.training.program or record.proposal.program,
         parent=told(dossier.parent) if dossier.parent is not None else NOTHING,
         grandparent=told(dossier.grandparent) if dossier.grandparent is not None else NOTHING,
-        siblings="\n\n".join(told(one) for one in dossier.siblings) or NOTHING,
+        siblings="\n\n".join(told(sibling) for sibling in dossier.siblings) or NOTHING,
         root=told(dossier.root) if dossier.root is not None else NOTHING,
-        baselines="\n\n".join(told(one) for one in dossier.baselines) or NOTHING,
+        baselines="\n\n".join(told(baseline) for baseline in dossier.baselines) or NOTHING,
         measured=results(dossier),
         cognition=cognition or NOTHING,
     )

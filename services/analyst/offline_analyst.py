@@ -93,12 +93,14 @@ def _claim(dossier: Dossier) -> str:
     """What the motivation promised, and what the entries say that suggested it."""
     motivation = dossier.record.proposal.motivation.strip().splitlines()
     hope = f"What was hoped for: {motivation[0]} " if motivation else ""
-    promised = [f"{_cited(one)}, which suggested it, says: {one.entry.design_insight}" for one in dossier.sources]
+    promised = [
+        f"{_cited(source)}, which suggested it, says: {source.entry.design_insight}" for source in dossier.sources
+    ]
     return hope + "".join(f"{one} " for one in promised)
 
 
 def _explanation(dossier: Dossier) -> str:
-    known = {one.id for one in dossier.sources}
+    known = {source.id for source in dossier.sources}
     near = [hit.knowledge for hit in dossier.hits if hit.knowledge.id not in known]
     if not near and not dossier.sources:
         return "No entry of the cognition base is near enough to what was seen to explain it."
@@ -130,7 +132,7 @@ def _next(dossier: Dossier) -> str:
     """The first retrieved entry about something that the candidate does not have yet."""
     own = components_of(dossier.record)
     for hit in dossier.hits:
-        missing = [one for one in hit.knowledge.entry.components if one not in own]
+        missing = [component for component in hit.knowledge.entry.components if component not in own]
         if missing:
             return f" Worth trying next: {listed(missing)}, after {_cited(hit.knowledge)}."
     return ""

@@ -123,9 +123,11 @@ def _standardised(
 
 def stage_scale(root: pb.Candidate, baselines: Sequence[pb.Candidate], terms: frozenset[str] = TERMS) -> Scale | None:
     """The noise and reliability of a stage's measurements, from its measured baselines; None without any noise."""
-    others = [one for one in baselines if one.id != root.id and conditions_of(one) == conditions_of(root)]
+    others = [
+        baseline for baseline in baselines if baseline.id != root.id and conditions_of(baseline) == conditions_of(root)
+    ]
     models = [root, *sorted(others, key=lambda one: one.request.number)]
-    measured = [one for one in models if one.training.HasField("loss")]
+    measured = [model for model in models if model.training.HasField("loss")]
     if not measured or measured[0].id != root.id:
         return None
     blocks = _item_errors(measured, _block_rows, lambda seed: list(seed.block_losses))
@@ -155,7 +157,7 @@ def _item_errors(
     """The standard errors over held-out items of the others' gains over the root; of its own value without others."""
     root, *others = models
     if others:
-        return [error for one in others if (error := _error(paired(one, root))) is not None]
+        return [error for other in others if (error := _error(paired(other, root))) is not None]
     alone = _error([items for seed in root.training.seeds if (items := own(seed))])
     return [] if alone is None else [alone * math.sqrt(2)]
 
@@ -252,7 +254,7 @@ def _shared_seeds(record: pb.Candidate, other: pb.Candidate) -> list[tuple[pb.Se
 
 def curves_of(records: Sequence[pb.Candidate]) -> list[Curve]:
     """One curve per seed, in the order of the records. What was cut short has no final loss."""
-    seeds = [seed for one in records for seed in one.training.seeds]
+    seeds = [seed for record in records for seed in record.training.seeds]
     steps = max((point.step for seed in seeds for point in seed.curve), default=1)
     return [curve for seed in seeds if (curve := curve_of(seed, steps)) is not None]
 

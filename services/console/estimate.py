@@ -146,10 +146,10 @@ def most_candidates(
 def price_of(mind: str, earlier: Sequence[archive_pb2.RunStatus]) -> Price | None:
     """The mean over candidates of this archive's runs with the same mind; None where no model was asked yet."""
     runs = [one for one in earlier if one.settings.mind == mind and one.spent.tokens]
-    ended = sum(one.states.get("archived", 0) + one.states.get("rejected", 0) for one in runs)
+    ended = sum(run.states.get("archived", 0) + run.states.get("rejected", 0) for run in runs)
     if not ended:
         return None
-    return Price(sum(one.spent.tokens for one in runs) / ended, sum(one.spent.money for one in runs) / ended)
+    return Price(sum(run.spent.tokens for run in runs) / ended, sum(run.spent.money for run in runs) / ended)
 
 
 def speed_sentence(scale: str, profile: checker_pb2.MachineProfile) -> str:

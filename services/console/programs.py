@@ -93,7 +93,7 @@ async def check_programs(client: ConsoleSettings, settings: pb.RunSettings) -> s
             return "no engineer answers: the given programs are checked when it is their turn"
         if isinstance(answer, BaseException):
             raise answer
-        fatal = next((one for one in answer.verdicts if one.outcome == "fail"), None)
+        fatal = next((verdict for verdict in answer.verdicts if verdict.outcome == "fail"), None)
         if fatal is not None:
             raise SettingsError(f"the program {given.name} fails the check {fatal.probe}: {fatal.message}")
     return None

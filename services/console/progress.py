@@ -189,10 +189,10 @@ class View:
         if announced.waits_for:
             return f"{head}{announced.service} waits for {announced.waits_for}, {since}{attempt}"
         trainings = [
-            f"step {one.step}/{one.steps}, loss {one.loss:.3f}, {one.tokens_per_second:,.0f} tokens/s, "
-            f"{clock(one.seconds_left)} left"
-            for one in announced.trainings
-            if one.step < one.steps
+            f"step {training.step}/{training.steps}, loss {training.loss:.3f}, "
+            f"{training.tokens_per_second:,.0f} tokens/s, {clock(training.seconds_left)} left"
+            for training in announced.trainings
+            if training.step < training.steps
         ]
         verb = "evaluates" if announced.trainings else "works"
         return f"{head}{' and '.join(trainings) or f'{announced.service} {verb}, {since}{attempt}'}"

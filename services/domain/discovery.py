@@ -252,7 +252,7 @@ def gallery(
 
     ``controls`` names every control that was verified beside them. Raises ``KeyError`` for a candidate without facts.
     """
-    confirmed = [one for one in findings if one.outcome is Outcome.CONFIRMED]
+    confirmed = [finding for finding in findings if finding.outcome is Outcome.CONFIRMED]
     ordered = sorted(confirmed, key=lambda one: (-(one.effect or 0.0), one.candidate))
     return tuple(card(one, facts, parents, controls) for one in ordered)
 

@@ -251,8 +251,8 @@ def refuse_impossible(field: str, value: float | None) -> None:
 def _term_scale(measured: Replicates) -> TermScale | None:
     """The noise is that of seeds and of items together, as far as each is known; ``None`` where neither is."""
     root, *others = measured.values
-    gains = [[one[seed] - root[seed] for seed in sorted(root.keys() & one.keys())] for one in others]
-    repeated = [one for one in gains if len(one) > 1]
+    gains = [[other[seed] - root[seed] for seed in sorted(root.keys() & other.keys())] for other in others]
+    repeated = [gain for gain in gains if len(gain) > 1]
     seeds = None
     if repeated:
         seeds = pooled_noise(repeated)

@@ -97,12 +97,12 @@ def subtree(parents: Parents, candidate: str, index: Mapping[str, Sequence[str]]
 def depths(parents: Parents) -> dict[str, int]:
     """How far every candidate is from its root (0 for the root itself); errors as :func:`path_to_root`."""
     known: dict[str, int] = {}
-    for one in parents:
+    for parent in parents:
         path: list[str] = []
-        step: str | None = one
+        step: str | None = parent
         while step is not None and step not in known:
             if len(path) > len(parents) or step not in parents:
-                path_to_root(parents, one)
+                path_to_root(parents, parent)
             path.append(step)
             step = parents[step]
         base = -1 if step is None else known[step]
@@ -123,4 +123,4 @@ def _cyclic(parents: Parents) -> tuple[str, ...]:
             walked = list(path)
             cyclic.update(walked[walked.index(step) :])
         settled.update(path)
-    return tuple(one for one in parents if one in cyclic)
+    return tuple(parent for parent in parents if parent in cyclic)

@@ -119,7 +119,7 @@ def rescored(state: PoolState, candidate: str, fitness: float) -> PoolState:
     """The pool with another fitness of one of its entries; the members stay the same, their order follows."""
 
     def changed(entries: Sequence[Entry]) -> list[Entry]:
-        return [replace(one, fitness=fitness) if one.id == candidate else one for one in entries]
+        return [replace(entry, fitness=fitness) if entry.id == candidate else entry for entry in entries]
 
     return replace(state, members=rank(changed(state.members)), pending=tuple(changed(state.pending)))
 
@@ -320,7 +320,7 @@ class Islands:
         founders = lineage.roots(parents)
         if len(founders) < self.count:
             index = lineage.children(parents)
-            founders = [*founders, *itertools.chain.from_iterable(index[one] for one in founders)]
+            founders = [*founders, *itertools.chain.from_iterable(index[founder] for founder in founders)]
         return {one: place for place, one in enumerate(sorted(founders, key=lambda one: (born[one], one)))}
 
 

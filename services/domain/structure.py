@@ -330,7 +330,12 @@ class _Normaliser(ast.NodeVisitor):
         self._comprehension(node)
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
-        targets = [name.id for one in node.generators for name in ast.walk(one.target) if isinstance(name, ast.Name)]
+        targets = [
+            name.id
+            for generator in node.generators
+            for name in ast.walk(generator.target)
+            if isinstance(name, ast.Name)
+        ]
         self._scopes.append(_Scope(targets))
         self.generic_visit(node)
         self._scopes.pop()
@@ -390,7 +395,7 @@ class _Normaliser(ast.NodeVisitor):
             owners = self._owners.get(name, [])
         else:
             owners = []
-        numbers = [self._attributes.setdefault((one, name), len(self._attributes)) for one in owners]
+        numbers = [self._attributes.setdefault((owner, name), len(self._attributes)) for owner in owners]
         return f"own:{'|'.join(map(str, numbers))}" if numbers else name
 
     def _parameters(self, function: ast.expr) -> tuple[str, ...]:

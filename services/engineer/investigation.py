@@ -51,7 +51,7 @@ async def surroundings_of(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, 
 
 def peers_of(baselines: Sequence[pb.Candidate]) -> Peers:
     """Yardsticks from the measured baselines; None where there are none yet."""
-    seeds = [seed for one in baselines for seed in one.training.seeds]
+    seeds = [seed for baseline in baselines for seed in baseline.training.seeds]
     steps = [
         seed.curve[-1].tokens / seed.curve[-1].step / seed.measurements.tokens_per_second
         for seed in seeds
@@ -92,7 +92,7 @@ Repeat = Callable[[str, str, int, Stage], Awaitable[pb.SeedResult]]
 
 def suspected(record: pb.Candidate, loss: float, surroundings: Surroundings) -> Suspicion | None:
     """Whether the loss of a candidate has to be looked at; None for a baseline and before the root is measured."""
-    root, losses = _root(surroundings), [loss_of(one) for one in surroundings.baselines]
+    root, losses = _root(surroundings), [loss_of(baseline) for baseline in surroundings.baselines]
     if record.kind == pb.KIND_BASELINE or root is None or (root_loss := loss_of(root)) is None:
         return None
     found = suspicion(loss, root_loss, [one for one in losses if one is not None])
@@ -110,7 +110,7 @@ async def investigate(
 ) -> pb.Investigation:
     """Probe, and repeat where the probes find nothing and the run's policy asks for it."""
     report = report_message(await stages.check(stage, program, exempt_from_cost=False, thorough=True))
-    failed = [one for one in report.verdicts if one.outcome == "fail"]
+    failed = [verdict for verdict in report.verdicts if verdict.outcome == "fail"]
     result = pb.Investigation(loss=found.loss, floor=found.floor, failed=failed, probes=len(report.verdicts))
     root = _root(surroundings)
     if failed or root is None or leakage_of(surroundings.settings) != INVESTIGATE:
@@ -146,4 +146,4 @@ def other_data(corpus: Corpus, scale: Scale) -> Corpus:
 
 def _root(surroundings: Surroundings) -> pb.Candidate | None:
     names = surroundings.settings.baselines[:1]
-    return next((one for one in surroundings.baselines if one.request.baseline in names), None)
+    return next((baseline for baseline in surroundings.baselines if baseline.request.baseline in names), None)

@@ -27,7 +27,7 @@ async def question(
 def last_failure(record: pb.Candidate) -> Failure:
     """The program that broke last, its error, and what was repaired before. Raises NotPossible where none did."""
     if revisions := record.training.revisions:
-        history = "\n".join(f"- {one.repair}" for one in revisions[:-1])
+        history = "\n".join(f"- {revision.repair}" for revision in revisions[:-1])
         return Failure(revisions[-1].program, revisions[-1].error, "error", history)
     error = record.rejection.evidence.fields["error"].string_value
     if record.rejection.stage != "train" or not error:

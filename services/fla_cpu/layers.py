@@ -113,16 +113,16 @@ def unpad_input(
     queries = (q,) if isinstance(q, Tensor) else q
     if q_len == attention_mask.shape[-1]:
         found, edges, most = indices, boundaries, longest
-        queries = tuple(index_first_axis(one.flatten(0, 1), indices) for one in queries)
+        queries = tuple(index_first_axis(query.flatten(0, 1), indices) for query in queries)
     elif q_len == 1:
         edges = torch.arange(len(attention_mask) + 1, dtype=torch.int32, device=attention_mask.device)
         found, most = edges[:-1], 1
-        queries = tuple(one.squeeze(1) for one in queries)
+        queries = tuple(query.squeeze(1) for query in queries)
     else:
         raise ValueError(f"q_len must be 1 or the length of the mask, {attention_mask.shape[-1]}, not {q_len}")
     packed = tuple(index_first_axis(state.flatten(0, 1), indices) for state in states)
     if keepdim:
-        queries, packed = tuple(one.unsqueeze(0) for one in queries), tuple(one.unsqueeze(0) for one in packed)
+        queries, packed = tuple(query.unsqueeze(0) for query in queries), tuple(one.unsqueeze(0) for one in packed)
     return queries[0] if isinstance(q, Tensor) else queries, packed, found, (edges, boundaries), (most, longest)
 
 

@@ -125,7 +125,7 @@ class JudgeHandler:
         request = archive_pb2.GetPoolRequest(run=case.record.run)
         members = (await self._archive.GetPool(request, timeout=30)).members
         size = case.settings.pool.size if case.settings.HasField("pool") else PoolPolicy().size
-        return len(members) < size or value.value > min(one.fitness for one in members)
+        return len(members) < size or value.value > min(member.fitness for member in members)
 
     async def _check_leakage(self, case: Case) -> None:
         """Raise Rejected, with the evidence, where the run's policy does not keep a loss too good to be true.
@@ -146,7 +146,7 @@ class JudgeHandler:
                 thorough=True,
             )
             report = await self._checker.Check(request, timeout=300)
-            investigation.failed.extend(one for one in report.verdicts if one.outcome == "fail")
+            investigation.failed.extend(verdict for verdict in report.verdicts if verdict.outcome == "fail")
         repeated = other_text = None
         if investigation.HasField("repeated_loss") and investigation.HasField("repeated_root_loss"):
             repeated = investigation.repeated_root_loss - investigation.repeated_loss

@@ -127,11 +127,11 @@ class ModelJudge:
         if not answers:
             return Opinion(None, None, "", judge, absent_because=f"the judge gave no usable answer: {problem}")
         scores = [SubScores(one.performance, one.innovation, one.complexity) for one in answers]
-        raw = [combine(one) for one in scores]
+        raw = [combine(score) for score in scores]
         mean = SubScores(
-            fmean(one.performance for one in scores),
-            fmean(one.innovation for one in scores),
-            fmean(one.complexity for one in scores),
+            fmean(score.performance for score in scores),
+            fmean(score.innovation for score in scores),
+            fmean(score.complexity for score in scores),
         )
         text = " ".join(
             f"{name.capitalize()} {getattr(answers[0], name):g}: {getattr(answers[0], f'{name}_reason')}"

@@ -81,7 +81,7 @@ async def shown(request: Request[BaseModel], environment: Mapping[str, str]) -> 
         "role": request.role.value,
         "version": request.prompt_version,
         "hash": request.prompt_hash,
-        "messages": [{"role": one.role, "content": one.text} for one in request.messages],
+        "messages": [{"role": message.role, "content": message.text} for message in request.messages],
         "answer": plain_schema(request.answer),
         "body": await _body(request, environment),
     }
@@ -98,7 +98,7 @@ async def _body(request: Request[BaseModel], environment: Mapping[str, str]) -> 
 def as_text(request: Request[BaseModel]) -> str:
     """Version, messages and the schema of the answer, for reading."""
     parts = [f"version: {request.prompt_version}", f"hash: {request.prompt_hash}"]
-    parts += [f"\n[{one.role}]\n{one.text}" for one in request.messages]
+    parts += [f"\n[{message.role}]\n{message.text}" for message in request.messages]
     return "\n".join([*parts, "\n[the answer's JSON schema]", json.dumps(plain_schema(request.answer))])
 
 

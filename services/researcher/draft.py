@@ -133,7 +133,9 @@ async def with_board(
     found: dict[str, pb.Candidate] = {}
     for sort in ("loss", "number"):  # the best, then the newest
         request = archive_pb2.ListCandidatesRequest(run=record.run, sort=sort, stage=record.stage, page_size=BOARD)
-        found |= {one.id: one for one in (await archive.ListCandidates(request, timeout=30)).candidates}
+        found |= {
+            candidate.id: candidate for candidate in (await archive.ListCandidates(request, timeout=30)).candidates
+        }
     board = tuple(found.values())
     measured = [one for one in board if one.training.HasField("loss") and one.id != context.parent.id]
     try:

@@ -56,7 +56,7 @@ class _Found:
 
     def likeness(self) -> float:
         """Of its nearest earlier program, 0 to 1: of several drafts, the one that is least alike is kept."""
-        return max((one.similarity for one in self.neighbours if one.of == "program"), default=0.0)
+        return max((neighbour.similarity for neighbour in self.neighbours if neighbour.of == "program"), default=0.0)
 
 
 class Researcher:
@@ -179,7 +179,7 @@ class Researcher:
             if not found:
                 raise
         best = min(found, key=_Found.likeness)
-        told = [one for one in refusals if one.kind != "drawn"]
+        told = [refusal for refusal in refusals if refusal.kind != "drawn"]
         return _message(best, told, context)
 
     async def _try(
@@ -191,7 +191,9 @@ class Researcher:
         vector = await self._spaces.motivation(draft.motivation, space, context.settings.mind, job)
         near = await neighbours(self._archive, context.record, draft.program, vector)
         if repeat := _repeated(near) or await proposer.repeats(context, draft, _candidates(near.motivations)):
-            named = [one for one in _candidates((*near.programs, *near.motivations)) if one.id in repeat]
+            named = [
+                candidate for candidate in _candidates((*near.programs, *near.motivations)) if candidate.id in repeat
+            ]
             refusals.append(Refusal("repeat", draft, repeat, repeats=tuple(named[:1])))
         else:
             report = await self._check(draft, context.record, context.settings)
@@ -228,7 +230,7 @@ def _message(found: _Found, refusals: Sequence[Refusal], context: Context | None
         motivation=draft.motivation,
         program=draft.program,
         parent=context.parent.id if context else "",
-        references=[one.id for one in context.references] if context else [],
+        references=[reference.id for reference in context.references] if context else [],
         components=draft.components,
         ideas=draft.ideas,
         description=struct(draft.description) if draft.description else None,
@@ -237,7 +239,7 @@ def _message(found: _Found, refusals: Sequence[Refusal], context: Context | None
         embedder=found.vector.embedder,
         structure=found.structure,
         nearest=found.neighbours,
-        novelty_history=[one.sentence for one in refusals],
+        novelty_history=[refusal.sentence for refusal in refusals],
         check=found.report,
         mind=draft.mind,
         memory=draft.memory,
@@ -251,7 +253,7 @@ def _message(found: _Found, refusals: Sequence[Refusal], context: Context | None
 
 def _repeated(near: archive_pb2.NeighboursReply) -> str:
     """What a program repeats to the letter, in a sentence; empty where it does not."""
-    same = next((one.candidate for one in near.programs if one.same_structure), None)
+    same = next((program.candidate for program in near.programs if program.same_structure), None)
     return "" if same is None else f"the program repeats {same.proposal.name} ({same.id}) up to names and layout"
 
 
@@ -271,7 +273,7 @@ def _neighbours(near: archive_pb2.NeighboursReply) -> list[pb.Neighbour]:
 
 def failed(report: pb.CheckReport) -> list[pb.ProbeVerdict]:
     """The verdicts that are fatal."""
-    return [one for one in report.verdicts if one.outcome == "fail"]
+    return [verdict for verdict in report.verdicts if verdict.outcome == "fail"]
 
 
 def failure_of(report: pb.CheckReport) -> str:
@@ -280,12 +282,12 @@ def failure_of(report: pb.CheckReport) -> str:
 
 
 def _must_not_be_used_up(refusals: Sequence[Refusal]) -> None:
-    repeats = sum(one.kind == "repeat" for one in refusals)
-    failures = sum(one.kind == "check" for one in refusals)
+    repeats = sum(refusal.kind == "repeat" for refusal in refusals)
+    failures = sum(refusal.kind == "check" for refusal in refusals)
     if repeats >= MOST_REPEATS or failures >= MOST_REWRITES:
         stage = "propose" if repeats >= MOST_REPEATS else "check"
         raise Rejected(
             stage,
             f"no new and sound program in {len(refusals)} tries; the last: {refusals[-1].sentence}",
-            {"refused": [one.sentence for one in refusals]},
+            {"refused": [refusal.sentence for refusal in refusals]},
         )

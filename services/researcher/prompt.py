@@ -34,7 +34,7 @@ async def question(
     async with channel(settings.cognition_address, settings) as connection:
         desk = Desk(archive, cognition_pb2_grpc.CognitionStub(connection), endpoint_embedder(os.environ))
         if role is Role.JUDGE_NOVELTY:
-            near = [one.candidate for one in await desk.motivations(record)]
+            near = [motivation.candidate for motivation in await desk.motivations(record)]
             return plain(novelty_request(record, record.proposal.motivation, near))
         context = await desk.context(record)
         return plain(propose_request(context, (), [UNWRITTEN] * len(context.references)))

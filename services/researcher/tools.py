@@ -68,7 +68,7 @@ class Desk:
         request = archive_pb2.DrawSeedsRequest(run=parent.run, candidate=PREVIEW)
         drawn = await self.archive.DrawSeeds(request, timeout=30)
         record = pb.Candidate(id=PREVIEW, run=parent.run, stage=parent.stage)
-        references = tuple(one for one in drawn.references if one.id != parent.id)
+        references = tuple(reference for reference in drawn.references if reference.id != parent.id)
         return Context(
             record, parent, references, tuple(drawn.recent_rejections), tuple(drawn.history),
             await self._entries(parent, settings), settings,

@@ -76,7 +76,9 @@ class Applier:
             await self._compare()
         applied = await self._archive.applied()
         new = {
-            one.sequence: Logged(one.sequence, one.subject, one.body) for one in deliveries if one.sequence > applied
+            delivery.sequence: Logged(delivery.sequence, delivery.subject, delivery.body)
+            for delivery in deliveries
+            if delivery.sequence > applied
         }
         messages = [new[sequence] for sequence in sorted(new)]
         if messages and (messages[0].sequence, messages[-1].sequence) == (applied + 1, applied + len(messages)):

@@ -191,7 +191,7 @@ async def _imported(logged: Sequence[Logged], run: str) -> tuple[list[pb.Candida
         try:
             await archive.apply(logged)
             page = await archive.list_candidates(Query(run, sort="time", limit=10**9))
-            records = [await archive.record(run, one.id) for one in page.candidates]
+            records = [await archive.record(run, candidate.id) for candidate in page.candidates]
             return records, (await archive.digest(run))[0]
         finally:
             await archive.close()
@@ -222,7 +222,9 @@ def _claims(
         together = [one for one in judged if set(one.discovery.seeds) == set(told.seeds)]
         losses = {one.id: _losses(one, told.seeds) for one in together}
         controls = {name: _losses(by_id[name], told.seeds) for name in told.controls}
-        again = {one.candidate: one for one in findings(losses, controls, told.tried, climb.discovery)}[record.id]
+        again = {finding.candidate: finding for finding in findings(losses, controls, told.tried, climb.discovery)}[
+            record.id
+        ]
         wrong += _otherwise(record, again)
         stage = climb.stages[-1]
         interval = Interval(told.interval.low, told.interval.high, told.interval.level)
@@ -252,8 +254,8 @@ def _claims(
 def _losses(record: pb.Candidate, seeds: Iterable[int]) -> dict[int, float]:
     """The losses of a second training, of these seeds alone."""
     wanted = set(seeds)
-    trainings = [one.training for one in record.verifications]
-    return {one.seed: one.loss for training in trainings for one in training.seeds if one.seed in wanted}
+    trainings = [verification.training for verification in record.verifications]
+    return {seed.seed: seed.loss for training in trainings for seed in training.seeds if seed.seed in wanted}
 
 
 def _otherwise(record: pb.Candidate, again: Finding) -> Iterator[str]:

@@ -140,7 +140,7 @@ async def _chosen(bus: Bus, source: History) -> AsyncIterator[Logged]:
 
 async def _publish(bus: Bus, events: list[events_pb2.Event]) -> None:
     """Many at a time over one connection, which keeps their order."""
-    places = await asyncio.gather(*(bus.publish(one) for one in events))
+    places = await asyncio.gather(*(bus.publish(event) for event in events))
     if list(places) != sorted(places):
         raise NotPossible("the broker did not keep the order of the history: fork again under another name")
 

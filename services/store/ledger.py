@@ -84,8 +84,8 @@ class RunLedger:
         if self._held is None:
             lapses = time.monotonic() + LAPSE_SECONDS
             self._held = {
-                one.number: _Held(one.run, one.tokens, one.nanodollars or 0, lapses)
-                for one in await self._archive.reservations()
+                reservation.number: _Held(reservation.run, reservation.tokens, reservation.nanodollars or 0, lapses)
+                for reservation in await self._archive.reservations()
             }
         applied = await self._archive.applied()
         for number in [number for number, one in self._held.items() if one.booked_at and one.booked_at <= applied]:

@@ -52,7 +52,10 @@ def _say(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
             event = follow(cause, "updated", SERVICE, 1, suffix=f"pool-{decision.number}")
             event.pool_updated.CopyFrom(
                 events_pb2.PoolUpdated(
-                    members=[events_pb2.PoolMember(candidate=one.id, fitness=one.fitness) for one in decision.members],
+                    members=[
+                        events_pb2.PoolMember(candidate=member.id, fitness=member.fitness)
+                        for member in decision.members
+                    ],
                     entries=decision.count,
                 )
             )
@@ -75,7 +78,7 @@ def _say(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
 def _request(seat: Seat, cause: Cause, change: Change) -> events_pb2.Event:
     assert change.run is not None  # noqa: S101 - seats come from runs
     settings = change.run.settings
-    given = next((one for one in settings.programs if one.name in (seat.baseline, seat.seed_program)), None)
+    given = next((program for program in settings.programs if program.name in (seat.baseline, seat.seed_program)), None)
     proposal = None
     if given is not None:
         proposal = pb.Proposal(name=given.name, motivation=given.motivation, program=given.program, mind=GIVEN)

@@ -138,6 +138,6 @@ async def _readable(bus: Bus) -> AsyncIterator[Logged]:
 
 
 async def _publish(bus: Bus, messages: list[Logged]) -> None:
-    stored = await asyncio.gather(*(bus.publish_body(one.subject, "", one.body) for one in messages))
-    if list(stored) != [one.sequence for one in messages]:
+    stored = await asyncio.gather(*(bus.publish_body(message.subject, "", message.body) for message in messages))
+    if list(stored) != [message.sequence for message in messages]:
         raise LogDamaged("somebody else publishes to the log that is made anew: stop all services, and run it again.")

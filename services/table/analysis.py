@@ -145,15 +145,22 @@ def stoppings(table: Table, orders: int = 20) -> list[Stopping]:
                 rule,
                 share,
                 size,
-                fmean(one.saved for one in replays),
-                fmean(len(one.lost) for one in replays),
-                fmean(one.finalists[0] in one.lost for one in replays),
+                fmean(replay.saved for replay in replays),
+                fmean(len(replay.lost) for replay in replays),
+                fmean(replay.finalists[0] in replay.lost for replay in replays),
             )
             for rule, share, replays in rules
         ]
     return found + [
-        Stopping("halving", one.fidelity, one.architectures, (1 - one.fidelity) / 2, 10 - one.best_kept, None)
-        for one in agreements(table)
+        Stopping(
+            "halving",
+            agreement.fidelity,
+            agreement.architectures,
+            (1 - agreement.fidelity) / 2,
+            10 - agreement.best_kept,
+            None,
+        )
+        for agreement in agreements(table)
     ]
 
 

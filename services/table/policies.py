@@ -34,7 +34,7 @@ def local_search(search: Search) -> Choice:
 
 def regularised_evolution(search: Search, population: int = 20, sample: int = 5) -> Choice:
     """The best of a sample of the newest, moved once (Real et al. 2019, arXiv:1802.01548)."""
-    finished = [one for one in search.observations if one.loss is not None]
+    finished = [observation for observation in search.observations if observation.loss is not None]
     if len(finished) + len(search.pending) < population or not finished:
         return random_search(search)
     living = finished[-population:]
@@ -69,14 +69,14 @@ def bandit(search: Search, parents: int = 10, spread: float = 0.05) -> Choice:
     if not ranked:
         return random_search(search)
     parent = search.rng.choice(ranked[:parents]).architecture
-    losses = {one.architecture: one.loss for one in search.observations}
+    losses = {observation.architecture: observation.loss for observation in search.observations}
     gains: dict[tuple[str, str], list[float]] = {}
-    for one in search.observations:
-        before = losses.get(one.parent) if one.parent else None
+    for observation in search.observations:
+        before = losses.get(observation.parent) if observation.parent else None
         if before is None:
             continue
-        gain = -spread if one.loss is None else before - one.loss
-        moves = _moves(search, one.parent or "", one.architecture)
+        gain = -spread if observation.loss is None else before - observation.loss
+        moves = _moves(search, observation.parent or "", observation.architecture)
         for move in moves:
             gains.setdefault(move, []).append(gain / len(moves))
     draws: dict[str, float] = {}
@@ -206,7 +206,13 @@ def _most_promising(search: Search, fidelity: float, among: Iterable[str] | None
     model = search.memory.get(f"model {fidelity}")
     if not isinstance(model, _Process):
         model = search.memory[f"model {fidelity}"] = _Process(search)
-    model.learn([one for one in search.observations if one.fidelity == fidelity and one.loss is not None])
+    model.learn(
+        [
+            observation
+            for observation in search.observations
+            if observation.fidelity == fidelity and observation.loss is not None
+        ]
+    )
     untried = search.unseen(among)
     if not untried:
         return search.rng.choice(search.unseen())
@@ -239,16 +245,16 @@ class _Process:
 
     def learn(self, observations: Sequence[Observation]) -> None:
         """Take in those beyond the ones already known."""
-        for one in observations[len(self.targets) :]:
-            place = self._place[one.architecture]
+        for observation in observations[len(self.targets) :]:
+            place = self._place[observation.architecture]
             known = self._rows[:, place]
             pivot = math.sqrt(max(1.0 + self.NOISE - float(known @ known), 1e-9))
             row = (self._kernel[place] - known @ self._rows) / pivot
             self._ones.append((1.0 - float(known @ np.array(self._ones))) / pivot)
-            self._solved.append((_loss(one) - float(known @ np.array(self._solved))) / pivot)
+            self._solved.append((_loss(observation) - float(known @ np.array(self._solved))) / pivot)
             self._rows = np.vstack([self._rows, row])
             self._variance = np.maximum(self._variance - row * row, 1e-9)
-            self.targets.append(_loss(one))
+            self.targets.append(_loss(observation))
 
     def predict(self, names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and deviation of the loss, with the constant mean and the scale that fit best."""

@@ -127,7 +127,11 @@ class Search:
 
     def ranked(self, fidelity: float = 1.0) -> list[Observation]:
         """Successful observations at one fidelity, the lowest loss first."""
-        found = [one for one in self.observations if one.fidelity == fidelity and one.loss is not None]
+        found = [
+            observation
+            for observation in self.observations
+            if observation.fidelity == fidelity and observation.loss is not None
+        ]
         return sorted(found, key=lambda one: one.loss or 0.0)
 
 

@@ -177,8 +177,8 @@ class Consumer:
         if self._asked <= 0 and self._arrived.empty():
             await self._ask(most, wait)
         messages = await self._denials.watch(self._next, _collect(self._arrived, most, wait + 0.5))
-        deliveries = [Delivery(one, self._denials) for one in messages if not _status(one)]
-        ended = {status for one in messages if (status := _status(one))}
+        deliveries = [Delivery(message, self._denials) for message in messages if not _status(message)]
+        ended = {status for message in messages if (status := _status(message))}
         self._asked = 0 if ended or not messages else self._asked - len(deliveries)
         if not deliveries:  # the request has expired, was refused, or was lost with a connection
             await asyncio.sleep(0.0 if ended <= _EXPIRED else 0.2)

@@ -85,7 +85,7 @@ async def _ablate(
         known = {one.request.without_component for one in ablations_of(records, original.id)}
         await publish(client, [_wanted(original, one) for one in wanted if one not in known])
         records = await _all_ended(archive, original, wanted, system, note)
-    return original, [one for one in parts(original, records) if one.component in wanted]
+    return original, [part for part in parts(original, records) if part.component in wanted]
 
 
 def components_of(original: pb.Candidate, asked: Sequence[str]) -> list[str]:
@@ -102,7 +102,7 @@ def components_of(original: pb.Candidate, asked: Sequence[str]) -> list[str]:
 
 def ablations_of(records: Sequence[pb.Candidate], candidate: str) -> list[pb.Candidate]:
     """The ablations of one candidate."""
-    return [one for one in records if one.kind == pb.KIND_ABLATION and one.request.ablation_of == candidate]
+    return [record for record in records if record.kind == pb.KIND_ABLATION and record.request.ablation_of == candidate]
 
 
 def parts(original: pb.Candidate, records: Sequence[pb.Candidate]) -> list[Part]:

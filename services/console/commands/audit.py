@@ -292,6 +292,6 @@ def _facts(record: candidate_pb2.Candidate) -> list[tuple[str, str]]:
 
 
 def _check(report: candidate_pb2.CheckReport) -> str:
-    warned = [one.probe for one in report.verdicts if one.outcome != "pass"]
+    warned = [verdict.probe for verdict in report.verdicts if verdict.outcome != "pass"]
     outcome = "passed" if report.passed else "failed"
     return f"{outcome} {len(report.verdicts)} probes" + (f", not quite: {', '.join(warned)}" if warned else "")

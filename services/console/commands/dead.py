@@ -198,7 +198,7 @@ async def retry_letter(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, let
             f"candidate {dead.candidate} has not ended because of a dead letter: nothing is left to retry; drop it"
         )
     links = (await archive.GetChain(request, timeout=30)).links
-    head = [one for one in links if one.accepted and one.event.HasField("candidate_archived")][-1:]
+    head = [link for link in links if link.accepted and link.event.HasField("candidate_archived")][-1:]
     if not head:
         raise NotPossible(f"the end of candidate {dead.candidate} is not in the archive yet: try again in a moment")
     work = events_pb2.Event.FromString(await bus.body_at(dead.dead.sequence))
@@ -279,5 +279,5 @@ async def _retried(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, candida
     found: set[str] = set()
     for candidate in sorted(candidates):
         chain = await archive.GetChain(pb.GetCandidateRequest(run=run, candidate=candidate), timeout=30)
-        found |= {one.event.retry_of for one in chain.links if one.accepted and one.event.retry_of}
+        found |= {link.event.retry_of for link in chain.links if link.accepted and link.event.retry_of}
     return found

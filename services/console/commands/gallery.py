@@ -47,36 +47,36 @@ def _print(own: Sequence[ModelCard], lines: Sequence[str]) -> None:
 
 def claims(records: Sequence[pb.Candidate]) -> list[dict[str, object]]:
     """Every verdict on a finalist, confirmed ones first; effect in nats per token over the strongest control."""
-    found = [_claim(one) for one in records if one.HasField("discovery")]
+    found = [_claim(record) for record in records if record.HasField("discovery")]
     return sorted(found, key=lambda one: (not one["confirmed"], str(one["id"])))
 
 
 def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> tuple[ModelCard, ...]:
     """The model cards of a run's confirmed discoveries, greatest effect first."""
-    known = {one.id: one for one in records}
-    found = [finding_of(one) for one in records if one.HasField("discovery")]
+    known = {record.id: record for record in records}
+    found = [finding_of(record) for record in records if record.HasField("discovery")]
     findings = [replace(one, control=name_of(known, one.control or "")) for one in found]
-    facts = {one.id: _facts(one, status) for one in records}
-    parents = {one.id: one.proposal.parent if one.proposal.parent in known else None for one in records}
-    controls = next((one.discovery.controls for one in records if one.discovery.controls), ())
-    return model_cards(findings, facts, parents, [name_of(known, one) for one in controls])
+    facts = {record.id: _facts(record, status) for record in records}
+    parents = {record.id: record.proposal.parent if record.proposal.parent in known else None for record in records}
+    controls = next((record.discovery.controls for record in records if record.discovery.controls), ())
+    return model_cards(findings, facts, parents, [name_of(known, control) for control in controls])
 
 
 def tried(records: Sequence[pb.Candidate]) -> int:
     """How many candidates were proposed."""
-    return sum(one.kind == pb.KIND_PROPOSAL for one in records)
+    return sum(record.kind == pb.KIND_PROPOSAL for record in records)
 
 
 def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings | None = None) -> list[str]:
     """What a run found and how sure it is, whatever it is; with its settings also who was not admitted."""
-    found = [one for one in records if one.HasField("discovery")]
+    found = [record for record in records if record.HasField("discovery")]
     if not found:
         outside = "" if settings is None else _outside(records, settings)
         return [
             f"Found: nothing to claim. Of {tried(records)} candidates none was promoted to a second training.{outside}"
         ]
     confirmed = sum(outcome_of(one.discovery) == "confirmed" for one in found)
-    known = {one.id: one for one in records}
+    known = {record.id: record for record in records}
     finalists = "1 finalist" if len(found) == 1 else f"{len(found)} finalists"
     lines = [f"Found: {confirmed} confirmed of {finalists}, out of {tried(records)} candidates tried."]
     lines += [_sentence(one, known) for one in sorted(found, key=by_effect)]
@@ -159,11 +159,13 @@ def _sentence(record: pb.Candidate, known: dict[str, pb.Candidate]) -> str:
 def _outside(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) -> str:
     """How many scored proposals the budget of parameters and FLOPs kept out, in a sentence."""
     rules = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
-    root = next((one for one in records if one.request.baseline == settings.baselines[0]), None)
+    root = next((record for record in records if record.request.baseline == settings.baselines[0]), None)
     if rules.promotion is None or root is None or (baseline := _size(root)) is None:
         return ""
-    sizes = [_size(one) for one in records if one.kind == pb.KIND_PROPOSAL and one.verdict.HasField("fitness")]
-    kept_out = sum(one is not None and not rules.promotion.budget.admits(one, baseline) for one in sizes)
+    sizes = [
+        _size(record) for record in records if record.kind == pb.KIND_PROPOSAL and record.verdict.HasField("fitness")
+    ]
+    kept_out = sum(size is not None and not rules.promotion.budget.admits(size, baseline) for size in sizes)
     return f" Outside the budget of parameters and FLOPs relative to the root: {kept_out}." if kept_out else ""
 
 
@@ -178,7 +180,7 @@ def _size(record: pb.Candidate) -> Result | None:
 
 
 def _facts(record: pb.Candidate, status: archive_pb2.RunStatus) -> ModelFacts:
-    trainings = [record.training, *(one.training for one in record.verifications)]
+    trainings = [record.training, *(verification.training for verification in record.verifications)]
     measured = [seed.measurements for training in trainings for seed in training.seeds]
     prices = [call.price for call in record.calls if call.HasField("price")]
     gpu = [one.gpu_seconds for one in measured if one.HasField("gpu_seconds")]

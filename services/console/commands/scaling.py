@@ -99,10 +99,10 @@ def on_the_table(policy: str, budget: int = TABLE_BUDGET, runs: int = TABLE_RUNS
     for seed in range(runs):
         before: dict[str, float] = {}
         trainings = []
-        for one in measured.simulate(POLICIES[policy], budget, seed).observations:
-            better = one.fidelity >= 1 and one.loss is not None and control.is_beaten(one.loss)
-            trainings.append((one.fidelity - before.get(one.architecture, 0.0), better))
-            before[one.architecture] = one.fidelity
+        for observation in measured.simulate(POLICIES[policy], budget, seed).observations:
+            better = observation.fidelity >= 1 and observation.loss is not None and control.is_beaten(observation.loss)
+            trainings.append((observation.fidelity - before.get(observation.architecture, 0.0), better))
+            before[observation.architecture] = observation.fidelity
         work.append(trainings)
     source = f"{runs} simulated runs of {policy} on the table"
     return Found(source, "training", control, sum(map(len, work)), discovery_scaling(work))

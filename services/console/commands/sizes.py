@@ -107,10 +107,10 @@ def sizes(
     status, records = asyncio.run(run_and_candidates(settings, run))
     own = _record(records, candidate)
     controls = [_record(records, one) for one in against or ()] or [
-        one for one in records if one.kind == pb.KIND_BASELINE and one.HasField("training")
+        record for record in records if record.kind == pb.KIND_BASELINE and record.HasField("training")
     ]
     texts = names_in(corpus)
-    if bad := [one for one in texts if one not in CORPORA]:
+    if bad := [text for text in texts if text not in CORPORA]:
         raise SettingsError(f"--corpus is {bad[0]!r}; choose of {', '.join(CORPORA)}.")
     path = settings.run_folder(status.run) / FILE
     if not only_show:
@@ -208,7 +208,7 @@ def _losses(trained: Sequence[Trained], corpus: str, factor: int) -> dict[str, d
 
 def _record(records: Sequence[pb.Candidate], name: str) -> pb.Candidate:
     """By id, name or baseline. Raises NotPossible for none or several, and for one without a program."""
-    found = [one for one in records if name in (one.id, one.proposal.name, one.request.baseline)]
+    found = [record for record in records if name in (record.id, record.proposal.name, record.request.baseline)]
     if len(found) != 1 or not program_of(found[0]):
         raise NotPossible(f"{len(found)} candidates with a program are called {name}: give an id")
     return found[0]

@@ -82,8 +82,9 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
             "seed_deviation": noise.deviation if noise else None,
             "reliability": None if reliable is None else {"architectures": reliable[0], "share": reliable[1]},
             "scales": {name: found for name, found in other.items() if found},
-            "fidelities": [asdict(one) for one in agreements], "stopping": [asdict(one) for one in stoppings],
-            "effects": [asdict(one) for one in effects],
+            "fidelities": [asdict(agreement) for agreement in agreements],
+            "stopping": [asdict(stopping) for stopping in stoppings],
+            "effects": [asdict(effect) for effect in effects],
         })  # fmt: skip
         return
     rows = [
@@ -196,7 +197,7 @@ def compare(
     except ValueError as error:
         raise NotPossible(str(error)) from None
     if as_json:
-        print_json({"space": note, "runs": runs, "standings": [asdict(one) for one in standings]})
+        print_json({"space": note, "runs": runs, "standings": [asdict(standing) for standing in standings]})
         return
     say(
         paragraph(
@@ -204,13 +205,13 @@ def compare(
         )
     )
     say(text_table([
-        Column("policy", [one.policy for one in standings]),
-        Column("seats", [str(one.seats) for one in standings], right=True),
-        Column("budget", [str(one.budget) for one in standings], right=True),
-        Column("regret", [f"{one.regret:.4f}" for one in standings], right=True),
-        Column("[95 %]", [f"[{one.low:.4f}, {one.high:.4f}]" for one in standings]),
-        Column("p random", [number(one.p.get("random"), ".3f") for one in standings], right=True),
-        Column("p local", [number(one.p.get("local"), ".3f") for one in standings], right=True),
+        Column("policy", [standing.policy for standing in standings]),
+        Column("seats", [str(standing.seats) for standing in standings], right=True),
+        Column("budget", [str(standing.budget) for standing in standings], right=True),
+        Column("regret", [f"{standing.regret:.4f}" for standing in standings], right=True),
+        Column("[95 %]", [f"[{standing.low:.4f}, {standing.high:.4f}]" for standing in standings]),
+        Column("p random", [number(standing.p.get("random"), ".3f") for standing in standings], right=True),
+        Column("p local", [number(standing.p.get("local"), ".3f") for standing in standings], right=True),
     ]))  # fmt: skip
     say(
         styled(
@@ -221,20 +222,33 @@ def compare(
 
 def _early_and_stopping(agreements: "Sequence[Agreement]", stoppings: "Sequence[Stopping]") -> None:
     if agreements:
-        say("\n" + text_table([
-            Column("at", [f"{one.fidelity:.0%}" for one in agreements], right=True),
-            Column("rank correlation with the end", [f"{one.spearman:.3f}" for one in agreements], right=True),
-            Column("[95 %]", [f"[{one.low:.3f}, {one.high:.3f}]" for one in agreements]),
-            Column("of the 10 best in the better half", [str(one.best_kept) for one in agreements], right=True),
-        ]))  # fmt: skip
+        say(
+            "\n"
+            + text_table(
+                [
+                    Column("at", [f"{agreement.fidelity:.0%}" for agreement in agreements], right=True),
+                    Column(
+                        "rank correlation with the end",
+                        [f"{agreement.spearman:.3f}" for agreement in agreements],
+                        right=True,
+                    ),
+                    Column("[95 %]", [f"[{agreement.low:.3f}, {agreement.high:.3f}]" for agreement in agreements]),
+                    Column(
+                        "of the 10 best in the better half",
+                        [str(agreement.best_kept) for agreement in agreements],
+                        right=True,
+                    ),
+                ]
+            )
+        )
     if stoppings:
         say("\n" + text_table([
-            Column("stopping by", [one.rule for one in stoppings]),
-            Column("at", [_share(one.fidelity, "25%, 50%") for one in stoppings], right=True),
-            Column("trainings", [str(one.trainings) for one in stoppings], right=True),
-            Column("compute saved", [f"{one.saved:.0%}" for one in stoppings], right=True),
-            Column("of the 10 best lost", [f"{one.lost:.2f}" for one in stoppings], right=True),
-            Column("best lost", [_share(one.best_lost) for one in stoppings], right=True),
+            Column("stopping by", [stopping.rule for stopping in stoppings]),
+            Column("at", [_share(stopping.fidelity, "25%, 50%") for stopping in stoppings], right=True),
+            Column("trainings", [str(stopping.trainings) for stopping in stoppings], right=True),
+            Column("compute saved", [f"{stopping.saved:.0%}" for stopping in stoppings], right=True),
+            Column("of the 10 best lost", [f"{stopping.lost:.2f}" for stopping in stoppings], right=True),
+            Column("best lost", [_share(stopping.best_lost) for stopping in stoppings], right=True),
         ]))  # fmt: skip
 
 

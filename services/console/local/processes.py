@@ -103,7 +103,7 @@ class ServiceProcess:
         if code == SETTINGS_EXIT:
             raise SettingsError(f"{self.name}: {self.last_words()}")
         now = time.monotonic()
-        self.deaths = [one for one in self.deaths if now - one < RESTART_WINDOW_SECONDS] + [now]
+        self.deaths = [death for death in self.deaths if now - death < RESTART_WINDOW_SECONDS] + [now]
         if len(self.deaths) > RESTARTS:
             raise ServiceFailed(
                 f"the {self.name} has ended {len(self.deaths)} times in a minute, "

@@ -34,26 +34,28 @@ class Dataset:
     def root(self) -> pb.Candidate | None:
         """The first baseline, if it was measured."""
         names = self.status.settings.baselines
-        for one in self.records:
-            if names and one.request.baseline == names[0] and one.training.HasField("loss"):
-                return one
+        for record in self.records:
+            if names and record.request.baseline == names[0] and record.training.HasField("loss"):
+                return record
         return None
 
     @cached_property
     def rows(self) -> list[Row]:
         """One row per candidate."""
         loss = self.root.training.loss if self.root is not None else None
-        return [row(one, loss) for one in self.records]
+        return [row(record, loss) for record in self.records]
 
     @cached_property
     def measured(self) -> list[pb.Candidate]:
         """Candidates with at least one training curve or score."""
-        return [one for one in self.records if one.training.seeds]
+        return [record for record in self.records if record.training.seeds]
 
     @cached_property
     def scored(self) -> list[pb.Candidate]:
         """Candidates with a fitness, in order; ablations answer a question and do not compete."""
-        return [one for one in self.records if one.verdict.HasField("fitness") and one.kind != pb.KIND_ABLATION]
+        return [
+            record for record in self.records if record.verdict.HasField("fitness") and record.kind != pb.KIND_ABLATION
+        ]
 
     @cached_property
     def ranked(self) -> list[pb.Candidate]:

@@ -47,7 +47,7 @@ LEVELS = (5, -12, 17)  # points above or below, so that names of neighbours do n
 
 def discoveries(data: Dataset) -> list[Drawing]:
     """The verdicts, the curve, and one figure for each step from stage to stage."""
-    rungs = sorted({one.rung or 1 for record in data.records for one in record.verifications})
+    rungs = sorted({verification.rung or 1 for record in data.records for verification in record.verifications})
     return [
         verdicts(data),
         curve(data),
@@ -86,12 +86,12 @@ def curve(data: Dataset) -> Drawing:
     """Cumulative confirmed discoveries against all compute that was paid for."""
     name, title = "discovery-curve", "Discovery curve · Confirmed discoveries against compute spent"
     found = discovery_curve(list(_work(data.records)))
-    tried = sum(one.HasField("discovery") for one in data.records)
+    tried = sum(record.HasField("discovery") for record in data.records)
     if not found.points:
         spent = f"in {found.total / HOUR:.2f} hours of training and evaluation"
         why = f"none of the claims tried ({tried}) was confirmed {spent}" if tried else f"no claim was tried {spent}"
         return Drawing(name, title, "", None, missing=why)
-    known = {one.id: one for one in data.records}
+    known = {record.id: record for record in data.records}
     cells = tuple((one, name_of(known, one), spent / HOUR, count) for one, spent, count in found.points)
     figure = _curve_figure(found)
     caption = f"{len(found.points)} confirmed of {tried} claims tried, {found.total / HOUR:.2f} hours in all. "
@@ -158,7 +158,7 @@ def _growth(axes: Axes, found: scaling.Found, colour: str) -> None:
 
 def size_figures(data: Dataset) -> list[Drawing]:
     """The gain of each candidate that was trained at several sizes, by text; nothing where nobody asked for sizes."""
-    known = {one.id: one for one in data.records}
+    known = {record.id: record for record in data.records}
     trained = data.sizes
     own = dict.fromkeys(one.candidate for one in trained if known[one.candidate].kind != pb.KIND_BASELINE)
     return [_sizes(trained, one) for one in own if sizes.gains(trained, one)]
@@ -176,7 +176,7 @@ def _sizes(trained: Sequence[sizes.Trained], candidate: str) -> Drawing:
     axes.axhline(0, color=INK, lw=0.8)
     axes.set_xscale("log", base=2)
     ticks = sorted({one.factor for one in found})
-    axes.set_xticks(ticks, [f"×{one}" for one in ticks])
+    axes.set_xticks(ticks, [f"×{tick}" for tick in ticks])
     axes.minorticks_off()
     axes.legend(frameon=False, fontsize=8)
     header = ("text", "size", "control", "loss", "control loss", "gain", "low", "high", "seeds")
@@ -200,7 +200,7 @@ def relation(data: Dataset, rung: int) -> Drawing:
         f"stages-{rung - 1}-{rung}",
         f"From stage {rung - 1} to stage {rung} · Does one loss predict the next?",
     )
-    pairs = [(one, before, after) for one in data.records for before, after in _losses(one, rung)]
+    pairs = [(record, before, after) for record in data.records for before, after in _losses(record, rung)]
     earlier, later = [before for _, before, _ in pairs], [after for _, _, after in pairs]
     cells = tuple((one.id, one.proposal.name, before, after) for one, before, after in pairs)
     if len(pairs) < 2:
@@ -217,10 +217,12 @@ def predictors(data: Dataset) -> Drawing:
     """What of the search foretold the losses of the last verification: the judge's use, measured."""
     name, title = "predictors", "What foretold the verification"
     verified = [
-        (record, one.training.loss)
+        (record, verification.training.loss)
         for record in data.records
-        for one in record.verifications[-1:]
-        if one.training.HasField("loss") and record.verdict.HasField("raw") and record.training.HasField("loss")
+        for verification in record.verifications[-1:]
+        if verification.training.HasField("loss")
+        and record.verdict.HasField("raw")
+        and record.training.HasField("loss")
     ]
     if len(verified) < LEAST_CORRELATED:
         missing = f"{len(verified)} of {LEAST_CORRELATED} candidates that it needs have a judgement and a verified loss"
@@ -250,9 +252,9 @@ def predictors(data: Dataset) -> Drawing:
 
 def _work(records: Sequence[pb.Candidate]) -> Iterator[Work]:
     """All trainings in the order of the run: the search by number, then the controls' again, then the finalists'."""
-    for one in records:
-        yield Work(seconds_of(one))
-    again = [one for one in records if one.verifications]
+    for record in records:
+        yield Work(seconds_of(record))
+    again = [record for record in records if record.verifications]
     for one in sorted(again, key=lambda one: one.kind != pb.KIND_BASELINE):
         seconds = sum(seed.measurements.seconds for again in one.verifications for seed in again.training.seeds)
         confirmed = one.HasField("discovery") and outcome_of(one.discovery) == "confirmed"
@@ -261,7 +263,10 @@ def _work(records: Sequence[pb.Candidate]) -> Iterator[Work]:
 
 def _losses(record: pb.Candidate, rung: int) -> list[tuple[float, float]]:
     """The loss at the stage before and at this one; nothing where either is missing."""
-    stages = [(0, record.training), *((one.rung or 1, one.training) for one in record.verifications)]
+    stages = [
+        (0, record.training),
+        *((verification.rung or 1, verification.training) for verification in record.verifications),
+    ]
     known = {at: training.loss for at, training in stages if training.HasField("loss")}
     return [(known[rung - 1], known[rung])] if rung - 1 in known and rung in known else []
 

@@ -51,7 +51,7 @@ def count_against_compute(data: Dataset) -> Drawing:
     judge, meaning = _better_than_root(data)
     if judge is None:
         return missing(name, title, meaning)
-    searched = [one for one in data.records if one.kind in (pb.KIND_PROPOSAL, pb.KIND_IMPORTED)]
+    searched = [record for record in data.records if record.kind in (pb.KIND_PROPOSAL, pb.KIND_IMPORTED)]
     scored = [one for one in searched if judge(one) is not None]
     if len(scored) < LEAST_COUNTED:
         return missing(
@@ -117,10 +117,10 @@ def _better_than_root(data: Dataset) -> tuple[Callable[[pb.Candidate], bool | No
 def trends(data: Dataset) -> Drawing:
     """How every score moves over the run, with the spread inside each block."""
     name, title = "score-trend", "Trend of the scores"
-    records = [one for one in data.records if one.kind != pb.KIND_ABLATION]
+    records = [record for record in data.records if record.kind != pb.KIND_ABLATION]
     series: list[tuple[str, list[tuple[int, float]]]] = []
     for label, value in SCORES:
-        known = [(one.request.number, found) for one in records if (found := value(one)) is not None]
+        known = [(record.request.number, found) for record in records if (found := value(record)) is not None]
         if len(known) >= LEAST_BLOCKS * LEAST_IN_BLOCK:
             series.append((label, known))
     if not series:
@@ -281,12 +281,12 @@ def mean_curve(record: pb.Candidate) -> list[tuple[int, float]]:
 
 def ablations(data: Dataset) -> list[Drawing]:
     """One drawing per ablated candidate, in the order of the run; one that says so where there is none."""
-    asked = {one.request.ablation_of for one in data.records if one.kind == pb.KIND_ABLATION}
-    originals = [one for one in data.records if one.id in asked]
+    asked = {record.request.ablation_of for record in data.records if record.kind == pb.KIND_ABLATION}
+    originals = [record for record in data.records if record.id in asked]
     if not originals:
         missing = "no candidate was ablated; `asi-arch ablate CANDIDATE` does it"
         return [Drawing("ablations", "Ablations", "", None, missing=missing)]
-    return [_ablation_drawing(one, data) for one in originals]
+    return [_ablation_drawing(original, data) for original in originals]
 
 
 def _ablation_drawing(original: pb.Candidate, data: Dataset) -> Drawing:

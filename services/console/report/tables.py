@@ -26,23 +26,23 @@ def benchmarks(data: Dataset) -> Drawing:
     models = [one for one in data.ranked if one.training.seeds][:MOST_MODELS]
     if not models:
         return missing(name, title, "no measured candidate has a fitness")
-    tasks = list(dict.fromkeys(score.task for one in models for score in one.training.seeds[0].scores))
+    tasks = list(dict.fromkeys(score.task for model in models for score in model.training.seeds[0].scores))
     loss = data.root.training.loss if data.root is not None else None
     cells = []
-    for one in models:
-        own = one.training.loss if one.training.HasField("loss") else None
-        gain = gain_over(data.root, one)
+    for model in models:
+        own = model.training.loss if model.training.HasField("loss") else None
+        gain = gain_over(data.root, model)
         difference = own - loss if own is not None and loss is not None else None
-        interval = one.verdict.fitness.interval if one.verdict.fitness.HasField("interval") else None
-        parameters = one.training.seeds[0].measurements.parameters
+        interval = model.verdict.fitness.interval if model.verdict.fitness.HasField("interval") else None
+        parameters = model.training.seeds[0].measurements.parameters
         cells.append((
-            one.id, name_of(one), own, difference,
-            -gain.interval.high if gain else None, -gain.interval.low if gain else None, final_train_loss(one),
-            *(_mean(one, task) for task in tasks),
-            one.training.benchmark if one.training.HasField("benchmark") else None,
-            one.verdict.raw if one.verdict.HasField("raw") else None,
+            model.id, name_of(model), own, difference,
+            -gain.interval.high if gain else None, -gain.interval.low if gain else None, final_train_loss(model),
+            *(_mean(model, task) for task in tasks),
+            model.training.benchmark if model.training.HasField("benchmark") else None,
+            model.verdict.raw if model.verdict.HasField("raw") else None,
             parameters or None,
-            one.verdict.fitness.value,
+            model.verdict.fitness.value,
             interval.low if interval else None, interval.high if interval else None,
         ))  # fmt: skip
     header = (
@@ -78,7 +78,7 @@ def components(data: Dataset) -> Drawing:
         cells.append((
             kind, count, len(lacking),
             *_share(sum(kind in _components(one) for one in best), len(best)),
-            *_share(sum(kind in _components(one) for one in others), len(others)),
+            *_share(sum(kind in _components(other) for other in others), len(others)),
             *(difference or (None, None, None)),
         ))  # fmt: skip
     cells.sort(key=lambda row: -(row[9] if isinstance(row[9], float) else -math.inf))
@@ -113,7 +113,7 @@ def origins(data: Dataset) -> Drawing:
     cut = max(LEAST_GROUP, len(naming) // 4)
     cells: list[tuple[object, ...]] = []
     for group, records in (("best quarter", naming[:cut]), ("others", naming[cut:])):
-        counts = Counter(idea.origin for one in records for idea in one.proposal.ideas)
+        counts = Counter(idea.origin for record in records for idea in record.proposal.ideas)
         total = sum(counts.values())
         cells += [
             (group, len(records), origin, counts[origin], total, *_share(counts[origin], total)) for origin in ORIGINS

@@ -38,11 +38,18 @@ def tree(data: Dataset) -> Drawing:
             continue
         for kid in kids:
             axes.plot([depth[parent], depth[kid]], [row[parent], row[kid]], color=SOFT, lw=1, zorder=1)
-    points = {one.id: (float(depth[one.id]), row[one.id]) for one in data.records}
+    points = {record.id: (float(depth[record.id]), row[record.id]) for record in data.records}
     _dots(figure, axes, data, points, 36)
-    for one in data.records:
-        axes.annotate(name_of(one), points[one.id], xytext=(7, 0), textcoords="offset points", va="center", fontsize=7,
-                      color=INK)  # fmt: skip
+    for record in data.records:
+        axes.annotate(
+            name_of(record),
+            points[record.id],
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+            color=INK,
+        )
     axes.set_xlim(-0.2, max(depth.values()) + 1.6)
     axes.invert_yaxis()
     plain(axes, "x")
@@ -128,10 +135,10 @@ def _apart(heights: list[float], distance: float, limit: float) -> list[float]:
 
 def _family(data: Dataset, heavy_first: bool) -> tuple[Children, list[str]]:
     """Children by parent, and all candidates with parents before children; the heaviest child stands in the middle."""
-    known = {one.id for one in data.records}
+    known = {record.id for record in data.records}
     children: defaultdict[str | None, list[str]] = defaultdict(list)
-    for one in data.records:
-        children[one.proposal.parent if one.proposal.parent in known else None].append(one.id)
+    for record in data.records:
+        children[record.proposal.parent if record.proposal.parent in known else None].append(record.id)
     family: Children = {None: [], **children}
     if heavy_first:
         sizes: dict[str, int] = {}
@@ -175,7 +182,9 @@ def _depths(children: Children) -> dict[str, int]:
 
 
 def _dots(figure: Figure, axes: Axes, data: Dataset, points: dict[str, tuple[float, float]], size: float) -> None:
-    plainly = [points[one.id] for one in data.records if not one.verdict.HasField("fitness") and one.id in points]
+    plainly = [
+        points[record.id] for record in data.records if not record.verdict.HasField("fitness") and record.id in points
+    ]
     scored = sorted((one for one in data.scored if one.id in points), key=lambda one: one.verdict.fitness.value)
     if plainly:
         xs, ys = zip(*plainly, strict=True)
@@ -192,5 +201,5 @@ def _dots(figure: Figure, axes: Axes, data: Dataset, points: dict[str, tuple[flo
 
 def _cells(data: Dataset) -> tuple[tuple[str, ...], tuple[tuple[object, ...], ...]]:
     return ("id", "parent", "name", "fitness", "loss", "state"), tuple(
-        (one["id"], one["parent"], one["name"], one["fitness"], one["loss"], one["state"]) for one in data.rows
+        (row["id"], row["parent"], row["name"], row["fitness"], row["loss"], row["state"]) for row in data.rows
     )

@@ -226,14 +226,15 @@ class Progress:
             for _, heard in self._heard.values():
                 works.append(Work(candidate=heard.candidate, service=heard.service, waits_for=heard.waits_for,
                                   attempt=heard.attempt, since=heard.since.ToNanoseconds() / 1e9))  # fmt: skip
-                for one in heard.trainings:
-                    if one.step >= one.steps:
+                for training in heard.trainings:
+                    if training.step >= training.steps:
                         continue
-                    key = heard.candidate, one.seed
+                    key = heard.candidate, training.seed
                     fresh = [point for point in self._curves.get(key, []) if point[0] > sent.get(key, -1)]
-                    sent[key] = one.step
+                    sent[key] = training.step
                     trainings.append(Training(
-                        candidate=heard.candidate, seed=one.seed, step=one.step, steps=one.steps, points=fresh,
-                        tokens_per_second=one.tokens_per_second, seconds_left=one.seconds_left,
+                        candidate=heard.candidate, seed=training.seed, step=training.step, steps=training.steps,
+                        points=fresh,
+                        tokens_per_second=training.tokens_per_second, seconds_left=training.seconds_left,
                     ))  # fmt: skip
             yield {"trainings": trainings, "works": works}

@@ -155,7 +155,7 @@ async def _runs(request: web.Request) -> web.StreamResponse:
 
 async def _known_runs(pages: Pages) -> list[dict[str, str]]:
     reply = await pages.archive.ask("ListRuns", pb.ListRunsRequest())
-    return [{"run": one.run, "phase": one.phase, "origin": one.origin} for one in reply.runs]
+    return [{"run": run.run, "phase": run.phase, "origin": run.origin} for run in reply.runs]
 
 
 async def _table(request: web.Request) -> web.StreamResponse:
@@ -171,8 +171,8 @@ async def _candidate(request: web.Request) -> web.StreamResponse:
         "record": _plain(record),
         "row": web_row(record),
         "parent": None if parent is None else _plain(parent),
-        "controls": [{"row": web_row(one), "curve": _curve(one)} for one in controls],
-        "compared": [_rival(one) for one in _rivals(record, parent, controls)],
+        "controls": [{"row": web_row(control), "curve": _curve(control)} for control in controls],
+        "compared": [_rival(rival) for rival in _rivals(record, parent, controls)],
     })  # fmt: skip
 
 
@@ -180,7 +180,7 @@ async def _gains(request: web.Request) -> web.StreamResponse:
     """How far the candidate lies from its parent and each control, with intervals: a bootstrap takes a moment."""
     record, parent, controls = await _with_rivals(request)
     rivals = _rivals(record, parent, controls)
-    return _json(await asyncio.to_thread(lambda: [_difference(one, record) for one in rivals]))
+    return _json(await asyncio.to_thread(lambda: [_difference(rival, record) for rival in rivals]))
 
 
 async def _with_rivals(

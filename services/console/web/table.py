@@ -232,7 +232,7 @@ class RunTable:
             records = []
         else:
             records = await self._listed(pb.ListCandidatesRequest(run=self.run, slim=True, states=MOVING))
-            moving = {one.id for one in records}
+            moving = {record.id for record in records}
             were = [key for key, row in self._rows.items() if row["state"] not in ("archived", "rejected")]
             records += await self._named([key for key in were if key not in moving])
             if len(self._rows.keys() | moving) != sum(status.states.values()) or before.climbing or status.climbing:

@@ -90,9 +90,10 @@ def card_of(record: pb.Candidate, status: archive_pb2.RunStatus, links: Sequence
         discovery=_claim(found) if record.HasField("discovery") else "not tried: one search result, no verified claim",
         program_sha256=hashlib.sha256(source.encode()).hexdigest(),
         tokenizer=tokenizer,
-        seeds=tuple(_seed(one) for one in training.seeds),
+        seeds=tuple(_seed(seed) for seed in training.seeds),
         chain=tuple(
-            Event(one.sequence, one.event.id, one.event.time.ToJsonString(), one.sha256, one.accepted) for one in links
+            Event(link.sequence, link.event.id, link.event.time.ToJsonString(), link.sha256, link.accepted)
+            for link in links
         ),
     )
 
@@ -118,8 +119,8 @@ def as_markdown(card: Card, package: str, sizes: ModelSizes) -> str:
         *(f"| {title} | {_shown(value)} |" for title, value in _numbers(card)), "",
         "| seed | loss | bits per byte | parameters | tokens | seconds | device | precision |",
         "|---|---|---|---|---|---|---|---|",
-        *(f"| {one.seed} | {one.loss:.4f} | {one.bits_per_byte:.4f} | {one.parameters:,} | {one.tokens:,} "
-          f"| {one.seconds:.0f} | {one.device} | {one.precision} |" for one in card.seeds), "",
+        *(f"| {seed.seed} | {seed.loss:.4f} | {seed.bits_per_byte:.4f} | {seed.parameters:,} | {seed.tokens:,} "
+          f"| {seed.seconds:.0f} | {seed.device} | {seed.precision} |" for seed in card.seeds), "",
         "## Claim", "", card.discovery[0].upper() + card.discovery[1:] + ".", "",
         "## Provenance", "",
         f"Program: SHA-256 `{card.program_sha256}`, executed as it was measured. "
@@ -140,7 +141,7 @@ def _numbers(card: Card) -> list[tuple[str, float | None]]:
         ("mean accuracy of the benchmarks", card.benchmark),
         ("judge, 1 to 10", card.judge),
         (f"fitness ({card.fitness_version or 'absent'})", card.fitness),
-        *((f"{task}, seed {one.seed}", value) for one in card.seeds for task, value in one.tasks.items()),
+        *((f"{task}, seed {seed.seed}", value) for seed in card.seeds for task, value in seed.tasks.items()),
     ]  # fmt: skip
 
 

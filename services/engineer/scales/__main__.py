@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         sys.stderr.write("Name a scale, then overrides as NAME=VALUE.\n")
         return 2
-    overrides = {name: value for name, _, value in (one.partition("=") for one in arguments[1:])}
+    overrides = {name: value for name, _, value in (argument.partition("=") for argument in arguments[1:])}
     try:
         scale = load_scale(arguments[0], overrides)
     except ScaleError as error:

@@ -147,8 +147,8 @@ def _hopeless(history: Sequence[Metrics], settings: WatchSettings, peers: Sequen
         )
     if last.step < settings.prune_from * last.steps:
         return None
-    finished = [one for one in peers if one.final is not None]
-    told = forecast(finished, curve, settings.prune_from, [one for one in peers if one.final is None])
+    finished = [peer for peer in peers if peer.final is not None]
+    told = forecast(finished, curve, settings.prune_from, [peer for peer in peers if peer.final is None])
     if told is None or not told.hopeless():
         return None
     text = (

@@ -133,18 +133,18 @@ class OfflineProposer:
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """As the port says: the same context and refusals give the same draft."""
         search = context.settings.policies.search or BANDIT
-        refused = {fingerprint(one.draft.program).digest for one in refusals}
+        refused = {fingerprint(refusal.draft.program).digest for refusal in refusals}
         rng = random.Random(f"{context.settings.seed}:{context.record.id}:{len(refusals)}")
         try:
             proposal = self._proposal(context, refused, rng, search)
         except SearchExhaustedError as error:
-            raise Rejected("propose", str(error), {"refused": [one.sentence for one in refusals]}) from error
+            raise Rejected("propose", str(error), {"refused": [refusal.sentence for refusal in refusals]}) from error
         return Draft(
             name=proposal.name,
             motivation=proposal.motivation,
             program=proposal.program,
             components=proposal.components,
-            ideas=[pb.Idea(text=one.text, origin=one.origin, source=one.source or "") for one in proposal.ideas],
+            ideas=[pb.Idea(text=idea.text, origin=idea.origin, source=idea.source or "") for idea in proposal.ideas],
             moves=proposal.moves,
             description=json.loads(proposal.description),
             mind=NAMES[search],
@@ -181,7 +181,7 @@ class OfflineProposer:
 
     def _proposal(self, context: Context, refused: set[str], rng: random.Random, search: str) -> OfflineProposal:
         parent = seed_of(context.parent)
-        references = [seed_of(one) for one in context.references]
+        references = [seed_of(reference) for reference in context.references]
         history = [
             Observation(tuple(one.moves), one.gain if one.HasField("gain") else None, one.structure)
             for one in context.history

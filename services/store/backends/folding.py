@@ -142,7 +142,7 @@ class Digest:
 
     def pool(self, pool: PoolRow) -> None:
         """A snapshot, without the sequence from which it held."""
-        self._add(b"pool", str(pool.entries).encode(), *(one.SerializeToString() for one in pool.members))
+        self._add(b"pool", str(pool.entries).encode(), *(member.SerializeToString() for member in pool.members))
 
     def event(self, sha256: bytes) -> None:
         """An accepted event."""

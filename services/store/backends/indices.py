@@ -183,7 +183,7 @@ class Sketched:
         """As `services.domain.structure.similarity` of the fingerprints, with each of the others; all in one go."""
         if not others:
             return []
-        tables = [np.frombuffer(one.runs, _RUNS) for one in others]
+        tables = [np.frombuffer(other.runs, _RUNS) for other in others]
         mine, theirs = np.frombuffer(self.runs, _RUNS), np.concatenate(tables)
         runs, counts = np.ascontiguousarray(mine["run"]), np.ascontiguousarray(mine["count"])
         place = np.minimum(np.searchsorted(runs, theirs["run"]), len(runs) - 1)  # runs are in order, and not empty
@@ -191,7 +191,7 @@ class Sketched:
         owner = np.repeat(np.arange(len(others)), [len(table) for table in tables])
         shared = np.bincount(owner, least, len(others))
         either = counts.sum(dtype=np.int64) + np.bincount(owner, theirs["count"], len(others)) - shared
-        equal = np.array([one.digest == self.digest for one in others])
+        equal = np.array([other.digest == self.digest for other in others])
         alike: list[float] = np.where(equal, 1.0, shared / either).tolist()
         return alike
 

@@ -58,7 +58,7 @@ class Searching(ABC):
         return await self._near(run, scored, same)
 
     async def _near(self, run: str, scored: Sequence[Scored], same: int) -> list[Near]:
-        records = {one.id: one for one in await self.candidates(run, [name for name, _ in scored])}
+        records = {candidate.id: candidate for candidate in await self.candidates(run, [name for name, _ in scored])}
         return [
             Near(records[name], max(0.0, min(1.0, similarity)), place < same)
             for place, (name, similarity) in enumerate(scored)

@@ -37,7 +37,7 @@ def write_parquet(records: Sequence[pb.Candidate], logged: Sequence[Logged], pat
     Raises NotPossible without pyarrow.
     """
     pyarrow = with_parquet()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_row(one) for one in records]), path)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_row(record) for record in records]), path)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_event_row(one) for one in logged]), log_path(path))
 
 
@@ -59,10 +59,10 @@ def log_path(path: Path) -> Path:
 def write_published(records: Sequence[pb.Candidate], folder: Path) -> None:
     """`tree.json` and `106.json` as the published archive has them; the index is the candidate's number."""
     folder.mkdir(parents=True, exist_ok=True)
-    index = {one.id: _index(one) for one in records}
-    tree = [_node(one, index) for one in records]
+    index = {record.id: _index(record) for record in records}
+    tree = [_node(record, index) for record in records]
     (folder / "tree.json").write_text(json.dumps({"total_records": len(tree), "results": tree}, ensure_ascii=False))
-    details = [_details(one, index) for one in records]
+    details = [_details(record, index) for record in records]
     (folder / "106.json").write_text(json.dumps(details, ensure_ascii=False))
 
 
@@ -90,7 +90,7 @@ def _details(record: pb.Candidate, index: dict[str, int]) -> dict[str, object]:
         "parameters": f"{parameters / 1e6:.6f}M" if parameters else "",
         "result": {
             "train": _csv(record.proposal.name, [(str(one.step), one.train_loss) for one in seed.curve]),
-            "test": _csv(record.proposal.name, [(one.task, one.value) for one in seed.scores]),
+            "test": _csv(record.proposal.name, [(score.task, score.value) for score in seed.scores]),
         },
     }
 

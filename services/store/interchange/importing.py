@@ -112,7 +112,7 @@ def read_programs(folder: Path, skip_bad: bool = False) -> Archive:
 def lineage_order(records: Mapping[int, Published]) -> list[int]:
     """Indices with every parent before its children, else in their own order."""
     depth = lineage.depths(
-        {str(one.index): None if one.parent is None else str(one.parent) for one in records.values()}
+        {str(record.index): None if record.parent is None else str(record.parent) for record in records.values()}
     )
     return sorted(records, key=lambda index: (depth[str(index)], index))
 
@@ -129,7 +129,7 @@ def _raw_records(path: Path) -> list[dict[str, object]]:
     for file in files:
         content = _json(file)
         results = content.get("results") if isinstance(content, dict) else content
-        if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+        if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
             raise BadArchive(f'{file} is neither {{"results": [...]}} nor a list of records')
         (slim if isinstance(content, dict) else detailed).extend(results)
     known = {json.dumps(one.get("index")) for one in detailed}
@@ -225,11 +225,11 @@ def _is_step(title: str) -> bool:
 
 def _unique(records: Iterable[Published], problems: list[str]) -> dict[int, Published]:
     found: dict[int, Published] = {}
-    for one in records:
-        if one.index in found:
-            problems.append(f"index {one.index} comes twice ({found[one.index].name} and {one.name})")
+    for record in records:
+        if record.index in found:
+            problems.append(f"index {record.index} comes twice ({found[record.index].name} and {record.name})")
         else:
-            found[one.index] = one
+            found[record.index] = record
     return found
 
 
@@ -237,10 +237,10 @@ def _sound(records: Mapping[int, Published], problems: list[str]) -> dict[int, P
     """Without orphans and cycles, and without what descends from them."""
     kept = dict(records)
     while orphans := [one for one in kept.values() if one.parent is not None and one.parent not in kept]:
-        for one in orphans:
-            known = "left out" if one.parent in records else "unknown"
-            problems.append(f"record {one.index}: its parent {one.parent} is {known}")
-            del kept[one.index]
+        for orphan in orphans:
+            known = "left out" if orphan.parent in records else "unknown"
+            problems.append(f"record {orphan.index}: its parent {orphan.parent} is {known}")
+            del kept[orphan.index]
     for index in _cyclic(kept):
         problems.append(f"record {index} descends from itself")
         del kept[index]
@@ -277,7 +277,7 @@ def events_of(run: str, records: Sequence[Published], source: str) -> list[event
     )
     started.run_started.note = f"imported from {source}"
     cause = Cause.published(started)
-    return [started, *(_imported(run, one, cause, source) for one in records)]
+    return [started, *(_imported(run, record, cause, source) for record in records)]
 
 
 def candidate_of(run: str, one: Published) -> pb.Candidate:
@@ -314,7 +314,7 @@ async def publish_all(bus: Bus, events: Sequence[events_pb2.Event]) -> int:
     """Publish the first event, then the others many at a time; the sequence of the last."""
     last = await bus.publish(events[0])
     for start in range(1, len(events), AT_ONCE):
-        sequences = await asyncio.gather(*(bus.publish(one) for one in events[start : start + AT_ONCE]))
+        sequences = await asyncio.gather(*(bus.publish(event) for event in events[start : start + AT_ONCE]))
         last = max(last, *sequences)
     return last
 

@@ -137,15 +137,17 @@ async def _write(database: Database, effects: Effects, ancestors: list[Document]
     changes: dict[str, list[Operation]] = {
         "log": [InsertOne(documents.log_document(row)) for row in effects.logs],
         "bodies": [
-            InsertOne({"_id": one.sequence, "subject": one.subject, "body": Binary(zlib.compress(one.body, 1))})
-            for one in effects.messages
+            InsertOne(
+                {"_id": message.sequence, "subject": message.subject, "body": Binary(zlib.compress(message.body, 1))}
+            )
+            for message in effects.messages
         ],
         "runs": [ReplaceOne({"_id": row.run}, documents.run_document(row), True) for row in effects.runs.values()],
         "candidates": [_replace(documents.slim_document(key, row)) for key, row in effects.rows.items()],
         "records": [_replace(_record(key, row)) for key, row in effects.rows.items()],
         "pools": [InsertOne(documents.pool_document(row)) for row in effects.pools],
         "outbox": await _outbox(database, effects, session),
-        "ancestors": [_replace(one) for one in ancestors],
+        "ancestors": [_replace(ancestor) for ancestor in ancestors],
         "lineage": [
             _replace({"_id": documents.key_of(*key), "parent": _parent(key, effects)}) for key in effects.proposed
         ],

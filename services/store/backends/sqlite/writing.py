@@ -112,7 +112,7 @@ def _stand(connection: sqlite3.Connection, wanted: Needs) -> Standing:
 
 def _write(connection: sqlite3.Connection, effects: Effects) -> None:
     connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_log, effects.logs))
-    bodies = [(one.sequence, one.subject, zlib.compress(one.body, 1)) for one in effects.messages]
+    bodies = [(message.sequence, message.subject, zlib.compress(message.body, 1)) for message in effects.messages]
     connection.executemany("INSERT INTO bodies VALUES (?, ?, ?)", bodies)
     connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", map(_run, effects.runs.values()))
     for key, row in effects.rows.items():
