@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from services.chassis import logs, metrics, telemetry
 from services.chassis.bus import Bus
+from services.chassis.bus.durability import require_durability
 from services.chassis.bus.rights import durables_of
 from services.chassis.deaths import Deaths
 from services.chassis.errors import BusLost, Denied, SettingsError
@@ -88,6 +89,7 @@ async def wired(name: str, settings: S, build: Build[S]) -> AsyncIterator[Servic
     """A service connected and built, not yet running. Tests use this with settings of their own."""
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(Bus(settings, f"asi-{name}"))
+        await require_durability(settings, bus.server_version)
         if settings.create_streams:
             await bus.set_up()
         if differences := await bus.compare(durables_of(name)):

@@ -78,12 +78,15 @@ class Laboratory:
     schedule: Schedule
     parts: dict[str, Part] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    archive_hurt: asyncio.Lock = field(default_factory=asyncio.Lock)  # one copy at a time
 
     def __post_init__(self) -> None:
         self.broker = Broker(self.folder / "nats")
         ports = {name: f"127.0.0.1:{free_port()}" for name in ("archive", "checker", "cognition", "judge")}
         shared = {
             "ASI_NATS_URL": self.broker.url,
+            "ASI_NATS_MONITOR_URL": self.broker.monitor_url,
+            "ASI_REQUIRE_DURABLE_BROKER": "true",
             "ASI_DATA_DIR": str(self.folder),
             "ASI_CREATE_STREAMS": "true",
             "ASI_SILENCE_SECONDS": f"{SILENCE_SECONDS:g}",
@@ -261,16 +264,19 @@ class Laboratory:
                 await asyncio.sleep(0.5)
 
     async def _replace_archive(self, fault: Fault) -> None:
-        file = Path(self.archive_url.removeprefix("sqlite:///"))
+        async with self.archive_hurt:
+            await self._replaced(fault, Path(self.archive_url.removeprefix("sqlite:///")))
+
+    async def _replaced(self, fault: Fault, file: Path) -> None:
         copy, garbage = file.with_suffix(".copy"), file.with_suffix(".garbage")
-        with contextlib.closing(sqlite3.connect(file)) as live, contextlib.closing(sqlite3.connect(copy)) as target:
-            await asyncio.to_thread(live.backup, target)
+        await asyncio.to_thread(_copy, file, copy)
         if fault.kind == "garble archive":
             garbage.write_bytes(b"this is no database " * 1000)
             _put(garbage, file)
         elif fault.kind == "delete archive":
             _put(None, file)
         await asyncio.sleep(fault.seconds)
+        garbage.unlink(missing_ok=True)
         if fault.kind == "delete archive":
             copy.unlink()
         else:
@@ -291,6 +297,11 @@ class Laboratory:
             await bus.set_up()
 
         await self._insist(lose)
+
+
+def _copy(file: Path, copy: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as live, contextlib.closing(sqlite3.connect(copy)) as target:
+        live.backup(target)
 
 
 def _put(source: Path | None, file: Path) -> None:

@@ -76,6 +76,12 @@ class Bus:
         return self._client.is_connected
 
     @property
+    def server_version(self) -> tuple[int, int, int]:
+        """Of the server that this connection is to."""
+        version = self._client.connected_server_version
+        return int(version.major), int(version.minor), int(version.patch)
+
+    @property
     def reconnects(self) -> int:
         """How often the connection was lost and made again."""
         return int(self._client.stats["reconnects"])

@@ -33,15 +33,23 @@ def find_nats_server() -> Path:
 class Broker:
     """One nats-server process with JetStream below `folder`, listening on this machine only."""
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(self, folder: Path, port: int | None = None, sync: bool = True) -> None:
+        """Without `sync` it acknowledges what a loss of power may take away."""
         self._folder = folder
+        self._sync_interval = "always" if sync else "2m"
         self._port = port or free_port()
+        self._monitor_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where clients connect."""
         return f"nats://127.0.0.1:{self._port}"
+
+    @property
+    def monitor_url(self) -> str:
+        """Where its monitoring answers."""
+        return f"http://127.0.0.1:{self._monitor_port}"
 
     @property
     def pid(self) -> int | None:
@@ -55,8 +63,8 @@ class Broker:
         config = self._folder / "nats-server.conf"
         # sync_interval: an acknowledged event must survive the machine, not only the process.
         config.write_text(
-            f'host: "127.0.0.1"\nport: {self._port}\n'
-            f'jetstream {{ store_dir: "{self._folder.absolute()}", sync_interval: always }}\n'
+            f'host: "127.0.0.1"\nport: {self._port}\nhttp: "127.0.0.1:{self._monitor_port}"\n'
+            f'jetstream {{ store_dir: "{self._folder.absolute()}", sync_interval: {self._sync_interval} }}\n'
         )
         with log.open("ab") as output:
             self._process = subprocess.Popen(

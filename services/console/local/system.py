@@ -119,8 +119,12 @@ class System:
     def _environment(self, name: str) -> dict[str, str]:
         addresses = {f"ASI_{ADDRESSES[one].upper()}_ADDRESS": self._address(one) for one in ADDRESSES}
         guarded = variable(name) in os.environ  # then the broker lets nobody but its administrator create streams
+        own_broker = {}
+        if self.broker:
+            own_broker = {"ASI_NATS_MONITOR_URL": self.broker.monitor_url, "ASI_REQUIRE_DURABLE_BROKER": "true"}
         return {
             "ASI_NATS_URL": self.nats_url,
+            **own_broker,
             "ASI_DATA_DIR": str(self.settings.data_dir.absolute()),
             "ASI_LISTEN": self._address(name),
             "ASI_CREATE_STREAMS": "false" if guarded else "true",

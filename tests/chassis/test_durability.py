@@ -1,0 +1,53 @@
+"""A broker that may lose what it has acknowledged is refused where it is ours, and warned of elsewhere."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from services.chassis.bus import Bus
+from services.chassis.bus.durability import require_durability
+from services.chassis.errors import SettingsError
+from services.chassis.settings import ServiceSettings
+from services.console.local.broker import Broker
+
+
+@pytest.fixture
+def careless(tmp_path: Path) -> Iterator[Broker]:
+    """A broker as somebody else would start it."""
+    broker = Broker(tmp_path / "nats", sync=False)
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+def _settings(broker: Broker, ours: bool) -> ServiceSettings:
+    return ServiceSettings(nats_url=broker.url, nats_monitor_url=broker.monitor_url, require_durable_broker=ours)
+
+
+async def test_our_own_broker_syncs_and_is_taken(broker: Broker) -> None:
+    """The real server says so itself."""
+    async with Bus(_settings(broker, ours=True), "tests") as bus:
+        await require_durability(_settings(broker, ours=True), bus.server_version)
+
+
+async def test_one_that_does_not_sync_is_refused_or_warned_of(careless: Broker) -> None:
+    """By who owns it."""
+    with pytest.raises(SettingsError, match="sync_interval: always"):
+        await require_durability(_settings(careless, ours=True), (2, 11, 0))
+    with capture_logs() as logs:
+        await require_durability(_settings(careless, ours=False), (2, 11, 0))
+    assert [line["log_level"] for line in logs] == ["warning"]
+
+
+async def test_an_old_one_is_refused(broker: Broker) -> None:
+    """With the version that is needed."""
+    with pytest.raises(SettingsError, match=r"nats-server 2\.10\.22, and 2\.10\.23 is needed"):
+        await require_durability(_settings(broker, ours=True), (2, 10, 22))
+
+
+async def test_one_of_ours_whose_monitoring_is_silent_is_refused() -> None:
+    """Nobody knows, so nobody may rely on it."""
+    with pytest.raises(SettingsError, match="ASI_NATS_MONITOR_URL"):
+        await require_durability(ServiceSettings(require_durable_broker=True), (2, 11, 0))
