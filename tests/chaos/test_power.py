@@ -1,0 +1,85 @@
+"""Every acknowledged event, and every applied one, outlives a loss of power."""
+
+import asyncio
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.chassis.bus import Bus
+from services.chassis.settings import ServiceSettings
+from services.console.local.broker import Broker, find_nats_server
+from services.console.local.processes import free_port
+from services.store.backends import open_archive
+from tests.chaos.power import after_power_loss, watched
+from tests.store.archive_stories import Story
+from tests.store.conftest import finished
+
+__all__ = ["finished"]  # the fixture
+
+NO_STRACE = "no strace, which writes down what is synced: install it with the system's package manager"
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("strace") is None, reason=NO_STRACE)]
+CRASH_CHILD = Path(__file__).parents[1] / "store" / "backends" / "crash_child.py"
+
+
+def _started(command: list[str]) -> subprocess.Popen[str]:
+    """In a group of its own: strace and what it watches end together."""
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, text=True
+    )
+
+
+@pytest.mark.parametrize(("interval", "keeps_all"), [("always", True), ("2m", False)])
+async def test_acknowledged_events_outlive_a_loss_of_power(
+    tmp_path: Path, finished: Story, interval: str, keeps_all: bool
+) -> None:
+    """With `sync_interval: always`. Without it they are lost, which shows that the rehearsal is one."""
+    folder, trace, port = tmp_path / "before", tmp_path / "trace", free_port()
+    config = tmp_path / "nats.conf"
+    config.write_text(f'port: {port}\njetstream {{ store_dir: "{folder}", sync_interval: {interval} }}\n')
+    server = _started(watched([str(find_nats_server()), "-c", str(config)], trace))
+    try:
+        async with Bus(ServiceSettings(nats_url=f"nats://127.0.0.1:{port}"), "tests") as bus:
+            await bus.set_up()
+            acknowledged = [await bus.publish_body(one.subject, "", one.body) for one in finished.log[:40]]
+            os.killpg(server.pid, signal.SIGKILL)
+    finally:
+        server.kill()
+        server.wait()
+    await asyncio.to_thread(after_power_loss, trace, folder, tmp_path / "after")
+    broker = Broker(tmp_path / "after")
+    broker.start()
+    async with Bus(ServiceSettings(nats_url=broker.url), "tests") as bus:
+        await bus.set_up()
+        kept = [message.sequence async for message in bus.read_log()]
+    broker.stop()
+
+    assert (kept == acknowledged) is keeps_all
+
+
+async def test_applied_events_outlive_a_loss_of_power(tmp_path: Path, finished: Story) -> None:
+    """The embedded archive syncs each transaction before it reports it."""
+    folder, log = tmp_path / "before", tmp_path / "log.json"
+    folder.mkdir()
+    log.write_text(
+        json.dumps([(one.sequence, one.subject, base64.b64encode(one.body).decode()) for one in finished.log])
+    )
+    command = [sys.executable, str(CRASH_CHILD), f"sqlite:///{folder}/archive.db", str(log)]
+    child = _started(watched(command, tmp_path / "trace"))
+    assert child.stdout is not None
+    reported = [int(await asyncio.to_thread(child.stdout.readline)) for _ in range(25)][-1]
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    await asyncio.to_thread(after_power_loss, tmp_path / "trace", folder, tmp_path / "after")
+    archive = open_archive(f"sqlite:///{tmp_path}/after/archive.db")
+    await archive.open()
+
+    assert await archive.applied() >= reported
+    assert await archive.damage() == []
+    await archive.close()
