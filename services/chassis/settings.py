@@ -22,7 +22,9 @@ class ServiceSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    nats_url: str = Field("nats://127.0.0.1:4222", pattern=r"^(nats|tls|ws|wss)://")
+    nats_url: str = Field(
+        "nats://127.0.0.1:4222", pattern=r"^(nats|tls|ws|wss)://", description="of a cluster all, commas between them"
+    )
     nats_nkey_seed: SecretStr | None = Field(None, description="nkey seed of this service's user; absent: no user")
     nats_nkey_file: Path | None = Field(None, description="a file that holds the seed instead")
     nats_ca: Path | None = Field(None, description="CA certificate; switches TLS on for NATS")

@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--only", help="schedules whose name holds this text")
     parser.add_argument("--archive", choices=("sqlite", "mongo", "both"), default="both")
     parser.add_argument("--candidates", type=int, default=60)
+    parser.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="of three the leader is killed")
     parser.add_argument("--keep", type=Path, help="where the folders of runs with a broken invariant go")
     arguments = parser.parse_args()
     logs.configure("chaos", "error")
@@ -49,8 +50,9 @@ def _rehearsed(schedule: Schedule, backend: str, database: str, arguments: argpa
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         url = f"sqlite:///{folder}/archive.db" if backend == "sqlite" else f"{backend}/{database}?replicaSet=rs0"
+        most = max(MOST_SECONDS, arguments.candidates)
         try:
-            found = asyncio.run(rehearse(schedule, Path(folder), url, arguments.candidates, MOST_SECONDS))
+            found = asyncio.run(rehearse(schedule, Path(folder), url, arguments.candidates, most, arguments.brokers))
         except Exception as error:  # noqa: BLE001 - the other schedules are to be tried all the same
             found = [f"it did not end: {type(error).__name__}: {error}"]
         kind = "sqlite" if backend == "sqlite" else "mongo"

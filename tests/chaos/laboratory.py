@@ -30,6 +30,7 @@ from services.console.local.processes import free_port, leashed
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.store.backends import open_archive
 from services.store.replay import replay
+from tests.chaos.cluster import Cluster
 from tests.chaos.invariants import Evidence, broken
 from tests.chaos.schedules import Fault, Schedule
 
@@ -76,12 +77,12 @@ class Laboratory:
     folder: Path
     archive_url: str
     schedule: Schedule
+    broker: Broker | Cluster
     parts: dict[str, Part] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     archive_hurt: asyncio.Lock = field(default_factory=asyncio.Lock)  # one copy at a time
 
     def __post_init__(self) -> None:
-        self.broker = Broker(self.folder / "nats")
         ports = {name: f"127.0.0.1:{free_port()}" for name in ("archive", "checker", "cognition", "judge")}
         shared = {
             "ASI_NATS_URL": self.broker.url,
@@ -113,6 +114,16 @@ class Laboratory:
             silence_seconds=SILENCE_SECONDS,
         )  # fmt: skip
         self.broker_down_until: float | None = None
+
+    async def set_up(self, replicas: int) -> None:
+        """As an operator does, until a new cluster has agreed on who leads."""
+        environment = {**self.parts["store"].environment, "ASI_ARCHIVE_URL": self.archive_url}
+        command = [sys.executable, "-m", "services.store.tools", "setup", "--replicas", str(replicas)]
+        for _ in range(10):
+            tool = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.DEVNULL)
+            if await tool.wait() == 0:
+                return
+        raise RuntimeError("asi-arch setup failed")
 
     def keep_up(self) -> None:
         """Start again what died, as a supervisor does."""
@@ -323,13 +334,16 @@ def run_settings(candidates: int) -> events_pb2.RunSettings:
     )  # fmt: skip
 
 
-async def rehearse(schedule: Schedule, folder: Path, archive_url: str, candidates: int, seconds: float) -> list[str]:
-    """One run under a schedule; every invariant that is broken, a sentence each."""
-    laboratory = Laboratory(folder, archive_url, schedule)
-    laboratory.broker.start()
+async def rehearse(
+    schedule: Schedule, folder: Path, archive_url: str, candidates: int, seconds: float, brokers: int = 1
+) -> list[str]:
+    """One run under a schedule, with one broker or a cluster; every invariant that is broken, a sentence each."""
+    broker = Broker(folder / "nats") if brokers == 1 else Cluster(folder / "nats")
+    laboratory = Laboratory(folder, archive_url, schedule, broker)
+    await asyncio.to_thread(broker.start)
     try:
+        await laboratory.set_up(brokers)
         async with Bus(laboratory.settings, "chaos") as bus:
-            await bus.set_up()
             event = first(RUN, "started", "console")
             event.run_started.settings.CopyFrom(run_settings(candidates))
             await bus.publish(event)

@@ -78,9 +78,8 @@ class _Disk:
             self._opened(Path(texts[0].decode()), arguments, result)
         elif name in ("rename", "renameat", "renameat2"):
             old, new = (Path(text.decode()) for text in texts[:2])
-            for files in (self.seen, self.kept):
-                if old in files:
-                    files[new] = files.pop(old)
+            if old in self.seen:
+                self.seen[new], self.kept[new] = self.seen.pop(old), self.kept.pop(old)
         elif name in ("unlink", "unlinkat"):
             self.seen.pop(Path(texts[0].decode()), None)
             self.kept.pop(Path(texts[0].decode()), None)

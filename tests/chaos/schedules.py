@@ -119,7 +119,17 @@ MIXED = Schedule(
         Fault(0.8, "kill", "all"),
     ),
 )
-ALL = (MIXED, KILLS, OUTAGES, ZOMBIES, BROKER, ARCHIVE, LOST, CUT, POISON)
+LEADERS = Schedule(
+    "the broker is killed again and again",
+    (
+        Fault(0.15, "kill", "broker", 2.0),
+        Fault(0.4, "kill", "broker", 2.0),
+        Fault(0.5, "kill", "store"),
+        Fault(0.7, "kill", "broker", 2.0),
+    ),
+)
+QUIET = Schedule("nothing fails", ())
+ALL = (LEADERS, MIXED, KILLS, OUTAGES, ZOMBIES, BROKER, ARCHIVE, LOST, CUT, POISON)
 _RANDOM: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
     ("kill", (*SERVICES, "broker", "all"), 5.0),
     ("drain", (*SERVICES, "engineers"), 0.0),

@@ -141,3 +141,31 @@ def _pids(module: str, data: Path) -> list[str]:
         if f"-m\0{module}\0".encode() in command and str(data).encode() in around:
             found.append(process.name)
     return found
+
+
+@pytest.mark.slow
+def test_a_killed_command_leaves_no_orphan_and_its_run_goes_on(environment: dict[str, str], asi_arch: Command) -> None:
+    """SIGKILL of `asi-arch run` itself, in the middle of a training: the kernel tells its children, which drain."""
+    data = Path(environment["ASI_DATA_DIR"])
+    command = [sys.executable, "-m", "services.console", *RUN, "--set", "steps=60"]
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _wait_for_training(running, data / "logs" / "engineer.log")
+    pids = json.loads((data / "system.json").read_text())["pids"].values()
+    running.kill()
+    running.wait()
+    deadline = time.monotonic() + 90
+    while left := [pid for pid in pids if _lives(pid)]:
+        assert time.monotonic() < deadline, f"orphans: {left}"
+        time.sleep(0.2)
+    rows = rows_of(asi_arch("run", "--resume", "--json"))
+
+    assert len(rows) == 3
+    assert {row["state"] for row in rows} <= {"archived", "rejected"}
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

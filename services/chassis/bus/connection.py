@@ -102,7 +102,7 @@ class Bus:
 
     async def _connect(self, own: Access, attempts: int) -> None:
         await self._client.connect(
-            servers=[self._settings.nats_url],
+            servers=[url.strip() for url in self._settings.nats_url.split(",")],
             name=self._name,
             max_reconnect_attempts=attempts,
             reconnect_time_wait=1,
