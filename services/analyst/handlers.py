@@ -41,7 +41,7 @@ def worth_asking(dossier: Dossier) -> list[str]:
     return [component for component in record.proposal.components if component not in inherited][:MOST_PER_CANDIDATE]
 
 
-def wanted(job: Job, record: pb.Candidate, components: list[str], service: str) -> list[events_pb2.Event]:
+def ablations_wanted(job: Job, record: pb.Candidate, components: list[str], service: str) -> list[events_pb2.Event]:
     """One fact for each; the same delivery again gives the same ids."""
     events = []
     for component in components:
@@ -87,7 +87,7 @@ class AnalystHandler:
         dossier = await self.dossier(record, lambda query, mind: self._embed(query, mind, job))
         event = follow(job.cause, "analysed", SERVICE, job.attempt, record.id)
         event.candidate_analysed.analysis.CopyFrom(await self._analysis(dossier, job))
-        return [*wanted(job, record, worth_asking(dossier), SERVICE), event]
+        return [*ablations_wanted(job, record, worth_asking(dossier), SERVICE), event]
 
     async def _analysis(self, dossier: Dossier, job: Job) -> pb.Analysis:
         if dossier.settings.ablations.without_analysis:

@@ -62,6 +62,6 @@ def _value(name: str, text: str) -> str | bool | int | float:
     except ValueError:
         value = -1
     if not 0 <= value < 2**32:
-        wanted = "a whole number" if kind is int else "a number"
-        raise ValueError(f"policy {name} must be {wanted} from 0, not {text!r}")
+        expected = "a whole number" if kind is int else "a number"
+        raise ValueError(f"policy {name} must be {expected} from 0, not {text!r}")
     return value

@@ -52,12 +52,12 @@ class Activity:
     async def told(self) -> AsyncIterator[None]:
         """Tell of it for as long as the context lasts: at every change, and every few seconds."""
         token = _current.set(self)
-        telling = asyncio.create_task(self._tell())
+        announcing = asyncio.create_task(self._tell())
         try:
             yield
         finally:
             _current.reset(token)
-            telling.cancel()
+            announcing.cancel()
 
     async def _tell(self) -> None:
         while True:

@@ -83,13 +83,14 @@ class View:
         status = self._status
         if status is None:
             return Text("asking the archive …", style="dim")
-        ended, wanted = ended_and_wanted(status)
+        ended, expected = ended_and_expected(status)
         parts: list[RenderableType] = [
             Text(f"run {status.run} · {status.phase} · {clock(self._spent())}{self._time_left()}", style="bold")
         ]
-        if wanted:
+        if expected:
             total = Table.grid(padding=(0, 2))
-            total.add_row(ProgressBar(total=wanted, completed=min(ended, wanted), width=40), f"{ended} of {wanted}")
+            bar = ProgressBar(total=expected, completed=min(ended, expected), width=40)
+            total.add_row(bar, f"{ended} of {expected}")
             parts.append(total)
         parts += [Text(self._counts()), self._in_flight(), Text(best_line(status), style="green")]
         parts += [Text(line(row), style="dim", no_wrap=True, overflow="ellipsis") for row in self.latest]
@@ -122,7 +123,7 @@ class View:
         """Candidates that ended, and the trained part of those in flight."""
         assert self._status is not None  # noqa: S101
         parts = [self._part(announced) for _, announced in self._heard.values()]
-        return ended_and_wanted(self._status)[0] + sum(parts)
+        return ended_and_expected(self._status)[0] + sum(parts)
 
     @staticmethod
     def _part(announced: Announced) -> float:
@@ -133,13 +134,13 @@ class View:
         """By the pace since this command began; nothing before there is one, or where more comes after it."""
         status = self._status
         assert status is not None  # noqa: S101
-        _, wanted = ended_and_wanted(status)
-        if wanted is None or status.settings.promotion not in ("", "none") or status.phase in OVER:
+        _, expected = ended_and_expected(status)
+        if expected is None or status.settings.promotion not in ("", "none") or status.phase in OVER:
             return ""
         done = self._done()
         gained = done - (self._done_at_start or 0.0)
         if gained >= LEAST_DONE:
-            left = max(0.0, wanted - done) * (self._now() - self._begun) / gained
+            left = max(0.0, expected - done) * (self._now() - self._begun) / gained
             self._left = left if self._left is None else min(self._left, left)
         return "" if self._left is None else f"{before}about {clock(self._left)} left"
 
@@ -245,12 +246,12 @@ class Progress:
             self._console.print(self.view.line(), soft_wrap=True)
 
 
-def ended_and_wanted(status: pb.RunStatus) -> tuple[int, int | None]:
+def ended_and_expected(status: pb.RunStatus) -> tuple[int, int | None]:
     """Candidates that ended and, where the budget counts candidates, how many there will be."""
     ended = status.states.get("archived", 0) + status.states.get("rejected", 0)
     budget = status.settings.budget
-    wanted = len(status.settings.baselines) + budget.candidates if budget.HasField("candidates") else None
-    return ended, wanted
+    expected = len(status.settings.baselines) + budget.candidates if budget.HasField("candidates") else None
+    return ended, expected
 
 
 def best_line(status: pb.RunStatus) -> str:

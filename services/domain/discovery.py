@@ -114,17 +114,17 @@ def strongest(controls: Mapping[str, Losses], seeds: Sequence[int]) -> str:
     return min(sorted(controls), key=lambda name: estimate([controls[name][seed] for seed in seeds]).mean)
 
 
-def seeds_to_confirm(effect: float, deviation: float, tried: int, policy: DiscoveryPolicy, wanted: float = 0.8) -> int:
-    """How many fresh seeds find a true ``effect`` with the ``wanted`` chance, though ``tried`` candidates were.
+def seeds_to_confirm(effect: float, deviation: float, tried: int, policy: DiscoveryPolicy, chance: float = 0.8) -> int:
+    """How many fresh seeds find a true ``effect`` with probability ``chance``, though ``tried`` candidates were.
 
     ``deviation`` is that of one paired difference. Assumes that it is the run's only real effect (the hardest case).
     """
     alpha = policy.level / policy.looks / max(1, tried)
-    return max(policy.seeds, seeds_needed(effect, deviation, alpha, wanted))
+    return max(policy.seeds, seeds_needed(effect, deviation, alpha, chance))
 
 
-def detectable(found: Sequence[Finding], level: float = 0.05, wanted: float = 0.8) -> float | None:
-    """The true gain (nats) that these tests would have confirmed with the ``wanted`` chance, as the only real effect.
+def detectable(found: Sequence[Finding], level: float = 0.05, chance: float = 0.8) -> float | None:
+    """The true gain (nats) that these tests would have confirmed with probability ``chance``, as the only real effect.
 
     From the median scatter of the tested claims' paired differences; None where nothing was tested.
     """
@@ -135,11 +135,11 @@ def detectable(found: Sequence[Finding], level: float = 0.05, wanted: float = 0.
     deviation, count = deviations[len(deviations) // 2], len(tested[0].seeds)
     alpha = level / max(1, tested[0].tried)
     low, high = 0.0, deviation
-    while power(high, deviation, count, alpha) < wanted:
+    while power(high, deviation, count, alpha) < chance:
         high *= 2
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (low, middle) if power(middle, deviation, count, alpha) >= wanted else (middle, high)
+        low, high = (low, middle) if power(middle, deviation, count, alpha) >= chance else (middle, high)
     return high
 
 

@@ -14,6 +14,7 @@ from services.domain.promotion import Losses, Promote, Result
 from services.domain.run_state import (
     GOING_ON,
     Ablation,
+    AblationWanted,
     Asked,
     Decision,
     Ended,
@@ -33,13 +34,13 @@ from services.domain.run_state import (
     Started,
     Stopped,
     Verified,
-    Wanted,
     ablation_id,
     candidate_id,
 )
 
 __all__ = [
     "Ablation",
+    "AblationWanted",
     "Asked",
     "Decision",
     "Ended",
@@ -55,7 +56,6 @@ __all__ = [
     "Started",
     "Stopped",
     "Verified",
-    "Wanted",
     "exhausted",
     "step",
 ]
@@ -109,7 +109,7 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
             return replace(state, in_flight=state.in_flight | {candidate}, numbers=state.numbers + 1), ()
         case Retried():
             return _again(state, fact, policy), ()
-        case Wanted():
+        case AblationWanted():
             return _ablate(state, fact, policy)
         case Ended():
             return _end(state, fact, policy)
@@ -122,9 +122,9 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
             return state, ()
 
 
-def _ablate(state: RunState, wanted: Wanted, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
+def _ablate(state: RunState, fact: AblationWanted, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
     """By hand always; otherwise while the run goes on and its budget of ablations lasts."""
-    if not wanted.by_hand and (state.phase not in GOING_ON or state.ablations_asked >= policy.ablations):
+    if not fact.by_hand and (state.phase not in GOING_ON or state.ablations_asked >= policy.ablations):
         return state, ()
     number = state.numbers + 1
     name = ablation_id(number)
@@ -132,9 +132,9 @@ def _ablate(state: RunState, wanted: Wanted, policy: RunPolicy) -> tuple[RunStat
         state,
         numbers=number,
         in_flight=state.in_flight | {name},
-        ablations_asked=state.ablations_asked + (not wanted.by_hand),
+        ablations_asked=state.ablations_asked + (not fact.by_hand),
     )
-    return state, (Ablation(name, number, wanted.candidate, wanted.component, wanted.seeds),)
+    return state, (Ablation(name, number, fact.candidate, fact.component, fact.seeds),)
 
 
 def _going_on(state: RunState, time: float, policy: RunPolicy) -> RunState:

@@ -230,7 +230,7 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AblationWanted:
     """Somebody wants a candidate trained again without one of its components, with the same seeds."""
 
     time: float
@@ -280,7 +280,20 @@ class Verified:
     result: Result | None = None
 
 
-Fact = Started | Paused | Resumed | Forked | Stopped | Spending | Asked | Retried | Wanted | Ended | Rescored | Verified
+Fact = (
+    Started
+    | Paused
+    | Resumed
+    | Forked
+    | Stopped
+    | Spending
+    | Asked
+    | Retried
+    | AblationWanted
+    | Ended
+    | Rescored
+    | Verified
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,8 +79,8 @@ class JudgeService(judge_pb2_grpc.JudgeServicer):
     async def Judge(
         self, request: judge_pb2.JudgeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> candidate_pb2.Verdict:
-        wanted = archive_pb2.GetCandidateRequest(run=request.run, candidate=request.candidate)
-        record = await self._archive.GetCandidate(wanted, timeout=30)
+        question = archive_pb2.GetCandidateRequest(run=request.run, candidate=request.candidate)
+        record = await self._archive.GetCandidate(question, timeout=30)
         if not record.training.HasField("loss"):
             raise NotPossible(f"candidate {record.id} is not measured: it is {candidate_pb2.State.Name(record.state)}")
         try:

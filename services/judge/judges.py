@@ -193,8 +193,8 @@ def anonymous_program(program: str, name: str) -> str:
         return anonymous_text(program, name)
     known = {"".join(_words(one)) for one in (name, INTERFACE_CLASS, *(b.title for b in baselines()))}
     classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    telling = [one for one in classes if any(word and word in one.lower() for word in known)]
-    renamed = {one: "Candidate" if place == 0 else f"Part{place}" for place, one in enumerate(dict.fromkeys(telling))}
+    names = [one for one in classes if any(word and word in one.lower() for word in known)]
+    renamed = {one: "Candidate" if place == 0 else f"Part{place}" for place, one in enumerate(dict.fromkeys(names))}
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node, clean=False) is not None:

@@ -125,8 +125,8 @@ def main(
 async def _asked(settings: S, arguments: argparse.Namespace, question: Question[S]) -> Request[BaseModel]:
     async with channel(settings.archive_address, settings) as connection:
         archive = archive_pb2_grpc.ArchiveStub(connection)
-        wanted = archive_pb2.GetCandidateRequest(run=arguments.run, candidate=arguments.candidate)
-        record = await archive.GetCandidate(wanted, timeout=30)
+        request = archive_pb2.GetCandidateRequest(run=arguments.run, candidate=arguments.candidate)
+        record = await archive.GetCandidate(request, timeout=30)
         return await question(settings, archive, record, Role(arguments.role))
 
 

@@ -90,12 +90,12 @@ class Confinement:
             seccomp.install(programs, own_network=apart, shared_memory=shared_memory, files=limits.files)
 
 
-def detect(wanted: frozenset[str], readable: tuple[str, ...], root: Path) -> Confinement:
+def detect(layers: frozenset[str], readable: tuple[str, ...], root: Path) -> Confinement:
     """The strongest confinement out of the wanted layers that works on this machine, found by trying each."""
     best = Confinement(readable=readable)
     for layer in (NAMESPACES, USER, LANDLOCK, SECCOMP):
         candidate = replace(best, layers=best.layers | {layer})
-        if layer in wanted and _holds(candidate, root):
+        if layer in layers and _holds(candidate, root):
             best = candidate
     return best
 

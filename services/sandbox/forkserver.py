@@ -224,8 +224,8 @@ def main() -> None:
     line = socket.socket(fileno=settings["line"])
     for module in settings["preload"]:
         import_module(module)
-    wanted, readable = frozenset(settings["layers"]), tuple(settings["readable"])
-    confinement = detect(wanted, readable, Path(settings["root"]))
+    layers, readable = frozenset(settings["layers"]), tuple(settings["readable"])
+    confinement = detect(layers, readable, Path(settings["root"]))
     gc.collect()
     gc.freeze()  # the children share these pages for as long as nobody counts references in them
     line.send(json.dumps({"layers": sorted(confinement.layers)}).encode())

@@ -242,7 +242,7 @@ def _grow(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     if fact == "ablation.wanted":
         wanted = event.ablation_wanted
         seeds = tuple(row.record.request.seeds)
-        fact_of_it = policy.Wanted(moment(event), event.candidate, wanted.component, seeds, wanted.by_hand)
+        fact_of_it = policy.AblationWanted(moment(event), event.candidate, wanted.component, seeds, wanted.by_hand)
         return stepped(Change(log, row, run), fact_of_it)
     if fact in _DISCOVERIES:
         said = event.discovery_confirmed if fact == _DISCOVERIES[0] else event.discovery_refuted

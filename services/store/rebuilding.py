@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 from services.contracts import candidate_pb2
-from services.store.backends.folding import Digest, Effects, Key, Standing, fold, needs
+from services.store.backends.folding import Digest, Effects, Key, Loaded, fold, needs
 from services.store.backends.rows import record_bytes
 from services.store.port import CandidateRow, LogRow, PoolRow
 from services.store.projection import Incoming
@@ -36,7 +36,7 @@ class Rebuilt:
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
-        self._standing = Standing()
+        self._standing = Loaded()
         self._pools: list[PoolRow] = []
         self._ended: dict[Key, tuple[CandidateRow, int, int]] = {}  # without its record, which lies in the file
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object

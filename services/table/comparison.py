@@ -16,7 +16,7 @@ OPPONENTS = ("random", "local")
 
 
 @dataclass(frozen=True)
-class Standing:
+class PolicyResult:
     """One policy at one budget and number of seats: mean regret in nats over the runs with its 95 % interval.
 
     `p` holds, per opponent, the Holm-adjusted chance that a policy no better than it looks this good. Runs are paired
@@ -51,20 +51,20 @@ def compare(
     budgets: Sequence[int] = BUDGETS,
     runs: int = 200,
     seats: Sequence[int] = (1,),
-) -> list[Standing]:
+) -> list[PolicyResult]:
     """Every policy at every budget the table is large enough for. Raises ValueError where it is for none."""
     possible = [budget for budget in budgets if budget <= len(table.space) // 2]
     if not possible:
         raise ValueError(f"the table has {len(table.space)} architectures: budgets are at most half of them")
     everybody = {**{name: POLICIES[name] for name in OPPONENTS}, **policies}
-    standings = []
+    results = []
     for places in seats:
         measured = {name: curves(table, policy, max(possible), runs, places) for name, policy in everybody.items()}
-        standings += [_standing(name, places, budget, measured) for budget in possible for name in policies]
-    return _adjusted(standings)
+        results += [_result(name, places, budget, measured) for budget in possible for name in policies]
+    return _adjusted(results)
 
 
-def _standing(name: str, seats: int, budget: int, measured: Mapping[str, Sequence[tuple[float, ...]]]) -> Standing:
+def _result(name: str, seats: int, budget: int, measured: Mapping[str, Sequence[tuple[float, ...]]]) -> PolicyResult:
     regrets = [curve[budget - 1] for curve in measured[name]]
     interval = bootstrap([[regret] for regret in regrets], random.Random(budget))
     gains = {
@@ -73,14 +73,14 @@ def _standing(name: str, seats: int, budget: int, measured: Mapping[str, Sequenc
         if opponent != name
     }
     p = {opponent: paired_test(values).p for opponent, values in gains.items()}
-    return Standing(name, seats, budget, len(regrets), fmean(regrets), interval.low, interval.high, p)
+    return PolicyResult(name, seats, budget, len(regrets), fmean(regrets), interval.low, interval.high, p)
 
 
-def _adjusted(standings: Sequence[Standing]) -> list[Standing]:
+def _adjusted(results: Sequence[PolicyResult]) -> list[PolicyResult]:
     """Holm's correction over all tests together."""
-    keys = [(place, opponent) for place, one in enumerate(standings) for opponent in one.p]
-    adjusted = dict(zip(keys, holm([standings[place].p[opponent] for place, opponent in keys]), strict=True))
+    keys = [(place, opponent) for place, one in enumerate(results) for opponent in one.p]
+    adjusted = dict(zip(keys, holm([results[place].p[opponent] for place, opponent in keys]), strict=True))
     return [
-        Standing(**{**vars(one), "p": {opponent: adjusted[place, opponent] for opponent in one.p}})
-        for place, one in enumerate(standings)
+        PolicyResult(**{**vars(one), "p": {opponent: adjusted[place, opponent] for opponent in one.p}})
+        for place, one in enumerate(results)
     ]

@@ -3,7 +3,7 @@
 import pytest
 
 from services.analyst.comparison import Dossier
-from services.analyst.handlers import wanted, worth_asking
+from services.analyst.handlers import ablations_wanted, worth_asking
 from services.chassis.bus import Bus
 from services.chassis.events import Cause, first
 from services.chassis.worker import Job
@@ -41,8 +41,8 @@ async def test_the_same_delivery_asks_once(bus: Bus) -> None:
     event = first("r1", "judged", "judge")
     event.candidate = record.id
     event.candidate_judged.SetInParent()
-    once = wanted(Job(Cause.published(event), 1, 1, bus, "analyst"), record, ["output-gate"], "analyst")
-    again = wanted(Job(Cause.published(event), 2, 1, bus, "analyst"), record, ["output-gate"], "analyst")
+    once = ablations_wanted(Job(Cause.published(event), 1, 1, bus, "analyst"), record, ["output-gate"], "analyst")
+    again = ablations_wanted(Job(Cause.published(event), 2, 1, bus, "analyst"), record, ["output-gate"], "analyst")
 
     assert [one.id for one in once] == [one.id for one in again] == ["r1.c000003.wanted.output-gate.1"]
     assert not once[0].ablation_wanted.by_hand

@@ -56,7 +56,7 @@ async def test_a_letter_is_listed_with_its_reason_and_shown_with_its_traceback(
     shown = await laboratory.asi_arch("dead", "show", "c000001")
     unknown = await laboratory.asi_arch("dead", "show", "c000009")
 
-    assert [(one["candidate"], one["durable"], one["standing"]) for one in listed] == [
+    assert [(one["candidate"], one["durable"], one["state"]) for one in listed] == [
         ("c000001", "engineer-tiny", "open")
     ]
     assert listed[0]["reason"] == "ArithmeticError: seven is not even"
@@ -144,5 +144,5 @@ async def test_a_dropped_letter_is_dealt_with_and_its_candidate_stays_rejected(
     assert dropped.status == 0, dropped.err
     assert retried.status == 1
     assert "was dropped already" in retried.err
-    assert listed[0]["standing"] == "dropped"
+    assert listed[0]["state"] == "dropped"
     assert run.dead_letters == 0

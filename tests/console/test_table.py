@@ -65,13 +65,13 @@ def test_a_simulated_search_says_on_what_it_ran(folder: Path) -> None:
 
 def test_compare_pairs_every_policy_with_random_and_local_search(folder: Path) -> None:
     told = answer("compare", "--policies", "surrogate,random", "--budgets", "20,40", "--runs", 5, "--folder", folder)
-    standings: Sequence[dict[str, Any]] = told["standings"]
+    results: Sequence[dict[str, Any]] = told["results"]
 
-    assert [(one["policy"], one["budget"]) for one in standings] == [
+    assert [(one["policy"], one["budget"]) for one in results] == [
         ("surrogate", 20), ("random", 20), ("surrogate", 40), ("random", 40),
     ]  # fmt: skip
-    assert set(standings[0]["p"]) == {"random", "local"}
-    assert set(standings[1]["p"]) == {"local"}
+    assert set(results[0]["p"]) == {"random", "local"}
+    assert set(results[1]["p"]) == {"local"}
 
 
 def test_pack_writes_what_can_be_read_again(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from services.domain.pool import PoolPolicy, PoolUpdate
 from services.domain.promotion import PaperPromotion, Promote, Result, Stage, SuccessiveHalving
 from services.domain.run import (
     Ablation,
+    AblationWanted,
     Asked,
     Ended,
     Finish,
@@ -21,7 +22,6 @@ from services.domain.run import (
     Started,
     Stopped,
     Verified,
-    Wanted,
     step,
 )
 from services.domain.run_state import Budget, RunPolicy, RunState, Spent, state_from_json, state_to_json
@@ -172,8 +172,8 @@ def test_an_ablation_holds_a_seat_but_is_no_proposal() -> None:
     assert state.proposals_asked == 0
 
 
-def wanted(by_hand: bool, component: str = "output-gate") -> Wanted:
-    return Wanted(2.0, "c000004", component, (1, 2), by_hand)
+def wanted(by_hand: bool, component: str = "output-gate") -> AblationWanted:
+    return AblationWanted(2.0, "c000004", component, (1, 2), by_hand)
 
 
 def test_the_analyst_asks_for_ablations_within_a_budget() -> None:

@@ -12,7 +12,7 @@ from services.chassis.events import Cause, body_of, first, follow, rejection
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.structure import fingerprint
-from services.store.backends.folding import Standing, due, fold
+from services.store.backends.folding import Loaded, due, fold
 from services.store.reactions import react
 
 EMBEDDER = "toy-8"
@@ -62,7 +62,7 @@ class Story:
     def __init__(self, run: str = "r1", seed: int = 1) -> None:
         self.run = run
         self.log: list[Logged] = []
-        self.standing = Standing()
+        self.loaded = Loaded()
         self.open: list[Cause] = []
         self.random = random.Random(seed)
 
@@ -82,7 +82,7 @@ class Story:
     def hear(self, message: Logged) -> None:
         """A message of another story enters this one's log; nothing is said in answer."""
         self.log.append(message)
-        fold(due([message], message.sequence - 1), self.standing, None)
+        fold(due([message], message.sequence - 1), self.loaded, None)
 
     def repeat(self, sequence: int) -> None:
         """A message enters the log a second time."""
@@ -116,7 +116,7 @@ class Story:
 
     def _hear(self, event: events_pb2.Event) -> list[events_pb2.Event]:
         logged = self._append(subject_of(event), body_of(event))
-        effects = fold(due([logged], logged.sequence - 1), self.standing, react)
+        effects = fold(due([logged], logged.sequence - 1), self.loaded, react)
         if effects.logs[0].accepted and not event.HasField("mind_answered"):
             self.open = [one for one in self.open if one.event.id != event.cause]
             if event.WhichOneof("fact") in _NEXT:
@@ -127,7 +127,7 @@ class Story:
 def proposed(story: Story, cause: Cause) -> events_pb2.Event:
     """The researcher's answer: baselines are roots but for the second, proposals come from somebody archived."""
     record = _record(story, cause)
-    number, ended = record.request.number, [one.record.id for one in story.standing.rows.values() if one.ended]
+    number, ended = record.request.number, [one.record.id for one in story.loaded.rows.values() if one.ended]
     record.proposal.name = f"net_{number % 4}"
     record.proposal.program = program(number)
     record.proposal.structure = fingerprint(program(number)).digest
@@ -189,7 +189,7 @@ _NEXT: dict[str, Callable[[Story, Cause], events_pb2.Event]] = {
 def _record(story: Story, cause: Cause) -> pb.Candidate:
     """The candidate as the story knows it, to be added to; where it does not, as the cause asks for it."""
     record = pb.Candidate(id=cause.event.candidate, request=cause.event.candidate_requested.request)
-    if row := story.standing.rows.get((cause.event.run, cause.event.candidate)):
+    if row := story.loaded.rows.get((cause.event.run, cause.event.candidate)):
         record.CopyFrom(row.record)
     return record
 

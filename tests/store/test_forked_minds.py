@@ -122,7 +122,7 @@ async def test_a_candidate_that_the_source_never_had_is_the_endpoints(
     stranger = events_pb2.Event(id="r2.c000099.requested.1", run="r2", candidate="c000099")
     minds = Minds("researcher", bus, stub, tmp_path.as_uri())  # type: ignore[arg-type]
     past = await history(archive, "r1", "")
-    await fork(bus, past, "r2", story.standing.runs["r1"].settings)
+    await fork(bus, past, "r2", story.loaded.runs["r1"].settings)
     await catch_up(archive, bus)
 
     assert await asked(minds, f"recorded:r1@{past.until}", stranger, bus, "one") == ["Answer1"]

@@ -55,14 +55,14 @@ async def test_a_fork_has_its_sources_history_and_asks_again_for_what_was_under_
     await fork(bus, past, "r2", settings(budget=events_pb2.Budget(candidates=9), parent_policy="uct"))
     said = await catch_up(live, bus)
 
-    ended = {name: row.record for (_, name), row in before.standing.rows.items() if row.ended}
+    ended = {name: row.record for (_, name), row in before.loaded.rows.items() if row.ended}
     found = {one.id: one for one in await live.candidates("r2", sorted(ended))}
     assert len(ended) == 3
     for name, record in ended.items():
         record.run, record.head = "r2", record.head.replace("r1.", "r2.", 1)
         assert found[name] == record
     row = await live.run("r2")
-    was = before.standing.runs["r1"].state
+    was = before.loaded.runs["r1"].state
     assert (row.origin, row.settings.parent_policy) == (f"forked from r1 at {cut.sequence}", "uct")
     assert (row.state.numbers, row.state.in_flight) == (was.numbers, was.in_flight)
     assert [one.id for one in row.state.pool.members] == [one.id for one in was.pool.members]

@@ -15,7 +15,7 @@ from tests.store.archive_stories import Story, answered, trained
 def hear(story: Story, event: events_pb2.Event) -> tuple[Change, Effects]:
     """What one more event does to a story, and the whole effect of it."""
     logged = Logged(len(story.log) + 1, "", body_of(event))
-    effects = fold(due([logged], len(story.log)), story.standing, react)
+    effects = fold(due([logged], len(story.log)), story.loaded, react)
     return effects.changes[0], effects
 
 
@@ -47,7 +47,7 @@ def test_a_run_cannot_start_twice_or_with_impossible_settings(begun: Story) -> N
 
     assert "exists already" in hear(begun, again)[0].log.refused_because
     assert "pool.parents" in hear(begun, impossible)[0].log.refused_because
-    assert "r2" not in begun.standing.runs
+    assert "r2" not in begun.loaded.runs
 
 
 def test_a_fact_without_its_part_is_refused(begun: Story) -> None:
@@ -93,11 +93,11 @@ def test_an_end_frees_a_seat_and_is_followed_by_the_next_request(begun: Story) -
     """Both baselines first: proposals are drawn from what they measured."""
     one, two = begun.open
     begun.way(one)
-    asked_before = len(begun.standing.rows)
+    asked_before = len(begun.loaded.rows)
     begun.way(two)
 
     assert asked_before == 2
-    assert [row.record.kind for row in begun.standing.rows.values()] == [1, 1, 2, 2]
+    assert [row.record.kind for row in begun.loaded.rows.values()] == [1, 1, 2, 2]
 
 
 def test_a_pause_holds_seats_back_and_a_resume_gives_them_out(begun: Story) -> None:
@@ -108,14 +108,14 @@ def test_a_pause_holds_seats_back_and_a_resume_gives_them_out(begun: Story) -> N
     begun.say(paused)
     begun.way(one)
     begun.way(two)
-    held = len(begun.standing.rows)
+    held = len(begun.loaded.rows)
     resumed = first("r1", "resumed", "console")
     resumed.run_resumed.budget.candidates = 1
     begun.say(resumed)
 
     assert held == 2
-    assert len(begun.standing.rows) == 3
-    assert begun.standing.runs["r1"].settings.budget.candidates == 1
+    assert len(begun.loaded.rows) == 3
+    assert begun.loaded.runs["r1"].settings.budget.candidates == 1
 
 
 def test_a_rejected_root_ends_the_run(begun: Story) -> None:
@@ -124,7 +124,7 @@ def test_a_rejected_root_ends_the_run(begun: Story) -> None:
     dead = follow(root, "dead", "store", 1, root.event.candidate)
     dead.dead.CopyFrom(events_pb2.DeadLetter(consumer="engineer-tiny", reason="out of memory", sequence=5))
     begun.say(dead)
-    record = begun.standing.rows["r1", "c000001"].record
+    record = begun.loaded.rows["r1", "c000001"].record
     begun.finish()
     stopped = Cause.of(begun.log[-1].body).event
 
@@ -152,8 +152,8 @@ def test_a_published_record_enters_as_it_is(begun: Story) -> None:
 def test_the_same_history_gives_the_same_answers(begun: Story) -> None:
     """Ids do not depend on when something is decided: a decision that is made again is the same event."""
     begun.finish()
-    effects = fold(due(begun.log, 0), Story().standing, react)
-    others = fold(due(begun.log[:40], 0), Story().standing, react)
+    effects = fold(due(begun.log, 0), Story().loaded, react)
+    others = fold(due(begun.log[:40], 0), Story().loaded, react)
 
     assert effects.answers == {}
     assert [one for one in others.answers if one not in {Cause.of(log.body).event.id for log in begun.log}] == []

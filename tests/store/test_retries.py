@@ -14,7 +14,7 @@ from tests.store.archive_stories import Story
 def hear(story: Story, event: events_pb2.Event) -> Change:
     """What one more event would do to a story."""
     logged = Logged(len(story.log) + 1, "", body_of(event))
-    return fold(due([logged], len(story.log)), story.standing, react).changes[0]
+    return fold(due([logged], len(story.log)), story.loaded, react).changes[0]
 
 
 def end_of(story: Story, candidate: str) -> Cause:
@@ -34,9 +34,9 @@ def lost(fact: str) -> tuple[Story, Cause, Cause]:
 def test_a_retry_takes_back_the_end_and_nothing_else() -> None:
     """The measurements stay, the seat is taken again, and the next fact has an id of its own."""
     story, work, dead = lost("candidate_trained")
-    before = story.standing.runs["r1"]
+    before = story.loaded.runs["r1"]
     again = story.say(retry_of(dead.event, work.event, end_of(story, "c000001"), "console"))
-    row, run = story.standing.rows["r1", "c000001"], story.standing.runs["r1"]
+    row, run = story.loaded.rows["r1", "c000001"], story.loaded.runs["r1"]
     judged = story.step(again)
 
     assert (before.dead_letters, run.dead_letters) == (1, 0)
@@ -46,7 +46,7 @@ def test_a_retry_takes_back_the_end_and_nothing_else() -> None:
     assert run.state.spent == before.state.spent
     assert row.record.training.loss == work.event.candidate_trained.training.loss
     assert judged.event.id == "r1.c000001.judged.again-1.1"
-    assert story.standing.rows["r1", "c000001"].record.verdict.HasField("raw")
+    assert story.loaded.rows["r1", "c000001"].record.verdict.HasField("raw")
 
 
 def test_who_was_lost_twice_can_be_retried_twice() -> None:
@@ -55,7 +55,7 @@ def test_who_was_lost_twice_can_be_retried_twice() -> None:
     again = story.say(retry_of(dead.event, work.event, end_of(story, "c000001"), "console"))
     dead = story.say(dead_letter(again, "judge", "judge", 123, 5, "KeyError: 'x'"))
     twice = story.say(retry_of(dead.event, again.event, end_of(story, "c000001"), "console"))
-    row = story.standing.rows["r1", "c000001"]
+    row = story.loaded.rows["r1", "c000001"]
 
     assert twice.event.id == "r1.c000001.trained.again-2.1"
     assert row.record.retries == 2
@@ -82,6 +82,6 @@ def test_a_letter_is_dropped_once() -> None:
     story.say(dropped(dead, "console", "known"))
     again = hear(story, dropped(dead, "console", "known"))
 
-    assert story.standing.runs["r1"].dead_letters == 0
+    assert story.loaded.runs["r1"].dead_letters == 0
     assert not again.log.accepted
-    assert story.standing.rows["r1", "c000001"].record.state == pb.STATE_REJECTED
+    assert story.loaded.rows["r1", "c000001"].record.state == pb.STATE_REJECTED

@@ -112,13 +112,13 @@ def topology(
 
 
 def drift(
-    name: str, wanted: api.StreamConfig | api.ConsumerConfig, found: api.StreamConfig | api.ConsumerConfig | None
+    name: str, expected: api.StreamConfig | api.ConsumerConfig, found: api.StreamConfig | api.ConsumerConfig | None
 ) -> list[str]:
-    """Where the server's configuration of `name` differs from the wanted one, a sentence each; None: it has none."""
+    """Where the server's configuration of `name` differs from the expected one, a sentence each; None: it has none."""
     if found is None:
         return [f"{name} does not exist"]
     differences = []
-    for field, value in vars(wanted).items():
+    for field, value in vars(expected).items():
         if value is None:
             continue
         other = getattr(found, field)

@@ -75,7 +75,7 @@ async def _ablate(
     async with open_archive(settings) as archive:
         request = archive_pb2.GetCandidateRequest(run=run, candidate=candidate)
         original = await archive.GetCandidate(request, timeout=30)
-    wanted = components_of(original, components)
+    chosen = components_of(original, components)
     async with (
         _services(settings, original.stage, note) as (client, system),
         channel(client.archive_address, client) as connection,
@@ -83,9 +83,9 @@ async def _ablate(
         archive = archive_pb2_grpc.ArchiveStub(connection)
         records = await all_candidates(archive, archive_pb2.ListCandidatesRequest(run=original.run))
         known = {one.request.without_component for one in ablations_of(records, original.id)}
-        await publish(client, [_wanted(original, one) for one in wanted if one not in known])
-        records = await _all_ended(archive, original, wanted, system, note)
-    return original, [part for part in parts(original, records) if part.component in wanted]
+        await publish(client, [_wanted(original, one) for one in chosen if one not in known])
+        records = await _all_ended(archive, original, chosen, system, note)
+    return original, [part for part in parts(original, records) if part.component in chosen]
 
 
 def components_of(original: pb.Candidate, asked: Sequence[str]) -> list[str]:
@@ -165,23 +165,23 @@ def _wanted(original: pb.Candidate, component: str) -> events_pb2.Event:
 async def _all_ended(
     archive: archive_pb2_grpc.ArchiveAsyncStub,
     original: pb.Candidate,
-    wanted: Sequence[str],
+    chosen: Sequence[str],
     system: System | None,
     note: Callable[[str], None],
 ) -> list[pb.Candidate]:
-    """All candidates of the run, once the wanted ablations have ended."""
+    """All candidates of the run, once the chosen ablations have ended."""
     told: set[str] = set()
     while True:
         for name in system.supervise() if system else ():
             note(f"the {name} ended unexpectedly and was started again")
         with contextlib.suppress(grpc.aio.AioRpcError):
             records = await all_candidates(archive, archive_pb2.ListCandidatesRequest(run=original.run))
-            own = [one for one in ablations_of(records, original.id) if one.request.without_component in wanted]
+            own = [one for one in ablations_of(records, original.id) if one.request.without_component in chosen]
             ended = {one.request.without_component for one in own if one.state in ENDED}
             for component in sorted(ended - told):
-                note(f"without {component}: done, {len(ended)} of {len(wanted)}")
+                note(f"without {component}: done, {len(ended)} of {len(chosen)}")
             told = ended
-            if len(ended) == len(set(wanted)):
+            if len(ended) == len(set(chosen)):
                 return records
         await asyncio.sleep(POLL_SECONDS)
 

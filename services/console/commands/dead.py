@@ -22,7 +22,7 @@ from services.console.tables import ABSENT, pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 
-Standing = Literal["open", "retried", "dropped"]
+LetterState = Literal["open", "retried", "dropped"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Letter:
 
     number: int
     cause: Cause
-    standing: Standing
+    state: LetterState
 
     @property
     def event(self) -> events_pb2.Event:
@@ -50,7 +50,7 @@ class LetterRow(TypedDict):
     message: int
     deliveries: int
     reason: str
-    standing: Standing
+    state: LetterState
 
 
 dead = typer.Typer(help="Messages that could not be handled: list, show, retry, drop.", no_args_is_help=False)
@@ -169,7 +169,7 @@ async def dead_letters(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, run
     gone = {one.dead_dropped.dead for one in settled}
     again = await _retried(archive, run, {cause.event.candidate for _, cause in found if cause.event.candidate})
     return [
-        Letter(number, cause, _standing(cause.event.id, gone, again)) for number, cause in sorted(found, key=_first)
+        Letter(number, cause, _state_of(cause.event.id, gone, again)) for number, cause in sorted(found, key=_first)
     ]
 
 
@@ -230,7 +230,7 @@ def rows(found: Sequence[Letter]) -> list[LetterRow]:
             message=one.event.dead.sequence,
             deliveries=one.event.dead.deliveries,
             reason=one.event.dead.reason,
-            standing=one.standing,
+            state=one.state,
         )
         for one in found
     ]
@@ -241,8 +241,8 @@ def _print_rows(found: Sequence[LetterRow]) -> None:
     if not found:
         say("no dead letters")
     for row in found:
-        number = styled(f"{row['number']:>5}", fg="red") if row["standing"] == "open" else f"{row['number']:>5}"
-        say(f"{number}  {row['candidate'] or 'run ' + row['run']}  {row['durable']}  {row['standing']}  {row['time']}")
+        number = styled(f"{row['number']:>5}", fg="red") if row["state"] == "open" else f"{row['number']:>5}"
+        say(f"{number}  {row['candidate'] or 'run ' + row['run']}  {row['durable']}  {row['state']}  {row['time']}")
         say(paragraph(" ".join(row["reason"].split()), 7, " " * 7))
 
 
@@ -250,7 +250,7 @@ def _print_letter(letter: Letter, work: events_pb2.Event) -> None:
     """The message, what became of it, and the traceback."""
     dead = letter.event.dead
     say(pairs([
-        ("dead letter", f"{letter.number}, {letter.standing}"),
+        ("dead letter", f"{letter.number}, {letter.state}"),
         ("durable", f"{dead.consumer}, after {dead.deliveries} deliveries"),
         ("message", f"{dead.sequence} on {dead.subject or 'an unknown subject'}"),
         ("event", f"{work.id} ({fact_of(work)}) by {work.service} at {work.time.ToJsonString()}"),
@@ -262,15 +262,15 @@ def _print_letter(letter: Letter, work: events_pb2.Event) -> None:
 
 
 def _require_open(letter: Letter) -> None:
-    if letter.standing != "open":
-        raise NotPossible(f"dead letter {letter.number} was {letter.standing} already")
+    if letter.state != "open":
+        raise NotPossible(f"dead letter {letter.number} was {letter.state} already")
 
 
 def _first(pair: tuple[int, Cause]) -> int:
     return pair[0]
 
 
-def _standing(dead: str, gone: set[str], again: set[str]) -> Standing:
+def _state_of(dead: str, gone: set[str], again: set[str]) -> LetterState:
     return "dropped" if dead in gone else "retried" if dead in again else "open"
 
 

@@ -190,14 +190,14 @@ def compare(
     measured, note = _space(folder, scale, estimates)
     began = time.monotonic()
     try:
-        standings = compared(
+        results = compared(
             measured, {name: POLICIES[name] for name in names}, _whole("--budgets", budgets), runs,
             _whole("--seats", seats),
         )  # fmt: skip
     except ValueError as error:
         raise NotPossible(str(error)) from None
     if as_json:
-        print_json({"space": note, "runs": runs, "standings": [asdict(standing) for standing in standings]})
+        print_json({"space": note, "runs": runs, "results": [asdict(result) for result in results]})
         return
     say(
         paragraph(
@@ -205,13 +205,13 @@ def compare(
         )
     )
     say(text_table([
-        Column("policy", [standing.policy for standing in standings]),
-        Column("seats", [str(standing.seats) for standing in standings], right=True),
-        Column("budget", [str(standing.budget) for standing in standings], right=True),
-        Column("regret", [f"{standing.regret:.4f}" for standing in standings], right=True),
-        Column("[95 %]", [f"[{standing.low:.4f}, {standing.high:.4f}]" for standing in standings]),
-        Column("p random", [number(standing.p.get("random"), ".3f") for standing in standings], right=True),
-        Column("p local", [number(standing.p.get("local"), ".3f") for standing in standings], right=True),
+        Column("policy", [result.policy for result in results]),
+        Column("seats", [str(result.seats) for result in results], right=True),
+        Column("budget", [str(result.budget) for result in results], right=True),
+        Column("regret", [f"{result.regret:.4f}" for result in results], right=True),
+        Column("[95 %]", [f"[{result.low:.4f}, {result.high:.4f}]" for result in results]),
+        Column("p random", [number(result.p.get("random"), ".3f") for result in results], right=True),
+        Column("p local", [number(result.p.get("local"), ".3f") for result in results], right=True),
     ]))  # fmt: skip
     say(
         styled(

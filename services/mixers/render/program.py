@@ -54,9 +54,9 @@ def _docstring(name: str, motivation: str) -> str:
 
 
 def _imports(parts: list[Fragment], code: str) -> str:
-    wanted = unique(line for part in parts for line in part.imports)
-    standard = sorted(line for line in wanted if line.startswith("import "))
-    library = sorted(line for line in wanted if line.startswith("from "))
+    imports = unique(line for part in parts for line in part.imports)
+    standard = sorted(line for line in imports if line.startswith("import "))
+    library = sorted(line for line in imports if line.startswith("from "))
     torch = ["import torch", "import torch.nn as nn"] + (["import torch.nn.functional as F"] if "F." in code else [])
     groups = [
         ["from __future__ import annotations"],

@@ -276,14 +276,14 @@ def starting_point(parent: Seed) -> tuple[Mixer, str | None]:
 
 def _child(start: Mixer, mates: Sequence[Seed], bandit: Bandit, rng: random.Random) -> _Child | None:
     child = _Child(start, ())
-    wanted = rng.choice(NUMBER_OF_MOVES)
+    count = rng.choice(NUMBER_OF_MOVES)
     if mates and rng.random() < CROSSOVER_SHARE:
         mate = rng.choice(mates)
         mixed = cross(start, Mixer.from_json(mate.description or ""), rng)
         child = _Child(mixed, (), mate) if mixed else child
-        wanted -= 1
+        count -= 1
     for move in bandit.ranking(rng):
-        if len(child.steps) >= wanted:
+        if len(child.steps) >= count:
             break
         child = _moved(child, move)
     return child if child.steps or child.mate else None

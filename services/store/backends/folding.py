@@ -1,6 +1,6 @@
 """One batch of messages folded into what a backend has to write. Pure: no database here, the same for every backend.
 
-A backend reads what `needs` names into a `Standing`, calls `fold`, and writes the `Effects`, all in one transaction.
+A backend reads what `needs` names into a `Loaded`, calls `fold`, and writes the `Effects`, all in one transaction.
 Later messages of a batch see what earlier ones did.
 """
 
@@ -27,7 +27,7 @@ class Needs:
 
 
 @dataclass
-class Standing:
+class Loaded:
     """What the archive holds of the things that a batch touches; `fold` brings it up to date."""
 
     runs: dict[str, RunRow] = field(default_factory=dict)
@@ -82,17 +82,17 @@ def needs(incoming: Sequence[Incoming]) -> Needs:
     )
 
 
-def fold(incoming: Sequence[Incoming], standing: Standing, react: React | None) -> Effects:
+def fold(incoming: Sequence[Incoming], loaded: Loaded, react: React | None) -> Effects:
     """The effects of a batch on what stands."""
     effects = Effects(incoming[-1].log.sequence, [one.message for one in incoming])
     for one in incoming:
-        had_program = _has_program(standing.rows.get((one.log.run, one.log.candidate)))
-        change = _change(one, standing)
+        had_program = _has_program(loaded.rows.get((one.log.run, one.log.candidate)))
+        change = _change(one, loaded)
         effects.changes.append(change)
         without_payload(one.log.event)
         if not change.log.accepted:
             continue
-        _remember(change, standing, effects)
+        _remember(change, loaded, effects)
         if not had_program and _has_program(change.candidate):
             effects.proposed[one.log.run, one.log.candidate] = one.log.sequence
         event = change.log.event
@@ -103,26 +103,26 @@ def fold(incoming: Sequence[Incoming], standing: Standing, react: React | None) 
     return effects
 
 
-def _change(one: Incoming, standing: Standing) -> Change:
+def _change(one: Incoming, loaded: Loaded) -> Change:
     log = one.log
     if not one.readable:
         return Change(log)
-    if seen := standing.accepted.get(log.event.id):
+    if seen := loaded.accepted.get(log.event.id):
         return Change(replace(log, accepted=False, refused_because=f"seen already at sequence {seen}"))
     try:
-        return project(one, standing.runs.get(log.run), standing.rows.get((log.run, log.candidate)))
+        return project(one, loaded.runs.get(log.run), loaded.rows.get((log.run, log.candidate)))
     except ValueError as error:
         return Change(replace(log, accepted=False, refused_because=f"it cannot be applied: {error}"))
 
 
-def _remember(change: Change, standing: Standing, effects: Effects) -> None:
+def _remember(change: Change, loaded: Loaded, effects: Effects) -> None:
     log = change.log
-    standing.accepted[log.event.id] = log.sequence
+    loaded.accepted[log.event.id] = log.sequence
     if change.run:
-        standing.runs[log.run] = effects.runs[log.run] = change.run
+        loaded.runs[log.run] = effects.runs[log.run] = change.run
     if change.candidate:
         key = (log.run, log.candidate)
-        standing.rows[key] = effects.rows[key] = change.candidate
+        loaded.rows[key] = effects.rows[key] = change.candidate
 
 
 def _has_program(row: CandidateRow | None) -> bool:

@@ -15,7 +15,7 @@ from services.chassis.bus import Logged
 from services.chassis.errors import NotFound
 from services.contracts import archive_pb2, candidate_pb2
 from services.domain.lineage import path_to_root
-from services.store.backends.folding import Digest, Effects, Key, Standing, due, fold, needs
+from services.store.backends.folding import Digest, Effects, Key, Loaded, due, fold, needs
 from services.store.backends.indices import Sketched
 from services.store.backends.neighbours import StoredProgram, StoredVector
 from services.store.backends.rows import Order, Value, candidate_row, columns, move_outcome, record_bytes, tree_node
@@ -81,13 +81,13 @@ class MemoryArchive(Searching):
         incoming = due(messages, self._applied)
         if not incoming:
             return []
-        wanted = needs(incoming)
-        standing = Standing(
-            runs={run: self._runs[run] for run in wanted.runs if run in self._runs},
-            rows={key: self._row(key) for key in wanted.candidates if key in self._records},
-            accepted={event: self._accepted[event] for event in wanted.ids if event in self._accepted},
+        required = needs(incoming)
+        loaded = Loaded(
+            runs={run: self._runs[run] for run in required.runs if run in self._runs},
+            rows={key: self._row(key) for key in required.candidates if key in self._records},
+            accepted={event: self._accepted[event] for event in required.ids if event in self._accepted},
         )
-        effects = fold(incoming, standing, react)
+        effects = fold(incoming, loaded, react)
         self._write(effects)
         return effects.changes
 

@@ -21,10 +21,10 @@ async def test_a_whole_run_ends_with_every_candidate_archived(archive: Archive, 
     run = await archive.run("r1")
     assert all(change.log.accepted for change in changes)
     assert await archive.applied() == len(finished.log)
-    assert run.state == finished.standing.runs["r1"].state
+    assert run.state == finished.loaded.runs["r1"].state
     assert run.state.phase == "finished"
     assert await archive.state_counts("r1") == {pb.STATE_ARCHIVED: 7, pb.STATE_REJECTED: 1}
-    for (_, name), row in finished.standing.rows.items():
+    for (_, name), row in finished.loaded.rows.items():
         assert await archive.candidate("r1", name) == row
 
 
@@ -75,7 +75,7 @@ async def test_an_event_that_comes_twice_counts_once(archive: Archive) -> None:
     story = Story()
     cause = story.start()
     story.say(answered(story.open[0]))
-    spent = story.standing.runs["r1"].state.spent
+    spent = story.loaded.runs["r1"].state.spent
     story.repeat(len(story.log))
 
     changes = await archive.apply(story.log)

@@ -16,7 +16,7 @@ import pytest
 
 from services.chassis.errors import SettingsError
 from services.store.backends import open_archive, restore_archive
-from services.store.backends.folding import Standing, due, fold
+from services.store.backends.folding import Loaded, due, fold
 from services.store.backends.sqlite.connection import connect
 from services.store.backends.sqlite.schema import MIGRATIONS, migrate
 from services.store.port import Archive, ArchiveUnavailable
@@ -30,7 +30,7 @@ CHILD = Path(__file__).with_name("crash_child.py")
 
 def unsaid(story: Story, applied: int) -> list[str]:
     """What the store owes the log after so many messages."""
-    effects = fold(due(story.log[:applied], 0), Standing(), react)
+    effects = fold(due(story.log[:applied], 0), Loaded(), react)
     return list(effects.answers)
 
 

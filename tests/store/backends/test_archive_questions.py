@@ -57,7 +57,7 @@ async def test_lists_are_sorted_with_absent_numbers_last(filled: Filled, reverse
     """By every sort; ties by id."""
     archive, asked = filled
     story = await told(archive)
-    records = sorted((row.record for row in story.standing.rows.values()), key=lambda one: one.id)
+    records = sorted((row.record for row in story.loaded.rows.values()), key=lambda one: one.id)
 
     for sort in get_args(Sort):
         page = await asked.list_candidates(Query("r1", sort=sort, reverse=reverse))
@@ -113,10 +113,10 @@ async def test_a_candidate_is_found_by_id_and_by_a_name_of_its_own(filled: Fille
     archive, asked = filled
     story = await told(archive)
     by_name: dict[str, list[str]] = {}
-    for row in story.standing.rows.values():
+    for row in story.loaded.rows.values():
         by_name.setdefault(row.record.proposal.name, []).append(row.record.id)
 
-    for row in story.standing.rows.values():
+    for row in story.loaded.rows.values():
         assert await asked.record("r1", row.record.id) == row.record
     with pytest.raises(ValueError, match=r"ambiguous.*c000001"):
         await asked.record("r1", "net_1")
@@ -151,7 +151,7 @@ async def test_relatives_agree_with_the_records(filled: Filled) -> None:
     """Tree, subtree, children and path against the parents that the records name; both baselines are roots."""
     archive, asked = filled
     story = await told(archive)
-    records = {row.record.id: row.record for row in story.standing.rows.values()}
+    records = {row.record.id: row.record for row in story.loaded.rows.values()}
     tree = await asked.tree("r1")
 
     assert [node.id for node in tree] == sorted(records)

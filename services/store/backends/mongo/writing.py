@@ -10,7 +10,7 @@ from pymongo import DeleteMany, InsertOne, ReplaceOne, UpdateOne
 
 from services.chassis.bus import Logged
 from services.chassis.events import body_of
-from services.store.backends.folding import Effects, Key, Needs, Standing, due, fold, needs
+from services.store.backends.folding import Effects, Key, Loaded, Needs, due, fold, needs
 from services.store.backends.indices import Sketched
 from services.store.backends.mongo import documents
 from services.store.backends.mongo.connection import Database, Document, Session, transaction
@@ -33,7 +33,7 @@ async def apply(database: Database, messages: Sequence[Logged], react: React | N
     incoming = due(messages, before)
     if not incoming:
         return []
-    effects = fold(incoming, await _stand(database, needs(incoming)), react)
+    effects = fold(incoming, await _load(database, needs(incoming)), react)
     ancestors = await _ancestors(database, effects)
     async with transaction(database.client) as session:
         await _advance(database, before, effects.sequence, session)
@@ -89,17 +89,17 @@ async def save_fingerprints(database: Database, found: Sequence[tuple[int, Sketc
     await database.programs.bulk_write(changes, ordered=False)
 
 
-async def _stand(database: Database, wanted: Needs) -> Standing:
-    keys = {"_id": {"$in": [documents.key_of(*key) for key in wanted.candidates]}}
-    seen = {"event_id": {"$in": list(wanted.ids)}, "accepted": True}
+async def _load(database: Database, required: Needs) -> Loaded:
+    keys = {"_id": {"$in": [documents.key_of(*key) for key in required.candidates]}}
+    seen = {"event_id": {"$in": list(required.ids)}, "accepted": True}
     runs, slims, records, events = await asyncio.gather(
-        database.runs.find({"_id": {"$in": list(wanted.runs)}}).to_list(None),
+        database.runs.find({"_id": {"$in": list(required.runs)}}).to_list(None),
         database.candidates.find(keys).to_list(None),
         database.records.find(keys).to_list(None),
         database.log.find(seen, {"event_id": 1}).to_list(None),
     )
     bodies = {found["_id"]: found["record"] for found in records}
-    return Standing(
+    return Loaded(
         runs={found["_id"]: documents.run_row(found) for found in runs},
         rows={(found["run"], found["id"]): documents.row_of(found, bodies[found["_id"]]) for found in slims},
         accepted={found["event_id"]: found["_id"] for found in events},

@@ -11,7 +11,7 @@ from services.chassis.bus import Logged
 from services.chassis.events import body_of
 from services.contracts import events_pb2
 from services.domain.run_state import RunState, state_from_json, state_to_json
-from services.store.backends.folding import Effects, Key, Needs, Standing, due, fold, needs
+from services.store.backends.folding import Effects, Key, Loaded, Needs, due, fold, needs
 from services.store.backends.rows import candidate_row, columns, record_bytes
 from services.store.backends.sqlite.connection import transaction
 from services.store.port import CandidateRow, Change, LogRow, PoolRow, Position, React, RunRow
@@ -23,7 +23,7 @@ def apply(connection: sqlite3.Connection, messages: Sequence[Logged], react: Rea
         incoming = due(messages, applied(connection))
         if not incoming:
             return []
-        effects = fold(incoming, _stand(connection, needs(incoming)), react)
+        effects = fold(incoming, _load(connection, needs(incoming)), react)
         _write(connection, effects)
     return effects.changes
 
@@ -95,19 +95,19 @@ def read_candidate(connection: sqlite3.Connection, run: str, candidate: str) -> 
     return candidate_row(row["record"], dict(row)) if row else None
 
 
-def _stand(connection: sqlite3.Connection, wanted: Needs) -> Standing:
-    standing = Standing()
-    for run in wanted.runs:
+def _load(connection: sqlite3.Connection, required: Needs) -> Loaded:
+    loaded = Loaded()
+    for run in required.runs:
         if row := connection.execute("SELECT * FROM runs WHERE run = ?", (run,)).fetchone():
-            standing.runs[run] = read_run(row)
-    for run, candidate in wanted.candidates:
+            loaded.runs[run] = read_run(row)
+    for run, candidate in required.candidates:
         if found := read_candidate(connection, run, candidate):
-            standing.rows[run, candidate] = found
-    for event_id in wanted.ids:
+            loaded.rows[run, candidate] = found
+    for event_id in required.ids:
         query = "SELECT sequence FROM log WHERE event_id = ? AND accepted = 1"
         if row := connection.execute(query, (event_id,)).fetchone():
-            standing.accepted[event_id] = row["sequence"]
-    return standing
+            loaded.accepted[event_id] = row["sequence"]
+    return loaded
 
 
 def _write(connection: sqlite3.Connection, effects: Effects) -> None:
