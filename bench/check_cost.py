@@ -1,10 +1,10 @@
-"""What a check costs: seconds for each baseline program on one core, and the share of each probe.
+"""What a check costs: processor seconds of each program, and the share of each probe.
 
-    python -m bench.check_cost [--repeats 3]
+    python -m bench.check_cost [--repeats 3] [--verdicts] [FILE ...]
 
-Prints one line per program with the median of the repeats, then the median over the programs with what each probe took
-of it. Probes are timed from outside, by when the child says that they begin and end; what is left is the start of the
-child and loading the program.
+Without files, the baseline programs are checked. Prints one line per program with the processor seconds of the child
+and the host, and with those by the clock; then by probe the median over the programs: the child's own, and what the
+host spends on drawing inputs and comparing. Processor time hardly depends on other work on the machine, the clock does.
 """
 
 import argparse
@@ -12,54 +12,55 @@ import asyncio
 import statistics
 import time
 from collections import defaultdict
+from pathlib import Path
 
-from services.domain.zoo import Baseline, baselines
-from services.engineer.checks.host import JOB, check
-from services.engineer.checks.report import CheckSettings
-from services.sandbox import Limits, Sandbox
+from services.domain.zoo import baselines
+from services.engineer.checks.host import PRELOAD, probe_program
+from services.engineer.checks.report import CheckSettings, Verdict
+from services.engineer.checks.screen import screen_apart
+from services.sandbox import Sandbox
 
-SETTINGS = CheckSettings(exempt=("cost",), seconds=300.0)
+EXEMPT = CheckSettings(exempt=("cost",), seconds=300.0)
 FULL = CheckSettings(seconds=300.0)
 
 
-def settings_for(program: Baseline) -> CheckSettings:
-    """The reference is exempt from the cost probe, as in a run."""
-    return SETTINGS if program.role == "reference" else FULL
+def programs_of(files: list[Path]) -> dict[str, tuple[str, CheckSettings]]:
+    """Program and settings by name; the reference is exempt from the cost probe, as in a run."""
+    if files:
+        return {file.stem: (file.read_text(encoding="utf-8"), FULL) for file in files}
+    return {one.name: (one.program, EXEMPT if one.role == "reference" else FULL) for one in baselines()}
 
 
-async def probe_seconds(program: Baseline, sandbox: Sandbox) -> dict[str, float]:
-    """Seconds of each probe in one child, and of what comes before the first as "start"."""
-    settings = settings_for(program)
-    limits = Limits(settings.memory_bytes, cpu_seconds=settings.seconds, wall_seconds=settings.seconds)
-    seconds: dict[str, float] = {}
-    began, probe = time.perf_counter(), "start"
-    async with sandbox.child(JOB, limits) as child:
-        await child.send("check", {"program": program.program, "settings": settings.to_json()})
-        while (message := await child.receive(timeout=settings.seconds)).kind != "finished":
-            now = time.perf_counter()
-            if message.kind == "started" and probe != "start":
-                began = now
-            else:
-                seconds[probe] = now - began
-            began, probe = now, str(message.header["probe"])
-    return seconds
+async def check_once(
+    program: str, sandbox: Sandbox, settings: CheckSettings
+) -> tuple[dict[str, float], float, list[Verdict]]:
+    """Processor seconds by probe, seconds by the clock, and the verdicts."""
+    spent: dict[str, float] = {}
+    began, busy = time.perf_counter(), time.process_time()
+    verdicts = [Verdict.of("screen", True, await screen_apart(program, sandbox, settings.program_bytes))]
+    verdicts += await probe_program(program, sandbox, settings, spent)
+    spent["the host's part"] = time.process_time() - busy
+    return spent, time.perf_counter() - began, verdicts
 
 
-async def measure(repeats: int) -> None:
+async def measure(files: list[Path], repeats: int, show: bool) -> None:
     """Print all lines."""
-    medians: list[float] = []
     shares: dict[str, list[float]] = defaultdict(list)
-    async with Sandbox() as sandbox:
-        print(f"isolation {sandbox.level}")
-        for program in baselines():
-            reports = [await check(program.program, sandbox, settings_for(program)) for _ in range(repeats)]
-            medians.append(statistics.median(report.seconds for report in reports))
-            for probe, seconds in (await probe_seconds(program, sandbox)).items():
+    async with Sandbox(preload=PRELOAD) as sandbox:
+        for name, (program, settings) in programs_of(files).items():
+            runs = [await check_once(program, sandbox, settings) for _ in range(repeats)]
+            spent = {probe: min(run[0].get(probe, 0.0) for run in runs) for probe in runs[0][0]}
+            spent["all"] = sum(spent.values())
+            for probe, seconds in spent.items():
                 shares[probe].append(seconds)
-            print(
-                f"{program.name:24} {medians[-1]:6.2f} s   {'passed' if reports[0].passed else 'refused'}", flush=True
-            )
-    print(f"{'median of the programs':24} {statistics.median(medians):6.2f} s, of which")
+            complaints = [verdict for verdict in runs[-1][2] if verdict.outcome != "pass"]
+            refused = any(verdict.outcome == "fail" for verdict in complaints)
+            clock = min(run[1] for run in runs)
+            outcome = "refused" if refused else "passed"
+            print(f"{name:30} {spent['all']:6.2f} processor seconds {clock:6.2f} by the clock   {outcome}", flush=True)
+            for verdict in complaints if show else []:
+                print(f"    {verdict.outcome} {verdict.probe}: {verdict.message[:300]}", flush=True)
+    print("median over the programs, in processor seconds:")
     for probe, taken in sorted(shares.items(), key=lambda one: -statistics.median(one[1])):
         print(f"  {probe:22} {statistics.median(taken):6.2f} s")
 
@@ -67,8 +68,11 @@ async def measure(repeats: int) -> None:
 def main() -> None:
     """Read the options and measure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="programs to check instead")
     parser.add_argument("--repeats", type=int, default=3)
-    asyncio.run(measure(parser.parse_args().repeats))
+    parser.add_argument("--verdicts", action="store_true", help="print what is not a pass")
+    arguments = parser.parse_args()
+    asyncio.run(measure(arguments.files, arguments.repeats, arguments.verdicts))
 
 
 if __name__ == "__main__":

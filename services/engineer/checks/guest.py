@@ -6,7 +6,8 @@ choice; what this process claims of itself only counts against the program.
 begin       program, settings → ready
 claim       the name of a probe of `claims` → finding
 parameters  layer → names and sizes, and the parameters themselves where they are small
-forward     state, layer, arithmetic, inputs [batch, length, width] and, for gradients, a direction → output, gradient
+forward     state, layers, arithmetic, inputs [batch, length, width] and, for gradients, a direction → output, gradient;
+            several layers are stacked as in the model, each adding to its input
 end         → the child returns
 What the program raises comes back as `raised`, and the next order is taken.
 """
@@ -68,19 +69,20 @@ def _parameters(subject: Subject, order: Message) -> Answer:
 
 
 def _forward(subject: Subject, order: Message) -> Answer:
-    """One forward of a mixer that was never called before, with the host's seed."""
+    """One forward of mixers that were never called before, with the host's seed."""
     header, seed = order.header, _number(order, "seed")
     arithmetic = ARITHMETICS[str(header["arithmetic"])]
     state = State(header["randomised"] is True, header["training"] is True)
-    mixer = arithmetic.place(subject.at_scale(_number(order, "layer")))
-    if state.randomised:
-        randomise(mixer, seed)
-    mixer.train(state.training)
+    mixers = [arithmetic.place(subject.at_scale(layer)) for layer in cast("list[int]", header["layers"])]
+    for mixer in mixers:
+        if state.randomised:
+            randomise(mixer, seed)
+        mixer.train(state.training)
     direction = order.arrays.get("direction")
     inputs = torch.from_numpy(order.arrays["inputs"].copy()).to(arithmetic.dtype)
     inputs.requires_grad_(direction is not None)
     with torch.set_grad_enabled(direction is not None), seeded(seed), arithmetic.active():
-        output = output_of(mixer(inputs))
+        output = output_of(mixers[0](inputs)) if len(mixers) == 1 else _stacked(mixers, inputs)
     answer = {"output": output.detach().to(arithmetic.dtype).numpy()}
     if direction is not None:
         wanted = torch.from_numpy(direction.copy()).to(output.dtype)
@@ -88,6 +90,12 @@ def _forward(subject: Subject, order: Message) -> Answer:
         (gradient,) = torch.autograd.grad(loss, inputs, allow_unused=True)
         answer["gradient"] = (torch.zeros_like(inputs) if gradient is None else gradient).detach().numpy()
     return "output", {}, answer
+
+
+def _stacked(mixers: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
+    for mixer in mixers:
+        x = x + output_of(mixer(nn.functional.rms_norm(x, x.shape[-1:])))
+    return x
 
 
 def _number(order: Message, name: str) -> int:

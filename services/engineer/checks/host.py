@@ -22,6 +22,9 @@ PRELOAD = (
 )  # fmt: skip
 """For a sandbox in which programs are only checked: its start takes half the time."""
 THOROUGH_TIMES = 4
+BUSY = 4
+"""Times the processor time that a check may take by the clock: a machine may have other work, which is no fault of the
+program."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +117,20 @@ def _surrounding_parameters(sizes: ModelSizes) -> int:
     return tables + sizes.blocks * block + sizes.width
 
 
-async def probe_program(program: str, sandbox: Sandbox, settings: CheckSettings) -> list[Verdict]:
-    """The probes alone, whatever the screen says. Raises SandboxUnavailable."""
+async def probe_program(
+    program: str, sandbox: Sandbox, settings: CheckSettings, spent: dict[str, float] | None = None
+) -> list[Verdict]:
+    """The probes alone, whatever the screen says. Raises SandboxUnavailable.
+
+    Into `spent`, where it is given, goes the child's processor time by probe, and by "loading" what came before.
+    """
     verdicts: list[Verdict] = []
+    spent = {} if spent is None else spent
     during = ["loading"]
     limits = Limits(
         settings.memory_bytes,
         cpu_seconds=settings.seconds,
-        wall_seconds=settings.seconds,
+        wall_seconds=BUSY * settings.seconds,
         files=bool(graphics()),  # what a CPU needs is loaded before
     )
     try:
@@ -129,7 +138,8 @@ async def probe_program(program: str, sandbox: Sandbox, settings: CheckSettings)
             seed = secrets.randbits(31) if settings.seed is None else settings.seed
             remote = Remote(child, settings, seed)
             await remote.ask("begin", {"program": program, "settings": settings.to_json()}, {}, expect="ready")
-            await _run_probes(remote, child, verdicts, during)
+            spent["loading"] = child.processor_seconds()
+            await _run_probes(remote, child, verdicts, during, spent)
     except (ChildDied, ChildTimeout, Malformed) as error:
         _end(verdicts, during[0], error.reason, {"log": error.log_tail[-2000:]})
     except ProtocolBroken as error:
@@ -137,13 +147,16 @@ async def probe_program(program: str, sandbox: Sandbox, settings: CheckSettings)
     return verdicts
 
 
-async def _run_probes(remote: Remote, child: Child, verdicts: list[Verdict], during: list[str]) -> None:
+async def _run_probes(
+    remote: Remote, child: Child, verdicts: list[Verdict], during: list[str], spent: dict[str, float]
+) -> None:
     passed = set(remote.settings.exempt)
     precise: Remote | None = None
     for probe in PROBES:
         if probe.name in remote.settings.exempt or not probe.reachable(passed):
             continue
         during[0] = probe.name
+        began = child.processor_seconds()
         try:
             if probe.name not in STRUCTURE:
                 finding = await remote.claim(probe.name)
@@ -157,6 +170,7 @@ async def _run_probes(remote: Remote, child: Child, verdicts: list[Verdict], dur
             evidence: dict[str, JSON] = {"traceback": raised.traceback}
             finding = Finding(True, f"raised {raised.message}", evidence)
         verdicts.append(Verdict.of(probe.name, probe.fatal, finding))
+        spent[probe.name] = child.processor_seconds() - began
         if verdicts[-1].outcome != "fail":
             passed.add(probe.name)
 

@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 
@@ -109,8 +109,9 @@ def _tensors(values: object) -> Iterator[Tensor]:
 
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
-SECONDS = 1.0  # past this, longer inputs are left out; only the number of lengths depends on a clock, never a count
+SECONDS = 0.5  # of processor time, past which slow programs are left at the first three lengths
 LIMIT = 1.2  # n log n gives 1.12 between 1024 and 4096, n² gives 2
+LINEAR = 1.05  # where nothing grows faster up to 2048, no smooth growth passes the limit at 4096
 NAMES = {
     "flops": "FLOPs",
     "bytes_moved": "bytes moved",
@@ -128,7 +129,7 @@ def cost(subject: Subject) -> Finding:
     sort, a solve), and growth that begins beyond 4096 positions.
     """
     lengths, costs = _measure(subject)
-    exponents = {what: exponent([asdict(spent)[what] for spent in costs]) for what in NAMES}
+    exponents = _exponents(costs)
     evidence: dict[str, JSON] = {
         "lengths": lengths,
         "exponents": {what: number(value) for what, value in exponents.items()},
@@ -141,14 +142,19 @@ def cost(subject: Subject) -> Finding:
     return Finding(True, f"cost grows faster than n log n: {grown}", evidence)
 
 
+def _exponents(costs: Sequence[Cost]) -> dict[str, float]:
+    return {what: exponent([asdict(spent)[what] for spent in costs]) for what in NAMES}
+
+
 def _measure(subject: Subject) -> tuple[list[int], list[Cost]]:
-    """At least three lengths, however long they take."""
+    """At least three lengths; the last only where growth is not plainly linear."""
     lengths: list[int] = []
     costs: list[Cost] = []
-    started = time.perf_counter()
+    started = time.process_time()
     for length in LENGTHS:
-        spent = time.perf_counter() - started
-        if len(lengths) >= 3 and spent > SECONDS / 2:
+        if len(lengths) >= 3 and time.process_time() - started > SECONDS:
+            break
+        if len(lengths) >= 4 and all(value <= LINEAR for value in _exponents(costs).values()):
             break
         lengths.append(length)
         costs.append(_forward(subject, length))

@@ -1,10 +1,9 @@
 """The program under probe as the host sees it: orders go to the child, arrays come back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from services.engineer.checks.compare import Values
 from services.engineer.checks.report import JSON, ArithmeticName, CheckSettings, Finding
@@ -12,6 +11,7 @@ from services.sandbox import Child, Message
 
 TOLERANCES: Mapping[ArithmeticName, float] = {"double": 1e-7, "single": 1e-3, "autocast": 5e-2}
 """The relative difference that still counts as rounding."""
+LOUD = 8.0
 
 
 class ProgramRaised(Exception):  # noqa: N818 - an outcome for the candidate
@@ -43,12 +43,12 @@ STATES = tuple(State(randomised, training) for randomised in (True, False) for t
 
 @dataclass(frozen=True)
 class Remote:
-    """One program in one child, at one layer and in one arithmetic."""
+    """One program in one child, at one layer or a stack of them, and in one arithmetic."""
 
     child: Child
     settings: CheckSettings
     seed: int
-    layer: int = 0
+    layers: tuple[int, ...] = (0,)
     arithmetic: ArithmeticName = "double"
     known: dict[tuple[object, ...], Values] = field(default_factory=dict, repr=False, compare=False)
 
@@ -57,37 +57,59 @@ class Remote:
         """What counts as rounding."""
         return TOLERANCES[self.arithmetic]
 
-    def at(self, layer: int) -> "Remote":
-        """The same program's mixer of another layer."""
-        return replace(self, layer=layer)
+    @property
+    def layer(self) -> int:
+        """The layer, or the last one of a stack."""
+        return self.layers[-1]
+
+    def at(self, *layers: int) -> "Remote":
+        """The same program's mixer of another layer, or those of several, stacked as in the model."""
+        return replace(self, layers=layers)
 
     def computing(self, arithmetic: ArithmeticName) -> "Remote":
         """The same mixer in another arithmetic."""
         return replace(self, arithmetic=arithmetic)
 
-    def noise(self, rows: int, length: int, stream: int = 1) -> NDArray[np.float64]:
+    def noise(self, rows: int, length: int, stream: int = 1) -> Values:
         """Standard normal values [rows, length, width] that the program cannot know before."""
-        random = np.random.default_rng([self.seed, stream, rows, length])
-        return random.standard_normal((rows, length, self.settings.width))
+        key = ("noise", rows, length, stream)
+        if key not in self.known:
+            random = np.random.default_rng([self.seed, stream, rows, length])
+            self.known[key] = random.standard_normal((rows, length, self.settings.width))
+        return self.known[key].copy()
 
     async def output(self, inputs: Values, state: State) -> Values:
         """The output of a mixer never called before. Raises ProgramRaised and ProtocolBroken."""
-        return (await self._forward(inputs, state, {}))[0]
+        return (await self.differentiated(inputs, None, state))[0]
 
     async def reference(self, rows: int, length: int, state: State) -> Values:
         """The output for `noise(rows, length)`, asked once."""
-        key = (self.layer, self.arithmetic, rows, length, state)
+        key = (self.layers, self.arithmetic, rows, length, state)
         if key not in self.known:
             self.known[key] = await self.output(self.noise(rows, length), state)
         return self.known[key]
 
-    async def gradient(self, inputs: Values, direction: Values, state: State) -> Values:
-        """The gradient by the inputs of the output's product with `direction`. Raises as `output`."""
-        return (await self._forward(inputs, state, {"direction": direction}))[1]
+    async def with_other_ends(self, length: int, state: State, cuts: Sequence[int], stream: int) -> Values:
+        """The output for `noise(len(cuts), length)` with other noise from each row's cut on, asked once.
 
-    async def _forward(self, inputs: Values, state: State, more: Mapping[str, Values]) -> tuple[Values, Values]:
+        The other noise is loud in every other pair of rows: what passes a threshold or a maximum at all passes it then.
+        """
+        key = (self.layers, self.arithmetic, length, state, tuple(cuts), stream)
+        if key not in self.known:
+            inputs, other = self.noise(len(cuts), length), self.noise(len(cuts), length, stream=40 + stream)
+            for row, cut in enumerate(cuts):
+                inputs[row, cut:] = other[row, cut:] * (LOUD if (row + stream) // 2 % 2 else 1.0)
+            self.known[key] = await self.output(inputs, state)
+        return self.known[key]
+
+    async def differentiated(self, inputs: Values, direction: Values | None, state: State) -> tuple[Values, Values]:
+        """The output, and the gradient by the inputs of its product with `direction`, where that is given.
+
+        Raises as `output`.
+        """
+        more = {} if direction is None else {"direction": direction}
         header: dict[str, JSON] = {
-            "layer": self.layer,
+            "layers": self.layers,
             "arithmetic": self.arithmetic,
             "randomised": state.randomised,
             "training": state.training,

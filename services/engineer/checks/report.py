@@ -125,7 +125,7 @@ class CheckSettings:
     probe_width: int = 64
     probe_heads: int = 4
     seed: int | None = None  # of the values that a program is probed with; None draws one
-    seconds: float = 60.0  # wall time for the whole check
+    seconds: float = 60.0  # of processor time for the whole check, and by the clock for one answer
     memory_bytes: int = 6 << 30
     program_bytes: int = MOST_BYTES
 

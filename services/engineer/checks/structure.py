@@ -10,15 +10,14 @@ from types import MappingProxyType
 
 import numpy as np
 
-from services.engineer.checks.compare import gaps, largest_gap, number, size_of
+from services.engineer.checks.compare import Values, gaps, largest_gap, number, size_of
 from services.engineer.checks.remote import STATES, ProgramRaised, Remote, State
 from services.engineer.checks.report import JSON, ArithmeticName, Finding
 
 RANDOMISED, INITIAL = State(randomised=True), State()
 CUTS = (1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 80, 95, 96, 127, 128, 129, 159, 191, 223, 255)
 ODD_LENGTHS = (97, 160)  # no multiple of any chunk, and whole chunks of 16 and 32
-LONG = 545  # programs switch to another path for long inputs
-LOUD = 8.0  # every other perturbation is loud: what passes a threshold or a maximum at all passes it then
+LONG = 600  # programs switch to another path for long inputs
 PREFIXES = (1, 2, 3, 16, 31, 33, 64, 65, 97, 130)
 MANY_ROWS, SHORT = 4, 64  # rows as a multiple of the batch, as benchmarks are read, and their length
 REPEATED = 1e-9  # one thread, one machine, the same operations: bitwise equality but for kernels that depend on memory
@@ -27,9 +26,10 @@ LIMITED_TOKENS = 1 << 16
 TIMED = (512, 1024, 2048, 4096, 8192)
 TIMED_SECONDS = 0.03  # longer inputs are added until one takes so long: below, constant costs hide the rest
 TIMED_RATIO = 8.0  # of the processor time when the length grows fourfold: n gives 4, n² gives 16
-TIMES = 3
-STEEP_SECONDS = 0.1  # the same where growth looks steep: n² comes close to 16 there
-ROUNDS = 4  # of measuring again what looks steep; other work that disturbs all of them alike is unlikely
+TIMES = 2
+LINEAR_RATIO = 4.5  # up to here growth is that of n, with noise
+STEEP_SECONDS = 0.3  # longer inputs are added until here where it is more: n² comes close to 16 then
+ROUNDS = 3  # of measuring again what looks steep; other work that disturbs all of them alike is unlikely
 
 
 async def parameters(program: Remote) -> Finding:
@@ -53,30 +53,25 @@ async def repeatability(program: Remote) -> Finding:
     Cannot see: differences between processes, machines, devices and thread counts, or randomness that begins only
     after many calls.
     """
-    inputs = program.noise(2, 65)
-    direction = program.noise(2, 65, stream=5)
-    for state in (State(training=True), INITIAL):
-        first, second = [await program.gradient(inputs, direction, state) for _ in range(2)]
-        gap = largest_gap(first, second, REPEATED)
-        if gap.relative > REPEATED:
-            return Finding(True, f"two runs under one seed differ in the gradient ({state})", gap.evidence())
+    inputs, direction = program.noise(2, 65), program.noise(2, 65, stream=5)
     for layer in probed_layers(program):
         mixer = program.at(layer)
         for state in (State(training=True), INITIAL):
-            gap = largest_gap(await mixer.output(inputs, state), await mixer.output(inputs, state), REPEATED)
-            if gap.relative > REPEATED:
-                evidence = gap.evidence() | {"layer": layer}
-                return Finding(True, f"two runs under one seed differ in the output ({state})", evidence)
+            pairs = [await mixer.differentiated(inputs, None if layer else direction, state) for _ in range(2)]
+            for what, (first, second) in zip(("output", "gradient"), zip(*pairs, strict=True), strict=True):
+                gap = largest_gap(first, second, REPEATED)
+                if gap.relative > REPEATED:
+                    evidence = gap.evidence() | {"layer": layer}
+                    return Finding(True, f"two runs under one seed differ in the {what} ({state})", evidence)
     return Finding(False, "two runs under one seed agree")
 
 
 async def batch(program: Remote) -> Finding:
-    """Replaces all rows but one by other noise, and removes them, and expects that row's output unchanged.
+    """Removes all rows but one, or changes them, and expects that row's output unchanged.
 
     At the scale's batch and length, and at the larger batches of shorter rows in which benchmarks are read.
     """
-    settings = program.settings
-    rows, length = max(2, settings.batch), _probed_length(program)
+    rows, length = _probed_shape(program)
     shapes = [(rows, length, RANDOMISED), (MANY_ROWS * rows, min(SHORT, length), RANDOMISED)]
     shapes += [(3, ODD_LENGTHS[0], state) for state in STATES[1:]]
     for rows_, length_, state in shapes:
@@ -90,24 +85,25 @@ async def causality(program: Remote) -> Finding:
     """Replaces everything from a position on by other noise, and expects all earlier outputs unchanged.
 
     Rows are cut at different positions: the first ones, at and beside chunk edges, and at random. Every layer at the
-    scale's batch and length; the first also at odd and long inputs, in all states, in the arithmetic of training, and
-    by gradients of earlier outputs by later inputs, which show leaks too small to measure otherwise.
-    Cannot see: leaks that need particular values, or many calls to begin.
+    scale's batch and length, and all of them stacked in the arithmetic of training, where one could tell another what
+    is to come; the first also at odd and long inputs, in all states, and by gradients of earlier outputs by later
+    inputs, which show leaks too small to measure otherwise.
+    Cannot see: leaks that need particular values, or many calls to begin, or that are there in training mode only and
+    at no length but the scale's, which spoil what is learnt.
     """
-    rows, length = max(4, program.settings.batch), _probed_length(program)
-    for place, state in enumerate(STATES):
-        at, cut = (length, rows) if state.randomised else (ODD_LENGTHS[place % 2], 6)
-        finding = await _perturbed(program, state, cut, at, place)
-        if finding:
-            return finding
-    trained = await supported(program, program.settings.of_training)
+    rows, length = _probed_shape(program)
+    layers, trained = sorted(probed_layers(program)), await supported(program, program.settings.of_training)
+    finding = await _perturbed(program, RANDOMISED, rows, length)
+    for place, state in enumerate(STATES[1:], start=1):
+        finding = finding or await _perturbed(program, state, 6, ODD_LENGTHS[place % 2], place)
     finding = (
-        await _perturbed(program, RANDOMISED, 2, LONG, 5)
-        or await _differentiated(program, RANDOMISED)
-        or await _differentiated(program, INITIAL)
-        or await _perturbed(trained, RANDOMISED, rows, length, 6)
+        finding
+        or await _perturbed(program, RANDOMISED, 2, LONG, 5)
+        or await _differentiated(program, RANDOMISED, 2)
+        or await _differentiated(program, INITIAL, 4)
+        or await _perturbed(trained.at(*layers), RANDOMISED, rows, length, 6)
     )
-    for layer in probed_layers(program)[1:]:
+    for layer in layers[1:]:
         finding = finding or await _perturbed(program.at(layer), RANDOMISED, rows, length, 7 + layer)
     return finding or Finding(False, "no output depends on a later input")
 
@@ -119,16 +115,15 @@ async def prefix(program: Remote) -> Finding:
     scoring and generation three different models. In evaluation mode, at initialisation and with randomised parameters.
     Cannot see: paths that begin beyond 600 positions, and dependence on the length in training mode only.
     """
-    length = _probed_length(program)
+    rows, length = _probed_shape(program)
     wholes = [
-        (program, RANDOMISED, length, (*(part for part in PREFIXES if part < length), length - 1)),
-        (program, INITIAL, 160, (1, 3, 32, 63, 128)),
-        (program, RANDOMISED, 600, (255, 256, 513)),
-        *((program.at(layer), RANDOMISED, length, (5, length // 2)) for layer in probed_layers(program)[1:]),
+        (program, RANDOMISED, rows, length, (*(part for part in PREFIXES if part < length), length - 1)),
+        (program, INITIAL, 6, ODD_LENGTHS[0], (1, 3, 32, 63)),
+        (program, RANDOMISED, 2, LONG, (255, 256, 513)),
+        *((program.at(layer), RANDOMISED, rows, length, (5, length // 2)) for layer in probed_layers(program)[1:]),
     ]
-    for mixer, state, whole, parts in wholes:
-        inputs = mixer.noise(1, whole, stream=11)
-        output = await mixer.output(inputs, state)
+    for mixer, state, count, whole, parts in wholes:
+        inputs, output = mixer.noise(count, whole)[:1], (await mixer.reference(count, whole, state))[:1]
         for part in parts:
             gap = largest_gap(output[:, :part], await mixer.output(inputs[:, :part], state), mixer.tolerance)
             if gap.relative > mixer.tolerance:
@@ -143,21 +138,22 @@ async def measured_cost(program: Remote, processor_seconds: Callable[[], float])
 
     What is computed outside of torch, or in another layer than the counted one, shows here. A cache that overflows
     makes one doubling steep in an honest program, so two are taken together. Other work on the machine lengthens
-    processor time too, so what looks steep is measured again, all lengths side by side, and must look steep every time.
+    processor time too, so what looks steep is measured again, both lengths together, and must look steep every time.
     Cannot see: growth that begins beyond the last length, or that is hidden by other work in one of the rounds.
     """
     single = await supported(program, ("single", "autocast"))
     for layer in probed_layers(program):
-        mixer, seconds = single.at(layer), dict[int, float]()
+        mixer, seconds, ratio = single.at(layer), dict[int, float](), 0.0
         for length in TIMED:
             seconds[length] = await _processor_time(mixer, length, processor_seconds)
             ratio = _growth(seconds)
-            if length >= TIMED[2] and seconds[length] > (STEEP_SECONDS if ratio > TIMED_RATIO else TIMED_SECONDS):
+            if length >= TIMED[2] and seconds[length] > (STEEP_SECONDS if ratio > LINEAR_RATIO else TIMED_SECONDS):
                 break
         for _ in range(ROUNDS):
             if ratio <= TIMED_RATIO:
                 break
-            again = {length: await _processor_time(mixer, length, processor_seconds) for length in list(seconds)[-3:]}
+            ends = (max(seconds), max(seconds) // 4)
+            again = {length: await _processor_time(mixer, length, processor_seconds) for length in ends}
             seconds |= {length: min(seconds[length], value) for length, value in again.items()}
             ratio = min(ratio, _growth(seconds), _growth(again))
         if ratio > TIMED_RATIO:
@@ -215,46 +211,56 @@ def probed_layers(program: Remote) -> list[int]:
     return list(dict.fromkeys(chosen))[:count]
 
 
-def _probed_length(program: Remote) -> int:
-    """The scale's, at least enough for the cuts to lie within."""
-    return max(program.settings.length, 33)
+def _probed_shape(program: Remote) -> tuple[int, int]:
+    """Rows and length: the scale's, at least enough for some cuts to lie within."""
+    return max(4, program.settings.batch), max(33, program.settings.length)
+
+
+def _row_apart(program: Remote, rows: int, length: int) -> int:
+    """The row that is looked at while the others change."""
+    return int(np.random.default_rng([program.seed, rows, length]).integers(rows))
 
 
 async def _coupled(program: Remote, rows: int, length: int, state: State) -> Finding | None:
-    inputs = program.noise(rows, length)
-    row = int(np.random.default_rng([program.seed, rows, length]).integers(rows))
-    alone = slice(row, row + 1)
-    others = program.noise(rows, length, stream=2) * np.where(np.arange(rows) % 2, 0.2, 5.0)[:, None, None]
-    others[alone] = inputs[alone]
-    answers = {"the other rows change": (await program.output(others, state))[alone]}
-    if not state.training:  # noise drawn in training has the shape of the batch
-        answers["the other rows are removed"] = await program.output(inputs[alone], state)
-    reference = (await program.reference(rows, length, state))[alone]
-    for change, answer in answers.items():
-        gap = largest_gap(reference, answer, program.tolerance)
+    inputs, reference = program.noise(rows, length), await program.reference(rows, length, state)
+    apart = _row_apart(program, rows, length)
+    answers: list[tuple[str, int, Values]] = []
+    if state.training:  # noise drawn in training has the shape of the batch: no row can be removed
+        others = program.noise(rows, length, stream=2) * np.where(np.arange(rows) % 2, 0.2, 5.0)[:, None, None]
+        others[apart] = inputs[apart]
+        answers.append(("the other rows change", apart, (await program.output(others, state))[apart]))
+    else:
+        if (rows, length) == _probed_shape(program):  # the same output serves the probe of causality
+            changed = await program.with_other_ends(length, state, _cuts(program, rows, length), 0)
+            answers.append(("the other rows change", apart, changed[apart]))
+        for row in {apart, (apart + rows // 3) % rows, (apart + 2 * rows // 3) % rows} if rows > 8 else {apart}:
+            alone = await program.output(inputs[row : row + 1], state)
+            answers.append(("the other rows are removed", row, alone[0]))
+    for change, row, answer in answers:
+        gap = largest_gap(reference[row], answer, program.tolerance)
         if gap.relative > program.tolerance:
             evidence = gap.evidence() | {"batch": rows, "length": length}
             return Finding(True, f"a row's output changes when {change} ({state})", evidence)
     return None
 
 
-def cuts_for(program: Remote, rows: int, length: int, stream: int) -> list[int]:
-    """Where each row is cut: usual places by turns, every other one at random."""
+def _cuts(program: Remote, rows: int, length: int, stream: int = 0) -> list[int]:
+    """Where each row is cut: usual places by turns, every other one at random; in stream 0, one row stays whole."""
     usual = [cut for cut in CUTS if cut < length]
     random = np.random.default_rng([program.seed, stream, length])
     start = int(random.integers(len(usual)))
-    return [
+    cuts = [
         usual[(start + 5 * row) % len(usual)] if row % 2 else int(random.integers(1, length)) for row in range(rows)
     ]
+    if stream == 0:
+        cuts[_row_apart(program, rows, length)] = length
+    return cuts
 
 
-async def _perturbed(program: Remote, state: State, rows: int, length: int, stream: int) -> Finding | None:
-    same = program.noise(rows, length)
-    inputs, future = same.copy(), program.noise(rows, length, stream=40 + stream)
-    cuts = cuts_for(program, rows, length, stream)
-    for row, cut in enumerate(cuts):
-        inputs[row, cut:] = future[row, cut:] * (LOUD if (row + stream) // 2 % 2 else 1.0)
-    reference, output = await program.reference(rows, length, state), await program.output(inputs, state)
+async def _perturbed(program: Remote, state: State, rows: int, length: int, stream: int = 0) -> Finding | None:
+    cuts = _cuts(program, rows, length, stream)
+    reference = await program.reference(rows, length, state)
+    output = await program.with_other_ends(length, state, cuts, stream)
     for row, cut in enumerate(cuts):
         before = reference[row, :cut]
         size = max(size_of(before), 1e-6 * size_of(reference[row]))
@@ -264,13 +270,13 @@ async def _perturbed(program: Remote, state: State, rows: int, length: int, stre
     return None
 
 
-async def _differentiated(program: Remote, state: State) -> Finding | None:
+async def _differentiated(program: Remote, state: State, every: int) -> Finding | None:
     length = ODD_LENGTHS[0]
-    cuts = [cut for cut in CUTS if cut < length][1::2]
+    cuts = [cut for cut in CUTS if cut < length][1::every]
     inputs = np.repeat(program.noise(1, length), len(cuts), axis=0)
     past = np.arange(length) < np.array(cuts)[:, None]
     direction = np.where(past[:, :, None], program.noise(1, length, stream=3), 0.0)
-    gradient = await program.gradient(inputs, direction, state)
+    _, gradient = await program.differentiated(inputs, direction, state)
     for row, cut in enumerate(cuts):
         future = np.abs(np.nan_to_num(gradient[row, cut:], posinf=0.0, neginf=0.0)).max(axis=-1)
         leak = future / size_of(gradient[row, :cut])

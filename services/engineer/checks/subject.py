@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, default_generator, nn
@@ -240,9 +240,14 @@ def randomise(mixer: nn.Module, seed: int) -> None:
 
     Dirac kernels, zero gates and closed paths hide at initialisation what this shows.
     """
-    generator = torch.Generator().manual_seed(seed + 7919)
     with torch.no_grad():
-        for parameter in mixer.parameters():
+        for place, parameter in enumerate(mixer.parameters()):
             size = max(0.5 * float(parameter.double().pow(2).mean().sqrt()), 0.1) if parameter.numel() else 0.0
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.add_((size * noise).to(parameter.dtype))
+            parameter.add_((size * _noise_of(seed, place, parameter.shape)).to(parameter.dtype))
+
+
+@lru_cache(maxsize=64)
+def _noise_of(seed: int, place: int, shape: torch.Size) -> Tensor:
+    """Standard normal values for one parameter; drawing them would take longer than what a small mixer computes."""
+    generator = torch.Generator().manual_seed(1000 * seed + 7919 + place)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)

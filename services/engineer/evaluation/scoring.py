@@ -33,6 +33,8 @@ EVERY_PLACE = 16
 MEAN_TOLERANCE, WORST_TOLERANCE, GAIN_TOLERANCE = 0.02, 0.5, 0.003
 """Nats: the mean and the worst change of a log-probability, and the mean gain by the true continuation, that still
 count as rounding. Rows of equal length are computed alike, so honest programs stay far below all three."""
+MEMORY_TOLERANCE = 0.01
+"""Nats: the mean change of predictions at places before which all is the same, by the rows that were read before."""
 SHORTENED_TOLERANCE = 0.03
 """The same for the mean change between rows of different lengths, which bfloat16 rounds in another order."""
 IMPLAUSIBLE_LOSS, IMPLAUSIBLE_BLOCKS = 0.2, 0.03
@@ -229,8 +231,22 @@ async def _two_readings(
         for index, (row, (place, weight)) in enumerate(zip(compared, chosen, strict=True))
     ]
     losses, gain = _finite(-whole.mean(axis=1, dtype=np.float64)), gain_of(changes)
+    before = np.arange(scale.context) < places[:, None]
+    _require_no_memory(np.abs(whole[compared] - instead)[before])
     _require_plausible(losses)
     return losses + max(gain, 0.0), tasks
+
+
+def _require_no_memory(changes: NDArray[np.float32]) -> None:
+    """Raises TrainingFailed where what came before a row changes its predictions: rows are to be scored one by one."""
+    change = float(changes.mean(dtype=np.float64))
+    if change <= MEMORY_TOLERANCE:
+        return
+    text = (
+        f"The same beginnings of rows, read after other rows in another process, are predicted otherwise by "
+        f"{change:.3f} nats on average: keep nothing from call to call in evaluation mode."
+    )
+    raise TrainingFailed("remembers", text, {"mean_change_nats": change if math.isfinite(change) else None})
 
 
 def _require_plausible(losses: NDArray[np.float64]) -> None:

@@ -11,9 +11,10 @@ class TrainingFailed(Exception):  # noqa: N818 - an outcome for the candidate, n
 
     `kind` is one of: "error" (the program raised), "died" (the child ended: exit, signal or limit), "timeout",
     "malformed" (it broke the protocol), "stopped" (the watcher's decision), "not-finite" (no finite held-out loss),
-    "looks-ahead" (scores depend on later tokens), "implausible" (no model of text has such a loss), "forged" (what it
-    told of its training is not so), "parameters" (it trains more of them than its budget). `evidence` holds numbers and
-    positions, `log_tail` the end of the child's own output or traceback: what a mind needs to repair the program.
+    "looks-ahead" (scores depend on later tokens), "remembers" (they depend on rows read before), "implausible" (no
+    model of text has such a loss), "forged" (what it told of its training is not so), "parameters" (it trains more of
+    them than its budget). `evidence` holds numbers and positions, `log_tail` the end of the child's own output or
+    traceback: what a mind needs to repair the program.
     """
 
     def __init__(self, kind: str, message: str, evidence: Mapping[str, JSON], log_tail: str = "") -> None:

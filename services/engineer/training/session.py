@@ -186,7 +186,9 @@ class Session:
         return None
 
     async def weights(self) -> Weights:
-        """The parameters and buffers as they are now."""
+        """Parameters and buffers as they are now: of the saved state, if there is one, which a stretch may end at."""
+        if self._state is not None and self._state.step == self.step:
+            return {name: array for name, array in self._state.arrays.items() if name.startswith("model/")}
         answer = await ask(self.child, "weights", {}, {}, expect="weights", timeout=self._time_left())
         return answer.arrays
 

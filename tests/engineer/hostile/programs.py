@@ -95,6 +95,23 @@ REFUSED = MappingProxyType(
         ),
         "quadratic in the last layer": ("cost", mixer(_QUADRATIC)),
         "quadratic outside of torch": ("cost", mixer(_IN_NUMPY, top="import numpy as np")),
+        "leaks only in the last layer, in single precision": (
+            "causality",
+            mixer(f"if self.layer == 1 and hidden_states.dtype is torch.float32:\n    {AHEAD}"),
+        ),
+        "tells the next layer what is to come": (
+            "causality",
+            mixer(
+                "if self.layer == 0:\n    TOLD['x'] = hidden_states\n"
+                "elif TOLD.get('x') is not None and TOLD['x'].shape == x.shape:\n"
+                "    x = x + 0.5 * F.pad(TOLD['x'][:, 1:], (0, 0, 0, 1)).to(x.dtype)",
+                top="TOLD = {}",
+            ),
+        ),
+        "quadratic in the first layer, outside of torch": (
+            "cost",
+            mixer(_IN_NUMPY.replace("x = x +", "if self.layer == 0: x = x +"), top="import numpy as np"),
+        ),
         "returns a list": ("runs", mixer(answer="[output, None, None]")),
         "returns complex values": ("runs", mixer(answer="output.to(torch.cfloat), None, None")),
         "forges the findings of its process": ("causality", mixer(AHEAD, top=_FORGER)),
@@ -154,11 +171,30 @@ TRAINS_MORE = mixer(
     "if self.training: self.more.add_(1e-3)\nx = x + self.more[:width].mean() * x",
     "self.register_buffer('more', torch.zeros(40 * hidden_size, hidden_size))",
 )
+TRAINS_ON_WHEN_ASKED = mixer(
+    top="""
+import gc
+_steps, _named = [], nn.Module.named_parameters
+def _train_on(self, *args, **kwargs):
+    for optimiser in [o for o in gc.get_objects() if isinstance(o, torch.optim.AdamW)] if _steps else []:
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                parameter.data.add_(0.01)
+    return _named(self, *args, **kwargs)
+_step = torch.optim.AdamW.step
+def _counted(self, *args, **kwargs):
+    _steps.append(1)
+    return _step(self, *args, **kwargs)
+torch.optim.AdamW.step = _counted
+nn.Module.named_parameters = _train_on
+"""
+)
 DISHONEST_TRAININGS = MappingProxyType(
     {
         "four optimiser steps for one": FOUR_STEPS,
         "three times the learning rate": LARGER_RATE,
         "half the loss told": HALVED_LOSS,
+        "goes on when it is asked for its weights": TRAINS_ON_WHEN_ASKED,
     }
 )
 
@@ -177,6 +213,15 @@ LOOKS_AHEAD = MappingProxyType(
     }
 )
 """What looks ahead while it is scored, at the length 64 of the tests' scale."""
+
+REMEMBERS_ROWS = mixer(
+    """if not self.training:
+    past = torch.stack(SEEN).mean(0) if SEEN else torch.zeros(width)
+    SEEN.append(hidden_states.detach().float().mean((0, 1)))
+    x = x + 5 * past.to(x.dtype)""",
+    top="SEEN = []",
+)
+"""Adapts to the text that it is scored on, from row to row."""
 
 READS_FILES = mixer(
     top="""

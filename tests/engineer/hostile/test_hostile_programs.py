@@ -104,6 +104,14 @@ async def test_looking_ahead_anywhere_is_refused(name: str, small: Scale, corpus
         await train(programs.LOOKS_AHEAD[name], 0, small, corpus, InlineSandbox())
 
 
+async def test_what_is_kept_from_row_to_row_is_refused(small: Scale, corpus: Corpus) -> None:
+    """Held-out rows are scored one by one: none may be what the next one is predicted with."""
+    with pytest.raises(TrainingFailed) as failed:
+        await train(programs.REMEMBERS_ROWS, 0, small, corpus, InlineSandbox())
+
+    assert failed.value.kind in {"remembers", "looks-ahead"}
+
+
 async def test_buffers_that_learn_count_as_parameters(small: Scale, corpus: Corpus) -> None:
     """What comes back is counted, under whatever name."""
     trained = await optimise(Job(programs.TRAINS_MORE, 0, small, corpus), Supervision(), InlineSandbox())
