@@ -2,9 +2,11 @@
 
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from time import process_time
 from types import TracebackType
 
 import numpy as np
@@ -15,6 +17,8 @@ from services.engineer.training.ports import Array
 from services.engineer.training.result import Measurements
 from services.engineer.training.session import Session
 
+MARGIN = 2.0
+"""On the measured speed of the processor, which other work on its cores changes."""
 _PACKAGES = ("torch", "numpy", "flash-linear-attention", "fla-core", "triton", "einops", "lm_eval")
 
 
@@ -79,12 +83,12 @@ def _counter() -> float | None:
 def measurements_of(
     session: Session, parameters: int, isolation: str, joules: float | None, seconds: float
 ) -> Measurements:
-    """Speed, memory, device, versions and parameters are the host's; FLOPs are the child's word, and score nothing."""
+    """Speed, memory, device, versions and parameters are the host's; FLOPs the child's count where time backs it."""
     scale, history = session.job.scale, session.history
     peaks = [m.peak_memory_bytes for m in history if m.peak_memory_bytes is not None]
     return Measurements(
         parameters=parameters,
-        flops_per_token=session.flops_per_token,
+        flops_per_token=_backed_flops(session),
         tokens_per_second=median(m.tokens_per_second for m in history) if history else None,
         peak_memory_bytes=max(peaks) if peaks else None,
         energy_joules=joules,
@@ -100,6 +104,32 @@ def measurements_of(
         compiled=session.compiled,
         auxiliary_loss=session.auxiliary_loss,
     )
+
+
+def _backed_flops(session: Session) -> float | None:
+    """The child's count, which is at least that without mixers; None where more are told than the time allows.
+
+    Fewer than there are cannot be told far below what time shows either: the watcher stops what is several times slower
+    than its peers.
+    """
+    busy = [m.busy_per_step for m in session.history if m.busy_per_step is not None]
+    if session.flops_per_token is None or not busy:
+        return session.flops_per_token
+    scale = session.job.scale
+    seconds = median(busy) * scale.threads / scale.tokens_per_step
+    return session.flops_per_token if session.flops_per_token <= MARGIN * seconds * _peak_flops() else None
+
+
+@cache
+def _peak_flops() -> float:
+    """Operations per second of processor time of a large matrix product here: more than any training reaches."""
+    size, best = 512, float("inf")
+    matrix = torch.ones(size, size)
+    for _ in range(5):
+        began = process_time()
+        torch.mm(matrix, matrix)
+        best = min(best, process_time() - began)
+    return 2 * size**3 / max(best, 1e-6)
 
 
 def trained_elements(named: tuple[str, ...], first: Mapping[str, Array], last: Mapping[str, Array]) -> int:

@@ -19,7 +19,7 @@ from services.domain.curves import Curve
 from services.engineer.data import Corpus, batches
 from services.engineer.scales import Scale
 from services.engineer.training.dialogue import amount, array, ask, names
-from services.engineer.training.errors import Drained
+from services.engineer.training.errors import Drained, TrainingFailed
 from services.engineer.training.ports import JSON, Array, Child, Message
 from services.engineer.training.result import CurvePoint, Metrics
 from services.engineer.training.sizes import ModelSizes
@@ -163,10 +163,18 @@ class Session:
         }
         ready = await ask(self.child, "begin", header, {}, expect="ready", timeout=self._time_left())
         self.parameters = names(ready, "parameters")
-        self.flops_per_token = amount(ready, "flops_per_token")
+        self.flops_per_token = self._counted(amount(ready, "flops_per_token"))
         self.first = await self.weights()
         await self._restore()
         await self._save()
+
+    def _counted(self, flops: float | None) -> float | None:
+        """The child's count. Raises TrainingFailed where it lies below what the host knows without the mixers."""
+        least = self.job.sizes.flops_without_mixers
+        if flops is not None and flops < least:
+            text = f"{flops:,.0f} operations per token are told; without any mixer there are {least:,}."
+            raise TrainingFailed("forged", text, {"told": flops, "least": least})
+        return flops
 
     async def run(self) -> Stop | None:
         """All remaining steps. Returns the watcher's decision to cut them short; raises Drained when asked to stop."""

@@ -23,6 +23,11 @@ class ModelSizes:
         """The sizes of a scale for a corpus with `vocabulary` different tokens."""
         return cls(vocabulary, scale.width, scale.blocks, scale.heads, scale.feed_forward, scale.tied)
 
+    @property
+    def flops_without_mixers(self) -> int:
+        """Matrix products per token, forward and backward, of the feed-forward parts and the head."""
+        return 6 * self.width * (self.vocabulary + 3 * self.blocks * self.feed_forward)
+
     def header(self) -> dict[str, JSON]:
         """As it is written into a message."""
         return asdict(self)

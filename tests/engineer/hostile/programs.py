@@ -223,6 +223,14 @@ REMEMBERS_ROWS = mixer(
 )
 """Adapts to the text that it is scored on, from row to row."""
 
+TELLS_NO_OPERATIONS = mixer(
+    top="""
+import torch.utils.flop_counter as counting
+counting.FlopCounterMode.get_total_flops = lambda self: 1000
+"""
+)
+TELLS_TOO_MANY_OPERATIONS = TELLS_NO_OPERATIONS.replace("1000", "10**15")
+
 READS_FILES = mixer(
     top="""
 import sysconfig, pathlib

@@ -97,6 +97,21 @@ async def test_an_honest_training_is_confirmed_and_told_by_the_host(
     assert result.curve[1].loss is not None
 
 
+async def test_operations_are_told_within_what_the_host_knows(small: Scale, corpus: Corpus, sandbox: Sandbox) -> None:
+    """At least those of the feed-forward parts and the head, at most what the processor can do in the time it took."""
+    honest = await train(programs.mixer(), 0, small, corpus, sandbox)
+    exaggerated = await train(programs.TELLS_TOO_MANY_OPERATIONS, 0, small, corpus, sandbox)
+    with pytest.raises(TrainingFailed) as failed:
+        await train(programs.TELLS_NO_OPERATIONS, 0, small, corpus, sandbox)
+
+    sizes = Job("", 0, small, corpus).sizes
+    told, projections = honest.measurements.flops_per_token, 6 * 3 * sizes.width**2 * sizes.blocks
+    assert told is not None
+    assert 0 < told - sizes.flops_without_mixers - projections < 0.2 * told  # the convolution
+    assert exaggerated.measurements.flops_per_token is None
+    assert failed.value.kind == "forged"
+
+
 @pytest.mark.parametrize("name", programs.LOOKS_AHEAD)
 async def test_looking_ahead_anywhere_is_refused(name: str, small: Scale, corpus: Corpus) -> None:
     """The true continuation gives something that another one does not."""
