@@ -964,6 +964,7 @@ class RunStatus(_message.Message):
     CLIMBING_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     OUTAGE_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     phase: _builtins.str
     """"baselines", "searching", "draining", "paused", "stopped" or "finished" """
@@ -980,6 +981,8 @@ class RunStatus(_message.Message):
     """"forked from RUN at SEQUENCE" or what it was imported from"""
     outage: _builtins.str
     """why the store cannot go on just now; empty: it goes on"""
+    events: _builtins.int
+    """of this run, in the log"""
     @_builtins.property
     def settings(self) -> _events_pb2.RunSettings: ...
     @_builtins.property
@@ -1014,10 +1017,11 @@ class RunStatus(_message.Message):
         climbing: _builtins.int = ...,
         origin: _builtins.str = ...,
         outage: _builtins.str = ...,
+        events: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_best", b"_best", "_loss_of_root", b"_loss_of_root", "best", b"best", "changed", b"changed", "loss_of_root", b"loss_of_root", "settings", b"settings", "spent", b"spent", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best", b"_best", "_loss_of_root", b"_loss_of_root", "best", b"best", "changed", b"changed", "climbing", b"climbing", "dead_letters", b"dead_letters", "in_flight", b"in_flight", "loss_of_root", b"loss_of_root", "origin", b"origin", "outage", b"outage", "phase", b"phase", "proposals_ended", b"proposals_ended", "run", b"run", "sequence", b"sequence", "settings", b"settings", "spent", b"spent", "started", b"started", "states", b"states", "stop_reason", b"stop_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best", b"_best", "_loss_of_root", b"_loss_of_root", "best", b"best", "changed", b"changed", "climbing", b"climbing", "dead_letters", b"dead_letters", "events", b"events", "in_flight", b"in_flight", "loss_of_root", b"loss_of_root", "origin", b"origin", "outage", b"outage", "phase", b"phase", "proposals_ended", b"proposals_ended", "run", b"run", "sequence", b"sequence", "settings", b"settings", "spent", b"spent", "started", b"started", "states", b"states", "stop_reason", b"stop_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best: _TypeAlias = _typing.Literal["best"]  # noqa: Y015
     _WhichOneofArgType__best: _TypeAlias = _typing.Literal["_best", b"_best"]  # noqa: Y015

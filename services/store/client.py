@@ -65,6 +65,10 @@ class ArchiveClient:
         states = (await self._status(run)).states
         return {candidate_pb2.State.Value(f"STATE_{name.upper()}"): count for name, count in states.items()}
 
+    async def event_count(self, run: str) -> int:
+        """See the port."""
+        return (await self._status(run)).events
+
     async def tree(self, run: str) -> list[pb.TreeNode]:
         """See the port."""
         async with _translated():

@@ -187,6 +187,10 @@ class Questions(Protocol):
         """How many candidates are in each state."""
         ...
 
+    async def event_count(self, run: str) -> int:
+        """How many events of the run were applied, refused ones included."""
+        ...
+
     async def tree(self, run: str) -> list[archive_pb2.TreeNode]:
         """Slim nodes, oldest first."""
         ...

@@ -334,7 +334,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         best = await self._archive.list_candidates(Query(row.run, states=SCORED, kinds=COMPETING, limit=1))
         scored = [one for one in best.candidates if one.verdict.HasField("fitness")]
         answer = status(row, await self._archive.state_counts(row.run), node(scored[0]) if scored else None)
-        answer.outage = self._writer.outage
+        answer.outage, answer.events = self._writer.outage, await self._archive.event_count(row.run)
         for root in (await self._archive.baselines(row.run))[:1]:
             if root.training.HasField("loss"):
                 answer.loss_of_root = root.training.loss

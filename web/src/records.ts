@@ -45,6 +45,7 @@ export interface Status {
   stop_reason: string;
   states: Record<string, number>;
   sequence: string;
+  events: string;
   started?: string;
   changed?: string;
   in_flight: number;

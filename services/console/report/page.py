@@ -103,7 +103,7 @@ def bibtex(data: Dataset) -> str:
     moment = when.ToDatetime(UTC) if when.seconds else None
     key = re.sub(r"[^A-Za-z0-9]+", "", f"asiarch{status.run}")
     title = f"Run {status.run} of ASI-Arch: {len(data.records)} token mixers at scale {status.settings.scale}"
-    note = f"{status.sequence} events, seed {status.settings.seed}, mind {status.settings.mind}"
+    note = f"{status.events} events, seed {status.settings.seed}, mind {status.settings.mind}"
     escape = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "{": "", "}": "", "\\": ""}
     lines = [
         f"@misc{{{key},",
@@ -228,7 +228,7 @@ def _page(data: Dataset, sections: Sequence[str]) -> str:
         f"{status.phase}{f' ({status.stop_reason})' if status.stop_reason else ''}",
         f"{len(data.records)} candidates, {len(data.scored)} scored",
         f"{clock(status.spent.seconds)} wall time, {clock(status.spent.training_seconds)} of training",
-        f"scale {status.settings.scale}, mind {status.settings.mind}, {status.sequence} events",
+        f"scale {status.settings.scale}, mind {status.settings.mind}, {status.events} events",
     ]
     lead = "Nothing is scored yet."
     if best is not None:

@@ -223,6 +223,10 @@ class MemoryArchive(Searching):
         states = (slim["state"] for slim in self._of(await self.known(run)).values())
         return dict(Counter(state for state in states if isinstance(state, int)))
 
+    async def event_count(self, run: str) -> int:
+        """See the port."""
+        return len(self._log.get(await self.known(run), ()))
+
     async def tree(self, run: str) -> list[archive_pb2.TreeNode]:
         """See the port."""
         return [tree_node(slim) for slim in self._of(await self.known(run)).values()]

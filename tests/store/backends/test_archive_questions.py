@@ -1,5 +1,6 @@
 """What an archive answers, the same from every backend and over gRPC."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -331,6 +332,20 @@ async def test_states_are_counted(filled: Filled) -> None:
     assert await asked.state_counts("r1") == {pb.STATE_REQUESTED: 1, pb.STATE_PROPOSED: 1}
 
 
+async def test_events_are_counted_for_each_run(filled: Filled) -> None:
+    """The log's sequence goes on over all runs; what a run has taken is its own."""
+    archive, asked = filled
+    first, second = Story("r1"), Story("r2")
+    first.start()
+    second.start()
+    second.step(second.open[0])
+    log = [*first.log, *(replace(one, sequence=one.sequence + len(first.log)) for one in second.log)]
+    await archive.apply(log)
+
+    assert await asked.event_count("r1") == len(first.log)
+    assert await asked.event_count("r2") == len(second.log)
+
+
 async def test_questions_about_nobody_are_not_found(filled: Filled) -> None:
     """An unknown run and an unknown candidate, in every question."""
     archive, asked = filled
@@ -338,7 +353,8 @@ async def test_questions_about_nobody_are_not_found(filled: Filled) -> None:
 
     for question in (
         asked.record("r9", "c000001"), asked.candidates("r9", ["c000001"]), asked.list_candidates(Query("r9")),
-        asked.state_counts("r9"), asked.tree("r9"), asked.subtree("r1", "c999999"), asked.children("r1", "c999999"),
+        asked.state_counts("r9"), asked.event_count("r9"), asked.tree("r9"), asked.subtree("r1", "c999999"),
+        asked.children("r1", "c999999"),
         asked.path("r1", "c999999"), asked.pool("r9"), asked.baselines("r9"), asked.chain("r1", "c999999"),
         asked.nearest_motivations("r9", embedding(1), EMBEDDER, 1, ""), asked.digest("r9"),
         asked.nearest_programs("r9", program(1), 1, ""),

@@ -306,7 +306,7 @@ function Settings({ current }: { current: Status }) {
     ["scale", settings.scale + (overrides ? ` (${overrides})` : "")], ["mind", settings.mind], ["seats", settings.seats], ["seed", settings.seed],
     ["seeds per candidate", settings.candidate_seeds], ["baselines", settings.baselines.join(", ")], ["fitness", settings.fitness],
     ["pool", settings.pool ? `${settings.pool.size}, parents from the best ${settings.pool.parents}` : ""],
-    ["parents", settings.parent_policy], ["promotion", settings.promotion], ["events", current.sequence], ["origin", current.origin],
+    ["parents", settings.parent_policy], ["promotion", settings.promotion], ["events", current.events], ["origin", current.origin],
   ];
   return (
     <section class="card" aria-label="Settings">

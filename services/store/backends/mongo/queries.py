@@ -86,6 +86,11 @@ async def state_counts(database: Database, run: str) -> dict[int, int]:
     return {one["_id"]: one["count"] async for one in counted}
 
 
+async def event_count(database: Database, run: str) -> int:
+    """How many events of the run were applied."""
+    return int(await database.log.count_documents({"run": await known(database, run)}))
+
+
 async def tree(database: Database, run: str) -> list[archive_pb2.TreeNode]:
     """All nodes, oldest first."""
     found = database.candidates.find({"run": await known(database, run)}).sort("requested", ASCENDING)

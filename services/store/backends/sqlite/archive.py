@@ -158,6 +158,10 @@ class SqliteArchive(Searching):
         """See the port."""
         return await self._reader.do(queries.state_counts, run)
 
+    async def event_count(self, run: str) -> int:
+        """See the port."""
+        return await self._reader.do(queries.event_count, run)
+
     async def tree(self, run: str) -> list[archive_pb2.TreeNode]:
         """See the port."""
         return await self._scanner.do(queries.tree, run)

@@ -101,6 +101,12 @@ def state_counts(connection: Connection, run: str) -> dict[int, int]:
     return {row["state"]: row["number"] for row in rows}
 
 
+def event_count(connection: Connection, run: str) -> int:
+    """How many events of the run were applied; an index alone answers."""
+    (count,) = connection.execute("SELECT count(*) FROM log WHERE run = ?", (known(connection, run),)).fetchone()
+    return int(count)
+
+
 def tree(connection: Connection, run: str) -> list[archive_pb2.TreeNode]:
     """All nodes, oldest first."""
     rows = connection.execute(
