@@ -74,7 +74,7 @@ _AARCH64 = {
     "setns": 268, "sendmmsg": 269, "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272,
     "finit_module": 273, "bpf": 280, "execveat": 281, "userfaultfd": 282, "kexec_file_load": 294,
 }  # fmt: skip
-_NUMBERS = {"x86_64": _X86_64 | _SAME_EVERYWHERE, "aarch64": _AARCH64 | _SAME_EVERYWHERE}
+NUMBERS = {"x86_64": _X86_64 | _SAME_EVERYWHERE, "aarch64": _AARCH64 | _SAME_EVERYWHERE}
 
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
@@ -105,7 +105,7 @@ def build(
     programs: bool, own_network: bool, shared_memory: bool, own_pid: int, files: bool = True
 ) -> list[Instruction]:
     """The filter's instructions: operation, jump if true, jump if false, operand."""
-    numbers = _NUMBERS[linux.MACHINE]
+    numbers = NUMBERS[linux.MACHINE]
     refused = [_ALWAYS, _BETWEEN_JOBS]
     refused += [] if programs else [_PROGRAMS]
     refused += [] if files else [_FILES]

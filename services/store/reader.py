@@ -14,15 +14,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from services.chassis.errors import SettingsError
-from services.chassis.service import SETTINGS_EXIT
-from services.chassis.settings import load
 from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.service import ArchiveService
-from services.store.settings import StoreSettings
 
 if TYPE_CHECKING:
     from services.contracts import archive_pb2_grpc
+    from services.store.settings import StoreSettings
 
 
 class _Calls:
@@ -77,6 +75,10 @@ async def serve(settings: StoreSettings) -> None:
 
 
 if __name__ == "__main__":
+    from services.chassis.service import SETTINGS_EXIT
+    from services.chassis.settings import load
+    from services.store.settings import StoreSettings
+
     try:
         asyncio.run(serve(load(StoreSettings, "store")))
     except SettingsError as error:

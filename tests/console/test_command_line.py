@@ -128,6 +128,16 @@ def test_the_overview_imports_no_command_and_an_unknown_one_has_its_nearest(tmp_
     assert (wrong.returncode, wrong.stderr) == (2, "asi-arch: no command is called statsu; did you mean status?\n")
 
 
+def test_a_question_imports_neither_the_bus_nor_what_searches_need() -> None:
+    """`status`, `list`, `show` and `tree` read a file: each of these imports would take longer than that."""
+    modules = ("store.reader", "store.backends.sqlite", "console.commands.status", "console.commands.list",
+               "console.commands.show")  # fmt: skip
+    code = f"import sys, {', '.join(f'services.{name}' for name in modules)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert not {"nats", "aiohttp", "numpy", "scipy", "structlog", "prometheus_client"} & set(loaded)
+
+
 def test_a_comparison_says_which_is_better_in_each_measure() -> None:
     """Less is better for a loss and for time, more for accuracy; nothing is said of what was not measured."""
     one, other = (candidate_pb2.Candidate(id=name) for name in ("c1", "c2"))

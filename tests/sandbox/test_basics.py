@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from services.sandbox import Limits, Sandbox
+from services.sandbox import Limits, Sandbox, seccomp
 from services.sandbox.cgroups import Groups
 
 JOBS = "tests.sandbox.jobs"
@@ -34,3 +36,21 @@ async def test_control_groups_are_used_where_they_can_be_made(sandbox: Sandbox) 
         os.close(descriptor)
 
     assert ("cgroup" in sandbox.level.split("+")) == (groups is not None)
+
+
+@pytest.mark.parametrize(
+    ("machine", "header"),
+    [("x86_64", "/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), ("aarch64", "/usr/include/asm-generic/unistd.h")],
+)
+def test_refused_system_calls_have_the_kernels_numbers(machine: str, header: str) -> None:
+    """On both architectures, whichever this machine is of; newer calls than its headers know are left out."""
+    if not Path(header).exists():
+        pytest.skip(f"{header} is not installed")
+    known = {
+        name: int(number)
+        for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)\n", Path(header).read_text())
+    }
+
+    assert {name: known[name] for name in seccomp.NUMBERS[machine] if name in known}.items() <= (
+        seccomp.NUMBERS[machine].items()
+    )

@@ -5,16 +5,12 @@ import contextlib
 import time
 from collections.abc import Sequence
 
-import grpc.aio
-
-from services.chassis.rpc import channel
 from services.console.archive import open_archive, run_status
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
 from services.console.rows import as_dict
 from services.console.settings import ConsoleSettings, console_settings, running_system
 from services.console.tables import ABSENT, Column, clock, pairs, say, table
 from services.contracts import archive_pb2 as pb
-from services.contracts.archive_pb2_grpc import ArchiveStub
 from services.contracts.progress_pb2 import Progress
 
 LISTEN_SECONDS = 3.5  # a little more than between two announcements of a service
@@ -62,6 +58,11 @@ async def _status(settings: ConsoleSettings, run: str) -> pb.RunStatus:
     found = await run_status(settings, run)
     system = running_system(settings)
     if system is not None and not settings.archive_is_elsewhere:
+        import grpc.aio  # which a system that does not run needs nothing of
+
+        from services.chassis.rpc import channel
+        from services.contracts.archive_pb2_grpc import ArchiveStub
+
         async with channel(system.addresses["archive"], settings) as connection:
             try:
                 asked = pb.RunRequest(run=found.run)

@@ -1,12 +1,17 @@
-"""The archive's backends, chosen by a URL."""
+"""The archive's backends, chosen by a URL. Each is imported by whoever opens it: the others need more than that."""
+
+from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services.chassis.errors import SettingsError
-from services.store.backends.memory import MemoryArchive
 from services.store.backends.sqlite import SqliteArchive
 from services.store.port import Archive
+
+if TYPE_CHECKING:
+    from services.store.backends.memory import MemoryArchive
 
 _SQLITE = "sqlite:///"
 _MEMORY = "memory://"
@@ -26,7 +31,6 @@ def open_archive(url: str) -> Archive:
     if url.startswith(_SQLITE):
         return SqliteArchive(_path(url))
     if url.startswith(_MONGO):
-        # Only those who keep their archive there need its driver.
         from services.store.backends.mongo import MongoArchive
 
         return MongoArchive(url)
@@ -37,6 +41,8 @@ def open_archive(url: str) -> Archive:
 
 @cache
 def _in_memory(url: str) -> MemoryArchive:  # noqa: ARG001 - one for each
+    from services.store.backends.memory import MemoryArchive
+
     return MemoryArchive()
 
 
