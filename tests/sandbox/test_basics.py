@@ -38,19 +38,20 @@ async def test_control_groups_are_used_where_they_can_be_made(sandbox: Sandbox) 
     assert ("cgroup" in sandbox.level.split("+")) == (groups is not None)
 
 
-@pytest.mark.parametrize(
-    ("machine", "header"),
-    [("x86_64", "/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), ("aarch64", "/usr/include/asm-generic/unistd.h")],
-)
-def test_refused_system_calls_have_the_kernels_numbers(machine: str, header: str) -> None:
-    """On both architectures, whichever this machine is of; newer calls than its headers know are left out."""
-    if not Path(header).exists():
-        pytest.skip(f"{header} is not installed")
-    known = {
-        name: int(number)
-        for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)\n", Path(header).read_text())
-    }
+def kernel_numbers(header: Path) -> dict[str, int]:
+    """System calls by name, as a header of the kernel has them; none where it is not installed."""
+    text = header.read_text() if header.exists() else ""
+    return {name: int(number) for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)\n", text)}
 
-    assert {name: known[name] for name in seccomp.NUMBERS[machine] if name in known}.items() <= (
-        seccomp.NUMBERS[machine].items()
-    )
+
+@pytest.mark.parametrize(
+    ("machine", "header"), [("x86_64", "x86_64-linux-gnu/asm/unistd_64.h"), ("aarch64", "asm-generic/unistd.h")]
+)
+async def test_refused_system_calls_have_the_kernels_numbers(machine: str, header: str) -> None:
+    """On both architectures, whichever this machine is of; newer calls than its headers know are left out."""
+    known = kernel_numbers(Path("/usr/include") / header)
+    if not known:
+        pytest.skip(f"{header} is not installed")
+    numbers = {name: number for name, number in seccomp.NUMBERS[machine].items() if name in known}
+
+    assert numbers == {name: known[name] for name in numbers}
