@@ -75,6 +75,17 @@ def test_only_what_held_has_a_model_card() -> None:
     assert any("hours of wall time" in line for line in card.cost)
 
 
+def test_a_claim_tells_its_gain_on_text_of_another_source() -> None:
+    """Paired by seed with the strongest control, where both were scored there."""
+    records = finished_run(confirmed=1, refuted=0)
+    for record, base in ((records[1], 2.5), (records[3], 2.4)):
+        for place, seed in enumerate(record.verifications[0].training.seeds):
+            seed.other_text, seed.other_text_loss = "documentation", base + 0.01 * place * (1 + (base < 2.45))
+
+    assert "another source" not in " ".join(sentences(finished_run(confirmed=1, refuted=0)))
+    assert "on text of another source (documentation): +0.0900 [+0.0652, +0.1148]" in " ".join(sentences(records))
+
+
 def test_costs_are_told_per_result() -> None:
     """Everything that was used, for each proposal that was accepted and for each claim that held."""
     about = status()

@@ -15,7 +15,7 @@ from services.domain.discovery import Cost, Finding, ModelCard, ModelFacts, Outc
 from services.domain.discovery import gallery as model_cards
 from services.domain.ladder_settings import climb_of
 from services.domain.promotion import Result
-from services.domain.statistics import Interval
+from services.domain.statistics import Interval, paired_test
 
 
 def gallery(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
@@ -148,12 +148,40 @@ def _sentence(record: pb.Candidate, known: dict[str, pb.Candidate]) -> str:
     if finding.effect is None or finding.interval is None or finding.adjusted_p is None:
         return f"{head}: {finding.reason}"
     side = "below" if finding.effect >= 0 else "above"
+    other = known.get(finding.control or "")
+    found = None if other is None else other_text_gain(record, other)
+    elsewhere = (
+        f"; on text of another source ({found[0]}): {found[1]:+.4f} [{found[2].low:+.4f}, {found[2].high:+.4f}]"
+        if found
+        else ""
+    )
     return (
         f"{head}: held-out loss {abs(finding.effect):.4f} nats {side} {name_of(known, finding.control or '')}, the "
         f"strongest of {len(finding.controls)} controls; gain {finding.effect:+.4f}, 95 % interval "
         f"[{finding.interval.low:+.4f}, {finding.interval.high:+.4f}] over {len(finding.seeds)} fresh seeds; "
-        f"adjusted p {finding.adjusted_p:.3g} for {finding.tried} tried"
+        f"adjusted p {finding.adjusted_p:.3g} for {finding.tried} tried{elsewhere}"
     )
+
+
+def other_text_gain(record: pb.Candidate, control: pb.Candidate) -> tuple[str, float, Interval] | None:
+    """The gain of the second trainings on text from another source: its name, the mean over seeds and its interval.
+
+    None where the two share fewer than two seeds that were scored there.
+    """
+    losses = [
+        {
+            seed.seed: seed
+            for one in each.verifications
+            for seed in one.training.seeds
+            if seed.HasField("other_text_loss")
+        }
+        for each in (record, control)
+    ]
+    shared = sorted(losses[0].keys() & losses[1].keys())
+    if len(shared) < 2:
+        return None
+    test = paired_test([losses[1][seed].other_text_loss - losses[0][seed].other_text_loss for seed in shared])
+    return losses[0][shared[0]].other_text, test.effect, test.interval()
 
 
 def _outside(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) -> str:
