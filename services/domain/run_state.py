@@ -25,7 +25,7 @@ Phase = Literal["baselines", "searching", "draining", "verifying", "paused", "st
 GOING_ON: frozenset[Phase] = frozenset({"baselines", "searching", "draining", "verifying"})
 
 
-CONTROLS = ("gated_delta_net", "delta_net_value_skip")
+CONTROLS = ("gated_delta_net", "delta_net_value_skip", "window_attention", "gated_delta_net_window")
 """Names in the zoo that a discovery has to beat beside the root."""
 _GONE = frozenset({"rounds", "verifying", "verified", "settled"})
 """Fields of archives older than the ladder; their finished runs stay readable."""

@@ -86,7 +86,7 @@ PRESET = {
     "scale": "tiny",
     "candidates": 8,
     "baseline_seeds": 2,
-    "baselines": ("delta_net", "gated_delta_net", "delta_net_value_skip", "gla"),
+    "baselines": ("delta_net", "gated_delta_net", "delta_net_value_skip", "gated_delta_net_window"),
     "promotion": "halving",
     "set": {"tokens": "600000"},
     "policy": {"eta": "4", "stages": "tiny:tokens=1000000:seeds=5", "parameters": "0.1", "flops": "+0.1"},
