@@ -50,6 +50,7 @@ def discoveries(data: Dataset) -> list[Drawing]:
     rungs = sorted({verification.rung or 1 for record in data.records for verification in record.verifications})
     return [
         verdicts(data),
+        overview(data),
         curve(data),
         growth(data),
         *size_figures(data),
@@ -154,6 +155,59 @@ def _growth(axes: Axes, found: scaling.Found, colour: str) -> None:
     axes.plot(xs, [fit.expected(x) for x in xs], color=colour, lw=1.2, ls="--")
     ends = [[fit.expected(x, power) for x in xs] for power in (fit.exponent_interval.low, fit.exponent_interval.high)]
     axes.fill_between(xs, ends[1], ends[0], color=colour, alpha=0.15, lw=0)
+
+
+def overview(data: Dataset) -> Drawing:
+    """The whole run in one figure: every loss of the search by who proposed it, and what became of the finalists."""
+    name, title = "overview", "The run · What was found, by whom, and what held"
+    groups = {
+        "controls": [one for one in data.measured if one.kind == pb.KIND_BASELINE],
+        "language model": [one for one in data.measured if one.kind == pb.KIND_PROPOSAL and not one.proposal.moves],
+        "offline search": [one for one in data.measured if one.kind == pb.KIND_PROPOSAL and one.proposal.moves],
+    }
+    proposals = len(groups["language model"]) + len(groups["offline search"])
+    if not groups["controls"] or not proposals:
+        return missing(name, title, "no proposal can be compared with a control")
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = figure.add_subplot(1, 2, 1)
+    cells: list[tuple[object, ...]] = []
+    for (label, group), colour, marker in zip(groups.items(), (INK, ACCENT, GOOD), "s^o", strict=True):
+        axes.scatter([one.request.number for one in group], [one.training.loss for one in group], s=26, color=colour,
+                     marker=marker, label=f"{label} ({len(group)})", zorder=3)  # fmt: skip
+        cells += [(one.id, name_of({one.id: one}, one.id), label, one.training.loss) for one in group]
+    best = min(one.training.loss for one in groups["controls"])
+    axes.axhline(best, color=INK, lw=1, ls="--", label="strongest control")
+    axes.set_xlabel("candidate, in the order of the run")
+    axes.set_ylabel("held-out loss (nats per token)")
+    axes.legend(frameon=False, fontsize=7)
+    plain(axes)
+    _finalists(figure.add_subplot(1, 2, 2), data)
+    caption = (
+        f"Left: one seed each, {max(len(one.training.seeds) for one in groups['controls'])} for controls. Right: the "
+        "strongest control's loss minus the finalist's, fresh seeds and unseen text, with its 95 % interval; filled "
+        "where it was confirmed, hollow where not."
+    )
+    return Drawing(name, title, caption, figure, ("id", "name", "by", "loss"), tuple(cells))
+
+
+def _finalists(axes: Axes, data: Dataset) -> None:
+    """The gain of each claim that was tested, with its interval."""
+    judged = sorted((one for one in data.records if one.HasField("discovery")), key=by_effect, reverse=True)
+    tested = [(one, finding) for one in judged if (finding := finding_of(one)).interval is not None]
+    for place, (one, finding) in enumerate(tested):
+        assert finding.interval is not None  # noqa: S101 - by the line above
+        assert finding.effect is not None  # noqa: S101 - comes with the interval
+        reach = finding.interval.high - finding.effect
+        filled = outcome_of(one.discovery) == "confirmed"
+        axes.errorbar([finding.effect], [place], xerr=reach, color=ACCENT, marker="o", capsize=3,
+                      markerfacecolor=ACCENT if filled else "white")  # fmt: skip
+    axes.axvline(0, color=INK, lw=0.8)
+    axes.set_yticks(range(len(tested)), [one.proposal.name[:24] for one, _ in tested])
+    axes.set_ylim(-0.6, max(0.6, len(tested) - 0.4))
+    axes.set_xlabel("gain over the strongest control (nats per token)")
+    plain(axes, grid="x")
+    if not tested:
+        axes.text(0.5, 0.5, "no claim was tested", transform=axes.transAxes, ha="center", fontsize=8)
 
 
 def size_figures(data: Dataset) -> list[Drawing]:
