@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 
 from services.contracts import events_pb2
-from services.domain import leakage
+from services.domain import fitness
 
 SWITCH = {"on": True, "off": False}
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "leakage": leakage.POLICIES,
+    "leakage": fitness.POLICIES,
     "match": ("none", "width"),
     "stopping": ("quantiles", "extrapolation", "none"),
     "search": ("surrogate", "bandit", "random"),

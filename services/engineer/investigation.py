@@ -2,7 +2,7 @@
 
 The repetition trains the root and the candidate with another seed, on training data that begins elsewhere, and scores
 both on text that neither the first training nor the first scoring used, and on text from another source. What its
-findings mean is decided by services/domain/leakage.py.
+findings mean is decided by services/domain/fitness.py.
 
 `Surroundings` is what the watcher compares a training with: the run's settings, and what its peers measured.
 """
@@ -19,7 +19,7 @@ from services.archive.scoring import curves_of, loss_of
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.curves import Curve
-from services.domain.leakage import INVESTIGATE, PAPER, Suspicion, leakage_policy, suspicion
+from services.domain.fitness import INVESTIGATE, PAPER, Suspicion, leakage_policy, suspicion
 from services.engineer.checker import report_message
 from services.engineer.data import Corpus
 from services.engineer.scales import Scale

@@ -11,8 +11,16 @@ from services.chassis.events import first, follow
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2, checker_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.fitness import DEFAULT, JUDGE, STANDARDISED_GAIN
-from services.domain.leakage import Investigation, Suspicion, fault, leakage_policy, suspicion
+from services.domain.fitness import (
+    DEFAULT,
+    JUDGE,
+    STANDARDISED_GAIN,
+    Investigation,
+    Suspicion,
+    fault,
+    leakage_policy,
+    suspicion,
+)
 from services.domain.pool import PoolPolicy
 from services.judge.judges import Case, Judge, OfflineJudge, Opinion, program_of, root_opinion
 

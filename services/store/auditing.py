@@ -30,7 +30,7 @@ from services.store.backends import open_archive
 from services.store.interchange.importing import lines_of
 from services.store.port import Query
 from services.store.projection import original, read
-from services.store.rebuilding import Rebuilt
+from services.store.replay import Rebuilt
 
 TOLERANCE = 1e-9
 """Nats, by which a recomputed effect may differ: sums of the same numbers in another order."""

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from services.domain.curves import Curve, StoppingReplay, replay_quantiles, replay_stopping
 from services.domain.statistics import spearman
 from services.table.lattice import DIMENSIONS, cells, find
-from services.table.records import Record
-from services.table.table import FIDELITIES, Table
+from services.table.table import FIDELITIES, Record, Table
 
 BASE: Mapping[str, str] = dict(zip(DIMENSIONS, find("delta_net").values, strict=True))
 """Effects are differences to DeltaNet's value of the dimension."""

@@ -12,12 +12,12 @@ from services.console.commands.cost import costs
 from services.console.commands.gallery import card_json, cards, claims, sentences
 from services.console.commands.run import PRESET
 from services.console.commands.stopping import replay_row, replays, too_few
-from services.console.comparison import gain_over
 from services.console.plan import RunOptions, run_settings
 from services.console.report import write_report
 from services.console.report.dataset import Dataset
 from services.console.report.discoveries import discoveries
 from services.console.report.figures import ablations, stopping
+from services.console.rows import gain_over
 from services.contracts import candidate_pb2 as pb
 from services.domain.ladder_settings import climb_of
 from tests.console.finished_run import ablation, finished_run, status

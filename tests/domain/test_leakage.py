@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from services.domain.leakage import INVESTIGATE, PAPER, PROBE, Investigation, fault, leakage_policy, suspicion
+from services.domain.fitness import INVESTIGATE, PAPER, PROBE, Investigation, fault, leakage_policy, suspicion
 
 
 def test_ten_percent_below_the_baseline_suspicion() -> None:

@@ -14,7 +14,7 @@ from services.contracts import events_pb2
 from services.store.auditing import LogAudit, audit_log, manifest_of, manifest_path
 from services.store.interchange.exporting import log_lines
 from services.store.projection import read
-from services.store.rebuilding import Rebuilt
+from services.store.replay import Rebuilt
 from tests.store.archive_stories import Story
 
 Lines = list[dict[str, Any]]

@@ -9,8 +9,7 @@ from services.mixers.description import CATALOGUE
 from services.mixers.render import render
 from services.table.lattice import cells, find, neighbours
 from services.table.policies import POLICIES, policy
-from services.table.records import Record, append, pack, read, read_all
-from services.table.table import Choice, NotMeasured, Search, Table
+from services.table.table import Choice, NotMeasured, Record, Search, Table, append, pack, read, read_all
 from tests.table.made import made_records
 
 

@@ -20,9 +20,8 @@ import typer
 
 from services.chassis.errors import NotPossible, SettingsError
 from services.console.archive import open_archive
-from services.console.comparison import program_of
 from services.console.options import Json, Run, complete_candidates, print_json
-from services.console.rows import as_dict, row
+from services.console.rows import as_dict, program_of, row
 from services.console.settings import ConsoleSettings, console_settings
 from services.console.tables import ABSENT, number, pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb

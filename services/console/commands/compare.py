@@ -5,9 +5,8 @@ from typing import TypedDict
 
 from services.chassis.errors import NotFound
 from services.console.archive import open_archive
-from services.console.comparison import gain_over, program_difference, program_of
 from services.console.options import Candidate, Json, Run, print_json
-from services.console.rows import row
+from services.console.rows import gain_over, program_difference, program_of, row
 from services.console.settings import ConsoleSettings, console_settings
 from services.console.tables import ABSENT, Column, in_colour, mixed_precision, number, paragraph, say, styled, table
 from services.contracts import archive_pb2 as pb

@@ -7,9 +7,8 @@ import typer
 
 from services.chassis.errors import NotFound
 from services.console.archive import open_archive
-from services.console.comparison import Gain, gain_over, program_of
 from services.console.options import Candidate, Json, Run, print_json
-from services.console.rows import Row, as_dict, row
+from services.console.rows import Gain, Row, as_dict, gain_over, program_of, row
 from services.console.settings import ConsoleSettings, console_settings
 from services.console.tables import ABSENT, in_colour, number, pairs, paragraph, say, styled, width
 from services.contracts import archive_pb2 as pb

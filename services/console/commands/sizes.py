@@ -25,8 +25,8 @@ import typer
 from services.chassis.errors import NotPossible, SettingsError
 from services.console.archive import run_and_candidates
 from services.console.commands.audit import engineer_tool, scale_values
-from services.console.comparison import program_of
 from services.console.options import Candidate, Json, Run, names_in, print_json
+from services.console.rows import program_of
 from services.console.settings import console_settings
 from services.console.tables import ABSENT, Column, paragraph, say, table
 from services.contracts import archive_pb2

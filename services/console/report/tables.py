@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import fmean, variance
 
-from services.console.comparison import gain_over
 from services.console.report.dataset import Dataset, Drawing, final_train_loss, missing, name_of
+from services.console.rows import gain_over
 from services.contracts import candidate_pb2 as pb
 from services.domain.statistics import normal_quantile, student_quantile
 

@@ -20,8 +20,8 @@ from services.chassis.artifacts import ArtifactDamaged, FsspecArtifacts
 from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import BusLost, NotFound, SettingsError, Transient
 from services.console.archive import open_archive
-from services.console.comparison import gain_over
 from services.console.log import open_log
+from services.console.rows import gain_over
 from services.console.settings import ConsoleSettings, running_system
 from services.console.web.live import ArchiveConnection, RunLog, Stub
 from services.console.web.table import RunTable, web_row

@@ -14,8 +14,7 @@ from pydantic.fields import FieldInfo
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.domain.structure import fingerprint
-from services.mixers.components import components_of
-from services.mixers.description import CATALOGUE, Mixer
+from services.mixers.description import CATALOGUE, Mixer, components_of
 from services.mixers.render import render
 from services.researcher.draft import Context, Draft, Refusal
 from services.researcher.offline.bandit import Observation
