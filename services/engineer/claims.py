@@ -41,6 +41,7 @@ class Claims:
     def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub) -> None:
         self._archive = archive
         self._room = Room()
+        self._late: set[asyncio.Task[None]] = set()  # claims that could not be given back at once
 
     @asynccontextmanager
     async def held(self, job: Job, record: pb.Candidate, rung: int = 0) -> AsyncIterator[int]:
@@ -86,18 +87,32 @@ class Claims:
             raise Superseded(f"attempt {attempt} of {job.event.candidate} is another engineer's")
 
     async def _release(self, job: Job, attempt: int, rung: int, reason: str) -> None:
-        """Say that nothing comes of a claim, through no fault of the candidate; nothing while the bus is away."""
+        """Say that nothing comes of a claim, through no fault of the candidate; while the bus is away, as soon as it is
+        back."""
         event = follow(job.cause, "released", SERVICE, attempt, job.event.candidate, f"rung-{rung}" if rung else "")
         event.candidate_released.CopyFrom(events_pb2.CandidateReleased(reason=reason[:500], rung=rung))
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await job.bus.publish(event)
-        except (Transient, TimeoutError) as error:
-            get_logger().warning("a claim could not be given back", attempt=attempt, error=str(error))
+        except (Transient, TimeoutError) as error:  # an outage is not to be taken for a death
+            get_logger().warning("a claim could not be given back yet", attempt=attempt, error=str(error))
+            task = asyncio.create_task(_insist(job, event))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
 
     async def _record(self, job: Job, sequence: int) -> pb.Candidate:
         request = archive_pb2.GetCandidateRequest(run=job.event.run, candidate=job.event.candidate, at_least=sequence)
         return await self._archive.GetCandidate(request, timeout=30)
+
+
+async def _insist(job: Job, event: events_pb2.Event) -> None:
+    while True:
+        await asyncio.sleep(RELEASE_SECONDS)
+        try:
+            await job.bus.publish(event)
+        except Transient:
+            continue
+        return
 
 
 def _require_innocence(claims: Sequence[pb.Claim]) -> None:

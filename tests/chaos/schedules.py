@@ -137,6 +137,9 @@ _RANDOM: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
     ("delete consumer", ("engineers", "store", "judge", "analyst", "researcher"), 0.0),
     ("garbage", ("",), 0.0),
     ("repeat log", ("",), 0.0),
+    ("old archive", ("",), 4.0),
+    ("garble archive", ("",), 4.0),
+    ("delete archive", ("",), 0.0),
 )
 
 
@@ -147,4 +150,6 @@ def drawn(seed: int) -> Schedule:
     for _ in range(rng.randint(4, 9)):
         kind, targets, most = rng.choice(_RANDOM)
         faults.append(Fault(rng.uniform(0.05, 0.9), kind, rng.choice(targets), rng.choice((0.0, rng.uniform(0, most)))))
-    return Schedule(f"drawn from seed {seed}", tuple(sorted(faults, key=lambda fault: fault.after)))
+    in_order = tuple(sorted(faults, key=lambda fault: fault.after))
+    files = any("archive" in fault.kind for fault in faults)
+    return Schedule(f"drawn from seed {seed}", in_order, sqlite_only=files)

@@ -1,0 +1,39 @@
+"""A store that cannot go on says so to whoever asks, and answers nothing from an archive that is being made anew."""
+
+import asyncio
+from pathlib import Path
+
+import grpc.aio
+import pytest
+
+from services.chassis.rpc import Server, channel, is_transient
+from services.chassis.settings import ServiceSettings
+from services.console.commands.status import _lines
+from services.contracts import archive_pb2, archive_pb2_grpc
+from services.store.backends import open_archive
+from services.store.ledger import RunLedger
+from services.store.port import WriterState
+from services.store.service import ArchiveService
+from tests.store.archive_stories import Story
+
+
+async def test_status_tells_of_an_outage_and_of_catching_up(finished: Story, tmp_path: Path) -> None:
+    """The first as a line of `asi-arch status`, the second as something to wait for."""
+    archive = open_archive(f"sqlite:///{tmp_path}/archive.db")
+    await archive.open()
+    await archive.apply(finished.log)
+    writer, server = WriterState(outage="the disk is full"), Server(ServiceSettings())
+    service = ArchiveService(archive, asyncio.Condition(), RunLedger(archive), writer)
+    archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
+    await server.start()
+    async with channel(f"127.0.0.1:{server.port}", ServiceSettings()) as connection:
+        stub = archive_pb2_grpc.ArchiveStub(connection)
+        status = await stub.GetRun(archive_pb2.RunRequest(run="r1"))
+        writer.behind = True
+        with pytest.raises(grpc.aio.AioRpcError, match="catching up with the log") as refused:
+            await stub.GetRun(archive_pb2.RunRequest(run="r1"))
+    await server.stop(0)
+    await archive.close()
+
+    assert ("OUTAGE", "the disk is full") in _lines(status)
+    assert is_transient(refused.value)
