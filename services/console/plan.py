@@ -41,6 +41,7 @@ TINY_POOL = pb.PoolSettings(size=12, parents=4, references=3, cold_start=5, batc
 PAPER_POOL = pb.PoolSettings(size=50, parents=10, references=4, cold_start=200, batch=50)
 PARTS = ("cognition", "analysis", "judge")
 HOUR = 3600
+SEARCH = "surrogate"  # the best in `asi-arch table compare`
 STOPPING = "quantiles"
 """On in every new run: `asi-arch table info` says what it saves, and that it loses none of the best."""
 
@@ -239,10 +240,9 @@ def run_settings(options: RunOptions) -> pb.RunSettings:
         one_of("--policy", policy, POLICIES)
     try:
         policies = parse_policies(
-            {"stopping": STOPPING, **options.policies}
-            if not {"prune", "stopping"} & set(options.policies)
-            else options.policies
+            options.policies if "prune" in options.policies else {"stopping": STOPPING, **options.policies}
         )
+        policies.search = policies.search or SEARCH
     except ValueError as error:
         raise SettingsError(f"--policy: {error}.") from None
     try:

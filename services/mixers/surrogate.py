@@ -58,6 +58,12 @@ def _fields(mixer: Mixer) -> dict[str, object]:
 
 
 def _kernel(ours: Sequence[dict[str, object]], theirs: Sequence[dict[str, object]]) -> NDArray[np.float64]:
-    different = [[sum(a.get(key) != b.get(key) for key in a.keys() | b.keys()) for b in theirs] for a in ours]
-    kernel: NDArray[np.float64] = np.exp(-np.array(different, dtype=float) / LENGTH)
+    names = sorted({key for fields in (*ours, *theirs) for key in fields})
+    numbers: dict[tuple[str, object], int] = {}
+    rows, columns = (
+        np.array([[numbers.setdefault((key, one.get(key)), len(numbers)) for key in names] for one in side])
+        for side in (ours, theirs)
+    )
+    different = (rows[:, None, :] != columns[None, :, :]).sum(axis=2)
+    kernel: NDArray[np.float64] = np.exp(-different / LENGTH)
     return kernel

@@ -54,6 +54,7 @@ class Draft:
     memory: str = ""  # "fixed-state", "window" or "growing"; empty where nobody said
     mind: str = ""
     prompt_version: str = ""
+    parent: str = ""  # what was modified, where that is not the parent that was drawn
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,7 @@ def _message(found: _Found, refusals: Sequence[Refusal], context: Context | None
         name=draft.name,
         motivation=draft.motivation,
         program=draft.program,
-        parent=context.parent.id if context else "",
+        parent=draft.parent or (context.parent.id if context else ""),
         references=[reference.id for reference in context.references] if context else [],
         components=draft.components,
         ideas=draft.ideas,

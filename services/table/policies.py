@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from services.domain.pool import Entry, Uct
+from services.domain.pool import Entry, PowerLaw, Uct
 from services.table.table import Choice, Observation, Policy, Search
 
 MOVES = (1, 1, 2, 2, 3)
-"""Steps between a parent and its child, drawn from uniformly, as the offline mind does."""
+"""Steps between a parent and its child, drawn from uniformly, as the bandit of the offline mind does."""
+WALKS, FIRST_WALKS = (1, 1, 2, 2, 3, 4, 6, 8), (4, 6, 8)
+"""The same for the children that the offline mind's model judges, and for those before there is a model."""
 
 
 def random_search(search: Search) -> Choice:
@@ -50,16 +52,19 @@ def paper_pool(search: Search, parents: int = 10) -> Choice:
     return _child(search, search.rng.choice(ranked[:parents]).architecture, search.rng.choice(MOVES))
 
 
+def power_law(search: Search) -> Choice:
+    """A parent by the weight of its rank, moved one to three times."""
+    entries = _entries(search)
+    if len(entries) < 5:
+        return random_search(search)
+    return _child(search, PowerLaw().choose(entries, search.rng), search.rng.choice(MOVES))
+
+
 def uct(search: Search) -> Choice:
     """Upper confidence bounds over the tree of parents, one move from the chosen node."""
-    ranked = search.ranked()
-    if len(ranked) < 5:
+    entries = _entries(search)
+    if len(entries) < 5:
         return random_search(search)
-    entries = [
-        Entry(one.architecture, -_loss(one), place, one.parent)
-        for place, one in enumerate(search.observations)
-        if one.loss is not None
-    ]
     return _child(search, Uct().choose(entries, search.rng), 1)
 
 
@@ -102,23 +107,24 @@ def local_surrogate(search: Search, first: int = 8, top: int = 5) -> Choice:
     return Choice(_most_promising(search, 1.0, near or None))
 
 
-def pool_surrogate(search: Search, first: int = 8, parents: int = 10, draws: int = 64) -> Choice:
-    """A parent of the paper's pool; of many children by one to three moves the one of highest expected improvement.
-
-    What the offline mind does.
-    """
+def pool_surrogate(search: Search, first: int = 8, parents: int = 10, draws: int = 200) -> Choice:
+    """Of many children of the ten best, near and far, the one of highest expected improvement; what the offline mind
+    does. It begins with far children of what is known, drawn by chance."""
     ranked = search.ranked()
     if len(ranked) < first:
-        return paper_pool(search)
-    parent = search.rng.choice(ranked[:parents]).architecture
-    children = set[str]()
+        known = [one.architecture for one in search.observations] or [search.rng.choice(search.space)]
+        return _child(search, search.rng.choice(known), search.rng.choice(FIRST_WALKS))
+    children: dict[str, str] = {}
     for _ in range(draws):
-        here = parent
-        for _ in range(search.rng.choice(MOVES)):
+        here = parent = search.rng.choice(ranked[:parents]).architecture
+        for _ in range(search.rng.choice(WALKS)):
             here = search.rng.choice(search.neighbours(here) or (here,))
-        children.add(here)
+        children.setdefault(here, parent)
     untried = search.unseen(sorted(children))
-    return Choice(_most_promising(search, 1.0, untried), parent=parent) if untried else paper_pool(search)
+    if not untried:
+        return paper_pool(search)
+    chosen = _most_promising(search, 1.0, untried)
+    return Choice(chosen, parent=children[chosen])
 
 
 def halving(search: Search, factor: int = 3) -> Choice:
@@ -143,6 +149,7 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
         "local": local_search,
         "evolution": regularised_evolution,
         "paper": paper_pool,
+        "power-law": power_law,
         "uct": uct,
         "bandit": bandit,
         "surrogate": surrogate,
@@ -163,6 +170,14 @@ def policy(name: str) -> Policy:
 
 def _loss(one: Observation) -> float:
     return math.inf if one.loss is None else one.loss
+
+
+def _entries(search: Search) -> list[Entry]:
+    return [
+        Entry(one.architecture, -_loss(one), place, one.parent)
+        for place, one in enumerate(search.observations)
+        if one.loss is not None
+    ]
 
 
 def _child(search: Search, parent: str, moves: int) -> Choice:

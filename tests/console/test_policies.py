@@ -16,6 +16,7 @@ def test_policies_reach_the_record_as_what_they_are() -> None:
 
     assert values_of(policies) == {
         "prune": True, "prune_from": 0.25, "leakage": "probe", "verify_seeds": 3, "flops": "+0.1",
+        "search": "surrogate",
     }  # fmt: skip
     assert policies.prune is True
 

@@ -118,15 +118,15 @@ def _words(mixer: Mixer, part: str, field: str, value: object) -> str:
 NAME = "offline search 1"
 SURROGATE, BANDIT, RANDOM = "surrogate", "bandit", "random"
 RANDOM_NAME = "random compositions 1"
-NAMES = {BANDIT: NAME, SURROGATE: "offline surrogate 1", RANDOM: RANDOM_NAME}
+NAMES = {BANDIT: NAME, SURROGATE: "offline surrogate 2", RANDOM: RANDOM_NAME}
 WHY_NOT = "it is no part of it, or nothing sound remains"
 
 
 class OfflineProposer:
     """A search over known architectural moves.
 
-    The run's policy `search` says how: `bandit` (the default) by what each move gained, `surrogate` by a model of
-    everything measured, `random` blindly.
+    The run's policy `search` says how: `surrogate` (of new runs) by a model of everything measured, from any parent;
+    `bandit` (where a run says nothing) by what each move gained; `random` blindly.
     """
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
@@ -147,6 +147,7 @@ class OfflineProposer:
             moves=proposal.moves,
             description=json.loads(proposal.description),
             mind=NAMES[search],
+            parent=proposal.parent,
         )
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:

@@ -141,26 +141,35 @@ def test_the_surrogate_chooses_children_that_blind_moves_rarely_hit() -> None:
         mixer = Mixer.from_json(child.description)
         return 0.3 * (mixer.output.gate != "none") + 0.2 * (mixer.output.skip != "none")
 
-    modelled = [propose_by_surrogate(PARENT, [], known, [], [], random.Random(seed)) for seed in range(12)]
-    blind = [propose_random(PARENT, [], [], random.Random(seed)) for seed in range(12)]
+    modelled = [propose_by_surrogate(PARENT, [], known, [], [], random.Random(seed)) for seed in range(6)]
+    blind = [propose_random(PARENT, [], [], random.Random(seed)) for seed in range(6)]
 
     assert sum(map(worth, modelled)) > 2 * sum(map(worth, blind))
     assert "expected improvement" in modelled[0].motivation
 
 
-def test_with_few_measured_descriptions_the_bandit_proposes() -> None:
+def test_with_few_measured_descriptions_a_far_child_is_drawn_by_chance() -> None:
     """Seven points determine no model."""
     few = propose_by_surrogate(PARENT, [REFERENCE], measured(7), [], [], random.Random(3))
 
-    assert few == proposal(3)
+    assert "too little is measured" in few.motivation
+    assert len(few.moves) >= 3
+
+
+def test_a_surrogates_child_names_the_parent_that_was_modified() -> None:
+    """Any of the best may be, not only the one that was drawn."""
+    parents = {propose_by_surrogate(PARENT, [], measured(30), [], [], random.Random(seed)).parent for seed in range(8)}
+
+    assert len(parents) > 1
+    assert parents <= {PARENT.candidate, *(seed.candidate for seed in measured(30))}
 
 
 def test_the_surrogate_never_proposes_what_is_measured() -> None:
-    """Forty in a row, each measured before the next."""
+    """Ten in a row, each measured before the next."""
     known = measured(10)
-    for seed in range(40):
+    for seed in range(10):
         child = propose_by_surrogate(PARENT, [REFERENCE], known, [], [], random.Random(seed))
         known.append(Seed(f"d{seed}", child.name, child.program, 0.5, child.description))
 
     structures = [Mixer.from_json(seed.description or "").structure() for seed in known[10:]]
-    assert len(set(structures)) == 40
+    assert len(set(structures)) == 10
