@@ -247,19 +247,18 @@ def propose_by_surrogate(
         if child is not None and (structure := child.mixer.structure()) not in taken:
             children.setdefault(structure, (start, child))
     pool = list(children.values())
-    if fits and pool:
+    fits = fits and bool(pool)
+    expected: list[float] = []
+    if fits:
         model = Surrogate([mixer for mixer, _ in scored], [fitness for _, fitness in scored])
-        gains = model.expected_improvement([child.mixer for _, child in pool])
-        order = sorted(range(len(pool)), key=lambda place: -gains[place])
-    else:
-        gains, order = None, range(len(pool))
-    for place in order:
+        expected = [float(gain) for gain in model.expected_improvement([child.mixer for _, child in pool])]
+    for place in sorted(range(len(pool)), key=lambda place: -expected[place]) if fits else range(len(pool)):
         start, child = pool[place]
         ground = (
-            "Drawn by chance, far from what is known: too little is measured yet for a model."
-            if gains is None
-            else f"Of {len(pool)} children drawn it has the highest expected improvement, {gains[place]:.3f} in "
-            f"fitness, under a model of {len(scored)} measured mixers."
+            f"Of {len(pool)} children drawn it has the highest expected improvement, {expected[place]:.3f} in fitness, "
+            f"under a model of {len(scored)} measured mixers."
+            if fits
+            else "Drawn by chance, far from what is known: too little is measured yet for a model."
         )
         proposal = _told(child, start, starting_point(start)[1], blind, entries, ground)
         if not is_repeat(proposal.program):
