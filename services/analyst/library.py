@@ -36,7 +36,7 @@ class Library:
     """Searches entries by their trigger patterns (the paper's top 3).
 
     They are compared in the space of an endpoint's `embedder` where one is given and the query comes with its vector,
-    which whoever asks has paid for; else in the space of an embedder that is fitted to them, which costs nothing.
+    which the caller has paid for; else in the space of an embedder that is fitted to them, which costs nothing.
     """
 
     def __init__(self, own_entries: Path, threshold: float | None = None, embedder: Embedder | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The record that an event left behind, for whoever handles the event.
+"""The record as an event left it, for the handler of that event.
 
 `Runs` keeps what is fixed about a run: its settings, and its baselines once all of them have ended.
 """

@@ -50,7 +50,7 @@ class BusLost(Exception):  # noqa: N818
 
 
 class LogDamaged(SettingsError):  # noqa: N818
-    """The event log is not the one that the archive was made from. Nothing may go on until somebody has mended it."""
+    """The event log is not the one that the archive was made from. Nothing may go on until it is repaired."""
 
 
 class Denied(Exception):  # noqa: N818

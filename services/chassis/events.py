@@ -106,7 +106,7 @@ def fit(event: events_pb2.Event, most: int) -> None:
     """Cut, in place, what a program or a model wrote at length, until the event has at most `most` bytes serialised.
 
     Longest texts first, each to half of it and with a mark; programs, and what is measured, are never touched. So no
-    service meets a fact that it cannot publish because somebody was wordy.
+    service meets a fact that it cannot publish because a text in it is too long.
     """
     while (excess := event.ByteSize() - most) > 0:
         longest = max(_texts(event), key=lambda text: len(text[2]), default=None)

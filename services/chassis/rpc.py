@@ -231,7 +231,7 @@ def _channel_credentials(settings: ServiceSettings) -> grpc.ChannelCredentials:
 
 
 def reading(settings: ServiceSettings) -> Server:
-    """A server on a free loopback port, in plain text: whoever started the reader is on this machine."""
+    """A server on a free loopback port, in plain text: the process that started it is on this machine."""
     return Server(settings.model_copy(update={"listen": "127.0.0.1:0", "grpc_ca": None}))
 
 

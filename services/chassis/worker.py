@@ -1,6 +1,6 @@
 """Deliveries become handler calls: heartbeats, acknowledgement after publishing, dead letters, drains.
 
-A handler gets a `Job` and returns the events to publish, oldest first. What it raises is told in `errors`.
+A handler gets a `Job` and returns the events to publish, oldest first. `errors` lists what it may raise.
 
 While a handler works, `Activity` announces what it does to `asi-arch run`, `watch` and the web page.
 """
@@ -300,7 +300,7 @@ def _cause(delivery: Delivery) -> Cause:
 def dead_letter(
     cause: Cause, service: str, durable: str, sequence: int, deliveries: int, reason: str, trace: str = ""
 ) -> events_pb2.Event:
-    """The fact that `durable` could not handle message `sequence`. Its id is the same whoever reports it."""
+    """The fact that `durable` could not handle message `sequence`. Its id does not depend on who reports it."""
     dead = follow(cause, "dead", service, 1, cause.event.candidate, suffix=f"{durable}-{sequence}")
     dead.dead.CopyFrom(
         events_pb2.DeadLetter(

@@ -142,7 +142,7 @@ class PaperPromotion:
 
 @dataclass(frozen=True, slots=True)
 class SuccessiveHalving:
-    """At every moment the best 1/``eta`` of a rung's results go on; nobody waits for a rung to be complete.
+    """At every moment the best 1/``eta`` of a rung's results go on; no candidate waits for a rung to be complete.
 
     A rung that ends with fewer than ``eta`` results sends on its best, so that a short search has a finalist too.
     """

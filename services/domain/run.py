@@ -268,7 +268,7 @@ def _sum(first: Spent, second: Spent) -> Spent:
 
 
 def _promote(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Promote, ...]]:
-    """Who is trained again now: while the search goes on, as soon as somebody deserves it, and at its end."""
+    """Who is trained again now: during the search as soon as a candidate qualifies, and at its end."""
     if policy.promotion is None or state.phase not in GOING_ON or state.root_failed:
         return state, ()
     over = state.phase in ("draining", "verifying") and not state.in_flight
@@ -279,7 +279,7 @@ def _promote(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Promot
 def _verified(
     state: RunState, candidate: str, rung: int | None, losses: Losses, result: Result | None, policy: RunPolicy
 ) -> RunState:
-    """A result from above the search; a second one, or one that nobody waits for, changes nothing."""
+    """A result from above the search; a second one, or one that was not requested, changes nothing."""
     ladder, root = state.ladder, candidate == candidate_id(1)
     for at in sorted(at for name, at in ladder.climbing if name == candidate and rung in (None, at)):
         ladder = rungs.arrived(ladder, at, candidate, result, root)

@@ -139,7 +139,7 @@ def candidate_id(number: int) -> str:
 
 
 def ablation_id(number: int) -> str:
-    """Another letter, so that what nobody proposed is told apart at sight."""
+    """Another letter, so that ablations are distinguished from proposals at sight."""
     return f"a{number:06d}"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def _special() -> Any:
-    from scipy import special  # half a second, which whoever only reads an archive does not wait for
+    from scipy import special  # imported late: half a second, which reading an archive does not need
 
     return special
 

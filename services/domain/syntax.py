@@ -1,4 +1,4 @@
-"""A stranger's program as a syntax tree, within bounds in which parsing it and reading the tree stay quick."""
+"""An untrusted program as a syntax tree, within bounds in which parsing it and reading the tree stay quick."""
 
 import ast
 import threading

@@ -205,9 +205,9 @@ class RewardFeed:
         self._taught: dict[str, float] = {}
 
     async def teach(self, mind: Learner, run: str) -> None:
-        """Reward the model behind each proposal with the fitness rewarded_model over its parent, at least 0.
+        """Reward the model behind each proposal with the fitness gained over its parent, at least 0.
 
-        An archive that does not answer leaves the mind as wise as it was.
+        On errors of the archive the bandit is unchanged.
         """
         if time.monotonic() - self._taught.get(run, -FRESH_SECONDS) < FRESH_SECONDS:
             return
@@ -215,7 +215,9 @@ class RewardFeed:
         try:
             records = {one.id: one async for one in self._scored(run)}
         except grpc.aio.AioRpcError as error:
-            get_logger().warning("no lessons for the choice of models", reason=error.details())
+            get_logger().warning(
+                "the choice of models was not updated: the archive did not answer", reason=error.details()
+            )
             return
         for record in records.values():
             model, gain = rewarded_model(record.calls, Role.PROPOSE), gain_of(record, records)

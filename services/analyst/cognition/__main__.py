@@ -74,7 +74,7 @@ def _approved() -> bool:
 
 
 def _show(text: str) -> None:
-    """For the eyes of whoever approves: never mixed with the output."""
+    """Shown to the person who approves, on standard error: never mixed with the output."""
     sys.stderr.write(f"{text}\n")
 
 

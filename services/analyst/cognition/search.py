@@ -48,7 +48,7 @@ class Index:
     ) -> tuple[Hit, ...]:
         """The `count` nearest entries with a cosine of at least `threshold`, best first.
 
-        `vector` is the query's where somebody has embedded it already.
+        `vector` is the query's embedding where the caller has it already.
         Equal cosines (to six decimals, so that machines with different arithmetic agree) are in the order of ids.
         Raises ValueError for an empty query or a count outside 1 to 50.
         """

@@ -310,7 +310,7 @@ class Bus:
         return (found.data or b"") if found else None
 
     async def announce(self, progress: progress_pb2.Progress) -> None:
-        """Tell whoever listens where a candidate's work stands; nothing is kept, and nobody need listen."""
+        """Announce how far a candidate's work is to all subscribers of the moment; nothing is kept."""
         await self._client.publish(f"asi.progress.{progress.run}.{progress.candidate}", progress.SerializeToString())
 
     @contextlib.asynccontextmanager

@@ -156,7 +156,7 @@ class Consumer:
         )
 
     async def release(self) -> None:
-        """Stop receiving; what has arrived and was not fetched goes to whoever fetches next."""
+        """Stop receiving; what has arrived and was not fetched goes to the next consumer that fetches."""
         if self._inbox is None:
             return
         inbox, self._inbox, self._asked = self._inbox, None, 0

@@ -238,7 +238,7 @@ def _plan(
     status: archive_pb2.RunStatus, records: Sequence[pb.Candidate], factors: Sequence[int], seeds: int,
     corpora: Sequence[str], trained: Sequence[Trained],
 ) -> Iterator[_Job]:  # fmt: skip
-    """What is missing, smallest first and seed by seed, so that whoever stops early can compare what there is."""
+    """What is missing, smallest first and seed by seed, so that results can be compared when it is stopped early."""
     settings = status.settings
     base = scale_values(settings.scale, settings.scale_overrides)
     known = {one.key for one in trained}

@@ -57,7 +57,7 @@ def _is_free(port: int, locks: int) -> bool:
 def _locks() -> int:
     """An open file of which a process locks the bytes of the ports that it was given, until it ends.
 
-    Its folder is everybody's: a link that somebody else has put there is not followed, and nothing is ever written.
+    Its folder is shared by all users: a link that another user has put there is not followed, and nothing is written.
     """
     path = Path(tempfile.gettempdir()) / f"asi-arch-ports-{os.getuid()}"
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -131,7 +131,7 @@ class ServiceProcess:
         """The last line of its log: of one that the service logged, what it says."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
         if not lines:
-            return f"it ended without a word; see {self.log}"
+            return f"it ended without an error message; see {self.log}"
         with contextlib.suppress(ValueError, AttributeError):
             told = json.loads(lines[-1])
             return str(told.get("error") or told.get("event") or lines[-1])

@@ -159,7 +159,7 @@ def _growth(axes: Axes, found: scaling.Found, colour: str) -> None:
 
 def overview(data: Dataset) -> Drawing:
     """The whole run in one figure: every loss of the search by who proposed it, and what became of the finalists."""
-    name, title = "overview", "The run · What was found, by whom, and what held"
+    name, title = "overview", "The run · What was found, from which source, and what was confirmed"
     groups = {
         "controls": [one for one in data.measured if one.kind == pb.KIND_BASELINE],
         "language model": [one for one in data.measured if one.kind == pb.KIND_PROPOSAL and not one.proposal.moves],

@@ -90,7 +90,7 @@ class MotivationIndex:
 
     @property
     def rows(self) -> int:
-        """How many there are. No length: an index without any would not be there for `if index`."""
+        """How many there are. No `__len__`: an empty index must stay truthy."""
         return len(self._ids)
 
     def extend(self, last: int, candidates: Sequence[str], vectors: Sequence[bytes]) -> None:
@@ -207,7 +207,7 @@ class ProgramIndex:
 
     @property
     def rows(self) -> int:
-        """How many there are. No length: an index without any would not be there for `if index`."""
+        """How many there are. No `__len__`: an empty index must stay truthy."""
         return len(self._ids)
 
     def add(self, sequence: int, candidate: str, digest: str, sketch: NDArray[np.uint32]) -> None:
