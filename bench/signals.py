@@ -49,7 +49,7 @@ async def language_model(name: str, seed: int, sandbox: Sandbox) -> dict[str, ob
     """The held-out loss at scale `mini`."""
     scale = load_scale("mini", {"tasks": "", "averaged": ""})
     chunks: list[Metrics] = []
-    corpus = open_corpus(scale, Path())
+    corpus = open_corpus(scale, Path(), "signals")
     result = await train(baseline(name).program, seed, scale, corpus, sandbox, on_progress=chunks.append)
     starts = [0, *(chunk.step for chunk in chunks)]
     busy = sum((c.busy_per_step or 0.0) * (c.step - s) for c, s in zip(chunks, starts, strict=False))
