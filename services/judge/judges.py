@@ -236,7 +236,7 @@ def program_of(record: pb.Candidate) -> str:
     return record.training.program or record.proposal.program
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _fingerprint(program: str) -> Fingerprint | None:
     try:
         return fingerprint(program)

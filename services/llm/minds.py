@@ -14,8 +14,8 @@ import math
 import os
 import time
 import uuid
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from itertools import count
 from pathlib import Path
 
 import grpc
@@ -50,6 +50,8 @@ from services.llm.port import (
 from services.llm.recorded import CallRecord, ExchangeFileMind, LoggedCalls, RecordedMind, rewarded_model, to_message
 
 BUSY_SECONDS = 0.5
+MOST_IN_HAND = 1024
+"""Candidates whose calls a process can still place: many more than it handles at once."""
 
 
 class Minds:
@@ -128,18 +130,22 @@ class EventJournal:
         self._service = service
         self._bus = bus
         self._artifacts = artifacts
-        self._causes: dict[tuple[str, str], tuple[Cause, int]] = {}
-        self._counted: Counter[tuple[str, str, int, str]] = Counter()
+        self._causes: dict[tuple[str, str], tuple[Cause, int]] = {}  # oldest first
         self._process = uuid.uuid4().hex[:8]
+        self._calls = count(1)
 
     def follow(self, job: Job) -> None:
-        """Calls for this job's candidate follow from its event from now on."""
-        self._causes[job.event.run, job.event.candidate] = job.cause, job.attempt
+        """Calls for this job's candidate follow from its event from now on; those that ended long ago are forgotten."""
+        key = job.event.run, job.event.candidate
+        self._causes.pop(key, None)
+        self._causes[key] = job.cause, job.attempt
+        if len(self._causes) > MOST_IN_HAND:
+            del self._causes[next(iter(self._causes))]
 
     async def record(self, run: str, candidate: str, call: Call) -> int:
         """Keep prompt and answer as artifacts and the rest as an event; its sequence. Raises Transient."""
         cause, attempt = self._causes[run, candidate]
-        event = follow(cause, "answered", self._service, attempt, candidate, self._suffix(call, cause, attempt))
+        event = follow(cause, "answered", self._service, attempt, candidate, self._suffix(call))
         event.mind_answered.call.CopyFrom(await to_message(call, self._artifacts))
         sequence = await self._bus.publish(event)
         metrics.MIND_TOKENS.labels(call.role, call.model, "prompt").inc(call.prompt_tokens or 0)
@@ -147,14 +153,9 @@ class EventJournal:
         metrics.MIND_MONEY.labels(call.role, call.model).inc(call.price or 0.0)
         return sequence
 
-    def _suffix(self, call: Call, cause: Cause, attempt: int) -> str:
-        """Tells the calls of one candidate apart: the question, and how often this process has put it.
-
-        Every call is paid for, so two of them never share an id, though the broker counts deliveries anew.
-        """
-        key = (cause.event.run, cause.event.candidate, attempt, call.prompt_hash)
-        self._counted[key] += 1
-        return f"{call.role}-{call.prompt_hash[:12]}-{self._process}-{self._counted[key]}"
+    def _suffix(self, call: Call) -> str:
+        """Of an id that no other call has: every one is paid for, though the broker may count deliveries anew."""
+        return f"{call.role}-{call.prompt_hash[:12]}-{self._process}-{next(self._calls)}"
 
 
 class ArchiveLedger:
