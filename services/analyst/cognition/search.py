@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import sklearn
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
-from sklearn.preprocessing import normalize
 
 from services.analyst.cognition.corpus import Corpus, Knowledge
 from services.llm.embedder import Embedder, Vector, validate_not_empty, validate_same_embedder
@@ -108,6 +106,36 @@ WEIGHTS = (1.0, 0.5, 0.8)
 _WORD = re.compile(r"[a-z][a-z0-9]+")
 _SUFFIXES = ("isations", "isation", "ations", "ation", "ingly", "ness", "ment", "able", "ally", "ings", "ing", "ied",
              "ies", "edly", "est", "ers", "ed", "er", "es", "ly", "al", "s", "e")  # fmt: skip
+_STOP_WORDS = frozenset((
+    "a", "about", "above", "across", "after", "afterwards", "again", "against", "all", "almost", "alone", "along",
+    "already", "also", "although", "always", "am", "among", "amongst", "amoungst", "amount", "an", "and", "another",
+    "any", "anyhow", "anyone", "anything", "anyway", "anywhere", "are", "around", "as", "at", "back", "be",
+    "became", "because", "become", "becomes", "becoming", "been", "before", "beforehand", "behind", "being",
+    "below", "beside", "besides", "between", "beyond", "bill", "both", "bottom", "but", "by", "call", "can",
+    "cannot", "cant", "co", "con", "could", "couldnt", "cry", "de", "describe", "detail", "do", "done", "down",
+    "due", "during", "each", "eg", "eight", "either", "eleven", "else", "elsewhere", "empty", "enough", "etc",
+    "even", "ever", "every", "everyone", "everything", "everywhere", "except", "few", "fifteen", "fifty", "fill",
+    "find", "fire", "first", "five", "for", "former", "formerly", "forty", "found", "four", "from", "front", "full",
+    "further", "get", "give", "go", "had", "has", "hasnt", "have", "he", "hence", "her", "here", "hereafter",
+    "hereby", "herein", "hereupon", "hers", "herself", "him", "himself", "his", "how", "however", "hundred", "i",
+    "ie", "if", "in", "inc", "indeed", "interest", "into", "is", "it", "its", "itself", "keep", "last", "latter",
+    "latterly", "least", "less", "ltd", "made", "many", "may", "me", "meanwhile", "might", "mill", "mine", "more",
+    "moreover", "most", "mostly", "move", "much", "must", "my", "myself", "name", "namely", "neither", "never",
+    "nevertheless", "next", "nine", "no", "nobody", "none", "noone", "nor", "not", "nothing", "now", "nowhere",
+    "of", "off", "often", "on", "once", "one", "only", "onto", "or", "other", "others", "otherwise", "our", "ours",
+    "ourselves", "out", "over", "own", "part", "per", "perhaps", "please", "put", "rather", "re", "same", "see",
+    "seem", "seemed", "seeming", "seems", "serious", "several", "she", "should", "show", "side", "since", "sincere",
+    "six", "sixty", "so", "some", "somehow", "someone", "something", "sometime", "sometimes", "somewhere", "still",
+    "such", "system", "take", "ten", "than", "that", "the", "their", "them", "themselves", "then", "thence",
+    "there", "thereafter", "thereby", "therefore", "therein", "thereupon", "these", "they", "thick", "thin",
+    "third", "this", "those", "though", "three", "through", "throughout", "thru", "thus", "to", "together", "too",
+    "top", "toward", "towards", "twelve", "twenty", "two", "un", "under", "until", "up", "upon", "us", "very",
+    "via", "was", "we", "well", "were", "what", "whatever", "when", "whence", "whenever", "where", "whereafter",
+    "whereas", "whereby", "wherein", "whereupon", "wherever", "whether", "which", "while", "whither", "who",
+    "whoever", "whole", "whom", "whose", "why", "will", "with", "within", "without", "would", "yet", "you", "your",
+    "yours", "yourself", "yourselves",
+))  # fmt: skip
+"""Function words of English: scikit-learn's list."""
 
 
 def stem(word: str) -> str:
@@ -120,7 +148,56 @@ def stem(word: str) -> str:
 
 def stems(text: str) -> list[str]:
     """The stems of a text's content words, in order."""
-    return [stem(word) for word in _WORD.findall(text.lower()) if word not in ENGLISH_STOP_WORDS]
+    return [stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
+
+
+def grams(text: str) -> list[str]:
+    """Sequences of four and five characters within words, spaces around each word included."""
+    padded = [f" {word} " for word in text.lower().split()]
+    found = []
+    for word in padded:
+        for size in (4, 5):
+            found += [word[start : start + size] for start in range(max(1, len(word) - size + 1))]
+            if len(word) <= size:  # a short word counts once
+                break
+    return found
+
+
+class TermWeights:
+    """TF-IDF with logarithmic counts, learnt from texts; rows of unit length.
+
+    scikit-learn's TfidfVectorizer gives the same numbers, and takes two seconds to import.
+    """
+
+    def __init__(self, texts: Sequence[str], terms: Callable[[str], list[str]], most: int | None = None) -> None:
+        """`most` keeps the terms that are used most often."""
+        self._terms = terms
+        counts = [Counter(terms(text)) for text in texts]
+        total, seen = Counter[str](), Counter[str]()
+        for count in counts:
+            total.update(count)
+            seen.update(count.keys())
+        vocabulary = sorted(total)
+        if most is not None and len(vocabulary) > most:
+            order = np.argsort([-total[term] for term in vocabulary])[:most]
+            vocabulary = [vocabulary[place] for place in sorted(order)]
+        self.places = {term: place for place, term in enumerate(vocabulary)}
+        self._rarity = np.array([np.log((1 + len(texts)) / (1 + seen[term])) + 1 for term in vocabulary])
+
+    def rows(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Shape [texts, terms]."""
+        rows = np.zeros((len(texts), len(self.places)))
+        for row, text in zip(rows, texts, strict=True):
+            for term, count in Counter(self._terms(text)).items():
+                if (place := self.places.get(term)) is not None:
+                    row[place] = 1 + np.log(count)
+        return unit_rows(rows * self._rarity)
+
+
+def unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each row divided by its length; a row of zeros stays one."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths == 0, 1.0, lengths))
 
 
 def whole(knowledge: Knowledge) -> str:
@@ -136,12 +213,10 @@ class CorpusEmbedder:
     def __init__(self, corpus: Corpus, weights: tuple[float, float, float] = WEIGHTS) -> None:
         texts = [whole(knowledge) for knowledge in corpus.entries]
         self._weights = weights
-        self._words = TfidfVectorizer(analyzer=stems, sublinear_tf=True).fit(texts)
-        self._grams = TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 5), sublinear_tf=True, max_features=8192)
-        self._grams.fit(texts)
-        self._basis = _latent_basis(self._words.transform(texts).toarray(), LATENT)
+        self._words, self._grams = TermWeights(texts, stems), TermWeights(texts, grams, most=8192)
+        self._basis = _latent_basis(self._words.rows(texts), LATENT)
         digest = hashlib.sha256(repr((texts, weights)).encode()).hexdigest()[:8]
-        self._dimension: int = len(self._words.vocabulary_) + len(self._grams.vocabulary_) + self._basis.shape[1] + 1
+        self._dimension: int = len(self._words.places) + len(self._grams.places) + self._basis.shape[1] + 1
         self._name = f"corpus-{VERSION}-{digest}"
 
     @property
@@ -162,9 +237,8 @@ class CorpusEmbedder:
 
     def _rows(self, texts: list[str]) -> NDArray[np.float32]:
         """Shape [texts, dimension]. The last column gives a text without any known word a direction of its own."""
-        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            words = self._words.transform(texts).toarray()
-            parts = (words, self._grams.transform(texts).toarray(), normalize(words @ self._basis))
+        words = self._words.rows(texts)
+        parts = (words, self._grams.rows(texts), unit_rows(words @ self._basis))
         weighted = [weight * part for weight, part in zip(self._weights, parts, strict=True)]
         return np.hstack([*weighted, np.full((len(texts), 1), 1e-4)]).astype(np.float32)
 

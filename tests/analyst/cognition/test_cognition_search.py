@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from bench.retrieval.__main__ import overlap_recall, queries, recall
 from services.analyst.cognition.corpus import Corpus, load
-from services.analyst.cognition.search import CorpusEmbedder, index
+from services.analyst.cognition.search import CorpusEmbedder, TermWeights, grams, index, stems, whole
 from services.llm.embedder import EmbedderMismatch, LocalEmbedder
 
 QUERY = "Parity is never learnt and accuracy stays at chance for alternating patterns."
@@ -87,3 +88,16 @@ def test_the_bench_has_forty_queries_whose_answers_are_in_the_corpus(corpus: Cor
 async def test_the_fitted_embedder_recalls_more_than_word_overlap(corpus: Corpus, fitted: CorpusEmbedder) -> None:
     """If it did not, the simpler method would have to be used."""
     assert await recall(corpus, fitted) > overlap_recall(corpus)
+
+
+def test_term_weights_are_those_of_scikit_learn(corpus: Corpus) -> None:
+    """The slow, obvious reference: words, and character n-grams of which the most frequent are kept."""
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    texts = [whole(knowledge) for knowledge in corpus.entries]
+    asked = [QUERY, "a I x2 overlong", "zzzz", *texts[:20]]
+    by_words = text.TfidfVectorizer(analyzer=stems, sublinear_tf=True).fit(texts)
+    by_grams = text.TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 5), sublinear_tf=True, max_features=2000)
+    by_grams.fit(texts)
+
+    assert np.allclose(TermWeights(texts, stems).rows(asked), by_words.transform(asked).toarray(), atol=1e-12)
+    assert np.allclose(TermWeights(texts, grams, 2000).rows(asked), by_grams.transform(asked).toarray(), atol=1e-12)
