@@ -1,18 +1,24 @@
-"""Which form of fitness ranks candidates as they truly are? Simulated runs with a known truth.
+"""Which form of fitness ranks candidates as they truly are? Simulated runs with a known truth, and a recorded one.
 
     python -m bench.ranking [--runs 200]
+    python -m bench.ranking --recorded examples/recorded-run/exchanges.jsonl
 
 Each run has four baselines with two seeds and 40 candidates with one. A candidate's true gain in loss is exponential
 (a few are far better), its true accuracy follows the gain with scatter of its own; both are measured with noise, and a
 judge scores with an opinion that has nothing to do with the truth. Compared are the rank correlation with the truth
 over all candidates and over the ten best, and how many pairs that are worse in both measurements are ranked higher.
+
+The recorded run is ranked by what its judge was shown and answered: losses, accuracies and scores of its candidates.
 """
 
 import argparse
 import itertools
+import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 from services.domain.fitness import (
@@ -28,12 +34,15 @@ from services.domain.fitness import (
     scale_of,
     standardised_gain,
 )
-from services.domain.statistics import spearman
+from services.domain.statistics import noise, spearman
+from services.judge.rubric import SubScores, combine
 
 HERE = Conditions("simulated", "tiny", "simulated")
 ROOT_LOSS, ROOT_ACCURACY = 1.89, 0.34
 LOSS_NOISE, ACCURACY_NOISE = 0.01, 0.02
 CANDIDATES, BEST = 40, 10
+FRESH_SEED_GAINS = (1.6983 - 1.4763, 1.6842 - 1.4831, 1.6766 - 1.4823)
+"""One gain of the recorded run, measured again with three fresh seeds: what another seed changes."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +100,94 @@ def _quality(candidates: Sequence[Candidate], values: Sequence[float]) -> tuple[
     pairs = sorted(zip(candidates, values, strict=True), key=lambda pair: -pair[0].truth)
     whole = spearman([one.truth for one, _ in pairs], [value for _, value in pairs]).rho
     best = spearman([one.truth for one, _ in pairs[:BEST]], [value for _, value in pairs[:BEST]]).rho
-    inverted = sum(
+    return whole, best, inverted_pairs(candidates, values)
+
+
+def inverted_pairs(candidates: Sequence[Candidate], values: Sequence[float]) -> int:
+    """How many pairs have the one that is better in both measurements ranked below the other."""
+    return sum(
         (a.loss < b.loss and a.accuracy >= b.accuracy and x < y)
         or (b.loss < a.loss and b.accuracy >= a.accuracy and y < x)
-        for (a, x), (b, y) in itertools.combinations(pairs, 2)
+        for (a, x), (b, y) in itertools.combinations(zip(candidates, values, strict=True), 2)
     )
-    return whole, best, inverted
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One request to a judge: what it says of the two anchors and the candidate, and the score that came back."""
+
+    losses: list[float]
+    accuracies: list[float]
+    standard_error: float
+    opinion: float
+
+
+def judged(exchanges: Path) -> list[Judged]:
+    """All that the judge of a recorded run was asked, a candidate that was judged several times once."""
+    found: dict[tuple[float, float], list[Judged]] = {}
+    for line in exchanges.read_text(encoding="utf-8").splitlines():
+        exchange = json.loads(line)
+        text = exchange["request"]["messages"][1]["content"]
+        shown = text.split("\nMotivation:")[0]
+        losses = [float(value) for value in re.findall(r"^loss ([\d.]+) nats per token", shown, re.MULTILINE)]
+        accuracies = [float(value) for value in re.findall(r"^mean accuracy ([\d.]+)", shown, re.MULTILINE)]
+        if len(losses) != 3 or len(accuracies) != 3 or not text.startswith("# DeltaNet"):
+            continue
+        errors = [float(value) for value in re.findall(r"± ([\d.]+)$", shown, re.MULTILINE)][-6:]
+        answer = json.loads(exchange["answer"])
+        opinion = combine(SubScores(answer["performance"], answer["innovation"], answer["complexity"]))
+        one = Judged(losses, accuracies, sum(error**2 for error in errors) ** 0.5 / len(errors), opinion)
+        found.setdefault((losses[-1], accuracies[-1]), []).append(one)
+    return [
+        Judged(same[0].losses, same[0].accuracies, same[0].standard_error, fmean(one.opinion for one in same))
+        for same in found.values()
+    ]
+
+
+def rank_recorded(exchanges: Path) -> None:
+    """Print the candidates in the default version's order with their places in the paper's, and inverted pairs."""
+    asked = judged(exchanges)
+    root = Baseline(asked[0].losses[0], asked[0].accuracies[0], HERE)
+    assert root.loss is not None
+    assert root.benchmark is not None
+    items = fmean(one.standard_error for one in asked) * 2**0.5
+    # The first three that were judged are the other baselines.
+    baselines = [(root.loss, root.benchmark), *((one.losses[-1], one.accuracies[-1]) for one in asked[:3])]
+    scale = scale_of(
+        {
+            LOSS: Replicates([{1: loss} for loss, _ in baselines], [noise(FRESH_SEED_GAINS).deviation] * 3),
+            BENCHMARK: Replicates([{1: accuracy} for _, accuracy in baselines], [items] * 3),
+        }
+    )
+    assert scale is not None
+    candidates = [Candidate(0.0, one.losses[-1], one.accuracies[-1], one.opinion) for one in asked]
+    values = {STANDARDISED_GAIN: [_standardised(one, root, scale) for one in candidates]}
+    for version in ("paper", "code"):
+        found = [fitness(version, Measured(one.loss, one.accuracy, one.opinion, HERE), root) for one in candidates]
+        values[version] = [one.value for one in found if one is not None]
+    print(f"{'loss':>8} {'accuracy':>9} {'judge':>6} {STANDARDISED_GAIN:>21} {'paper':>14}")
+    places = {name: sorted(range(len(given)), key=lambda at: -given[at]) for name, given in values.items()}
+    for index in places[STANDARDISED_GAIN]:
+        one = candidates[index]
+        columns = [
+            f"{values[name][index]:10.3f} (place {places[name].index(index) + 1:2})"
+            for name in (STANDARDISED_GAIN, "paper")
+        ]
+        print(f"{one.loss:8.4f} {one.accuracy:9.3f} {one.opinion:6.2f} {'  '.join(columns)}")
+    for name, given in values.items():
+        print(f"{name:20}  {inverted_pairs(candidates, given)} inverted pairs of {len(given) * (len(given) - 1) // 2}")
 
 
 def main() -> None:
-    """Print one line per version."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print one line per version, or a recorded run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
-    runs = [simulate(random.Random(seed)) for seed in range(parser.parse_args().runs)]
+    parser.add_argument("--recorded", type=Path, metavar="FILE", help="exchanges of a recorded run, to rank instead")
+    arguments = parser.parse_args()
+    if arguments.recorded is not None:
+        rank_recorded(arguments.recorded)
+        return
+    runs = [simulate(random.Random(seed)) for seed in range(arguments.runs)]
     for version in runs[0]:
         whole, best, inverted = (fmean(run[version][place] for run in runs) for place in range(3))
         print(

@@ -12,8 +12,8 @@ import struct
 from services.sandbox import linux
 
 _NETWORK = (
-    "socket connect accept sendto sendmsg recvmsg bind listen accept4 sendmmsg recvmmsg tkill rt_sigqueueinfo "
-    "rt_tgsigqueueinfo"
+    "socket socketpair connect accept sendto sendmsg recvmsg bind listen accept4 sendmmsg recvmmsg tkill "
+    "rt_sigqueueinfo rt_tgsigqueueinfo"
 )
 _PROGRAMS = "fork vfork execve execveat flock"
 _ALWAYS = (
@@ -29,18 +29,28 @@ _BETWEEN_JOBS = (
     "shmget shmat shmctl semget msgget mq_open mq_unlink inotify_init inotify_init1 inotify_add_watch mincore "
     "cachestat fadvise64 readahead preadv2"
 )
-# Opening files and making them, for jobs that need none once they run.
-_FILES = "open openat openat2 creat mkdir mkdirat mknod mknodat link linkat symlink symlinkat memfd_create"
-_LOCKS = (5, 6, 7, 36, 37, 38, 1024, 1025, 1026)
-"""Commands of fcntl: record locks, those of open files, leases and notices."""
+# Opening files, making them and changing what is told of them, for jobs that need none once they run.
+_FILES = (
+    "open openat openat2 creat mkdir mkdirat mknod mknodat link linkat symlink symlinkat memfd_create truncate rename "
+    "renameat renameat2 chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat "
+    "setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat"
+)
+_COMMANDS = (5, 6, 7, 8, 10, 15, 36, 37, 38, 1024, 1025, 1026)
+"""Of fcntl: record locks, those of open files, leases and notices, and whom a file sends which signal."""
+_OWNERS = (0x8901, 0x8902)
+"""Of ioctl: whom a file sends a signal."""
 
 _SAME_EVERYWHERE = {
     "pidfd_send_signal": 424, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
     "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
     "pidfd_open": 434, "clone3": 435, "openat2": 437, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442,
-    "memfd_secret": 447, "cachestat": 451,
+    "memfd_secret": 447, "cachestat": 451, "fchmodat2": 452, "setxattrat": 463, "removexattrat": 466,
 }  # fmt: skip
 _X86_64 = {
+    "ioctl": 16, "socketpair": 53, "truncate": 76, "rename": 82, "chmod": 90, "fchmod": 91, "chown": 92, "fchown": 93,
+    "lchown": 94, "utime": 132, "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "removexattr": 197,
+    "lremovexattr": 198, "fremovexattr": 199, "utimes": 235, "fchownat": 260, "futimesat": 261, "renameat": 264,
+    "fchmodat": 268, "utimensat": 280, "renameat2": 316,
     "open": 2, "mkdir": 83, "creat": 85, "link": 86, "symlink": 88, "mknod": 133, "openat": 257, "mkdirat": 258,
     "mknodat": 259, "linkat": 265, "symlinkat": 266,
     "mmap": 9, "mincore": 27, "fcntl": 72, "flock": 73, "readahead": 187, "fadvise64": 221, "mq_unlink": 241,
@@ -59,6 +69,9 @@ _X86_64 = {
     "userfaultfd": 323,
 }  # fmt: skip
 _AARCH64 = {
+    "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16,
+    "ioctl": 29, "renameat": 38, "truncate": 45, "fchmod": 52, "fchmodat": 53, "fchownat": 54, "fchown": 55,
+    "utimensat": 88, "socketpair": 199, "renameat2": 276,
     "mknodat": 33, "mkdirat": 34, "symlinkat": 36, "linkat": 37, "openat": 56,
     "fcntl": 25, "inotify_init1": 26, "inotify_add_watch": 27, "flock": 32, "mq_unlink": 181, "readahead": 213,
     "mmap": 222, "fadvise64": 223, "mincore": 232, "memfd_create": 279, "preadv2": 286,
@@ -129,8 +142,8 @@ def build(
     lines += _on_argument(numbers["prctl"], 0, [(_EQUAL, 0, 1, linux.PR_SET_PDEATHSIG), no])
     lines += _on_argument(numbers["prlimit64"], 0, [(_EQUAL, 1, 0, 0), no])
     if not programs:
-        locks = [line for command in _LOCKS for line in ((_EQUAL, 0, 1, command), no)]
-        lines += _on_argument(numbers["fcntl"], 1, locks)
+        for name, commands in (("fcntl", _COMMANDS), ("ioctl", _OWNERS)):
+            lines += _on_argument(numbers[name], 1, [line for one in commands for line in ((_EQUAL, 0, 1, one), no)])
     if not shared_memory:
         both = [(_AND, 0, 0, _SHARED_ANONYMOUS), (_EQUAL, 0, 1, _SHARED_ANONYMOUS), no]
         lines += _on_argument(numbers["mmap"], 3, both)

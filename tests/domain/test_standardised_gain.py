@@ -1,11 +1,14 @@
 """The default fitness keeps order among good candidates: linear in what was measured, weighted by what repeats."""
 
 import random
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.ranking import rank_recorded
 from services.domain.fitness import (
     BENCHMARK,
     LOSS,
@@ -70,6 +73,16 @@ def test_the_recorded_run_is_ranked_by_what_was_measured() -> None:
     assert paper[1.6099].value > paper[1.5005].value
     assert ranked[:4] == [1.4682, 1.5005, 1.5137, 1.5346]
     assert value(scale, 1.6099, 0.362) < value(scale, 1.5346, 0.602) - 5
+
+
+def test_what_the_recorded_judge_was_shown_is_ranked_without_inversions(capsys: pytest.CaptureFixture[str]) -> None:
+    """`python -m bench.ranking --recorded`: no better measured candidate is below a worse one by opinion."""
+    rank_recorded(Path("examples/recorded-run/exchanges.jsonl"))
+    printed = capsys.readouterr().out
+
+    assert "standardised-gain-1   0 inverted pairs of 45" in printed
+    assert "paper                 0 inverted" not in printed
+    assert re.search(r"1\.6099 .* 0\.956 \(place  1\)", printed)
 
 
 @given(st.floats(0.1, 3.0), st.floats(1e-6, 1.0), st.floats(0.0, 1.0))

@@ -247,6 +247,12 @@ SIGNS = MappingProxyType(
         "sockets without a name": "import socket\nsocket.socket(socket.AF_UNIX)",
         "shared memory by key": "import ctypes\nassert ctypes.CDLL(None).shmget(1234, 4096, 0o1666) >= 0",
         "files": "open('/etc/passwd')",
+        "owners of pipes": "import fcntl, os\nfcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, 1)",
+        "pairs of sockets": "import socket\nsocket.socketpair()",
+        "times of files": "import os\nos.utime('.', (1, 1))",
+        "modes of files": "import os\nos.chmod('.', 0o777)",
+        "attributes of files": "import os\nos.setxattr('.', 'user.told', b'1')",
+        "names of files": "import os\nos.rename('a', 'b')",
     }
 )
 """Ways to tell another job something, as statements that fail where the way is closed."""
