@@ -4,14 +4,12 @@ import asyncio
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from services.domain.structure import Fingerprint, fingerprint, similarity
 from services.domain.zoo import baselines
 from services.mixers.render import render
-from services.store.backends.indices import BLOCK, MotivationIndex, ProgramIndex, Rows, Sketched, rounded, unit
+from services.store.backends.indices import BLOCK, MotivationIndex, ProgramIndex, Rows, Sketched, unit
 from services.store.backends.neighbours import FINALISTS, Neighbours, Source, StoredVector
 from tests.researcher.offline.compositions import composition
 from tests.store.archive_stories import program
@@ -41,7 +39,7 @@ def obviously(vectors: NDArray[np.float32], wanted: NDArray[np.float32], count: 
 @pytest.mark.parametrize("count", [1, 2, 63, 100, BLOCK - 1, BLOCK, BLOCK + 1])
 @pytest.mark.parametrize("spread", [0.001, 0.3, 30.0])
 def test_the_nearest_are_those_of_a_full_search(count: int, spread: float) -> None:
-    """At the edges of blocks, in tight bunches (where rounding cannot tell) and in wide ones."""
+    """At the edges of blocks, in tight bunches and in wide ones."""
     chance = np.random.default_rng(count)
     vectors = (chance.standard_normal(48) + spread * chance.standard_normal((count, 48))).astype(np.float32)
     index = index_of(vectors)
@@ -51,21 +49,6 @@ def test_the_nearest_are_those_of_a_full_search(count: int, spread: float) -> No
         found = index.nearest(wanted, 10, "")
 
         assert [one for one, _ in found] == obviously(vectors, wanted, 10)
-
-
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), width=st.sampled_from([1, 2, 7, 64, 1024]))
-def test_rounding_is_bounded_by_what_it_says(seed: int, width: int) -> None:
-    """The bound is why nothing near is ever missed."""
-    chance = np.random.default_rng(seed)
-    both = np.stack([unit(chance.standard_normal(width).tolist()) for _ in range(2)])
-
-    codes, rounding = rounded(both)
-
-    steps, errors = rounding.astype(np.float64).T
-    about = float(codes[0].astype(np.int64) @ codes[1].astype(np.int64)) * steps[0] * steps[1]
-    exact = float(both[0].astype(np.float64) @ both[1].astype(np.float64))
-    assert abs(about - exact) <= errors[0] * (1 + errors[1]) + errors[1] + 1e-6
 
 
 def test_equal_vectors_come_in_the_order_of_their_ids() -> None:
