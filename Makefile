@@ -1,6 +1,7 @@
 # make run    a real discovery run on this machine, about ten minutes (CANDIDATES=3 for exactly so many)
 # make discover  search, second trainings, a verdict: about half an hour on two cores
 # make audit  the published run: its log, hashes, replay and claims; then its winner and strongest control, trained again
+# make gpu    what only a GPU can show, part by part, into gpu.json
 # make test   the whole test suite but for what is marked slow
 # make chaos  faults of every kind, injected into whole runs (SEED="1 2" for schedules that nobody has written)
 # make check  lint, format, types, import arrows, contracts (make fmt puts the format right)
@@ -13,10 +14,14 @@ ARGS ?=
 SEED ?=
 CANDIDATES ?=
 
-.PHONY: run discover audit test test-compose chaos setup check fmt proto page release-contracts clean
+.PHONY: run discover gpu audit test test-compose chaos setup check fmt proto page release-contracts clean
 
 run: $(RUNS)
 	$(BIN)/asi-arch run $(if $(CANDIDATES),--candidates $(CANDIDATES)) $(ARGS)
+
+# Everything that only a GPU can show, at most 40 minutes; without one what a CPU can, and what was left out.
+gpu: setup
+	$(BIN)/python -m bench.gpu $(ARGS)
 
 discover: $(RUNS)
 	$(BIN)/asi-arch discover $(ARGS)

@@ -1,4 +1,5 @@
-"""Compare every manifest with Kubernetes' own schemas, and KEDA's objects with `keda.schema.json`.
+"""Compare every manifest with Kubernetes' own schemas, KEDA's objects with `keda.schema.json`, and all with the rules
+that an API server or a controller applies and a schema cannot say (`server_rules.py`).
 
     python deploy/kubernetes/validate.py [--version 1.30]
 
@@ -14,6 +15,7 @@ from typing import Any
 
 import jsonschema
 import kubernetes_validate
+import server_rules
 import yaml
 
 HERE = Path(__file__).parent
@@ -59,7 +61,10 @@ def main() -> None:
     for path, one, error in checked:
         if error:
             sys.stderr.write(f"{path.relative_to(HERE)}: {one['kind']} {one['metadata']['name']}: {error}\n")
-    sys.exit(any(error for _, _, error in checked) or not checked)
+    broken = list(server_rules.broken((str(path.relative_to(HERE)), one) for path, one, _ in checked))
+    for line in broken:
+        sys.stderr.write(f"{line}\n")
+    sys.exit(bool(broken) or any(error for _, _, error in checked) or not checked)
 
 
 if __name__ == "__main__":

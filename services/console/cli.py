@@ -35,6 +35,7 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
         "run": Command("run", "Run the whole laboratory on this machine, to a ranked summary."),
         "discover": Command("run", "A run that also verifies its best candidates with fresh seeds and data."),
         "watch": Command("watch", "A run as it happens; ends with the run, or with Ctrl-C."),
+        "track": Command("track", "Each candidate to an experiment tracker as it ends; discoveries to a URL."),
         "status": Command("status", "The state of a run."),
         "pause": Command("pause", "Start no further candidates; those in flight go on."),
         "resume": Command("pause", "Start candidates again, where services are up."),

@@ -144,8 +144,9 @@ def _engineer_environment(settings: events_pb2.RunSettings, adapting: bool) -> d
     """What the engineer of this machine trains, and which benchmarks it must have; the environment comes first."""
     smaller = [SMALLER[settings.scale]] if adapting and settings.scale in SMALLER else []
     variables = {"ASI_ENGINEER_STAGES": ",".join([stages_of(settings), *smaller])}
-    if "tasks" in settings.scale_overrides:
-        variables["ASI_ENGINEER_TASKS"] = settings.scale_overrides["tasks"]
+    for name in ("tasks", "task_path"):
+        if name in settings.scale_overrides:
+            variables[f"ASI_ENGINEER_{name.upper()}"] = settings.scale_overrides[name]
     return {name: value for name, value in variables.items() if name not in os.environ}
 
 

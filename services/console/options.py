@@ -11,7 +11,6 @@ import typer
 from services.chassis.errors import SettingsError
 
 INTERRUPTED = 130
-SCALES = ("mini", "tiny", "explore", "verify", "final")
 
 
 def complete_runs(incomplete: str) -> list[str]:

@@ -23,11 +23,12 @@ from pydantic.fields import FieldInfo
 from services.archive.policies import POLICIES, parse_policies, values_of
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
-from services.console.options import SCALES, names_in, near, one_of
+from services.console.options import names_in, near, one_of
 from services.console.programs import SUFFIX, read_programs, require_distinct
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import DEFAULT, VERSIONS
 from services.domain.ladder_settings import PROMOTIONS, Climb, climb_of
+from services.domain.own_scale import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
 from services.domain.pool import STRATEGIES
 from services.domain.run_state import Budget, RunPolicy
 from services.domain.zoo import baselines as zoo
@@ -61,13 +62,14 @@ class Measurement(BaseModel):
 
     scale: str = _setting(
         "tiny",
-        "mini, tiny, explore, verify or final; default: what the machine can do",
+        "mini, tiny, explore, verify or final, or FILE.toml; default: what the machine can do",
         wire="scale",
         fixed=True,
     )
     overrides: dict[str, str] = _setting(
         {}, "override of the scale, as in tokens=20000", flag="set", wire="scale_overrides", fixed=True
     )
+    corpus: str = _setting("", "own text: a folder, a file or hub:NAME[@CONFIG]; default: the scale's", fixed=True)
     candidate_seeds: int = _setting(
         1, "trainings per candidate", flag="seeds", wire="candidate_seeds", fixed=True, ge=1
     )
@@ -146,7 +148,7 @@ class RunOptions(Measurement, Search, Limits, Verification):
     def read(cls, values: Mapping[str, object], source: str = "") -> Self:
         """Raises SettingsError that names the setting of `source` and what it may be."""
         try:
-            return cls.model_validate(dict(values))
+            return cls.model_validate(dict(values))._with_own_scale()
         except ValidationError as error:
             problem = error.errors()[0]
             name = str(problem["loc"][0]) if problem["loc"] else ""
@@ -157,6 +159,33 @@ class RunOptions(Measurement, Search, Limits, Verification):
                 raise SettingsError(f"{prefix}{name!r} is not a setting of a run{choice}") from None
             reason = problem["msg"].removeprefix("Value error, ")
             raise SettingsError(f"{prefix}{shown} is {problem['input']!r}: {reason}.") from None
+
+    def _with_own_scale(self) -> Self:
+        """With a scale file and an own corpus in the words of a scale that exists. What `--set` says wins over both.
+
+        Raises SettingsError.
+        """
+        changes: dict[str, Any] = {}
+        overrides = dict(self.overrides)
+        if self.corpus:
+            own = self.corpus if self.corpus.startswith(HUB) else str(Path(self.corpus).absolute())
+            if not own.startswith(HUB) and not Path(own).exists():
+                raise SettingsError(
+                    f"--corpus: there is no file or folder {self.corpus}. For one that only the engineers have: "
+                    "--set corpus=files --set dataset=PATH."
+                )
+            overrides = {**corpus_overrides(own), **overrides}
+        if self.scale.endswith(SCALE_FILE):
+            try:
+                base, own_scale = parse_scale_file(Path(self.scale).read_text(encoding="utf-8"), self.scale)
+            except OSError as error:
+                raise SettingsError(f"--scale {self.scale}: {error.strerror}.") from None
+            except ValueError as error:
+                raise SettingsError(f"--scale {error}.") from None
+            changes["scale"], overrides = base, {**own_scale, **overrides}
+        if overrides != self.overrides:
+            changes["overrides"] = overrides
+        return self.model_copy(update=changes) if changes else self
 
 
 R = TypeVar("R")

@@ -526,6 +526,7 @@ class Training(_message.Message):
     REVISIONS_FIELD_NUMBER: _builtins.int
     PROGRAM_FIELD_NUMBER: _builtins.int
     INVESTIGATION_FIELD_NUMBER: _builtins.int
+    SUBSTITUTIONS_FIELD_NUMBER: _builtins.int
     loss: _builtins.float
     """mean over seeds of the final held-out loss, nats per token"""
     loss_stderr: _builtins.float
@@ -548,6 +549,10 @@ class Training(_message.Message):
     def investigation(self) -> Global___Investigation:
         """where the loss looked too good to be true"""
 
+    @_builtins.property
+    def substitutions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Substitution]:
+        """recurrences of the program that were trained by a kernel"""
+
     def __init__(
         self,
         *,
@@ -561,10 +566,11 @@ class Training(_message.Message):
         revisions: _abc.Iterable[Global___Revision] | None = ...,
         program: _builtins.str = ...,
         investigation: Global___Investigation | None = ...,
+        substitutions: _abc.Iterable[Global___Substitution] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_benchmark_stderr", b"_benchmark_stderr", "_investigation", b"_investigation", "_loss", b"_loss", "_loss_stderr", b"_loss_stderr", "benchmark", b"benchmark", "benchmark_stderr", b"benchmark_stderr", "investigation", b"investigation", "loss", b"loss", "loss_stderr", b"loss_stderr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_benchmark_stderr", b"_benchmark_stderr", "_investigation", b"_investigation", "_loss", b"_loss", "_loss_stderr", b"_loss_stderr", "attempt", b"attempt", "benchmark", b"benchmark", "benchmark_stderr", b"benchmark_stderr", "investigation", b"investigation", "loss", b"loss", "loss_stderr", b"loss_stderr", "program", b"program", "revisions", b"revisions", "seeds", b"seeds", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_benchmark_stderr", b"_benchmark_stderr", "_investigation", b"_investigation", "_loss", b"_loss", "_loss_stderr", b"_loss_stderr", "attempt", b"attempt", "benchmark", b"benchmark", "benchmark_stderr", b"benchmark_stderr", "investigation", b"investigation", "loss", b"loss", "loss_stderr", b"loss_stderr", "program", b"program", "revisions", b"revisions", "seeds", b"seeds", "substitutions", b"substitutions", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__benchmark: _TypeAlias = _typing.Literal["benchmark"]  # noqa: Y015
     _WhichOneofArgType__benchmark: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark"]  # noqa: Y015
@@ -588,6 +594,41 @@ class Training(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_stderr) -> _WhichOneofReturnType__loss_stderr | None: ...
 
 Global___Training: _TypeAlias = Training  # noqa: Y015
+
+@_typing.final
+class Substitution(_message.Message):
+    """A function of the program replaced by an operator of flash-linear-attention; both forms stand in `program`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    LENGTHS_FIELD_NUMBER: _builtins.int
+    function: _builtins.str
+    operator: _builtins.str
+    """with its module"""
+    difference: _builtins.float
+    """the largest seen of outputs and gradients, relative to their size"""
+    @_builtins.property
+    def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """that were compared"""
+
+    def __init__(
+        self,
+        *,
+        function: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        difference: _builtins.float = ...,
+        lengths: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "function", b"function", "lengths", b"lengths", "operator", b"operator"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Substitution: _TypeAlias = Substitution  # noqa: Y015
 
 @_typing.final
 class Investigation(_message.Message):

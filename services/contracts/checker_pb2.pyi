@@ -218,6 +218,7 @@ class ScaleDescription(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     INITIALISATION_FIELD_NUMBER: _builtins.int
     MODULES_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
     width: _builtins.int
     """hidden_size of the mixer"""
     heads: _builtins.int
@@ -242,6 +243,8 @@ class ScaleDescription(_message.Message):
     memory_bytes: _builtins.int
     initialisation: _builtins.str
     """the policy in force, in words"""
+    layers: _builtins.str
+    """in words: which layers are the candidate's, and what else a program may decide"""
     @_builtins.property
     def modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """importable modules of fla, with what they offer"""
@@ -267,10 +270,11 @@ class ScaleDescription(_message.Message):
         memory_bytes: _builtins.int = ...,
         initialisation: _builtins.str = ...,
         modules: _abc.Iterable[_builtins.str] | None = ...,
+        layers: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "blocks", b"blocks", "context", b"context", "corpus", b"corpus", "device", b"device", "feed_forward", b"feed_forward", "heads", b"heads", "initialisation", b"initialisation", "memory_bytes", b"memory_bytes", "modules", b"modules", "optimiser", b"optimiser", "precision", b"precision", "steps", b"steps", "tokens", b"tokens", "unit", b"unit", "vocabulary", b"vocabulary", "wall_seconds", b"wall_seconds", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "blocks", b"blocks", "context", b"context", "corpus", b"corpus", "device", b"device", "feed_forward", b"feed_forward", "heads", b"heads", "initialisation", b"initialisation", "layers", b"layers", "memory_bytes", b"memory_bytes", "modules", b"modules", "optimiser", b"optimiser", "precision", b"precision", "steps", b"steps", "tokens", b"tokens", "unit", b"unit", "vocabulary", b"vocabulary", "wall_seconds", b"wall_seconds", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

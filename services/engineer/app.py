@@ -61,7 +61,8 @@ async def _until_idle(service: Service, seconds: float) -> None:
 async def _preflight(settings: EngineerSettings) -> None:
     for stage in settings.stage_names:
         try:
-            scale = load_scale(stage, {} if settings.tasks is None else {"tasks": settings.tasks})
+            given = {"tasks": settings.tasks, "task_path": settings.task_path}
+            scale = load_scale(stage, {name: value for name, value in given.items() if value is not None})
             await asyncio.to_thread(require_tasks, scale)
         except ScaleError as error:
             raise SettingsError(f"ASI_ENGINEER_TASKS={settings.tasks}: {error}") from None

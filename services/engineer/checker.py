@@ -14,6 +14,7 @@ from services.contracts import candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.domain.syntax import MOST_BYTES
 from services.engineer.checks.report import CheckReport
 from services.engineer.data.corpus import ByteTokens
+from services.engineer.program import BLOCK, LAYERS, LAYOUTS
 from services.engineer.records import point_message
 from services.engineer.scales import Scale
 from services.engineer.speed import training_seconds
@@ -134,7 +135,23 @@ def description(stage: Stage) -> checker_pb2.ScaleDescription:
         wall_seconds=scale.wall_seconds,
         memory_bytes=scale.memory_bytes,
         initialisation=INITIALISATION,
+        layers=layers_in_words(scale),
         modules=[] if scale.device == "cuda" else fla_names(),
+    )
+
+
+def layers_in_words(scale: Scale) -> str:
+    """Where the candidate stands in the model, and what else a program may decide there."""
+    where = (
+        f"where the pattern of layers, repeated, says candidate: {', '.join(scale.pattern)}"
+        if scale.pattern
+        else "in every layer"
+    )
+    if scale.evolves != "model":
+        return where
+    return (
+        f"{where}; the whole model may change: a module constant {LAYERS} may be a tuple of names of the program's own "
+        f"mixer classes, one per layer, repeated, and a constant {BLOCK} one of {', '.join(LAYOUTS)}"
     )
 
 

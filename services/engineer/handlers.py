@@ -32,8 +32,11 @@ from services.engineer.records import keep_weights, seed_message, training_messa
 from services.engineer.revision import Failure, Reviser
 from services.engineer.scales import load_scale
 from services.engineer.stages import Stage, Stages, overrides_for
+from services.engineer.substitution import SLOW, Substitution, substitute
+from services.engineer.training.compiled import CompileCache
 from services.engineer.training.errors import Drained, TrainingFailed
 from services.engineer.training.host import Trained, optimise, score
+from services.engineer.training.measurements import versions
 from services.engineer.training.model import AUTO
 from services.engineer.training.result import Metrics
 from services.engineer.training.session import Job as Training
@@ -189,6 +192,8 @@ class Engineer:
     ) -> pb.Training:
         """Train; what fails goes to the mind for a repair, is checked and trained again, at most three times."""
         program, revisions = record.proposal.program, list[pb.Revision]()
+        substitutions = await self._substitutions(program, stage)
+        program = substitutions[-1].program if substitutions else program
         seed_numbers = list(record.request.seeds) or [1]
         while True:
             try:
@@ -198,8 +203,28 @@ class Engineer:
             else:
                 training = training_message(seeds, stage.scale.averaged)
                 training.revisions.extend(revisions)
-                training.program = program if revisions else ""
+                training.program = program if revisions or substitutions else ""
+                training.substitutions.extend(
+                    pb.Substitution(
+                        function=one.reading.function,
+                        operator=f"{one.reading.operator.module}.{one.reading.operator.name}",
+                        difference=one.difference,
+                        lengths=one.lengths,
+                    )
+                    for one in substitutions
+                    if SLOW + one.reading.function in program  # a repair may have undone it
+                )
                 return training
+
+    async def _substitutions(self, program: str, stage: Stage) -> list[Substitution]:
+        """The program's recurrences by fla's kernels, where the scale asks for it and both compute the same."""
+        if not stage.scale.substitute:
+            return []
+        seed = int(stage.corpus.random(f"substitution {program}").integers(1 << 31))
+        taken, refused = await substitute(program, stage.scale, self._sandbox, seed)
+        for refusal in refused:
+            structlog.get_logger().info("not substituted", function=refusal.function, why=refusal.reason)
+        return taken
 
     async def _train_seeds(
         self,
@@ -248,6 +273,7 @@ class Engineer:
             watch=watch_settings(surroundings.settings, stage),
             peers=surroundings.peers,
             finished=surroundings.finished,
+            compiled=CompileCache.below(self._data_dir / "data", stage.scale.device, versions()),
         )
 
     async def _score(self, trained: Trained, stage: Stage, bench: Workbench) -> pb.SeedResult:

@@ -3,6 +3,8 @@
 Guest side: whatever is in the text runs here. Rules for text that others wrote:
 - the mixer is the class called DeltaNet if there is one; else the only nn.Module whose forward takes hidden_states; of
   several the one that no other class of the program constructs, else the last;
+- where the whole model evolves, a constant LAYERS may name the mixer of each layer, repeated, among the program's own
+  classes, and a constant BLOCK one of LAYOUTS;
 - its constructor gets those of the usual arguments that its signature names, all of them where it takes **kwargs.
 """
 
@@ -27,6 +29,8 @@ from services import fla_cpu
 from services.domain.syntax import parse
 
 PREFERRED = "DeltaNet"
+LAYERS, BLOCK = "LAYERS", "BLOCK"
+LAYOUTS = ("sequential", "parallel")
 
 
 class ProgramError(Exception):
@@ -43,11 +47,15 @@ class BadConstructor(ProgramError):  # noqa: N818
 
 @dataclass(frozen=True)
 class MixerSizes:
-    """What a mixer is built for: features per token, heads, and the index of its layer."""
+    """What a mixer is built for: features per token, heads, and the index of its layer.
+
+    With `whole_model` the program may name another mixer for each layer.
+    """
 
     width: int
     heads: int
     layer: int = 0
+    whole_model: bool = False
 
 
 def prepare_guest(threads: int = 1, device: str = "cpu") -> None:
@@ -67,8 +75,30 @@ def load_mixer(source: str, sizes: MixerSizes) -> nn.Module:
 
     Raises ProgramError, and whatever the program itself raises.
     """
-    mixer = find_mixer(execute(source), source)
-    return construct(mixer, sizes)
+    module = execute(source)
+    return construct(mixer_of_layer(module, source, sizes), sizes)
+
+
+def mixer_of_layer(module: ModuleType, source: str, sizes: MixerSizes) -> type[nn.Module]:
+    """The class to construct for a layer. Raises ProgramError."""
+    if not sizes.whole_model or not hasattr(module, LAYERS):
+        return find_mixer(module, source)
+    names = getattr(module, LAYERS)
+    if not isinstance(names, tuple | list) or not names:
+        raise ProgramError(f"the program's {LAYERS} must be a tuple of names of its own classes")
+    name = names[sizes.layer % len(names)]
+    mixer = getattr(module, str(name), None)
+    if not isinstance(mixer, type) or not issubclass(mixer, nn.Module):
+        raise NoMixer(f"the program's {LAYERS} names {name!r}, which is no nn.Module of its own")
+    return mixer
+
+
+def block_layout(module: ModuleType) -> str:
+    """The layout of the blocks that the program asks for, "sequential" by default. Raises ProgramError."""
+    layout = getattr(module, BLOCK, LAYOUTS[0])
+    if layout not in LAYOUTS:
+        raise ProgramError(f"the program's {BLOCK} is {layout!r}; choose one of {', '.join(LAYOUTS)}")
+    return str(layout)
 
 
 def execute(source: str) -> ModuleType:

@@ -17,6 +17,7 @@ class EngineerSettings(ServiceSettings):
     tasks: str | None = Field(
         None, description="benchmarks whose data must be there at the start, commas between; default: its stages' own"
     )
+    task_path: str | None = Field(None, description="folder with task files of lm-evaluation-harness")
     parallel: int | None = Field(
         None, ge=1, description="trainings at once, per stage; default: one per core, and one where a GPU trains"
     )
@@ -46,11 +47,11 @@ class EngineerSettings(ServiceSettings):
         return tuple(dict.fromkeys(one.strip() for one in self.stages.split(",")))
 
     def trainings(self, stage: str) -> int:
-        """How many trainings of a stage run at once: one thread each keeps all cores busy; a GPU takes one at a time.
+        """How many trainings of a stage run at once: one thread each keeps all cores busy; for a GPU the scale says it.
 
         A machine with several GPUs runs an engineer for each.
         """
         if self.parallel is not None:
             return self.parallel
         device = self.device or load_scale(stage).device
-        return 1 if device == "cuda" else os.cpu_count() or 1
+        return load_scale(stage).per_device if device == "cuda" else os.cpu_count() or 1

@@ -15,13 +15,14 @@ from pathlib import Path
 from time import monotonic
 
 from services.chassis import logs
+from services.domain.own_scale import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
 from services.domain.syntax import MOST_BYTES
 from services.engineer.checks.host import PRELOAD, check, check_thoroughly, stage_settings
 from services.engineer.checks.report import CheckReport, Verdict
 from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError
 from services.engineer.evaluation.tasks import EvaluationUnavailable
 from services.engineer.records import training_progress
-from services.engineer.scales import SCALES, Scale, ScaleError, load_scale
+from services.engineer.scales import Scale, ScaleError, load_scale
 from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.result import Metrics, TrainingResult
 from services.sandbox import Sandbox, SandboxUnavailable
@@ -41,7 +42,7 @@ MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
 async def main(arguments: argparse.Namespace) -> int:
     """Run one command; its exit status."""
     program = await asyncio.to_thread(_read, arguments.file)
-    overrides = dict(_pair(text) for text in arguments.set)
+    arguments.scale, overrides = await asyncio.to_thread(_scale, arguments)
     data = Path(os.environ.get("ASI_DATA_DIR", ".data")) / "data"
     if arguments.command == "train":
         return await _train(arguments, data, overrides, program)
@@ -66,6 +67,23 @@ async def _checked_here(
         if arguments.exempt_from_cost:
             settings = replace(settings, exempt=(*settings.exempt, "cost"))
         return await (check_thoroughly if arguments.thorough else check)(program, sandbox, settings)
+
+
+def _scale(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:
+    """The name of the scale and its overrides: of a scale file, of an own corpus, of --set, which wins.
+
+    Raises ScaleError.
+    """
+    scale, own_scale = str(arguments.scale), dict[str, str]()
+    if scale.endswith(SCALE_FILE):
+        try:
+            scale, own_scale = parse_scale_file(_read(Path(scale)), scale)
+        except ValueError as error:
+            raise ScaleError(f"{error}.") from None
+    corpus = str(arguments.corpus or "")
+    own = corpus if not corpus or corpus.startswith(HUB) else str(Path(corpus).absolute())
+    given = dict(_pair(text) for text in arguments.set)
+    return scale, {**own_scale, **(corpus_overrides(own) if own else {}), **given}
 
 
 def _corpus(scale: Scale, cache: Path) -> Corpus:
@@ -219,7 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     train_ = commands.add_parser("train", help="train and evaluate a program with one seed")
     for one in (check, train_):
         one.add_argument("file", type=Path, help="a Python module that defines the mixer")
-        one.add_argument("--scale", choices=SCALES, default="tiny")
+        one.add_argument("--scale", default="tiny", help=f"{', '.join(SCALES)}, or FILE.toml with a base")
+        one.add_argument("--corpus", metavar="FOLDER|FILE|hub:NAME", help="own text instead of the scale's")
         one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override of the scale")
         one.add_argument("--json", action="store_true", help="machine-readable output")
     check.add_argument("--exempt-from-cost", action="store_true", help="let quadratic cost pass, as for softmax")

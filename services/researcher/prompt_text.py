@@ -29,6 +29,8 @@ def scale_text(scale: checker_pb2.ScaleDescription | None) -> str:
         f"- limits: {scale.wall_seconds:.0f} s and {scale.memory_bytes / 2**30:.1f} GiB for one training",
         f"- initialisation: {scale.initialisation}",
     ]
+    if scale.layers not in ("", "in every layer"):
+        lines.append(f"- layers: the candidate stands {scale.layers}")
     if scale.modules:
         lines.append(f"- importable from fla here: {', '.join(scale.modules)}")
     return "\n".join(lines)

@@ -23,10 +23,25 @@ def validated(folder: Path) -> subprocess.CompletedProcess[str]:
         ("base/keda.yaml", "lagThreshold", "lagTreshold", "lagTreshold"),
         ("overlays/gpu/explore.yaml", "strategy: gradual", "strategy: slow", "slow"),
         ("overlays/gpu/explore.yaml", "restartPolicy", "restartPolice", "restartPolice"),
+        ("base/engineer.yaml", "selector: {app: engineer}", "selector: {app: engine}", "its selector chooses no pod"),
+        (
+            "base/engineer.yaml",
+            "matchLabels: {app: engineer}",
+            "matchLabels: {app: engine}",
+            "does not match the labels",
+        ),
+        ("base/engineer.yaml", "{name: data, mountPath", "{name: dada, mountPath", "mounts the volume dada"),
+        ("base/engineer.yaml", "claimName: data", "claimName: date", "refers to PersistentVolumeClaim date"),
+        ("base/engineer.yaml", "tcpSocket: {port: grpc}", "tcpSocket: {port: gprc}", "asks the port gprc"),
+        ("base/engineer.yaml", "limits: {memory: 6Gi}", "limits: {memory: 1Gi}", "requests more memory than its limit"),
+        ("base/nats.yaml", "serviceName: nats", "serviceName: gnats", "serviceName gnats is no headless Service"),
+        ("base/keda.yaml", "    name: engineer\n", "    name: engineers\n", "scales engineers, which does not exist"),
     ],
 )
-def test_a_field_that_nobody_knows_is_named(file: str, right: str, wrong: str, said: str, tmp_path: Path) -> None:
-    """Kubernetes would drop it without a word."""
+def test_what_the_schemas_or_a_server_would_refuse_is_named(
+    file: str, right: str, wrong: str, said: str, tmp_path: Path
+) -> None:
+    """A field that Kubernetes would drop without a word; a reference or combination that only a server looks at."""
     copy = tmp_path / "kubernetes"
     shutil.copytree(KUBERNETES, copy)
     text = (copy / file).read_text()

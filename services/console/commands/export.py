@@ -10,12 +10,13 @@ from pathlib import Path
 import typer
 
 from services.chassis.errors import SettingsError
-from services.console.archive import open_archive
+from services.console.archive import open_archive, run_and_candidates
 from services.console.commands.tools import STORE, hand_over, passes_arguments_on, require_run
 from services.console.options import print_json
 from services.console.rows import as_dict
 from services.console.settings import ConsoleSettings, console_settings
 from services.console.tables import say
+from services.console.trackers import TRACKERS, open_tracker
 from services.contracts import archive_pb2 as pb
 
 
@@ -23,13 +24,37 @@ from services.contracts import archive_pb2 as pb
 def export(context: typer.Context) -> None:
     """Write a RUN out: its whole log (jsonl), tables (parquet), the published format, or one architecture.
 
-    The last is `export RUN --as module --candidate C --out DIR`: a Python package that needs torch alone.
+    The last is `export RUN --as module --candidate C --out DIR`: a Python package that needs torch alone. With
+    `--to wandb|mlflow|tensorboard` all candidates go to an experiment tracker's folder.
     """
-    if any(argument.partition("=")[0] in ("--as", "--candidate") for argument in context.args):
+    if any(argument.partition("=")[0] == "--to" for argument in context.args):
+        _export_to_tracker(context.args)
+    elif any(argument.partition("=")[0] in ("--as", "--candidate") for argument in context.args):
         _export_module(context.args)
     else:
         require_run(context.args)
         hand_over(STORE, context, with_log=True)
+
+
+def _export_to_tracker(arguments: list[str]) -> None:
+    """Write every candidate of a run. Raises SettingsError, NotFound."""
+    parser = argparse.ArgumentParser(prog="asi-arch export", description="A run's candidates in a tracker's folder.")
+    parser.add_argument("run", nargs="?", default="", help="default: the newest run")
+    parser.add_argument("--to", required=True, metavar="TRACKER", help=f"one of {', '.join(TRACKERS)}")
+    parser.add_argument("--out", type=Path, help="folder; default: named after the tracker, in the data folder")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args(arguments)
+    settings = console_settings()
+    out: Path = asked.out or settings.data_dir / asked.to
+    tracker = open_tracker(asked.to, out)
+    status, records = asyncio.run(run_and_candidates(settings, asked.run))
+    for record in records:
+        tracker.write(record)
+    tracker.close()
+    if asked.json:
+        print_json({"run": status.run, "candidates": len(records), "path": str(out)})
+    else:
+        say(f"{len(records)} candidates of run {status.run} are in {out}")
 
 
 def _export_module(arguments: list[str]) -> None:

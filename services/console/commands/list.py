@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from services.console.archive import all_candidates, open_archive
-from services.console.options import SCALES, Candidate, Json, Run, RunArgument, chosen_run, one_of, print_json
+from services.console.options import Candidate, Json, Run, RunArgument, chosen_run, one_of, print_json
 from services.console.rows import Node, Row, row, states_of, tree_row
 from services.console.settings import ConsoleSettings, console_settings
 from services.console.tables import family, listing, mixed_precision, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
+from services.domain.own_scale import SCALES
 
 SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state", "number")
 

@@ -24,7 +24,7 @@ from services.engineer.checks.claims import claim
 from services.engineer.checks.remote import State
 from services.engineer.checks.report import JSON, CheckSettings
 from services.engineer.checks.subject import ARITHMETICS, Subject, output_of, randomise, seeded
-from services.engineer.program import MixerSizes, explained, load_mixer, prepare_guest
+from services.engineer.program import MixerSizes, block_layout, execute, explained, load_mixer, prepare_guest
 from services.sandbox.wire import Arrays, Channel, Message
 
 Answer = tuple[str, dict[str, JSON], Arrays]
@@ -36,7 +36,7 @@ def run(channel: Channel) -> None:
     begin = channel.receive()
     settings = CheckSettings.from_json(cast("dict[str, object]", begin.header["settings"]))
     prepare_guest()
-    subject = Subject(partial(build, str(begin.header["program"])), settings)
+    subject = Subject(partial(build, str(begin.header["program"]), settings.whole_model), settings)
     channel.send("ready")
     orders: dict[str, Callable[[Subject, Message], Answer]] = {
         "claim": _claim,
@@ -51,9 +51,11 @@ def run(channel: Channel) -> None:
             channel.send("raised", {"message": explained(error)[:800], "traceback": tail})
 
 
-def build(program: str, width: int, heads: int, layer: int) -> nn.Module:
+def build(program: str, whole_model: bool, width: int, heads: int, layer: int) -> nn.Module:
     """The program's mixer at these sizes."""
-    return load_mixer(program, MixerSizes(width=width, heads=heads, layer=layer))
+    if whole_model:
+        block_layout(execute(program))  # raises for one that there is not
+    return load_mixer(program, MixerSizes(width, heads, layer, whole_model))
 
 
 def _claim(subject: Subject, order: Message) -> Answer:

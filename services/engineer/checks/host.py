@@ -2,9 +2,12 @@
 
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+from services.chassis.errors import SettingsError
+from services.chassis.plugins import PROBES as PLUGINS
+from services.chassis.plugins import load_plugin, plugin_names
 from services.domain.zoo import baselines
 from services.engineer.checks.remote import ProgramRaised, ProtocolBroken, Remote
 from services.engineer.checks.report import JSON, CheckReport, CheckSettings, Finding, Verdict
@@ -40,7 +43,7 @@ class Probe:
         return all(name in passed for name in self.after)
 
 
-PROBES: tuple[Probe, ...] = (
+_OWN: tuple[Probe, ...] = (
     Probe("runs", after=()),
     Probe("parameters"),
     Probe("repeatability"),
@@ -57,6 +60,31 @@ PROBES: tuple[Probe, ...] = (
     Probe("decoding", fatal=False, after=("runs", "repeatability", "causality", "prefix")),
     Probe("auxiliary", fatal=False),
 )
+
+
+@dataclass(frozen=True)
+class AddedProbe:
+    """A probe of another distribution (group asi_arch.probes): its verdict is computed from what `measure` asks."""
+
+    probe: Probe
+    measure: Callable[[Remote], Awaitable[Finding]]
+
+
+def _added() -> dict[str, AddedProbe]:
+    """Raises SettingsError for what is no probe, and for a name that exists."""
+    added: dict[str, AddedProbe] = {}
+    for entry in plugin_names(PLUGINS):
+        loaded = load_plugin(PLUGINS, entry)
+        if not isinstance(loaded, AddedProbe):
+            raise SettingsError(f"{entry!r} of {PLUGINS} must be an AddedProbe, not {loaded!r}")
+        if loaded.probe.name in {probe.name for probe in _OWN} | set(added):
+            raise SettingsError(f"{entry!r} of {PLUGINS} has the name of another probe, {loaded.probe.name}: rename it")
+        added[loaded.probe.name] = loaded
+    return added
+
+
+ADDED = _added()
+PROBES = (*_OWN, *(added.probe for added in ADDED.values()))
 """In the order they run. Those of `structure` are decided here from arrays; the others are the child's own word, which
 counts against a program and never for it."""
 
@@ -99,15 +127,21 @@ async def stage_settings(scale: Scale, vocabulary: int, sandbox: Sandbox) -> Che
     settings = CheckSettings(
         width=scale.width,
         heads=scale.heads,
-        layers=scale.blocks,
+        layers=scale.own_layers,
         length=scale.context,
         batch=scale.micro_batch,
         precision=scale.precision,
+        whole_model=sizes.whole_model,
         surrounding_parameters=_surrounding_parameters(sizes),
     )
-    others = tuple(probe.name for probe in PROBES if probe.name != "parameters")
-    root = await check(baselines()[0].program, sandbox, replace(settings, exempt=others))
-    return replace(settings, baseline_parameters=root.parameters)
+    counting = replace(settings, exempt=tuple(probe.name for probe in PROBES if probe.name != "parameters"))
+    surrounding = settings.surrounding_parameters
+    for program in set(sizes.layers) - {""}:
+        alone = await check(program, sandbox, replace(counting, layers=1, surrounding_parameters=0))
+        times = sum(sizes.program_of(layer, "") == program for layer in range(scale.blocks))
+        surrounding += times * (alone.parameters or 0)
+    root = await check(baselines()[0].program, sandbox, replace(counting, surrounding_parameters=surrounding))
+    return replace(settings, surrounding_parameters=surrounding, baseline_parameters=root.parameters)
 
 
 def _surrounding_parameters(sizes: ModelSizes) -> int:
@@ -158,7 +192,10 @@ async def _run_probes(
         during[0] = probe.name
         began = child.processor_seconds()
         try:
-            if probe.name not in STRUCTURE:
+            if probe.name in ADDED:
+                precise = precise or await supported(remote)
+                finding = await ADDED[probe.name].measure(precise)
+            elif probe.name not in STRUCTURE:
                 finding = await remote.claim(probe.name)
                 if probe.name == "cost" and not finding.violated:
                     measured = await measured_cost(remote, child.processor_seconds)

@@ -122,6 +122,7 @@ class CheckSettings:
     baseline_parameters: int | None = None
     parameter_limit: float = 2.0  # published programs reach twice their baseline; matching is for the comparison to do
     exempt: tuple[str, ...] = ()
+    whole_model: bool = False  # the program may name another mixer for each layer
     probe_width: int = 64
     probe_heads: int = 4
     seed: int | None = None  # of the values that a program is probed with; None draws one

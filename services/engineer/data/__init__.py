@@ -13,7 +13,8 @@ from services.engineer.data.corpus import (
     secret_in,
 )
 from services.engineer.data.documentation import documentation
-from services.engineer.data.hub import HubText, hub_corpus
+from services.engineer.data.files import files_corpus
+from services.engineer.data.hub import DEFAULT_FIELD, HubText, hub_corpus
 from services.engineer.scales import Scale
 
 __all__ = ["Corpus", "CorpusError", "Tokens", "batches", "heldout_blocks", "open_corpus", "other_corpus"]
@@ -29,8 +30,17 @@ def open_corpus(scale: Scale, cache: Path, text_seed: str | None = None) -> Corp
         return python_source(secret)
     if scale.corpus == "documentation":
         return documentation(secret, ByteTokens())
-    text = HubText(scale.dataset, scale.dataset_config, scale.text_field, scale.tokenizer)
     heldout = scale.heldout_blocks * (scale.context + 1)
+    if scale.corpus == "files":
+        return files_corpus(
+            Path(scale.dataset),
+            tokenizer=scale.tokenizer,
+            field=scale.text_field or DEFAULT_FIELD,
+            heldout_tokens=heldout,
+            cache=cache,
+            secret=secret,
+        )
+    text = HubText(scale.dataset, scale.dataset_config, scale.text_field, scale.tokenizer)
     return hub_corpus(text, train_tokens=scale.tokens, heldout_tokens=heldout, cache=cache, secret=secret)
 
 

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-from services.engineer.data.corpus import Corpus, CorpusError, Tokens, fingerprint_of, part_of
+from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, Tokens, fingerprint_of, part_of
 
 SHARD_TOKENS = 1 << 24
+BYTES = "bytes"
+DEFAULT_FIELD = "text"
 PARTS = ("train", "heldout", "verification")
 
 
@@ -72,7 +74,7 @@ def hub_corpus(text: HubText, *, train_tokens: int, heldout_tokens: int, cache: 
 
     Raises CorpusError where neither the cache nor the hub has enough.
     """
-    tokens = SubwordTokens(_open_tokenizer(text.tokenizer))
+    tokens = open_tokens(text.tokenizer)
     store = ShardStore(cache / text.key)
     demand = Demand(train=train_tokens, heldout=heldout_tokens, verification=heldout_tokens)
     if not store.satisfies(demand):
@@ -97,11 +99,16 @@ def documents(text: HubText, skip: int) -> Iterator[str]:
     try:
         rows = load_dataset(text.dataset, text.config or None, split="train", streaming=True).skip(skip)
         for row in rows:
-            yield str(row[text.field])
+            yield str(row[text.field or DEFAULT_FIELD])
     except KeyError as error:
         raise CorpusError(f"The dataset {text.dataset} has no field {error}; set text_field.") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise _out_of_reach("dataset", text.dataset, error) from error
+
+
+def open_tokens(tokenizer: str) -> Tokens:
+    """Bytes for "bytes" and for no name; else a tokenizer of the hub or in a folder. Raises CorpusError."""
+    return ByteTokens() if tokenizer in ("", BYTES) else SubwordTokens(_open_tokenizer(tokenizer))
 
 
 def _open_tokenizer(name: str) -> HubTokenizer:

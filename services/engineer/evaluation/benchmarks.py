@@ -1,16 +1,24 @@
-"""Benchmarks through lm-evaluation-harness: local tasks and those of the hub, with any trained candidate."""
+"""Benchmarks of a trained candidate: tasks through lm-evaluation-harness (local, of the hub, of own files), and
+evaluators that other distributions add (group asi_arch.evaluators)."""
 
 import asyncio
+import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
 
+from services.chassis.plugins import EVALUATORS, load_plugin, plugin_names
 from services.engineer.evaluation.reader import Reader, Trial
+from services.engineer.evaluation.tasks import EvaluationUnavailable
 from services.engineer.training.result import TaskScore
 
-_METRICS = ("acc", "contains", "word_perplexity", "perplexity")
+Evaluator = Callable[[Reader], Awaitable[TaskScore]]
+"""Scores a trained model by what its reader answers. These rows are not compared for looking ahead: let no score rest
+on a prediction whose target stands in the row."""
+_METRICS = ("acc", "contains", "exact_match", "f1", "word_perplexity", "perplexity")
 """What is taken of a task's numbers: the first of these that it has."""
 _ONE_AT_A_TIME = threading.Lock()
 """The harness seeds global generators: two evaluations in one process take turns."""
@@ -21,20 +29,35 @@ async def run_benchmarks(reader: Reader, random: np.random.Generator) -> tuple[t
     scale = reader.job.scale
     if not scale.tasks:
         return (), []
-    loop = asyncio.get_running_loop()
-    return await asyncio.to_thread(_evaluate, reader, loop, random)
+    loop, plugins = asyncio.get_running_loop(), plugin_names(EVALUATORS)
+    scores, trials = dict[str, TaskScore](), list[Trial]()
+    if any(task not in plugins for task in scale.tasks):
+        scores, trials = await asyncio.to_thread(_evaluate, reader, loop, random)
+    for task in scale.tasks:
+        if task in plugins:
+            evaluator = cast("Evaluator", load_plugin(EVALUATORS, task))
+            scores[task] = _required(task, await evaluator(reader))
+    return tuple(scores[task] for task in scale.tasks), trials
+
+
+def _required(task: str, score: TaskScore) -> TaskScore:
+    """An evaluator's score under the name of its task. Raises EvaluationUnavailable for what is none."""
+    if not isinstance(score, TaskScore) or not math.isfinite(score.value):
+        raise EvaluationUnavailable(f"The evaluator {task} must return a TaskScore with a finite value, not {score!r}.")
+    return replace(score, task=task)
 
 
 def _evaluate(
     reader: Reader, loop: asyncio.AbstractEventLoop, random: np.random.Generator
-) -> tuple[tuple[TaskScore, ...], list[Trial]]:
+) -> tuple[dict[str, TaskScore], list[Trial]]:
     # Imported here: the harness takes a second to load, and an engineer that only checks programs never needs it.
     from services.engineer.evaluation.harness import HarnessModel, evaluate
 
     model = HarnessModel(reader, loop, random)
     with _ONE_AT_A_TIME:
         results = evaluate(model, reader.job)
-    return tuple(_score(task, results) for task in reader.job.scale.tasks), model.trials
+    measured = cast("Mapping[str, object]", results["results"])
+    return {task: _score(task, results) for task in reader.job.scale.tasks if task in measured}, model.trials
 
 
 def _score(task: str, results: Mapping[str, object]) -> TaskScore:

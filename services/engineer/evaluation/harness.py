@@ -18,6 +18,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from numpy.typing import NDArray
 
+from services.chassis.plugins import EVALUATORS, plugin_names
 from services.engineer.evaluation.questions import LOCAL, VERSION, make_questions
 from services.engineer.evaluation.reader import Reader, Trial
 from services.engineer.evaluation.tasks import ITEMS
@@ -123,14 +124,15 @@ class HarnessModel(LM):  # type: ignore[misc]
 def evaluate(model: HarnessModel, job: Job) -> dict[str, object]:
     """The harness's own result: numbers per task with standard errors, and every sample."""
     scale = job.scale
-    tasks = [local_task(name, job) if name in LOCAL else name for name in scale.tasks]
+    named = [name for name in scale.tasks if name not in plugin_names(EVALUATORS)]
+    tasks = [local_task(name, job) if name in LOCAL else name for name in named]
     hub = any(isinstance(task, str) for task in tasks)
     results = evaluator.simple_evaluate(
         model=model,
         tasks=tasks,
         limit=scale.task_limit or None,
         bootstrap_iters=1000,
-        task_manager=TaskManager(include_defaults=hub),
+        task_manager=TaskManager(include_path=scale.task_path or None, include_defaults=hub),
     )
     assert results is not None  # noqa: S101 - None is what other ranks of a distributed evaluation get
     return dict(results)

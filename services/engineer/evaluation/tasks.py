@@ -1,7 +1,11 @@
-"""The names of the local tasks, and whether those of the hub are within reach. Loads neither torch nor the harness."""
+"""The names of the local tasks, and whether those of the hub and of own files are within reach.
+
+Loads neither torch nor the harness, unless there are such."""
 
 import os
+from pathlib import Path
 
+from services.chassis.plugins import EVALUATORS, plugin_names
 from services.engineer.scales import Scale
 
 LOCAL_NAMES = ("mqar", "induction", "copying", "brackets", "code", "cloze")
@@ -16,13 +20,15 @@ class EvaluationUnavailable(Exception):  # noqa: N818 - a state of the world, fo
 
 def require_tasks(scale: Scale) -> None:
     """Load every task that is not local, data included. Raises EvaluationUnavailable; it blocks, so use a thread."""
-    hub = [name for name in scale.tasks if name not in LOCAL_NAMES]
+    hub = [name for name in scale.tasks if name not in (*LOCAL_NAMES, *plugin_names(EVALUATORS))]
     if not hub:
         return
+    if scale.task_path and not Path(scale.task_path).is_dir():
+        raise EvaluationUnavailable(f"There is no folder {scale.task_path} with task files: set task_path to one.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager()
+    manager = TaskManager(include_path=scale.task_path or None)
     for name in hub:
         try:
             manager.load([name])

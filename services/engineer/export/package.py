@@ -31,8 +31,9 @@ RENAMED = (
 )
 """Our modules, and what they are called in a package."""
 CONSTRUCTION = (
-    program.ProgramError, program.NoMixer, program.BadConstructor, program.MixerSizes, program.find_mixer,
-    program.construct, program.usual_arguments, program.synonyms, program._takes_hidden_states, program._constructed,
+    program.ProgramError, program.NoMixer, program.BadConstructor, program.MixerSizes, program.mixer_of_layer,
+    program.block_layout, program.find_mixer, program.construct, program.usual_arguments, program.synonyms,
+    program._takes_hidden_states, program._constructed,
 )  # fmt: skip
 CONSTRUCTION_HEAD = '''"""From the program to its mixer: which class it is, and with what it is constructed."""
 
@@ -44,6 +45,8 @@ from types import ModuleType
 from torch import nn
 
 PREFERRED = "DeltaNet"
+LAYERS, BLOCK = "LAYERS", "BLOCK"
+LAYOUTS = ("sequential", "parallel")
 '''
 PROJECT = """[build-system]
 requires = ["setuptools>=77"]
@@ -77,7 +80,11 @@ def write_package(folder: Path, card: Card, source: str, sizes: ModelSizes, weig
     _copy(Path(model.__file__), place / "model.py", name)
     _copy_parts(place / "parts", name)
     (place / "construction.py").write_text(_construction(), encoding="utf-8")
-    (place / "sizes.json").write_text(json.dumps(asdict(sizes), indent=2), encoding="utf-8")
+    layers = [f"layer_{number}.py" if text else "" for number, text in enumerate(sizes.layers)]
+    for file, text in zip(layers, sizes.layers, strict=True):
+        if file:
+            (place / file).write_text(text, encoding="utf-8")
+    (place / "sizes.json").write_text(json.dumps({**asdict(sizes), "layers": layers}, indent=2), encoding="utf-8")
     (place / "card.json").write_text(as_json(card), encoding="utf-8")
     if weights is not None:
         write_state(weights, place / "weights.pt")

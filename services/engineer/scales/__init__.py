@@ -11,18 +11,29 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-__all__ = ["SCALES", "Scale", "ScaleError", "load_scale"]
+from services.domain.own_scale import SCALES
+from services.domain.zoo import baselines
 
+__all__ = ["CANDIDATE", "SCALES", "Scale", "ScaleError", "load_scale"]
 
-SCALES = ("mini", "tiny", "explore", "verify", "final")
 
 Precision = Literal["auto", "bf16-autocast", "fp32"]
-CorpusName = Literal["python-source", "documentation", "hub"]
+CorpusName = Literal["python-source", "documentation", "files", "hub"]
+Evolves = Literal["mixer", "model"]
+CANDIDATE = "candidate"
+"""In a pattern of layers: the mixer of the program."""
 
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"precision": get_args(Precision), "corpus": get_args(CorpusName), "device": ("cpu", "cuda")}
+    {
+        "precision": get_args(Precision),
+        "corpus": get_args(CorpusName),
+        "device": ("cpu", "cuda"),
+        "evolves": get_args(Evolves),
+    }
 )
-_FROM_ZERO = frozenset({"warmup", "decay", "weight_decay", "final_rate", "beta1", "beta2", "evaluations", "task_limit"})
+_FROM_ZERO = frozenset(
+    {"warmup", "decay", "weight_decay", "final_rate", "beta1", "beta2", "evaluations", "task_limit", "loss_chunk"}
+)
 _SHARES = frozenset({"warmup", "decay", "final_rate", "beta1", "beta2"})
 
 
@@ -37,6 +48,11 @@ class Scale:
     Lengths and batches are in tokens and sequences, `warmup` and `decay` are shares of all optimiser steps,
     `final_rate` is the share of the learning rate that is left at the end, `task_limit` is
     examples per task with 0 for all of them. `precision = "auto"` is decided once per run by a measurement.
+    `task_path` is a folder of task files of lm-evaluation-harness. `pattern` names the mixer of each layer, repeated:
+    "candidate" or a program of the zoo; empty: the candidate everywhere. With `evolves = "model"` programs may also
+    name the mixers of their layers and the layout of their blocks. With `substitute` a program's own recurrences are
+    trained by fla's kernels where both are seen to compute the same. The logits of `loss_chunk` tokens are in memory at
+    a time, those of all with 0. `per_device` trainings share one GPU, each with its share of the memory.
     """
 
     name: str
@@ -78,6 +94,19 @@ class Scale:
     dataset_config: str = ""
     text_field: str = ""
     tokenizer: str = ""
+    task_path: str = ""
+    pattern: tuple[str, ...] = ()
+    evolves: str = "mixer"
+    substitute: bool = False
+    loss_chunk: int = 0
+    per_device: int = 1
+
+    @property
+    def own_layers(self) -> int:
+        """Layers whose mixer is the candidate's."""
+        if not self.pattern:
+            return self.blocks
+        return sum(self.pattern[layer % len(self.pattern)] == CANDIDATE for layer in range(self.blocks))
 
     @property
     def tokens_per_step(self) -> int:
@@ -168,6 +197,14 @@ def _validate(scale: Scale) -> None:
     for name, choices in _CHOICES.items():
         if getattr(scale, name) not in choices:
             raise ScaleError(f"The scale's {name} is one of {', '.join(choices)}, not {getattr(scale, name)!r}.")
+    if scale.corpus in ("files", "hub") and not scale.dataset:
+        raise ScaleError(f"The scale's corpus {scale.corpus} needs a dataset: the name or path of one.")
+    known = (CANDIDATE, *(one.name for one in baselines()))
+    for name in scale.pattern:
+        if name not in known:
+            raise ScaleError(f"The scale's pattern names {name!r}{_near(name, known)}; choose of {', '.join(known)}.")
+    if not scale.own_layers:
+        raise ScaleError(f"The scale's pattern leaves no layer of {scale.blocks} to the candidate; name it in pattern.")
     if scale.width % scale.heads:
         raise ScaleError(f"The scale's width {scale.width} cannot be split into {scale.heads} heads; change either.")
     if scale.batch % scale.micro_batch:

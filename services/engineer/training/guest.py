@@ -5,6 +5,7 @@ train    tokens [steps, batch, context + 1] → metrics: loss and gradient norm 
          [steps, batch, context] only the targets marked there count
 weights  → weights: parameters and buffers
 save     → saved: everything that the next step depends on
+compiled → compiled: what compilers have written
 restore  what `saved` held → restored
 end      → the child returns
 Whatever a candidate raises goes back as `failed` with its traceback, and ends the child.
@@ -22,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from services.engineer.program import MixerSizes, load_mixer, prepare_guest
+from services.engineer.program import MixerSizes, block_layout, execute, load_mixer, prepare_guest
+from services.engineer.training.compiled import ARRAY, pack, unpack
 from services.engineer.training.model import LanguageModel, autocast
 from services.engineer.training.ports import JSON, Array, Channel, Message
 from services.engineer.training.sizes import ModelSizes
@@ -101,10 +103,13 @@ def build_model(program: str, sizes: ModelSizes, seed: int, device: str) -> Lang
     torch.manual_seed(seed)
 
     def make_mixer(layer: int) -> nn.Module:
-        mixer: nn.Module = load_mixer(program, MixerSizes(width=sizes.width, heads=sizes.heads, layer=layer))
+        own = sizes.program_of(layer, program)
+        whole_model = sizes.whole_model and own == program
+        mixer: nn.Module = load_mixer(own, MixerSizes(sizes.width, sizes.heads, layer, whole_model))
         return mixer
 
-    return LanguageModel(make_mixer, sizes).to(device)
+    layout = block_layout(execute(program)) if sizes.whole_model else "sequential"
+    return LanguageModel(make_mixer, sizes, layout).to(device)
 
 
 def flops_per_token(program: str, sizes: ModelSizes, context: int, precision: str, device: str = "cpu") -> float | None:
@@ -152,8 +157,11 @@ class Session:
 
     def __init__(self, begin: Message) -> None:
         header = begin.header
+        unpack(begin.arrays)
         self.sizes = ModelSizes.from_message(begin)
         self.device = str(header["device"])
+        if self.device == "cuda":  # several trainings share the device: none takes what another one needs
+            torch.cuda.set_per_process_memory_fraction(float(cast("float", header.get("memory_share", 1.0))))
         prepare_guest(int(cast("int", header["threads"])), self.device)
         self.program, self.context = str(header["program"]), int(cast("int", header["context"]))
         model = build_model(self.program, self.sizes, int(cast("int", header["seed"])), self.device)
@@ -175,6 +183,7 @@ class Session:
             "weights": lambda _: ("weights", {"step": self.step}, model_arrays(self.trainer.model)),
             "save": self._save,
             "restore": self._restore,
+            "compiled": lambda _: ("compiled", {}, {ARRAY: pack()}),
         }
         return answers[order.kind](order)
 

@@ -86,6 +86,7 @@ async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trai
             if decision is not None and decision.broken:
                 raise _stopped(decision, session)
             weights = await session.weights()
+            await session.keep_compiled()
     return Trained(session, weights, decision, monotonic() - began, energy.joules)
 
 

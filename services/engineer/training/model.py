@@ -17,6 +17,8 @@ BF16, FP32, AUTO = "bf16-autocast", "fp32", "auto"
 """The precisions of a scale; `auto` is replaced by one of the others before anything is trained."""
 
 _STANDARD_DEVIATION = 0.02
+NOT_COUNTED = -100
+"""What PyTorch's cross-entropy leaves out of its mean."""
 
 
 class RMSNorm(nn.RMSNorm):
@@ -54,6 +56,49 @@ class _GatedUnit(torch.autograd.Function):
         return both
 
 
+class _ChunkedLoss(torch.autograd.Function):
+    """Mean cross-entropy of hidden states under an output matrix, whose logits are never in memory all at once.
+
+    The gradients are computed beside the loss, chunk by chunk, since they need the same logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+        """Hidden [tokens, width], weight [vocabulary, width], targets [tokens] → the mean over counted targets."""
+        d_hidden, d_weight = torch.zeros_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        counted = targets != NOT_COUNTED
+        total = hidden.new_zeros((), dtype=torch.float32)
+        count = counted.sum().clamp_min(1)
+        low = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
+        matrix = weight if low is None else weight.to(low)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(hidden), chunk):
+                rows = hidden[start : start + chunk].to(matrix.dtype)
+                aims, counts = targets[start : start + chunk], counted[start : start + chunk, None]
+                logits = (rows @ matrix.T).float()
+                total += F.cross_entropy(logits, aims, reduction="sum")
+                d_logits = torch.softmax(logits, dim=-1)
+                d_logits.scatter_add_(1, aims.clamp_min(0)[:, None], torch.full_like(d_logits[:, :1], -1.0))
+                d_logits = (d_logits * counts / count).to(matrix.dtype)
+                d_hidden[start : start + chunk] = d_logits @ matrix
+                d_weight += (d_logits.T @ rows).float()
+        ctx.save_for_backward(d_hidden, d_weight.to(weight.dtype))
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """The gradients of hidden states and matrix."""
+        d_hidden, d_weight = ctx.saved_tensors
+        return d_hidden * gradient, d_weight * gradient, None, None
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
+def chunked_loss(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """Mean cross-entropy in nats of targets [batch, length] given hidden states [batch, length, width]."""
+    loss: Tensor = _ChunkedLoss.apply(hidden.flatten(0, 1), weight, targets.flatten(), chunk)  # type: ignore[no-untyped-call]
+    return loss
+
+
 class SwiGLU(nn.Module):
     """Gated feed-forward: down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
 
@@ -69,10 +114,11 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + feed-forward(norm(x))."""
+    """x + mixer(norm(x)), then x + feed-forward(norm(x)); with the layout "parallel" the sum of both and x."""
 
-    def __init__(self, mixer: nn.Module, sizes: ModelSizes) -> None:
+    def __init__(self, mixer: nn.Module, sizes: ModelSizes, layout: str = "sequential") -> None:
         super().__init__()
+        self.parallel = layout == "parallel"
         self.mixer_norm = RMSNorm(sizes.width, eps=1e-6)
         self.mixer = mixer
         self.feed_forward_norm = RMSNorm(sizes.width, eps=1e-6)
@@ -81,6 +127,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """[batch, length, width] → the same shape, and the mixer's auxiliary loss where it returns one."""
         mixed, auxiliary = split_output(self.mixer(self.mixer_norm(x)))
+        if self.parallel:
+            return x + mixed + self.feed_forward(self.feed_forward_norm(x)), auxiliary
         x = x + mixed
         return x + self.feed_forward(self.feed_forward_norm(x)), auxiliary
 
@@ -88,10 +136,12 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     """Embedding, blocks, final norm and head. `make_mixer(layer)` builds the mixer of each block."""
 
-    def __init__(self, make_mixer: Callable[[int], nn.Module], sizes: ModelSizes) -> None:
+    def __init__(self, make_mixer: Callable[[int], nn.Module], sizes: ModelSizes, layout: str = "sequential") -> None:
         super().__init__()
+        self.loss_chunk = 0
+        """Tokens whose logits are in memory at a time; 0 is all of them."""
         self.embedding = nn.Embedding(sizes.vocabulary, sizes.width)
-        self.blocks = nn.ModuleList(Block(make_mixer(layer), sizes) for layer in range(sizes.blocks))
+        self.blocks = nn.ModuleList(Block(make_mixer(layer), sizes, layout) for layer in range(sizes.blocks))
         self.norm = RMSNorm(sizes.width, eps=1e-6)
         self.head = nn.Linear(sizes.width, sizes.vocabulary, bias=False)
         self._initialise()
@@ -118,6 +168,8 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean cross-entropy in nats per token of targets [batch, length], and the auxiliary losses (not added)."""
         hidden, auxiliary = self.hidden(tokens)
+        if self.loss_chunk:
+            return chunked_loss(hidden, self.head.weight, targets, self.loss_chunk), auxiliary
         logits = self.head(hidden).float()
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), auxiliary
 

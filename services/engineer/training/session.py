@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from services.domain.curves import Curve
 from services.engineer.data import Corpus, batches
 from services.engineer.scales import Scale
+from services.engineer.training.compiled import ARRAY, CompileCache
 from services.engineer.training.dialogue import amount, array, ask, names
 from services.engineer.training.errors import Drained, TrainingFailed
 from services.engineer.training.ports import JSON, Array, Child, Message
@@ -71,6 +72,7 @@ def read_checkpoint(path: Path, identity: str) -> Checkpoint | None:
 
 
 Weights = dict[str, Array]
+Rows = tuple[NDArray[np.int64], ...]
 LossAt = Callable[[Weights, int], Awaitable[float]]
 STATE_BYTES = 64 << 20
 """A state up to this size is saved after every chunk, so that any chunk can be computed again; a larger one only when a
@@ -109,6 +111,7 @@ class Supervision:
     watch: WatchSettings = field(default_factory=WatchSettings)
     peers: Peers = field(default_factory=Peers)
     finished: Sequence[Curve] = ()
+    compiled: CompileCache | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class Session:
         self.history: list[Metrics] = []
         self.compiled, self.auxiliary_loss = False, cast("float | None", None)
         self._saved_at = monotonic()
+        self._ahead: tuple[int, int, asyncio.Task[Rows]] | None = None
 
     async def begin(self) -> None:
         """Hand the child its program; go on from the checkpoint where there is one."""
@@ -160,8 +164,11 @@ class Session:
             "context": job.scale.context,
             "device": job.scale.device,
             "threads": job.scale.threads,
+            "memory_share": 1.0 / job.scale.per_device,
         }
-        ready = await ask(self.child, "begin", header, {}, expect="ready", timeout=self._time_left())
+        cache = self.supervision.compiled
+        compiled = await asyncio.to_thread(cache.arrays) if cache is not None and job.scale.compile else {}
+        ready = await ask(self.child, "begin", header, compiled, expect="ready", timeout=self._time_left())
         self.parameters = names(ready, "parameters")
         self.flops_per_token = self._counted(amount(ready, "flops_per_token"))
         self.first = await self.weights()
@@ -182,7 +189,7 @@ class Session:
         random = self.job.corpus.random(f"audit {self.job.identity}")
         audited = int(random.integers(self.step, steps)) if self.step < steps else steps
         while self.step < steps:
-            metrics = await self._train(self._next_stop() - self.step, audited)
+            metrics = await self._train(self._next_stop(self.step) - self.step, audited)
             decision = watch(self.history, self.supervision.watch, self.supervision.peers, self.supervision.finished)
             if decision is None and self.step in self._evaluation_steps():
                 metrics = await self._evaluate(metrics)
@@ -193,6 +200,13 @@ class Session:
             await self._keep()
         return None
 
+    async def keep_compiled(self) -> None:
+        """Keep what was compiled for a program of the zoo, for the trainings of others."""
+        cache = self.supervision.compiled
+        if cache is not None and self.compiled and cache.wants(self.job.program):
+            answer = await ask(self.child, "compiled", {}, {}, expect="compiled", timeout=self._time_left())
+            await asyncio.to_thread(cache.keep, answer.arrays[ARRAY])
+
     async def weights(self) -> Weights:
         """Parameters and buffers as they are now: of the saved state, if there is one, which a stretch may end at."""
         if self._state is not None and self._state.step == self.step:
@@ -200,11 +214,9 @@ class Session:
         answer = await ask(self.child, "weights", {}, {}, expect="weights", timeout=self._time_left())
         return answer.arrays
 
-    def _next_stop(self) -> int:
+    def _next_stop(self, step: int) -> int:
         steps, every = self.job.scale.steps, self.job.scale.log_every
-        return min(
-            stop for stop in (*self._evaluation_steps(), steps, (self.step // every + 1) * every) if stop > self.step
-        )
+        return min(stop for stop in (*self._evaluation_steps(), steps, (step // every + 1) * every) if stop > step)
 
     def _evaluation_steps(self) -> set[int]:
         """Where the held-out loss is measured on the way; the end is measured apart, on all blocks."""
@@ -215,19 +227,11 @@ class Session:
         return max(1.0, self.job.scale.wall_seconds - self.spent)
 
     async def _train(self, count: int, audited: int) -> Metrics:
-        scale, start, before = self.job.scale, self.step, self._state
-        rows = tuple(
-            batches(
-                self.job.corpus.train,
-                batch=scale.batch,
-                context=scale.context,
-                seed=self.job.seed,
-                first=start,
-                count=count,
-            )
-        )
+        start, before = self.step, self._state
+        rows = await self._rows(start, count)
         tokens = np.stack(rows).astype(np.uint16)
         began, busy = monotonic(), self.child.usage().cpu_seconds
+        self._prefetch(start + count)
         answer = await ask(self.child, "train", {}, {"tokens": tokens}, expect="metrics", timeout=self._time_left())
         seconds = monotonic() - began
         self.step += count
@@ -239,6 +243,24 @@ class Session:
             losses = tuple(float(loss) for loss in array(answer, "loss", (count,)))
             self.stretch = Stretch(start, rows, losses, before.arrays, self._state.arrays)
         return metrics
+
+    async def _rows(self, start: int, count: int) -> Rows:
+        """The batches of a chunk: those that were read ahead, where it is the same chunk."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[:2] == (start, count):
+            return await ahead[2]
+        return self._batches(start, count)
+
+    def _prefetch(self, start: int) -> None:
+        """Read the next chunk's batches while the child computes: shards lie on disk."""
+        if start < self.job.scale.steps:
+            count = self._next_stop(start) - start
+            self._ahead = (start, count, asyncio.create_task(asyncio.to_thread(self._batches, start, count)))
+
+    def _batches(self, start: int, count: int) -> Rows:
+        scale, train = self.job.scale, self.job.corpus.train
+        order = batches(train, batch=scale.batch, context=scale.context, seed=self.job.seed, first=start, count=count)
+        return tuple(order)
 
     def _record(self, answer: Message, count: int, seconds: float, used: Usage, busy: float) -> Metrics:
         scale = self.job.scale

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from services.engineer.scales import Scale
-from services.engineer.training.model import LanguageModel, autocast
+from services.engineer.training.model import NOT_COUNTED, LanguageModel, autocast
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: float, decay: float, final: float) -> float:
@@ -28,8 +28,6 @@ def learning_rate(step: int, steps: int, *, peak: float, warmup: float, decay: f
     return peak * (final + (1 - final) * left)
 
 
-NOT_COUNTED = -100
-"""What PyTorch's cross-entropy leaves out of its mean."""
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
@@ -50,6 +48,7 @@ class Plan:
     grad_clip: float
     precision: str
     compile: bool
+    loss_chunk: int = 0
 
     @classmethod
     def of(cls, scale: Scale) -> "Plan":
@@ -76,8 +75,11 @@ class Trainer:
         self.model, self.plan, self.device, self._parallel = model, plan, device, parallel
         self.optimiser = adamw(model, plan)
         self.compiled = plan.compile
-        self._plain: Forward = model if parallel is None else parallel
-        self._forward: Forward = torch.compile(self._plain) if plan.compile else self._plain
+        self._forward: Forward = model if parallel is None else parallel
+        model.loss_chunk = plan.loss_chunk
+        if plan.compile:  # block by block: blocks are alike, so that one compilation serves all of them
+            for block in model.blocks:
+                block.compile()
 
     def step(self, step: int, rows: Tensor, counted: Tensor | None = None) -> StepReport:
         """One optimiser step (from 0) on rows [batch, context + 1]; `counted` [batch, context] marks the targets that
@@ -120,11 +122,13 @@ class Trainer:
                 return self._forward(inputs, targets)
             except Exception as error:
                 # A program that the compiler cannot take still trains, only slower.
-                if self._forward is self._plain:
+                if not self.compiled:
                     raise
                 warnings.warn(f"Not compiled: {error}", stacklevel=1)
-                self._forward, self.compiled = self._plain, False
-                return self._plain(inputs, targets)
+                self.compiled = False
+                for block in self.model.blocks:
+                    block._compiled_call_impl = None  # nn.Module.compile has no opposite
+                return self._forward(inputs, targets)
 
 
 def adamw(model: LanguageModel, plan: Plan) -> torch.optim.AdamW:

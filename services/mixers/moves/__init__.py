@@ -1,11 +1,30 @@
-"""The library of architectural moves."""
+"""The library of architectural moves: our own, and those that installed distributions add (group asi_arch.moves)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from services.chassis.errors import SettingsError
+from services.chassis.plugins import MOVES, load_plugin, plugin_names
 from services.mixers.moves import inputs, memory, output, paths
 from services.mixers.moves.move import Move, Source
 
-LIBRARY: tuple[Move, ...] = (*memory.MOVES, *inputs.MOVES, *paths.MOVES, *output.MOVES)
-BY_NAME: Mapping[str, Move] = {move.name: move for move in LIBRARY}
-
 __all__ = ["BY_NAME", "LIBRARY", "Move", "Source"]
+
+
+def _added(known: Iterable[Move]) -> tuple[Move, ...]:
+    """The moves of other distributions. Raises SettingsError for what is no move, and for a name that exists."""
+    names, added = {move.name for move in known}, list[Move]()
+    for entry in plugin_names(MOVES):
+        loaded = load_plugin(MOVES, entry)
+        for move in [loaded] if isinstance(loaded, Move) else loaded if isinstance(loaded, tuple | list) else [None]:
+            if not isinstance(move, Move):
+                raise SettingsError(f"{entry!r} of {MOVES} must be a Move or a tuple of moves, not {loaded!r}")
+            if move.name in names:
+                raise SettingsError(f"{entry!r} of {MOVES} has the name of another move, {move.name}: rename it")
+            names.add(move.name)
+            added.append(move)
+    return tuple(added)
+
+
+_OWN: tuple[Move, ...] = (*memory.MOVES, *inputs.MOVES, *paths.MOVES, *output.MOVES)
+LIBRARY: tuple[Move, ...] = (*_OWN, *_added(_OWN))
+BY_NAME: Mapping[str, Move] = {move.name: move for move in LIBRARY}

@@ -11,12 +11,14 @@ from services.chassis.bus.topology import MAX_EVENT_BYTES
 from services.chassis.errors import HandedBack, Rejected
 from services.chassis.events import body_of
 from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2
 from services.engineer.handlers import Engineer
 from services.engineer.revision import OfflineReviser
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
 from tests.archives import hold
-from tests.engineer.service.engineer_neighbours import delivery, engineering, said
+from tests.engineer.program.test_substitution import DELTA, MIXER
+from tests.engineer.service.engineer_neighbours import SETTINGS, delivery, engineering, said
 from tests.engineer.training.programs import CONVOLUTION, LOOKS_AHEAD_WHEN_SCORED, mixer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -40,6 +42,26 @@ async def test_every_seed_is_trained_and_measured(bus: Bus, sandbox: Sandbox, st
     assert training.worker
     assert training.seeds[0].measurements.isolation == sandbox.level
     assert len(body_of(event)) < MAX_EVENT_BYTES
+
+
+async def test_a_recurrence_is_trained_by_its_kernel_and_both_forms_are_kept(
+    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+) -> None:
+    """What was proposed stays in the proposal; what was trained holds the slow form beside the fast one."""
+    settings = events_pb2.RunSettings()
+    settings.CopyFrom(SETTINGS)
+    settings.scale_overrides["substitute"] = "true"
+    program = MIXER.format(function=DELTA, call="delta(q, k, v, gate)")
+    async with engineering(sandbox, stages, tmp_path, bus, settings) as (engineer, _):
+        await engineer.handle(await delivery(bus, program))
+    (event,) = await said(bus, "trained")
+    training = event.candidate_trained.training
+
+    assert [(one.function, one.operator) for one in training.substitutions] == [
+        ("delta", "fla.ops.delta_rule.chunk_delta_rule")
+    ]
+    assert "def _slow_delta(" in training.program
+    assert training.HasField("loss")
 
 
 async def test_a_drained_training_goes_on_and_ends_the_same(

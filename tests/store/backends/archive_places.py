@@ -1,9 +1,12 @@
-"""Where archives of tests lie: a file of their own, or a database of a mongod of the session's own."""
+"""Where archives of tests lie: a file of their own, or a database of the session's own mongod, by either driver."""
 
 import uuid
 from pathlib import Path
 
+import pymongo
 import pytest
+
+from services.store.backends.mongo import connection
 
 
 def place(backend: str, request: pytest.FixtureRequest, folder: Path) -> str:
@@ -12,4 +15,6 @@ def place(backend: str, request: pytest.FixtureRequest, folder: Path) -> str:
         return f"sqlite:///{folder / uuid.uuid4().hex}.db"
     if backend == "memory":
         return f"memory://{uuid.uuid4().hex}"
+    if backend == "pymongo":
+        request.getfixturevalue("monkeypatch").setattr(connection, "DRIVER", pymongo.AsyncMongoClient)
     return f"{request.getfixturevalue('mongod').url}/asi_{uuid.uuid4().hex}?replicaSet=rs0"

@@ -17,7 +17,12 @@ from services.store.port import Archive, Questions
 from services.store.service import ArchiveService
 from tests.store.backends.archive_places import place
 
-BACKENDS = ["memory", "sqlite", pytest.param("mongo", marks=pytest.mark.mongo)]
+BACKENDS = [
+    "memory",
+    "sqlite",
+    pytest.param("mongo", marks=pytest.mark.mongo),
+    pytest.param("pymongo", marks=[pytest.mark.mongo, pytest.mark.slow]),
+]
 
 
 @pytest.fixture(params=BACKENDS)

@@ -1,14 +1,16 @@
 """A token mixer, and the language model that it was measured in."""
 
 import json
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from services.engineer.export.template.kernels import execute
-from services.engineer.program import MixerSizes, construct, find_mixer
+from services.engineer.program import MixerSizes, block_layout, construct, mixer_of_layer
 from services.engineer.training.model import LanguageModel
 from services.engineer.training.sizes import ModelSizes
 
@@ -19,21 +21,28 @@ CARD: dict[str, object] = json.loads((_HERE / "card.json").read_text(encoding="u
 """Everything that the model card says, for programs."""
 SIZES = ModelSizes(**json.loads((_HERE / "sizes.json").read_text(encoding="utf-8")))
 """The language model that was trained."""
-_SOURCE = _HERE / "program.py"
-_PROGRAM = execute(_SOURCE, f"{__name__}.program")
+
+
+@cache
+def _module(file: str) -> ModuleType:
+    """A program beside this file, executed once, as all layers share it."""
+    return execute(_HERE / file, f"{__name__}.{file.removesuffix('.py')}")
 
 
 def mixer(width: int, heads: int, layer: int = 0) -> nn.Module:
     """The layer alone: hidden states [batch, length, width] → a tensor, or a tuple that begins with one."""
-    kind = find_mixer(_PROGRAM, _SOURCE.read_text(encoding="utf-8"))
-    made: nn.Module = construct(kind, MixerSizes(width=width, heads=heads, layer=layer))
+    file = (SIZES.layers[layer % len(SIZES.layers)] if SIZES.layers else "") or "program.py"
+    module = _module(file)
+    sizes = MixerSizes(width, heads, layer, SIZES.whole_model and file == "program.py")
+    made: nn.Module = construct(mixer_of_layer(module, (_HERE / file).read_text(encoding="utf-8"), sizes), sizes)
     return made
 
 
 def build(sizes: ModelSizes = SIZES, seed: int = 0) -> LanguageModel:
     """A language model with fresh initial values, of any size."""
     torch.manual_seed(seed)
-    return LanguageModel(lambda layer: mixer(sizes.width, sizes.heads, layer), sizes)
+    layout = block_layout(_module("program.py")) if sizes.whole_model else "sequential"
+    return LanguageModel(lambda layer: mixer(sizes.width, sizes.heads, layer), sizes, layout)
 
 
 def load(device: str = "cpu") -> LanguageModel:

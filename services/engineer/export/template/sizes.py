@@ -13,3 +13,6 @@ class ModelSizes:
     heads: int
     feed_forward: int
     tied: bool
+    layers: tuple[str, ...] = ()
+    """Files of the layers' programs, repeated; the empty name is the architecture's own."""
+    whole_model: bool = False

@@ -16,6 +16,7 @@ from services.store.backends.mongo.connection import (
     Client,
     Database,
     Document,
+    close,
     connect,
     database,
     moment,
@@ -80,7 +81,7 @@ class MongoArchive(Searching):
     async def close(self) -> None:
         """Let go of the connections."""
         if self._client is not None:
-            self._client.close()
+            await close(self._client)
 
     async def healthy(self) -> bool:
         """Whether the server answers."""

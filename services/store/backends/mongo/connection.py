@@ -1,6 +1,11 @@
-"""The connection to MongoDB, and its errors in the port's words. The one place that imports motor."""
+"""The connection to MongoDB, and its errors in the port's words. The one place that imports motor.
 
-from collections.abc import AsyncIterator, Mapping
+Motor gets no more than critical fixes until 2027-05. PyMongo's own asynchronous client passes the same tests: to change
+over, set `DRIVER` to `pymongo.AsyncMongoClient`. What the two do differently is in this module.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -28,6 +33,7 @@ Collection: TypeAlias = "AsyncIOMotorCollection[Document]"
 Database: TypeAlias = "AsyncIOMotorDatabase[Document]"
 Session: TypeAlias = AsyncIOMotorClientSession
 
+DRIVER: Callable[..., Client] = AsyncIOMotorClient
 _SNAPSHOT = ReadConcern("snapshot")
 _DURABLE = WriteConcern(w="majority", j=True)
 _AWAY_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult", "RetryableWriteError")
@@ -39,7 +45,7 @@ _REFUSED_CODES = {13: "may not use this database", 18: "is not who it says it is
 def connect(url: str) -> Client:
     """A client for the running event loop. Raises SettingsError for an impossible URL."""
     try:
-        return AsyncIOMotorClient(
+        return DRIVER(
             url,
             serverSelectionTimeoutMS=int(SELECTION_SECONDS * 1000),
             connectTimeoutMS=int(SELECTION_SECONDS * 1000),
@@ -50,6 +56,18 @@ def connect(url: str) -> Client:
         )
     except (ConfigurationError, ValueError, TypeError) as error:  # InvalidURI is a ConfigurationError
         raise SettingsError(f"ASI_ARCHIVE_URL is no MongoDB address: {error}.") from None
+
+
+async def close(client: Client) -> None:
+    """End all connections."""
+    end: Callable[[], Any] = client.close
+    await _settled(end())
+
+
+async def aggregated(collection: Collection, steps: Sequence[Document]) -> list[Document]:
+    """All documents of an aggregation."""
+    found: list[Document] = await (await _settled(collection.aggregate(list(steps)))).to_list(None)
+    return found
 
 
 def database(client: Client) -> Database:
@@ -70,14 +88,17 @@ async def must_be_replica_set(client: Client) -> None:
 @asynccontextmanager
 async def transaction(client: Client) -> AsyncIterator[Session]:
     """All or nothing, durable on a majority. A conflict with another writer raises ArchiveUnavailable."""
-    async with await client.start_session() as session, session.start_transaction(_SNAPSHOT, _DURABLE):
+    async with (
+        await _settled(client.start_session()) as session,
+        await _settled(session.start_transaction(_SNAPSHOT, _DURABLE)),
+    ):
         yield session
 
 
 @asynccontextmanager
 async def moment(client: Client) -> AsyncIterator[Session]:
     """A session whose reads all see the same moment."""
-    async with await client.start_session(snapshot=True) as session:
+    async with await _settled(client.start_session(snapshot=True)) as session:
         yield session
 
 
@@ -98,3 +119,8 @@ async def translated(running: bool = False) -> AsyncIterator[None]:
         if away or any(error.has_error_label(label) for label in _AWAY_LABELS):
             raise ArchiveUnavailable(f"MongoDB: {error}") from error
         raise
+
+
+async def _settled(value: Any) -> Any:
+    """The value itself, which one driver gives at once and the other one when awaited."""
+    return await value if inspect.isawaitable(value) else value

@@ -12,7 +12,7 @@ from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.store.backends.folding import Digest
 from services.store.backends.indices import Sketched
 from services.store.backends.mongo import documents
-from services.store.backends.mongo.connection import Collection, Database, Document, moment
+from services.store.backends.mongo.connection import Collection, Database, Document, aggregated, moment
 from services.store.backends.neighbours import StoredProgram, StoredVector, sketch_from
 from services.store.backends.rows import Order, move_outcome
 from services.store.port import CandidateRow, LogRow, Outgoing, Page, PoolRow, Query, Reservation, RunRow
@@ -82,8 +82,8 @@ async def list_candidates(database: Database, query: Query) -> Page:
 async def state_counts(database: Database, run: str) -> dict[int, int]:
     """How many candidates are in each state."""
     wanted = {"$match": {"run": await known(database, run)}}
-    counted = database.candidates.aggregate([wanted, {"$group": {"_id": "$state", "count": {"$sum": 1}}}])
-    return {one["_id"]: one["count"] async for one in counted}
+    counted = await aggregated(database.candidates, [wanted, {"$group": {"_id": "$state", "count": {"$sum": 1}}}])
+    return {one["_id"]: one["count"] for one in counted}
 
 
 async def event_count(database: Database, run: str) -> int:
@@ -206,7 +206,7 @@ async def _walk(edges: Collection, key: str, onwards: str, to: str) -> list[Docu
         {"$unwind": "$met"},
         {"$replaceRoot": {"newRoot": "$met"}},
     ]
-    return await edges.aggregate(steps).to_list(None)
+    return await aggregated(edges, steps)
 
 
 def _climb(key: str, above: dict[str, list[str]]) -> list[str]:

@@ -1,0 +1,114 @@
+"""An MCP server: a coding agent asks about runs and candidates, checks programs, and, where allowed, starts runs.
+
+    python -m asi_arch.mcp_server                 # reads only
+    python -m asi_arch.mcp_server --allow-start   # may also start and interrupt runs
+
+Over standard input and output, as agents start it; needs `pip install 'asi-arch[mcp]'`.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mcp.server import MCPServer
+
+from asi_arch import Laboratory, StartedRun
+from services.console.rows import ranked
+
+INSTRUCTIONS = (
+    "A laboratory that searches for token mixers (linear-attention architectures). Losses are held-out nats per token, "
+    "lower is better; fitness is a gain over the run's root baseline in units of its noise; what was not measured is "
+    "null, and no score of one seed is a discovery. Begin with list_runs."
+)
+MOST = 200
+
+
+def build(laboratory: Laboratory, allow_start: bool) -> MCPServer[Any]:
+    """The server of one laboratory."""
+    server: MCPServer[Any] = MCPServer("asi-arch", instructions=INSTRUCTIONS)
+
+    def list_runs() -> list[dict[str, Any]]:
+        """All runs, newest first: settings, phase, candidates by state, the best one, what was spent."""
+        return [_without_programs(status) for status in laboratory.statuses()]
+
+    def list_candidates(run: str = "", limit: int = 30) -> list[dict[str, Any]]:
+        """The candidates of a run (default: the newest), best fitness first."""
+        return [dict(row) for row in ranked(laboratory.rows(run))[: max(1, min(limit, MOST))]]
+
+    def get_candidate(candidate: str, run: str = "") -> dict[str, Any]:
+        """One candidate by id or unique name: motivation, check, numbers, verdict, analysis. Without its program."""
+        record = laboratory.candidate(candidate, run)
+        record.get("proposal", {}).pop("program", None)
+        record.get("proposal", {}).pop("motivation_embedding", None)
+        for seed in record.get("training", {}).get("seeds", []):
+            seed.pop("block_losses", None)
+        return record
+
+    def get_program(candidate: str, run: str = "") -> str:
+        """The Python program of a candidate, as it was trained."""
+        return laboratory.program(candidate, run)
+
+    async def check_program(program: str, scale: str = "tiny") -> dict[str, Any]:
+        """Screen and probe a program in the sandbox: is it causal, efficient, finite, alive? Takes some seconds."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "program.py"
+            await asyncio.to_thread(file.write_text, program, "utf-8")
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "services.engineer.tools", "check", str(file), "--scale", scale, "--json",
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            out, error = await process.communicate()
+        if not out.strip():
+            return {"passed": False, "error": error.decode().strip()[-2000:]}
+        report: dict[str, Any] = json.loads(out)
+        return report
+
+    for tool in (list_runs, list_candidates, get_candidate, get_program, check_program):
+        server.add_tool(tool)
+    if allow_start:
+        _add_starting(server, laboratory)
+    return server
+
+
+def _add_starting(server: MCPServer[Any], laboratory: Laboratory) -> None:
+    started: dict[str, StartedRun] = {}
+
+    def start_run(candidates: int, settings: dict[str, Any] | None = None) -> str:
+        """Start a run of so many new candidates; `settings` are further flags of `asi-arch run`. Its name."""
+        run = laboratory.start(candidates=candidates, **(settings or {}))
+        started[run.run] = run
+        return run.run
+
+    def interrupt_run(run: str) -> str:
+        """Drain a run that this server has started: work in hand is kept, and the run is paused."""
+        if run not in started:
+            return f"run {run} was not started here; there are {', '.join(started) or 'none'}"
+        started[run].interrupt()
+        return f"run {run} is draining"
+
+    server.add_tool(start_run)
+    server.add_tool(interrupt_run)
+
+
+def _without_programs(status: dict[str, Any]) -> dict[str, Any]:
+    for given in status.get("settings", {}).get("programs", []):
+        given.pop("program", None)
+    return status
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until standard input ends."""
+    parser = argparse.ArgumentParser(prog="asi-arch-mcp", description="The laboratory for coding agents, over MCP.")
+    parser.add_argument("--data-dir", type=Path, help="default: ASI_DATA_DIR, else .data")
+    parser.add_argument("--allow-start", action="store_true", help="let the agent start and interrupt runs")
+    options = parser.parse_args(arguments)
+    build(Laboratory(options.data_dir), options.allow_start).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,443 @@
+"""Everything that only a GPU can show, in order of worth: `make gpu`.
+
+    python -m bench.gpu [--out gpu.json] [--parts sandbox kernels …] [--again] [--minutes 40] [--device cuda]
+
+Each part stands for itself; what it found is added to the JSON file as soon as it is known, and a part that is there
+already is not measured again without --again. Without a GPU every part runs in the form that a CPU allows, and the
+table says what it left out. No network and no data set is needed.
+
+    paper       what an explore training should take, by counted operations: needs no GPU
+    sandbox     every program of the zoo trained in the sandbox, compiled and not; hostile programs confined likewise
+    kernels     the zoo, packed sequences and caches: fla's Triton kernels against our PyTorch versions
+    throughput  tokens/s, memory and use of the peak, in the sandbox and in a bare loop around fla's own layers
+    budget      what one explore training takes by that, and several candidates at once
+    loop        a real run: baselines and candidates, five services
+    drain       a training that is stopped and resumed, against one that was not
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.bare_loop import tokens_per_second
+from services.domain import zoo
+from services.engineer.data import Corpus, batches
+from services.engineer.data.corpus import ByteTokens, fingerprint_of
+from services.engineer.kernels import available, compare_programs, probes
+from services.engineer.program import MixerSizes, load_mixer, prepare_guest
+from services.engineer.scales import Scale, load_scale
+from services.engineer.training.dialogue import limits_of
+from services.engineer.training.errors import Drained, TrainingFailed
+from services.engineer.training.guest import build_model, flops_per_token
+from services.engineer.training.host import GUEST, train
+from services.engineer.training.measurements import device_name, versions
+from services.engineer.training.result import Metrics
+from services.engineer.training.session import Job, Session, Supervision, Weights
+from services.engineer.training.sizes import ModelSizes
+from services.sandbox import ChildError, Limits, Sandbox
+
+PEAK_FLOPS = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "H800": 989e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "4090": 165e12,
+}
+"""Of dense bfloat16, by what the device's name holds, from the vendor's data sheets."""
+EXPLORE_TOKENS, GOAL_HOURS, PAPER_HOURS = 1_048_576_000, 0.5, 5.6
+MEASURED = ("delta_net", "gated_delta_net", "gla", "mamba2")
+FLA_LAYERS = {
+    "delta_net": "DeltaNet",
+    "gated_delta_net": "GatedDeltaNet",
+    "gla": "GatedLinearAttention",
+    "mamba2": "Mamba2",
+}
+VOCABULARY = 50_257
+Result = dict[str, Any]
+HOSTILE = {
+    "opens a connection": "import socket\nsocket.create_connection(('192.0.2.1', 80), 1)",
+    "reads the password file of the host": "print(open('/etc/shadow').read())",
+    "writes outside of its folder": "open('/usr/written', 'w').write('x')",
+    "reads another process's environment": "print(open('/proc/1/environ', 'rb').read())",
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the parts share."""
+
+    device: str
+    results: Mapping[str, Result]
+
+    @property
+    def gpu(self) -> bool:
+        """Whether this is the real thing."""
+        return self.device == "cuda"
+
+    def scale(self, name: str = "explore", **overrides: object) -> Scale:
+        """A scale as it is on a GPU; on a CPU one of seconds. No tasks, no points of the curve on the way."""
+        usual: dict[str, object] = {"evaluations": 0, "tasks": "", "corpus": "python-source", "precision": "fp32"}
+        if self.gpu:
+            usual |= {"device": "cuda", "precision": "bf16-autocast"}
+        else:
+            small = {
+                "width": 32,
+                "heads": 2,
+                "feed_forward": 64,
+                "context": 64,
+                "blocks": 2,
+                "batch": 4,
+                "micro_batch": 4,
+            }
+            usual |= {"device": "cpu", **small, "compile": "false", "threads": 1}
+            overrides = {key: value for key, value in overrides.items() if key not in (*small, "compile")}
+        usual |= {"heldout_blocks": 8, "check_truncations": 4, "substitute": "false", **overrides}
+        return load_scale(name, {key: str(value) for key, value in usual.items()})
+
+
+def synthetic_corpus(vocabulary: int, tokens: int) -> Corpus:
+    """Token numbers that are as frequent as words: for speed, which does not depend on what they say."""
+    drawn = np.minimum(np.random.default_rng(1).zipf(1.2, tokens), vocabulary - 1).astype(np.uint16)
+    train, heldout, verification = drawn[: tokens // 2], drawn[tokens // 2 : tokens * 3 // 4], drawn[tokens * 3 // 4 :]
+    words = ByteTokens()
+    words.vocabulary = vocabulary
+    fingerprint = fingerprint_of(train, heldout, verification)
+    return Corpus("synthetic", words, train, heldout, verification, 4.0, fingerprint, b"bench")
+
+
+async def paper_part(bench: Bench) -> Result:
+    """Operations of the root at explore and verify, counted on the CPU over one row; what follows for an H100."""
+    found: Result = {"left_out": [] if bench.gpu else ["operations of Triton kernels, which nobody counts"], "ok": True}
+    for stage in ("explore", "verify"):
+        scale = load_scale(stage)
+        sizes = ModelSizes.of(scale, VOCABULARY)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            loop = asyncio.get_running_loop()
+            counted = await loop.run_in_executor(pool, _counted, sizes, 256 if stage == "verify" else scale.context)
+        flops, parameters = counted
+        logits = 4 * VOCABULARY * scale.micro_batch * scale.context
+        found[stage] = {
+            "parameters": parameters,
+            "flops_per_token": flops,
+            "gpu_hours_at_share_of_peak": {
+                f"{share:.0%}": round(flops * scale.tokens / (share * PEAK_FLOPS["H100"]) / 3600, 2)
+                for share in (0.05, 0.1, 0.2, 0.4)
+            },
+            "logits_bytes": logits,
+            "logits_bytes_in_chunks": 4 * VOCABULARY * scale.loss_chunk,
+        }
+    return found
+
+
+def _counted(sizes: ModelSizes, context: int) -> tuple[float, int]:
+    """FLOPs per token and parameters of the root, in this process."""
+    prepare_guest()
+    program = zoo.baselines()[0].program
+    model = build_model(program, sizes, seed=0, device="cpu")
+    return flops_per_token(program, sizes, context, "fp32") or 0.0, sum(one.numel() for one in model.parameters())
+
+
+async def sandbox_part(bench: Bench) -> Result:
+    """Every zoo program two steps long, and hostile ones, within the limits of a GPU training."""
+    found: Result = {"left_out": [] if bench.gpu else ["CUDA, compiled programs"]}
+    scale = bench.scale(blocks=2, batch=8, micro_batch=8, tokens=2 * 8 * 2048 if bench.gpu else 512, log_every=1)
+    corpus = synthetic_corpus(VOCABULARY if bench.gpu else 256, 1 << 20)
+    async with Sandbox() as sandbox:
+        found["level"] = sandbox.level
+        for baseline in zoo.baselines():
+            for compiled in (False, True) if bench.gpu else (False,):
+                name = f"{baseline.name}{' compiled' if compiled else ''}"
+                began = time.monotonic()
+                try:
+                    result = await train(baseline.program, 0, replace(scale, compile=compiled), corpus, sandbox)
+                    measured = result.measurements
+                    found[name] = {
+                        "loss": round(result.loss, 4), "compiled": measured.compiled,
+                        "peak_memory_bytes": measured.peak_memory_bytes, "seconds": round(time.monotonic() - began, 1),
+                    }  # fmt: skip
+                except TrainingFailed as failed:
+                    found[name] = {"error": f"{failed.kind}: {failed.message} {failed.log_tail[-800:]}"}
+        found["hostile"] = {what: await _hostile(sandbox, text, scale) for what, text in HOSTILE.items()}
+    found["ok"] = not any("error" in value for value in found.values() if isinstance(value, dict)) and all(
+        told.startswith("refused") for told in found["hostile"].values()
+    )
+    return found
+
+
+async def _hostile(sandbox: Sandbox, text: str, scale: Scale) -> str:
+    """What becomes of a program that does something forbidden as it is loaded."""
+    program = f"{text}\n{zoo.baseline('delta_net').program}"
+    limits: Limits = replace(limits_of(scale), wall_seconds=60.0, cpu_seconds=60.0)
+    try:
+        async with sandbox.child(GUEST, limits) as child:
+            session = Session(Job(program, 0, scale, synthetic_corpus(256, 1 << 16)), Supervision(), child, _unscored)
+            await session.begin()
+    except TrainingFailed as failed:
+        return f"refused: {failed.message[:160]}"
+    except ChildError as error:
+        return f"refused: {error.reason[:160]}"
+    return "NOT refused"
+
+
+async def kernels_part(bench: Bench) -> Result:
+    """Outputs and gradients of programs, of packed sequences and of caches."""
+    if reason := available(bench.device):
+        return {"left_out": [reason], "ok": None}
+    programs = {one.name: one.program for one in zoo.baselines()} | probes()
+    lengths, precisions = ((1, 63, 64, 100, 2048), ("bf16", "fp32")) if bench.gpu else ((20,), ("fp32",))
+    if not bench.gpu:
+        programs = {name: programs[name] for name in ("gla", "retnet", "mamba2")}
+    found: Result = {"left_out": [] if bench.gpu else ["CUDA, bf16, long inputs, most programs"]}
+    compared = [
+        one
+        for precision in precisions
+        for one in await asyncio.to_thread(compare_programs, programs, lengths, bench.device, precision)
+    ]
+    found["compared"] = [asdict(one) | {"agrees": one.agrees} for one in compared]
+    found["ok"] = all(one.agrees for one in compared)
+    return found
+
+
+async def throughput_part(bench: Bench) -> Result:
+    """Ours in the sandbox, with and without compilation, and fla's own layer in the same bare loop."""
+    found: Result = {"left_out": [] if bench.gpu else ["CUDA: a CPU's numbers at a scale of seconds", "fla's layers"]}
+    stages = ("explore", "verify") if bench.gpu else ("explore",)
+    async with Sandbox() as sandbox:
+        for stage in stages:
+            for name in MEASURED:
+                row: Result = {}
+                for compiled in (False, True) if bench.gpu else (False,):
+                    scale = _timed_scale(bench, stage, compiled)
+                    row["compiled" if compiled else "plain"] = await _ours(name, scale, sandbox, bench)
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                    arguments = (name, _timed_scale(bench, stage, False), bench.gpu)
+                    try:
+                        bare = await asyncio.get_running_loop().run_in_executor(pool, _bare, *arguments)
+                        row["bare"] = {"tokens_per_second": round(bare)}
+                    except Exception as error:  # noqa: BLE001 - fla's layers refuse sizes in many ways; it is the result
+                        row["bare"] = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+                found[f"{stage} {name}"] = row
+    found["ok"] = not any("error" in part for row in found.values() if isinstance(row, dict) for part in row.values())
+    return found
+
+
+def _timed_scale(bench: Bench, stage: str, compiled: bool) -> Scale:
+    """One micro-batch per step, a dozen steps."""
+    own = load_scale(stage)
+    micro = own.micro_batch if bench.gpu else 4
+    tokens = 12 * micro * (own.context if bench.gpu else 64)
+    return bench.scale(stage, batch=micro, micro_batch=micro, tokens=tokens, log_every=2, compile=str(compiled).lower())
+
+
+async def _ours(name: str, scale: Scale, sandbox: Sandbox, bench: Bench) -> Result:
+    """Tokens per second by the host's clock, the first steps left out."""
+    job = Job(zoo.baseline(name).program, 0, scale, synthetic_corpus(VOCABULARY if bench.gpu else 256, 1 << 22))
+    try:
+        async with sandbox.child(GUEST, limits_of(scale)) as child:
+            session = Session(job, Supervision(), child, _unscored)
+            await session.begin()
+            parameters = sum(int(session.first[f"model/{one}"].size) for one in session.parameters)
+            await session.run()
+    except TrainingFailed as failed:
+        return {"error": f"{failed.kind}: {failed.message} {failed.log_tail[-800:]}"}
+    later = session.history[len(session.history) // 2 :]
+    speed = scale.tokens_per_step / (sum(one.seconds_per_step for one in later) / len(later))
+    peak = next((value for key, value in PEAK_FLOPS.items() if bench.gpu and key in device_name("cuda")), None)
+    return {
+        "tokens_per_second": round(speed),
+        "peak_memory_bytes": later[-1].peak_memory_bytes,
+        "model_flops_utilisation": None if peak is None else round(6 * parameters * speed / peak, 4),
+        "compiled": session.compiled,
+    }
+
+
+def _bare(name: str, scale: Scale, layers: bool) -> float:
+    """The bare loop's tokens per second, in this process; around fla's own layer where `layers`."""
+    prepare_guest(scale.threads, scale.device)
+    vocabulary = VOCABULARY if layers else 256
+    corpus = synthetic_corpus(vocabulary, 1 << 22)
+    order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=0, first=0, count=scale.steps)
+
+    def mixer(layer: int) -> torch.nn.Module:
+        if not layers:
+            return load_mixer(zoo.baseline(name).program, MixerSizes(scale.width, scale.heads, layer))
+        import fla.layers
+
+        kind = getattr(fla.layers, FLA_LAYERS[name])
+        sizes = {"head_dim": 2 * scale.width // scale.heads} if name == "mamba2" else {}
+        made: torch.nn.Module = kind(hidden_size=scale.width, num_heads=scale.heads, layer_idx=layer, **sizes)
+        return made
+
+    return tokens_per_second(
+        mixer, torch.from_numpy(np.stack(list(order))), width=scale.width, inner=scale.feed_forward,
+        blocks=scale.blocks, vocabulary=vocabulary, micro_batch=scale.micro_batch, device=scale.device,
+        precision=scale.precision,
+    )  # fmt: skip
+
+
+async def budget_part(bench: Bench) -> Result:
+    """GPU-hours of one explore training by the speeds above, and the speed of several trainings together."""
+    found: Result = {"goal_gpu_hours": GOAL_HOURS, "paper_gpu_hours": PAPER_HOURS, "left_out": []}
+    if not bench.gpu:
+        found["left_out"] = ["GPU-hours: nothing that a CPU measures says what a GPU would take"]
+    for key, row in bench.results.get("throughput", {}).items():
+        if bench.gpu and key.startswith("explore ") and isinstance(row, dict):
+            best = max((part.get("tokens_per_second", 0) for name, part in row.items() if name != "bare"), default=0)
+            found[key] = {"gpu_hours": round(EXPLORE_TOKENS / best / 3600, 3)} if best else {"error": "no speed"}
+    async with Sandbox() as sandbox:
+        scale = _timed_scale(bench, "explore", False)
+        for count in (1, 2, 4):
+            began = time.monotonic()
+            rows = await asyncio.gather(*(_ours("delta_net", scale, sandbox, bench) for _ in range(count)))
+            speeds = [row.get("tokens_per_second", 0) for row in rows]
+            found[f"{count} at once"] = {
+                "tokens_per_second": sum(speeds), "seconds": round(time.monotonic() - began, 1),
+            }  # fmt: skip
+    found["ok"] = all(found[f"{count} at once"]["tokens_per_second"] for count in (1, 2, 4))
+    return found
+
+
+async def loop_part(bench: Bench) -> Result:
+    """`asi-arch run` with everything that belongs to it, at explore on a GPU."""
+    candidates = 5 if bench.gpu else 1
+    settings = {
+        "tasks": "copying,induction",
+        "averaged": "copying,induction",
+        "task_limit": 32,
+        "corpus": "python-source",
+    }
+    if bench.gpu:
+        settings |= {"tokens": 20_000_000, "tokenizer": "", "heldout_blocks": 64, "batch": 32}
+    else:
+        settings |= {"steps": 6, "width": 32, "heads": 2, "feed_forward": 64, "context": 64, "heldout_blocks": 16}
+        settings |= {"check_truncations": 8, "evaluations": 1}
+    command = [sys.executable, "-m", "services.console", "run", "--json", "--candidates", str(candidates)]
+    command += ["--scale", "explore" if bench.gpu else "mini", "--baselines", "delta_net,gated_delta_net"]
+    command += [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        done = await asyncio.to_thread(
+            subprocess.run,
+            command,
+            env={**os.environ, "ASI_DATA_DIR": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        seconds = time.monotonic() - began
+    if not done.stdout.strip():
+        return {"error": done.stderr[-2000:], "ok": False}
+    rows = json.loads(done.stdout)
+    kept = [{name: row[name] for name in ("name", "state", "loss", "fitness", "reason")} for row in rows]
+    return {
+        "left_out": [] if bench.gpu else ["CUDA, 20M tokens"], "candidates": kept, "seconds": round(seconds, 1),
+        "ok": sum(row["loss"] is not None for row in rows) >= 2,
+    }  # fmt: skip
+
+
+async def drain_part(bench: Bench) -> Result:
+    """The curve of a training that was drained after its first chunk and resumed, against an undisturbed one."""
+    scale = bench.scale(blocks=2, batch=8, micro_batch=8, tokens=12 * 8 * 2048 if bench.gpu else 12 * 256, log_every=4)
+    corpus, program = synthetic_corpus(VOCABULARY if bench.gpu else 256, 1 << 20), zoo.baseline("delta_net").program
+    with tempfile.TemporaryDirectory() as folder:
+        path, stop = Path(folder) / "checkpoint", asyncio.Event()
+
+        def drain(_: Metrics) -> None:
+            stop.set()
+
+        async with Sandbox() as sandbox:
+            whole = await train(program, 0, scale, corpus, sandbox)
+            try:
+                await train(program, 0, scale, corpus, sandbox, on_progress=drain, stop=stop, checkpoint=path)
+                return {"error": "the training did not drain", "ok": False}
+            except Drained as drained:
+                at = drained.step
+            resumed = await train(program, 0, scale, corpus, sandbox, checkpoint=path)
+    gap = abs(resumed.loss - whole.loss)
+    return {
+        "left_out": [] if bench.gpu else ["CUDA"],
+        "drained_at_step": at, "loss": whole.loss, "resumed_loss": resumed.loss,
+        "ok": gap == 0 if not bench.gpu else gap < 0.02,
+    }  # fmt: skip
+
+
+async def _unscored(weights: Weights, step: int) -> float:  # noqa: ARG001
+    raise AssertionError("the scales of this benchmark have no evaluations")
+
+
+PARTS: Mapping[str, Callable[[Bench], Awaitable[Result]]] = {
+    "paper": paper_part,
+    "sandbox": sandbox_part,
+    "kernels": kernels_part,
+    "throughput": throughput_part,
+    "budget": budget_part,
+    "loop": loop_part,
+    "drain": drain_part,
+}
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """One line for each part: how it ended, how long it took, what it left out."""
+    lines = [f"{'part':<12}{'result':<10}{'seconds':>8}  left out"]
+    for name in PARTS:
+        found = results.get(name)
+        if found is None:
+            lines.append(f"{name:<12}{'not run':<10}")
+            continue
+        verdict = {True: "ok", False: "FAILED", None: "left out"}[found.get("ok")]
+        left_out = "; ".join(found.get("left_out", [])) or found.get("error", "")[-120:].replace("\n", " ")
+        lines.append(f"{name:<12}{verdict:<10}{found.get('took', 0):>8.1f}  {left_out}")
+    return "\n".join(lines)
+
+
+async def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the parts that are not there yet. Exit status 1 where one failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="results, added to part by part")
+    parser.add_argument("--parts", nargs="*", choices=tuple(PARTS), default=list(PARTS))
+    parser.add_argument("--again", action="store_true", help="measure parts again that are in the file")
+    parser.add_argument("--minutes", type=float, default=40.0, help="start no further part after so long")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    out: Path = options.out
+    content = await asyncio.to_thread(lambda: json.loads(out.read_text("utf-8")) if out.is_file() else {})
+    results: dict[str, Result] = content.get(options.device, {})
+    began = time.monotonic()
+    for name in options.parts:
+        if name in results and not options.again:
+            continue
+        if time.monotonic() - began > 60 * options.minutes:
+            print(f"{name}: the time is up; the next call goes on with it", flush=True)
+            break
+        print(f"{name} …", flush=True)
+        started = time.monotonic()
+        try:
+            found = await PARTS[name](Bench(options.device, results))
+        except Exception as error:  # noqa: BLE001 - one part that breaks must not take the others along
+            found = {"error": f"{type(error).__name__}: {error}", "ok": False}
+        results[name] = {**found, "took": round(time.monotonic() - started, 1)}
+        about = {"device": device_name(options.device), "versions": dict(versions())}
+        text = json.dumps({**content, options.device: results, f"{options.device}_machine": about}, indent=2)
+        await asyncio.to_thread(out.write_text, text, "utf-8")
+    print(table(results))
+    return 1 if any(found.get("ok") is False for found in results.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

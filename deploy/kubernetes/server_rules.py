@@ -1,0 +1,211 @@
+"""What an API server or a controller refuses although every field is as its schema says.
+
+References between objects, selectors that choose nothing, names, quantities and combinations of fields. The rules are
+those of the server's own validation (pkg/apis/*/validation), as far as these manifests come near them.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+Manifest = dict[str, Any]
+Placed = tuple[str, Manifest]
+
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job", "ScaledJob")
+MADE_ELSEWHERE = frozenset({"ConfigMap nats-config", "Secret asi-nats", "Secret asi-mind", "Secret asi-mongo"})
+"""What deploy/README.md makes by hand: keys and the broker's users."""
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_PORT = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
+_VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([munkMGTPE]?i?)")
+_UNITS = {"": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
+          "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}  # fmt: skip
+_PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+
+
+def broken(manifests: Iterable[Placed]) -> Iterator[str]:
+    """One line for each rule that an object breaks: its file, kind, name and the rule."""
+    placed = list(manifests)
+    objects = [one for _, one in placed]
+    seen: dict[tuple[str, str], str] = {}
+    for file, one in placed:
+        where = f"{file}: {one['kind']} {one['metadata']['name']}"
+        key = (one["kind"], one["metadata"]["name"])
+        if key in seen:
+            yield f"{where}: {seen[key]} has an object of this kind and name already"
+        seen[key] = file
+        for problem in _problems(one, objects):
+            yield f"{where}: {problem}"
+
+
+def _problems(one: Manifest, objects: list[Manifest]) -> Iterator[str]:
+    name, kind = one["metadata"]["name"], one["kind"]
+    if not all(_LABEL.fullmatch(part) for part in name.split(".")):
+        yield f"the name {name} is no DNS name"
+    if kind in WORKLOADS:
+        yield from _workload(one, objects)
+    elif kind == "Service":
+        yield from _service(one, objects)
+    elif kind == "PodDisruptionBudget":
+        if ("minAvailable" in one["spec"]) == ("maxUnavailable" in one["spec"]):
+            yield "gives not exactly one of minAvailable and maxUnavailable"
+        if not _chosen(one["spec"].get("selector", {}), objects):
+            yield "its selector chooses no pod"
+    elif kind == "NetworkPolicy" and not _chosen(one["spec"].get("podSelector", {}), objects):
+        yield "its podSelector chooses no pod"
+    elif kind == "ScaledObject":
+        target = one["spec"]["scaleTargetRef"]
+        found = next((o for o in objects if _is(o, target.get("kind", "Deployment"), target["name"])), None)
+        if found is None:
+            yield f"scales {target['name']}, which does not exist"
+        elif "replicas" in found["spec"]:
+            yield f"scales {target['name']}, whose replicas every apply would set back"
+        if one["spec"].get("minReplicaCount", 0) > one["spec"].get("maxReplicaCount", 100):
+            yield "minReplicaCount is above maxReplicaCount"
+
+
+def _workload(one: Manifest, objects: list[Manifest]) -> Iterator[str]:
+    template, spec = _template(one), one["spec"]
+    labels = template.get("metadata", {}).get("labels", {})
+    if one["kind"] in ("Deployment", "StatefulSet", "DaemonSet"):
+        if not _matches(spec["selector"], labels):
+            yield "its selector does not match the labels of its pods"
+        if template["spec"].get("restartPolicy", "Always") != "Always":
+            yield "its pods must have the restartPolicy Always"
+    elif template["spec"].get("restartPolicy") not in ("Never", "OnFailure"):
+        yield "its pods must have the restartPolicy Never or OnFailure"
+    if one["kind"] == "StatefulSet":
+        governing = next((o for o in objects if _is(o, "Service", spec.get("serviceName", ""))), None)
+        if governing is None or governing["spec"].get("clusterIP") != "None":
+            yield f"its serviceName {spec.get('serviceName')} is no headless Service"
+    yield from _pod(template["spec"], spec.get("volumeClaimTemplates", []), objects)
+
+
+def _pod(pod: Manifest, claims: list[Manifest], objects: list[Manifest]) -> Iterator[str]:
+    volumes = [volume["name"] for volume in pod.get("volumes", [])]
+    offered = {*volumes, *(claim["metadata"]["name"] for claim in claims)}
+    containers = [*pod.get("initContainers", []), *pod["containers"]]
+    yield from _twice("volume", volumes)
+    yield from _twice("container", [container["name"] for container in containers])
+    security = pod.get("securityContext", {})
+    if security.get("runAsNonRoot") and security.get("runAsUser") == 0:
+        yield "runAsNonRoot contradicts runAsUser 0"
+    for kind, name in _references(pod, containers):
+        if f"{kind} {name}" not in MADE_ELSEWHERE and not any(_is(o, kind, name) for o in objects):
+            yield f"refers to {kind} {name}, which is neither here nor made by hand"
+    for container in containers:
+        yield from _container(container, offered)
+
+
+def _container(container: Manifest, offered: set[str]) -> Iterator[str]:
+    name = container["name"]
+    mounts = container.get("volumeMounts", [])
+    for mount in mounts:
+        if mount["name"] not in offered:
+            yield f"container {name} mounts the volume {mount['name']}, which does not exist"
+    yield from _twice(f"mount path of container {name}", [mount["mountPath"] for mount in mounts])
+    ports = container.get("ports", [])
+    names = [port["name"] for port in ports if "name" in port]
+    yield from _twice(f"port of container {name}", names)
+    for port in names:
+        if len(port) > 15 or not _PORT.fullmatch(port):
+            yield f"container {name}: {port} is no name of a port (at most 15 of a-z, 0-9 and -)"
+    for probe in _PROBES:
+        for way in ("httpGet", "tcpSocket"):
+            port = container.get(probe, {}).get(way, {}).get("port")
+            if isinstance(port, str) and port not in names:
+                yield f"container {name}: its {probe} asks the port {port}, which it does not name"
+    for variable in container.get("env", []):
+        if not _VARIABLE.fullmatch(variable["name"]):
+            yield f"container {name}: {variable['name']} is no name of a variable"
+        if "value" in variable and "valueFrom" in variable:
+            yield f"container {name}: {variable['name']} has both a value and a source"
+    yield from _resources(name, container.get("resources", {}))
+
+
+def _resources(name: str, resources: Manifest) -> Iterator[str]:
+    requests, limits = resources.get("requests", {}), resources.get("limits", {})
+    for resource in {**requests, **limits}:
+        asked, most = _amount(requests.get(resource)), _amount(limits.get(resource))
+        if (resource in requests and asked is None) or (resource in limits and most is None):
+            yield f"container {name}: an amount of {resource} is no quantity"
+        elif asked is not None and most is not None and asked > most:
+            yield f"container {name} requests more {resource} than its limit"
+        if "/" in resource and requests.get(resource, limits.get(resource)) != limits.get(resource):
+            yield f"container {name}: the limit of {resource} must equal its request"
+
+
+def _service(one: Manifest, objects: list[Manifest]) -> Iterator[str]:
+    selector, ports = one["spec"].get("selector"), one["spec"].get("ports", [])
+    yield from _twice("port", [port["name"] for port in ports if "name" in port])
+    if len(ports) > 1 and any("name" not in port for port in ports):
+        yield "of several ports each needs a name"
+    if not selector:
+        return
+    pods = _chosen({"matchLabels": selector}, objects)
+    if not pods:
+        yield "its selector chooses no pod"
+    for port in ports:
+        wanted = port.get("targetPort", port["port"])
+        for pod in pods:
+            opened = [p for container in pod["spec"]["containers"] for p in container.get("ports", [])]
+            if not any(wanted in (p["containerPort"], p.get("name")) for p in opened):
+                yield f"leads to the port {wanted}, which no container of its pods opens"
+
+
+def _references(pod: Manifest, containers: list[Manifest]) -> Iterator[tuple[str, str]]:
+    """Kind and name of everything that must exist before a pod starts."""
+    for volume in pod.get("volumes", []):
+        for field, kind, key in (
+            ("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName"),
+            ("persistentVolumeClaim", "PersistentVolumeClaim", "claimName"),
+        ):  # fmt: skip
+            if field in volume and not volume[field].get("optional"):
+                yield kind, volume[field][key]
+    for container in containers:
+        sources = [*container.get("envFrom", []), *(v.get("valueFrom", {}) for v in container.get("env", []))]
+        for source in sources:
+            for field, kind in (
+                ("configMapRef", "ConfigMap"), ("configMapKeyRef", "ConfigMap"),
+                ("secretRef", "Secret"), ("secretKeyRef", "Secret"),
+            ):  # fmt: skip
+                if field in source and not source[field].get("optional"):
+                    yield kind, source[field]["name"]
+
+
+def _template(one: Manifest) -> Manifest:
+    template: Manifest = one["spec"].get("jobTargetRef", one["spec"])["template"]
+    return template
+
+
+def _chosen(selector: Mapping[str, Any], objects: list[Manifest]) -> list[Manifest]:
+    """Templates of the pods that a selector chooses."""
+    templates = [_template(one) for one in objects if one["kind"] in WORKLOADS]
+    return [t for t in templates if _matches(selector, t.get("metadata", {}).get("labels", {}))]
+
+
+def _matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    if any(labels.get(name) != value for name, value in selector.get("matchLabels", {}).items()):
+        return False
+    for rule in selector.get("matchExpressions", []):
+        value, values = labels.get(rule["key"]), rule.get("values", [])
+        holds = {
+            "In": value in values, "NotIn": value not in values, "Exists": value is not None,
+            "DoesNotExist": value is None,
+        }  # fmt: skip
+        if not holds[rule["operator"]]:
+            return False
+    return True
+
+
+def _is(one: Manifest, kind: str, name: str) -> bool:
+    return bool(one["kind"] == kind and one["metadata"]["name"] == name)
+
+
+def _twice(what: str, names: list[str]) -> Iterator[str]:
+    yield from (f"the {what} {name} is there twice" for name in sorted({n for n in names if names.count(n) > 1}))
+
+
+def _amount(text: object) -> float | None:
+    match = _QUANTITY.fullmatch(str(text))
+    return float(match[1]) * _UNITS[match[2]] if match and match[2] in _UNITS else None

@@ -1,0 +1,93 @@
+"""The Python API and the MCP server against a real store, and the notebook as a person runs it."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from asi_arch import Laboratory, flags
+from services.contracts import events_pb2 as events
+from tests.console.conftest import Laboratory as Store
+from tests.console.lives import whole_way
+
+NOTEBOOK = Path(__file__).parents[2] / "examples" / "a_run.ipynb"
+
+
+async def finished(laboratory: Store, started: events.Event) -> None:
+    await laboratory.bus.publish(started)
+    await whole_way(laboratory.bus, fitness=0.5)
+    await whole_way(laboratory.bus, fitness=0.7)
+    await laboratory.until("finished")
+
+
+async def test_runs_and_candidates_are_data_frames(
+    laboratory: Store, started: events.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not measured is missing, and following a run that is over ends."""
+    await finished(laboratory, started)
+    for name in ("ASI_NATS_URL", "ASI_ARCHIVE_ADDRESS", "ASI_DATA_DIR"):
+        monkeypatch.setenv(name, laboratory.environment[name])
+
+    def ask() -> None:
+        api = Laboratory()
+        candidates = api.candidates()
+
+        assert list(api.runs().index) == ["r1"]
+        assert list(candidates.index) == ["c000001", "c000002"]
+        assert candidates.loc["c000002", "fitness"] == 0.7
+        assert [change["state"] for change in api.follow("r1")] == ["archived", "archived"]
+        assert api.candidate("c000002")["id"] == "c000002"
+
+    await asyncio.to_thread(ask)
+
+
+def test_settings_become_flags() -> None:
+    """Lists are given again and again, tables as NAME=VALUE."""
+    given = flags(
+        {"candidates": 3, "seed_program": ["a.py", "b.py"], "set": {"tokens": 20}, "join": True, "money": None}
+    )
+
+    assert given == [
+        "--candidates", "3", "--seed-program", "a.py", "--seed-program", "b.py", "--set", "tokens=20", "--join",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_an_agent_reads_and_starts_only_where_that_is_allowed(
+    laboratory: Store, started: events.Event, allowed: bool
+) -> None:
+    """Over standard input and output, as an agent starts the server."""
+    pytest.importorskip("mcp", reason="the MCP server needs the extra mcp")
+    from mcp import Client, StdioServerParameters, stdio_client
+
+    await finished(laboratory, started)
+    arguments = ["-m", "asi_arch.mcp_server", *(["--allow-start"] if allowed else [])]
+    server = StdioServerParameters(command=sys.executable, args=arguments, env=laboratory.environment)
+    async with Client(stdio_client(server)) as client:
+        tools = {tool.name for tool in (await client.list_tools()).tools}
+        listed = await client.call_tool("list_candidates", {"run": "r1"})
+        program = await client.call_tool("get_program", {"candidate": "c000001"})
+
+    assert {"list_runs", "list_candidates", "get_candidate", "get_program", "check_program"} <= tools
+    assert ({"start_run", "interrupt_run"} <= tools) == allowed
+    assert listed.structured_content is not None
+    assert [one["id"] for one in listed.structured_content["result"]] == ["c000002", "c000001"]
+    assert not program.is_error
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """Every cell, with a real run of seconds."""
+    nbclient = pytest.importorskip("nbclient", reason="needs nbclient, which the extra dev installs")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    os.environ["JUPYTER_DATA_DIR"] = str(tmp_path)
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    told = json.dumps([cell.get("outputs") for cell in notebook.cells])
+
+    assert "DeltaNet" in told
+    assert "archived" in told

@@ -1,0 +1,162 @@
+"""One's own text, tasks, scales, hybrids and plugged-in parts: the examples of the repository at work."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers  # noqa: F401 - datasets, in the harness, would use its stand-in for programs
+
+from services.chassis.errors import SettingsError
+from services.chassis.plugins import plugin_names
+from services.console.plan import RunOptions
+from services.domain.own_scale import corpus_overrides, parse_scale_file
+from services.engineer.data import CorpusError, open_corpus
+from services.engineer.scales import ScaleError, load_scale
+from services.engineer.training.host import train
+from tests.engineer.training.inline_sandbox import InlineSandbox
+from tests.engineer.training.programs import CONVOLUTION, SMALL
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+PLUGIN = EXAMPLES / "plugin"
+QUICK = {**SMALL, "steps": "2", "log_every": "2", "evaluations": "0", "check_truncations": "4"}
+
+
+def text_in(folder: Path) -> Path:
+    """Sixty small documents and one long one."""
+    for number in range(60):
+        (folder / f"{number:02d}.txt").write_text(f"document {number}: " + "some words of its own " * 20)
+    (folder / "long.md").write_text("\n\n".join(f"paragraph {number} " * 40 for number in range(200)))
+    return folder
+
+
+def installed(folder: Path) -> Path:
+    """What pip makes of the example's pyproject.toml: a folder that Python finds its entry points in."""
+    project = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]
+    about = folder / "laboratory_plugin-1.0.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [
+        line
+        for group, entries in project["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {value}" for name, value in entries.items()))
+    ]
+    (about / "entry_points.txt").write_text("\n".join(lines))
+    (folder / "laboratory_plugin").symlink_to(PLUGIN / "laboratory_plugin")
+    return folder
+
+
+def test_a_folder_of_text_is_split_by_its_pieces_and_read_once(tmp_path: Path) -> None:
+    """Nothing held out is trained on, and a second opening gives the same parts from the cache."""
+    (tmp_path / "text").mkdir()
+    place = text_in(tmp_path / "text")
+    scale = load_scale("tiny", {**SMALL, **corpus_overrides(str(place)), "heldout_blocks": "4"})
+    corpus, again = (open_corpus(scale, tmp_path / "cache", "secret") for _ in range(2))
+    whole = corpus.train.tobytes() + corpus.heldout.tobytes() + corpus.verification.tobytes()
+
+    assert corpus.tokens.vocabulary == 256
+    assert corpus.heldout_bytes_per_token == pytest.approx(1.0, abs=0.01)
+    assert corpus.heldout[:300].tobytes() not in corpus.train.tobytes()
+    assert b"paragraph 199" in whole
+    assert b"document 59" in whole
+    assert again.fingerprint == corpus.fingerprint
+    assert open_corpus(scale, tmp_path / "cache", "another").fingerprint != corpus.fingerprint
+
+
+def test_shards_of_token_numbers_are_read_with_their_tokenizer(tmp_path: Path) -> None:
+    """As nanoGPT writes them; without a tokenizer nobody could ask the model in words."""
+    text = "\n".join(f"line {number} of a text" for number in range(8000)).encode()
+    np.frombuffer(text, dtype=np.uint8).tofile(tmp_path / "shard-0.bin")
+    scale = load_scale("tiny", {**SMALL, **corpus_overrides(str(tmp_path)), "heldout_blocks": "1"})
+    with pytest.raises(CorpusError, match="holds token numbers: set tokenizer"):
+        open_corpus(scale, tmp_path / "cache", "secret")
+    (tmp_path / "tokens.json").write_text(json.dumps({"tokenizer": "bytes"}))
+    corpus = open_corpus(scale, tmp_path / "cache", "secret")
+
+    assert len(corpus.train) + len(corpus.heldout) + len(corpus.verification) == len(text)
+    assert corpus.tokens.decode(corpus.train[:4].tolist())
+
+
+def test_too_little_and_unreadable_text_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """Before any training."""
+    scale = load_scale("tiny", {**SMALL, **corpus_overrides(str(tmp_path))})
+    with pytest.raises(CorpusError, match="holds no file"):
+        open_corpus(scale, tmp_path / "cache", "secret")
+    (tmp_path / "a.txt").write_text("a word")
+    with pytest.raises(CorpusError, match="lower heldout_blocks or context"):
+        open_corpus(scale, tmp_path.parent / "cache", "secret")
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00\x9f")
+    with pytest.raises(CorpusError, match="is not text in UTF-8"):
+        open_corpus(scale, tmp_path.parent / "cache", "secret")
+    with pytest.raises(ScaleError, match="corpus files needs a dataset"):
+        load_scale("tiny", {"corpus": "files"})
+
+
+def test_a_scale_file_and_a_corpus_become_overrides_that_travel(tmp_path: Path) -> None:
+    """In the words of a scale that exists, so that every engineer knows them; --set wins."""
+    path = EXAMPLES / "scales" / "hybrid.toml"
+    options = RunOptions.read({"scale": str(path), "corpus": str(tmp_path), "set": ["blocks=2"]})
+
+    assert (options.scale, options.overrides["blocks"], options.overrides["dataset"]) == ("mini", "2", str(tmp_path))
+    assert options.overrides["pattern"] == "candidate,candidate,candidate,softmax_attention"
+    assert load_scale(options.scale, options.overrides).own_layers == 2
+    with pytest.raises(SettingsError, match="--corpus: there is no file or folder nowhere"):
+        RunOptions.read({"corpus": "nowhere"})
+    with pytest.raises(ValueError, match="has the base 'big'"):
+        parse_scale_file('base = "big"', "own.toml")
+    with pytest.raises(ScaleError, match="pattern names 'softmax'"):
+        load_scale("mini", {"pattern": "candidate,softmax"})
+    with pytest.raises(ScaleError, match="leaves no layer"):
+        load_scale("mini", {"pattern": "gla"})
+
+
+async def test_own_task_files_and_a_plugged_in_evaluator_score_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the local tasks, averaged with them where the scale says so."""
+    monkeypatch.syspath_prepend(str(installed(tmp_path)))
+    plugin_names.cache_clear()
+    given = {"tasks": "copying,parity,copied_text", "averaged": "copying,parity", "task_limit": "8"}
+    scale = load_scale("tiny", {**QUICK, **given, "task_path": str(EXAMPLES / "tasks")})
+    result = await train(CONVOLUTION, 0, scale, open_corpus(scale, Path("unused"), "tests"), InlineSandbox())
+    plugin_names.cache_clear()
+
+    assert [(score.task, score.metric) for score in result.scores] == [
+        ("copying", "acc"),
+        ("parity", "acc"),
+        ("copied_text", "gain"),
+    ]
+    assert result.benchmark == pytest.approx(sum(score.value for score in result.scores[:2]) / 2)
+
+
+def test_a_plugged_in_probe_and_move_are_used(tmp_path: Path) -> None:
+    """By the check of a program, and in the library of the offline search."""
+    environment = {**os.environ, "PYTHONPATH": str(installed(tmp_path)), "ASI_DATA_DIR": str(tmp_path / "data")}
+    program = str(EXAMPLES / "programs" / "decaying_average.py")
+    check = [sys.executable, "-m", "services.engineer.tools", "check", program, "--scale", "mini", "--json"]
+    done = subprocess.run(check, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    report = json.loads(done.stdout)
+    code = "from services.mixers.moves import BY_NAME; print(BY_NAME['plain_read'].what)"
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+
+    assert {"probe": "scaling", "outcome": "pass"}.items() <= report["verdicts"][-1].items()
+    assert told.stdout.startswith("an ungated read")
+
+
+@pytest.mark.usefixtures("guest")
+async def test_hybrids_and_programs_that_shape_the_whole_model_train() -> None:
+    """A layer of attention from the zoo, two mixers of the program in turn, and blocks in parallel."""
+    base, overrides = parse_scale_file((EXAMPLES / "scales" / "hybrid.toml").read_text(), "hybrid.toml")
+    scale = load_scale(base, {**overrides, **QUICK, "blocks": "4", "width": "32", "heads": "2"})
+    corpus = open_corpus(scale, Path("unused"), "tests")
+    program = (EXAMPLES / "programs" / "two_mixers.py").read_text()
+    result = await train(program, 0, scale, corpus, InlineSandbox())
+    plain = await train(program, 0, load_scale("mini", {**QUICK, "blocks": "4"}), corpus, InlineSandbox())
+
+    assert 2.0 < result.loss < 6.5
+    assert result.measurements.parameters != plain.measurements.parameters

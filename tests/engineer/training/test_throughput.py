@@ -1,0 +1,90 @@
+"""What makes training on a GPU faster changes no result: chunked loss, kept kernels, batches that are read ahead."""
+
+import io
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from services.domain.zoo import baseline
+from services.engineer.data import Corpus
+from services.engineer.scales import Scale
+from services.engineer.training.compiled import ARRAY, CompileCache, pack, unpack
+from services.engineer.training.host import GUEST, train
+from services.engineer.training.model import NOT_COUNTED, chunked_loss
+from tests.engineer.training.inline_sandbox import InlineSandbox
+from tests.engineer.training.programs import CONVOLUTION
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+@pytest.mark.parametrize("low", [False, True], ids=["fp32", "bf16"])
+def test_a_loss_in_chunks_is_the_loss_with_its_gradients(chunk: int, low: bool) -> None:
+    """The logits of a whole batch of a large vocabulary need more memory than the model."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 33, 16, requires_grad=True), torch.randn(101, 16, requires_grad=True)
+    targets = torch.randint(0, 101, (2, 33))
+    targets[0, :5] = NOT_COUNTED
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+        whole = F.cross_entropy(F.linear(hidden, weight).float().flatten(0, 1), targets.flatten())
+        expected = torch.autograd.grad(whole, [hidden, weight])
+        loss = chunked_loss(hidden, weight, targets, chunk)
+    given = torch.autograd.grad(loss * 2, [hidden, weight])
+
+    tolerance = 2e-2 if low else 1e-5
+    torch.testing.assert_close(loss, whole, rtol=tolerance, atol=tolerance)
+    for ours, theirs in zip(given, expected, strict=True):
+        torch.testing.assert_close(ours, 2 * theirs, rtol=tolerance, atol=tolerance)
+
+
+async def test_a_training_with_a_loss_in_chunks_is_the_same_training(small: Scale, corpus: Corpus) -> None:
+    """And its audit, which computes a stretch again without chunks, agrees."""
+    whole = await train(CONVOLUTION, 0, small, corpus, InlineSandbox())
+    chunked = await train(CONVOLUTION, 0, replace(small, loss_chunk=50), corpus, InlineSandbox())
+
+    assert chunked.loss == pytest.approx(whole.loss, abs=1e-4)
+
+
+def test_compiled_kernels_are_kept_of_the_zoo_alone_and_unpacked_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a stranger's program left would be executed by the next one."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    (first / "kernels").mkdir(parents=True)
+    second.mkdir()
+    (first / "kernels" / "a.cubin").write_bytes(b"kernel")
+    cache = CompileCache.below(tmp_path / "data", "cuda", {"torch": "2"})
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(first))
+    assert cache.arrays() == {}
+    assert cache.wants(baseline("delta_net").program)
+    assert not cache.wants(CONVOLUTION)
+    cache.keep(pack())
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(second))
+    unpack(cache.arrays())
+
+    assert (second / "kernels" / "a.cubin").read_bytes() == b"kernel"
+    assert not cache.wants(baseline("delta_net").program)
+    assert CompileCache.below(tmp_path / "data", "cuda", {"torch": "3"}).arrays() == {}
+
+
+def test_an_archive_that_leads_outside_of_the_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file on the host may have been changed."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("../outside"))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "inside"))
+    with pytest.raises(tarfile.OutsideDestinationError):
+        unpack({ARRAY: np.frombuffer(buffer.getvalue(), dtype=np.uint8)})
+
+
+async def test_trainings_that_share_a_gpu_get_a_share_of_its_memory_each(small: Scale, corpus: Corpus) -> None:
+    """None takes what another one needs."""
+    sandbox = InlineSandbox()
+    await train(CONVOLUTION, 0, replace(small, per_device=2), corpus, sandbox)
+
+    assert sandbox.sent[GUEST][0].header["memory_share"] == 0.5
