@@ -7,7 +7,7 @@ count the same thing under the same word (the paper's Figure 7 needs about 40 ki
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -90,10 +90,6 @@ class Vocabulary:
     def tag(self, text: str) -> str:
         """The canonical name where there is one, else the text in lower case with hyphens; empty for an empty text."""
         return self._index.get(_spelling(text)) or "-".join(text.lower().replace("_", " ").split())
-
-    def extended(self, more: Iterable[Component]) -> Vocabulary:
-        """A new vocabulary with further components at its end."""
-        return Vocabulary((*self.components, *more))
 
 
 VOCABULARY = Vocabulary(
