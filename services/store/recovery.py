@@ -20,6 +20,7 @@ from services.store.port import Archive
 from services.store.projection import read
 from services.store.reactions import react
 
+NO_LOG = "there was no stream of events"
 LOOKS = 3
 LOOK_SECONDS = 0.5
 WINDOW = 128
@@ -85,11 +86,11 @@ async def recover(bus: Bus, archive: Archive, replicas: int | None = None) -> Re
     try:
         damage: str | None = await damage_of_log(bus, archive)
     except BusLost:
-        damage = "there is none"
+        damage = NO_LOG
     if damage is None:
         return Recovery(None, await archive.applied(), 0)
     await _require_whole(archive)
-    rescued = 0 if damage == "there is none" else await _rescue(bus, archive)
+    rescued = 0 if damage == NO_LOG else await _rescue(bus, archive)
     replicas = replicas or await bus.replicas()
     await bus.remove_stream(EVENTS)
     await bus.set_up(replicas)
