@@ -2,8 +2,10 @@
 
 import base64
 import gzip
+import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +15,38 @@ from google.protobuf.json_format import MessageToDict
 from services.contracts import events_pb2
 from services.store.auditing import LogAudit, audit_log, manifest_of, manifest_path
 from services.store.interchange.exporting import log_lines
+from services.store.interchange.importing import lines_of
 from services.store.projection import read
 from services.store.replay import Rebuilt
 from tests.store.archive_stories import Story
 
+PUBLISHED = Path(__file__).parents[2] / "examples" / "flagship" / "log.jsonl.gz"
 Lines = list[dict[str, Any]]
 
 
+@dataclass
 class Export:
-    """A finished run in a file, as `export --format jsonl --manifest` writes it."""
+    """A run in a file, as `export --format jsonl --manifest` writes it."""
 
-    def __init__(self, story: Story, folder: Path) -> None:
+    path: Path
+    manifest: dict[str, object]
+    lines: Lines
+
+    @classmethod
+    def of_story(cls, story: Story, folder: Path) -> "Export":
+        """Of a run that was played."""
         with Rebuilt() as rebuilt:
             rebuilt.apply([read(one) for one in story.log])
             digest, _ = rebuilt.digest()
             refused = [one.sha256 for one in rebuilt.seen if not one.accepted]
-        self.path = folder / "r1.jsonl.gz"
-        self.manifest = manifest_of(story.log, story.run, digest, refused)
-        self.lines: Lines = [json.loads(line) for line in log_lines(story.log)]
+        manifest = manifest_of(story.log, story.run, digest, refused)
+        return cls(folder / "r1.jsonl.gz", manifest, [json.loads(line) for line in log_lines(story.log)])
+
+    @classmethod
+    def published(cls, folder: Path) -> "Export":
+        """A copy of the run that the repository ships."""
+        manifest = json.loads(manifest_path(PUBLISHED).read_text(encoding="utf-8"))
+        return cls(folder / "log.jsonl.gz", manifest, [json.loads(line) for line in lines_of(PUBLISHED)])
 
     async def audited(self) -> LogAudit:
         """Write the lines as they are now, and audit the file."""
@@ -53,8 +69,6 @@ class Export:
     def forget_hash(self, place: int) -> None:
         """Make the manifest agree with what the line holds now."""
         event = base64.b64decode(self.lines[place]["body"])
-        import hashlib
-
         listed = self.manifest["sha256"]
         assert isinstance(listed, list)
         listed[place] = hashlib.sha256(event).hexdigest()
@@ -62,7 +76,7 @@ class Export:
 
 @pytest.fixture
 def export(finished: Story, tmp_path: Path) -> Export:
-    return Export(finished, tmp_path)
+    return Export.of_story(finished, tmp_path)
 
 
 def better(event: events_pb2.Event) -> None:
@@ -141,6 +155,40 @@ async def test_a_line_that_is_no_event_is_named(export: Export) -> None:
 def test_the_manifest_names_what_the_archive_refused(finished: Story, tmp_path: Path) -> None:
     """A message that came twice is refused in the run and in the audit."""
     finished.repeat(5)
-    manifest: Mapping[str, Any] = Export(finished, tmp_path).manifest
+    manifest: Mapping[str, Any] = Export.of_story(finished, tmp_path).manifest
 
     assert len(manifest["refused"]) == 1
+
+
+async def test_the_published_run_is_as_it_was_exported(tmp_path: Path) -> None:
+    """What the README claims follows from the losses that the log holds."""
+    found = await Export.published(tmp_path).audited()
+
+    assert found.problems == ()
+    assert found.claims
+    assert all(claim.expected.low < claim.effect < claim.expected.high for claim in found.claims)
+
+
+async def test_a_loss_changed_everywhere_in_the_published_run_contradicts_its_claim(tmp_path: Path) -> None:
+    """In the bytes, in what people read and in the manifest: a better loss of a finalist's second training."""
+    export = Export.published(tmp_path)
+    before = await export.audited()
+    claim = before.claims[0]
+    place = next(
+        place
+        for place, one in enumerate(export.lines)
+        if one["subject"].endswith("candidate.verified") and one["event"]["candidate"] == claim.candidate
+    )
+
+    def improve(event: events_pb2.Event) -> None:
+        event.candidate_verified.training.seeds[0].loss -= 0.05
+
+    event = export.change(place, improve)
+    export.forget_hash(place)
+
+    problems = (await export.audited()).problems
+
+    assert before.problems == ()
+    assert any(f"the claim on {claim.candidate}: effect is" in one for one in problems)
+    assert any("digest" in one for one in problems)
+    assert event.startswith(f"flagship.{claim.candidate}.verified")
