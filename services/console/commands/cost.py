@@ -9,7 +9,7 @@ from services.console.archive import run_and_candidates
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
 from services.console.rows import kind_name
 from services.console.settings import console_settings
-from services.console.tables import ABSENT, say
+from services.console.tables import ABSENT, clock, say
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 
@@ -71,20 +71,30 @@ def _of_role(calls: Sequence[candidate_pb2.Call]) -> dict[str, float | None]:
 def _print(found: Mapping[str, object]) -> None:
     """A line for each number; parts of a sum stand below its title."""
     for name, value in found.items():
-        if isinstance(value, dict):
-            say(name.replace("_", " ") + ("" if value else f"  {ABSENT}"))
-            if name.startswith("per_"):
-                say(f"  {_numbers(value)}")
-                continue
-            for part, numbers in sorted(value.items()):
-                say(f"  {part:<24}{_numbers(numbers)}")
+        if not isinstance(value, dict):
+            say(f"{_title(name):<26}{_number(name, value)}")
+        elif name.startswith("per_"):
+            say(_title(name))
+            say(f"  {_parts(value)} ({value['count']} so far)" if value["count"] else "  none so far")
         else:
-            say(f"{name.replace('_', ' '):<26}{_numbers(value)}")
+            say(_title(name) + ("" if value else f"  {ABSENT}"))
+            for part, numbers in sorted(value.items()):
+                say(f"  {part:<24}{_parts(numbers) if isinstance(numbers, dict) else _number(name, numbers)}")
 
 
-def _numbers(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{_numbers(number)} {name.replace('_', ' ')}" for name, number in value.items())
+def _parts(numbers: Mapping[str, object]) -> str:
+    """Several numbers of one thing, on one line."""
+    told = [(name, value) for name, value in numbers.items() if name != "count"]
+    return ", ".join(f"{_title(name)} {_number(name, value)}" for name, value in told)
+
+
+def _title(name: str) -> str:
+    return name.replace("_seconds", "_time").replace("_", " ")
+
+
+def _number(name: str, value: object) -> str:
     if isinstance(value, float):
+        if "_seconds" in name:
+            return clock(value)
         return f"{value:,.4g}" if value >= 1e9 else f"{value:,.2f}".removesuffix(".00")
     return ABSENT if value is None else str(value)
