@@ -18,6 +18,7 @@ from services.console.tables import table as text_table
 if TYPE_CHECKING:
     from services.table import Table
     from services.table.analysis import Agreement, Stopping
+    from services.table.comparison import PolicyResult
 
 BUILD = "services.engineer.table"
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -175,6 +176,7 @@ def compare(
     budgets: Annotated[str, typer.Option(help="whole trainings, commas between")] = "20,50,100,200,500",
     runs: Annotated[int, typer.Option(min=2, help="simulated searches of each policy")] = 200,
     seats: Annotated[str, typer.Option(help="trainings in flight at once, commas between")] = "1",
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw regret against the budget, as PNG")] = None,
     estimates: Estimates = False,
     folder: Folder = None,
     scale: ScaleName = "mini-half",
@@ -196,6 +198,8 @@ def compare(
         )  # fmt: skip
     except ValueError as error:
         raise NotPossible(str(error)) from None
+    if plot:
+        _plot(results, plot)
     if as_json:
         print_json({"space": note, "runs": runs, "results": [asdict(result) for result in results]})
         return
@@ -218,6 +222,33 @@ def compare(
             paragraph("p: Holm-adjusted chance that a policy no better than the opponent looks this good."), dim=True
         )
     )
+
+
+def _plot(results: "Sequence[PolicyResult]", file: Path) -> None:
+    """Mean regret with its interval against the budget, a panel for each number of seats."""
+    from matplotlib.figure import Figure
+
+    seats = list(dict.fromkeys(result.seats for result in results))
+    figure = Figure(figsize=(4.2 * len(seats) + 2.2, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(seats), sharey=True, squeeze=False)[0]
+    for axes, places in zip(panels, seats, strict=True):
+        for number_, name in enumerate(dict.fromkeys(result.policy for result in results)):
+            own = [result for result in results if (result.policy, result.seats) == (name, places)]
+            budgets = [result.budget for result in own]
+            style = ("-", "--", ":")[number_ // 6 % 3]
+            axes.plot(budgets, [result.regret for result in own], style, lw=1.8, color=f"C{number_ % 10}", label=name)
+            axes.fill_between(
+                budgets, [result.low for result in own], [result.high for result in own], alpha=0.15, lw=0,
+                color=f"C{number_ % 10}",
+            )  # fmt: skip
+        axes.set_yscale("symlog", linthresh=1e-3)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(f"trainings, {places} at once")
+        axes.grid(color="#e4e7eb", lw=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("regret (nats per byte)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    figure.savefig(file, dpi=130)
 
 
 def _early_and_stopping(agreements: "Sequence[Agreement]", stoppings: "Sequence[Stopping]") -> None:
