@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Literal
 
 from google.protobuf.message import Message as ProtobufMessage
@@ -132,7 +133,9 @@ def held_by(dossier: Dossier, shown: Iterable[str] = ()) -> Held:
     rounded = [tuple(round(value, _digits(name)) for value in values) for name, values in rows.items()]
     exact = [tuple(values) for values in rows.values()]
     errors = [(value,) for value in _errors(dossier)]
-    return Held((*exact, *rounded, *errors), numerals(shown))
+    pairs = [pair for record in dossier.everyone for pair in combinations(_quarters(record.training), 2)]
+    falls = [(round(before.train_loss, 3), round(after.train_loss, 3)) for before, after in pairs]
+    return Held((*exact, *rounded, *errors, *falls), numerals(shown))
 
 
 def quantities(record: pb.Candidate) -> Iterator[tuple[str, float]]:
@@ -319,11 +322,13 @@ def told(record: pb.Candidate) -> str:
 
 def _curve(training: pb.Training) -> str:
     """The training loss of the first seed at each quarter of its steps; empty where no curve is known."""
-    points = [one for seed in training.seeds[:1] for one in seed.curve if one.HasField("train_loss")]
-    if len(points) < 4:
-        return ""
-    places = [len(points) * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
-    return ", ".join(f"{points[place].train_loss:.3f} at step {points[place].step}" for place in places)
+    return ", ".join(f"{point.train_loss:.3f} at step {point.step}" for point in _quarters(training))
+
+
+def _quarters(training: pb.Training) -> list[pb.CurvePoint]:
+    """The points of the first seed's curve at each quarter of its steps; none where there are fewer than four."""
+    points = [point for seed in training.seeds[:1] for point in seed.curve if point.HasField("train_loss")]
+    return [points[len(points) * quarter // 4 - 1] for quarter in (1, 2, 3, 4)] if len(points) >= 4 else []
 
 
 def _parts(answer: AnalysisAnswer) -> tuple[str, ...]:

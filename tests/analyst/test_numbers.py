@@ -72,7 +72,7 @@ def test_a_changed_digit_is_refused(digits: int, place: int, step: int) -> None:
 
 
 def test_what_is_held_of_a_family() -> None:
-    """Losses, their differences and errors; curves are not held."""
+    """Losses, their differences and errors; a curve is not held but for what is shown of it."""
     child = type(CHILD)()
     child.CopyFrom(CHILD)
     child.training.seeds[0].curve.add(step=1, tokens=10, loss=7.7777)
@@ -80,3 +80,15 @@ def test_what_is_held_of_a_family() -> None:
 
     assert invented("1.4000 against 1.4500 and 1.5000: lower by 0.0500, or 3.4%.", held) == []
     assert invented("It began at 7.7777.", held) == ["7.7777"]
+
+
+def test_what_a_loss_fell_by_between_shown_points_is_held() -> None:
+    """A model that is shown a curve says how far it fell."""
+    child = type(CHILD)()
+    child.CopyFrom(CHILD)
+    for place, loss in enumerate((3.1, 2.646, 2.52, 2.322), 1):
+        child.training.seeds[0].curve.add(step=49 * place, train_loss=loss)
+    held = held_by(dossier(child, root=ROOT, parent=PARENT))
+
+    assert invented("A drop of 0.778, of which 0.198 came last.", held) == []
+    assert invented("A drop of 0.777.", held) == ["0.777"]
