@@ -33,6 +33,7 @@ from services.contracts import candidate_pb2 as pb
 SERVICE = "engineer"
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
 RELEASE_SECONDS = 5.0
+INSIST_SECONDS = 2.0
 
 
 class Claims:
@@ -41,7 +42,7 @@ class Claims:
     def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub) -> None:
         self._archive = archive
         self._room = Room()
-        self._late: set[asyncio.Task[None]] = set()  # claims that could not be given back at once
+        self._late: set[asyncio.Task[int]] = set()  # claims that could not be given back at once
 
     @asynccontextmanager
     async def held(self, job: Job, record: pb.Candidate, rung: int = 0) -> AsyncIterator[int]:
@@ -66,11 +67,12 @@ class Claims:
                 raise
 
     async def confirm(self, job: Job, event: events_pb2.Event) -> None:
-        """Publish the result of a training. Raises Superseded where the archive has refused it.
+        """Publish the result of a training as soon as the log takes it. Raises Superseded where the archive refuses it.
 
-        Whoever acknowledged the work then would take it from the one who has it now.
+        A result that waits out an outage costs less than the same training again. Whoever acknowledged the work after a
+        refusal would take it from the one who has it now.
         """
-        sequence = await job.bus.publish(event)
+        sequence = await _insist(job, event)
         metrics.published("candidate.trained", event)
         if (await self._record(job, sequence)).training.attempt != event.attempt:
             raise Superseded(f"attempt {event.attempt} of {event.candidate} is not the newest: it does not count")
@@ -105,14 +107,14 @@ class Claims:
         return await self._archive.GetCandidate(request, timeout=30)
 
 
-async def _insist(job: Job, event: events_pb2.Event) -> None:
+async def _insist(job: Job, event: events_pb2.Event) -> int:
+    """Publish until the log has the event: its sequence. The same event twice is one, by its id."""
     while True:
-        await asyncio.sleep(RELEASE_SECONDS)
         try:
-            await job.bus.publish(event)
-        except Transient:
-            continue
-        return
+            return await job.bus.publish(event)
+        except Transient as error:
+            get_logger().warning("the log is out of reach", fact=event.id, error=str(error))
+        await asyncio.sleep(INSIST_SECONDS)
 
 
 def _require_innocence(claims: Sequence[pb.Claim]) -> None:

@@ -28,10 +28,6 @@ async def test_a_run_survives_kills_with_mongodb(mongod: Mongod, tmp_path: Path)
 
 @pytest.mark.slow
 async def test_a_run_survives_the_death_of_the_leader_of_three_brokers(tmp_path: Path) -> None:
-    """Set up with `asi-arch setup --replicas 3`: the two that are left hold every acknowledged event.
-
-    What is in hand at each of the deaths may be trained again, which is more than a tenth of so short a run.
-    """
+    """Set up with `asi-arch setup --replicas 3`: the two that are left hold every acknowledged event."""
     url = f"sqlite:///{tmp_path}/archive.db"
-    found = await rehearse(LEADERS, tmp_path, url, CANDIDATES, MOST_SECONDS, brokers=3)
-    assert [line for line in found if "trainings were begun" not in line] == []
+    assert await rehearse(LEADERS, tmp_path, url, CANDIDATES, MOST_SECONDS, brokers=3) == []
