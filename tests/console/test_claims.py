@@ -118,7 +118,7 @@ def test_the_report_draws_the_curve_once_there_are_discoveries(tmp_path: Path) -
 def test_the_report_says_why_a_figure_is_missing() -> None:
     """No confirmed discovery is no curve, but it is told what was tried and spent."""
     data = Dataset.of(status(), finished_run(confirmed=0, refuted=1))
-    _, curve, *_ = discoveries(data)
+    curve = next(drawing for drawing in discoveries(data) if drawing.name == "discovery-curve")
     (none,) = ablations(data)
 
     assert curve.figure is None

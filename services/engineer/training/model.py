@@ -92,7 +92,6 @@ class _ChunkedLoss(torch.autograd.Function):
         return d_hidden * gradient, d_weight * gradient, None, None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
 def chunked_loss(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
     """Mean cross-entropy in nats of targets [batch, length] given hidden states [batch, length, width]."""
     loss: Tensor = _ChunkedLoss.apply(hidden.flatten(0, 1), weight, targets.flatten(), chunk)  # type: ignore[no-untyped-call]
