@@ -177,6 +177,7 @@ def overview(data: Dataset) -> Drawing:
         cells += [(one.id, name_of({one.id: one}, one.id), label, one.training.loss) for one in group]
     best = min(one.training.loss for one in groups["controls"])
     axes.axhline(best, color=INK, lw=1, ls="--", label="strongest control")
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("candidate, in the order of the run")
     axes.set_ylabel("held-out loss (nats per token)")
     axes.legend(frameon=False, fontsize=7)
@@ -201,10 +202,13 @@ def _finalists(axes: Axes, data: Dataset) -> None:
         filled = outcome_of(one.discovery) == "confirmed"
         axes.errorbar([finding.effect], [place], xerr=reach, color=ACCENT, marker="o", capsize=3,
                       markerfacecolor=ACCENT if filled else "white")  # fmt: skip
+        axes.annotate(one.proposal.name, (0.03, place + 0.12), xycoords=("axes fraction", "data"), fontsize=8,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
     axes.axvline(0, color=INK, lw=0.8)
-    axes.set_yticks(range(len(tested)), [one.proposal.name[:24] for one, _ in tested])
-    axes.set_ylim(-0.6, max(0.6, len(tested) - 0.4))
-    axes.set_xlabel("gain over the strongest control (nats per token)")
+    axes.set_yticks([])
+    axes.set_ylim(-0.4, max(0.6, len(tested) - 0.4))
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_xlabel("gain over the strongest control (nats)")
     plain(axes, grid="x")
     if not tested:
         axes.text(0.5, 0.5, "no claim was tested", transform=axes.transAxes, ha="center", fontsize=8)
