@@ -275,7 +275,8 @@ function Analysis({ record }: { record: CandidateRecord }) {
 }
 
 function Ideas({ record }: { record: CandidateRecord }) {
-  const ideas: Idea[] = [...(record.proposal?.ideas ?? []), ...(record.analysis?.ideas ?? [])];
+  const named = [...(record.proposal?.ideas ?? []), ...(record.analysis?.ideas ?? [])];
+  const ideas: Idea[] = [...new Map(named.map((idea) => [idea.text, idea])).values()]; // an analysis may repeat the proposal's
   const hits = [...(record.proposal?.cognition ?? []), ...(record.analysis?.cognition ?? [])];
   const titles = new Map(hits.map((hit) => [hit.entry, hit.title ?? hit.entry]));
   if (!ideas.length && !hits.length) return null;

@@ -177,7 +177,7 @@ function Histogram({ rows: all, which }: { rows: readonly Row[]; which: Measure 
     if (values.length < 5) return;
     holder.append(Plot.plot({
       width, height: 260, marginLeft: 56, marginBottom: 40, style: { fontSize: "12px", background: "transparent" },
-      x: { label: which.label, tickFormat: ticks(which) }, y: { label: "candidates", grid: true },
+      x: { label: which.label, tickFormat: ticks(which) }, y: { label: "candidates", grid: true, tickFormat: (n: number) => (Number.isInteger(n) ? String(n) : "") },
       marks: [Plot.rectY(values, { ...Plot.binX({ y: "count" }, { x: (value: number) => value, thresholds: 30 }), fill: token("accent"), inset: 0.5, tip: true }), Plot.ruleY([0])],
     }));
   }, [values, which]);
@@ -258,7 +258,7 @@ function Parallel({ rows: all, known, which, picked, onPick }: { rows: readonly 
       const group = svg.append("g").attr("transform", `translate(${across(axis.key)},0)`);
       group.append("line").attr("y1", top).attr("y2", height - bottom).attr("stroke", token("quiet"));
       const text = (y: number, words: string, weight = 400) => group.append("text").attr("y", y).attr("text-anchor", "middle").attr("font-size", 12).attr("font-weight", weight).attr("fill", token("ink")).text(words);
-      const room = Math.max(8, Math.floor((width - 120) / Math.max(1, axes.length - 1) / 6.6));
+      const room = Math.max(8, Math.floor((width - 120) / Math.max(1, axes.length - 1) / 7.6));
       text(14, axis.label.length > room ? `${axis.label.slice(0, room - 1)}…` : axis.label, 600).append("title").text(axis.label);
       text(30, axis.text(axis.better === "low" ? low : high));
       text(height - 6, axis.text(axis.better === "low" ? high : low));

@@ -109,11 +109,15 @@ function Best() {
   const all = filtered.value;
   const which = shown(all);
   const seen = facts.value;
-  const timed = against.value === "time";
+  const ended = useMemo(() => {
+    const own = new Set(all.map((row) => row.id));
+    return new Map(seen.filter((fact) => /judged|archived/.test(fact.fact) && fact.candidate && own.has(fact.candidate)).map((fact) => [fact.candidate!, Date.parse(fact.time)]));
+  }, [all, seen]);
+  const begun = Math.min(...ended.values());
+  const hasTime = Math.max(...ended.values()) > begun; // an imported run came at once
+  const timed = against.value === "time" && hasTime;
   const lines = useMemo(() => {
     if (!which) return [];
-    const ended = new Map(seen.filter((fact) => /judged|archived/.test(fact.fact) && fact.candidate).map((fact) => [fact.candidate!, Date.parse(fact.time)]));
-    const begun = Math.min(...ended.values());
     let best: number | null = null;
     const dots: [number, number][] = [];
     const line: [number, number][] = [];
@@ -128,7 +132,7 @@ function Best() {
       { label: "candidates", points: dots, colour: `color-mix(in srgb, ${category(1)} ${dots.length > 300 ? 45 : 90}%, transparent)`, width: 0, dots: true },
       { label: "best so far", points: line, colour: category(0), width: 2.5, stepped: true },
     ] satisfies Line[];
-  }, [all, which, against.value, timed ? seen : null]);
+  }, [all, which, against.value, timed ? ended : null]);
   const x = { candidates: "candidates in the order of the run", compute: "hours of training and evaluation", time: "minutes since the first that ended" }[against.value];
   const hasCompute = all.some((row) => row.seconds);
   return (
@@ -136,7 +140,7 @@ function Best() {
       <div class="head">
         <h2>Best so far</h2>
         <Choice label="measure" value={which?.key ?? ""} options={present(all).filter((one) => one.better).map((one) => [one.key, one.label])} onChange={(key) => { chosen.value = key; }} />
-        <Choice label="against" value={against.value} options={AGAINST.filter((one) => one === "candidates" || (one === "compute" ? hasCompute : seen.length > 0)).map((one) => [one, one])} onChange={(key) => { against.value = key as typeof against.value; }} />
+        <Choice label="against" value={against.value} options={AGAINST.filter((one) => one === "candidates" || (one === "compute" ? hasCompute : hasTime)).map((one) => [one, one])} onChange={(key) => { against.value = key as typeof against.value; }} />
       </div>
       {which && lines[1]?.points.length
         ? <Lines lines={lines} x={x} y={which.label} yText={which.text} height={260} label={`${which.label}, best so far against ${x}: from ${which.text(lines[1].points[0]![1])} to ${which.text(lines[1].points.at(-1)![1])} over ${lines[1].points.length} candidates`} />
@@ -233,7 +237,7 @@ function Flow({ current }: { current: Status }) {
       <h2>Queue and workers</h2>
       <ul class="states">
         {STATES.map((state) => <li key={state} class={current.states[state] ? "" : "none"}><span class="number small">{current.states[state] ?? 0}</span> {state}</li>)}
-        {current.climbing > 0 && <li><span class="number small">{current.climbing}</span> in second trainings</li>}
+        {current.climbing > 0 && !OVER.includes(current.phase) && <li><span class="number small">{current.climbing}</span> in second trainings</li>}
       </ul>
       {moving.length > 0 && (
         <ul class="plain">
