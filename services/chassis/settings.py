@@ -33,7 +33,9 @@ class ServiceSettings(BaseModel):
     grpc_ca: Path | None = Field(None, description="CA certificate; switches mutual TLS on for gRPC")
     grpc_cert: Path | None = Field(None, description="certificate of this service, for its server and its calls")
     grpc_key: Path | None = Field(None, description="private key of grpc_cert")
-    nats_monitor_url: str | None = Field(None, pattern=r"^https?://", description="the broker's monitoring (`http`)")
+    nats_monitor_url: str | None = Field(
+        None, pattern=r"^https?://", description="the broker's monitoring (`http`); of a cluster all, commas between"
+    )
     require_durable_broker: bool = Field(
         False, description="refuse a broker that is too old or may lose acknowledged events, instead of warning"
     )

@@ -34,8 +34,8 @@ class Cluster:
 
     @property
     def monitor_url(self) -> str:
-        """Of the first."""
-        return f"http://127.0.0.1:{self._monitors[0]}"
+        """Of all of them."""
+        return ",".join(f"http://127.0.0.1:{port}" for port in self._monitors)
 
     @property
     def pid(self) -> int | None:

@@ -9,10 +9,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import grpc.aio
 import nats.errors
@@ -34,6 +36,7 @@ from tests.chaos.cluster import Cluster
 from tests.chaos.invariants import Evidence, broken
 from tests.chaos.schedules import Fault, Schedule
 
+T = TypeVar("T")
 RUN = "chaos"
 SILENCE_SECONDS = 8.0
 LOOK_SECONDS = 0.25
@@ -81,6 +84,7 @@ class Laboratory:
     parts: dict[str, Part] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     archive_hurt: asyncio.Lock = field(default_factory=asyncio.Lock)  # one copy at a time
+    broker_changing: threading.Lock = field(default_factory=threading.Lock)  # it starts or is killed, not both
 
     def __post_init__(self) -> None:
         ports = {name: f"127.0.0.1:{free_port()}" for name in ("archive", "checker", "cognition", "judge")}
@@ -127,9 +131,10 @@ class Laboratory:
 
     def keep_up(self) -> None:
         """Start again what died, as a supervisor does."""
-        if self.broker_down_until is not None and time.monotonic() >= self.broker_down_until:
-            self.broker.start()
-            self.broker_down_until = None
+        with self.broker_changing:
+            if self.broker_down_until is not None and time.monotonic() >= self.broker_down_until:
+                self.broker.start()
+                self.broker_down_until = None
         for part in self.parts.values():
             part.keep_up()
 
@@ -143,8 +148,7 @@ class Laboratory:
             archive = archive_pb2_grpc.ArchiveStub(connection)
             while True:
                 await asyncio.to_thread(self.keep_up)
-                if self.parts["store"].stopped_by_name:
-                    await self._recover()
+                await self._look_after_the_stopped()
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     status = await archive.GetRun(archive_pb2.RunRequest(run=RUN), timeout=2)
                 ended = status.states.get("archived", 0) + status.states.get("rejected", 0)
@@ -153,11 +157,21 @@ class Laboratory:
                 for task in [task for task in hurting if task.done()]:
                     hurting.discard(task)
                     task.result()
-                if status.phase == "finished" and not (status.in_flight or faults or hurting):
+                busy = status.in_flight or faults or hurting or self.broker_down_until is not None
+                if status.phase == "finished" and not busy:
                     return status
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{dict(status.states)}, {status.in_flight} in flight; to come: {faults}")
                 await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look_after_the_stopped(self) -> None:
+        """A supervisor starts nobody again who stopped by name: only for a damaged log does anyone know what to do."""
+        for name, part in self.parts.items():
+            if not part.stopped_by_name:
+                continue
+            if name != "store" or "the event log is damaged" not in part.stopped_by_name:
+                raise RuntimeError(f"the {name} refuses to go on: {part.stopped_by_name}")
+            await self._recover()
 
     async def _recover(self) -> None:
         """The store has stopped by name: what its sentence says is done, and the services start again."""
@@ -206,8 +220,7 @@ class Laboratory:
                     part.down_until = time.monotonic() + fault.seconds
                     part.signal(signal.SIGKILL)
                 if fault.target in ("broker", "all"):
-                    self.broker_down_until = time.monotonic() + fault.seconds
-                    await asyncio.to_thread(self.broker.kill)
+                    await asyncio.to_thread(self._kill_broker, fault.seconds)
             case "drain":
                 for part in self._targets(fault):
                     part.signal(signal.SIGTERM)
@@ -225,6 +238,11 @@ class Laboratory:
                 await asyncio.to_thread(self._cut_log)
             case "lose log":
                 await self._lose_log()
+
+    def _kill_broker(self, seconds: float) -> None:
+        with self.broker_changing:
+            self.broker.kill()
+            self.broker_down_until = time.monotonic() + seconds
 
     async def _freeze(self, fault: Fault) -> None:
         frozen = [part.process.pid for part in self._targets(fault) if part.process and part.process.poll() is None]
@@ -244,7 +262,7 @@ class Laboratory:
 
     async def _delete_consumers(self, fault: Fault) -> None:
         durable = {"engineers": "engineer-tiny"}.get(fault.target, fault.target)
-        await self._insist(lambda bus: bus.remove_durable(durable))
+        await self.insist(lambda bus: bus.remove_durable(durable))
 
     async def _publish_garbage(self) -> None:
         async def publish(bus: Bus) -> None:
@@ -255,22 +273,21 @@ class Laboratory:
                 for body in (b"", b"\xff\x00 no event", unknown, started):
                     await bus.publish_body(f"asi.v1.{RUN}.candidate.{fact}", "", body)
 
-        await self._insist(publish)
+        await self.insist(publish)
 
     async def _repeat_log(self) -> None:
         async def repeat(bus: Bus) -> None:
             for message in [message async for message in bus.read_log()]:
                 await bus.publish_body(message.subject, "", message.body)
 
-        await self._insist(repeat)
+        await self.insist(repeat)
 
-    async def _insist(self, work: Callable[[Bus], Awaitable[object]]) -> None:
-        """Do it once the broker is there: two faults may come together."""
+    async def insist(self, work: Callable[[Bus], Awaitable[T]]) -> T:
+        """Do it once the broker is there: two faults may come together, and a cluster takes its time to elect."""
         while True:
             try:
                 async with asyncio.timeout(60), self._bus() as bus:
-                    await work(bus)
-                return
+                    return await work(bus)
             except (Transient, BusLost, TimeoutError, nats.errors.Error, nats.js.errors.Error):
                 await asyncio.sleep(0.5)
 
@@ -294,20 +311,21 @@ class Laboratory:
             _put(copy, file)
 
     def _cut_log(self) -> None:
-        self.broker.kill()
-        blocks = sorted(self.folder.glob("nats/**/streams/EVENTS/msgs/*.blk"), key=lambda path: int(path.stem))
-        content = blocks[-1].read_bytes()
-        blocks[-1].write_bytes(content[: len(content) // 2])
-        for index in self.folder.glob("nats/**/streams/EVENTS/msgs/index.db"):
-            index.unlink()
-        self.broker.start()
+        with self.broker_changing:
+            self.broker.kill()
+            blocks = sorted(self.folder.glob("nats/**/streams/EVENTS/msgs/*.blk"), key=lambda path: int(path.stem))
+            content = blocks[-1].read_bytes()
+            blocks[-1].write_bytes(content[: len(content) // 2])
+            for index in self.folder.glob("nats/**/streams/EVENTS/msgs/index.db"):
+                index.unlink()
+            self.broker.start()
 
     async def _lose_log(self) -> None:
         async def lose(bus: Bus) -> None:
             await bus.remove_stream(EVENTS)
             await bus.set_up()
 
-        await self._insist(lose)
+        await self.insist(lose)
 
 
 def _copy(file: Path, copy: Path) -> None:
@@ -343,10 +361,9 @@ async def rehearse(
     await asyncio.to_thread(broker.start)
     try:
         await laboratory.set_up(brokers)
-        async with Bus(laboratory.settings, "chaos") as bus:
-            event = first(RUN, "started", "console")
-            event.run_started.settings.CopyFrom(run_settings(candidates))
-            await bus.publish(event)
+        event = first(RUN, "started", "console")
+        event.run_started.settings.CopyFrom(run_settings(candidates))
+        await laboratory.insist(lambda bus: bus.publish(event))
         status = await laboratory.run(candidates, seconds)
         await laboratory.drain()
         evidence = await _evidence(laboratory, status)
@@ -364,8 +381,7 @@ async def rehearse(
 async def _evidence(laboratory: Laboratory, status: archive_pb2.RunStatus) -> Evidence:
     archive = open_archive(laboratory.archive_url)
     await archive.open()
-    async with Bus(laboratory.settings, "chaos") as bus:
-        again = await replay(bus, RUN, None, archive)
+    again = await laboratory.insist(lambda bus: replay(bus, RUN, None, archive))
     log = [row async for row in archive.log(RUN)]
     tree = await archive.tree(RUN)
     records = [await archive.record(RUN, node.id) for node in tree]

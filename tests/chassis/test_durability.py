@@ -8,9 +8,10 @@ from structlog.testing import capture_logs
 
 from services.chassis.bus import Bus
 from services.chassis.bus.durability import require_durability
-from services.chassis.errors import SettingsError
+from services.chassis.errors import BusLost, SettingsError
 from services.chassis.settings import ServiceSettings
 from services.console.local.broker import Broker
+from services.console.local.processes import free_port
 
 
 @pytest.fixture
@@ -47,7 +48,21 @@ async def test_an_old_one_is_refused(broker: Broker) -> None:
         await require_durability(_settings(broker, ours=True), (2, 10, 22))
 
 
-async def test_one_of_ours_whose_monitoring_is_silent_is_refused() -> None:
+async def test_a_server_of_a_cluster_may_be_down(broker: Broker, careless: Broker) -> None:
+    """The others tell, and each that answers must sync."""
+    down = f"http://127.0.0.1:{free_port()}"
+
+    def told_by(*monitors: str) -> ServiceSettings:
+        return ServiceSettings(nats_monitor_url=", ".join(monitors), require_durable_broker=True)
+
+    await require_durability(told_by(down, broker.monitor_url), (2, 11, 0))
+    with pytest.raises(SettingsError, match="sync_interval: always"):
+        await require_durability(told_by(down, broker.monitor_url, careless.monitor_url), (2, 11, 0))
+    with pytest.raises(BusLost, match=f"does not answer at {down}"):
+        await require_durability(told_by(down), (2, 11, 0))
+
+
+async def test_one_of_ours_whose_monitoring_is_unknown_is_refused() -> None:
     """Nobody knows, so nobody may rely on it."""
     with pytest.raises(SettingsError, match="ASI_NATS_MONITOR_URL"):
         await require_durability(ServiceSettings(require_durable_broker=True), (2, 11, 0))

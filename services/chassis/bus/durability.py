@@ -5,7 +5,7 @@ import json
 import urllib.request
 from urllib.error import URLError
 
-from services.chassis.errors import SettingsError
+from services.chassis.errors import BusLost, SettingsError
 from services.chassis.logs import get_logger
 from services.chassis.settings import ServiceSettings
 
@@ -17,26 +17,29 @@ MONITOR_SECONDS = 5.0
 async def require_durability(settings: ServiceSettings, version: tuple[int, int, int]) -> None:
     """Raises SettingsError for a broker of ours that may lose what it has acknowledged; warns of another's.
 
-    Whether it writes to disk before it acknowledges is told by its monitoring alone.
+    Whether it writes to disk before it acknowledges is told by its monitoring alone. Of a cluster, each server that
+    answers is asked, since one may be down. Raises BusLost where none answers: that may be an outage, and a new start
+    helps.
     """
     problems = []
     if version < OLDEST:
         problems.append(f"it is nats-server {'.'.join(map(str, version))}, and {'.'.join(map(str, OLDEST))} is needed")
-    synced = await asyncio.to_thread(_syncs_always, settings.nats_monitor_url)
-    if synced is False:
+    urls = [url.strip() for url in (settings.nats_monitor_url or "").split(",") if url.strip()]
+    answers = await asyncio.gather(*(asyncio.to_thread(_syncs_always, url) for url in urls))
+    if False in answers:
         problems.append("it does not sync each write to disk: set `sync_interval: always` in its jetstream block")
-    elif synced is None and settings.require_durable_broker:
-        problems.append("its monitoring does not answer: set ASI_NATS_MONITOR_URL to its `http` address")
+    elif not urls and settings.require_durable_broker:
+        problems.append("nobody can tell whether it syncs: set ASI_NATS_MONITOR_URL to its `http` address")
     if problems and settings.require_durable_broker:
         raise SettingsError(f"the broker may lose acknowledged events: {'; '.join(problems)}.")
+    if True not in answers and settings.require_durable_broker:
+        raise BusLost(f"the broker's monitoring does not answer at {', '.join(urls)}; see ASI_NATS_MONITOR_URL")
     for problem in problems:
         get_logger().warning("the broker may lose acknowledged events", reason=problem)
 
 
-def _syncs_always(monitor_url: str | None) -> bool | None:
-    """None where nobody can tell."""
-    if monitor_url is None:
-        return None
+def _syncs_always(monitor_url: str) -> bool | None:
+    """None where it does not answer."""
     try:
         with urllib.request.urlopen(f"{monitor_url}/jsz", timeout=MONITOR_SECONDS) as answer:  # noqa: S310 - our setting
             return bool(json.load(answer)["config"].get("sync_always", False))
