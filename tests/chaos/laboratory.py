@@ -375,7 +375,17 @@ async def rehearse(
     found = broken(evidence)
     if schedule.stops and not any("the event log is damaged" in line for line in laboratory.said):
         found.append("the damaged log was not named")
+    found += _damaged_copies(folder)
     return [*found, *(line for line in laboratory.said if "did not drain" in line)]
+
+
+def _damaged_copies(folder: Path) -> list[str]:
+    """What the servers of a cluster say of copies that they cannot read; the others may hide it."""
+    found = []
+    for log in sorted(folder.glob("nats/n*/log")):
+        damage = [line for line in log.read_text(errors="replace").splitlines() if "Critical write error" in line]
+        found += [f"{log.parent.name}: {line}" for line in damage[:1]]
+    return found
 
 
 async def _evidence(laboratory: Laboratory, status: archive_pb2.RunStatus) -> Evidence:

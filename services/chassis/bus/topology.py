@@ -32,7 +32,9 @@ class StreamSpec:
             subjects=list(self.subjects),
             retention=api.RetentionPolicy.LIMITS,
             storage=api.StorageType.FILE,
-            compression=api.StoreCompression.S2,
+            # A nats-server 2.15.1 that came back after its death as the leader wrote plain records behind a block that
+            # it had compressed: nobody could read its copy again, and the consumers it led delivered nothing.
+            compression=api.StoreCompression.S2 if replicas == 1 else None,
             num_replicas=replicas,
             discard=api.DiscardPolicy.NEW if self.keep_for_ever else api.DiscardPolicy.OLD,
             max_age=0 if self.keep_for_ever else 30 * 24 * 3600 * SECOND,

@@ -7,7 +7,7 @@ import pytest
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.connection import EventTooBig
-from services.chassis.bus.topology import EVENTS, MAX_EVENT_BYTES
+from services.chassis.bus.topology import EVENTS, MAX_EVENT_BYTES, StreamSpec, drift
 from services.chassis.errors import BusLost
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings
@@ -39,6 +39,15 @@ async def test_a_second_set_up_creates_nothing_and_finds_no_drift(bus: Bus) -> N
     """Set-up runs at every deployment."""
     assert await bus.set_up() == []
     assert await bus.compare() == []
+
+
+def test_three_copies_are_not_compressed_and_those_that_are_still_serve() -> None:
+    """A broker's copy may be unreadable after its death otherwise; a log that was set up earlier is not refused."""
+    spec = StreamSpec(EVENTS, ("asi.v1.>",), keep_for_ever=True)
+    compressed = spec.config(1)
+    compressed.num_replicas = 3
+    assert spec.config(3).compression is None
+    assert drift("stream EVENTS", spec.config(3), compressed) == []
 
 
 async def test_an_event_that_is_too_big_is_refused_before_it_reaches_the_server(bus: Bus) -> None:
