@@ -1,10 +1,11 @@
 """What the loop itself costs per candidate: real NATS, gRPC, SQLite and services; training and thinking are instant.
 
-    python -m bench.loop [--candidates 100 2000]
+    python -m bench.loop [--candidates 100 2000] [--marks 1000 2000 4000]
 Prints milliseconds per candidate from request to archive, with one candidate after the other (seats = 1) and with
 eight in flight; beside it the CPU time of each process, which the machine's load changes less (this one plays
 researcher and engineer), and its resident memory at the end. The limits are 30 ms one after the other and 15 ms with
-eight in flight, flat in the number of candidates.
+eight in flight, flat in the number of candidates. Marks print the same of a run's parts: of its candidates from one
+mark to the next, and the memory at the mark.
 """
 
 from __future__ import annotations
@@ -153,6 +154,25 @@ class Cost:
         )
 
 
+@dataclass(frozen=True)
+class _Moment:
+    """So many candidates have ended, and so much time was used."""
+
+    ended: int
+    time: float
+    cpu: Mapping[str, float]
+
+    @classmethod
+    def of(cls, system: Laboratory, ended: int) -> _Moment:
+        return cls(ended, time.perf_counter(), system.cpu_seconds())
+
+    def since(self, before: _Moment, seats: int, system: Laboratory) -> Cost:
+        """What the candidates between two moments cost; the memory is that of now."""
+        count = self.ended - before.ended
+        cpu = {name: 1000 * (seconds - before.cpu[name]) / count for name, seconds in self.cpu.items()}
+        return Cost(count, seats, 1000 * (self.time - before.time) / count, cpu, system.resident_mib())
+
+
 @asynccontextmanager
 async def laboratory(folder: Path) -> AsyncIterator[Laboratory]:
     """Store, judge and analyst as the processes they are; the scripted researcher and engineer in this one."""
@@ -229,8 +249,9 @@ async def instant_researcher(
         yield
 
 
-async def measure(candidates: int, seats: int) -> Cost:
-    """A whole run."""
+async def measure(candidates: int, seats: int, marks: Sequence[int] = ()) -> Cost:
+    """A whole run; each part of it up to a mark is printed."""
+    to_come = sorted(mark for mark in marks if mark < candidates)
     with tempfile.TemporaryDirectory() as folder:
         async with laboratory(Path(folder)) as system:
             event = first("bench", "started", "console")
@@ -245,7 +266,7 @@ async def measure(candidates: int, seats: int) -> Cost:
                     pool=events_pb2.PoolSettings(size=50, parents=10, references=4, cold_start=5, batch=50),
                 )
             )
-            before, began = system.cpu_seconds(), time.perf_counter()
+            start = last = _Moment.of(system, 0)
             await system.bus.publish(event)
             while True:
                 await asyncio.sleep(0.2)
@@ -255,11 +276,16 @@ async def measure(candidates: int, seats: int) -> Cost:
                     continue
                 if status.phase == "finished":
                     break
-            ms = 1000 * (time.perf_counter() - began) / candidates
+                if to_come and status.proposals_ended >= to_come[0]:
+                    to_come.pop(0)
+                    here = _Moment.of(system, status.proposals_ended)
+                    print(f"up to {here.ended}:", here.since(last, seats, system), flush=True)
+                    last = here
             assert status.states.get("archived") == candidates + 1, dict(status.states)
-            after = system.cpu_seconds()
-            cpu = {name: 1000 * (after[name] - before[name]) / candidates for name in after}
-            return Cost(candidates, seats, ms, cpu, system.resident_mib())
+            end = _Moment.of(system, candidates)
+            if marks:
+                print(f"up to {candidates}:", end.since(last, seats, system), flush=True)
+            return end.since(start, seats, system)
 
 
 def main() -> None:
@@ -267,13 +293,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidates", type=int, nargs="+", default=[100, 2000])
     parser.add_argument("--seats", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--marks", type=int, nargs="+", default=[])
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     logs.configure("bench", "error")
     costs = []
     for count in arguments.candidates:
         for seats in arguments.seats:
-            costs.append(run_fast(measure(count, seats)))
+            costs.append(run_fast(measure(count, seats, arguments.marks)))
             if not arguments.json:
                 print(costs[-1], flush=True)
     if arguments.json:

@@ -66,5 +66,5 @@ class Mongod:
         """End it at once: what it has acknowledged is on disk."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.wait(20)
             self._process = None

@@ -430,7 +430,7 @@ class Fingerprint:
     runs: Mapping[int, int] = field(compare=False, repr=False)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)  # up to 100 KiB each; what is compared at one time are a candidate's relatives
 def fingerprint(program: str) -> Fingerprint:
     """The fingerprint of a text, parsed once. Raises ``ValueError`` where it is not Python, with the line."""
     try:

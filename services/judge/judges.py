@@ -4,7 +4,6 @@ import ast
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import fmean, stdev
 from typing import Protocol
 
@@ -236,7 +235,6 @@ def program_of(record: pb.Candidate) -> str:
     return record.training.program or record.proposal.program
 
 
-@lru_cache(maxsize=1024)
 def _fingerprint(program: str) -> Fingerprint | None:
     try:
         return fingerprint(program)

@@ -50,7 +50,7 @@ from services.llm.port import (
 from services.llm.recorded import CallRecord, ExchangeFileMind, LoggedCalls, RecordedMind, rewarded_model, to_message
 
 BUSY_SECONDS = 0.5
-MOST_IN_HAND = 1024
+MOST_IN_HAND = 256
 """Candidates whose calls a process can still place: many more than it handles at once."""
 
 

@@ -81,7 +81,7 @@ class Cluster:
     def _end(self, number: int) -> None:
         process = self._processes.pop(number)
         process.kill()
-        process.wait()
+        process.wait(20)
 
     def _leader(self) -> int | None:
         for number in self._processes:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +40,8 @@ T = TypeVar("T")
 RUN = "chaos"
 SILENCE_SECONDS = 8.0
 LOOK_SECONDS = 0.25
+TOOL_SECONDS = 120.0
+END_SECONDS = 180.0  # for the start of a run, and for its drain and replay
 
 
 @dataclass
@@ -124,10 +126,10 @@ class Laboratory:
         environment = {**self.parts["store"].environment, "ASI_ARCHIVE_URL": self.archive_url}
         command = [sys.executable, "-m", "services.store.tools", "setup", "--replicas", str(replicas)]
         for _ in range(10):
-            tool = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.DEVNULL)
-            if await tool.wait() == 0:
+            status, said = await _ended(command, environment)
+            if status == 0:
                 return
-        raise RuntimeError("asi-arch setup failed")
+        raise RuntimeError(f"asi-arch setup failed: {said}")
 
     def keep_up(self) -> None:
         """Start again what died, as a supervisor does."""
@@ -180,13 +182,10 @@ class Laboratory:
         await self.drain()
         environment = {**store.environment, "ASI_NATS_URL": self.broker.url}
         command = [sys.executable, "-m", "services.store.tools", "recover"]
-        tool = await asyncio.create_subprocess_exec(
-            *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
-        out, _ = await tool.communicate()
-        if tool.returncode:
-            raise RuntimeError(f"asi-arch recover failed: {out.decode()}")
-        self.said.append(out.decode().strip())
+        status, said = await _ended(command, environment)
+        if status:
+            raise RuntimeError(f"asi-arch recover failed: {said}")
+        self.said.append(said)
         store.stopped_by_name, store.process = "", None
 
     async def drain(self) -> None:
@@ -204,7 +203,7 @@ class Laboratory:
                     except subprocess.TimeoutExpired:
                         self.said.append(f"the {part.name} did not drain")
                         part.process.kill()
-                        part.process.wait()
+                        part.process.wait(20)
 
     def _targets(self, fault: Fault) -> list[Part]:
         if fault.target == "all":
@@ -328,6 +327,19 @@ class Laboratory:
         await self.insist(lose)
 
 
+async def _ended(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """The status of a tool, and what it said; killed after two minutes."""
+    tool = await asyncio.create_subprocess_exec(
+        *leashed(command), env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        out, _ = await asyncio.wait_for(tool.communicate(), TOOL_SECONDS)
+    finally:
+        if tool.returncode is None:
+            tool.kill()
+    return tool.returncode or 0, out.decode(errors="replace").strip()
+
+
 def _copy(file: Path, copy: Path) -> None:
     with contextlib.closing(sqlite3.connect(file)) as live, contextlib.closing(sqlite3.connect(copy)) as target:
         live.backup(target)
@@ -358,15 +370,16 @@ async def rehearse(
     """One run under a schedule, with one broker or a cluster; every invariant that is broken, a sentence each."""
     broker = Broker(folder / "nats") if brokers == 1 else Cluster(folder / "nats")
     laboratory = Laboratory(folder, archive_url, schedule, broker)
-    await asyncio.to_thread(broker.start)
     try:
-        await laboratory.set_up(brokers)
-        event = first(RUN, "started", "console")
-        event.run_started.settings.CopyFrom(run_settings(candidates))
-        await laboratory.insist(lambda bus: bus.publish(event))
-        status = await laboratory.run(candidates, seconds)
-        await laboratory.drain()
-        evidence = await _evidence(laboratory, status)
+        async with asyncio.timeout(seconds + 2 * END_SECONDS):  # beside the limit of each part
+            await asyncio.to_thread(broker.start)
+            await laboratory.set_up(brokers)
+            event = first(RUN, "started", "console")
+            event.run_started.settings.CopyFrom(run_settings(candidates))
+            await laboratory.insist(lambda bus: bus.publish(event))
+            status = await laboratory.run(candidates, seconds)
+            await laboratory.drain()
+            evidence = await _evidence(laboratory, status)
     finally:
         for part in laboratory.parts.values():
             part.signal(signal.SIGCONT)

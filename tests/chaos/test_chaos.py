@@ -9,7 +9,7 @@ from tests.chaos.schedules import CUT, KILLS, LEADERS, MIXED, Schedule
 from tests.mongod import Mongod
 
 CANDIDATES = 24
-MOST_SECONDS = 300.0  # on a busy machine; 30 to 60 seconds are usual
+MOST_SECONDS = 300.0  # for the run itself on a busy machine; 30 to 60 seconds are usual
 
 
 @pytest.mark.slow

@@ -2,12 +2,15 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,11 +31,27 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("strace") is Non
 CRASH_CHILD = Path(__file__).parents[1] / "store" / "backends" / "crash_child.py"
 
 
-def _started(command: list[str]) -> subprocess.Popen[str]:
-    """In a group of its own: strace and what it watches end together."""
-    return subprocess.Popen(
+MOST_SECONDS = 180.0
+
+
+@contextlib.contextmanager
+def _started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """In a group of its own: strace and what it watches are killed together, with the context or after three minutes.
+
+    So whoever reads its output reads the end of it then, and never waits for ever.
+    """
+    process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, text=True
     )
+    limit = threading.Timer(MOST_SECONDS, os.killpg, (process.pid, signal.SIGKILL))
+    limit.start()
+    try:
+        yield process
+    finally:
+        limit.cancel()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=20)
 
 
 @pytest.mark.parametrize(("interval", "keeps_all"), [("always", True), ("2m", False)])
@@ -43,22 +62,21 @@ async def test_acknowledged_events_outlive_a_loss_of_power(
     folder, trace, port = tmp_path / "before", tmp_path / "trace", free_port()
     config = tmp_path / "nats.conf"
     config.write_text(f'port: {port}\njetstream {{ store_dir: "{folder}", sync_interval: {interval} }}\n')
-    server = _started(watched([str(find_nats_server()), "-c", str(config)], trace))
-    try:
-        async with Bus(ServiceSettings(nats_url=f"nats://127.0.0.1:{port}"), "tests") as bus:
+    with _started(watched([str(find_nats_server()), "-c", str(config)], trace)) as server:
+        settings = ServiceSettings(nats_url=f"nats://127.0.0.1:{port}")
+        async with asyncio.timeout(MOST_SECONDS), Bus(settings, "tests") as bus:
             await bus.set_up()
             acknowledged = [await bus.publish_body(one.subject, "", one.body) for one in finished.log[:40]]
             os.killpg(server.pid, signal.SIGKILL)
-    finally:
-        server.kill()
-        server.wait()
     await asyncio.to_thread(after_power_loss, trace, folder, tmp_path / "after")
     broker = Broker(tmp_path / "after")
     broker.start()
-    async with Bus(ServiceSettings(nats_url=broker.url), "tests") as bus:
-        await bus.set_up()
-        kept = [message.sequence async for message in bus.read_log()]
-    broker.stop()
+    try:
+        async with asyncio.timeout(MOST_SECONDS), Bus(ServiceSettings(nats_url=broker.url), "tests") as bus:
+            await bus.set_up()
+            kept = [message.sequence async for message in bus.read_log()]
+    finally:
+        broker.stop()
 
     assert (kept == acknowledged) is keeps_all
 
@@ -71,11 +89,10 @@ async def test_applied_events_outlive_a_loss_of_power(tmp_path: Path, finished: 
         json.dumps([(one.sequence, one.subject, base64.b64encode(one.body).decode()) for one in finished.log])
     )
     command = [sys.executable, str(CRASH_CHILD), f"sqlite:///{folder}/archive.db", str(log)]
-    child = _started(watched(command, tmp_path / "trace"))
-    assert child.stdout is not None
-    reported = [int(await asyncio.to_thread(child.stdout.readline)) for _ in range(25)][-1]
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+    with _started(watched(command, tmp_path / "trace")) as child:
+        assert child.stdout is not None
+        reported = [int(await asyncio.to_thread(child.stdout.readline)) for _ in range(25)][-1]
+        os.killpg(child.pid, signal.SIGKILL)
     await asyncio.to_thread(after_power_loss, tmp_path / "trace", folder, tmp_path / "after")
     archive = open_archive(f"sqlite:///{tmp_path}/after/archive.db")
     await archive.open()

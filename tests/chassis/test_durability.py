@@ -39,7 +39,16 @@ async def test_one_that_does_not_sync_is_refused_or_warned_of(careless: Broker) 
         await require_durability(_settings(careless, ours=True), (2, 11, 0))
     with capture_logs() as logs:
         await require_durability(_settings(careless, ours=False), (2, 11, 0))
-    assert [line["log_level"] for line in logs] == ["warning"]
+    assert [(line["log_level"], "sync_interval" in line["reason"]) for line in logs] == [("warning", True)]
+
+
+@pytest.mark.parametrize("monitor", [None, f"http://127.0.0.1:{free_port()}"], ids=["not named", "silent"])
+async def test_of_anothers_that_cannot_be_asked_is_warned(monitor: str | None) -> None:
+    """As on Kubernetes, where the broker is whatever a cluster has: nobody learns of it only after a loss of power."""
+    with capture_logs() as logs:
+        await require_durability(ServiceSettings(nats_monitor_url=monitor), (2, 11, 0))
+
+    assert [(line["log_level"], "ASI_NATS_MONITOR_URL" in line["reason"]) for line in logs] == [("warning", True)]
 
 
 async def test_an_old_one_is_refused(broker: Broker) -> None:

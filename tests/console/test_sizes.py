@@ -1,6 +1,11 @@
 """Trainings at several sizes: what they come to, and that a cut-off line is trained again."""
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,6 +13,7 @@ import pytest
 
 from services.console.commands.sizes import Trained, gains, read_sizes, told, trends
 from services.console.report import write_report
+from services.domain.zoo import baseline
 from tests.console.finished_run import finished_run, status
 
 
@@ -77,3 +83,42 @@ def test_the_report_draws_the_sizes(tmp_path: Path) -> None:
     assert "the gain shrinks with size" in page
     assert (tmp_path / "sizes-c000004.csv").read_text(encoding="utf-8").count("\n") == 4
     assert "against Net2 (3 seeds)" in told(gains(rows, "c000004"), [])
+
+
+ASKING = """
+import sys
+from services.console.commands.audit import engineer_tool
+engineer_tool("train", sys.argv[1], "--json")
+"""
+
+
+def test_a_training_does_not_outlive_the_command_that_asked_for_it(tmp_path: Path) -> None:
+    """Not even where that is killed: `asi-arch sizes` trains for hours, and nobody would know of what it left."""
+    program = tmp_path / "program.py"
+    program.write_text(baseline("delta_net").program)
+    command = subprocess.Popen([sys.executable, "-c", ASKING, str(program)], stderr=subprocess.DEVNULL)
+    try:
+        _until(lambda: len(_trainings(program)) > 0)
+    finally:
+        command.kill()
+        command.wait(10)
+
+    _until(lambda: _trainings(program) == [])
+
+
+def _trainings(program: Path) -> list[str]:
+    """The processes that train it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"services.engineer.tools" in words[:3] and str(program).encode() in words:
+                found.append(process.name)
+    return found
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, "not within a minute"
+        time.sleep(0.02)

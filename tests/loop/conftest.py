@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,19 @@ def asi_arch(environment: dict[str, str]) -> Command:
         return done
 
     return call
+
+
+@contextmanager
+def begun(flags: Sequence[str], environment: dict[str, str], quiet: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """A command under way, which is killed where it outlives the context; its services end with it."""
+    output = subprocess.DEVNULL if quiet else subprocess.PIPE
+    command = [sys.executable, "-m", "services.console", *flags]
+    process = subprocess.Popen(command, env=environment, stdout=output, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
 
 
 def rows_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:

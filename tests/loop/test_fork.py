@@ -1,13 +1,11 @@
 """A run forked from another on one machine: the same measured history, then another policy."""
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.loop.conftest import Command, micro_flags, rows_of
+from tests.loop.conftest import Command, begun, micro_flags, rows_of
 
 FIRST = ("run", "--run", "first", "--candidates", "1", "--baselines", "delta_net,linear_attention", *micro_flags())
 FORK = ("run", "--fork", "first@first.c000002.archived.1", "--run", "second")
@@ -44,9 +42,10 @@ def test_a_fork_keeps_what_was_measured_and_goes_on_otherwise(asi_arch: Command)
 def test_two_runs_go_on_at_once_in_one_system(asi_arch: Command, environment: dict[str, str]) -> None:
     """The second is left to the services of the first; each is what its log says, and neither sees the other's."""
     assert "no services" in asi_arch("run", "--join", ok=False).stderr
-    command = [sys.executable, "-m", "services.console", *FIRST[:3], "--candidates", "2", *FIRST[5:], "--json"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as first:
+    deadline = time.monotonic() + 240
+    with begun([*FIRST[:3], "--candidates", "2", *FIRST[5:], "--json"], environment) as first:
         while asi_arch("status", "--run", "first", ok=False).returncode:
+            assert time.monotonic() < deadline, "the first run did not start"
             time.sleep(1)
         flags = ("--candidates", "0", "--baselines", "delta_net", *micro_flags())
         joined = json.loads(asi_arch("run", "--join", "--run", "second", *flags, "--json").stdout)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.loop.conftest import Command, micro_flags, rows_of
+from tests.loop.conftest import Command, begun, micro_flags, rows_of
 
 OWN = Path(__file__).parents[2] / "examples" / "programs" / "decaying_average.py"
 RUN = ("run", "--candidates", "1", "--baselines", "delta_net,linear_attention", *micro_flags())
@@ -65,14 +65,12 @@ def test_an_impossible_flag_is_one_sentence_and_no_run(asi_arch: Command) -> Non
 def test_what_was_killed_comes_to_exactly_one_result(environment: dict[str, str], asi_arch: Command) -> None:
     """SIGKILL the engineer in the middle of a training: the work goes to its successor, and one result is accepted."""
     flags = [*RUN, "--set", "steps=60", "--json"]
-    run = subprocess.Popen(
-        [sys.executable, "-m", "services.console", *flags], env=environment, stdout=subprocess.PIPE, text=True
-    )
     data = Path(environment["ASI_DATA_DIR"])
-    _wait_for_training(run, data / "logs" / "engineer.log")
-    engineer = next(int(pid) for pid in _pids("services.engineer", data))
-    os.kill(engineer, signal.SIGKILL)
-    run.communicate(timeout=280)
+    with begun(flags, environment) as run:
+        _wait_for_training(run, data / "logs" / "engineer.log")
+        engineer = next(int(pid) for pid in _pids("services.engineer", data))
+        os.kill(engineer, signal.SIGKILL)
+        run.communicate(timeout=280)
 
     assert run.returncode == 0
     rows = rows_of(asi_arch("list", "--json"))
@@ -87,15 +85,13 @@ def test_every_process_may_be_killed_and_the_archive_equals_its_replay(
 ) -> None:
     """Store, judge, analyst, researcher and the broker itself, one after the other, by SIGKILL."""
     flags = [*RUN, "--set", "steps=60", "--json"]
-    run = subprocess.Popen(
-        [sys.executable, "-m", "services.console", *flags], env=environment, stdout=subprocess.PIPE, text=True
-    )
     data = Path(environment["ASI_DATA_DIR"])
-    _wait_for_training(run, data / "logs" / "engineer.log")
-    for name in ("store", "judge", "analyst", "researcher", "broker"):
-        os.kill(json.loads((data / "system.json").read_text())["pids"][name], signal.SIGKILL)
-        time.sleep(3)
-    run.communicate(timeout=280)
+    with begun(flags, environment) as run:
+        _wait_for_training(run, data / "logs" / "engineer.log")
+        for name in ("store", "judge", "analyst", "researcher", "broker"):
+            os.kill(json.loads((data / "system.json").read_text())["pids"][name], signal.SIGKILL)
+            time.sleep(3)
+        run.communicate(timeout=280)
 
     assert run.returncode == 0
     rows = rows_of(asi_arch("list", "--json"))
@@ -109,19 +105,19 @@ def test_every_process_may_be_killed_and_the_archive_equals_its_replay(
 def test_an_interrupted_run_is_drained_and_goes_on(environment: dict[str, str], asi_arch: Command) -> None:
     """Ctrl-C pauses; --resume ends what was begun, and nothing is there twice."""
     flags = [*RUN, "--set", "steps=120"]
-    run = subprocess.Popen([sys.executable, "-m", "services.console", *flags], env=environment)
     data = Path(environment["ASI_DATA_DIR"])
-    _wait_for_training(run, data / "logs" / "engineer.log")
-    run.send_signal(signal.SIGINT)
+    with begun(flags, environment, quiet=True) as run:
+        _wait_for_training(run, data / "logs" / "engineer.log")
+        run.send_signal(signal.SIGINT)
+        assert run.wait(90) == 130
 
-    assert run.wait(90) == 130
     assert "paused" in asi_arch("status").stdout
     rows = rows_of(asi_arch("run", "--resume", "--json"))
     assert len(rows) == 3
     assert {row["state"] for row in rows} <= {"archived", "rejected"}
 
 
-def _wait_for_training(run: subprocess.Popen[str] | subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for_training(run: subprocess.Popen[str], log: Path) -> None:
     """Until an engineer has taken the first steps of a training: on a busy machine services start in minutes."""
     deadline = time.monotonic() + 240
     while not (log.exists() and '"event": "training"' in log.read_text()):
@@ -148,12 +144,10 @@ def test_a_killed_command_leaves_no_orphan_and_its_run_goes_on(environment: dict
     """SIGKILL of `asi-arch run` itself, in the middle of a training: the kernel tells its children, which drain."""
     data = Path(environment["ASI_DATA_DIR"])
     environment |= {"ASI_SILENCE_SECONDS": "10"}  # what nobody could hand back comes again after so long
-    command = [sys.executable, "-m", "services.console", *RUN, "--set", "steps=60"]
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _wait_for_training(running, data / "logs" / "engineer.log")
-    pids = json.loads((data / "system.json").read_text())["pids"].values()
-    running.kill()
-    running.wait()
+    with begun([*RUN, "--set", "steps=60"], environment, quiet=True) as run:
+        _wait_for_training(run, data / "logs" / "engineer.log")
+        pids = json.loads((data / "system.json").read_text())["pids"].values()
+        run.kill()
     deadline = time.monotonic() + 90
     while left := [pid for pid in pids if _lives(pid)]:
         assert time.monotonic() < deadline, f"orphans: {left}"

@@ -55,7 +55,7 @@ def endpoint(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess
     environment["ASI_MODEL"] = "scripted-model"
     yield server
     server.kill()
-    server.wait()
+    server.wait(10)
 
 
 @pytest.mark.slow

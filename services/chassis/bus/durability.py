@@ -26,14 +26,17 @@ async def require_durability(settings: ServiceSettings, version: tuple[int, int,
         problems.append(f"it is nats-server {'.'.join(map(str, version))}, and {'.'.join(map(str, OLDEST))} is needed")
     urls = [url.strip() for url in (settings.nats_monitor_url or "").split(",") if url.strip()]
     answers = await asyncio.gather(*(asyncio.to_thread(_syncs_always, url) for url in urls))
+    silent = f"the broker's monitoring does not answer at {', '.join(urls)}; see ASI_NATS_MONITOR_URL"
     if False in answers:
         problems.append("it does not sync each write to disk: set `sync_interval: always` in its jetstream block")
-    elif not urls and settings.require_durable_broker:
+    elif not urls:
         problems.append("nobody can tell whether it syncs: set ASI_NATS_MONITOR_URL to its `http` address")
+    elif True not in answers and not settings.require_durable_broker:
+        problems.append(f"nobody can tell whether it syncs: {silent}")
     if problems and settings.require_durable_broker:
         raise SettingsError(f"the broker may lose acknowledged events: {'; '.join(problems)}.")
     if True not in answers and settings.require_durable_broker:
-        raise BusLost(f"the broker's monitoring does not answer at {', '.join(urls)}; see ASI_NATS_MONITOR_URL")
+        raise BusLost(silent)
     for problem in problems:
         get_logger().warning("the broker may lose acknowledged events", reason=problem)
 

@@ -20,6 +20,7 @@ import typer
 
 from services.chassis.errors import NotPossible, SettingsError
 from services.console.archive import open_archive
+from services.console.local.processes import leashed
 from services.console.options import Json, Run, complete_candidates, print_json
 from services.console.rows import as_dict, program_of, row
 from services.console.settings import ConsoleSettings, console_settings
@@ -231,10 +232,9 @@ def judged(
 
 
 def engineer_tool(*arguments: str) -> dict[str, object]:
-    """The JSON answer of `check` or `train`. Raises NotPossible where there is none."""
-    done = subprocess.run(
-        [sys.executable, "-m", "services.engineer.tools", *arguments], stdout=subprocess.PIPE, text=True, check=False
-    )
+    """The JSON answer of `check` or `train`, which end with this process. Raises NotPossible where there is none."""
+    command = leashed([sys.executable, "-m", "services.engineer.tools", *arguments])
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     try:
         found: dict[str, object] = json.loads(done.stdout)
     except ValueError:

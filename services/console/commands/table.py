@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.chassis.errors import NotPossible, SettingsError
+from services.console.local.processes import leashed
 from services.console.options import Json, names_in, one_of, print_json
 from services.console.tables import Column, number, pairs, paragraph, say, styled
 from services.console.tables import table as text_table
@@ -42,7 +43,8 @@ def about() -> None:
 @table.command(context_settings=PASS_ON, add_help_option=False)
 def build(context: typer.Context) -> None:
     """Train cells that are missing, into --folder PATH; resumes, and may run in several processes at once."""
-    raise typer.Exit(subprocess.run([sys.executable, "-m", BUILD, *context.args], check=False).returncode)
+    command = leashed([sys.executable, "-m", BUILD, *context.args])
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
 @table.command()

@@ -15,6 +15,7 @@ import typer
 
 from services.chassis.errors import NotPossible
 from services.console.archive import run_and_candidates, run_status
+from services.console.local.processes import leashed
 from services.console.settings import console_settings, running_system
 from services.contracts.candidate_pb2 import Candidate
 
@@ -105,7 +106,7 @@ def hand_over(
 
             environment |= stack.enter_context(log_environment(console_settings()))
         command = [sys.executable, "-m", module, str(context.info_name), *context.args]
-        status = subprocess.call(command, env=environment)
+        status = subprocess.call(leashed(command), env=environment)
     raise typer.Exit(status)
 
 
@@ -119,7 +120,7 @@ def cognition(context: typer.Context) -> None:
         _, records = asyncio.run(run_and_candidates(console_settings(), run))
         given = json.dumps(_uses(records))
     command = [sys.executable, "-m", "services.analyst.cognition", *arguments]
-    raise typer.Exit(subprocess.run(command, input=given, text=True, check=False).returncode)
+    raise typer.Exit(subprocess.run(leashed(command), input=given, text=True, check=False).returncode)
 
 
 def _uses(records: Sequence[Candidate]) -> list[dict[str, object]]:

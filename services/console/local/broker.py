@@ -92,14 +92,14 @@ class Broker:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            self._process.wait(10)
         self._process = None
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
         if self._process:
             self._process.kill()
-            self._process.wait()
+            self._process.wait(10)
             self._process = None
 
     def _wait(self, log: Path) -> None:

@@ -91,7 +91,7 @@ def tree_node(slim: Mapping[str, Value]) -> archive_pb2.TreeNode:
     return archive_pb2.TreeNode(**{name: slim[name] for name in NODE if slim[name] is not None})  # type: ignore[arg-type]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def move_outcome(
     moves: tuple[str, ...], fitness: float | None, parents: float | None, state: int, structure: str
 ) -> archive_pb2.MoveOutcome:

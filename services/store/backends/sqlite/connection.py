@@ -14,6 +14,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
+CACHE_KIB = 8192
+"""Pages that each connection keeps: the operating system caches the file as a whole, so more bought no time."""
 _AWAY = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -117,7 +119,7 @@ def connect(path: Path, writes: bool, create: bool = False) -> sqlite3.Connectio
         connection.execute("PRAGMA synchronous = FULL")
     else:
         connection.execute("PRAGMA query_only = ON")
-    connection.execute("PRAGMA cache_size = -65536")  # 64 MiB
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 

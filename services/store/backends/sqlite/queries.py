@@ -187,7 +187,7 @@ def moves(connection: Connection, run: str, limit: int) -> list[archive_pb2.Move
     ]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _names(stored: str) -> tuple[str, ...]:
     return tuple(json.loads(stored))
 

@@ -79,7 +79,7 @@ def read_run(row: sqlite3.Row) -> RunRow:
     return RunRow(row["run"], settings, state, row["started"], row["changed"], row["dead_letters"], row["origin"])
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _state(text: str) -> RunState:
     """Between two events of a run its state is read by everybody who asks, and never changed in place."""
     return state_from_json(json.loads(text))
