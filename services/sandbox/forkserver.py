@@ -216,6 +216,12 @@ def _report(control: socket.socket, event: str, **facts: str | int) -> None:
         return
 
 
+def _choose_kernels() -> None:
+    """Let torch look at the processor now: in a job that opens no file it would take its kernels without AVX."""
+    if torch := sys.modules.get("torch"):
+        torch.backends.cpu.get_cpu_capability()
+
+
 def main() -> None:
     """Warm up, say which layers hold, and serve."""
     settings = json.loads(sys.argv[1])
@@ -224,6 +230,7 @@ def main() -> None:
     line = socket.socket(fileno=settings["line"])
     for module in settings["preload"]:
         import_module(module)
+    _choose_kernels()
     layers, readable = frozenset(settings["layers"]), tuple(settings["readable"])
     confinement = detect(layers, readable, Path(settings["root"]))
     gc.collect()

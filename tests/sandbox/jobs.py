@@ -42,6 +42,11 @@ def _require(guard: Guard) -> None:
         raise RuntimeError("; ".join(findings))
 
 
+def kernels(channel: Channel) -> None:
+    """Say which instructions torch's own kernels use."""
+    channel.send("kernels", {"capability": torch.backends.cpu.get_cpu_capability()})
+
+
 def leave_daemon(channel: Channel) -> None:
     """Start a process in a session of its own, say so, and end."""
     if os.fork() == 0:

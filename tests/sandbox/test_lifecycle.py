@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from services.engineer.scales import load_scale
 from services.engineer.training.dialogue import limits_of
@@ -111,6 +112,14 @@ async def test_a_job_sees_only_its_own_folder_and_a_clean_environment(sandbox: S
     environment = header["environment"]
     assert isinstance(environment, list)
     assert not [name for name in environment if "ASI" in name or "KEY" in name or "TOKEN" in name]
+
+
+async def test_a_job_computes_with_the_kernels_that_the_host_would_take(sandbox: Sandbox) -> None:
+    """Torch chooses them by what it reads in /proc, which a job that opens no file cannot."""
+    async with sandbox.child(f"{JOBS}:kernels", replace(LIMITS, files=False)) as child:
+        header = (await child.receive(timeout=10)).header
+
+    assert header == {"capability": torch.backends.cpu.get_cpu_capability()}
 
 
 async def test_a_fork_server_that_cannot_start_says_why() -> None:
