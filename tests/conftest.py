@@ -1,10 +1,16 @@
 """Real servers for tests: a nats-server for each, a mongod per session."""
 
+import asyncio
+import contextlib
+import io
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+import threading
+import traceback
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 import pytest
 import pytest_asyncio
@@ -12,11 +18,56 @@ import pytest_asyncio
 from services.chassis.bus import Bus
 from services.chassis.settings import ServiceSettings
 from services.console.local.broker import Broker
+from services.sandbox.processes import descendants, kill
 from tests.mongod import Mongod, mongod_binary
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So a shell starts what it runs in the background, and children inherit it; some tests press Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Seconds that a test may take, its fixtures included: by its marker, and any other.
+LIMITS = {"compose": 1200, "slow": 480}  # tests/compose builds images in a fixture
+PLAIN_LIMIT = 240
+CLEANING_LIMIT = 60
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that hangs, so that its fixtures clean up; if these hang, too, end the process."""
+    limit = next((limit for marker, limit in LIMITS.items() if item.get_closest_marker(marker)), PLAIN_LIMIT)
+
+    def fail(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGALRM, _abort)
+        signal.alarm(CLEANING_LIMIT)
+        pytest.fail(f"the test has not ended after {limit} s\n{_stacks()}")
+
+    signal.signal(signal.SIGALRM, fail)
+    signal.alarm(limit)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _stacks() -> str:
+    """Where each thread and each asyncio task of this process is."""
+    text = io.StringIO()
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        text.write(f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}")
+    with contextlib.suppress(RuntimeError):
+        for task in asyncio.all_tasks():
+            task.print_stack(file=text)
+    return text.getvalue()
+
+
+def _abort(number: int, frame: FrameType | None) -> None:
+    """Kill what this process has started; faulthandler then prints all stacks, and xdist goes on in a new process."""
+    for pid in descendants(os.getpid()):
+        kill(pid)
+    os.abort()
 
 
 @pytest.fixture
