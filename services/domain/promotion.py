@@ -90,13 +90,15 @@ class Rung:
     """What is remembered of one rung: how many admitted results came, and those still in view.
 
     ``waiting`` came before the baseline was measured. ``kept`` is the open block (paper, in the order they came) or the
-    best so far (halving, best first). ``promoted`` names those of ``kept`` that went on already.
+    best so far (halving, best first). ``promoted`` names those of ``kept`` that went on already. ``outside`` are the
+    best of those that the budget turned away; a fork with another budget weighs them again.
     """
 
     waiting: tuple[Result, ...] = ()
     kept: tuple[Result, ...] = ()
     promoted: frozenset[str] = frozenset()
     count: int = 0
+    outside: tuple[Result, ...] = ()
 
 
 class PromotionPolicy(Protocol):
@@ -177,6 +179,8 @@ def decide(policy: PromotionPolicy, rung: Rung, baseline: Result | None, over: b
     for result in rung.waiting:
         if policy.budget.admits(result, baseline):
             rung = policy.kept(rung, result)
+        else:
+            rung = replace(rung, outside=tuple(_best([*rung.outside, result])[:PLACES]))
     return policy.chosen(replace(rung, waiting=()), baseline, over)
 
 
@@ -252,6 +256,7 @@ class Ladder:
     climbing: frozenset[tuple[str, int]] = frozenset()  # who is being trained, and at which rung
     accompanied: frozenset[int] = frozenset()  # rungs to which the controls were sent in this round
     verified: tuple[tuple[str, Losses], ...] = ()  # at the last rung, in this round
+    earlier: frozenset[str] = frozenset()  # went up before a fork changed the rules: a verdict is another test of them
 
     def is_climbing(self, candidate: str) -> bool:
         """Whether a result of this candidate is awaited at any rung."""
@@ -321,6 +326,22 @@ def kept(ladder: Ladder, stages: Sequence[Stage]) -> Ladder:
     return replace(ladder, climbing=frozenset(one for one in ladder.climbing if one[1] <= len(stages)))
 
 
+def reopened(ladder: Ladder) -> Ladder:
+    """The ladder of a fork that promotes by other rules: what the search remembers is weighed again by them.
+
+    A round that is under way is given up. Whoever went up before may do so once more, with fresh seeds.
+    """
+    if not ladder.rungs:
+        return ladder
+    search = ladder.rungs[0]
+    waiting = (*search.kept, *search.outside, *search.waiting)
+    again = Rung(waiting=waiting, count=search.count - len(search.kept))
+    earlier = ladder.earlier | search.promoted
+    return replace(
+        ladder, open=False, rungs=(again,), roots=ladder.roots[:1], climbing=frozenset(), verified=(), earlier=earlier
+    )
+
+
 def closed(ladder: Ladder) -> Ladder:
     """The ladder after the verdicts of its round."""
     return replace(ladder, open=False)
@@ -334,6 +355,7 @@ def ladder_to_json(ladder: Ladder) -> dict[str, object]:
         "rungs": rungs,
         "climbing": sorted(list(one) for one in ladder.climbing),
         "accompanied": sorted(ladder.accompanied),
+        "earlier": sorted(ladder.earlier),
     }
 
 
@@ -347,6 +369,7 @@ def ladder_from_json(value: Mapping[str, object]) -> Ladder:
             "roots": tuple(one and Result(**one) for one in plain["roots"]),  # type: ignore[attr-defined]
             "climbing": frozenset((name, rung) for name, rung in plain["climbing"]),  # type: ignore[attr-defined]
             "accompanied": frozenset(plain["accompanied"]),  # type: ignore[call-overload]
+            "earlier": frozenset(plain.get("earlier", ())),  # type: ignore[call-overload]
             "verified": tuple(
                 (name, tuple((int(seed), float(loss)) for seed, loss in losses))
                 for name, losses in plain["verified"]  # type: ignore[attr-defined]
@@ -362,6 +385,7 @@ def _rung_from_json(value: Mapping[str, object]) -> Rung:
         kept=tuple(Result(**one) for one in plain["kept"]),  # type: ignore[attr-defined]
         promoted=frozenset(plain["promoted"]),  # type: ignore[call-overload]
         count=int(plain["count"]),  # type: ignore[call-overload]
+        outside=tuple(Result(**one) for one in plain.get("outside", ())),  # type: ignore[attr-defined]
     )
 
 

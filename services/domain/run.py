@@ -93,8 +93,8 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
             return replace(state, phase="paused", paused_at=time, reason=reason), ()
         case Resumed(time) if state.phase not in GOING_ON:
             return _going_on(state, time, policy), ()
-        case Forked(time):
-            ladder = rungs.kept(state.ladder, policy.stages)
+        case Forked(time, other_rules):
+            ladder = rungs.kept(rungs.reopened(state.ladder) if other_rules else state.ladder, policy.stages)
             own = frozenset(one for one in state.in_flight if one.startswith("c"))  # an ablation was another's wish
             state = _going_on(replace(state, ladder=ladder, in_flight=own), time, policy)
             seats = [_seat(int(one[1:]), policy, one in state.baselines_open) for one in sorted(state.in_flight)]
@@ -298,9 +298,9 @@ def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Findi
     candidates = {name: own for name, own in losses.items() if name not in _baseline_ids(policy)}
     if not measured:
         return state, ()
-    return state, findings(
-        candidates, measured, max(state.proposals_asked + len(policy.seed_programs), len(candidates)), policy.discovery
-    )
+    tried = max(state.proposals_asked + len(policy.seed_programs), len(candidates))
+    again = len(state.ladder.earlier & candidates.keys())  # each was tested before: that was a chance of its own
+    return state, findings(candidates, measured, tried + again, policy.discovery)
 
 
 def controls(state: RunState, policy: RunPolicy) -> list[str]:

@@ -190,9 +190,13 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Forked:
-    """The history shared with another run ends here; what was under way there begins again."""
+    """The history shared with another run ends here; what was under way there begins again.
+
+    With ``other_rules`` the fork promotes by other rules than its source, so that what was found is weighed anew.
+    """
 
     time: float
+    other_rules: bool = False
 
 
 @dataclass(frozen=True, slots=True)

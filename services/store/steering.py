@@ -113,12 +113,13 @@ def _fork(log: LogRow, run: RunRow) -> Change:
     fork = log.event.run_forked
     if not fork.settings.seats:
         raise Refused("a fork needs at least one seat")
-    _rules(fork.settings)
+    before, rules = policy_of(run.settings), _rules(fork.settings)
+    other_rules = (before.promotion, before.stages) != (rules.promotion, rules.stages)
     if run.state.phase in GOING_ON:
-        state, _ = policy.step(run.state, policy.Paused(run.state.latest), policy_of(run.settings))
+        state, _ = policy.step(run.state, policy.Paused(run.state.latest), before)
         run = replace(run, state=state)
     run = replace(run, settings=fork.settings, origin=f"forked from {fork.of_run} at {fork.at_sequence}")
-    return stepped(Change(log, run=run), policy.Forked(moment(log.event)))
+    return stepped(Change(log, run=run), policy.Forked(moment(log.event), other_rules))
 
 
 def _with_budget(run: RunRow, resumed: events_pb2.RunResumed) -> RunRow:

@@ -16,6 +16,7 @@ from services.domain.promotion import (
     kept,
     ladder_from_json,
     ladder_to_json,
+    reopened,
     searched,
     under_way,
 )
@@ -122,3 +123,19 @@ def test_impossible_policies_are_refused_by_name(policies: dict[str, object], na
     """Before a run starts."""
     with pytest.raises(ValueError, match=named):
         climb_of("halving", policies, "tiny", {})
+
+
+def test_a_fork_with_another_budget_weighs_again_what_the_old_one_turned_away() -> None:
+    """The best of a run may be too large for the run's own limit: the next one need not search for it again."""
+    ladder = searched(Ladder(), Result("c000001", 0.5, 2.0, None, 1000), root=True)
+    for name, value, size in (("c000003", 1.6, 1000), ("c000004", 1.5, 1150), ("c000005", 1.7, 1000)):
+        ladder = searched(ladder, Result(name, -value, value, None, size), root=False)
+    strict, wide = (SuccessiveHalving(eta=3, budget=Budget(Limit(share), None)) for share in (0.1, 0.2))
+    ladder, first = climb(ladder, strict, STAGES[:1], ("c000001",), over=True)
+    forked = ladder_from_json(ladder_to_json(reopened(ladder_from_json(ladder_to_json(ladder)))))
+    forked, second = climb(forked, wide, STAGES[:1], ("c000001",), over=True)
+
+    assert [one.candidate for one in first] == ["c000001", "c000003"]
+    assert [(one.candidate, one.seeds) for one in second] == [("c000001", (2001, 2002)), ("c000004", (2001, 2002))]
+    assert forked.earlier == {"c000003"}
+    assert forked.rungs[0].count == 3

@@ -1,6 +1,9 @@
 """What a run's policy makes of a fork: the seats under way are asked for again, and the time between does not count."""
 
-from services.domain.run import Ended, Forked, Paused, Resumed, Seat, Started, step
+from services.domain.discovery import DiscoveryPolicy
+from services.domain.promotion import Budget as Size
+from services.domain.promotion import Promote, Result, Stage, SuccessiveHalving
+from services.domain.run import Ended, Finding, Forked, Paused, Resumed, Seat, Started, Verified, step
 from services.domain.run_state import Budget, RunPolicy, RunState
 
 POLICY = RunPolicy(seats=2, baselines=("delta_net", "gla"), budget=Budget(candidates=4))
@@ -40,3 +43,27 @@ def test_a_finished_run_goes_on_as_a_fork_with_another_budget() -> None:
 
     assert [one.candidate for one in asked if isinstance(one, Seat)] == ["c000002", "c000003"]
     assert forked.in_flight == resumed.in_flight
+
+
+def test_who_is_tested_again_by_a_fork_counts_as_one_more_that_was_tried() -> None:
+    """A second test is a second chance of a false claim; whoever asks twice pays for both."""
+    policy = RunPolicy(
+        seats=1, baselines=("delta_net",), controls=(), budget=Budget(candidates=2), stages=(Stage("mini", 3),),
+        promotion=SuccessiveHalving(eta=2, budget=Size(None, None)), discovery=DiscoveryPolicy(seeds=3),
+    )  # fmt: skip
+    state, _ = step(RunState(), Started(0.0), policy)
+    found: list[Finding] = []
+    for number, loss in enumerate((2.0, 1.8, 1.9), 1):
+        name = f"c{number:06d}"
+        ended = Ended(1.0, name, 5, -loss, None, number == 1, number == 1, False, result=Result(name, -loss, loss))
+        state, _ = step(state, ended, policy)
+    for _ in range(2):
+        seeds = 1000 * state.ladder.rounds + 1
+        for name, loss in (("c000001", 2.0), ("c000002", 1.9)):
+            losses = tuple((seeds + at, loss + 0.01 * at) for at in range(3))
+            state, decisions = step(state, Verified(2.0, name, 1, losses, Result(name, None, loss)), policy)
+            found += [one for one in decisions if isinstance(one, Finding)]
+        state, decisions = step(state, Forked(3.0, other_rules=True), policy)
+        assert {one.candidate for one in decisions if isinstance(one, Promote)} == {"c000001", "c000002"}
+
+    assert [one.tried for one in found] == [2, 3]
