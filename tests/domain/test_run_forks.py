@@ -1,9 +1,9 @@
 """What a run's policy makes of a fork: the seats under way are asked for again, and the time between does not count."""
 
-from services.domain.discovery import DiscoveryPolicy
+from services.domain.discovery import DiscoveryPolicy, Finding
 from services.domain.promotion import Budget as Size
 from services.domain.promotion import Promote, Result, Stage, SuccessiveHalving
-from services.domain.run import Ended, Finding, Forked, Paused, Resumed, Seat, Started, Verified, step
+from services.domain.run import Ended, Forked, Paused, Resumed, Seat, Started, Verified, step
 from services.domain.run_state import Budget, RunPolicy, RunState
 
 POLICY = RunPolicy(seats=2, baselines=("delta_net", "gla"), budget=Budget(candidates=4))
