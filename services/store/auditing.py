@@ -11,7 +11,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from google.protobuf.json_format import MessageToDict
@@ -24,7 +24,8 @@ from services.chassis.errors import SettingsError
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.discovery import Finding, findings, prediction
-from services.domain.ladder_settings import climb_of
+from services.domain.ladder_settings import Climb, climb_of
+from services.domain.promotion import Stage
 from services.domain.statistics import Interval
 from services.store.backends import open_archive
 from services.store.interchange.importing import lines_of
@@ -101,7 +102,7 @@ async def audit_log(path: Path, manifest: Mapping[str, object]) -> LogAudit:
     records, imported = await _imported(numbered, run)
     if imported != digest:
         problems.append(f"a fresh archive has the digest {imported[:16]}, the replay in memory {digest[:16]}")
-    claims, wrong = _claims(records, _settings(numbered))
+    claims, wrong = _claims(records, _rounds(numbered))
     return LogAudit(run, events, digest, (*dict.fromkeys((*problems, *wrong)),), claims)
 
 
@@ -197,58 +198,69 @@ async def _imported(logged: Sequence[Logged], run: str) -> tuple[list[pb.Candida
             await archive.close()
 
 
-def _settings(logged: Sequence[Logged]) -> events_pb2.RunSettings:
-    """Those that hold at the end."""
-    settings = events_pb2.RunSettings()
+@dataclass(frozen=True)
+class _Round:
+    """Verdicts that were given together, by candidate, under the rules that held then."""
+
+    climb: Climb
+    verdicts: dict[str, pb.Discovery]
+
+
+def _rounds(logged: Sequence[Logged]) -> list[_Round]:
+    """Every round of verdicts that tested something; a fork may have tested a candidate before, by other rules."""
+    settings, rounds = events_pb2.RunSettings(), dict[str, _Round]()
     for one in logged:
         event = read(one).log.event
-        for fact in ("run_started", "run_forked"):
-            if event.HasField(fact):
-                settings.CopyFrom(getattr(event, fact).settings)
-    return settings
+        match event.WhichOneof("fact"):
+            case "run_started" | "run_forked" as fact:
+                settings = getattr(event, fact).settings
+            case "discovery_confirmed" | "discovery_refuted" as fact if getattr(event, fact).discovery.HasField(
+                "effect"
+            ):
+                overrides = dict(settings.scale_overrides)
+                climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, overrides)
+                verdicts = rounds.setdefault(event.cause, _Round(climb, {})).verdicts
+                verdicts[event.candidate] = getattr(event, fact).discovery
+    return list(rounds.values())
 
 
-def _claims(
-    records: Sequence[pb.Candidate], settings: events_pb2.RunSettings
-) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
-    """The verdicts with their numbers computed again from the losses; and where they come out otherwise."""
+def _claims(records: Sequence[pb.Candidate], rounds: Iterable[_Round]) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
+    """The last verdict on each candidate; and where one comes out otherwise when it is computed from the losses."""
     by_id = {one.id: one for one in records}
-    judged = [one for one in records if one.HasField("discovery") and one.discovery.HasField("effect")]
-    climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
-    claims: list[Claim] = []
+    claims: dict[str, Claim] = {}
     wrong: list[str] = []
-    for record in judged:
-        told = record.discovery
-        together = [one for one in judged if set(one.discovery.seeds) == set(told.seeds)]
-        losses = {one.id: _losses(one, told.seeds) for one in together}
-        controls = {name: _losses(by_id[name], told.seeds) for name in told.controls}
-        again = {finding.candidate: finding for finding in findings(losses, controls, told.tried, climb.discovery)}[
-            record.id
-        ]
-        wrong += _otherwise(record, again)
-        stage = climb.stages[-1]
-        interval = Interval(told.interval.low, told.interval.high, told.interval.level)
-        claims.append(
-            Claim(
-                candidate=record.id,
-                name=record.proposal.name,
-                outcome=told.outcome,
-                control=told.control,
-                control_name=by_id[told.control].proposal.name,
-                effect=told.effect,
-                interval=interval,
-                expected=prediction(told.effect, interval, len(told.seeds)),
-                tried=told.tried,
-                seeds=tuple(told.seeds),
-                stage=stage.scale,
-                overrides=dict(stage.overrides),
-                program=record.proposal.program,
-                control_program=by_id[told.control].proposal.program,
-            )
-        )
+    for tested in rounds:
+        seeds = {name: tuple(told.seeds) for name, told in tested.verdicts.items()}
+        losses = {name: _losses(by_id[name], own) for name, own in seeds.items()}
+        policy = replace(tested.climb.discovery, seeds=min(len(own) for own in seeds.values()))
+        for name, told in tested.verdicts.items():
+            controls = {control: _losses(by_id[control], told.seeds) for control in told.controls}
+            again = {one.candidate: one for one in findings(losses, controls, told.tried, policy)}[name]
+            wrong += _otherwise(name, told, again)
+            claims[name] = _claim(by_id[name], by_id[told.control], told, tested.climb.stages[-1])
     order = {"confirmed": 0, "undecided": 1, "refuted": 2}
-    ranked = sorted(claims, key=lambda one: (order.get(one.outcome, 3), -one.effect))
+    ranked = sorted(claims.values(), key=lambda one: (order.get(one.outcome, 3), -one.effect))
     return tuple(ranked), tuple(wrong)
+
+
+def _claim(record: pb.Candidate, control: pb.Candidate, told: pb.Discovery, stage: Stage) -> Claim:
+    interval = Interval(told.interval.low, told.interval.high, told.interval.level)
+    return Claim(
+        candidate=record.id,
+        name=record.proposal.name,
+        outcome=told.outcome,
+        control=told.control,
+        control_name=control.proposal.name,
+        effect=told.effect,
+        interval=interval,
+        expected=prediction(told.effect, interval, len(told.seeds)),
+        tried=told.tried,
+        seeds=tuple(told.seeds),
+        stage=stage.scale,
+        overrides=dict(stage.overrides),
+        program=record.proposal.program,
+        control_program=control.proposal.program,
+    )
 
 
 def _losses(record: pb.Candidate, seeds: Iterable[int]) -> dict[int, float]:
@@ -258,8 +270,7 @@ def _losses(record: pb.Candidate, seeds: Iterable[int]) -> dict[int, float]:
     return {seed.seed: seed.loss for training in trainings for seed in training.seeds if seed.seed in wanted}
 
 
-def _otherwise(record: pb.Candidate, again: Finding) -> Iterator[str]:
-    told = record.discovery
+def _otherwise(candidate: str, told: pb.Discovery, again: Finding) -> Iterator[str]:
     numbers = {
         "effect": (told.effect, again.effect),
         "p_value": (told.p_value, again.p),
@@ -267,9 +278,9 @@ def _otherwise(record: pb.Candidate, again: Finding) -> Iterator[str]:
     }
     for name, (held, found) in numbers.items():
         if found is None or abs(held - found) > TOLERANCE:
-            yield f"the claim on {record.id}: {name} is {held:.6g} on record, and {found} by the losses on record"
+            yield f"the claim on {candidate}: {name} is {held:.6g} on record, and {found} by the losses on record"
     if (told.outcome, told.control) != (again.outcome.value, again.control):
         yield (
-            f"the claim on {record.id} is {told.outcome} against {told.control} on record, and {again.outcome.value} "
+            f"the claim on {candidate} is {told.outcome} against {told.control} on record, and {again.outcome.value} "
             f"against {again.control} by the losses on record"
         )
