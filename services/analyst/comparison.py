@@ -30,13 +30,14 @@ class Dossier:
     hits: tuple[Hit, ...]
     settings: events_pb2.RunSettings
     baselines: tuple[pb.Candidate, ...] = ()  # the measured ones but for the root
+    best: pb.Candidate | None = None  # the lowest loss of the run
     sources: tuple[Knowledge, ...] = ()  # the entries that the proposal's ideas name as their source
 
     @property
     def everyone(self) -> tuple[pb.Candidate, ...]:
-        """The candidate first, then its relatives, the root and the other baselines, each once."""
+        """The candidate first, then its relatives, the root, the other baselines and the best of the run, each once."""
         known: dict[str, pb.Candidate] = {}
-        for one in (self.record, self.parent, self.root, self.grandparent, *self.siblings, *self.baselines):
+        for one in (self.record, self.parent, self.root, self.grandparent, *self.siblings, *self.baselines, self.best):
             if one is not None:
                 known.setdefault(one.id, one)
         return tuple(known.values())
@@ -116,14 +117,10 @@ def task_means(record: pb.Candidate) -> dict[str, float]:
     return {task: fmean(values) for task, values in scores.items()}
 
 
-def speed_of(record: pb.Candidate) -> float | None:
-    """Mean tokens per second over the seeds that tell it."""
-    speeds = [
-        seed.measurements.tokens_per_second
-        for seed in record.training.seeds
-        if seed.measurements.HasField("tokens_per_second")
-    ]
-    return fmean(speeds) if speeds else None
+def flops_of(record: pb.Candidate) -> float | None:
+    """FLOPs per token of the first seed that tells them: speed would depend on what else the machine did."""
+    measured = (seed.measurements for seed in record.training.seeds)
+    return next((one.flops_per_token for one in measured if one.HasField("flops_per_token")), None)
 
 
 def parameters_of(record: pb.Candidate) -> int | None:
@@ -284,8 +281,8 @@ def _cost(record: pb.Candidate, other: pb.Candidate) -> str:
     sentences = []
     if (ours := parameters_of(record)) and (theirs := parameters_of(other)):
         sentences.append(f"It has {ours:,} parameters against {theirs:,}.")
-    if (fast := speed_of(record)) and (before := speed_of(other)):
-        sentences.append(f"It trains at {fast:,.0f} tokens per second against {before:,.0f}.")
+    if (now := flops_of(record)) and (before := flops_of(other)):
+        sentences.append(f"It takes {now:,.0f} FLOPs per token against {before:,.0f}.")
     return " ".join(sentences)
 
 

@@ -105,6 +105,10 @@ class AnalystHandler:
             archive_pb2.GetRelativesRequest(run=record.run, candidate=record.id, siblings=SIBLINGS), timeout=30
         )
         baselines = await self._runs.baselines(record.run, record.stage)
+        best = archive_pb2.ListCandidatesRequest(
+            run=record.run, sort="loss", stage=record.stage, page_size=1, slim=True
+        )
+        lowest = (await self._archive.ListCandidates(best, timeout=30)).candidates
         parent = relatives.parent if relatives.HasField("parent") else None
         known = not settings.ablations.without_cognition
         root = root_of(record, baselines, settings.baselines)
@@ -120,6 +124,7 @@ class AnalystHandler:
             siblings=tuple(relatives.siblings),
             hits=await self._hits(symptoms(record, parent), settings.mind, embed) if known else (),
             settings=settings,
+            best=next((one for one in lowest if one.training.HasField("loss")), None),
             sources=await self._sources(record) if known else (),
         )
 

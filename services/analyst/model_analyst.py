@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.analyst.comparison import (
     Dossier,
+    flops_of,
     loss_difference,
     parameters_of,
     results,
-    speed_of,
     task_changes,
     task_means,
 )
@@ -154,8 +154,8 @@ def quantities(record: pb.Candidate) -> Iterator[tuple[str, float]]:
 def _costs(record: pb.Candidate) -> Iterator[tuple[str, float]]:
     if (parameters := parameters_of(record)) is not None:
         yield "parameters", float(parameters)
-    if (speed := speed_of(record)) is not None:
-        yield "tokens per second", speed
+    if (flops := flops_of(record)) is not None:
+        yield "FLOPs per token", flops
 
 
 def _of_seed(seed: pb.SeedResult) -> Iterator[tuple[str, float]]:
@@ -296,10 +296,21 @@ def analyse_request(dossier: Dossier, problem: str = "", ordinal: int = 0) -> Re
         siblings="\n\n".join(told(sibling) for sibling in dossier.siblings) or NOTHING,
         root=told(dossier.root) if dossier.root is not None else NOTHING,
         baselines="\n\n".join(told(baseline) for baseline in dossier.baselines) or NOTHING,
+        best=_best(dossier),
         measured=results(dossier),
         cognition=cognition or NOTHING,
     )
     return Request(Role.ANALYSE, record.run, record.id, messages, AnalysisAnswer, prompt.version, ordinal=ordinal)
+
+
+def _best(dossier: Dossier) -> str:
+    """The lowest loss of the run, in full where it is not shown elsewhere."""
+    best = dossier.best
+    if best is None or best.id == dossier.record.id:
+        return NOTHING if best is None else "The candidate itself."
+    above = (dossier.parent, dossier.grandparent, dossier.root, *dossier.siblings, *dossier.baselines)
+    shown = any(one is not None and one.id == best.id for one in above)
+    return f"{best.proposal.name} ({best.id}), shown above." if shown else told(best)
 
 
 def told(record: pb.Candidate) -> str:
@@ -314,8 +325,8 @@ def told(record: pb.Candidate) -> str:
     lines += [f"{task} {value:.3f}" for task, value in task_means(record).items()]
     if (parameters := parameters_of(record)) is not None:
         lines.append(f"{parameters:,} parameters")
-    if (speed := speed_of(record)) is not None:
-        lines.append(f"{speed:,.0f} tokens per second")
+    if (flops := flops_of(record)) is not None:
+        lines.append(f"{flops:,.0f} FLOPs per token")
     lines += [f"motivation: {record.proposal.motivation}"] if record.proposal.motivation else []
     return "\n".join(lines)
 

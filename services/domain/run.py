@@ -33,6 +33,7 @@ from services.domain.run_state import (
     Spent,
     Started,
     Stopped,
+    Trained,
     Verified,
     ablation_id,
     candidate_id,
@@ -55,6 +56,7 @@ __all__ = [
     "Spending",
     "Started",
     "Stopped",
+    "Trained",
     "Verified",
     "exhausted",
     "step",
@@ -96,7 +98,7 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
         case Forked(time, other_rules):
             ladder = rungs.kept(rungs.reopened(state.ladder) if other_rules else state.ladder, policy.stages)
             own = frozenset(one for one in state.in_flight if one.startswith("c"))  # an ablation was another's wish
-            state = _going_on(replace(state, ladder=ladder, in_flight=own), time, policy)
+            state = _going_on(replace(state, ladder=ladder, in_flight=own, trained=frozenset()), time, policy)
             seats = [_seat(int(one[1:]), policy, one in state.baselines_open) for one in sorted(state.in_flight)]
             return state, (*seats, *rungs.under_way(state.ladder, policy.stages))
         case Stopped(time, reason, finished):
@@ -107,6 +109,8 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
             return replace(state, spent=_sum(state.spent, spent)), ()
         case Asked(_, candidate):
             return replace(state, in_flight=state.in_flight | {candidate}, numbers=state.numbers + 1), ()
+        case Trained(_, candidate):
+            return replace(state, trained=state.trained | ({candidate} & state.in_flight)), ()
         case Retried():
             return _again(state, fact, policy), ()
         case AblationWanted():
@@ -157,6 +161,7 @@ def _again(state: RunState, retried: Retried, policy: RunPolicy) -> RunState:
     return replace(
         state,
         in_flight=state.in_flight | own,
+        trained=state.trained - own,
         baselines_open=state.baselines_open | (own if retried.baseline or given else frozenset()),
         baselines_failed=state.baselines_failed - own,
         root_failed=state.root_failed and not retried.root,
@@ -170,6 +175,7 @@ def _end(state: RunState, ended: Ended, policy: RunPolicy) -> tuple[RunState, tu
     state = replace(
         state,
         in_flight=state.in_flight - {ended.candidate},
+        trained=state.trained - {ended.candidate},
         baselines_open=state.baselines_open - {ended.candidate},
         proposals_ended=state.proposals_ended
         + (not ended.baseline and ended.proposal and not policy.given(ended.candidate)),
@@ -196,7 +202,7 @@ def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision,
             state = replace(state, phase="searching")
         elif state.root_failed or (state.phase == "searching" and exhausted(state, policy)):
             state = replace(state, phase="draining", reason=_reason(state, policy))
-        elif len(state.in_flight) >= policy.seats or not (seat := _next(state, policy)):
+        elif _seats_taken(state, policy) >= policy.seats or not (seat := _next(state, policy)):
             break
         else:
             state = _asked(state, seat)
@@ -206,6 +212,12 @@ def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision,
         state, ending = _end_of_the_way(state, policy)
         return state, (*seats, *promoted, *ending)
     return state, (*seats, *promoted)
+
+
+def _seats_taken(state: RunState, policy: RunPolicy) -> int:
+    """Those in flight; ahead of verdicts and analyses no more wait for these than there are seats."""
+    waiting = min(len(state.trained), policy.seats) if policy.ahead else 0
+    return len(state.in_flight) - waiting
 
 
 def _end_of_the_way(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:

@@ -69,6 +69,7 @@ class RunPolicy:
     seats: int = 2
     budget: Budget = field(default_factory=Budget)
     baselines: tuple[str, ...] = ("delta_net",)
+    ahead: bool = False  # a seat is free again once its candidate is trained: judging and analysing take minutes
     controls: tuple[str, ...] = CONTROLS  # of the baselines, beside the root
     seed_programs: tuple[str, ...] = ()  # given by hand, trained after the baselines; they count against no budget
     seed: int = 1
@@ -114,6 +115,7 @@ class RunState:
     proposals_ended: int = 0
     ablations_asked: int = 0
     in_flight: frozenset[str] = frozenset()
+    trained: frozenset[str] = frozenset()  # of those in flight: only verdict and analysis are awaited
     baselines_open: frozenset[str] = frozenset()
     baselines_failed: frozenset[str] = frozenset()
     root_failed: bool = False
@@ -149,6 +151,7 @@ def state_to_json(state: RunState) -> dict[str, object]:
         **vars(state),
         "spent": asdict(state.spent),
         "in_flight": sorted(state.in_flight),
+        "trained": sorted(state.trained),
         "baselines_open": sorted(state.baselines_open),
         "baselines_failed": sorted(state.baselines_failed),
         "ladder": ladder_to_json(state.ladder),
@@ -163,6 +166,7 @@ def state_from_json(value: Mapping[str, object]) -> RunState:
         **plain
         | {
             "in_flight": frozenset(plain["in_flight"]),  # type: ignore[call-overload]
+            "trained": frozenset(plain.get("trained", ())),  # type: ignore[call-overload]
             "baselines_open": frozenset(plain["baselines_open"]),  # type: ignore[call-overload]
             "baselines_failed": frozenset(plain.get("baselines_failed", ())),  # type: ignore[call-overload]
             "ladder": ladder_from_json(plain["ladder"]) if "ladder" in plain else Ladder(),  # type: ignore[arg-type]
@@ -217,6 +221,14 @@ class Spending:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A seat that the console asked for: an ablation, outside the budget of proposals."""
+
+    time: float
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A candidate was trained; verdict and analysis are still awaited."""
 
     time: float
     candidate: str
@@ -292,6 +304,7 @@ Fact = (
     | Stopped
     | Spending
     | Asked
+    | Trained
     | Retried
     | AblationWanted
     | Ended

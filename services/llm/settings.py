@@ -143,6 +143,8 @@ def load_mind(environment: Mapping[str, str] | None = None) -> MindSettings:
         settings = MindSettings.model_validate(given)
     except ValidationError as error:
         raise SettingsError(f"{source}: {_sentence(error)}") from None
+    if problem := _no_second_attempt(settings):
+        raise SettingsError(f"{source}: {problem}")
     return _with_secrets(settings, environment)
 
 
@@ -180,6 +182,21 @@ def validate_prices(environment: Mapping[str, str], mind: bool, money: bool) -> 
             f"a budget in money needs the price of every model: {', '.join(sorted(free))} has none. "
             "Write it into the file that ASI_MIND_FILE names (deploy/mind.example.toml shows how), or give --tokens."
         )
+
+
+def _no_second_attempt(settings: MindSettings) -> str:
+    """A role whose time is over before a second attempt that takes as long as the first; empty where there is none."""
+    for role, own in settings.roles.items():
+        for model in own.models:
+            name = settings.models[model].endpoint
+            once = settings.endpoints[name].timeout_seconds
+            if own.total_seconds < 2 * once:
+                return (
+                    f"roles.{role.value}.total_seconds is {own.total_seconds:g}, less than two requests of "
+                    f"endpoints.{name}.timeout_seconds ({once:g}): after one time-out the second attempt would be cut "
+                    f"short; give it {2 * once:g} or more."
+                )
+    return ""
 
 
 def _known(where: str, name: str, names: Mapping[str, object]) -> None:

@@ -18,6 +18,9 @@ from services.researcher.prompt_text import (
     best_text,
     board_text,
     cognition_text,
+    difference_text,
+    focus_text,
+    limits_text,
     neighbours_text,
     noise_text,
     record_text,
@@ -128,6 +131,7 @@ def propose_request(
         parent_record=record_text(context.parent),
         parent_program=trained_program(context.parent),
         scale=scale_text(context.scale),
+        limits=limits_text(context.settings, _root(context)),
         noise=noise_text(context.board),
         best=best_text(context.best),
         board=board_text((*context.board, *context.rejections)),
@@ -135,9 +139,16 @@ def propose_request(
         references=references_text(context.references, summaries),
         cognition=cognition_text(context.entries),
         refusals=refusals_text(refusals) + problem + (OFFER.format(left=experiments) if experiments else ""),
+        focus=focus_text(record.request.number),
     )
     answer = TryingAnswer if experiments else ProposalAnswer
     return Request(Role.PROPOSE, record.run, record.id, messages, answer, prompt.version, ordinal=ordinal)
+
+
+def _root(context: Context) -> pb.Candidate | None:
+    """The baseline that the run's limits refer to, as far as it is measured."""
+    name = next(iter(context.settings.baselines), "")
+    return next((one for one in (context.parent, *context.board) if name and one.request.baseline == name), None)
 
 
 def ablate_request(
@@ -156,11 +167,13 @@ def ablate_request(
 
 
 def novelty_request(
-    record: pb.Candidate, motivation: str, neighbours: Sequence[pb.Candidate]
+    record: pb.Candidate, motivation: str, program: str, neighbours: Sequence[pb.Candidate]
 ) -> Request[NoveltyAnswer]:
-    """The question whether a motivation repeats one of its neighbours, put on behalf of `record`."""
+    """The question whether a proposal repeats one of its neighbours, put on behalf of `record`."""
     prompt = load_prompt(PACKAGE, "novelty")
-    messages = prompt.messages(motivation=motivation, neighbours=neighbours_text(neighbours))
+    messages = prompt.messages(
+        motivation=motivation, difference=difference_text(program, neighbours), neighbours=neighbours_text(neighbours)
+    )
     return Request(Role.JUDGE_NOVELTY, record.run, record.id, messages, NoveltyAnswer, prompt.version)
 
 
@@ -262,7 +275,9 @@ class ModelProposer:
         """Why the draft repeats one of its neighbours by motivation, in a sentence; empty where it does not."""
         if not neighbours:
             return ""
-        answer = (await self._mind.ask(novelty_request(context.record, draft.motivation, neighbours))).answer
+        answer = (
+            await self._mind.ask(novelty_request(context.record, draft.motivation, draft.program, neighbours))
+        ).answer
         return f"it repeats {answer.candidate or 'an earlier one'}: {answer.reason}" if answer.repeat else ""
 
     async def _summary(self, context: Context, reference: pb.Candidate) -> str:

@@ -35,7 +35,8 @@ async def question(
         desk = Desk(archive, cognition_pb2_grpc.CognitionStub(connection), endpoint_embedder(os.environ))
         if role is Role.JUDGE_NOVELTY:
             near = [motivation.candidate for motivation in await desk.motivations(record)]
-            return plain(novelty_request(record, record.proposal.motivation, near))
+            proposal = record.proposal
+            return plain(novelty_request(record, proposal.motivation, proposal.program, near))
         context = await desk.context(record)
         return plain(propose_request(context, (), [UNWRITTEN] * len(context.references)))
 

@@ -1,17 +1,23 @@
 """Records, measurements and refusals as prompt text; values that were not measured are left out."""
 
+import ast
+import difflib
 import math
 import statistics
 from collections.abc import Iterator, Sequence
 
+from services.archive.policies import values_of
 from services.contracts import candidate_pb2 as pb
-from services.contracts import checker_pb2, cognition_pb2
+from services.contracts import checker_pb2, cognition_pb2, events_pb2
+from services.domain.ladder_settings import climb_of
+from services.domain.promotion import Limit
 from services.researcher.draft import Refusal
 
 NOTHING = "None."
 BOARD_BEST = 40  # rows by loss
 BOARD_NEWEST = 20  # further rows, newest first
 LESSON_CHARACTERS = 160
+DIFFERENCE_LINES = 80
 
 
 def scale_text(scale: checker_pb2.ScaleDescription | None) -> str:
@@ -34,6 +40,50 @@ def scale_text(scale: checker_pb2.ScaleDescription | None) -> str:
     if scale.modules:
         lines.append(f"- importable from fla here: {', '.join(scale.modules)}")
     return "\n".join(lines)
+
+
+def limits_text(settings: events_pb2.RunSettings, root: pb.Candidate | None) -> str:
+    """What a candidate may have and cost to be verified: in numbers where the root is measured."""
+    overrides, rules = dict(settings.scale_overrides), values_of(settings.policies)
+    policy = climb_of(settings.promotion, rules, settings.scale, overrides).promotion
+    if policy is None:
+        return "- size: no limit; what a gain costs in parameters and FLOPs is recorded beside it"
+    measured = root.training.seeds[0].measurements if root is not None and root.training.seeds else pb.Measurements()
+    limits = (
+        ("parameters", policy.budget.parameters, measured.parameters),
+        ("FLOPs per token", policy.budget.flops, measured.flops_per_token),
+    )
+    parts = [_limit_text(unit, limit, value) for unit, limit, value in limits if limit is not None]
+    if not parts:
+        return "- size: no limit; what a gain costs in parameters and FLOPs is recorded beside it"
+    outside = "is trained again at the width that comes nearest" if policy.budget.match else "is recorded, not verified"
+    return f"- size: {' and '.join(parts)}; what has more or fewer parameters {outside}"
+
+
+def _limit_text(unit: str, limit: Limit, value: float) -> str:
+    share = f"{'up to ' if limit.upwards else ''}{limit.share:.0%}{' more than' if limit.upwards else ' of'}"
+    if not value:
+        return f"{unit} within {share} the root's"
+    most = f"{value * (1 + limit.share):,.0f}"
+    bounds = f"at most {most}" if limit.upwards else f"{value * (1 - limit.share):,.0f} to {most}"
+    return f"{bounds} {unit} (the root has {value:,.0f})"
+
+
+FOCI = (
+    "what is written into the memory and what is erased",
+    "how a read finds what it needs: keys, queries and their contexts",
+    "the path of the token itself and its nearest neighbours past the memory",
+    "how the read is trusted, normalised and gated on its way out",
+    "doing the same with less: a part that can go, or two that can be one",
+)
+
+
+def focus_text(number: int) -> str:
+    """Where this seat looks first, by its number: seats that propose from the same draw must not draft the same."""
+    return (
+        f"Other seats propose from the same run at this moment. This is seat {number}: of several ideas that seem "
+        f"equally good, take one about {FOCI[number % len(FOCI)]}."
+    )
 
 
 def record_text(record: pb.Candidate) -> str:
@@ -121,7 +171,7 @@ def board_text(board: Sequence[pb.Candidate]) -> str:
     """
     measured = sorted((r for r in board if r.training.HasField("loss")), key=lambda record: record.training.loss)
     others = sorted(
-        (*measured[BOARD_BEST:], *(r for r in board if not r.training.HasField("loss"))),
+        (*measured[BOARD_BEST:], *(r for r in board if r.proposal.name and not r.training.HasField("loss"))),
         key=lambda record: record.request.number,
         reverse=True,
     )
@@ -132,7 +182,7 @@ def board_text(board: Sequence[pb.Candidate]) -> str:
 
 
 def _board_line(record: pb.Candidate) -> str:
-    parts = [f"{record.proposal.name or 'without a name'} ({record.id})"]
+    parts = [f"{record.proposal.name} ({record.id})"]
     if record.training.HasField("loss"):
         parts.append(f"loss {record.training.loss:.4f}")
     if record.training.HasField("benchmark"):
@@ -171,6 +221,41 @@ def neighbours_text(neighbours: Sequence[pb.Candidate]) -> str:
         motivation = neighbour.proposal.motivation
         texts.append(f"[{neighbour.id}] {neighbour.proposal.name}{loss}{components}: {motivation}")
     return "\n\n".join(texts) or NOTHING
+
+
+def difference_text(program: str, neighbours: Sequence[pb.Candidate]) -> str:
+    """The lines in which a program differs from that of the neighbour most like it, docstrings and comments left out.
+
+    A motivation may tell the same mechanism in other words, or hide what is new in it.
+    """
+    own = _code_lines(program)
+    differences = []
+    for neighbour in neighbours:
+        other = _code_lines(neighbour.training.program or neighbour.proposal.program)
+        if own and other:
+            lines = list(difflib.unified_diff(other, own, neighbour.id, "the proposal", lineterm="", n=1))
+            differences.append((len(lines), neighbour.id, lines))
+    if not differences:
+        return "No program to compare with."
+    length, name, lines = min(differences)
+    if length > DIFFERENCE_LINES:
+        return f"The program most like it, {name}, differs in more than {DIFFERENCE_LINES} lines."
+    return "\n".join(("```diff", *lines, "```")) if lines else f"Nothing: its code is that of {name}."
+
+
+def _code_lines(program: str) -> list[str]:
+    """The program without docstrings and comments, line by line; none where it does not parse."""
+    try:
+        tree = ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() if ast.get_docstring(node):
+                node.body = node.body[1:] or [ast.Pass()]
+            case _:
+                pass
+    return ast.unparse(tree).splitlines()
 
 
 def refusals_text(refusals: Sequence[Refusal]) -> str:

@@ -308,6 +308,7 @@ def _add_part(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Chang
     change = Change(one.log, row, run, end="archive" if fact in _LAST else None)
     if fact == "candidate.trained":
         change = stepped(change, policy.Spending(moment(event), _training_spent(event.candidate_trained.training)))
+        change = stepped(change, policy.Trained(moment(event), event.candidate))
     getattr(row.record, part).CopyFrom(getattr(said, part))
     row.record.state = state
     _move_head(row.record, one)

@@ -11,6 +11,7 @@ from services.domain.ladder_settings import climb_of
 from services.domain.pool import PoolPolicy
 from services.domain.promotion import Result
 from services.domain.run_state import CONTROLS, GOING_ON, Budget, RunPolicy, RunState
+from services.llm.port import asks_endpoint
 from services.store.port import Change, LogRow, RunRow
 
 
@@ -30,6 +31,7 @@ def _policy_of(body: bytes) -> RunPolicy:
         seats=settings.seats or 1,
         budget=Budget(**{field.name: value for field, value in budget.ListFields()}),
         baselines=tuple(settings.baselines),
+        ahead=asks_endpoint(settings.mind),
         controls=(*CONTROLS, *(name for name in own if name in settings.baselines)),
         seed_programs=tuple(name for name in own if name not in settings.baselines),
         seed=settings.seed,

@@ -21,6 +21,7 @@ from services.domain.run import (
     Spending,
     Started,
     Stopped,
+    Trained,
     Verified,
     step,
 )
@@ -73,6 +74,26 @@ def test_seed_programs_follow_the_baselines_and_use_up_no_budget() -> None:
     assert (state.proposals_asked, state.proposals_ended) == (1, 0)
     with pytest.raises(ValueError, match="name a program twice"):
         replace(policy, seed_programs=("delta_net",))
+
+
+def test_a_seat_is_free_again_once_its_candidate_is_trained_where_a_model_judges() -> None:
+    """Verdict and analysis take minutes of an endpoint, in which the machine would stand idle; the wait is bounded."""
+    policy = replace(POLICY, baselines=("delta_net",), seats=1, budget=Budget(candidates=9), ahead=True)
+    state, (root,) = begun(policy)
+    asked: list[list[str]] = []
+
+    def heard(state: RunState, fact: Trained | Ended) -> RunState:
+        after, decisions = step(state, fact, policy)
+        asked.append([one.candidate for one in decisions if isinstance(one, Seat)])
+        return after
+
+    state = heard(heard(state, Trained(1.0, root.candidate)), ended(root))
+    before = state = heard(state, Trained(2.0, "c000002"))
+    state = heard(state, Trained(3.0, "c000003"))
+
+    assert asked == [[], ["c000002"], ["c000003"], []]  # baselines come first, and two wait for a verdict in the end
+    assert state_from_json(state_to_json(state)) == state
+    assert not step(before, Trained(2.0, "c000002"), replace(policy, ahead=False))[1]
 
 
 def test_no_proposal_is_asked_for_before_every_baseline_has_ended() -> None:

@@ -56,6 +56,11 @@ def test_settings_never_show_a_key() -> None:
     ("old", "new", "message"),
     [
         ("concurrency = 16", "concurency = 16", r"endpoints\.main\.concurency is not a setting"),
+        (
+            "total_seconds = 1800",
+            "total_seconds = 500",
+            r"total_seconds is 500, less than two requests of endpoints\.main\.timeout_seconds \(300\)",
+        ),
         ("concurrency = 16", "concurrency = 0", r"endpoints\.main\.concurrency is impossible"),
         ("temperature = 0.8", "temperature = nan", r"roles\.score\.temperature is impossible"),
         ("price_prompt = 0.4", "", r"both price_prompt and price_completion"),

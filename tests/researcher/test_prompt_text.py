@@ -1,7 +1,18 @@
 """Records as texts of a prompt: what was not measured is not said."""
 
 from services.contracts import candidate_pb2 as pb
-from services.researcher.prompt_text import BOARD_BEST, BOARD_NEWEST, board_text, curve_text, noise_text, record_text
+from services.contracts import events_pb2
+from services.researcher.prompt_text import (
+    BOARD_BEST,
+    BOARD_NEWEST,
+    board_text,
+    curve_text,
+    difference_text,
+    focus_text,
+    limits_text,
+    noise_text,
+    record_text,
+)
 
 
 def test_a_run_without_judge_tells_no_score_of_a_judge() -> None:
@@ -56,3 +67,47 @@ def test_the_board_is_bounded_and_says_what_it_leaves_out() -> None:
     assert rows[0] == "- N0 (c0); loss 1.0000"
     assert rows[BOARD_BEST] == "- Leaky (c999); rejected at check: position 7 sees position 9"
     assert rows[-1] == f"- and {201 - BOARD_BEST - BOARD_NEWEST} older ones"
+
+
+def test_candidates_without_a_proposal_have_no_line() -> None:
+    """Seats under way have nothing to tell."""
+    assert board_text([measured(1, 1.5), pb.Candidate(id="c2")]) == "- N1 (c1); loss 1.5000"
+
+
+def test_the_limits_that_verification_keeps_are_told_in_numbers() -> None:
+    """A recorded run's best was not verified: its prompt had allowed a tenth more than the parent, not the root."""
+    settings = events_pb2.RunSettings(promotion="halving", scale="mini")
+    settings.policies.parameters, settings.policies.flops = "0.1", "+0.5"
+    root = measured(1, 2.0)
+    root.training.seeds[0].measurements.parameters = 1000
+    root.training.seeds[0].measurements.flops_per_token = 4000.0
+
+    assert limits_text(settings, root) == (
+        "- size: 900 to 1,100 parameters (the root has 1,000) and at most 6,000 FLOPs per token (the root has 4,000); "
+        "what has more or fewer parameters is recorded, not verified"
+    )
+    assert "parameters within 10% of the root's" in limits_text(settings, None)
+    settings.policies.match = "width"
+    assert limits_text(settings, root).endswith("is trained again at the width that comes nearest")
+    assert limits_text(events_pb2.RunSettings(promotion="none", scale="mini"), root).startswith("- size: no limit")
+
+
+def test_no_two_seats_in_a_row_are_asked_the_same() -> None:
+    """Of three recorded questions that were equal to the letter, two answers were lost as repeats."""
+    assert len({focus_text(number) for number in range(100)}) == 100
+    assert focus_text(1).split(" about ")[1] != focus_text(2).split(" about ")[1]
+
+
+def test_novelty_is_judged_by_what_the_program_changes() -> None:
+    """Docstrings and layout are no difference; the neighbour whose code is nearest is compared with."""
+    near, far = measured(1, 1.5), measured(2, 1.6)
+    near.proposal.program = '"""One."""\nscale = 2\nlags = 1\n'
+    far.proposal.program = "def other():\n    return 5\n"
+
+    assert difference_text("scale = 2  # as before\nlags = 3", [far, near]).splitlines()[-3:] == [
+        "-lags = 1",
+        "+lags = 3",
+        "```",
+    ]
+    assert difference_text("scale=2\nlags=1", [near]) == "Nothing: its code is that of c1."
+    assert difference_text("scale=2", []) == "No program to compare with."
