@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from services.contracts import events_pb2
 from services.domain import fitness
+from services.domain.objectives import parse_objectives
 
 SWITCH = {"on": True, "off": False}
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -34,6 +35,7 @@ def validate_policies(policies: events_pb2.Policies) -> None:
     for name, choices in CHOICES.items():
         if policies.HasField(name) and getattr(policies, name) not in choices:  # type: ignore[arg-type]
             raise ValueError(f"policy {name} is {getattr(policies, name)!r}; choose one of {', '.join(choices)}")
+    parse_objectives(policies.objectives)
     if policies.HasField("prune_from") and not 0 < policies.prune_from < 1:
         raise ValueError(f"policy prune_from must be a share between 0 and 1, not {policies.prune_from:g}")
 

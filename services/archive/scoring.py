@@ -25,6 +25,8 @@ from services.domain.fitness import (
     scale_of,
     standardised_gain,
 )
+from services.domain.objectives import Costs, Objective, costs_of, parse_objectives
+from services.domain.pool import BY_FITNESS
 from services.domain.statistics import Interval, bootstrap
 
 RESAMPLES = 200
@@ -35,6 +37,42 @@ Rows = Callable[[pb.Candidate, pb.Candidate], list[list[float]]]
 def terms_of(settings: events_pb2.RunSettings) -> frozenset[str]:
     """The fitness terms that a run has not switched off."""
     return frozenset({LOSS, BENCHMARK}) if settings.ablations.without_judge else TERMS
+
+
+def objectives_of(settings: events_pb2.RunSettings) -> tuple[Objective, ...]:
+    """What a run optimises; nothing where that is fitness alone. Raises ``ValueError`` for what is impossible."""
+    objectives = parse_objectives(settings.policies.objectives)
+    if objectives and settings.parent_policy in BY_FITNESS:
+        raise ValueError(
+            f"parent policy {settings.parent_policy} ranks by fitness alone; with the policy objectives choose paper, "
+            "uniform or power-law"
+        )
+    return objectives
+
+
+def measures_of(record: pb.Candidate) -> dict[str, float | None]:
+    """The objectives of a record by name; None for what was not measured."""
+    measured = [seed.measurements for seed in record.training.seeds]
+
+    def mean(field: str) -> float | None:
+        values = [getattr(one, field) for one in measured if one.HasField(field)]  # type: ignore[arg-type]
+        return fmean(values) if values else None
+
+    return {
+        "loss": loss_of(record),
+        "benchmark": benchmark_of(record),
+        "parameters": float(measured[0].parameters) or None if measured else None,
+        "flops": mean("flops_per_token"),
+        "speed": mean("tokens_per_second"),
+        "memory": mean("peak_memory_bytes"),
+        "state": mean("state_size"),
+    }
+
+
+def costs_of_record(record: pb.Candidate, settings: events_pb2.RunSettings) -> Costs | None:
+    """The costs of a record in the objectives of its run; None without objectives, or where one was not measured."""
+    objectives = objectives_of(settings)
+    return costs_of(objectives, measures_of(record)) if objectives else None
 
 
 def conditions_of(record: pb.Candidate) -> Conditions:

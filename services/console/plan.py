@@ -21,6 +21,7 @@ from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 from services.archive.policies import POLICIES, parse_policies, values_of
+from services.archive.scoring import objectives_of
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
 from services.console.options import names_in, near, one_of
@@ -296,6 +297,10 @@ def run_settings(options: RunOptions) -> pb.RunSettings:
     for name in RunOptions.model_fields:
         _write(settings, name, getattr(options, name))
     settings.budget.CopyFrom(budget(options))
+    try:
+        objectives_of(settings)
+    except ValueError as error:
+        raise SettingsError(f"--policy objectives: {error}.") from None
     _require_possible(settings)
     return settings
 

@@ -917,6 +917,7 @@ class Measurements(_message.Message):
     ISOLATION_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     FLOPS_FIELD_NUMBER: _builtins.int
+    STATE_SIZE_FIELD_NUMBER: _builtins.int
     parameters: _builtins.int
     flops_per_token: _builtins.float
     """forward and backward"""
@@ -941,6 +942,8 @@ class Measurements(_message.Message):
     """trained on"""
     flops: _builtins.float
     """whole training"""
+    state_size: _builtins.int
+    """numbers that one layer keeps from token to token; absent where unknown or growing"""
     @_builtins.property
     def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """package → version"""
@@ -964,10 +967,11 @@ class Measurements(_message.Message):
         isolation: _builtins.str = ...,
         tokens: _builtins.int = ...,
         flops: _builtins.float | None = ...,
+        state_size: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_energy_joules", b"_energy_joules", "_flops", b"_flops", "_flops_per_token", b"_flops_per_token", "_gpu_seconds", b"_gpu_seconds", "_peak_memory_bytes", b"_peak_memory_bytes", "_tokens_per_second", b"_tokens_per_second", "energy_joules", b"energy_joules", "flops", b"flops", "flops_per_token", b"flops_per_token", "gpu_seconds", b"gpu_seconds", "peak_memory_bytes", b"peak_memory_bytes", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_energy_joules", b"_energy_joules", "_flops", b"_flops", "_flops_per_token", b"_flops_per_token", "_gpu_seconds", b"_gpu_seconds", "_peak_memory_bytes", b"_peak_memory_bytes", "_state_size", b"_state_size", "_tokens_per_second", b"_tokens_per_second", "energy_joules", b"energy_joules", "flops", b"flops", "flops_per_token", b"flops_per_token", "gpu_seconds", b"gpu_seconds", "peak_memory_bytes", b"peak_memory_bytes", "state_size", b"state_size", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_energy_joules", b"_energy_joules", "_flops", b"_flops", "_flops_per_token", b"_flops_per_token", "_gpu_seconds", b"_gpu_seconds", "_peak_memory_bytes", b"_peak_memory_bytes", "_tokens_per_second", b"_tokens_per_second", "data_fingerprint", b"data_fingerprint", "device", b"device", "device_name", b"device_name", "energy_joules", b"energy_joules", "flops", b"flops", "flops_per_token", b"flops_per_token", "gpu_seconds", b"gpu_seconds", "initialisation", b"initialisation", "isolation", b"isolation", "parameters", b"parameters", "peak_memory_bytes", b"peak_memory_bytes", "precision", b"precision", "seconds", b"seconds", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_energy_joules", b"_energy_joules", "_flops", b"_flops", "_flops_per_token", b"_flops_per_token", "_gpu_seconds", b"_gpu_seconds", "_peak_memory_bytes", b"_peak_memory_bytes", "_state_size", b"_state_size", "_tokens_per_second", b"_tokens_per_second", "data_fingerprint", b"data_fingerprint", "device", b"device", "device_name", b"device_name", "energy_joules", b"energy_joules", "flops", b"flops", "flops_per_token", b"flops_per_token", "gpu_seconds", b"gpu_seconds", "initialisation", b"initialisation", "isolation", b"isolation", "parameters", b"parameters", "peak_memory_bytes", b"peak_memory_bytes", "precision", b"precision", "seconds", b"seconds", "state_size", b"state_size", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__energy_joules: _TypeAlias = _typing.Literal["energy_joules"]  # noqa: Y015
     _WhichOneofArgType__energy_joules: _TypeAlias = _typing.Literal["_energy_joules", b"_energy_joules"]  # noqa: Y015
@@ -979,6 +983,8 @@ class Measurements(_message.Message):
     _WhichOneofArgType__gpu_seconds: _TypeAlias = _typing.Literal["_gpu_seconds", b"_gpu_seconds"]  # noqa: Y015
     _WhichOneofReturnType__peak_memory_bytes: _TypeAlias = _typing.Literal["peak_memory_bytes"]  # noqa: Y015
     _WhichOneofArgType__peak_memory_bytes: _TypeAlias = _typing.Literal["_peak_memory_bytes", b"_peak_memory_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__state_size: _TypeAlias = _typing.Literal["state_size"]  # noqa: Y015
+    _WhichOneofArgType__state_size: _TypeAlias = _typing.Literal["_state_size", b"_state_size"]  # noqa: Y015
     _WhichOneofReturnType__tokens_per_second: _TypeAlias = _typing.Literal["tokens_per_second"]  # noqa: Y015
     _WhichOneofArgType__tokens_per_second: _TypeAlias = _typing.Literal["_tokens_per_second", b"_tokens_per_second"]  # noqa: Y015
     @_typing.overload
@@ -991,6 +997,8 @@ class Measurements(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_seconds) -> _WhichOneofReturnType__gpu_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__peak_memory_bytes) -> _WhichOneofReturnType__peak_memory_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state_size) -> _WhichOneofReturnType__state_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_second) -> _WhichOneofReturnType__tokens_per_second | None: ...
 

@@ -462,6 +462,7 @@ class Policies(_message.Message):
     WORTHWHILE_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
     EXPERIMENTS_FIELD_NUMBER: _builtins.int
+    OBJECTIVES_FIELD_NUMBER: _builtins.int
     leakage: _builtins.str
     """of a loss too good to be true: "investigate", "probe" or "paper" """
     prune: _builtins.bool
@@ -497,6 +498,8 @@ class Policies(_message.Message):
     """of trainings that cannot win: "quantiles", "extrapolation" or "none" """
     experiments: _builtins.int
     """quick ones that a language model may ask for before it proposes"""
+    objectives: _builtins.str
+    """what parents and finalists are chosen by, as in "loss,parameters"; absent: fitness"""
     def __init__(
         self,
         *,
@@ -517,10 +520,11 @@ class Policies(_message.Message):
         worthwhile: _builtins.float | None = ...,
         stopping: _builtins.str | None = ...,
         experiments: _builtins.int | None = ...,
+        objectives: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_experiments", b"_experiments", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_stopping", b"_stopping", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "experiments", b"experiments", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "stopping", b"stopping", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_experiments", b"_experiments", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_objectives", b"_objectives", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_stopping", b"_stopping", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "experiments", b"experiments", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "objectives", b"objectives", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "stopping", b"stopping", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_experiments", b"_experiments", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_stopping", b"_stopping", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "experiments", b"experiments", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "stopping", b"stopping", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ablations", b"_ablations", "_block", b"_block", "_eta", b"_eta", "_experiments", b"_experiments", "_flops", b"_flops", "_leakage", b"_leakage", "_level", b"_level", "_match", b"_match", "_objectives", b"_objectives", "_parameters", b"_parameters", "_prune", b"_prune", "_prune_from", b"_prune_from", "_search", b"_search", "_stages", b"_stages", "_stopping", b"_stopping", "_verify", b"_verify", "_verify_seeds", b"_verify_seeds", "_worthwhile", b"_worthwhile", "ablations", b"ablations", "block", b"block", "eta", b"eta", "experiments", b"experiments", "flops", b"flops", "leakage", b"leakage", "level", b"level", "match", b"match", "objectives", b"objectives", "parameters", b"parameters", "prune", b"prune", "prune_from", b"prune_from", "search", b"search", "stages", b"stages", "stopping", b"stopping", "verify", b"verify", "verify_seeds", b"verify_seeds", "worthwhile", b"worthwhile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ablations: _TypeAlias = _typing.Literal["ablations"]  # noqa: Y015
     _WhichOneofArgType__ablations: _TypeAlias = _typing.Literal["_ablations", b"_ablations"]  # noqa: Y015
@@ -538,6 +542,8 @@ class Policies(_message.Message):
     _WhichOneofArgType__level: _TypeAlias = _typing.Literal["_level", b"_level"]  # noqa: Y015
     _WhichOneofReturnType__match: _TypeAlias = _typing.Literal["match"]  # noqa: Y015
     _WhichOneofArgType__match: _TypeAlias = _typing.Literal["_match", b"_match"]  # noqa: Y015
+    _WhichOneofReturnType__objectives: _TypeAlias = _typing.Literal["objectives"]  # noqa: Y015
+    _WhichOneofArgType__objectives: _TypeAlias = _typing.Literal["_objectives", b"_objectives"]  # noqa: Y015
     _WhichOneofReturnType__parameters: _TypeAlias = _typing.Literal["parameters"]  # noqa: Y015
     _WhichOneofArgType__parameters: _TypeAlias = _typing.Literal["_parameters", b"_parameters"]  # noqa: Y015
     _WhichOneofReturnType__prune: _TypeAlias = _typing.Literal["prune"]  # noqa: Y015
@@ -572,6 +578,8 @@ class Policies(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__level) -> _WhichOneofReturnType__level | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__match) -> _WhichOneofReturnType__match | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__objectives) -> _WhichOneofReturnType__objectives | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parameters) -> _WhichOneofReturnType__parameters | None: ...
     @_typing.overload

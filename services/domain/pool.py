@@ -21,16 +21,21 @@ from types import MappingProxyType
 from typing import Protocol
 
 from services.domain import lineage
+from services.domain.objectives import Costs, nsga_order
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One scored candidate; ``sequence`` is its place in the log, ``parent`` the id it was made from."""
+    """One scored candidate; ``sequence`` is its place in the log, ``parent`` the id it was made from.
+
+    ``costs`` are those of a run with several objectives, where all of them were measured.
+    """
 
     id: str
     fitness: float
     sequence: int
     parent: str | None = None
+    costs: Costs | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.fitness):
@@ -92,12 +97,17 @@ class Draw:
 
 
 def rank(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """Best first: by fitness, then the earlier one, then by id. Of several entries with one id the best is kept."""
+    """Best first: by fitness, then the earlier one, then by id. Of several entries with one id the best is kept.
+
+    Entries with costs are ordered by them, as NSGA-II does, and come before those without.
+    """
     ordered = sorted(entries, key=lambda entry: (-entry.fitness, entry.sequence, entry.id))
     best: dict[str, Entry] = {}
     for entry in ordered:
         best.setdefault(entry.id, entry)
-    return tuple(best.values())
+    costs = [(entry, entry.costs) for entry in best.values() if entry.costs is not None]
+    first = [costs[place][0] for place in nsga_order([cost for _, cost in costs])]
+    return (*first, *(entry for entry in best.values() if entry.costs is None))
 
 
 def entered(state: PoolState, entry: Entry, policy: PoolPolicy) -> tuple[PoolState, PoolUpdate | None]:
@@ -181,7 +191,8 @@ def _update(state: PoolState, policy: PoolPolicy) -> PoolUpdate:
 
 
 def _entry_to_json(entry: Entry) -> dict[str, object]:
-    return {"id": entry.id, "fitness": entry.fitness, "sequence": entry.sequence, "parent": entry.parent}
+    plain = {"id": entry.id, "fitness": entry.fitness, "sequence": entry.sequence, "parent": entry.parent}
+    return plain if entry.costs is None else plain | {"costs": list(entry.costs)}
 
 
 def _entries(value: Mapping[str, object], field: str) -> list[Entry]:
@@ -197,7 +208,10 @@ def _entry(value: Mapping[str, object]) -> Entry:
         raise ValueError(f"pool state: id and parent of an entry must be strings, not {name!r} and {parent!r}")
     if isinstance(score, bool) or not isinstance(score, int | float):
         raise ValueError(f"pool state: fitness of {name} must be a number, not {score!r}")
-    return Entry(name, float(score), _integer(value, "sequence"), parent)
+    costs = value.get("costs")
+    if not (costs is None or (isinstance(costs, list) and all(isinstance(cost, int | float) for cost in costs))):
+        raise ValueError(f"pool state: costs of {name} must be numbers, not {costs!r}")
+    return Entry(name, float(score), _integer(value, "sequence"), parent, None if costs is None else tuple(costs))
 
 
 def _integer(value: Mapping[str, object], field: str) -> int:
@@ -323,6 +337,11 @@ class Islands:
             founders = [*founders, *itertools.chain.from_iterable(index[founder] for founder in founders)]
         return {one: place for place, one in enumerate(sorted(founders, key=lambda one: (born[one], one)))}
 
+
+BEYOND_THE_POOL = frozenset({"uniform", "uct", "islands"})
+"""Strategies that see every scored candidate of the run instead of the pool's members."""
+BY_FITNESS = frozenset({"uct", "islands"})
+"""Those of them that rank all of these: they know of no other objective."""
 
 STRATEGIES: Mapping[str, Callable[[], ParentStrategy]] = MappingProxyType(
     {"paper": Paper, "uniform": Uniform, "power-law": PowerLaw, "uct": Uct, "islands": Islands}

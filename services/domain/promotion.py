@@ -10,7 +10,9 @@ trained at a rung in one round, candidates and controls, gets the same seeds, wh
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from services.domain.objectives import Costs, dominates, nsga_order
 
 PLACES = 64
 """The most results that halving keeps in view at a rung: who falls out of the best 64 is never promoted any more."""
@@ -21,8 +23,8 @@ class Result:
     """One candidate's result at one rung; what was not measured is ``None``.
 
     ``fitness`` orders the candidates of the search; above it nobody is judged, and the loss does. ``loss`` is in nats,
-    ``benchmark`` a score where more is better, ``flops`` are per token. Raises ``ValueError`` for a number that is not
-    finite.
+    ``benchmark`` a score where more is better, ``flops`` are per token. With several objectives ``costs`` order.
+    Raises ``ValueError`` for a number that is not finite.
     """
 
     candidate: str
@@ -31,6 +33,7 @@ class Result:
     benchmark: float | None = None
     parameters: int | None = None
     flops: float | None = None
+    costs: Costs | None = None
 
     def __post_init__(self) -> None:
         for name in ("fitness", "loss", "benchmark"):
@@ -120,7 +123,10 @@ class PromotionPolicy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PaperPromotion:
-    """After every ``block`` results of a rung, and at its end, the best ``top`` that beat the baseline in both."""
+    """After every ``block`` results of a rung, and at its end, the best ``top`` that beat the baseline in both.
+
+    With several objectives those qualify that the baseline does not dominate.
+    """
 
     block: int = 50
     top: int = 3
@@ -203,15 +209,21 @@ def reason(one: Result, baseline: Result) -> str:
 
 
 def _beats(one: Result, baseline: Result) -> bool:
-    """In loss and in benchmark; what has no benchmark beats nobody."""
+    """In loss and in benchmark; what has no benchmark beats nobody. With several objectives: in one of them."""
+    if baseline.costs is not None:
+        return one.costs is not None and one.costs != baseline.costs and not dominates(baseline.costs, one.costs)
     if one.benchmark is None or baseline.benchmark is None:
         return False
     return one.loss < baseline.loss and one.benchmark > baseline.benchmark
 
 
 def _best(results: Sequence[Result]) -> list[Result]:
-    """Best fitness first, then those without by loss; the earlier of equals, for sorting is stable."""
-    return sorted(results, key=lambda one: (one.fitness is None, -(one.fitness or 0.0), one.loss))
+    """Best fitness first, then those without by loss; the earlier of equals, for sorting is stable. Those with costs
+    come first, in the order of NSGA-II."""
+    costs = [(one, one.costs) for one in results if one.costs is not None]
+    first = [costs[place][0] for place in nsga_order([cost for _, cost in costs])]
+    rest = [one for one in results if one.costs is None]
+    return [*first, *sorted(rest, key=lambda one: (one.fitness is None, -(one.fitness or 0.0), one.loss))]
 
 
 Losses = tuple[tuple[int, float], ...]  # by seed
@@ -349,10 +361,18 @@ def closed(ladder: Ladder) -> Ladder:
 
 def ladder_to_json(ladder: Ladder) -> dict[str, object]:
     """Plain JSON values; :func:`ladder_from_json` reads them back exactly."""
-    plain = asdict(ladder)
-    rungs = [{**asdict(rung), "promoted": sorted(rung.promoted)} for rung in ladder.rungs]
-    return plain | {
+    rungs = [
+        {
+            "waiting": [_result_to_json(one) for one in rung.waiting],
+            "kept": [_result_to_json(one) for one in rung.kept],
+            "promoted": sorted(rung.promoted),
+            "count": rung.count,
+        }
+        for rung in ladder.rungs
+    ]
+    return asdict(ladder) | {
         "rungs": rungs,
+        "roots": [one and _result_to_json(one) for one in ladder.roots],
         "climbing": sorted(list(one) for one in ladder.climbing),
         "accompanied": sorted(ladder.accompanied),
         "earlier": sorted(ladder.earlier),
@@ -366,7 +386,7 @@ def ladder_from_json(value: Mapping[str, object]) -> Ladder:
         **plain
         | {
             "rungs": tuple(_rung_from_json(one) for one in plain["rungs"]),  # type: ignore[attr-defined]
-            "roots": tuple(one and Result(**one) for one in plain["roots"]),  # type: ignore[attr-defined]
+            "roots": tuple(one and _result_from_json(one) for one in plain["roots"]),  # type: ignore[attr-defined]
             "climbing": frozenset((name, rung) for name, rung in plain["climbing"]),  # type: ignore[attr-defined]
             "accompanied": frozenset(plain["accompanied"]),  # type: ignore[call-overload]
             "earlier": frozenset(plain.get("earlier", ())),  # type: ignore[call-overload]
@@ -381,12 +401,22 @@ def ladder_from_json(value: Mapping[str, object]) -> Ladder:
 def _rung_from_json(value: Mapping[str, object]) -> Rung:
     plain: dict[str, object] = dict(value)
     return Rung(
-        waiting=tuple(Result(**one) for one in plain["waiting"]),  # type: ignore[attr-defined]
-        kept=tuple(Result(**one) for one in plain["kept"]),  # type: ignore[attr-defined]
+        waiting=tuple(_result_from_json(one) for one in plain["waiting"]),  # type: ignore[attr-defined]
+        kept=tuple(_result_from_json(one) for one in plain["kept"]),  # type: ignore[attr-defined]
         promoted=frozenset(plain["promoted"]),  # type: ignore[call-overload]
         count=int(plain["count"]),  # type: ignore[call-overload]
         outside=tuple(Result(**one) for one in plain.get("outside", ())),  # type: ignore[attr-defined]
     )
+
+
+def _result_to_json(result: Result) -> dict[str, Any]:
+    """Without costs where there are none, as runs with one objective have always written it."""
+    return {name: value for name, value in asdict(result).items() if name != "costs" or value is not None}
+
+
+def _result_from_json(value: Mapping[str, Any]) -> Result:
+    costs = value.get("costs")
+    return Result(**{**value, "costs": None if costs is None else tuple(costs)})
 
 
 def _measured(ladder: Ladder, rung: int, result: Result, root: bool) -> Ladder:

@@ -189,7 +189,7 @@ def _end(state: RunState, ended: Ended, policy: RunPolicy) -> tuple[RunState, tu
         state = replace(state, ladder=rungs.searched(state.ladder, ended.result, ended.root))
     if ended.fitness is None:
         return state, ()
-    entry = Entry(ended.candidate, ended.fitness, ended.sequence, ended.parent)
+    entry = Entry(ended.candidate, ended.fitness, ended.sequence, ended.parent, ended.costs)
     pool, update = pools.entered(state.pool, entry, policy.pool)
     return replace(state, pool=pool), (update,) if update else ()
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from services.domain import pool as pools
 from services.domain.discovery import DiscoveryPolicy, Finding
+from services.domain.objectives import Costs
 from services.domain.pool import PoolPolicy, PoolState, PoolUpdate
 from services.domain.promotion import (
     Ladder,
@@ -271,6 +272,7 @@ class Ended:
     proposal: bool = True
     unpaid: bool = False  # rejected with this in its evidence
     result: Result | None = None  # what promotion reads; None where something that it needs was not measured
+    costs: Costs | None = None  # of a run with several objectives
 
 
 @dataclass(frozen=True, slots=True)

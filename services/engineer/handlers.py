@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
 from services.archive.records import record_for
@@ -30,7 +31,7 @@ from services.engineer.data.corpus import TokenArray
 from services.engineer.investigation import Surroundings, investigate, surroundings_of, suspected, watch_settings
 from services.engineer.records import keep_weights, seed_message, training_message, training_progress
 from services.engineer.revision import Failure, Reviser
-from services.engineer.scales import load_scale
+from services.engineer.scales import Scale, load_scale
 from services.engineer.stages import Stage, Stages, overrides_for
 from services.engineer.substitution import SLOW, Substitution, substitute
 from services.engineer.training.compiled import CompileCache
@@ -41,6 +42,7 @@ from services.engineer.training.model import AUTO
 from services.engineer.training.result import Metrics
 from services.engineer.training.session import Job as Training
 from services.engineer.training.session import Supervision, Weights
+from services.mixers.description import CATALOGUE, Mixer, state_size
 from services.sandbox import Sandbox, SandboxUnavailable
 
 
@@ -129,6 +131,7 @@ class Engineer:
             training = await self._train_with_revisions(job, record, stage, surroundings, bench)
             await self._investigate(job, record, training, stage, surroundings)
             training.attempt, training.worker = attempt, WORKER
+            _add_state_size(training, record, stage.scale)
             structlog.get_logger().info(
                 "trained", loss=training.loss, benchmark=training.benchmark, seeds=len(training.seeds)
             )
@@ -321,6 +324,21 @@ class Engineer:
             reason = f"the repaired program fails the check {broken.probe}: {broken.message}"
             raise Rejected("train", reason, {**evidence, "first_error": failed.message})
         return repair.program
+
+
+def _add_state_size(training: pb.Training, record: pb.Candidate, scale: Scale) -> None:
+    """From the description that the program was rendered from; nothing for a program without one, or repaired."""
+    proposal = record.proposal
+    if training.revisions:
+        return
+    if proposal.HasField("description"):
+        mixer = Mixer.model_validate(MessageToDict(proposal.description))
+    elif record.request.baseline in CATALOGUE:
+        mixer = CATALOGUE[record.request.baseline]
+    else:
+        return
+    for seed in training.seeds:
+        seed.measurements.state_size = state_size(mixer, scale.width, scale.heads)
 
 
 def _with_precision(asked: events_pb2.CandidatePromoted, surroundings: Surroundings) -> dict[str, str]:

@@ -377,3 +377,34 @@ def _of_output(mixer: Mixer) -> Iterator[str]:
         "value-residual": output.skip != "none",
     }
     yield from (name for name, present in flags.items() if present)
+
+
+def state_size(mixer: Mixer, width: int, heads: int) -> int:
+    """How many numbers one layer keeps from token to token when it reads one token after another.
+
+    Memories count their matrices, convolutions and windows the tokens that they look back on.
+    """
+    mixer = mixer.settled()
+    memory, inputs = mixer.memory, mixer.inputs
+    keys = {"full": width, "half": width // 2, "shared": 2 * width // heads}[inputs.key_width]  # of all heads
+    per_head = keys if inputs.key_width == "shared" else keys // heads
+    per_head *= 2 if mixer.features.map == "hedgehog" else 1
+    matrices = heads * per_head * (width // heads)
+    size = {"none": 0, "canon": 3 * width}.get(inputs.shift, width)
+    size += sum(
+        (inputs.conv_size - 1) * (width if letter == "v" else keys) for letter in inputs.convolved
+    )  # the steps of rule "product" convolve the same projection
+    if memory.rule != "none":
+        size += matrices + (heads * per_head if memory.normalised else 0)
+    for path in mixer.paths:
+        size += {
+            "convolution": (path.size - 1) * width,
+            "dilated": 4 * (path.size - 1) * width,
+            "multi_scale": 14 * width,
+            "average": (path.size - 1) * width,
+            "window": (path.size - 1) * (heads * per_head + width),
+            "forgetting": (path.size - 1) * (heads * per_head + width + heads),
+            "retention": matrices,
+            "value": 0,
+        }[path.kind]
+    return size

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 
+from services.archive.scoring import costs_of_record
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import fact_of, is_forged
 from services.contracts import candidate_pb2 as pb
@@ -325,7 +326,9 @@ def _verify(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     if said.HasField("training"):
         change = stepped(change, policy.Spending(moment(event), _training_spent(measured)))
     losses = tuple((seed.seed, seed.loss) for seed in measured.seeds)
-    fact = policy.Verified(moment(event), event.candidate, rung, losses, promotable(row.record.id, measured, None))
+    fact = policy.Verified(
+        moment(event), event.candidate, rung, losses, promotable(row.record.id, measured, None, run.settings)
+    )
     change = stepped(change, fact)
     if said.HasField("training"):
         row.record.verifications.add(stage=said.stage, training=measured, rung=said.rung)
@@ -349,7 +352,8 @@ def _archive(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
         rejected=rejected,
         proposal=record.kind == pb.KIND_PROPOSAL,
         unpaid=UNPAID in record.rejection.evidence.fields,
-        result=None if rejected else promotable(record.id, record.training, row.fitness),
+        result=None if rejected else promotable(record.id, record.training, row.fitness, run.settings),
+        costs=None if rejected else costs_of_record(record, run.settings),
     )
     change = stepped(Change(one.log, row, run), ended)
     if not rejected:

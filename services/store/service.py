@@ -110,9 +110,6 @@ def _timestamp(seconds: float) -> Timestamp:
     return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
 
 
-_BEYOND_THE_POOL = frozenset({"uniform", "uct", "islands"})
-
-
 async def draw_seeds(archive: Archive, row: RunRow, candidate: str) -> Draw | None:
     """Parent and references for `candidate`; None while nothing was scored.
 
@@ -122,7 +119,7 @@ async def draw_seeds(archive: Archive, row: RunRow, candidate: str) -> Draw | No
     name = "uniform" if row.settings.ablations.random_parent else row.settings.parent_policy or "paper"
     policy = policy_of(row.settings)
     members = pools.seeds(row.state.pool)
-    entries = _entries(await archive.tree(row.run)) if name in _BEYOND_THE_POOL else members
+    entries = _entries(await archive.tree(row.run)) if name in pools.BEYOND_THE_POOL else members
     if not entries:
         return None
     rng = random.Random(f"{row.settings.seed}:{candidate}")

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from services.archive.policies import validate_policies, values_of
+from services.archive.scoring import costs_of_record, objectives_of
 from services.chassis.bus.subjects import fact_of
 from services.contracts import candidate_pb2, events_pb2
 from services.domain import run as policy
@@ -25,6 +26,7 @@ def _policy_of(body: bytes) -> RunPolicy:
     settings = events_pb2.RunSettings.FromString(body)
     budget, pool = settings.budget, settings.pool
     validate_policies(settings.policies)
+    objectives_of(settings)
     climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
     own = [given.name for given in settings.programs]
     return RunPolicy(
@@ -47,7 +49,9 @@ def _policy_of(body: bytes) -> RunPolicy:
     )
 
 
-def promotable(candidate: str, training: candidate_pb2.Training, fitness: float | None) -> Result | None:
+def promotable(
+    candidate: str, training: candidate_pb2.Training, fitness: float | None, settings: events_pb2.RunSettings
+) -> Result | None:
     """What promotion reads of a training; None without a loss."""
     if not training.seeds or not training.HasField("loss"):
         return None
@@ -59,6 +63,7 @@ def promotable(candidate: str, training: candidate_pb2.Training, fitness: float 
         benchmark=training.benchmark if training.HasField("benchmark") else None,
         parameters=measured.parameters or None,
         flops=measured.flops_per_token if measured.HasField("flops_per_token") else None,
+        costs=costs_of_record(candidate_pb2.Candidate(training=training), settings),
     )
 
 

@@ -6,6 +6,7 @@ from services.chassis.bus import Logged
 from services.chassis.events import Cause, body_of, first, follow
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
+from services.domain.objectives import dominates
 from services.store.backends.folding import Effects, due, fold
 from services.store.port import Change, OutOfOrder
 from services.store.reactions import react
@@ -164,3 +165,43 @@ def test_a_batch_that_does_not_follow_is_refused(begun: Story) -> None:
     with pytest.raises(OutOfOrder, match="event 2 came, but 1 is missing"):
         due(begun.log[1:], 0)
     assert due(begun.log, len(begun.log)) == []
+
+
+def test_a_run_with_objectives_keeps_what_nothing_dominates_in_its_pool() -> None:
+    """The costs come from the record; the pool is ordered by them and not by fitness, and a replay finds the same."""
+    story = Story()
+    story.start(policies=events_pb2.Policies(objectives="loss,parameters"))
+    story.finish()
+
+    pool = story.loaded.runs["r1"].state.pool
+    scored = {row.record.id: row.record for row in story.loaded.rows.values() if row.fitness is not None}
+    assert pool.members
+    for member in (*pool.members, *pool.pending):
+        training = scored[member.id].training
+        assert member.costs == (training.loss, training.seeds[0].measurements.parameters)
+    first = pool.members[0].costs
+    assert first is not None
+    assert not any(member.costs and dominates(member.costs, first) for member in pool.members)
+    again = Story()
+    for message in story.log:
+        again.hear(message)
+    assert again.loaded.runs["r1"].state.pool == pool
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (events_pb2.RunSettings(policies=events_pb2.Policies(objectives="loss,beauty")), "'beauty' is unknown"),
+        (
+            events_pb2.RunSettings(policies=events_pb2.Policies(objectives="loss,speed"), parent_policy="uct"),
+            "ranks by fitness alone",
+        ),
+    ],
+)
+def test_objectives_that_cannot_be_followed_stop_the_start(settings: events_pb2.RunSettings, why: str) -> None:
+    """Whoever writes to the log directly is told as well."""
+    story, started = Story(), first("r1", "started", "console")
+    settings.baselines.append("delta_net")
+    started.run_started.settings.CopyFrom(settings)
+
+    assert why in hear(story, started)[0].log.refused_because

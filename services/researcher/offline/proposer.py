@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from types import NoneType
 from typing import Literal, get_args, get_origin
@@ -11,8 +12,11 @@ from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from services.archive.scoring import costs_of_record, objectives_of
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
+from services.contracts.events_pb2 import RunSettings
+from services.domain.objectives import scalarised
 from services.domain.structure import fingerprint
 from services.mixers.description import CATALOGUE, Mixer, components_of
 from services.mixers.render import render
@@ -196,9 +200,22 @@ class OfflineProposer:
 
         if search != SURROGATE:
             return propose_offline(parent, references, history, hints, rng, is_repeat)
-        measured = [seed_of(record) for record in (*context.board, context.parent, *context.references)]
-        measured = list({seed.candidate: seed for seed in measured}.values())
-        return propose_by_surrogate(parent, references, measured, history, hints, rng, is_repeat)
+        records = {record.id: record for record in (*context.board, context.parent, *context.references)}
+        measured = _scored(list(records.values()), context.settings, rng)
+        names = [objective.name for objective in objectives_of(context.settings)]
+        measure = f"a score of {', '.join(names)} under weights of its own" if names else "fitness"
+        return propose_by_surrogate(parent, references, measured, history, hints, rng, is_repeat, measure)
+
+
+def _scored(records: Sequence[pb.Candidate], settings: RunSettings, rng: random.Random) -> list[Seed]:
+    """What the surrogate learns: fitness; in a run with several objectives their scores under weights drawn for this
+    proposal, and what is not measured in all of them has none."""
+    seeds = [seed_of(record) for record in records]
+    if not objectives_of(settings):
+        return seeds
+    costs = {record.id: cost for record in records if (cost := costs_of_record(record, settings)) is not None}
+    scores = dict(zip(costs, scalarised(list(costs.values()), rng), strict=True))
+    return [replace(seed, fitness=scores.get(seed.candidate)) for seed in seeds]
 
 
 def describes(record: pb.Candidate) -> bool:

@@ -224,11 +224,12 @@ def propose_by_surrogate(
     cognition_hints: Sequence[CognitionHint],
     rng: random.Random,
     is_repeat: Callable[[str], bool] = lambda _: False,
+    measure: str = "fitness",
 ) -> OfflineProposal:
     """Of many children of the best, near and far, the one that a model of all measured descriptions expects most of.
 
-    `measured` holds what the run has scored. While too few have a description to fit a model, a far child is drawn by
-    chance. Other arguments and exceptions are those of `propose_offline`.
+    `measured` holds what the run has scored, by `measure` in words. While too few have a description to fit a model, a
+    far child is drawn by chance. Other arguments and exceptions are those of `propose_offline`.
     """
     known = [(starting_point(seed)[0], seed) for seed in measured if seed.description or seed.family in CATALOGUE]
     scored = [(mixer, seed.fitness) for mixer, seed in known if seed.fitness is not None]
@@ -255,8 +256,8 @@ def propose_by_surrogate(
     for place in sorted(range(len(pool)), key=lambda place: -expected[place]) if fits else range(len(pool)):
         start, child = pool[place]
         ground = (
-            f"Of {len(pool)} children drawn it has the highest expected improvement, {expected[place]:.3f} in fitness, "
-            f"under a model of {len(scored)} measured mixers."
+            f"Of {len(pool)} children drawn it has the highest expected improvement, {expected[place]:.3f} in "
+            f"{measure}, under a model of {len(scored)} measured mixers."
             if fits
             else "Drawn by chance, far from what is known: too little is measured yet for a model."
         )

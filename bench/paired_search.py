@@ -1,0 +1,238 @@
+"""Two ways of searching, live: pairs of short runs with equal seeds, and the paired difference of the best loss.
+
+    python -m bench.paired_search [--in-process] [--sides surrogate,random] [--pairs 10] [--candidates 24] [--out FILE]
+
+Both runs of a pair have the same seed, baselines, scale and budget, one seat each, in a data folder that is thrown
+away; only the policy `search` differs. The result file is written after every run: the same command goes on where it
+was cut short, and refuses a file that was made with other settings. `--report` prints what the file holds.
+
+A run is `asi-arch run` with all services. With `--in-process` the same proposers, pool and draw of parents work in one
+process with a training loop of 60 lines, without checks, sandbox and early stopping: a tenth of the processor time.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from services.domain import pool, zoo
+from services.domain.statistics import paired_test, power
+from services.researcher.offline.bandit import Observation
+from services.researcher.offline.search import Seed, propose_by_surrogate, propose_random
+
+Train = Callable[[str], float | None]
+"""From a program to its held-out loss; None where it failed."""
+RUN_LIMIT = 7200
+"""Seconds after which a run is given up."""
+SMALL = (
+    "tokens=25088", "blocks=1", "width=32", "feed_forward=64", "heldout_blocks=64", "evaluations=1",
+    "check_truncations=16", "tasks=", "averaged=", "precision=fp32",
+)  # fmt: skip
+"""Of scale `mini`: 49 steps of one narrow block, no benchmarks."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: the held-out loss of each proposal in their order; None for one that was rejected or stopped."""
+
+    side: str
+    seed: int
+    losses: tuple[float | None, ...]
+    seconds: float
+
+    def best(self, trained: int) -> float | None:
+        """Lowest loss of the first proposals, so many."""
+        return min((loss for loss in self.losses[:trained] if loss is not None), default=None)
+
+
+def measure(side: str, seed: int, candidates: int, settings: Sequence[str]) -> Run:
+    """Raises CalledProcessError when the run fails; what it says is shown."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable, "-m", "services.console", "run", "--json", "--mind", "offline", "--seats", "1",
+            "--seed", str(seed), "--candidates", str(candidates), "--policy", f"search={side}", *settings,
+        ]  # fmt: skip
+        begun = time.perf_counter()
+        finished = subprocess.run(
+            command,
+            env={**os.environ, "ASI_DATA_DIR": folder},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=RUN_LIMIT,
+        )
+        rows = [row for row in json.loads(finished.stdout) if row["kind"] == "proposal"]
+        losses = tuple(row["loss"] for row in sorted(rows, key=lambda row: row["id"]))
+        return Run(side, seed, losses, round(time.perf_counter() - begun, 1))
+
+
+def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequence[str], train: Train) -> Run:
+    """One seat: draw a parent from a pool of the size that small runs have, propose, train, enter the pool."""
+    begun = time.perf_counter()
+    policy = pool.PoolPolicy(size=12, parents=4, references=3, cold_start=5, batch=3)
+    state, measured, history = pool.PoolState(), dict[str, Seed](), list[Observation]()
+    losses: list[float | None] = []
+
+    def enter(candidate: Seed) -> None:
+        nonlocal state
+        measured[candidate.candidate] = candidate
+        if candidate.fitness is not None:
+            entry = pool.Entry(candidate.candidate, candidate.fitness, len(measured))
+            state = pool.entered(state, entry, policy)[0]
+
+    for name in baselines:
+        loss = train(zoo.baseline(name).program)
+        fitness = None if loss is None else -loss
+        enter(Seed(name, name, zoo.baseline(name).program, fitness, family=name))
+    for number in range(1, candidates + 1):
+        rng = random.Random(f"{seed}:{number}")
+        draw = pool.draw(pool.seeds(state), policy, rng)
+        parent, references = measured[draw.parent.id], [measured[entry.id] for entry in draw.references]
+        if side == "random":
+            proposal = propose_random(parent, references, history, rng)
+        else:
+            proposal = propose_by_surrogate(parent, references, list(measured.values()), history, (), rng)
+        loss = train(proposal.program)
+        losses.append(loss)
+        gain = None if loss is None else -loss - (measured[proposal.parent].fitness or 0.0)
+        history.append(Observation(proposal.moves, gain, proposal.structure))
+        fitness = None if loss is None else -loss
+        enter(Seed(f"c{number}", proposal.name, proposal.program, fitness, proposal.description))
+    return Run(side, seed, tuple(losses), round(time.perf_counter() - begun, 1))
+
+
+def trainer(seed: int, scale_name: str, overrides: Sequence[str]) -> Train:
+    """A plain loop over the scale's model and text; its programs come from our own moves, and are trusted."""
+    import torch
+
+    from bench.bare_loop import loss_after_training
+    from services.engineer.data import batches, heldout_blocks, open_corpus
+    from services.engineer.program import MixerSizes, load_mixer, prepare_guest
+    from services.engineer.scales import load_scale
+
+    scale = load_scale(scale_name, dict(override.split("=", 1) for override in overrides))
+    prepare_guest(1, "cpu")
+    corpus = open_corpus(scale, Path("build"), "table")
+    order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=seed, first=0, count=scale.steps)
+    tokens = torch.from_numpy(np.stack(list(order)))
+    heldout = torch.from_numpy(heldout_blocks(corpus.heldout, scale.heldout_blocks, scale.context))
+
+    def train(program: str) -> float | None:
+        try:
+            loss = loss_after_training(
+                lambda layer: load_mixer(program, MixerSizes(width=scale.width, heads=scale.heads, layer=layer)),
+                tokens, heldout, width=scale.width, inner=scale.feed_forward, blocks=scale.blocks,
+                vocabulary=corpus.tokens.vocabulary, rate=scale.learning_rate, seed=seed,
+            )  # fmt: skip
+        except (RuntimeError, ValueError) as error:
+            sys.stderr.write(f"not trained: {error}\n")
+            return None
+        return loss if math.isfinite(loss) else None
+
+    return train
+
+
+def report(runs: Sequence[Run], sides: tuple[str, str], candidates: int) -> str:
+    """Mean difference of the best loss, second side less first: positive where the first is better."""
+    first, second = sides
+    by_pair: dict[int, dict[str, Run]] = {}
+    for run in runs:
+        by_pair.setdefault(run.seed, {})[run.side] = run
+    lines = [f"best held-out loss of {second} less that of {first}, nats per byte; positive: {first} is better"]
+    for trained in sorted({candidates // 2, candidates}):
+        gains = []
+        for pair in by_pair.values():
+            ours, theirs = (pair[side].best(trained) if side in pair else None for side in sides)
+            if ours is not None and theirs is not None:
+                gains.append(theirs - ours)
+        if len(gains) < 2:
+            lines.append(f"after {trained} proposals: {len(gains)} complete pairs, too few for an interval")
+            continue
+        test = paired_test(gains)
+        interval = test.interval()
+        visible = next((effect / 1000 for effect in range(1, 1000) if _power(effect / 1000, test) >= 0.8), None)
+        lines.append(
+            f"after {trained} proposals: {test.effect:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}] over "
+            f"{test.count} pairs, {sum(gain > 0 for gain in gains)} of them positive, one-sided p {test.p:.3f}"
+            + (f"; a true difference of {visible:.3f} would be seen with a chance of 80 %" if visible else "")
+        )
+    return "\n".join(lines)
+
+
+def _power(effect: float, test: Any) -> float:
+    deviation = test.standard_error * test.count**0.5
+    return power(effect, deviation, test.count) if deviation > 0 else 1.0
+
+
+def _read(file: Path, settings: Mapping[str, object]) -> list[Run]:
+    """The runs of the file so far. Raises SystemExit where it was made with other settings."""
+    if not file.exists():
+        return []
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if content["settings"] != settings:
+        raise SystemExit(f"{file} was made with {content['settings']}, not {settings}: give another --out")
+    return [Run(run["side"], run["seed"], tuple(run["losses"]), run["seconds"]) for run in content["runs"]]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sides", default="surrogate,random", help="two values of the policy `search`")
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--candidates", type=int, default=24, help="proposals per run")
+    parser.add_argument("--baselines", default="delta_net,gated_delta_net", help="as of `asi-arch run`")
+    parser.add_argument("--scale", default="mini", help="as of `asi-arch run`")
+    parser.add_argument("--set", dest="overrides", action="append", default=None, help="override of the scale")
+    parser.add_argument("--out", type=Path, default=Path("build/paired_search.json"))
+    parser.add_argument("--in-process", action="store_true", help="without services; see above")
+    parser.add_argument("--report", action="store_true", help="print what the file holds, train nothing")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run what the file lacks, pair by pair."""
+    arguments = _arguments()
+    first, second = arguments.sides.split(",")
+    overrides = SMALL if arguments.overrides is None else arguments.overrides
+    passed_on = ["--scale", arguments.scale, "--baselines", arguments.baselines]
+    passed_on += [word for override in overrides for word in ("--set", override)]
+    settings = {
+        "candidates": arguments.candidates,
+        "options": shlex.join(passed_on),
+        "in_process": arguments.in_process,
+    }
+    if arguments.report:
+        content = json.loads(arguments.out.read_text(encoding="utf-8"))
+        settings = content["settings"]
+    runs = _read(arguments.out, settings)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    for seed in range(1, arguments.pairs + 1) if not arguments.report else ():
+        for side in (first, second):
+            if not any((run.side, run.seed) == (side, seed) for run in runs):
+                if arguments.in_process:
+                    train = trainer(seed, arguments.scale, overrides)
+                    names = arguments.baselines.split(",")
+                    runs.append(measure_in_process(side, seed, arguments.candidates, names, train))
+                else:
+                    runs.append(measure(side, seed, arguments.candidates, passed_on))
+                written = json.dumps({"settings": settings, "runs": [asdict(run) for run in runs]}, indent=1)
+                unfinished = arguments.out.with_suffix(".part")
+                unfinished.write_text(written + "\n", encoding="utf-8")
+                unfinished.replace(arguments.out)
+                sys.stderr.write(f"{side} seed {seed}: best {runs[-1].best(arguments.candidates)}\n")
+    sys.stdout.write(report(runs, (first, second), int(settings["candidates"])) + "\n")
+
+
+if __name__ == "__main__":
+    main()

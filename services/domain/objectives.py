@@ -1,0 +1,173 @@
+"""Several objectives at once: what a run may optimise, who is dominated, and the volume that a front dominates.
+
+Ordering is that of NSGA-II (Deb et al. 2002, doi:10.1109/4235.996017): by rounds of non-dominated sorting, and within
+one round by crowding distance, so that the ends of a front and its empty stretches come first. Everything here is a
+*cost*: positive, and less is better. Speed is counted as seconds per token and a benchmark as its error.
+"""
+
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+Costs = tuple[float, ...]
+"""One number for each objective of the run, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What may be optimised. `higher` says which way people read it; `unit` is theirs as well."""
+
+    name: str
+    unit: str
+    higher: bool = False
+
+    def cost(self, value: float) -> float:
+        """The value as a cost; `value` of a cost is :meth:`value`."""
+        if self.name == "speed":
+            return math.inf if value <= 0 else 1 / value
+        return 1 - value if self.higher else value
+
+    def value(self, cost: float) -> float:
+        """The inverse of :meth:`cost`."""
+        if self.name == "speed":
+            return 1 / cost
+        return 1 - cost if self.higher else cost
+
+
+OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
+    {
+        one.name: one
+        for one in (
+            Objective("loss", "nats per token"),
+            Objective("benchmark", "mean accuracy", higher=True),
+            Objective("parameters", ""),
+            Objective("flops", "per token"),
+            Objective("speed", "tokens per second", higher=True),
+            Objective("memory", "bytes at the peak of training"),
+            Objective("state", "numbers kept from token to token, per layer"),
+        )
+    }
+)
+MOST = 4
+"""Objectives of a run: with more, nearly nothing dominates anything."""
+
+
+def parse_objectives(text: str) -> tuple[Objective, ...]:
+    """From "loss,parameters"; nothing for an empty text. Raises ``ValueError`` that says what is possible."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        return ()
+    for name in names:
+        if name not in OBJECTIVES:
+            raise ValueError(f"policy objectives: {name!r} is unknown; choose of {', '.join(OBJECTIVES)}")
+    if len(set(names)) < len(names) or not 2 <= len(names) <= MOST or names[0] != "loss":
+        raise ValueError(f"policy objectives must be loss and one to {MOST - 1} others, commas between, not {text!r}")
+    return tuple(OBJECTIVES[name] for name in names)
+
+
+def costs_of(objectives: Sequence[Objective], measured: Mapping[str, float | None]) -> Costs | None:
+    """The costs of one candidate; None where any of them was not measured, or is not a finite number."""
+    costs = []
+    for objective in objectives:
+        value = measured.get(objective.name)
+        cost = math.inf if value is None else objective.cost(value)
+        if not math.isfinite(cost):
+            return None
+        costs.append(cost)
+    return tuple(costs)
+
+
+def dominates(one: Costs, other: Costs) -> bool:
+    """No worse in anything and better in something."""
+    return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
+
+
+def fronts(points: Sequence[Costs]) -> list[list[int]]:
+    """Places of the points by rounds: those that nothing dominates, those that only the former dominate, and so on."""
+    left = list(range(len(points)))
+    found = []
+    while left:
+        best = [place for place in left if not any(dominates(points[other], points[place]) for other in left)]
+        found.append(best)
+        left = [place for place in left if place not in set(best)]
+    return found
+
+
+def crowding(points: Sequence[Costs]) -> list[float]:
+    """For each point of one front how far apart its neighbours are, summed over the objectives; infinite at an end.
+
+    Of several equal points the first alone stands for the place; the others have no distance at all.
+    """
+    places: dict[Costs, int] = {}
+    for place, point in enumerate(points):
+        places.setdefault(point, place)
+    distances = [0.0] * len(points)
+    for axis in range(len(points[0]) if points else 0):
+        ordered = sorted(places.values(), key=lambda place: points[place][axis])
+        span = points[ordered[-1]][axis] - points[ordered[0]][axis]
+        distances[ordered[0]] = distances[ordered[-1]] = math.inf
+        for before, place, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
+            distances[place] += (points[after][axis] - points[before][axis]) / span if span else 0.0
+    return distances
+
+
+def nsga_order(points: Sequence[Costs]) -> list[int]:
+    """Places of the points, best first; the earlier of equals."""
+    order = []
+    for front in fronts(points):
+        distances = dict(zip(front, crowding([points[place] for place in front]), strict=True))
+        order += sorted(front, key=lambda place: -distances[place])
+    return order
+
+
+def hypervolume(points: Iterable[Costs], reference: Costs) -> float:
+    """The share of the box from zero to ``reference`` that the points dominate; what lies outside it adds nothing.
+
+    Zero with nothing inside, and never less with one more point. By slices along the last objective.
+    """
+    if not all(0 < limit < math.inf for limit in reference):
+        raise ValueError(f"reference must be positive and finite in every objective, not {reference!r}")
+    scaled = {tuple(max(0.0, cost / limit) for cost, limit in zip(p, reference, strict=True)) for p in points}
+    return _volume([point for point in scaled if all(cost < 1 for cost in point)])
+
+
+def _volume(points: Sequence[Costs]) -> float:
+    """Between the points and the corner of ones."""
+    if not points:
+        return 0.0
+    if len(points[0]) == 1:
+        return 1 - min(point[0] for point in points)
+    ordered = sorted(points, key=lambda point: point[-1])
+    volume = 0.0
+    for place, point in enumerate(ordered):
+        above = ordered[place + 1][-1] if place + 1 < len(ordered) else 1.0
+        if above > point[-1]:
+            volume += (above - point[-1]) * _volume([lower[:-1] for lower in ordered[: place + 1]])
+    return volume
+
+
+def reference_of(baselines: Iterable[Costs]) -> Costs | None:
+    """The worst of the baselines in each objective; None without any. A front has volume where it beats that."""
+    columns = list(zip(*baselines, strict=True))
+    return tuple(max(column) for column in columns) or None
+
+
+def scalarised(points: Sequence[Costs], rng: random.Random) -> list[float]:
+    """One score for each point, higher is better, under weights drawn at random: the augmented Chebyshev function of
+    ParEGO (Knowles 2006, doi:10.1109/TEVC.2005.851274). A model of such scores leads to another part of the front with
+    every draw."""
+    if not points:
+        return []
+    drawn = [rng.expovariate(1.0) for _ in points[0]]
+    weights = [weight / sum(drawn) for weight in drawn]
+    lows, highs = ([end(column) for column in zip(*points, strict=True)] for end in (min, max))
+    scores = []
+    for point in points:
+        parts = [
+            weight * ((cost - low) / (high - low) if high > low else 0.0)
+            for weight, cost, low, high in zip(weights, point, lows, highs, strict=True)
+        ]
+        scores.append(-max(parts) - 0.05 * sum(parts))
+    return scores
