@@ -45,6 +45,7 @@ def test_two_runs_go_on_at_once_in_one_system(asi_arch: Command, environment: di
     deadline = time.monotonic() + 240
     with begun([*FIRST[:3], "--candidates", "2", *FIRST[5:], "--json"], environment) as first:
         while asi_arch("status", "--run", "first", ok=False).returncode:
+            assert first.poll() is None, "the first run ended before it began"
             assert time.monotonic() < deadline, "the first run did not start"
             time.sleep(1)
         flags = ("--candidates", "0", "--baselines", "delta_net", *micro_flags())

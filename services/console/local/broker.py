@@ -11,7 +11,7 @@ from pathlib import Path
 from services.chassis.errors import SettingsError
 from services.console.local.processes import free_port, leashed
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 def find_nats_server() -> Path:

@@ -27,7 +27,7 @@ from services.console.settings import ConsoleSettings, running_system
 
 # The store first: it creates the streams that the others compare with. At the end it goes last, to hear what they say.
 ORDER = ("store", "analyst", "judge", "engineer", "researcher")
-START_SECONDS = 90.0
+START_SECONDS = 300.0  # one that ends is noticed at once: this is for machines that are busy with other things
 ADDRESSES = {"store": "archive", "engineer": "checker", "analyst": "cognition", "judge": "judge"}
 
 
@@ -110,7 +110,7 @@ class System:
             while asyncio.get_running_loop().time() < deadline:
                 self.services[name].supervise()
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    answer = await check(health_pb2.HealthCheckRequest(), timeout=1, wait_for_ready=False)
+                    answer = await check(health_pb2.HealthCheckRequest(), timeout=5, wait_for_ready=False)
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
                         return
                 await asyncio.sleep(0.1)
