@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -61,6 +62,11 @@ class Mongod:
                     raise
         with pymongo.MongoClient[dict[str, object]](self.url, replicaSet="rs0") as client:
             client.admin.command("ping")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it to the server."""
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def stop(self) -> None:
         """End it at once: what it has acknowledged is on disk."""

@@ -33,29 +33,32 @@ def main() -> int:
     arguments = parser.parse_args()
     logs.configure("chaos", "error")
     written = [schedule for schedule in ALL if arguments.only is None or arguments.only in schedule.name]
-    schedules = [*written, *(drawn(seed) for seed in arguments.seed)]
-    failed = 0
-    with _urls(arguments.archive) as backends:
-        for backend in backends:
+    failed = tried = 0
+    with _databases(arguments.archive) as databases:
+        for database in databases:
+            left_out = "sqlite_only" if database else "mongo_only"
+            schedules = [schedule for schedule in written if not getattr(schedule, left_out)]
+            schedules += [drawn(seed, "mongo" if database else "sqlite") for seed in arguments.seed]
             for number, schedule in enumerate(schedules):
-                if backend != "sqlite" and schedule.sqlite_only:
-                    continue
-                failed += _rehearsed(schedule, backend, f"chaos{number}", arguments)
-    print(f"{failed} of {len(schedules)} schedules broke an invariant" if failed else "all invariants held")
+                failed += _rehearsed(schedule, database, f"chaos{number}", arguments)
+            tried += len(schedules)
+    print(f"{failed} of {tried} rehearsals broke an invariant" if failed else "all invariants held")
     return 1 if failed else 0
 
 
-def _rehearsed(schedule: Schedule, backend: str, database: str, arguments: argparse.Namespace) -> bool:
+def _rehearsed(schedule: Schedule, database: Mongod | None, name: str, arguments: argparse.Namespace) -> bool:
     """Whether an invariant broke."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        url = f"sqlite:///{folder}/archive.db" if backend == "sqlite" else f"{backend}/{database}?replicaSet=rs0"
+        url = f"{database.url}/{name}?replicaSet=rs0" if database else f"sqlite:///{folder}/archive.db"
         most = max(MOST_SECONDS, arguments.candidates)
         try:
-            found = asyncio.run(rehearse(schedule, Path(folder), url, arguments.candidates, most, arguments.brokers))
+            found = asyncio.run(
+                rehearse(schedule, Path(folder), url, arguments.candidates, most, arguments.brokers, database)
+            )
         except Exception as error:  # noqa: BLE001 - the other schedules are to be tried all the same
             found = [f"it did not end: {type(error).__name__}: {error}"]
-        kind = "sqlite" if backend == "sqlite" else "mongo"
+        kind = "mongo" if database else "sqlite"
         print(
             f"{'BROKEN' if found else 'held':<7}{kind:<7}{time.monotonic() - begun:5.0f} s  {schedule.name}", flush=True
         )
@@ -67,13 +70,13 @@ def _rehearsed(schedule: Schedule, backend: str, database: str, arguments: argpa
 
 
 @contextlib.contextmanager
-def _urls(archive: str) -> Iterator[list[str]]:
-    """Where archives go: files, and databases of a mongod that lasts as long as the context."""
+def _databases(archive: str) -> Iterator[list[Mongod | None]]:
+    """Where archives go: None for files, and a mongod that lasts as long as the context."""
     binary = shutil.which("mongod")
     if archive == "sqlite" or (archive == "both" and binary is None):
         if archive == "both":
             print("no mongod on the PATH: SQLite only")
-        yield ["sqlite"]
+        yield [None]
         return
     if binary is None:
         sys.exit("no mongod on the PATH")
@@ -81,7 +84,7 @@ def _urls(archive: str) -> Iterator[list[str]]:
         server = Mongod(binary, Path(folder))
         server.start()
         try:
-            yield [server.url] if archive == "mongo" else ["sqlite", server.url]
+            yield [server] if archive == "mongo" else [None, server]
         finally:
             server.stop()
 

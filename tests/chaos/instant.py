@@ -1,7 +1,8 @@
 """`python -m tests.chaos.instant researcher|engineer`: these two services with instant proposals and trainings.
 
 All else of them is what it always is: the worker loop, the claims, the archive behind gRPC, the drains. Their settings
-are the services' own; CHAOS_FOLDER holds the list of executions, CHAOS_POISON whoever kills their handlers.
+are the services' own; CHAOS_FOLDER holds the list of executions, CHAOS_POISON whoever kills their handlers, and
+CHAOS_TRAINING_SECONDS how long a training lasts, more or less.
 """
 
 import asyncio
@@ -26,7 +27,6 @@ from services.engineer.claims import Claims
 from services.researcher.draft import Context, Draft, Refusal
 from services.researcher.settings import ResearcherSettings
 
-TRAINING_SECONDS = 0.15
 PARALLEL = 3
 
 
@@ -38,7 +38,7 @@ def poisonous(service: str, candidate: str) -> bool:
 @asynccontextmanager
 async def engineer(service: Service, settings: ServiceSettings) -> AsyncIterator[None]:
     """Claims and confirms as the real one."""
-    executions = Path(os.environ["CHAOS_FOLDER"]) / "executions"
+    executions, seconds = Path(os.environ["CHAOS_FOLDER"]) / "executions", float(os.environ["CHAOS_TRAINING_SECONDS"])
     async with channel(settings.archive_address, settings) as connection:
         archive = archive_pb2_grpc.ArchiveStub(connection)
         claims = Claims(archive)
@@ -52,7 +52,12 @@ async def engineer(service: Service, settings: ServiceSettings) -> AsyncIterator
                     lines.write(f"{record.id} {attempt}\n")
                 if poisonous("engineer", record.id):
                     os.kill(os.getpid(), signal.SIGKILL)
-                await asyncio.sleep(TRAINING_SECONDS * random.uniform(0.3, 1.7))
+                try:
+                    await asyncio.sleep(seconds * random.uniform(0.3, 1.7))
+                except asyncio.CancelledError:  # a drain: the real one goes on from a checkpoint
+                    with executions.open("a") as lines:
+                        lines.write(f"{record.id} {attempt} drained\n")
+                    raise
                 await claims.confirm(job, instant_result(job, attempt))
             return []
 

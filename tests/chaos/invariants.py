@@ -86,7 +86,9 @@ def _archive_equals_replay(evidence: Evidence) -> Iterator[str]:
 
 
 def _executions_bounded(evidence: Evidence) -> Iterator[str]:
-    healthy = [line for line in evidence.executions if line.split()[0] not in evidence.guilty]
+    words = [line.split() for line in evidence.executions]
+    drained = {tuple(line[:2]) for line in words if line[2:]}  # what a drain ends goes on from its checkpoint
+    healthy = [line for line in words if tuple(line) not in drained and not line[2:] and line[0] not in evidence.guilty]
     most = math.ceil(MOST_EXECUTIONS * len(evidence.candidates))
     if len(healthy) > most:
         yield f"{len(healthy)} trainings were begun of {len(evidence.candidates)} candidates; at most {most} may be"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -19,6 +20,7 @@ from typing import TypeVar
 import grpc.aio
 import nats.errors
 import nats.js.errors
+import pymongo
 
 from services.chassis.bus import Bus
 from services.chassis.bus.topology import EVENTS
@@ -35,11 +37,13 @@ from services.store.replay import replay
 from tests.chaos.cluster import Cluster
 from tests.chaos.invariants import Evidence, broken
 from tests.chaos.schedules import Fault, Schedule
+from tests.mongod import Mongod
 
 T = TypeVar("T")
 RUN = "chaos"
 SILENCE_SECONDS = 8.0
 LOOK_SECONDS = 0.25
+DRAIN_SECONDS = 7.0  # from one drain to the next
 TOOL_SECONDS = 120.0
 END_SECONDS = 180.0  # for the start of a run, and for its drain and replay
 
@@ -83,6 +87,7 @@ class Laboratory:
     archive_url: str
     schedule: Schedule
     broker: Broker | Cluster
+    database: Mongod | None = None
     parts: dict[str, Part] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     archive_hurt: asyncio.Lock = field(default_factory=asyncio.Lock)  # one copy at a time
@@ -101,6 +106,7 @@ class Laboratory:
             "ASI_LOG_LEVEL": "warning",
             "OMP_NUM_THREADS": "1",
             "CHAOS_FOLDER": str(self.folder),
+            "CHAOS_TRAINING_SECONDS": f"{self.schedule.training_seconds:g}",
             "CHAOS_POISON": ",".join(self.schedule.poison),
             **{f"ASI_{name.upper()}_ADDRESS": address for name, address in ports.items()},
         }
@@ -221,8 +227,7 @@ class Laboratory:
                 if fault.target in ("broker", "all"):
                     await asyncio.to_thread(self._kill_broker, fault.seconds)
             case "drain":
-                for part in self._targets(fault):
-                    part.signal(signal.SIGTERM)
+                await self._drained(fault)
             case "freeze":
                 await self._freeze(fault)
             case "delete consumer":
@@ -231,12 +236,28 @@ class Laboratory:
                 await self._publish_garbage()
             case "repeat log":
                 await self._repeat_log()
-            case "delete archive" | "garble archive" | "old archive":
+            case "delete archive" if self.database is not None:
+                await self._drop_database()
+            case "delete archive" | "garble archive" | "old archive" | "lock archive":
                 await self._replace_archive(fault)
+            case "full disk":
+                await self._fill_disk(fault.seconds)
+            case "kill database" | "freeze database":
+                async with self.archive_hurt:
+                    await self._stop_database(fault)
             case "cut log":
                 await asyncio.to_thread(self._cut_log)
             case "lose log":
                 await self._lose_log()
+
+    async def _drained(self, fault: Fault) -> None:
+        until = time.monotonic() + fault.seconds
+        while True:
+            for part in self._targets(fault):
+                part.signal(signal.SIGTERM)
+            if time.monotonic() >= until:
+                return
+            await asyncio.sleep(DRAIN_SECONDS)
 
     def _kill_broker(self, seconds: float) -> None:
         with self.broker_changing:
@@ -291,8 +312,44 @@ class Laboratory:
                 await asyncio.sleep(0.5)
 
     async def _replace_archive(self, fault: Fault) -> None:
+        file = Path(self.archive_url.removeprefix("sqlite:///"))
         async with self.archive_hurt:
-            await self._replaced(fault, Path(self.archive_url.removeprefix("sqlite:///")))
+            if fault.kind == "lock archive":
+                with contextlib.closing(sqlite3.connect(file, isolation_level=None, timeout=30)) as other:
+                    other.execute("BEGIN IMMEDIATE")
+                    await asyncio.sleep(fault.seconds)
+            else:
+                await self._replaced(fault, file)
+
+    async def _fill_disk(self, seconds: float) -> None:
+        """As a full disk, for one process alone: no file grows. It lasts no longer than the process."""
+        process = self.parts["store"].process
+        if process is None or process.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+            await asyncio.sleep(seconds)
+            if process.poll() is None:
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    async def _stop_database(self, fault: Fault) -> None:
+        assert self.database is not None  # such faults are drawn for MongoDB alone
+        if fault.kind == "freeze database":
+            self.database.signal(signal.SIGSTOP)
+            await asyncio.sleep(fault.seconds)
+            self.database.signal(signal.SIGCONT)
+        else:
+            self.database.stop()
+            await asyncio.sleep(fault.seconds)
+            await asyncio.to_thread(self.database.start)
+
+    async def _drop_database(self) -> None:
+        def drop() -> None:
+            with pymongo.MongoClient[dict[str, object]](self.archive_url) as client:
+                client.drop_database(client.get_default_database().name)
+
+        async with self.archive_hurt:
+            await asyncio.to_thread(drop)
 
     async def _replaced(self, fault: Fault, file: Path) -> None:
         copy, garbage = file.with_suffix(".copy"), file.with_suffix(".garbage")
@@ -365,11 +422,15 @@ def run_settings(candidates: int) -> events_pb2.RunSettings:
 
 
 async def rehearse(
-    schedule: Schedule, folder: Path, archive_url: str, candidates: int, seconds: float, brokers: int = 1
-) -> list[str]:
-    """One run under a schedule, with one broker or a cluster; every invariant that is broken, a sentence each."""
+    schedule: Schedule, folder: Path, archive_url: str, candidates: int, seconds: float, brokers: int = 1,
+    database: Mongod | None = None,
+) -> list[str]:  # fmt: skip
+    """One run under a schedule, with one broker or a cluster; every invariant that is broken, a sentence each.
+
+    `database` is what `archive_url` names, where that is no file.
+    """
     broker = Broker(folder / "nats") if brokers == 1 else Cluster(folder / "nats")
-    laboratory = Laboratory(folder, archive_url, schedule, broker)
+    laboratory = Laboratory(folder, archive_url, schedule, broker, database)
     try:
         async with asyncio.timeout(seconds + 2 * END_SECONDS):  # beside the limit of each part
             await asyncio.to_thread(broker.start)

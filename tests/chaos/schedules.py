@@ -8,12 +8,16 @@ from typing import Literal
 
 Kind = Literal[
     "kill",  # SIGKILL, started again after `seconds`
-    "drain",  # SIGTERM, started again when it has ended
+    "drain",  # SIGTERM, started again when it has ended; every few seconds for `seconds`
     "freeze",  # SIGSTOP for `seconds`
     "delete consumer",  # and leave it to `asi-arch setup`, here the services' own start, to make it anew
     "garbage",  # no event, a fact of an unknown kind, a forged one and one that is too old, on the log
     "repeat log",  # every message so far once more
-    "delete archive",  # its files or database, while the store runs
+    "delete archive",  # its file or database, while the store runs
+    "lock archive",  # another process writes to the file for `seconds`
+    "full disk",  # the store's process can write to no file for `seconds`, its own log included
+    "kill database",  # mongod, started again after `seconds`
+    "freeze database",  # mongod, SIGSTOP for `seconds`
     "garble archive",  # its file is replaced by garbage, and given back after `seconds`
     "old archive",  # a copy from `seconds` before takes its place
     "cut log",  # the broker's newest block file loses its end while the broker is down
@@ -44,6 +48,8 @@ class Schedule:
     poison: tuple[str, ...] = ()
     stops: bool = False  # the store stops by name, `asi-arch recover` mends the log, and all goes on
     sqlite_only: bool = False
+    mongo_only: bool = False
+    training_seconds: float = 0.15
 
     @property
     def guilty(self) -> frozenset[str]:
@@ -89,6 +95,11 @@ BROKER = Schedule(
         Fault(0.7, "kill", "broker"),
     ),
 )
+DRAINS = Schedule(
+    "engineers are drained before any of them can end a training",
+    (Fault(0.2, "drain", "engineers", 90.0),),
+    training_seconds=12.0,
+)
 ARCHIVE = Schedule(
     "the archive is deleted, replaced by an old copy, and by garbage",
     (
@@ -98,6 +109,27 @@ ARCHIVE = Schedule(
         Fault(0.6, "kill", "store"),
     ),
     sqlite_only=True,
+)
+FULL = Schedule(
+    "the archive is locked, its disk is full",
+    (
+        Fault(0.2, "full disk", seconds=15.0),
+        Fault(0.4, "lock archive", seconds=12.0),
+        Fault(0.6, "full disk", seconds=3.0),
+        Fault(0.6, "drain", "store"),
+    ),
+    sqlite_only=True,
+)
+DATABASE = Schedule(
+    "the database is killed, freezes and is dropped",
+    (
+        Fault(0.2, "kill database", seconds=5.0),
+        Fault(0.4, "freeze database", seconds=15.0),
+        Fault(0.6, "delete archive"),
+        Fault(0.8, "kill database"),
+        Fault(0.8, "kill", "store"),
+    ),
+    mongo_only=True,
 )
 LOST = Schedule("the stream is deleted and made anew", (Fault(0.4, "lose log"),), stops=True)
 CUT = Schedule("the end of the log is cut off", (Fault(0.4, "cut log"),), stops=True)
@@ -129,7 +161,7 @@ LEADERS = Schedule(
     ),
 )
 QUIET = Schedule("nothing fails", ())
-ALL = (LEADERS, MIXED, KILLS, OUTAGES, ZOMBIES, BROKER, ARCHIVE, LOST, CUT, POISON)
+ALL = (LEADERS, MIXED, KILLS, OUTAGES, ZOMBIES, DRAINS, BROKER, ARCHIVE, FULL, DATABASE, LOST, CUT, POISON)
 _RANDOM: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
     ("kill", (*SERVICES, "broker", "all"), 5.0),
     ("drain", (*SERVICES, "engineers"), 0.0),
@@ -137,19 +169,27 @@ _RANDOM: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
     ("delete consumer", ("engineers", "store", "judge", "analyst", "researcher"), 0.0),
     ("garbage", ("",), 0.0),
     ("repeat log", ("",), 0.0),
+)
+_OF_FILES: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
     ("old archive", ("",), 4.0),
     ("garble archive", ("",), 4.0),
+    ("delete archive", ("",), 0.0),
+    ("lock archive", ("",), 10.0),
+    ("full disk", ("",), 10.0),
+)
+_OF_DATABASES: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
+    ("kill database", ("",), 6.0),
+    ("freeze database", ("",), 12.0),
     ("delete archive", ("",), 0.0),
 )
 
 
-def drawn(seed: int) -> Schedule:
-    """A schedule that nobody has written: the same for the same seed."""
+def drawn(seed: int, backend: Literal["sqlite", "mongo"]) -> Schedule:
+    """A schedule that nobody has written: the same for the same seed and backend."""
     rng = random.Random(seed)
     faults = []
     for _ in range(rng.randint(4, 9)):
-        kind, targets, most = rng.choice(_RANDOM)
+        kind, targets, most = rng.choice((*_RANDOM, *(_OF_FILES if backend == "sqlite" else _OF_DATABASES)))
         faults.append(Fault(rng.uniform(0.05, 0.9), kind, rng.choice(targets), rng.choice((0.0, rng.uniform(0, most)))))
     in_order = tuple(sorted(faults, key=lambda fault: fault.after))
-    files = any("archive" in fault.kind for fault in faults)
-    return Schedule(f"drawn from seed {seed}", in_order, sqlite_only=files)
+    return Schedule(f"drawn from seed {seed}", in_order)

@@ -1,7 +1,10 @@
 """The store's writer while its database is away: it says so, holds its events, and goes on where it was."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+import os
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -112,3 +115,59 @@ async def test_a_file_that_is_hurt_while_the_store_runs_is_an_outage_that_ends(
     assert await archive.digest("r1") == await steady.digest("r1")
     await steady.close()
     await archive.close()
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[Callable[[], None]]:
+    """Nobody can write below the folder until what is yielded is called. Root can only be kept out by a mount."""
+    root = os.geteuid() == 0
+
+    def mount(*options: str) -> None:
+        done = subprocess.run(["/bin/mount", *options, str(folder)], capture_output=True, timeout=20, check=False)
+        if done.returncode:
+            pytest.skip("root may mount nothing here, and a file's rights do not bind it")
+
+    def close(mode: int) -> None:
+        for path in (folder, *folder.iterdir()):
+            path.chmod(mode | 0o111 if path.is_dir() else mode)
+
+    if root:
+        mount("--bind", str(folder))
+    try:
+        mount("-o", "remount,bind,ro") if root else close(0o444)
+        yield (lambda: mount("-o", "remount,bind,rw")) if root else partial(close, 0o644)
+    finally:
+        if root:
+            subprocess.run(["/bin/umount", "--lazy", str(folder)], capture_output=True, timeout=20, check=True)
+        else:
+            close(0o644)
+
+
+async def test_a_read_only_file_is_an_outage_that_ends_when_it_can_be_written_again(
+    bus: Bus, finished: Story, tmp_path: Path
+) -> None:
+    """A connection that was made meanwhile, by whoever only reads, must not keep the writer out for ever."""
+    first, folder = tmp_path / "first", tmp_path / "second"
+    folder.mkdir()
+    archive = open_archive(f"sqlite:///{first}/archive.db")
+    await archive.open()
+    await publish(bus, finished.log)
+    await archive.apply(finished.log[:20])
+    for file in first.iterdir():  # with its WAL, as after a crash
+        (folder / file.name).write_bytes(file.read_bytes())
+    await archive.close()
+    with read_only(folder) as mend:
+        archive = open_archive(f"sqlite:///{folder}/archive.db")
+        await archive.open()
+        applier = Applier(bus, archive, await bus.consumer("store"), 16)
+        assert (await archive.state_counts("r1")).keys()
+        writing = asyncio.create_task(applier.run())
+        await until(partial(is_available, applier, False))
+        said = applier.state.outage
+        mend()
+        await until(partial(is_available, applier, True))
+        await until(partial(has_applied, archive, len(finished.log)))
+        writing.cancel()
+        await archive.close()
+
+    assert "readonly" in said

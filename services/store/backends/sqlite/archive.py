@@ -54,7 +54,14 @@ class SqliteArchive(Searching):
         self._scanner = Thread(path, "scan", writes=False)
 
     async def open(self) -> None:
-        """Create the file or bring it up to date. Raises SettingsError where it is from a newer version or damaged."""
+        """Create the file or bring it up to date. Raises SettingsError where it is from a newer version or damaged.
+
+        Connections are made anew, all of them: they share SQLite's index of the WAL, and as long as one that was made
+        while the file was read-only is open, nobody can write.
+        """
+        self._here.close()
+        for thread in (self._reader, self._scanner, self._writer):
+            await thread.disconnect()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -42,10 +42,14 @@ class _Lazy:
         self._path = path
         self._writes = writes
         self._connection: sqlite3.Connection | None = None
-        self._file: int | None = None  # which one the connection reads: another may be put in its place
+        self._file: tuple[int, int] | None = None  # which one the connection reads: another may be put in its place
 
     def connected(self) -> sqlite3.Connection:
-        file = self._path.stat().st_ino if self._path.exists() else None
+        try:
+            found = self._path.stat()
+            file = found.st_dev, found.st_ino
+        except OSError:
+            file = None
         if self._connection is None or file != self._file:
             self.disconnect()
             self._connection, self._file = connect(self._path, self._writes), file
@@ -78,12 +82,16 @@ class Thread:
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
+    async def disconnect(self) -> None:
+        """Close the connection; the next task opens it again."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._lazy.disconnect)
+
     async def close(self) -> None:
         """Close the connection and end the thread; a second time does nothing."""
         if self._closed:
             return
         self._closed = True
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._lazy.disconnect)
+        await self.disconnect()
         self._executor.shutdown()
 
 
