@@ -33,7 +33,6 @@ class Applier:
         self._batch = batch
         self._published: set[int] = set()  # numbers of the outbox; most leave it when their event comes by in the log
         self._reconnects = bus.reconnects
-        self._reached = 0  # the highest sequence that this process has seen applied
         self.changed = asyncio.Condition()
         self.state = WriterState(behind=True)
 
@@ -93,7 +92,7 @@ class Applier:
         begun = time.time_ns()
         for change in await self._archive.apply(messages, react):
             _tell(change, begun)
-        self._reached = max(self._reached, messages[-1].sequence)
+        self.state.reached = max(self.state.reached, messages[-1].sequence)
         async with self.changed:
             self.changed.notify_all()
 
@@ -116,8 +115,10 @@ class Applier:
         """Do it, however long the database or the broker is away: deliveries wait unacknowledged meanwhile."""
         while True:
             try:
-                if self.state.behind or await self._archive.applied() < self._reached:
-                    self.state.behind = True  # an older copy was put in its place
+                if not self.state.behind and await self._archive.applied() < self.state.reached:
+                    self.state.behind = True  # an older copy was put in its place, or nothing is left
+                    await self._open()
+                if self.state.behind:
                     await self._compare()
                     await self._apply_log()
                     self.state.behind = False
@@ -140,10 +141,17 @@ class Applier:
         """The database may be gone as a whole: then it is made anew, and nobody may read it before it is whole."""
         behind, self.state.behind = self.state.behind, True
         try:
-            await self._archive.open()
-            self.state.behind = behind or await self._archive.applied() < self._reached
-        except (Transient, SettingsError) as error:
+            await self._open()
+            self.state.behind = behind or await self._archive.applied() < self.state.reached
+        except Transient as error:
             self.state.outage, self.state.behind = str(error), behind
+
+    async def _open(self) -> None:
+        """Raises Transient also for what lies there and is no archive: while this process runs, that may be mended."""
+        try:
+            await self._archive.open()
+        except SettingsError as error:
+            raise ArchiveUnavailable(str(error)) from error
 
 
 def _tell(change: Change, begun: int) -> None:

@@ -159,6 +159,7 @@ class WriterState:
 
     outage: str = ""  # why nothing can be applied just now
     behind: bool = False  # what the archive held is being made anew: it must not be asked yet
+    reached: int = 0  # the highest sequence that this process has seen applied
 
 
 class Questions(Protocol):

@@ -1,16 +1,19 @@
 # ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
 """The gRPC service Archive: questions answered from the archive, none of which changes it."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.chassis.errors import Transient
+from services.chassis.errors import NotFound, Transient
 from services.contracts import archive_pb2, archive_pb2_grpc, candidate_pb2
 from services.contracts import archive_pb2 as pb
 from services.domain import pool as pools
@@ -149,6 +152,27 @@ COMPETING = tuple(kind for kind in candidate_pb2.Kind.values() if kind != candid
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+def _certain(service: type[ArchiveService]) -> type[ArchiveService]:
+    """Let no unary method say "there is none" of what was lost with its database: that is made anew from the log."""
+
+    def certain(method: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+        @wraps(method)
+        async def answer(self: ArchiveService, request: object, context: Context) -> object:
+            try:
+                return await method(self, request, context)
+            except NotFound:
+                await self.require_reached()
+                raise
+
+        return answer
+
+    for method in archive_pb2.DESCRIPTOR.services_by_name["Archive"].methods:
+        if not method.server_streaming:
+            setattr(service, method.name, certain(getattr(service, method.name)))
+    return service
+
+
+@_certain
 class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     """Answers from one archive. ValueError becomes INVALID_ARGUMENT, NotFound NOT_FOUND, and so on: see chassis.rpc."""
 
@@ -317,6 +341,11 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         """Raises Transient while the archive is being made anew: what it does not hold yet, nobody may miss."""
         if self._writer.behind:
             raise Transient("the archive is catching up with the log")
+
+    async def require_reached(self) -> None:
+        """Raises Transient where the archive holds less than it did, which its writer may not have noticed yet."""
+        if await self._archive.applied() < self._writer.reached:
+            raise Transient("the archive has lost what it held, and is made anew from the log")
 
     async def _run(self, run: str) -> RunRow:
         self._require_whole()
