@@ -70,9 +70,15 @@ def measures_of(record: pb.Candidate) -> dict[str, float | None]:
 
 
 def costs_of_record(record: pb.Candidate, settings: events_pb2.RunSettings) -> Costs | None:
-    """The costs of a record in the objectives of its run; None without objectives, or where one was not measured."""
+    """The costs of a record in the objectives of its run.
+
+    None without objectives, where one was not measured, and for a training that was stopped early: its loss is not that
+    of the others' steps.
+    """
     objectives = objectives_of(settings)
-    return costs_of(objectives, measures_of(record)) if objectives else None
+    if not objectives or any(seed.HasField("stopped") for seed in record.training.seeds):
+        return None
+    return costs_of(objectives, measures_of(record))
 
 
 def conditions_of(record: pb.Candidate) -> Conditions:

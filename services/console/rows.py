@@ -10,15 +10,19 @@ from typing import Any, TypedDict
 
 from google.protobuf.message import Message
 
-from services.archive.scoring import loss_gain
+from services.archive.scoring import costs_of_record, loss_gain, measures_of
 from services.console.options import one_of
-from services.contracts import archive_pb2, candidate_pb2
+from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.domain.objectives import Progress, progress
 from services.domain.statistics import Interval, Noise, pooled_noise, with_seed_noise
 
 
 class Row(TypedDict):
-    """One candidate. Loss in nats per token, benchmark 0–1, judge 1–10, seconds of training and evaluation."""
+    """One candidate. Loss in nats per token, benchmark 0–1, judge 1–10, seconds of training and evaluation; FLOPs per
+    token, tokens per second, bytes at the peak, numbers that a layer keeps. `front`: nothing of the run dominates it in
+    the run's objectives; None where it has none.
+    """
 
     id: str
     name: str
@@ -38,6 +42,11 @@ class Row(TypedDict):
     seconds: float | None
     precision: str | None
     reason: str | None
+    flops: float | None
+    speed: float | None
+    memory: float | None
+    state_size: float | None
+    front: bool | None
 
 
 class Node(TypedDict):
@@ -57,6 +66,7 @@ def row(record: candidate_pb2.Candidate, loss_of_root: float | None = None) -> R
     training, verdict = record.training, record.verdict
     loss = training.loss if training.HasField("loss") else None
     interval = verdict.fitness.interval if verdict.fitness.HasField("interval") else None
+    measures = measures_of(record)
     return Row(
         id=record.id,
         name=record.proposal.name or record.request.baseline,
@@ -76,7 +86,25 @@ def row(record: candidate_pb2.Candidate, loss_of_root: float | None = None) -> R
         seconds=sum(seed.measurements.seconds for seed in training.seeds) if training.seeds else None,
         precision=training.seeds[0].measurements.precision or None if training.seeds else None,
         reason=record.rejection.reason if record.HasField("rejection") else None,
+        flops=measures["flops"],
+        speed=measures["speed"],
+        memory=measures["memory"],
+        state_size=measures["state"],
+        front=None,
     )
+
+
+def progress_of(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) -> Progress | None:
+    """The front of a run with several objectives over all of its candidates in their order; None without objectives.
+
+    A candidate that was rejected or stopped early has no part in it, an ablation neither.
+    """
+    costs = [costs_of_record(record, settings) if _competes(record) else None for record in records]
+    return progress(costs, [place for place, record in enumerate(records) if record.kind == pb.KIND_BASELINE])
+
+
+def _competes(record: pb.Candidate) -> bool:
+    return not record.HasField("rejection") and record.kind != pb.KIND_ABLATION
 
 
 def tree_row(node: archive_pb2.TreeNode) -> Node:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import typer
@@ -121,8 +121,11 @@ def _cell(text: str, column: Column, size: int) -> str:
     return text.rjust(size) if column.right else text.ljust(size)
 
 
-def listing(rows: Sequence[Row]) -> str:
-    """Candidates in the order given: loss and fitness first, then what they are made of, then size and time."""
+def listing(rows: Sequence[Row], objectives: Collection[str] = ()) -> str:
+    """Candidates in the order given: loss and fitness first, then what they are made of, then size and time.
+
+    What a run optimises is shown before the rest gives way.
+    """
     low_high = [(row["fitness_low"], row["fitness_high"]) for row in rows]
     intervals = [ABSENT if low is None or high is None else f"[{low:.3f}, {high:.3f}]" for low, high in low_high]
     sizes = [ABSENT if row["parameters"] is None else f"{row['parameters']:,}" for row in rows]
@@ -130,6 +133,7 @@ def listing(rows: Sequence[Row]) -> str:
     return table(
         [
             Column("id", [row["id"] for row in rows]),
+            *([Column("front", ["●" if row["front"] else "" for row in rows])] if objectives else []),
             Column("name", [row["name"] or ABSENT for row in rows], flexible=True),
             Column("loss", [number(row["loss"]) for row in rows], right=True, rank=1),
             Column("fitness", [number(row["fitness"], ".3f") for row in rows], right=True),
@@ -139,7 +143,17 @@ def listing(rows: Sequence[Row]) -> str:
             Column("judge", [number(row["judge"], ".1f") for row in rows], right=True, rank=5),
             Column("parent", [row["parent"] or ABSENT for row in rows], rank=3),
             Column("state", states if set(states) - {"archived"} else [""] * len(rows), rank=2),
-            Column("params", sizes, right=True, rank=9),
+            Column("params", sizes, right=True, rank=1 if "parameters" in objectives else 9),
+            *(
+                Column(title, [number(row[key], ",.0f") for row in rows], right=True, rank=1)  # type: ignore[literal-required]
+                for name, title, key in (
+                    ("flops", "flops", "flops"),
+                    ("speed", "tok/s", "speed"),
+                    ("memory", "bytes", "memory"),
+                    ("state", "kept", "state_size"),
+                )
+                if name in objectives
+            ),
             Column("s", [number(row["seconds"], ".0f") for row in rows], right=True, rank=6),
         ],
         dim=[row["fitness"] is None for row in rows],

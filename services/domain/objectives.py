@@ -133,6 +133,36 @@ def hypervolume(points: Iterable[Costs], reference: Costs) -> float:
     return _volume([point for point in scaled if all(cost < 1 for cost in point)])
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The front of a run, and the hypervolume after each of its members came: (place in the run, volume)."""
+
+    front: frozenset[int]
+    volumes: tuple[tuple[int, float], ...]
+    reference: Costs
+
+
+def progress(costs: Sequence[Costs | None], baselines: Sequence[int]) -> Progress | None:
+    """Over the candidates of a run in their order; `baselines` are the places that the reference comes from.
+
+    None while no baseline is measured in all objectives.
+    """
+    reference = reference_of(cost for place in baselines if (cost := costs[place]) is not None)
+    if reference is None:
+        return None
+    front: list[int] = []
+    volumes: list[tuple[int, float]] = []
+    for place, cost in enumerate(costs):
+        if cost is None:
+            continue
+        known = [(other, costs[other]) for other in front]
+        if any(point == cost or (point and dominates(point, cost)) for _, point in known):
+            continue
+        front = [*(other for other, point in known if point and not dominates(cost, point)), place]
+        volumes.append((place, hypervolume([point for other in front if (point := costs[other])], reference)))
+    return Progress(frozenset(front), tuple(volumes), reference)
+
+
 def _volume(points: Sequence[Costs]) -> float:
     """Between the points and the corner of ones."""
     if not points:

@@ -190,9 +190,9 @@ def test_tables_keep_id_name_and_fitness_at_any_width(width: int, monkeypatch: p
         id="c000001", name="FreeQueryMultiScaleHalfRotaryDeltaNet1403", run="r1", parent="c000002", kind="proposal",
         stage="tiny", state="archived", loss=5.1234, loss_difference=-0.1, benchmark=0.5, judge=10.0, fitness=0.951,
         fitness_low=0.9, fitness_high=1.0, parameters=12_345_678, seconds=123.0, precision="fp32",
-        reason=None,
+        reason=None, flops=1e9, speed=12_345.0, memory=2e9, state_size=65_536.0, front=True,
     )  # fmt: skip
-    lines = listing([one]).splitlines()
+    lines = listing([one], ["loss", "memory"] if width > 60 else []).splitlines()
 
     assert all(len(line) <= width for line in lines)
     assert any("c000001" in line and one["name"][:23] in line and "0.951" in line for line in lines)

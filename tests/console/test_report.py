@@ -10,7 +10,7 @@ import pytest
 from bench import published_archive
 from services.console.report import write_report
 from services.console.report.dataset import Dataset
-from services.console.report.figures import count_against_compute, curves, pool_over_time, trends
+from services.console.report.figures import count_against_compute, curves, front, pool_over_time, trends
 from services.console.report.page import bibtex, methods
 from services.console.report.tables import benchmarks, components, holdings, origins
 from services.console.report.trees import radial_tree, tree
@@ -62,6 +62,26 @@ def test_figure_1_counts_those_better_than_the_root_against_hours() -> None:
     assert drawing.header[1] == "compute spent (hours of training and evaluation)"
     assert drawing.missing or int(str(drawing.cells[-1][2])) >= 0
     assert "lower held-out loss and higher mean accuracy than Net1" in drawing.caption
+
+
+def test_a_run_with_objectives_shows_its_front_and_how_the_hypervolume_grew() -> None:
+    """Later candidates have less loss and, here, more parameters: all of them are on the front but those stopped."""
+    about, records = status(), finished_run(proposals=9)
+    about.settings.policies.objectives = "loss,parameters"
+    for number, record in enumerate(records):
+        for seed in record.training.seeds:
+            seed.measurements.parameters = 400_000 - 1000 * number if number % 2 else 500_000
+    records[-1].training.seeds[0].stopped = "By 50% of the steps it fell behind."
+    drawing = front(Dataset.of(about, records))
+    cells = {str(row[0]): row[-1] for row in drawing.cells}
+
+    assert drawing.figure is not None
+    assert drawing.header == ("id", "name", "loss", "parameters", "on the front")
+    assert [name for name, answer in cells.items() if answer == "yes"] == ["c000011", "c000010"]
+    assert "c000012" not in cells
+    assert "it ends at" in drawing.caption
+    assert "NSGA-II" in methods(Dataset.of(about, records))
+    assert "one objective" in front(finished()).missing
 
 
 def test_no_figure_has_fewer_candidates_than_it_needs() -> None:

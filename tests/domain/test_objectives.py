@@ -19,6 +19,7 @@ from services.domain.objectives import (
     hypervolume,
     nsga_order,
     parse_objectives,
+    progress,
     reference_of,
     scalarised,
 )
@@ -213,3 +214,16 @@ def test_without_objectives_nothing_of_them_is_written() -> None:
 
     assert "costs" not in str(ladder_to_json(ladder))
     assert "costs" not in str(pool.to_json(PoolState(pending=(entry("c1", 0.5),))))
+
+
+def test_the_front_of_a_run_grows_in_volume_and_forgets_whom_a_later_one_dominates() -> None:
+    costs: list[Costs | None] = [(2.0, 10.0), None, (1.0, 9.0), (3.0, 11.0), (0.5, 9.5), (0.5, 8.0)]
+
+    found = progress(costs, [0])
+
+    assert found is not None
+    assert found.front == {5}
+    assert [place for place, _ in found.volumes] == [0, 2, 4, 5]
+    assert [volume for _, volume in found.volumes] == sorted(volume for _, volume in found.volumes)
+    assert found.volumes[-1][1] == pytest.approx((1 - 0.25) * (1 - 0.8))
+    assert progress(costs, [1]) is None

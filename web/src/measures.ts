@@ -39,6 +39,8 @@ export const MEASURES: Measure[] = [
   { key: "seconds", label: "training time", unit: "seconds", better: "low", of: field("seconds"), text: clock },
   { key: "tokens_per_second", label: "speed", unit: "tokens per second", better: "high", of: field("tokens_per_second"), text: big },
   { key: "peak_memory", label: "peak memory", unit: "bytes", better: "low", of: field("peak_memory"), text: big },
+  { key: "flops", label: "FLOPs", unit: "per token", better: "low", of: field("flops"), text: big },
+  { key: "state_size", label: "state", unit: "numbers kept per layer", better: "low", of: field("state_size"), text: big },
   { key: "number", label: "number", unit: "in the order of the run", better: null, of: field("number"), text: String },
 ];
 

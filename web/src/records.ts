@@ -21,6 +21,9 @@ export interface Row {
   seconds?: number;
   tokens_per_second?: number;
   peak_memory?: number;
+  flops?: number;
+  state_size?: number;
+  stopped?: string;
   seeds?: number;
   components?: string[];
   moves?: string[];
@@ -58,6 +61,7 @@ export interface Status {
     scale: string; mind: string; seats: number; seed: string; fitness: string; parent_policy: string; promotion: string;
     baselines: string[]; budget?: Budget; scale_overrides?: Record<string, string>; candidate_seeds: number;
     pool?: { size: number; parents: number; references: number };
+    policies?: { objectives?: string };
   };
 }
 

@@ -108,6 +108,8 @@ def _numbers(record: candidate_pb2.Candidate, one: Row, gain: Gain | None) -> li
         ("components", ", ".join(record.proposal.components)),
         ("parameters", f"{one['parameters']:,}" if one["parameters"] else ""),
         ("time", f"{one['seconds']:.0f} s" if one["seconds"] else ""),
+        ("state size", f"{one['state_size']:,.0f} numbers per layer" if one["state_size"] else ""),
+        ("stopped early", " ".join(seed.stopped for seed in record.training.seeds if seed.HasField("stopped"))),
     ]
     if record.training.seeds:
         measured = record.training.seeds[0].measurements

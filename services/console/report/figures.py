@@ -12,6 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from services.archive.scoring import costs_of_record, objectives_of
 from services.console.commands.ablate import Part, part_row, parts
 from services.console.commands.stopping import Replayed, replay_row, replays, too_few
 from services.console.report.dataset import (
@@ -31,7 +32,9 @@ from services.console.report.dataset import (
     plain,
     seconds_of,
 )
+from services.console.rows import progress_of
 from services.contracts import candidate_pb2 as pb
+from services.domain.objectives import Objective
 from services.domain.statistics import linear_fit
 
 BLOCK = 50
@@ -41,8 +44,11 @@ STRONG_CURVES, MOST_CURVES = 5, 400
 
 
 def drawings(data: Dataset) -> list[Drawing]:
-    """Counts against compute, trends, the pool, sizes, curves."""
-    return [count_against_compute(data), trends(data), pool_over_time(data), parameter_counts(data), curves(data)]
+    """Counts against compute, trends, several objectives, the pool, sizes, curves."""
+    return [
+        count_against_compute(data), trends(data), front(data), pool_over_time(data), parameter_counts(data),
+        curves(data),
+    ]  # fmt: skip
 
 
 def count_against_compute(data: Dataset) -> Drawing:
@@ -181,6 +187,63 @@ def _trend(axes: Axes, label: str, known: Sequence[tuple[int, float]]) -> list[t
     axes.set_xlabel("candidates")
     plain(axes)
     return list[tuple[object, ...]](rows)
+
+
+def front(data: Dataset) -> Drawing:
+    """The first objective against each of the others, with what nothing dominates, and the hypervolume over the run."""
+    name, title = "front", "Several objectives · the front and its hypervolume"
+    objectives = objectives_of(data.status.settings)
+    if not objectives:
+        return missing(name, title, "the run has one objective; --policy objectives=loss,parameters gives it two")
+    found = progress_of(data.records, data.status.settings)
+    if found is None or not found.volumes:
+        return missing(name, title, "no baseline is measured in all objectives of the run")
+    measured = [
+        (place, record, [objective.value(cost) for objective, cost in zip(objectives, costs, strict=True)])
+        for place, record in enumerate(data.records)
+        if (costs := costs_of_record(record, data.status.settings)) is not None
+    ]
+    figure = Figure(figsize=(WIDTH, 2.9 * ((len(objectives) + 1) // 2)), layout="constrained")
+    panels = figure.subplots((len(objectives) + 1) // 2, 2, squeeze=False).flatten()
+    for axes, other in zip(panels, range(1, len(objectives)), strict=False):
+        for on_front, colour, size in ((False, SOFT, 14), (True, GOOD, 30)):
+            shown = [values for place, _, values in measured if (place in found.front) is on_front]
+            axes.scatter([values[other] for values in shown], [values[0] for values in shown], s=size, color=colour,
+                         label="on the front" if on_front else "dominated", zorder=2 + on_front)  # fmt: skip
+        axes.set_xlabel(_axis(objectives[other]))
+        axes.set_ylabel(_axis(objectives[0]))
+        plain(axes)
+    panels[0].legend(frameon=False, fontsize=8)
+    last = panels[len(objectives) - 1]
+    end = len(data.records)
+    last.step([*(place + 1 for place, _ in found.volumes), end], [*(v for _, v in found.volumes), found.volumes[-1][1]],
+              where="post", color=ACCENT, lw=2)  # fmt: skip
+    last.set_xlabel("candidates in the order of the run")
+    last.set_ylabel("share of the box dominated")
+    plain(last)
+    for unused in panels[len(objectives) :]:
+        unused.set_visible(False)
+    caption = (
+        f"{len(found.front)} of {len(measured)} candidates are dominated by no other in {_listed(objectives)}. The "
+        f"hypervolume is the share of the box between zero and the worst baseline in each objective; it ends at "
+        f"{found.volumes[-1][1]:.4f}. Speed counts as seconds per token and a benchmark as its error. Single "
+        "measurements are compared: some of the front is there by chance."
+    )
+    header = ("id", "name", *(objective.name for objective in objectives), "on the front")
+    cells = tuple(
+        (record.id, name_of(record), *values, "yes" if place in found.front else "no")
+        for place, record, values in sorted(measured, key=lambda one: (one[0] not in found.front, one[2][0]))
+    )
+    return Drawing(name, title, caption, figure, header, cells)
+
+
+def _axis(objective: Objective) -> str:
+    return f"{objective.name} ({objective.unit})" if objective.unit else objective.name
+
+
+def _listed(objectives: Sequence[Objective]) -> str:
+    *first, last = [objective.name for objective in objectives]
+    return f"{', '.join(first)} and {last}"
 
 
 def pool_over_time(data: Dataset) -> Drawing:

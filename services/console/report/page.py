@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
+from services.archive.scoring import objectives_of
 from services.console.commands.gallery import sentences
 from services.console.commands.sizes import Trained
 from services.console.report.dataset import Dataset, Drawing, name_of
@@ -69,6 +70,11 @@ def methods(data: Dataset) -> str:
         f"Fitness is that of the {settings.fitness} (loss, benchmark and judge against the root). Losses are held-out "
         "nats per token, computed outside the process that runs a candidate's code."
     )
+    if objectives := objectives_of(settings):
+        sentences.append(
+            f"Parents and finalists were chosen by {', '.join(one.name for one in objectives)} together, by rounds of "
+            "non-dominated sorting and by crowding distance (NSGA-II)."
+        )
     if settings.promotion not in ("", "none"):
         sentences.append(
             f"Finalists were chosen by “{settings.promotion}” and trained again with fresh seeds on data that no "

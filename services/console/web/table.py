@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 from google.protobuf.json_format import MessageToDict
 
+from services.archive.scoring import measures_of
 from services.chassis.errors import NotFound, Transient
 from services.console.rows import kind_name, state_name
 from services.console.web.live import ArchiveConnection, Stub
@@ -50,6 +51,9 @@ class WebRow(TypedDict, total=False):
     seconds: float
     tokens_per_second: float
     peak_memory: int
+    flops: float
+    state_size: float
+    stopped: str
     seeds: int
     components: list[str]
     moves: list[str]
@@ -88,6 +92,11 @@ def web_row(record: candidate_pb2.Candidate) -> WebRow:
             row["fitness_low"], row["fitness_high"] = verdict.fitness.interval.low, verdict.fitness.interval.high
     if training.seeds:
         _add_measurements(row, training)
+        measures = measures_of(record)
+        if (flops := measures["flops"]) is not None:
+            row["flops"] = flops
+        if (state_size := measures["state"]) is not None:
+            row["state_size"] = state_size
     if components := list(record.analysis.components or record.proposal.components):
         row["components"] = components
     if record.proposal.moves:
@@ -112,6 +121,8 @@ def _add_measurements(row: WebRow, training: candidate_pb2.Training) -> None:
         row["tokens_per_second"] = fmean(speeds)
     if memory := [one.peak_memory_bytes for one in measured if one.HasField("peak_memory_bytes")]:
         row["peak_memory"] = max(memory)
+    if stopped := " ".join(seed.stopped for seed in training.seeds if seed.HasField("stopped")):
+        row["stopped"] = stopped
     last = [
         seed.curve[-1].train_loss for seed in training.seeds if seed.curve and seed.curve[-1].HasField("train_loss")
     ]

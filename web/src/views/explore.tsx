@@ -5,8 +5,11 @@ import { scaleLinear, scalePoint } from "d3-scale";
 import { select } from "d3-selection";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { address, go } from "../address.js";
-import { filtered, rows } from "../archive.js";
+import { filtered, rows, status } from "../archive.js";
 import { betterThan, measure, present, type Measure } from "../measures.js";
+import { objectivesOf, progressOf } from "../objectives.js";
+import { Lines } from "../parts/lines.js";
+import { CandidateLink } from "../parts/link.js";
 import { CandidateTable, columns } from "../parts/table.js";
 import type { Row } from "../records.js";
 import { LEAST_GROUP, quantile, welch, type Effect } from "../statistics.js";
@@ -18,9 +21,10 @@ export function Explore() {
   const known = useMemo(() => present(rows.value), [rows.value]);
   const [picked, setPicked] = useState<ReadonlySet<string> | null>(null);
   const defaults = ["fitness", "loss", "train_loss", "benchmark", "parameters", "number"].filter((key) => known.some((one) => one.key === key));
+  const objectives = useMemo(() => objectivesOf(status.value), [status.value]);
   const sized = rows.value.filter((row) => row.parameters !== undefined).length;
-  const x = measure(address.value.x || (sized > rows.value.length / 2 ? "parameters" : "number"));
-  const y = measure(address.value.y || defaults[0] || "fitness");
+  const x = measure(address.value.x || objectives[1]?.key || (sized > rows.value.length / 2 ? "parameters" : "number"));
+  const y = measure(address.value.y || objectives[0]?.key || defaults[0] || "fitness");
   const shape = useMemo(() => columns(rows.value, ""), [rows.value]);
   const options = known.map((one) => [one.key, one.label] as const);
   const chosen = useMemo(() => (picked ? all.filter((row) => picked.has(row.id)) : all), [all, picked]);
@@ -36,6 +40,7 @@ export function Explore() {
         <Scatter rows={all} x={x} y={y} onPick={setPicked} />
       </section>
       <div class="column">
+        {objectives.length > 1 && <Front objectives={objectives} />}
         <Effects rows={all} which={y} />
         <Histogram rows={chosen} which={y} />
       </div>
@@ -48,6 +53,28 @@ export function Explore() {
         <CandidateTable rows={chosen} shape={shape} label="Chosen candidates" height={340} />
       </section>
     </div>
+  );
+}
+
+/** In all objectives of the run at once, of all of its candidates. */
+function Front({ objectives }: { objectives: readonly Measure[] }) {
+  const found = useMemo(() => progressOf(rows.value, objectives), [rows.value, objectives]);
+  const names = objectives.map((which) => which.label).join(", ");
+  const end = found?.volumes.at(-1)?.[1];
+  const lines = useMemo(() => [{ label: "hypervolume", points: found?.volumes ?? [], colour: category(0), width: 2.5, stepped: true }], [found]);
+  return (
+    <section class="card" aria-label="Front">
+      <div class="head"><h2>Front in {names}</h2></div>
+      {found && end !== undefined
+        ? <>
+            <Lines
+              lines={lines} x="candidates in the order of the run" y="hypervolume" yText={(value) => value.toFixed(4)} height={200}
+              label={`Hypervolume over the run, now ${end.toFixed(4)}`}
+            />
+            <p class="quiet small">{found.front.length} candidates that no other dominates: {found.front.map((row, place) => <>{place > 0 && ", "}<CandidateLink id={row.id} /></>)}. Hypervolume: the share of the box between zero and the worst baseline in each objective.</p>
+          </>
+        : <p class="empty">No baseline is measured in all objectives yet.</p>}
+    </section>
   );
 }
 
