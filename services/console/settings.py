@@ -1,15 +1,20 @@
 """Settings of the command line, and the system that runs in its data folder."""
 
+import fcntl
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 
 from services.chassis.errors import NotFound
 from services.chassis.settings import ServiceSettings, load
 
 SQLITE = "sqlite:///"
+_LOCK_SECONDS = 1.0  # a command that only asks whether it is locked holds it for an instant
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,11 @@ class ConsoleSettings(ServiceSettings):
     def system_file(self) -> Path:
         """Written while a system of this data folder runs: addresses and process ids."""
         return self.data_dir / "system.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the process that runs the system of this data folder, until it ends in whatever way."""
+        return self.data_dir / "system.lock"
 
     @property
     def archive_is_elsewhere(self) -> bool:
@@ -67,14 +77,36 @@ def console_settings() -> ConsoleSettings:
 
 
 def running_system(settings: ConsoleSettings) -> RunningSystem | None:
-    """The system of this data folder, if the process that wrote system.json is alive."""
+    """The system of this data folder, if the process that runs it is alive."""
     try:
         content = json.loads(settings.system_file.read_text())
         system = RunningSystem(int(content["pid"]), str(content["nats_url"]), dict(content["addresses"]))
-        os.kill(system.pid, 0)
+        with settings.lock_file.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return system
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return system
+    return None
+
+
+@contextmanager
+def locked(settings: ConsoleSettings) -> Iterator[bool]:
+    """Hold the data folder's lock; whether it could be had. The number of a process says less: numbers come again."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    deadline = monotonic() + _LOCK_SECONDS
+    with settings.lock_file.open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if monotonic() > deadline:
+                    yield False
+                    return
+                sleep(0.01)
+            else:
+                yield True
+                return
 
 
 def _without_user(address: str) -> str:

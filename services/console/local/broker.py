@@ -68,7 +68,7 @@ class Broker:
         )
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                leashed([str(find_nats_server()), "-c", str(config)]),
+                leashed([str(find_nats_server()), "-c", str(config.absolute())]),
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is the runner's: the broker must outlive the services it serves

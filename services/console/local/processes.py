@@ -143,25 +143,28 @@ def leashed(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", str(Path(__file__).with_name("leash.py")), str(os.getpid()), *command]
 
 
-def sweep(processes: Iterable[int], seconds: float = 20.0) -> None:
-    """End what an earlier system left behind. Only processes that are ours by their command line are touched."""
-    left = [process for process in processes if _is_ours(process)]
+def sweep(processes: Iterable[int], folder: Path, seconds: float = 20.0) -> None:
+    """End what an earlier system left behind: of these processes those that are ours and work on this data folder."""
+    left = [process for process in processes if _is_of(process, folder)]
     for process in left:
         os.kill(process, signal.SIGTERM)
     deadline = time.monotonic() + seconds
-    while (left := [process for process in left if _is_ours(process)]) and time.monotonic() < deadline:
+    while (left := [process for process in left if _is_of(process, folder)]) and time.monotonic() < deadline:
         time.sleep(0.1)
     for process in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 
 
-def _is_ours(process: int) -> bool:
+def _is_of(process: int, folder: Path) -> bool:
+    """Whether a service or a broker of this data folder has this number, which may have been given anew."""
     try:
         command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ")
+        environment = Path(f"/proc/{process}/environ").read_bytes()
     except OSError:
         return False
-    return b"-m services." in command or b"nats-server" in command
+    place = os.fsencode(folder.absolute())
+    return place in command + environment and (b"-m services." in command or b"nats-server" in command)
 
 
 def _inherited(name: str) -> dict[str, str]:

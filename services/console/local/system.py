@@ -23,7 +23,7 @@ from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel
 from services.console.local.broker import Broker
 from services.console.local.processes import ServiceFailed, ServiceProcess, free_port, sweep
-from services.console.settings import ConsoleSettings, running_system
+from services.console.settings import ConsoleSettings, locked, running_system
 
 # The store first: it creates the streams that the others compare with. At the end it goes last, to hear what they say.
 ORDER = ("store", "analyst", "judge", "engineer", "researcher")
@@ -69,7 +69,7 @@ class System:
     async def start(self) -> None:
         """Start everything and wait until every service answers. Raises ServiceFailed, SettingsError."""
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
-        sweep(_left_behind(self.settings))
+        sweep(_left_behind(self.settings), self.settings.data_dir)
         if self.broker:
             self.broker.start()
         self.services["store"].start()
@@ -161,17 +161,23 @@ def _left_behind(settings: ConsoleSettings) -> list[int]:
 @asynccontextmanager
 async def running(settings: ConsoleSettings, extra: Mapping[str, str]) -> AsyncIterator[System]:
     """A system that is up, and drained when the context is left. Raises AlreadyRunning."""
-    if (other := running_system(settings)) is not None:
-        raise AlreadyRunning(
-            f"a system of {settings.data_dir} runs already (process {other.pid}): "
-            "stop it, or set ASI_DATA_DIR to another folder"
-        )
-    system = System.plan(settings, extra)
-    try:
-        await system.start()
-        yield system
-    finally:
-        await system.stop()
+    with locked(settings) as free:
+        if not free:
+            raise AlreadyRunning(
+                f"a system of {settings.data_dir} runs already{_process(settings)}: "
+                "stop it, or set ASI_DATA_DIR to another folder"
+            )
+        system = System.plan(settings, extra)
+        try:
+            await system.start()
+            yield system
+        finally:
+            await system.stop()
+
+
+def _process(settings: ConsoleSettings) -> str:
+    system = running_system(settings)
+    return f" (process {system.pid})" if system else ""
 
 
 SERVES = {"archive": "store", "cognition": "analyst", "judge": "judge"}
