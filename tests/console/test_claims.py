@@ -8,7 +8,7 @@ import pytest
 from services.archive.policies import values_of
 from services.chassis.errors import NotPossible
 from services.console.commands.ablate import components_of, part_row, parts
-from services.console.commands.cost import costs
+from services.console.commands.cost import costs, drafts
 from services.console.commands.gallery import card_json, cards, claims, sentences
 from services.console.commands.run import PRESET
 from services.console.commands.stopping import replay_row, replays, too_few
@@ -169,3 +169,18 @@ def test_stopping_is_replayed_over_whole_trainings_only() -> None:
     few = finished_run(proposals=0)[:2]
     assert replays(few) == []
     assert "4 whole trainings" in too_few(few)
+
+
+def test_the_rate_of_drafts_that_pass_at_first_is_told_by_prompt_version() -> None:
+    """A new version of a prompt has to show that it does better."""
+    first = pb.Candidate(kind=pb.KIND_PROPOSAL, proposal=pb.Proposal(name="A", prompt_version="propose-5"))
+    second = pb.Candidate(kind=pb.KIND_PROPOSAL, proposal=pb.Proposal(name="B", prompt_version="propose-5"))
+    second.proposal.novelty_history.extend(["it repeats c000001: the same", "the check fails: causality: sees 9"])
+    never = pb.Candidate(kind=pb.KIND_PROPOSAL, calls=[pb.Call(role="propose", prompt_version="propose-4")])
+    never.rejection.evidence.update({"refused": ["the check fails: finite: NaN"]})
+    baseline = pb.Candidate(kind=pb.KIND_BASELINE, proposal=pb.Proposal(name="DeltaNet", mind="zoo"))
+
+    assert drafts([first, second, never, baseline]) == {
+        "propose-4": {"asked": 1, "passed_at_first": 0, "rate": 0.0, "repeats": 0, "failed_checks": 1},
+        "propose-5": {"asked": 2, "passed_at_first": 1, "rate": 0.5, "repeats": 1, "failed_checks": 1},
+    }

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from services.analyst.model_analyst import AnalysisAnswer
 from services.chassis.errors import SettingsError
+from services.contracts import candidate_pb2 as pb
 from services.domain.structure import fingerprint
 from services.judge.judges import ScoreAnswer
 from services.llm.answers import read
@@ -20,6 +21,7 @@ from services.researcher.model_proposer import (
     applied,
     component_tags,
 )
+from services.researcher.prompt_text import difference_text
 
 SHIPPED = Path(__file__).parents[2] / "examples" / "recorded-run" / "exchanges.jsonl"
 FORMS: dict[str, type[BaseModel]] = {
@@ -99,3 +101,25 @@ def test_a_mind_of_a_file_is_validated_and_made_absolute(monkeypatch: pytest.Mon
         validate_mind("recorded:absent.jsonl")
     with pytest.raises(ValueError, match="choose offline, openai"):
         validate_mind("parrot")
+
+
+def test_the_one_recorded_draft_that_was_refused_as_a_repeat_is_one() -> None:
+    """Its program is an earlier candidate's with another constant, which the question of novelty shows now."""
+    proposals = {
+        answer.name: answer.program
+        for one in read_exchanges(SHIPPED)
+        if one.form == "ProposalAnswer" and (answer := read(one.answer, ProposalAnswer)).program
+    }
+    refused = [read(one.answer, NoveltyAnswer) for one in read_exchanges(SHIPPED) if one.form == "NoveltyAnswer"]
+    earlier = [pb.Candidate(id=name, proposal=pb.Proposal(program=program)) for name, program in proposals.items()
+               if name != "ContextKeyedDeltaNet"]  # fmt: skip
+    changed = [
+        line for line in difference_text(proposals["ContextKeyedDeltaNet"], earlier).splitlines()
+        if line[:1] in "+-" and line[:3] not in ("+++", "---") and "class " not in line
+    ]  # fmt: skip
+
+    assert [answer.candidate for answer in refused if answer.repeat] == ["c000006"]
+    assert [line.strip("+- ") for line in changed] == [
+        "span = torch.logspace(3.0, 9.0, num_heads, base=2.0)",
+        "span = torch.logspace(4.0, 9.0, num_heads, base=2.0)",
+    ]

@@ -1,4 +1,6 @@
-"""`asi-arch cost`: what a run has used, in all, by kind of candidate, by role of a language model and per result."""
+"""`asi-arch cost`: what a run has used, in all, by kind of candidate, role of a language model, and per result; and how
+drafts fared.
+"""
 
 import asyncio
 from collections import defaultdict
@@ -42,10 +44,43 @@ def costs(status: pb.RunStatus, records: Sequence[candidate_pb2.Candidate]) -> d
             "gpu_seconds": spent.gpu_seconds, "flops": spent.flops, "tokens": spent.tokens,
             "dollars": money, "training_seconds_by_kind": dict(seconds),
             "minds_by_role": {role: _of_role(asked) for role, asked in sorted(calls.items())},
+            "drafts": drafts(records),
             "per_accepted_proposal": _per(len(accepted), spent, money),
             "per_confirmed_discovery": {**_per(len(confirmed), spent, money),
                                         "gain": fmean(confirmed) if confirmed else None},
             }  # fmt: skip
+
+
+def drafts(records: Sequence[candidate_pb2.Candidate]) -> dict[str, dict[str, float | int]]:
+    """How drafts fared by the version of the prompt that asked for them, or by the mind where no prompt did.
+
+    For each: proposals asked for, how many first drafts were new and sound, and drafts refused as repeats or by checks.
+    """
+    found: defaultdict[str, list[tuple[bool, Sequence[str]]]] = defaultdict(list)
+    for record in records:
+        if record.kind != candidate_pb2.KIND_PROPOSAL:
+            continue
+        refused = [*record.proposal.novelty_history, *_refused_drafts(record)]
+        if record.HasField("proposal") or refused:
+            asked = [call.prompt_version for call in record.calls if call.role == "propose" and call.prompt_version]
+            version = record.proposal.prompt_version or next(reversed(asked), "") or record.proposal.mind or ABSENT
+            found[version].append((record.HasField("proposal") and not refused, refused))
+    rows: dict[str, dict[str, float | int]] = {}
+    for version, fared in sorted(found.items()):
+        passed = sum(first for first, _ in fared)
+        told = [sentence for _, sentences in fared for sentence in sentences]
+        failed = sum(sentence.startswith("the check fails") for sentence in told)
+        rows[version] = {
+            "asked": len(fared), "passed_at_first": passed, "rate": passed / len(fared),
+            "repeats": len(told) - failed, "failed_checks": failed,
+        }  # fmt: skip
+    return rows
+
+
+def _refused_drafts(record: candidate_pb2.Candidate) -> list[str]:
+    """Why the drafts of a seat that ended without a proposal were refused."""
+    listed = record.rejection.evidence.fields.get("refused")
+    return [] if listed is None else [str(one.string_value) for one in listed.list_value.values]
 
 
 def _per(count: int, spent: pb.Spent, money: float | None) -> dict[str, float | None]:
