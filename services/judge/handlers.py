@@ -21,7 +21,6 @@ from services.domain.fitness import (
     leakage_policy,
     suspicion,
 )
-from services.domain.pool import PoolPolicy
 from services.judge.judges import Case, Judge, OfflineJudge, Opinion, program_of, root_opinion
 
 SERVICE = "judge"
@@ -30,7 +29,7 @@ BASELINE_SECONDS = 5.0  # until a candidate that waits for a baseline is deliver
 ENDED = (pb.STATE_REJECTED,)
 WAITING = "the baselines that this candidate is compared with are not measured yet"
 Choose = Callable[[str, Job | None], Awaitable[Judge]]  # from a run's mind to who judges for it
-NOT_ASKED = " No model was asked: the candidate cannot enter the pool."
+NOT_ASKED = " No model was asked: the candidate is not the best so far."
 
 
 class JudgeHandler:
@@ -112,15 +111,16 @@ class JudgeHandler:
             return Opinion(None, None, "", "", absent_because="the run is without judge")
         if job is not None and case.record.id == case.root.id:
             return root_opinion()
-        if job is not None and not await self._can_enter_pool(case):
+        if job is not None and not await self._opinion_counts(case):
             return await OfflineJudge(NOT_ASKED).judge(case)
         return await (await self._judge(case.settings.mind, job)).judge(case)
 
-    async def _can_enter_pool(self, case: Case) -> bool:
-        """Whether the opinion may matter: where it is a part of the fitness, and for what may become a parent.
+    async def _opinion_counts(self, case: Case) -> bool:
+        """Whether the opinion may matter: where it is a part of the fitness, and for what becomes the run's best.
 
-        A standardised gain is known before the opinion, so that what gains nothing over the root, or less than the last
-        member of a full pool, need not be asked about.
+        A standardised gain is known before the opinion and does not read it. In the recorded run a model's score hardly
+        orders candidates as their losses do, and its sub-score for performance repeats the loss that it was shown
+        (tests/judge measures both): selection gains nothing by it. Its reasons for the best reach later prompts.
         """
         if (case.settings.fitness or DEFAULT) != STANDARDISED_GAIN or case.record.kind == pb.KIND_BASELINE:
             return True
@@ -132,8 +132,7 @@ class JudgeHandler:
             return False
         request = archive_pb2.GetPoolRequest(run=case.record.run)
         members = (await self._archive.GetPool(request, timeout=30)).members
-        size = case.settings.pool.size if case.settings.HasField("pool") else PoolPolicy().size
-        return len(members) < size or value.value > min(member.fitness for member in members)
+        return all(value.value > member.fitness for member in members)
 
     async def _check_leakage(self, case: Case) -> None:
         """Raise Rejected, with the evidence, where the run's policy does not keep a loss too good to be true.

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,10 +14,14 @@ from services.chassis.errors import NotPossible
 from services.chassis.worker import Job
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2, judge_pb2
+from services.domain.statistics import spearman
 from services.judge.app import Calibration
-from services.judge.judges import Case, Judge, ModelJudge, anonymous_program, anonymous_text
+from services.judge.judges import Case, Judge, ModelJudge, ScoreAnswer, anonymous_program, anonymous_text
+from services.judge.rubric import SubScores, combine
+from services.llm.answers import read
 from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
+from services.llm.recorded import read_exchanges
 from services.llm.scripted import Script, ScriptedEndpoint, Step
 from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, judging, settings_of, trained, untrained
 
@@ -150,7 +155,7 @@ def test_a_name_is_hidden_however_it_is_spelt(spelling: str) -> None:
     assert anonymous_text(f"class of {spelling}, gated", "Gated DeltaNet") == "class of Candidate, gated"
 
 
-async def test_a_model_is_not_asked_about_what_cannot_enter_the_pool(bus: Bus) -> None:
+async def test_a_model_is_not_asked_about_what_is_not_the_best_so_far(bus: Bus) -> None:
     """Its opinion would decide nothing: the fitness is measured, and this candidate gains nothing over the root."""
     settings = events_pb2.RunSettings(mind="openai", baselines=["delta_net", "gated_delta_net"])
     async with model(Step(answer=answer(6.0), times=2)) as (judge, endpoint):
@@ -200,3 +205,17 @@ class DeltaNet(nn.Module):
     assert "super(Candidate, self).__init__()" in shown
     assert not any(word in shown for word in ("DeltaNet", "Superior", "beaten", "docstring", "Normalises"))
     assert anonymous_program("not Python: Superior", "Superior") == "not Python: Candidate"
+
+
+def test_a_models_score_tells_little_that_the_loss_does_not() -> None:
+    """Ten verdicts of a recorded run: why a verdict is asked for the run's best alone and selects nobody."""
+    path = Path(__file__).parents[2] / "examples" / "recorded-run" / "exchanges.jsonl"
+    asked = {one.messages[1][1]: one.answer for one in read_exchanges(path) if one.form == "ScoreAnswer"}
+    scores = [read(answer, ScoreAnswer) for answer in asked.values()]
+    gains = [-float(text.split("# The candidate")[1].split("loss ")[1].split()[0]) for text in asked]
+    whole = [combine(SubScores(one.performance, one.innovation, one.complexity)) for one in scores]
+
+    assert len(asked) == 10
+    assert spearman(whole, gains).rho == pytest.approx(0.38, abs=0.01)
+    assert spearman(whole, gains).p == pytest.approx(0.28, abs=0.01)
+    assert spearman([one.performance for one in scores], gains).rho == pytest.approx(0.89, abs=0.01)
