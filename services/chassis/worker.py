@@ -149,6 +149,7 @@ class Worker:
         self._free = asyncio.Semaphore(parallel)
         self._parallel = parallel
         self._running: set[asyncio.Task[None]] = set()
+        self._pausing: set[asyncio.Task[None]] = set()  # announcing that a delivery waits to come again
         self._draining = asyncio.Event()
         self._fetching: asyncio.Timeout | None = None
 
@@ -177,6 +178,8 @@ class Worker:
         if self._fetching is not None:
             self._fetching.reschedule(0.0)
         await self._consumer.release()
+        for pausing in self._pausing:
+            pausing.cancel()
         if not self._running:
             return
         _, late = await asyncio.wait(set(self._running), timeout=grace)
@@ -244,11 +247,11 @@ class Worker:
             await delivery.again(early.delay or 0)
             return
         except Transient as transient:
-            await self._later(delivery, transient, transient.delay)
+            await self._later(job, delivery, transient, transient.delay)
             return
         except grpc.aio.AioRpcError as error:
             if is_transient(error):
-                await self._later(delivery, error, None)
+                await self._later(job, delivery, error, None)
                 return
             await self._bury(job, delivery, error)
             return
@@ -266,12 +269,23 @@ class Worker:
                 cause = Cause.published(event)
                 raise RuntimeError(f"{cause.event.id} cannot be published: {error}") from error
 
-    async def _later(self, delivery: Delivery, reason: Exception, delay: float | None) -> None:
+    async def _later(self, job: Job, delivery: Delivery, reason: Exception, delay: float | None) -> None:
         wait = delay if delay is not None else BACK_OFF_SECONDS[min(delivery.deliveries, len(BACK_OFF_SECONDS)) - 1]
         telemetry.fail(reason)
         text = f"{reason.code().name}: {reason.details()}" if isinstance(reason, grpc.aio.AioRpcError) else str(reason)
         get_logger().warning("again later", reason=text, seconds=wait, deliveries=delivery.deliveries)
         await delivery.again(wait)
+        pausing = asyncio.create_task(self._pause(job, text, wait))
+        self._pausing.add(pausing)
+        pausing.add_done_callback(self._pausing.discard)
+
+    async def _pause(self, job: Job, reason: str, seconds: float) -> None:
+        """Announce why nothing is done about a candidate until its delivery comes again."""
+        event = job.event
+        activity = Activity(event.run, event.candidate, self._service, job.attempt, self._bus.announce)
+        activity.wait(f"another attempt: {reason}", job.attempt)
+        async with activity.told():
+            await asyncio.sleep(seconds)
 
     async def _bury(self, job: Job, delivery: Delivery, error: Exception) -> None:
         """A dead letter, with its traceback, and no further delivery."""

@@ -49,6 +49,7 @@ class ModelClient:
         self._format = format_
         self._bytes_per_token = bytes_per_token
         self._accounting = accounting
+        self._last_failure = ""
 
     def body(self, request: Request[A], turns: tuple[Message, ...], settings: RoleSettings) -> dict[str, JSON]:
         """What would be sent now."""
@@ -94,7 +95,9 @@ class ModelClient:
         wait = self.circuit.wait(self._accounting.clock.monotonic())
         if wait > 0.0:
             raise MindUnavailable(
-                f"{self.model.name} is left alone for {wait:.0f} s after failures in a row", delay=wait
+                f"{self.model.name} is left alone for {wait:.0f} s after failures in a row, the last: "
+                f"{self._last_failure}",
+                delay=wait,
             )
 
     def _worst(self, prompt: str, max_tokens: int) -> Spend:
@@ -105,6 +108,7 @@ class ModelClient:
     def _learn(self, outcome: Outcome) -> None:
         if outcome.fault in DOWN:
             self.circuit.failed(self._accounting.clock.monotonic())
+            self._last_failure = f"{outcome.fault}: {outcome.message[:200]}"
         elif outcome.fault in (Fault.CANCELLED, Fault.RATE_LIMITED):
             self.circuit.abandoned()
         else:

@@ -67,3 +67,22 @@ async def test_candidates_wait_for_an_endpoint_that_fails(bus: Bus, fate: Fate |
 
     assert facts.count("candidate_proposed") == CANDIDATES
     assert not {"dead", "candidate_rejected"} & set(facts)
+
+
+async def test_why_nothing_is_done_is_announced_until_the_delivery_comes_again(bus: Bus) -> None:
+    """A model that is left alone for minutes must not look like a service that works."""
+    await _requests(bus)
+
+    async def propose(job: Job) -> Sequence[events_pb2.Event]:
+        raise Transient("some-model is left alone for 60 s", delay=60.0)
+
+    worker = Worker(bus, await bus.consumer("researcher"), "researcher", "researcher", propose, CANDIDATES)
+    async with bus.announcements("r1") as announced, asyncio.timeout(20):
+        working = asyncio.create_task(worker.run())
+        waiting = set[str]()
+        while len(waiting) < CANDIDATES:
+            heard = await announced.get()
+            if heard.waits_for == "another attempt: some-model is left alone for 60 s":
+                waiting.add(heard.candidate)
+        await worker.drain(1.0)
+        await working
