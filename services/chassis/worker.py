@@ -64,8 +64,11 @@ class Activity:
             self._changed.clear()
             with contextlib.suppress(Exception):
                 await self._send(self._state)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), REPEAT_SECONDS)
+            with contextlib.suppress(
+                TimeoutError
+            ):  # not wait_for: in Python 3.11 a change may swallow the cancellation
+                async with asyncio.timeout(REPEAT_SECONDS):
+                    await self._changed.wait()
 
     def train(self, training: pb.TrainingProgress) -> None:
         """Set where the training of a seed stands."""

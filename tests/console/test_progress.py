@@ -93,6 +93,22 @@ async def test_what_a_service_does_reaches_whoever_listens(bus: Bus) -> None:
     assert [logged async for logged in bus.read_log()] == []
 
 
+async def test_nothing_is_announced_once_the_work_is_over() -> None:
+    """Even where the last change comes at the very end: two announcers would contradict each other for ever."""
+
+    async def send(_state: pb.Progress) -> None:
+        await asyncio.sleep(0)
+
+    before = asyncio.all_tasks()
+    for _ in range(5):
+        async with Activity("r1", "c000002", "judge", 1, send).told():
+            with waiting_for("the model", attempt=2):
+                await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+
+    assert asyncio.all_tasks() == before
+
+
 async def _until(queue: asyncio.Queue[pb.Progress], holds: object) -> None:
     async with asyncio.timeout(20):
         while not holds(await queue.get()):  # type: ignore[operator]
