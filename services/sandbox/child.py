@@ -27,6 +27,7 @@ from services.sandbox.limits import (
 )
 from services.sandbox.processes import (
     Usage,
+    birth,
     descendants,
     kill,
     kill_descendants,
@@ -226,10 +227,12 @@ class Child:
         return describe(status, self.log_tail())
 
     async def _kill(self, keeper: int) -> None:
-        await asyncio.to_thread(kill_descendants, lambda: descendants(keeper))
+        born = self._control.keeper_born
+        await asyncio.to_thread(kill_descendants, lambda: descendants(keeper) if birth(keeper) == born else [])
         await asyncio.wait({self._control.ended}, timeout=_GRACE)
-        kill(keeper)
-        await asyncio.to_thread(wait_for_end, keeper)
+        if birth(keeper) == born:  # its number may be another process's when it ended long ago
+            kill(keeper)
+            await asyncio.to_thread(wait_for_end, keeper, born)
 
     async def close(self) -> None:
         """End the child and everything it started, and forget its channel and its group."""
@@ -379,6 +382,7 @@ class Control:
 
     Attributes:
         keeper: the keeper's process id, once it has started.
+        keeper_born: when it did, as `processes.birth` says it.
         ended: the job's exit code (negative: the signal that killed it), or None if the keeper was lost.
     """
 
@@ -387,6 +391,7 @@ class Control:
         line.setblocking(False)
         self._line = line
         self._loop = asyncio.get_running_loop()
+        self.keeper_born = ""
         self.keeper: asyncio.Future[int] = self._loop.create_future()
         self.ended: asyncio.Future[int | None] = self._loop.create_future()
         self._loop.add_reader(line.fileno(), self._read)
@@ -410,7 +415,9 @@ class Control:
     def _note(self, report: dict[str, str | int], ancillary: list[tuple[int, int, bytes]]) -> None:
         if report["event"] == "started" and not self.keeper.done():
             stamped = [data for _, kind, data in ancillary if kind == socket.SCM_CREDENTIALS]
-            self.keeper.set_result(int(_CREDENTIALS.unpack(stamped[0])[0]))
+            pid = int(_CREDENTIALS.unpack(stamped[0])[0])
+            self.keeper_born = birth(pid)
+            self.keeper.set_result(pid)
         elif report["event"] == "ended" and not self.ended.done():
             self.ended.set_result(int(report["status"]))
         elif report["event"] == "refused" and not self.ended.done():

@@ -66,6 +66,11 @@ def ended(pid: int) -> bool:
     return _read(pid, "stat").rpartition(")")[2].split()[:1] in ([], ["Z"], ["X"])
 
 
+def birth(pid: int) -> str:
+    """When the process with this number began, in ticks since the machine's start; empty if there is none."""
+    return "".join(_read(pid, "stat").rpartition(")")[2].split()[19:20])
+
+
 def usage(pids: list[int], shared_bytes: int, count_nameless: bool) -> Usage:
     """Sum over the processes, less `shared_bytes` of private memory each, which it shares with its parent."""
     private, cpu, tasks, nameless = 0, 0.0, 0, 0
@@ -132,9 +137,9 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         return
 
 
-def wait_for_end(pid: int) -> None:
-    """Return once a process that was killed is gone."""
-    while not ended(pid):
+def wait_for_end(pid: int, born: str) -> None:
+    """Return once a process that was killed is gone; another one may have its number by then."""
+    while not ended(pid) and birth(pid) == born:
         time.sleep(0.001)
 
 

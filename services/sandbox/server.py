@@ -17,7 +17,7 @@ from services.sandbox import linux
 from services.sandbox.cgroups import Groups
 from services.sandbox.confinement import BUBBLEWRAP, CGROUP, HIDES_PROCESSES, NAMESPACES, USER, level
 from services.sandbox.limits import SandboxUnavailable
-from services.sandbox.processes import descendants, kill, kill_descendants, private_bytes
+from services.sandbox.processes import descendants, kill_descendants, private_bytes
 
 _START_SECONDS = 120.0
 _TRIAL_SECONDS = 10
@@ -121,10 +121,10 @@ class Server:
         await asyncio.to_thread(self._end)
 
     def _end(self) -> None:
-        pid = self._process.pid
-        kill_descendants(lambda: descendants(pid))
-        kill(pid)
-        self._process.wait()
+        if self.alive():  # else its number may be another's, and what it started has ended with it
+            kill_descendants(lambda: descendants(self._process.pid))
+            self._process.kill()
+            self._process.wait()
 
 
 def _command(settings: Settings, root: Path, line: int) -> list[str]:
