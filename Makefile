@@ -2,6 +2,7 @@
 # make discover  search, second trainings, a verdict: about half an hour on two cores
 # make audit  the published run: its log, hashes, replay and claims; then its winner and strongest control, trained again
 # make gpu    what only a GPU can show, part by part, into gpu.json
+# make kernels  the zoo against fla's own Triton kernels, without a GPU: installs Triton, a gigabyte
 # make test   the whole test suite but for what is marked slow
 # make chaos  faults of every kind, injected into whole runs (SEED="1 2" for schedules that nobody has written)
 # make check  lint, format, types, import arrows, contracts (make fmt puts the format right)
@@ -14,7 +15,7 @@ ARGS ?=
 SEED ?=
 CANDIDATES ?=
 
-.PHONY: run discover gpu audit test test-compose chaos setup check fmt proto page release-contracts clean
+.PHONY: run discover gpu kernels audit test test-compose chaos setup check fmt proto page release-contracts clean
 
 run: $(RUNS)
 	$(BIN)/asi-arch run $(if $(CANDIDATES),--candidates $(CANDIDATES)) $(ARGS)
@@ -22,6 +23,11 @@ run: $(RUNS)
 # Everything that only a GPU can show, at most 40 minutes; without one what a CPU can, and what was left out.
 gpu: setup
 	$(BIN)/python -m bench.gpu $(ARGS)
+
+# Under Triton's interpreter. Triton is in no other extra: unpacked it is larger than all that torch needs on a CPU.
+kernels: setup
+	@$(BIN)/python -c 'import triton' 2> /dev/null || deploy/install.sh triton
+	$(BIN)/python -m pytest -m slow -n 2 --durations 2 tests/engineer/program/test_kernels.py $(ARGS)
 
 discover: $(RUNS)
 	$(BIN)/asi-arch discover $(ARGS)

@@ -6,7 +6,7 @@ Each part stands for itself; what it found is added to the JSON file as soon as 
 already is not measured again without --again. Without a GPU every part runs in the form that a CPU allows, and the
 table says what it left out. No network and no data set is needed.
 
-    paper       what an explore training should take, by counted operations: needs no GPU
+    paper       what a training should take on an H100, by counted operations: needs no GPU
     sandbox     every program of the zoo trained in the sandbox, compiled and not; hostile programs confined likewise
     kernels     the zoo, packed sequences and caches: fla's Triton kernels against our PyTorch versions
     throughput  tokens/s, memory and use of the peak, in the sandbox and in a bare loop around fla's own layers
@@ -25,13 +25,15 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bench.bare_loop import tokens_per_second
 from services.domain import zoo
@@ -45,6 +47,7 @@ from services.engineer.training.errors import Drained, TrainingFailed
 from services.engineer.training.guest import build_model, flops_per_token
 from services.engineer.training.host import GUEST, train
 from services.engineer.training.measurements import device_name, versions
+from services.engineer.training.model import BF16, autocast, parameter_count
 from services.engineer.training.result import Metrics
 from services.engineer.training.session import Job, Session, Supervision, Weights
 from services.engineer.training.sizes import ModelSizes
@@ -60,6 +63,12 @@ PEAK_FLOPS = {
     "4090": 165e12,
 }
 """Of dense bfloat16, by what the device's name holds, from the vendor's data sheets."""
+BANDWIDTH = {"H100": 3.35e12}
+"""Bytes per second of its memory, from the same."""
+LAUNCH_SECONDS = 5e-6
+"""What starting one kernel costs the processor: an assumption, which `throughput` tests."""
+CHUNK = 64
+"""Tokens that fla's kernels take at a time."""
 EXPLORE_TOKENS, GOAL_HOURS, PAPER_HOURS = 1_048_576_000, 0.5, 5.6
 MEASURED = ("delta_net", "gated_delta_net", "gla", "mamba2")
 FLA_LAYERS = {
@@ -84,6 +93,7 @@ class Bench:
 
     device: str
     results: Mapping[str, Result]
+    mps: Path | None = None
 
     @property
     def gpu(self) -> bool:
@@ -122,35 +132,102 @@ def synthetic_corpus(vocabulary: int, tokens: int) -> Corpus:
 
 
 async def paper_part(bench: Bench) -> Result:
-    """Operations of the root at explore and verify, counted on the CPU over one row; what follows for an H100."""
+    """What an explore and a verify training should take on an H100: arithmetic, memory traffic, launches, memory.
+
+    Counted on the CPU over short rows of the root's model, the loss in chunks. fla's kernels do in one launch what our
+    PyTorch versions do in many operations, so that traffic, launches and saved activations are upper bounds.
+    """
     found: Result = {"left_out": [] if bench.gpu else ["operations of Triton kernels, which nobody counts"], "ok": True}
     for stage in ("explore", "verify"):
         scale = load_scale(stage)
-        sizes = ModelSizes.of(scale, VOCABULARY)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            loop = asyncio.get_running_loop()
-            counted = await loop.run_in_executor(pool, _counted, sizes, 256 if stage == "verify" else scale.context)
-        flops, parameters = counted
-        logits = 4 * VOCABULARY * scale.micro_batch * scale.context
+            counted = await asyncio.get_running_loop().run_in_executor(pool, _counted, stage)
+        micro_tokens, passes = scale.micro_batch * scale.context, scale.batch // scale.micro_batch * scale.steps
+        logits = 4 * VOCABULARY * micro_tokens
+        chunk = 4 * VOCABULARY * scale.loss_chunk
+        memory = 16 * counted.parameters + counted.saved_per_token * micro_tokens + chunk
         found[stage] = {
-            "parameters": parameters,
-            "flops_per_token": flops,
+            "parameters": counted.parameters,
+            "flops_per_token": counted.flops_per_token,
             "gpu_hours_at_share_of_peak": {
-                f"{share:.0%}": round(flops * scale.tokens / (share * PEAK_FLOPS["H100"]) / 3600, 2)
+                f"{share:.0%}": round(counted.flops_per_token * scale.tokens / (share * PEAK_FLOPS["H100"]) / 3600, 2)
                 for share in (0.05, 0.1, 0.2, 0.4)
             },
+            "hours_of_memory_traffic_unfused": round(
+                counted.bytes_per_token * scale.tokens / BANDWIDTH["H100"] / 3600, 2
+            ),
+            "hours_of_launches_uncompiled": round(counted.launches * passes * LAUNCH_SECONDS / 3600, 2),
+            "launches_per_micro_batch": counted.launches,
             "logits_bytes": logits,
-            "logits_bytes_in_chunks": 4 * VOCABULARY * scale.loss_chunk,
+            "logits_bytes_in_chunks": chunk,
+            "memory_bytes": memory,
+            "trainings_in_80_GB": int(80e9 // memory),
         }
     return found
 
 
-def _counted(sizes: ModelSizes, context: int) -> tuple[float, int]:
-    """FLOPs per token and parameters of the root, in this process."""
+@dataclass(frozen=True)
+class _Counts:
+    """Of one forward and backward pass of the root."""
+
+    parameters: int
+    flops_per_token: float
+    launches: int
+    bytes_per_token: float
+    saved_per_token: float
+
+
+class _Operations(TorchDispatchMode):
+    """Counts operations that compute, and the bytes of what they read and write; views are neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches, self.bytes = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not any(value.alias_info and not value.alias_info.is_write for value in func._schema.returns):
+            self.launches += 1
+            tensors = [one for one in tree_leaves((args, kwargs, result)) if isinstance(one, torch.Tensor)]
+            self.bytes += sum(one.numel() * one.element_size() for one in tensors)
+        return result
+
+
+def _counted(stage: str) -> _Counts:
+    """In this process, of one and of two blocks, from which the others follow."""
     prepare_guest()
-    program = zoo.baselines()[0].program
+    scale = load_scale(stage)
+    one, two = (_counts_of(replace(scale, blocks=blocks)) for blocks in (1, 2))
+    return _Counts(*(int(x + (scale.blocks - 1) * (y - x)) for x, y in zip(astuple(one), astuple(two), strict=True)))
+
+
+def _counts_of(scale: Scale) -> _Counts:
+    """What grows with the tokens is told from what does not by passes over one and over two chunks."""
+    sizes, program = ModelSizes.of(scale, VOCABULARY), zoo.baselines()[0].program
+    flops = flops_per_token(program, sizes, 2 * CHUNK, "fp32") or 0.0
     model = build_model(program, sizes, seed=0, device="cpu")
-    return flops_per_token(program, sizes, context, "fp32") or 0.0, sum(one.numel() for one in model.parameters())
+    model.loss_chunk = scale.loss_chunk
+    kept = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    counts = []
+    for length in (CHUNK, 2 * CHUNK):
+        saved: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor, saved: dict[int, int] = saved) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in kept:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        rows = torch.zeros(1, length + 1, dtype=torch.int64)
+        with _Operations() as operations, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            with autocast("cpu", BF16):
+                loss, _ = model(rows[:, :-1], rows[:, 1:])
+            torch.autograd.backward(loss)
+        model.zero_grad(set_to_none=True)
+        counts.append((operations.launches, operations.bytes, sum(saved.values())))
+    (launches, *first), (_, *second) = counts
+    moved, activations = ((after - before) / CHUNK for before, after in zip(first, second, strict=True))
+    return _Counts(parameter_count(model), flops, launches, moved, activations)
 
 
 async def sandbox_part(bench: Bench) -> Result:
@@ -200,10 +277,8 @@ async def kernels_part(bench: Bench) -> Result:
     if reason := available(bench.device):
         return {"left_out": [reason], "ok": None}
     programs = {one.name: one.program for one in zoo.baselines()} | probes()
-    lengths, precisions = ((1, 63, 64, 100, 2048), ("bf16", "fp32")) if bench.gpu else ((20,), ("fp32",))
-    if not bench.gpu:
-        programs = {name: programs[name] for name in ("gla", "retnet", "mamba2")}
-    found: Result = {"left_out": [] if bench.gpu else ["CUDA, bf16, long inputs, most programs"]}
+    lengths, precisions = ((1, 63, 64, 100, 2048), ("bf16", "fp32")) if bench.gpu else ((65,), ("fp32",))
+    found: Result = {"left_out": [] if bench.gpu else ["CUDA, bf16, lengths other than 65"]}
     compared = [
         one
         for precision in precisions
@@ -300,7 +375,9 @@ async def budget_part(bench: Bench) -> Result:
         if bench.gpu and key.startswith("explore ") and isinstance(row, dict):
             best = max((part.get("tokens_per_second", 0) for name, part in row.items() if name != "bare"), default=0)
             found[key] = {"gpu_hours": round(EXPLORE_TOKENS / best / 3600, 3)} if best else {"error": "no speed"}
-    async with Sandbox() as sandbox:
+    if bench.mps is None:
+        found["left_out"] = [*found["left_out"], "kernels of several trainings at the same time (--mps FOLDER)"]
+    async with Sandbox(mps=bench.mps) as sandbox:
         scale = _timed_scale(bench, "explore", False)
         for count in (1, 2, 4):
             began = time.monotonic()
@@ -413,6 +490,7 @@ async def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="*", choices=tuple(PARTS), default=list(PARTS))
     parser.add_argument("--again", action="store_true", help="measure parts again that are in the file")
     parser.add_argument("--minutes", type=float, default=40.0, help="start no further part after so long")
+    parser.add_argument("--mps", type=Path, help="pipe folder of a running MPS daemon, for `budget`")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     out: Path = options.out
@@ -428,7 +506,7 @@ async def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name} …", flush=True)
         started = time.monotonic()
         try:
-            found = await PARTS[name](Bench(options.device, results))
+            found = await PARTS[name](Bench(options.device, results, options.mps))
         except Exception as error:  # noqa: BLE001 - one part that breaks must not take the others along
             found = {"error": f"{type(error).__name__}: {error}", "ok": False}
         results[name] = {**found, "took": round(time.monotonic() - started, 1)}

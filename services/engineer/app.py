@@ -27,7 +27,7 @@ from services.sandbox import Sandbox
 async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[None]:
     """Start the sandbox and serve the stages. Raises SettingsError when a stage's data or tasks are out of reach."""
     await _preflight(settings)
-    async with Sandbox() as sandbox, channel(settings.archive_address, settings) as archive:
+    async with Sandbox(mps=settings.mps) as sandbox, channel(settings.archive_address, settings) as archive:
         get_logger().info("sandbox", isolation=sandbox.level)
         seed = settings.text_seed.get_secret_value() if settings.text_seed else None
         stages = Stages(sandbox, settings.data_dir / "data", settings.device, seed)

@@ -1,6 +1,7 @@
 """Settings of the engineer."""
 
 import os
+from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -31,6 +32,11 @@ class EngineerSettings(ServiceSettings):
         "kept in the data folder",
     )
     check_slots: int = Field(2, ge=1, description="checks at once")
+    mps: Path | None = Field(
+        None,
+        description="pipe folder of a running NVIDIA MPS daemon, for trainings that share a GPU; programs can reach "
+        "the daemon, and one that crashes its server ends the other trainings; default: they take turns on the GPU",
+    )
     device: str | None = Field(None, pattern="^(cpu|cuda)$", description="default: what the scale says")
 
     @field_validator("stages")

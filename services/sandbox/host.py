@@ -55,10 +55,14 @@ class Sandbox:
         readable: Sequence[Path] = (),
         layers: Collection[str] = ALL_LAYERS,
         folder: Path | None = None,
+        mps: Path | None = None,
     ) -> None:
         """`preload` are modules the fork server imports; `readable` are places beyond the usual that a child may read;
-        `layers` are those to use where the machine has them; `folder` is where scratch folders are made."""
-        self._settings = Settings(tuple(preload), tuple(readable), frozenset(layers))
+        `layers` are those to use where the machine has them; `folder` is where scratch folders are made. `mps` holds
+        the sockets of NVIDIA's MPS daemon, which children that may start programs can then reach."""
+        places = tuple(readable) if mps is None else (*readable, mps)
+        environment = () if mps is None else (("CUDA_MPS_PIPE_DIRECTORY", str(mps)),)
+        self._settings = Settings(tuple(preload), places, frozenset(layers), environment)
         self._parent = folder
         self._numbers = itertools.count(secrets.randbelow(USERS))  # engineers on one machine seldom share users
         self._starting = asyncio.Lock()

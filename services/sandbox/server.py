@@ -39,6 +39,7 @@ class Settings:
     preload: tuple[str, ...]
     readable: tuple[Path, ...]
     layers: frozenset[str]
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 class Server:
@@ -84,7 +85,7 @@ class Server:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         log = root / "forkserver.log"
         with theirs:
-            process = _spawn([*wrap, *_command(settings, root, theirs.fileno())], theirs.fileno(), log, root)
+            process = _spawn([*wrap, *_command(settings, root, theirs.fileno())], theirs.fileno(), log, settings, root)
         ours.setblocking(False)
         try:
             report = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(ours, 1 << 16), _START_SECONDS)
@@ -138,7 +139,7 @@ def _command(settings: Settings, root: Path, line: int) -> list[str]:
     return [sys.executable, "-P", "-m", "services.sandbox.forkserver", json.dumps(orders)]
 
 
-def _spawn(command: list[str], line: int, log: Path, root: Path) -> subprocess.Popen[bytes]:
+def _spawn(command: list[str], line: int, log: Path, settings: Settings, root: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         os.set_inheritable(line, True)
         return subprocess.Popen(
@@ -146,7 +147,7 @@ def _spawn(command: list[str], line: int, log: Path, root: Path) -> subprocess.P
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=_environment(root),
+            env={**_environment(root), **dict(settings.environment)},
             cwd="/",
             pass_fds=[line],
             start_new_session=True,

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -19,6 +20,17 @@ def echo(channel: Channel) -> None:
     while True:
         message = channel.receive()
         channel.send(message.kind, message.header, message.arrays)
+
+
+def ask_mps(channel: Channel) -> None:
+    """Send what the socket `control` in the folder of MPS says, or why it cannot be asked."""
+    try:
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(5)
+            line.connect(f"{os.environ['CUDA_MPS_PIPE_DIRECTORY']}/control")
+            channel.send("answer", {"said": line.recv(100).decode()})
+    except (OSError, KeyError) as error:
+        channel.send("answer", {"said": type(error).__name__})
 
 
 def examine(channel: Channel) -> None:

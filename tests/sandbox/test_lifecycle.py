@@ -100,6 +100,27 @@ async def test_a_training_on_a_gpu_may_compile_what_it_then_loads(sandbox: Sandb
         assert (await child.receive(timeout=30)).header == {"twice": 42}
 
 
+async def test_trainings_on_a_gpu_reach_the_daemon_of_mps_where_it_is_named(tmp_path: Path) -> None:
+    """Which lets kernels of several trainings run at the same time. Nothing else that is confined gets a socket."""
+
+    async def daemon(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"served")
+        writer.close()
+
+    async with await asyncio.start_unix_server(daemon, tmp_path / "control"):
+        (tmp_path / "control").chmod(0o666)
+        await asyncio.to_thread(tmp_path.chmod, 0o755)
+        async with Sandbox(preload=PRELOAD, readable=[TESTS], mps=tmp_path) as sandbox:
+            said = []
+            for limits in (replace(LIMITS, subprocesses=True), LIMITS):
+                async with sandbox.child(f"{JOBS}:ask_mps", limits) as child:
+                    said.append((await child.receive(timeout=10)).header["said"])
+
+    assert said[0] == "served"
+    if SECCOMP in sandbox.level:
+        assert said[1] == "PermissionError"
+
+
 async def test_a_job_sees_only_its_own_folder_and_a_clean_environment(sandbox: Sandbox) -> None:
     """No key of ours is in what a child inherits."""
     os.environ["ASI_FOR_TEST"] = "canary"
