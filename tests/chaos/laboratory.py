@@ -232,6 +232,8 @@ class Laboratory:
                 await self._freeze(fault)
             case "delete consumer":
                 await self._delete_consumers(fault)
+            case "second store":
+                await self._second_store(fault.seconds)
             case "garbage":
                 await self._publish_garbage()
             case "repeat log":
@@ -283,6 +285,18 @@ class Laboratory:
     async def _delete_consumers(self, fault: Fault) -> None:
         durable = {"engineers": "engineer-tiny"}.get(fault.target, fault.target)
         await self.insist(lambda bus: bus.remove_durable(durable))
+
+    async def _second_store(self, seconds: float) -> None:
+        first = self.parts["store"]
+        environment = {**first.environment, "ASI_LISTEN": "127.0.0.1:0"}
+        second = Part("second store", first.command, environment, self.folder / "second-store.log")
+        second.keep_up()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            second.signal(signal.SIGKILL)
+            if second.process is not None:
+                await asyncio.to_thread(second.process.wait, 20)
 
     async def _publish_garbage(self) -> None:
         async def publish(bus: Bus) -> None:

@@ -11,6 +11,7 @@ Kind = Literal[
     "drain",  # SIGTERM, started again when it has ended; every few seconds for `seconds`
     "freeze",  # SIGSTOP for `seconds`
     "delete consumer",  # and leave it to `asi-arch setup`, here the services' own start, to make it anew
+    "second store",  # one more store on the same log and archive for `seconds`, then killed
     "garbage",  # no event, a fact of an unknown kind, a forged one and one that is too old, on the log
     "repeat log",  # every message so far once more
     "delete archive",  # its file or database, while the store runs
@@ -100,6 +101,16 @@ DRAINS = Schedule(
     (Fault(0.2, "drain", "engineers", 90.0),),
     training_seconds=12.0,
 )
+STORES = Schedule(
+    "two stores apply at once, one of them freezes",
+    (
+        Fault(0.1, "second store", seconds=20.0),
+        Fault(0.3, "freeze", "store", 14.0),
+        Fault(0.5, "second store", seconds=5.0),
+        Fault(0.5, "kill", "store"),
+        Fault(0.7, "repeat log"),
+    ),
+)
 ARCHIVE = Schedule(
     "the archive is deleted, replaced by an old copy, and by garbage",
     (
@@ -161,7 +172,7 @@ LEADERS = Schedule(
     ),
 )
 QUIET = Schedule("nothing fails", ())
-ALL = (LEADERS, MIXED, KILLS, OUTAGES, ZOMBIES, DRAINS, BROKER, ARCHIVE, FULL, DATABASE, LOST, CUT, POISON)
+ALL = (LEADERS, MIXED, KILLS, OUTAGES, ZOMBIES, DRAINS, STORES, BROKER, ARCHIVE, FULL, DATABASE, LOST, CUT, POISON)
 _RANDOM: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
     ("kill", (*SERVICES, "broker", "all"), 5.0),
     ("drain", (*SERVICES, "engineers"), 0.0),
@@ -169,6 +180,7 @@ _RANDOM: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
     ("delete consumer", ("engineers", "store", "judge", "analyst", "researcher"), 0.0),
     ("garbage", ("",), 0.0),
     ("repeat log", ("",), 0.0),
+    ("second store", ("",), 12.0),
 )
 _OF_FILES: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
     ("old archive", ("",), 4.0),
