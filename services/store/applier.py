@@ -117,6 +117,7 @@ class Applier:
             try:
                 if not self.state.behind and await self._archive.applied() < self.state.reached:
                     self.state.behind = True  # an older copy was put in its place, or nothing is left
+                    self._published.clear()  # numbers of its outbox come again
                     await self._open()
                 if self.state.behind:
                     await self._compare()

@@ -37,8 +37,9 @@ DRIVER: Callable[..., Client] = AsyncIOMotorClient
 _SNAPSHOT = ReadConcern("snapshot")
 _DURABLE = WriteConcern(w="majority", j=True)
 _AWAY_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult", "RetryableWriteError")
-_AWAY_CODES = frozenset({39, 50, 64, 91, 246, 262, 361, 11600, 11601, 11602, 14031})
-"""A failing file, time-outs, a shutdown, a snapshot that is gone, damaged data, an interruption, a full disk."""
+_AWAY_CODES = frozenset({24, 26, 39, 43, 50, 64, 91, 112, 175, 215, 246, 262, 361, 11600, 11601, 11602, 14031})
+"""A failing file, time-outs, a shutdown, a snapshot or cursor that is gone, damaged data, an interruption, a full
+disk, and what a question meets whose collection is dropped meanwhile."""
 _REFUSED_CODES = {13: "may not use this database", 18: "is not who it says it is"}
 
 
