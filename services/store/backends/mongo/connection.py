@@ -15,7 +15,14 @@ from motor.motor_asyncio import (
     AsyncIOMotorCollection,
     AsyncIOMotorDatabase,
 )
-from pymongo.errors import ConfigurationError, ConnectionFailure, ExecutionTimeout, OperationFailure, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    ConnectionFailure,
+    ExecutionTimeout,
+    OperationFailure,
+    PyMongoError,
+)
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -117,8 +124,10 @@ async def translated(running: bool = False) -> AsyncIterator[None]:
         if code in _REFUSED_CODES and not running:
             raise SettingsError(f"ASI_ARCHIVE_URL: its user {_REFUSED_CODES[code]} ({error}).") from error
         away = isinstance(error, ConnectionFailure | ExecutionTimeout) or code in _AWAY_CODES | _REFUSED_CODES.keys()
+        writes = error.details["writeErrors"] if isinstance(error, BulkWriteError) else []
+        away = away or any(write["code"] in _AWAY_CODES for write in writes)
         if away or any(error.has_error_label(label) for label in _AWAY_LABELS):
-            raise ArchiveUnavailable(f"MongoDB: {error}") from error
+            raise ArchiveUnavailable(f"MongoDB: {writes[0]['errmsg'] if writes else error}") from error
         raise
 
 
