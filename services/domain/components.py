@@ -172,6 +172,9 @@ VOCABULARY = Vocabulary(
         Component(
             "output-normalisation", "norm on the read before projection", ("group-norm", "output-norm", "rms-norm")
         ),
+        Component(
+            "output-feedback", "the read corrected by the key that is written", ("output-correction", "closed-loop")
+        ),
         Component("head-mixing", "information exchanged between heads", ("talking-heads", "cross-head")),
         Component("shared-state", "keys, values or states shared by heads or layers", ("grouped-heads", "multi-query")),
         Component("entropy-regularisation", "an extra loss or pressure on mixing weights", ("kl-regularisation",)),

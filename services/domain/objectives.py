@@ -45,8 +45,8 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
             Objective("parameters", ""),
             Objective("flops", "per token"),
             Objective("speed", "tokens per second", higher=True),
-            Objective("memory", "bytes at the peak of training"),
-            Objective("state", "numbers kept from token to token, per layer"),
+            Objective("memory", "bytes at the peak"),
+            Objective("state", "numbers kept per layer"),
         )
     }
 )

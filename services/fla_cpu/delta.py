@@ -324,6 +324,50 @@ def chunk_gdn2(
     return delta_rule(q, k, b * k, w * v, None, g, scale, memory)
 
 
+def chunk_rwkv7(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    cu_seqlens: Tensor | None = None,
+    cu_seqlens_cpu: Tensor | None = None,
+    **options: object,
+) -> Result:
+    """RWKV-7 (arXiv:2503.14456): S_t = diag(e^{w_t}) S_{t−1} + b_t (S_{t−1}ᵀ a_t)ᵀ + k_t v_tᵀ, o_t = scale · S_tᵀ r_t.
+
+    r, w, k, a, b: [b, l, h, d_k], v: [b, l, h, d_v] → (o like v, state [b, h, d_k, d_v] or None). Each token takes two
+    steps of the delta rule: one fades and erases with p = −a e^{−w}, which reads the state before it faded,
+    and one writes. e^{−w} overflows where a token lets less than e^{−80} remain.
+    """
+    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
+    require_known("chunk_rwkv7", options)
+    if not r.shape == w.shape == k.shape == a.shape == b.shape:
+        raise ValueError(f"r, w, k, a and b must have one shape, {tuple(k.shape)}")
+    r, w, k, v, a, b = (working(one) for one in (r, w, k, v, a, b))
+
+    def alternating(erase: Tensor, write: Tensor) -> Tensor:
+        return torch.stack([erase, write], dim=2).flatten(1, 2)
+
+    nothing = torch.zeros_like(k)
+    sequences = None if cu_seqlens is None else 2 * cu_seqlens
+    output, state = delta_rule(
+        alternating(nothing, r),
+        alternating(b, k),
+        alternating(-a * (-w).exp(), nothing),
+        alternating(torch.zeros_like(v), v),
+        None,
+        alternating(w, nothing),
+        scale,
+        Memory(initial_state, output_final_state, sequences),
+    )
+    return output[:, 1::2], state
+
+
 def _prepared(q: Tensor, k: Tensor, v: Tensor, normalise: bool) -> tuple[Tensor, Tensor]:
     """Queries and keys of unit length if so wanted, each repeated for the value heads that share it."""
     if normalise:

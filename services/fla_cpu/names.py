@@ -46,6 +46,7 @@ OPERATORS: dict[str, Mapping[str, object]] = {
         "fused_recurrent_retention": decay.fused_recurrent_retention,
         "parallel_retention": decay.parallel_retention,
     },
+    "rwkv7": {"chunk_rwkv7": delta.chunk_rwkv7},
     "simple_gla": dict.fromkeys(("chunk_simple_gla", "fused_chunk_simple_gla"), decay.chunk_simple_gla)
     | {
         "fused_recurrent_simple_gla": decay.fused_recurrent_simple_gla,

@@ -22,8 +22,8 @@ Feature = Literal["silu", "identity", "elu", "relu", "squared_relu", "softmax", 
 KeyNorm = Literal["l2", "rms", "sum", "none"]
 Rotary = Literal["none", "full", "half", "learned"]
 Rule = Literal["delta", "product", "linear", "none"]
-Decay = Literal["none", "retention", "mamba", "sigmoid", "channel", "floored"]
-Write = Literal["one", "sigmoid", "double", "channel", "split"]
+Decay = Literal["none", "retention", "momentum", "mamba", "sigmoid", "channel", "floored"]
+Write = Literal["one", "sigmoid", "double", "channel", "split", "implicit"]
 PathKind = Literal["convolution", "multi_scale", "dilated", "average", "window", "retention", "value", "forgetting"]
 FusionKind = Literal["sum", "sigmoid", "softmax", "hierarchical"]
 Evidence = Literal["token", "statistics"]
@@ -64,9 +64,12 @@ class Memory(Part):
     steps: int = Field(default=1, ge=1, le=3)  # delta steps per token (rule "product")
     decay: Decay = "none"
     write: Write = "sigmoid"  # strength; "double" reaches 2: negative eigenvalues; "split" erases and writes apart
+    # write "implicit" is the step of an implicit update, stable for keys of any length; decay "momentum" is fixed, and
+    # what is written passes a running sum first
     tied: bool = False  # keys are scaled by 1 - forget gate
     normalised: bool = False  # divide by the accumulated weights, as in linear attention
     bonus: bool = False  # a learned extra weight for the current token
+    feedback: bool = False  # queries less a learned share of their own keys
 
 
 class Path(Part):
@@ -171,7 +174,8 @@ def _memory_problem(mixer: Mixer) -> str | None:
     if features.norm == "sum" and not positive:
         return "features.norm 'sum' divides by the sum of a key: choose a positive features.map"
     if memory.rule in DELTA_RULES:
-        if features.norm not in {"l2", "sum"} and (features.map, features.norm) != ("softmax", "none"):
+        unbounded = memory.write != "implicit" and features.norm not in {"l2", "sum"}
+        if unbounded and (features.map, features.norm) != ("softmax", "none"):
             return "memory.rule 'delta' diverges with keys longer than 1: set features.norm to 'l2'"
         if memory.decay in CHANNEL_DECAYS and memory.rule == "product":
             return "memory.decay by channel is not for memory.rule 'product': use a decay by head"
@@ -185,6 +189,12 @@ def _memory_problem(mixer: Mixer) -> str | None:
             return "memory.rule 'product' has no learned feature map"
     if memory.write == "split" and memory.rule != "delta":
         return "memory.write 'split' gates erasing and writing apart, which only memory.rule 'delta' does"
+    if memory.write == "implicit" and memory.rule != "delta":
+        return "memory.write 'implicit' is the step of one delta update: it needs memory.rule 'delta'"
+    if memory.decay == "momentum" and memory.rule != "linear":
+        return "memory.decay 'momentum' sums what is written: it needs memory.rule 'linear'"
+    if memory.feedback and memory.rule == "product":
+        return "memory.feedback takes one key per token from the query: memory.rule 'product' has several"
     if memory.rule == "linear" and memory.write == "double":
         return "memory.write 'double' means negative eigenvalues, which only a delta rule has"
     if memory.normalised and not (memory.rule == "linear" and positive and mixer.features.rotary == "none"):
@@ -301,6 +311,7 @@ ROOT = "delta_net"
 _RULES = {"delta": ("delta-rule",), "product": ("delta-rule", "householder-product"), "linear": ("additive-state",)}
 _DECAYS = {
     "retention": ("fixed-decay",),
+    "momentum": ("fixed-decay", "state-momentum"),
     "mamba": ("forget-gate", "selective-ssm"),
     "sigmoid": ("forget-gate",),
     "channel": ("forget-gate", "low-rank-projection"),
@@ -311,6 +322,7 @@ _WRITES = {
     "double": ("write-strength", "negative-eigenvalues"),
     "channel": ("input-gate", "low-rank-projection"),
     "split": ("write-strength", "input-gate", "low-rank-projection"),
+    "implicit": ("write-strength", "test-time-learning"),
 }
 _PATHS = {
     "convolution": "short-convolution",
@@ -336,7 +348,12 @@ def _of_memory(mixer: Mixer) -> Iterator[str]:
     if memory.rule == "none":
         return
     yield from (*_RULES[memory.rule], *_DECAYS.get(memory.decay, ()), *_WRITES.get(memory.write, ()), "chunkwise-form")
-    flags = {"input-gate": memory.tied, "state-normalisation": memory.normalised, "value-residual": memory.bonus}
+    flags = {
+        "input-gate": memory.tied,
+        "state-normalisation": memory.normalised,
+        "value-residual": memory.bonus,
+        "output-feedback": memory.feedback,
+    }
     yield from (name for name, present in flags.items() if present)
 
 
@@ -395,7 +412,8 @@ def state_size(mixer: Mixer, width: int, heads: int) -> int:
         (inputs.conv_size - 1) * (width if letter == "v" else keys) for letter in inputs.convolved
     )  # the steps of rule "product" convolve the same projection
     if memory.rule != "none":
-        size += matrices + (heads * per_head if memory.normalised else 0)
+        states = 2 if memory.decay == "momentum" else 1
+        size += states * (matrices + (heads * per_head if memory.normalised else 0))
     for path in mixer.paths:
         size += {
             "convolution": (path.size - 1) * width,

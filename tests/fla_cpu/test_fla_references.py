@@ -38,6 +38,8 @@ def given(names: str) -> Given:
         "positive": torch.rand(*shape, 8) + 0.1,
         "erase": torch.rand(*shape, 8),
         "write": torch.rand(*shape, 6),
+        "a": -F.normalize(torch.randn(*shape, 8), dim=-1),
+        "b": 0.5 * F.normalize(torch.randn(*shape, 8), dim=-1),
         "x": torch.randn(2, LENGTH, 5),
         "gx": F.logsigmoid(torch.randn(2, LENGTH, 5)),
         "h0": torch.randn(2, 5),
@@ -52,6 +54,12 @@ def heads_first(*tensors: Tensor) -> list[Tensor]:
 
 def delta_reference(module: ModuleType, t: Given) -> Answer:
     output, state = module.delta_rule_recurrence(*heads_first(t["q"], t["k"], t["v"], t["beta"]), t["s0"])
+    return output.transpose(1, 2), state
+
+
+def rwkv7_reference(module: ModuleType, t: Given) -> Answer:
+    ordered = heads_first(t["q"], t["positive"], t["v"], t["a"], t["b"], t["gk"])
+    output, state = module.dplr_recurrence(*ordered, t["s0"])
     return output.transpose(1, 2), state
 
 
@@ -107,6 +115,14 @@ CASES: dict[str, tuple[str, Callable[[Given], Answer], str, Callable[[ModuleType
         lambda t: delta.chunk_comba(t["q"], t["k"], t["v"], t["p"], t["g"], t["beta"], None, t["s0"], True),
         "comba",
         lambda m, t: m.naive_recurrent_comba(t["q"], t["k"], t["v"], t["p"], t["beta"], t["g"], None, t["s0"], True),
+    ),
+    "rwkv 7": (
+        "q gk positive v a b s0",
+        lambda t: delta.chunk_rwkv7(
+            t["q"], t["gk"], t["positive"], t["v"], t["a"], t["b"], 8**-0.5, t["s0"], output_final_state=True
+        ),
+        "generalized_delta_rule/dplr",
+        rwkv7_reference,
     ),
     "gla": (
         "q k v gk s0",

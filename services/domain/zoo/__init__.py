@@ -81,6 +81,13 @@ _ZOO = (
         "A delta rule that erases per key feature and writes per value feature, each with a gate of its own.",
     ),
     Baseline(
+        "rwkv7", "RWKV-7-style", "baseline",
+        ("delta-rule", "forget-gate", "input-gate", "token-shift", "low-rank-projection", "qk-normalisation",
+         "output-gate", "output-normalisation", "value-residual"),
+        "arXiv:2503.14456",
+        "A delta rule with a rate of its own per key feature that erases one key and writes another.",
+    ),
+    Baseline(
         "hgrn2", "HGRN2", "baseline",
         ("additive-state", "forget-gate", "input-gate", "output-normalisation"),
         "arXiv:2404.07904",

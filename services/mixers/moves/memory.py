@@ -2,6 +2,7 @@
 
 from services.mixers.description import CHANNEL_DECAYS, DELTA_RULES, Mixer
 from services.mixers.moves.move import (
+    COMBA,
     DELTA_NET,
     DELTA_PRODUCT,
     GATED_DELTA_NET,
@@ -10,9 +11,11 @@ from services.mixers.moves.move import (
     HGRN2,
     KIMI_LINEAR,
     LINEAR_ATTENTION,
+    LONGHORN,
     NEGATIVE_EIGENVALUES,
     RETNET,
     RWKV,
+    TITANS,
     TRANSNORMER,
     Move,
     changed,
@@ -34,12 +37,14 @@ def _is_linear(mixer: Mixer) -> bool:
 
 
 def _as_delta(mixer: Mixer) -> Mixer:
-    memory = {"rule": "delta", "write": "sigmoid", "tied": False, "normalised": False}
+    memory: dict[str, object] = {"rule": "delta", "write": "sigmoid", "tied": False, "normalised": False}
+    if mixer.memory.decay == "momentum":
+        memory["decay"] = "retention"
     return changed(mixer, memory=memory, features={"norm": "l2"})
 
 
 def _as_linear(mixer: Mixer) -> Mixer:
-    write = "sigmoid" if mixer.memory.write in {"double", "split"} else mixer.memory.write
+    write = "sigmoid" if mixer.memory.write in {"double", "split", "implicit"} else mixer.memory.write
     return changed(mixer, memory={"rule": "linear", "write": write}, output={"norm": "rms"})
 
 
@@ -109,6 +114,45 @@ MOVES = (
         where(lambda m: m.memory.rule == "product", setting(memory={"rule": "delta", "steps": 1})),
         (),
         ("householder-product",),
+    ),
+    Move(
+        "implicit_step",
+        "the step of an implicit update in place of a learned strength, and keys of any length",
+        "the exact minimiser of what the step approximates is stable without a norm on the keys",
+        "Implicit",
+        where(lambda m: m.memory.rule == "delta", setting(memory={"write": "implicit"}, features={"norm": "none"})),
+        ("test-time-learning",),
+        ("qk-normalisation",),
+        LONGHORN,
+    ),
+    Move(
+        "output_feedback",
+        "queries less a learned share of their own keys",
+        "the read is then corrected by what the token itself would find under its key",
+        "Feedback",
+        where(lambda m: _has_memory(m) and m.memory.rule != "product", setting(memory={"feedback": True})),
+        ("output-feedback",),
+        (),
+        COMBA,
+    ),
+    Move(
+        "no_output_feedback",
+        "queries without a share of their keys",
+        "a query that is a key's own may be what recall needs",
+        "Unfed",
+        where(lambda m: m.memory.feedback, setting(memory={"feedback": False})),
+        (),
+        ("output-feedback",),
+    ),
+    Move(
+        "write_momentum",
+        "an additive memory with fixed forgetting that is written through a running sum",
+        "what came just before is then written along, as momentum does in gradient descent",
+        "Momentum",
+        where(_has_memory, lambda m: changed(_as_linear(m), memory={"decay": "momentum"})),
+        ("state-momentum", "fixed-decay", "additive-state"),
+        ("delta-rule", "forget-gate"),
+        TITANS,
     ),
     Move(
         "negative_eigenvalues",

@@ -16,6 +16,18 @@ _DECAYS = {
         forward="g = self.log_decay.expand(x.shape[0], x.shape[1], -1)",
         imports=("import math",),
     ),
+    "momentum": Fragment(
+        construct=_RETENTION
+        + """
+    # what is written fades from a running sum of its own, faster than the memory
+    self.momentum = nn.Parameter(torch.zeros(num_heads))
+""",
+        forward="""
+            g = self.log_decay.expand(x.shape[0], x.shape[1], -1)
+            fast = (F.logsigmoid(self.momentum) + math.log(0.9)).expand(x.shape[0], x.shape[1], -1)
+        """,
+        imports=("import math",),
+    ),
     "mamba": Fragment(
         construct="""
             # forget gate exp(-rate * step): a rate per head, a step size decided by the token
@@ -73,6 +85,11 @@ def fragments(mixer: Mixer) -> Iterator[Fragment]:
         yield _DECAYS[memory.decay]
     if memory.tied:
         yield Fragment(forward="k = k * (1.0 - g.exp()).to(k.dtype)  # write only where something was forgotten")
+    if memory.feedback:
+        yield Fragment(
+            construct="self.feedback = nn.Parameter(torch.full((num_heads, 1), 0.02))",
+            forward="q = q - self.feedback * k  # what the key itself would read is corrected",
+        )
     yield from _linear(mixer) if memory.rule == "linear" else _delta(mixer)
 
 
@@ -86,6 +103,15 @@ def _delta(mixer: Mixer) -> Iterator[Fragment]:
         count = "x.shape[1] * self.steps" if product else "x.shape[1]"
         yield Fragment(
             forward=f"beta = v.new_ones(x.shape[0], {count}, self.num_heads)  # every write replaces in full"
+        )
+    elif memory.write == "implicit":
+        yield Fragment(
+            construct="self.write_proj = nn.Linear(hidden_size, num_heads)",
+            forward="""
+                # the step to the minimiser of |S - S_before|^2 + weight |S k - v|^2: no key makes it unstable
+                weight = F.softplus(self.write_proj(x).float())
+                beta = (weight / (1.0 + weight * k.float().square().sum(dim=-1))).to(v.dtype)
+            """,
         )
     else:
         yield _beta(memory.write == "double", product)
@@ -187,6 +213,16 @@ def _linear(mixer: Mixer) -> Iterator[Fragment]:
 def _linear_call(mixer: Mixer, written: str) -> Fragment:
     if mixer.memory.decay in {"channel", "floored"}:
         return _call("chunk_gla", "gla", f"q=q, k=k, v={written}, g=g")
+    if mixer.memory.decay == "momentum":
+        return Fragment(
+            forward=f"""
+                # S = a S + M with M = m M + k v is the difference of two memories that fade by a and by m
+                slow, quick = (chunk_simple_gla(q=q, k=k, v={written}, g=rate)[0] for rate in (g, fast))
+                a, m = (rate[..., None].exp() for rate in (g, fast))
+                o = (a * slow - m * quick) / (a - m)
+            """,
+            imports=("from fla.ops.simple_gla import chunk_simple_gla",),
+        )
     gate = "" if mixer.memory.decay == "none" else ", g=g"
     return _call("chunk_simple_gla", "simple_gla", f"q=q, k=k, v={written}{gate}")
 

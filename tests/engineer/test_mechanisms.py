@@ -1,0 +1,81 @@
+"""Mechanisms of the memory that no kernel has by itself, token by token from the program's own parameters."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from services.engineer.program import MixerSizes, load_mixer
+from services.mixers.description import Features, Inputs, Memory, Mixer, Output
+from services.mixers.render import render
+
+pytestmark = pytest.mark.usefixtures("guest")
+WIDTH, HEADS, LENGTH = 16, 2, 37
+PLAIN = Inputs(convolved="")
+RAW = Features(map="identity", norm="none")
+
+
+def module_of(memory: Memory) -> nn.Module:
+    torch.manual_seed(0)
+    mixer = Mixer(inputs=PLAIN, features=RAW, memory=memory, output=Output(norm="rms"))
+    return load_mixer(render(mixer, "Probe", "a probe"), MixerSizes(width=WIDTH, heads=HEADS, layer=0))
+
+
+def heads(x: Tensor) -> Tensor:
+    return x.unflatten(-1, (HEADS, -1))
+
+
+def finished(module: nn.Module, reads: list[Tensor]) -> Tensor:
+    """What the program does with its reads: a norm per head and a projection."""
+    normed = module.o_norm(torch.stack(reads, dim=1) * (WIDTH // HEADS) ** -0.5)
+    output: Tensor = module.o_proj(normed.flatten(2))
+    return output
+
+
+def outputs(module: nn.Module, x: Tensor) -> Tensor:
+    output: Tensor = module(x)[0]
+    return output
+
+
+@torch.no_grad()
+def test_momentum_writes_a_running_sum() -> None:
+    module, x = module_of(Memory(rule="linear", write="one", decay="momentum")), torch.randn(2, LENGTH, WIDTH)
+    q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))
+    keeps = torch.as_tensor(module.log_decay).exp()[:, None, None]
+    momentum = (0.9 * torch.as_tensor(module.momentum).sigmoid())[:, None, None]
+    state = running = torch.zeros(2, HEADS, WIDTH // HEADS, WIDTH // HEADS)
+    reads = []
+    for t in range(LENGTH):
+        running = momentum * running + k[:, t, :, :, None] * v[:, t, :, None, :]
+        state = keeps * state + running
+        reads.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state))
+
+    assert torch.allclose(outputs(module, x), finished(module, reads), atol=1e-4)
+
+
+@torch.no_grad()
+def test_an_implicit_step_ends_where_its_equation_holds() -> None:
+    """S = S_before + weight k (v − Sᵀk)ᵀ, with the new state on both sides: solved here as a linear system."""
+    module, x = module_of(Memory(write="implicit")), 3 * torch.randn(2, LENGTH, WIDTH)
+    q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))
+    weight = F.softplus(module.write_proj(x))[..., None, None]
+    state = torch.zeros(2, HEADS, WIDTH // HEADS, WIDTH // HEADS)
+    reads = []
+    for t in range(LENGTH):
+        column = k[:, t, :, :, None]
+        system = torch.eye(WIDTH // HEADS) + weight[:, t] * column @ column.mT
+        state = torch.linalg.solve(system, state + weight[:, t] * column @ v[:, t, :, None, :])
+        reads.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state))
+
+    assert torch.allclose(outputs(module, x), finished(module, reads), atol=1e-4)
+
+
+@torch.no_grad()
+def test_output_feedback_takes_a_share_of_the_key_from_the_query() -> None:
+    module, x = module_of(Memory(rule="linear", write="one", feedback=True)), torch.randn(2, LENGTH, WIDTH)
+    q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))
+    corrected = q - torch.as_tensor(module.feedback) * k
+    scores = torch.einsum("bihd,bjhd->bhij", corrected, k).tril()
+    reads = torch.einsum("bhij,bjhd->bihd", scores, v)
+
+    assert torch.allclose(outputs(module, x), finished(module, list(reads.unbind(1))), atol=1e-4)
