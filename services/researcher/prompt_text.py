@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from services.archive.policies import values_of
+from services.archive.scoring import measures_of, objectives_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import checker_pb2, cognition_pb2, events_pb2
 from services.domain.ladder_settings import climb_of
@@ -43,7 +44,19 @@ def scale_text(scale: checker_pb2.ScaleDescription | None) -> str:
 
 
 def limits_text(settings: events_pb2.RunSettings, root: pb.Candidate | None) -> str:
-    """What a candidate may have and cost to be verified: in numbers where the root is measured."""
+    """What a candidate may have and cost to be verified, in numbers where the root is measured, and what the run
+    optimises beside the loss."""
+    text = _sizes_text(settings, root)
+    if objectives := objectives_of(settings):
+        names = ", ".join(one.name for one in objectives)
+        measured = measures_of(root) if root is not None else {}
+        known = [f"{one.name} {value:,.6g}" for one in objectives if (value := measured.get(one.name)) is not None]
+        have = f" (the root: {', '.join(known)})" if known else ""
+        text += f"\n- objectives: {names}{have}; a design is kept that no other beats or equals in all of them"
+    return text
+
+
+def _sizes_text(settings: events_pb2.RunSettings, root: pb.Candidate | None) -> str:
     overrides, rules = dict(settings.scale_overrides), values_of(settings.policies)
     policy = climb_of(settings.promotion, rules, settings.scale, overrides).promotion
     if policy is None:

@@ -1,9 +1,11 @@
 """Mechanisms of the memory that no kernel has by itself, token by token from the program's own parameters."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from services.engineer.program import MixerSizes, load_mixer
 from services.mixers.description import Features, Inputs, Memory, Mixer, Output
@@ -15,24 +17,25 @@ PLAIN = Inputs(convolved="")
 RAW = Features(map="identity", norm="none")
 
 
-def module_of(memory: Memory) -> nn.Module:
+def module_of(memory: Memory) -> Any:
+    """A plain mixer around the memory; its parts are named as in its program."""
     torch.manual_seed(0)
     mixer = Mixer(inputs=PLAIN, features=RAW, memory=memory, output=Output(norm="rms"))
     return load_mixer(render(mixer, "Probe", "a probe"), MixerSizes(width=WIDTH, heads=HEADS, layer=0))
 
 
 def heads(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (HEADS, -1))
+    return x.view(*x.shape[:-1], HEADS, -1)
 
 
-def finished(module: nn.Module, reads: list[Tensor]) -> Tensor:
+def finished(module: Any, reads: list[Tensor]) -> Tensor:
     """What the program does with its reads: a norm per head and a projection."""
     normed = module.o_norm(torch.stack(reads, dim=1) * (WIDTH // HEADS) ** -0.5)
     output: Tensor = module.o_proj(normed.flatten(2))
     return output
 
 
-def outputs(module: nn.Module, x: Tensor) -> Tensor:
+def outputs(module: Any, x: Tensor) -> Tensor:
     output: Tensor = module(x)[0]
     return output
 

@@ -111,3 +111,14 @@ def test_novelty_is_judged_by_what_the_program_changes() -> None:
     ]
     assert difference_text("scale=2\nlags=1", [near]) == "Nothing: its code is that of c1."
     assert difference_text("scale=2", []) == "No program to compare with."
+
+
+def test_objectives_are_told_with_what_the_root_has() -> None:
+    """Of a run that has none, nothing."""
+    settings = events_pb2.RunSettings(policies=events_pb2.Policies(objectives="loss,parameters"))
+    root = measured(1, 2.0)
+    root.training.seeds[0].measurements.parameters = 40_000
+
+    assert "objectives: loss, parameters (the root: loss 2, parameters 40,000)" in limits_text(settings, root)
+    assert "objectives: loss, parameters;" in limits_text(settings, None)
+    assert "objectives" not in limits_text(events_pb2.RunSettings(), root)
