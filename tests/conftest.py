@@ -26,10 +26,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: xdist's workers share the cores
+
 # Seconds that a test may take, its fixtures included: by its marker, and any other.
-LIMITS = {"compose": 1200, "slow": 480}  # tests/compose builds images in a fixture
+LIMITS = {"compose": 1200, "slow": 600}  # tests/compose builds images in a fixture
 PLAIN_LIMIT = 240
 CLEANING_LIMIT = 60
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests of whole runs first: they take longest, and at the end no worker then waits for another's last one."""
+    items.sort(key=lambda item: item.path.parent.name not in ("loop", "chaos", "deploy"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -41,14 +41,20 @@ def recorded(folder: Path, least: int) -> list[Record]:
 @pytest.mark.slow
 def test_a_killed_build_goes_on_where_it_was_beside_another_process(tmp_path: Path) -> None:
     first = build(tmp_path)
-    recorded(tmp_path, 2)
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate()
+    try:
+        recorded(tmp_path, 2)
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.communicate(timeout=60)
     before = read_all(tmp_path)
 
     both = [build(tmp_path, "--limit", "2"), build(tmp_path, "--limit", "2")]
-    for process in both:
-        process.communicate(timeout=300)
+    try:
+        for process in both:
+            process.communicate(timeout=300)
+    finally:
+        for process in both:
+            process.kill()
     after = read_all(tmp_path)
     lines = [line for place in tmp_path.glob("*.jsonl") for line in place.read_text().splitlines()]
 

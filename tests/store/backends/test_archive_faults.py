@@ -62,11 +62,13 @@ def kill_after(lines: int, url: str, log: Path) -> int:
     child = subprocess.Popen([sys.executable, CHILD, url, log], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     last = 0
-    for _ in range(lines):
-        last = int(child.stdout.readline() or last)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
+    try:
+        for _ in range(lines):
+            last = int(child.stdout.readline() or last)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait(20)
+        child.stdout.close()
     return last
 
 
