@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from services.contracts import candidate_pb2 as pb
 
 HELPS, HURTS, NEUTRAL = "helps", "hurts", "neutral"
-EFFECTS = (HELPS, HURTS, NEUTRAL)
 STANDARD_ERRORS = 2.0
 
 

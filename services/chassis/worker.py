@@ -31,7 +31,6 @@ from services.contracts import events_pb2
 from services.contracts import progress_pb2 as pb
 
 REPEAT_SECONDS = 3.0
-SUBJECT = "asi.progress"
 
 _current: ContextVar[Activity | None] = ContextVar("activity", default=None)
 

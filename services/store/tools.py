@@ -82,43 +82,43 @@ async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:
 
 
 async def _set_up(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    found = await set_up(settings, not arguments.check, arguments.replicas)
+    setup = await set_up(settings, not arguments.check, arguments.replicas)
     if arguments.json:
-        _say(json.dumps({"created": found.created, "differences": found.differences}, indent=2))
-        return 1 if found.differences else 0
-    for line in found.created:
+        _say(json.dumps({"created": setup.created, "differences": setup.differences}, indent=2))
+        return 1 if setup.differences else 0
+    for line in setup.created:
         _say(f"created {line}")
-    for line in found.differences:
+    for line in setup.differences:
         sys.stderr.write(f"drift: {line}\n")
-    if not found.differences:
+    if not setup.differences:
         _say("streams, consumers and the archive are as they must be")
-    return 1 if found.differences else 0
+    return 1 if setup.differences else 0
 
 
 async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     into = open_archive(arguments.into) if arguments.into else None
     live = open_archive(settings.archive)
-    opened = [one for one in (into, live) if one is not None]
+    opened = [archive for archive in (into, live) if archive is not None]
     try:
         for archive in opened:
             await archive.open()
         run = (await live.run(arguments.run)).run
         async with Bus(settings, "asi-replay") as bus:
-            found = await replay(bus, run, into, live)
+            comparison = await replay(bus, run, into, live)
     finally:
         for archive in opened:
             await archive.close()
     if arguments.json:
-        numbers = asdict(found) | {"seconds": round(found.seconds, 3), "agrees": found.agrees}
+        numbers = asdict(comparison) | {"seconds": round(comparison.seconds, 3), "agrees": comparison.agrees}
         _say(json.dumps(numbers, indent=2))
     else:
-        _say(f"run {found.run}: {found.events} events replayed in {found.seconds:.2f} s")
-        _say(f"  digest of the replay   {found.digest}")
-        _say(f"  digest of the archive  {found.live_digest}")
-        for line in found.differences:
+        _say(f"run {comparison.run}: {comparison.events} events replayed in {comparison.seconds:.2f} s")
+        _say(f"  digest of the replay   {comparison.digest}")
+        _say(f"  digest of the archive  {comparison.live_digest}")
+        for line in comparison.differences:
             _say(f"  ! {line}")
-        _say("the archive is what its log says" if found.agrees else "the archive is NOT what its log says")
-    return 0 if found.agrees else 1
+        _say("the archive is what its log says" if comparison.agrees else "the archive is NOT what its log says")
+    return 0 if comparison.agrees else 1
 
 
 async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int:
@@ -168,7 +168,7 @@ async def _apply(arguments: argparse.Namespace, settings: StoreSettings) -> int:
 
 async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     """Publish a fork with the settings that standard input holds as JSON."""
-    wanted = Parse(await asyncio.to_thread(sys.stdin.read), events_pb2.RunSettings())
+    settings_of_fork = Parse(await asyncio.to_thread(sys.stdin.read), events_pb2.RunSettings())
     source, _, at = arguments.source.partition("@")
     archive = open_archive(settings.archive)
     await archive.open()
@@ -178,7 +178,7 @@ async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
         async with Bus(settings, "asi-fork") as bus:
             if not await bus.holds(f"asi.v1.{run}.>"):  # else it must be this fork, cut short
                 await _must_be_new(archive, run)
-            sequence = await fork(bus, past, run, wanted)
+            sequence = await fork(bus, past, run, settings_of_fork)
     finally:
         await archive.close()
     _say(json.dumps({"run": run, "of": past.run, "at": past.until, "events": len(past.events), "sequence": sequence}))
@@ -193,17 +193,17 @@ async def _recover(arguments: argparse.Namespace, settings: StoreSettings) -> in
         if damage := await archive.damage():
             raise SettingsError(f"the archive is damaged itself: {damage[0]}: restore a backup of it first.")
         async with Bus(settings, "asi-recover") as bus:
-            found = await recover(bus, archive, arguments.replicas)
+            recovery = await recover(bus, archive, arguments.replicas)
     finally:
         await archive.close()
     if arguments.json:
-        _say(json.dumps(found._asdict()))
-    elif not found.damage:
-        _say(f"the log and the archive agree on all {found.messages} messages: there is nothing to recover")
+        _say(json.dumps(recovery._asdict()))
+    elif not recovery.damage:
+        _say(f"the log and the archive agree on all {recovery.messages} messages: there is nothing to recover")
     else:
-        _say(f"{found.damage}")
-        left = f", {found.rescued} of which only the damaged log had" if found.rescued else ""
-        _say(f"the log was made anew from the archive: {found.messages} messages{left}")
+        _say(f"{recovery.damage}")
+        left = f", {recovery.rescued} of which only the damaged log had" if recovery.rescued else ""
+        _say(f"the log was made anew from the archive: {recovery.messages} messages{left}")
     return 0
 
 
@@ -242,7 +242,7 @@ async def _export(arguments: argparse.Namespace, settings: StoreSettings) -> int
                 auditing.manifest_path(target).write_text(json.dumps(manifest, indent=0) + "\n", encoding="utf-8")
         else:
             page = await archive.list_candidates(Query(run, sort="time", limit=10**9))
-            records = sorted(page.candidates, key=lambda one: one.request.number)
+            records = sorted(page.candidates, key=lambda record: record.request.number)
             if arguments.format == "parquet":
                 exporting.write_parquet(records, await _logged(settings, run), target)
             else:
@@ -263,19 +263,19 @@ async def _audit(arguments: argparse.Namespace, settings: StoreSettings) -> int:
         raise SettingsError(
             f"there is no {path}: `asi-arch export RUN --manifest` writes it; name it with --manifest."
         ) from None
-    found = await auditing.audit_log(arguments.path, manifest)
+    audit = await auditing.audit_log(arguments.path, manifest)
     if arguments.json:
-        _say(json.dumps(asdict(found)))
+        _say(json.dumps(asdict(audit)))
     else:
-        _say(f"run {found.run}: {found.events} events, digest {found.digest}")
-        for problem in found.problems:
+        _say(f"run {audit.run}: {audit.events} events, digest {audit.digest}")
+        for problem in audit.problems:
             _say(f"  ! {problem}")
-    return 1 if found.problems else 0
+    return 1 if audit.problems else 0
 
 
 async def _logged(settings: StoreSettings, run: str) -> list[Logged]:
     async with Bus(settings, "asi-export") as bus:
-        return [one async for one in bus.read_log(f"asi.v1.{run}.>")]
+        return [message async for message in bus.read_log(f"asi.v1.{run}.>")]
 
 
 async def _backup(arguments: argparse.Namespace, settings: StoreSettings) -> int:
@@ -291,54 +291,54 @@ async def _backup(arguments: argparse.Namespace, settings: StoreSettings) -> int
 
 async def _restore(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     await restore_archive(arguments.path, settings.archive)
-    told = f"the archive is restored from {arguments.path}; a store applies what the log holds beyond it"
-    _say(json.dumps({"path": str(arguments.path)}) if arguments.json else told)
+    message = f"the archive is restored from {arguments.path}; a store applies what the log holds beyond it"
+    _say(json.dumps({"path": str(arguments.path)}) if arguments.json else message)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asi-arch", description="Archives: rebuilt, compared, moved.")
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("setup", help="make or verify streams, consumers, tables and indexes; exits 1 on drift")
-    one.add_argument("--check", action="store_true", help="create nothing, report differences")
-    one.add_argument(
+    sub = commands.add_parser("setup", help="make or verify streams, consumers, tables and indexes; exits 1 on drift")
+    sub.add_argument("--check", action="store_true", help="create nothing, report differences")
+    sub.add_argument(
         "--replicas", type=int, choices=(1, 3, 5), default=1, help="copies of the streams, on as many brokers"
     )
-    one.add_argument("--json", action="store_true")
-    one = commands.add_parser("replay", help="rebuild a run from its log and compare digests")
-    one.add_argument("run", nargs="?", default="", help="default: the newest run")
-    one.add_argument("--into", metavar="URL", help="a fresh archive to keep, as sqlite:///PATH or mongodb://…")
-    one.add_argument("--json", action="store_true")
-    one = commands.add_parser("import", help="bring a published archive or an exported log in, as a run of its own")
-    one.add_argument("format", choices=("asi-arch", "programs", "jsonl", "parquet"))
-    one.add_argument("path", type=Path, help="file or folder; of programs a folder of Python files")
-    one.add_argument("--run", help="name of the new run; default: imported or programs (an exported log keeps its own)")
-    one.add_argument("--skip-bad", action="store_true", help="leave out records that are broken, and list them")
-    one.add_argument("--json", action="store_true")
+    sub.add_argument("--json", action="store_true")
+    sub = commands.add_parser("replay", help="rebuild a run from its log and compare digests")
+    sub.add_argument("run", nargs="?", default="", help="default: the newest run")
+    sub.add_argument("--into", metavar="URL", help="a fresh archive to keep, as sqlite:///PATH or mongodb://…")
+    sub.add_argument("--json", action="store_true")
+    sub = commands.add_parser("import", help="bring a published archive or an exported log in, as a run of its own")
+    sub.add_argument("format", choices=("asi-arch", "programs", "jsonl", "parquet"))
+    sub.add_argument("path", type=Path, help="file or folder; of programs a folder of Python files")
+    sub.add_argument("--run", help="name of the new run; default: imported or programs (an exported log keeps its own)")
+    sub.add_argument("--skip-bad", action="store_true", help="leave out records that are broken, and list them")
+    sub.add_argument("--json", action="store_true")
     alone = "One architecture as a package of its own: asi-arch export RUN --as module --candidate C --out DIR."
-    one = commands.add_parser("export", help="write a run out", epilog=alone)
-    one.add_argument("run", nargs="?", default="", help="default: the newest run")
-    one.add_argument("--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl")
-    one.add_argument(
+    sub = commands.add_parser("export", help="write a run out", epilog=alone)
+    sub.add_argument("run", nargs="?", default="", help="default: the newest run")
+    sub.add_argument("--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl")
+    sub.add_argument(
         "--out", type=Path, help="file (of parquet two), or folder for asi-arch; default: named after the run"
     )
-    one.add_argument("--manifest", action="store_true", help="of jsonl: also its hashes and digest, for `audit FILE`")
-    one.add_argument("--json", action="store_true")
-    one = commands.add_parser("audit", help="check an exported log by itself: bytes, hashes, replay, claims")
-    one.add_argument("path", type=Path)
-    one.add_argument("--manifest", type=Path, help="default: beside the log")
-    one.add_argument("--json", action="store_true")
-    one = commands.add_parser("fork", help="give a new run the history of another; settings come on standard input")
-    one.add_argument("source", metavar="RUN[@SEQUENCE|EVENT_ID]")
-    one.add_argument("name")
-    one = commands.add_parser("recover", help="make a damaged event log anew from the archive, while no service runs")
-    one.add_argument("--replicas", type=int, choices=(1, 3, 5), help="of the streams; default: as many as before")
-    one.add_argument("--json", action="store_true")
+    sub.add_argument("--manifest", action="store_true", help="of jsonl: also its hashes and digest, for `audit FILE`")
+    sub.add_argument("--json", action="store_true")
+    sub = commands.add_parser("audit", help="check an exported log by itself: bytes, hashes, replay, claims")
+    sub.add_argument("path", type=Path)
+    sub.add_argument("--manifest", type=Path, help="default: beside the log")
+    sub.add_argument("--json", action="store_true")
+    sub = commands.add_parser("fork", help="give a new run the history of another; settings come on standard input")
+    sub.add_argument("source", metavar="RUN[@SEQUENCE|EVENT_ID]")
+    sub.add_argument("name")
+    sub = commands.add_parser("recover", help="make a damaged event log anew from the archive, while no service runs")
+    sub.add_argument("--replicas", type=int, choices=(1, 3, 5), help="of the streams; default: as many as before")
+    sub.add_argument("--json", action="store_true")
     commands.add_parser("catch-up", help="apply what the log holds beyond the archive")
     for name, text in (("backup", "copy the archive to a file"), ("restore", "make the archive from a copy")):
-        one = commands.add_parser(name, help=text)
-        one.add_argument("path", type=Path)
-        one.add_argument("--json", action="store_true")
+        sub = commands.add_parser(name, help=text)
+        sub.add_argument("path", type=Path)
+        sub.add_argument("--json", action="store_true")
     return parser
 
 

@@ -65,7 +65,6 @@ def _locks() -> int:
 
 RESTARTS = 5
 RESTART_WINDOW_SECONDS = 60.0
-KILL_AFTER_SECONDS = 20.0
 
 
 class ServiceFailed(NotPossible):
