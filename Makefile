@@ -40,7 +40,7 @@ test: setup
 
 # The stack in containers, hurt and looked after: needs a docker engine; logs stay in build/compose.
 test-compose: setup
-	$(BIN)/python -m pytest -m compose -o faulthandler_timeout=1500 tests/compose $(ARGS)
+	$(BIN)/python -m pytest -m compose tests/compose $(ARGS)
 
 # Every schedule of tests/chaos, and one drawn from each SEED, on SQLite and, where there is a mongod, MongoDB.
 chaos: setup
