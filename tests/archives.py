@@ -37,8 +37,7 @@ class KnownArchive(ArchiveService):
         self._name_of_run = run
         self.records: dict[str, pb.Candidate] = {}  # by id
         self._changes = 0
-        self._condition = asyncio.Condition()
-        super().__init__(self.memory, self._condition, RunLedger(self.memory))
+        super().__init__(self.memory, RunLedger(self.memory))
         self.put(*records)
 
     def put(self, *records: pb.Candidate, phase: Phase = "searching") -> None:
@@ -61,9 +60,8 @@ class KnownArchive(ArchiveService):
 
     async def tell(self, *records: pb.Candidate, phase: Phase = "searching") -> None:
         """As `put`, and whoever watches the run hears of it."""
-        async with self._condition:
-            self.put(*records, phase=phase)
-            self._condition.notify_all()
+        self.put(*records, phase=phase)
+        self._writer.changed()
 
     def deliver(self, bus: Bus, event: events_pb2.Event, record: pb.Candidate, service: str) -> Job:
         """The delivery of an event that left the candidate as this record."""
@@ -112,7 +110,7 @@ async def store(bus: Bus) -> AsyncIterator[Store]:
     """A store that follows the log of `bus`, and answers it as every store does."""
     archive, server = MemoryArchive(), Server(ServiceSettings())
     applier = Applier(bus, archive, await bus.consumer("store"), 64)
-    service = ArchiveService(archive, applier.changed, RunLedger(archive))
+    service = ArchiveService(archive, RunLedger(archive), applier.state)
     archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
     await server.start()
     applying = asyncio.create_task(applier.run())

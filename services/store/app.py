@@ -140,7 +140,7 @@ async def build(service: Service, settings: StoreSettings) -> AsyncIterator[None
     try:
         applier = Applier(service.bus, archive, await service.bus.consumer("store"), settings.batch)
         keeper = DeadLetterKeeper(service.bus, await service.bus.consumer("dead-letters"))
-        answers = ArchiveService(archive, applier.changed, RunLedger(archive), applier.state)
+        answers = ArchiveService(archive, RunLedger(archive), applier.state)
         archive_pb2_grpc.add_ArchiveServicer_to_server(answers, service.server.grpc)
         service.rpc_names.append(archive_pb2.DESCRIPTOR.services_by_name["Archive"].full_name)
         gauges = Gauges(archive, service.bus)

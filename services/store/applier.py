@@ -24,7 +24,7 @@ Work = Callable[[], Awaitable[None]]
 
 
 class Applier:
-    """The one writer of the archive. `changed` tells whoever watches a run that something has happened."""
+    """The one writer of the archive. Its state tells whoever watches a run that something has happened."""
 
     def __init__(self, bus: Bus, archive: Archive, consumer: Consumer, batch: int) -> None:
         self._bus = bus
@@ -33,7 +33,6 @@ class Applier:
         self._batch = batch
         self._published: set[int] = set()  # numbers of the outbox; most leave it when their event comes by in the log
         self._reconnects = bus.reconnects
-        self.changed = asyncio.Condition()
         self.state = WriterState(behind=True)
 
     async def run(self) -> None:
@@ -93,8 +92,7 @@ class Applier:
         for change in await self._archive.apply(messages, react):
             _tell(change, begun)
         self.state.reached = max(self.state.reached, messages[-1].sequence)
-        async with self.changed:
-            self.changed.notify_all()
+        self.state.changed()
 
     async def _answer(self) -> None:
         """Publish the outbox, oldest first. What a crash leaves in it is published by the next start."""

@@ -3,6 +3,7 @@
 Two backends stand behind it, SQLite and MongoDB; one contract suite runs over both and over the archive behind gRPC.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,6 +161,13 @@ class WriterState:
     outage: str = ""  # why nothing can be applied just now
     behind: bool = False  # what the archive held is being made anew: it must not be asked yet
     reached: int = 0  # the highest sequence that this process has seen applied
+    change: asyncio.Event = field(default_factory=asyncio.Event)  # set at the next change, of which it is the only one
+
+    def changed(self) -> None:
+        """Wake everybody who waits for the next change. No condition: its lock can be lost when waiters are cancelled,
+        and nobody would ever apply anything again."""
+        change, self.change = self.change, asyncio.Event()
+        change.set()
 
 
 class Questions(Protocol):

@@ -48,7 +48,7 @@ async def local_archive(url: str) -> AsyncIterator[archive_pb2_grpc.ArchiveAsync
     archive = open_archive(url)
     await archive.open()
     try:
-        calls = _Calls(ArchiveService(archive, asyncio.Condition(), RunLedger(archive)))
+        calls = _Calls(ArchiveService(archive, RunLedger(archive)))
         yield cast("archive_pb2_grpc.ArchiveAsyncStub", calls)
     except ValueError as error:
         raise SettingsError(str(error)) from error
@@ -64,7 +64,7 @@ async def serve(settings: StoreSettings) -> None:
     archive = open_archive(settings.archive)
     await archive.open()
     server = Server(settings.model_copy(update={"listen": "127.0.0.1:0", "grpc_ca": None}))
-    answers = ArchiveService(archive, asyncio.Condition(), RunLedger(archive))
+    answers = ArchiveService(archive, RunLedger(archive))
     archive_pb2_grpc.add_ArchiveServicer_to_server(answers, server.grpc)
     await server.start()
     sys.stdout.write(f"{server.port}\n")

@@ -179,12 +179,10 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     def __init__(
         self,
         archive: Archive,
-        changed: asyncio.Condition,
         ledger: RunLedger,
         writer: WriterState | None = None,
     ) -> None:
         self._archive = archive
-        self._changed = changed
         self._ledger = ledger
         self._writer = writer or WriterState()
 
@@ -299,11 +297,12 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     async def WatchRun(self, request: pb.RunRequest, context: Context) -> AsyncIterator[pb.RunStatus]:
         last = 0
         while True:
+            change = self._writer.change
             answer = await self._status(await self._run(request.run))
             if answer.sequence != last:
                 last = answer.sequence
                 yield answer
-            await self._next_change()
+            await _set_within(change, WATCH_SECONDS)
 
     async def GetDigest(self, request: pb.RunRequest, context: Context) -> pb.DigestReply:
         run = await self._run(request.run)
@@ -330,11 +329,10 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(APPLIED_SECONDS):
                 while True:
-                    async with self._changed:
-                        if await self._archive.applied() >= sequence:
-                            return
-                        with contextlib.suppress(TimeoutError):  # another store may have applied it
-                            await asyncio.wait_for(self._changed.wait(), WATCH_SECONDS)
+                    change = self._writer.change
+                    if await self._archive.applied() >= sequence:
+                        return
+                    await _set_within(change, WATCH_SECONDS)  # another store may have applied it
         raise Transient(f"the archive has not applied the log up to {sequence} yet")
 
     def _require_whole(self) -> None:
@@ -366,13 +364,12 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
                 answer.loss_of_root = root.training.loss
         return answer
 
-    async def _next_change(self) -> None:
-        """The next applied batch, or a second: whichever is first."""
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait(), WATCH_SECONDS)
-            except TimeoutError:
-                return
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    """Until it is set, or so many seconds have passed."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _near(found: Sequence[Near]) -> list[pb.NearCandidate]:

@@ -1,6 +1,5 @@
 """What a fork of a recorded run thinks: from the log up to its event, from the endpoint from there on."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -52,7 +51,7 @@ async def store(tmp_path: Path, settings: ServiceSettings) -> AsyncIterator[tupl
     archive = open_archive(f"sqlite:///{tmp_path}/live.db")
     await archive.open()
     server = Server(settings)
-    service = ArchiveService(archive, asyncio.Condition(), RunLedger(archive))
+    service = ArchiveService(archive, RunLedger(archive))
     archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
     await server.start()
     async with channel(f"127.0.0.1:{server.port}", settings) as connection:

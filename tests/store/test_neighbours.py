@@ -1,6 +1,5 @@
 """What the researcher asks about a draft, in one question over real gRPC."""
 
-import asyncio
 from pathlib import Path
 
 from services.chassis.rpc import Server, channel
@@ -23,7 +22,7 @@ async def test_a_draft_is_placed_among_motivations_and_programs_at_once(tmp_path
     story.finish()
     await archive.apply(story.log)
     server = Server(ServiceSettings())
-    service = ArchiveService(archive, asyncio.Condition(), RunLedger(archive))
+    service = ArchiveService(archive, RunLedger(archive))
     archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
     await server.start()
     asked = pb.NeighboursRequest(run="r1", embedding=embedding(2), embedder=EMBEDDER, program=program(3), count=3)

@@ -1,6 +1,5 @@
 """A store that cannot go on says so to whoever asks, and answers nothing from an archive that is being made anew."""
 
-import asyncio
 from pathlib import Path
 
 import grpc.aio
@@ -23,7 +22,7 @@ async def test_status_tells_of_an_outage_and_of_catching_up(finished: Story, tmp
     await archive.open()
     await archive.apply(finished.log)
     writer, server = WriterState(outage="the disk is full"), Server(ServiceSettings())
-    service = ArchiveService(archive, asyncio.Condition(), RunLedger(archive), writer)
+    service = ArchiveService(archive, RunLedger(archive), writer)
     archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
     await server.start()
     async with channel(f"127.0.0.1:{server.port}", ServiceSettings()) as connection:

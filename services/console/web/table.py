@@ -187,7 +187,8 @@ class RunTable:
                 continue
             async with self._moved:
                 try:
-                    await asyncio.wait_for(self._moved.wait(), 10)
+                    async with asyncio.timeout(10):  # `wait_for` would wait in a task of its own, and lose the lock
+                        await self._moved.wait()
                 except TimeoutError:
                     quiet = True
                 else:

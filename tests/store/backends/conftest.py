@@ -1,6 +1,5 @@
 """Every backend of the archive on a place of its own."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -51,7 +50,7 @@ async def filled(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     else:
         settings = ServiceSettings()
         server = Server(settings)
-        service = ArchiveService(opened, asyncio.Condition(), RunLedger(opened))
+        service = ArchiveService(opened, RunLedger(opened))
         archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
         await server.start()
         async with ArchiveClient(f"127.0.0.1:{server.port}", settings) as client:

@@ -40,7 +40,7 @@ class Ledgers:
         story.start(budget=events_pb2.Budget(tokens=limits.tokens, money=limits.dollars))
         await archive.apply(story.log)
         try:
-            async with asked(ArchiveService(archive, asyncio.Condition(), RunLedger(archive))) as stub:
+            async with asked(ArchiveService(archive, RunLedger(archive))) as stub:
                 yield ArchiveLedger(stub)
         finally:
             await archive.close()
