@@ -11,7 +11,7 @@ from services.console.commands.ablate import components_of, part_row, parts
 from services.console.commands.cost import costs, drafts
 from services.console.commands.gallery import card_json, cards, claims, sentences
 from services.console.commands.run import PRESET
-from services.console.commands.stopping import replay_row, replays, too_few
+from services.console.commands.stopping import replay_row, replays, stopped_in_the_run, too_few
 from services.console.plan import RunOptions, run_settings
 from services.console.report import write_report
 from services.console.report.dataset import Dataset
@@ -166,6 +166,11 @@ def test_stopping_is_replayed_over_whole_trainings_only() -> None:
     assert {row["trainings"] for row in rows} == {36}
     assert all(0 <= float(str(row["saved"])) < 1 for row in rows)
     assert drawn.figure is not None
+    assert stopped_in_the_run(records) == ""
+    cut = records[-1].training.seeds[0]
+    cut.stopped = "By 50% of the steps it fell behind."
+    del cut.curve[10:]
+    assert stopped_in_the_run(records) == "The run itself stopped 1 of 36 trainings, which saved 1.4% of the steps."
     few = finished_run(proposals=0)[:2]
     assert replays(few) == []
     assert "4 whole trainings" in too_few(few)

@@ -46,6 +46,8 @@ def stopping(argument: RunArgument = "", run: Run = "", as_json: Json = False) -
         print_json([replay_row(replayed) for replayed in found])
     elif found:
         _print(found)
+        if text := stopped_in_the_run(records):
+            say(paragraph(text))
     if not found:
         typer.echo(f"nothing can be said: {too_few(records)}", err=True)
         raise typer.Exit(1)
@@ -62,6 +64,16 @@ def replays(records: Sequence[pb.Candidate]) -> list[Replayed]:
     quantiles = [Replayed(None, len(whole), replay_quantiles(whole, finalists))]
     extrapolation = [Replayed(at, len(whole), replay_stopping(whole, at, finalists)) for at in FRACTIONS]
     return (quantiles if len(whole) > LEAST_COMPARED else []) + extrapolation
+
+
+def stopped_in_the_run(records: Sequence[pb.Candidate]) -> str:
+    """What the run's own rule has stopped, in a sentence; empty where it stopped nothing."""
+    curves = curves_of(records)
+    stopped = [curve for curve in curves if curve.final is None]
+    if not stopped:
+        return ""
+    saved = sum(1 - curve.progress for curve in stopped) / len(curves)
+    return f"The run itself stopped {len(stopped)} of {len(curves)} trainings, which saved {saved:.1%} of the steps."
 
 
 def too_few(records: Sequence[pb.Candidate]) -> str:

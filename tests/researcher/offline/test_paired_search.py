@@ -1,0 +1,39 @@
+"""The live comparison of two searches: what a pair shares, and what is said of the differences."""
+
+import hashlib
+
+from bench.paired_search import Run, measure_in_process, report
+
+BASELINES = ("delta_net", "gated_delta_net")
+
+
+def loss_of(program: str) -> float:
+    """A loss that is the program's own and costs no training."""
+    return 2.0 + int(hashlib.sha256(program.encode()).hexdigest()[:4], 16) / 65536
+
+
+def test_a_run_is_its_seed_s_and_side_s_alone() -> None:
+    first, again, other = (measure_in_process("random", seed, 6, BASELINES, loss_of) for seed in (1, 1, 2))
+
+    assert first.losses == again.losses
+    assert first.losses != other.losses
+    assert len(first.losses) == 6
+
+
+def test_a_model_guides_once_enough_is_measured() -> None:
+    """Ten proposals: the first few are far children, the rest are chosen by expected improvement."""
+    run = measure_in_process("surrogate", 1, 10, BASELINES, loss_of)
+
+    assert len(set(run.losses)) == 10
+
+
+def test_the_difference_comes_with_its_interval_and_unfinished_pairs_do_not_count() -> None:
+    gains = (0.01, 0.02, 0.03)
+    runs = [Run("surrogate", seed, (2.5, None, 2.0), 1.0) for seed in range(4)]
+    runs += [Run("random", seed, (2.5, 2.4, 2.0 + gain), 1.0) for seed, gain in enumerate(gains)]
+
+    told = report(runs, ("surrogate", "random"), 3)
+
+    assert "after 3 proposals: +0.0200 [-0.0048, +0.0448] over 3 pairs, 3 of them positive" in told
+    assert "after 1 proposals: 0 complete pairs" not in told
+    assert "too few for an interval" in report(runs[:5], ("surrogate", "random"), 3)
