@@ -18,7 +18,7 @@ from tests.chaos.laboratory import rehearse
 from tests.chaos.schedules import ALL, Schedule, drawn
 from tests.mongod import Mongod
 
-MOST_SECONDS = 600.0
+MOST_SECONDS = 900.0
 
 
 def main() -> int:

@@ -28,6 +28,7 @@ class Evidence:
     replay: Replay
     executions: Sequence[str]
     guilty: frozenset[str]
+    taken: int  # trainings that engineers had in hand when they were killed or frozen, at most
     damage: Sequence[str]  # what the archive's database finds wrong with itself
 
 
@@ -89,9 +90,12 @@ def _executions_bounded(evidence: Evidence) -> Iterator[str]:
     words = [line.split() for line in evidence.executions]
     drained = {tuple(line[:2]) for line in words if line[2:]}  # what a drain ends goes on from its checkpoint
     healthy = [line for line in words if tuple(line) not in drained and not line[2:] and line[0] not in evidence.guilty]
-    most = math.ceil(MOST_EXECUTIONS * len(evidence.candidates))
+    count = len(evidence.candidates)
+    most = max(
+        math.ceil(MOST_EXECUTIONS * count), count + evidence.taken
+    )  # a short run may be hurt more than a long one
     if len(healthy) > most:
-        yield f"{len(healthy)} trainings were begun of {len(evidence.candidates)} candidates; at most {most} may be"
+        yield f"{len(healthy)} trainings were begun of {count} candidates; at most {most} may be"
 
 
 def _nothing_left(evidence: Evidence) -> Iterator[str]:

@@ -487,4 +487,7 @@ async def _evidence(laboratory: Laboratory, status: archive_pb2.RunStatus) -> Ev
     await archive.close()
     executions = (laboratory.folder / "executions").read_text().splitlines()
     laboratory.broker.stop()
-    return Evidence(laboratory.folder, status, records, log, again, executions, laboratory.schedule.guilty, damage)
+    schedule = laboratory.schedule
+    return Evidence(
+        laboratory.folder, status, records, log, again, executions, schedule.guilty, schedule.taken, damage
+    )  # fmt: skip

@@ -53,6 +53,12 @@ class Schedule:
     training_seconds: float = 0.15
 
     @property
+    def taken(self) -> int:
+        """The most trainings that the faults take from engineers, who have three in hand each."""
+        engineers = {"engineer-0": 1, "engineer-1": 1, "engineers": 2, "all": 2}
+        return 3 * sum(engineers.get(one.target, 0) for one in self.faults if one.kind in ("kill", "freeze"))
+
+    @property
     def guilty(self) -> frozenset[str]:
         """The candidates that must be rejected."""
         return frozenset(one.partition(":")[2] for one in self.poison)
@@ -74,6 +80,10 @@ OUTAGES = Schedule(
         Fault(0.5, "kill", "broker", 8.0),
         Fault(0.7, "kill", "all", 2.0),
     ),
+)
+LONG = Schedule(
+    "the store is away for four minutes, then the broker",
+    (Fault(0.2, "kill", "store", 240.0), Fault(0.6, "kill", "broker", 240.0)),
 )
 ZOMBIES = Schedule(
     "services freeze until others have their work, then go on",
@@ -172,7 +182,23 @@ LEADERS = Schedule(
     ),
 )
 QUIET = Schedule("nothing fails", ())
-ALL = (LEADERS, MIXED, KILLS, OUTAGES, ZOMBIES, DRAINS, STORES, BROKER, ARCHIVE, FULL, DATABASE, LOST, CUT, POISON)
+ALL = (
+    LEADERS,
+    MIXED,
+    KILLS,
+    OUTAGES,
+    LONG,
+    ZOMBIES,
+    DRAINS,
+    STORES,
+    BROKER,
+    ARCHIVE,
+    FULL,
+    DATABASE,
+    LOST,
+    CUT,
+    POISON,
+)
 _RANDOM: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
     ("kill", (*SERVICES, "broker", "all"), 5.0),
     ("drain", (*SERVICES, "engineers"), 0.0),
