@@ -144,10 +144,10 @@ class _Manners(grpc.aio.UnaryUnaryClientInterceptor):
     ) -> Any:
         carrier: dict[str, str] = {}
         telemetry.inject(carrier)
-        told = client_call_details
-        metadata = grpc.aio.Metadata(*(told.metadata or ()), *carrier.items())
-        seconds = self._deadline if told.timeout is None else told.timeout
-        details = grpc.aio.ClientCallDetails(told.method, seconds, metadata, told.credentials, told.wait_for_ready)
+        call = client_call_details
+        metadata = grpc.aio.Metadata(*(call.metadata or ()), *carrier.items())
+        seconds = self._deadline if call.timeout is None else call.timeout
+        details = grpc.aio.ClientCallDetails(call.method, seconds, metadata, call.credentials, call.wait_for_ready)
         return await continuation(details, request)
 
 

@@ -182,11 +182,11 @@ def stage_relation(earlier: Sequence[float], later: Sequence[float], level: floa
     """
     if len(earlier) < LEAST_CORRELATED:
         raise ValueError(f"{len(earlier)} candidates were trained at both stages; {LEAST_CORRELATED} are needed")
-    found = spearman(earlier, later)
-    rho = max(-1 + 1e-12, min(1 - 1e-12, found.rho))
-    reach = normal_quantile((1 + level) / 2) * math.sqrt((1 + rho * rho / 2) / (found.count - 3))
+    correlation = spearman(earlier, later)
+    rho = max(-1 + 1e-12, min(1 - 1e-12, correlation.rho))
+    reach = normal_quantile((1 + level) / 2) * math.sqrt((1 + rho * rho / 2) / (correlation.count - 3))
     centre = math.atanh(rho)
-    return StageRelation(found, Interval(math.tanh(centre - reach), math.tanh(centre + reach), level))
+    return StageRelation(correlation, Interval(math.tanh(centre - reach), math.tanh(centre + reach), level))
 
 
 def partial_rank_correlation(values: Sequence[float], later: Sequence[float], known: Sequence[float]) -> float | None:
@@ -355,9 +355,9 @@ def behind(curve: Curve, earlier: Sequence[Curve]) -> Behind | None:
     for fraction, quantile in QUANTILES:
         if curve.progress >= fraction:
             losses = [one.level(fraction) for one in earlier if one.progress >= fraction]
-            found = _behind(curve.level(fraction), losses, fraction, quantile)
-            if found:
-                return found
+            reason = _behind(curve.level(fraction), losses, fraction, quantile)
+            if reason:
+                return reason
     return None
 
 
@@ -375,9 +375,9 @@ def replay_quantiles(curves: Sequence[Curve], finalists: int = 10) -> StoppingRe
     for place, curve in enumerate(curves):
         for fraction, quantile in QUANTILES:
             loss, earlier = curve.level(fraction), seen[fraction]
-            found = _behind(loss, earlier, fraction, quantile)
+            reason = _behind(loss, earlier, fraction, quantile)
             earlier.append(loss)
-            if found:
+            if reason:
                 stopped.append(place)
                 undone += (1 - fraction) * curve.total
                 break

@@ -376,20 +376,24 @@ def suspicion(loss: float, baseline_loss: float, controls: Sequence[float], thre
     return Suspicion(loss < floor, loss, reference, floor)
 
 
-def fault(policy: str, found: Investigation) -> str | None:
+def fault(policy: str, investigation: Investigation) -> str | None:
     """Why a suspected candidate is rejected, or ``None`` where the policy keeps it."""
-    if found.failed_probes:
-        return f"the thorough check fails ({found.failed_probes[0]})"
+    if investigation.failed_probes:
+        return f"the thorough check fails ({investigation.failed_probes[0]})"
     if policy == PAPER:
         return "no probe explains it, but the run's policy leakage=paper keeps no such loss"
-    if policy == INVESTIGATE and found.repeated_gain is not None and found.repeated_gain < REPEATED_SHARE * found.gain:
+    if (
+        policy == INVESTIGATE
+        and investigation.repeated_gain is not None
+        and investigation.repeated_gain < REPEATED_SHARE * investigation.gain
+    ):
         return (
             f"trained again with another seed and shifted data and scored on other text, it gains "
-            f"{found.repeated_gain:.4f} nats over the root instead of {found.gain:.4f}"
+            f"{investigation.repeated_gain:.4f} nats over the root instead of {investigation.gain:.4f}"
         )
-    if policy == INVESTIGATE and found.other_text_gain is not None and found.other_text_gain <= 0:
+    if policy == INVESTIGATE and investigation.other_text_gain is not None and investigation.other_text_gain <= 0:
         return (
-            f"on text from another source it gains {found.other_text_gain:.4f} nats over the root, "
-            f"but {found.gain:.4f} on what it was selected by"
+            f"on text from another source it gains {investigation.other_text_gain:.4f} nats over the root, "
+            f"but {investigation.gain:.4f} on what it was selected by"
         )
     return None

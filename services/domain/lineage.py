@@ -63,11 +63,11 @@ def grandparent(parents: Parents, candidate: str) -> str | None:
 
 def children(parents: Parents) -> dict[str, list[str]]:
     """The children of every candidate, in the mapping's order: the index that the functions below take."""
-    found: dict[str, list[str]] = {one: [] for one in parents}
+    index: dict[str, list[str]] = {one: [] for one in parents}
     for one, parent in parents.items():
         if parent is not None:
-            found.setdefault(parent, []).append(one)
-    return found
+            index.setdefault(parent, []).append(one)
+    return index
 
 
 def siblings(parents: Parents, candidate: str, index: Mapping[str, Sequence[str]] | None = None) -> list[str]:
@@ -82,16 +82,16 @@ def siblings(parents: Parents, candidate: str, index: Mapping[str, Sequence[str]
 def subtree(parents: Parents, candidate: str, index: Mapping[str, Sequence[str]] | None = None) -> list[str]:
     """The candidate and all its descendants, parents before children (depth first). Raises ``KeyError`` if unknown."""
     known = children(parents) if index is None else index
-    found, waiting, seen = [], [candidate], {candidate}
+    order, waiting, seen = [], [candidate], {candidate}
     if candidate not in parents:
         raise KeyError(candidate)
     while waiting:
         one = waiting.pop()
-        found.append(one)
+        order.append(one)
         fresh = [child for child in known.get(one, ()) if child not in seen]
         seen.update(fresh)
         waiting.extend(reversed(fresh))
-    return found
+    return order
 
 
 def depths(parents: Parents) -> dict[str, int]:

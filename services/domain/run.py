@@ -224,8 +224,8 @@ def _end_of_the_way(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple
     """Nobody searches any more: wait for those who climb, then say what was found, then finish."""
     if state.ladder.climbing:
         return replace(state, phase="verifying"), ()
-    state, found = _verdicts(state, policy)
-    return replace(state, phase="draining"), (*found, Finish(state.reason))
+    state, verdicts = _verdicts(state, policy)
+    return replace(state, phase="draining"), (*verdicts, Finish(state.reason))
 
 
 def _reason(state: RunState, policy: RunPolicy) -> str:
@@ -317,8 +317,8 @@ def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Findi
 
 def controls(state: RunState, policy: RunPolicy) -> list[str]:
     """The root and the baselines that a discovery has to beat, as far as they were measured."""
-    wanted = {policy.baselines[0], *policy.controls}
-    names = [candidate_id(number) for number, name in enumerate(policy.baselines, 1) if name in wanted]
+    needed = {policy.baselines[0], *policy.controls}
+    names = [candidate_id(number) for number, name in enumerate(policy.baselines, 1) if name in needed]
     return [name for name in names if name not in state.baselines_failed]
 
 

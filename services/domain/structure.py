@@ -73,11 +73,11 @@ def definitions(tree: ast.Module) -> Definitions:
 
 def own_attributes(node: ast.ClassDef) -> set[str]:
     """Names bound in the class body, stored on self, or registered by a literal name; the interface is left out."""
-    found = set(bound_names(node.body))
+    names = set(bound_names(node.body))
     for method in node.body:
         if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
-            found |= set(_stored_on_self(method))
-    return {name for name in found if name not in INTERFACE and not name.startswith("__")}
+            names |= set(_stored_on_self(method))
+    return {name for name in names if name not in INTERFACE and not name.startswith("__")}
 
 
 def registered_name(node: ast.Call) -> str | None:
@@ -168,13 +168,13 @@ def _stored_on_self(method: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[
 
 
 def _method_parameters(node: ast.ClassDef) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
+    parameters: dict[str, tuple[str, ...]] = {}
     for method in node.body:
         if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
             names = argument_names(method.args)
             key = node.name if method.name == "__init__" else f"{node.name}.{method.name}"
-            found[key] = names if self_name(method) is None else names[1:]
-    return found
+            parameters[key] = names if self_name(method) is None else names[1:]
+    return parameters
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
@@ -437,9 +437,9 @@ def fingerprint(program: str) -> Fingerprint:
         tokens = normalised_tokens(parse(program))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"program is not Python that can be parsed: {error}") from error
-    told = [token.encode() for token in tokens]
-    digest = hashlib.sha256(b"\x00".join(told)).hexdigest()
-    runs = Counter(zlib.crc32(b"\x00".join(told[at : at + RUN])) for at in range(max(1, len(told) - RUN + 1)))
+    encoded = [token.encode() for token in tokens]
+    digest = hashlib.sha256(b"\x00".join(encoded)).hexdigest()
+    runs = Counter(zlib.crc32(b"\x00".join(encoded[at : at + RUN])) for at in range(max(1, len(encoded) - RUN + 1)))
     return Fingerprint(digest, runs)
 
 

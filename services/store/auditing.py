@@ -117,8 +117,8 @@ def _messages(lines: Iterable[str], problems: list[str]) -> Iterator[Logged]:
         except (ValueError, KeyError, TypeError, DecodeError) as error:
             problems.append(f"line {number} is not an exported event: {error}")
             continue
-        told = MessageToDict(event, preserving_proto_field_name=True)
-        for field, shown, held in _unequal(readable, json.loads(json.dumps(told)), ""):
+        decoded = MessageToDict(event, preserving_proto_field_name=True)
+        for field, shown, held in _unequal(readable, json.loads(json.dumps(decoded)), ""):
             problems.append(f"event {event.id}: {field} reads {shown}, but its bytes hold {held}")
         try:
             if subject_of(event) != subject:
@@ -154,9 +154,9 @@ def _against_manifest(logged: Sequence[Logged], manifest: Mapping[str, object]) 
         problems.append(f"the log holds {len(logged)} events, the manifest {len(hashes)}")
     known = set(hashes)
     for one in logged:
-        if (found := hashlib.sha256(one.body).hexdigest()) not in known:
+        if (digest := hashlib.sha256(one.body).hexdigest()) not in known:
             place = hashes[one.sequence - 1][:16] if one.sequence <= len(hashes) else "none"
-            problems.append(f"event {_id(one)} was changed: its bytes hash to {found[:16]}, the manifest has {place}")
+            problems.append(f"event {_id(one)} was changed: its bytes hash to {digest[:16]}, the manifest has {place}")
     return problems
 
 
@@ -230,32 +230,32 @@ def _claims(records: Sequence[pb.Candidate], rounds: Iterable[_Round]) -> tuple[
     claims: dict[str, Claim] = {}
     wrong: list[str] = []
     for tested in rounds:
-        seeds = {name: tuple(told.seeds) for name, told in tested.verdicts.items()}
+        seeds = {name: tuple(verdict.seeds) for name, verdict in tested.verdicts.items()}
         losses = {name: _losses(by_id[name], own) for name, own in seeds.items()}
         policy = replace(tested.climb.discovery, seeds=min(len(own) for own in seeds.values()))
-        for name, told in tested.verdicts.items():
-            controls = {control: _losses(by_id[control], told.seeds) for control in told.controls}
-            again = {one.candidate: one for one in findings(losses, controls, told.tried, policy)}[name]
-            wrong += _otherwise(name, told, again)
-            claims[name] = _claim(by_id[name], by_id[told.control], told, tested.climb.stages[-1])
+        for name, verdict in tested.verdicts.items():
+            controls = {control: _losses(by_id[control], verdict.seeds) for control in verdict.controls}
+            again = {one.candidate: one for one in findings(losses, controls, verdict.tried, policy)}[name]
+            wrong += _otherwise(name, verdict, again)
+            claims[name] = _claim(by_id[name], by_id[verdict.control], verdict, tested.climb.stages[-1])
     order = {"confirmed": 0, "undecided": 1, "refuted": 2}
     ranked = sorted(claims.values(), key=lambda one: (order.get(one.outcome, 3), -one.effect))
     return tuple(ranked), tuple(wrong)
 
 
-def _claim(record: pb.Candidate, control: pb.Candidate, told: pb.Discovery, stage: Stage) -> Claim:
-    interval = Interval(told.interval.low, told.interval.high, told.interval.level)
+def _claim(record: pb.Candidate, control: pb.Candidate, verdict: pb.Discovery, stage: Stage) -> Claim:
+    interval = Interval(verdict.interval.low, verdict.interval.high, verdict.interval.level)
     return Claim(
         candidate=record.id,
         name=record.proposal.name,
-        outcome=told.outcome,
-        control=told.control,
+        outcome=verdict.outcome,
+        control=verdict.control,
         control_name=control.proposal.name,
-        effect=told.effect,
+        effect=verdict.effect,
         interval=interval,
-        expected=prediction(told.effect, interval, len(told.seeds)),
-        tried=told.tried,
-        seeds=tuple(told.seeds),
+        expected=prediction(verdict.effect, interval, len(verdict.seeds)),
+        tried=verdict.tried,
+        seeds=tuple(verdict.seeds),
         stage=stage.scale,
         overrides=dict(stage.overrides),
         program=record.proposal.program,
@@ -265,22 +265,22 @@ def _claim(record: pb.Candidate, control: pb.Candidate, told: pb.Discovery, stag
 
 def _losses(record: pb.Candidate, seeds: Iterable[int]) -> dict[int, float]:
     """The losses of a second training, of these seeds alone."""
-    wanted = set(seeds)
+    chosen = set(seeds)
     trainings = [verification.training for verification in record.verifications]
-    return {seed.seed: seed.loss for training in trainings for seed in training.seeds if seed.seed in wanted}
+    return {seed.seed: seed.loss for training in trainings for seed in training.seeds if seed.seed in chosen}
 
 
-def _otherwise(candidate: str, told: pb.Discovery, again: Finding) -> Iterator[str]:
+def _otherwise(candidate: str, verdict: pb.Discovery, again: Finding) -> Iterator[str]:
     numbers = {
-        "effect": (told.effect, again.effect),
-        "p_value": (told.p_value, again.p),
-        "adjusted_p_value": (told.adjusted_p_value, again.adjusted_p),
+        "effect": (verdict.effect, again.effect),
+        "p_value": (verdict.p_value, again.p),
+        "adjusted_p_value": (verdict.adjusted_p_value, again.adjusted_p),
     }
     for name, (held, found) in numbers.items():
         if found is None or abs(held - found) > TOLERANCE:
             yield f"the claim on {candidate}: {name} is {held:.6g} on record, and {found} by the losses on record"
-    if (told.outcome, told.control) != (again.outcome.value, again.control):
+    if (verdict.outcome, verdict.control) != (again.outcome.value, again.control):
         yield (
-            f"the claim on {candidate} is {told.outcome} against {told.control} on record, and {again.outcome.value} "
-            f"against {again.control} by the losses on record"
+            f"the claim on {candidate} is {verdict.outcome} against {verdict.control} on record, "
+            f"and {again.outcome.value} against {again.control} by the losses on record"
         )

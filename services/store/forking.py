@@ -89,8 +89,8 @@ def _mark(body: bytes) -> bytes:
         event = events_pb2.Event.FromString(body)
     except DecodeError:  # no history holds such a message
         return b""
-    told = f"{event.id} {event.run_inherited.sequence} ".encode() + event.run_inherited.event
-    return hashlib.sha256(told).digest()
+    content = f"{event.id} {event.run_inherited.sequence} ".encode() + event.run_inherited.event
+    return hashlib.sha256(content).digest()
 
 
 def _taken(run: str) -> SettingsError:
@@ -98,12 +98,12 @@ def _taken(run: str) -> SettingsError:
 
 
 def _place(rows: Iterable[LogRow], run: str, at: str) -> int:
-    found = [row.sequence for row in rows if at in ("", str(row.sequence), row.event.id)]
-    if not found:
+    sequences = [row.sequence for row in rows if at in ("", str(row.sequence), row.event.id)]
+    if not sequences:
         raise NotFound(
             f"run {run} has no event {at!r} that counted: name a sequence or an event id as audit prints them"
         )
-    return found[-1]
+    return sequences[-1]
 
 
 def _belonging(rows: Iterable[LogRow], until: int) -> list[LogRow]:

@@ -94,18 +94,18 @@ def _request(seat: Seat, cause: Cause, change: Change) -> events_pb2.Event:
     return event
 
 
-def _ablation(wanted: Ablation, cause: Cause, change: Change) -> events_pb2.Event:
+def _ablation(ablation: Ablation, cause: Cause, change: Change) -> events_pb2.Event:
     """A seat like any other; the researcher writes the program without the component."""
     assert change.run is not None  # noqa: S101 - ablations come from runs
     settings = change.run.settings
     request = pb.Request(
-        number=wanted.number,
-        seeds=wanted.seeds,
-        ablation_of=wanted.of,
-        without_component=wanted.component,
+        number=ablation.number,
+        seeds=ablation.seeds,
+        ablation_of=ablation.of,
+        without_component=ablation.component,
         mind=settings.mind,
     )
-    event = follow(cause, "requested", SERVICE, 1, wanted.candidate)
+    event = follow(cause, "requested", SERVICE, 1, ablation.candidate)
     event.candidate_requested.CopyFrom(
         events_pb2.CandidateRequested(kind=pb.KIND_ABLATION, stage=settings.scale, request=request)
     )
@@ -137,7 +137,7 @@ def _discovery(finding: Finding, cause: Cause, change: Change) -> events_pb2.Eve
     """The verdict on a claim, confirmed or not, with the numbers it rests on."""
     assert change.run is not None  # noqa: S101 - findings come from runs
     confirmed = finding.outcome is Outcome.CONFIRMED
-    found = pb.Discovery(
+    discovery = pb.Discovery(
         confirmed=confirmed,
         stage=policy_of(change.run.settings).stages[-1].scale,
         control=finding.control or "",
@@ -152,11 +152,11 @@ def _discovery(finding: Finding, cause: Cause, change: Change) -> events_pb2.Eve
         controls=finding.controls,
     )
     if finding.interval is not None:
-        found.interval.CopyFrom(
+        discovery.interval.CopyFrom(
             pb.Interval(low=finding.interval.low, high=finding.interval.high, level=finding.interval.level)
         )
     name = "confirmed" if confirmed else "refuted"
     event = follow(cause, name, SERVICE, 1, finding.candidate, suffix=f"round-{change.run.state.ladder.rounds}")
     fact = event.discovery_confirmed if confirmed else event.discovery_refuted
-    fact.discovery.CopyFrom(found)
+    fact.discovery.CopyFrom(discovery)
     return event

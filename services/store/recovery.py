@@ -65,12 +65,12 @@ async def damage_of_log(bus: Bus, archive: Archive) -> str | None:
     if expected is None:
         return None
     try:
-        found = read(await bus.message_at(sequence)).log.sha256
+        actual = read(await bus.message_at(sequence)).log.sha256
     except KeyError:
         return f"message {sequence} is lost"
-    if found != expected:
+    if actual != expected:
         return (
-            f"its message {sequence} is another ({found.hex()[:16]}) than the archive applied ({expected.hex()[:16]})"
+            f"its message {sequence} is another ({actual.hex()[:16]}) than the archive applied ({expected.hex()[:16]})"
         )
     return None
 

@@ -65,14 +65,14 @@ class Rebuilt:
 
     def digest(self) -> tuple[str, int]:
         """As every archive computes it: the digest and the number of accepted events."""
-        found = Digest()
+        digest = Digest()
         for key in sorted(self._ended.keys() | self._standing.rows.keys()):
-            found.candidate(self._record(key))
+            digest.candidate(self._record(key))
         for pool in self._pools:
-            found.pool(pool)
+            digest.pool(pool)
         for one in sorted((one for one in self.seen if one.accepted), key=lambda one: one.event):
-            found.event(one.sha256)
-        return found.result()
+            digest.event(one.sha256)
+        return digest.result()
 
     def _put_away(self, effects: Effects) -> None:
         for key, row in effects.rows.items():

@@ -212,8 +212,8 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         run = await self._run(request.run)
         drawn = await draw_seeds(self._archive, run, request.candidate)
         if drawn:
-            wanted = [drawn.parent.id, *(one.id for one in drawn.references)]
-            records = await self._archive.candidates(run.run, wanted)
+            ids = [drawn.parent.id, *(one.id for one in drawn.references)]
+            records = await self._archive.candidates(run.run, ids)
         else:  # nothing is scored, perhaps because no judge answers: the search goes on from the measured root
             records = [one for one in await self._archive.baselines(run.run) if one.training.HasField("loss")][:1]
         return pb.DrawSeedsReply(
@@ -372,10 +372,10 @@ async def _set_within(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
-def _near(found: Sequence[Near]) -> list[pb.NearCandidate]:
+def _near(neighbours: Sequence[Near]) -> list[pb.NearCandidate]:
     return [
         pb.NearCandidate(candidate=one.candidate, similarity=one.similarity, same_structure=one.same_structure)
-        for one in found
+        for one in neighbours
     ]
 
 

@@ -151,14 +151,14 @@ class Bus:
             consumers = tuple(spec for spec in consumers if spec.durable in durables)
             needed = {HANDLING, *(spec.stream for spec in consumers)}
             streams = tuple(stream for stream in streams if stream.name in needed)
-        found: list[str] = []
+        differences: list[str] = []
         for stream in streams:
             config = await self._stream(stream.name)
-            wanted = stream.config((config and config.num_replicas) or 1)
-            found += drift(f"stream {stream.name}", wanted, config)
+            designed = stream.config((config and config.num_replicas) or 1)
+            differences += drift(f"stream {stream.name}", designed, config)
         for spec in consumers:
-            found += drift(f"consumer {spec.durable}", spec.config(), await self._durable(spec))
-        return found
+            differences += drift(f"consumer {spec.durable}", spec.config(), await self._durable(spec))
+        return differences
 
     async def replicas(self) -> int:
         """How many copies of the log its cluster keeps; 1 where there is no log."""
@@ -166,13 +166,13 @@ class Bus:
         return (config and config.num_replicas) or 1
 
     async def _stream(self, name: str) -> api.StreamConfig | None:
-        found = await self._found(f"{API}.STREAM.INFO.{name}", self._js.stream_info(name))
-        return found.config if found else None
+        info = await self._found(f"{API}.STREAM.INFO.{name}", self._js.stream_info(name))
+        return info.config if info else None
 
     async def _durable(self, spec: ConsumerSpec) -> api.ConsumerConfig | None:
         request = self._js.consumer_info(spec.stream, spec.durable)
-        found = await self._found(f"{API}.CONSUMER.INFO.{spec.stream}.{spec.durable}", request)
-        return found.config if found else None
+        info = await self._found(f"{API}.CONSUMER.INFO.{spec.stream}.{spec.durable}", request)
+        return info.config if info else None
 
     async def _found(self, subject: str, request: Coroutine[object, object, T]) -> T | None:
         with contextlib.suppress(nats.js.errors.NotFoundError):
@@ -294,8 +294,8 @@ class Bus:
     async def _newest(self, subject: str) -> int:
         """The sequence of the newest message on `subject`; 0 where there is none."""
         request = self._js.get_last_msg(EVENTS, subject)
-        found = await self._found(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
-        return (found and found.seq) or 0
+        message = await self._found(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
+        return (message and message.seq) or 0
 
     async def leave_note(self, subject: str, body: bytes) -> None:
         """Put a note in the place of the one on its subject of HANDLING. Raises Transient."""
@@ -306,8 +306,8 @@ class Bus:
         """The note on a subject; None where nobody left one. Raises Transient."""
         with _reaching("the stream of notes"):
             request = self._js.get_last_msg(HANDLING, subject)
-            found = await self._found(f"{API}.STREAM.MSG.GET.{HANDLING}", request)
-        return (found.data or b"") if found else None
+            message = await self._found(f"{API}.STREAM.MSG.GET.{HANDLING}", request)
+        return (message.data or b"") if message else None
 
     async def announce(self, progress: progress_pb2.Progress) -> None:
         """Announce how far a candidate's work is to all subscribers of the moment; nothing is kept."""

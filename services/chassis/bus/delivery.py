@@ -36,10 +36,10 @@ class Denials:
 
     def hear(self, error: Exception) -> bool:
         """Take in what the client reports; whether it is a refusal, which is then logged as one."""
-        found = _VIOLATION.search(str(error))
-        if found is None:
+        violation = _VIOLATION.search(str(error))
+        if violation is None:
             return False
-        operation, subject = found[1].lower(), found[2]
+        operation, subject = violation[1].lower(), violation[2]
         metrics.DENIED.labels(operation).inc()
         get_logger().error("NATS denied an operation", denied=True, operation=operation, subject=subject)
         denied = Denied(f"the credentials in use do not allow a {operation} to {subject}: NATS denied it")

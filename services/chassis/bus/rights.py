@@ -42,9 +42,9 @@ class Rights:
     @property
     def streams(self) -> tuple[str, ...]:
         """The streams that this user has to do with."""
-        found = {spec.stream for spec in topology()[1] if spec.durable in self.durables}
+        streams = {spec.stream for spec in topology()[1] if spec.durable in self.durables}
         return tuple(
-            sorted(found | ({EVENTS} if self.facts or self.reads_log else set()) | ({HANDLING} if found else set()))
+            sorted(streams | ({EVENTS} if self.facts or self.reads_log else set()) | ({HANDLING} if streams else set()))
         )
 
     def publish(self) -> list[str]:

@@ -208,15 +208,15 @@ class MemoryArchive(Searching):
         """See the port."""
         order = Order.of(query)
         run = await self.known(query.run)
-        found = [
+        matching = [
             slim
             for slim in self._of(run).values()
             if (not query.states or slim["state"] in query.states)
             and (not query.kinds or slim["kind"] in query.kinds)
             and (not query.stage or slim["stage"] == query.stage)
         ]
-        page = _sorted(found, order)[query.offset : query.offset + query.limit]
-        return Page(tuple(await self.candidates(run, page)), len(found))
+        page = _sorted(matching, order)[query.offset : query.offset + query.limit]
+        return Page(tuple(await self.candidates(run, page)), len(matching))
 
     async def state_counts(self, run: str) -> dict[int, int]:
         """See the port."""
@@ -243,8 +243,8 @@ class MemoryArchive(Searching):
     async def children(self, run: str, candidate: str) -> list[str]:
         """See the port."""
         run = await self._known_candidate(run, candidate)
-        found = (slim for slim in self._of(run).values() if slim["parent"] == candidate)
-        return _sorted(found, Order("fitness", descending=True))
+        children = (slim for slim in self._of(run).values() if slim["parent"] == candidate)
+        return _sorted(children, Order("fitness", descending=True))
 
     async def path(self, run: str, candidate: str) -> list[str]:
         """See the port."""
@@ -261,8 +261,8 @@ class MemoryArchive(Searching):
     async def baselines(self, run: str) -> list[candidate_pb2.Candidate]:
         """See the port."""
         run = await self.known(run)
-        found = (slim for slim in self._of(run).values() if slim["kind"] == candidate_pb2.KIND_BASELINE)
-        return await self.candidates(run, _sorted(found, Order("number", descending=False)))
+        baselines = (slim for slim in self._of(run).values() if slim["kind"] == candidate_pb2.KIND_BASELINE)
+        return await self.candidates(run, _sorted(baselines, Order("number", descending=False)))
 
     async def moves(self, run: str, limit: int) -> list[archive_pb2.MoveOutcome]:
         """See the port."""
@@ -300,14 +300,14 @@ class MemoryArchive(Searching):
 
     async def digest(self, run: str) -> tuple[str, int]:
         """See the port."""
-        run, found = await self.known(run), Digest()
+        run, digest = await self.known(run), Digest()
         for name in sorted(self._of(run)):
-            found.candidate(self._records[run, name])
+            digest.candidate(self._records[run, name])
         for pool in self._pools.get(run, ()):
-            found.pool(pool)
+            digest.pool(pool)
         for row in sorted((row for row in self._log.get(run, ()) if row.accepted), key=lambda row: row.event.id):
-            found.event(row.sha256)
-        return found.result()
+            digest.event(row.sha256)
+        return digest.result()
 
     async def backup(self, path: Path) -> None:
         """See the port: all of it, pickled."""
@@ -341,10 +341,10 @@ class MemoryArchive(Searching):
         rows = self._programs.get(run, {}).values()
         return {row.candidate: row.sketched for row in rows if row.sketched is not None and row.candidate in ids}
 
-    async def save_fingerprints(self, found: Sequence[tuple[int, Sketched]]) -> None:
+    async def save_fingerprints(self, sketches: Sequence[tuple[int, Sketched]]) -> None:
         """See `neighbours.Source`."""
         for programs in self._programs.values():
-            for sequence, sketched in found:
+            for sequence, sketched in sketches:
                 if sequence in programs:
                     programs[sequence] = StoredProgram(sequence, programs[sequence].candidate, sketched)
 

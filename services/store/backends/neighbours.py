@@ -69,7 +69,7 @@ class Source(Protocol):
         """Fingerprints, with their runs."""
         ...
 
-    async def save_fingerprints(self, found: Sequence[tuple[int, Sketched]]) -> None:
+    async def save_fingerprints(self, sketches: Sequence[tuple[int, Sketched]]) -> None:
         """Remember fingerprints by the sequence of their program."""
         ...
 
@@ -87,21 +87,21 @@ class Neighbours:
         self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
     ) -> list[Scored]:
         """The nearest by cosine in one embedder's space."""
-        wanted = unit(embedding)
+        query = unit(embedding)
         async with self._lock:
             index = await self._follow_motivations(run, embedder)
-            return await _searched(index.rows, partial(index.nearest, wanted, count, except_id)) if index else []
+            return await _searched(index.rows, partial(index.nearest, query, count, except_id)) if index else []
 
     async def programs(self, run: str, program: str, count: int, except_id: str) -> tuple[list[Scored], int]:
         """The nearest by structure, and how many of them, which come first, are of the same structure."""
-        wanted = await asyncio.to_thread(_sketched, program)
+        query = await asyncio.to_thread(_sketched, program)
         async with self._lock:
             index = await self._follow_programs(run)
-            same = index.same(wanted.digest, except_id)[:count]
-            best = partial(index.likely, wanted.sketch, max(FINALISTS, 4 * count), except_id)
+            same = index.same(query.digest, except_id)[:count]
+            best = partial(index.likely, query.sketch, max(FINALISTS, 4 * count), except_id)
             likely = await _searched(index.rows, best)
         others = await self._source.program_runs(run, [one for one in likely if one not in same])
-        scored = _compare(wanted, others)
+        scored = _compare(query, others)
         return ([(one, 1.0) for one in same] + scored)[:count], len(same)
 
     async def _follow_motivations(self, run: str, embedder: str) -> MotivationIndex | None:
@@ -130,9 +130,9 @@ class Neighbours:
         if not rows:
             return {}
         texts = await self._source.program_texts(run, [row.candidate for row in rows])
-        found = await asyncio.to_thread(lambda: {row.sequence: _sketch(texts[row.candidate]) for row in rows})
-        await self._source.save_fingerprints(list(found.items()))
-        return found
+        sketches = await asyncio.to_thread(lambda: {row.sequence: _sketch(texts[row.candidate]) for row in rows})
+        await self._source.save_fingerprints(list(sketches.items()))
+        return sketches
 
 
 async def _searched(rows: int, search: Callable[[], list[T]]) -> list[T]:
@@ -159,9 +159,9 @@ def _sketch(program: str) -> Sketched:
         return Sketched.none()
 
 
-def _compare(wanted: Sketched, others: dict[str, Sketched]) -> list[Scored]:
+def _compare(query: Sketched, others: dict[str, Sketched]) -> list[Scored]:
     """Every finalist's true similarity, best first, ties by id."""
-    scored = zip(others, wanted.similarities(list(others.values())), strict=True)
+    scored = zip(others, query.similarities(list(others.values())), strict=True)
     return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
 
 

@@ -84,8 +84,8 @@ async def migrate(database: Database, steps: tuple[Step, ...] | None = None) -> 
         SettingsError: the database was written by a newer version of this program.
     """
     steps = MIGRATIONS if steps is None else steps
-    found = await database.progress.find_one({"_id": "schema"})
-    version: int = found["version"] if found else 0
+    row = await database.progress.find_one({"_id": "schema"})
+    version: int = row["version"] if row else 0
     if version > len(steps):
         raise SettingsError(
             f"ASI_ARCHIVE_URL: the database has schema version {version}, but this version knows only {len(steps)}: "
@@ -116,18 +116,18 @@ MIGRATIONS: tuple[Step, ...] = (_first, _second)
 
 async def drift(database: Database) -> list[str]:
     """Where indexes differ from the design, a sentence each."""
-    found: list[str] = []
+    differences: list[str] = []
     for collection, indexes in INDEXES.items():
         held = await database[collection].index_information()
         for index in indexes:
             if index.name not in held:
-                found.append(f"index {index.name} of {collection} does not exist")
+                differences.append(f"index {index.name} of {collection} does not exist")
             elif different := _difference(index, held.pop(index.name)):
-                found.append(f"index {index.name} of {collection} is {different}, must be {_wanted(index)}")
+                differences.append(f"index {index.name} of {collection} is {different}, must be {_wanted(index)}")
             else:
                 continue
-        found += [f"index {name} of {collection} is not of this design" for name in _strangers(indexes, held)]
-    return found
+        differences += [f"index {name} of {collection} is not of this design" for name in _strangers(indexes, held)]
+    return differences
 
 
 async def damage(database: Database) -> list[str]:

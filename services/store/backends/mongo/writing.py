@@ -43,8 +43,8 @@ async def apply(database: Database, messages: Sequence[Logged], react: React | N
 
 async def applied(database: Database) -> int:
     """The sequence of the last applied message."""
-    found = await database.progress.find_one({"_id": "applied"})
-    return int(found["sequence"]) if found else 0
+    row = await database.progress.find_one({"_id": "applied"})
+    return int(row["sequence"]) if row else 0
 
 
 async def position(database: Database) -> Position:
@@ -71,7 +71,7 @@ async def unreserve(database: Database, number: int) -> None:
     await database.reservations.delete_one({"_id": number})
 
 
-async def save_fingerprints(database: Database, found: Sequence[tuple[int, Sketched]]) -> None:
+async def save_fingerprints(database: Database, sketches: Sequence[tuple[int, Sketched]]) -> None:
     """Remember fingerprints of programs by sequence."""
     changes = [
         UpdateOne(
@@ -84,7 +84,7 @@ async def save_fingerprints(database: Database, found: Sequence[tuple[int, Sketc
                 }
             },
         )
-        for sequence, one in found
+        for sequence, one in sketches
     ]
     await database.programs.bulk_write(changes, ordered=False)
 
@@ -98,11 +98,11 @@ async def _load(database: Database, required: Needs) -> Loaded:
         database.records.find(keys).to_list(None),
         database.log.find(seen, {"event_id": 1}).to_list(None),
     )
-    bodies = {found["_id"]: found["record"] for found in records}
+    bodies = {row["_id"]: row["record"] for row in records}
     return Loaded(
-        runs={found["_id"]: documents.run_row(found) for found in runs},
-        rows={(found["run"], found["id"]): documents.row_of(found, bodies[found["_id"]]) for found in slims},
-        accepted={found["event_id"]: found["_id"] for found in events},
+        runs={row["_id"]: documents.run_row(row) for row in runs},
+        rows={(row["run"], row["id"]): documents.row_of(row, bodies[row["_id"]]) for row in slims},
+        accepted={row["event_id"]: row["_id"] for row in events},
     )
 
 
@@ -116,7 +116,7 @@ async def _advance(database: Database, before: int, after: int, session: Session
 
 async def _ancestors(database: Database, effects: Effects) -> list[Document]:
     """Of each new proposal the ancestors nearest to it, and the farthest of those."""
-    found: dict[str, Document] = {}
+    rows: dict[str, Document] = {}
     parents = {key: _parent(key, effects) for key in effects.proposed}
     known = database.ancestors.find({"_id": {"$in": [parent for parent in parents.values() if parent]}})
     above: dict[str, list[str]] = {one["_id"]: one["above"] for one in await known.to_list(None)} if parents else {}
@@ -124,8 +124,8 @@ async def _ancestors(database: Database, effects: Effects) -> list[Document]:
         name = documents.key_of(*key)
         above[name] = [parent, *above.get(parent, [])][:LEAP] if parent else []
         leap = above[name][-1] if parent else None
-        found[name] = {"_id": name, "above": above[name], "leap": leap}
-    return list(found.values())
+        rows[name] = {"_id": name, "above": above[name], "leap": leap}
+    return list(rows.values())
 
 
 def _parent(key: Key, effects: Effects) -> str | None:
@@ -173,17 +173,17 @@ async def _outbox(database: Database, effects: Effects, session: Session) -> lis
 
 def _proposals(effects: Effects) -> dict[str, list[Operation]]:
     """What the searches for near motivations and programs read."""
-    found: dict[str, list[Operation]] = {"motivations": [], "programs": []}
+    operations: dict[str, list[Operation]] = {"motivations": [], "programs": []}
     for key, sequence in effects.proposed.items():
         run, candidate = key
         proposal = effects.rows[key].record.proposal
         place: dict[str, object] = {"_id": sequence, "run": run, "id": candidate}
         if proposal.motivation_embedding:
             vector = Binary(np.array(proposal.motivation_embedding, dtype="<f4").tobytes())
-            found["motivations"].append(InsertOne({**place, "embedder": proposal.embedder, "vector": vector}))
+            operations["motivations"].append(InsertOne({**place, "embedder": proposal.embedder, "vector": vector}))
         if proposal.program:
-            found["programs"].append(InsertOne({**place, "sketch": None}))
-    return found
+            operations["programs"].append(InsertOne({**place, "sketch": None}))
+    return operations
 
 
 def _record(key: Key, row: CandidateRow) -> dict[str, object]:
@@ -195,7 +195,7 @@ def _replace(document: dict[str, object]) -> Operation:
 
 
 async def _count_up(database: Database, counter: str, by: int, session: Session | None = None) -> int:
-    found = await database.progress.find_one_and_update(
+    row = await database.progress.find_one_and_update(
         {"_id": counter}, {"$inc": {"last": by}}, return_document=True, session=session
     )
-    return int(found["last"])
+    return int(row["last"])

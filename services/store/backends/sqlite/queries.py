@@ -56,17 +56,17 @@ def runs(connection: Connection) -> list[RunRow]:
 def candidate(connection: Connection, run: str, name: str) -> CandidateRow:
     """By id, else by a name that just one candidate has. Raises NotFound and ValueError."""
     run = run or known(connection, run)
-    if found := read_candidate(connection, run, name):
-        return found
+    if candidate := read_candidate(connection, run, name):
+        return candidate
     known(connection, run)
     ids = _ids(connection, "SELECT id FROM candidates WHERE run = ? AND name = ? ORDER BY id LIMIT 5", run, name)
     if not name or not ids:
         raise NotFound(f"run {run} has no candidate {name!r}")
     if len(ids) > 1:
         raise ValueError(f"candidate {name!r} is ambiguous in run {run}: ask for one of {', '.join(ids)}")
-    found = read_candidate(connection, run, ids[0])
-    assert found is not None  # noqa: S101 - read in the same transaction
-    return found
+    candidate = read_candidate(connection, run, ids[0])
+    assert candidate is not None  # noqa: S101 - read in the same transaction
+    return candidate
 
 
 def candidates(connection: Connection, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
@@ -217,10 +217,10 @@ def known_candidate(connection: Connection, run: str, candidate: str) -> str:
 def _selection(query: Query, run: str) -> tuple[str, list[str | int]]:
     """The WHERE clause of a listing and its values."""
     clauses, values = ["run = ?"], [run]  # type: list[str], list[str | int]
-    for column, wanted in (("state", query.states), ("kind", query.kinds)):
-        if wanted:
-            clauses.append(f"{column} IN ({', '.join('?' * len(wanted))})")
-            values.extend(int(one) for one in wanted)
+    for column, allowed in (("state", query.states), ("kind", query.kinds)):
+        if allowed:
+            clauses.append(f"{column} IN ({', '.join('?' * len(allowed))})")
+            values.extend(int(value) for value in allowed)
     if query.stage:
         clauses.append("stage = ?")
         values.append(query.stage)
@@ -253,17 +253,17 @@ def log_page(connection: Connection, run: str, after: int, limit: int) -> list[L
 
 def digest(connection: Connection, run: str) -> tuple[str, int]:
     """The digest of one moment and the number of accepted events."""
-    found = Digest()
+    digest = Digest()
     with transaction(connection):
         run = known(connection, run)
         for row in connection.execute("SELECT record FROM records WHERE run = ? ORDER BY id", (run,)):
-            found.candidate(row["record"])
+            digest.candidate(row["record"])
         for row in connection.execute("SELECT * FROM pools WHERE run = ? ORDER BY sequence", (run,)):
-            found.pool(read_pool(row))
+            digest.pool(read_pool(row))
         query = "SELECT sha256 FROM log WHERE run = ? AND accepted = 1 ORDER BY event_id"
         for row in connection.execute(query, (run,)):
-            found.event(row["sha256"])
-    return found.result()
+            digest.event(row["sha256"])
+    return digest.result()
 
 
 def vectors(connection: Connection, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:
@@ -295,19 +295,19 @@ def programs(connection: Connection, run: str, after: int, limit: int) -> list[S
 def program_texts(connection: Connection, run: str, ids: Sequence[str]) -> dict[str, str]:
     """The programs of candidates."""
     query = "SELECT record FROM records WHERE run = ? AND id = ?"
-    found = {one: connection.execute(query, (run, one)).fetchone() for one in ids}
+    rows = {name: connection.execute(query, (run, name)).fetchone() for name in ids}
     return {
-        one: candidate_pb2.Candidate.FromString(row["record"]).proposal.program for one, row in found.items() if row
+        name: candidate_pb2.Candidate.FromString(row["record"]).proposal.program for name, row in rows.items() if row
     }
 
 
 def program_runs(connection: Connection, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
     """Fingerprints with their token runs."""
     query = "SELECT digest, sketch, runs FROM programs WHERE run = ? AND id = ? AND sketch IS NOT NULL"
-    found = {one: connection.execute(query, (run, one)).fetchone() for one in ids}
+    rows = {name: connection.execute(query, (run, name)).fetchone() for name in ids}
     from services.store.backends.neighbours import sketch_from
 
-    return {one: sketch_from(*row) for one, row in found.items() if row}
+    return {name: sketch_from(*row) for name, row in rows.items() if row}
 
 
 def _log_row(row: sqlite3.Row) -> LogRow:

@@ -106,14 +106,14 @@ def drift(connection: sqlite3.Connection) -> list[str]:
     """Where tables and indexes differ from what the migrations make, a sentence each."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
         migrate(fresh, "memory")
-        wanted = _described(fresh)
-    found = _described(connection)
-    missing = [f"{name} does not exist" for name in wanted.keys() - found.keys()]
-    unknown = [f"{name} is not of this design" for name in found.keys() - wanted.keys()]
+        designed = _described(fresh)
+    present = _described(connection)
+    missing = [f"{name} does not exist" for name in designed.keys() - present.keys()]
+    unknown = [f"{name} is not of this design" for name in present.keys() - designed.keys()]
     changed = [
-        f"{name} is {found[name]!r}, must be {wanted[name]!r}"
-        for name in wanted.keys() & found.keys()
-        if wanted[name] != found[name]
+        f"{name} is {present[name]!r}, must be {designed[name]!r}"
+        for name in designed.keys() & present.keys()
+        if designed[name] != present[name]
     ]
     return sorted(missing + unknown + changed)
 
