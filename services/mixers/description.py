@@ -24,7 +24,9 @@ Rotary = Literal["none", "full", "half", "learned"]
 Rule = Literal["delta", "product", "linear", "none"]
 Decay = Literal["none", "retention", "momentum", "mamba", "sigmoid", "channel", "floored"]
 Write = Literal["one", "sigmoid", "double", "channel", "split", "implicit"]
-PathKind = Literal["convolution", "multi_scale", "dilated", "average", "window", "retention", "value", "forgetting"]
+PathKind = Literal[
+    "convolution", "multi_scale", "dilated", "average", "window", "retention", "value", "forgetting", "routed"
+]
 FusionKind = Literal["sum", "sigmoid", "softmax", "hierarchical"]
 Evidence = Literal["token", "statistics"]
 Gate = Literal["none", "swish", "sigmoid", "head"]
@@ -146,7 +148,7 @@ class Mixer(Part):
 
 
 POSITIVE_MAPS = frozenset({"elu", "relu", "squared_relu", "softmax", "hedgehog"})
-KEYED_PATHS = frozenset({"window", "forgetting", "retention"})
+KEYED_PATHS = frozenset({"window", "forgetting", "retention", "routed"})
 SIZED_PATHS = frozenset({"convolution", "dilated", "average", "window", "forgetting"})
 CHANNEL_DECAYS = frozenset({"channel", "floored"})
 DELTA_RULES = frozenset({"delta", "product"})
@@ -332,6 +334,7 @@ _PATHS = {
     "window": "local-window-attention",
     "forgetting": "local-window-attention",
     "retention": "multi-timescale-memory",
+    "routed": "sparse-experts",
     "value": "value-residual",
 }
 _FUSIONS = {"sigmoid": "sigmoid-fusion", "softmax": "softmax-fusion", "hierarchical": "hierarchical-gating"}
@@ -423,6 +426,7 @@ def state_size(mixer: Mixer, width: int, heads: int) -> int:
             "window": (path.size - 1) * (heads * per_head + width),
             "forgetting": (path.size - 1) * (heads * per_head + width + heads),
             "retention": matrices,
+            "routed": 2 * matrices,
             "value": 0,
         }[path.kind]
     return size

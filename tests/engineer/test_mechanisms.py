@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from services.engineer.program import MixerSizes, load_mixer
-from services.mixers.description import Features, Inputs, Memory, Mixer, Output
+from services.mixers.description import Features, Inputs, Memory, Mixer, Output, Path
 from services.mixers.render import render
 
 pytestmark = pytest.mark.usefixtures("guest")
@@ -80,5 +80,25 @@ def test_output_feedback_takes_a_share_of_the_key_from_the_query() -> None:
     corrected = q - torch.as_tensor(module.feedback) * k
     scores = torch.einsum("bihd,bjhd->bhij", corrected, k).tril()
     reads = torch.einsum("bhij,bjhd->bihd", scores, v)
+
+    assert torch.allclose(outputs(module, x), finished(module, list(reads.unbind(1))), atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_routed_memory_holds_what_was_written_into_it_alone() -> None:
+    """A token reads, with the weight of its choice, what earlier tokens of the same choice wrote."""
+    torch.manual_seed(0)
+    mixer = Mixer(inputs=PLAIN, features=RAW, memory=Memory(rule="none"), paths=(Path(kind="routed"),))
+    module: Any = load_mixer(render(mixer, "Probe", "a probe"), MixerSizes(width=WIDTH, heads=HEADS, layer=0))
+    x = torch.randn(2, LENGTH, WIDTH)
+    q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))
+    chances = module.route(x).view(2, LENGTH, HEADS, 2).softmax(dim=-1)
+    choice = chances.argmax(dim=-1)
+    steps = torch.arange(LENGTH)
+    age = (steps[:, None] - steps[None, :]).clamp(min=0)
+    faded = (torch.as_tensor(module.routed_log_decay)[:, None, None] * age).exp().tril()
+    same = (choice[:, :, None] == choice[:, None, :]).permute(0, 3, 1, 2)
+    scores = torch.einsum("bihd,bjhd->bhij", q, k) * faded * same
+    reads = torch.einsum("bhij,bjhd->bihd", scores, v) * chances.amax(dim=-1)[..., None]
 
     assert torch.allclose(outputs(module, x), finished(module, list(reads.unbind(1))), atol=1e-4)

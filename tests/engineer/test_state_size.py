@@ -19,6 +19,7 @@ OTHERS = {
     "shared keys": Mixer(inputs=Inputs(key_width="shared", convolved="")),
     "half keys": Mixer(inputs=Inputs(key_width="half"), memory=Memory(decay="mamba")),
     "window": Mixer(inputs=Inputs(convolved=""), memory=Memory(rule="none"), paths=(Path(kind="window", size=4),)),
+    "routed": Mixer(inputs=Inputs(convolved=""), memory=Memory(rule="none"), paths=(Path(kind="routed"),)),
     "dilated": Mixer(inputs=Inputs(convolved=""), memory=Memory(rule="none"), paths=(Path(kind="dilated", size=3),)),
 }
 

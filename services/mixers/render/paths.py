@@ -40,6 +40,8 @@ def _path(path: Path) -> Fragment:
             return _window(path.kind, path.size)
         case "retention":
             return _retention()
+        case "routed":
+            return _routed()
         case "value":
             return Fragment()
 
@@ -115,6 +117,27 @@ def _retention() -> Fragment:
         forward="""
             slow_g = self.slow_log_decay.expand(x.shape[0], x.shape[1], -1)
             retention, _ = chunk_simple_gla(q=q, k=k, v=v, g=slow_g)
+        """,
+        imports=("import math", "from fla.ops.simple_gla import chunk_simple_gla"),
+    )
+
+
+def _routed() -> Fragment:
+    return Fragment(
+        construct="""
+            # two more memories beside the shared one: each token writes into one of them, and reads what it wrote into
+            self.route = nn.Linear(hidden_size, 2 * num_heads)
+            routed_decay = torch.exp(torch.linspace(math.log(1 / 64), math.log(1 / 2048), num_heads))
+            self.register_buffer("routed_log_decay", torch.log1p(-routed_decay))
+        """,
+        forward="""
+            chances = rearrange(self.route(x), "b l (h m) -> b l h m", m=2).softmax(dim=-1).to(v.dtype)
+            chosen = (chances == chances.amax(dim=-1, keepdim=True)).to(v.dtype)
+            routed_g = self.routed_log_decay.expand(x.shape[0], x.shape[1], -1)
+            routed = sum(
+                (share * choice)[..., None] * chunk_simple_gla(q=q, k=k * choice[..., None], v=v, g=routed_g)[0]
+                for share, choice in zip(chances.unbind(dim=-1), chosen.unbind(dim=-1))
+            )
         """,
         imports=("import math", "from fla.ops.simple_gla import chunk_simple_gla"),
     )

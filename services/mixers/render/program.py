@@ -137,6 +137,7 @@ _PADDING_KNOWN = """\
 _RULES = {"delta": "delta rule", "product": "product of delta steps", "linear": "additive memory"}
 _DECAYS = {
     "retention": "fixed forgetting per head",
+    "momentum": "fixed forgetting per head of what a running sum writes",
     "mamba": "forget gate of the state-space kind per head",
     "sigmoid": "sigmoid forget gate per head",
     "channel": "forget gate per key channel",
@@ -147,6 +148,7 @@ _WRITES = {
     "double": "writes of strength up to 2",
     "channel": "writes gated per channel",
     "split": "erasing and writing gated apart",
+    "implicit": "the step of an implicit update",
 }
 
 
@@ -161,6 +163,8 @@ def _phrases(mixer: Mixer) -> Iterator[str]:
         gates = [_DECAYS.get(memory.decay), _WRITES.get(memory.write)]
         named = " and ".join(gate for gate in gates if gate)
         yield _RULES[memory.rule] + (f" with {named}" if named else "")
+    if memory.feedback:
+        yield "queries less a share of their keys"
     if reads_keys(mixer):
         yield f"{mixer.features.map.replace('_', ' ')} keys" + (
             f" of {mixer.features.norm} norm" if mixer.features.norm != "none" else ""
