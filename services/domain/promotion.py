@@ -367,6 +367,7 @@ def ladder_to_json(ladder: Ladder) -> dict[str, object]:
             "kept": [_result_to_json(one) for one in rung.kept],
             "promoted": sorted(rung.promoted),
             "count": rung.count,
+            "outside": [_result_to_json(one) for one in rung.outside],
         }
         for rung in ladder.rungs
     ]
@@ -405,7 +406,7 @@ def _rung_from_json(value: Mapping[str, object]) -> Rung:
         kept=tuple(_result_from_json(one) for one in plain["kept"]),  # type: ignore[attr-defined]
         promoted=frozenset(plain["promoted"]),  # type: ignore[call-overload]
         count=int(plain["count"]),  # type: ignore[call-overload]
-        outside=tuple(Result(**one) for one in plain.get("outside", ())),  # type: ignore[attr-defined]
+        outside=tuple(_result_from_json(one) for one in plain.get("outside", ())),  # type: ignore[attr-defined]
     )
 
 
