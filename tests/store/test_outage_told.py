@@ -17,7 +17,7 @@ from tests.store.archive_stories import Story
 
 
 async def test_status_tells_of_an_outage_and_of_catching_up(finished: Story, tmp_path: Path) -> None:
-    """The first as a line of `asi-arch status`, the second as something to wait for."""
+    """The first as a line of `asi-arch status`, the second as something to wait for, also before the writer knows."""
     archive = open_archive(f"sqlite:///{tmp_path}/archive.db")
     await archive.open()
     await archive.apply(finished.log)
@@ -31,8 +31,12 @@ async def test_status_tells_of_an_outage_and_of_catching_up(finished: Story, tmp
         writer.behind = True
         with pytest.raises(grpc.aio.AioRpcError, match="catching up with the log") as refused:
             await stub.GetRun(archive_pb2.RunRequest(run="r1"))
+        writer.behind, writer.reached = False, len(finished.log) + 1  # of which the archive has lost the last
+        with pytest.raises(grpc.aio.AioRpcError, match="has lost what it held") as lost:
+            await stub.GetCandidate(archive_pb2.GetCandidateRequest(run="r1", candidate="c000999"))
     await server.stop(0)
     await archive.close()
 
     assert ("OUTAGE", "the disk is full") in _lines(status)
     assert is_transient(refused.value)
+    assert is_transient(lost.value)
