@@ -191,4 +191,4 @@ async def test_a_loss_changed_everywhere_in_the_published_run_contradicts_its_cl
     assert before.problems == ()
     assert any(f"the claim on {claim.candidate}: effect is" in one for one in problems)
     assert any("digest" in one for one in problems)
-    assert event.startswith(f"flagship.{claim.candidate}.verified")
+    assert event.startswith(f"{export.manifest['run']}.{claim.candidate}.verified")
