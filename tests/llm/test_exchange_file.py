@@ -60,7 +60,7 @@ async def test_every_shipped_answer_is_given_again(run: str, proposals: int) -> 
     mind = ExchangeFileMind(exchanges, f"recorded:{run}")
 
     for one in exchanges:
-        messages = tuple(Message(role, text) for role, text in one.messages)
+        messages = tuple(Message("user" if role == "user" else "system", text) for role, text in one.messages)
         asked = Request(Role.PROPOSE, "r1", "c1", messages, FORMS[one.form], "any-1")
         answered = await mind.ask(asked)
         assert answered.answer == read(one.answer, FORMS[one.form])
