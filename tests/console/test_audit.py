@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from services.console.commands.audit import judged, told
+from services.chassis.errors import NotPossible
+from services.console.commands.audit import compared, judged, told
+from services.contracts import candidate_pb2 as pb
 from services.domain.discovery import prediction
 from services.domain.statistics import Interval
 
@@ -56,3 +58,19 @@ def test_a_claim_is_told_with_its_evidence() -> None:
         "confirmed: Suffix (c000009) against Gated DeltaNet, the strongest control: gain +0.0500 nats, 95% interval "
         "[+0.0300, +0.0700] over 5 fresh seeds, 20 candidates tried"
     )
+
+
+def test_a_training_that_was_stopped_early_is_compared_where_it_was_stopped() -> None:
+    """The second training goes on to the end; its last loss is that of other steps."""
+    seed = pb.SeedResult(seed=1, loss=2.9, stopped="By 50% of the steps it fell behind.")
+    seed.curve.add(step=14, train_loss=4.0)
+    seed.curve.add(step=49, train_loss=3.0)
+    curve = [{"step": step, "train_loss": loss} for step, loss in ((14, 4.0), (49, 3.01), (98, 2.6))]
+
+    assert compared(seed, {"loss": 2.6, "curve": curve}) == (
+        3.0, 3.01, " at step 49, after which it was stopped early",
+    )  # fmt: skip
+    assert compared(seed, {"failed": "diverged"}) == (2.9, None, "")
+    assert compared(pb.SeedResult(loss=2.5), {"loss": 2.5}) == (2.5, 2.5, "")
+    with pytest.raises(NotPossible, match="stopped early"):
+        compared(seed, {"loss": 2.6, "curve": curve[2:]})

@@ -37,7 +37,10 @@ FRESH = 900_001
 
 @dataclass(frozen=True)
 class Rerun:
-    """One seed trained again. `holds` when the loss lies within three spreads of the recorded one."""
+    """One seed trained again. `holds` when the loss lies within three spreads of the recorded one.
+
+    Of a training that was stopped early both are training losses at the last step that it got to.
+    """
 
     seed: int
     recorded_loss: float
@@ -117,17 +120,31 @@ def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
     losses = [one.loss for one in record.training.seeds]
     spread = stdev(losses) if len(losses) > 1 else SEED_SPREAD
     passed = checked.get("passed") is True
-    loss = trained.get("loss")
-    if not isinstance(loss, float):
+    recorded, loss, where = compared(seed, trained)
+    if loss is None:
         sentence = f"the numbers do NOT hold: training it again failed ({trained.get('reason')})"
-        return Rerun(seed.seed, seed.loss, None, spread, passed, False, sentence)
-    near = abs(loss - seed.loss) <= SPREADS * spread
+        return Rerun(seed.seed, recorded, None, spread, passed, False, sentence)
+    near = abs(loss - recorded) <= SPREADS * spread
     verdict = "hold" if near and passed else "do NOT hold"
     sentence = (
-        f"the numbers {verdict}: seed {seed.seed} gives {loss:.4f} against {seed.loss:.4f} on record, "
+        f"the numbers {verdict}: seed {seed.seed} gives {loss:.4f} against {recorded:.4f} on record{where}, "
         f"seeds' spread {spread:.4f}; the check {'passes' if passed else 'FAILS'}"
     )
-    return Rerun(seed.seed, seed.loss, loss, spread, passed, near and passed, sentence)
+    return Rerun(seed.seed, recorded, loss, spread, passed, near and passed, sentence)
+
+
+def compared(seed: candidate_pb2.SeedResult, trained: Mapping[str, object]) -> tuple[float, float | None, str]:
+    """The loss on record, that of the second training (None where it failed), and where both were measured."""
+    loss, curve = trained.get("loss"), trained.get("curve")
+    if not isinstance(loss, float):
+        return seed.loss, None, ""
+    if not seed.HasField("stopped"):
+        return seed.loss, loss, ""
+    again = {point["step"]: point["train_loss"] for point in curve} if isinstance(curve, Sequence) else {}
+    for point in reversed(seed.curve):
+        if point.HasField("train_loss") and isinstance(value := again.get(point.step), float):
+            return point.train_loss, value, f" at step {point.step}, after which it was stopped early"
+    raise NotPossible("it was stopped early, before a step that the second training tells of")
 
 
 @dataclass(frozen=True)
