@@ -70,6 +70,7 @@ LAUNCH_SECONDS = 5e-6
 CHUNK = 64
 """Tokens that fla's kernels take at a time."""
 EXPLORE_TOKENS, GOAL_HOURS, PAPER_HOURS = 1_048_576_000, 0.5, 5.6
+LOOP_SECONDS = 2400.0
 MEASURED = ("delta_net", "gated_delta_net", "gla", "mamba2")
 FLA_LAYERS = {
     "delta_net": "DeltaNet",
@@ -416,6 +417,7 @@ async def loop_part(bench: Bench) -> Result:
             capture_output=True,
             text=True,
             check=False,
+            timeout=LOOP_SECONDS,
         )
         seconds = time.monotonic() - began
     if not done.stdout.strip():
