@@ -225,13 +225,20 @@ def _indices(*bounds: int) -> list[_Index]:
 
 
 def _interpret() -> None:
-    """Make fla's kernels run under Triton's interpreter, which lacks a driver and casts of counters."""
+    """Make fla's kernels run under Triton's interpreter, which lacks a driver, casts of counters, and builtins that fla
+    has given a name of its own."""
+    from triton import language
     from triton.runtime import driver
+
+    def gather(*args: Any, **options: Any) -> Any:
+        return language.gather(*args, **options)
 
     driver.set_active(_Interpreter())
     for name, module in list(sys.modules.items()):
         if name.startswith("fla."):
             vars(module)["range"] = _indices
+            if "gather" in vars(module):
+                vars(module)["gather"] = gather
 
 
 def _measured(side: str, folder: Path, name: str, program: str, length: int, device: str, precision: str) -> Arrays:
