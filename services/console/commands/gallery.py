@@ -164,16 +164,17 @@ def _sentence(record: pb.Candidate, known: dict[str, pb.Candidate]) -> str:
 
 
 def other_text_gain(record: pb.Candidate, control: pb.Candidate) -> tuple[str, float, Interval] | None:
-    """The gain of the second trainings on text from another source: its name, the mean over seeds and its interval.
+    """The gain of a claim's trainings on text from another source: its name, the mean over seeds and its interval.
 
-    None where the two share fewer than two seeds that were scored there.
+    Only seeds of the claim count: a fork may have verified both before. None where the two share fewer than two of them
+    that were scored there.
     """
     losses = [
         {
             seed.seed: seed
             for one in each.verifications
             for seed in one.training.seeds
-            if seed.HasField("other_text_loss")
+            if seed.HasField("other_text_loss") and seed.seed in record.discovery.seeds
         }
         for each in (record, control)
     ]
