@@ -10,19 +10,12 @@ python=.venv/bin/python
 torch=torch==2.13.0
 began=$(date +%s)
 
-setting() { "$python" -m pip config get "$1" 2>/dev/null || true; }
-uv() { "$python" -m uv pip install -q --compile-bytecode --python "$python" -c constraints.txt "$@" "$torch" -e ".[$extra]"; }
+uv() { deploy/uv.sh "$python" -c constraints.txt "$@" "$torch" -e ".[$extra]"; }
 pip() { "$python" -m pip install -q --disable-pip-version-check "$@"; }
 
 echo "installing what '$extra' needs into .venv: 1 to 2 minutes where the registry is near"
 if pip uv; then
-  # uv does not read pip's configuration.
-  links=${PIP_FIND_LINKS:-$(setting global.find-links)}
-  index=${PIP_INDEX_URL:-$(setting global.index-url)}
-  [ -z "$links" ] || export UV_FIND_LINKS="${UV_FIND_LINKS:-$(printf %s "$links" | tr -s ' \n' ,)}"
-  [ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
-  [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$PIP_CERT}"
-  if [ -n "$links" ]; then
+  if "$python" -m pip config list | grep 'find-links=' > /dev/null; then
     uv && done=uv
   elif uv --torch-backend=auto 2>/dev/null; then
     done=uv
