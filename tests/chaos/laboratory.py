@@ -165,6 +165,7 @@ class Laboratory:
                 for task in [task for task in hurting if task.done()]:
                     hurting.discard(task)
                     task.result()
+                    status = archive_pb2.RunStatus()  # that of before: the archive may be another one
                 busy = status.in_flight or faults or hurting or self.broker_down_until is not None
                 if status.phase == "finished" and not busy:
                     return status
@@ -176,6 +177,10 @@ class Laboratory:
         """A supervisor starts nobody again who stopped by name: only for a damaged log does anyone know what to do."""
         for name, part in self.parts.items():
             if not part.stopped_by_name:
+                continue
+            if name == "store" and "no sound SQLite file" in part.stopped_by_name:
+                async with self.archive_hurt:  # what it asks for: a sound file lies there again
+                    part.stopped_by_name, part.process = "", None
                 continue
             if name != "store" or "the event log is damaged" not in part.stopped_by_name:
                 raise RuntimeError(f"the {name} refuses to go on: {part.stopped_by_name}")
