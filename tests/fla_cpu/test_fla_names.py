@@ -30,7 +30,7 @@ def test_every_usual_way_to_import_finds_our_parts() -> None:
         "import fla, importlib.util, sys\n"
         "assert fla.ops.delta_rule.chunk_delta_rule is chunk_delta_rule is other\n"
         "assert chunk_delta_rule.__module__.startswith('services.fla_cpu')\n"
-        "assert not hasattr(fla.ops, 'chunk_rwkv7'), 'asking is no error'\n"
+        "assert not hasattr(fla.ops, 'chunk_ttt_linear'), 'asking is no error'\n"
         "assert importlib.util.find_spec('nowhere_at_all') is None, 'nor is searching elsewhere'\n"
         "assert not {'triton', 'einops', 'transformers.utils', 'fla.backends'} & set(sys.modules)\n"
     )
@@ -42,7 +42,7 @@ def test_a_missing_part_is_named_with_what_there_is() -> None:
     """One sentence that tells a program's author what to use."""
     programs = {
         "from fla.layers import DeltaNet": "fla.layers.DeltaNet",
-        "from fla.ops import chunk_rwkv7": "fla.ops.chunk_rwkv7",
+        "from fla.ops import chunk_ttt_linear": "fla.ops.chunk_ttt_linear",
         "from fla.ops.nsa.parallel import parallel_nsa": "fla.ops.nsa",
         "import fla.modules; fla.modules.BitLinear": "fla.modules.BitLinear",
         "from transformers import AutoModel": "transformers.AutoModel",
