@@ -11,7 +11,8 @@ from typing import Any
 from urllib.error import URLError
 
 from services.console.local.broker import find_nats_server
-from services.console.local.processes import free_port, leashed
+from services.console.local.leash import leashed
+from services.console.local.processes import free_port
 
 SIZE = 3
 START_SECONDS = 60.0

@@ -15,7 +15,7 @@ import typer
 
 from services.chassis.errors import NotPossible
 from services.console.archive import run_and_candidates, run_status
-from services.console.local.processes import leashed
+from services.console.local.leash import leashed
 from services.console.settings import console_settings, running_system
 from services.contracts.candidate_pb2 import Candidate
 

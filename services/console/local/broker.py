@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from services.chassis.errors import SettingsError
-from services.console.local.processes import free_port, leashed
+from services.console.local.leash import leashed
+from services.console.local.processes import free_port
 
 START_SECONDS = 60.0
 

@@ -10,6 +10,12 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
+
+
+def leashed(command: Sequence[str]) -> list[str]:
+    """The command as a child that does not outlive this process."""
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
 def main() -> None:

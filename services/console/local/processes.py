@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from services.chassis.bus.credentials import variable
 from services.chassis.bus.rights import RIGHTS
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.service import SETTINGS_EXIT
+from services.console.local.leash import leashed
 
 PORTS = range(20_000, 32_000)
 """Below what Linux takes for outgoing connections: one of those must not sit on a port before its service listens."""
@@ -135,11 +136,6 @@ class ServiceProcess:
             told = json.loads(lines[-1])
             return str(told.get("error") or told.get("event") or lines[-1])
         return lines[-1]
-
-
-def leashed(command: Sequence[str]) -> list[str]:
-    """The command as a child that does not outlive this process; see `leash`."""
-    return [sys.executable, "-I", "-S", str(Path(__file__).with_name("leash.py")), str(os.getpid()), *command]
 
 
 def sweep(processes: Iterable[int], folder: Path, seconds: float = 20.0) -> None:
