@@ -4,6 +4,7 @@ A command's module is imported when the command is called, so that `asi-arch --h
 `asi-arch status` none but its own.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -142,6 +143,7 @@ def asi_arch() -> None:
 
 def main() -> None:
     """The entry point: an expected error ends in one sentence."""
+    gc.set_threshold(100_000)  # looking for cycles after every 700 new objects is a tenth of a short command
     try:
         app()
     except KeyboardInterrupt:
