@@ -35,6 +35,7 @@ def answer(*arguments: object) -> Any:
     return json.loads(called(*arguments, "--json").output)
 
 
+@pytest.mark.slow
 def test_info_tells_coverage_reliability_early_losses_stopping_and_effects(folder: Path) -> None:
     told = answer("info", "--folder", folder)
 
@@ -74,6 +75,7 @@ def test_compare_pairs_every_policy_with_random_and_local_search(folder: Path) -
     assert set(results[1]["p"]) == {"local"}
 
 
+@pytest.mark.slow
 def test_pack_writes_what_can_be_read_again(folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "packed" / "all.jsonl.gz"
     place.parent.mkdir()

@@ -22,6 +22,7 @@ async def test_an_engineer_without_work_ends_by_itself_where_that_is_wanted(sett
         assert time.monotonic() - begun >= 0.5
 
 
+@pytest.mark.slow
 async def test_an_engineer_needs_the_data_of_those_benchmarks_only_that_it_will_be_asked_for(
     settings: ServiceSettings,
 ) -> None:
