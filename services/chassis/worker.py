@@ -63,10 +63,8 @@ class Activity:
             self._changed.clear()
             with contextlib.suppress(Exception):
                 await self._send(self._state)
-            with contextlib.suppress(
-                TimeoutError
-            ):  # not wait_for: in Python 3.11 a change may swallow the cancellation
-                async with asyncio.timeout(REPEAT_SECONDS):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REPEAT_SECONDS):  # in Python 3.11 wait_for may swallow a cancellation
                     await self._changed.wait()
 
     def train(self, training: pb.TrainingProgress) -> None:

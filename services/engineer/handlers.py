@@ -17,6 +17,7 @@ from typing import TypeVar
 import structlog
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
+from pydantic import ValidationError
 
 from services.archive.records import record_for
 from services.chassis import metrics, worker
@@ -131,7 +132,7 @@ class Engineer:
             training = await self._train_with_revisions(job, record, stage, surroundings, bench)
             await self._investigate(job, record, training, stage, surroundings)
             training.attempt, training.worker = attempt, WORKER
-            _add_state_size(training, record, stage.scale)
+            add_state_size(training, record, stage.scale)
             structlog.get_logger().info(
                 "trained", loss=training.loss, benchmark=training.benchmark, seeds=len(training.seeds)
             )
@@ -326,13 +327,16 @@ class Engineer:
         return repair.program
 
 
-def _add_state_size(training: pb.Training, record: pb.Candidate, scale: Scale) -> None:
+def add_state_size(training: pb.Training, record: pb.Candidate, scale: Scale) -> None:
     """From the description that the program was rendered from; nothing for a program without one, or repaired."""
     proposal = record.proposal
     if training.revisions:
         return
     if proposal.HasField("description"):
-        mixer = Mixer.model_validate(MessageToDict(proposal.description))
+        try:
+            mixer = Mixer.model_validate(MessageToDict(proposal.description))
+        except ValidationError:  # a researcher of another version describes what this one does not know
+            return
     elif record.request.baseline in CATALOGUE:
         mixer = CATALOGUE[record.request.baseline]
     else:

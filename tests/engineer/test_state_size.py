@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from services.contracts import candidate_pb2 as pb
+from services.engineer.handlers import add_state_size
 from services.engineer.program import MixerSizes, load_mixer
+from services.engineer.scales import load_scale
 from services.mixers.description import CATALOGUE, Features, Inputs, Memory, Mixer, Path, state_size
 from services.mixers.render import render
 
@@ -51,3 +54,14 @@ def test_the_size_is_that_of_matrices_convolutions_and_windows() -> None:
     assert state_size(CATALOGUE["delta_net"], 64, 2) == 2 * 32 * 32 + 3 * 3 * 64
     assert state_size(OTHERS["window"], 64, 2) == 3 * 2 * 64
     assert state_size(OTHERS["dilated"], 64, 2) == 2 * 4 * 64
+
+
+@pytest.mark.parametrize(("rule", "known"), [("delta", True), ("of a later version", False)])
+def test_a_description_of_another_version_has_no_size_and_loses_no_candidate(rule: str, known: bool) -> None:
+    """While a laboratory is upgraded, a researcher may be newer than an engineer."""
+    record = pb.Candidate()
+    record.proposal.description.update({"memory": {"rule": rule}})
+    training = pb.Training(seeds=[pb.SeedResult()])
+    add_state_size(training, record, load_scale("tiny"))
+
+    assert training.seeds[0].measurements.HasField("state_size") is known
