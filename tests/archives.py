@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from services.chassis import tasks
 from services.chassis.bus import Bus
 from services.chassis.events import Cause, first, follow
 from services.chassis.rpc import Server, channel
@@ -119,9 +120,7 @@ async def store(bus: Bus) -> AsyncIterator[Store]:
         async with channel(address, ServiceSettings()) as connection:
             yield Store(archive, archive_pb2_grpc.ArchiveStub(connection), address)
     finally:
-        applying.cancel()
-        with suppress(asyncio.CancelledError):
-            await applying
+        await tasks.end(applying)
         await server.stop(0)
 
 

@@ -66,7 +66,9 @@ def _stacks() -> str:
         text.write(f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}")
     with contextlib.suppress(RuntimeError):
         for task in asyncio.all_tasks():
-            task.print_stack(file=text)
+            text.write(f"{task!r}\n")
+            with contextlib.suppress(TypeError):  # what Cython has compiled has no lines
+                task.print_stack(file=text)
     return text.getvalue()
 
 

@@ -1,7 +1,6 @@
 """What a service is: settings, logs, bus, gRPC server and workers, started together and drained on SIGTERM."""
 
 import asyncio
-import contextlib
 import gc
 import signal
 import sys
@@ -10,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from services.chassis import logs, metrics, telemetry
+from services.chassis import logs, metrics, tasks, telemetry
 from services.chassis.bus import Bus
 from services.chassis.bus.durability import require_durability
 from services.chassis.bus.rights import durables_of
@@ -65,9 +64,7 @@ class Service:
         await self.server.report(healthy=False)
         get_logger().info("draining", busy=sum(worker.busy for worker in self.workers))
         await asyncio.gather(*(worker.drain(self.settings.grace_seconds) for worker in self.workers))
-        for part in parts:
-            part.cancel()
-        await asyncio.gather(*parts, return_exceptions=True)
+        await tasks.end(*parts)
         await self.server.stop(2)
         for part in failed:
             part.result()
@@ -107,11 +104,10 @@ async def _serve(name: str, settings: S, build: Build[S]) -> None:
     serving = asyncio.create_task(_start(name, settings, build, stop))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
     await asyncio.wait({serving}, timeout=settings.grace_seconds + 15)
-    serving.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await serving
+    await tasks.end(serving, stopping)
+    if not serving.cancelled():
+        serving.result()
 
 
 async def _start(name: str, settings: S, build: Build[S], stop: asyncio.Event) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import grpc.aio
 import structlog
 
-from services.chassis import metrics, telemetry
+from services.chassis import metrics, tasks, telemetry
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.bus.connection import EventTooBig
 from services.chassis.bus.subjects import fact_of, is_forged
@@ -183,10 +183,7 @@ class Worker:
         if not self._running:
             return
         _, late = await asyncio.wait(set(self._running), timeout=grace)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=10)
+        await tasks.end(*late, within=10)
 
     async def _fetch(self) -> Delivery | None:
         """One delivery, or none when draining began meanwhile: a fetch never outlives the drain."""

@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from services.chassis import tasks
 from services.chassis.errors import BusLost
 from services.console.events import EventRow, event_row
 from services.console.log import open_log
@@ -119,9 +120,7 @@ class RunLog:
     async def close(self) -> None:
         """Stop following."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await tasks.end(self._task)
 
     def _is_open(self) -> bool:
         return running_system(self._settings) is not None or "ASI_NATS_URL" in os.environ

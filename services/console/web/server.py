@@ -16,6 +16,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError, Message
 
 from services.archive.scoring import benchmark_gain
+from services.chassis import tasks
 from services.chassis.artifacts import ArtifactDamaged, FsspecArtifacts
 from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import BusLost, NotFound, SettingsError, Transient
@@ -356,9 +357,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
                 with contextlib.suppress(TimeoutError):
                     await response.write((await asyncio.wait_for(messages.get(), 1)).encode())
     finally:
-        for one in pumps:
-            one.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
+        await tasks.end(*pumps)
     return response
 
 

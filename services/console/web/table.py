@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterable
 from statistics import fmean
@@ -14,6 +13,7 @@ import grpc.aio
 from google.protobuf.json_format import MessageToDict
 
 from services.archive.scoring import measures_of
+from services.chassis import tasks
 from services.chassis.errors import NotFound, Transient
 from services.console.rows import kind_name, state_name
 from services.console.web.live import ArchiveConnection, Stub
@@ -199,9 +199,7 @@ class RunTable:
     async def close(self) -> None:
         """Stop following the run."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await tasks.end(self._task)
 
     def _since(self, version: int) -> Change:
         change = Change(epoch=self._epoch, version=self._version)
