@@ -24,6 +24,7 @@ Rotary = Literal["none", "full", "half", "learned"]
 Rule = Literal["delta", "product", "linear", "none"]
 Decay = Literal["none", "retention", "momentum", "mamba", "sigmoid", "channel", "floored"]
 Write = Literal["one", "sigmoid", "double", "channel", "split", "implicit"]
+Form = Literal["plain", "trapezoid", "levels", "mesa", "ridge", "householder"]
 PathKind = Literal[
     "convolution", "multi_scale", "dilated", "average", "window", "retention", "value", "forgetting", "routed"
 ]
@@ -68,6 +69,11 @@ class Memory(Part):
     write: Write = "sigmoid"  # strength; "double" reaches 2: negative eigenvalues; "split" erases and writes apart
     # write "implicit" is the step of an implicit update, stable for keys of any length; decay "momentum" is fixed, and
     # what is written passes a running sum first
+    form: Form = (
+        "plain"  # of an additive memory with at most one decay per head: "trapezoid" also writes what the token
+    )
+    # before wrote; "levels" reads spans that double in length by weights of their own; "mesa" and "ridge" solve the
+    # regression of values on keys for the query; "householder" reflects the state along a direction of each token
     tied: bool = False  # keys are scaled by 1 - forget gate
     normalised: bool = False  # divide by the accumulated weights, as in linear attention
     bonus: bool = False  # a learned extra weight for the current token
@@ -147,6 +153,9 @@ class Mixer(Part):
         return cls.model_validate_json(text)
 
 
+SOLVED_FORMS = frozenset({"mesa", "ridge"})
+LEVELS = 16
+"""States of a memory of form "levels": enough for 32,768 tokens, beyond which the longest spans share a weight."""
 POSITIVE_MAPS = frozenset({"elu", "relu", "squared_relu", "softmax", "hedgehog"})
 KEYED_PATHS = frozenset({"window", "forgetting", "retention", "routed"})
 SIZED_PATHS = frozenset({"convolution", "dilated", "average", "window", "forgetting"})
@@ -203,6 +212,11 @@ def _memory_problem(mixer: Mixer) -> str | None:
         return "memory.normalised divides by accumulated weights: it needs rule 'linear', a positive map, no rotation"
     if memory.normalised and memory.decay in CHANNEL_DECAYS:
         return "memory.normalised is not defined with a decay by channel"
+    if memory.rule == "linear" and memory.form != "plain":
+        if memory.normalised or memory.decay in CHANNEL_DECAYS | {"momentum"}:
+            return f"memory.form {memory.form!r} needs a decay by head, or none, and no memory.normalised"
+        if memory.form in SOLVED_FORMS and features.norm != "l2":
+            return f"memory.form {memory.form!r} solves a system that long keys spoil: set features.norm to 'l2'"
     if memory.tied and not (memory.rule == "linear" and memory.decay in CHANNEL_DECAYS):
         return "memory.tied needs memory.rule 'linear' and a decay by channel"
     return None
@@ -259,7 +273,7 @@ def _settled_memory(memory: Memory) -> Memory:
         return Memory(rule="none")
     changes: dict[str, object] = {"steps": max(memory.steps, 2) if memory.rule == "product" else 1}
     if memory.rule != "linear":
-        changes["bonus"] = False
+        changes |= {"bonus": False, "form": "plain"}
     return memory.model_copy(update=changes)
 
 
@@ -326,6 +340,13 @@ _WRITES = {
     "split": ("write-strength", "input-gate", "low-rank-projection"),
     "implicit": ("write-strength", "test-time-learning"),
 }
+_FORMS = {
+    "trapezoid": ("token-shift",),
+    "levels": ("hierarchical-memory", "multi-timescale-memory"),
+    "mesa": ("test-time-learning", "dense-transition"),
+    "ridge": ("test-time-learning", "dense-transition"),
+    "householder": ("householder-product", "rotary-phase"),
+}
 _PATHS = {
     "convolution": "short-convolution",
     "multi_scale": "multi-scale-convolution",
@@ -351,6 +372,7 @@ def _of_memory(mixer: Mixer) -> Iterator[str]:
     if memory.rule == "none":
         return
     yield from (*_RULES[memory.rule], *_DECAYS.get(memory.decay, ()), *_WRITES.get(memory.write, ()), "chunkwise-form")
+    yield from _FORMS.get(memory.form, ())
     flags = {
         "input-gate": memory.tied,
         "state-normalisation": memory.normalised,
@@ -415,7 +437,9 @@ def state_size(mixer: Mixer, width: int, heads: int) -> int:
         (inputs.conv_size - 1) * (width if letter == "v" else keys) for letter in inputs.convolved
     )  # the steps of rule "product" convolve the same projection
     if memory.rule != "none":
-        states = 2 if memory.decay == "momentum" else 1
+        states = LEVELS if memory.form == "levels" else 2 if memory.decay == "momentum" else 1
+        size += {"trapezoid": heads * per_head + width}.get(memory.form, 0)  # what the token before wrote
+        size += heads * per_head**2 if memory.form in SOLVED_FORMS else 0
         size += states * (matrices + (heads * per_head if memory.normalised else 0))
     for path in mixer.paths:
         size += {

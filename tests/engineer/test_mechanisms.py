@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from services.engineer.program import MixerSizes, load_mixer
-from services.mixers.description import Features, Inputs, Memory, Mixer, Output, Path
+from services.mixers.description import LEVELS, Features, Inputs, Memory, Mixer, Output, Path
 from services.mixers.render import render
+from tests.fla_cpu.conftest import load
 
 pytestmark = pytest.mark.usefixtures("guest")
 WIDTH, HEADS, LENGTH = 16, 2, 37
@@ -71,6 +72,44 @@ def test_an_implicit_step_ends_where_its_equation_holds() -> None:
         reads.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state))
 
     assert torch.allclose(outputs(module, x), finished(module, reads), atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_trapezoid_writes_what_the_token_before_wrote_once_faded() -> None:
+    module = module_of(Memory(rule="linear", write="one", decay="retention", form="trapezoid"))
+    x = torch.randn(2, LENGTH, WIDTH)
+    q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))
+    keeps = torch.as_tensor(module.log_decay).exp()[:, None, None]
+    share = module.share_proj(x).sigmoid()[..., None, None]
+    state = before = torch.zeros(2, HEADS, WIDTH // HEADS, WIDTH // HEADS)
+    reads = []
+    for t in range(LENGTH):
+        write = k[:, t, :, :, None] * v[:, t, :, None, :]
+        state = keeps * state + keeps * (1 - share[:, t]) * before + share[:, t] * write
+        before = write
+        reads.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state))
+
+    assert torch.allclose(outputs(module, x), finished(module, reads), atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [1, 63, 100, 193])
+def test_spans_are_read_as_in_fla(length: int) -> None:
+    """Against the quadratic form of fla, outputs and gradients; 193 tokens are seven chunks."""
+    module = module_of(Memory(rule="linear", write="one", decay="sigmoid", form="levels"))
+    spans_attention = module.forward.__globals__["spans_attention"]
+    shape = (2, length, HEADS)
+    sizes = {"q": 8, "k": 8, "v": 6, "weights": LEVELS}
+    given = [torch.randn(*shape, size, requires_grad=True) for size in sizes.values()]
+    g = F.logsigmoid(torch.randn(shape)).requires_grad_()
+    q, k, v, weights = given
+    ours = spans_attention(q, k, v, weights, g)
+    theirs = load("ops/log_linear_attn/naive.py").naive_log_linear_attn(q, k, v, g, weights, None)
+    loss = torch.randn_like(ours)
+    inputs = [*given, g]
+
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    for one, other in zip(*(torch.autograd.grad(o, inputs, loss) for o in (ours, theirs)), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Moves on the recurrent memory: what is written, how strongly, and how it fades."""
 
-from services.mixers.description import CHANNEL_DECAYS, DELTA_RULES, Mixer
+from services.mixers.description import CHANNEL_DECAYS, DELTA_RULES, SOLVED_FORMS, Mixer
 from services.mixers.moves.move import (
     COMBA,
     DELTA_NET,
@@ -11,12 +11,15 @@ from services.mixers.moves.move import (
     HGRN2,
     KIMI_LINEAR,
     LINEAR_ATTENTION,
+    LOG_LINEAR,
     LONGHORN,
+    MAMBA3,
     NEGATIVE_EIGENVALUES,
     RETNET,
     RWKV,
     TITANS,
     TRANSNORMER,
+    Change,
     Move,
     changed,
     setting,
@@ -49,10 +52,23 @@ def _as_linear(mixer: Mixer) -> Mixer:
 
 
 def _averaging(mixer: Mixer) -> Mixer:
-    memory: dict[str, object] = {"normalised": True, "tied": False}
+    memory: dict[str, object] = {"normalised": True, "tied": False, "form": "plain"}
     if mixer.memory.decay in CHANNEL_DECAYS:
         memory["decay"] = "sigmoid"
     return changed(mixer, memory=memory, features={"map": "elu", "norm": "none", "rotary": "none"})
+
+
+def _formed(form: str) -> Change:
+    """An additive memory of this form; a decay that the form does not take becomes one by head."""
+
+    def change(mixer: Mixer) -> Mixer:
+        memory: dict[str, object] = {"form": form, "normalised": False, "tied": False}
+        if mixer.memory.decay in CHANNEL_DECAYS | {"momentum"}:
+            memory["decay"] = "sigmoid"
+        features: dict[str, object] = {"norm": "l2"} if form in SOLVED_FORMS else {}
+        return changed(_as_linear(changed(mixer, features=features)), memory=memory)
+
+    return where(_has_memory, change)
 
 
 def _by_channel(decay: str) -> Move:
@@ -60,7 +76,7 @@ def _by_channel(decay: str) -> Move:
     word, source = kinds[decay]
 
     def change(mixer: Mixer) -> Mixer:
-        return changed(_as_linear(mixer), memory={"decay": decay, "normalised": False})
+        return changed(_as_linear(mixer), memory={"decay": decay, "normalised": False, "form": "plain"})
 
     return Move(
         name=f"decay_{decay}",
@@ -149,7 +165,7 @@ MOVES = (
         "an additive memory with fixed forgetting that is written through a running sum",
         "what came just before is then written along, as momentum does in gradient descent",
         "Momentum",
-        where(_has_memory, lambda m: changed(_as_linear(m), memory={"decay": "momentum"})),
+        where(_has_memory, lambda m: changed(_as_linear(m), memory={"decay": "momentum", "form": "plain"})),
         ("state-momentum", "fixed-decay", "additive-state"),
         ("delta-rule", "forget-gate"),
         TITANS,
@@ -251,6 +267,35 @@ MOVES = (
         ("write-strength", "input-gate", "low-rank-projection"),
         (),
         GATED_DELTA_NET_2,
+    ),
+    Move(
+        "trapezoidal_writes",
+        "an additive memory that also writes, once faded, what the token before wrote",
+        "an integral by the trapezoid's rule is of second order, and can stand for a short convolution",
+        "Trapezoid",
+        _formed("trapezoid"),
+        ("token-shift", "additive-state"),
+        ("delta-rule",),
+        MAMBA3,
+    ),
+    Move(
+        "log_linear_memory",
+        "an additive memory of spans that double in length, each read by a weight of its own",
+        "a logarithmic number of states keeps the near past in detail and the far past in summary",
+        "LogLinear",
+        _formed("levels"),
+        ("hierarchical-memory", "multi-timescale-memory", "additive-state"),
+        ("delta-rule",),
+        LOG_LINEAR,
+    ),
+    Move(
+        "plain_memory",
+        "an additive memory that is written and read by a single product",
+        "one state that is read as it is costs least",
+        "OneState",
+        where(lambda m: m.memory.form != "plain", setting(memory={"form": "plain"})),
+        (),
+        ("token-shift", "hierarchical-memory", "test-time-learning", "householder-product"),
     ),
     _by_channel("channel"),
     _by_channel("floored"),

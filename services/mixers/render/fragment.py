@@ -106,9 +106,53 @@ def window_attention(
     return out[:, :length]
 '''
 
+_SPANS = '''
+def spans_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, weights: torch.Tensor, log_decay: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Linear attention over spans that double in length with their distance; the cost is length * log(length).
+
+    q, k: [batch, length, heads, key channels]; v: [batch, length, heads, value channels]; log_decay: [batch, length,
+    heads]; weights: [batch, length, heads, levels]: of the token itself, then of spans of 1, 2, 4, … tokens before it.
+    """
+    dtype, length, most, size = v.dtype, q.shape[1], weights.shape[-1] - 1, 32
+    log_decay = torch.zeros_like(weights[..., 0]) if log_decay is None else log_decay
+    parts = (q.shape[-1] ** -0.5 * q, k, v, weights, log_decay[..., None])
+    parts = (F.pad(t, (0, 0, 0, 0, 0, -length % size)).float() for t in parts)
+    q, k, v, weights, fade = (rearrange(t, "b (n c) h d -> b h n c d", c=size) for t in parts)
+    fade = fade.squeeze(-1).cumsum(dim=-1)  # inside each chunk
+
+    place = torch.arange(size, device=q.device)
+    level = (1 + (place[:, None] ^ place).float().log2().floor()).clamp(min=0).long()  # 0 on the diagonal
+    visible = place[:, None] >= place
+    scores = (q @ k.mT) * weights.gather(-1, level.clamp(max=most).expand(*weights.shape[:3], -1, -1))
+    scores = scores * (fade[..., :, None] - fade[..., None, :]).masked_fill(~visible, float("-inf")).exp()
+    out = scores @ v
+
+    # spans of whole chunks: state s holds chunks s * span to (s + 1) * span - 1; every other one is read, by the next
+    chunks, total = q.shape[2], fade[..., -1].double()
+    before = F.pad(total.cumsum(dim=-1), (1, 0))  # decay until each chunk begins
+    states = (k * (fade[..., -1:] - fade).exp()[..., None]).mT @ v
+    order, span, step = torch.arange(chunks, device=q.device), 1, size.bit_length()
+    while span < chunks:
+        reads = order[(order // span) % 2 == 1]
+        begins = reads // span * span
+        faded = fade[:, :, reads] + (before[..., reads] - before[..., begins]).float()[..., None]
+        scale = weights[:, :, reads, :, min(step, most)] * faded.exp()
+        read = (q[:, :, reads] * scale[..., None]) @ states[:, :, begins // span - 1]
+        out = out.index_add(2, reads, read)
+        pairs = states.shape[2] // 2
+        ends = torch.arange(1, pairs + 1, device=q.device) * 2 * span
+        kept = (before[..., ends] - before[..., ends - span]).float().exp()[..., None, None]
+        states = states[:, :, 0 : 2 * pairs : 2] * kept + states[:, :, 1 : 2 * pairs : 2]
+        span, step = 2 * span, step + 1
+    return rearrange(out, "b h n c d -> b (n c) h d")[:, :length].to(dtype)
+'''
+
 HELPERS: Mapping[str, str] = {
     "previous": _PREVIOUS,
     "rotate": _ROTATE,
     "causal_conv": _CAUSAL_CONV,
     "window_attention": _WINDOW_ATTENTION,
+    "spans_attention": _SPANS,
 }

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from services.mixers.description import CHANNEL_DECAYS, Mixer, Output
+from services.mixers.description import CHANNEL_DECAYS, LEVELS, Memory, Mixer, Output
 from services.mixers.render.fragment import Fragment
 
+_SIMPLE_GLA = ("from fla.ops.simple_gla import chunk_simple_gla",)
 _RETENTION = """
     # fixed forgetting, from fast heads to slow ones
     spans = torch.linspace(math.log(1 / 32), math.log(1 / 512), num_heads)
@@ -200,7 +201,10 @@ def _linear(mixer: Mixer) -> Iterator[Fragment]:
             """,
         )
         written = "weighed"
-    yield _linear_call(mixer, written)
+    if memory.form == "plain":
+        yield _linear_call(mixer, written)
+    else:
+        yield _form(memory, written)
     if memory.normalised:
         yield Fragment(forward="o = o[..., :-1] / (o[..., -1:] + 1e-4)  # the last column holds the sum of weights")
     if memory.bonus:
@@ -221,10 +225,46 @@ def _linear_call(mixer: Mixer, written: str) -> Fragment:
                 a, m = (rate[..., None].exp() for rate in (g, fast))
                 o = (a * slow - m * quick) / (a - m)
             """,
-            imports=("from fla.ops.simple_gla import chunk_simple_gla",),
+            imports=_SIMPLE_GLA,
         )
     gate = "" if mixer.memory.decay == "none" else ", g=g"
     return _call("chunk_simple_gla", "simple_gla", f"q=q, k=k, v={written}{gate}")
+
+
+def _form(memory: Memory, written: str) -> Fragment:
+    gate = "" if memory.decay == "none" else ", g=g"
+    match memory.form:
+        case "trapezoid":
+            fade = "" if memory.decay == "none" else " * g.exp()[..., None]"
+            return Fragment(
+                construct="""
+                    # the share of a write that counts at once; the rest counts one token later
+                    self.share_proj = nn.Linear(hidden_size, num_heads)
+                    nn.init.constant_(self.share_proj.bias, 1.0)
+                """,
+                forward=f"""
+                    share = self.share_proj(x).sigmoid()[..., None]
+                    k_before, late = (F.pad(t, (0, 0, 0, 0, 1, -1)) for t in (k, {written}))
+                    late = (1.0 - share) * late{fade}
+                    o, _ = chunk_simple_gla(q=q, k=k, v=share * {written}{gate})
+                    o = o + chunk_simple_gla(q=q, k=k_before, v=late{gate})[0]
+                """,
+                imports=_SIMPLE_GLA,
+            )
+        case "levels":
+            return Fragment(
+                construct=f"""
+                    # spans of 1, 2, 4, … tokens, each with a weight that the token decides, 1 at first
+                    self.span_proj = nn.Linear(hidden_size, {LEVELS} * num_heads)
+                """,
+                forward=f"""
+                    span_weights = rearrange(self.span_proj(x), "b l (h s) -> b l h s", h=self.num_heads)
+                    span_weights = 2.0 * span_weights.sigmoid()
+                    o = spans_attention(q, k, {written}, span_weights{gate.replace("g=", "")})
+                """,
+                helpers=("spans_attention",),
+            )
+    raise ValueError(f"memory.form {memory.form!r} has no program")
 
 
 def _channel_write() -> Fragment:

@@ -152,6 +152,15 @@ _WRITES = {
 }
 
 
+_FORMS = {
+    "trapezoid": "writes by the trapezoid's rule",
+    "levels": "spans that double in length, each read by a weight of its own",
+    "mesa": "queries that solve the regression of values on keys, by conjugate gradients",
+    "ridge": "queries that solve a fading ridge regression of values on keys, by Chebyshev's iteration",
+    "householder": "a state that each token reflects along a direction of its own",
+}
+
+
 def describe(mixer: Mixer) -> str:
     """One line, in lower case, on what the mixer is made of."""
     return "; ".join(_phrases(mixer.settled())) + "."
@@ -163,6 +172,8 @@ def _phrases(mixer: Mixer) -> Iterator[str]:
         gates = [_DECAYS.get(memory.decay), _WRITES.get(memory.write)]
         named = " and ".join(gate for gate in gates if gate)
         yield _RULES[memory.rule] + (f" with {named}" if named else "")
+    if memory.form != "plain":
+        yield _FORMS[memory.form]
     if memory.feedback:
         yield "queries less a share of their keys"
     if reads_keys(mixer):
