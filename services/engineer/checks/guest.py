@@ -5,7 +5,7 @@ choice; what this process claims of itself only counts against the program.
 
 begin       program, settings → ready
 claim       the name of a probe of `claims` → finding
-parameters  layer → names and sizes, and the parameters themselves where they are small
+parameters  layer, place → the layer's parameters from that place on, as many as a message takes; whether those are all
 forward     state, layers, arithmetic, inputs [batch, length, width] and, for gradients, a direction → output, gradient;
             several layers are stacked as in the model, each adding to its input
 end         → the child returns
@@ -17,7 +17,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from services.engineer.checks.claims import claim
@@ -28,7 +30,7 @@ from services.engineer.program import MixerSizes, block_layout, execute, explain
 from services.sandbox.wire import Arrays, Channel, Message
 
 Answer = tuple[str, dict[str, JSON], Arrays]
-SENT_BYTES = 16 << 20
+SENT_BYTES = 256 << 20
 
 
 def run(channel: Channel) -> None:
@@ -63,11 +65,13 @@ def _claim(subject: Subject, order: Message) -> Answer:
 
 
 def _parameters(subject: Subject, order: Message) -> Answer:
-    named = dict(subject.at_scale(_number(order, "layer")).named_parameters())
-    sizes: dict[str, JSON] = {name: value.numel() for name, value in named.items()}
-    if sum(value.numel() * 4 for value in named.values()) > SENT_BYTES:
-        return "parameters", {"sizes": sizes}, {}
-    return "parameters", {"sizes": sizes}, {name: value.detach().float().numpy() for name, value in named.items()}
+    named = list(subject.at_scale(_number(order, "layer")).named_parameters())[_number(order, "place") :]
+    sent: dict[str, NDArray[np.float32]] = {}
+    for name, value in named:
+        if sent and sum(array.nbytes for array in sent.values()) + value.numel() * 4 > SENT_BYTES:
+            break
+        sent[name] = value.detach().float().numpy()
+    return "parameters", {"last": len(sent) == len(named)}, sent
 
 
 def _forward(subject: Subject, order: Message) -> Answer:

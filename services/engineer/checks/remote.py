@@ -125,17 +125,14 @@ class Remote:
         return output, gradient
 
     async def parameters(self) -> int:
-        """How many parameters the layer's mixer has at the scale's sizes."""
-        answer = await self.ask("parameters", {"layer": self.layer}, {}, expect="parameters")
-        sizes = answer.header.get("sizes")
-        if not isinstance(sizes, Mapping):
-            raise ProtocolBroken("an answer lacks the sizes of the parameters")
-        if answer.arrays:
-            return sum(int(array.size) for array in answer.arrays.values())
-        counts = [size for size in sizes.values() if isinstance(size, int) and 0 <= size < 1 << 40]
-        if len(counts) != len(sizes):
-            raise ProtocolBroken("a parameter's size is no number")
-        return sum(counts)
+        """How many parameters the layer's mixer has at the scale's sizes, counted on the arrays that come."""
+        elements, place, last = 0, 0, False
+        while not last:
+            answer = await self.ask("parameters", {"layer": self.layer, "place": place}, {}, expect="parameters")
+            elements += sum(int(array.size) for array in answer.arrays.values())
+            place += len(answer.arrays)
+            last = answer.header.get("last") is not False or not answer.arrays
+        return elements
 
     async def claim(self, probe: str) -> Finding:
         """What the child finds with a probe of its own."""

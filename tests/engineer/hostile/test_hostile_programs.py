@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytest_asyncio
-from services.engineer.checks.host import probe_program
+from services.engineer.checks.host import PROBES, probe_program
 from services.engineer.checks.report import CheckSettings
 from services.engineer.data import Corpus, heldout_blocks, open_corpus
 from services.engineer.evaluation.reader import GUEST as SCORING
@@ -64,6 +64,22 @@ async def test_a_program_that_only_passes_elsewhere_is_refused(name: str, sandbo
     verdicts = await probe_program(program, sandbox, SETTINGS)
 
     assert probe in [verdict.probe for verdict in verdicts if verdict.outcome == "fail"], verdicts
+
+
+@pytest.mark.slow
+async def test_parameters_beyond_one_message_are_all_counted(sandbox: Sandbox) -> None:
+    """However many there are, they are counted on what comes back."""
+    size, pieces = 40_000_000, 2
+    lines = [f"self.piece{number} = nn.Parameter(torch.zeros({size}))" for number in range(pieces)]
+    program = programs.mixer(init="\n".join(lines))
+    others = tuple(probe.name for probe in PROBES if probe.name != "parameters")
+
+    (verdict,) = await probe_program(program, sandbox, replace(SETTINGS, exempt=others, layers=1))
+
+    counted = verdict.evidence["parameters"]
+    assert verdict.outcome == "fail"
+    assert isinstance(counted, int)
+    assert size * pieces < counted < size * pieces + 10**6
 
 
 @pytest.mark.slow
