@@ -21,16 +21,14 @@ def micro_flags() -> list[str]:
     return [part for setting in MICRO for part in ("--set", setting)]
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """This test's own data folder, one thread, nothing of the caller's settings."""
+def own_environment(data_dir: Path) -> dict[str, str]:
+    """A data folder of its own, one thread, nothing of the caller's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
-    return kept | {"ASI_DATA_DIR": str(tmp_path / "data"), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    return kept | {"ASI_DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
-@pytest.fixture
-def asi_arch(environment: dict[str, str]) -> Command:
-    """Runs the command line and waits for it."""
+def command_line(environment: dict[str, str]) -> Command:
+    """Run the command line in this environment and wait for it."""
 
     def call(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -41,6 +39,18 @@ def asi_arch(environment: dict[str, str]) -> Command:
         return done
 
     return call
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """This test's own data folder."""
+    return own_environment(tmp_path / "data")
+
+
+@pytest.fixture
+def asi_arch(environment: dict[str, str]) -> Command:
+    """The command line in this test's environment."""
+    return command_line(environment)
 
 
 @contextmanager
