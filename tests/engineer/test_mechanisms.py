@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from services.engineer.program import MixerSizes, load_mixer
-from services.mixers.description import LEVELS, Features, Inputs, Memory, Mixer, Output, Path
+from services.mixers.description import LEVELS, Features, Form, Inputs, Memory, Mixer, Output, Path
 from services.mixers.render import render
 from tests.fla_cpu.conftest import load
 
@@ -110,6 +110,40 @@ def test_spans_are_read_as_in_fla(length: int) -> None:
     assert torch.allclose(ours, theirs, atol=1e-4)
     for one, other in zip(*(torch.autograd.grad(o, inputs, loss) for o in (ours, theirs)), strict=True):
         assert torch.allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize(("form", "steps"), [("mesa", 8), ("ridge", 60)])
+def test_solved_queries_are_those_of_the_exact_regression(form: Form, steps: int) -> None:
+    """With as many steps as the iteration needs; at 37 tokens the sums pass from one chunk to the next."""
+    memory = Memory(rule="linear", write="sigmoid", decay="sigmoid", form=form)
+    mixer = Mixer(inputs=PLAIN, features=Features(map="identity", norm="l2"), memory=memory)
+    torch.manual_seed(0)
+    module: Any = load_mixer(render(mixer, "Probe", "a probe"), MixerSizes(width=WIDTH, heads=HEADS, layer=0))
+    module.solve_steps = steps
+    x = torch.randn(2, LENGTH, WIDTH, requires_grad=True)
+    q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))
+    q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+    g, beta = F.logsigmoid(module.forget_proj(x)), module.write_proj(x).sigmoid()
+    if form == "mesa":
+        ridge = 0.25 + F.softplus(module.ridge)
+        reads, *_ = load("ops/mesa_net/naive.py").naive_mesa_net_exact(q, k, v, g, ridge, beta)
+    else:
+        share = (0.5 + F.softplus(module.ridge_proj(x)))[..., None, None]
+        covariance = state = torch.zeros(2, HEADS, WIDTH // HEADS, WIDTH // HEADS)
+        steps_read = []
+        for t in range(LENGTH):
+            keeps, column = g[:, t].exp()[..., None, None], (beta[:, t, :, None] * k[:, t])[..., None]
+            covariance = keeps * covariance + column * k[:, t, :, None, :]
+            state = keeps * state + column * v[:, t, :, None, :]
+            trace = covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1)[..., None, None]
+            system = covariance + (share[:, t] * trace / k.shape[-1] + 1e-3) * torch.eye(k.shape[-1])
+            steps_read.append(torch.einsum("bhk,bhkv->bhv", torch.linalg.solve(system, q[:, t]), state))
+        reads = torch.stack(steps_read, dim=1)
+    ours, exact = outputs(module, x), finished(module, list(reads.unbind(1)))
+
+    assert torch.allclose(ours, exact, atol=1e-3)
+    gradients = [torch.autograd.grad(o.square().sum(), x)[0] for o in (ours, exact)]
+    assert torch.allclose(*gradients, atol=1e-2)
 
 
 @torch.no_grad()

@@ -149,10 +149,94 @@ def spans_attention(
     return rearrange(out, "b h n c d -> b (n c) h d")[:, :length].to(dtype)
 '''
 
+_COVARIANCE = '''
+class Covariance:
+    """For each token the faded sum of w k kᵀ until it, as a map of vectors; no matrix per token is ever made.
+
+    k: [batch, length, heads, channels]; w, log_decay: [batch, length, heads]; w ≥ 0, log_decay ≤ 0.
+    """
+
+    def __init__(self, k: torch.Tensor, w: torch.Tensor, log_decay: torch.Tensor | None = None) -> None:
+        self.length, self.size = k.shape[1], 32
+        fade = torch.zeros_like(w) if log_decay is None else log_decay
+        self.k, w, fade = (self.chunks(t) for t in (k, w[..., None], fade[..., None]))
+        fade = fade.squeeze(-1).cumsum(dim=-1)
+        visible = torch.ones(self.size, self.size, dtype=torch.bool, device=k.device).tril()
+        near = (fade[..., :, None] - fade[..., None, :]).masked_fill(~visible, float("-inf")).exp()
+        self.near = near * w.mT
+        added = (self.k * w * (fade[..., -1:] - fade).exp()[..., None]).mT @ self.k
+        state, states = torch.zeros_like(added[:, :, 0]), []
+        for step, kept in zip(added.unbind(2), fade[..., -1].exp().unbind(2)):
+            states.append(state)
+            state = state * kept[..., None, None] + step
+        self.before, self.reach = torch.stack(states, dim=2), fade.exp()[..., None]
+
+    def chunks(self, t: torch.Tensor) -> torch.Tensor:
+        """[batch, length, heads, channels] → [batch, heads, chunks, tokens, channels]."""
+        t = F.pad(t, (0, 0, 0, 0, 0, -self.length % self.size)).float()
+        return rearrange(t, "b (n c) h d -> b h n c d", c=self.size)
+
+    def joined(self, t: torch.Tensor) -> torch.Tensor:
+        return rearrange(t, "b h n c d -> b (n c) h d")[:, : self.length]
+
+    def __matmul__(self, p: torch.Tensor) -> torch.Tensor:
+        """Each token's matrix times its vector of p: [batch, heads, chunks, tokens, channels]."""
+        return ((p @ self.k.mT) * self.near) @ self.k + (p * self.reach) @ self.before
+
+    def trace(self) -> torch.Tensor:
+        """Of each token's matrix: [batch, heads, chunks, tokens, 1]."""
+        own = self.near @ self.k.square().sum(dim=-1, keepdim=True)
+        return own + self.reach * self.before.diagonal(dim1=-2, dim2=-1).sum(dim=-1)[..., None, None]
+'''
+
+_CONJUGATE = (
+    _COVARIANCE
+    + '''
+
+def conjugate_gradients(h: Covariance, q: torch.Tensor, ridge: torch.Tensor, steps: int) -> torch.Tensor:
+    """(H + diag(ridge))⁻¹ q of every token, nearly; q: [batch, length, heads, channels], ridge: [heads, channels]."""
+    residual, ridge = h.chunks(q), ridge[:, None, None]
+    solution, direction = torch.zeros_like(residual), residual
+    size = residual.square().sum(dim=-1, keepdim=True)
+    for _ in range(steps):
+        product = h @ direction + ridge * direction
+        along = size / ((direction * product).sum(dim=-1, keepdim=True) + 1e-6)
+        solution, residual = solution + along * direction, residual - along * product
+        size, before = residual.square().sum(dim=-1, keepdim=True), size
+        direction = residual + size / (before + 1e-6) * direction
+    return h.joined(solution)
+'''
+)
+
+_CHEBYSHEV = (
+    _COVARIANCE
+    + '''
+
+def chebyshev(h: Covariance, q: torch.Tensor, share: torch.Tensor, steps: int) -> torch.Tensor:
+    """(H + ridge)⁻¹ q of every token, nearly, with a ridge of `share` times the mean eigenvalue of H.
+
+    q: [batch, length, heads, channels]; share: [batch, length, heads, 1]. All eigenvalues lie between the ridge and
+    the ridge plus H's trace, which is all that the iteration has to know.
+    """
+    q, trace = h.chunks(q), h.trace()
+    ridge = h.chunks(share) * trace / q.shape[-1] + 1e-3
+    middle, half = ridge + trace / 2, trace / 2 + 1e-6
+    solution, rho = q / middle, half / middle
+    step = solution
+    for _ in range(steps - 1):
+        rho, before = 1.0 / (2.0 * middle / half - rho), rho
+        step = rho * before * step + 2.0 * rho / half * (q - h @ solution - ridge * solution)
+        solution = solution + step
+    return h.joined(solution)
+'''
+)
+
 HELPERS: Mapping[str, str] = {
     "previous": _PREVIOUS,
     "rotate": _ROTATE,
     "causal_conv": _CAUSAL_CONV,
     "window_attention": _WINDOW_ATTENTION,
     "spans_attention": _SPANS,
+    "conjugate_gradients": _CONJUGATE,
+    "chebyshev": _CHEBYSHEV,
 }

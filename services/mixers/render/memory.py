@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from services.mixers.description import CHANNEL_DECAYS, LEVELS, Memory, Mixer, Output
+from services.mixers.description import CHANNEL_DECAYS, LEVELS, SOLVED_FORMS, Memory, Mixer, Output
 from services.mixers.render.fragment import Fragment
 
 _SIMPLE_GLA = ("from fla.ops.simple_gla import chunk_simple_gla",)
@@ -188,7 +188,12 @@ def _linear(mixer: Mixer) -> Iterator[Fragment]:
         written = "written"
         yield Fragment(
             construct="self.write_proj = nn.Linear(hidden_size, num_heads, bias=False)",
-            forward="written = v * self.write_proj(x).sigmoid()[..., None]",
+            forward="""
+                strength = self.write_proj(x).sigmoid()[..., None]
+                written = v * strength
+            """
+            if memory.form in SOLVED_FORMS
+            else "written = v * self.write_proj(x).sigmoid()[..., None]",
         )
     if memory.write == "channel":
         written = "written"
@@ -264,7 +269,45 @@ def _form(memory: Memory, written: str) -> Fragment:
                 """,
                 helpers=("spans_attention",),
             )
+        case "mesa" | "ridge":
+            return _solved(memory, written, gate)
     raise ValueError(f"memory.form {memory.form!r} has no program")
+
+
+def _solved(memory: Memory, written: str, gate: str) -> Fragment:
+    """The same weights of writes stand in the covariance of the keys and in the memory of values."""
+    weights = "strength.squeeze(-1)" if memory.write == "sigmoid" else "torch.ones_like(v[..., 0])"
+    covariance = f"Covariance(k, {weights}{gate.replace('g=', '')})"
+    if memory.form == "mesa":
+        return Fragment(
+            construct="""
+                # a ridge per channel, at least 0.25
+                self.solve_steps = solve_steps
+                self.ridge = nn.Parameter(torch.zeros(num_heads, self.head_k_dim))
+            """,
+            forward=f"""
+                solved = conjugate_gradients({covariance}, q, 0.25 + F.softplus(self.ridge), self.solve_steps)
+                o, _ = chunk_simple_gla(q=solved.to(q.dtype), k=k, v={written}{gate})
+            """,
+            imports=_SIMPLE_GLA,
+            helpers=("conjugate_gradients",),
+            arguments=("solve_steps: int = 6",),
+        )
+    return Fragment(
+        construct="""
+            # the token decides how strongly its read is regularised
+            self.solve_steps = solve_steps
+            self.ridge_proj = nn.Linear(hidden_size, num_heads)
+        """,
+        forward=f"""
+            share = 0.5 + F.softplus(self.ridge_proj(x))[..., None]
+            solved = chebyshev({covariance}, q, share, self.solve_steps)
+            o, _ = chunk_simple_gla(q=solved.to(q.dtype), k=k, v={written}{gate})
+        """,
+        imports=_SIMPLE_GLA,
+        helpers=("chebyshev",),
+        arguments=("solve_steps: int = 8",),
+    )
 
 
 def _channel_write() -> Fragment:
