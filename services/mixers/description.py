@@ -23,7 +23,7 @@ KeyNorm = Literal["l2", "rms", "sum", "none"]
 Rotary = Literal["none", "full", "half", "learned"]
 Rule = Literal["delta", "product", "linear", "none"]
 Decay = Literal["none", "retention", "momentum", "mamba", "sigmoid", "channel", "floored"]
-Write = Literal["one", "sigmoid", "double", "channel", "split", "implicit"]
+Write = Literal["one", "sigmoid", "double", "channel", "split", "implicit", "preconditioned"]
 Form = Literal["plain", "trapezoid", "levels", "mesa", "ridge", "householder"]
 PathKind = Literal[
     "convolution", "multi_scale", "dilated", "average", "window", "retention", "value", "forgetting", "routed"
@@ -67,8 +67,8 @@ class Memory(Part):
     steps: int = Field(default=1, ge=1, le=3)  # delta steps per token (rule "product")
     decay: Decay = "none"
     write: Write = "sigmoid"  # strength; "double" reaches 2: negative eigenvalues; "split" erases and writes apart
-    # write "implicit" is the step of an implicit update, stable for keys of any length; decay "momentum" is fixed, and
-    # what is written passes a running sum first
+    # write "implicit" is the step of an implicit update, stable for keys of any length; "preconditioned" scales written
+    # keys by their features' energy so far; decay "momentum" is fixed, and what is written passes a running sum first
     form: Form = (
         "plain"  # of an additive memory with at most one decay per head: "trapezoid" also writes what the token
     )
@@ -200,6 +200,8 @@ def _memory_problem(mixer: Mixer) -> str | None:
             return "memory.rule 'product' has no learned feature map"
     if memory.write == "split" and memory.rule != "delta":
         return "memory.write 'split' gates erasing and writing apart, which only memory.rule 'delta' does"
+    if memory.write == "preconditioned" and (memory.rule != "delta" or memory.decay in CHANNEL_DECAYS):
+        return "memory.write 'preconditioned' needs memory.rule 'delta' and a decay by head, or none"
     if memory.write == "implicit" and memory.rule != "delta":
         return "memory.write 'implicit' is the step of one delta update: it needs memory.rule 'delta'"
     if memory.decay == "momentum" and memory.rule != "linear":
@@ -339,13 +341,14 @@ _WRITES = {
     "channel": ("input-gate", "low-rank-projection"),
     "split": ("write-strength", "input-gate", "low-rank-projection"),
     "implicit": ("write-strength", "test-time-learning"),
+    "preconditioned": ("write-strength", "state-momentum"),
 }
 _FORMS = {
     "trapezoid": ("token-shift",),
     "levels": ("hierarchical-memory", "multi-timescale-memory"),
     "mesa": ("test-time-learning", "dense-transition"),
     "ridge": ("test-time-learning", "dense-transition"),
-    "householder": ("householder-product", "rotary-phase"),
+    "householder": ("householder-product", "rotary-phase", "low-rank-projection"),
 }
 _PATHS = {
     "convolution": "short-convolution",
@@ -438,6 +441,7 @@ def state_size(mixer: Mixer, width: int, heads: int) -> int:
     )  # the steps of rule "product" convolve the same projection
     if memory.rule != "none":
         states = LEVELS if memory.form == "levels" else 2 if memory.decay == "momentum" else 1
+        size += heads * per_head if memory.write == "preconditioned" else 0
         size += {"trapezoid": heads * per_head + width}.get(memory.form, 0)  # what the token before wrote
         size += heads * per_head**2 if memory.form in SOLVED_FORMS else 0
         size += states * (matrices + (heads * per_head if memory.normalised else 0))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from services.engineer.program import MixerSizes, load_mixer
-from services.mixers.description import LEVELS, Features, Form, Inputs, Memory, Mixer, Output, Path
+from services.mixers.description import LEVELS, Decay, Features, Form, Inputs, Memory, Mixer, Output, Path
 from services.mixers.render import render
 from tests.fla_cpu.conftest import load
 
@@ -142,8 +142,51 @@ def test_solved_queries_are_those_of_the_exact_regression(form: Form, steps: int
     ours, exact = outputs(module, x), finished(module, list(reads.unbind(1)))
 
     assert torch.allclose(ours, exact, atol=1e-3)
-    gradients = [torch.autograd.grad(o.square().sum(), x)[0] for o in (ours, exact)]
-    assert torch.allclose(*gradients, atol=1e-2)
+    one, other = (torch.autograd.grad(o.square().sum(), x)[0] for o in (ours, exact))
+    assert torch.allclose(one, other, atol=1e-2)
+
+
+@pytest.mark.parametrize("decay", ["none", "sigmoid"])
+def test_preconditioned_writes_are_those_of_fla(decay: Decay) -> None:
+    torch.manual_seed(0)
+    memory = Memory(write="preconditioned", decay=decay)
+    mixer = Mixer(inputs=PLAIN, features=Features(map="identity"), memory=memory)
+    module: Any = load_mixer(render(mixer, "Probe", "a probe"), MixerSizes(width=WIDTH, heads=HEADS, layer=0))
+    x = torch.randn(2, LENGTH, WIDTH, requires_grad=True)
+    q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))
+    beta = module.write_proj(x).sigmoid()
+    g = F.logsigmoid(module.forget_proj(x)) if decay == "sigmoid" else torch.zeros_like(beta)
+    reads, *_ = load("ops/precond_gated_delta_rule/naive.py").naive_recurrent_precond_gated_delta_rule(
+        q, k, v, g, g, beta, beta, scale=1.0, log_atk_scale=module.energy_centre[:, 0]
+    )
+    ours, theirs = outputs(module, x), finished(module, list(reads.unbind(1)))
+
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    one, other = (torch.autograd.grad(o.square().sum(), x)[0] for o in (ours, theirs))
+    assert torch.allclose(one, other, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("decay", ["none", "mamba"])
+def test_positions_by_householder_reflect_the_state_at_every_token(decay: Decay) -> None:
+    module = module_of(Memory(rule="linear", write="one", decay=decay, form="householder"))
+    x = torch.randn(2, LENGTH, WIDTH)
+    q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))
+    turn = heads(module.turn_conv(module.turn_up(module.turn_down(x)))[0])
+    turn = turn / (turn.square().sum(dim=-1, keepdim=True) + 1e-6).sqrt()
+    angle = 2 * module.turn_proj(x).sigmoid()
+    g = torch.zeros_like(angle)
+    if decay == "mamba":
+        g = -module.log_rate.exp() * F.softplus(module.step_proj(x) + module.step_bias)
+    state = torch.zeros(2, HEADS, WIDTH // HEADS, WIDTH // HEADS)
+    reads = []
+    for t in range(LENGTH):
+        column = turn[:, t, :, :, None]
+        reflection = torch.eye(WIDTH // HEADS) - angle[:, t, :, None, None] * column @ column.mT
+        state = g[:, t].exp()[..., None, None] * reflection @ state + k[:, t, :, :, None] * v[:, t, :, None, :]
+        reads.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state))
+
+    assert torch.allclose(outputs(module, x), finished(module, reads), atol=1e-4)
 
 
 @torch.no_grad()

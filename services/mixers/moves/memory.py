@@ -17,6 +17,8 @@ from services.mixers.moves.move import (
     MAMBA3,
     MESA_NET,
     NEGATIVE_EIGENVALUES,
+    PATH,
+    PRECONDITIONED,
     RETNET,
     RWKV,
     TITANS,
@@ -49,8 +51,15 @@ def _as_delta(mixer: Mixer) -> Mixer:
 
 
 def _as_linear(mixer: Mixer) -> Mixer:
-    write = "sigmoid" if mixer.memory.write in {"double", "split", "implicit"} else mixer.memory.write
+    write = "sigmoid" if mixer.memory.write in {"double", "split", "implicit", "preconditioned"} else mixer.memory.write
     return changed(mixer, memory={"rule": "linear", "write": write}, output={"norm": "rms"})
+
+
+def _preconditioned(mixer: Mixer) -> Mixer:
+    memory: dict[str, object] = {"rule": "delta", "steps": 1, "write": "preconditioned"}
+    if mixer.memory.decay in CHANNEL_DECAYS:
+        memory["decay"] = "sigmoid"
+    return changed(mixer, memory=memory, features={"norm": "l2"})
 
 
 def _averaging(mixer: Mixer) -> Mixer:
@@ -142,6 +151,16 @@ MOVES = (
         ("test-time-learning",),
         ("qk-normalisation",),
         LONGHORN,
+    ),
+    Move(
+        "preconditioned_writes",
+        "written keys scaled by the inverse of their features' energy so far",
+        "a step that knows the curvature fits all pairs seen, where frequent features dominate a plain one",
+        "Preconditioned",
+        where(_is_delta, _preconditioned),
+        ("write-strength", "state-momentum"),
+        (),
+        PRECONDITIONED,
     ),
     Move(
         "output_feedback",
@@ -309,6 +328,16 @@ MOVES = (
         ("test-time-learning", "dense-transition", "additive-state", "qk-normalisation"),
         ("delta-rule",),
         KALMA_NET,
+    ),
+    Move(
+        "householder_positions",
+        "an additive memory that each token reflects along a direction of its own",
+        "what lies between two tokens then decides how they relate, not their distance alone",
+        "Reflected",
+        _formed("householder"),
+        ("householder-product", "rotary-phase", "additive-state", "low-rank-projection"),
+        ("delta-rule",),
+        PATH,
     ),
     Move(
         "plain_memory",

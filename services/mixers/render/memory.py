@@ -116,6 +116,9 @@ def _delta(mixer: Mixer) -> Iterator[Fragment]:
         )
     else:
         yield _beta(memory.write == "double", product)
+    if memory.write == "preconditioned":
+        yield from _preconditioned(memory.decay != "none")
+        return
     if product:
         yield _product_call(memory.decay != "none")
     elif memory.decay in CHANNEL_DECAYS:
@@ -124,6 +127,30 @@ def _delta(mixer: Mixer) -> Iterator[Fragment]:
         yield _call("chunk_delta_rule", "delta_rule", "q=q, k=k, v=v, beta=beta")
     else:
         yield _call("chunk_gated_delta_rule", "gated_delta_rule", "q=q, k=k, v=v, g=g, beta=beta")
+
+
+def _preconditioned(decays: bool) -> Iterator[Fragment]:
+    """Keys that erase stay as they are; those that write are scaled by 1.5 at most, so that steps stay stable."""
+    if decays:
+        energy = """
+            one = torch.ones_like(k[..., :1])
+            energy, _ = chunk_simple_gla(q=one, k=one, v=beta[..., None] * k.square(), g=g, scale=1.0)
+        """
+    else:
+        energy = "energy = (beta[..., None] * k.square()).float().cumsum(dim=1)"
+    yield Fragment(
+        construct="self.energy_centre = nn.Parameter(torch.full((num_heads, 1), -0.2))  # of the log energy",
+        forward=energy,
+        imports=_SIMPLE_GLA if decays else (),
+    )
+    yield Fragment(
+        forward=f"""
+            excess = torch.log(energy.float() + 1e-6) - self.energy_centre  # of features that were written much
+            scaled = k * torch.exp(-math.log(1.5) * excess / (1.0 + excess.abs())).to(k.dtype)
+            o, _ = chunk_comba(q=q, k=scaled, v=v, p=k, g={"g" if decays else "torch.zeros_like(beta)"}, beta=beta)
+        """,
+        imports=("import math", "from fla.ops.comba import chunk_comba"),
+    )
 
 
 def _split(decay: str) -> Iterator[Fragment]:
@@ -269,9 +296,46 @@ def _form(memory: Memory, written: str) -> Fragment:
                 """,
                 helpers=("spans_attention",),
             )
+        case "householder":
+            return _householder(memory.decay != "none", written)
         case "mesa" | "ridge":
             return _solved(memory, written, gate)
     raise ValueError(f"memory.form {memory.form!r} has no program")
+
+
+def _householder(decays: bool, written: str) -> Fragment:
+    """Two steps per token: the first fades and reflects the state, the second adds to it."""
+    gate = "F.pad(g[:, :, None], (0, 0, 0, 1)).flatten(1, 2)" if decays else "k.new_zeros(turned.shape[:3])"
+    return Fragment(
+        construct="""
+            # a direction per token, through a narrow bottleneck and a short convolution, and how far to turn from it
+            turn_rank = max(8, hidden_size // 32)
+            self.turn_down = nn.Linear(hidden_size, turn_rank, bias=False)
+            self.turn_up = nn.Linear(turn_rank, num_heads * self.head_k_dim, bias=False)
+            self.turn_conv = ShortConvolution(num_heads * self.head_k_dim, 3, activation="silu")
+            self.turn_proj = nn.Linear(hidden_size, num_heads)
+        """,
+        forward=f"""
+            turn = self.turn_conv(self.turn_up(self.turn_down(x)))[0]
+            turn = l2_norm(rearrange(turn, "b l (h d) -> b l h d", h=self.num_heads))
+            # a step that fades and reflects, S (I - angle w w'), then one that adds, S + v k', as one longer sequence
+            nothing = torch.zeros_like(k)
+            turned = torch.stack([turn, k], dim=2).flatten(1, 2)
+            erased = torch.stack([turn, nothing], dim=2).flatten(1, 2)
+            queries = torch.stack([nothing, q], dim=2).flatten(1, 2)
+            values = F.pad({written}[:, :, None], (0, 0, 0, 0, 1, 0)).flatten(1, 2)
+            angle = 2.0 * self.turn_proj(x).sigmoid()  # 1 projects, 2 reflects
+            strengths = torch.stack([angle, torch.ones_like(angle)], dim=2).flatten(1, 2)
+            faded = {gate}
+            o, _ = chunk_comba(q=queries, k=turned, v=values, p=erased, g=faded, beta=strengths)
+            o = o[:, 1::2]
+        """,
+        imports=(
+            "from fla.modules import ShortConvolution",
+            "from fla.modules.l2norm import l2_norm",
+            "from fla.ops.comba import chunk_comba",
+        ),
+    )
 
 
 def _solved(memory: Memory, written: str, gate: str) -> Fragment:

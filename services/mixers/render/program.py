@@ -148,6 +148,7 @@ _WRITES = {
     "double": "writes of strength up to 2",
     "channel": "writes gated per channel",
     "split": "erasing and writing gated apart",
+    "preconditioned": "gated writes, scaled by the energy of their features,",
     "implicit": "the step of an implicit update",
 }
 
