@@ -26,7 +26,16 @@ Decay = Literal["none", "retention", "momentum", "mamba", "sigmoid", "channel", 
 Write = Literal["one", "sigmoid", "double", "channel", "split", "implicit", "preconditioned"]
 Form = Literal["plain", "trapezoid", "levels", "mesa", "ridge", "householder"]
 PathKind = Literal[
-    "convolution", "multi_scale", "dilated", "average", "window", "retention", "value", "forgetting", "routed"
+    "convolution",
+    "multi_scale",
+    "dilated",
+    "average",
+    "window",
+    "retention",
+    "value",
+    "forgetting",
+    "routed",
+    "linear_window",
 ]
 FusionKind = Literal["sum", "sigmoid", "softmax", "hierarchical"]
 Evidence = Literal["token", "statistics"]
@@ -157,8 +166,8 @@ SOLVED_FORMS = frozenset({"mesa", "ridge"})
 LEVELS = 16
 """States of a memory of form "levels": enough for 32,768 tokens, beyond which the longest spans share a weight."""
 POSITIVE_MAPS = frozenset({"elu", "relu", "squared_relu", "softmax", "hedgehog"})
-KEYED_PATHS = frozenset({"window", "forgetting", "retention", "routed"})
-SIZED_PATHS = frozenset({"convolution", "dilated", "average", "window", "forgetting"})
+KEYED_PATHS = frozenset({"window", "linear_window", "forgetting", "retention", "routed"})
+SIZED_PATHS = frozenset({"convolution", "dilated", "average", "window", "linear_window", "forgetting"})
 CHANNEL_DECAYS = frozenset({"channel", "floored"})
 DELTA_RULES = frozenset({"delta", "product"})
 MOST_PATHS = 3
@@ -356,6 +365,7 @@ _PATHS = {
     "dilated": "multi-scale-convolution",
     "average": "multi-timescale-memory",
     "window": "local-window-attention",
+    "linear_window": "local-window-attention",
     "forgetting": "local-window-attention",
     "retention": "multi-timescale-memory",
     "routed": "sparse-experts",
@@ -452,6 +462,7 @@ def state_size(mixer: Mixer, width: int, heads: int) -> int:
             "multi_scale": 14 * width,
             "average": (path.size - 1) * width,
             "window": (path.size - 1) * (heads * per_head + width),
+            "linear_window": (path.size - 1) * (heads * per_head + width),
             "forgetting": (path.size - 1) * (heads * per_head + width + heads),
             "retention": matrices,
             "routed": 2 * matrices,

@@ -190,6 +190,18 @@ def test_positions_by_householder_reflect_the_state_at_every_token(decay: Decay)
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("length", [1, 31, 100])
+def test_a_linear_window_is_that_of_fla(length: int) -> None:
+    torch.manual_seed(0)
+    mixer = Mixer(inputs=PLAIN, features=RAW, memory=Memory(rule="none"), paths=(Path(kind="linear_window", size=16),))
+    module: Any = load_mixer(render(mixer, "Probe", "a probe"), MixerSizes(width=WIDTH, heads=HEADS, layer=0))
+    q, r, k, v = torch.randn(4, 2, length, HEADS, 8).unbind(0)
+    ours = module.forward.__globals__["window_attention"](q, k, v, 16, probe=r)
+
+    assert torch.allclose(ours, load("ops/parallax/naive.py").naive_parallax(q, r, k, v, 1.0, 16), atol=1e-5)
+
+
+@torch.no_grad()
 def test_output_feedback_takes_a_share_of_the_key_from_the_query() -> None:
     module, x = module_of(Memory(rule="linear", write="one", feedback=True)), torch.randn(2, LENGTH, WIDTH)
     q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))

@@ -21,6 +21,8 @@ OTHERS = {
     ),
     "shared keys": Mixer(inputs=Inputs(key_width="shared", convolved="")),
     "half keys": Mixer(inputs=Inputs(key_width="half"), memory=Memory(decay="mamba")),
+    "trapezoid": Mixer(inputs=Inputs(convolved=""), memory=Memory(rule="linear", decay="sigmoid", form="trapezoid")),
+    "mesa": Mixer(inputs=Inputs(convolved=""), memory=Memory(rule="linear", decay="sigmoid", form="mesa")),
     "window": Mixer(inputs=Inputs(convolved=""), memory=Memory(rule="none"), paths=(Path(kind="window", size=4),)),
     "routed": Mixer(inputs=Inputs(convolved=""), memory=Memory(rule="none"), paths=(Path(kind="routed"),)),
     "dilated": Mixer(inputs=Inputs(convolved=""), memory=Memory(rule="none"), paths=(Path(kind="dilated", size=3),)),

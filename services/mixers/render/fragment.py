@@ -73,12 +73,14 @@ def window_attention(
     window: int,
     present: torch.Tensor | None = None,
     log_forget: torch.Tensor | None = None,
+    probe: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Softmax attention over the last `window` tokens; the cost is length * window.
 
     q, k: [batch, length, heads, key channels]; v: [batch, length, heads, value channels];
     present: [batch, length], 0 where a token is padding; log_forget: [batch, length, heads], log of a forget gate
-    whose product between two tokens scales their score down.
+    whose product between two tokens scales their score down; probe, shaped as q: a second query that adds the weighted
+    covariance of its scores and the values, with a minus.
     """
     batch, length, heads, _ = q.shape
     pad = -length % window
@@ -102,6 +104,10 @@ def window_attention(
         shown = torch.cat([F.pad(shown, (0, 0, 0, 0, 1, -1)), shown], dim=-1)
         visible = visible & (shown | (key == query))
     weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1).to(v.dtype)
+    if probe is not None:
+        probe = rearrange(F.pad(probe, (0, 0, 0, 0, 0, pad)), "b (n w) h d -> b h n w d", w=window)
+        probed = probe @ k.transpose(-1, -2)
+        weights = weights * (1.0 + (weights * probed).sum(dim=-1, keepdim=True) - probed)
     out = rearrange(weights @ v, "b h n w d -> b (n w) h d")
     return out[:, :length]
 '''

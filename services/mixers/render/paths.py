@@ -36,7 +36,7 @@ def _path(path: Path) -> Fragment:
             return _multi_scale()
         case "average":
             return _average(path.size)
-        case "window" | "forgetting":
+        case "window" | "linear_window" | "forgetting":
             return _window(path.kind, path.size)
         case "retention":
             return _retention()
@@ -88,21 +88,29 @@ def _average(taps: int) -> Fragment:
 
 
 def _window(name: str, size: int) -> Fragment:
-    forgets = name == "forgetting"
-    forget = """
-        self.score_forget = nn.Linear(hidden_size, num_heads)
-        nn.init.constant_(self.score_forget.bias, 3.0)
-    """
-    sharpness = f"""
+    construct = f"""
         # softmax attention over the last {size} tokens; queries and keys are scaled by a learned sharpness
         self.{name}_sharpness = nn.Parameter(torch.full((num_heads, 1), 1.0))
     """
-    extra = "log_forget = F.logsigmoid(self.score_forget(x).float())\n" if forgets else ""
-    argument = ", log_forget" if forgets else ""
-    code = f"{extra}{name} = window_attention(q * self.{name}_sharpness.exp(), k, v, {size}, present{argument})"
+    before = argument = ""
+    if name == "forgetting":
+        construct += """
+        self.score_forget = nn.Linear(hidden_size, num_heads)
+        nn.init.constant_(self.score_forget.bias, 3.0)
+    """
+        before, argument = "log_forget = F.logsigmoid(self.score_forget(x).float())\n", ", log_forget"
+    if name == "linear_window":
+        construct += """
+        # a second query, near zero at first, which probes how values covary with keys inside the window
+        self.probe_proj = nn.Linear(hidden_size, num_heads * self.head_k_dim, bias=False)
+        nn.init.normal_(self.probe_proj.weight, std=0.1 * hidden_size**-0.5)
+    """
+        before, argument = (
+            'probe = rearrange(self.probe_proj(x), "b l (h d) -> b l h d", h=self.num_heads)\n', ", probe=probe"
+        )  # fmt: skip
     return Fragment(
-        construct=sharpness + forget if forgets else sharpness,
-        forward=code,
+        construct=construct,
+        forward=f"{before}{name} = window_attention(q * self.{name}_sharpness.exp(), k, v, {size}, present{argument})",
         helpers=("window_attention",),
     )
 
