@@ -15,10 +15,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from services.domain.zoo import baselines
-from services.engineer.checks.host import PRELOAD, probe_program
+from services.engineer.checks.host import probe_program
 from services.engineer.checks.report import CheckSettings, Verdict
 from services.engineer.checks.screen import screen_apart
-from services.sandbox import Sandbox
+from services.sandbox import PRELOAD_CHECKS, Sandbox
 
 EXEMPT = CheckSettings(exempt=("cost",), seconds=300.0)
 FULL = CheckSettings(seconds=300.0)
@@ -46,7 +46,7 @@ async def check_once(
 async def measure(files: list[Path], repeats: int, show: bool) -> None:
     """Print all lines."""
     shares: dict[str, list[float]] = defaultdict(list)
-    async with Sandbox(preload=PRELOAD) as sandbox:
+    async with Sandbox(preload=PRELOAD_CHECKS) as sandbox:
         for name, (program, settings) in programs_of(files).items():
             runs = [await check_once(program, sandbox, settings) for _ in range(repeats)]
             spent = {probe: min(run[0].get(probe, 0.0) for run in runs) for probe in runs[0][0]}

@@ -11,21 +11,17 @@ import os
 import stat
 import sys
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
 
-from services.chassis import logs
 from services.domain.own_scale import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
 from services.domain.syntax import MOST_BYTES
-from services.engineer.checks.host import PRELOAD, check, check_thoroughly, stage_settings
 from services.engineer.checks.report import CheckReport, Verdict
-from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError
-from services.engineer.evaluation.tasks import EvaluationUnavailable
-from services.engineer.records import training_progress
 from services.engineer.scales import Scale, ScaleError, load_scale
 from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.result import Metrics, TrainingResult
-from services.sandbox import Sandbox, SandboxUnavailable
+from services.sandbox import PRELOAD_CHECKS, Sandbox, SandboxUnavailable
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -36,6 +32,7 @@ _KINDS = {
 }
 LINE_SECONDS = 15.0
 BAR = 16
+BYTES = 256
 MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
@@ -60,9 +57,12 @@ async def _checked_here(
 ) -> CheckReport:
     """In a sandbox of this process. Neither torch nor a corpus of text is needed here, which saves most of the wait."""
     scale = load_scale(arguments.scale, overrides)
-    corpus = None if scale.of_bytes else await asyncio.to_thread(_corpus, scale, data)
-    vocabulary = ByteTokens.vocabulary if corpus is None else corpus.tokens.vocabulary
-    async with Sandbox(preload=PRELOAD) as sandbox:
+    vocabulary = BYTES if scale.of_bytes else await asyncio.to_thread(_vocabulary, scale, data)
+    imports = asyncio.create_task(asyncio.to_thread(import_module, "services.engineer.checks.host"))
+    async with Sandbox(preload=PRELOAD_CHECKS) as sandbox:  # whose fork server imports torch at the same time
+        await imports
+        from services.engineer.checks.host import check, check_thoroughly, stage_settings
+
         settings = await stage_settings(scale, vocabulary, sandbox)
         if arguments.exempt_from_cost:
             settings = replace(settings, exempt=(*settings.exempt, "cost"))
@@ -86,10 +86,13 @@ def _scale(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:
     return scale, {**own_scale, **(corpus_overrides(own) if own else {}), **given}
 
 
-def _corpus(scale: Scale, cache: Path) -> Corpus:
-    from services.engineer.data import open_corpus
+def _vocabulary(scale: Scale, cache: Path) -> int:
+    from services.engineer.data import CorpusError, open_corpus
 
-    return open_corpus(scale, cache, os.environ.get("ASI_ENGINEER_TEXT_SEED"))
+    try:
+        return open_corpus(scale, cache, os.environ.get("ASI_ENGINEER_TEXT_SEED")).tokens.vocabulary
+    except CorpusError as error:
+        raise ScaleError(str(error)) from None
 
 
 async def _checked_elsewhere(
@@ -121,11 +124,15 @@ async def _checked_elsewhere(
 
 
 async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str, str], program: str) -> int:
+    from services.chassis import logs
+    from services.engineer.data import CorpusError
+    from services.engineer.evaluation.tasks import EvaluationUnavailable
     from services.engineer.stages import Stages
     from services.engineer.training.host import train  # torch takes seconds to import, which a check does without
 
     if arguments.steps is not None:
         overrides["steps"] = str(arguments.steps)
+    logs.configure("engineer", "warning")
     shown = None if arguments.json else _Progress()
     try:
         async with Sandbox() as sandbox:
@@ -139,6 +146,8 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
         else:
             _say(f"\nthe training failed: {failed.message}\n{failed.log_tail[-3000:]}".rstrip())
         return 1
+    except (CorpusError, EvaluationUnavailable) as error:
+        raise ScaleError(str(error)) from None
     _say(json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result))
     return 0
 
@@ -151,6 +160,8 @@ class _Progress:
         self._left = math.inf
 
     def __call__(self, metrics: Metrics) -> None:
+        from services.engineer.records import training_progress
+
         self._left = min(self._left, training_progress(metrics).seconds_left)
         text = (
             f"step {metrics.step}/{metrics.steps}  loss {metrics.train_loss:.4f}  "
@@ -250,10 +261,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    logs.configure("engineer", "warning")
     try:
         sys.exit(asyncio.run(main(_parser().parse_args())))
-    except (ScaleError, CorpusError, EvaluationUnavailable) as error:
+    except ScaleError as error:
         sys.stderr.write(f"asi-arch: {error}\n")
         sys.exit(2)
     except SandboxUnavailable as error:

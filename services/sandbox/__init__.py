@@ -5,7 +5,7 @@ The engineer's side starts children and holds them to their limits (`Sandbox`, `
 """
 
 from services.sandbox.child import Child
-from services.sandbox.host import Sandbox
+from services.sandbox.host import PRELOAD_CHECKS, Sandbox
 from services.sandbox.limits import (
     ChildDied,
     ChildError,
@@ -19,6 +19,7 @@ from services.sandbox.wire import JSON, Arrays, Channel, Message
 
 __all__ = [
     "JSON",
+    "PRELOAD_CHECKS",
     "Arrays",
     "Channel",
     "Child",

@@ -228,11 +228,13 @@ def main() -> None:
     _die_with_parent()
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     line = socket.socket(fileno=settings["line"])
+    layers, readable = frozenset(settings["layers"]), tuple(settings["readable"])
+    confinement = detect(layers, readable, Path(settings["root"]))  # a small process forks faster
+    gc.disable()  # a tenth of the time of importing torch goes into looking for garbage that is not there
     for module in settings["preload"]:
         import_module(module)
     _choose_kernels()
-    layers, readable = frozenset(settings["layers"]), tuple(settings["readable"])
-    confinement = detect(layers, readable, Path(settings["root"]))
+    gc.enable()
     gc.collect()
     gc.freeze()  # the children share these pages for as long as nobody counts references in them
     line.send(json.dumps({"layers": sorted(confinement.layers)}).encode())

@@ -9,15 +9,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import typer
 
 from services.chassis.errors import NotPossible
-from services.console.archive import run_and_candidates, run_status
 from services.console.local.leash import leashed
 from services.console.settings import console_settings, running_system
-from services.contracts.candidate_pb2 import Candidate
+
+if TYPE_CHECKING:
+    from services.contracts.candidate_pb2 import Candidate
 
 ENGINEER = "services.engineer.tools"
 STORE = "services.store.tools"
@@ -90,6 +91,8 @@ def restore(context: typer.Context) -> None:
 
 def require_run(arguments: Sequence[str]) -> None:
     """Raises NotFound for a run that does not exist: a tool of the store would make an archive where there is none."""
+    from services.console.archive import run_status
+
     if not HELP.intersection(arguments):
         named = [argument for argument in arguments[:1] if not argument.startswith("-")]
         asyncio.run(run_status(console_settings(), named[0] if named else ""))
@@ -98,21 +101,27 @@ def require_run(arguments: Sequence[str]) -> None:
 def hand_over(
     module: str, context: typer.Context, with_log: bool = False, variables: Mapping[str, str] | None = None
 ) -> None:
-    """Run the tool's command of the same name with the same arguments; its exit status is ours."""
-    environment = {**os.environ, **(variables or {})}
-    with ExitStack() as stack:
-        if with_log and not HELP.intersection(context.args):
-            from services.console.log import log_environment
+    """Run the tool's command of the same name with the same arguments; its exit status is ours.
 
-            environment |= stack.enter_context(log_environment(console_settings()))
-        command = [sys.executable, "-m", module, str(context.info_name), *context.args]
-        status = subprocess.call(leashed(command), env=environment)
+    This process becomes the tool, unless a log is to be served to it meanwhile.
+    """
+    environment = {**os.environ, **(variables or {})}
+    command = [sys.executable, "-m", module, str(context.info_name), *context.args]
+    if not with_log or HELP.intersection(context.args):
+        sys.stdout.flush()
+        os.execve(sys.executable, command, environment)  # noqa: S606
+    from services.console.log import log_environment
+
+    with log_environment(console_settings()) as log:
+        status = subprocess.call(leashed(command), env=environment | log)
     raise typer.Exit(status)
 
 
 @passes_arguments_on
 def cognition(context: typer.Context) -> None:
     """The cognition base: search QUERY, add FILE, ingest PAPER, stats [--run NAME]."""
+    from services.console.archive import run_and_candidates
+
     arguments, given = list(context.args), None
     if arguments[:1] == ["stats"]:
         run = arguments.pop(arguments.index("--run") + 1) if "--run" in arguments[:-1] else ""
@@ -123,7 +132,7 @@ def cognition(context: typer.Context) -> None:
     raise typer.Exit(subprocess.run(leashed(command), input=given, text=True, check=False).returncode)
 
 
-def _uses(records: Sequence[Candidate]) -> list[dict[str, object]]:
+def _uses(records: Sequence["Candidate"]) -> list[dict[str, object]]:
     """For each candidate with a parent: the entries it was shown, and its gain in fitness where both were scored."""
     fitness = {record.id: record.verdict.fitness.value for record in records if record.verdict.HasField("fitness")}
     return [

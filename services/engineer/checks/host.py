@@ -1,9 +1,11 @@
 """The host's side of a check: screens, starts a child, asks it, and computes the verdicts."""
 
+import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from services.chassis.errors import SettingsError
 from services.chassis.plugins import PROBES as PLUGINS
@@ -19,11 +21,6 @@ from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Malformed, 
 from services.sandbox.linux import graphics
 
 JOB = "services.engineer.checks.guest:run"
-PRELOAD = (
-    "torch", "services.sandbox.wire", "services.sandbox.integrity",
-    "services.engineer.checks.screen", "services.engineer.checks.guest",
-)  # fmt: skip
-"""For a sandbox in which programs are only checked: its start takes half the time."""
 THOROUGH_TIMES = 4
 BUSY = 4
 """Times the processor time that a check may take by the clock: a machine may have other work, which is no fault of the
@@ -85,8 +82,12 @@ def _added() -> dict[str, AddedProbe]:
 
 ADDED = _added()
 PROBES = (*_OWN, *(added.probe for added in ADDED.values()))
-"""In the order they run. Those of `structure` are decided here from arrays; the others are the child's own word, which
-counts against a program and never for it."""
+"""In the order of their verdicts."""
+HOST_SIDE: Mapping[str, Callable[[Remote], Awaitable[Finding]]] = MappingProxyType(
+    {**STRUCTURE, **{name: added.measure for name, added in ADDED.items()}}
+)
+"""Probes that are decided here from arrays. The others are the child's own word, which counts against a program and
+never for it."""
 
 
 async def check(program: str, sandbox: Sandbox, settings: CheckSettings | None = None) -> CheckReport:
@@ -101,12 +102,11 @@ async def check(program: str, sandbox: Sandbox, settings: CheckSettings | None =
     verdicts = [screened]
     if screened.outcome != "fail":
         verdicts += await probe_program(program, sandbox, settings)
-    counted = [verdict.evidence.get("parameters") for verdict in verdicts if verdict.probe == "parameters"]
     return CheckReport(
         passed=all(verdict.outcome != "fail" for verdict in verdicts),
         verdicts=tuple(verdicts),
         seconds=time.perf_counter() - started,
-        parameters=counted[0] if counted and isinstance(counted[0], int) else None,
+        parameters=_parameters_of(verdicts),
         isolation=sandbox.level,
     )
 
@@ -137,11 +137,17 @@ async def stage_settings(scale: Scale, vocabulary: int, sandbox: Sandbox) -> Che
     counting = replace(settings, exempt=tuple(probe.name for probe in PROBES if probe.name != "parameters"))
     surrounding = settings.surrounding_parameters
     for program in set(sizes.layers) - {""}:
-        alone = await check(program, sandbox, replace(counting, layers=1, surrounding_parameters=0))
+        alone = await probe_program(program, sandbox, replace(counting, layers=1, surrounding_parameters=0))
         times = sum(sizes.program_of(layer, "") == program for layer in range(scale.blocks))
-        surrounding += times * (alone.parameters or 0)
-    root = await check(baselines()[0].program, sandbox, replace(counting, surrounding_parameters=surrounding))
-    return replace(settings, surrounding_parameters=surrounding, baseline_parameters=root.parameters)
+        surrounding += times * (_parameters_of(alone) or 0)
+    counting = replace(counting, surrounding_parameters=surrounding)
+    root = await probe_program(baselines()[0].program, sandbox, counting)
+    return replace(settings, surrounding_parameters=surrounding, baseline_parameters=_parameters_of(root))
+
+
+def _parameters_of(verdicts: Sequence[Verdict]) -> int | None:
+    counted = [verdict.evidence.get("parameters") for verdict in verdicts if verdict.probe == "parameters"]
+    return counted[0] if counted and isinstance(counted[0], int) else None
 
 
 def _surrounding_parameters(sizes: ModelSizes) -> int:
@@ -151,68 +157,112 @@ def _surrounding_parameters(sizes: ModelSizes) -> int:
     return tables + sizes.blocks * block + sizes.width
 
 
+@dataclass
+class _Probing:
+    """What two children of one program have answered so far, each with probes of its own.
+
+    Attributes:
+        failed: fatal probes that found something, and those that were not reached because of them.
+        spent: processor time by probe.
+        ended: the verdict on a child that ended before it had answered.
+    """
+
+    program: str
+    sandbox: Sandbox
+    settings: CheckSettings
+    spent: dict[str, float]
+    findings: dict[str, Finding] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+    ended: Verdict | None = None
+
+    async def run(self, probes: Sequence[Probe], seed: int) -> None:
+        """The probes in a child, until one of the two children has ended."""
+        settings, during = self.settings, "loading"
+        limits = Limits(
+            settings.memory_bytes,
+            cpu_seconds=settings.seconds,
+            wall_seconds=BUSY * settings.seconds,
+            files=bool(graphics()),  # what a CPU needs is loaded before
+        )
+        try:
+            async with self.sandbox.child(JOB, limits) as child:
+                remote, precise = Remote(child, settings, seed), None
+                begin: dict[str, JSON] = {"program": self.program, "settings": settings.to_json()}
+                await remote.ask("begin", begin, {}, expect="ready")
+                self.spent["loading"] = self.spent.get("loading", 0.0) + child.processor_seconds()
+                for probe in probes:
+                    if self.ended is not None:
+                        return
+                    if not self.failed.isdisjoint(probe.after):
+                        self.failed.add(probe.name)
+                        continue
+                    during, began = probe.name, child.processor_seconds()
+                    try:
+                        if probe.name in HOST_SIDE:
+                            precise = precise or await supported(remote)
+                        finding = await self._finding(probe.name, precise or remote, child)
+                    except ProgramRaised as raised:
+                        evidence: dict[str, JSON] = {"traceback": raised.traceback}
+                        finding = Finding(True, f"raised {raised.message}", evidence)
+                    self.findings[probe.name] = finding
+                    self.spent[probe.name] = child.processor_seconds() - began
+                    if probe.fatal and finding.violated:
+                        self.failed.add(probe.name)
+        except (ChildDied, ChildTimeout, Malformed) as error:
+            self._end(during, error.reason, {"log": error.log_tail[-2000:]})
+        except ProtocolBroken as error:
+            self._end(during, f"the child broke the protocol: {error}", {})
+
+    async def _finding(self, name: str, program: Remote, child: Child) -> Finding:
+        if name in HOST_SIDE:
+            return await HOST_SIDE[name](program)
+        finding = await program.claim(name)
+        if name == "cost" and not finding.violated:
+            measured = await measured_cost(program, child.processor_seconds)
+            finding = measured if measured.violated else finding
+        return finding
+
+    def _end(self, during: str, reason: str, evidence: Mapping[str, JSON]) -> None:
+        """A child is gone before it finished: what it did not answer counts as failed."""
+        message = f"{reason} (during: {during})"
+        self.ended = self.ended or Verdict("runs", "fail", message, {"during": during, **evidence})
+
+    def verdicts(self) -> list[Verdict]:
+        """Those that were reached, in the order of the probes."""
+        passed, verdicts = set(self.settings.exempt), list[Verdict]()
+        for probe in PROBES:
+            if probe.name in self.findings and probe.reachable(passed):
+                verdicts.append(Verdict.of(probe.name, probe.fatal, self.findings[probe.name]))
+                if verdicts[-1].outcome != "fail":
+                    passed.add(probe.name)
+        if self.ended is None:
+            return verdicts
+        return [*(verdict for verdict in verdicts if verdict.probe != "runs"), self.ended]
+
+
 async def probe_program(
     program: str, sandbox: Sandbox, settings: CheckSettings, spent: dict[str, float] | None = None
 ) -> list[Verdict]:
     """The probes alone, whatever the screen says. Raises SandboxUnavailable.
 
-    Into `spent`, where it is given, goes the child's processor time by probe, and by "loading" what came before.
+    In two children side by side: one for what the host decides, and one for what the child's own probes say. Into
+    `spent`, where it is given, goes their processor time by probe, and by "loading" what came before.
     """
-    verdicts: list[Verdict] = []
-    spent = {} if spent is None else spent
-    during = ["loading"]
-    limits = Limits(
-        settings.memory_bytes,
-        cpu_seconds=settings.seconds,
-        wall_seconds=BUSY * settings.seconds,
-        files=bool(graphics()),  # what a CPU needs is loaded before
-    )
+    probing = _Probing(program, sandbox, settings, {} if spent is None else spent)
+    seed = secrets.randbits(31) if settings.seed is None else settings.seed
+    wanted = [probe for probe in PROBES if probe.name not in settings.exempt]
+    deciding = [probe for probe in wanted if probe.name in HOST_SIDE or not probe.after]
+    claimed = [probe for probe in wanted if probe not in deciding]
+    tasks = [asyncio.create_task(probing.run(probes, seed)) for probes in (deciding, claimed) if probes]
+    pending = set(tasks)
     try:
-        async with sandbox.child(JOB, limits) as child:
-            seed = secrets.randbits(31) if settings.seed is None else settings.seed
-            remote = Remote(child, settings, seed)
-            await remote.ask("begin", {"program": program, "settings": settings.to_json()}, {}, expect="ready")
-            spent["loading"] = child.processor_seconds()
-            await _run_probes(remote, child, verdicts, during, spent)
-    except (ChildDied, ChildTimeout, Malformed) as error:
-        _end(verdicts, during[0], error.reason, {"log": error.log_tail[-2000:]})
-    except ProtocolBroken as error:
-        _end(verdicts, during[0], f"the child broke the protocol: {error}", {})
-    return verdicts
-
-
-async def _run_probes(
-    remote: Remote, child: Child, verdicts: list[Verdict], during: list[str], spent: dict[str, float]
-) -> None:
-    passed = set(remote.settings.exempt)
-    precise: Remote | None = None
-    for probe in PROBES:
-        if probe.name in remote.settings.exempt or not probe.reachable(passed):
-            continue
-        during[0] = probe.name
-        began = child.processor_seconds()
-        try:
-            if probe.name in ADDED:
-                precise = precise or await supported(remote)
-                finding = await ADDED[probe.name].measure(precise)
-            elif probe.name not in STRUCTURE:
-                finding = await remote.claim(probe.name)
-                if probe.name == "cost" and not finding.violated:
-                    measured = await measured_cost(remote, child.processor_seconds)
-                    finding = measured if measured.violated else finding
-            else:
-                precise = precise or await supported(remote)
-                finding = await STRUCTURE[probe.name](precise)
-        except ProgramRaised as raised:
-            evidence: dict[str, JSON] = {"traceback": raised.traceback}
-            finding = Finding(True, f"raised {raised.message}", evidence)
-        verdicts.append(Verdict.of(probe.name, probe.fatal, finding))
-        spent[probe.name] = child.processor_seconds() - began
-        if verdicts[-1].outcome != "fail":
-            passed.add(probe.name)
-
-
-def _end(verdicts: list[Verdict], during: str, reason: str, evidence: Mapping[str, JSON]) -> None:
-    """The child is gone before it finished: what it did not answer counts as failed."""
-    verdicts[:] = [verdict for verdict in verdicts if verdict.probe != "runs"]
-    verdicts.append(Verdict("runs", "fail", f"{reason} (during: {during})", {"during": during, **evidence}))
+        while pending and probing.ended is None:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        for task in pending:
+            task.cancel()  # once: again would disturb the end of its child; a dropped one shows in `ended`
+        if pending:
+            await asyncio.wait(pending)
+    return probing.verdicts()
