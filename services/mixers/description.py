@@ -22,7 +22,7 @@ Feature = Literal["silu", "identity", "elu", "relu", "squared_relu", "softmax", 
 KeyNorm = Literal["l2", "rms", "sum", "none"]
 Rotary = Literal["none", "full", "half", "learned"]
 Rule = Literal["delta", "product", "linear", "none"]
-Decay = Literal["none", "retention", "momentum", "mamba", "sigmoid", "channel", "floored"]
+Decay = Literal["none", "retention", "momentum", "mamba", "sigmoid", "channel", "floored", "sparse"]
 Write = Literal["one", "sigmoid", "double", "channel", "split", "implicit", "preconditioned"]
 Form = Literal["plain", "trapezoid", "levels", "mesa", "ridge", "householder"]
 PathKind = Literal[
@@ -168,7 +168,7 @@ LEVELS = 16
 POSITIVE_MAPS = frozenset({"elu", "relu", "squared_relu", "softmax", "hedgehog"})
 KEYED_PATHS = frozenset({"window", "linear_window", "forgetting", "retention", "routed"})
 SIZED_PATHS = frozenset({"convolution", "dilated", "average", "window", "linear_window", "forgetting"})
-CHANNEL_DECAYS = frozenset({"channel", "floored"})
+CHANNEL_DECAYS = frozenset({"channel", "floored", "sparse"})
 DELTA_RULES = frozenset({"delta", "product"})
 MOST_PATHS = 3
 
@@ -343,6 +343,7 @@ _DECAYS = {
     "sigmoid": ("forget-gate",),
     "channel": ("forget-gate", "low-rank-projection"),
     "floored": ("forget-gate", "gate-floor", "low-rank-projection"),
+    "sparse": ("forget-gate", "memory-slots", "content-router", "low-rank-projection"),
 }
 _WRITES = {
     "sigmoid": ("write-strength",),

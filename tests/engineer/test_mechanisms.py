@@ -202,6 +202,25 @@ def test_a_linear_window_is_that_of_fla(length: int) -> None:
 
 
 @torch.no_grad()
+def test_sparse_slots_that_a_token_does_not_choose_stay_as_they_are() -> None:
+    module = module_of(Memory(rule="linear", write="one", decay="sparse", tied=True))
+    x = torch.randn(2, LENGTH, WIDTH)
+    q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))
+    route = heads(module.route_up(module.route_down(x)).sigmoid())
+    chosen = torch.zeros_like(route).scatter(-1, route.topk(WIDTH // HEADS // 4).indices, 1.0)
+    keeps = (-module.log_rate.exp() * route * chosen).exp()
+    state = torch.zeros(2, HEADS, WIDTH // HEADS, WIDTH // HEADS)
+    reads = []
+    for t in range(LENGTH):
+        written = (1 - keeps[:, t]) * k[:, t]
+        before, state = state, keeps[:, t, ..., None] * state + written[..., None] * v[:, t, :, None, :]
+        assert torch.equal(before[chosen[:, t] == 0], state[chosen[:, t] == 0])
+        reads.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state))
+
+    assert torch.allclose(outputs(module, x), finished(module, reads), atol=1e-4)
+
+
+@torch.no_grad()
 def test_output_feedback_takes_a_share_of_the_key_from_the_query() -> None:
     module, x = module_of(Memory(rule="linear", write="one", feedback=True)), torch.randn(2, LENGTH, WIDTH)
     q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))

@@ -19,6 +19,7 @@ from services.mixers.moves.move import (
     NEGATIVE_EIGENVALUES,
     PATH,
     PRECONDITIONED,
+    RAVEN,
     RETNET,
     RWKV,
     TITANS,
@@ -53,6 +54,11 @@ def _as_delta(mixer: Mixer) -> Mixer:
 def _as_linear(mixer: Mixer) -> Mixer:
     write = "sigmoid" if mixer.memory.write in {"double", "split", "implicit", "preconditioned"} else mixer.memory.write
     return changed(mixer, memory={"rule": "linear", "write": write}, output={"norm": "rms"})
+
+
+def _sparse(mixer: Mixer) -> Mixer:
+    memory = {"decay": "sparse", "tied": True, "normalised": False, "form": "plain"}
+    return changed(_as_linear(mixer), memory=memory)
 
 
 def _preconditioned(mixer: Mixer) -> Mixer:
@@ -288,6 +294,16 @@ MOVES = (
         ("write-strength", "input-gate", "low-rank-projection"),
         (),
         GATED_DELTA_NET_2,
+    ),
+    Move(
+        "sparse_slots",
+        "an additive memory of which each token fades and writes a few key channels alone",
+        "what a token does not choose stays untouched, however many tokens follow",
+        "SparseSlots",
+        where(_has_memory, _sparse),
+        ("forget-gate", "memory-slots", "content-router", "input-gate", "additive-state"),
+        ("delta-rule",),
+        RAVEN,
     ),
     Move(
         "trapezoidal_writes",

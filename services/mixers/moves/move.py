@@ -14,15 +14,16 @@ Values = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Source:
-    """Where an idea was published. `arxiv` is an identifier such as '2406.06484'."""
+    """Where an idea was published. `reference` is an arXiv identifier such as '2406.06484', or an address."""
 
     title: str
-    arxiv: str
+    reference: str
     year: int
 
     def __str__(self) -> str:
         """The source as it is cited in a motivation."""
-        return f"{self.title}, arXiv:{self.arxiv}, {self.year}"
+        place = self.reference if "/" in self.reference else f"arXiv:{self.reference}"
+        return f"{self.title}, {place}, {self.year}"
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ MAMBA2 = Source("Transformers are SSMs", "2405.21060", 2024)
 MESA_NET = Source("MesaNet", "2506.05233", 2025)
 KALMA_NET = Source("Gated KalmaNet", "2511.21016", 2025)
 PRECONDITIONED = Source("Preconditioned DeltaNet", "2604.21100", 2026)
+RAVEN = Source("Raven: High-Recall Sequence Modeling", "https://github.com/goombalab/raven", 2026)
 PARALLAX = Source("Parallax: Parameterized Local Linear Attention", "2605.29157", 2026)
 PATH = Source("PaTH Attention", "2505.16381", 2025)
 LOG_LINEAR = Source("Log-Linear Attention", "2506.04761", 2025)

@@ -60,6 +60,20 @@ _DECAYS = {
             g = rearrange(g, "b l (h d) -> b l h d", h=self.num_heads)
         """,
     ),
+    "sparse": Fragment(
+        construct="""
+            # each token chooses the quarter of the key channels that fade, by a router through a narrow bottleneck
+            self.route_down = nn.Linear(hidden_size, 16, bias=False)
+            self.route_up = nn.Linear(16, num_heads * self.head_k_dim)
+            self.log_rate = nn.Parameter(torch.zeros(num_heads, 1))
+        """,
+        forward="""
+            route = self.route_up(self.route_down(x)).float().sigmoid()
+            route = rearrange(route, "b l (h d) -> b l h d", h=self.num_heads)
+            least = route.topk(max(1, route.shape[-1] // 4), dim=-1).values[..., -1:]
+            g = -self.log_rate.float().exp() * route * (route >= least)
+        """,
+    ),
     "floored": Fragment(
         construct="""
             # forget gate per key channel that never falls below a learned floor
@@ -247,7 +261,7 @@ def _linear(mixer: Mixer) -> Iterator[Fragment]:
 
 
 def _linear_call(mixer: Mixer, written: str) -> Fragment:
-    if mixer.memory.decay in {"channel", "floored"}:
+    if mixer.memory.decay in CHANNEL_DECAYS:
         return _call("chunk_gla", "gla", f"q=q, k=k, v={written}, g=g")
     if mixer.memory.decay == "momentum":
         return Fragment(

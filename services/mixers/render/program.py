@@ -142,6 +142,7 @@ _DECAYS = {
     "sigmoid": "sigmoid forget gate per head",
     "channel": "forget gate per key channel",
     "floored": "forget gate per key channel above a learned floor",
+    "sparse": "forget gate of the few key channels that a token chooses",
 }
 _WRITES = {
     "sigmoid": "gated writes",

@@ -102,7 +102,7 @@ def suggested(hints: Iterable[CognitionHint]) -> dict[str, str]:
     for hint in hints:
         tags = _tags(hint)
         for move in LIBRARY:
-            if set(move.adds) & tags or (move.source is not None and move.source.arxiv in hint.text):
+            if set(move.adds) & tags or (move.source is not None and move.source.reference in hint.text):
                 found.setdefault(move.name, hint.entry)
     return found
 
