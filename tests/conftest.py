@@ -34,6 +34,11 @@ PLAIN_LIMIT = 240
 CLEANING_LIMIT = 60
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Twice as many workers as cores: most tests wait for servers and processes that they have started."""
+    return 2 * (os.cpu_count() or 1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put tests of whole runs first: they take longest, and at the end no worker then waits for another's last one."""
     items.sort(key=lambda item: item.path.parent.name not in ("loop", "chaos", "deploy"))
