@@ -32,8 +32,7 @@ from services.chassis.rpc import channel
 from services.chassis.service import Service, run_fast, wired
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
-from services.console.local.broker import Broker
-from services.console.local.processes import ServiceProcess, free_port
+from services.console.processes import Broker, ServiceProcess, free_port
 from services.contracts import (
     archive_pb2,
     archive_pb2_grpc,

@@ -25,7 +25,7 @@ from services.chassis.bus import Bus
 from services.chassis.bus.subjects import subject_of
 from services.chassis.service import run_fast
 from services.chassis.settings import ServiceSettings
-from services.console.local.broker import Broker
+from services.console.processes import Broker
 from services.contracts import events_pb2
 from services.store.backends import open_archive
 from services.store.reactions import react

@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from services.chassis.bus import Bus
 from services.chassis.settings import ServiceSettings
-from services.console.local.broker import Broker
+from services.console.processes import Broker
 from services.sandbox.processes import descendants, kill
 from tests.mongod import Mongod, mongod_binary
 

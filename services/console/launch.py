@@ -20,7 +20,6 @@ from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel
 from services.console.archive import all_candidates, run_status
 from services.console.estimate import PROFILE_SECONDS, SMALLER, adapts, plan_run, settle
-from services.console.local.system import System, running
 from services.console.log import pause_run, resume_run, start_run
 from services.console.plan import (
     RunOptions,
@@ -35,6 +34,7 @@ from services.console.programs import check_programs
 from services.console.progress import OVER, Progress
 from services.console.rows import Row, row
 from services.console.settings import ConsoleSettings, running_system
+from services.console.system import System, running
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 from services.llm.port import asks_endpoint

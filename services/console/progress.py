@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from services.console.events import EventRow, line
+from services.console.log import EventRow, line
 from services.console.rows import Row
 from services.console.tables import ABSENT, clock, number
 from services.contracts import archive_pb2 as pb

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-from services.console.local.broker import find_nats_server
-from services.console.local.leash import leashed
-from services.console.local.processes import free_port
+from services.console.leash import leashed
+from services.console.processes import find_nats_server, free_port
 
 SIZE = 3
 START_SECONDS = 60.0
 
 
 class Cluster:
-    """As `services.console.local.broker.Broker`, of three servers."""
+    """As `services.console.processes.Broker`, of three servers."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

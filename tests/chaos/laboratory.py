@@ -29,9 +29,8 @@ from services.chassis.events import first
 from services.chassis.rpc import channel
 from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import ServiceSettings
-from services.console.local.broker import Broker
-from services.console.local.leash import leashed
-from services.console.local.processes import free_port
+from services.console.leash import leashed
+from services.console.processes import Broker, free_port
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.store.backends import open_archive
 from services.store.replay import replay

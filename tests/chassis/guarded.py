@@ -7,8 +7,7 @@ from pathlib import Path
 
 from services.chassis.bus.credentials import authorization, new_seeds
 from services.chassis.settings import ServiceSettings
-from services.console.local.broker import find_nats_server
-from services.console.local.processes import free_port
+from services.console.processes import find_nats_server, free_port
 
 
 @dataclass

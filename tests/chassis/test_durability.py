@@ -10,8 +10,7 @@ from services.chassis.bus import Bus
 from services.chassis.bus.durability import require_durability
 from services.chassis.errors import BusLost, SettingsError
 from services.chassis.settings import ServiceSettings
-from services.console.local.broker import Broker
-from services.console.local.processes import free_port
+from services.console.processes import Broker, free_port
 
 
 @pytest.fixture

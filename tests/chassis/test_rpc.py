@@ -9,7 +9,7 @@ import pytest
 
 from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings
-from services.console.local.processes import free_port
+from services.console.processes import free_port
 from services.contracts import checker_pb2, checker_pb2_grpc
 from services.contracts.candidate_pb2 import CheckReport
 from tests.checkers import UnaskedChecker

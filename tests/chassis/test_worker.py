@@ -18,7 +18,7 @@ from services.chassis.errors import Transient
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job, Worker
-from services.console.local.broker import Broker
+from services.console.processes import Broker
 from services.contracts import events_pb2 as pb
 from services.store.app import DeadLetterKeeper
 from services.store.projection import read

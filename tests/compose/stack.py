@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.chassis.bus.credentials import new_seeds, server_config, variable
-from services.console.local.processes import free_port
+from services.console.processes import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 FILES = ("-f", str(DEPLOY / "compose.yaml"), "-f", str(DEPLOY / "compose.tls.yaml"))

@@ -8,10 +8,9 @@ import pytest
 from services.archive.policies import values_of
 from services.chassis.errors import NotPossible
 from services.console.commands.ablate import components_of, part_row, parts
-from services.console.commands.cost import costs, drafts
+from services.console.commands.cost import costs, drafts, replay_row, replays, stopped_in_the_run, too_few
 from services.console.commands.gallery import card_json, cards, claims, sentences
 from services.console.commands.run import PRESET
-from services.console.commands.stopping import replay_row, replays, stopped_in_the_run, too_few
 from services.console.plan import RunOptions, run_settings
 from services.console.report import write_report
 from services.console.report.dataset import Dataset

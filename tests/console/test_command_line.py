@@ -10,7 +10,7 @@ import pytest
 
 from services.chassis.errors import SettingsError
 from services.console.cli import COMMANDS, Commands
-from services.console.commands.compare import measures
+from services.console.commands.show import measures
 from services.console.options import complete_candidates, complete_runs, near
 from services.console.plan import RunOptions, fork_settings, require_possible_scale, run_settings
 from services.console.rows import Node, Row, row

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from services.console.local.processes import PORTS, free_port, sweep
+from services.console.processes import PORTS, free_port, sweep
 from services.console.settings import ConsoleSettings, locked, running_system
 
-PICK = "from services.console.local.processes import free_port; print(free_port(range({0}, {1})))"
+PICK = "from services.console.processes import free_port; print(free_port(range({0}, {1})))"
 
 
 def test_a_port_is_free_and_none_is_given_twice() -> None:

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench import published_archive
-from services.console.report import write_report
-from services.console.report.dataset import Dataset
+from services.console.report import bibtex, methods, write_report
+from services.console.report.dataset import Dataset, benchmarks, components, holdings, origins
 from services.console.report.figures import count_against_compute, curves, front, pool_over_time, trends
-from services.console.report.page import bibtex, methods
-from services.console.report.tables import benchmarks, components, holdings, origins
 from services.console.report.trees import radial_tree, tree
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb

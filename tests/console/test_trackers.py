@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.chassis.errors import SettingsError
-from services.console.commands.track import discovery_message, report
-from services.console.trackers import TRACKERS, open_tracker, points_of
+from services.console.commands.track import TRACKERS, discovery_message, open_tracker, points_of, report
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2 as events
 from tests.console.conftest import Laboratory

@@ -17,7 +17,7 @@ from services.chassis.bus import Bus
 from services.chassis.events import first
 from services.chassis.settings import ServiceSettings
 from services.console.settings import ConsoleSettings
-from services.console.web.server import application
+from services.console.web import application
 from services.contracts import candidate_pb2 as candidates
 from services.contracts.progress_pb2 import Progress
 from tests.console.browser import accessibility_findings, opened

@@ -17,9 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.chassis.bus.rights import ADMINISTRATOR
 from services.chassis.rpc import channel
 from services.chassis.settings import SERVICES
-from services.console.local.processes import ServiceProcess, free_port
 from services.console.log import start_run
 from services.console.plan import RunOptions, run_settings
+from services.console.processes import ServiceProcess, free_port
 from services.console.settings import ConsoleSettings
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc

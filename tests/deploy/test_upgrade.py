@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from services.chassis.rpc import channel
-from services.console.local.processes import ServiceProcess
-from services.console.local.system import System
 from services.console.log import start_run
 from services.console.plan import RunOptions, run_settings
+from services.console.processes import ServiceProcess
 from services.console.settings import ConsoleSettings
+from services.console.system import System
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from tests.loop.conftest import MICRO

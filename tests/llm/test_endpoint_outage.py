@@ -13,7 +13,7 @@ from services.chassis.bus import Bus
 from services.chassis.errors import Transient
 from services.chassis.events import Cause, first, follow
 from services.chassis.worker import Job, Worker
-from services.console.local.processes import free_port
+from services.console.processes import free_port
 from services.contracts import events_pb2
 from services.llm.budget import MemoryLedger
 from services.llm.scripted import Fate, ScriptedEndpoint, Step

@@ -18,11 +18,11 @@ from services.chassis.errors import NotPossible
 from services.chassis.events import first
 from services.chassis.rpc import channel
 from services.console.archive import all_candidates, open_archive
-from services.console.local.system import System, running
 from services.console.log import SERVICE, publish
 from services.console.options import Candidate, Json, Run, print_json
 from services.console.rows import Gain, gain_over, seed_noise, widened
 from services.console.settings import ConsoleSettings, console_settings, running_system
+from services.console.system import System, running
 from services.console.tables import ABSENT, Column, number, paragraph, say, styled, table
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb

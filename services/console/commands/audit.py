@@ -20,7 +20,7 @@ import typer
 
 from services.chassis.errors import NotPossible, SettingsError
 from services.console.archive import open_archive
-from services.console.local.leash import leashed
+from services.console.leash import leashed
 from services.console.options import Json, Run, complete_candidates, print_json
 from services.console.rows import as_dict, program_of, row
 from services.console.settings import ConsoleSettings, console_settings

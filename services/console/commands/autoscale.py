@@ -21,9 +21,9 @@ import typer
 from services.chassis.bus import Bus, Consumer
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import NotPossible, SettingsError, Transient
-from services.console.local.processes import ServiceProcess, free_port
 from services.console.log import require_server
 from services.console.options import Json, names_in, one_of
+from services.console.processes import ServiceProcess, free_port
 from services.console.settings import ConsoleSettings, console_settings, running_system
 from services.console.tables import say
 from services.domain.own_scale import SCALES

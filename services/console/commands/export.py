@@ -16,7 +16,6 @@ from services.console.options import print_json
 from services.console.rows import as_dict
 from services.console.settings import ConsoleSettings, console_settings
 from services.console.tables import say
-from services.console.trackers import TRACKERS, open_tracker
 from services.contracts import archive_pb2 as pb
 
 
@@ -38,6 +37,8 @@ def export(context: typer.Context) -> None:
 
 def _export_to_tracker(arguments: list[str]) -> None:
     """Write every candidate of a run. Raises SettingsError, NotFound."""
+    from services.console.commands.track import TRACKERS, open_tracker  # with the client of the bus
+
     parser = argparse.ArgumentParser(prog="asi-arch export", description="A run's candidates in a tracker's folder.")
     parser.add_argument("run", nargs="?", default="", help="default: the newest run")
     parser.add_argument("--to", required=True, metavar="TRACKER", help=f"one of {', '.join(TRACKERS)}")

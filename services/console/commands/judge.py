@@ -1,4 +1,7 @@
-"""`asi-arch judge`: verdicts once more, beside those on record. Nothing is recorded."""
+"""`asi-arch judge` repeats verdicts and compares them with those on record; it records nothing.
+
+`asi-arch rescore` computes a run's fitness in another version and publishes it as new events.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,21 @@ import grpc.aio
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.archive.scoring import score, terms_of
 from services.chassis.errors import NotFound, NotPossible, SettingsError
+from services.chassis.events import first
 from services.chassis.rpc import channel
-from services.console.local.system import answering
-from services.console.options import Json, Run, print_json
+from services.console.archive import catch_up, run_and_candidates
+from services.console.log import SERVICE, now, publish
+from services.console.options import Json, Run, RunArgument, chosen_run, one_of, print_json
 from services.console.settings import ConsoleSettings, console_settings
+from services.console.system import answering
 from services.console.tables import Column, number, paragraph, say, table
 from services.contracts import archive_pb2 as pb
-from services.contracts import archive_pb2_grpc, candidate_pb2, judge_pb2, judge_pb2_grpc
+from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2, judge_pb2, judge_pb2_grpc
+from services.contracts.archive_pb2 import RunStatus
+from services.contracts.candidate_pb2 import Candidate
+from services.domain.fitness import VERSIONS
 
 JUDGE_SECONDS = 1800.0  # a model may be asked several times, and each asking has retries and a repair
 ANCHORS = {"delta_net": 5.0, "gated_delta_net": 7.0}  # where the rubric puts them
@@ -157,3 +167,52 @@ def _print(rows: Sequence[Drift], largest_drift: float | None) -> None:
         if drift.now is None:
             say(paragraph(f"{drift.candidate}: {drift.absent_because}"))
     say("nothing to compare" if largest_drift is None else f"largest drift: {largest_drift:.2f} points")
+
+
+def rescore(
+    fitness: Annotated[str, typer.Option(help="standardised-gain-1, paper (mean of three terms) or code (their sum)")],
+    argument: RunArgument = "",
+    run: Run = "",
+    as_json: Json = False,
+) -> None:
+    """Compute a run's fitness anew in another version, as new events; the old values stay in the log."""
+    one_of("--fitness", fitness, VERSIONS)
+    name, count = asyncio.run(_rescore(console_settings(), chosen_run(argument, run), fitness))
+    if as_json:
+        print_json({"run": name, "fitness": fitness, "rescored": count})
+    else:
+        say(f"run {name}: {count} candidates rescored as {fitness}")
+
+
+async def _rescore(settings: ConsoleSettings, run: str, version: str) -> tuple[str, int]:
+    status, records = await run_and_candidates(settings, run)
+    events = rescored(status, records, version)
+    await publish(settings, events)
+    await catch_up(settings)
+    return status.run, len(events)
+
+
+def rescored(status: RunStatus, records: Sequence[Candidate], version: str) -> list[events_pb2.Event]:
+    """One candidate.rescored for each candidate whose fitness the version can be computed for.
+
+    Raises NotPossible when the root was not measured.
+    """
+    name = status.settings.baselines[0]
+    measured = [record for record in records if record.training.HasField("loss")]
+    root = next((record for record in measured if record.request.baseline == name), None)
+    if root is None:
+        raise NotPossible(
+            f"the root baseline {name} of run {status.run} was not measured: nothing can be compared with it"
+        )
+    baselines = [record for record in measured if record.request.baseline]
+    events = []
+    for record in measured:
+        raw = record.verdict.raw if record.verdict.HasField("raw") else None
+        value = score(version, record, raw, root, terms_of(status.settings), baselines)
+        if value is not None:
+            event = first(status.run, f"{record.id}.rescored.{version}", SERVICE, now())
+            event.candidate = record.id
+            event.candidate_rescored.fitness.CopyFrom(value)
+            event.candidate_rescored.reason = f"rescored as {version}"
+            events.append(event)
+    return events

@@ -1,11 +1,14 @@
-"""`asi-arch status` and `asi-arch runs`: the state of one run, and all runs in a line each."""
+"""`asi-arch status` and `runs` show the state of runs; `pause`, `resume` and `stop` change it by an event.
+
+The client of the bus is imported by the commands that publish: the others read the archive alone.
+"""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
-from services.console.archive import open_archive, run_status
+from services.console.archive import catch_up, open_archive, run_status
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
 from services.console.rows import as_dict
 from services.console.settings import ConsoleSettings, console_settings, running_system
@@ -114,3 +117,43 @@ def _overview(found: Sequence[pb.RunStatus]) -> str:
         Column("best", [f"{run.best.fitness:.3f}" if run.HasField("best") else ABSENT for run in found], right=True),
         Column("time", [clock(run.spent.seconds) for run in found], right=True),
     ])  # fmt: skip
+
+
+def pause(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+    """Start no further candidates; those in flight go on."""
+    from services.console.log import pause_run
+
+    _steer("pause", lambda settings, name: pause_run(settings, name, "paused by hand"), argument, run, as_json)
+
+
+def resume(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+    """Start candidates again, where services are up; `asi-arch run --resume` starts the services too."""
+    from services.console.log import resume_run
+
+    _steer("resume", resume_run, argument, run, as_json)
+
+
+def stop(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+    """End a run; candidates in flight still complete."""
+    from services.console.log import stop_run
+
+    _steer("stop", lambda settings, name: stop_run(settings, name, "stopped by hand"), argument, run, as_json)
+
+
+def _steer(
+    word: str,
+    publish: Callable[[ConsoleSettings, str], Coroutine[None, None, None]],
+    argument: str,
+    run: str,
+    as_json: bool,
+) -> None:
+    async def steer(settings: ConsoleSettings) -> str:
+        name = (await run_status(settings, chosen_run(argument, run))).run
+        await publish(settings, name)
+        await catch_up(settings)
+        return name
+
+    name = asyncio.run(steer(console_settings()))
+    print_json({"run": name, "published": word}) if as_json else say(
+        f"run {name}: {word} published; see `asi-arch status`"
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.chassis.errors import NotPossible, SettingsError
-from services.console.local.leash import leashed
+from services.console.leash import leashed
 from services.console.options import Json, names_in, one_of, print_json
 from services.console.tables import Column, number, pairs, paragraph, say, styled
 from services.console.tables import table as text_table

@@ -19,8 +19,7 @@ from google.protobuf.message import DecodeError
 from services.chassis.bus import Bus, Logged
 from services.chassis.errors import NotFound
 from services.console.archive import all_candidates, open_archive
-from services.console.events import EventRow, event_row, line
-from services.console.log import open_log
+from services.console.log import EventRow, event_row, line, open_log
 from services.console.options import Json, Run
 from services.console.progress import LINE_SECONDS, OVER, View, best_line
 from services.console.rows import Row, row

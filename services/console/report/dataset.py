@@ -1,18 +1,21 @@
-"""A run as the report reads it: candidates by number, None for what was not measured; and what a section is made of."""
+"""A run as the report reads it (candidates by number, None for what was not measured), and the tables of the paper."""
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
+from statistics import fmean, variance
 from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from services.console.commands.sizes import Trained
-from services.console.rows import Row, row
+from services.console.rows import Row, gain_over, row
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
+from services.domain.statistics import normal_quantile, student_quantile
 
 
 @dataclass(frozen=True)
@@ -125,3 +128,178 @@ def plain(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     axes.set_axisbelow(True)
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(9)
+
+
+MOST_MODELS, MOST_COMPONENTS = 30, 40
+LEAST_TAGGED, LEAST_GROUP = 12, 5
+ORIGINS = ("analysis", "cognition", "original")
+
+
+def tables(data: Dataset) -> list[Drawing]:
+    """Tables 1 and 2 in one (models × tasks, with losses and differences), components, origins, and what is held."""
+    return [benchmarks(data), components(data), origins(data), holdings(data)]
+
+
+def benchmarks(data: Dataset) -> Drawing:
+    """Models and what they scored; the difference refers to the root."""
+    name, title = "tables-1-2-benchmarks", "Tables 1 and 2 · Models and benchmarks"
+    models = [one for one in data.ranked if one.training.seeds][:MOST_MODELS]
+    if not models:
+        return missing(name, title, "no measured candidate has a fitness")
+    tasks = list(dict.fromkeys(score.task for model in models for score in model.training.seeds[0].scores))
+    loss = data.root.training.loss if data.root is not None else None
+    cells = []
+    for model in models:
+        own = model.training.loss if model.training.HasField("loss") else None
+        gain = gain_over(data.root, model)
+        difference = own - loss if own is not None and loss is not None else None
+        interval = model.verdict.fitness.interval if model.verdict.fitness.HasField("interval") else None
+        parameters = model.training.seeds[0].measurements.parameters
+        cells.append((
+            model.id, name_of(model), own, difference,
+            -gain.interval.high if gain else None, -gain.interval.low if gain else None, final_train_loss(model),
+            *(_mean(model, task) for task in tasks),
+            model.training.benchmark if model.training.HasField("benchmark") else None,
+            model.verdict.raw if model.verdict.HasField("raw") else None,
+            parameters or None,
+            model.verdict.fitness.value,
+            interval.low if interval else None, interval.high if interval else None,
+        ))  # fmt: skip
+    header = (
+        "id", "name", "loss", "Δ root", "Δ low", "Δ high", "train loss", *tasks, "mean", "judge", "parameters",
+        "fitness", "low", "high",
+    )  # fmt: skip
+    header, rows = _without_empty(header, cells)
+    caption = f"The best {len(models)} of {len(data.ranked)} scored, best first; bold is the best of a column."
+    if "Δ low" in header:
+        caption += (
+            " Δ low and Δ high bound the difference to the root at 95 %, paired by seed and held-out block; with one "
+            "seed they are silent about others."
+        )
+    return Drawing(name, title, caption, None, header, rows)
+
+
+def components(data: Dataset) -> Drawing:
+    """What the best quarter is made of, and the rest, with how far fitness differs with and without each."""
+    name, title = "figure-7-components", "Figure 7 · Components of the best against all others"
+    tagged = [one for one in data.ranked if _components(one) and one.kind != pb.KIND_ABLATION]
+    if len(tagged) < LEAST_TAGGED:
+        return missing(name, title, f"{len(tagged)} scored candidates have components, of {LEAST_TAGGED} needed")
+    cut = max(LEAST_GROUP, len(tagged) // 4)
+    best, others = tagged[:cut], tagged[cut:]
+    counts = Counter(kind for one in tagged for kind in _components(one))
+    cells = []
+    for kind, count in counts.most_common(MOST_COMPONENTS):
+        having = [one for one in tagged if kind in _components(one)]
+        lacking = [one for one in tagged if kind not in _components(one)]
+        difference = _welch(
+            [one.verdict.fitness.value for one in having], [one.verdict.fitness.value for one in lacking]
+        )
+        cells.append((
+            kind, count, len(lacking),
+            *_share(sum(kind in _components(one) for one in best), len(best)),
+            *_share(sum(kind in _components(other) for other in others), len(others)),
+            *(difference or (None, None, None)),
+        ))  # fmt: skip
+    cells.sort(key=lambda row: -(row[9] if isinstance(row[9], float) else -math.inf))
+    header = (
+        "component",
+        "n with",
+        "n without",
+        "best",
+        "low",
+        "high",
+        "others",
+        "low",
+        "high",
+        "Δ fitness",
+        "low",
+        "high",
+    )
+    caption = (
+        f"Shares of the best {len(best)} and of the other {len(others)} that have a component (Wilson's 95 % "
+        f"intervals), and the difference of mean fitness with and without it (Welch's; groups of {LEAST_GROUP} and "
+        "more). The search chose what to combine, so this describes it; `asi-arch ablate` measures one component alone."
+    )
+    return Drawing(name, title, caption, None, header, tuple(cells))
+
+
+def origins(data: Dataset) -> Drawing:
+    """Where ideas came from, for the best quarter and the others."""
+    name, title = "table-3-origins", "Table 3 · Where ideas came from"
+    naming = [one for one in data.ranked if one.proposal.ideas]
+    if len(naming) < LEAST_TAGGED:
+        return missing(name, title, f"{len(naming)} scored candidates name origins of ideas, of {LEAST_TAGGED} needed")
+    cut = max(LEAST_GROUP, len(naming) // 4)
+    cells: list[tuple[object, ...]] = []
+    for group, records in (("best quarter", naming[:cut]), ("others", naming[cut:])):
+        counts = Counter(idea.origin for record in records for idea in record.proposal.ideas)
+        total = sum(counts.values())
+        cells += [
+            (group, len(records), origin, counts[origin], total, *_share(counts[origin], total)) for origin in ORIGINS
+        ]
+    header = ("group", "candidates", "origin", "ideas", "of", "share", "low", "high")
+    return Drawing(name, title, "Shares of ideas by origin, with Wilson's 95 % intervals.", None, header, tuple(cells))
+
+
+HELD: tuple[tuple[str, Callable[[pb.Candidate], bool]], ...] = (
+    ("program", lambda one: bool(one.proposal.program)),
+    ("motivation", lambda one: bool(one.proposal.motivation)),
+    ("analysis or summary", lambda one: bool(one.analysis.results)),
+    ("training curve", lambda one: any(seed.curve for seed in one.training.seeds)),
+    ("held-out loss", lambda one: one.training.HasField("loss")),
+    ("benchmark scores", lambda one: any(seed.scores for seed in one.training.seeds)),
+    ("mean accuracy", lambda one: one.training.HasField("benchmark")),
+    ("parameter count", lambda one: any(seed.measurements.parameters for seed in one.training.seeds)),
+    ("training time", lambda one: any(seed.measurements.seconds for seed in one.training.seeds)),
+    ("judge's score", lambda one: one.verdict.HasField("raw")),
+    ("fitness", lambda one: one.verdict.HasField("fitness")),
+    ("components", lambda one: bool(_components(one))),
+    ("origins of ideas", lambda one: bool(one.proposal.ideas)),
+)
+
+
+def holdings(data: Dataset) -> Drawing:
+    """For how many candidates each part of a record is there."""
+    count = len(data.records)
+    cells = [(part, found := sum(map(holds, data.records)), found / count) for part, holds in HELD]
+    caption = f"Of {count} candidates; what is absent was not measured or not published, and is nowhere filled in."
+    return Drawing("holdings", "What the records hold", caption, None, ("part", "n", "share"), tuple(cells))
+
+
+def _without_empty(
+    header: tuple[str, ...], cells: Sequence[tuple[object, ...]]
+) -> tuple[tuple[str, ...], tuple[tuple[object, ...], ...]]:
+    kept = [place for place in range(len(header)) if any(row[place] is not None for row in cells)]
+    return tuple(header[place] for place in kept), tuple(tuple(row[place] for place in kept) for row in cells)
+
+
+def _mean(record: pb.Candidate, task: str) -> float | None:
+    values = [score.value for seed in record.training.seeds for score in seed.scores if score.task == task]
+    return fmean(values) if values else None
+
+
+def _components(record: pb.Candidate) -> list[str]:
+    return list(record.analysis.components) or list(record.proposal.components)
+
+
+def _share(count: int, total: int) -> tuple[float, float, float]:
+    """A share with Wilson's 95 % interval."""
+    z = normal_quantile(0.975)
+    share = count / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    reach = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
+    return share, max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def _welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float] | None:
+    """The difference of the means with Welch's 95 % interval; None for groups that are too small or do not vary."""
+    if min(len(ours), len(theirs)) < LEAST_GROUP:
+        return None
+    first, second = variance(ours) / len(ours), variance(theirs) / len(theirs)
+    if first + second == 0:
+        return None
+    freedom = (first + second) ** 2 / (first**2 / (len(ours) - 1) + second**2 / (len(theirs) - 1))
+    difference = fmean(ours) - fmean(theirs)
+    reach = student_quantile(0.975, freedom) * math.sqrt(first + second)
+    return difference, difference - reach, difference + reach

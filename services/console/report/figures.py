@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from services.archive.scoring import costs_of_record, objectives_of
 from services.console.commands.ablate import Part, part_row, parts
-from services.console.commands.stopping import Replayed, replay_row, replays, too_few
+from services.console.commands.cost import Replayed, replay_row, replays, too_few
 from services.console.report.dataset import (
     ACCENT,
     CATEGORIES,

@@ -20,8 +20,7 @@ from google.protobuf.message import DecodeError
 
 from services.chassis import tasks
 from services.chassis.errors import BusLost
-from services.console.events import EventRow, event_row
-from services.console.log import open_log
+from services.console.log import EventRow, event_row, open_log
 from services.console.settings import ConsoleSettings, running_system
 from services.contracts import archive_pb2_grpc, events_pb2, progress_pb2
 

@@ -21,8 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.chassis.bus.credentials import variable
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel
-from services.console.local.broker import Broker
-from services.console.local.processes import ServiceFailed, ServiceProcess, free_port, sweep
+from services.console.processes import Broker, ServiceFailed, ServiceProcess, free_port, sweep
 from services.console.settings import ConsoleSettings, locked, running_system
 
 # The store first: it creates the streams that the others compare with. At the end it goes last, to hear what they say.

@@ -1,1 +1,0 @@
-"""Everything on one machine: the broker and the services as processes of their own, started and drained together."""
