@@ -219,6 +219,8 @@ _EXPLANATIONS = (
      "the program computes with complex numbers where real ones are needed: take the real part or the absolute value"),
     (r"/dev/u?random",
      "the program seeds a generator from the machine: draw from torch's own generator, which every run seeds"),
+    (r"not compiled with CUDA|No CUDA GPUs",
+     "the program asks for a GPU where there is none: take the device from the input, as in device=x.device"),
     (r"PermissionError",
      "the program opens a file, or imports what is not loaded: a program may use torch, einops, fla and plain Python"),
 )  # fmt: skip

@@ -163,6 +163,7 @@ class _Probing:
 
     Attributes:
         failed: fatal probes that found something, and those that were not reached because of them.
+        tried: set when it is known whether the program runs at all; the second child starts then.
         spent: processor time by probe.
         ended: the verdict on a child that ended before it had answered.
     """
@@ -173,6 +174,7 @@ class _Probing:
     spent: dict[str, float]
     findings: dict[str, Finding] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
     ended: Verdict | None = None
 
     async def run(self, probes: Sequence[Probe], seed: int) -> None:
@@ -208,10 +210,19 @@ class _Probing:
                     self.spent[probe.name] = child.processor_seconds() - began
                     if probe.fatal and finding.violated:
                         self.failed.add(probe.name)
+                    self.tried.set()
         except (ChildDied, ChildTimeout, Malformed) as error:
             self._end(during, error.reason, {"log": error.log_tail[-2000:]})
         except ProtocolBroken as error:
             self._end(during, f"the child broke the protocol: {error}", {})
+        finally:
+            self.tried.set()
+
+    async def run_later(self, probes: Sequence[Probe], seed: int) -> None:
+        """The probes, once it is known that the program runs."""
+        await self.tried.wait()
+        if self.ended is None and "runs" not in self.failed:
+            await self.run(probes, seed)
 
     async def _finding(self, name: str, program: Remote, child: Child) -> Finding:
         if name in HOST_SIDE:
@@ -253,8 +264,9 @@ async def probe_program(
     wanted = [probe for probe in PROBES if probe.name not in settings.exempt]
     deciding = [probe for probe in wanted if probe.name in HOST_SIDE or not probe.after]
     claimed = [probe for probe in wanted if probe not in deciding]
-    tasks = [asyncio.create_task(probing.run(probes, seed)) for probes in (deciding, claimed) if probes]
-    pending = set(tasks)
+    pending = {asyncio.create_task(probing.run(deciding, seed))} if deciding else set[asyncio.Task[None]]()
+    if claimed:
+        pending.add(asyncio.create_task((probing.run_later if deciding else probing.run)(claimed, seed)))
     try:
         while pending and probing.ended is None:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)

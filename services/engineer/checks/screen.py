@@ -121,7 +121,8 @@ def _module(name: str) -> Iterator[str]:
         or not prefixes & ALLOWED_IMPORTS
         or any(part.startswith("_") for part in parts[1:])
     ):
-        yield f"import of {printable(name, 80)} is not allowed"
+        allowed = "torch, einops, fla, and of Python's own math, typing, functools, itertools and their like"
+        yield f"import of {printable(name, 80)} is not allowed: a program may use {allowed}"
 
 
 def _name(node: ast.Name, imported: set[str]) -> Iterator[str]:

@@ -4,15 +4,21 @@
 ALLOWED_IMPORTS = frozenset(
     {
         "__future__",
+        "abc",
         "collections",
+        "contextlib",
+        "copy",
         "dataclasses",
         "einops",
+        "enum",
         "fla",
         "functools",
+        "itertools",
         "math",
         "torch",
         "transformers.processing_utils",
         "typing",
+        "typing_extensions",
         "warnings",
     }
 )

@@ -202,6 +202,8 @@ def output_of(answer: object) -> Tensor:
         raise TypeError("forward returned complex numbers: return their real part, or their absolute value")
     if not isinstance(first, Tensor) or not first.is_floating_point():
         raise TypeError(f"forward must return a real tensor, or a tuple that begins with one, not {_kind(answer)}")
+    if first.layout is not torch.strided or first.is_meta:
+        raise TypeError("forward must return a dense tensor that holds its values: no sparse one, and none on meta")
     return first
 
 

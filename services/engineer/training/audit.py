@@ -20,6 +20,9 @@ from services.engineer.training.trainer import learning_rate
 TOLERATED_DEVIATION = 0.6
 """Of the stretch's change of weights, relative to the one computed again. Honest programs repeat theirs to rounding;
 those that count their calls outside of a checkpoint may differ by some tenths, one more step per step by one."""
+TOLERATED_REACH = 1.1
+"""The size of the stretch's change, as a multiple of the one computed again. AdamW's steps have a size of their own,
+whatever the gradients, so that only more or larger steps lead further."""
 TOLERATED_LOSS = 0.1
 """Nats that a told loss may lie below the computed one."""
 
@@ -95,28 +98,32 @@ async def audit(job: Job, sandbox: Sandbox, stretch: Stretch, names: tuple[str, 
             if unknown:
                 raise TrainingFailed("malformed", f"There is a gradient for {min(unknown)}, no parameter.", {})
             optimiser.step(stretch.start + offset, gradients)
-    deviation = _deviation(stretch, optimiser)
-    if not deviation <= TOLERATED_DEVIATION:
+    deviation, reach = _deviation(stretch, optimiser)
+    if not (deviation <= TOLERATED_DEVIATION and reach <= TOLERATED_REACH):
         raise TrainingFailed(
             "forged",
             f"From step {stretch.start} on, {len(stretch.rows)} optimiser steps changed the weights otherwise than the "
-            f"gradients of their batches do (relative deviation {deviation:.2f}, {TOLERATED_DEVIATION} is tolerated): "
+            f"gradients of their batches do (relative deviation {deviation:.2f}, {TOLERATED_DEVIATION} is tolerated; "
+            f"{reach:.2f} times as far, {TOLERATED_REACH} is tolerated): "
             "leave the optimiser alone, and keep what changes while training in buffers.",
-            {"step": stretch.start, "steps": len(stretch.rows), "deviation": min(deviation, 1e9)},
-        )
+            {"step": stretch.start, "steps": len(stretch.rows), "deviation": min(deviation, 1e9),
+             "reach": min(reach, 1e9)},
+        )  # fmt: skip
     return deviation
 
 
-def _deviation(stretch: Stretch, optimiser: AdamW) -> float:
-    told, computed = 0.0, 0.0
+def _deviation(stretch: Stretch, optimiser: AdamW) -> tuple[float, float]:
+    """How far the told change lies from the computed one, and how far it reaches, in units of the computed one."""
+    apart, told, computed = 0.0, 0.0, 0.0
     for name, value in optimiser.parameters.items():
         before = _float(stretch.before, f"model/{name}", value.shape).astype(np.float64)
         after = _float(stretch.after, f"model/{name}", value.shape).astype(np.float64)
-        told += float(((after - value) ** 2).sum())
+        apart += float(((after - value) ** 2).sum())
+        told += float(((after - before) ** 2).sum())
         computed += float(((value - before) ** 2).sum())
-    if computed == 0.0:
-        return 0.0 if told == 0.0 else float("inf")
-    return float(np.sqrt(told / computed)) if np.isfinite(told) else float("inf")
+    if computed == 0.0 or not np.isfinite(told):
+        return (0.0, 1.0) if told == 0.0 else (float("inf"), float("inf"))
+    return float(np.sqrt(apart / computed)), float(np.sqrt(told / computed))
 
 
 def _float(arrays: Weights, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.float32]:

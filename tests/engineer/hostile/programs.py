@@ -86,6 +86,18 @@ REFUSED = MappingProxyType(
                 top="import time",
             ),
         ),
+        "keeps parameters out of its own list of them": (
+            "parameters",
+            mixer(
+                "x = x + 0 * self.more(hidden_states)[..., :width]",
+                "self.more = nn.Linear(hidden_size, 23 * hidden_size)",
+            ).replace(
+                "    def forward",
+                "    def named_parameters(self, *args, **kwargs):\n"
+                "        return ((n, p) for n, p in super().named_parameters(*args, **kwargs) if 'more' not in n)\n\n"
+                "    def forward",
+            ),
+        ),
         "eleven times the parameters in the last layer": (
             "parameters",
             mixer(
@@ -112,6 +124,7 @@ REFUSED = MappingProxyType(
             "cost",
             mixer(_IN_NUMPY.replace("x = x +", "if self.layer == 0: x = x +"), top="import numpy as np"),
         ),
+        "returns a sparse tensor": ("runs", mixer(answer="output.to_sparse()")),
         "returns a list": ("runs", mixer(answer="[output, None, None]")),
         "returns complex values": ("runs", mixer(answer="output.to(torch.cfloat), None, None")),
         "forges the findings of its process": ("causality", mixer(AHEAD, top=_FORGER)),
@@ -154,6 +167,18 @@ def _fast(self, *args, **kwargs):
 torch.optim.AdamW.step = _fast
 """
 )
+A_LITTLE_FURTHER = mixer(
+    top="""
+_step = torch.optim.AdamW.step
+def _further(self, *args, **kwargs):
+    held = [(p, p.detach().clone()) for group in self.param_groups for p in group["params"]]
+    result = _step(self, *args, **kwargs)
+    for p, before in held:
+        p.data.add_(0.4 * (p.data - before))
+    return result
+torch.optim.AdamW.step = _further
+"""
+)
 HALVED_LOSS = mixer(
     top="""
 _entropy = F.cross_entropy
@@ -193,6 +218,7 @@ DISHONEST_TRAININGS = MappingProxyType(
     {
         "four optimiser steps for one": FOUR_STEPS,
         "three times the learning rate": LARGER_RATE,
+        "steps that are 1.4 times as large": A_LITTLE_FURTHER,
         "half the loss told": HALVED_LOSS,
         "goes on when it is asked for its weights": TRAINS_ON_WHEN_ASKED,
     }
