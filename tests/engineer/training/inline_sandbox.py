@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,7 @@ from services.sandbox.limits import ChildTimeout, Limits
 from services.sandbox.processes import Usage
 from services.sandbox.wire import JSON, Message
 
+CHECK = "services.engineer.checks.guest:run"
 NO_ARRAYS: Mapping[str, np.ndarray] = {}
 
 
@@ -72,6 +73,7 @@ class InlineSandbox:
 
     def __init__(self, jobs: Mapping[str, Callable[[GuestEnd], None]] | None = None) -> None:
         self._jobs = dict(jobs or {})
+        self._checks = asyncio.Lock()  # probes seed this process's generators: the two children of a check take turns
         self.sent: dict[str, list[Message]] = {}
 
     @asynccontextmanager
@@ -79,8 +81,9 @@ class InlineSandbox:
         module, name = job.split(":")
         function = self._jobs.get(job) or getattr(importlib.import_module(module), name)
         pipe = Pipe()
-        thread = threading.Thread(target=function, args=(GuestEnd(pipe),), daemon=True)
-        thread.start()
-        yield HostEnd(pipe, self.sent.setdefault(job, []))
-        pipe.down.put(Message("end", {}, {}))
-        await asyncio.to_thread(thread.join, 5)
+        async with self._checks if job == CHECK else nullcontext():
+            thread = threading.Thread(target=function, args=(GuestEnd(pipe),), daemon=True)
+            thread.start()
+            yield HostEnd(pipe, self.sent.setdefault(job, []))
+            pipe.down.put(Message("end", {}, {}))
+            await asyncio.to_thread(thread.join, 5)
