@@ -24,7 +24,7 @@ Rotary = Literal["none", "full", "half", "learned"]
 Rule = Literal["delta", "product", "linear", "none"]
 Decay = Literal["none", "retention", "momentum", "mamba", "sigmoid", "channel", "floored", "sparse"]
 Write = Literal["one", "sigmoid", "double", "channel", "split", "implicit", "preconditioned"]
-Form = Literal["plain", "trapezoid", "levels", "mesa", "ridge", "householder"]
+Form = Literal["plain", "trapezoid", "levels", "mesa", "ridge", "householder", "ages"]
 PathKind = Literal[
     "convolution",
     "multi_scale",
@@ -82,7 +82,8 @@ class Memory(Part):
         "plain"  # of an additive memory with at most one decay per head: "trapezoid" also writes what the token
     )
     # before wrote; "levels" reads spans that double in length by weights of their own; "mesa" and "ridge" solve the
-    # regression of values on keys for the query; "householder" reflects the state along a direction of each token
+    # regression of values on keys for the query; "householder" reflects the state along a direction of each token;
+    # "ages" stores by the reading of a learned clock, and a softmax over ages reads
     tied: bool = False  # keys are scaled by 1 - forget gate
     normalised: bool = False  # divide by the accumulated weights, as in linear attention
     bonus: bool = False  # a learned extra weight for the current token
@@ -359,6 +360,7 @@ _FORMS = {
     "mesa": ("test-time-learning", "dense-transition"),
     "ridge": ("test-time-learning", "dense-transition"),
     "householder": ("householder-product", "rotary-phase", "low-rank-projection"),
+    "ages": ("memory-slots", "multi-timescale-memory", "rotary-phase"),
 }
 _PATHS = {
     "convolution": "short-convolution",
@@ -454,7 +456,8 @@ def state_size(mixer: Mixer, width: int, heads: int) -> int:
         states = LEVELS if memory.form == "levels" else 2 if memory.decay == "momentum" else 1
         size += heads * per_head if memory.write == "preconditioned" else 0
         size += {"trapezoid": heads * per_head + width}.get(memory.form, 0)  # what the token before wrote
-        size += heads * per_head**2 if memory.form in SOLVED_FORMS else 0
+        size += heads * per_head**2 if memory.form in {*SOLVED_FORMS, "ages"} else 0
+        size += heads if memory.form == "ages" else 0  # the clocks
         size += states * (matrices + (heads * per_head if memory.normalised else 0))
     for path in mixer.paths:
         size += {

@@ -221,6 +221,34 @@ def test_sparse_slots_that_a_token_does_not_choose_stay_as_they_are() -> None:
 
 
 @torch.no_grad()
+def test_a_memory_by_age_keeps_slots_that_move_on_with_its_clock() -> None:
+    """Computed here with the slots themselves: a write between two ages is spread by interpolation."""
+    module, x = (
+        module_of(Memory(rule="linear", write="one", decay="sigmoid", form="ages")),
+        torch.randn(2, LENGTH, WIDTH),
+    )
+    q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))
+    q = q * module.age_sharpness.exp()
+    count = WIDTH // HEADS - 1
+    clock = module.clock_proj(x).sigmoid().cumsum(dim=1)
+    faded = F.logsigmoid(module.forget_proj(x)).cumsum(dim=1)
+    reads = []
+    for t in range(LENGTH):
+        age = clock[:, t, None] - clock[:, : t + 1]  # [batch, written, heads]
+        kept = (faded[:, t, None] - faded[:, : t + 1]).exp()
+        distance = 2 * torch.pi / count * (age[..., None] - torch.arange(count))
+        spread = (
+            (1 + 2 * sum((wave * distance).cos() for wave in range(1, WIDTH // HEADS // 2))) / count * kept[..., None]
+        )
+        keys = torch.einsum("bihs,bihk->bhsk", spread, k[:, : t + 1])
+        values = torch.einsum("bihs,bihv->bhsv", spread, v[:, : t + 1])
+        shares = torch.einsum("bhsk,bhk->bhs", keys, q[:, t]).softmax(dim=-1)
+        reads.append(torch.einsum("bhs,bhsv->bhv", shares, values) * (WIDTH // HEADS) ** 0.5)
+
+    assert torch.allclose(outputs(module, x), finished(module, reads), atol=1e-3)
+
+
+@torch.no_grad()
 def test_output_feedback_takes_a_share_of_the_key_from_the_query() -> None:
     module, x = module_of(Memory(rule="linear", write="one", feedback=True)), torch.randn(2, LENGTH, WIDTH)
     q, k, v = (heads(part) for part in (module.q_proj(x), module.k_proj(x), F.silu(module.v_proj(x))))

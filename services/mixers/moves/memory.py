@@ -3,6 +3,7 @@
 from services.mixers.description import CHANNEL_DECAYS, DELTA_RULES, SOLVED_FORMS, Mixer
 from services.mixers.moves.move import (
     COMBA,
+    CYFA,
     DELTA_NET,
     DELTA_PRODUCT,
     GATED_DELTA_NET,
@@ -82,7 +83,7 @@ def _formed(form: str) -> Change:
         memory: dict[str, object] = {"form": form, "normalised": False, "tied": False}
         if mixer.memory.decay in CHANNEL_DECAYS | {"momentum"}:
             memory["decay"] = "sigmoid"
-        features: dict[str, object] = {"norm": "l2"} if form in SOLVED_FORMS else {}
+        features: dict[str, object] = {"norm": "l2"} if form in {*SOLVED_FORMS, "ages"} else {}
         return changed(_as_linear(changed(mixer, features=features)), memory=memory)
 
     return where(_has_memory, change)
@@ -354,6 +355,16 @@ MOVES = (
         ("householder-product", "rotary-phase", "additive-state", "low-rank-projection"),
         ("delta-rule",),
         PATH,
+    ),
+    Move(
+        "memory_by_age",
+        "an additive memory of slots by age, which a learned clock moves on, read by a softmax over ages",
+        "one matrix for all ages lets old and new associations interfere",
+        "ByAge",
+        _formed("ages"),
+        ("memory-slots", "multi-timescale-memory", "rotary-phase", "additive-state", "qk-normalisation"),
+        ("delta-rule",),
+        CYFA,
     ),
     Move(
         "plain_memory",

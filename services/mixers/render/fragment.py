@@ -237,12 +237,45 @@ def chebyshev(h: Covariance, q: torch.Tensor, share: torch.Tensor, steps: int) -
 '''
 )
 
+_AGES = '''
+def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Pairs of channels, one in each half of x, turned by their angles."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([cos * first - sin * second, sin * first + cos * second], dim=-1)
+
+
+def read_by_age(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, strength: torch.Tensor, speed: torch.Tensor, **decay
+) -> torch.Tensor:
+    """Two passes of linear attention: the first scores the ages of what is stored, the second reads them.
+
+    What is written is a Fourier series around the time on the clock; turning the series by the clock makes time an age.
+    q, k, v: [batch, length, heads, channels]; strength: [batch, length, heads, 1]; speed of the clock: [batch, length,
+    heads], 0 to 1; there is one age fewer than key channels, after which time begins anew.
+    """
+    pairs = q.shape[-1] // 2
+    ages = 2 * pairs - 1
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    waves = 2.0 * math.pi / ages * torch.arange(pairs, device=q.device, dtype=dtype)
+    height = ((1.0 + (waves > 0).to(dtype)) / ages).sqrt()
+    now = speed.to(dtype).cumsum(dim=1).remainder(ages)[..., None] * waves
+    cos, sin = now.cos(), now.sin()
+    written = strength * torch.cat([height * cos, -height * sin], dim=-1)
+    slots = torch.arange(ages, device=q.device)[:, None] * waves
+    table = torch.cat([height * slots.cos(), height * slots.sin()], dim=-1)
+    series, _ = chunk_simple_gla(q=q, k=k, v=written.to(v.dtype), scale=1.0, **decay)
+    shares = (turned(series.to(dtype), cos, sin) @ table.T).softmax(dim=-1).to(dtype)
+    weights = turned(shares @ table, cos, -sin)
+    return chunk_simple_gla(q=weights.to(q.dtype), k=written.to(q.dtype), v=v, scale=1.0, **decay)[0]
+'''
+
 HELPERS: Mapping[str, str] = {
     "previous": _PREVIOUS,
     "rotate": _ROTATE,
     "causal_conv": _CAUSAL_CONV,
     "window_attention": _WINDOW_ATTENTION,
     "spans_attention": _SPANS,
+    "read_by_age": _AGES,
     "conjugate_gradients": _CONJUGATE,
     "chebyshev": _CHEBYSHEV,
 }

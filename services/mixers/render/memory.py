@@ -233,7 +233,7 @@ def _linear(mixer: Mixer) -> Iterator[Fragment]:
                 strength = self.write_proj(x).sigmoid()[..., None]
                 written = v * strength
             """
-            if memory.form in SOLVED_FORMS
+            if memory.form in {*SOLVED_FORMS, "ages"}
             else "written = v * self.write_proj(x).sigmoid()[..., None]",
         )
     if memory.write == "channel":
@@ -309,6 +309,25 @@ def _form(memory: Memory, written: str) -> Fragment:
                     o = spans_attention(q, k, {written}, span_weights{gate.replace("g=", "")})
                 """,
                 helpers=("spans_attention",),
+            )
+        case "ages":
+            strength, values = (
+                ("strength", "v") if memory.write == "sigmoid" else ("torch.ones_like(v[..., :1])", written)
+            )
+            return Fragment(
+                construct="""
+                    # how fast the clock of a head runs, one age per token at most, and how sharply ages are told apart
+                    self.clock_proj = nn.Linear(hidden_size, num_heads)
+                    with torch.no_grad():
+                        self.clock_proj.bias.copy_(torch.linspace(1.0, -3.0, num_heads))
+                    self.age_sharpness = nn.Parameter(torch.full((num_heads, 1), 1.0))
+                """,
+                forward=f"""
+                    speed = self.clock_proj(x).sigmoid()
+                    o = read_by_age(q * self.age_sharpness.exp(), k, {values}, {strength}, speed{gate})
+                """,
+                imports=("import math", *_SIMPLE_GLA),
+                helpers=("read_by_age",),
             )
         case "householder":
             return _householder(memory.decay != "none", written)

@@ -159,6 +159,7 @@ _FORMS = {
     "levels": "spans that double in length, each read by a weight of its own",
     "mesa": "queries that solve the regression of values on keys, by conjugate gradients",
     "ridge": "queries that solve a fading ridge regression of values on keys, by Chebyshev's iteration",
+    "ages": "slots by age, which a clock moves on and a softmax reads",
     "householder": "a state that each token reflects along a direction of its own",
 }
 
