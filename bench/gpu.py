@@ -43,12 +43,11 @@ from services.engineer.kernels import available, compare_programs, probes
 from services.engineer.program import MixerSizes, load_mixer, prepare_guest
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.dialogue import limits_of
-from services.engineer.training.errors import Drained, TrainingFailed
 from services.engineer.training.guest import build_model, flops_per_token
 from services.engineer.training.host import GUEST, train
 from services.engineer.training.measurements import device_name, versions
 from services.engineer.training.model import BF16, autocast, parameter_count
-from services.engineer.training.result import Metrics
+from services.engineer.training.result import Drained, Metrics, TrainingFailed
 from services.engineer.training.session import Job, Session, Supervision, Weights
 from services.engineer.training.sizes import ModelSizes
 from services.sandbox import ChildError, Limits, Sandbox

@@ -47,9 +47,9 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
 from services.llm.embedder import LocalEmbedder
 from services.llm.openai_embedder import MotivationEmbedder
+from services.researcher.app import ResearcherSettings
 from services.researcher.draft import Context, Draft, Refusal
 from services.researcher.handlers import Researcher
-from services.researcher.settings import ResearcherSettings
 
 
 class InstantChecker(checker_pb2_grpc.CheckerServicer):

@@ -29,8 +29,7 @@ import numpy as np
 
 from services.domain import pool, zoo
 from services.domain.statistics import paired_test, power
-from services.researcher.offline.bandit import Observation
-from services.researcher.offline.search import Seed, propose_by_surrogate, propose_random
+from services.researcher.offline.search import Observation, Seed, propose_by_surrogate, propose_random
 
 Train = Callable[[str], float | None]
 """From a program to its held-out loss; None where it failed."""

@@ -23,9 +23,8 @@ from services.domain.zoo import baseline
 from services.engineer.data import open_corpus
 from services.engineer.evaluation.trained_tasks import TASKS, train_on
 from services.engineer.scales import load_scale
-from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.host import train
-from services.engineer.training.result import Metrics
+from services.engineer.training.result import Metrics, TrainingFailed
 from services.mixers.description import CATALOGUE, Features, Inputs, Memory, Mixer, Output
 from services.mixers.render import render
 from services.sandbox import Sandbox

@@ -12,7 +12,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.analyst.cognition.corpus import Corpus, load
+from services.analyst.cognition import Corpus, load
 from services.analyst.cognition.search import MOST, CorpusEmbedder, index, triggers
 from services.llm.embedder import Embedder, LocalEmbedder
 from services.llm.openai_embedder import endpoint_embedder

@@ -1,7 +1,6 @@
 """`python -m services.analyst`: one analyst, from environment settings."""
 
-from services.analyst.app import build
-from services.analyst.settings import AnalystSettings
+from services.analyst.app import AnalystSettings, build
 from services.chassis.service import main
 
 if __name__ == "__main__":

@@ -3,20 +3,38 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+
+from pydantic import Field
 
 from services.analyst.handlers import Analysing, AnalystHandler
 from services.analyst.library import CognitionService, Library
 from services.analyst.model_analyst import ModelAnalyst
 from services.analyst.offline_analyst import OfflineAnalyst
-from services.analyst.settings import AnalystSettings
 from services.chassis.errors import Transient
 from services.chassis.logs import get_logger
 from services.chassis.rpc import channel
 from services.chassis.service import Service
+from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc
 from services.llm.minds import Minds
 from services.llm.openai_embedder import RunEmbedder, endpoint_embedder
+
+
+class AnalystSettings(ServiceSettings):
+    """Variables begin with ASI_ANALYST_ where they are the analyst's own."""
+
+    parallel: int = Field(8, ge=1, description="candidates analysed at once")
+    threshold: float | None = Field(
+        None, ge=-1, le=1, description="least cosine of a retrieved entry; default: 0.2, and 0.5 with an endpoint"
+    )
+    cognition_dir: Path | None = Field(None, description="entries added by users; default: cognition/ below data_dir")
+
+    @property
+    def own_entries(self) -> Path:
+        """Where `asi-arch cognition add` puts entries."""
+        return self.cognition_dir or self.data_dir / "cognition"
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean, stdev
 
-from services.analyst.cognition.corpus import Knowledge
+from services.analyst.cognition import Knowledge
 from services.analyst.cognition.search import Hit
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from services.analyst.cognition.corpus import Knowledge
+from services.analyst.cognition import Knowledge
 from services.analyst.cognition.search import Hit
 from services.analyst.comparison import Dossier, task_changes
 from services.analyst.library import Library

@@ -9,7 +9,7 @@ from typing import Any
 import grpc.aio
 import numpy as np
 
-from services.analyst.cognition.corpus import SHIPPED, CorpusError, Knowledge, load
+from services.analyst.cognition import SHIPPED, CorpusError, Knowledge, load
 from services.analyst.cognition.search import CorpusEmbedder, Hit, Index, index
 from services.chassis.errors import Transient
 from services.chassis.logs import get_logger

@@ -3,7 +3,7 @@
 Every number in it is one of the record's, a difference of two of them, or the standard error of such a difference.
 """
 
-from services.analyst.cognition.corpus import Knowledge
+from services.analyst.cognition import Knowledge
 from services.analyst.comparison import Difference, Dossier, listed, loss_difference, reference_of, results
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from services.chassis import logs, metrics, tasks, telemetry
 from services.chassis.bus import Bus
-from services.chassis.bus.durability import require_durability
 from services.chassis.bus.rights import durables_of
+from services.chassis.bus.topology import require_durability
 from services.chassis.deaths import Deaths
 from services.chassis.errors import BusLost, Denied, SettingsError
 from services.chassis.logs import get_logger

@@ -28,8 +28,16 @@ from services.console.options import names_in, near, one_of
 from services.console.programs import SUFFIX, read_programs, require_distinct
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import DEFAULT, VERSIONS
-from services.domain.ladder_settings import PROMOTIONS, Climb, climb_of
-from services.domain.own_scale import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
+from services.domain.ladder_settings import (
+    HUB,
+    PROMOTIONS,
+    SCALE_FILE,
+    SCALES,
+    Climb,
+    climb_of,
+    corpus_overrides,
+    parse_scale_file,
+)
 from services.domain.pool import STRATEGIES
 from services.domain.run_state import Budget, RunPolicy
 from services.domain.zoo import baselines as zoo

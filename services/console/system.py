@@ -180,6 +180,12 @@ def _process(settings: ConsoleSettings) -> str:
 
 
 SERVES = {"archive": "store", "cognition": "analyst", "judge": "judge"}
+READERS = {
+    "archive": ("services.store.reader",),
+    "cognition": ("services.analyst.tools", "serve"),
+    "judge": ("services.judge.tools", "serve"),
+}
+"""Programs that answer one service's questions without a running system."""
 
 
 @asynccontextmanager
@@ -206,7 +212,7 @@ async def _reader(settings: ConsoleSettings, name: str, variables: Mapping[str, 
     if name == "archive":
         settings.require_archive()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"services.{SERVES[name]}.reader", env={**os.environ, **variables},
+        sys.executable, "-m", *READERS[name], env={**os.environ, **variables},
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -1,4 +1,4 @@
-"""From a run's settings to its promotion: which policy, which stages above the search, how much evidence.
+"""Settings of a run from text: its promotion (policy, stages, evidence), and its own scale or corpus.
 
 The policies `verify`, `block`, `eta`, `parameters`, `flops`, `stages`, `verify_seeds`, `level`, `worthwhile` and
 `ablations` come as text or numbers. `stages` names the stages above the search, commas between, each with what is set
@@ -6,6 +6,7 @@ otherwise than its scale says, as in ``explore,verify:seeds=3`` or ``tiny:tokens
 the baseline are shares: ``0.1`` is ±10 %, ``+0.1`` at most 10 % more, ``none`` no limit.
 """
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -103,3 +104,45 @@ def _real(policies: Policies, name: str, default: float) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise ValueError(f"policy {name} must be a number, not {value!r}") from None
+
+
+SCALES = ("mini", "tiny", "explore", "verify", "final")
+SCALE_FILE = ".toml"
+HUB = "hub:"
+BASE = "base"
+
+
+def parse_scale_file(content: str, name: str) -> tuple[str, dict[str, str]]:
+    """The scale that a file names as its `base`, and what the file changes of it. Raises ValueError naming the file."""
+    try:
+        values = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{name} is not TOML: {error}") from None
+    base = values.pop(BASE, None)
+    if base not in SCALES:
+        raise ValueError(f'{name} has the base {base!r}; begin it with base = "NAME", one of {", ".join(SCALES)}')
+    values.pop("name", None)
+    return base, {field: _text(name, field, value) for field, value in values.items()}
+
+
+def corpus_overrides(corpus: str) -> Mapping[str, str]:
+    """What a scale trains on instead: hub:NAME or hub:NAME@CONFIG, else the path of a folder or file.
+
+    The tokenizer stays the scale's own, which is bytes where it names none.
+    """
+    if not corpus.startswith(HUB):
+        return {"corpus": "files", "dataset": corpus, "dataset_config": ""}
+    dataset, _, config = corpus.removeprefix(HUB).partition("@")
+    return {"corpus": "hub", "dataset": dataset, "dataset_config": config}
+
+
+def _text(name: str, field: str, value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case list():
+            return ",".join(str(item) for item in value)
+        case str() | int() | float():
+            return str(value)
+        case _:
+            raise ValueError(f"{name}: {field} must be a text, a number, true or false, or a list of texts")

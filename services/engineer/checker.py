@@ -19,9 +19,9 @@ from services.engineer.records import point_message
 from services.engineer.scales import Scale
 from services.engineer.speed import training_seconds
 from services.engineer.stages import Stage, Stages
-from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.measurements import device_name
 from services.engineer.training.model import INITIALISATION
+from services.engineer.training.result import TrainingFailed
 from services.fla_cpu.names import MODULES, OPERATORS, TOP
 
 WAITING_PER_SLOT = 16

@@ -36,11 +36,10 @@ from services.engineer.scales import Scale, load_scale
 from services.engineer.stages import Stage, Stages, overrides_for
 from services.engineer.substitution import SLOW, Substitution, substitute
 from services.engineer.training.compiled import CompileCache
-from services.engineer.training.errors import Drained, TrainingFailed
 from services.engineer.training.host import Trained, optimise, score
 from services.engineer.training.measurements import versions
 from services.engineer.training.model import AUTO
-from services.engineer.training.result import Metrics
+from services.engineer.training.result import Drained, Metrics, TrainingFailed
 from services.engineer.training.session import Job as Training
 from services.engineer.training.session import Supervision, Weights
 from services.mixers.description import CATALOGUE, Mixer, state_size

@@ -24,7 +24,7 @@ from services.engineer.checker import report_message
 from services.engineer.data import Corpus
 from services.engineer.scales import Scale
 from services.engineer.stages import Stage, Stages
-from services.engineer.training.errors import TrainingFailed
+from services.engineer.training.result import TrainingFailed
 from services.engineer.training.watcher import LEAK_SHARE, Peers, WatchSettings
 
 MOST_CURVES = 200

@@ -13,9 +13,9 @@ from torch import nn
 
 from services.engineer.scales import Scale
 from services.engineer.training.dialogue import ask, number
-from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.model import AUTO, BF16, FP32, autocast
 from services.engineer.training.ports import JSON, Channel, Sandbox
+from services.engineer.training.result import TrainingFailed
 from services.sandbox.limits import Limits, SandboxUnavailable
 
 GUEST = "services.engineer.precision:run"

@@ -4,6 +4,8 @@ Each rule matches one kind of slip that an error message names and changes only 
 is not guessed at: the candidate is rejected with its error.
 """
 
+from __future__ import annotations
+
 import ast
 import re
 from collections.abc import Callable
@@ -12,12 +14,15 @@ from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.chassis.errors import NotPossible
 from services.chassis.worker import Job
+from services.contracts import archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 from services.domain.syntax import parse
+from services.engineer.settings import EngineerSettings
 from services.llm.minds import Minds
 from services.llm.port import Block, Request, Role
-from services.llm.prompts import load_prompt
+from services.llm.prompts import load_prompt, plain
 
 Repaired = tuple[str, str]
 _LINE = re.compile(r'File "<candidate_[0-9a-f]+>", line (\d+)')
@@ -257,3 +262,22 @@ class RunReviser:
             return await self._offline.revise(job, record, failure)
         answer = (await mind.ask(revise_request(record, failure))).answer
         return Repair(answer.program, answer.what) if answer.program.strip() else None
+
+
+async def revise_question(
+    settings: EngineerSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
+) -> Request[BaseModel]:
+    """About the candidate's last failure in training. Raises NotPossible for one that never failed there."""
+    del settings, archive, role
+    return plain(revise_request(record, last_failure(record)))
+
+
+def last_failure(record: pb.Candidate) -> Failure:
+    """The program that broke last, its error, and what was repaired before. Raises NotPossible where none did."""
+    if revisions := record.training.revisions:
+        history = "\n".join(f"- {revision.repair}" for revision in revisions[:-1])
+        return Failure(revisions[-1].program, revisions[-1].error, "error", history)
+    error = record.rejection.evidence.fields["error"].string_value
+    if record.rejection.stage != "train" or not error:
+        raise NotPossible(f"candidate {record.id} never failed in training, so there is nothing to repair")
+    return Failure(record.proposal.program, error, record.rejection.evidence.fields["kind"].string_value)

@@ -12,9 +12,9 @@ from services.engineer.evaluation.scoring import QUICK_ROWS
 from services.engineer.evaluation.tasks import ITEMS
 from services.engineer.scales import Scale
 from services.engineer.training.dialogue import ask, limits_of
-from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.host import GUEST
 from services.engineer.training.ports import JSON, Array, Child, Sandbox
+from services.engineer.training.result import TrainingFailed
 from services.engineer.training.sizes import ModelSizes
 from services.engineer.training.trainer import Plan
 from services.sandbox import SandboxUnavailable

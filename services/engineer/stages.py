@@ -21,10 +21,9 @@ from services.engineer.evaluation.tasks import require_tasks
 from services.engineer.precision import PrecisionSpeed, decided, measure_precision
 from services.engineer.scales import Scale, load_scale
 from services.engineer.speed import measure_speed
-from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.host import optimise
 from services.engineer.training.model import BF16, FP32
-from services.engineer.training.result import CurvePoint
+from services.engineer.training.result import CurvePoint, TrainingFailed
 from services.engineer.training.session import Job, Supervision
 from services.sandbox import Sandbox
 

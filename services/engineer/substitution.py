@@ -30,8 +30,8 @@ from services.engineer.checks.subject import DOUBLE, SINGLE
 from services.engineer.program import execute, prepare_guest
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.dialogue import ask, limits_of
-from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.ports import JSON, Array, Channel, Message, Sandbox
+from services.engineer.training.result import TrainingFailed
 from services.sandbox import Sandbox as RealSandbox
 
 GUEST = "services.engineer.substitution:run"

@@ -26,10 +26,9 @@ from services.chassis import logs
 from services.engineer.data import Corpus, open_corpus
 from services.engineer.data.corpus import CorpusError
 from services.engineer.scales import Scale, ScaleError, load_scale
-from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.host import train
 from services.engineer.training.measurements import versions
-from services.engineer.training.result import Metrics, TrainingResult
+from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.mixers.render import render
 from services.sandbox import Sandbox, SandboxUnavailable
 from services.table.lattice import Cell, cells, find

@@ -1,4 +1,4 @@
-"""`python -m services.engineer.tools`: check or train the program in a file, for the command line.
+"""`python -m services.engineer.tools`: check or train the program in a file, or print the prompt of a repair.
 
 Exit status: 0 nothing fatal, 1 a fatal verdict or a failed training, 2 bad input.
 """
@@ -15,12 +15,11 @@ from importlib import import_module
 from pathlib import Path
 from time import monotonic
 
-from services.domain.own_scale import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
+from services.domain.ladder_settings import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
 from services.domain.syntax import MOST_BYTES
 from services.engineer.checks.report import CheckReport, Verdict
 from services.engineer.scales import Scale, ScaleError, load_scale
-from services.engineer.training.errors import TrainingFailed
-from services.engineer.training.result import Metrics, TrainingResult
+from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.sandbox import PRELOAD_CHECKS, Sandbox, SandboxUnavailable
 
 _KINDS = {
@@ -262,6 +261,15 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     try:
+        if sys.argv[1:2] == ["prompt"]:
+            from services.chassis import logs
+            from services.engineer.revision import revise_question
+            from services.engineer.settings import EngineerSettings
+            from services.llm import prompts
+            from services.llm.port import Role
+
+            logs.configure("engineer", "error")
+            sys.exit(prompts.main("engineer", EngineerSettings, (Role.REVISE,), revise_question, sys.argv[2:]))
         sys.exit(asyncio.run(main(_parser().parse_args())))
     except ScaleError as error:
         sys.stderr.write(f"asi-arch: {error}\n")

@@ -5,9 +5,12 @@ import random
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from pydantic import Field
+
 from services.chassis.errors import Rejected
 from services.chassis.rpc import channel
 from services.chassis.service import Service
+from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2_grpc, cognition_pb2_grpc
 from services.contracts import candidate_pb2 as pb
@@ -19,7 +22,12 @@ from services.researcher.draft import Context, Draft, Proposer, Refusal
 from services.researcher.handlers import Researcher
 from services.researcher.model_proposer import ModelProposer
 from services.researcher.offline.proposer import OfflineProposer, describes
-from services.researcher.settings import ResearcherSettings
+
+
+class ResearcherSettings(ServiceSettings):
+    """Variables begin with ASI_RESEARCHER_ where they are the researcher's own."""
+
+    parallel: int = Field(4, ge=1, description="seats worked on at once; a language model has a limit of its own")
 
 
 class MixedProposer:

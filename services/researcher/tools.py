@@ -1,7 +1,10 @@
-"""`python -m services.researcher.tools`: one proposal without a run, for the command line.
+"""`python -m services.researcher.tools`: one proposal or one prompt without a run, for the command line.
 
     propose --parent C [--mind offline|openai] [--seed N]    a proposal that is new to the archive; nothing is kept
+    prompt ROLE --candidate C                                the prompt that would be sent; nothing is sent
 
+ROLE is propose (a child of the candidate), summarise (its record as a reference of a proposal) or judge_novelty
+(whether it repeats its nearest neighbours).
 The archive is asked at ASI_ARCHIVE_ADDRESS, cognition at ASI_COGNITION_ADDRESS where it answers.
 Exit status: 0 done, 1 there is none, 2 bad input.
 """
@@ -20,6 +23,7 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 import numpy as np
+from pydantic import BaseModel
 
 from services.chassis import logs
 from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient
@@ -27,10 +31,13 @@ from services.chassis.rpc import channel
 from services.chassis.settings import load
 from services.contracts import archive_pb2, archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.llm import prompts
 from services.llm.budget import MemoryLedger
 from services.llm.embedder import Vector
 from services.llm.openai_embedder import OpenAIEmbedder, endpoint_embedder
 from services.llm.openai_mind import OpenAIMind
+from services.llm.port import Request, Role
+from services.researcher.app import ResearcherSettings
 from services.researcher.draft import (
     Context,
     Draft,
@@ -40,9 +47,8 @@ from services.researcher.draft import (
     nearest_motivations,
     nearest_programs,
 )
-from services.researcher.model_proposer import ModelProposer
+from services.researcher.model_proposer import ModelProposer, novelty_request, propose_request, summary_request
 from services.researcher.offline.proposer import OfflineProposer
-from services.researcher.settings import ResearcherSettings
 
 PREVIEW = "preview"  # the id of a seat that no run gave out
 TRIES = 10
@@ -183,6 +189,29 @@ def _refused(sentence: str, status: int) -> int:
     return status
 
 
+UNWRITTEN = "(a summary, written anew by a model whenever a proposal is asked for)"
+
+
+async def question(
+    settings: ResearcherSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
+) -> Request[BaseModel]:
+    """What would be asked now. Summaries of references do not exist before they are asked for, so a mark stands in."""
+    if role is Role.SUMMARISE:
+        return prompts.plain(summary_request(record, record))
+    async with channel(settings.cognition_address, settings) as connection:
+        desk = Desk(archive, cognition_pb2_grpc.CognitionStub(connection), endpoint_embedder(os.environ))
+        if role is Role.JUDGE_NOVELTY:
+            near = [motivation.candidate for motivation in await desk.motivations(record)]
+            proposal = record.proposal
+            return prompts.plain(novelty_request(record, proposal.motivation, proposal.program, near))
+        context = await desk.context(record)
+        return prompts.plain(propose_request(context, (), [UNWRITTEN] * len(context.references)))
+
+
+PROMPTS = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)
+
 if __name__ == "__main__":
     logs.configure("researcher", "error")
+    if sys.argv[1:2] == ["prompt"]:
+        sys.exit(prompts.main("researcher", ResearcherSettings, PROMPTS, question, sys.argv[2:]))
     sys.exit(run())

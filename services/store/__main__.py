@@ -1,8 +1,7 @@
 """`python -m services.store`: one store, from environment settings."""
 
 from services.chassis.service import main
-from services.store.app import build
-from services.store.settings import StoreSettings
+from services.store.app import StoreSettings, build
 
 if __name__ == "__main__":
     main("store", StoreSettings, build)

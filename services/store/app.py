@@ -1,4 +1,4 @@
-"""The store, put together: one archive, its writer, its gRPC service, its metrics and the keeper of dead letters.
+"""The store's settings and wiring: archive, applier, gRPC service, gauges and the consumer of dead letters.
 
 A service that fails on a message publishes the dead letter itself, with its traceback, and ends its deliveries. Where
 it died between the two, the broker's advisory is all that is known. Both have the same id. The store alone exports the
@@ -10,6 +10,8 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from pydantic import Field
+
 from services.chassis import metrics
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.bus.subjects import fact_of, is_forged
@@ -18,6 +20,7 @@ from services.chassis.errors import SettingsError, Transient
 from services.chassis.events import Cause
 from services.chassis.logs import get_logger
 from services.chassis.service import Service
+from services.chassis.settings import ServiceSettings
 from services.chassis.worker import dead_letter
 from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts.candidate_pb2 import State
@@ -26,7 +29,21 @@ from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.port import Archive, ArchiveUnavailable
 from services.store.service import ArchiveService
-from services.store.settings import StoreSettings
+
+
+class StoreSettings(ServiceSettings):
+    """ASI_ARCHIVE_URL chooses the archive; all else is shared or begins with ASI_STORE_."""
+
+    archive_url: str | None = Field(
+        None, description="sqlite:///PATH or mongodb://…; default: archive.db below data_dir"
+    )
+    batch: int = Field(256, ge=1, le=1000, description="most events applied in one transaction")
+
+    @property
+    def archive(self) -> str:
+        """Where the archive lies."""
+        return self.archive_url or f"sqlite:///{(self.data_dir / 'archive.db').absolute()}"
+
 
 SECONDS = 5.0
 NEWEST_RUNS = 20

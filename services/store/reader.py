@@ -20,7 +20,7 @@ from services.store.service import ArchiveService
 
 if TYPE_CHECKING:
     from services.contracts import archive_pb2_grpc
-    from services.store.settings import StoreSettings
+    from services.store.app import StoreSettings
 
 
 class _Calls:
@@ -77,7 +77,7 @@ async def serve(settings: StoreSettings) -> None:
 if __name__ == "__main__":
     from services.chassis.service import SETTINGS_EXIT
     from services.chassis.settings import load
-    from services.store.settings import StoreSettings
+    from services.store.app import StoreSettings
 
     try:
         asyncio.run(serve(load(StoreSettings, "store")))

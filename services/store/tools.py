@@ -19,16 +19,15 @@ from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, Sett
 from services.chassis.service import run_fast
 from services.chassis.settings import load
 from services.contracts import events_pb2
-from services.store import auditing
+from services.store import auditing, exporting, importing
+from services.store.app import StoreSettings
 from services.store.backends import open_archive, restore_archive
 from services.store.forking import fork, history
-from services.store.interchange import exporting, importing
-from services.store.interchange.importing import BadArchive, read, read_programs
+from services.store.importing import BadArchive, read, read_programs
 from services.store.port import Archive, ArchiveUnavailable, Query
 from services.store.reactions import react
 from services.store.recovery import recover, require_same_log
 from services.store.replay import BATCH, replay
-from services.store.settings import StoreSettings
 
 
 @dataclass(frozen=True)

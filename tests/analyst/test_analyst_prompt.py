@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.analyst.prompt import question
-from services.analyst.settings import AnalystSettings
+from services.analyst.app import AnalystSettings
+from services.analyst.tools import question
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.llm.port import Role

@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from services.analyst.cognition.corpus import CorpusError, add
+from services.analyst.cognition import CorpusError, add
 from services.analyst.library import CognitionService, Library
 from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings

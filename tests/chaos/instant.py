@@ -24,8 +24,8 @@ from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, checker_pb2_grpc, events_pb2
 from services.engineer.claims import Claims
+from services.researcher.app import ResearcherSettings
 from services.researcher.draft import Context, Draft, Refusal
-from services.researcher.settings import ResearcherSettings
 
 PARALLEL = 3
 

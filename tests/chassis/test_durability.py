@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.chassis.bus import Bus
-from services.chassis.bus.durability import require_durability
+from services.chassis.bus.topology import require_durability
 from services.chassis.errors import BusLost, SettingsError
 from services.chassis.settings import ServiceSettings
 from services.console.processes import Broker, free_port

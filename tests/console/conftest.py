@@ -24,8 +24,7 @@ from services.console.processes import free_port
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from services.contracts import events_pb2 as events
-from services.store.app import build
-from services.store.settings import StoreSettings
+from services.store.app import StoreSettings, build
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from services.console.report.figures import count_against_compute, curves, front
 from services.console.report.trees import radial_tree, tree
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
-from services.store.interchange.importing import candidate_of, read
+from services.store.importing import candidate_of, read
 from tests.console.finished_run import finished_run, status
 
 

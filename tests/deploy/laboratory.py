@@ -24,7 +24,7 @@ from services.console.settings import ConsoleSettings
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from services.contracts.candidate_pb2 import Candidate
-from services.store.settings import StoreSettings
+from services.store.app import StoreSettings
 from services.store.tools import set_up
 from tests.chassis.collector import Collector
 from tests.chassis.guarded import GuardedServer

@@ -18,7 +18,7 @@ from services.chassis.bus.rights import ADMINISTRATOR
 from services.chassis.bus.topology import EVENTS, topology
 from services.chassis.settings import SERVICES, ServiceSettings, load
 from services.engineer.settings import EngineerSettings
-from services.store.settings import StoreSettings
+from services.store.app import StoreSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"

@@ -15,8 +15,8 @@ from nats.js import api
 from services.chassis.bus import Bus
 from services.chassis.bus.topology import EVENTS
 from services.chassis.service import SETTINGS_EXIT, UNHEALTHY_EXIT
+from services.store.app import StoreSettings
 from services.store.backends import open_archive
-from services.store.settings import StoreSettings
 from services.store.tools import set_up
 
 

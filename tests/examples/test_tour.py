@@ -9,7 +9,7 @@ from services.chassis.bus.subjects import subject_of
 from services.chassis.events import Cause, body_of, first, follow
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
-from services.store.interchange.exporting import log_lines
+from services.store.exporting import log_lines
 
 TOUR = Path(__file__).parents[2] / "examples" / "tour.py"
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from services.judge.app import JudgeSettings
-from services.judge.prompt import question
+from services.judge.tools import question
 from services.llm.port import Role
 from services.llm.prompts import main
 from tests.archives import served

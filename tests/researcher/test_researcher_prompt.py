@@ -9,8 +9,8 @@ from services.contracts import candidate_pb2 as pb
 from services.llm.embedder import LocalEmbedder
 from services.llm.port import Role
 from services.llm.prompts import main
-from services.researcher.prompt import question
-from services.researcher.settings import ResearcherSettings
+from services.researcher.app import ResearcherSettings
+from services.researcher.tools import question
 from tests.researcher.researcher_neighbours import PARENT, PARENT_PROGRAM, Archive, Neighbours, settings_of
 
 ROLES = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from services.store.interchange.exporting import write_published
-from services.store.interchange.importing import BadArchive, candidate_of, events_of, read, read_programs
+from services.store.exporting import write_published
+from services.store.importing import BadArchive, candidate_of, events_of, read, read_programs
 
 
 def record(index: int, parent: int | None = None, **more: object) -> dict[str, object]:

@@ -11,9 +11,9 @@ from services.chassis.settings import ServiceSettings
 from services.console.processes import Broker
 from services.contracts import events_pb2
 from services.store import tools
+from services.store.app import StoreSettings
 from services.store.backends import open_archive
 from services.store.reactions import react
-from services.store.settings import StoreSettings
 from tests.store.archive_stories import Story
 
 

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from services.analyst.cognition import ingest
-from services.analyst.cognition.corpus import CorpusError, CorpusFile, add, keep
+from services.analyst.app import AnalystSettings
+from services.analyst.cognition import CorpusError, CorpusFile, add, ingest, keep
 from services.analyst.cognition.ingest import Use, statistics_of
 from services.analyst.library import Library
-from services.analyst.settings import AnalystSettings
 from services.chassis import logs
 from services.chassis.errors import Rejected, SettingsError, Transient
 from services.chassis.settings import load

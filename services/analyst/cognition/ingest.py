@@ -15,7 +15,7 @@ from pathlib import Path
 from pypdf import PdfReader
 from pypdf.errors import PyPdfError
 
-from services.analyst.cognition.corpus import CorpusError, CorpusFile, Paper
+from services.analyst.cognition import CorpusError, CorpusFile, Paper
 from services.domain.components import VOCABULARY
 from services.llm.port import Message, Mind, Request, Role
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from services.analyst.cognition.corpus import Corpus, Knowledge
+from services.analyst.cognition import Corpus, Knowledge
 from services.llm.embedder import Embedder, Vector, validate_not_empty, validate_same_embedder
 
 MOST = 50

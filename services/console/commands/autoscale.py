@@ -26,7 +26,7 @@ from services.console.options import Json, names_in, one_of
 from services.console.processes import ServiceProcess, free_port
 from services.console.settings import ConsoleSettings, console_settings, running_system
 from services.console.tables import say
-from services.domain.own_scale import SCALES
+from services.domain.ladder_settings import SCALES
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 

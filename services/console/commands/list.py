@@ -14,7 +14,7 @@ from services.console.rows import Node, Row, progress_of, row, states_of, tree_r
 from services.console.settings import ConsoleSettings, console_settings
 from services.console.tables import family, listing, mixed_precision, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
-from services.domain.own_scale import SCALES
+from services.domain.ladder_settings import SCALES
 
 FRONT = "front"
 SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state", FRONT, "number")

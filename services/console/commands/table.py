@@ -18,8 +18,7 @@ from services.console.tables import table as text_table
 
 if TYPE_CHECKING:
     from services.table import Table
-    from services.table.analysis import Agreement, Stopping
-    from services.table.comparison import PolicyResult
+    from services.table.analysis import Agreement, PolicyResult, Stopping
 
 BUILD = "services.engineer.table"
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -185,7 +184,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Policies on equal footing: regret at each budget, with paired tests against random and local search."""
-    from services.table.comparison import compare as compared
+    from services.table.analysis import compare as compared
     from services.table.policies import POLICIES
 
     names = names_in(policies) or list(POLICIES)

@@ -184,7 +184,8 @@ def prompt(
         also = "; a paper is read by `asi-arch cognition ingest`" if role == "extract" else ""
         raise SettingsError(f"ROLE is {role!r}; choose one of {', '.join(ASKED_BY)}{also}.")
     needed = ("archive", "cognition") if role == "propose" else ("archive",)
-    _run_tool(f"services.{ASKED_BY[role]}.prompt", [role, "--candidate", candidate, "--run", run], as_json, *needed)
+    arguments = ["prompt", role, "--candidate", candidate, "--run", run]
+    _run_tool(f"services.{ASKED_BY[role]}.tools", arguments, as_json, *needed)
 
 
 def _run_tool(module: str, arguments: list[str], as_json: bool, *needed: str) -> None:

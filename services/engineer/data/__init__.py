@@ -8,11 +8,11 @@ from services.engineer.data.corpus import (
     CorpusError,
     Tokens,
     batches,
+    documentation,
     heldout_blocks,
     python_source,
     secret_in,
 )
-from services.engineer.data.documentation import documentation
 from services.engineer.data.files import files_corpus
 from services.engineer.data.hub import DEFAULT_FIELD, HubText, hub_corpus
 from services.engineer.scales import Scale

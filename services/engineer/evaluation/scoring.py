@@ -21,9 +21,8 @@ from services.engineer.data import Corpus, batches, heldout_blocks
 from services.engineer.data.corpus import TokenArray
 from services.engineer.evaluation.benchmarks import run_benchmarks
 from services.engineer.evaluation.reader import Reader, Trial, open_reader
-from services.engineer.training.errors import LooksAhead, TrainingFailed
 from services.engineer.training.ports import JSON, Sandbox
-from services.engineer.training.result import Scores, TaskScore
+from services.engineer.training.result import LooksAhead, Scores, TaskScore, TrainingFailed
 from services.engineer.training.session import Job, Weights
 
 QUICK_ROWS = 32

@@ -18,8 +18,8 @@ from services.chassis.settings import load
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.engineer.data.corpus import ByteTokens
+from services.engineer.export import write_package
 from services.engineer.export.card import card_of
-from services.engineer.export.package import write_package
 from services.engineer.scales import Scale, ScaleError, load_scale
 from services.engineer.settings import EngineerSettings
 from services.engineer.training.sizes import ModelSizes

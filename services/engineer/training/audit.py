@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engineer.evaluation.reader import open_reader
-from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.ports import Array, Sandbox
+from services.engineer.training.result import TrainingFailed
 from services.engineer.training.session import Job, Stretch, Weights
 from services.engineer.training.trainer import learning_rate
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import cast
 
 from services.engineer.scales import Scale
-from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.ports import JSON, Array, Child, Message
+from services.engineer.training.result import TrainingFailed
 from services.sandbox.limits import ChildDied, ChildTimeout, Limits, Malformed
 from services.sandbox.linux import graphics
 

@@ -17,10 +17,9 @@ from services.engineer.evaluation.scoring import Examination, examine, loss_on, 
 from services.engineer.scales import Scale
 from services.engineer.training.audit import audit
 from services.engineer.training.dialogue import limits_of
-from services.engineer.training.errors import TrainingFailed
 from services.engineer.training.measurements import EnergyMeter, measurements_of, trained_elements
 from services.engineer.training.ports import JSON, Sandbox
-from services.engineer.training.result import Metrics, TrainingResult
+from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.engineer.training.session import Job, Session, Supervision, Weights
 from services.engineer.training.watcher import Peers, Stop, WatchSettings
 

@@ -20,9 +20,8 @@ from services.engineer.data import Corpus, batches
 from services.engineer.scales import Scale
 from services.engineer.training.compiled import ARRAY, CompileCache
 from services.engineer.training.dialogue import amount, array, ask, names
-from services.engineer.training.errors import Drained, TrainingFailed
 from services.engineer.training.ports import JSON, Array, Child, Message
-from services.engineer.training.result import CurvePoint, Metrics
+from services.engineer.training.result import CurvePoint, Drained, Metrics, TrainingFailed
 from services.engineer.training.sizes import ModelSizes
 from services.engineer.training.trainer import Plan
 from services.engineer.training.watcher import Peers, Stop, WatchSettings, watch

@@ -2,9 +2,9 @@
 
 from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.render import render
-from services.researcher.offline.bandit import Observation
 from services.researcher.offline.search import (
     CognitionHint,
+    Observation,
     OfflineProposal,
     SearchExhaustedError,
     Seed,

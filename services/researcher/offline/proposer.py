@@ -21,9 +21,9 @@ from services.domain.structure import fingerprint
 from services.mixers.description import CATALOGUE, Mixer, components_of
 from services.mixers.render import render
 from services.researcher.draft import Context, Draft, Refusal
-from services.researcher.offline.bandit import Observation
 from services.researcher.offline.search import (
     CognitionHint,
+    Observation,
     OfflineProposal,
     SearchExhaustedError,
     Seed,

@@ -18,8 +18,16 @@ from services.domain.lineage import path_to_root
 from services.store.backends.folding import Digest, Effects, Key, Loaded, due, fold, needs
 from services.store.backends.indices import Sketched
 from services.store.backends.neighbours import StoredProgram, StoredVector
-from services.store.backends.rows import Order, Value, candidate_row, columns, move_outcome, record_bytes, tree_node
-from services.store.backends.searching import Searching
+from services.store.backends.rows import (
+    Order,
+    Searching,
+    Value,
+    candidate_row,
+    columns,
+    move_outcome,
+    record_bytes,
+    tree_node,
+)
 from services.store.port import (
     CandidateRow,
     Change,

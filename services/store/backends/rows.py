@@ -1,12 +1,20 @@
-"""What the backends keep beside a candidate's serialised record: the slim columns that questions are answered from."""
+"""What the SQL and document backends share: the slim columns beside a candidate's record, and the search over them."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 from services.contracts import archive_pb2, candidate_pb2
-from services.store.port import SORTS, CandidateRow, Query
+from services.store.port import SORTS, CandidateRow, Near, Query
+
+if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
+    from services.store.backends.indices import Scored
+    from services.store.backends.neighbours import Neighbours, Source
 
 Value = str | int | float | bytes | None
 
@@ -34,7 +42,7 @@ class Order:
     descending: bool
 
     @classmethod
-    def of(cls, query: Query) -> "Order":
+    def of(cls, query: Query) -> Order:
         """ValueError names the field of an impossible query."""
         if query.sort not in SORT_COLUMNS:
             raise ValueError(f"sort must be one of {', '.join(SORTS)}, not {query.sort!r}")
@@ -115,3 +123,54 @@ def _parameters(record: candidate_pb2.Candidate) -> int | None:
             return min(seed.measurements.parameters, MOST)
     check = record.proposal.check
     return min(check.parameters, MOST) if check.HasField("parameters") else None
+
+
+class Searching(ABC):
+    """The part of `services.store.port.Archive` that rests on other questions of it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @cached_property
+    def _neighbours(self) -> Neighbours:
+        from services.store.backends.neighbours import Neighbours
+
+        return Neighbours(self._source)
+
+    @abstractmethod
+    async def candidate(self, run: str, candidate: str) -> CandidateRow:
+        """See the port."""
+
+    @abstractmethod
+    async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
+        """See the port."""
+
+    @abstractmethod
+    async def known(self, run: str) -> str:
+        """The name of a run that exists, the newest for an empty one. Raises NotFound."""
+
+    async def record(self, run: str, candidate: str) -> candidate_pb2.Candidate:
+        """See the port."""
+        return (await self.candidate(run, candidate)).record
+
+    async def nearest_motivations(
+        self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
+    ) -> list[Near]:
+        """See the port."""
+        run = await self.known(run)
+        scored = await self._neighbours.motivations(run, embedding, embedder, count, except_id)
+        return await self._near(run, scored, same=0)
+
+    async def nearest_programs(self, run: str, program: str, count: int, except_id: str) -> list[Near]:
+        """See the port."""
+        run = await self.known(run)
+        scored, same = await self._neighbours.programs(run, program, count, except_id)
+        return await self._near(run, scored, same)
+
+    async def _near(self, run: str, scored: Sequence[Scored], same: int) -> list[Near]:
+        records = {candidate.id: candidate for candidate in await self.candidates(run, [name for name, _ in scored])}
+        return [
+            Near(records[name], max(0.0, min(1.0, similarity)), place < same)
+            for place, (name, similarity) in enumerate(scored)
+            if name in records
+        ]

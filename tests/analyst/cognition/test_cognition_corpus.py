@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.analyst.cognition.corpus import CorpusError, add, load, parse, together
+from services.analyst.cognition import CorpusError, add, load, parse, together
 from services.domain.components import VOCABULARY
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.analyst.cognition.corpus import CorpusError, Paper
+from services.analyst.cognition import CorpusError, Paper
 from services.analyst.cognition.ingest import propose, question, shortened, text_of
 from services.domain.components import VOCABULARY
 from services.llm.port import A, Answered, Request, Role

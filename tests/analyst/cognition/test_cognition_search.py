@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.retrieval.__main__ import overlap_recall, queries, recall
-from services.analyst.cognition.corpus import Corpus, load
+from services.analyst.cognition import Corpus, load
 from services.analyst.cognition.search import CorpusEmbedder, TermWeights, grams, index, stems, whole
 from services.llm.embedder import EmbedderMismatch, LocalEmbedder
 

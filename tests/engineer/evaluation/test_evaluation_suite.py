@@ -10,9 +10,8 @@ from services.engineer.evaluation.questions import make_questions
 from services.engineer.evaluation.scoring import Change, benchmark_of, gain_of
 from services.engineer.evaluation.tasks import LOCAL_NAMES
 from services.engineer.scales import load_scale
-from services.engineer.training.errors import LooksAhead
 from services.engineer.training.host import train
-from services.engineer.training.result import TaskScore
+from services.engineer.training.result import LooksAhead, TaskScore
 from tests.engineer.training import programs
 from tests.engineer.training.inline_sandbox import InlineSandbox
 from tests.engineer.training.programs import SMALL

@@ -14,8 +14,8 @@ from services.chassis.artifacts import FsspecArtifacts
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
+from services.engineer.export import package_name, requirements_of, write_package
 from services.engineer.export.card import card_of
-from services.engineer.export.package import package_name, requirements_of, write_package
 from services.engineer.records import keep_weights
 from services.engineer.training.guest import build_model, model_arrays
 from services.engineer.training.sizes import ModelSizes

@@ -14,9 +14,9 @@ from services.engineer.data import Corpus, heldout_blocks, open_corpus
 from services.engineer.evaluation.reader import GUEST as SCORING
 from services.engineer.evaluation.scoring import with_other_ends
 from services.engineer.scales import Scale, load_scale
-from services.engineer.training.errors import LooksAhead, TrainingFailed
 from services.engineer.training.host import GUEST as TRAINING
 from services.engineer.training.host import optimise, score, train
+from services.engineer.training.result import LooksAhead, TrainingFailed
 from services.engineer.training.session import Job, Supervision
 from services.sandbox import ChildError, Limits, Sandbox
 

@@ -5,8 +5,7 @@ import pytest
 from services.chassis.errors import NotPossible
 from services.chassis.events import struct
 from services.contracts import candidate_pb2 as pb
-from services.engineer.prompt import last_failure
-from services.engineer.revision import revise_request
+from services.engineer.revision import last_failure, revise_request
 
 
 def test_the_last_of_several_failures_is_shown_with_what_was_repaired_before() -> None:

@@ -9,8 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from services.engineer.data import Corpus, CorpusError, batches, heldout_blocks, other_corpus
-from services.engineer.data.corpus import ByteTokens, part_of, python_source
-from services.engineer.data.documentation import documentation
+from services.engineer.data.corpus import ByteTokens, documentation, part_of, python_source
 from services.engineer.data.hub import Demand, HubText, ShardStore, fill, hub_corpus
 
 SECRET = b"of the tests"

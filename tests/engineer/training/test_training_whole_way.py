@@ -8,9 +8,8 @@ import pytest
 
 from services.engineer.data import Corpus
 from services.engineer.scales import Scale, load_scale
-from services.engineer.training.errors import Drained, LooksAhead, TrainingFailed
 from services.engineer.training.host import GUEST, train
-from services.engineer.training.result import Metrics
+from services.engineer.training.result import Drained, LooksAhead, Metrics, TrainingFailed
 from services.engineer.training.watcher import WatchSettings
 from tests.engineer.training import programs
 from tests.engineer.training.inline_sandbox import GuestEnd, InlineSandbox

@@ -11,7 +11,7 @@ from services.chassis.errors import NotFound
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.store.backends.folding import Digest
 from services.store.backends.indices import Sketched
-from services.store.backends.mongo import documents
+from services.store.backends.mongo import schema
 from services.store.backends.mongo.connection import Collection, Database, Document, aggregated, moment
 from services.store.backends.neighbours import StoredProgram, StoredVector, sketch_from
 from services.store.backends.rows import Order, move_outcome
@@ -25,7 +25,7 @@ async def run_named(database: Database, run: str) -> RunRow:
     row = await database.runs.find_one({"_id": run} if run else {}, sort=[("started", DESCENDING)])
     if row is None:
         raise NotFound(f"no run is called {run}" if run else "there is no run yet")
-    return documents.run_row(row)
+    return schema.run_row(row)
 
 
 async def known(database: Database, run: str) -> str:
@@ -38,7 +38,7 @@ async def known(database: Database, run: str) -> str:
 
 async def runs(database: Database) -> list[RunRow]:
     """Newest first."""
-    return [documents.run_row(row) async for row in database.runs.find().sort("started", DESCENDING)]
+    return [schema.run_row(row) async for row in database.runs.find().sort("started", DESCENDING)]
 
 
 async def candidate(database: Database, run: str, name: str) -> CandidateRow:
@@ -58,7 +58,7 @@ async def candidate(database: Database, run: str, name: str) -> CandidateRow:
 async def candidates(database: Database, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
     """In the order asked for; unknown ids are left out."""
     run = run or await known(database, run)
-    keys = [documents.key_of(run, name) for name in ids]
+    keys = [schema.key_of(run, name) for name in ids]
     records = await database.records.find({"_id": {"$in": keys}}).to_list(None)
     by_key = {row["_id"]: row["record"] for row in records}
     return await _sure(
@@ -96,16 +96,16 @@ async def event_count(database: Database, run: str) -> int:
 async def tree(database: Database, run: str) -> list[archive_pb2.TreeNode]:
     """All nodes, oldest first."""
     cursor = database.candidates.find({"run": await known(database, run)}).sort("requested", ASCENDING)
-    return [documents.node(slim) async for slim in cursor]
+    return [schema.node(slim) async for slim in cursor]
 
 
 async def subtree(database: Database, run: str, candidate: str) -> list[archive_pb2.TreeNode]:
     """A candidate and its descendants, oldest first."""
     run = await known_candidate(database, run, candidate)
-    key = documents.key_of(run, candidate)
+    key = schema.key_of(run, candidate)
     below = [key, *(row["_id"] for row in await _walk(database.lineage, key, "_id", "parent"))]
     cursor = database.candidates.find({"_id": {"$in": below}}).sort("requested", ASCENDING)
-    return [documents.node(slim) async for slim in cursor]
+    return [schema.node(slim) async for slim in cursor]
 
 
 async def children(database: Database, run: str, candidate: str) -> list[str]:
@@ -119,7 +119,7 @@ async def children(database: Database, run: str, candidate: str) -> list[str]:
 async def path(database: Database, run: str, candidate: str) -> list[str]:
     """From the root down. A parent that the run does not hold ends the path; ValueError for a circle."""
     run = run or await known(database, run)
-    key = documents.key_of(run, candidate)
+    key = schema.key_of(run, candidate)
     above = {row["_id"]: row["above"] for row in await _walk(database.ancestors, key, "leap", "_id")}
     if key not in above:  # it has no proposal yet, or does not exist
         await known_candidate(database, run, candidate)
@@ -133,7 +133,7 @@ async def pool(database: Database, run: str, at_sequence: int) -> PoolRow | None
     if at_sequence:
         criteria["_id"] = {"$lte": at_sequence}
     pool = await database.pools.find_one(criteria, sort=[("_id", DESCENDING)])
-    return documents.pool_row(pool) if pool else None
+    return schema.pool_row(pool) if pool else None
 
 
 async def baselines(database: Database, run: str) -> list[candidate_pb2.Candidate]:
@@ -151,7 +151,7 @@ async def moves(database: Database, run: str, limit: int) -> list[archive_pb2.Mo
     read = {"_id": 0, "moves": 1, "fitness": 1, "state": 1, "structure": 1, "parent": 1}
     cursor = database.candidates.find(criteria, read, batch_size=limit).sort("requested", DESCENDING).limit(limit)
     newest = await _sure(database, run, await cursor.to_list(None) if limit > 0 else [])
-    keys = list({documents.key_of(run, row["parent"]) for row in newest if row["parent"]})
+    keys = list({schema.key_of(run, row["parent"]) for row in newest if row["parent"]})
     read = {"_id": 0, "id": 1, "fitness": 1}
     parents = await database.candidates.find({"_id": {"$in": keys}}, read, batch_size=limit).to_list(None)
     fitness = {row["id"]: row["fitness"] for row in parents}
@@ -181,15 +181,15 @@ async def reservations(database: Database) -> list[Reservation]:
 async def known_candidate(database: Database, run: str, candidate: str) -> str:
     """The name of a run that has such a candidate. Raises NotFound."""
     run = await known(database, run)
-    if not await database.candidates.find_one({"_id": documents.key_of(run, candidate)}, {"_id": 1}):
+    if not await database.candidates.find_one({"_id": schema.key_of(run, candidate)}, {"_id": 1}):
         raise NotFound(f"run {run} has no candidate {candidate!r}")
     return run
 
 
 async def _row(database: Database, run: str, candidate: str) -> CandidateRow | None:
-    key = {"_id": documents.key_of(run, candidate)}
+    key = {"_id": schema.key_of(run, candidate)}
     slim, record = await database.candidates.find_one(key), await database.records.find_one(key)
-    return documents.row_of(slim, record["record"]) if slim and record else None
+    return schema.row_of(slim, record["record"]) if slim and record else None
 
 
 async def _walk(edges: Collection, key: str, onwards: str, to: str) -> list[Document]:
@@ -250,7 +250,7 @@ async def chain(database: Database, run: str, candidate: str) -> list[LogRow]:
     """Every event about a candidate, oldest first."""
     run = await known_candidate(database, run, candidate)
     cursor = database.log.find({"run": run, "candidate": candidate}).sort("_id", ASCENDING)
-    return [documents.log_row(row) async for row in cursor]
+    return [schema.log_row(row) async for row in cursor]
 
 
 async def bodies_page(database: Database, after: int, limit: int) -> list[Logged]:
@@ -262,18 +262,18 @@ async def bodies_page(database: Database, after: int, limit: int) -> list[Logged
 async def log_page(database: Database, run: str, after: int, limit: int) -> list[LogRow]:
     """Events of a run that came after a sequence, in order."""
     cursor = database.log.find({"run": run, "_id": {"$gt": after}}).sort("_id", ASCENDING).limit(limit)
-    return [documents.log_row(row) async for row in cursor]
+    return [schema.log_row(row) async for row in cursor]
 
 
 async def digest(database: Database, run: str) -> tuple[str, int]:
     """The digest of one moment and the number of accepted events."""
     run, digest = await known(database, run), Digest()
     async with moment(database.client) as session:
-        records = database.records.find({"_id": documents.keys_of_run(run)}, session=session)
+        records = database.records.find({"_id": schema.keys_of_run(run)}, session=session)
         async for row in records.sort("_id", ASCENDING):
             digest.candidate(row["record"])
         async for row in database.pools.find({"run": run}, session=session).sort("_id", ASCENDING):
-            digest.pool(documents.pool_row(row))
+            digest.pool(schema.pool_row(row))
         accepted = database.log.find({"run": run, "accepted": True}, {"sha256": 1, "event_id": 1}, session=session)
         async for row in accepted.sort("event_id", ASCENDING).allow_disk_use(True):
             digest.event(row["sha256"])
@@ -299,7 +299,7 @@ async def programs(database: Database, run: str, after: int, limit: int) -> list
 
 async def program_texts(database: Database, run: str, ids: Sequence[str]) -> dict[str, str]:
     """The programs of candidates."""
-    keys = {documents.key_of(run, name): name for name in ids}
+    keys = {schema.key_of(run, name): name for name in ids}
     cursor = database.records.find({"_id": {"$in": list(keys)}})
     return {
         keys[row["_id"]]: candidate_pb2.Candidate.FromString(row["record"]).proposal.program async for row in cursor

@@ -12,7 +12,7 @@ from services.chassis.bus import Logged
 from services.chassis.events import body_of
 from services.store.backends.folding import Effects, Key, Loaded, Needs, due, fold, needs
 from services.store.backends.indices import Sketched
-from services.store.backends.mongo import documents
+from services.store.backends.mongo import schema
 from services.store.backends.mongo.connection import Database, Document, Session, transaction
 from services.store.backends.rows import record_bytes
 from services.store.port import ArchiveUnavailable, CandidateRow, Change, Position, React
@@ -90,7 +90,7 @@ async def save_fingerprints(database: Database, sketches: Sequence[tuple[int, Sk
 
 
 async def _load(database: Database, required: Needs) -> Loaded:
-    keys = {"_id": {"$in": [documents.key_of(*key) for key in required.candidates]}}
+    keys = {"_id": {"$in": [schema.key_of(*key) for key in required.candidates]}}
     seen = {"event_id": {"$in": list(required.ids)}, "accepted": True}
     runs, slims, records, events = await asyncio.gather(
         database.runs.find({"_id": {"$in": list(required.runs)}}).to_list(None),
@@ -100,8 +100,8 @@ async def _load(database: Database, required: Needs) -> Loaded:
     )
     bodies = {row["_id"]: row["record"] for row in records}
     return Loaded(
-        runs={row["_id"]: documents.run_row(row) for row in runs},
-        rows={(row["run"], row["id"]): documents.row_of(row, bodies[row["_id"]]) for row in slims},
+        runs={row["_id"]: schema.run_row(row) for row in runs},
+        rows={(row["run"], row["id"]): schema.row_of(row, bodies[row["_id"]]) for row in slims},
         accepted={row["event_id"]: row["_id"] for row in events},
     )
 
@@ -121,7 +121,7 @@ async def _ancestors(database: Database, effects: Effects) -> list[Document]:
     known = database.ancestors.find({"_id": {"$in": [parent for parent in parents.values() if parent]}})
     above: dict[str, list[str]] = {one["_id"]: one["above"] for one in await known.to_list(None)} if parents else {}
     for key, parent in parents.items():
-        name = documents.key_of(*key)
+        name = schema.key_of(*key)
         above[name] = [parent, *above.get(parent, [])][:LEAP] if parent else []
         leap = above[name][-1] if parent else None
         rows[name] = {"_id": name, "above": above[name], "leap": leap}
@@ -130,26 +130,26 @@ async def _ancestors(database: Database, effects: Effects) -> list[Document]:
 
 def _parent(key: Key, effects: Effects) -> str | None:
     parent = effects.rows[key].record.proposal.parent
-    return documents.key_of(key[0], parent) if parent else None
+    return schema.key_of(key[0], parent) if parent else None
 
 
 async def _write(database: Database, effects: Effects, ancestors: list[Document], session: Session) -> None:
     changes: dict[str, list[Operation]] = {
-        "log": [InsertOne(documents.log_document(row)) for row in effects.logs],
+        "log": [InsertOne(schema.log_document(row)) for row in effects.logs],
         "bodies": [
             InsertOne(
                 {"_id": message.sequence, "subject": message.subject, "body": Binary(zlib.compress(message.body, 1))}
             )
             for message in effects.messages
         ],
-        "runs": [ReplaceOne({"_id": row.run}, documents.run_document(row), True) for row in effects.runs.values()],
-        "candidates": [_replace(documents.slim_document(key, row)) for key, row in effects.rows.items()],
+        "runs": [ReplaceOne({"_id": row.run}, schema.run_document(row), True) for row in effects.runs.values()],
+        "candidates": [_replace(schema.slim_document(key, row)) for key, row in effects.rows.items()],
         "records": [_replace(_record(key, row)) for key, row in effects.rows.items()],
-        "pools": [InsertOne(documents.pool_document(row)) for row in effects.pools],
+        "pools": [InsertOne(schema.pool_document(row)) for row in effects.pools],
         "outbox": await _outbox(database, effects, session),
         "ancestors": [_replace(ancestor) for ancestor in ancestors],
         "lineage": [
-            _replace({"_id": documents.key_of(*key), "parent": _parent(key, effects)}) for key in effects.proposed
+            _replace({"_id": schema.key_of(*key), "parent": _parent(key, effects)}) for key in effects.proposed
         ],
         **_proposals(effects),
     }
@@ -187,7 +187,7 @@ def _proposals(effects: Effects) -> dict[str, list[Operation]]:
 
 
 def _record(key: Key, row: CandidateRow) -> dict[str, object]:
-    return {"_id": documents.key_of(*key), "run": key[0], "record": Binary(record_bytes(row.record))}
+    return {"_id": schema.key_of(*key), "run": key[0], "record": Binary(record_bytes(row.record))}
 
 
 def _replace(document: dict[str, object]) -> Operation:

@@ -29,7 +29,7 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain import lineage
 from services.domain.structure import fingerprint
-from services.store.interchange.exporting import log_path, with_parquet
+from services.store.exporting import log_path, with_parquet
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 _AVERAGED = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "piqa", "social_iqa", "winogrande")

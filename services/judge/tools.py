@@ -1,0 +1,76 @@
+"""`python -m services.judge.tools`: the judge's questions and answers outside a run.
+
+`prompt score --candidate C` prints the prompt that the judge would send about a candidate. `serve` starts the gRPC
+service Judge on a free port, prints the port, and ends when its standard input closes; it reads the archive at
+ASI_ARCHIVE_ADDRESS and records nothing. A run whose mind is an endpoint needs that endpoint's variables here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from pydantic import BaseModel
+
+from services.chassis import logs
+from services.chassis.errors import NotPossible, NotYet, Rejected, SettingsError
+from services.chassis.rpc import answer, channel, reading
+from services.chassis.service import SETTINGS_EXIT
+from services.chassis.settings import load
+from services.contracts import archive_pb2_grpc, checker_pb2_grpc, judge_pb2, judge_pb2_grpc
+from services.contracts import candidate_pb2 as pb
+from services.judge.app import Calibration, JudgeService, JudgeSettings
+from services.judge.handlers import JudgeHandler
+from services.judge.judges import Judge, OfflineJudge, score_request
+from services.llm.minds import ArchiveLedger
+from services.llm.port import Request, Role
+from services.llm.prompts import main, plain
+
+
+async def question(
+    settings: JudgeSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
+) -> Request[BaseModel]:
+    """The first of the run's `judge_times` questions. Raises NotPossible for what is not measured."""
+    del role
+    if not record.training.HasField("loss"):
+        raise NotPossible(f"candidate {record.id} is not measured, so there is nothing to judge")
+    async with channel(settings.checker_address, settings) as checker:
+        handler = JudgeHandler(archive, checker_pb2_grpc.CheckerStub(checker), _offline)
+        try:
+            return plain(score_request(await handler.case(record)))
+        except (NotYet, Rejected) as error:
+            raise NotPossible(f"candidate {record.id} cannot be judged: {error}") from None
+
+
+async def _offline(_mind: str, _job: object) -> Judge:
+    """No model is asked."""
+    return OfflineJudge()
+
+
+async def serve(settings: JudgeSettings) -> None:
+    """Until standard input closes."""
+    async with (
+        channel(settings.archive_address, settings) as archive_channel,
+        channel(settings.checker_address, settings) as checker_channel,  # never asked: a verdict checks nothing
+    ):
+        archive = archive_pb2_grpc.ArchiveStub(archive_channel)
+        calibration = Calibration(ArchiveLedger(archive))
+        handler = JudgeHandler(archive, checker_pb2_grpc.CheckerStub(checker_channel), calibration.judge)
+        server = reading(settings)
+        judge_pb2_grpc.add_JudgeServicer_to_server(JudgeService(archive, handler), server.grpc)
+        try:
+            await answer(server, judge_pb2.DESCRIPTOR.services_by_name["Judge"].full_name)
+        finally:
+            await calibration.close()
+
+
+if __name__ == "__main__":
+    logs.configure("judge", "error")
+    try:
+        if sys.argv[1:] == ["serve"]:
+            asyncio.run(serve(load(JudgeSettings, "judge")))
+        else:
+            sys.exit(main("judge", JudgeSettings, (Role.SCORE,), question, sys.argv[2:]))
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(SETTINGS_EXIT)

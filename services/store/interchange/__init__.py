@@ -1,1 +1,0 @@
-"""In and out: published archives, whole event logs, tables."""
