@@ -12,7 +12,7 @@ import numpy as np
 
 from services.chassis.plugins import EVALUATORS, load_plugin, plugin_names
 from services.engineer.evaluation.reader import Reader, Trial
-from services.engineer.evaluation.tasks import EvaluationUnavailable
+from services.engineer.evaluation.tasks import TRAINED_NAMES, EvaluationUnavailable
 from services.engineer.training.result import TaskScore
 
 Evaluator = Callable[[Reader], Awaitable[TaskScore]]
@@ -25,19 +25,23 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 async def run_benchmarks(reader: Reader, random: np.random.Generator) -> tuple[tuple[TaskScore, ...], list[Trial]]:
-    """The scale's tasks, and a sample of what was asked for the look-ahead comparison."""
+    """The scale's tasks, and a sample of what was asked for the look-ahead comparison.
+
+    Tasks that a model of their own is trained on are left to `trained_tasks.trained_scores`.
+    """
     scale = reader.job.scale
-    if not scale.tasks:
+    asked = [task for task in scale.tasks if task not in TRAINED_NAMES]
+    if not asked:
         return (), []
     loop, plugins = asyncio.get_running_loop(), plugin_names(EVALUATORS)
     scores, trials = dict[str, TaskScore](), list[Trial]()
-    if any(task not in plugins for task in scale.tasks):
+    if any(task not in plugins for task in asked):
         scores, trials = await asyncio.to_thread(_evaluate, reader, loop, random)
-    for task in scale.tasks:
+    for task in asked:
         if task in plugins:
             evaluator = cast("Evaluator", load_plugin(EVALUATORS, task))
             scores[task] = _required(task, await evaluator(reader))
-    return tuple(scores[task] for task in scale.tasks), trials
+    return tuple(scores[task] for task in asked), trials
 
 
 def _required(task: str, score: TaskScore) -> TaskScore:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from services.chassis.plugins import EVALUATORS, plugin_names
 from services.engineer.evaluation.questions import LOCAL, VERSION, make_questions
 from services.engineer.evaluation.reader import Reader, Trial
-from services.engineer.evaluation.tasks import ITEMS
+from services.engineer.evaluation.tasks import ITEMS, TRAINED_NAMES
 from services.engineer.training.session import Job
 
 T = TypeVar("T")
@@ -124,7 +124,7 @@ class HarnessModel(LM):  # type: ignore[misc]
 def evaluate(model: HarnessModel, job: Job) -> dict[str, object]:
     """The harness's own result: numbers per task with standard errors, and every sample."""
     scale = job.scale
-    named = [name for name in scale.tasks if name not in plugin_names(EVALUATORS)]
+    named = [name for name in scale.tasks if name not in (*TRAINED_NAMES, *plugin_names(EVALUATORS))]
     tasks = [local_task(name, job) if name in LOCAL else name for name in named]
     hub = any(isinstance(task, str) for task in tasks)
     results = evaluator.simple_evaluate(

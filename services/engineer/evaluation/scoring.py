@@ -21,6 +21,7 @@ from services.engineer.data import Corpus, batches, heldout_blocks
 from services.engineer.data.corpus import TokenArray
 from services.engineer.evaluation.benchmarks import run_benchmarks
 from services.engineer.evaluation.reader import Reader, Trial, open_reader
+from services.engineer.evaluation.trained_tasks import trained_scores
 from services.engineer.training.ports import JSON, Sandbox
 from services.engineer.training.result import LooksAhead, Scores, TaskScore, TrainingFailed
 from services.engineer.training.session import Job, Weights
@@ -79,6 +80,7 @@ async def examine(exam: Examination) -> Scores:
     scale, blocks = exam.job.scale, exam.blocks
     random = exam.job.corpus.random(f"examination {exam.job.identity}")
     losses, tasks = await _two_readings(exam, blocks, random)
+    tasks = (*tasks, *await trained_scores(exam.job, exam.sandbox))
     loss = float(losses.mean())
     return Scores(
         loss=loss,

@@ -10,6 +10,10 @@ from services.engineer.scales import Scale
 
 LOCAL_NAMES = ("mqar", "induction", "copying", "brackets", "code", "cloze")
 """The tasks that need no network."""
+TRAINED_NAMES = tuple(
+    f"trained-{name}" for name in ("mqar", "fuzzy-recall", "noisy-recall", "copying", "hops", "arithmetic")
+)
+"""Tasks that a small model of the candidate's program is trained on by itself, as in `trained_tasks`."""
 ITEMS = 500
 """Questions of a task where the scale sets no limit."""
 
@@ -20,7 +24,7 @@ class EvaluationUnavailable(Exception):  # noqa: N818 - a state of the world, fo
 
 def require_tasks(scale: Scale) -> None:
     """Load every task that is not local, data included. Raises EvaluationUnavailable; it blocks, so use a thread."""
-    hub = [name for name in scale.tasks if name not in (*LOCAL_NAMES, *plugin_names(EVALUATORS))]
+    hub = [name for name in scale.tasks if name not in (*LOCAL_NAMES, *TRAINED_NAMES, *plugin_names(EVALUATORS))]
     if not hub:
         return
     if scale.task_path and not Path(scale.task_path).is_dir():

@@ -10,6 +10,7 @@ chance) and hardly any in `noisy-recall` (0.06 after 300): recall over these voc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 
 from services.engineer.data.corpus import Corpus
 from services.engineer.evaluation.reader import open_reader
+from services.engineer.evaluation.tasks import TRAINED_NAMES
 from services.engineer.scales import load_scale
 from services.engineer.training.dialogue import array, ask, limits_of
 from services.engineer.training.ports import JSON, Array, Sandbox
+from services.engineer.training.result import TaskScore
 from services.engineer.training.session import Job, Weights
 from services.engineer.training.trainer import Plan
 
@@ -113,6 +116,22 @@ async def train_on(
             curve.append((done, await _accuracy(job, sandbox, weights.arrays, *test)))
     reached = next((step for step, accuracy in curve if accuracy >= THRESHOLD), None)
     return TaskResult(task.name, seed, curve[-1][1], reached, tuple(curve), seconds)
+
+
+async def trained_scores(job: Job, sandbox: Sandbox, steps: int = 200) -> tuple[TaskScore, ...]:
+    """The accuracies of the scale's tasks `trained-…`, of small models that the job's program and seed make.
+
+    Raises TrainingFailed where the candidate is at fault.
+    """
+    scores = []
+    for name in job.scale.tasks:
+        if name in TRAINED_NAMES:
+            task = TASKS[name.removeprefix("trained-")]
+            result = await train_on(task, job.program, job.seed, sandbox, steps=steps)
+            answers = int(task.sample(np.random.default_rng([job.seed, 2]), TEST_ROWS)[1].sum())
+            error = math.sqrt(result.accuracy * (1 - result.accuracy) / answers)
+            scores.append(TaskScore(name, "acc", result.accuracy, error, answers))
+    return tuple(scores)
 
 
 async def _accuracy(job: Job, sandbox: Sandbox, weights: Weights, tokens: Rows, marks: Marks) -> float:

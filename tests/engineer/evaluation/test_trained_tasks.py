@@ -7,7 +7,12 @@ import pytest
 import pytest_asyncio
 
 from services.domain.zoo import baseline
-from services.engineer.evaluation.trained_tasks import TASKS, Task, train_on
+from services.engineer.data.corpus import ByteTokens, Corpus
+from services.engineer.evaluation.scoring import benchmark_of
+from services.engineer.evaluation.tasks import TRAINED_NAMES
+from services.engineer.evaluation.trained_tasks import TASKS, Task, train_on, trained_scores
+from services.engineer.scales import load_scale
+from services.engineer.training.session import Job
 from services.sandbox import Sandbox
 
 
@@ -74,6 +79,20 @@ async def test_training_counts_answers_alone_and_repeats_with_its_seed(sandbox: 
     assert [step for step, _ in first.curve] == [2, 4]
     assert first.curve == again.curve
     assert 0 <= first.accuracy <= 1
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_scale_names_the_tasks_that_are_trained_for_its_benchmark(sandbox: Sandbox) -> None:
+    """Others of the scale are left to the harness and to evaluators."""
+    scale = load_scale("mini", {"tasks": "copying,trained-copying", "averaged": "trained-copying"})
+    nothing = np.zeros(0, dtype=np.uint16)
+    corpus = Corpus("none", ByteTokens(), nothing, nothing, nothing, 1.0, "none", secret=b"none")
+    job = Job(baseline("delta_net").program, 1, scale, corpus)
+    (score,) = await trained_scores(job, sandbox, steps=5)
+
+    assert (score.task, score.metric, score.items) == ("trained-copying", "acc", 128 * 32)
+    assert benchmark_of([score], scale.averaged) == score.value
+    assert {f"trained-{name}" for name in TASKS} == set(TRAINED_NAMES)
 
 
 @pytest.mark.slow
