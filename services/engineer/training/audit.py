@@ -88,7 +88,7 @@ async def audit(job: Job, sandbox: Sandbox, stretch: Stretch, names: tuple[str, 
         if not loss <= stretch.losses[0] + TOLERATED_LOSS:
             raise TrainingFailed(
                 "forged",
-                f"The loss told for step {stretch.start} is {stretch.losses[0]:.3f}, but it is {loss:.3f}.",
+                f"The loss told for step {stretch.start} is {stretch.losses[0]:.4g}, but it is {loss:.4g}.",
                 {"step": stretch.start, "told": stretch.losses[0], "computed": loss},
             )
         for offset, rows in enumerate(stretch.rows):

@@ -43,7 +43,8 @@ def load_model_arrays(model: nn.Module, arrays: Mapping[str, Array], parameters_
     for name, tensor in (dict(model.named_parameters()) if parameters_only else _named_tensors(model)).items():
         array = arrays.get(_MODEL + name)
         if array is None or tuple(array.shape) != tuple(tensor.shape):
-            raise ValueError(f"The saved state has no tensor {name} of shape {tuple(tensor.shape)}.")
+            advice = "make all parameters and buffers in __init__, with sizes that stay"
+            raise ValueError(f"The saved state has no tensor {name} of shape {tuple(tensor.shape)}: {advice}.")
         with torch.no_grad():
             tensor.copy_(from_array(array).to(tensor.dtype))
 
