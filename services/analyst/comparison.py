@@ -37,9 +37,17 @@ class Dossier:
     def everyone(self) -> tuple[pb.Candidate, ...]:
         """The candidate first, then its relatives, the root, the other baselines and the best of the run, each once."""
         known: dict[str, pb.Candidate] = {}
-        for one in (self.record, self.parent, self.root, self.grandparent, *self.siblings, *self.baselines, self.best):
-            if one is not None:
-                known.setdefault(one.id, one)
+        for relative in (
+            self.record,
+            self.parent,
+            self.root,
+            self.grandparent,
+            *self.siblings,
+            *self.baselines,
+            self.best,
+        ):
+            if relative is not None:
+                known.setdefault(relative.id, relative)
         return tuple(known.values())
 
 
@@ -120,7 +128,9 @@ def task_means(record: pb.Candidate) -> dict[str, float]:
 def flops_of(record: pb.Candidate) -> float | None:
     """FLOPs per token of the first seed that tells them: speed would depend on what else the machine did."""
     measured = (seed.measurements for seed in record.training.seeds)
-    return next((one.flops_per_token for one in measured if one.HasField("flops_per_token")), None)
+    return next(
+        (measurement.flops_per_token for measurement in measured if measurement.HasField("flops_per_token")), None
+    )
 
 
 def parameters_of(record: pb.Candidate) -> int | None:

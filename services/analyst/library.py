@@ -132,8 +132,8 @@ class CognitionService(cognition_pb2_grpc.CognitionServicer):
     async def Search(self, request: pb.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.SearchReply:
         threshold = request.threshold if request.HasField("threshold") else None
         vector = Vector(request.embedder, np.array(request.embedding)) if request.embedding else None
-        found = await self._library.search(request.query, request.count, threshold, vector)
-        return pb.SearchReply(entries=[entry_message(hit) for hit in found.hits], embedder=found.embedder)
+        hits = await self._library.search(request.query, request.count, threshold, vector)
+        return pb.SearchReply(entries=[entry_message(hit) for hit in hits.hits], embedder=hits.embedder)
 
 
 def entry_message(hit: Hit) -> pb.CognitionEntry:

@@ -100,13 +100,13 @@ def _rounded_zeros(whole: str) -> int:
     return max(0, min(len(whole) - len(whole.rstrip("0")), len(whole) - 2)) if len(whole) > 3 else 0
 
 
-def _allowed(one: Citation, held: Held) -> bool:
-    if one.bare and (one.value <= SMALL or one.value in YEARS):
+def _allowed(citation: Citation, held: Held) -> bool:
+    if citation.bare and (citation.value <= SMALL or citation.value in YEARS):
         return True
-    factor = 100.0 if one.percent else 1.0
-    slack = one.tolerance + 1e-9 * max(1.0, one.value)
-    return any(abs(value * factor - one.value) <= slack for value in held.values) or (
-        one.percent and one.value in held.literals
+    factor = 100.0 if citation.percent else 1.0
+    slack = citation.tolerance + 1e-9 * max(1.0, citation.value)
+    return any(abs(value * factor - citation.value) <= slack for value in held.values) or (
+        citation.percent and citation.value in held.literals
     )
 
 

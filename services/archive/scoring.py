@@ -55,7 +55,7 @@ def measures_of(record: pb.Candidate) -> dict[str, float | None]:
     measured = [seed.measurements for seed in record.training.seeds]
 
     def mean(field: str) -> float | None:
-        values = [getattr(one, field) for one in measured if one.HasField(field)]  # type: ignore[arg-type]
+        values = [getattr(record, field) for record in measured if record.HasField(field)]  # type: ignore[arg-type]
         return fmean(values) if values else None
 
     return {
@@ -170,13 +170,13 @@ def stage_scale(root: pb.Candidate, baselines: Sequence[pb.Candidate], terms: fr
     others = [
         baseline for baseline in baselines if baseline.id != root.id and conditions_of(baseline) == conditions_of(root)
     ]
-    models = [root, *sorted(others, key=lambda one: one.request.number)]
+    models = [root, *sorted(others, key=lambda other: other.request.number)]
     measured = [model for model in models if model.training.HasField("loss")]
     if not measured or measured[0].id != root.id:
         return None
     blocks = _item_errors(measured, _block_rows, lambda seed: list(seed.block_losses))
-    replicates = {LOSS: Replicates([_losses(one) for one in measured], blocks)}
-    accuracies = [_benchmarks(one) for one in measured]
+    replicates = {LOSS: Replicates([_losses(record) for record in measured], blocks)}
+    accuracies = [_benchmarks(record) for record in measured]
     if BENCHMARK in terms and all(accuracies):
         answers = _item_errors(measured, _item_rows, lambda seed: [float(c) for s in seed.scores for c in s.correct])
         replicates[BENCHMARK] = Replicates(accuracies, answers)

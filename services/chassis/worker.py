@@ -71,7 +71,7 @@ class Activity:
         """Set where the training of a seed stands."""
         others = [one for one in self._state.trainings if one.seed != training.seed]
         del self._state.trainings[:]
-        self._state.trainings.extend(sorted([*others, training], key=lambda one: one.seed))
+        self._state.trainings.extend(sorted([*others, training], key=lambda other: other.seed))
         self._changed.set()
 
     def wait(self, for_: str, attempt: int) -> None:

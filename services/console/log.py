@@ -176,8 +176,8 @@ def line(row: EventRow) -> str:
     """In words, as in "07:31:02 c000003 trained DeltaNet: loss 1.3798"."""
     fact = row["fact"].removeprefix("candidate.")
     who = " ".join(part for part in (row["candidate"], fact, row["name"]) if part)
-    told = _numbers(row)
-    return f"{row['time'][11:19]} {who}" + (f": {told}" if told else "")
+    numbers = _numbers(row)
+    return f"{row['time'][11:19]} {who}" + (f": {numbers}" if numbers else "")
 
 
 def _numbers(row: EventRow) -> str:

@@ -218,7 +218,11 @@ def takes_run_options(function: Callable[..., R]) -> Callable[..., R]:
             given = {**content, **given}
         return function(options=RunOptions.read(given), **arguments)
 
-    own = [one for one in inspect.signature(function, eval_str=True).parameters.values() if one.name != "options"]
+    own = [
+        parameter
+        for parameter in inspect.signature(function, eval_str=True).parameters.values()
+        if parameter.name != "options"
+    ]
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     file = inspect.Parameter(
         "settings_file", inspect.Parameter.KEYWORD_ONLY, default=None,
@@ -229,7 +233,7 @@ def takes_run_options(function: Callable[..., R]) -> Callable[..., R]:
     )  # fmt: skip
     parameters = [context, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own), file, *_flags()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 

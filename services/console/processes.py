@@ -134,8 +134,8 @@ class ServiceProcess:
         if not lines:
             return f"it ended without an error message; see {self.log}"
         with contextlib.suppress(ValueError, AttributeError):
-            told = json.loads(lines[-1])
-            return str(told.get("error") or told.get("event") or lines[-1])
+            entry = json.loads(lines[-1])
+            return str(entry.get("error") or entry.get("event") or lines[-1])
         return lines[-1]
 
 

@@ -161,7 +161,7 @@ class View:
     def _works(self, row: Row) -> list[RenderableType]:
         """A bar with numbers for each training under way, else what the candidate is in."""
         announced = self._announced(row)
-        running = [one for one in announced.trainings if one.step < one.steps] if announced else []
+        running = [training for training in announced.trainings if training.step < training.steps] if announced else []
         if announced is None or not running or announced.waits_for:
             return [Text(self._words(row) or self._state(row))]
         works: list[RenderableType] = []

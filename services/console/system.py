@@ -116,7 +116,7 @@ class System:
         raise ServiceFailed(f"the {name} did not come up in {START_SECONDS:g} seconds; see {self.services[name].log}")
 
     def _environment(self, name: str) -> dict[str, str]:
-        addresses = {f"ASI_{ADDRESSES[one].upper()}_ADDRESS": self._address(one) for one in ADDRESSES}
+        addresses = {f"ASI_{ADDRESSES[name_].upper()}_ADDRESS": self._address(name_) for name_ in ADDRESSES}
         guarded = variable(name) in os.environ  # then the broker lets nobody but its administrator create streams
         own_broker = {}
         if self.broker:

@@ -112,7 +112,7 @@ def strongest_control(controls: Mapping[str, Sequence[float]], name: str | None 
     noise = pooled_noise(controls.values())
     if name is not None and name not in controls:
         raise ValueError(f"no control is called {name!r}; there are {', '.join(sorted(controls))}")
-    chosen = name or min(sorted(controls), key=lambda one: fmean(controls[one]))
+    chosen = name or min(sorted(controls), key=lambda control: fmean(controls[control]))
     return Control(chosen, fmean(controls[chosen]), len(controls[chosen]), noise)
 
 

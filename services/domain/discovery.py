@@ -149,12 +149,12 @@ def prediction(effect: float, interval: Interval, count: int) -> Interval:
     return Interval(effect - reach, effect + reach, interval.level)
 
 
-def _deviation(one: Finding) -> float:
+def _deviation(finding: Finding) -> float:
     """The deviation of one paired difference, read back from the interval of their mean."""
-    assert one.interval is not None  # noqa: S101 - the caller looked
-    count = len(one.seeds)
-    reach = student_quantile((1 + one.interval.level) / 2, count - 1)
-    return (one.interval.high - one.interval.low) / 2 / reach * math.sqrt(count)
+    assert finding.interval is not None  # noqa: S101 - the caller looked
+    count = len(finding.seeds)
+    reach = student_quantile((1 + finding.interval.level) / 2, count - 1)
+    return (finding.interval.high - finding.interval.low) / 2 / reach * math.sqrt(count)
 
 
 def _draft(name: str, losses: Losses, controls: Mapping[str, Losses], tried: int) -> Finding:
@@ -275,12 +275,21 @@ def card(
     )
 
 
-def to_markdown(one: ModelCard) -> str:
+def to_markdown(entry: ModelCard) -> str:
     """The card as a page section."""
-    lines = [f"## {one.facts.name}", "", one.claim, "", one.facts.motivation, "", "### Evidence", ""]
-    lines += [f"- {line}" for line in (*one.evidence, one.compared)]
-    lines += ["", "### Cost", "", *(f"- {line}" for line in one.cost or ("Not measured.",))]
-    return "\n".join([*lines, "", "### Lineage", "", " → ".join(one.lineage), ""])
+    lines = [
+        f"## {entry.facts.name}",
+        "",
+        entry.claim,
+        "",
+        entry.facts.motivation,
+        "",
+        "### Evidence",
+        "",
+    ]
+    lines += [f"- {line}" for line in (*entry.evidence, entry.compared)]
+    lines += ["", "### Cost", "", *(f"- {line}" for line in entry.cost or ("Not measured.",))]
+    return "\n".join([*lines, "", "### Lineage", "", " → ".join(entry.lineage), ""])
 
 
 def _claim(finding: Finding, facts: ModelFacts) -> str:

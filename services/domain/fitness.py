@@ -205,7 +205,7 @@ def reliability(values: Sequence[Mapping[int, float]], error: float | None = Non
     if len(values) < 3:
         return None
     seeds = sorted(set(values[0]).intersection(*values[1:]))
-    table = [[one[seed] for seed in seeds] for one in values]
+    table = [[value[seed] for seed in seeds] for value in values]
     if len(seeds) >= 2:
         means, columns = [_mean(row) for row in table], [_mean(column) for column in zip(*table, strict=True)]
         centre = _mean(means)
@@ -261,7 +261,7 @@ def _term_scale(measured: Replicates) -> TermScale | None:
     elif len(root) > 1:  # a gain over the root is a difference of two values that each scatter like it
         alone = pooled_noise([list(root.values())])
         seeds = Noise(alone.deviation * math.sqrt(2), alone.freedom)
-    items = math.sqrt(_mean([one**2 for one in measured.item_errors])) if measured.item_errors else None
+    items = math.sqrt(_mean([error**2 for error in measured.item_errors])) if measured.item_errors else None
     noise = math.hypot(seeds.deviation if seeds else 0.0, items or 0.0)
     if not noise > 0:
         return None

@@ -63,7 +63,7 @@ def grandparent(parents: Parents, candidate: str) -> str | None:
 
 def children(parents: Parents) -> dict[str, list[str]]:
     """The children of every candidate, in the mapping's order: the index that the functions below take."""
-    index: dict[str, list[str]] = {one: [] for one in parents}
+    index: dict[str, list[str]] = {parent: [] for parent in parents}
     for one, parent in parents.items():
         if parent is not None:
             index.setdefault(parent, []).append(one)

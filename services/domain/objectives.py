@@ -79,20 +79,20 @@ def costs_of(objectives: Sequence[Objective], measured: Mapping[str, float | Non
     return tuple(costs)
 
 
-def dominates(one: Costs, other: Costs) -> bool:
+def dominates(costs: Costs, other: Costs) -> bool:
     """No worse in anything and better in something."""
-    return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
+    return all(a <= b for a, b in zip(costs, other, strict=True)) and costs != other
 
 
 def fronts(points: Sequence[Costs]) -> list[list[int]]:
     """Places of the points by rounds: those that nothing dominates, those that only the former dominate, and so on."""
     left = list(range(len(points)))
-    found = []
+    nested_fronts = []
     while left:
         best = [place for place in left if not any(dominates(points[other], points[place]) for other in left)]
-        found.append(best)
+        nested_fronts.append(best)
         left = [place for place in left if place not in set(best)]
-    return found
+    return nested_fronts
 
 
 def crowding(points: Sequence[Costs]) -> list[float]:

@@ -335,7 +335,7 @@ class Islands:
         if len(founders) < self.count:
             index = lineage.children(parents)
             founders = [*founders, *itertools.chain.from_iterable(index[founder] for founder in founders)]
-        return {one: place for place, one in enumerate(sorted(founders, key=lambda one: (born[one], one)))}
+        return {one: place for place, one in enumerate(sorted(founders, key=lambda founder: (born[founder], founder)))}
 
 
 BEYOND_THE_POOL = frozenset({"uniform", "uct", "islands"})
@@ -367,7 +367,7 @@ def _subtree_sums(parents: lineage.Parents, worth: Mapping[str, float]) -> tuple
     """Sum of worth and number of nodes of every subtree, its top included."""
     sums, visits = dict(worth), dict.fromkeys(worth, 1)
     depth = lineage.depths(parents)
-    for one in sorted(parents, key=lambda one: -depth[one]):
+    for one in sorted(parents, key=lambda parent: -depth[parent]):
         parent = parents[one]
         if parent is not None:
             sums[parent] += sums[one]

@@ -200,29 +200,31 @@ def matched_width(measured: Mapping[int, int], target: int) -> int:
     return min(sorted(measured), key=lambda width: abs(measured[width] - target))
 
 
-def reason(one: Result, baseline: Result) -> str:
+def reason(result: Result, baseline: Result) -> str:
     """Why a candidate goes on, in numbers."""
-    text = f"loss {one.loss:.4f} against {baseline.loss:.4f} of the root"
-    if one.benchmark is not None and baseline.benchmark is not None:
-        text += f", benchmark {one.benchmark:.4g} against {baseline.benchmark:.4g}"
+    text = f"loss {result.loss:.4f} against {baseline.loss:.4f} of the root"
+    if result.benchmark is not None and baseline.benchmark is not None:
+        text += f", benchmark {result.benchmark:.4g} against {baseline.benchmark:.4g}"
     return text
 
 
-def _beats(one: Result, baseline: Result) -> bool:
+def _beats(result: Result, baseline: Result) -> bool:
     """In loss and in benchmark; what has no benchmark beats nobody. With several objectives: in one of them."""
     if baseline.costs is not None:
-        return one.costs is not None and one.costs != baseline.costs and not dominates(baseline.costs, one.costs)
-    if one.benchmark is None or baseline.benchmark is None:
+        return (
+            result.costs is not None and result.costs != baseline.costs and not dominates(baseline.costs, result.costs)
+        )
+    if result.benchmark is None or baseline.benchmark is None:
         return False
-    return one.loss < baseline.loss and one.benchmark > baseline.benchmark
+    return result.loss < baseline.loss and result.benchmark > baseline.benchmark
 
 
 def _best(results: Sequence[Result]) -> list[Result]:
     """Best fitness first, then those without by loss; the earlier of equals, for sorting is stable. Those with costs
     come first, in the order of NSGA-II."""
-    costs = [(one, one.costs) for one in results if one.costs is not None]
+    costs = [(result, result.costs) for result in results if result.costs is not None]
     first = [costs[place][0] for place in nsga_order([cost for _, cost in costs])]
-    rest = [one for one in results if one.costs is None]
+    rest = [result for result in results if result.costs is None]
     return [*first, *sorted(rest, key=lambda one: (one.fitness is None, -(one.fitness or 0.0), one.loss))]
 
 
@@ -373,7 +375,7 @@ def ladder_to_json(ladder: Ladder) -> dict[str, object]:
     ]
     return asdict(ladder) | {
         "rungs": rungs,
-        "roots": [one and _result_to_json(one) for one in ladder.roots],
+        "roots": [root and _result_to_json(root) for root in ladder.roots],
         "climbing": sorted(list(one) for one in ladder.climbing),
         "accompanied": sorted(ladder.accompanied),
         "earlier": sorted(ladder.earlier),

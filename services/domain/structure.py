@@ -294,7 +294,7 @@ class _Normaliser(ast.NodeVisitor):
             self.tokens.append(self._attribute(name, on_self=True))
         self._value(node.args[name is not None :])
         parameters = self._parameters(node.func)
-        for keyword in sorted(node.keywords, key=lambda one: _place(one.arg, parameters)[0]):
+        for keyword in sorted(node.keywords, key=lambda keyword: _place(keyword.arg, parameters)[0]):
             self.tokens.append(f"keyword:{_place(keyword.arg, parameters)[1]}")
             self.visit(keyword.value)
 

@@ -168,9 +168,9 @@ def report_message(report: CheckReport) -> candidate_pb2.CheckReport:
         passed=report.passed,
         verdicts=[
             candidate_pb2.ProbeVerdict(
-                probe=one.probe, outcome=one.outcome, message=one.message, evidence=struct(one.evidence)
+                probe=verdict.probe, outcome=verdict.outcome, message=verdict.message, evidence=struct(verdict.evidence)
             )
-            for one in report.verdicts
+            for verdict in report.verdicts
         ],
         seconds=report.seconds,
         parameters=report.parameters,

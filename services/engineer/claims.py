@@ -84,7 +84,7 @@ class Claims:
         )
         claim.candidate_claimed.CopyFrom(said)
         sequence = await job.bus.publish(claim)
-        newest = [one for one in (await self._record(job, sequence)).claims if one.rung == rung][-1:]
+        newest = [claim for claim in (await self._record(job, sequence)).claims if claim.rung == rung][-1:]
         if not newest or newest[0].token != said.token:
             raise Superseded(f"attempt {attempt} of {job.event.candidate} is another engineer's")
 

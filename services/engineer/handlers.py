@@ -209,13 +209,13 @@ class Engineer:
                 training.program = program if revisions or substitutions else ""
                 training.substitutions.extend(
                     pb.Substitution(
-                        function=one.reading.function,
-                        operator=f"{one.reading.operator.module}.{one.reading.operator.name}",
-                        difference=one.difference,
-                        lengths=one.lengths,
+                        function=substitution.reading.function,
+                        operator=f"{substitution.reading.operator.module}.{substitution.reading.operator.name}",
+                        difference=substitution.difference,
+                        lengths=substitution.lengths,
                     )
-                    for one in substitutions
-                    if SLOW + one.reading.function in program  # a repair may have undone it
+                    for substitution in substitutions
+                    if SLOW + substitution.reading.function in program  # a repair may have undone it
                 )
                 return training
 
@@ -311,7 +311,7 @@ class Engineer:
         evidence = {"kind": failed.kind, **failed.evidence, "revisions": len(revisions), "error": error[-2000:]}
         if failed.dishonest or len(revisions) >= MOST_REVISIONS:
             raise Rejected("train", failed.message, evidence)
-        history = "\n".join(f"- {one.repair}" for one in revisions)
+        history = "\n".join(f"- {revision.repair}" for revision in revisions)
         repair = await self._reviser.revise(job, record, Failure(program, error, failed.kind, history))
         if repair is None:
             raise Rejected("train", failed.message, evidence)
@@ -320,7 +320,7 @@ class Engineer:
             stage, repair.program, exempt_from_cost=record.request.baseline == "softmax_attention", thorough=False
         )
         if not report.passed:
-            broken = next(one for one in report.verdicts if one.outcome == "fail")
+            broken = next(verdict for verdict in report.verdicts if verdict.outcome == "fail")
             reason = f"the repaired program fails the check {broken.probe}: {broken.message}"
             raise Rejected("train", reason, {**evidence, "first_error": failed.message})
         return repair.program

@@ -95,7 +95,7 @@ def suspected(record: pb.Candidate, loss: float, surroundings: Surroundings) -> 
     root, losses = _root(surroundings), [loss_of(baseline) for baseline in surroundings.baselines]
     if record.kind == pb.KIND_BASELINE or root is None or (root_loss := loss_of(root)) is None:
         return None
-    found = suspicion(loss, root_loss, [one for one in losses if one is not None])
+    found = suspicion(loss, root_loss, [loss for loss in losses if loss is not None])
     return found if found.suspected else None
 
 

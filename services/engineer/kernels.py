@@ -272,15 +272,18 @@ def _array(tensor: Tensor | None) -> NDArray[np.float64]:
 
 def lines(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """One line for each comparison."""
-    for one in comparisons:
-        mark = "ok  " if one.agrees else "FAIL"
-        told = one.error or f"output {one.output:.1e}, gradient {one.gradient:.1e} ({one.worst})"
-        yield f"{mark} {one.program:<24} length {one.length:>5} {one.precision}: {told}"
+    for comparison in comparisons:
+        mark = "ok  " if comparison.agrees else "FAIL"
+        told = (
+            comparison.error
+            or f"output {comparison.output:.1e}, gradient {comparison.gradient:.1e} ({comparison.worst})"
+        )
+        yield f"{mark} {comparison.program:<24} length {comparison.length:>5} {comparison.precision}: {told}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, or be one of the two processes. Exit status 0: all agree; 1: some differ; 2: cannot run here."""
-    zoo = {one.name: one.program for one in baselines()}
+    zoo = {baseline.name: baseline.program for baseline in baselines()}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--programs", nargs="*", default=list(zoo), metavar="NAME")
     parser.add_argument("--lengths", nargs="*", type=int, default=list(LENGTHS))

@@ -25,14 +25,14 @@ def seed_message(result: TrainingResult) -> pb.SeedResult:
         loss_stderr=result.loss_stderr,
         scores=[
             pb.TaskScore(
-                task=one.task,
-                metric=one.metric,
-                value=one.value,
-                stderr=one.stderr,
-                items=one.items,
-                correct=one.correct,
+                task=score.task,
+                metric=score.metric,
+                value=score.value,
+                stderr=score.stderr,
+                items=score.items,
+                correct=score.correct,
             )
-            for one in result.scores
+            for score in result.scores
         ],
         block_losses=result.block_losses,
         measurements=_measurements(result.measurements),

@@ -64,7 +64,7 @@ def _cast_operands(program: str, node: ast.AST) -> str | None:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         return _cast(program, node.left, [node.right])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        operands = [one for one in node.args if not isinstance(one, ast.Constant)]
+        operands = [arg for arg in node.args if not isinstance(arg, ast.Constant)]
         if node.func.attr in ("einsum", "matmul", "bmm", "mm") and len(operands) > 1:
             return _cast(program, operands[0], operands[1:])
     return None
@@ -88,7 +88,7 @@ def _device(program: str, error: str, match: re.Match[str]) -> Repaired | None:
     if argument is None or forward is None:
         return None
     calls = [node for node in ast.walk(forward) if isinstance(node, ast.Call) and _creates_on_the_cpu(node)]
-    for call in sorted(calls, key=lambda one: (-(one.end_lineno or 0), -(one.end_col_offset or 0))):
+    for call in sorted(calls, key=lambda call: (-(call.end_lineno or 0), -(call.end_col_offset or 0))):
         program = _insert_before_end(program, call, f", device={argument}.device")
     return program, f"tensors made in forward follow the device of {argument}"
 
@@ -122,7 +122,7 @@ def _missing(program: str, error: str, match: re.Match[str]) -> Repaired | None:
     function, argument = match["function"].rsplit(".", 1)[-1], match["argument"]
     for node in ast.walk(parse(program)):
         if isinstance(node, ast.FunctionDef) and node.name == function and not node.args.defaults:
-            names = [one.arg for one in node.args.args]
+            names = [arg.arg for arg in node.args.args]
             if argument in names[2:] and argument == names[-1]:
                 return _insert_around(
                     program, node.args.args[-1], "", "=None"

@@ -115,8 +115,8 @@ async def _checked_elsewhere(
         except grpc.aio.AioRpcError as error:
             raise ScaleError(error.details() or error.code().name) from None
     verdicts = tuple(
-        Verdict(one.probe, one.outcome, one.message, MessageToDict(one.evidence))  # type: ignore[arg-type]
-        for one in answer.verdicts
+        Verdict(verdict.probe, verdict.outcome, verdict.message, MessageToDict(verdict.evidence))  # type: ignore[arg-type]
+        for verdict in answer.verdicts
     )
     parameters = answer.parameters if answer.HasField("parameters") else None
     return CheckReport(answer.passed, verdicts, answer.seconds, parameters, answer.isolation)

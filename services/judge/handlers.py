@@ -202,7 +202,7 @@ def _add_fitness(verdict: pb.Verdict, case: Case, raw: float | None, terms: froz
 
 def _rescored(case: Case, job: Job) -> list[events_pb2.Event]:
     """New values for baselines that were judged before the scale of the stage was complete, once it is."""
-    names = {one.request.baseline for one in case.baselines if _measured(one) or one.state in ENDED}
+    names = {baseline.request.baseline for baseline in case.baselines if _measured(baseline) or baseline.state in ENDED}
     if (case.settings.fitness or DEFAULT) != STANDARDISED_GAIN or not names.issuperset(case.settings.baselines):
         return []
     terms = terms_of(case.settings)

@@ -125,7 +125,7 @@ class ModelJudge:
         judge = f"{self._mind.name}, {score_prompt().version}"
         if not answers:
             return Opinion(None, None, "", judge, absent_because=f"the judge gave no usable answer: {problem}")
-        scores = [SubScores(one.performance, one.innovation, one.complexity) for one in answers]
+        scores = [SubScores(answer.performance, answer.innovation, answer.complexity) for answer in answers]
         raw = [combine(score) for score in scores]
         mean = SubScores(
             fmean(score.performance for score in scores),
@@ -192,8 +192,10 @@ def anonymous_program(program: str, name: str) -> str:
         return anonymous_text(program, name)
     known = {"".join(_words(one)) for one in (name, INTERFACE_CLASS, *(b.title for b in baselines()))}
     classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    names = [one for one in classes if any(word and word in one.lower() for word in known)]
-    renamed = {one: "Candidate" if place == 0 else f"Part{place}" for place, one in enumerate(dict.fromkeys(names))}
+    names = [class_ for class_ in classes if any(word and word in class_.lower() for word in known)]
+    renamed = {
+        fromkey: "Candidate" if place == 0 else f"Part{place}" for place, fromkey in enumerate(dict.fromkeys(names))
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node, clean=False) is not None:
@@ -210,8 +212,8 @@ def anonymous_program(program: str, name: str) -> str:
 def observation(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> Observation:
     """What was measured of a candidate, means over its seeds; its distance to the nearest of `relatives`."""
     measured = [seed.measurements for seed in record.training.seeds]
-    parameters = [float(one.parameters) for one in measured if one.parameters]
-    flops = [one.flops_per_token for one in measured if one.HasField("flops_per_token")]
+    parameters = [float(measurement.parameters) for measurement in measured if measurement.parameters]
+    flops = [measurement.flops_per_token for measurement in measured if measurement.HasField("flops_per_token")]
     return Observation(
         loss=loss_of(record),
         benchmark=benchmark_of(record),

@@ -127,13 +127,13 @@ def _complexity(candidate: Observation, baseline: Observation) -> float | None:
     return _scaled(-math.fsum(logs) / len(logs), math.log(2), math.log(2)) if logs else None
 
 
-def _relative_gain(one: Observation, baseline: Observation) -> float | None:
+def _relative_gain(observation: Observation, baseline: Observation) -> float | None:
     """Mean of the relative gains in loss and, where both measured it, in benchmark."""
-    if one.loss is None or not baseline.loss:
+    if observation.loss is None or not baseline.loss:
         return None
-    gains = [(baseline.loss - one.loss) / baseline.loss]
-    if one.benchmark is not None and baseline.benchmark:
-        gains.append((one.benchmark - baseline.benchmark) / baseline.benchmark)
+    gains = [(baseline.loss - observation.loss) / baseline.loss]
+    if observation.benchmark is not None and baseline.benchmark:
+        gains.append((observation.benchmark - baseline.benchmark) / baseline.benchmark)
     return math.fsum(gains) / len(gains)
 
 

@@ -144,7 +144,7 @@ async def with_board(
         scale = await checker.Describe(asked, timeout=120)
     except grpc.aio.AioRpcError:
         scale = None
-    better = [one for one in measured if one.training.loss < context.parent.training.loss]
+    better = [record for record in measured if record.training.loss < context.parent.training.loss]
     return replace(context, board=board, best=tuple(better[:BEST]), scale=scale)
 
 

@@ -227,7 +227,7 @@ class ModelProposer:
         if kind == "check":
             asked = checker_pb2.CheckRequest(program=draft.program, stage=stage, scale_overrides=overrides)
             report = await self._checker.Check(asked, timeout=TRIAL_SECONDS)
-            failed = [f"{one.probe}: {one.message}" for one in report.verdicts if one.outcome == "fail"]
+            failed = [f"{verdict.probe}: {verdict.message}" for verdict in report.verdicts if verdict.outcome == "fail"]
             result = "all probes pass" if report.passed else f"refused; {'; '.join(failed)}"
         else:
             programs = {"it": draft.program}
@@ -293,7 +293,7 @@ class ModelProposer:
             program=program,
             components=component_tags(answer.components),
             memory=answer.memory or "",
-            ideas=[pb.Idea(text=one.text, origin=one.origin, source=one.source) for one in answer.ideas],
+            ideas=[pb.Idea(text=idea.text, origin=idea.origin, source=idea.source) for idea in answer.ideas],
             mind=self._mind.name,
             prompt_version=version,
         )

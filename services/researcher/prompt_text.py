@@ -48,9 +48,13 @@ def limits_text(settings: events_pb2.RunSettings, root: pb.Candidate | None) -> 
     optimises beside the loss."""
     text = _sizes_text(settings, root)
     if objectives := objectives_of(settings):
-        names = ", ".join(one.name for one in objectives)
+        names = ", ".join(objective.name for objective in objectives)
         measured = measures_of(root) if root is not None else {}
-        known = [f"{one.name} {value:,.6g}" for one in objectives if (value := measured.get(one.name)) is not None]
+        known = [
+            f"{objective.name} {value:,.6g}"
+            for objective in objectives
+            if (value := measured.get(objective.name)) is not None
+        ]
         have = f" (the root: {', '.join(known)})" if known else ""
         text += f"\n- objectives: {names}{have}; a design is kept that no other beats or equals in all of them"
     return text

@@ -174,8 +174,8 @@ def _chain(logged: Sequence[Logged]) -> list[str]:
     return problems
 
 
-def _id(one: Logged) -> str:
-    return events_pb2.Event.FromString(original(one.body)).id
+def _id(logged: Logged) -> str:
+    return events_pb2.Event.FromString(original(logged.body)).id
 
 
 def _refused(manifest: Mapping[str, object]) -> set[str]:
@@ -226,7 +226,7 @@ def _rounds(logged: Sequence[Logged]) -> list[_Round]:
 
 def _claims(records: Sequence[pb.Candidate], rounds: Iterable[_Round]) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
     """The last verdict on each candidate; and where one comes out otherwise when it is computed from the losses."""
-    by_id = {one.id: one for one in records}
+    by_id = {record.id: record for record in records}
     claims: dict[str, Claim] = {}
     wrong: list[str] = []
     for tested in rounds:
@@ -235,11 +235,11 @@ def _claims(records: Sequence[pb.Candidate], rounds: Iterable[_Round]) -> tuple[
         policy = replace(tested.climb.discovery, seeds=min(len(own) for own in seeds.values()))
         for name, verdict in tested.verdicts.items():
             controls = {control: _losses(by_id[control], verdict.seeds) for control in verdict.controls}
-            again = {one.candidate: one for one in findings(losses, controls, verdict.tried, policy)}[name]
+            again = {finding.candidate: finding for finding in findings(losses, controls, verdict.tried, policy)}[name]
             wrong += _otherwise(name, verdict, again)
             claims[name] = _claim(by_id[name], by_id[verdict.control], verdict, tested.climb.stages[-1])
     order = {"confirmed": 0, "undecided": 1, "refuted": 2}
-    ranked = sorted(claims.values(), key=lambda one: (order.get(one.outcome, 3), -one.effect))
+    ranked = sorted(claims.values(), key=lambda claim: (order.get(claim.outcome, 3), -claim.effect))
     return tuple(ranked), tuple(wrong)
 
 

@@ -40,12 +40,12 @@ class ArchiveClient:
 
     async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
         """See the port; as many calls as the ids take pages, and one at least."""
-        found: list[candidate_pb2.Candidate] = []
+        fetched: list[candidate_pb2.Candidate] = []
         async with _translated():
             for start in range(0, max(1, len(ids)), PAGE):
                 request = pb.GetCandidatesRequest(run=run, candidates=ids[start : start + PAGE])
-                found += (await self._stub.GetCandidates(request)).candidates
-        return found
+                fetched += (await self._stub.GetCandidates(request)).candidates
+        return fetched
 
     async def list_candidates(self, query: Query) -> Page:
         """See the port; as many calls as the limit takes pages."""
@@ -80,7 +80,7 @@ class ArchiveClient:
 
     async def children(self, run: str, candidate: str) -> list[str]:
         """See the port."""
-        return [one.id for one in (await self._relatives(run, candidate)).children]
+        return [child.id for child in (await self._relatives(run, candidate)).children]
 
     async def path(self, run: str, candidate: str) -> list[str]:
         """See the port."""
@@ -139,8 +139,8 @@ class ArchiveClient:
             run=query.run,
             sort=query.sort,
             reverse=query.reverse,
-            states=[candidate_pb2.State.ValueType(one) for one in query.states],
-            kinds=[candidate_pb2.Kind.ValueType(one) for one in query.kinds],
+            states=[candidate_pb2.State.ValueType(state) for state in query.states],
+            kinds=[candidate_pb2.Kind.ValueType(kind) for kind in query.kinds],
             stage=query.stage,
             page_size=max(1, min(query.limit, PAGE)),
             page_token=str(query.offset) if query.offset else "",

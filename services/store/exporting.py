@@ -47,8 +47,8 @@ def with_parquet() -> ModuleType:
         import pyarrow.parquet
     except ImportError:
         raise NotPossible("tables need pyarrow: pip install 'asi-arch[parquet]', or take --format jsonl") from None
-    found: ModuleType = pyarrow
-    return found
+    module_type: ModuleType = pyarrow
+    return module_type
 
 
 def log_path(path: Path) -> Path:
@@ -110,16 +110,16 @@ def _event(body: bytes) -> events_pb2.Event | None:
         return None
 
 
-def _event_row(one: Logged) -> dict[str, object]:
-    event = _event(one.body) or events_pb2.Event()
+def _event_row(logged: Logged) -> dict[str, object]:
+    event = _event(logged.body) or events_pb2.Event()
     return {
-        "sequence": one.sequence,
+        "sequence": logged.sequence,
         "id": event.id or None,
         "fact": fact_of(event) if event.WhichOneof("fact") else None,
         "candidate": event.candidate or None,
         "service": event.service or None,
         "time": event.time.ToDatetime(UTC) if event.HasField("time") else None,
-        "body": one.body,
+        "body": logged.body,
     }
 
 

@@ -280,28 +280,28 @@ def events_of(run: str, records: Sequence[Published], source: str) -> list[event
     return [started, *(_imported(run, record, cause, source) for record in records)]
 
 
-def candidate_of(run: str, one: Published) -> pb.Candidate:
+def candidate_of(run: str, published: Published) -> pb.Candidate:
     """A published record as a candidate; what it does not hold stays unset."""
     record = pb.Candidate(
-        id=candidate_id(one.index), run=run, kind=pb.KIND_IMPORTED, state=pb.STATE_ARCHIVED, stage=STAGE,
-        request=pb.Request(number=one.index, mind="imported"),
+        id=candidate_id(published.index), run=run, kind=pb.KIND_IMPORTED, state=pb.STATE_ARCHIVED, stage=STAGE,
+        request=pb.Request(number=published.index, mind="imported"),
     )  # fmt: skip
     record.proposal.CopyFrom(
         pb.Proposal(
-            name=one.name,
-            motivation=one.motivation,
-            program=one.program,
-            parent="" if one.parent is None else candidate_id(one.parent),
-            structure=_structure(one.program),
+            name=published.name,
+            motivation=published.motivation,
+            program=published.program,
+            parent="" if published.parent is None else candidate_id(published.parent),
+            structure=_structure(published.program),
             mind="imported",
         )
     )
-    if one.curve or one.benchmarks or one.parameters is not None:
-        record.training.CopyFrom(_training(one))
-    if one.score is not None:
-        record.verdict.fitness.CopyFrom(pb.Fitness(version="code", value=one.score))
-    if one.summary:
-        record.analysis.results = one.summary
+    if published.curve or published.benchmarks or published.parameters is not None:
+        record.training.CopyFrom(_training(published))
+    if published.score is not None:
+        record.verdict.fitness.CopyFrom(pb.Fitness(version="code", value=published.score))
+    if published.summary:
+        record.analysis.results = published.summary
     return record
 
 
@@ -391,27 +391,27 @@ async def publish_bodies(bus: Bus, bodies: Iterable[bytes]) -> int:
     return last
 
 
-def _imported(run: str, one: Published, cause: Cause, source: str) -> events_pb2.Event:
-    record = candidate_of(run, one)
+def _imported(run: str, published: Published, cause: Cause, source: str) -> events_pb2.Event:
+    record = candidate_of(run, published)
     event = follow(cause, "imported", SERVICE, 1, record.id)
     event.time.FromDatetime(MOMENT)
-    event.candidate_imported.CopyFrom(events_pb2.CandidateImported(source=source, index=one.index, record=record))
+    event.candidate_imported.CopyFrom(events_pb2.CandidateImported(source=source, index=published.index, record=record))
     return event
 
 
-def _training(one: Published) -> pb.Training:
+def _training(published: Published) -> pb.Training:
     seed = pb.SeedResult(
-        curve=[pb.CurvePoint(step=step, train_loss=loss) for step, loss in one.curve],
+        curve=[pb.CurvePoint(step=step, train_loss=loss) for step, loss in published.curve],
         scores=[
             pb.TaskScore(
                 task=task, metric="perplexity" if "ppl" in task or "perplexity" in task else "acc", value=value
             )
-            for task, value in one.benchmarks.items()
+            for task, value in published.benchmarks.items()
         ],
-        measurements=pb.Measurements(parameters=one.parameters or 0),
+        measurements=pb.Measurements(parameters=published.parameters or 0),
     )
     # The published curve is the training loss: there is no held-out one.
-    return pb.Training(seeds=[seed], benchmark=one.mean_accuracy)
+    return pb.Training(seeds=[seed], benchmark=published.mean_accuracy)
 
 
 def _structure(program: str) -> str:

@@ -113,16 +113,16 @@ def without_payload(event: events_pb2.Event) -> None:
         getattr(event, fact).ClearField(part)
 
 
-def project(one: Incoming, run: RunRow | None, row: CandidateRow | None) -> Change:
+def project(incoming: Incoming, run: RunRow | None, row: CandidateRow | None) -> Change:
     """The effect of one event on its run and candidate as they stand."""
     try:
-        return _project(one, run, row)
+        return _project(incoming, run, row)
     except Refused as refused:
-        return Change(replace(one.log, accepted=False, refused_because=str(refused)))
+        return Change(replace(incoming.log, accepted=False, refused_because=str(refused)))
 
 
-def _project(one: Incoming, run: RunRow | None, row: CandidateRow | None) -> Change:
-    log, event = one.log, one.log.event
+def _project(incoming: Incoming, run: RunRow | None, row: CandidateRow | None) -> Change:
+    log, event = incoming.log, incoming.log.event
     fact = fact_of(event)
     if fact == "run.started":
         return steering.start(log, run)
@@ -135,33 +135,35 @@ def _project(one: Incoming, run: RunRow | None, row: CandidateRow | None) -> Cha
         members = tuple(event.pool_updated.members)
         return Change(log, run=run, pool=PoolRow(event.run, log.sequence, members, event.pool_updated.entries))
     if fact.endswith(".dead"):
-        return _die(one, run, row)
+        return _die(incoming, run, row)
     if fact == "dead.dropped":
         return Change(log, row, _one_letter_less(run))
     if fact in ("candidate.requested", "candidate.imported") and not event.retry_of:
-        return _appear(one, run, row)
+        return _appear(incoming, run, row)
     if row is None:
         raise Refused(f"the run has no candidate {event.candidate}")
     if event.retry_of:
-        return _retry(one, run, row)
-    return _grow(fact, one, run, row)
+        return _retry(incoming, run, row)
+    return _grow(fact, incoming, run, row)
 
 
-def _die(one: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
+def _die(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
     """A message that nobody could handle: its candidate ends, unless it has already."""
     run = replace(run, dead_letters=run.dead_letters + 1)
-    if run.state.ladder.is_climbing(one.log.candidate):
-        return stepped(Change(one.log, row, run), policy.Verified(moment(one.log.event), one.log.candidate))
+    if run.state.ladder.is_climbing(incoming.log.candidate):
+        return stepped(
+            Change(incoming.log, row, run), policy.Verified(moment(incoming.log.event), incoming.log.candidate)
+        )
     unfinished = row is not None and row.record.state not in (pb.STATE_ARCHIVED, pb.STATE_REJECTED)
-    return Change(one.log, row, run, end="reject" if unfinished else None)
+    return Change(incoming.log, row, run, end="reject" if unfinished else None)
 
 
-def _retry(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
+def _retry(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """A candidate that ended because of a dead letter stands again where that message found it.
 
     The event is the head of its chain from now on: whoever handles it goes on from there.
     """
-    event, record = one.log.event, row.record
+    event, record = incoming.log.event, row.record
     if row.ended is None or DEAD_LETTER not in record.rejection.evidence.fields:
         raise Refused(f"candidate {event.candidate} has not ended because of a dead letter")
     _require_link(event, record)
@@ -175,12 +177,12 @@ def _retry(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
         root=baseline and record.request.baseline == run.settings.baselines[0],
         proposal=record.kind == pb.KIND_PROPOSAL,
     )
-    change = stepped(Change(one.log, replace(row, ended=None), _one_letter_less(run)), again)
+    change = stepped(Change(incoming.log, replace(row, ended=None), _one_letter_less(run)), again)
     record.ClearField("rejection")
     record.ClearField("claims")
     record.retries += 1
     record.state = _state_by_parts(record)
-    _move_head(record, one)
+    _move_head(record, incoming)
     return change
 
 
@@ -196,9 +198,9 @@ def _state_by_parts(record: pb.Candidate) -> pb.State.ValueType:
     return pb.STATE_REQUESTED
 
 
-def _appear(one: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
+def _appear(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
     """A seat becomes a candidate; a published record becomes one that has ended."""
-    log, event = one.log, one.log.event
+    log, event = incoming.log, incoming.log.event
     if row is not None:
         raise Refused(f"candidate {event.candidate} exists already")
     if not event.candidate:
@@ -214,18 +216,18 @@ def _appear(one: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
         if asked.HasField("proposal"):
             record.proposal.CopyFrom(asked.proposal)
     record.id, record.run = event.candidate, event.run
-    _move_head(record, one)
+    _move_head(record, incoming)
     new = CandidateRow(record, log.sequence, log.sequence if imported else None)
     if record.kind == pb.KIND_ABLATION and not imported:
         return stepped(Change(log, new, run), policy.Asked(moment(event), record.id))
     return Change(log, new, run)
 
 
-def _grow(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
+def _grow(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """One more part of a candidate that exists."""
-    log, event = one.log, one.log.event
+    log, event = incoming.log, incoming.log.event
     if fact == "mind.answered":
-        return _think(one, run, row)
+        return _think(incoming, run, row)
     if fact == "candidate.rescored":
         fitness = event.candidate_rescored.fitness
         row.record.verdict.fitness.CopyFrom(fitness)
@@ -235,11 +237,11 @@ def _grow(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     if fact == "candidate.promoted":
         return Change(log, row, run)
     if fact == "candidate.claimed":
-        return _claim(one, run, row)
+        return _claim(incoming, run, row)
     if fact == "candidate.released":
-        return _release(one, run, row)
+        return _release(incoming, run, row)
     if fact == "candidate.verified":
-        return _verify(one, run, row)
+        return _verify(incoming, run, row)
     if fact == "ablation.wanted":
         wanted = event.ablation_wanted
         seeds = tuple(row.record.request.seeds)
@@ -251,15 +253,15 @@ def _grow(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
         return Change(log, row, run)
     _require_head(event, row)
     if fact == "candidate.archived":
-        return _archive(one, run, row)
+        return _archive(incoming, run, row)
     if fact not in _PARTS:
         raise Refused(f"{fact} is no part of a candidate's way that this version knows")
-    return _add_part(fact, one, run, row)
+    return _add_part(fact, incoming, run, row)
 
 
-def _claim(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
+def _claim(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """The right to train: compare-and-set, by the order of the log."""
-    event, said = one.log.event, one.log.event.candidate_claimed
+    event, said = incoming.log.event, incoming.log.event.candidate_claimed
     if not said.rung:
         _require_head(event, row)
     elif (event.candidate, said.rung) not in run.state.ladder.climbing:
@@ -270,16 +272,16 @@ def _claim(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     row.record.claims.add(attempt=event.attempt, worker=said.worker, token=said.token, rung=said.rung, alone=said.alone)
     if not said.rung:
         row.record.state = pb.STATE_TRAINING
-    return Change(one.log, row, run)
+    return Change(incoming.log, row, run)
 
 
-def _release(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
+def _release(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """A claim that ended without a result, however late that is said."""
-    event, said = one.log.event, one.log.event.candidate_released
+    event, said = incoming.log.event, incoming.log.event.candidate_released
     for claim in row.record.claims:
         if (claim.attempt, claim.rung) == (event.attempt, said.rung):
             claim.released = said.reason or "released"
-            return Change(one.log, row, run)
+            return Change(incoming.log, row, run)
     raise Refused(f"candidate {event.candidate} has no claim {event.attempt} at rung {said.rung}")
 
 
@@ -288,41 +290,41 @@ def attempts(record: pb.Candidate, rung: int = 0) -> int:
     return sum(claim.rung == rung for claim in record.claims)
 
 
-def _think(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
+def _think(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """A question that was put to a mind on the candidate's behalf."""
-    call = one.log.event.mind_answered.call
+    call = incoming.log.event.mind_answered.call
     tokens = call.reserved_tokens or call.prompt_tokens + call.completion_tokens
     spent = Spent(tokens=tokens, money=call.reserved_price or call.price)
-    change = stepped(Change(one.log, row, run), policy.Spending(moment(one.log.event), spent))
+    change = stepped(Change(incoming.log, row, run), policy.Spending(moment(incoming.log.event), spent))
     row.record.calls.append(call)
     return change
 
 
-def _add_part(fact: str, one: Incoming, run: RunRow, row: CandidateRow) -> Change:
+def _add_part(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """Take over the part that this fact adds: nobody rewrites what others measured."""
-    event, (part, state) = one.log.event, _PARTS[fact]
+    event, (part, state) = incoming.log.event, _PARTS[fact]
     if fact == "candidate.trained" and event.attempt != attempts(row.record):
         raise Refused(f"attempt {event.attempt} is stale: attempt {attempts(row.record)} has begun")
     said = getattr(event, fact.replace(".", "_", 1))
     if not said.HasField(part):
         raise Refused(f"{fact} carries no {part}")
-    change = Change(one.log, row, run, end="archive" if fact in _LAST else None)
+    change = Change(incoming.log, row, run, end="archive" if fact in _LAST else None)
     if fact == "candidate.trained":
         change = stepped(change, policy.Spending(moment(event), _training_spent(event.candidate_trained.training)))
         change = stepped(change, policy.Trained(moment(event), event.candidate))
     getattr(row.record, part).CopyFrom(getattr(said, part))
     row.record.state = state
-    _move_head(row.record, one)
+    _move_head(row.record, incoming)
     return change
 
 
-def _verify(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
+def _verify(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """A second training, on data that no selection has seen; without a result where it failed."""
-    event, said = one.log.event, one.log.event.candidate_verified
+    event, said = incoming.log.event, incoming.log.event.candidate_verified
     rung = said.rung or 1
     if (event.candidate, rung) not in run.state.ladder.climbing:
         raise Refused(f"no verification of {event.candidate} at rung {rung} is open")
-    change, measured = Change(one.log, row, run), said.training
+    change, measured = Change(incoming.log, row, run), said.training
     if said.HasField("training"):
         change = stepped(change, policy.Spending(moment(event), _training_spent(measured)))
     losses = tuple((seed.seed, seed.loss) for seed in measured.seeds)
@@ -335,16 +337,16 @@ def _verify(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
     return change
 
 
-def _archive(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
+def _archive(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """The outcome: frees the seat."""
     record = row.record
     rejected = record.state == pb.STATE_REJECTED
-    row = replace(row, ended=one.log.sequence)
+    row = replace(row, ended=incoming.log.sequence)
     baseline = record.kind == pb.KIND_BASELINE
     ended = policy.Ended(
-        time=moment(one.log.event),
+        time=moment(incoming.log.event),
         candidate=record.id,
-        sequence=one.log.sequence,
+        sequence=incoming.log.sequence,
         fitness=None if rejected or record.kind == pb.KIND_ABLATION else row.fitness,
         parent=record.proposal.parent or None,
         baseline=baseline,
@@ -355,10 +357,10 @@ def _archive(one: Incoming, run: RunRow, row: CandidateRow) -> Change:
         result=None if rejected else promotable(record.id, record.training, row.fitness, run.settings),
         costs=None if rejected else costs_of_record(record, run.settings),
     )
-    change = stepped(Change(one.log, row, run), ended)
+    change = stepped(Change(incoming.log, row, run), ended)
     if not rejected:
         record.state = pb.STATE_ARCHIVED
-    _move_head(record, one)
+    _move_head(record, incoming)
     return change
 
 
@@ -375,8 +377,8 @@ def _require_link(event: events_pb2.Event, record: pb.Candidate) -> None:
         raise Refused(f"its hash of {event.cause} is not that of the log: one of the two was changed")
 
 
-def _move_head(record: pb.Candidate, one: Incoming) -> None:
-    record.head, record.head_sha256 = one.log.event.id, one.log.sha256
+def _move_head(record: pb.Candidate, incoming: Incoming) -> None:
+    record.head, record.head_sha256 = incoming.log.event.id, incoming.log.sha256
 
 
 def _training_spent(training: pb.Training) -> Spent:

@@ -192,5 +192,5 @@ def _in_order(ours: Sequence[Seen], theirs: Sequence[Seen]) -> Iterable[str]:
             yield f"event {our.event} is {_decided(our)} in the replay and was {_decided(their)} in the archive"
 
 
-def _decided(one: Seen) -> str:
-    return "accepted" if one.accepted else f"refused ({one.refused_because})"
+def _decided(seen: Seen) -> str:
+    return "accepted" if seen.accepted else f"refused ({seen.refused_because})"

@@ -203,7 +203,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         page = await self._archive.list_candidates(query)
         end = query.offset + len(page.candidates)
         return pb.ListCandidatesReply(
-            candidates=[slim(one) for one in page.candidates] if request.slim else page.candidates,
+            candidates=[slim(candidate) for candidate in page.candidates] if request.slim else page.candidates,
             next_page_token=str(end) if end < page.total else "",
             total=page.total,
         )
@@ -212,10 +212,12 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         run = await self._run(request.run)
         drawn = await draw_seeds(self._archive, run, request.candidate)
         if drawn:
-            ids = [drawn.parent.id, *(one.id for one in drawn.references)]
+            ids = [drawn.parent.id, *(reference.id for reference in drawn.references)]
             records = await self._archive.candidates(run.run, ids)
         else:  # nothing is scored, perhaps because no judge answers: the search goes on from the measured root
-            records = [one for one in await self._archive.baselines(run.run) if one.training.HasField("loss")][:1]
+            records = [
+                baseline for baseline in await self._archive.baselines(run.run) if baseline.training.HasField("loss")
+            ][:1]
         return pb.DrawSeedsReply(
             parent=records[0] if records else None,
             references=records[1:],
@@ -253,7 +255,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         path = await self._archive.path(run, record.id)
         ancestors = await self._archive.candidates(run, path[:-1][-2:])
         siblings = await self._archive.children(run, record.proposal.parent) if record.proposal.parent else []
-        others = [one for one in siblings if one != record.id][: request.siblings or 5]
+        others = [sibling for sibling in siblings if sibling != record.id][: request.siblings or 5]
         return pb.RelativesReply(
             parent=ancestors[-1] if ancestors else None,
             grandparent=ancestors[-2] if len(ancestors) > 1 else None,
@@ -284,7 +286,9 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     async def GetBaselines(self, request: pb.GetBaselinesRequest, context: Context) -> pb.GetBaselinesReply:
         run = await self._run(request.run)
         baselines = [
-            one for one in await self._archive.baselines(run.run) if not request.stage or one.stage == request.stage
+            baseline
+            for baseline in await self._archive.baselines(run.run)
+            if not request.stage or baseline.stage == request.stage
         ]
         complete = len(baselines) == len(run.settings.baselines) and not run.state.baselines_open
         return pb.GetBaselinesReply(baselines=baselines, complete=complete)
@@ -356,7 +360,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def _status(self, row: RunRow) -> pb.RunStatus:
         best = await self._archive.list_candidates(Query(row.run, states=SCORED, kinds=COMPETING, limit=1))
-        scored = [one for one in best.candidates if one.verdict.HasField("fitness")]
+        scored = [candidate for candidate in best.candidates if candidate.verdict.HasField("fitness")]
         answer = status(row, await self._archive.state_counts(row.run), node(scored[0]) if scored else None)
         answer.outage, answer.events = self._writer.outage, await self._archive.event_count(row.run)
         for root in (await self._archive.baselines(row.run))[:1]:
@@ -374,8 +378,10 @@ async def _set_within(event: asyncio.Event, seconds: float) -> None:
 
 def _near(neighbours: Sequence[Near]) -> list[pb.NearCandidate]:
     return [
-        pb.NearCandidate(candidate=one.candidate, similarity=one.similarity, same_structure=one.same_structure)
-        for one in neighbours
+        pb.NearCandidate(
+            candidate=neighbour.candidate, similarity=neighbour.similarity, same_structure=neighbour.same_structure
+        )
+        for neighbour in neighbours
     ]
 
 

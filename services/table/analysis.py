@@ -348,9 +348,9 @@ def _result(name: str, seats: int, budget: int, measured: Mapping[str, Sequence[
 
 def _adjusted(results: Sequence[PolicyResult]) -> list[PolicyResult]:
     """Holm's correction over all tests together."""
-    keys = [(place, opponent) for place, one in enumerate(results) for opponent in one.p]
+    keys = [(place, opponent) for place, result in enumerate(results) for opponent in result.p]
     adjusted = dict(zip(keys, holm([results[place].p[opponent] for place, opponent in keys]), strict=True))
     return [
-        PolicyResult(**{**vars(one), "p": {opponent: adjusted[place, opponent] for opponent in one.p}})
-        for place, one in enumerate(results)
+        PolicyResult(**{**vars(result), "p": {opponent: adjusted[place, opponent] for opponent in result.p}})
+        for place, result in enumerate(results)
     ]

@@ -28,9 +28,9 @@ def random_search(search: Search) -> Choice:
 
 def local_search(search: Search) -> Choice:
     """One move from the best that has an untried neighbour."""
-    for one in search.ranked():
-        if near := search.unseen(search.neighbours(one.architecture)):
-            return Choice(search.rng.choice(near), parent=one.architecture)
+    for record in search.ranked():
+        if near := search.unseen(search.neighbours(record.architecture)):
+            return Choice(search.rng.choice(near), parent=record.architecture)
     return random_search(search)
 
 
@@ -103,7 +103,7 @@ def local_surrogate(search: Search, first: int = 8, top: int = 5) -> Choice:
     ranked = search.ranked()
     if len(ranked) < first:
         return random_search(search)
-    near = sorted({n for one in ranked[:top] for n in search.unseen(search.neighbours(one.architecture))})
+    near = sorted({n for record in ranked[:top] for n in search.unseen(search.neighbours(record.architecture))})
     return Choice(_most_promising(search, 1.0, near or None))
 
 
@@ -112,7 +112,7 @@ def pool_surrogate(search: Search, first: int = 8, parents: int = 10, draws: int
     does. It begins with far children of what is known, drawn by chance."""
     ranked = search.ranked()
     if len(ranked) < first:
-        known = [one.architecture for one in search.observations] or [search.rng.choice(search.space)]
+        known = [observation.architecture for observation in search.observations] or [search.rng.choice(search.space)]
         return _child(search, search.rng.choice(known), search.rng.choice(FIRST_WALKS))
     children: dict[str, str] = {}
     for _ in range(draws):
@@ -168,15 +168,15 @@ def policy(name: str) -> Policy:
     return POLICIES[name]
 
 
-def _loss(one: Observation) -> float:
-    return math.inf if one.loss is None else one.loss
+def _loss(observation: Observation) -> float:
+    return math.inf if observation.loss is None else observation.loss
 
 
 def _entries(search: Search) -> list[Entry]:
     return [
-        Entry(one.architecture, -_loss(one), place, one.parent)
-        for place, one in enumerate(search.observations)
-        if one.loss is not None
+        Entry(observation.architecture, -_loss(observation), place, observation.parent)
+        for place, observation in enumerate(search.observations)
+        if observation.loss is not None
     ]
 
 
@@ -207,9 +207,9 @@ def _promotion(search: Search, factor: int) -> Choice | None:
     """Who is in the best part of its rung and not above it yet, the highest rung first."""
     for below, above in reversed(list(pairwise(RUNGS))):
         ranked = search.ranked(below)
-        for one in ranked[: len(ranked) // factor]:
-            if search.seen[one.architecture] <= below:
-                return Choice(one.architecture, above)
+        for record in ranked[: len(ranked) // factor]:
+            if search.seen[record.architecture] <= below:
+                return Choice(record.architecture, above)
     if not search.unseen():
         waiting = [name for name, share in search.seen.items() if share < 1]
         return Choice(search.rng.choice(waiting), 1.0)

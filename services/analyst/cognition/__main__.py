@@ -44,7 +44,7 @@ async def _search(arguments: argparse.Namespace, settings: AnalystSettings) -> i
     query = " ".join(arguments.query)
     hits = (await library.search(query, arguments.count, vector=await library.embedded(query))).hits
     if arguments.json:
-        _say(json.dumps([{"id": one.knowledge.id, "similarity": one.similarity} for one in hits], indent=2))
+        _say(json.dumps([{"id": hit.knowledge.id, "similarity": hit.similarity} for hit in hits], indent=2))
     for hit in () if arguments.json else hits:
         paper = hit.knowledge.paper
         _say(f"{hit.similarity:.2f}  {hit.knowledge.id}  {paper.title} ({paper.year})")

@@ -339,11 +339,11 @@ class Bus:
         try:
             async with self._ordered(subject, start) as queue:
                 while True:
-                    one = None
+                    logged = None
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(1):
-                            one = await queue.get()
-                    yield one
+                            logged = await queue.get()
+                    yield logged
         except nats.js.errors.NotFoundError:
             raise BusLost(_MISSING) from None
 

@@ -122,16 +122,18 @@ def topology(
 
 
 def drift(
-    name: str, expected: api.StreamConfig | api.ConsumerConfig, found: api.StreamConfig | api.ConsumerConfig | None
+    name: str,
+    expected: api.StreamConfig | api.ConsumerConfig,
+    stream_config: api.StreamConfig | api.ConsumerConfig | None,
 ) -> list[str]:
     """Where the server's configuration of `name` differs from the expected one, a sentence each; None: it has none."""
-    if found is None:
+    if stream_config is None:
         return [f"{name} does not exist"]
     differences = []
     for field, value in vars(expected).items():
         if value is None:
             continue
-        other = getattr(found, field)
+        other = getattr(stream_config, field)
         if other != value and not (value in (0, False) and not other):
             differences.append(f"{name}: {field} is {other!r}, must be {value!r}")
     return differences

@@ -56,12 +56,12 @@ def ablate(
     """Train the same program without each of its components, with the same seeds, and see which carries the gain."""
     logs.configure("console", "warning")
     note: Callable[[str], None] = (lambda _: None) if as_json else say
-    original, found = asyncio.run(_ablate(console_settings(), run, candidate, component or (), note))
+    original, part_rows = asyncio.run(_ablate(console_settings(), run, candidate, component or (), note))
     if as_json:
-        print_json([part_row(part) for part in found])
+        print_json([part_row(part) for part in part_rows])
     else:
-        _print(original, found)
-    if not any(part.gain for part in found):
+        _print(original, part_rows)
+    if not any(part.gain for part in part_rows):
         raise typer.Exit(1)
 
 
@@ -92,7 +92,9 @@ def components_of(original: pb.Candidate, asked: Sequence[str]) -> list[str]:
     """What can be left out of a candidate. Raises NotPossible."""
     if not original.training.HasField("loss"):
         raise NotPossible(f"candidate {original.id} was not trained: there is nothing to compare an ablation with")
-    own = [one for one in original.proposal.components or original.analysis.components if one not in FORM]
+    own = [
+        component for component in original.proposal.components or original.analysis.components if component not in FORM
+    ]
     if unknown := [one for one in asked if one not in own]:
         raise NotPossible(f"candidate {original.id} has no component {unknown[0]}; it has {', '.join(own) or 'none'}")
     if not own:
@@ -112,13 +114,13 @@ def parts(original: pb.Candidate, records: Sequence[pb.Candidate]) -> list[Part]
     return sorted(found, key=lambda one: (one.gain is None, -(one.gain.mean if one.gain else 0.0)))
 
 
-def part_row(one: Part) -> dict[str, object]:
+def part_row(part: Part) -> dict[str, object]:
     """A part as JSON."""
-    interval = one.gain.interval if one.gain else None
+    interval = part.gain.interval if part.gain else None
     return {
-        "component": one.component, "ablation": one.ablation, "loss_without": one.loss,
-        "brings": one.gain.mean if one.gain else None, "low": interval.low if interval else None,
-        "high": interval.high if interval else None, "verdict": _verdict(one), "reason": one.reason or None,
+        "component": part.component, "ablation": part.ablation, "loss_without": part.loss,
+        "brings": part.gain.mean if part.gain else None, "low": interval.low if interval else None,
+        "high": interval.high if interval else None, "verdict": _verdict(part), "reason": part.reason or None,
     }  # fmt: skip
 
 
@@ -137,11 +139,11 @@ def _print(original: pb.Candidate, found: Sequence[Part]) -> None:
     say(styled(paragraph("gain: nats per token that the loss rises by without the component, same seeds"), dim=True))
 
 
-def _verdict(one: Part) -> str:
+def _verdict(part: Part) -> str:
     """In words: an interval around zero carries nothing."""
-    if one.gain is None:
+    if part.gain is None:
         return "not measured"
-    return one.gain.words.replace("better", "carries").replace("worse", "harms")
+    return part.gain.words.replace("better", "carries").replace("worse", "harms")
 
 
 def _part(original: pb.Candidate, ablation: pb.Candidate, between: Noise | None) -> Part:

@@ -117,7 +117,7 @@ def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
         exempt = ["--exempt-from-cost"] if record.request.baseline == "softmax_attention" else []
         checked = engineer_tool("check", *common, *exempt)
         trained = engineer_tool("train", *common, "--seed", str(seed.seed))
-    losses = [one.loss for one in record.training.seeds]
+    losses = [seed.loss for seed in record.training.seeds]
     spread = stdev(losses) if len(losses) > 1 else SEED_SPREAD
     passed = checked.get("passed") is True
     recorded, loss, where = compared(seed, trained)
@@ -165,20 +165,20 @@ def _audit_log(path: Path, seeds: int, as_json: bool) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if not done.stdout.strip():
         raise typer.Exit(done.returncode)
-    found = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     if not as_json:
-        _print_log(found)
-    claim = found["claims"][0] if found["claims"] else None
+        _print_log(report)
+    claim = report["claims"][0] if report["claims"] else None
     repeated = None
-    if claim is not None and seeds and not found["problems"]:
+    if claim is not None and seeds and not report["problems"]:
         if not as_json:
             say(f"training {claim['name']} and {claim['control_name']} again, {seeds} fresh seed(s) each …")
         repeated = repeat(claim, range(FRESH, FRESH + seeds))
     if as_json:
-        print_json({**found, "repeated": None if repeated is None else asdict(repeated)})
+        print_json({**report, "repeated": None if repeated is None else asdict(repeated)})
     elif repeated is not None:
         say(paragraph(repeated.sentence))
-    if found["problems"] or (repeated is not None and not repeated.holds):
+    if report["problems"] or (repeated is not None and not repeated.holds):
         raise typer.Exit(1)
 
 
@@ -222,7 +222,7 @@ def repeat(claim: Mapping[str, Any], seeds: Sequence[int]) -> Repeated:
         ]
         results = [job.result() for job in jobs]
     losses = [result.get("loss") for result in results]
-    if failed := next((one for one in results if not isinstance(one.get("loss"), float)), None):
+    if failed := next((result for result in results if not isinstance(result.get("loss"), float)), None):
         raise NotPossible(f"a training of the audit failed: {failed.get('reason')}")
     own, control = losses[: len(seeds)], losses[len(seeds) :]
     return judged(claim, seeds, own, control)  # type: ignore[arg-type]  # every loss is a number by now

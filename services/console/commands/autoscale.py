@@ -101,7 +101,7 @@ def gpus(environment: Mapping[str, str] | None = None) -> list[str]:
     done = subprocess.run(
         [tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
     )
-    return [one.strip() for one in done.stdout.splitlines() if one.strip()] if done.returncode == 0 else []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
 
 
 class Moment(TypedDict):

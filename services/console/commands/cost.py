@@ -31,11 +31,11 @@ from services.domain.curves import (
 
 def cost(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """What a run has used: time, compute, tokens, money."""
-    found = costs(*asyncio.run(run_and_candidates(console_settings(), chosen_run(argument, run))))
+    totals = costs(*asyncio.run(run_and_candidates(console_settings(), chosen_run(argument, run))))
     if as_json:
-        print_json(found)
+        print_json(totals)
     else:
-        _print(found)
+        _print(totals)
 
 
 def costs(status: pb.RunStatus, records: Sequence[candidate_pb2.Candidate]) -> dict[str, object]:
@@ -49,9 +49,13 @@ def costs(status: pb.RunStatus, records: Sequence[candidate_pb2.Candidate]) -> d
     priced = not calls or any(call.HasField("price") for asked in calls.values() for call in asked)
     spent = status.spent
     accepted = [
-        one for one in records if one.kind == candidate_pb2.KIND_PROPOSAL and one.state == candidate_pb2.STATE_ARCHIVED
+        record
+        for record in records
+        if record.kind == candidate_pb2.KIND_PROPOSAL and record.state == candidate_pb2.STATE_ARCHIVED
     ]
-    confirmed = [one.discovery.effect for one in records if one.HasField("discovery") and one.discovery.confirmed]
+    confirmed = [
+        record.discovery.effect for record in records if record.HasField("discovery") and record.discovery.confirmed
+    ]
     money = spent.money if priced else None
     return {"run": status.run, "wall_seconds": spent.seconds, "training_seconds": spent.training_seconds,
             "gpu_seconds": spent.gpu_seconds, "flops": spent.flops, "tokens": spent.tokens,
@@ -69,7 +73,7 @@ def drafts(records: Sequence[candidate_pb2.Candidate]) -> dict[str, dict[str, fl
 
     For each: proposals asked for, how many first drafts were new and sound, and drafts refused as repeats or by checks.
     """
-    found: defaultdict[str, list[tuple[bool, Sequence[str]]]] = defaultdict(list)
+    outcomes: defaultdict[str, list[tuple[bool, Sequence[str]]]] = defaultdict(list)
     for record in records:
         if record.kind != candidate_pb2.KIND_PROPOSAL:
             continue
@@ -77,15 +81,15 @@ def drafts(records: Sequence[candidate_pb2.Candidate]) -> dict[str, dict[str, fl
         if record.HasField("proposal") or refused:
             asked = [call.prompt_version for call in record.calls if call.role == "propose" and call.prompt_version]
             version = record.proposal.prompt_version or next(reversed(asked), "") or record.proposal.mind or ABSENT
-            found[version].append((record.HasField("proposal") and not refused, refused))
+            outcomes[version].append((record.HasField("proposal") and not refused, refused))
     rows: dict[str, dict[str, float | int]] = {}
-    for version, fared in sorted(found.items()):
+    for version, fared in sorted(outcomes.items()):
         passed = sum(first for first, _ in fared)
-        told = [sentence for _, sentences in fared for sentence in sentences]
-        failed = sum(sentence.startswith("the check fails") for sentence in told)
+        refusals = [sentence for _, sentences in fared for sentence in sentences]
+        failed = sum(sentence.startswith("the check fails") for sentence in refusals)
         rows[version] = {
             "asked": len(fared), "passed_at_first": passed, "rate": passed / len(fared),
-            "repeats": len(told) - failed, "failed_checks": failed,
+            "repeats": len(refusals) - failed, "failed_checks": failed,
         }  # fmt: skip
     return rows
 
@@ -93,7 +97,7 @@ def drafts(records: Sequence[candidate_pb2.Candidate]) -> dict[str, dict[str, fl
 def _refused_drafts(record: candidate_pb2.Candidate) -> list[str]:
     """Why the drafts of a seat that ended without a proposal were refused."""
     listed = record.rejection.evidence.fields.get("refused")
-    return [] if listed is None else [str(one.string_value) for one in listed.list_value.values]
+    return [] if listed is None else [str(value.string_value) for value in listed.list_value.values]
 
 
 def _per(count: int, spent: pb.Spent, money: float | None) -> dict[str, float | None]:
@@ -116,9 +120,9 @@ def _of_role(calls: Sequence[candidate_pb2.Call]) -> dict[str, float | None]:
     return {"calls": len(calls), "tokens": tokens, "dollars": sum(prices) if prices else None}
 
 
-def _print(found: Mapping[str, object]) -> None:
+def _print(totals: Mapping[str, object]) -> None:
     """A line for each number; parts of a sum stand below its title."""
-    for name, value in found.items():
+    for name, value in totals.items():
         if not isinstance(value, dict):
             say(f"{_title(name):<26}{_number(name, value)}")
         elif name.startswith("per_"):
@@ -168,14 +172,14 @@ class Replayed:
 def stopping(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """What each rule of early stopping would have saved in a run, and which finalists it would have lost."""
     _, records = asyncio.run(run_and_candidates(console_settings(), chosen_run(argument, run)))
-    found = replays(records)
+    rules = replays(records)
     if as_json:
-        print_json([replay_row(replayed) for replayed in found])
-    elif found:
-        _print_replays(found)
+        print_json([replay_row(replayed) for replayed in rules])
+    elif rules:
+        _print_replays(rules)
         if text := stopped_in_the_run(records):
             say(paragraph(text))
-    if not found:
+    if not rules:
         typer.echo(f"nothing can be said: {too_few(records)}", err=True)
         raise typer.Exit(1)
 
@@ -223,14 +227,14 @@ def _places(fraction: float | None) -> str:
     return ", ".join(f"{at:.0%}" for at in ([at for at, _ in QUANTILES] if fraction is None else [fraction]))
 
 
-def _print_replays(found: Sequence[Replayed]) -> None:
-    lost = [f"{len(one.replay.lost)} of {len(one.replay.finalists)}" for one in found]
+def _print_replays(rules: Sequence[Replayed]) -> None:
+    lost = [f"{len(replayed.replay.lost)} of {len(replayed.replay.finalists)}" for replayed in rules]
     say(table([
-        Column("rule", [str(replay_row(one)["rule"]) for one in found]),
-        Column("at", [_places(one.fraction) for one in found], right=True),
-        Column("trainings", [str(one.trainings) for one in found], right=True),
-        Column("stopped", [str(len(one.replay.stopped)) for one in found], right=True),
-        Column("compute saved", [f"{one.replay.saved:.0%}" for one in found], right=True),
+        Column("rule", [str(replay_row(replayed)["rule"]) for replayed in rules]),
+        Column("at", [_places(replayed.fraction) for replayed in rules], right=True),
+        Column("trainings", [str(replayed.trainings) for replayed in rules], right=True),
+        Column("stopped", [str(len(replayed.replay.stopped)) for replayed in rules], right=True),
+        Column("compute saved", [f"{replayed.replay.saved:.0%}" for replayed in rules], right=True),
         Column("finalists lost", lost, right=True),
     ]))  # fmt: skip
     note = (

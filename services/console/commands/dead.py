@@ -77,8 +77,8 @@ def list_letters(run: Run = "", as_json: Json = False) -> None:
 def show(letter: Which, run: Run = "", as_json: Json = False) -> None:
     """The message, the event in it, and the traceback."""
 
-    async def ask(bus: Bus, _: object, found: list[Letter]) -> tuple[Letter, events_pb2.Event]:
-        one = the_letter(found, letter)
+    async def ask(bus: Bus, _: object, letters: list[Letter]) -> tuple[Letter, events_pb2.Event]:
+        one = the_letter(letters, letter)
         return one, events_pb2.Event.FromString(await bus.body_at(one.event.dead.sequence))
 
     one, work = asyncio.run(_asked(console_settings(), run, ask))
@@ -97,8 +97,8 @@ def retry(letter: Which, run: Run = "", as_json: Json = False) -> None:
     Nothing that it has been through is done again. With NATS credentials this takes the administrator's.
     """
 
-    async def ask(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, found: list[Letter]) -> events_pb2.Event:
-        return await retry_letter(bus, archive, the_letter(found, letter))
+    async def ask(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, letters: list[Letter]) -> events_pb2.Event:
+        return await retry_letter(bus, archive, the_letter(letters, letter))
 
     event = _done(run, ask)
     waits = "" if _alive(console_settings()) else "; it waits for services: `asi-arch run --resume`"
@@ -114,16 +114,16 @@ def drop(
 ) -> None:
     """Mark a letter as dealt with; its candidate stays as it ended."""
 
-    async def ask(bus: Bus, _: object, found: list[Letter]) -> events_pb2.Event:
-        return await drop_letter(bus, the_letter(found, letter), reason)
+    async def ask(bus: Bus, _: object, letters: list[Letter]) -> events_pb2.Event:
+        return await drop_letter(bus, the_letter(letters, letter), reason)
 
     event = _done(run, ask)
     _tell(event, as_json, f"{event.dead_dropped.dead} is dealt with")
 
 
 def _list(run: str, as_json: bool) -> None:
-    async def ask(_: Bus, __: object, found: list[Letter]) -> list[Letter]:
-        return found
+    async def ask(_: Bus, __: object, letters: list[Letter]) -> list[Letter]:
+        return letters
 
     found = rows(asyncio.run(_asked(console_settings(), run, ask)))
     if as_json:
@@ -160,24 +160,24 @@ def _tell(event: events_pb2.Event, as_json: bool, sentence: str) -> None:
 
 async def dead_letters(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> list[Letter]:
     """All dead letters of a run, oldest first."""
-    found = [
+    letters = [
         (logged.sequence, Cause.of(logged.body))
         for entity in ("candidate", "run")
         async for logged in bus.read_log(f"asi.v1.{run}.{entity}.dead")
     ]
     settled = [events_pb2.Event.FromString(one.body) async for one in bus.read_log(f"asi.v1.{run}.dead.dropped")]
     gone = {one.dead_dropped.dead for one in settled}
-    again = await _retried(archive, run, {cause.event.candidate for _, cause in found if cause.event.candidate})
+    again = await _retried(archive, run, {cause.event.candidate for _, cause in letters if cause.event.candidate})
     return [
-        Letter(number, cause, _state_of(cause.event.id, gone, again)) for number, cause in sorted(found, key=_first)
+        Letter(number, cause, _state_of(cause.event.id, gone, again)) for number, cause in sorted(letters, key=_first)
     ]
 
 
-def the_letter(found: Sequence[Letter], wanted: str) -> Letter:
+def the_letter(letters: Sequence[Letter], wanted: str) -> Letter:
     """By its number, or by the candidate if that has just one. Raises NotFound."""
-    named = [one for one in found if wanted in (str(one.number), one.event.candidate, one.event.id)]
+    named = [letter for letter in letters if wanted in (str(letter.number), letter.event.candidate, letter.event.id)]
     if not named:
-        known = ", ".join(f"{one.number} ({one.event.candidate or 'run'})" for one in found) or "none"
+        known = ", ".join(f"{letter.number} ({letter.event.candidate or 'run'})" for letter in letters) or "none"
         raise NotFound(f"no dead letter is called {wanted!r}; there are: {known}")
     if len(named) > 1:
         numbers = ", ".join(str(one.number) for one in named)
@@ -218,29 +218,29 @@ async def drop_letter(bus: Bus, letter: Letter, reason: str) -> events_pb2.Event
     return event
 
 
-def rows(found: Sequence[Letter]) -> list[LetterRow]:
+def rows(letters: Sequence[Letter]) -> list[LetterRow]:
     """As plain values."""
     return [
         LetterRow(
-            number=one.number,
-            time=one.event.time.ToDatetime().isoformat(timespec="seconds") + "Z",
-            run=one.event.run,
-            candidate=one.event.candidate or None,
-            durable=one.event.dead.consumer,
-            message=one.event.dead.sequence,
-            deliveries=one.event.dead.deliveries,
-            reason=one.event.dead.reason,
-            state=one.state,
+            number=letter.number,
+            time=letter.event.time.ToDatetime().isoformat(timespec="seconds") + "Z",
+            run=letter.event.run,
+            candidate=letter.event.candidate or None,
+            durable=letter.event.dead.consumer,
+            message=letter.event.dead.sequence,
+            deliveries=letter.event.dead.deliveries,
+            reason=letter.event.dead.reason,
+            state=letter.state,
         )
-        for one in found
+        for letter in letters
     ]
 
 
-def _print_rows(found: Sequence[LetterRow]) -> None:
+def _print_rows(letter_rows: Sequence[LetterRow]) -> None:
     """A line for each letter, and its reason below."""
-    if not found:
+    if not letter_rows:
         say("no dead letters")
-    for row in found:
+    for row in letter_rows:
         number = styled(f"{row['number']:>5}", fg="red") if row["state"] == "open" else f"{row['number']:>5}"
         say(f"{number}  {row['candidate'] or 'run ' + row['run']}  {row['durable']}  {row['state']}  {row['time']}")
         say(paragraph(" ".join(row["reason"].split()), 7, " " * 7))

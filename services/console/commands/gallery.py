@@ -69,35 +69,35 @@ def tried(records: Sequence[pb.Candidate]) -> int:
 
 def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings | None = None) -> list[str]:
     """What a run found and how sure it is, whatever it is; with its settings also who was not admitted."""
-    found = [record for record in records if record.HasField("discovery")]
-    if not found:
+    claimed = [record for record in records if record.HasField("discovery")]
+    if not claimed:
         outside = "" if settings is None else _outside(records, settings)
         return [
             f"Found: nothing to claim. Of {tried(records)} candidates none was promoted to a second training.{outside}"
         ]
-    confirmed = sum(outcome_of(one.discovery) == "confirmed" for one in found)
+    confirmed = sum(outcome_of(one.discovery) == "confirmed" for one in claimed)
     known = {record.id: record for record in records}
-    finalists = "1 finalist" if len(found) == 1 else f"{len(found)} finalists"
+    finalists = "1 finalist" if len(claimed) == 1 else f"{len(claimed)} finalists"
     lines = [f"Found: {confirmed} confirmed of {finalists}, out of {tried(records)} candidates tried."]
-    lines += [_sentence(one, known) for one in sorted(found, key=by_effect)]
-    gain = detectable([finding_of(one) for one in found])
+    lines += [_sentence(one, known) for one in sorted(claimed, key=by_effect)]
+    gain = detectable([finding_of(one) for one in claimed])
     if gain is not None:
         lines.append(f"  These tests would have confirmed a true gain of {gain:.4f} nats with a chance of 80 %.")
     return lines
 
 
-def card_json(one: ModelCard) -> dict[str, object]:
+def card_json(entry: ModelCard) -> dict[str, object]:
     """A card as JSON."""
     return {
-        "id": one.candidate, "name": one.facts.name, "claim": one.claim, "evidence": list(one.evidence),
-        "compared": one.compared, "cost": list(one.cost), "lineage": list(one.lineage),
-        "motivation": one.facts.motivation,
+        "id": entry.candidate, "name": entry.facts.name, "claim": entry.claim, "evidence": list(entry.evidence),
+        "compared": entry.compared, "cost": list(entry.cost), "lineage": list(entry.lineage),
+        "motivation": entry.facts.motivation,
     }  # fmt: skip
 
 
-def outcome_of(found: pb.Discovery) -> str:
+def outcome_of(discovery: pb.Discovery) -> str:
     """ "confirmed", "refuted" or "undecided"; events older than the word tell two of them."""
-    return found.outcome or ("confirmed" if found.confirmed else "undecided")
+    return discovery.outcome or ("confirmed" if discovery.confirmed else "undecided")
 
 
 def by_effect(record: pb.Candidate) -> tuple[bool, float]:
@@ -172,8 +172,8 @@ def other_text_gain(record: pb.Candidate, control: pb.Candidate) -> tuple[str, f
     losses = [
         {
             seed.seed: seed
-            for one in each.verifications
-            for seed in one.training.seeds
+            for verification in each.verifications
+            for seed in verification.training.seeds
             if seed.HasField("other_text_loss") and seed.seed in record.discovery.seeds
         }
         for each in (record, control)
@@ -212,7 +212,7 @@ def _facts(record: pb.Candidate, status: archive_pb2.RunStatus) -> ModelFacts:
     trainings = [record.training, *(verification.training for verification in record.verifications)]
     measured = [seed.measurements for training in trainings for seed in training.seeds]
     prices = [call.price for call in record.calls if call.HasField("price")]
-    gpu = [one.gpu_seconds for one in measured if one.HasField("gpu_seconds")]
+    gpu = [measurement.gpu_seconds for measurement in measured if measurement.HasField("gpu_seconds")]
     first = measured[0] if measured else None
     return ModelFacts(
         name=record.proposal.name or record.id,
@@ -222,9 +222,9 @@ def _facts(record: pb.Candidate, status: archive_pb2.RunStatus) -> ModelFacts:
         parameters=first.parameters if first else None,
         tokens_per_second=first.tokens_per_second if first and first.HasField("tokens_per_second") else None,
         cost=Cost(
-            tokens_trained=sum(one.tokens for one in measured) or None,
+            tokens_trained=sum(measurement.tokens for measurement in measured) or None,
             gpu_hours=sum(gpu) / 3600 if gpu else None,
-            wall_hours=sum(one.seconds for one in measured) / 3600 if measured else None,
+            wall_hours=sum(measurement.seconds for measurement in measured) / 3600 if measured else None,
             money=sum(prices) if prices else None,
         ),
     )

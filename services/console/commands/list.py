@@ -63,16 +63,16 @@ async def _listed(
             return rows, [], ""
         whole = pb.ListCandidatesRequest(run=status.run, sort="number", reverse=True, slim=True)
         all_records = sorted(await all_candidates(archive, whole), key=lambda record: record.request.number)
-    found = progress_of(all_records, status.settings)
-    front = {all_records[place].id for place in found.front} if found else set()
+    progress = progress_of(all_records, status.settings)
+    front = {all_records[place].id for place in progress.front} if progress else set()
     for one in rows:
         one["front"] = one["id"] in front
     if front_first:
         rows = sorted(rows, key=lambda one: not one["front"])[:limit]
     note = (
-        f"{len(front)} on the front in {', '.join(objectives)}; it dominates {found.volumes[-1][1]:.2%} of the box "
+        f"{len(front)} on the front in {', '.join(objectives)}; it dominates {progress.volumes[-1][1]:.2%} of the box "
         "between zero and the worst baseline in each objective"
-        if found and found.volumes
+        if progress and progress.volumes
         else "no front yet: no baseline is measured in all objectives"
     )
     return rows, objectives, note

@@ -57,22 +57,22 @@ def scaling(
             from services.table.policies import POLICIES
 
             one_of("--policy", policy, tuple(POLICIES))
-            found = on_the_table(policy, budget, runs, against)
+            result = on_the_table(policy, budget, runs, against)
         else:
             status, records = asyncio.run(run_and_candidates(console_settings(), chosen_run(argument, run)))
-            found = of_run(status.run, records, against)
+            result = of_run(status.run, records, against)
     except ValueError as error:
         raise NotPossible(f"nothing can be said: {error}") from None
     if as_json:
-        print_json(as_row(found))
+        print_json(as_row(result))
     else:
-        say(paragraph(told(found)))
+        say(paragraph(told(result)))
 
 
 def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> Found:
     """From the search of a run, controls included in what was spent. Raises ValueError where the noise is unknown."""
     references = {one.name for one in baselines() if one.role == "reference"}
-    ordered = sorted(records, key=lambda one: (one.request.number, one.id))
+    ordered = sorted(records, key=lambda record: (record.request.number, record.id))
     controls = {
         one.request.baseline: [seed.loss for seed in one.training.seeds]
         for one in ordered

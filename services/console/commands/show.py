@@ -189,18 +189,18 @@ async def _both(
         return one, other
 
 
-def measures(one: candidate_pb2.Candidate, other: candidate_pb2.Candidate) -> list[Measure]:
+def measures(record: candidate_pb2.Candidate, other: candidate_pb2.Candidate) -> list[Measure]:
     """What both were measured in, and the tasks of either."""
-    left, right = row(one), row(other)
+    left, right = row(record), row(other)
     values = [(name, left[name], right[name], less) for name, less in LESS_IS_BETTER.items()]  # type: ignore[literal-required]
-    ours, theirs = _tasks(one), _tasks(other)
+    ours, theirs = _tasks(record), _tasks(other)
     values += [(task, ours.get(task), theirs.get(task), False) for task in dict.fromkeys((*ours, *theirs))]
     found = []
     for name, a, b, less in values:
         difference = None if a is None or b is None else a - b
         better = None
         if difference and less is not None:
-            better = one.id if (difference < 0) == less else other.id
+            better = record.id if (difference < 0) == less else other.id
         found.append(Measure(measure=name, first=a, second=b, difference=difference, better=better))
     return found
 
@@ -209,9 +209,9 @@ def _tasks(record: candidate_pb2.Candidate) -> dict[str, float]:
     return {score.task: score.value for seed in record.training.seeds[:1] for score in seed.scores}
 
 
-def _keyed(measure: Measure, one: candidate_pb2.Candidate, other: candidate_pb2.Candidate) -> dict[str, object]:
+def _keyed(measure: Measure, record: candidate_pb2.Candidate, other: candidate_pb2.Candidate) -> dict[str, object]:
     """With the candidates' ids as names."""
-    return {"measure": measure["measure"], one.id: measure["first"], other.id: measure["second"],
+    return {"measure": measure["measure"], record.id: measure["first"], other.id: measure["second"],
             "difference": measure["difference"], "better": measure["better"]}  # fmt: skip
 
 

@@ -117,14 +117,14 @@ def sizes(
         plan = list(_plan(status, [own, *controls], _factors(factors), seeds, texts, read_sizes(path)))
         _train(plan, path, parallel or os.cpu_count() or 1, quiet=as_json)
     trained = read_sizes(path)
-    found = gains(trained, own.id)
-    if not found:
+    size_gains = gains(trained, own.id)
+    if not size_gains:
         raise NotPossible(f"no size has a training of {own.proposal.name} and of a control with the same seed yet")
     drift = trends(trained, own.id)
     if as_json:
-        print_json({"gains": [asdict(one) for one in found], "trends": [asdict(one) for one in drift]})
+        print_json({"gains": [asdict(gain) for gain in size_gains], "trends": [asdict(one) for one in drift]})
     else:
-        _print(found, drift)
+        _print(size_gains, drift)
 
 
 def read_sizes(path: Path) -> list[Trained]:
@@ -142,7 +142,7 @@ def read_sizes(path: Path) -> list[Trained]:
 
 def gains(trained: Sequence[Trained], candidate: str) -> list[SizeGain]:
     """For each text and size, the gain over the control that is strongest there."""
-    found = []
+    size_gains = []
     for corpus, factor in sorted({(one.corpus, one.factor) for one in trained}):
         losses = _losses(trained, corpus, factor)
         own = losses.pop(candidate, {})
@@ -154,11 +154,11 @@ def gains(trained: Sequence[Trained], candidate: str) -> list[SizeGain]:
         differences = [losses[control][seed] - own[seed] for seed in both]
         interval = paired_test(differences).interval() if len(both) > 1 else None
         names = {one.candidate: one.name for one in trained}
-        found.append(
+        size_gains.append(
             SizeGain(factor, corpus, names[candidate], names[control], len(both), fmean(own[seed] for seed in both),
                      fmean(losses[control][seed] for seed in both), fmean(differences), interval)
         )  # fmt: skip
-    return found
+    return size_gains
 
 
 def trends(trained: Sequence[Trained], candidate: str) -> list[Trend]:
@@ -181,13 +181,13 @@ def trends(trained: Sequence[Trained], candidate: str) -> list[Trend]:
     return found
 
 
-def told(found: Sequence[SizeGain], drift: Sequence[Trend]) -> str:
+def told(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> str:
     """In sentences."""
     parts = [
-        f"{one.corpus} ×{one.factor}: {one.gain:+.4f}"
-        + ("" if one.interval is None else f" [{one.interval.low:+.4f}, {one.interval.high:+.4f}]")
-        + f" against {one.control} ({one.seeds} seeds)"
-        for one in found
+        f"{gain.corpus} ×{gain.factor}: {gain.gain:+.4f}"
+        + ("" if gain.interval is None else f" [{gain.interval.low:+.4f}, {gain.interval.high:+.4f}]")
+        + f" against {gain.control} ({gain.seeds} seeds)"
+        for gain in size_gains
     ]
     parts += [
         f"on {one.corpus} the gain changes by {one.slope:+.4f} [{one.interval.low:+.4f}, {one.interval.high:+.4f}] per "
@@ -302,17 +302,17 @@ def _trained(job: _Job) -> Trained:
     )  # fmt: skip
 
 
-def _print(found: Sequence[SizeGain], drift: Sequence[Trend]) -> None:
+def _print(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> None:
     say(table([
-        Column("text", [one.corpus for one in found]),
-        Column("size", [f"×{one.factor}" for one in found], right=True),
-        Column("loss", [f"{one.loss:.4f}" for one in found], right=True),
-        Column("strongest control", [one.control for one in found]),
-        Column("its loss", [f"{one.control_loss:.4f}" for one in found], right=True),
-        Column("gain", [f"{one.gain:+.4f}" for one in found], right=True),
-        Column("[95 %]", [ABSENT if one.interval is None else f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]"
-                          for one in found]),
-        Column("seeds", [str(one.seeds) for one in found], right=True),
+        Column("text", [gain.corpus for gain in size_gains]),
+        Column("size", [f"×{gain.factor}" for gain in size_gains], right=True),
+        Column("loss", [f"{gain.loss:.4f}" for gain in size_gains], right=True),
+        Column("strongest control", [gain.control for gain in size_gains]),
+        Column("its loss", [f"{gain.control_loss:.4f}" for gain in size_gains], right=True),
+        Column("gain", [f"{gain.gain:+.4f}" for gain in size_gains], right=True),
+        Column("[95 %]", [ABSENT if gain.interval is None else f"[{gain.interval.low:+.4f}, {gain.interval.high:+.4f}]"
+                          for gain in size_gains]),
+        Column("seeds", [str(gain.seeds) for gain in size_gains], right=True),
     ]))  # fmt: skip
     if drift:
         say(paragraph(told([], drift)))

@@ -22,12 +22,12 @@ LISTEN_SECONDS = 3.5  # a little more than between two announcements of a servic
 def status(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """The state of a run."""
     settings = console_settings()
-    found = asyncio.run(_status(settings, chosen_run(argument, run)))
-    waits = asyncio.run(_waits(settings, found))
+    run_status = asyncio.run(_status(settings, chosen_run(argument, run)))
+    waits = asyncio.run(_waits(settings, run_status))
     if as_json:
-        print_json({**as_dict(found), **({"waits": waits} if waits else {})})
+        print_json({**as_dict(run_status), **({"waits": waits} if waits else {})})
     else:
-        say(pairs([*_lines(found), *(("waits", line) for line in waits)]))
+        say(pairs([*_lines(run_status), *(("waits", line) for line in waits)]))
 
 
 async def _waits(settings: ConsoleSettings, status: pb.RunStatus) -> list[str]:
@@ -36,24 +36,25 @@ async def _waits(settings: ConsoleSettings, status: pb.RunStatus) -> list[str]:
         return []
     from services.console.log import open_log  # with the client of the bus, which an archive is read without
 
-    heard: dict[str, Progress] = {}
+    progress_of: dict[str, Progress] = {}
     async with open_log(settings) as bus, bus.announcements(status.run) as announced:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LISTEN_SECONDS):
                 while True:
-                    one = await announced.get()
-                    heard[one.candidate] = one
+                    progress = await announced.get()
+                    progress_of[progress.candidate] = progress
     return [
-        f"{one.candidate}: {one.service} for {one.waits_for}, {clock(time.time() - one.since.ToNanoseconds() / 1e9)}"
-        for _, one in sorted(heard.items())
-        if one.waits_for
+        f"{progress.candidate}: {progress.service} for {progress.waits_for}, "
+        f"{clock(time.time() - progress.since.ToNanoseconds() / 1e9)}"
+        for _, progress in sorted(progress_of.items())
+        if progress.waits_for
     ]
 
 
 def runs(as_json: Json = False) -> None:
     """All runs, newest first."""
-    found = asyncio.run(_runs(console_settings()))
-    print_json([as_dict(run) for run in found]) if as_json else say(_overview(found))
+    statuses = asyncio.run(_runs(console_settings()))
+    print_json([as_dict(run) for run in statuses]) if as_json else say(_overview(statuses))
 
 
 async def _status(settings: ConsoleSettings, run: str) -> pb.RunStatus:
@@ -107,15 +108,15 @@ def _spent(spent: pb.Spent) -> str:
     return ", ".join(parts)
 
 
-def _overview(found: Sequence[pb.RunStatus]) -> str:
-    if not found:
+def _overview(statuses: Sequence[pb.RunStatus]) -> str:
+    if not statuses:
         return "no run yet"
     return table([
-        Column("run", [run.run for run in found]),
-        Column("phase", [run.phase for run in found]),
-        Column("candidates", [_states(run) for run in found], flexible=True),
-        Column("best", [f"{run.best.fitness:.3f}" if run.HasField("best") else ABSENT for run in found], right=True),
-        Column("time", [clock(run.spent.seconds) for run in found], right=True),
+        Column("run", [run.run for run in statuses]),
+        Column("phase", [run.phase for run in statuses]),
+        Column("candidates", [_states(run) for run in statuses], flexible=True),
+        Column("best", [f"{run.best.fitness:.3f}" if run.HasField("best") else ABSENT for run in statuses], right=True),
+        Column("time", [clock(run.spent.seconds) for run in statuses], right=True),
     ])  # fmt: skip
 
 

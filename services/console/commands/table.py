@@ -105,7 +105,7 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
     _early_and_stopping(agreements, stoppings)
     if effects:
         say(f"\n{styled('What pays', bold=True)}: nats against DeltaNet's value, all else alike; negative is better")
-        ordered = sorted(effects, key=lambda one: one.mean)
+        ordered = sorted(effects, key=lambda effect: effect.mean)
         say(text_table([
             Column("part", [one.dimension for one in ordered]),
             Column("value", [one.value or "none" for one in ordered]),

@@ -86,13 +86,13 @@ async def _record(settings: ConsoleSettings, event: EventRow) -> candidate_pb2.C
 
 def discovery_message(record: candidate_pb2.Candidate) -> dict[str, object]:
     """What is sent: the candidate, the claim's numbers, and a sentence in `text`, which chat services show."""
-    found = record.discovery
+    discovery = record.discovery
     text = (
         f"asi-arch: discovery in run {record.run}: {record.proposal.name} ({record.id}) is better than its strongest "
-        f"control by {found.effect:.4f} nats per token; adjusted p {found.adjusted_p_value:.2g} "
-        f"for {found.tried} tried."
+        f"control by {discovery.effect:.4f} nats per token; adjusted p {discovery.adjusted_p_value:.2g} "
+        f"for {discovery.tried} tried."
     )
-    claim = as_dict(found)
+    claim = as_dict(discovery)
     return {"text": text, "run": record.run, "candidate": record.id, "name": record.proposal.name, "discovery": claim}
 
 

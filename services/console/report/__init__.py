@@ -40,14 +40,14 @@ def methods(data: Dataset) -> str:
     """What was run, on what, how candidates were chosen, scored and verified."""
     status, settings = data.status, data.status.settings
     if status.origin.startswith("imported"):
-        held = sum(1 for one in data.records if one.training.seeds)
+        held = sum(1 for record in data.records if record.training.seeds)
         return (
             f"The {len(data.records)} records of run {status.run} were {status.origin}; nothing of them was measured "
             f"here. {len(data.scored)} hold a score in the sum form of the published code (0 to 3), {held} also hold a "
             "training curve, benchmark scores or a parameter count. The mean accuracy is that of ARC-Challenge, "
             "ARC-Easy, BoolQ, HellaSwag, PIQA, Social IQA and WinoGrande where all seven are there."
         )
-    kinds = Counter(one.kind for one in data.records)
+    kinds = Counter(record.kind for record in data.records)
     overrides = ", ".join(f"{key} = {value}" for key, value in sorted(settings.scale_overrides.items()))
     scale = f"{settings.scale} ({overrides})" if overrides else settings.scale
     sentences = [
@@ -71,8 +71,8 @@ def methods(data: Dataset) -> str:
     )
     if objectives := objectives_of(settings):
         sentences.append(
-            f"Parents and finalists were chosen by {', '.join(one.name for one in objectives)} together, by rounds of "
-            "non-dominated sorting and by crowding distance (NSGA-II)."
+            f"Parents and finalists were chosen by {', '.join(objective.name for objective in objectives)} together, "
+            "by rounds of non-dominated sorting and by crowding distance (NSGA-II)."
         )
     if settings.promotion not in ("", "none"):
         sentences.append(
@@ -80,17 +80,21 @@ def methods(data: Dataset) -> str:
             "selection has seen; a discovery is confirmed against the strongest control, with p adjusted for all tried."
         )
     sentences.append(_machine(data))
-    return " ".join(one for one in sentences if one)
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _machine(data: Dataset) -> str:
-    measured = [seed.measurements for one in data.measured for seed in one.training.seeds]
-    devices = Counter(one.device_name or one.device for one in measured if one.device_name or one.device)
+    measured = [seed.measurements for record in data.measured for seed in record.training.seeds]
+    devices = Counter(
+        measurement.device_name or measurement.device
+        for measurement in measured
+        if measurement.device_name or measurement.device
+    )
     if not devices:
         return ""
-    first = next(one for one in measured if one.device_name or one.device)
+    first = next(measurement for measurement in measured if measurement.device_name or measurement.device)
     versions = ", ".join(f"{name} {first.versions[name]}" for name in sorted(first.versions))
-    hours = sum(one.seconds for one in measured) / 3600
+    hours = sum(measurement.seconds for measurement in measured) / 3600
     parts = [
         f"{hours:.2f} hours of training and evaluation were spent on {', '.join(devices)}",
         f"in {first.precision}" if first.precision else "",
@@ -161,7 +165,7 @@ def write_report(
 def _not_drawn(drawings: Sequence[Drawing]) -> str:
     if not drawings:
         return ""
-    lines = "".join(f"<li>{escape(one.title)}: {escape(one.missing)}.</li>" for one in drawings)
+    lines = "".join(f"<li>{escape(drawing.title)}: {escape(drawing.missing)}.</li>" for drawing in drawings)
     return f'<h2>Not drawn</h2><ul class="missing">{lines}</ul>'
 
 
@@ -254,6 +258,6 @@ def _told(data: Dataset) -> list[str]:
     settings = data.status.settings
     if settings.promotion in ("", "none"):
         return []
-    if data.status.phase not in ENDED and not any(one.HasField("discovery") for one in data.records):
+    if data.status.phase not in ENDED and not any(record.HasField("discovery") for record in data.records):
         return ["What was found is told when the second trainings of the finalists have ended."]
     return sentences(data.records, settings)

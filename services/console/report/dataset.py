@@ -31,7 +31,7 @@ class Dataset:
         cls, status: archive_pb2.RunStatus, records: Sequence[pb.Candidate], sizes: Sequence[Trained] = ()
     ) -> "Dataset":
         """Ordered by number."""
-        return cls(status, tuple(sorted(records, key=lambda one: (one.request.number, one.id))), tuple(sizes))
+        return cls(status, tuple(sorted(records, key=lambda record: (record.request.number, record.id))), tuple(sizes))
 
     @cached_property
     def root(self) -> pb.Candidate | None:
@@ -63,7 +63,7 @@ class Dataset:
     @cached_property
     def ranked(self) -> list[pb.Candidate]:
         """The scored ones, best first."""
-        return sorted(self.scored, key=lambda one: (-one.verdict.fitness.value, one.request.number))
+        return sorted(self.scored, key=lambda record: (-record.verdict.fitness.value, record.request.number))
 
 
 def seconds_of(record: pb.Candidate) -> float:
@@ -143,7 +143,7 @@ def tables(data: Dataset) -> list[Drawing]:
 def benchmarks(data: Dataset) -> Drawing:
     """Models and what they scored; the difference refers to the root."""
     name, title = "tables-1-2-benchmarks", "Tables 1 and 2 · Models and benchmarks"
-    models = [one for one in data.ranked if one.training.seeds][:MOST_MODELS]
+    models = [record for record in data.ranked if record.training.seeds][:MOST_MODELS]
     if not models:
         return missing(name, title, "no measured candidate has a fitness")
     tasks = list(dict.fromkeys(score.task for model in models for score in model.training.seeds[0].scores))
@@ -182,7 +182,7 @@ def benchmarks(data: Dataset) -> Drawing:
 def components(data: Dataset) -> Drawing:
     """What the best quarter is made of, and the rest, with how far fitness differs with and without each."""
     name, title = "figure-7-components", "Figure 7 · Components of the best against all others"
-    tagged = [one for one in data.ranked if _components(one) and one.kind != pb.KIND_ABLATION]
+    tagged = [record for record in data.ranked if _components(record) and record.kind != pb.KIND_ABLATION]
     if len(tagged) < LEAST_TAGGED:
         return missing(name, title, f"{len(tagged)} scored candidates have components, of {LEAST_TAGGED} needed")
     cut = max(LEAST_GROUP, len(tagged) // 4)
@@ -227,7 +227,7 @@ def components(data: Dataset) -> Drawing:
 def origins(data: Dataset) -> Drawing:
     """Where ideas came from, for the best quarter and the others."""
     name, title = "table-3-origins", "Table 3 · Where ideas came from"
-    naming = [one for one in data.ranked if one.proposal.ideas]
+    naming = [record for record in data.ranked if record.proposal.ideas]
     if len(naming) < LEAST_TAGGED:
         return missing(name, title, f"{len(naming)} scored candidates name origins of ideas, of {LEAST_TAGGED} needed")
     cut = max(LEAST_GROUP, len(naming) // 4)

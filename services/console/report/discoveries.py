@@ -62,10 +62,10 @@ def discoveries(data: Dataset) -> list[Drawing]:
 def verdicts(data: Dataset) -> Drawing:
     """Every claim that was tried, held or not."""
     name, title = "verdicts", "Claims and what came of them"
-    judged = [one for one in data.records if one.HasField("discovery")]
+    judged = [record for record in data.records if record.HasField("discovery")]
     if not judged:
         return Drawing(name, title, "", None, missing="no candidate was promoted to a second training")
-    known = {one.id: one for one in data.records}
+    known = {record.id: record for record in data.records}
     cells = []
     for record in sorted(judged, key=by_effect):
         found = finding_of(record)
@@ -161,9 +161,13 @@ def overview(data: Dataset) -> Drawing:
     """The whole run in one figure: every loss of the search by who proposed it, and what became of the finalists."""
     name, title = "overview", "The run · What was found, from which source, and what was confirmed"
     groups = {
-        "controls": [one for one in data.measured if one.kind == pb.KIND_BASELINE],
-        "language model": [one for one in data.measured if one.kind == pb.KIND_PROPOSAL and not one.proposal.moves],
-        "offline search": [one for one in data.measured if one.kind == pb.KIND_PROPOSAL and one.proposal.moves],
+        "controls": [record for record in data.measured if record.kind == pb.KIND_BASELINE],
+        "language model": [
+            record for record in data.measured if record.kind == pb.KIND_PROPOSAL and not record.proposal.moves
+        ],
+        "offline search": [
+            record for record in data.measured if record.kind == pb.KIND_PROPOSAL and record.proposal.moves
+        ],
     }
     proposals = len(groups["language model"]) + len(groups["offline search"])
     if not groups["controls"] or not proposals:
@@ -193,7 +197,7 @@ def overview(data: Dataset) -> Drawing:
 
 def _finalists(axes: Axes, data: Dataset) -> None:
     """The gain of each claim that was tested, with its interval."""
-    judged = sorted((one for one in data.records if one.HasField("discovery")), key=by_effect, reverse=True)
+    judged = sorted((record for record in data.records if record.HasField("discovery")), key=by_effect, reverse=True)
     tested = [(one, finding) for one in judged if (finding := finding_of(one)).interval is not None]
     for place, (one, finding) in enumerate(tested):
         assert finding.interval is not None  # noqa: S101 - by the line above
@@ -353,8 +357,8 @@ def _curve_figure(found: DiscoveryCurve) -> Figure:
         axes.plot([x / HOUR for x in xs], [found.line.at(x) for x in xs], color=GOOD, lw=1.4, ls="--", label="line")
         bands = [band for x in xs if (band := found.line.band(x)) is not None]
         if len(bands) == len(xs):
-            axes.fill_between([x / HOUR for x in xs], [max(0.0, one.low) for one in bands],
-                              [one.high for one in bands], color=GOOD, alpha=0.15, lw=0, label="95 % band")  # fmt: skip
+            low, high = [max(0.0, band.low) for band in bands], [band.high for band in bands]
+            axes.fill_between([x / HOUR for x in xs], low, high, color=GOOD, alpha=0.15, lw=0, label="95 % band")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -392,16 +396,17 @@ def gallery_section(data: Dataset, folder: Path) -> str:
     return f'<h2>{TITLE}</h2>{body}<p class="soft"><a href="gallery.json">json</a></p>'
 
 
-def _card(one: ModelCard) -> str:
+def _card(entry: ModelCard) -> str:
     parts = (
-        ("Evidence", (*one.evidence, one.compared)),
-        ("Cost", one.cost or ("Not measured.",)),
-        ("Lineage", (" → ".join(one.lineage),)),
+        ("Evidence", (*entry.evidence, entry.compared)),
+        ("Cost", entry.cost or ("Not measured.",)),
+        ("Lineage", (" → ".join(entry.lineage),)),
     )
     told = "".join(
         f"<dt>{title}</dt>" + "".join(f"<dd>{escape(line)}</dd>" for line in lines) for title, lines in parts
     )
     return (
-        f'<article class="missing"><h3>{escape(one.facts.name)} <span class="soft">{escape(one.candidate)}</span></h3>'
-        f"<p><strong>{escape(one.claim)}</strong></p><p>{escape(one.facts.motivation)}</p><dl>{told}</dl></article>"
+        f'<article class="missing"><h3>{escape(entry.facts.name)} '
+        f'<span class="soft">{escape(entry.candidate)}</span></h3>'
+        f"<p><strong>{escape(entry.claim)}</strong></p><p>{escape(entry.facts.motivation)}</p><dl>{told}</dl></article>"
     )

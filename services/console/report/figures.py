@@ -63,7 +63,7 @@ def count_against_compute(data: Dataset) -> Drawing:
         return missing(
             name, title, f"{len(scored)} candidates can be compared with the root, of {LEAST_COUNTED} needed"
         )
-    hours = sum(seconds_of(one) for one in data.measured) / 3600
+    hours = sum(seconds_of(record) for record in data.measured) / 3600
     spent, count, points = 0.0, 0, []
     for place, one in enumerate(searched, 1):
         spent += seconds_of(one) / 3600
@@ -79,7 +79,7 @@ def count_against_compute(data: Dataset) -> Drawing:
         ends = [xs[0] + (xs[-1] - xs[0]) * place / 60 for place in range(61)]
         bands = [band for at in ends if (band := line.band(at)) is not None]
         axes.plot(ends, [line.at(at) for at in ends], color=GOOD, lw=1.3, ls="--", label="least squares")
-        axes.fill_between(ends, [max(0.0, one.low) for one in bands], [one.high for one in bands], color=GOOD,
+        axes.fill_between(ends, [max(0.0, band.low) for band in bands], [band.high for band in bands], color=GOOD,
                           alpha=0.15, lw=0, label="95 % band of the line")  # fmt: skip
         unit = "hour" if hours else "candidate"
         said = f"The line rises by {line.slope:.3g} per {unit}; its band takes counts that only grow for independent."
@@ -103,19 +103,23 @@ def _better_than_root(data: Dataset) -> tuple[Callable[[pb.Candidate], bool | No
     if root is not None and root.training.HasField("benchmark"):
         loss, benchmark = root.training.loss, root.training.benchmark
 
-        def both(one: pb.Candidate) -> bool | None:
-            if not one.training.HasField("loss") or not one.training.HasField("benchmark"):
+        def both(record: pb.Candidate) -> bool | None:
+            if not record.training.HasField("loss") or not record.training.HasField("benchmark"):
                 return None
-            return one.training.loss < loss and one.training.benchmark > benchmark
+            return record.training.loss < loss and record.training.benchmark > benchmark
 
         return both, f"lower held-out loss and higher mean accuracy than {name_of(root)}"
-    first = next((one for one in data.scored if not one.proposal.parent), None)
+    first = next((record for record in data.scored if not record.proposal.parent), None)
     if first is None:
         return None, "no root has a score to compare with"
     score = first.verdict.fitness.value
 
-    def higher(one: pb.Candidate) -> bool | None:
-        return one.verdict.fitness.value > score if one.verdict.HasField("fitness") and one.id != first.id else None
+    def higher(record: pb.Candidate) -> bool | None:
+        return (
+            record.verdict.fitness.value > score
+            if record.verdict.HasField("fitness") and record.id != first.id
+            else None
+        )
 
     return higher, f"a score above {name_of(first)}'s {score:.3f}"
 
@@ -195,8 +199,8 @@ def front(data: Dataset) -> Drawing:
     objectives = objectives_of(data.status.settings)
     if not objectives:
         return missing(name, title, "the run has one objective; --policy objectives=loss,parameters gives it two")
-    found = progress_of(data.records, data.status.settings)
-    if found is None or not found.volumes:
+    progress = progress_of(data.records, data.status.settings)
+    if progress is None or not progress.volumes:
         return missing(name, title, "no baseline is measured in all objectives of the run")
     measured = [
         (place, record, [objective.value(cost) for objective, cost in zip(objectives, costs, strict=True)])
@@ -207,7 +211,7 @@ def front(data: Dataset) -> Drawing:
     panels = figure.subplots((len(objectives) + 1) // 2, 2, squeeze=False).flatten()
     for axes, other in zip(panels, range(1, len(objectives)), strict=False):
         for on_front, colour, size in ((False, SOFT, 14), (True, GOOD, 30)):
-            shown = [values for place, _, values in measured if (place in found.front) is on_front]
+            shown = [values for place, _, values in measured if (place in progress.front) is on_front]
             axes.scatter([values[other] for values in shown], [values[0] for values in shown], s=size, color=colour,
                          label="on the front" if on_front else "dominated", zorder=2 + on_front)  # fmt: skip
         axes.set_xlabel(_axis(objectives[other]))
@@ -216,7 +220,8 @@ def front(data: Dataset) -> Drawing:
     panels[0].legend(frameon=False, fontsize=8)
     last = panels[len(objectives) - 1]
     end = len(data.records)
-    last.step([*(place + 1 for place, _ in found.volumes), end], [*(v for _, v in found.volumes), found.volumes[-1][1]],
+    volumes = progress.volumes
+    last.step([*(place + 1 for place, _ in volumes), end], [*(volume for _, volume in volumes), volumes[-1][1]],
               where="post", color=ACCENT, lw=2)  # fmt: skip
     last.set_xlabel("candidates in the order of the run")
     last.set_ylabel("share of the box dominated")
@@ -224,15 +229,15 @@ def front(data: Dataset) -> Drawing:
     for unused in panels[len(objectives) :]:
         unused.set_visible(False)
     caption = (
-        f"{len(found.front)} of {len(measured)} candidates are dominated by no other in {_listed(objectives)}. The "
+        f"{len(progress.front)} of {len(measured)} candidates are dominated by no other in {_listed(objectives)}. The "
         f"hypervolume is the share of the box between zero and the worst baseline in each objective; it ends at "
-        f"{found.volumes[-1][1]:.4f}. Speed counts as seconds per token and a benchmark as its error. Single "
+        f"{progress.volumes[-1][1]:.4f}. Speed counts as seconds per token and a benchmark as its error. Single "
         "measurements are compared: some of the front is there by chance."
     )
     header = ("id", "name", *(objective.name for objective in objectives), "on the front")
     cells = tuple(
-        (record.id, name_of(record), *values, "yes" if place in found.front else "no")
-        for place, record, values in sorted(measured, key=lambda one: (one[0] not in found.front, one[2][0]))
+        (record.id, name_of(record), *values, "yes" if place in progress.front else "no")
+        for place, record, values in sorted(measured, key=lambda row: (row[0] not in progress.front, row[2][0]))
     )
     return Drawing(name, title, caption, figure, header, cells)
 
@@ -249,7 +254,9 @@ def _listed(objectives: Sequence[Objective]) -> str:
 def pool_over_time(data: Dataset) -> Drawing:
     """How loss, accuracy and fitness of the best move as candidates come in."""
     name, title = "figure-6-pool", "Figure 6 · The pool over time"
-    scored = [one for one in data.scored if one.training.HasField("loss") and one.training.HasField("benchmark")]
+    scored = [
+        record for record in data.scored if record.training.HasField("loss") and record.training.HasField("benchmark")
+    ]
     size = max(1, data.status.settings.pool.size or 50)
     if len(scored) < size + LEAST_COUNTED:
         needed = size + LEAST_COUNTED
@@ -258,7 +265,7 @@ def pool_over_time(data: Dataset) -> Drawing:
     step = BLOCK if len(scored) >= 4 * BLOCK else 1
     cells = []
     for count in range(max(step, size), len(scored) + 1, step):
-        best = sorted(scored[:count], key=lambda one: -one.verdict.fitness.value)[:size]
+        best = sorted(scored[:count], key=lambda record: -record.verdict.fitness.value)[:size]
         cells.append((
             count,
             fmean(one.training.loss for one in best),
@@ -279,7 +286,7 @@ def pool_over_time(data: Dataset) -> Drawing:
 def parameter_counts(data: Dataset) -> Drawing:
     """Do candidates win by size? Sizes by block of the run, the root's as a line."""
     name, title = "figure-8-parameters", "Figure 8 · Parameters by block of experiments"
-    counted = [(one, one.training.seeds[0].measurements.parameters) for one in data.measured]
+    counted = [(record, record.training.seeds[0].measurements.parameters) for record in data.measured]
     counted = [(one, count) for one, count in counted if count]
     if len(counted) < 2 * LEAST_IN_BLOCK:
         return missing(name, title, f"{len(counted)} parameter counts are known, of {2 * LEAST_IN_BLOCK} needed")
@@ -303,14 +310,14 @@ def parameter_counts(data: Dataset) -> Drawing:
 def curves(data: Dataset) -> Drawing:
     """All training curves faint, the best strong, controls dashed."""
     name, title = "curves", "Training curves"
-    drawn = {one.id: (one, points) for one in data.measured if len(points := mean_curve(one)) > 1}
+    drawn = {record.id: (record, points) for record in data.measured if len(points := mean_curve(record)) > 1}
     if len(drawn) < 2:
         return missing(name, title, f"{len(drawn)} training curves were recorded, of 2 that a comparison needs")
     figure, axes = new_axes("steps", "training loss (nats per token)")
     faint = [points for _, points in list(drawn.values())[:MOST_CURVES]]
     axes.add_collection(LineCollection(faint, colors=SOFT, linewidths=0.7, alpha=min(0.6, 12 / len(faint) + 0.15)))
     controls = [one for one, _ in drawn.values() if one.kind == pb.KIND_BASELINE][:4]
-    best = [one for one in data.ranked if one.id in drawn and one.kind != pb.KIND_BASELINE][:STRONG_CURVES]
+    best = [record for record in data.ranked if record.id in drawn and record.kind != pb.KIND_BASELINE][:STRONG_CURVES]
     for place, one in enumerate(best):
         steps, losses = zip(*drawn[one.id][1], strict=True)
         axes.plot(steps, losses, lw=1.8, color=CATEGORIES[place], label=name_of(one))
@@ -361,7 +368,7 @@ def _ablation_drawing(original: pb.Candidate, data: Dataset) -> Drawing:
     cells = tuple(tuple(row.values()) for row in rows)
     if not measured:
         return Drawing(name, title, "", None, missing=found[0].reason or "no ablation was measured yet")
-    silent = any(one.gain is not None and one.gain.words.endswith("this seed") for one in measured)
+    silent = any(part.gain is not None and part.gain.words.endswith("this seed") for part in measured)
     covered = "are silent about other seeds, of which none is known" if silent else "scatter between seeds is part of"
     caption = (
         "How far the held-out loss rises without the component (nats per token, same seeds), with 95 % intervals that "
@@ -392,41 +399,41 @@ def _ablation_figure(found: list[Part]) -> Figure:
 def stopping(data: Dataset) -> Drawing:
     """Compute saved and finalists lost against the place at which trainings are stopped."""
     name, title = "stopping", "Early stopping · Replayed over this run"
-    found = replays(data.records)
-    if not found:
+    rules = replays(data.records)
+    if not rules:
         return Drawing(name, title, "", None, missing=too_few(data.records))
-    rows = [replay_row(one) for one in found]
-    count, best = found[0].trainings, len(found[0].replay.finalists)
+    rows = [replay_row(rule) for rule in rules]
+    count, best = rules[0].trainings, len(rules[0].replay.finalists)
     caption = (
         f"{count} whole trainings in their order, each judged by the earlier ones alone: extrapolation from the loss "
         "there and its fall since half that way (line), quantiles at a quarter and at half of the steps (level lines). "
         f"Finalists are the {best} with the lowest held-out loss. What the run itself stopped is not among them."
     )
     return Drawing(
-        name, title, caption, _stopping_figure(found), tuple(rows[0]), tuple(tuple(row.values()) for row in rows)
+        name, title, caption, _stopping_figure(rules), tuple(rows[0]), tuple(tuple(row.values()) for row in rows)
     )
 
 
-def _saved(one: Replayed) -> float:
-    return one.replay.saved
+def _saved(replayed: Replayed) -> float:
+    return replayed.replay.saved
 
 
-def _lost(one: Replayed) -> float:
-    return len(one.replay.lost) / len(one.replay.finalists)
+def _lost(replayed: Replayed) -> float:
+    return len(replayed.replay.lost) / len(replayed.replay.finalists)
 
 
-def _stopping_figure(found: list[Replayed]) -> Figure:
+def _stopping_figure(rules: list[Replayed]) -> Figure:
     figure, axes = new_axes("trainings are stopped at (% of their steps)", "%")
-    extrapolated = [one for one in found if one.fraction is not None]
+    extrapolated = [replayed for replayed in rules if replayed.fraction is not None]
     places = [100 * (one.fraction or 0) for one in extrapolated]
     saved, lost = ([100 * share(one) for one in extrapolated] for share in (_saved, _lost))
     axes.plot(places, saved, color=ACCENT, lw=2, marker="o", label="compute saved by extrapolation")
     axes.plot(places, lost, color=GOOD, lw=2, marker="s", ls="--", label="finalists lost")
-    for one in found:
+    for one in rules:
         if one.fraction is None:
             axes.axhline(100 * _saved(one), color=ACCENT, lw=1, label="compute saved by quantiles")
             axes.axhline(100 * _lost(one), color=GOOD, lw=1, ls="--", label="finalists lost")
-    axes.set_ylim(-3, max(60.0, *(100 * _lost(one) for one in found)) + 3)
+    axes.set_ylim(-3, max(60.0, *(100 * _lost(replayed) for replayed in rules)) + 3)
     axes.set_xticks(places)
     axes.legend(frameon=False)
     return figure

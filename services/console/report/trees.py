@@ -83,7 +83,7 @@ def radial_tree(data: Dataset) -> Drawing:
     axes.add_collection(LineCollection(edges, colors=SOFT, linewidths=0.4 if len(order) > 300 else 1, alpha=0.6))
     _dots(figure, axes, data, point, 5 if len(order) > 300 else 30)
     outer = max(radius.values()) or 1.0
-    best = [one for one in data.ranked if one.id in angle][:NAMED]
+    best = [record for record in data.ranked if record.id in angle][:NAMED]
     for side in (-1, 1):
         named = sorted((one for one in best if (point[one.id][0] >= 0) == (side > 0)), key=lambda one: point[one.id][1])
         heights = _apart([point[one.id][1] for one in named], 2 * outer / LINES, outer)
@@ -185,14 +185,16 @@ def _dots(figure: Figure, axes: Axes, data: Dataset, points: dict[str, tuple[flo
     plainly = [
         points[record.id] for record in data.records if not record.verdict.HasField("fitness") and record.id in points
     ]
-    scored = sorted((one for one in data.scored if one.id in points), key=lambda one: one.verdict.fitness.value)
+    scored = sorted(
+        (record for record in data.scored if record.id in points), key=lambda record: record.verdict.fitness.value
+    )
     if plainly:
         xs, ys = zip(*plainly, strict=True)
         axes.scatter(xs, ys, s=size, color="white", edgecolors=SOFT, lw=0.8, zorder=2)
     if scored:
-        values = [one.verdict.fitness.value for one in scored]
+        values = [record.verdict.fitness.value for record in scored]
         low = sorted(values)[len(values) // 20]
-        xs, ys = zip(*(points[one.id] for one in scored), strict=True)
+        xs, ys = zip(*(points[record.id] for record in scored), strict=True)
         dots = axes.scatter(xs, ys, s=size, c=values, cmap=MAP, vmin=low, vmax=max(values), lw=0, zorder=3)
         bar = figure.colorbar(dots, ax=axes, label="fitness", shrink=0.45, aspect=24, pad=0.01)
         bar.ax.tick_params(labelsize=7)

@@ -353,7 +353,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
     ]
     try:
         with contextlib.suppress(ConnectionResetError):
-            while not any(one.done() for one in pumps):
+            while not any(pump.done() for pump in pumps):
                 with contextlib.suppress(TimeoutError):
                     await response.write((await asyncio.wait_for(messages.get(), 1)).encode())
     finally:

@@ -115,11 +115,15 @@ def _add_measurements(row: WebRow, training: candidate_pb2.Training) -> None:
     row["seeds"] = len(measured)
     if measured[0].parameters:
         row["parameters"] = measured[0].parameters
-    if seconds := sum(one.seconds for one in measured):
+    if seconds := sum(measurement.seconds for measurement in measured):
         row["seconds"] = seconds
-    if speeds := [one.tokens_per_second for one in measured if one.HasField("tokens_per_second")]:
+    if speeds := [
+        measurement.tokens_per_second for measurement in measured if measurement.HasField("tokens_per_second")
+    ]:
         row["tokens_per_second"] = fmean(speeds)
-    if memory := [one.peak_memory_bytes for one in measured if one.HasField("peak_memory_bytes")]:
+    if memory := [
+        measurement.peak_memory_bytes for measurement in measured if measurement.HasField("peak_memory_bytes")
+    ]:
         row["peak_memory"] = max(memory)
     if stopped := " ".join(seed.stopped for seed in training.seeds if seed.HasField("stopped")):
         row["stopped"] = stopped

@@ -125,9 +125,9 @@ def as_markdown(card: Card, package: str, sizes: ModelSizes) -> str:
         "## Provenance", "",
         f"Program: SHA-256 `{card.program_sha256}`, executed as it was measured. "
         f"Parent: {card.parent or 'none, it is a root'}.", "",
-        *(f"Seed {one.seed}: data `{one.data_fingerprint}`, sandbox {one.isolation}, "
-          f"{', '.join(f'{name} {version}' for name, version in sorted(one.versions.items()))}"
-          + (f", weights SHA-256 `{one.weights_sha256}`." if one.weights_sha256 else ".") for one in card.seeds), "",
+        *(f"Seed {seed.seed}: data `{seed.data_fingerprint}`, sandbox {seed.isolation}, "
+          f"{', '.join(f'{name} {version}' for name, version in sorted(seed.versions.items()))}"
+          + (f", weights SHA-256 `{seed.weights_sha256}`." if seed.weights_sha256 else ".") for seed in card.seeds), "",
         "| event | time | SHA-256 |", "|---|---|---|",
         *(f"| {one.id} | {one.time} | `{one.sha256}` |" for one in card.chain if one.accepted), "",
     ]  # fmt: skip
@@ -149,24 +149,24 @@ def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _claim(found: pb.Discovery) -> str:
-    outcome = "confirmed" if found.confirmed else "not confirmed"
-    if not found.HasField("effect"):
-        return f"{outcome}: not tested ({found.reason or found.method})"
+def _claim(discovery: pb.Discovery) -> str:
+    outcome = "confirmed" if discovery.confirmed else "not confirmed"
+    if not discovery.HasField("effect"):
+        return f"{outcome}: not tested ({discovery.reason or discovery.method})"
     return (
-        f"{outcome}: {found.effect:+.4f} nats per token against {found.control}, adjusted p "
-        f"{found.adjusted_p_value:.3g} of {found.tried} tried ({found.method})"
+        f"{outcome}: {discovery.effect:+.4f} nats per token against {discovery.control}, adjusted p "
+        f"{discovery.adjusted_p_value:.3g} of {discovery.tried} tried ({discovery.method})"
     )
 
 
-def _seed(one: pb.SeedResult) -> Seed:
-    measured = one.measurements
+def _seed(seed_result: pb.SeedResult) -> Seed:
+    measured = seed_result.measurements
     return Seed(
-        seed=one.seed,
-        loss=one.loss,
-        loss_stderr=one.loss_stderr if one.HasField("loss_stderr") else None,
-        bits_per_byte=one.bits_per_byte,
-        tasks={score.task: score.value for score in one.scores},
+        seed=seed_result.seed,
+        loss=seed_result.loss,
+        loss_stderr=seed_result.loss_stderr if seed_result.HasField("loss_stderr") else None,
+        bits_per_byte=seed_result.bits_per_byte,
+        tasks={score.task: score.value for score in seed_result.scores},
         parameters=measured.parameters,
         tokens=measured.tokens,
         seconds=measured.seconds,
@@ -175,5 +175,5 @@ def _seed(one: pb.SeedResult) -> Seed:
         isolation=measured.isolation,
         data_fingerprint=measured.data_fingerprint,
         versions=dict(measured.versions),
-        weights_sha256=one.checkpoint.sha256 if one.HasField("checkpoint") else None,
+        weights_sha256=seed_result.checkpoint.sha256 if seed_result.HasField("checkpoint") else None,
     )

@@ -199,7 +199,7 @@ def _validate(scale: Scale) -> None:
             raise ScaleError(f"The scale's {name} is one of {', '.join(choices)}, not {getattr(scale, name)!r}.")
     if scale.corpus in ("files", "hub") and not scale.dataset:
         raise ScaleError(f"The scale's corpus {scale.corpus} needs a dataset: the name or path of one.")
-    known = (CANDIDATE, *(one.name for one in baselines()))
+    known = (CANDIDATE, *(baseline.name for baseline in baselines()))
     for name in scale.pattern:
         if name not in known:
             raise ScaleError(f"The scale's pattern names {name!r}{_near(name, known)}; choose of {', '.join(known)}.")

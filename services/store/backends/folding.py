@@ -103,14 +103,14 @@ def fold(incoming: Sequence[Incoming], loaded: Loaded, react: React | None) -> E
     return effects
 
 
-def _change(one: Incoming, loaded: Loaded) -> Change:
-    log = one.log
-    if not one.readable:
+def _change(incoming: Incoming, loaded: Loaded) -> Change:
+    log = incoming.log
+    if not incoming.readable:
         return Change(log)
     if seen := loaded.accepted.get(log.event.id):
         return Change(replace(log, accepted=False, refused_because=f"seen already at sequence {seen}"))
     try:
-        return project(one, loaded.runs.get(log.run), loaded.rows.get((log.run, log.candidate)))
+        return project(incoming, loaded.runs.get(log.run), loaded.rows.get((log.run, log.candidate)))
     except ValueError as error:
         return Change(replace(log, accepted=False, refused_because=f"it cannot be applied: {error}"))
 

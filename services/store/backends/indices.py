@@ -144,10 +144,10 @@ class Sketched:
     runs: bytes
 
     @classmethod
-    def of(cls, found: Fingerprint) -> "Sketched":
+    def of(cls, fingerprint: Fingerprint) -> "Sketched":
         """From a fingerprint, of which nothing but the counts above 65,535 is lost."""
-        table = np.array([(run, min(count, 65_535)) for run, count in sorted(found.runs.items())], _RUNS)
-        return cls(found.digest, _minima(table["run"]), table.tobytes())
+        table = np.array([(run, min(count, 65_535)) for run, count in sorted(fingerprint.runs.items())], _RUNS)
+        return cls(fingerprint.digest, _minima(table["run"]), table.tobytes())
 
     @classmethod
     def none(cls) -> "Sketched":

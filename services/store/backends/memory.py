@@ -342,7 +342,7 @@ class MemoryArchive(Searching):
 
     async def program_texts(self, run: str, ids: Sequence[str]) -> dict[str, str]:
         """See `neighbours.Source`."""
-        return {one.id: one.proposal.program for one in await self.candidates(run, ids)}
+        return {candidate.id: candidate.proposal.program for candidate in await self.candidates(run, ids)}
 
     async def program_runs(self, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
         """See `neighbours.Source`."""

@@ -73,7 +73,7 @@ def candidates(connection: Connection, run: str, ids: Sequence[str]) -> list[can
     """In the order asked for; unknown ids are left out."""
     run = run or known(connection, run)
     query = "SELECT record FROM records WHERE run = ? AND id = ?"
-    rows = [row for one in ids if (row := connection.execute(query, (run, one)).fetchone())]
+    rows = [row for id_ in ids if (row := connection.execute(query, (run, id_)).fetchone())]
     if not rows:
         known(connection, run)
     return [candidate_pb2.Candidate.FromString(row["record"]) for row in rows]
