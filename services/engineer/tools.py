@@ -61,11 +61,14 @@ async def _checked_here(
     async with Sandbox(preload=PRELOAD_CHECKS) as sandbox:  # whose fork server imports torch at the same time
         await imports
         from services.engineer.checks.host import check, check_thoroughly, stage_settings
+        from services.engineer.checks.screen import screen_apart
 
-        settings = await stage_settings(scale, vocabulary, sandbox)
+        settings, screened = await asyncio.gather(
+            stage_settings(scale, vocabulary, sandbox), screen_apart(program, sandbox, MOST_BYTES)
+        )
         if arguments.exempt_from_cost:
             settings = replace(settings, exempt=(*settings.exempt, "cost"))
-        return await (check_thoroughly if arguments.thorough else check)(program, sandbox, settings)
+        return await (check_thoroughly if arguments.thorough else check)(program, sandbox, settings, screened)
 
 
 def _scale(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:

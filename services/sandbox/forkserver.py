@@ -222,21 +222,35 @@ def _choose_kernels() -> None:
         torch.backends.cpu.get_cpu_capability()
 
 
+def _try_layers(layers: frozenset[str], readable: tuple[str, ...], root: Path) -> int:
+    """A pipe from a process that tries the layers while this one imports: their names come as JSON."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        try:
+            _die_with_parent()
+            os.write(writer, json.dumps(sorted(detect(layers, readable, root).layers)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    return reader
+
+
 def main() -> None:
     """Warm up, say which layers hold, and serve."""
     settings = json.loads(sys.argv[1])
     _die_with_parent()
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     line = socket.socket(fileno=settings["line"])
-    layers, readable = frozenset(settings["layers"]), tuple(settings["readable"])
-    confinement = detect(layers, readable, Path(settings["root"]))  # a small process forks faster
+    trials = _try_layers(frozenset(settings["layers"]), tuple(settings["readable"]), Path(settings["root"]))
     gc.disable()  # a tenth of the time of importing torch goes into looking for garbage that is not there
     for module in settings["preload"]:
         import_module(module)
     _choose_kernels()
     gc.enable()
-    gc.collect()
     gc.freeze()  # the children share these pages for as long as nobody counts references in them
+    with os.fdopen(trials) as names:
+        confinement = Confinement(frozenset(json.load(names)), tuple(settings["readable"]))
+    os.wait()
     line.send(json.dumps({"layers": sorted(confinement.layers)}).encode())
     serve(line, confinement)
 

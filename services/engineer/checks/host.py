@@ -21,6 +21,8 @@ from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Malformed, 
 from services.sandbox.linux import graphics
 
 JOB = "services.engineer.checks.guest:run"
+FIRST_CHILD = ("runs", "parameters", "batch", "causality", "prefix")
+"""Half of the work of a check; the second child does the other probes at the same time."""
 THOROUGH_TIMES = 4
 BUSY = 4
 """Times the processor time that a check may take by the clock: a machine may have other work, which is no fault of the
@@ -90,17 +92,20 @@ HOST_SIDE: Mapping[str, Callable[[Remote], Awaitable[Finding]]] = MappingProxyTy
 never for it."""
 
 
-async def check(program: str, sandbox: Sandbox, settings: CheckSettings | None = None) -> CheckReport:
+async def check(
+    program: str, sandbox: Sandbox, settings: CheckSettings | None = None, screened: Finding | None = None
+) -> CheckReport:
     """Screens the program and, unless that refuses it, probes it in a child of `sandbox`.
 
     Whatever the program does is an answer: a crash, a limit or silence is a failed `runs` that names the probe under
-    way. Raises SandboxUnavailable where no child can be started at all.
+    way. Raises SandboxUnavailable where no child can be started at all. `screened` is what the screen found, where that
+    is known.
     """
     settings = settings or CheckSettings()
     started = time.perf_counter()
-    screened = Verdict.of("screen", True, await screen_apart(program, sandbox, settings.program_bytes))
-    verdicts = [screened]
-    if screened.outcome != "fail":
+    screened = screened or await screen_apart(program, sandbox, settings.program_bytes)
+    verdicts = [Verdict.of("screen", True, screened)]
+    if not screened.violated:
         verdicts += await probe_program(program, sandbox, settings)
     return CheckReport(
         passed=all(verdict.outcome != "fail" for verdict in verdicts),
@@ -111,11 +116,13 @@ async def check(program: str, sandbox: Sandbox, settings: CheckSettings | None =
     )
 
 
-async def check_thoroughly(program: str, sandbox: Sandbox, settings: CheckSettings) -> CheckReport:
+async def check_thoroughly(
+    program: str, sandbox: Sandbox, settings: CheckSettings, screened: Finding | None = None
+) -> CheckReport:
     """The check with other values, cuts and layers each time, until one refuses; it passes only if all do."""
     reports = []
     for _ in range(THOROUGH_TIMES):
-        reports.append(await check(program, sandbox, replace(settings, seed=None)))
+        reports.append(await check(program, sandbox, replace(settings, seed=None), screened))
         if not reports[-1].passed:
             break
     return replace(reports[-1], seconds=sum(report.seconds for report in reports))
@@ -163,7 +170,7 @@ class _Probing:
 
     Attributes:
         failed: fatal probes that found something, and those that were not reached because of them.
-        tried: set when it is known whether the program runs at all; the second child starts then.
+        tried: set when it is known whether the program runs at all; the second child begins then.
         spent: processor time by probe.
         ended: the verdict on a child that ended before it had answered.
     """
@@ -177,8 +184,8 @@ class _Probing:
     tried: asyncio.Event = field(default_factory=asyncio.Event)
     ended: Verdict | None = None
 
-    async def run(self, probes: Sequence[Probe], seed: int) -> None:
-        """The probes in a child, until one of the two children has ended."""
+    async def run(self, probes: Sequence[Probe], seed: int, later: bool = False) -> None:
+        """The probes in a child, until one of the two children has ended; `later`: once the program is known to run."""
         settings, during = self.settings, "loading"
         limits = Limits(
             settings.memory_bytes,
@@ -192,6 +199,8 @@ class _Probing:
                 begin: dict[str, JSON] = {"program": self.program, "settings": settings.to_json()}
                 await remote.ask("begin", begin, {}, expect="ready")
                 self.spent["loading"] = self.spent.get("loading", 0.0) + child.processor_seconds()
+                if later:
+                    await self.tried.wait()
                 for probe in probes:
                     if self.ended is not None:
                         return
@@ -217,12 +226,6 @@ class _Probing:
             self._end(during, f"the child broke the protocol: {error}", {})
         finally:
             self.tried.set()
-
-    async def run_later(self, probes: Sequence[Probe], seed: int) -> None:
-        """The probes, once it is known that the program runs."""
-        await self.tried.wait()
-        if self.ended is None and "runs" not in self.failed:
-            await self.run(probes, seed)
 
     async def _finding(self, name: str, program: Remote, child: Child) -> Finding:
         if name in HOST_SIDE:
@@ -256,17 +259,17 @@ async def probe_program(
 ) -> list[Verdict]:
     """The probes alone, whatever the screen says. Raises SandboxUnavailable.
 
-    In two children side by side: one for what the host decides, and one for what the child's own probes say. Into
-    `spent`, where it is given, goes their processor time by probe, and by "loading" what came before.
+    In two children side by side, with half of the work each. Into `spent`, where it is given, goes their processor time
+    by probe, and by "loading" what came before.
     """
     probing = _Probing(program, sandbox, settings, {} if spent is None else spent)
     seed = secrets.randbits(31) if settings.seed is None else settings.seed
     wanted = [probe for probe in PROBES if probe.name not in settings.exempt]
-    deciding = [probe for probe in wanted if probe.name in HOST_SIDE or not probe.after]
-    claimed = [probe for probe in wanted if probe not in deciding]
-    pending = {asyncio.create_task(probing.run(deciding, seed))} if deciding else set[asyncio.Task[None]]()
-    if claimed:
-        pending.add(asyncio.create_task((probing.run_later if deciding else probing.run)(claimed, seed)))
+    first = [probe for probe in wanted if probe.name in FIRST_CHILD]
+    second = [probe for probe in wanted if probe not in first]
+    pending = {asyncio.create_task(probing.run(first, seed))} if first else set[asyncio.Task[None]]()
+    if second:
+        pending.add(asyncio.create_task(probing.run(second, seed, later=bool(first))))
     try:
         while pending and probing.ended is None:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
