@@ -29,7 +29,7 @@ from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import Rejected
 from services.chassis.events import first, follow
 from services.chassis.rpc import channel
-from services.chassis.service import Service, run_fast, wired
+from services.chassis.service import Service, run_on_uvloop, wired
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.console.processes import Broker, ServiceProcess, free_port
@@ -299,7 +299,7 @@ def main() -> None:
     costs = []
     for count in arguments.candidates:
         for seats in arguments.seats:
-            costs.append(run_fast(measure(count, seats, arguments.marks)))
+            costs.append(run_on_uvloop(measure(count, seats, arguments.marks)))
             if not arguments.json:
                 print(costs[-1], flush=True)
     if arguments.json:

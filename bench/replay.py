@@ -23,7 +23,7 @@ from nats.js import api
 from bench.archive_runs import RUN, Log, start, way
 from services.chassis.bus import Bus
 from services.chassis.bus.subjects import subject_of
-from services.chassis.service import run_fast
+from services.chassis.service import run_on_uvloop
 from services.chassis.settings import ServiceSettings
 from services.console.processes import Broker
 from services.contracts import events_pb2
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--into", default="", help="sqlite or a MongoDB address; default: memory")
     chosen = parser.parse_args()
-    run_fast(measure(chosen.ways, chosen.rounds, chosen.into))
+    run_on_uvloop(measure(chosen.ways, chosen.rounds, chosen.into))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Dossier:
     sources: tuple[Knowledge, ...] = ()  # the entries that the proposal's ideas name as their source
 
     @property
-    def everyone(self) -> tuple[pb.Candidate, ...]:
+    def all_records(self) -> tuple[pb.Candidate, ...]:
         """The candidate first, then its relatives, the root, the other baselines and the best of the run, each once."""
         known: dict[str, pb.Candidate] = {}
         for relative in (

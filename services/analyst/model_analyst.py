@@ -127,13 +127,13 @@ LOSS_DIGITS, OTHER_DIGITS = 4, 3  # as a model is shown them; it computes with w
 def held_by(dossier: Dossier, shown: Iterable[str] = ()) -> Held:
     """All numbers of the dossier; `shown` are the texts that its author was given."""
     rows: dict[str, list[float]] = {}
-    for record in dossier.everyone:
+    for record in dossier.all_records:
         for name, value in quantities(record):
             rows.setdefault(name, []).append(value)
     rounded = [tuple(round(value, _digits(name)) for value in values) for name, values in rows.items()]
     exact = [tuple(values) for values in rows.values()]
     errors = [(value,) for value in _errors(dossier)]
-    pairs = [pair for record in dossier.everyone for pair in combinations(_quarters(record.training), 2)]
+    pairs = [pair for record in dossier.all_records for pair in combinations(_quarters(record.training), 2)]
     falls = [(round(before.train_loss, 3), round(after.train_loss, 3)) for before, after in pairs]
     return Held((*exact, *rounded, *errors, *falls), numerals(shown))
 
@@ -183,7 +183,7 @@ def _of_message(prefix: str, message: ProtobufMessage) -> Iterator[tuple[str, fl
 
 def _errors(dossier: Dossier) -> Iterator[float]:
     """Standard errors of the differences that can be computed from the records."""
-    for other in dossier.everyone[1:]:
+    for other in dossier.all_records[1:]:
         differences = [loss_difference(dossier.record, other)]
         differences += [change.difference for change in task_changes(dossier.record, other)]
         yield from (
@@ -289,13 +289,13 @@ def analyse_request(dossier: Dossier, problem: str = "", ordinal: int = 0) -> Re
         for hit in dossier.hits
     )
     messages = prompt.messages(
-        candidate=told(record) + (f"\n\nYour last analysis was thrown away: {problem}." if problem else ""),
+        candidate=description_of(record) + (f"\n\nYour last analysis was thrown away: {problem}." if problem else ""),
         program=record.training.program or record.proposal.program,
-        parent=told(dossier.parent) if dossier.parent is not None else NOTHING,
-        grandparent=told(dossier.grandparent) if dossier.grandparent is not None else NOTHING,
-        siblings="\n\n".join(told(sibling) for sibling in dossier.siblings) or NOTHING,
-        root=told(dossier.root) if dossier.root is not None else NOTHING,
-        baselines="\n\n".join(told(baseline) for baseline in dossier.baselines) or NOTHING,
+        parent=description_of(dossier.parent) if dossier.parent is not None else NOTHING,
+        grandparent=description_of(dossier.grandparent) if dossier.grandparent is not None else NOTHING,
+        siblings="\n\n".join(description_of(sibling) for sibling in dossier.siblings) or NOTHING,
+        root=description_of(dossier.root) if dossier.root is not None else NOTHING,
+        baselines="\n\n".join(description_of(baseline) for baseline in dossier.baselines) or NOTHING,
         best=_best(dossier),
         measured=results(dossier),
         cognition=cognition or NOTHING,
@@ -310,10 +310,10 @@ def _best(dossier: Dossier) -> str:
         return NOTHING if best is None else "The candidate itself."
     above = (dossier.parent, dossier.grandparent, dossier.root, *dossier.siblings, *dossier.baselines)
     shown = any(one is not None and one.id == best.id for one in above)
-    return f"{best.proposal.name} ({best.id}), shown above." if shown else told(best)
+    return f"{best.proposal.name} ({best.id}), shown above." if shown else description_of(best)
 
 
-def told(record: pb.Candidate) -> str:
+def description_of(record: pb.Candidate) -> str:
     """A record's numbers as text; what was not measured is left out."""
     training, lines = record.training, [f"{record.proposal.name} ({record.id})"]
     if training.HasField("loss"):

@@ -20,7 +20,7 @@ from services.analyst.model_analyst import analyse_request
 from services.analyst.offline_analyst import OfflineAnalyst
 from services.chassis import logs
 from services.chassis.errors import NotPossible, SettingsError, Transient
-from services.chassis.rpc import answer, reading
+from services.chassis.rpc import loopback_server, serve_until_input_closes
 from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import load
 from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc
@@ -38,16 +38,16 @@ async def question(
     if not record.HasField("verdict"):
         raise NotPossible(f"candidate {record.id} is not judged, so there is nothing to analyse")
     library = Library(settings.own_entries, settings.threshold, endpoint_embedder(os.environ))
-    handler = AnalystHandler(archive, library, _unpaid, _nobody)
+    handler = AnalystHandler(archive, library, _no_vector, _offline_analyst)
     dossier = await handler.dossier(record, lambda query, _mind: library.embedded(query))
     return plain(analyse_request(dossier))
 
 
-async def _unpaid(_query: str, _mind: str, _job: object) -> None:
+async def _no_vector(_query: str, _mind: str, _job: object) -> None:
     """No run pays for anything."""
 
 
-async def _nobody(_mind: str, _job: object) -> Analysing:
+async def _offline_analyst(_mind: str, _job: object) -> Analysing:
     """Nobody is asked."""
     return OfflineAnalyst()
 
@@ -56,9 +56,9 @@ async def serve(settings: AnalystSettings) -> None:
     """Until standard input closes."""
     library = Library(settings.own_entries, settings.threshold, endpoint_embedder(os.environ))
     await library.index()
-    server = reading(settings)
+    server = loopback_server(settings)
     cognition_pb2_grpc.add_CognitionServicer_to_server(CognitionService(library), server.grpc)
-    await answer(server, cognition_pb2.DESCRIPTOR.services_by_name["Cognition"].full_name)
+    await serve_until_input_closes(server, cognition_pb2.DESCRIPTOR.services_by_name["Cognition"].full_name)
 
 
 if __name__ == "__main__":

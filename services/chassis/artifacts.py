@@ -14,7 +14,7 @@ from services.contracts import candidate_pb2 as pb
 
 
 class ArtifactDamaged(Exception):  # noqa: N818
-    """An artifact's bytes are not those its name promises."""
+    """The bytes of an artifact do not match its SHA-256."""
 
 
 class Artifacts(Protocol):
@@ -46,7 +46,7 @@ class FsspecArtifacts:
         return content
 
     def _write(self, path: str, content: bytes) -> None:
-        """A reader never sees half an artifact: object stores put whole ones, a folder gets them by renaming."""
+        """Write atomically: object stores do so themselves, in a folder the file is renamed into place."""
         if self._fs.exists(path):
             return
         self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)

@@ -1,12 +1,10 @@
-"""Messages that kill the process which handles them: counted, so that they are not delivered for ever.
+"""Poison messages: messages that crash the process which handles them become dead letters after three crashes.
 
-The broker counts deliveries, and most of those after the first are due to outages, drains and the deaths of others. So
-a worker leaves a note in the stream HANDLING before it handles a delivery after the first, and takes it back however
-the handler ends. A note that its process did not live to take back makes the message a suspect: from then on the
-process that handles it handles nothing else, which spares the others, and a note that is left even then is held
-against it.
-After three of them it becomes a dead letter. What this cannot tell apart is a machine that fails three times while it
-handles one suspect alone.
+The broker's delivery count does not identify them, since most redeliveries are caused by outages, drains and crashes
+that other messages cause. A worker therefore writes a note to the stream HANDLING before it handles a redelivery, and
+clears it when the handler ends. A note that was not cleared makes the message a suspect. A suspect is handled while the
+process handles nothing else, so that a further crash can be attributed to it; three such crashes make it a dead letter.
+A machine that fails three times while it handles the same suspect cannot be distinguished from this.
 """
 
 from __future__ import annotations
@@ -25,16 +23,16 @@ from services.chassis.bus.topology import HANDLING_SUBJECTS
 from services.chassis.errors import Transient
 
 PROCESS = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-MOST_LONE_DEATHS = 3
+MOST_LONE_CRASHES = 3
 RETRY_SECONDS = 1.0
 
 
-class Deadly(Exception):  # noqa: N818
-    """Too many processes died while they handled this message and nothing else."""
+class PoisonMessage(Exception):  # noqa: N818
+    """Too many processes crashed while they handled only this message."""
 
 
-class Room:
-    """Where work runs side by side, and a suspect's alone. Nobody enters while a suspect waits."""
+class SuspectLock:
+    """A lock that ordinary work shares and a suspect message holds exclusively. A waiting suspect takes precedence."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
@@ -42,8 +40,8 @@ class Room:
         self._suspects = 0  # inside or waiting
 
     @asynccontextmanager
-    async def taken(self, alone: bool) -> AsyncIterator[None]:
-        """A place in it, for as long as the context lasts."""
+    async def held(self, alone: bool) -> AsyncIterator[None]:
+        """Hold the lock within the context; exclusively if `alone`."""
         async with self._changed:
             self._suspects += alone
             try:
@@ -71,18 +69,21 @@ class _Note:
 
 
 class Deaths:
-    """The notes of one process about the messages that it handles."""
+    """The crash notes of one process."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._room = Room()
-        self._late: set[asyncio.Task[None]] = set()  # notes that could not be taken back at once
+        self._lock = SuspectLock()
+        self._late: set[asyncio.Task[None]] = set()  # notes that could not be cleared at once
 
     @asynccontextmanager
     async def watched(self, durable: str, delivery: Delivery) -> AsyncIterator[None]:
-        """A context for the handling of a delivery. Raises Deadly, or Transient while the notes are out of reach."""
+        """Hold notes and lock while a delivery is handled.
+
+        Raises PoisonMessage, or Transient if the notes are unreachable.
+        """
         if delivery.deliveries == 1:
-            async with self._room.taken(alone=False):
+            async with self._lock.held(alone=False):
                 yield
             return
         subject = f"{HANDLING_SUBJECTS}.{durable}.{delivery.sequence}"
@@ -90,28 +91,28 @@ class Deaths:
         note = _Note(**json.loads(body)) if body else _Note()
         died = note.in_hand and note.process != PROCESS
         deaths = note.deaths + (died and note.alone)
-        if deaths >= MOST_LONE_DEATHS:
-            raise Deadly(f"{deaths} processes died while they handled this message and nothing else")
+        if deaths >= MOST_LONE_CRASHES:
+            raise PoisonMessage(f"{deaths} processes crashed while they handled only this message")
         alone = died or deaths > 0
-        async with self._room.taken(alone):
+        async with self._lock.held(alone):
             await self._write(subject, _Note(PROCESS, True, alone, deaths))
             try:
                 yield
             finally:
-                await self._take_back(subject, _Note(PROCESS, False, alone, deaths))
+                await self._clear(subject, _Note(PROCESS, False, alone, deaths))
 
     async def _write(self, subject: str, note: _Note) -> None:
-        await self._bus.leave_note(subject, json.dumps(asdict(note)).encode())
+        await self._bus.write_note(subject, json.dumps(asdict(note)).encode())
 
-    async def _take_back(self, subject: str, note: _Note) -> None:
+    async def _clear(self, subject: str, note: _Note) -> None:
         try:
             await asyncio.shield(self._write(subject, note))
-        except Transient:  # this process lives: an outage is not to be taken for its death
-            task = asyncio.create_task(self._insist(subject, note))
+        except Transient:  # an outage must not be mistaken for a crash of this process
+            task = asyncio.create_task(self._retry_write(subject, note))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
 
-    async def _insist(self, subject: str, note: _Note) -> None:
+    async def _retry_write(self, subject: str, note: _Note) -> None:
         while True:
             await asyncio.sleep(RETRY_SECONDS)
             try:

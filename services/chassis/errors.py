@@ -1,10 +1,10 @@
-"""What a handler may raise, and what the worker loop does about it.
+"""Exceptions of handlers, and how the worker loop responds to each.
 
-Transient      the message comes again later, with back-off
-NotYet         what the candidate depends on is still on its way: the message comes again in a moment
+Transient      the message is redelivered later, with back-off
+NotYet         a dependency of the candidate is not finished: the message is redelivered soon
 Rejected       a fact about the candidate: published as candidate.rejected, then acknowledged
-HandedBack     the service is draining: the message comes again at once, elsewhere, and no failure is counted
-Superseded     another worker has the message: nothing is said about it, and it comes again where that one falls silent
+HandedBack     the service is draining: the message is redelivered at once to another replica; not a failure
+Superseded     another worker handles the message: it is neither acknowledged nor refused here
 anything else  a dead letter with its traceback
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 
 class SettingsError(Exception):
-    """A setting is unknown or impossible. The message is the one sentence to print before exiting."""
+    """A setting is unknown or invalid. The message is one sentence to print before exiting."""
 
 
 class Transient(Exception):  # noqa: N818 - a condition to wait out, not an error of ours
-    """What is needed is out of reach just now: try again after `delay` seconds."""
+    """A dependency is unavailable: retry after `delay` seconds."""
 
     def __init__(self, reason: str, delay: float | None = None) -> None:
         super().__init__(reason)
@@ -24,7 +24,7 @@ class Transient(Exception):  # noqa: N818 - a condition to wait out, not an erro
 
 
 class NotYet(Transient):
-    """Nothing is out of reach: what the candidate depends on is not there yet."""
+    """A dependency of the candidate, such as a baseline, is not finished."""
 
 
 class Rejected(Exception):  # noqa: N818 - an outcome
@@ -37,12 +37,12 @@ class Rejected(Exception):  # noqa: N818 - an outcome
         self.evidence = dict(evidence or {})
 
 
-class HandedBack(Exception):  # noqa: N818 - an orderly way out
+class HandedBack(Exception):  # noqa: N818 - not an error
     """The work was checkpointed because the service is stopping; another replica goes on."""
 
 
 class Superseded(Exception):  # noqa: N818
-    """Another worker claimed the work. An acknowledgement or a refusal of ours would be taken for that one's."""
+    """Another worker claimed the work. An acknowledgement from here would count as that worker's."""
 
 
 class BusLost(Exception):  # noqa: N818
@@ -50,7 +50,7 @@ class BusLost(Exception):  # noqa: N818
 
 
 class LogDamaged(SettingsError):  # noqa: N818
-    """The event log is not the one that the archive was made from. Nothing may go on until it is repaired."""
+    """The event log is not the one that the archive was built from. Services must not run until it is repaired."""
 
 
 class Denied(Exception):  # noqa: N818
@@ -62,15 +62,15 @@ class NotFound(Exception):  # noqa: N818
 
 
 class Busy(Exception):  # noqa: N818
-    """Nothing is wrong, but there is no room just now: ask again in a moment. Over gRPC: RESOURCE_EXHAUSTED."""
+    """All slots are in use: retry soon. Over gRPC: RESOURCE_EXHAUSTED."""
 
 
 class NotPossible(Exception):  # noqa: N818
-    """The system's state does not allow it, and asking again will not help. Over gRPC: FAILED_PRECONDITION."""
+    """The system's state does not allow it, and a retry does not help. Over gRPC: FAILED_PRECONDITION."""
 
 
 def sentence(error: Exception) -> str:
-    """An error as a person reads it: what the operating system says, without its number but with the file."""
+    """An error message for users: for an OSError its reason and file, without its number."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

@@ -1,4 +1,4 @@
-"""Building events: each names its cause, carries the cause's hash, and gets the same id when it is built again."""
+"""Building events: each names its cause, carries the cause's hash, and has a deterministic id."""
 
 import hashlib
 import math
@@ -18,7 +18,7 @@ LEAST_CUT = 400  # characters: a shorter text is left as it is
 MARK_CHARACTERS = 64
 _MARK = re.compile(r" … \(cut here: \d+ of (\d+) characters\)$")
 WHOLE = frozenset({"program", "id", "cause", "head", "parent"})
-"""Texts that mean nothing in part."""
+"""Fields that are never truncated."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Cause:
 
     @classmethod
     def of(cls, body: bytes) -> "Cause":
-        """From a body as it was published; the hash is of exactly these bytes. ValueError for what is no event."""
+        """From a published body; the hash covers exactly these bytes. Raises ValueError if it is not an event."""
         try:
             return cls(events_pb2.Event.FromString(body), hashlib.sha256(body).digest())
         except DecodeError as error:
-            raise ValueError(f"its body is no event: {error}") from None
+            raise ValueError(f"the body is not an event: {error}") from None
 
     @classmethod
     def published(cls, event: events_pb2.Event) -> "Cause":
@@ -43,12 +43,12 @@ class Cause:
 
 
 def body_of(event: events_pb2.Event) -> bytes:
-    """The bytes that are published: one event has one body."""
+    """The serialised event; serialisation is deterministic."""
     return event.SerializeToString(deterministic=True)
 
 
 def first(run: str, fact: str, service: str, attempt: int = 1) -> events_pb2.Event:
-    """An event without a cause: the console starting or stopping a run. `fact` is for the id."""
+    """An event without a cause, such as the start of a run. `fact` is part of the id."""
     return _stamped(events_pb2.Event(id=f"{run}.{fact}.{attempt}", run=run, attempt=attempt, service=service))
 
 
@@ -64,15 +64,15 @@ def follow(
     """The next event of a chain, its fact still to be set.
 
     Args:
-        cause: what is being answered.
+        cause: the event that is handled.
         fact: "trained", "judged", …; part of the id.
-        service: who publishes.
+        service: the publisher.
         attempt: part of the id; of a training, the fencing token.
         candidate: id of the candidate that the fact is about; empty for facts about the run.
-        suffix: tells facts apart that one cause may have several of.
-        retries: how often the candidate's way was taken up again; by default as often as at the cause.
+        suffix: distinguishes several facts of one cause.
+        retries: how often the candidate was retried; by default that of the cause.
 
-    The facts of a way that was taken up again have ids of their own, though their attempts begin anew.
+    The number of retries is part of the id, since attempts start again at 1 after a retry.
     """
     source = cause.event
     same = candidate in ("", source.candidate)
@@ -87,14 +87,14 @@ def follow(
         cause=source.id,
         previous=cause.sha256,
         service=service,
-        trace=source.trace if same else {},  # another candidate's way is another trace
+        trace=source.trace if same else {},  # each candidate has its own trace
         retries=again if candidate else 0,
     )
     return _stamped(event)
 
 
 def rejection(cause: Cause, rejected: Rejected, service: str, attempt: int) -> events_pb2.Event:
-    """The fact that a candidate ends here."""
+    """The fact that a candidate was rejected."""
     event = follow(cause, "rejected", service, attempt, cause.event.candidate, suffix=rejected.stage)
     event.candidate_rejected.rejection.CopyFrom(
         candidate_pb2.Rejection(stage=rejected.stage, reason=rejected.reason, evidence=struct(rejected.evidence))
@@ -103,15 +103,15 @@ def rejection(cause: Cause, rejected: Rejected, service: str, attempt: int) -> e
 
 
 def fit(event: events_pb2.Event, most: int) -> None:
-    """Cut, in place, what a program or a model wrote at length, until the event has at most `most` bytes serialised.
+    """Truncate prose in place until the serialised event has at most `most` bytes.
 
-    Longest texts first, each to half of it and with a mark; programs, and what is measured, are never touched. So no
-    service meets a fact that it cannot publish because a text in it is too long.
+    The longest text is halved first and marked as cut; programs and measurements are never changed. This keeps facts
+    with long texts publishable.
     """
     while (excess := event.ByteSize() - most) > 0:
         longest = max(_texts(event), key=lambda text: len(text[2]), default=None)
         if longest is None or len(longest[2]) <= LEAST_CUT:
-            return  # nothing of it is prose
+            return  # no prose is left to cut
         message, name, text, place = longest
         earlier = _MARK.search(text)
         whole = int(earlier[1]) if earlier else len(text)
@@ -126,7 +126,7 @@ def fit(event: events_pb2.Event, most: int) -> None:
 
 
 def _texts(message: Message) -> Iterator[tuple[Message, str, str, int | None]]:
-    """Every text of a message but programs: where it stands, its field, itself, and its place in a repeated field."""
+    """Every text field of a message except programs: its message, field name, text, and index in a repeated field."""
     for field, value in message.ListFields():
         if field.message_type is not None:
             inner = value.values() if isinstance(value, Mapping) else [value] if isinstance(value, Message) else value
@@ -141,7 +141,7 @@ def _texts(message: Message) -> Iterator[tuple[Message, str, str, int | None]]:
 
 
 def struct(values: Mapping[str, object]) -> Struct:
-    """A protobuf Struct of JSON-like values; what JSON cannot hold becomes its text."""
+    """A protobuf Struct of JSON-like values; other values are converted to text."""
     return ParseDict({name: _plain(value) for name, value in values.items()}, Struct())
 
 
@@ -165,11 +165,11 @@ def _stamped(event: events_pb2.Event) -> events_pb2.Event:
 UNFINISHED = frozenset(
     {"candidate_requested", "candidate_proposed", "candidate_trained", "candidate_judged", "candidate_analysed"}
 )
-"""Facts that a candidate's way goes on from."""
+"""Facts after which a candidate needs further work."""
 
 
 def retry_of(dead: events_pb2.Event, work: events_pb2.Event, head: Cause, service: str) -> events_pb2.Event:
-    """The event `work` once more, as the next of its candidate's chain: whoever handles it goes on from there.
+    """A copy of the event `work`, appended to its candidate's chain, so that its handler runs again.
 
     Args:
         dead: the dead letter.
@@ -177,11 +177,11 @@ def retry_of(dead: events_pb2.Event, work: events_pb2.Event, head: Cause, servic
         head: the last event of the candidate's chain, which is its end.
 
     Raises:
-        ValueError: a candidate's way does not go on from `work`.
+        ValueError: `work` is not a fact that causes further work.
     """
     fact = work.WhichOneof("fact") or ""
     if fact not in UNFINISHED:
-        raise ValueError(f"{work.id} is no work that a candidate's way goes on from")
+        raise ValueError(f"{work.id} is not a fact that causes further work")
     retries = head.event.retries + 1
     again = follow(head, fact.removeprefix("candidate_"), service, 1, work.candidate, retries=retries)
     getattr(again, fact).CopyFrom(getattr(work, fact))
@@ -190,7 +190,7 @@ def retry_of(dead: events_pb2.Event, work: events_pb2.Event, head: Cause, servic
 
 
 def dropped(dead: Cause, service: str, reason: str) -> events_pb2.Event:
-    """The fact that a dead letter was dealt with. There is one for each letter, however often it is said."""
+    """The fact that a dead letter was dropped. Idempotent: its id depends on the dead letter only."""
     suffix = f"{dead.event.dead.consumer}-{dead.event.dead.sequence}"
     event = follow(dead, "dropped", service, 1, dead.event.candidate, suffix=suffix)
     event.dead_dropped.CopyFrom(events_pb2.DeadDropped(dead=dead.event.id, reason=reason))

@@ -10,7 +10,7 @@ import structlog
 
 
 class _Lines(io.TextIOBase):
-    """Where log lines go. A full disk takes some away, and must not end whoever has something to say."""
+    """A stream for log lines that ignores OSError: a full disk must not end the process."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

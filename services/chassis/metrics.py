@@ -1,4 +1,4 @@
-"""What every service counts. Served for Prometheus where ASI_METRICS_LISTEN is set."""
+"""Prometheus metrics of all services, served at ASI_METRICS_LISTEN if it is set."""
 
 import contextlib
 import time
@@ -40,13 +40,13 @@ def serve(listen: str | None) -> None:
 
 
 def expect(durable: str) -> None:
-    """Show the counters of a durable from the start: a rise from nothing to one is no rise to Prometheus."""
+    """Create the counters of a durable consumer at zero: Prometheus does not see an increase from absent to one."""
     REDELIVERIES.labels(durable)
     DEAD_LETTERS.labels(durable)
 
 
 def published(fact: str, event: events_pb2.Event) -> None:
-    """Count an event by its fact, and what its trainings took."""
+    """Count a published event by its fact, and the resources of its trainings."""
     FACTS.labels(fact).inc()
     if fact == "candidate.trained":
         _trained(event.candidate_trained.stage, event.candidate_trained.training)

@@ -23,13 +23,13 @@ def plugin_names(group: str) -> tuple[str, ...]:
 
 
 def load_plugin(group: str, name: str) -> object:
-    """What a name of a group stands for. Raises SettingsError for one that is unknown or cannot be imported."""
+    """The object that an entry point names. Raises SettingsError if it is unknown or cannot be imported."""
     entry = next((entry for entry in entry_points(group=group) if entry.name == name), None)
     if entry is None:
         raise SettingsError(f"no installed distribution adds {name!r} to {group}; there are {plugin_names(group)}")
     try:
         loaded: object = entry.load()
     except Exception as error:
-        # A stranger's module may raise anything while it is imported.
+        # A third-party module may raise any exception while it is imported.
         raise SettingsError(f"{entry.value}, which is {name!r} of {group}, cannot be loaded: {error}") from error
     return loaded

@@ -1,4 +1,4 @@
-"""gRPC as every service uses it: deadlines on both sides, typed errors as status codes, health and reflection."""
+"""gRPC servers and channels: deadlines on both sides, typed errors as status codes, health and reflection."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from services.chassis.settings import Address, ServiceSettings
 DEADLINE_SECONDS = 30.0
 MESSAGE_BYTES = 64 * 1024 * 1024
 
-# Every call of a client of ours waits out a restart of the server. A time-out here would cut longer ones short.
+# Calls wait for a restarting server. A timeout in this configuration would override longer ones of calls.
 _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
@@ -41,8 +41,8 @@ _SERVICE_CONFIG = json.dumps(
     }
 )
 _LIMITS = [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
-# By default gRPC knocks ever more rarely, up to every two minutes, at a neighbour that starts late.
-_KNOCKING = [("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 3000)]
+# gRPC's default back-off grows to two minutes, which delays the connection to a server that starts late.
+_RECONNECT = [("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 3000)]
 _STATUS: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -60,7 +60,7 @@ class Server:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
-        # Without so_reuseport=0 two servers would share a port in silence.
+        # Without so_reuseport=0 two servers could share a port without an error.
         self._server = grpc.aio.server(interceptors=[_Guard()], options=[*_LIMITS, ("grpc.so_reuseport", 0)])
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -69,7 +69,7 @@ class Server:
 
     @property
     def grpc(self) -> grpc.aio.Server:
-        """What the generated `add_…_to_server` functions take."""
+        """The server that the generated `add_…_to_server` functions take."""
         return self._server
 
     async def start(self, *names: str) -> None:
@@ -87,7 +87,7 @@ class Server:
         await self._server.start()
 
     async def report(self, healthy: bool, name: str = "") -> None:
-        """What the health service answers from now on, for the whole service or for the condition `name`."""
+        """Set the answer of the health service, for the whole service or for the condition `name`."""
         status = health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set(name, status)
 
@@ -98,26 +98,28 @@ class Server:
 
 
 def channel(addresses: str, settings: ServiceSettings, deadline: float = DEADLINE_SECONDS) -> grpc.aio.Channel:
-    """A channel to one or several addresses (commas between them), calls spread evenly.
+    """A channel to one or several comma-separated addresses, with round-robin load balancing.
 
-    `deadline` holds for calls that have none of their own, in seconds; streams have only their own.
+    `deadline` (seconds) applies to unary calls without a timeout of their own.
     """
     parts = [part.strip() for part in addresses.split(",") if part.strip()]
     for part in parts:
         Address.parse(part)
     target = parts[0] if len(parts) == 1 else "ipv4:" + ",".join(parts)
-    options = [*_LIMITS, *_KNOCKING, ("grpc.service_config", _SERVICE_CONFIG)]
-    manners = [_Manners(deadline)]
+    options = [*_LIMITS, *_RECONNECT, ("grpc.service_config", _SERVICE_CONFIG)]
+    interceptors = [_CallDefaults(deadline)]
     if settings.grpc_ca:
-        return grpc.aio.secure_channel(target, _channel_credentials(settings), options=options, interceptors=manners)
-    return grpc.aio.insecure_channel(target, options=options, interceptors=manners)
+        return grpc.aio.secure_channel(
+            target, _channel_credentials(settings), options=options, interceptors=interceptors
+        )
+    return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
 
 
 def is_transient(error: grpc.aio.AioRpcError) -> bool:
     """Whether the same call may succeed later.
 
-    Our servers answer errors of their own with INTERNAL. What is cancelled, unknown or reset is a call that a server
-    did not live to answer.
+    Our servers report their own errors as INTERNAL. CANCELLED, UNKNOWN and a reset stream mean that the server ended
+    during the call.
     """
     reset = error.code() is grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or "")
     return reset or error.code() in (
@@ -130,8 +132,8 @@ def is_transient(error: grpc.aio.AioRpcError) -> bool:
     )
 
 
-class _Manners(grpc.aio.UnaryUnaryClientInterceptor):
-    """Gives every call a deadline, if it has none, and the trace context of the span that it is made in."""
+class _CallDefaults(grpc.aio.UnaryUnaryClientInterceptor):
+    """Adds a default deadline and the current trace context to each call."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
@@ -152,7 +154,7 @@ class _Manners(grpc.aio.UnaryUnaryClientInterceptor):
 
 
 class _Guard(grpc.aio.ServerInterceptor):
-    """Bounds the time of every unary call and turns typed errors into status codes."""
+    """Limits the time of each unary call and turns typed errors into status codes."""
 
     async def intercept_service(
         self,
@@ -186,7 +188,7 @@ def _guarded(call: Callable[..., Any], name: str) -> Callable[..., Awaitable[Any
 
 
 def _traced(name: str, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractContextManager[None]:
-    """A span for a call that came with a trace context; others belong to no candidate."""
+    """A span for a call with a trace context; other calls belong to no candidate."""
     trace = {key: str(value) for key, value in context.invocation_metadata() or () if key in TRACE_HEADERS}
     return telemetry.span(name, trace) if trace else nullcontext()
 
@@ -222,7 +224,7 @@ def _server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | N
         return None
     key, certificate = _read(settings.grpc_key), _read(settings.grpc_cert)
     if not key or not certificate:
-        raise ValueError("ASI_GRPC_CA asks for mutual TLS: set ASI_GRPC_CERT and ASI_GRPC_KEY too")
+        raise ValueError("ASI_GRPC_CA enables mutual TLS: set ASI_GRPC_CERT and ASI_GRPC_KEY too")
     return grpc.ssl_server_credentials([(key, certificate)], _read(settings.grpc_ca), require_client_auth=True)
 
 
@@ -230,12 +232,12 @@ def _channel_credentials(settings: ServiceSettings) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(_read(settings.grpc_ca), _read(settings.grpc_key), _read(settings.grpc_cert))
 
 
-def reading(settings: ServiceSettings) -> Server:
+def loopback_server(settings: ServiceSettings) -> Server:
     """A server on a free loopback port, in plain text: the process that started it is on this machine."""
     return Server(settings.model_copy(update={"listen": "127.0.0.1:0", "grpc_ca": None}))
 
 
-async def answer(server: Server, *names: str) -> None:
+async def serve_until_input_closes(server: Server, *names: str) -> None:
     """Start, print the port, and serve until standard input closes. `names` as of `Server.start`."""
     await server.start(*names)
     sys.stdout.write(f"{server.port}\n")

@@ -1,4 +1,4 @@
-"""Settings: read once from the environment, frozen, and refused with one sentence when unknown or impossible."""
+"""Settings: read once from the environment, immutable; an unknown or invalid one raises SettingsError."""
 
 import difflib
 import os
@@ -15,7 +15,7 @@ SERVICES = ("researcher", "engineer", "judge", "analyst", "store")
 
 
 class ServiceSettings(BaseModel):
-    """What every service reads. Field `nats_url` is the variable ASI_NATS_URL, and so on.
+    """Settings of all services. The field `nats_url` is read from ASI_NATS_URL, and so on.
 
     A service's own settings derive from this; their variables carry the service's name, as in ASI_ENGINEER_STAGE.
     """
@@ -50,14 +50,16 @@ class ServiceSettings(BaseModel):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     grace_seconds: float = Field(20.0, ge=0, description="how long a drain waits for work in hand")
     silence_seconds: float = Field(
-        60.0, ge=2, description="a worker that is silent for so long has lost its work to another; the same everywhere"
+        60.0,
+        ge=2,
+        description="without a heartbeat for this long a worker loses its message; equal for all services",
     )
     create_streams: bool = Field(False, description="create what `asi-arch setup` would; for one machine and tests")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector; absent: no tracing")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        """Half of a key pair would fail much later, or leave a connection open to everybody."""
+        """Refuse incomplete TLS settings, which would fail later or leave a connection unprotected."""
         if self.nats_nkey_seed is not None and self.nats_nkey_file is not None:
             raise ValueError("ASI_NATS_NKEY_SEED and ASI_NATS_NKEY_FILE are both set; give one")
         if (self.nats_cert is None) != (self.nats_key is None):
@@ -74,7 +76,7 @@ class ServiceSettings(BaseModel):
 
 S = TypeVar("S", bound=ServiceSettings)
 
-# Variables that belong to a mind or an embedder, which read them by themselves.
+# Variables of minds and embedders, which parse them themselves.
 MIND_NAMES = frozenset(
     {"ASI_MIND_FILE", "ASI_MODEL", "ASI_EMBEDDER", "ASI_EMBEDDING_MODEL", "ASI_ARCHIVE_URL", "ASI_UVLOOP"}
 )
@@ -84,7 +86,7 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
     """Read `kind` from the environment.
 
     Raises:
-        SettingsError: an ASI_ variable is unknown or its value impossible; the message names it and the fix.
+        SettingsError: an ASI_ variable is unknown or its value invalid; the message names it and the fix.
     """
     environment = os.environ if environment is None else environment
     given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
@@ -104,11 +106,11 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
         reason = first["msg"].removeprefix("Value error, ")
         if field not in kind.model_fields:
             raise SettingsError(f"{reason}.") from None
-        raise SettingsError(f"{_variable(field, service)}={values.get(field, '')!r} is impossible: {reason}.") from None
+        raise SettingsError(f"{_variable(field, service)}={values.get(field, '')!r} is invalid: {reason}.") from None
 
 
 def _variable(field: str, service: str) -> str:
-    """The environment variable of a field: only what a service adds carries its name."""
+    """The environment variable of a field; a service's own fields carry its name."""
     shared = field in ServiceSettings.model_fields or f"{PREFIX}{field.upper()}" in MIND_NAMES
     return f"{PREFIX}{field.upper()}" if shared else f"{PREFIX}{service.upper()}_{field.upper()}"
 

@@ -1,4 +1,4 @@
-"""Ending asyncio tasks for certain."""
+"""Reliable cancellation of asyncio tasks."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,10 +8,11 @@ AGAIN_SECONDS = 0.2
 
 
 async def end(*tasks: "asyncio.Task[Any]", within: float | None = None) -> None:
-    """Cancel tasks until the last has ended, or `within` seconds have passed; how they ended is theirs to say.
+    """Cancel tasks repeatedly until all have ended or `within` seconds have passed. Exceptions of the tasks are
+    ignored.
 
-    Once is not enough: in Python 3.11 `asyncio.wait_for`, which clients of ours use, drops a cancellation that comes
-    in the same moment as the answer.
+    One cancellation is not enough: in Python 3.11 `asyncio.wait_for`, which our client libraries use, drops a
+    cancellation that arrives together with the result.
     """
     deadline = None if within is None else asyncio.get_running_loop().time() + within
     while pending := _pending(tasks):

@@ -2,10 +2,10 @@
 
     telemetry.start("judge", settings.otlp_endpoint)
     with telemetry.span("judge handles candidate.trained", event.trace, run=…, candidate=…):
-        telemetry.inject(event.trace)        # what is published carries the span it was said in
+        telemetry.inject(event.trace)        # a published event carries the current span
 
 A trace context travels in `Event.trace`, in the header of the NATS message and in the metadata of gRPC calls. The id of
-a candidate's trace follows from its run and name, so that it needs nobody to begin it and a replay finds it again.
+a candidate's trace is derived from its run and name, so that every service computes the same one.
 OpenTelemetry is imported only where tracing is switched on.
 """
 
@@ -18,12 +18,12 @@ from services.chassis.errors import SettingsError
 
 
 class Tracing(Protocol):
-    """What makes and exports spans."""
+    """Creates and exports spans."""
 
     def span(
         self, name: str, trace: Mapping[str, str], trace_id: int | None, attributes: Mapping[str, str]
     ) -> AbstractContextManager[None]:
-        """A span as long as the context: below the one that `trace` names, else the first of a trace."""
+        """A span for the duration of the context: a child of the span in `trace`, else the root of a trace."""
         ...
 
     def record(self, name: str, trace: Mapping[str, str], begun_ns: int, attributes: Mapping[str, str]) -> None:
@@ -31,15 +31,15 @@ class Tracing(Protocol):
         ...
 
     def inject(self, carrier: MutableMapping[str, str]) -> None:
-        """Write the context of the span in force into a carrier; nothing where there is none."""
+        """Write the context of the current span into a carrier, if there is one."""
         ...
 
     def fail(self, error: Exception) -> None:
-        """Mark the span in force as failed."""
+        """Mark the current span as failed."""
         ...
 
     def stop(self) -> None:
-        """Export what is left."""
+        """Export remaining spans."""
         ...
 
 
@@ -47,7 +47,7 @@ _tracing: Tracing | None = None
 
 
 def start(service: str, endpoint: str | None) -> None:
-    """Trace from now on, to the OTLP endpoint (gRPC), as in http://collector:4317; None: no tracing.
+    """Start tracing to the OTLP endpoint (gRPC), as in http://collector:4317; None: no tracing.
 
     Raises SettingsError when OpenTelemetry is not installed.
     """
@@ -78,7 +78,7 @@ def on() -> bool:
 
 @contextmanager
 def span(name: str, trace: Mapping[str, str], **attributes: str) -> Iterator[None]:
-    """Trace what happens within. `attributes` with a run and a candidate begin that candidate's trace if need be."""
+    """A span around the context. If `attributes` name a run and a candidate, it may start that candidate's trace."""
     if _tracing is None:
         yield
         return
@@ -87,19 +87,19 @@ def span(name: str, trace: Mapping[str, str], **attributes: str) -> Iterator[Non
 
 
 def record(name: str, trace: Mapping[str, str], begun_ns: int, **attributes: str) -> None:
-    """Trace what has happened since `begun_ns`, where it belongs to a trace."""
+    """Record a span since `begun_ns`, if there is a trace."""
     if _tracing is not None and trace:
         _tracing.record(name, trace, begun_ns, attributes)
 
 
 def inject(carrier: MutableMapping[str, str]) -> None:
-    """Write the trace context of the span in force into `carrier`; without one the carrier stays as it is."""
+    """Write the trace context of the current span into `carrier`, if there is one."""
     if _tracing is not None:
         _tracing.inject(carrier)
 
 
 def fail(error: Exception) -> None:
-    """Mark the span in force as failed, where what failed is not raised through it."""
+    """Mark the current span as failed when the error is not raised through it."""
     if _tracing is not None:
         _tracing.fail(error)
 

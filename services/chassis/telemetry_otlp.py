@@ -14,20 +14,20 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 EXPORT_SECONDS = 2.0
-"""How long a batch is tried: longer than that a collector that is away does not hold up the end of a service."""
-_wanted: ContextVar[int | None] = ContextVar("trace id of the next first span", default=None)
+"""Timeout of a batch, which limits how long an unreachable collector delays the end of a service."""
+_next_trace_id: ContextVar[int | None] = ContextVar("trace id of the next first span", default=None)
 
 
 class _Ids(RandomIdGenerator):
-    """Random ids, but for traces whose id is known before they begin."""
+    """Random ids, except for traces with a predetermined id."""
 
     def generate_trace_id(self) -> int:
-        """The wanted id, else a random one."""
-        return _wanted.get() or super().generate_trace_id()
+        """The predetermined id, else a random one."""
+        return _next_trace_id.get() or super().generate_trace_id()
 
 
 class OtlpTracing:
-    """`services.chassis.telemetry.Tracing` with an exporter of its own thread."""
+    """`services.chassis.telemetry.Tracing` with an exporter in its own thread."""
 
     def __init__(self, service: str, endpoint: str) -> None:
         resource = Resource.create({"service.name": f"asi-{service}"})
@@ -43,11 +43,11 @@ class OtlpTracing:
         self, name: str, trace: Mapping[str, str], trace_id: int | None, attributes: Mapping[str, str]
     ) -> Iterator[None]:
         """See `Tracing`."""
-        token = _wanted.set(trace_id)
+        token = _next_trace_id.set(trace_id)
         try:
             begun = self._tracer.start_span(name, self._parent(trace), attributes=_named(attributes))
         finally:
-            _wanted.reset(token)
+            _next_trace_id.reset(token)
         with api.use_span(begun, end_on_exit=True):
             yield
 

@@ -1,8 +1,8 @@
-"""Deliveries become handler calls: heartbeats, acknowledgement after publishing, dead letters, drains.
+"""The worker loop: calls a handler for each delivery, sends heartbeats, publishes, acknowledges, and drains.
 
-A handler gets a `Job` and returns the events to publish, oldest first. `errors` lists what it may raise.
+A handler gets a `Job` and returns the events to publish, in order. `errors` lists the exceptions it may raise.
 
-While a handler works, `Activity` announces what it does to `asi-arch run`, `watch` and the web page.
+Meanwhile `Activity` announces progress to `asi-arch run`, `watch` and the web page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _current: ContextVar[Activity | None] = ContextVar("activity", default=None)
 
 
 class Activity:
-    """The state of one delivery. `send` publishes it; what it raises is not our work's problem."""
+    """The progress of one delivery. `send` publishes it; its exceptions are ignored."""
 
     def __init__(
         self, run: str, candidate: str, service: str, attempt: int, send: Callable[[pb.Progress], Awaitable[None]]
@@ -48,17 +48,17 @@ class Activity:
         self._changed = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def told(self) -> AsyncIterator[None]:
-        """Tell of it for as long as the context lasts: at every change, and every few seconds."""
+    async def announcing(self) -> AsyncIterator[None]:
+        """Announce the progress within the context: at every change, and every few seconds."""
         token = _current.set(self)
-        announcing = asyncio.create_task(self._tell())
+        announcing = asyncio.create_task(self._announce())
         try:
             yield
         finally:
             _current.reset(token)
             announcing.cancel()
 
-    async def _tell(self) -> None:
+    async def _announce(self) -> None:
         while True:
             self._changed.clear()
             with contextlib.suppress(Exception):
@@ -68,14 +68,14 @@ class Activity:
                     await self._changed.wait()
 
     def train(self, training: pb.TrainingProgress) -> None:
-        """Set where the training of a seed stands."""
+        """Set the progress of the training of a seed."""
         others = [one for one in self._state.trainings if one.seed != training.seed]
         del self._state.trainings[:]
         self._state.trainings.extend(sorted([*others, training], key=lambda other: other.seed))
         self._changed.set()
 
     def wait(self, for_: str, attempt: int) -> None:
-        """Set what is waited for; empty: nothing any more."""
+        """Set what the work waits for; empty for nothing."""
         self._state.waits_for = for_
         self._state.attempt = attempt or self._attempt
         self._state.since.FromNanoseconds(time.time_ns())
@@ -83,14 +83,14 @@ class Activity:
 
 
 def training(progress: pb.TrainingProgress) -> None:
-    """Report where the training of a seed stands."""
+    """Report the progress of the training of a seed."""
     if (activity := _current.get()) is not None:
         activity.train(progress)
 
 
 @contextlib.contextmanager
 def waiting_for(what: str, attempt: int) -> Iterator[None]:
-    """Report that the work waits for something, as in "the model", for as long as the context lasts."""
+    """Report within the context that the work waits for something, such as "the model"."""
     activity = _current.get()
     if activity is not None:
         activity.wait(what, attempt)
@@ -110,7 +110,7 @@ class Job:
 
     cause: Cause
     attempt: int  # the delivery number
-    sequence: int  # of the event in the log: what is read from the archive must be at least as new
+    sequence: int  # of the event in the log: the archive must have applied it before it is read
     bus: Bus
     service: str
     draining: asyncio.Event = field(default_factory=asyncio.Event)
@@ -125,7 +125,7 @@ Handler = Callable[[Job], Awaitable[Sequence[events_pb2.Event]]]
 
 
 class Worker:
-    """Up to `parallel` deliveries of one durable in hand at once."""
+    """Handles up to `parallel` deliveries of one durable consumer at once."""
 
     def __init__(
         self,
@@ -149,13 +149,13 @@ class Worker:
         self._free = asyncio.Semaphore(parallel)
         self._parallel = parallel
         self._running: set[asyncio.Task[None]] = set()
-        self._pausing: set[asyncio.Task[None]] = set()  # announcing that a delivery waits to come again
+        self._pausing: set[asyncio.Task[None]] = set()  # announce that a delivery waits for its next attempt
         self._draining = asyncio.Event()
         self._fetching: asyncio.Timeout | None = None
 
     @property
     def busy(self) -> int:
-        """Deliveries in hand."""
+        """Deliveries that are being handled."""
         return len(self._running)
 
     async def run(self) -> None:
@@ -173,7 +173,7 @@ class Worker:
                 task.add_done_callback(self._finished)
 
     async def drain(self, grace: float) -> None:
-        """Fetch no more; give work in hand `grace` seconds to end or hand itself back, then cancel it."""
+        """Stop fetching; cancel handlers that have not ended within `grace` seconds."""
         self._draining.set()
         if self._fetching is not None:
             self._fetching.reschedule(0.0)
@@ -186,7 +186,7 @@ class Worker:
         await tasks.end(*late, within=10)
 
     async def _fetch(self) -> Delivery | None:
-        """One delivery, or none when draining began meanwhile: a fetch never outlives the drain."""
+        """One delivery, or None if none arrived or draining began."""
         try:
             async with asyncio.timeout(None) as self._fetching:
                 return next(iter(await self._consumer.fetch(1)), None)
@@ -199,7 +199,7 @@ class Worker:
         self._running.discard(task)
         self._free.release()
         if not task.cancelled() and (error := task.exception()):
-            get_logger().error("the worker loop failed to end a delivery; it will come again", exc_info=error)
+            get_logger().error("a delivery could not be completed; it will be redelivered", exc_info=error)
 
     async def _handle(self, delivery: Delivery) -> None:
         try:
@@ -210,17 +210,17 @@ class Worker:
             return
         structlog.contextvars.bind_contextvars(run=cause.event.run, candidate=cause.event.candidate)
         job = Job(cause, delivery.deliveries, delivery.sequence, self._bus, self._service, self._draining)
-        heart = asyncio.create_task(_beat(delivery, self._heartbeat_seconds))
+        heartbeats = asyncio.create_task(_send_heartbeats(delivery, self._heartbeat_seconds))
         event = cause.event
         activity = Activity(event.run, event.candidate, self._service, delivery.deliveries, self._bus.announce)
         about = {"run": cause.event.run, "candidate": cause.event.candidate, "attempt": str(delivery.deliveries)}
         name = f"{self._durable} handles {fact_of(cause.event)}"
         try:
             with metrics.handling(self._durable, delivery.deliveries), telemetry.span(name, cause.event.trace, **about):
-                async with activity.told():
+                async with activity.announcing():
                     await self._attempt(job, delivery)
         finally:
-            heart.cancel()
+            heartbeats.cancel()
 
     async def _attempt(self, job: Job, delivery: Delivery) -> None:
         try:
@@ -244,16 +244,16 @@ class Worker:
             await delivery.again(early.delay or 0)
             return
         except Transient as transient:
-            await self._later(job, delivery, transient, transient.delay)
+            await self._retry_later(job, delivery, transient, transient.delay)
             return
         except grpc.aio.AioRpcError as error:
             if is_transient(error):
-                await self._later(job, delivery, error, None)
+                await self._retry_later(job, delivery, error, None)
                 return
-            await self._bury(job, delivery, error)
+            await self._publish_dead_letter(job, delivery, error)
             return
-        except Exception as error:  # noqa: BLE001 - the one broad catch: what nobody foresaw becomes a dead letter
-            await self._bury(job, delivery, error)
+        except Exception as error:  # noqa: BLE001 - the one broad catch: an unexpected error becomes a dead letter
+            await self._publish_dead_letter(job, delivery, error)
             return
         await delivery.done()
 
@@ -266,7 +266,7 @@ class Worker:
                 cause = Cause.published(event)
                 raise RuntimeError(f"{cause.event.id} cannot be published: {error}") from error
 
-    async def _later(self, job: Job, delivery: Delivery, reason: Exception, delay: float | None) -> None:
+    async def _retry_later(self, job: Job, delivery: Delivery, reason: Exception, delay: float | None) -> None:
         wait = delay if delay is not None else BACK_OFF_SECONDS[min(delivery.deliveries, len(BACK_OFF_SECONDS)) - 1]
         telemetry.fail(reason)
         text = f"{reason.code().name}: {reason.details()}" if isinstance(reason, grpc.aio.AioRpcError) else str(reason)
@@ -277,15 +277,15 @@ class Worker:
         pausing.add_done_callback(self._pausing.discard)
 
     async def _pause(self, job: Job, reason: str, seconds: float) -> None:
-        """Announce why nothing is done about a candidate until its delivery comes again."""
+        """Announce why a candidate waits until its redelivery."""
         event = job.event
         activity = Activity(event.run, event.candidate, self._service, job.attempt, self._bus.announce)
         activity.wait(f"another attempt: {reason}", job.attempt)
-        async with activity.told():
+        async with activity.announcing():
             await asyncio.sleep(seconds)
 
-    async def _bury(self, job: Job, delivery: Delivery, error: Exception) -> None:
-        """A dead letter, with its traceback, and no further delivery."""
+    async def _publish_dead_letter(self, job: Job, delivery: Delivery, error: Exception) -> None:
+        """Publish a dead letter with the traceback, and stop redelivery."""
         telemetry.fail(error)
         get_logger().error("dead letter", durable=self._durable, sequence=delivery.sequence, exc_info=error)
         dead = dead_letter(
@@ -300,7 +300,7 @@ class Worker:
 
 
 def _cause(delivery: Delivery) -> Cause:
-    """What was delivered. Raises ValueError for what is no event that this version knows, or not its subject's."""
+    """The delivered event. Raises ValueError if it is unknown to this version or does not belong to its subject."""
     cause = Cause.of(delivery.body)
     fact_of(cause.event)
     if is_forged(delivery.subject, cause.event):
@@ -311,7 +311,7 @@ def _cause(delivery: Delivery) -> Cause:
 def dead_letter(
     cause: Cause, service: str, durable: str, sequence: int, deliveries: int, reason: str, trace: str = ""
 ) -> events_pb2.Event:
-    """The fact that `durable` could not handle message `sequence`. Its id does not depend on who reports it."""
+    """The fact that `durable` could not handle message `sequence`. Its id is the same for every reporter."""
     dead = follow(cause, "dead", service, 1, cause.event.candidate, suffix=f"{durable}-{sequence}")
     dead.dead.CopyFrom(
         events_pb2.DeadLetter(
@@ -322,16 +322,16 @@ def dead_letter(
 
 
 def _reason(error: Exception) -> str:
-    """An error in a line: of a call that failed, what the other service said."""
+    """An error in one line; for a failed call, the status and details of the other service."""
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {error.details()}"
     return f"{type(error).__name__}: {error}"
 
 
-async def _beat(delivery: Delivery, seconds: float) -> None:
+async def _send_heartbeats(delivery: Delivery, seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
         try:
-            await delivery.still_working()
-        except Exception as error:  # noqa: BLE001 - a missed beat must not end the work; the next may get through
+            await delivery.heartbeat()
+        except Exception as error:  # noqa: BLE001 - a failed heartbeat must not end the work; the next may succeed
             get_logger().warning("heartbeat failed", error=str(error))

@@ -253,7 +253,7 @@ async def _watch(
                     progress.note(f"the {name} ended unexpectedly and was started again")
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     status, rows = await _look(archive, run)
-                    progress.view.hear_all(announced)
+                    progress.view.record_all(announced)
                     progress.view.look(status, rows)
                     progress.show()
                     if (status.phase in OVER and not status.in_flight) or interrupted.is_set():

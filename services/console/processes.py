@@ -102,13 +102,13 @@ class ServiceProcess:
             return False
         code = self.process.returncode
         if code == SETTINGS_EXIT:
-            raise SettingsError(f"{self.name}: {self.last_words()}")
+            raise SettingsError(f"{self.name}: {self.last_log_entry()}")
         now = time.monotonic()
         self.deaths = [death for death in self.deaths if now - death < RESTART_WINDOW_SECONDS] + [now]
         if len(self.deaths) > RESTARTS:
             raise ServiceFailed(
                 f"the {self.name} has ended {len(self.deaths)} times in a minute, "
-                f"the last time with: {self.last_words()} (all of it: {self.log})"
+                f"the last time with: {self.last_log_entry()} (all of it: {self.log})"
             )
         self.start()
         return True
@@ -128,7 +128,7 @@ class ServiceProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-    def last_words(self) -> str:
+    def last_log_entry(self) -> str:
         """The last line of its log: of one that the service logged, what it says."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
         if not lines:

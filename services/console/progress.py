@@ -58,7 +58,7 @@ class View:
         if self._done_at_start is None:
             self._done_at_start = self._done()
 
-    def hear(self, announced: Announced) -> None:
+    def record(self, announced: Announced) -> None:
         """Take in what a service announces. A training's time left only falls, unless it began anew."""
         for training in announced.trainings:
             before = self._left_of.get((announced.candidate, training.seed))
@@ -73,10 +73,10 @@ class View:
         if row["candidate"]:
             self.last_events[row["candidate"]] = row
 
-    def hear_all(self, queue: asyncio.Queue[Announced]) -> None:
+    def record_all(self, queue: asyncio.Queue[Announced]) -> None:
         """Take in what has arrived."""
         while not queue.empty():
-            self.hear(queue.get_nowait())
+            self.record(queue.get_nowait())
 
     def block(self) -> RenderableType:
         """For a terminal: a bar for the run and one for each training."""

@@ -209,7 +209,7 @@ def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision,
             seats.append(seat)
     state, promoted = _promote(state, policy)
     if state.phase in ("draining", "verifying") and not state.in_flight:
-        state, ending = _end_of_the_way(state, policy)
+        state, ending = _after_last_seat(state, policy)
         return state, (*seats, *promoted, *ending)
     return state, (*seats, *promoted)
 
@@ -220,7 +220,7 @@ def _seats_taken(state: RunState, policy: RunPolicy) -> int:
     return len(state.in_flight) - waiting
 
 
-def _end_of_the_way(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
+def _after_last_seat(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
     """Nobody searches any more: wait for those who climb, then say what was found, then finish."""
     if state.ladder.climbing:
         return replace(state, phase="verifying"), ()

@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from services.chassis import metrics
-from services.chassis.deaths import MOST_LONE_DEATHS, Room
+from services.chassis.deaths import MOST_LONE_CRASHES, SuspectLock
 from services.chassis.errors import Rejected, Superseded, Transient
 from services.chassis.events import follow
 from services.chassis.logs import get_logger
@@ -41,7 +41,7 @@ class Claims:
 
     def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub) -> None:
         self._archive = archive
-        self._room = Room()
+        self._lock = SuspectLock()
         self._late: set[asyncio.Task[int]] = set()  # claims that could not be given back at once
 
     @asynccontextmanager
@@ -55,7 +55,7 @@ class Claims:
         _require_innocence(earlier)
         alone = any(not claim.released for claim in earlier)
         attempt = len(earlier) + 1
-        async with self._room.taken(alone):
+        async with self._lock.held(alone):
             try:
                 await self._claim(job, attempt, rung, alone)
                 yield attempt
@@ -72,7 +72,7 @@ class Claims:
         A result that waits out an outage costs less than the same training again. Whoever acknowledged the work after a
         refusal would take it from the one who has it now.
         """
-        sequence = await _insist(job, event)
+        sequence = await _publish_with_retries(job, event)
         metrics.published("candidate.trained", event)
         if (await self._record(job, sequence)).training.attempt != event.attempt:
             raise Superseded(f"attempt {event.attempt} of {event.candidate} is not the newest: it does not count")
@@ -98,7 +98,7 @@ class Claims:
                 await job.bus.publish(event)
         except (Transient, TimeoutError) as error:  # an outage is not to be taken for a death
             get_logger().warning("a claim could not be given back yet", attempt=attempt, error=str(error))
-            task = asyncio.create_task(_insist(job, event))
+            task = asyncio.create_task(_publish_with_retries(job, event))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
 
@@ -107,7 +107,7 @@ class Claims:
         return await self._archive.GetCandidate(request, timeout=30)
 
 
-async def _insist(job: Job, event: events_pb2.Event) -> int:
+async def _publish_with_retries(job: Job, event: events_pb2.Event) -> int:
     """Publish until the log has the event: its sequence. The same event twice is one, by its id."""
     while True:
         try:
@@ -120,7 +120,7 @@ async def _insist(job: Job, event: events_pb2.Event) -> int:
 def _require_innocence(claims: Sequence[pb.Claim]) -> None:
     """Raises Rejected where too many claims ended without a word while nothing else was trained beside them."""
     deadly = [claim for claim in claims if claim.alone and not claim.released]
-    if len(deadly) >= MOST_LONE_DEATHS:
+    if len(deadly) >= MOST_LONE_CRASHES:
         raise Rejected(
             "train",
             f"{len(deadly)} engineers died while they trained this candidate and nothing else",

@@ -71,7 +71,7 @@ class JudgeHandler:
         root, anchor = known.get(settings.baselines[0]), known.get(ANCHOR)
         if root is not None and root.state in ENDED:
             raise Rejected("judge", f"the root {settings.baselines[0]} was rejected: there is nothing to compare with")
-        if root is None or not _measured(root) or _is_to_come(anchor, record):
+        if root is None or not _measured(root) or _is_pending(anchor, record):
             raise NotYet(WAITING, BASELINE_SECONDS)
         earlier = [one for one in known.values() if one.request.number < record.request.number and _measured(one)]
         return Case(
@@ -245,7 +245,7 @@ def _measured(record: pb.Candidate) -> bool:
     return record.training.HasField("loss")
 
 
-def _is_to_come(baseline: pb.Candidate | None, record: pb.Candidate) -> bool:
+def _is_pending(baseline: pb.Candidate | None, record: pb.Candidate) -> bool:
     """Asked for before the candidate, not measured, and not rejected either."""
     return (
         baseline is not None

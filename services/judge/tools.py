@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from services.chassis import logs
 from services.chassis.errors import NotPossible, NotYet, Rejected, SettingsError
-from services.chassis.rpc import answer, channel, reading
+from services.chassis.rpc import channel, loopback_server, serve_until_input_closes
 from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import load
 from services.contracts import archive_pb2_grpc, checker_pb2_grpc, judge_pb2, judge_pb2_grpc
@@ -35,14 +35,14 @@ async def question(
     if not record.training.HasField("loss"):
         raise NotPossible(f"candidate {record.id} is not measured, so there is nothing to judge")
     async with channel(settings.checker_address, settings) as checker:
-        handler = JudgeHandler(archive, checker_pb2_grpc.CheckerStub(checker), _offline)
+        handler = JudgeHandler(archive, checker_pb2_grpc.CheckerStub(checker), _offline_judge)
         try:
             return plain(score_request(await handler.case(record)))
         except (NotYet, Rejected) as error:
             raise NotPossible(f"candidate {record.id} cannot be judged: {error}") from None
 
 
-async def _offline(_mind: str, _job: object) -> Judge:
+async def _offline_judge(_mind: str, _job: object) -> Judge:
     """No model is asked."""
     return OfflineJudge()
 
@@ -56,10 +56,10 @@ async def serve(settings: JudgeSettings) -> None:
         archive = archive_pb2_grpc.ArchiveStub(archive_channel)
         calibration = Calibration(ArchiveLedger(archive))
         handler = JudgeHandler(archive, checker_pb2_grpc.CheckerStub(checker_channel), calibration.judge)
-        server = reading(settings)
+        server = loopback_server(settings)
         judge_pb2_grpc.add_JudgeServicer_to_server(JudgeService(archive, handler), server.grpc)
         try:
-            await answer(server, judge_pb2.DESCRIPTOR.services_by_name["Judge"].full_name)
+            await serve_until_input_closes(server, judge_pb2.DESCRIPTOR.services_by_name["Judge"].full_name)
         finally:
             await calibration.close()
 

@@ -82,7 +82,7 @@ class Gauges:
 SERVICE = "store"
 
 
-class DeadLetterKeeper:
+class DeadLetterRecorder:
     """Turns advisories into `*.dead` events."""
 
     def __init__(self, bus: Bus, consumer: Consumer) -> None:
@@ -93,9 +93,9 @@ class DeadLetterKeeper:
         """For ever. Raises BusLost when the durable is gone."""
         async for deliveries in self._consumer.batches(20):
             for delivery in deliveries:
-                await _or_again(delivery, self._keep)
+                await _or_retry(delivery, self._record)
 
-    async def _keep(self, delivery: Delivery) -> None:
+    async def _record(self, delivery: Delivery) -> None:
         advisory = json.loads(delivery.body)
         sequence, consumer = int(advisory["stream_seq"]), str(advisory["consumer"])
         message = await self._bus.message_at(sequence)
@@ -110,22 +110,22 @@ class DeadLetterKeeper:
         await self._bus.publish(dead)
 
 
-async def _or_again(delivery: Delivery, keep: Callable[[Delivery], Awaitable[None]]) -> None:
+async def _or_retry(delivery: Delivery, handle: Callable[[Delivery], Awaitable[None]]) -> None:
     try:
-        await keep(delivery)
+        await handle(delivery)
     except Transient:
         await delivery.again(5)
     except (KeyError, ValueError) as error:
         get_logger().error("an advisory that says nothing", error=str(error), sequence=delivery.sequence)
-        await delivery.done_soon()
+        await delivery.acknowledge_soon()
     else:
-        await delivery.done_soon()
+        await delivery.acknowledge_soon()
 
 
 OPEN_SECONDS = 1.0
 
 
-async def _open_patiently(archive: Archive) -> None:
+async def _open_when_reachable(archive: Archive) -> None:
     """A database that is not up yet is waited for: events wait in their log meanwhile.
 
     Raises SettingsError where it is damaged, or its tables or indexes are not what the code expects.
@@ -153,15 +153,15 @@ async def _open_patiently(archive: Archive) -> None:
 async def build(service: Service, settings: StoreSettings) -> AsyncIterator[None]:
     """Open the archive and serve it until the context is left. Raises SettingsError for an impossible archive URL."""
     archive = open_archive(settings.archive)
-    await _open_patiently(archive)
+    await _open_when_reachable(archive)
     try:
         applier = Applier(service.bus, archive, await service.bus.consumer("store"), settings.batch)
-        keeper = DeadLetterKeeper(service.bus, await service.bus.consumer("dead-letters"))
+        dead_letters = DeadLetterRecorder(service.bus, await service.bus.consumer("dead-letters"))
         answers = ArchiveService(archive, RunLedger(archive), applier.state)
         archive_pb2_grpc.add_ArchiveServicer_to_server(answers, service.server.grpc)
         service.rpc_names.append(archive_pb2.DESCRIPTOR.services_by_name["Archive"].full_name)
         gauges = Gauges(archive, service.bus)
-        service.tasks += [applier.run(), keeper.run(), gauges.run()]
+        service.tasks += [applier.run(), dead_letters.run(), gauges.run()]
         service.healthy = lambda: not applier.state.outage
         yield
     finally:

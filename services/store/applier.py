@@ -41,13 +41,13 @@ class Applier:
         Raises BusLost when the durable is gone, and LogDamaged when the log is another than was applied: it is compared
         at the start, after every reconnection, and whenever nothing has come for a while.
         """
-        await self._patiently(self._answer)
+        await self._until_reachable(self._answer)
         async for deliveries in self._consumer.batches(self._batch):
             if deliveries:
-                await self._patiently(partial(self._take, deliveries))
-                await asyncio.gather(*(delivery.done_soon() for delivery in deliveries))
+                await self._until_reachable(partial(self._take, deliveries))
+                await asyncio.gather(*(delivery.acknowledge_soon() for delivery in deliveries))
             else:
-                await self._patiently(self._idle)
+                await self._until_reachable(self._idle)
 
     async def _idle(self) -> None:
         await self._compare()
@@ -90,7 +90,7 @@ class Applier:
             return
         begun = time.time_ns()
         for change in await self._archive.apply(messages, react):
-            _tell(change, begun)
+            _trace(change, begun)
         self.state.reached = max(self.state.reached, messages[-1].sequence)
         self.state.changed()
 
@@ -109,7 +109,7 @@ class Applier:
             await self._archive.sent(sorted(self._published))
             self._published.clear()
 
-    async def _patiently(self, work: Work) -> None:
+    async def _until_reachable(self, work: Work) -> None:
         """Do it, however long the database or the broker is away: deliveries wait unacknowledged meanwhile."""
         while True:
             try:
@@ -153,7 +153,7 @@ class Applier:
             raise ArchiveUnavailable(str(error)) from error
 
 
-def _tell(change: Change, begun: int) -> None:
+def _trace(change: Change, begun: int) -> None:
     log = change.log
     telemetry.record(f"store applies {log.event.id}", log.event.trace, begun, run=log.run, candidate=log.candidate)
     if log.accepted:

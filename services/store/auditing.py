@@ -236,7 +236,7 @@ def _claims(records: Sequence[pb.Candidate], rounds: Iterable[_Round]) -> tuple[
         for name, verdict in tested.verdicts.items():
             controls = {control: _losses(by_id[control], verdict.seeds) for control in verdict.controls}
             again = {finding.candidate: finding for finding in findings(losses, controls, verdict.tried, policy)}[name]
-            wrong += _otherwise(name, verdict, again)
+            wrong += _verdict_differences(name, verdict, again)
             claims[name] = _claim(by_id[name], by_id[verdict.control], verdict, tested.climb.stages[-1])
     order = {"confirmed": 0, "undecided": 1, "refuted": 2}
     ranked = sorted(claims.values(), key=lambda claim: (order.get(claim.outcome, 3), -claim.effect))
@@ -270,7 +270,7 @@ def _losses(record: pb.Candidate, seeds: Iterable[int]) -> dict[int, float]:
     return {seed.seed: seed.loss for training in trainings for seed in training.seeds if seed.seed in chosen}
 
 
-def _otherwise(candidate: str, verdict: pb.Discovery, again: Finding) -> Iterator[str]:
+def _verdict_differences(candidate: str, verdict: pb.Discovery, again: Finding) -> Iterator[str]:
     numbers = {
         "effect": (verdict.effect, again.effect),
         "p_value": (verdict.p_value, again.p),

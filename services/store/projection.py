@@ -135,19 +135,19 @@ def _project(incoming: Incoming, run: RunRow | None, row: CandidateRow | None) -
         members = tuple(event.pool_updated.members)
         return Change(log, run=run, pool=PoolRow(event.run, log.sequence, members, event.pool_updated.entries))
     if fact.endswith(".dead"):
-        return _die(incoming, run, row)
+        return _apply_dead(incoming, run, row)
     if fact == "dead.dropped":
-        return Change(log, row, _one_letter_less(run))
+        return Change(log, row, _without_one_dead_letter(run))
     if fact in ("candidate.requested", "candidate.imported") and not event.retry_of:
-        return _appear(incoming, run, row)
+        return _apply_request(incoming, run, row)
     if row is None:
         raise Refused(f"the run has no candidate {event.candidate}")
     if event.retry_of:
         return _retry(incoming, run, row)
-    return _grow(fact, incoming, run, row)
+    return _apply_to_candidate(fact, incoming, run, row)
 
 
-def _die(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
+def _apply_dead(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
     """A message that nobody could handle: its candidate ends, unless it has already."""
     run = replace(run, dead_letters=run.dead_letters + 1)
     if run.state.ladder.is_climbing(incoming.log.candidate):
@@ -177,7 +177,7 @@ def _retry(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
         root=baseline and record.request.baseline == run.settings.baselines[0],
         proposal=record.kind == pb.KIND_PROPOSAL,
     )
-    change = stepped(Change(incoming.log, replace(row, ended=None), _one_letter_less(run)), again)
+    change = stepped(Change(incoming.log, replace(row, ended=None), _without_one_dead_letter(run)), again)
     record.ClearField("rejection")
     record.ClearField("claims")
     record.retries += 1
@@ -186,7 +186,7 @@ def _retry(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     return change
 
 
-def _one_letter_less(run: RunRow) -> RunRow:
+def _without_one_dead_letter(run: RunRow) -> RunRow:
     return replace(run, dead_letters=max(0, run.dead_letters - 1))
 
 
@@ -198,7 +198,7 @@ def _state_by_parts(record: pb.Candidate) -> pb.State.ValueType:
     return pb.STATE_REQUESTED
 
 
-def _appear(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
+def _apply_request(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
     """A seat becomes a candidate; a published record becomes one that has ended."""
     log, event = incoming.log, incoming.log.event
     if row is not None:
@@ -223,11 +223,11 @@ def _appear(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Change
     return Change(log, new, run)
 
 
-def _grow(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
+def _apply_to_candidate(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """One more part of a candidate that exists."""
     log, event = incoming.log, incoming.log.event
     if fact == "mind.answered":
-        return _think(incoming, run, row)
+        return _apply_call(incoming, run, row)
     if fact == "candidate.rescored":
         fitness = event.candidate_rescored.fitness
         row.record.verdict.fitness.CopyFrom(fitness)
@@ -290,7 +290,7 @@ def attempts(record: pb.Candidate, rung: int = 0) -> int:
     return sum(claim.rung == rung for claim in record.claims)
 
 
-def _think(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
+def _apply_call(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """A question that was put to a mind on the candidate's behalf."""
     call = incoming.log.event.mind_answered.call
     tokens = call.reserved_tokens or call.prompt_tokens + call.completion_tokens

@@ -90,7 +90,7 @@ async def recover(bus: Bus, archive: Archive, replicas: int | None = None) -> Re
     if damage is None:
         return Recovery(None, await archive.applied(), 0)
     await _require_whole(archive)
-    rescued = 0 if damage == NO_LOG else await _rescue(bus, archive)
+    rescued = 0 if damage == NO_LOG else await _republish_from_archive(bus, archive)
     replicas = replicas or await bus.replicas()
     await bus.remove_stream(EVENTS)
     await bus.set_up(replicas)
@@ -118,7 +118,7 @@ async def _require_whole(archive: Archive) -> None:
     )
 
 
-async def _rescue(bus: Bus, archive: Archive) -> int:
+async def _republish_from_archive(bus: Bus, archive: Archive) -> int:
     """Apply what the log holds and the archive has not seen, as the next messages; how many those are."""
     known = {sha256(message.body).digest() async for message in archive.bodies()}
     rescued, place = 0, await archive.applied()

@@ -57,11 +57,11 @@ class Rebuilt:
     def apply(self, incoming: Sequence[Incoming]) -> None:
         """The next messages, in order."""
         for key in needs(incoming).candidates & self._ended.keys():
-            self._standing.rows[key] = self._taken_back(key)
+            self._standing.rows[key] = self._restored_row(key)
         effects = fold(incoming, self._standing, None)
         self.seen += [Seen.of(row) for row in effects.logs]
         self._pools += effects.pools
-        self._put_away(effects)
+        self._store_effects(effects)
 
     def digest(self) -> tuple[str, int]:
         """As every archive computes it: the digest and the number of accepted events."""
@@ -74,7 +74,7 @@ class Rebuilt:
             digest.event(one.sha256)
         return digest.result()
 
-    def _put_away(self, effects: Effects) -> None:
+    def _store_effects(self, effects: Effects) -> None:
         for key, row in effects.rows.items():
             if row.ended is not None:
                 place, record = self._file.seek(0, 2), record_bytes(row.record)
@@ -82,7 +82,7 @@ class Rebuilt:
                 self._ended[key] = replace(row, record=candidate_pb2.Candidate()), place, len(record)
                 del self._standing.rows[key]
 
-    def _taken_back(self, key: Key) -> CandidateRow:
+    def _restored_row(self, key: Key) -> CandidateRow:
         record = candidate_pb2.Candidate.FromString(self._record(key))
         return replace(self._ended.pop(key)[0], record=record)
 

@@ -16,7 +16,7 @@ from google.protobuf.json_format import Parse, ParseError
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient, sentence
-from services.chassis.service import run_fast
+from services.chassis.service import run_on_uvloop
 from services.chassis.settings import load
 from services.contracts import events_pb2
 from services.store import auditing, exporting, importing
@@ -128,14 +128,14 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
             await bus.set_up()
             if arguments.format in ("jsonl", "parquet"):
                 run, bodies, left_out = importing.exported_bodies(arguments.path, arguments.format, arguments.skip_bad)
-                await _must_be_new(archive, run)
+                await _require_new_run(archive, run)
                 await importing.publish_bodies(bus, bodies)
                 count = len(bodies)
             else:
                 programs = arguments.format == "programs"
                 published = (read_programs if programs else read)(arguments.path, arguments.skip_bad)
                 run = run_name(arguments.run or ("programs" if programs else "imported"))
-                await _must_be_new(archive, run)
+                await _require_new_run(archive, run)
                 events = importing.events_of(run, published.records, arguments.format)
                 await importing.publish_all(bus, events)
                 left_out, count = published.left_out, len(published.records)
@@ -176,7 +176,7 @@ async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
         past = await history(archive, (await archive.run(source)).run, at)
         async with Bus(settings, "asi-fork") as bus:
             if not await bus.holds(f"asi.v1.{run}.>"):  # else it must be this fork, cut short
-                await _must_be_new(archive, run)
+                await _require_new_run(archive, run)
             sequence = await fork(bus, past, run, settings_of_fork)
     finally:
         await archive.close()
@@ -206,7 +206,7 @@ async def _recover(arguments: argparse.Namespace, settings: StoreSettings) -> in
     return 0
 
 
-async def _must_be_new(archive: Archive, run: str) -> None:
+async def _require_new_run(archive: Archive, run: str) -> None:
     if run in {row.run for row in await archive.runs()}:
         raise SettingsError(f"a run called {run} exists already: choose another --run.")
 
@@ -347,7 +347,7 @@ def _say(text: str) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(run_fast(main(_parser().parse_args(), load(StoreSettings, "store"))))
+        sys.exit(run_on_uvloop(main(_parser().parse_args(), load(StoreSettings, "store"))))
     except (SettingsError, BadArchive, ParseError, ValueError, FileExistsError, FileNotFoundError) as error:
         sys.stderr.write(f"asi-arch: {sentence(error)}\n")
         sys.exit(2)

@@ -318,7 +318,7 @@ class Table:
         curve: list[float | None] = [None] * budget
         clock, finished, incumbent = 0.0, 0.0, None
         while True:
-            while len(running) < seats and search.spent < budget and self._anything_left(search):
+            while len(running) < seats and search.spent < budget and self._any_unmeasured(search):
                 choice = self._next(policy, search)
                 record = draws.setdefault(choice.architecture, self._drawn(choice.architecture, search.rng))
                 cost = choice.fidelity - search.seen.get(choice.architecture, 0.0)
@@ -350,7 +350,7 @@ class Table:
         trained = self._records[architecture]
         return trained[rng.choice(sorted(trained))]
 
-    def _anything_left(self, search: Search) -> bool:
+    def _any_unmeasured(self, search: Search) -> bool:
         return len(search.seen) < len(self.space) or any(share < 1 for share in search.seen.values())
 
     def _next(self, policy: Policy, search: Search) -> Choice:

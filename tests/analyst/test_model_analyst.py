@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from pydantic import JsonValue
 
-from services.analyst.model_analyst import ModelAnalyst, told
+from services.analyst.model_analyst import ModelAnalyst, description_of
 from services.analyst.offline_analyst import NAME, OfflineAnalyst
 from services.contracts import candidate_pb2 as pb
 from services.llm.budget import MemoryLedger
@@ -86,7 +86,7 @@ async def test_a_model_that_declines_leaves_the_offline_analysis() -> None:
 
 def test_what_was_not_measured_is_not_shown_to_a_model() -> None:
     """A zero would be explained as if it were a result."""
-    assert told(pb.Candidate(id="c000009", proposal=pb.Proposal(name="Unknown"))) == "Unknown (c000009)"
+    assert description_of(pb.Candidate(id="c000009", proposal=pb.Proposal(name="Unknown"))) == "Unknown (c000009)"
 
 
 def test_the_curve_is_told_by_quarters() -> None:
@@ -95,4 +95,6 @@ def test_the_curve_is_told_by_quarters() -> None:
     seed = record.training.seeds.add(seed=1)
     seed.curve.extend(pb.CurvePoint(step=10 * place, train_loss=5.0 - place / 4) for place in range(1, 9))
 
-    assert "training loss 4.500 at step 20, 4.000 at step 40, 3.500 at step 60, 3.000 at step 80" in told(record)
+    assert "training loss 4.500 at step 20, 4.000 at step 40, 3.500 at step 60, 3.000 at step 80" in description_of(
+        record
+    )

@@ -20,7 +20,7 @@ from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job, Worker
 from services.console.processes import Broker
 from services.contracts import events_pb2 as pb
-from services.store.app import DeadLetterKeeper
+from services.store.app import DeadLetterRecorder
 from services.store.projection import read
 from tests.chassis.guarded import GuardedServer
 
@@ -71,7 +71,7 @@ def counted(counter: str, **labels: str) -> float:
 async def keeping(guarded: GuardedServer) -> AsyncIterator[None]:
     """The store's keeper of dead letters, at work."""
     async with Bus(guarded.settings("store"), "store") as store:
-        keeper = asyncio.create_task(DeadLetterKeeper(store, await store.consumer("dead-letters")).run())
+        keeper = asyncio.create_task(DeadLetterRecorder(store, await store.consumer("dead-letters")).run())
         yield
         assert not keeper.done()
         keeper.cancel()

@@ -43,9 +43,9 @@ def test_a_training_has_steps_loss_speed_and_a_time_left_that_never_grows() -> N
     clock = Clock()
     view = View(clock)
     view.look(status(), [row(flying())])
-    view.hear(announced(10, 50))
+    view.record(announced(10, 50))
     first = view.line()
-    view.hear(announced(20, 80))
+    view.record(announced(20, 80))
 
     assert "c000002 step 10/100, loss 2.500, 9,000 tokens/s, 0:50 left" in first
     assert "step 20/100, loss 2.500, 9,000 tokens/s, 0:50 left" in view.line()
@@ -73,7 +73,7 @@ def test_a_wait_says_who_waits_for_what_how_long_and_in_which_attempt() -> None:
     view.look(status(), [row(flying())])
     waits = pb.Progress(run="r1", candidate="c000002", service="judge", attempt=2, waits_for="the model")
     waits.since.GetCurrentTime()
-    view.hear(waits)
+    view.record(waits)
 
     assert "c000002 judge waits for the model, 0:00, attempt 2" in view.line()
 
@@ -81,7 +81,7 @@ def test_a_wait_says_who_waits_for_what_how_long_and_in_which_attempt() -> None:
 async def test_what_a_service_does_reaches_whoever_listens(bus: Bus) -> None:
     """Over the bus, outside of the log, at every change."""
     activity = Activity("r1", "c000002", "engineer", 1, bus.announce)
-    async with bus.announcements("r1") as queue, activity.told():
+    async with bus.announcements("r1") as queue, activity.announcing():
         await _until(queue, lambda heard: not heard.trainings)
         training(pb.TrainingProgress(seed=3, step=5, steps=10))
         await _until(queue, lambda heard: [one.seed for one in heard.trainings] == [3])
@@ -101,7 +101,7 @@ async def test_nothing_is_announced_once_the_work_is_over() -> None:
 
     before = asyncio.all_tasks()
     for _ in range(5):
-        async with Activity("r1", "c000002", "judge", 1, send).told():
+        async with Activity("r1", "c000002", "judge", 1, send).announcing():
             with waiting_for("the model", attempt=2):
                 await asyncio.sleep(0.001)
     await asyncio.sleep(0.01)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.console.commands.sizes import Trained, gains, read_sizes, told, trends
+from services.console.commands.sizes import Trained, gains, read_sizes, summary_text, trends
 from services.console.report import write_report
 from services.domain.zoo import baseline
 from tests.console.finished_run import finished_run, status
@@ -82,7 +82,7 @@ def test_the_report_draws_the_sizes(tmp_path: Path) -> None:
     assert "Does the gain of Net4 hold?" in page
     assert "the gain shrinks with size" in page
     assert (tmp_path / "sizes-c000004.csv").read_text(encoding="utf-8").count("\n") == 4
-    assert "against Net2 (3 seeds)" in told(gains(rows, "c000004"), [])
+    assert "against Net2 (3 seeds)" in summary_text(gains(rows, "c000004"), [])
 
 
 ASKING = """

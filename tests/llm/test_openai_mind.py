@@ -307,7 +307,7 @@ async def test_an_endpoint_that_is_away_is_announced_at_once_and_while_it_is_wai
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
     asked = OpenAIMind(settings(address), MemoryLedger(), MemoryJournal())
-    async with asked, Activity("r1", "c1", "researcher", 1, send).told():
+    async with asked, Activity("r1", "c1", "researcher", 1, send).announcing():
         with pytest.raises(MindUnavailable):
             await asked.ask(question())
 

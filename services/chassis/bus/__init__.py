@@ -1,4 +1,4 @@
-"""The message bus: NATS JetStream behind a few words of our own. Nothing outside this package imports nats."""
+"""The message bus: a small interface to NATS JetStream. Nothing outside this package imports nats."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,7 +15,7 @@ _MODULES = {"Bus": "connection", "Consumer": "delivery", "Delivery": "delivery",
 
 
 def __getattr__(name: str) -> object:
-    """What needs nats is imported when it is asked for: who only reads an archive does not wait for it."""
+    """Import nats on first use, so that commands which only read an archive start faster."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'topology')}"), name)
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> object:
 
 @dataclass(frozen=True)
 class Logged:
-    """One message of the log as it lies there."""
+    """One message of the log as it is stored."""
 
     sequence: int
     subject: str

@@ -40,14 +40,14 @@ _MISSING = f"stream {EVENTS} does not exist; run `asi-arch setup`"
 
 
 class LogState(NamedTuple):
-    """What the stream of events says of itself."""
+    """The state of the event stream."""
 
     last: int  # the newest sequence; 0 when it is empty
     missing: int  # sequences up to that one which it does not hold; the log deletes none, so these are lost
 
 
 class EventTooBig(Exception):  # noqa: N818
-    """An event passes 256 KiB. (Past 1 MiB the server would close the connection for good.)"""
+    """An event is larger than 256 KiB. (Above 1 MiB the server closes the connection for good.)"""
 
 
 class Bus:
@@ -72,12 +72,12 @@ class Bus:
 
     @property
     def connected(self) -> bool:
-        """Whether the server answers just now."""
+        """Whether the connection is up."""
         return self._client.is_connected
 
     @property
     def server_version(self) -> tuple[int, int, int]:
-        """Of the server that this connection is to."""
+        """The version of the connected server."""
         version = self._client.connected_server_version
         return int(version.major), int(version.minor), int(version.patch)
 
@@ -110,16 +110,16 @@ class Bus:
             max_outstanding_pings=2,
             inbox_prefix=own.inbox.encode(),
             error_cb=self._report,
-            disconnected_cb=self._say("disconnected from NATS"),
-            reconnected_cb=self._say("reconnected to NATS"),
-            closed_cb=self._say("connection to NATS closed"),
+            disconnected_cb=self._logging("disconnected from NATS"),
+            reconnected_cb=self._logging("reconnected to NATS"),
+            closed_cb=self._logging("connection to NATS closed"),
             nkeys_seed_str=own.seed,
             tls=own.tls,
-            tls_handshake_first=own.tls is not None,  # a server's plain greeting could be forged to ask for no TLS
+            tls_handshake_first=own.tls is not None,  # a forged plain-text greeting could ask for no TLS
         )
 
     async def close(self) -> None:
-        """Flush and close for good. Not `drain`, which stalls for its whole time-out once a pull has timed out."""
+        """Flush and close. Not `drain`, which blocks for its whole timeout once a pull has timed out."""
         self._closing = True
         if self._client.is_connected:
             try:
@@ -129,7 +129,10 @@ class Bus:
         await self._client.close()
 
     async def set_up(self, replicas: int = 1) -> list[str]:
-        """Create what is missing, change nothing that exists. Returns what was created."""
+        """Create missing streams and consumers and leave existing ones unchanged.
+
+        Returns the names of those created.
+        """
         streams, consumers = self._topology
         created = []
         for stream in streams:
@@ -145,7 +148,9 @@ class Bus:
         return created
 
     async def compare(self, durables: Collection[str] | None = None) -> list[str]:
-        """Every difference between the server and the design, a sentence each; of these durables, or of all."""
+        """Every difference between the server's configuration and the expected one, as sentences; for `durables`, or
+        for all.
+        """
         streams, consumers = self._topology
         if durables is not None:
             consumers = tuple(spec for spec in consumers if spec.durable in durables)
@@ -161,73 +166,73 @@ class Bus:
         return differences
 
     async def replicas(self) -> int:
-        """How many copies of the log its cluster keeps; 1 where there is no log."""
+        """The replication factor of the log; 1 if there is no log."""
         config = await self._stream(EVENTS)
         return (config and config.num_replicas) or 1
 
     async def _stream(self, name: str) -> api.StreamConfig | None:
-        info = await self._found(f"{API}.STREAM.INFO.{name}", self._js.stream_info(name))
+        info = await self._or_none(f"{API}.STREAM.INFO.{name}", self._js.stream_info(name))
         return info.config if info else None
 
     async def _durable(self, spec: ConsumerSpec) -> api.ConsumerConfig | None:
         request = self._js.consumer_info(spec.stream, spec.durable)
-        info = await self._found(f"{API}.CONSUMER.INFO.{spec.stream}.{spec.durable}", request)
+        info = await self._or_none(f"{API}.CONSUMER.INFO.{spec.stream}.{spec.durable}", request)
         return info.config if info else None
 
-    async def _found(self, subject: str, request: Coroutine[object, object, T]) -> T | None:
+    async def _or_none(self, subject: str, request: Coroutine[object, object, T]) -> T | None:
         with contextlib.suppress(nats.js.errors.NotFoundError):
             return await self._denials.watch(subject, request)
         return None
 
     async def remove_stream(self, name: str) -> None:
-        """Delete a stream and all it holds: for tests and for throwing away a trial. Nothing happens without one."""
-        await self._found(f"{API}.STREAM.DELETE.{name}", self._js.delete_stream(name))
+        """Delete a stream and its messages, if it exists. For tests and trial runs."""
+        await self._or_none(f"{API}.STREAM.DELETE.{name}", self._js.delete_stream(name))
 
     async def remove_durable(self, durable: str) -> None:
-        """Delete a durable consumer, as `remove_stream` does with a stream. Its workers end with BusLost."""
+        """Delete a durable consumer, if it exists. Its workers end with BusLost."""
         spec = self._spec(durable)
         request = self._js.delete_consumer(spec.stream, durable)
-        await self._found(f"{API}.CONSUMER.DELETE.{spec.stream}.{durable}", request)
+        await self._or_none(f"{API}.CONSUMER.DELETE.{spec.stream}.{durable}", request)
 
     async def publish(self, event: pb.Event) -> int:
         """Publish and wait until the stream has stored it; the same event id within ten minutes is stored once.
 
-        The event is given the trace context of the span in force, and prose that is too long for an event is cut, with
-        a mark. Returns the sequence. Raises EventTooBig for what cannot be cut, Denied
-        when this service may not say such a thing, or Transient when the stream is out of reach or full.
+        Adds the trace context of the current span, and truncates prose that is too long for an event. Returns the
+        sequence. Raises EventTooBig if truncation does not suffice, Denied if this service's credentials do not allow
+        the fact, and Transient if the stream is unreachable or full.
         """
         telemetry.inject(event.trace)
         if not event.HasField("run_inherited"):
             fit(event, MAX_EVENT_BYTES)
         body = event.SerializeToString(deterministic=True)
         if not event.HasField("run_inherited"):
-            _must_fit(event.id, body, MAX_EVENT_BYTES)
+            _require_size(event.id, body, MAX_EVENT_BYTES)
         return await self.publish_body(subject_of(event), event.id, body, event.trace.get("traceparent"))
 
     async def publish_body(self, subject: str, event_id: str, body: bytes, traceparent: str | None = None) -> int:
-        """As `publish`, for an event that is serialised already.
+        """As `publish`, for a serialised event.
 
-        Without an id it is stored as often, and as big, as it comes: what lay in the log goes back as it was.
+        Without an id there is neither deduplication nor a size check: events of a lost log are restored unchanged.
         """
         if event_id:
-            _must_fit(event_id, body, MAX_COPY_BYTES)
+            _require_size(event_id, body, MAX_COPY_BYTES)
         headers = {"Nats-Msg-Id": event_id} if event_id else {}
         headers |= {"traceparent": traceparent} if traceparent else {}
         try:
             ack = await self._denials.watch(subject, self._js.publish(subject, body, timeout=5, headers=headers))
         except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
-            raise Transient(f"the event stream did not take {event_id}: {error or type(error).__name__}") from error
+            raise Transient(f"the event stream did not accept {event_id}: {error or type(error).__name__}") from error
         return int(ack.seq)
 
     async def consumer(self, durable: str) -> Consumer:
-        """Bind a durable of the design. Raises BusLost when it is missing or differs."""
+        """Bind to a durable consumer. Raises BusLost if it is missing."""
         spec = self._spec(durable)
         consumer = Consumer(self._js, spec, self._denials)
         await consumer.bind()
         return consumer
 
     async def depth(self, durable: str) -> Depth:
-        """How deep the queue of a durable is. Raises Transient when that is not known just now."""
+        """The queue depth of a durable consumer. Raises Transient if the server is unreachable."""
         return await Consumer(self._js, self._spec(durable), self._denials).depth()
 
     def _spec(self, durable: str) -> ConsumerSpec:
@@ -241,7 +246,7 @@ class Bus:
         return (await self.message_at(sequence)).body
 
     async def message_at(self, sequence: int) -> Logged:
-        """One message of the log. Raises KeyError when there is none, Transient when the log is out of reach."""
+        """One message of the log. Raises KeyError if there is none, Transient if the log is unreachable."""
         request = self._js.get_msg(EVENTS, sequence)
         try:
             with _reaching("the log"):
@@ -251,7 +256,7 @@ class Bus:
         return Logged(sequence, message.subject or "", message.data or b"")
 
     async def log_state(self) -> LogState:
-        """Raises BusLost when the stream does not exist, Transient when it is out of reach."""
+        """Raises BusLost if the stream does not exist, Transient if it is unreachable."""
         try:
             with _reaching("the log"):
                 request = self._js.stream_info(EVENTS)
@@ -261,14 +266,14 @@ class Bus:
         return LogState(state.last_seq, state.last_seq - state.messages)
 
     async def last_sequence(self) -> int:
-        """The newest sequence of the log; 0 when it is empty. Raises as `log_state` does."""
+        """The newest sequence of the log; 0 if it is empty. Raises the same errors as `log_state`."""
         return (await self.log_state()).last
 
     async def read_log(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncIterator[Logged]:
-        """Every message on `subject` from sequence `start` to what is newest now, in order.
+        """Every message on `subject` from sequence `start` to the newest one at the time of the call, in order.
 
-        An ordered consumer with a callback: three times as fast as asking for one message after the other. Raises
-        Transient when the log is out of reach, or falls silent before the end.
+        Uses an ordered consumer with a callback, which is three times as fast as fetching single messages. Raises
+        Transient if the log is unreachable or delivers nothing for 30 seconds.
         """
         with _reaching("the log"):
             last = await self._newest(subject)
@@ -294,28 +299,28 @@ class Bus:
     async def _newest(self, subject: str) -> int:
         """The sequence of the newest message on `subject`; 0 where there is none."""
         request = self._js.get_last_msg(EVENTS, subject)
-        message = await self._found(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
+        message = await self._or_none(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
         return (message and message.seq) or 0
 
-    async def leave_note(self, subject: str, body: bytes) -> None:
-        """Put a note in the place of the one on its subject of HANDLING. Raises Transient."""
+    async def write_note(self, subject: str, body: bytes) -> None:
+        """Replace the note on a subject of the stream HANDLING. Raises Transient."""
         with _reaching("the stream of notes"):
             await self._denials.watch(subject, self._js.publish(subject, body, timeout=5))
 
     async def note(self, subject: str) -> bytes | None:
-        """The note on a subject; None where nobody left one. Raises Transient."""
+        """The note on a subject, or None. Raises Transient."""
         with _reaching("the stream of notes"):
             request = self._js.get_last_msg(HANDLING, subject)
-            message = await self._found(f"{API}.STREAM.MSG.GET.{HANDLING}", request)
+            message = await self._or_none(f"{API}.STREAM.MSG.GET.{HANDLING}", request)
         return (message.data or b"") if message else None
 
     async def announce(self, progress: progress_pb2.Progress) -> None:
-        """Announce how far a candidate's work is to all subscribers of the moment; nothing is kept."""
+        """Send the progress of a candidate to all current subscribers; it is not stored."""
         await self._client.publish(f"asi.progress.{progress.run}.{progress.candidate}", progress.SerializeToString())
 
     @contextlib.asynccontextmanager
     async def announcements(self, run: str) -> AsyncIterator["asyncio.Queue[progress_pb2.Progress]"]:
-        """What the services of a run announce from now on; the oldest are dropped where nobody takes them."""
+        """The progress that services of a run announce from now on. The oldest entries of a full queue are dropped."""
         queue: asyncio.Queue[progress_pb2.Progress] = asyncio.Queue(maxsize=100)
 
         async def take(message: Msg) -> None:
@@ -332,7 +337,8 @@ class Bus:
                 await subscription.unsubscribe()
 
     async def follow(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncGenerator[Logged | None]:
-        """Every message on `subject` from sequence `start` on, in order, for ever; None after each quiet second.
+        """Every message on `subject` from sequence `start` on, in order, without end; None after each second without
+        one.
 
         Raises BusLost when the stream does not exist.
         """
@@ -349,7 +355,7 @@ class Bus:
 
     @contextlib.asynccontextmanager
     async def _ordered(self, subject: str, start: int) -> AsyncIterator["asyncio.Queue[Logged]"]:
-        """What an ordered consumer receives, as long as the context lasts."""
+        """The messages that an ordered consumer receives within the context."""
         queue: asyncio.Queue[Logged] = asyncio.Queue(maxsize=1000)  # a slow reader slows the server down
 
         async def take(message: Msg) -> None:
@@ -373,7 +379,7 @@ class Bus:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
-    def _say(self, text: str) -> Callable[[], Awaitable[None]]:
+    def _logging(self, text: str) -> Callable[[], Awaitable[None]]:
         """A callback that logs `text`, unless the connection is being closed on purpose."""
 
         async def callback() -> None:
@@ -383,8 +389,8 @@ class Bus:
         return callback
 
     async def _report(self, error: Exception) -> None:
-        """Log what the client says. It must not raise: that would kill the client's read loop for good."""
-        if self._denials.hear(error):
+        """Log an error of the client. It must not raise, which would end the client's read loop."""
+        if self._denials.record(error):
             return
         get_logger().error("NATS error", error=str(error) or type(error).__name__)
         reason = refusal(error)
@@ -394,7 +400,7 @@ class Bus:
 
 @contextlib.contextmanager
 def _reaching(what: str) -> Iterator[None]:
-    """Raises Transient where the server does not answer; what it says of things that do not exist stays as it is."""
+    """Turn client errors into Transient, except NotFoundError."""
     try:
         yield
     except nats.js.errors.NotFoundError:
@@ -404,11 +410,11 @@ def _reaching(what: str) -> Iterator[None]:
 
 
 def _sequence(reply: str) -> int:
-    """A message's place in its stream, from where it is acknowledged; `Msg.metadata` takes ten times as long."""
+    """The stream sequence in a reply subject; `Msg.metadata` takes ten times as long."""
     tokens = reply.split(".")
     return int(tokens[5] if len(tokens) == 9 else tokens[7])  # with an account's domain there are more
 
 
-def _must_fit(event_id: str, body: bytes, most: int) -> None:
+def _require_size(event_id: str, body: bytes, most: int) -> None:
     if len(body) > most:
         raise EventTooBig(f"event {event_id} has {len(body)} bytes; at most {most} are allowed")

@@ -1,10 +1,10 @@
 """Makes a deployment's NATS users: `python -m services.chassis.bus.credentials FOLDER`.
 
 Writes FOLDER/.env (one secret seed per user, readable by its owner only) and FOLDER/nats.conf (the server's
-configuration: public keys and rights, no secret). Seeds that are there stay in use, as does whatever else .env says;
-nats.conf is written anew, with the rights of this version.
+configuration: public keys and rights, no secret). Existing seeds and
+other lines of .env are kept; nats.conf is rewritten with the rights of this version.
 
-A service shows who it is by the seed in its settings and knows the server by TLS (`access`).
+A service authenticates with the seed in its settings and verifies the server by TLS (`access`).
 """
 
 import argparse
@@ -25,7 +25,7 @@ from services.chassis.settings import ServiceSettings
 
 @dataclass(frozen=True)
 class Access:
-    """What a connection is made with."""
+    """The credentials of a connection."""
 
     seed: str | None
     inbox: str  # prefix of the inboxes: private where there is a seed
@@ -39,15 +39,15 @@ def access(settings: ServiceSettings) -> Access:
 
 
 def public_key(seed: str) -> str:
-    """The key under which the server knows a user. Raises SettingsError for what is no seed of a user."""
+    """The key under which the server knows a user. Raises SettingsError if it is not a user seed."""
     try:
         return str(nkeys.from_seed(bytearray(seed.encode())).public_key.decode())
     except (nkeys.ErrInvalidSeed, nkeys.ErrInvalidPrefixByte, ValueError):
-        raise SettingsError("ASI_NATS_NKEY_SEED is no nkey seed: one begins with SU, with 58 characters.") from None
+        raise SettingsError("ASI_NATS_NKEY_SEED is not a user's nkey seed: begin with SU, 58 characters.") from None
 
 
 def refusal(error: Exception) -> str | None:
-    """Why connecting again and again would not help; None where it may."""
+    """Why reconnecting cannot succeed; None if it may."""
     if "authorization violation" in str(error).lower():
         return "NATS refused the credentials: set ASI_NATS_NKEY_SEED (or ASI_NATS_NKEY_FILE) to a seed of its users."
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -96,18 +96,18 @@ tls {
   cert_file: "/certificates/tls.crt"
   key_file: "/certificates/tls.key"
   ca_file: "/certificates/ca.crt"
-  handshake_first: "1s" # encrypted from the first byte; who waits longer gets a greeting that asks for TLS
+  handshake_first: "1s" # TLS from the first byte; clients that wait longer get a plain greeting that asks for TLS
 }
 """
 
 
 def new_seeds() -> dict[str, str]:
-    """A fresh secret for every user of the table."""
+    """A new seed for each user."""
     return {user: nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER).decode() for user in RIGHTS}
 
 
 def authorization(seeds: Mapping[str, str]) -> str:
-    """The server's users and what each may do, as a block of its configuration."""
+    """The users and their permissions, as a block of the server's configuration."""
     users = [_user(user, public_key(seed)) for user, seed in seeds.items()]
     return "authorization {\n  users: [\n" + "".join(users) + "  ]\n}\n"
 
@@ -123,7 +123,7 @@ def variable(user: str) -> str:
 
 
 def write(folder: Path, tls: bool) -> None:
-    """Both files. Raises SettingsError where a seed that is there cannot be used."""
+    """Both files. Raises SettingsError if an existing seed is invalid."""
     known = _kept(folder / ".env")
     fresh = {user: seed for user, seed in new_seeds().items() if user not in known}
     handle = os.open(folder / ".env", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -133,7 +133,7 @@ def write(folder: Path, tls: bool) -> None:
 
 
 def _kept(path: Path) -> dict[str, str]:
-    """The seeds that an environment file holds already."""
+    """The seeds that an environment file holds."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     given = dict(line.split("=", 1) for line in lines if "=" in line)
     return {user: given[variable(user)].strip() for user in RIGHTS if variable(user) in given}

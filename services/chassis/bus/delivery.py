@@ -1,4 +1,4 @@
-"""One message under way, and the durable consumer it comes from."""
+"""Deliveries of a durable consumer, and the consumer."""
 
 import asyncio
 import contextlib
@@ -29,13 +29,13 @@ _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "(
 
 
 class Denials:
-    """The operations of one connection that are being waited for, and what the server refused."""
+    """Matches permission errors, which the client reports asynchronously, to the operations that caused them."""
 
     def __init__(self) -> None:
         self._waiting: set[_Waiting] = set()
 
-    def hear(self, error: Exception) -> bool:
-        """Take in what the client reports; whether it is a refusal, which is then logged as one."""
+    def record(self, error: Exception) -> bool:
+        """Handle an error that the client reports. True if it is a permission error, which is then logged."""
         violation = _VIOLATION.search(str(error))
         if violation is None:
             return False
@@ -50,7 +50,7 @@ class Denials:
         return True
 
     async def watch(self, subject: str, operation: Awaitable[T]) -> T:
-        """What the operation returns. Raises Denied as soon as the server refuses what it publishes to `subject`."""
+        """The result of the operation. Raises Denied once the server refuses a publication to `subject`."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine is awaited in a task
         waiting = _Waiting(subject.lower(), task, task.cancelling())
@@ -58,7 +58,7 @@ class Denials:
         try:
             return await operation
         except asyncio.CancelledError:
-            # As in asyncio.timeout: the cancellation is ours unless somebody else wants the task to end, too.
+            # As in asyncio.timeout: the cancellation is ours unless the task was cancelled from outside, too.
             if waiting.denied is not None and task.uncancel() <= waiting.cancelling:
                 raise waiting.denied from None
             raise
@@ -84,7 +84,7 @@ _EXPIRED = {"404", "408"}  # statuses of a request that got less than it asked f
 
 
 class Depth(NamedTuple):
-    """How deep the queue of a durable is, in messages."""
+    """The queue depth of a durable consumer, in messages."""
 
     waiting: int
     in_hand: int
@@ -104,38 +104,38 @@ class Delivery:
         self.trace: str | None = (message.headers or {}).get("traceparent")
 
     def event(self) -> pb.Event:
-        """The event; ValueError when the body is none."""
+        """The event. Raises ValueError if the body is not one."""
         try:
             return pb.Event.FromString(self.body)
         except DecodeError as error:
             raise ValueError(f"message {self.sequence} on {self.subject} is not an Event: {error}") from None
 
     async def done(self) -> None:
-        """Acknowledge and wait for the server's word, so that what is acknowledged is not delivered again."""
+        """Acknowledge and wait for the server's confirmation, so that the message is not redelivered."""
         await self._denials.watch(self._message.reply, self._message.ack_sync(timeout=5))
 
-    async def done_soon(self) -> None:
-        """Acknowledge without waiting: for projections, which may see a message twice."""
+    async def acknowledge_soon(self) -> None:
+        """Acknowledge without confirmation: for projections, which tolerate redelivery."""
         await self._message.ack()
 
     async def again(self, delay: float) -> None:
-        """Ask for another delivery, to any replica, after `delay` seconds."""
+        """Request redelivery, to any replica, after `delay` seconds."""
         await self._message.nak(delay=delay or None)
 
     async def give_up(self) -> None:
-        """No further delivery. The server raises an advisory, which the dead-letter keeper records."""
+        """Stop redelivery. The server publishes an advisory, which the store records as a dead letter."""
         await self._message.term()
 
-    async def still_working(self) -> None:
-        """Put off the redelivery: the heartbeat of long work."""
+    async def heartbeat(self) -> None:
+        """Extend the acknowledgement deadline during long work."""
         await self._message.in_progress()
 
 
 class Consumer:
     """A durable pull consumer. Replicas share it, which is how work is spread.
 
-    One reader at a time fetches. Unlike the client's own pull, a fetch hands on at once whatever has arrived, and costs
-    one message to the server and no task.
+    Only one reader may fetch at a time. Unlike the client's own pull, a fetch returns at once with what has arrived,
+    and costs one message to the server and no task.
     """
 
     def __init__(self, js: JetStreamContext, spec: ConsumerSpec, denials: Denials) -> None:
@@ -149,14 +149,14 @@ class Consumer:
         self._asked = 0  # messages that the server still owes to the latest request
 
     async def bind(self) -> None:
-        """Raises BusLost when the durable does not exist."""
-        await self._must_exist()
+        """Subscribe. Raises BusLost if the durable consumer does not exist."""
+        await self._require_exists()
         self._inbox = await self._client.subscribe(
             self._client.new_inbox(), cb=self._arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
 
     async def release(self) -> None:
-        """Stop receiving; what has arrived and was not fetched goes to the next consumer that fetches."""
+        """Stop receiving; messages that were received and not fetched are redelivered to other replicas."""
         if self._inbox is None:
             return
         inbox, self._inbox, self._asked = self._inbox, None, 0
@@ -168,9 +168,9 @@ class Consumer:
                     await message.nak()
 
     async def fetch(self, most: int, wait: float = PULL_SECONDS) -> list[Delivery]:
-        """What has arrived, up to `most` deliveries; empty when none came within `wait` seconds.
+        """Up to `most` received deliveries; empty if none arrive within `wait` seconds.
 
-        Raises BusLost when the durable was deleted under us (otherwise a hot loop of errors).
+        Raises BusLost if the durable consumer was deleted, which would otherwise cause a busy loop of errors.
         """
         if self._inbox is None:
             await self.bind()
@@ -182,7 +182,7 @@ class Consumer:
         self._asked = 0 if ended or not messages else self._asked - len(deliveries)
         if not deliveries:  # the request has expired, was refused, or was lost with a connection
             await asyncio.sleep(0.0 if ended <= _EXPIRED else 0.2)
-            await self._must_exist()
+            await self._require_exists()
         return deliveries
 
     async def _ask(self, most: int, wait: float) -> None:
@@ -190,21 +190,21 @@ class Consumer:
         request = json.dumps({"batch": most, "expires": int(wait * 1e9)}).encode()
         try:
             await self._client.publish(self._next, request, self._inbox.subject)
-        except nats.errors.Error:  # not connected: what was not asked for is missed soon, and asked for again
-            await self._must_exist()
+        except nats.errors.Error:  # not connected: the next fetch asks again
+            await self._require_exists()
         self._asked = most
 
     async def batches(self, most: int, wait: float = PULL_SECONDS) -> AsyncGenerator[list[Delivery], None]:
-        """Deliveries as they come, for ever; an empty list after `wait` seconds without any. Raises as `fetch` does."""
+        """Deliveries without end; an empty list after `wait` seconds without any. Raises the same errors as `fetch`."""
         while True:
             yield await self.fetch(most, wait)
 
     async def depth(self) -> Depth:
-        """How many messages wait and how many are in hand. Raises Transient when the server is out of reach."""
+        """Pending and unacknowledged messages. Raises Transient if the server is unreachable."""
         try:
             info = await self._info()
         except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
-            raise Transient(f"the depth of {self._spec.durable} is not known just now: {error}") from error
+            raise Transient(f"the depth of {self._spec.durable} cannot be read: {error}") from error
         return Depth(info.num_pending or 0, info.num_ack_pending or 0)
 
     async def backlog(self) -> int:
@@ -215,7 +215,7 @@ class Consumer:
         request = self._js.consumer_info(self._spec.stream, self._spec.durable)
         return await self._denials.watch(f"{API}.CONSUMER.INFO.{self._spec.stream}.{self._spec.durable}", request)
 
-    async def _must_exist(self) -> None:
+    async def _require_exists(self) -> None:
         if self._client.is_closed:
             raise BusLost("the connection to NATS was closed for good")
         try:
@@ -229,7 +229,7 @@ class Consumer:
 
 
 async def _collect(arrived: "asyncio.Queue[Msg]", most: int, wait: float) -> list[Msg]:
-    """The next message, waited for a little longer than a pull lasts, and all that came with it."""
+    """The next message and those that arrived with it, waiting slightly longer than a pull lasts."""
     try:
         async with asyncio.timeout(wait):
             messages = [await arrived.get()]
@@ -241,5 +241,5 @@ async def _collect(arrived: "asyncio.Queue[Msg]", most: int, wait: float) -> lis
 
 
 def _status(message: Msg) -> str:
-    """A control message of the server, as in "408": it carries no event. Empty for a delivery."""
+    """The status of a control message, such as "408", which carries no event. Empty for a delivery."""
     return (message.headers or {}).get("Status", "") if not message.data else ""

@@ -1,7 +1,7 @@
-"""Who may do what on the message bus: one table, from which the server's configuration and the tests are made.
+"""Permissions on the message bus: one table that the server's configuration and the tests are generated from.
 
-A service publishes its own facts, pulls from its own durables and acknowledges what came from them. Nobody reads
-another's inbox, and only the administrator creates or changes streams and consumers.
+A service publishes its own facts, pulls from its own durable consumers and acknowledges their messages. No user reads
+another user's inbox, and only the administrator creates or changes streams and consumers.
 """
 
 from collections.abc import Iterable
@@ -20,17 +20,17 @@ from services.chassis.bus.topology import (
 
 API = "$JS.API"
 INBOX = "_INBOX"
-THINKER = ("mind.answered",)
-WORKER = ("candidate.rejected", "candidate.dead")
-"""What every service that handles candidates may say about one."""
+MIND_FACTS = ("mind.answered",)
+WORKER_FACTS = ("candidate.rejected", "candidate.dead")
+"""Facts that each service which handles candidates may publish."""
 
 
 @dataclass(frozen=True)
 class Rights:
-    """What one user of the server may do.
+    """The permissions of one user of the server.
 
     facts: published, in every run. durables: pulled and acknowledged. reads_log: every event, by sequence or in order.
-    watches: asks how far any durable has come. administers: creates, changes and removes streams and consumers.
+    watches: reads the state of each durable consumer. administers: creates, changes and removes streams and consumers.
     """
 
     facts: tuple[str, ...]
@@ -41,7 +41,7 @@ class Rights:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """The streams that this user has to do with."""
+        """The streams that this user accesses."""
         streams = {spec.stream for spec in topology()[1] if spec.durable in self.durables}
         return tuple(
             sorted(streams | ({EVENTS} if self.facts or self.reads_log else set()) | ({HANDLING} if streams else set()))
@@ -67,7 +67,7 @@ class Rights:
         return list(dict.fromkeys(subjects))
 
     def subscribe(self, public_key: str) -> list[str]:
-        """Subjects that this user may listen to: its own inbox, and progress for who reads the log."""
+        """Subjects that this user may subscribe to: its own inbox, and progress if it reads the log."""
         return [f"{inbox_of(public_key)}.>", *([PROGRESS] if self.reads_log else [])]
 
 
@@ -80,7 +80,9 @@ def _consuming(stream: str, durable: str) -> Iterable[str]:
 
 
 def inbox_of(public_key: str) -> str:
-    """The prefix of a user's inboxes: made of its key, so that nothing has to be agreed upon."""
+    """The prefix of a user's inboxes: derived from its public key, so that clients and the server's configuration
+    agree.
+    """
     return f"{INBOX}.{public_key}"
 
 
@@ -94,13 +96,14 @@ RIGHTS: dict[str, Rights] = {
         reads_log=True,
         watches=True,
     ),
-    "researcher": Rights(("candidate.proposed", *WORKER, *THINKER), ("researcher",)),
+    "researcher": Rights(("candidate.proposed", *WORKER_FACTS, *MIND_FACTS), ("researcher",)),
     "engineer": Rights(
-        ("candidate.claimed", "candidate.released", "candidate.trained", "candidate.verified", *WORKER, *THINKER),
+        ("candidate.claimed", "candidate.released", "candidate.trained", "candidate.verified", *WORKER_FACTS,
+         *MIND_FACTS),
         tuple(engineer_durable(stage) for stage in STAGES),
     ),
-    "judge": Rights(("candidate.judged", "candidate.rescored", *WORKER, *THINKER), ("judge",)),
-    "analyst": Rights(("candidate.analysed", "ablation.wanted", *WORKER, *THINKER), ("analyst",)),
+    "judge": Rights(("candidate.judged", "candidate.rescored", *WORKER_FACTS, *MIND_FACTS), ("judge",)),
+    "analyst": Rights(("candidate.analysed", "ablation.wanted", *WORKER_FACTS, *MIND_FACTS), ("analyst",)),
     "console": Rights(
         facts=("run.started", "run.paused", "run.resumed", "run.stopped", "run.forked", "run.inherited",
                "candidate.rescored", "candidate.imported", "ablation.wanted", "dead.dropped"),
@@ -113,6 +116,6 @@ RIGHTS: dict[str, Rights] = {
 
 
 def durables_of(user: str) -> tuple[str, ...] | None:
-    """The durables that a user pulls from and therefore compares with the design; None for one without a row: all."""
+    """The durable consumers whose configuration a user's service checks: those it pulls from; None for all."""
     rights = RIGHTS.get(user)
     return rights.durables if rights and rights.durables else None

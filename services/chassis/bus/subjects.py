@@ -1,4 +1,4 @@
-"""Subjects: asi.v1.<run>.<entity>.<fact>, and the stage behind it where the fact is work for an engineer."""
+"""Subjects: asi.v1.<run>.<entity>.<fact>, followed by the stage if the fact is work for an engineer."""
 
 import re
 
@@ -15,14 +15,14 @@ _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def run_name(name: str) -> str:
-    """The name, if it can be part of a subject; ValueError otherwise."""
+    """The name. Raises ValueError if it cannot be part of a subject."""
     if not _RUN_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not a run name: use up to 64 letters, digits, '-' and '_'")
     return name
 
 
 def fact_of(event: pb.Event) -> str:
-    """The fact in words, as in "candidate.trained"; ValueError for an event without one."""
+    """The fact's name, such as "candidate.trained". Raises ValueError for an event without a known fact."""
     field = event.WhichOneof("fact")
     if field is None:
         raise ValueError(f"event {event.id!r} holds no fact that this version knows")
@@ -32,7 +32,7 @@ def fact_of(event: pb.Event) -> str:
 
 
 def subject_of(event: pb.Event) -> str:
-    """Where an event is published."""
+    """The subject that an event is published on."""
     fact = fact_of(event)
     subject = f"asi.v1.{run_name(event.run)}.{fact}"
     if fact in STAGED:
@@ -42,11 +42,11 @@ def subject_of(event: pb.Event) -> str:
 
 
 def is_forged(subject: str, event: pb.Event) -> bool:
-    """Whether an event was published as something that it is not.
+    """Whether an event's body does not belong to the subject that it was published on.
 
-    The server checks the subject against the publisher's rights, and only readers can check the body against the
-    subject: without this an engineer could say a judge's fact under its own subject. A subject that is not whole is no
-    evidence; of a fact that this version does not know, the run alone is compared.
+    The server checks the subject against the publisher's permissions; only readers can check the body against the
+    subject. Without this check an engineer could publish a judge's fact on its own subject. An incomplete subject is
+    not evidence; for a fact that this version does not know, only the run is compared.
     """
     if subject.count(".") < WHOLE_DOTS:
         return False

@@ -16,11 +16,11 @@ EVENTS = "EVENTS"
 ADVISORIES = "ADVISORIES"
 HANDLING = "HANDLING"
 HANDLING_SUBJECTS = "asi.handling"
-"""A durable and a sequence follow: what a worker notes about a message in hand, see `services.chassis.deaths`."""
+"""Followed by a durable consumer and a sequence; see `services.chassis.deaths`."""
 STAGES = ("mini", "tiny", "explore", "verify", "final")
 MAX_EVENT_BYTES = 256 * 1024
 MAX_COPY_BYTES = MAX_EVENT_BYTES + 1024
-"""In the history of a fork lie events around other events."""
+"""The history of a fork holds events that contain other events."""
 SECOND = 1.0  # nats-py counts durations in seconds
 
 
@@ -34,14 +34,14 @@ class StreamSpec:
     newest_only: bool = False  # of each subject
 
     def config(self, replicas: int) -> api.StreamConfig:
-        """What the server is asked for."""
+        """The configuration for the server."""
         config = api.StreamConfig(
             name=self.name,
             subjects=list(self.subjects),
             retention=api.RetentionPolicy.LIMITS,
             storage=api.StorageType.FILE,
-            # A nats-server 2.15.1 that came back after its death as the leader wrote plain records behind a block that
-            # it had compressed: nobody could read its copy again, and the consumers it led delivered nothing.
+            # A nats-server 2.15.1 that restarted as the leader appended uncompressed records to a compressed block: its
+            # copy became unreadable, and the consumers that it led delivered nothing.
             compression=api.StoreCompression.S2 if replicas == 1 else None,
             num_replicas=replicas,
             discard=api.DiscardPolicy.NEW if self.keep_for_ever else api.DiscardPolicy.OLD,
@@ -62,9 +62,9 @@ class StreamSpec:
 class ConsumerSpec:
     """One durable pull consumer, shared by the replicas of a service.
 
-    It delivers without a limit: most deliveries after the first are due to outages, drains and the deaths of processes,
-    which say nothing about a candidate. What a candidate is to blame for is found otherwise: a handler that raises
-    makes a dead letter at once, and an engineer counts the claims that nobody survived.
+    The number of deliveries is unlimited: most redeliveries are caused by outages, drains and crashes that the
+    candidate did not cause. Failures of the candidate are detected otherwise: an exception in a handler becomes a dead
+    letter at once, and an engineer counts the claims during which a process crashed.
     """
 
     durable: str
@@ -74,7 +74,7 @@ class ConsumerSpec:
     stream: str = EVENTS
 
     def config(self) -> api.ConsumerConfig:
-        """What the server is asked for."""
+        """The configuration for the server."""
         return api.ConsumerConfig(
             durable_name=self.durable,
             filter_subject=self.filter,
@@ -94,7 +94,7 @@ def engineer_durable(stage: str) -> str:
 def topology(
     most_replicas: int = 16, silence_seconds: float = 60.0
 ) -> tuple[tuple[StreamSpec, ...], tuple[ConsumerSpec, ...]]:
-    """Everything that must exist before a service starts."""
+    """The streams and consumers that must exist before a service starts."""
     silence = silence_seconds
     streams = (
         StreamSpec(EVENTS, ("asi.v1.>",), keep_for_ever=True),
@@ -126,7 +126,10 @@ def drift(
     expected: api.StreamConfig | api.ConsumerConfig,
     stream_config: api.StreamConfig | api.ConsumerConfig | None,
 ) -> list[str]:
-    """Where the server's configuration of `name` differs from the expected one, a sentence each; None: it has none."""
+    """Differences of the server's configuration of `name` from the expected one, as sentences.
+
+    `found` is None if missing.
+    """
     if stream_config is None:
         return [f"{name} does not exist"]
     differences = []
@@ -140,16 +143,16 @@ def drift(
 
 
 OLDEST = (2, 10, 23)
-"""Older ones lost or reordered messages of a stream when they were killed or their disk was full."""
+"""Older versions lost or reordered messages when they were killed or their disk was full."""
 MONITOR_SECONDS = 5.0
 
 
 async def require_durability(settings: ServiceSettings, version: tuple[int, int, int]) -> None:
-    """Raises SettingsError for a broker of ours that may lose what it has acknowledged; warns of another's.
+    """Check that the broker does not lose acknowledged events: log a warning, or raise if durability is required.
 
-    Whether it writes to disk before it acknowledges is told by its monitoring alone. Of a cluster, each server that
-    answers is asked, since one may be down. Raises BusLost where none answers: that may be an outage, and a new start
-    helps.
+    Only the broker's monitoring endpoint reports whether it syncs writes before acknowledging them. In a cluster each
+    reachable server is asked. Raises SettingsError for an unsafe broker, and BusLost if no endpoint answers, which may
+    be an outage that a restart of the service waits out.
     """
     problems = []
     if version < OLDEST:
@@ -160,9 +163,9 @@ async def require_durability(settings: ServiceSettings, version: tuple[int, int,
     if False in answers:
         problems.append("it does not sync each write to disk: set `sync_interval: always` in its jetstream block")
     elif not urls:
-        problems.append("nobody can tell whether it syncs: set ASI_NATS_MONITOR_URL to its `http` address")
+        problems.append("whether it syncs is unknown: set ASI_NATS_MONITOR_URL to its `http` address")
     elif True not in answers and not settings.require_durable_broker:
-        problems.append(f"nobody can tell whether it syncs: {silent}")
+        problems.append(f"whether it syncs is unknown: {silent}")
     if problems and settings.require_durable_broker:
         raise SettingsError(f"the broker may lose acknowledged events: {'; '.join(problems)}.")
     if True not in answers and settings.require_durable_broker:
@@ -172,7 +175,7 @@ async def require_durability(settings: ServiceSettings, version: tuple[int, int,
 
 
 def _syncs_always(monitor_url: str) -> bool | None:
-    """None where it does not answer."""
+    """None if it does not answer."""
     try:
         with urllib.request.urlopen(f"{monitor_url}/jsz", timeout=MONITOR_SECONDS) as answer:  # noqa: S310 - our setting
             return bool(json.load(answer)["config"].get("sync_always", False))

@@ -78,7 +78,7 @@ def show(letter: Which, run: Run = "", as_json: Json = False) -> None:
     """The message, the event in it, and the traceback."""
 
     async def ask(bus: Bus, _: object, letters: list[Letter]) -> tuple[Letter, events_pb2.Event]:
-        one = the_letter(letters, letter)
+        one = letter_called(letters, letter)
         return one, events_pb2.Event.FromString(await bus.body_at(one.event.dead.sequence))
 
     one, work = asyncio.run(_asked(console_settings(), run, ask))
@@ -98,7 +98,7 @@ def retry(letter: Which, run: Run = "", as_json: Json = False) -> None:
     """
 
     async def ask(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, letters: list[Letter]) -> events_pb2.Event:
-        return await retry_letter(bus, archive, the_letter(letters, letter))
+        return await retry_letter(bus, archive, letter_called(letters, letter))
 
     event = _done(run, ask)
     waits = "" if _alive(console_settings()) else "; it waits for services: `asi-arch run --resume`"
@@ -115,7 +115,7 @@ def drop(
     """Mark a letter as dealt with; its candidate stays as it ended."""
 
     async def ask(bus: Bus, _: object, letters: list[Letter]) -> events_pb2.Event:
-        return await drop_letter(bus, the_letter(letters, letter), reason)
+        return await drop_letter(bus, letter_called(letters, letter), reason)
 
     event = _done(run, ask)
     _tell(event, as_json, f"{event.dead_dropped.dead} is dealt with")
@@ -173,7 +173,7 @@ async def dead_letters(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, run
     ]
 
 
-def the_letter(letters: Sequence[Letter], wanted: str) -> Letter:
+def letter_called(letters: Sequence[Letter], wanted: str) -> Letter:
     """By its number, or by the candidate if that has just one. Raises NotFound."""
     named = [letter for letter in letters if wanted in (str(letter.number), letter.event.candidate, letter.event.id)]
     if not named:

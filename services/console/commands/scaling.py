@@ -66,7 +66,7 @@ def scaling(
     if as_json:
         print_json(as_row(result))
     else:
-        say(paragraph(told(result)))
+        say(paragraph(summary_text(result)))
 
 
 def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> Found:
@@ -122,7 +122,7 @@ def as_row(found: Found) -> dict[str, object]:
     }  # fmt: skip
 
 
-def told(found: Found) -> str:
+def summary_text(found: Found) -> str:
     """In sentences."""
     control, fit = found.control, found.scaling
     text = (

@@ -181,7 +181,7 @@ def trends(trained: Sequence[Trained], candidate: str) -> list[Trend]:
     return found
 
 
-def told(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> str:
+def summary_text(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> str:
     """In sentences."""
     parts = [
         f"{gain.corpus} ×{gain.factor}: {gain.gain:+.4f}"
@@ -315,4 +315,4 @@ def _print(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> None:
         Column("seeds", [str(gain.seeds) for gain in size_gains], right=True),
     ]))  # fmt: skip
     if drift:
-        say(paragraph(told([], drift)))
+        say(paragraph(summary_text([], drift)))

@@ -121,7 +121,7 @@ async def moments(settings: ConsoleSettings, run: str, from_start: bool) -> Asyn
         wait = alive and not scene.over
         async with bus.announcements(scene.status.run) as announced:
             async for logged in _log(bus, scene.status.run, start, wait):
-                scene.view.hear_all(announced)
+                scene.view.record_all(announced)
                 yield await _moment(archive, scene, logged, settled=not wait)
                 if scene.over and logged is None:
                     return

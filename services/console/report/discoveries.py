@@ -130,7 +130,7 @@ def growth(data: Dataset) -> Drawing:
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=8, loc="upper left")
         plain(axes)
-    caption = " ".join(scaling.told(one) for one in drawn) + (
+    caption = " ".join(scaling.summary_text(one) for one in drawn) + (
         " Steps: counted. Dashed, with the 95 % band of the exponent: a power law of compute. Single trainings are "
         "compared with a control's mean, so that a few of the many are better by chance; the discovery curve counts "
         "what was confirmed."
@@ -249,7 +249,7 @@ def _sizes(trained: Sequence[sizes.Trained], candidate: str) -> Drawing:
     )  # fmt: skip
     caption = (
         "The strongest control's held-out loss minus the candidate's, paired by seed, with its 95 % interval over "
-        f"seeds. {sizes.told(found, drift)}"
+        f"seeds. {sizes.summary_text(found, drift)}"
     )
     return Drawing(
         f"sizes-{candidate}", f"Size · Does the gain of {found[0].name} hold?", caption, figure, header, cells

@@ -60,7 +60,7 @@ def run(program: str, seed: int, scale: Scale, corpus: Corpus) -> Trainer:
     for step, rows in enumerate(order):
         report = trainer.step(step, torch.from_numpy(rows[rank::world]))
         if (step + 1) % scale.log_every == 0 or step + 1 == scale.steps:
-            _tell(scale, step + 1, report.loss, perf_counter() - began, trainer.device)
+            _print_step(scale, step + 1, report.loss, perf_counter() - began, trainer.device)
     return trainer
 
 
@@ -76,7 +76,7 @@ def _trainer(program: str, seed: int, scale: Scale, vocabulary: int) -> Trainer:
     return Trainer(model, plan, scale.device, parallel)
 
 
-def _tell(scale: Scale, step: int, loss: float, seconds: float, device: str) -> None:
+def _print_step(scale: Scale, step: int, loss: float, seconds: float, device: str) -> None:
     mean = torch.tensor(loss, device=device)
     dist.all_reduce(mean)
     if dist.get_rank() == 0:

@@ -52,12 +52,12 @@ class EnergyMeter:
     """
 
     def __init__(self, device: str) -> None:
-        self._wanted = device == "cuda"
+        self._measures = device == "cuda"
         self._start: float | None = None
         self.joules: float | None = None
 
     def __enter__(self) -> "EnergyMeter":
-        self._start = _counter() if self._wanted else None
+        self._start = _counter() if self._measures else None
         return self
 
     def __exit__(

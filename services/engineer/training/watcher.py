@@ -63,7 +63,7 @@ def watch(history: Sequence[Metrics], settings: WatchSettings, peers: Peers, fin
         or _too_slow(history, settings, peers)
         or _too_big(history, settings)
         or _no_progress(history, settings)
-        or _hopeless(history, settings, finished)
+        or _too_far_behind(history, settings, finished)
     )
 
 
@@ -129,7 +129,7 @@ def _no_progress(history: Sequence[Metrics], settings: WatchSettings) -> Stop | 
     return Stop("no-progress", text, broken=True)
 
 
-def _hopeless(history: Sequence[Metrics], settings: WatchSettings, peers: Sequence[Curve]) -> Stop | None:
+def _too_far_behind(history: Sequence[Metrics], settings: WatchSettings, peers: Sequence[Curve]) -> Stop | None:
     """The run's own rule of stopping, as `asi-arch stopping` replays it; peers without a final loss were stopped."""
     last = history[-1]
     if settings.stopping == "none" or last.step >= last.steps:

@@ -55,7 +55,7 @@ async def restore_archive(path: Path, url: str) -> None:
         SettingsError: no backend of that name, or an impossible path.
         ArchiveUnavailable: the database is out of reach.
     """
-    _must_exist(path)
+    _require_exists(path)
     if url.startswith(_SQLITE):
         await SqliteArchive(_path(url)).restore(path)
     elif url.startswith(_MONGO):
@@ -77,7 +77,7 @@ def _path(url: str) -> Path:
     return Path(text)
 
 
-def _must_exist(path: Path) -> None:
+def _require_exists(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"there is no copy of an archive at {path}")
 

@@ -20,7 +20,7 @@ from services.store.backends.mongo.connection import (
     connect,
     database,
     moment,
-    must_be_replica_set,
+    require_replica_set,
     translated,
 )
 from services.store.backends.mongo.schema import damage, drift, migrate
@@ -65,7 +65,7 @@ class MongoArchive(Searching):
         if self._client is None:
             self._client = connect(self._url)
         async with translated():
-            await must_be_replica_set(self._client)
+            await require_replica_set(self._client)
             await migrate(database(self._client))
 
     async def drift(self) -> list[str]:

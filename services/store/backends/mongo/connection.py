@@ -83,7 +83,7 @@ def database(client: Client) -> Database:
     return client.get_default_database(DATABASE)
 
 
-async def must_be_replica_set(client: Client) -> None:
+async def require_replica_set(client: Client) -> None:
     """Raises SettingsError for a single server, which has no transactions."""
     hello: Mapping[str, object] = await client.admin.command("hello")
     if "setName" not in hello and hello.get("msg") != "isdbgrid":

@@ -61,7 +61,7 @@ async def candidates(database: Database, run: str, ids: Sequence[str]) -> list[c
     keys = [schema.key_of(run, name) for name in ids]
     records = await database.records.find({"_id": {"$in": keys}}).to_list(None)
     by_key = {row["_id"]: row["record"] for row in records}
-    return await _sure(
+    return await _rows_of_known_run(
         database, run, [candidate_pb2.Candidate.FromString(by_key[key]) for key in keys if key in by_key]
     )
 
@@ -150,7 +150,7 @@ async def moves(database: Database, run: str, limit: int) -> list[archive_pb2.Mo
     criteria = {"run": run, "kind": int(candidate_pb2.KIND_PROPOSAL), "proposed": 1}
     read = {"_id": 0, "moves": 1, "fitness": 1, "state": 1, "structure": 1, "parent": 1}
     cursor = database.candidates.find(criteria, read, batch_size=limit).sort("requested", DESCENDING).limit(limit)
-    newest = await _sure(database, run, await cursor.to_list(None) if limit > 0 else [])
+    newest = await _rows_of_known_run(database, run, await cursor.to_list(None) if limit > 0 else [])
     keys = list({schema.key_of(run, row["parent"]) for row in newest if row["parent"]})
     read = {"_id": 0, "id": 1, "fitness": 1}
     parents = await database.candidates.find({"_id": {"$in": keys}}, read, batch_size=limit).to_list(None)
@@ -222,7 +222,7 @@ def _climb(key: str, above: dict[str, list[str]]) -> list[str]:
     return path if path[-1] in above else path[:-1]
 
 
-async def _sure(database: Database, run: str, rows: list[T]) -> list[T]:
+async def _rows_of_known_run(database: Database, run: str, rows: list[T]) -> list[T]:
     """The rows; raises NotFound where there are none and the run does not exist."""
     if not rows:
         await known(database, run)

@@ -129,10 +129,12 @@ async def drift(database: Database) -> list[str]:
             if index.name not in held:
                 differences.append(f"index {index.name} of {collection} does not exist")
             elif different := _difference(index, held.pop(index.name)):
-                differences.append(f"index {index.name} of {collection} is {different}, must be {_wanted(index)}")
+                differences.append(f"index {index.name} of {collection} is {different}, must be {_described(index)}")
             else:
                 continue
-        differences += [f"index {name} of {collection} is not of this design" for name in _strangers(indexes, held)]
+        differences += [
+            f"index {name} of {collection} is not of this design" for name in _unexpected_indexes(indexes, held)
+        ]
     return differences
 
 
@@ -148,16 +150,16 @@ async def damage(database: Database) -> list[str]:
     return []
 
 
-def _wanted(index: Index) -> dict[str, object]:
+def _described(index: Index) -> dict[str, object]:
     return {"key": list(index.keys), **index.options()}
 
 
 def _difference(index: Index, held: Mapping[str, object]) -> dict[str, object] | None:
     described = {name: held[name] for name in ("key", "unique", "partialFilterExpression") if name in held}
-    return None if described == _wanted(index) else described
+    return None if described == _described(index) else described
 
 
-def _strangers(indexes: tuple[Index, ...], held: Mapping[str, object]) -> list[str]:
+def _unexpected_indexes(indexes: tuple[Index, ...], held: Mapping[str, object]) -> list[str]:
     return sorted(held.keys() - {"_id_"} - {index.name for index in indexes})
 
 
