@@ -283,7 +283,7 @@ async def test_a_message_that_kills_its_process_becomes_a_dead_letter_and_spares
                 deaths += child.returncode == -signal.SIGKILL
         (dead,) = [one for one in await facts(bus) if one.HasField("dead")]
 
-    assert "3 processes died while they handled this message and nothing else" in dead.dead.reason
+    assert "3 processes crashed while they handled only this message" in dead.dead.reason
     assert dead.candidate == "c000003"
     assert deaths == 5
     assert set(handled) == {f"c{number:06}" for number in (0, 1, 2, 4, 5)}

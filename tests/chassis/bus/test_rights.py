@@ -152,6 +152,6 @@ async def test_unknown_credentials_end_the_start_with_one_sentence(guarded: Guar
             async with Bus(settings, "judge"):
                 pass
     for seed in ("UAAAA", ""):
-        with pytest.raises(SettingsError, match="no nkey seed"):
+        with pytest.raises(SettingsError, match="is not a user's nkey"):
             async with Bus(guarded.settings(None, nats_nkey_seed=seed), "judge"):
                 pass
