@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from services.console.commands.ablate import variants_of
 from services.console.commands.sizes import Trained, gains, read_sizes, summary_text, trends
 from services.console.report import write_report
 from services.domain.zoo import baseline
@@ -72,6 +73,23 @@ def test_a_control_with_fewer_seeds_is_not_compared(tmp_path: Path) -> None:
     assert read_sizes(tmp_path / "none") == []
     assert gains(rows[:4], "c000004")[0].control == "Net2"
     assert [one.seeds for one in gains([*rows[:5], rows[5]], "c000004")] == [2]
+
+
+def test_programs_without_a_part_are_compared_by_seed() -> None:
+    """The largest rise first; p is corrected for all of them, and a program with one seed is left out."""
+    rows = [Trained("c000004", "Net4", 1, "python-source", seed, 2.0 + 0.1 * seed) for seed in (1, 2, 3)]
+    for seed in (1, 2, 3):
+        rows.append(Trained("without_gate", "without_gate", 1, "python-source", seed, 2.1 + 0.101 * seed, 90))
+        rows.append(Trained("without_norm", "without_norm", 1, "python-source", seed, 2.01 + 0.099 * seed, 95))
+    rows.append(Trained("without_key", "without_key", 1, "python-source", 1, 9.0))
+    names = ("without_key", "without_norm", "without_gate")
+
+    gate, norm = variants_of(rows, "c000004", {name: f"It is {name}." for name in names})
+
+    assert (gate.name, gate.description, gate.parameters, gate.seeds) == ("without_gate", "It is without_gate.", 90, 3)
+    assert gate.rise == pytest.approx(0.102)
+    assert gate.interval.low < 0.102 < gate.interval.high
+    assert gate.p < norm.p < 0.05
 
 
 def test_the_report_draws_the_sizes(tmp_path: Path) -> None:

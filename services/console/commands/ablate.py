@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 import grpc.aio
@@ -17,7 +20,8 @@ from services.chassis import logs
 from services.chassis.errors import NotPossible
 from services.chassis.events import first
 from services.chassis.rpc import channel
-from services.console.archive import all_candidates, open_archive
+from services.console.archive import all_candidates, open_archive, run_and_candidates
+from services.console.commands.sizes import CORPORA, Trained, planned, read_sizes, record_named, train_all
 from services.console.log import SERVICE, publish
 from services.console.options import Candidate, Json, Run, print_json
 from services.console.rows import Gain, gain_over, seed_noise, widened
@@ -26,9 +30,11 @@ from services.console.system import System, running
 from services.console.tables import ABSENT, Column, number, paragraph, say, styled, table
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.statistics import Noise
+from services.domain.statistics import Interval, Noise, holm, paired_test
 
 POLL_SECONDS = 1.0
+FILE = "ablations.jsonl"
+"""Trainings of programs without a part, in the run's folder."""
 ENDED = frozenset({pb.STATE_ARCHIVED, pb.STATE_REJECTED})
 FORM = frozenset({"chunkwise-form", "parallel-scan", "hardware-kernel"})
 """How a program is computed, not what it computes: nothing to leave out."""
@@ -50,11 +56,24 @@ def ablate(
     component: Annotated[
         list[str] | None, typer.Option(help="leave out only this one; may be given again; default: each in turn")
     ] = None,
+    programs: Annotated[
+        Path | None,
+        typer.Option(
+            help="a folder of programs, each the candidate with one thing left out: train these and the candidate "
+            "instead, without services; the same again goes on",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=2, help="trainings of each program of the folder")] = 3,
     run: Run = "",
     as_json: Json = False,
 ) -> None:
     """Train the same program without each of its components, with the same seeds, and see which carries the gain."""
     logs.configure("console", "warning")
+    if programs is not None:
+        _ablate_programs(console_settings(), run, candidate, programs, seeds, as_json)
+        return
     note: Callable[[str], None] = (lambda _: None) if as_json else say
     original, part_rows = asyncio.run(_ablate(console_settings(), run, candidate, component or (), note))
     if as_json:
@@ -63,6 +82,76 @@ def ablate(
         _print(original, part_rows)
     if not any(part.gain for part in part_rows):
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A program of the folder beside the candidate: the rise of the loss without what it leaves out, paired by seed."""
+
+    name: str
+    description: str
+    parameters: int | None
+    seeds: int
+    loss: float
+    rise: float
+    interval: Interval
+    p: float  # one-sided: that the loss rises, by Holm's correction over the variants
+
+
+def _ablate_programs(
+    settings: ConsoleSettings, run: str, candidate: str, folder: Path, seeds: int, as_json: bool
+) -> None:
+    """Train what is missing, then compare. Raises NotPossible for a folder without programs."""
+    status, records = asyncio.run(run_and_candidates(settings, run))
+    own = record_named(records, candidate)
+    files = sorted(folder.glob("*.py"))
+    variants = [
+        pb.Candidate(id=file.stem, proposal=pb.Proposal(name=file.stem, program=file.read_text("utf-8")))
+        for file in files
+    ]
+    path = settings.run_folder(status.run) / FILE
+    plan = list(planned(status, [own, *variants], [1], seeds, CORPORA[:1], read_sizes(path)))
+    train_all(plan, path, os.cpu_count() or 1, quiet=as_json)
+    descriptions = {file.stem: ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "" for file in files}
+    found = variants_of(read_sizes(path), own.id, descriptions)
+    if not found:
+        raise NotPossible(f"{folder} holds no program that was trained with two seeds or more")
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    say(f"{own.id} {own.proposal.name}, and what is left without a part of it, {found[0].seeds} seeds each")
+    say(table([
+        Column("", [one.name for one in found], flexible=True),
+        Column("parameters", [number(one.parameters, ",") for one in found], right=True, rank=2),
+        Column("loss", [f"{one.loss:.4f}" for one in found], right=True),
+        Column("rise", [f"{one.rise:+.4f}" for one in found], right=True),
+        Column("[95 %]", [f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]" for one in found]),
+        Column("p", [f"{one.p:.2g}" for one in found], right=True, rank=1),
+    ]))  # fmt: skip
+    say(styled(paragraph("rise: nats per token above the candidate, same seeds; p: Holm-corrected"), dim=True))
+
+
+def variants_of(trained: Sequence[Trained], candidate: str, descriptions: Mapping[str, str]) -> list[Variant]:
+    """The variants that share two seeds or more with the candidate, the largest rise of the loss first."""
+    losses: dict[str, dict[int, float]] = {}
+    parameters = {one.candidate: one.parameters for one in trained}
+    for one in trained:
+        if one.loss is not None:
+            losses.setdefault(one.candidate, {})[one.seed] = one.loss
+    tests = {}
+    for name in descriptions:
+        shared = sorted(set(losses.get(name, {})) & set(losses.get(candidate, {})))
+        if len(shared) > 1:
+            tests[name] = shared, paired_test([losses[name][seed] - losses[candidate][seed] for seed in shared])
+    adjusted = holm([test.p for _, test in tests.values()])
+    return sorted(
+        (
+            Variant(name, descriptions[name], parameters[name], len(shared), fmean(losses[name][s] for s in shared),
+                    test.effect, test.interval(), p)
+            for (name, (shared, test)), p in zip(tests.items(), adjusted, strict=True)
+        ),
+        key=lambda one: -one.rise,
+    )  # fmt: skip
 
 
 async def _ablate(

@@ -105,8 +105,8 @@ def sizes(
     """Train a candidate and its controls at several sizes, smallest first, and compare them; the same again goes on."""
     settings = console_settings()
     status, records = asyncio.run(run_and_candidates(settings, run))
-    own = _record(records, candidate)
-    controls = [_record(records, one) for one in against or ()] or [
+    own = record_named(records, candidate)
+    controls = [record_named(records, one) for one in against or ()] or [
         record for record in records if record.kind == pb.KIND_BASELINE and record.HasField("training")
     ]
     texts = names_in(corpus)
@@ -114,8 +114,8 @@ def sizes(
         raise SettingsError(f"--corpus is {bad[0]!r}; choose of {', '.join(CORPORA)}.")
     path = settings.run_folder(status.run) / FILE
     if not only_show:
-        plan = list(_plan(status, [own, *controls], _factors(factors), seeds, texts, read_sizes(path)))
-        _train(plan, path, parallel or os.cpu_count() or 1, quiet=as_json)
+        plan = list(planned(status, [own, *controls], _factors(factors), seeds, texts, read_sizes(path)))
+        train_all(plan, path, parallel or os.cpu_count() or 1, quiet=as_json)
     trained = read_sizes(path)
     size_gains = gains(trained, own.id)
     if not size_gains:
@@ -206,7 +206,7 @@ def _losses(trained: Sequence[Trained], corpus: str, factor: int) -> dict[str, d
     return found
 
 
-def _record(records: Sequence[pb.Candidate], name: str) -> pb.Candidate:
+def record_named(records: Sequence[pb.Candidate], name: str) -> pb.Candidate:
     """By id, name or baseline. Raises NotPossible for none or several, and for one without a program."""
     found = [record for record in records if name in (record.id, record.proposal.name, record.request.baseline)]
     if len(found) != 1 or not program_of(found[0]):
@@ -225,7 +225,9 @@ def _factors(text: str) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """One training that is still missing."""
+
     record: pb.Candidate
     factor: int
     corpus: str
@@ -234,10 +236,10 @@ class _Job:
     overrides: Mapping[str, str]
 
 
-def _plan(
+def planned(
     status: archive_pb2.RunStatus, records: Sequence[pb.Candidate], factors: Sequence[int], seeds: int,
     corpora: Sequence[str], trained: Sequence[Trained],
-) -> Iterator[_Job]:  # fmt: skip
+) -> Iterator[Job]:  # fmt: skip
     """What is missing, smallest first and seed by seed, so that results can be compared when it is stopped early."""
     settings = status.settings
     base = scale_values(settings.scale, settings.scale_overrides)
@@ -248,7 +250,7 @@ def _plan(
             for corpus in corpora:
                 for record in records:
                     if (record.id, factor, corpus, seed) not in known:
-                        yield _Job(record, factor, corpus, seed, settings.scale, overrides | {"corpus": corpus})
+                        yield Job(record, factor, corpus, seed, settings.scale, overrides | {"corpus": corpus})
 
 
 def _scaled(base: Mapping[str, object], factor: int) -> dict[str, str]:
@@ -266,12 +268,12 @@ def _scaled(base: Mapping[str, object], factor: int) -> dict[str, str]:
     }
 
 
-def _train(plan: Sequence[_Job], path: Path, parallel: int, quiet: bool) -> None:
+def train_all(plan: Sequence[Job], path: Path, parallel: int, quiet: bool) -> None:
     """Every training of the plan, several at a time, each written as soon as it has ended."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writing = threading.Lock()
 
-    def one(job: _Job) -> None:
+    def one(job: Job) -> None:
         row = _trained(job)
         with writing, path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(row)) + "\n")
@@ -286,7 +288,7 @@ def _train(plan: Sequence[_Job], path: Path, parallel: int, quiet: bool) -> None
         pool.shutdown(cancel_futures=True)
 
 
-def _trained(job: _Job) -> Trained:
+def _trained(job: Job) -> Trained:
     overrides = [part for name, value in job.overrides.items() for part in ("--set", f"{name}={value}")]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "program.py"
