@@ -327,6 +327,7 @@ def description_of(record: pb.Candidate) -> str:
         lines.append(f"{parameters:,} parameters")
     if (flops := flops_of(record)) is not None:
         lines.append(f"{flops:,.0f} FLOPs per token")
+    lines += [f"components: {', '.join(record.proposal.components)}"] if record.proposal.components else []
     lines += [f"motivation: {record.proposal.motivation}"] if record.proposal.motivation else []
     return "\n".join(lines)
 

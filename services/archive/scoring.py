@@ -174,7 +174,7 @@ def stage_scale(root: pb.Candidate, baselines: Sequence[pb.Candidate], terms: fr
     measured = [model for model in models if model.training.HasField("loss")]
     if not measured or measured[0].id != root.id:
         return None
-    blocks = _item_errors(measured, _block_rows, lambda seed: list(seed.block_losses))
+    blocks = _item_errors(measured, block_gains, lambda seed: list(seed.block_losses))
     replicates = {LOSS: Replicates([_losses(record) for record in measured], blocks)}
     accuracies = [_benchmarks(record) for record in measured]
     if BENCHMARK in terms and all(accuracies):
@@ -227,7 +227,7 @@ def loss_gain(record: pb.Candidate, other: pb.Candidate) -> Interval | None:
 
     Seeds that were trained in different precision share nothing.
     """
-    return _bootstrap(_block_rows(record, other), record)
+    return _bootstrap(block_gains(record, other), record)
 
 
 def benchmark_gain(record: pb.Candidate, other: pb.Candidate) -> Interval | None:
@@ -271,7 +271,7 @@ def _bootstrap(gains: list[list[float]], record: pb.Candidate) -> Interval | Non
     return bootstrap(gains, random.Random(f"{record.run}.{record.id}"), resamples=RESAMPLES)
 
 
-def _block_rows(record: pb.Candidate, other: pb.Candidate) -> list[list[float]]:
+def block_gains(record: pb.Candidate, other: pb.Candidate) -> list[list[float]]:
     """Per shared seed, other's loss minus record's in each held-out block."""
     return [
         [b - a for a, b in zip(one.block_losses, two.block_losses, strict=True)]

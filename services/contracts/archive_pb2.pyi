@@ -72,6 +72,100 @@ class GetCandidateRequest(_message.Message):
 Global___GetCandidateRequest: _TypeAlias = GetCandidateRequest  # noqa: Y015
 
 @_typing.final
+class LessonsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """empty: the newest run"""
+    most: _builtins.int
+    """0: all that are not refuted"""
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        most: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["most", b"most", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LessonsRequest: _TypeAlias = LessonsRequest  # noqa: Y015
+
+@_typing.final
+class LessonsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LESSONS_FIELD_NUMBER: _builtins.int
+    REFUTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lessons(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeighedLesson]: ...
+    @_builtins.property
+    def refuted(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeighedLesson]:
+        """more candidates speak against them than for them: no prompt shows them"""
+
+    def __init__(
+        self,
+        *,
+        lessons: _abc.Iterable[Global___WeighedLesson] | None = ...,
+        refuted: _abc.Iterable[Global___WeighedLesson] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lessons", b"lessons", "refuted", b"refuted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LessonsReply: _TypeAlias = LessonsReply  # noqa: Y015
+
+@_typing.final
+class WeighedLesson(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SUPPORTED_BY_FIELD_NUMBER: _builtins.int
+    CONTRADICTED_BY_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    component: _builtins.str
+    effect: _builtins.str
+    """"helps", "hurts" or "neutral" """
+    claim: _builtins.str
+    source: _builtins.str
+    """the candidate whose analysis made the claim"""
+    confidence: _builtins.float
+    """posterior mean of being right, from a uniform prior: 0.5 without evidence"""
+    @_builtins.property
+    def supported_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """candidates that differ from their parent by the component, as the claim says"""
+
+    @_builtins.property
+    def contradicted_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        component: _builtins.str = ...,
+        effect: _builtins.str = ...,
+        claim: _builtins.str = ...,
+        source: _builtins.str = ...,
+        supported_by: _abc.Iterable[_builtins.str] | None = ...,
+        contradicted_by: _abc.Iterable[_builtins.str] | None = ...,
+        confidence: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "component", b"component", "confidence", b"confidence", "contradicted_by", b"contradicted_by", "effect", b"effect", "source", b"source", "supported_by", b"supported_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeighedLesson: _TypeAlias = WeighedLesson  # noqa: Y015
+
+@_typing.final
 class GetCandidatesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

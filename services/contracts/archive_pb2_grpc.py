@@ -100,6 +100,11 @@ class ArchiveStub:
                 request_serializer=services_dot_contracts_dot_archive__pb2.GetBaselinesRequest.SerializeToString,
                 response_deserializer=services_dot_contracts_dot_archive__pb2.GetBaselinesReply.FromString,
                 _registered_method=True)
+        self.GetLessons = channel.unary_unary(
+                '/asi.v1.Archive/GetLessons',
+                request_serializer=services_dot_contracts_dot_archive__pb2.LessonsRequest.SerializeToString,
+                response_deserializer=services_dot_contracts_dot_archive__pb2.LessonsReply.FromString,
+                _registered_method=True)
         self.GetChain = channel.unary_unary(
                 '/asi.v1.Archive/GetChain',
                 request_serializer=services_dot_contracts_dot_archive__pb2.GetCandidateRequest.SerializeToString,
@@ -214,6 +219,13 @@ class ArchiveServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLessons(self, request, context):
+        """What the run's analyses claim about components, weighed by what all of its candidates measured, surest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetChain(self, request, context):
         """The chain of events of one candidate, oldest first.
         """
@@ -318,6 +330,11 @@ def add_ArchiveServicer_to_server(servicer, server):
                     servicer.GetBaselines,
                     request_deserializer=services_dot_contracts_dot_archive__pb2.GetBaselinesRequest.FromString,
                     response_serializer=services_dot_contracts_dot_archive__pb2.GetBaselinesReply.SerializeToString,
+            ),
+            'GetLessons': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLessons,
+                    request_deserializer=services_dot_contracts_dot_archive__pb2.LessonsRequest.FromString,
+                    response_serializer=services_dot_contracts_dot_archive__pb2.LessonsReply.SerializeToString,
             ),
             'GetChain': grpc.unary_unary_rpc_method_handler(
                     servicer.GetChain,
@@ -696,6 +713,33 @@ class Archive:
             '/asi.v1.Archive/GetBaselines',
             services_dot_contracts_dot_archive__pb2.GetBaselinesRequest.SerializeToString,
             services_dot_contracts_dot_archive__pb2.GetBaselinesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLessons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asi.v1.Archive/GetLessons',
+            services_dot_contracts_dot_archive__pb2.LessonsRequest.SerializeToString,
+            services_dot_contracts_dot_archive__pb2.LessonsReply.FromString,
             options,
             channel_credentials,
             insecure,

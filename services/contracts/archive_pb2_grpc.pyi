@@ -54,6 +54,8 @@ class ArchiveStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_archive_pb2.ListRunsRequest, _archive_pb2.ListRunsReply]
     GetBaselines: _grpc.UnaryUnaryMultiCallable[_archive_pb2.GetBaselinesRequest, _archive_pb2.GetBaselinesReply]
     """The baselines of a run as far as they are measured, root first."""
+    GetLessons: _grpc.UnaryUnaryMultiCallable[_archive_pb2.LessonsRequest, _archive_pb2.LessonsReply]
+    """What the run's analyses claim about components, weighed by what all of its candidates measured, surest first."""
     GetChain: _grpc.UnaryUnaryMultiCallable[_archive_pb2.GetCandidateRequest, _archive_pb2.ChainReply]
     """The chain of events of one candidate, oldest first."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_archive_pb2.RunRequest, _archive_pb2.RunStatus]
@@ -91,6 +93,8 @@ class ArchiveAsyncStub(ArchiveStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_archive_pb2.ListRunsRequest, _archive_pb2.ListRunsReply]  # type: ignore[assignment]
     GetBaselines: _aio.UnaryUnaryMultiCallable[_archive_pb2.GetBaselinesRequest, _archive_pb2.GetBaselinesReply]  # type: ignore[assignment]
     """The baselines of a run as far as they are measured, root first."""
+    GetLessons: _aio.UnaryUnaryMultiCallable[_archive_pb2.LessonsRequest, _archive_pb2.LessonsReply]  # type: ignore[assignment]
+    """What the run's analyses claim about components, weighed by what all of its candidates measured, surest first."""
     GetChain: _aio.UnaryUnaryMultiCallable[_archive_pb2.GetCandidateRequest, _archive_pb2.ChainReply]  # type: ignore[assignment]
     """The chain of events of one candidate, oldest first."""
     WatchRun: _aio.UnaryStreamMultiCallable[_archive_pb2.RunRequest, _archive_pb2.RunStatus]  # type: ignore[assignment]
@@ -203,6 +207,14 @@ class ArchiveServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_archive_pb2.GetBaselinesReply, _abc.Awaitable[_archive_pb2.GetBaselinesReply]]:
         """The baselines of a run as far as they are measured, root first."""
+
+    @_abc_1.abstractmethod
+    def GetLessons(
+        self,
+        request: _archive_pb2.LessonsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_pb2.LessonsReply, _abc.Awaitable[_archive_pb2.LessonsReply]]:
+        """What the run's analyses claim about components, weighed by what all of its candidates measured, surest first."""
 
     @_abc_1.abstractmethod
     def GetChain(

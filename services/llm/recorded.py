@@ -199,6 +199,12 @@ def _answer(request: Request[A], found: Recorded) -> A:
         raise AnswerInvalid(request.role, f"the recorded answer is not usable: {unreadable}") from None
 
 
+def _messages(request: Request[A]) -> bytes:
+    """The messages as a request to an endpoint would hold them."""
+    messages = [{"role": message.role, "content": message.text} for message in request.messages]
+    return json.dumps({"messages": messages}, ensure_ascii=False).encode()
+
+
 def _free_call(request: Request[A], found: Recorded) -> Call:
     return Call(
         role=request.role,
@@ -208,7 +214,7 @@ def _free_call(request: Request[A], found: Recorded) -> Call:
         completion_tokens=0,
         seconds=0.0,
         price=0.0,
-        prompt=b"",
+        prompt=_messages(request),
         answer=found.answer,
         error=found.error,
         prompt_version=request.prompt_version,
@@ -313,7 +319,7 @@ class ExchangeFileMind:
             completion_tokens=0,
             seconds=0.0,
             price=0.0,
-            prompt=b"",
+            prompt=_messages(request),
             answer=exchange.answer.encode(),
             error=None,
             prompt_version=request.prompt_version,

@@ -5,6 +5,7 @@ What a seat may see comes from other services: literature, and the nearest of wh
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
@@ -37,6 +38,7 @@ class Context:
     settings: events_pb2.RunSettings
     best: tuple[pb.Candidate, ...] = ()  # the best by loss, the parent left out
     board: tuple[pb.Candidate, ...] = ()  # what was measured so far
+    lessons: tuple[archive_pb2.WeighedLesson, ...] = ()  # of the run's analyses, surest first
     scale: checker_pb2.ScaleDescription | None = None
 
 
@@ -92,6 +94,7 @@ NEIGHBOURS = 5
 ENTRIES = 3
 BOARD = 100  # the best, and as many of the newest
 MEASURED = 200  # for the offline mind
+LESSONS = 12
 BEST = 2  # of them with their programs
 
 
@@ -124,11 +127,11 @@ async def with_measured(context: Context, archive: archive_pb2_grpc.ArchiveAsync
 
 
 async def with_board(
-    context: Context, archive: archive_pb2_grpc.ArchiveAsyncStub, checker: checker_pb2_grpc.CheckerAsyncStub
+    context: Context, archive: archive_pb2_grpc.ArchiveAsyncStub, checker: checker_pb2_grpc.CheckerAsyncStub | None
 ) -> Context:
-    """The context with what a language model is shown besides: the run's best, all that was tried, and the scale.
+    """The context with what a language model is shown besides: the run's best, all that was tried, lessons, scale.
 
-    A checker that cannot describe the scale now leaves it out: a proposal does not depend on it.
+    Without a checker that can describe the scale now it is left out: a proposal does not depend on it.
     """
     settings, record = context.settings, context.record
     found: dict[str, pb.Candidate] = {}
@@ -139,13 +142,14 @@ async def with_board(
         }
     board = tuple(found.values())
     measured = [one for one in board if one.training.HasField("loss") and one.id != context.parent.id]
-    try:
+    scale = None
+    if checker is not None:
         asked = checker_pb2.ScaleRequest(stage=record.stage, scale_overrides=settings.scale_overrides)
-        scale = await checker.Describe(asked, timeout=120)
-    except grpc.aio.AioRpcError:
-        scale = None
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            scale = await checker.Describe(asked, timeout=120)
     better = [record for record in measured if record.training.loss < context.parent.training.loss]
-    return replace(context, board=board, best=tuple(better[:BEST]), scale=scale)
+    learnt = await archive.GetLessons(archive_pb2.LessonsRequest(run=record.run, most=LESSONS), timeout=60)
+    return replace(context, board=board, best=tuple(better[:BEST]), lessons=tuple(learnt.lessons), scale=scale)
 
 
 async def neighbours(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from services.archive.lessons import lessons_of, lessons_text
+from services.archive.lessons import lessons_text
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.contracts import checker_pb2, checker_pb2_grpc
@@ -32,7 +32,6 @@ from services.researcher.prompt_text import (
 PACKAGE = "services.researcher"
 MOST_EDIT_REPAIRS = 3
 MOST_COMPONENTS = 20
-LESSONS = 12  # shown in a prompt
 MOST_EXPERIMENTS = 3
 TRIAL_STEPS, TRIAL_SEED, TRIAL_SECONDS = 30, 1, 600.0
 OFFER = """
@@ -135,7 +134,7 @@ def propose_request(
         noise=noise_text(context.board),
         best=best_text(context.best),
         board=board_text((*context.board, *context.rejections)),
-        lessons=lessons_text(lessons_of(context.board, LESSONS)),
+        lessons=lessons_text(context.lessons),
         references=references_text(context.references, summaries),
         cognition=cognition_text(context.entries),
         refusals=refusals_text(refusals) + problem + (OFFER.format(left=experiments) if experiments else ""),

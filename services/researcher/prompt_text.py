@@ -17,7 +17,8 @@ from services.researcher.draft import Refusal
 NOTHING = "None."
 BOARD_BEST = 40  # rows by loss
 BOARD_NEWEST = 20  # further rows, newest first
-LESSON_CHARACTERS = 160
+LESSON_CHARACTERS = 90
+BOARD_COMPONENTS = 4
 DIFFERENCE_LINES = 80
 
 
@@ -173,7 +174,7 @@ def best_text(best: Sequence[pb.Candidate]) -> str:
     """The best candidates by loss, with their programs."""
     return (
         "\n\n".join(
-            f"## {record.proposal.name} ({record.id}), held-out loss {record.training.loss:.4f}\n"
+            f"## {record.proposal.name} ({record.id}), held-out loss {_loss_text(record)}\n"
             f"```python\n{(record.training.program or record.proposal.program).rstrip()}\n```"
             for record in best
         )
@@ -182,35 +183,52 @@ def best_text(best: Sequence[pb.Candidate]) -> str:
 
 
 def board_text(board: Sequence[pb.Candidate]) -> str:
-    """One line for each candidate of the run: loss, accuracy, components and lesson, best first.
+    """One line of about 50 tokens for each candidate of the run: loss, what changed against its parent, lesson.
 
-    At most `BOARD_BEST` by loss and `BOARD_NEWEST` of the others, newest first; the rest is counted.
+    Best first: at most `BOARD_BEST` by loss and `BOARD_NEWEST` of the others, newest first; the rest is counted.
     """
+    known = {record.id: record for record in board}
     measured = sorted((r for r in board if r.training.HasField("loss")), key=lambda record: record.training.loss)
     others = sorted(
         (*measured[BOARD_BEST:], *(r for r in board if r.proposal.name and not r.training.HasField("loss"))),
         key=lambda record: record.request.number,
         reverse=True,
     )
-    lines = [_board_line(record) for record in (*measured[:BOARD_BEST], *others[:BOARD_NEWEST])]
+    shown = (*measured[:BOARD_BEST], *others[:BOARD_NEWEST])
+    lines = [_board_line(record, known.get(record.proposal.parent)) for record in shown]
     if len(others) > BOARD_NEWEST:
         lines.append(f"- and {len(others) - BOARD_NEWEST} older ones")
     return "\n".join(lines) or NOTHING
 
 
-def _board_line(record: pb.Candidate) -> str:
+def _board_line(record: pb.Candidate, parent: pb.Candidate | None) -> str:
     parts = [f"{record.proposal.name} ({record.id})"]
     if record.training.HasField("loss"):
-        parts.append(f"loss {record.training.loss:.4f}")
-    if record.training.HasField("benchmark"):
-        parts.append(f"accuracy {record.training.benchmark:.3f}")
+        parts.append(_loss_text(record))
     if record.HasField("rejection"):
         parts.append(f"rejected at {record.rejection.stage}: {_cut(record.rejection.reason)}")
-    if record.proposal.components:
-        parts.append(", ".join(record.proposal.components))
+    parts += [change] if (change := _change_text(record, parent)) else []
     if record.analysis.synthesis:
         parts.append(_cut(record.analysis.synthesis))
     return "- " + "; ".join(parts)
+
+
+def _loss_text(record: pb.Candidate) -> str:
+    """The held-out loss with its error over seeds, where there are several."""
+    training = record.training
+    error = f" ± {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
+    return f"{training.loss:.4f}{error}"
+
+
+def _change_text(record: pb.Candidate, parent: pb.Candidate | None) -> str:
+    """Components gained and lost against the parent, the first few; all of a candidate without a known parent."""
+    own = list(record.proposal.components)
+    if parent is None:
+        return ", ".join(own[:BOARD_COMPONENTS])
+    before = list(parent.proposal.components)
+    changed = [f"+{name}" for name in own if name not in before] + [f"−{name}" for name in before if name not in own]
+    more = f" and {len(changed) - BOARD_COMPONENTS} more" if len(changed) > BOARD_COMPONENTS else ""
+    return f"{parent.id} {' '.join(changed[:BOARD_COMPONENTS])}{more}".rstrip()
 
 
 def _cut(text: str) -> str:

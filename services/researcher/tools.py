@@ -29,7 +29,14 @@ from services.chassis import logs
 from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient
 from services.chassis.rpc import channel
 from services.chassis.settings import load
-from services.contracts import archive_pb2, archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc, events_pb2
+from services.contracts import (
+    archive_pb2,
+    archive_pb2_grpc,
+    checker_pb2_grpc,
+    cognition_pb2,
+    cognition_pb2_grpc,
+    events_pb2,
+)
 from services.contracts import candidate_pb2 as pb
 from services.llm import prompts
 from services.llm.budget import MemoryLedger
@@ -46,20 +53,24 @@ from services.researcher.draft import (
     entries_for,
     nearest_motivations,
     nearest_programs,
+    with_board,
 )
 from services.researcher.model_proposer import ModelProposer, novelty_request, propose_request, summary_request
 from services.researcher.offline.proposer import OfflineProposer
 
 PREVIEW = "preview"  # the id of a seat that no run gave out
 TRIES = 10
+CHECKER = "ASI_CHECKER_ADDRESS"
+"""Where this variable names no checker, none is waited for."""
 
 
 @dataclass(frozen=True)
 class Desk:
-    """Whom the tools ask."""
+    """Whom the tools ask. Without a checker that answers, prompts do not describe the scale."""
 
     archive: archive_pb2_grpc.ArchiveAsyncStub
     cognition: cognition_pb2_grpc.CognitionAsyncStub
+    checker: checker_pb2_grpc.CheckerAsyncStub | None = None
     embedder: OpenAIEmbedder | None = None
 
     async def candidate(self, run: str, name: str) -> pb.Candidate:
@@ -75,10 +86,11 @@ class Desk:
         drawn = await self.archive.DrawSeeds(request, timeout=30)
         record = pb.Candidate(id=PREVIEW, run=parent.run, stage=parent.stage)
         references = tuple(reference for reference in drawn.references if reference.id != parent.id)
-        return Context(
+        context = Context(
             record, parent, references, tuple(drawn.recent_rejections), tuple(drawn.history),
             await self._entries(parent, settings), settings,
         )  # fmt: skip
+        return await with_board(context, self.archive, self.checker)
 
     async def motivations(self, record: pb.Candidate) -> list[archive_pb2.NearCandidate]:
         """The candidates with the nearest motivations. Raises NotPossible where the record's own is not embedded."""
@@ -126,13 +138,14 @@ async def _proposer(mind: str) -> AsyncIterator[Proposer]:
 async def main(arguments: argparse.Namespace, settings: ResearcherSettings) -> int:
     """Run one command; its exit status."""
     async with AsyncExitStack() as stack:
-        archive, cognition = [
+        archive, cognition, checker = [
             await stack.enter_async_context(channel(address, settings))
-            for address in (settings.archive_address, settings.cognition_address)
+            for address in (settings.archive_address, settings.cognition_address, settings.checker_address)
         ]
         desk = Desk(
             archive_pb2_grpc.ArchiveStub(archive),
             cognition_pb2_grpc.CognitionStub(cognition),
+            checker_pb2_grpc.CheckerStub(checker) if CHECKER in os.environ else None,
             endpoint_embedder(os.environ),
         )
         parent = await desk.candidate(arguments.run, arguments.parent)
@@ -198,8 +211,16 @@ async def question(
     """What would be asked now. Summaries of references do not exist before they are asked for, so a mark stands in."""
     if role is Role.SUMMARISE:
         return prompts.plain(summary_request(record, record))
-    async with channel(settings.cognition_address, settings) as connection:
-        desk = Desk(archive, cognition_pb2_grpc.CognitionStub(connection), endpoint_embedder(os.environ))
+    async with (
+        channel(settings.cognition_address, settings) as cognition,
+        channel(settings.checker_address, settings) as checker,
+    ):
+        desk = Desk(
+            archive,
+            cognition_pb2_grpc.CognitionStub(cognition),
+            checker_pb2_grpc.CheckerStub(checker) if CHECKER in os.environ else None,
+            endpoint_embedder(os.environ),
+        )
         if role is Role.JUDGE_NOVELTY:
             near = [motivation.candidate for motivation in await desk.motivations(record)]
             proposal = record.proposal

@@ -13,6 +13,7 @@ from typing import Any
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.archive.lessons import lessons_of
 from services.chassis.errors import NotFound, Transient
 from services.contracts import archive_pb2, archive_pb2_grpc, candidate_pb2
 from services.contracts import archive_pb2 as pb
@@ -147,6 +148,7 @@ MOVES = 500
 WATCH_SECONDS = 1.0
 APPLIED_SECONDS = 10.0
 SCORED = tuple(state for state in candidate_pb2.State.values() if state != candidate_pb2.STATE_REJECTED)
+ENDED_WELL = (candidate_pb2.STATE_ARCHIVED,)
 COMPETING = tuple(kind for kind in candidate_pb2.Kind.values() if kind != candidate_pb2.KIND_ABLATION)
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -185,6 +187,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         self._archive = archive
         self._ledger = ledger
         self._writer = writer or WriterState()
+        self._lessons: tuple[tuple[str, int], pb.LessonsReply] | None = None  # with the run, and when it had changed
 
     async def GetCandidate(self, request: pb.GetCandidateRequest, context: Context) -> candidate_pb2.Candidate:
         await self._wait_for(request.at_least)
@@ -292,6 +295,21 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         ]
         complete = len(baselines) == len(run.settings.baselines) and not run.state.baselines_open
         return pb.GetBaselinesReply(baselines=baselines, complete=complete)
+
+    async def GetLessons(self, request: pb.LessonsRequest, context: Context) -> pb.LessonsReply:
+        row = await self._run(request.run)
+        if self._lessons is None or self._lessons[0] != (row.run, row.changed):
+            records: list[candidate_pb2.Candidate] = []
+            total = 1
+            while len(records) < total:
+                page = await self._archive.list_candidates(
+                    Query(row.run, sort="number", states=ENDED_WELL, offset=len(records), limit=MOST_PER_PAGE)
+                )
+                records += page.candidates
+                total = page.total if page.candidates else 0
+            self._lessons = (row.run, row.changed), lessons_of(records)
+        lessons = self._lessons[1]
+        return pb.LessonsReply(lessons=lessons.lessons[: request.most or None], refuted=lessons.refuted)
 
     async def GetChain(self, request: pb.GetCandidateRequest, context: Context) -> pb.ChainReply:
         run = await self._name(request.run)

@@ -1,7 +1,17 @@
 """Lessons are weighed by what was measured, not by who claims them."""
 
-from services.archive.lessons import lessons_of, lessons_text
+import gzip
+import json
+from pathlib import Path
+
+from google.protobuf.json_format import ParseDict
+
+from services.archive.lessons import Quotation, lessons_of, lessons_text, quotations
+from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
+from tests.archives import KnownArchive, asked
+
+FLAGSHIP = Path("examples/flagship")
 
 
 def candidate(number: int, loss: float, *components: str, parent: int = 0, error: float = 0.01) -> pb.Candidate:
@@ -25,11 +35,11 @@ def test_a_claim_is_supported_by_children_that_differ_in_its_component() -> None
         candidate(3, 1.6, "delta-rule", parent=2),
     ]
 
-    (lesson,) = lessons_of(records, most=5)
+    (lesson,) = lessons_of(records).lessons
 
-    assert (lesson.supported_by, lesson.contradicted_by) == (("c2", "c3"), ())
+    assert (list(lesson.supported_by), list(lesson.contradicted_by)) == (["c2", "c3"], [])
     assert lesson.confidence == 0.75
-    assert lessons_text([lesson]) == "- gate helps: it does (from c2; supported by c2, c3)"
+    assert lessons_text([lesson]) == "- gate helps: it does (from c2; 75% sure; for it c2, c3)"
 
 
 def test_a_refuted_lesson_is_dropped() -> None:
@@ -39,19 +49,70 @@ def test_a_refuted_lesson_is_dropped() -> None:
         claiming(candidate(2, 1.4, "delta-rule", "gate", parent=1), "gate", "helps"),
         candidate(3, 1.6, "delta-rule", "gate", parent=1),
     ]
-    assert "contradicted by c3" in lessons_text(lessons_of(records, most=5))
+    assert "50% sure; for it c2; against it c3" in lessons_text(lessons_of(records).lessons)
 
-    assert lessons_of([*records, candidate(4, 1.7, "delta-rule", "gate", parent=1)], most=5) == []
+    found = lessons_of([*records, candidate(4, 1.7, "delta-rule", "gate", parent=1)])
+
+    assert not found.lessons
+    assert [one.component for one in found.refuted] == ["gate"]
 
 
 def test_a_difference_within_its_error_is_neutral() -> None:
-    """Two standard errors of the difference: 0.028 here."""
+    """Two standard errors of the difference: 0.028 here. It says nothing against a claim that it helps."""
     records = [
         candidate(1, 1.50, "delta-rule"),
         claiming(candidate(2, 1.48, "delta-rule", "gate", parent=1), "gate", "neutral"),
+        claiming(candidate(3, 1.48, "delta-rule", "gate", parent=1), "gate", "helps"),
     ]
 
-    assert lessons_of(records, most=5)[0].supported_by == ("c2",)
+    neutral, helps = lessons_of(records).lessons
+
+    assert list(neutral.supported_by) == ["c2", "c3"]
+    assert (helps.effect, list(helps.supported_by), list(helps.contradicted_by)) == ("helps", [], [])
+
+
+def test_losses_are_paired_by_block_where_both_have_them() -> None:
+    """Blocks differ by far more than the two candidates do: unpaired, the same gain would be lost in the noise."""
+    parent, child = candidate(1, 1.5, "delta-rule", error=0.2), candidate(2, 1.49, "gate", parent=1, error=0.2)
+    for record, shift in ((parent, 0.01), (child, 0.0)):
+        record.training.seeds[0].block_losses.extend(1.0 + block + shift for block in range(8))
+    parent.training.seeds[0].block_losses[0] += 0.001
+
+    (lesson,) = lessons_of([parent, claiming(child, "gate", "helps")]).lessons
+
+    assert list(lesson.supported_by) == ["c2"]
+
+
+def test_what_the_analyst_names_counts_as_a_component() -> None:
+    """A proposer may not name what the analyst, who has read the program, finds in it."""
+    child = claiming(candidate(2, 1.4, "delta-rule", parent=1), "gate", "helps")
+    child.analysis.components.append("gate")
+
+    assert list(lessons_of([candidate(1, 1.5, "delta-rule"), child]).lessons[0].supported_by) == ["c2"]
+
+
+PROMPT = """Design one.
+# Parent: Net1
+
+Explanation: The gate opens too late for the
+first tokens. Nothing else.
+
+# Everything that was tried
+
+- Net2 (c2); 1.4000; Keep the gate that opens early and look for…
+"""
+
+
+def test_sentences_of_a_prompt_are_found_in_the_analyses_that_wrote_them() -> None:
+    """Across line breaks, and as far as a cut one goes; what is too short to be anybody's is left out."""
+    one, two = candidate(1, 1.5), candidate(2, 1.4)
+    one.analysis.explanation = "The gate opens too late for the first tokens. Nothing else."
+    two.analysis.synthesis = "Keep the gate that opens early and look for a cheaper one. Drop the window and its keys."
+
+    assert quotations(PROMPT, [one, two, candidate(3, 1.3)]) == [
+        Quotation("Parent: Net1", "c1", "explanation", "The gate opens too late for the first tokens."),
+        Quotation("Everything that was tried", "c2", "synthesis", "Keep the gate that opens early and look for…"),
+    ]
 
 
 def test_the_newest_claim_speaks_and_the_surest_comes_first() -> None:
@@ -63,7 +124,54 @@ def test_the_newest_claim_speaks_and_the_surest_comes_first() -> None:
         claiming(candidate(4, 1.4, "delta-rule", "gate", parent=1), "gate", "helps", "newer"),
     ]
 
-    lessons = lessons_of(records, most=5)
+    lessons = lessons_of(records).lessons
 
     assert [(lesson.component, lesson.claim) for lesson in lessons] == [("gate", "newer"), ("norm", "it does")]
-    assert len(lessons_of(records, most=1)) == 1
+
+
+async def test_the_store_answers_with_the_lessons_of_all_candidates() -> None:
+    """Anew after each change of the run; what is refuted is told apart."""
+    records = [
+        candidate(1, 1.5, "delta-rule"),
+        claiming(candidate(2, 1.4, "delta-rule", "gate", parent=1), "gate", "helps"),
+    ]
+    for record in records:
+        record.state = pb.STATE_ARCHIVED
+    archive = KnownArchive(*records)
+    async with asked(archive) as stub:
+        first = await stub.GetLessons(archive_pb2.LessonsRequest(run="r1", most=3))
+        archive.put(*(worse(number) for number in (3, 4)))
+        second = await stub.GetLessons(archive_pb2.LessonsRequest(run="r1"))
+
+    assert [one.component for one in first.lessons] == ["gate"]
+    assert not second.lessons
+    assert list(second.refuted[0].contradicted_by) == ["c3", "c4"]
+
+
+def worse(number: int) -> pb.Candidate:
+    """A child that the gate does not help."""
+    record = candidate(number, 1.6, "delta-rule", "gate", parent=1)
+    record.state = pb.STATE_ARCHIVED
+    return record
+
+
+def test_every_lesson_in_a_prompt_of_the_flagship_is_some_analysis_own_sentence() -> None:
+    """The prompt is read from the recorded exchanges, the analyses from the log."""
+    analyses = {}
+    with gzip.open(FLAGSHIP / "search.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for event in (json.loads(line)["event"] for line in lines):
+            if "candidate_analysed" in event:
+                analyses[event["candidate"]] = ParseDict(
+                    event["candidate_analysed"]["analysis"], pb.Analysis(), ignore_unknown_fields=True
+                )
+    exchanges = [json.loads(line) for line in (FLAGSHIP / "exchanges.jsonl").read_text("utf-8").splitlines()]
+    (prompt,) = [
+        one["request"]["messages"][1]["content"] for one in exchanges if '"name": "LocalFirstDeltaNet"' in one["answer"]
+    ]
+
+    found = quotations(prompt, [pb.Candidate(id=name, analysis=one) for name, one in analyses.items()])
+
+    section = prompt.partition("# What the analyses of this run learnt")[2].partition("\n# ")[0]
+    told = [line.rpartition("(from ")[2][:7] for line in section.splitlines() if line.startswith("- ")]
+    assert [one.source for one in found if one.section.startswith("What the analyses")] == told
+    assert {one.part for one in found} >= {"lesson", "synthesis", "explanation", "results"}

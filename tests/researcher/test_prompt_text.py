@@ -64,14 +64,29 @@ def test_the_board_is_bounded_and_says_what_it_leaves_out() -> None:
     rows = board_text([measured(n, 1 + n / 1000) for n in range(200)] + [refused]).splitlines()
 
     assert len(rows) == BOARD_BEST + BOARD_NEWEST + 1
-    assert rows[0] == "- N0 (c0); loss 1.0000"
+    assert rows[0] == "- N0 (c0); 1.0000"
     assert rows[BOARD_BEST] == "- Leaky (c999); rejected at check: position 7 sees position 9"
     assert rows[-1] == f"- and {201 - BOARD_BEST - BOARD_NEWEST} older ones"
 
 
+def test_a_line_of_the_board_is_short_and_tells_what_changed() -> None:
+    """Against the parent, the first few; the lesson is cut. About 50 tokens of four characters."""
+    parent, child = measured(1, 1.5), measured(2, 1.4)
+    parent.proposal.components.extend(f"old-component-{n}" for n in range(12))
+    child.proposal.components.extend(("old-component-0", "gated-value-skip"))
+    child.proposal.parent, child.training.loss_stderr = parent.id, 0.01
+    child.analysis.synthesis = "Keep the gate that opens early and look for a cheaper one. " * 9
+
+    (line, _) = board_text([parent, child]).splitlines()
+
+    assert line.startswith("- N2 (c2); 1.4000 ± 0.0100; c1 +gated-value-skip −old-component-1 −old-component-2 ")
+    assert " and 8 more; Keep the gate that opens early" in line
+    assert len(line) <= 4 * 60
+
+
 def test_candidates_without_a_proposal_have_no_line() -> None:
     """Seats under way have nothing to tell."""
-    assert board_text([measured(1, 1.5), pb.Candidate(id="c2")]) == "- N1 (c1); loss 1.5000"
+    assert board_text([measured(1, 1.5), pb.Candidate(id="c2")]) == "- N1 (c1); 1.5000"
 
 
 def test_the_limits_that_verification_keeps_are_told_in_numbers() -> None:

@@ -108,7 +108,7 @@ async def test_a_new_and_sound_answer_is_proposed(bus: Bus) -> None:
     assert list(made.components) == ["forget-gate", "delta-rule", "warp-drive"]
     assert made.memory == "fixed-state"
     assert [(one.origin, one.source) for one in made.ideas] == [("cognition", "e1")]
-    assert (made.mind, made.prompt_version) == ("openai:scripted-model", "propose-5")
+    assert (made.mind, made.prompt_version) == ("openai:scripted-model", "propose-6")
     assert [one["role"] for one in endpoint.received[0].json["messages"]] == ["system", "user"]
 
 
@@ -145,7 +145,7 @@ async def test_the_prompt_tells_the_scale_the_best_and_everything_tried(bus: Bus
     assert "hidden_size 128, num_heads 4, so 32 dimensions per head" in asked
     assert "100 steps" in asked
     assert "SHARP = True" in asked
-    assert "- SharpNet (c000009); loss 1.2500; Sharper look-ups pay." in asked
+    assert "- SharpNet (c000009); 1.2500; Sharper look-ups pay." in asked
 
 
 async def test_a_draft_that_repeats_is_shown_what_it_repeats(bus: Bus) -> None:

@@ -1,12 +1,18 @@
 """`asi-arch show`: one candidate; `compare` and `diff`: two candidates by their measures and their programs."""
 
 import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, TypedDict
 
 import typer
 
-from services.chassis.errors import NotFound
-from services.console.archive import open_archive
+from services.archive.lessons import Quotation, lessons_text, quotations
+from services.chassis.artifacts import ArtifactDamaged, FsspecArtifacts
+from services.chassis.errors import NotFound, NotPossible
+from services.console.archive import all_candidates, open_archive
 from services.console.options import Candidate, Json, Run, print_json
 from services.console.rows import Gain, Row, as_dict, gain_over, program_difference, program_of, row
 from services.console.settings import ConsoleSettings, console_settings
@@ -25,6 +31,11 @@ from services.console.tables import (
 )
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
+from services.llm.port import Role
+from services.llm.recorded import Exchange, read_exchanges
+
+PROPOSALS = ("ProposalAnswer", "TryingAnswer")
+"""Forms of answers that propose a program."""
 
 SECTIONS = (
     ("design_evaluation", "Design"),
@@ -38,10 +49,24 @@ SECTIONS = (
 def show(
     candidate: Candidate,
     program: Annotated[bool, typer.Option("--program", help="its program, nothing else")] = False,
+    lessons: Annotated[
+        bool,
+        typer.Option(
+            "--lessons",
+            help="which sentences of its prompt came from which analysis, and which later prompts quote its own",
+        ),
+    ] = False,
+    exchanges: Annotated[
+        Path | None, typer.Option(help="with --lessons: recorded exchanges, for prompts that are not on this machine")
+    ] = None,
     run: Run = "",
     as_json: Json = False,
 ) -> None:
     """One candidate: numbers, motivation, verdict, analysis."""
+    if lessons:
+        learnt = asyncio.run(_learnt(console_settings(), run, candidate, exchanges))
+        print_json(learnt.as_json()) if as_json else _print_learnt(learnt)
+        return
     record, root = asyncio.run(_with_root(console_settings(), run, candidate))
     if as_json:
         print_json(as_dict(record))
@@ -61,6 +86,91 @@ async def _with_root(
             return record, None
         request = pb.GetCandidateRequest(run=record.run, candidate=record.verdict.baseline)
         return record, await archive.GetCandidate(request, timeout=30)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a proposal was told of earlier analyses, and what came of the candidate's own analysis."""
+
+    record: candidate_pb2.Candidate
+    names: Mapping[str, str]  # of candidates, by id
+    quoted: Sequence[Quotation]  # in the prompt of its proposal, by whom ever
+    own: Sequence[pb.WeighedLesson]  # lessons of its analysis, refuted ones last
+    refuted: int
+    passed_on: Sequence[tuple[str, Quotation]]  # candidates whose prompts quote its analysis
+
+    def as_json(self) -> dict[str, object]:
+        """For --json."""
+        return {
+            "candidate": self.record.id,
+            "prompt": [asdict(one) for one in self.quoted],
+            "lessons": [as_dict(one) for one in self.own],
+            "refuted": self.refuted,
+            "quoted_later": [{"by": by, **asdict(one)} for by, one in self.passed_on],
+        }
+
+
+async def _learnt(settings: ConsoleSettings, run: str, name: str, exchanges: Path | None) -> Learnt:
+    """Raises NotPossible for a proposal whose prompt is neither among the artifacts nor in the file of exchanges."""
+    async with open_archive(settings) as archive:
+        record = await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=name), timeout=30)
+        records = await all_candidates(archive, pb.ListCandidatesRequest(run=record.run, sort="number"))
+        weighed = await archive.GetLessons(pb.LessonsRequest(run=record.run), timeout=60)
+    known = read_exchanges(exchanges) if exchanges else []
+    prompts = {one.id: prompt for one in records if (prompt := await _prompt(settings, one, known)) is not None}
+    asked = any(call.role == Role.PROPOSE for call in record.calls)
+    if asked and record.id not in prompts:
+        raise NotPossible(
+            f"the prompt of candidate {record.id} is not among the artifacts of this machine: give a file that "
+            "holds it with --exchanges FILE.jsonl, or replay the run with --mind recorded:FILE.jsonl"
+        )
+    before = [one for one in records if one.request.number < record.request.number]
+    own = [
+        [lesson for lesson in lessons if lesson.source == record.id] for lessons in (weighed.lessons, weighed.refuted)
+    ]
+    return Learnt(
+        record,
+        {one.id: one.proposal.name for one in records},
+        quotations(prompts.get(record.id, ""), before),
+        [*own[0], *own[1]],
+        len(own[1]),
+        [
+            (other, quotation)
+            for other, prompt in prompts.items()
+            if other != record.id
+            for quotation in quotations(prompt, [record])
+        ],
+    )
+
+
+async def _prompt(
+    settings: ConsoleSettings, record: candidate_pb2.Candidate, exchanges: Sequence[Exchange]
+) -> str | None:
+    """What a language model was last asked for this proposal; None where none was, or the text is not here."""
+    calls = [call for call in record.calls if call.role == Role.PROPOSE and not call.error]
+    if not calls:
+        return None
+    try:
+        body = json.loads(await FsspecArtifacts(settings.artifacts).get(calls[-1].prompt))
+        return "\n".join(str(message["content"]) for message in body["messages"])
+    except (FileNotFoundError, ArtifactDamaged, ValueError, KeyError):
+        quoted = json.dumps(record.proposal.name)
+        answers = [one for one in exchanges if one.form in PROPOSALS and quoted in one.answer]
+        return "\n".join(text for _, text in answers[-1].messages) if answers else None
+
+
+def _print_learnt(learnt: Learnt) -> None:
+    one, names = learnt.record, learnt.names
+    say(paragraph(f"{one.proposal.name} · {one.id} · run {one.run}"))
+    say(paragraph(f"\nIts proposal's prompt quotes {len(learnt.quoted)} sentences of earlier analyses:"))
+    for at in learnt.quoted:
+        say(paragraph(f'{at.section} ← {names[at.source]} ({at.source}), {at.part}: "{at.sentence}"'))
+    say(paragraph(f"\nLessons of its own analysis, {learnt.refuted} of {len(learnt.own)} refuted since:"))
+    for line in lessons_text(learnt.own).splitlines() if learnt.own else ():
+        say(paragraph(line))
+    say(paragraph(f"\nLater prompts quote {len(learnt.passed_on)} sentences of its analysis:"))
+    for by, at in learnt.passed_on:
+        say(paragraph(f'{names[by]} ({by}), {at.section} ← {at.part}: "{at.sentence}"'))
 
 
 def _print_program(record: candidate_pb2.Candidate) -> None:

@@ -193,7 +193,11 @@ def _run_tool(module: str, arguments: list[str], as_json: bool, *needed: str) ->
     command = [sys.executable, "-m", module, *arguments, *(["--json"] if as_json else [])]
 
     async def status() -> int:
-        async with answering(console_settings(), *needed) as addresses:
-            return await (await asyncio.create_subprocess_exec(*command, env={**os.environ, **addresses})).wait()
+        settings = console_settings()
+        system = running_system(settings)
+        checker = {"ASI_CHECKER_ADDRESS": system.addresses["checker"]} if system else {}
+        async with answering(settings, *needed) as addresses:
+            environment = {**checker, **os.environ, **addresses}
+            return await (await asyncio.create_subprocess_exec(*command, env=environment)).wait()
 
     raise typer.Exit(asyncio.run(status()))
