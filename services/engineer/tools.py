@@ -32,6 +32,8 @@ _KINDS = {
 LINE_SECONDS = 15.0
 BAR = 16
 BYTES = 256
+COMPILER_WORDS = ("checkpoint", "torch.compiler", "flex_attention", "dynamo", "higher_order")
+"""What torch imports its compiler for, which takes a second and cannot be done inside of a check."""
 MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
@@ -58,7 +60,9 @@ async def _checked_here(
     scale = load_scale(arguments.scale, overrides)
     vocabulary = BYTES if scale.of_bytes else await asyncio.to_thread(_vocabulary, scale, data)
     imports = asyncio.create_task(asyncio.to_thread(import_module, "services.engineer.checks.host"))
-    async with Sandbox(preload=PRELOAD_CHECKS) as sandbox:  # whose fork server imports torch at the same time
+    needs_compiler = any(word in program for word in COMPILER_WORDS)
+    preload = (*PRELOAD_CHECKS, "torch._dynamo") if needs_compiler else PRELOAD_CHECKS
+    async with Sandbox(preload=preload) as sandbox:  # whose fork server imports torch at the same time
         await imports
         from services.engineer.checks.host import check, check_thoroughly, stage_settings
         from services.engineer.checks.screen import screen_apart

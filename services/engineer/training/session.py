@@ -74,8 +74,9 @@ Weights = dict[str, Array]
 Rows = tuple[NDArray[np.int64], ...]
 LossAt = Callable[[Weights, int], Awaitable[float]]
 STATE_BYTES = 64 << 20
-"""A state up to this size is saved after every chunk, so that any chunk can be computed again; a larger one only when a
-checkpoint is due."""
+SAVING_SHARE = 0.02
+"""A state up to this size, or saved in this share of a chunk's time, is saved after every chunk, so that any
+chunk can be computed again; another one only when a checkpoint is due."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Session:
         self.curve: list[CurvePoint] = []
         self.history: list[Metrics] = []
         self.compiled, self.auxiliary_loss = False, cast("float | None", None)
-        self._saved_at = monotonic()
+        self._saved_at, self._saving_seconds = monotonic(), float("inf")
         self._ahead: tuple[int, int, asyncio.Task[Rows]] | None = None
 
     async def begin(self) -> None:
@@ -236,7 +237,7 @@ class Session:
         self.step += count
         metrics = self._record(answer, count, seconds, self.child.usage(), busy)
         due = self.stretch is None and self.step > audited and before is not None and before.step == start
-        if due or self._small():
+        if due or self._small() or self._saving_seconds <= SAVING_SHARE * seconds:
             await self._save()
         if due and before is not None and self._state is not None:
             losses = tuple(float(loss) for loss in array(answer, "loss", (count,)))
@@ -310,7 +311,9 @@ class Session:
     async def _save(self) -> State:
         """What the child would go on from, asked of it once per step."""
         if self._state is None or self._state.step != self.step:
+            began = monotonic()
             saved = await ask(self.child, "save", {}, {}, expect="saved", timeout=self._time_left())
+            self._saving_seconds = monotonic() - began
             self._state = State(self.step, saved.arrays)
         return self._state
 
