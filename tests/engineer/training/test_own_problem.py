@@ -19,7 +19,7 @@ from services.engineer.data import CorpusError, open_corpus
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.training.host import train
 from tests.engineer.training.inline_sandbox import InlineSandbox
-from tests.engineer.training.programs import CONVOLUTION, SMALL
+from tests.engineer.training.programs import CONVOLUTION, SMALL, mixer
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 PLUGIN = EXAMPLES / "plugin"
@@ -146,6 +146,19 @@ def test_a_plugged_in_probe_and_move_are_used(tmp_path: Path) -> None:
 
     assert {"probe": "scaling", "outcome": "pass"}.items() <= report["verdicts"][-1].items()
     assert told.stdout.startswith("an ungated read")
+
+
+@pytest.mark.slow
+def test_a_check_imports_the_compiler_for_programs_that_need_it(tmp_path: Path) -> None:
+    """Torch imports it at the first call of its own checkpoints, which a check could not."""
+    program = tmp_path / "program.py"
+    uses = "from torch.utils.checkpoint import checkpoint\nx = checkpoint(torch.tanh, x, use_reentrant=False)"
+    program.write_text(mixer(uses))
+    check = [sys.executable, "-m", "services.engineer.tools", "check", str(program), "--scale", "mini"]
+
+    done = subprocess.run(check, capture_output=True, text=True, check=False, timeout=60)
+
+    assert done.returncode == 0, done.stderr + done.stdout
 
 
 @pytest.mark.usefixtures("guest")
