@@ -152,7 +152,7 @@ def test_a_plugged_in_probe_and_move_are_used(tmp_path: Path) -> None:
 def test_a_check_imports_the_compiler_for_programs_that_need_it(tmp_path: Path) -> None:
     """Torch imports it at the first call of its own checkpoints, which a check could not."""
     program = tmp_path / "program.py"
-    uses = "from torch.utils.checkpoint import checkpoint\nx = checkpoint(torch.tanh, x, use_reentrant=False)"
+    uses = "from torch.utils.checkpoint import checkpoint; x = checkpoint(torch.tanh, x, use_reentrant=False)"
     program.write_text(mixer(uses))
     check = [sys.executable, "-m", "services.engineer.tools", "check", str(program), "--scale", "mini"]
 
