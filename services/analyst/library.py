@@ -59,7 +59,7 @@ class Library:
         return Found(hits, index.embedder.name)
 
     async def embedded(self, query: str) -> Vector | None:
-        """The query by the endpoint, paid by nobody's run: for a person who asks. None without an endpoint."""
+        """The query's embedding by the endpoint, charged to no run: for the command line. None without an endpoint."""
         return None if self._embedder is None else (await self._embedder.embed([query]))[0]
 
     async def entry(self, entry_id: str) -> Knowledge | None:

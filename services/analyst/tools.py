@@ -48,7 +48,7 @@ async def _no_vector(_query: str, _mind: str, _job: object) -> None:
 
 
 async def _offline_analyst(_mind: str, _job: object) -> Analysing:
-    """Nobody is asked."""
+    """No model is called."""
     return OfflineAnalyst()
 
 

@@ -1,4 +1,4 @@
-"""The frame of the command line: the list of commands, how one is loaded, and how errors end.
+"""The entry point of the command line: the list of commands, their loading, and error handling.
 
 A command's module is imported when the command is called, so that `asi-arch --help` imports none of them and
 `asi-arch status` none but its own.
@@ -18,8 +18,8 @@ from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, Sett
 from services.console.options import INTERRUPTED, near
 
 EXIT_STATUS = (
-    "Exit status: 0 done; 1 the answer is no (nothing has that name, a check failed, a run without a result, nothing "
-    "answers); 2 a flag, file or setting is impossible; 130 interrupted, and drained. Errors are one sentence on "
+    "Exit status: 0 success; 1 negative result (unknown name, failed check, run without a result, service "
+    "unavailable); 2 a flag, file or setting is invalid; 130 interrupted, and drained. Errors are one sentence on "
     "standard error. Colours: on a terminal only, never with NO_COLOR set. State lies below ASI_DATA_DIR."
 )
 
@@ -143,7 +143,7 @@ def asi_arch() -> None:
 
 def main() -> None:
     """The entry point: an expected error ends in one sentence."""
-    gc.set_threshold(100_000)  # looking for cycles after every 700 new objects is a tenth of a short command
+    gc.set_threshold(100_000)  # collecting after every 700 new objects takes a tenth of a short command
     try:
         app()
     except KeyboardInterrupt:
@@ -156,7 +156,7 @@ def main() -> None:
     except (Denied, NotFound, NotPossible, BusLost, Transient, OSError) as error:
         _fail(sentence(error), 1)
     except Exception as error:
-        import grpc.aio  # a tenth of a second that only commands which call a service pay for
+        import grpc.aio  # imported here, since it takes a tenth of a second
 
         if not isinstance(error, grpc.aio.AioRpcError):
             raise

@@ -1,4 +1,4 @@
-"""What a run costs on the machine that will train it, and what it decides by that before it starts."""
+"""The estimated cost of a run on the machine that trains it, and the settings derived from it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from services.contracts import events_pb2 as pb
 PROFILE_SECONDS = 240.0  # opening a stage, which a slow machine under load does in a minute
 PRECISION = "precision"
 TARGET_SECONDS = 480.0
-"""What a run without any wish shall take after its services are up: ten minutes with everything around it."""
+"""Target duration of a run without explicit settings, excluding the start of services."""
 SMALLER = {"tiny": "mini"}
-"""Where a scale leads that would take too long. A smaller scale has a name, because its losses mean something else."""
+"""The fallback of a scale that would take too long."""
 FEWEST, MOST_AT_SMALLER = 3, 11
 _PER_CANDIDATE = 6.0
 """CPU seconds of one candidate's proposal, checks, verdict and analysis at a small scale."""
@@ -28,7 +28,7 @@ _PER_CANDIDATE = 6.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run in advance. `trainings` and the times are None where no budget bounds the number of candidates."""
+    """The estimate of a run. `trainings` and the times are None where no budget bounds the number of candidates."""
 
     candidates: int | None
     trainings: int | None
@@ -47,16 +47,16 @@ class Price:
 
 
 def adapts(options: RunOptions) -> bool:
-    """Whether the measured speed decides how many candidates there are, and the scale: no wish speaks against it."""
+    """Whether the measured speed determines scale and number of candidates, since no option sets them."""
     wishes = {"scale", "overrides", "promotion", "policies", *Limits.model_fields}
     return not wishes & options.model_fields_set
 
 
 async def settle(client: ConsoleSettings, settings: pb.RunSettings, patience: float = PROFILE_SECONDS) -> str | None:
-    """Write the decision of the machine that trains into the run's settings: a sentence to show, or None.
+    """Set the precision that an engineer measured to be best; a sentence to show, or None.
 
-    Where no engineer answers, the precision stays open: each engineer then decides for itself, and results of different
-    precision are not compared. Raises SettingsError where the engineer refuses the scale.
+    If no engineer answers, each engineer decides for itself, and results of different precision are not compared.
+    Raises SettingsError if the engineer refuses the scale.
     """
     if PRECISION in settings.scale_overrides:
         return None
@@ -74,14 +74,14 @@ async def plan_run(
     earlier: Sequence[archive_pb2.RunStatus],
     note: Callable[[str], None],
 ) -> pb.RunSettings:
-    """The settings that the run starts with, after saying what it will do and how long that takes here.
+    """Print the plan and its estimated duration, and return the settings to start with.
 
-    Where neither was asked for, the number of candidates, and if need be a smaller scale, follow from the measured
-    speed. Raises SettingsError where the engineer refuses the scale.
+    Without explicit options, the number of candidates and the scale follow from the measured speed. Raises
+    SettingsError if the engineer refuses the scale.
     """
     profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True)
     if profile is None or not profile.HasField("seconds"):
-        note("no engineer answers yet: nothing is known about the time that this run takes")
+        note("no engineer answers yet: the duration of this run is unknown")
         return settings
     note(speed_sentence(settings.scale, profile))
     settings = _decided(settings, profile)
@@ -107,7 +107,10 @@ async def plan_run(
 async def profile_of(
     client: ConsoleSettings, settings: pb.RunSettings, patience: float, *, speed: bool
 ) -> checker_pb2.MachineProfile | None:
-    """What an engineer measures of the run's scale; None where none answers. Raises SettingsError for its refusal."""
+    """An engineer's measurements of the run's scale; None if none answers.
+
+    Raises SettingsError if it refuses the scale.
+    """
     request = checker_pb2.ScaleRequest(stage=settings.scale, scale_overrides=settings.scale_overrides, speed=speed)
     async with channel(client.checker_address, client) as connection:
         try:
@@ -162,9 +165,9 @@ def speed_sentence(scale: str, profile: checker_pb2.MachineProfile) -> str:
 
 
 def sentence(settings: pb.RunSettings, run: Estimate) -> str:
-    """What the run will do and take, against what it may."""
+    """The plan, the estimate and the limits of the run."""
     if run.trainings is None or run.seconds is None:
-        return "no budget bounds this run: it goes on until it is stopped"
+        return "no budget bounds this run: it continues until it is stopped"
     seeds = f" of {settings.candidate_seeds} seeds" if settings.candidate_seeds > 1 else ""
     baselines = len(settings.baselines)
     text = f"{run.trainings} trainings ({baselines} baselines, {run.candidates} candidates{seeds})"
@@ -176,13 +179,13 @@ def sentence(settings: pb.RunSettings, run: Estimate) -> str:
     if run.tokens is not None and run.money is not None:
         text += f", {run.tokens:,} language-model tokens for {run.money:.2f} $ by what earlier runs cost"
     elif settings.mind not in ("", "offline"):
-        text += "; no earlier run of this archive tells what its language model costs"
+        text += "; no earlier run of this archive gives the price of its language model"
     limits = _limits(settings.budget)
     return f"{text}; the budget ends it at {limits}" if limits else text
 
 
 def span(seconds: float) -> str:
-    """Seconds as people say them."""
+    """A duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
@@ -209,14 +212,14 @@ def _given_trainings(settings: pb.RunSettings) -> int:
 
 
 def _seconds(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, candidates: int) -> float:
-    """Wall time: all trainings on the places there are, of which the last are not all taken."""
+    """Wall-clock time: trainings run in parallel; the last group may be smaller."""
     places = max(1, min(profile.trainings, settings.seats * settings.candidate_seeds))
     trainings = _given_trainings(settings) + candidates * settings.candidate_seeds
     return math.ceil(trainings / places) * profile.seconds + candidates * _PER_CANDIDATE / places
 
 
 def _affordable(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, price: Price | None) -> int | None:
-    """Candidates within all budgets, by what each takes; None where nothing bounds them."""
+    """The number of candidates within all budgets; None if unlimited."""
     budget, counts = settings.budget, list[int]()
     if budget.HasField("candidates"):
         counts.append(budget.candidates)

@@ -1,4 +1,4 @@
-"""Begin a run, go on with one, or fork one; watch it to its end; drain everything."""
+"""Start, resume or fork a run; watch it to its end; drain all services."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from services.llm.port import asks_endpoint
 from services.llm.settings import validate_prices
 
 POLL_SECONDS = 1.0
-JOIN_PATIENCE = 15.0  # for engineers of a cluster, of which there may be none until there is work
+JOIN_PATIENCE = 15.0  # for engineers of a cluster, which may have been scaled to zero
 IMPOSSIBLE = 2  # exit status of the store's tool
 APPLY_SECONDS = 30.0
 APPLY_RATE = 200  # events a second that the slowest archive applies
@@ -86,7 +86,7 @@ async def discover(settings: ConsoleSettings, options: RunOptions, start: Start,
     before = await _resumable(settings, start.name, new_budget) if start.resume else None
     current = before.settings if before else new_settings
     limited = (new_budget or current.budget).HasField("money")
-    validate_prices(os.environ, asks_endpoint(current.mind), limited)  # what is missing is said before anything starts
+    validate_prices(os.environ, asks_endpoint(current.mind), limited)  # report missing prices before anything starts
     interrupted = asyncio.Event()
     with _on_signals(interrupted):
         progress.note("starting the services …")
@@ -130,7 +130,7 @@ async def join(settings: ConsoleSettings, options: RunOptions, start: Start, pro
 
 
 async def _settings_of(settings: ConsoleSettings, options: RunOptions, start: Start) -> events_pb2.RunSettings:
-    """What the run is given, a fork's from its source. Raises SettingsError, NotFound."""
+    """The settings of the new run; a fork's are based on its source. Raises SettingsError, NotFound."""
     if start.fork:
         source = await run_status(settings, start.source)
         new_settings = fork_settings(source.settings, options)
@@ -141,7 +141,7 @@ async def _settings_of(settings: ConsoleSettings, options: RunOptions, start: St
 
 
 def _engineer_environment(settings: events_pb2.RunSettings, adapting: bool) -> dict[str, str]:
-    """What the engineer of this machine trains, and which benchmarks it must have; the environment comes first."""
+    """Variables for the engineer: its stages and benchmarks. Variables that are set take precedence."""
     smaller = [SMALLER[settings.scale]] if adapting and settings.scale in SMALLER else []
     variables = {"ASI_ENGINEER_STAGES": ",".join([stages_of(settings), *smaller])}
     for name in ("tasks", "task_path"):
@@ -151,10 +151,10 @@ def _engineer_environment(settings: events_pb2.RunSettings, adapting: bool) -> d
 
 
 async def _resumable(settings: ConsoleSettings, name: str | None, new_budget: events_pb2.Budget | None) -> pb.RunStatus:
-    """The run that is to go on, as it stands. Raises NotFound, and SettingsError for one that is over."""
+    """The status of the run to resume. Raises NotFound, and SettingsError if it has ended."""
     status = await run_status(settings, name or "")
     if status.phase in OVER and new_budget is None and not status.in_flight:
-        raise SettingsError(f"run {status.run} has {status.phase}: give it another budget, as in --candidates 20.")
+        raise SettingsError(f"run {status.run} has {status.phase}: give it a new budget, for example --candidates 20.")
     return status
 
 
@@ -164,7 +164,7 @@ async def _resume(
     before: pb.RunStatus,
     new_budget: events_pb2.Budget | None,
 ) -> str:
-    if before.phase not in OVER or new_budget is not None:  # else: what was retried comes to its own end
+    if before.phase not in OVER or new_budget is not None:  # else retried candidates complete without an event
         await resume_run(client, before.run, new_budget)
         await _until_known(archive, before.run, before)
     return before.run
@@ -178,13 +178,13 @@ async def _begin(
     progress: Progress,
     options: RunOptions | None = None,
 ) -> str:
-    """The name of a new run, or of a fork. With `options` the run is estimated first, and fitted to the machine.
+    """The name of a new run, or of a fork. With `options` the run is first estimated and adapted to the machine.
 
     Raises SettingsError for a name that is taken.
     """
     runs = {status.run: status for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs}
     run = start.name or _new_name(runs)
-    if start.fork:  # one that was cut short goes on under its name
+    if start.fork:  # an interrupted fork continues under its name
         await _until_applied(archive, run, await _fork(client, start.fork, run, new_settings))
         return run
     if run in runs:
@@ -201,9 +201,9 @@ async def _begin(
 
 
 async def _fork(client: ConsoleSettings, spec: str, name: str, settings: events_pb2.RunSettings) -> int:
-    """Fork `spec` as run `name` with the store's own tool; the sequence of the log at which the fork's own life begins.
+    """Fork `spec` as run `name` with the store's own tool; the log sequence at which the fork begins.
 
-    Raises SettingsError and NotPossible with the tool's own sentence.
+    Raises SettingsError and NotPossible with the tool's message.
     """
     tool = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.store.tools", "fork", spec, name,
@@ -218,7 +218,7 @@ async def _fork(client: ConsoleSettings, spec: str, name: str, settings: events_
 
 
 async def _until_applied(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, sequence: int) -> None:
-    """Wait until the store has applied the whole history. Raises NotPossible when it refuses to, or takes too long."""
+    """Wait until the store has applied the whole history. Raises NotPossible if it refuses or takes too long."""
     deadline = asyncio.get_running_loop().time() + APPLY_SECONDS + sequence / APPLY_RATE
     while asyncio.get_running_loop().time() < deadline:
         known = {status.run: status for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs}

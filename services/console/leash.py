@@ -1,9 +1,8 @@
-"""Run a command that is asked to end when the process which wanted it is gone, however that went (Linux).
+"""Run a command that receives SIGTERM when its parent process ends for any reason (Linux).
 
     python leash.py PARENT COMMAND…
 
-It runs between fork and the command, in a process of its own: Python code between fork and exec of a process with
-gRPC's threads is not safe.
+It is a separate program because running Python code between fork and exec is not safe in a process with gRPC threads.
 """
 
 import ctypes
@@ -14,12 +13,12 @@ from collections.abc import Sequence
 
 
 def leashed(command: Sequence[str]) -> list[str]:
-    """The command as a child that does not outlive this process."""
+    """The command line of a child that does not outlive this process."""
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
 def main() -> None:
-    """Tie this process to PARENT's life, then become the command. A tie that comes too late ends it at once."""
+    """Request SIGTERM at the end of PARENT, then exec the command. Exits if PARENT has already ended."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; outlives exec

@@ -66,7 +66,7 @@ async def publish(settings: ConsoleSettings, events: Sequence[events_pb2.Event])
 
 
 async def require_server(nats_url: str) -> None:
-    """Raises BusLost when nothing listens there: a service waits for its broker, a person does not want to."""
+    """Raises BusLost when nothing listens there: unlike services, commands do not wait for a broker."""
     if "," in nats_url:  # of a cluster one is enough
         return
     parts = urlsplit(nats_url)
@@ -113,7 +113,7 @@ async def stop_run(settings: ConsoleSettings, run: str, reason: str) -> None:
 
 
 def now() -> int:
-    """Seconds since the epoch, which tells one pause from the next."""
+    """Seconds since the epoch, which make the ids of repeated commands unique."""
     return int(time.time())
 
 
@@ -138,9 +138,9 @@ class EventRow(TypedDict):
 
 
 def event_row(logged: Logged, earlier: EventRow | None = None) -> EventRow:
-    """A message of the log. Raises ValueError for one that holds no fact that this version knows.
+    """A message of the log as a row. Raises ValueError for a fact unknown to this version.
 
-    What the fact does not carry is taken from `earlier`, the one before it of the same candidate, where there is one.
+    Values that the fact does not carry are copied from `earlier`, the candidate's previous row.
     """
     event = events_pb2.Event.FromString(logged.body)
     asked, training, verdict = (
@@ -173,7 +173,7 @@ def event_row(logged: Logged, earlier: EventRow | None = None) -> EventRow:
 
 
 def line(row: EventRow) -> str:
-    """In words, as in "07:31:02 c000003 trained DeltaNet: loss 1.3798"."""
+    """As a line, such as "07:31:02 c000003 trained DeltaNet: loss 1.3798"."""
     fact = row["fact"].removeprefix("candidate.")
     who = " ".join(part for part in (row["candidate"], fact, row["name"]) if part)
     numbers = _numbers(row)
@@ -181,7 +181,7 @@ def line(row: EventRow) -> str:
 
 
 def _numbers(row: EventRow) -> str:
-    """What this fact is about, not what the record held before."""
+    """The numbers that this fact adds."""
     fact = row["fact"]
     if fact in ("candidate.rejected", "run.stopped") or row["reason"]:
         return row["reason"] or ""
@@ -195,7 +195,7 @@ def _numbers(row: EventRow) -> str:
 
 
 def _reason(event: events_pb2.Event) -> str | None:
-    """The sentence that an event carries, whatever its field is called."""
+    """The reason that an event carries."""
     match event.WhichOneof("fact"):
         case "candidate_rejected":
             rejection = event.candidate_rejected.rejection

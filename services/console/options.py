@@ -52,7 +52,7 @@ def chosen_run(argument: str, option: str) -> str:
 
 
 def print_json(value: object) -> None:
-    """As every command prints it."""
+    """Print a value as JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
@@ -62,7 +62,7 @@ def names_in(text: str) -> list[str]:
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence with the nearest known names, as in "; did you mean gla?"; empty when none is near."""
+    """A suggestion of similar names, as in "; did you mean gla?"; empty if none is similar."""
     import difflib
 
     names = {name.lower(): name for name in known}
@@ -71,7 +71,7 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def one_of(flag: str, value: str, known: Sequence[str]) -> None:
-    """Raises SettingsError, with what was perhaps meant, unless the value is a known one."""
+    """Raises SettingsError with suggestions unless the value is known."""
     if value not in known:
         choice = near(value, known) or f"; choose one of {', '.join(known)}."
         raise SettingsError(f"{flag} is {value!r}{choice}")

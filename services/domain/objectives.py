@@ -96,7 +96,7 @@ def fronts(points: Sequence[Costs]) -> list[list[int]]:
 
 
 def crowding(points: Sequence[Costs]) -> list[float]:
-    """For each point of one front how far apart its neighbours are, summed over the objectives; infinite at an end.
+    """The crowding distance of each point of one front; infinite at its ends.
 
     Of several equal points the first alone stands for the place; the others have no distance at all.
     """

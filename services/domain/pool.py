@@ -142,7 +142,7 @@ def seeds(state: PoolState) -> tuple[Entry, ...]:
 def draw(members: Sequence[Entry], policy: PoolPolicy, rng: random.Random, parent: Entry | None = None) -> Draw:
     """One parent from the top ranks and the references from the ranks below, without repetition.
 
-    ``parent`` is given where another strategy has chosen it. Raises ``ValueError`` when there is nobody to draw.
+    ``parent`` is given where another strategy has chosen it. Raises ``ValueError`` if there is no candidate to draw.
     """
     ranked = rank(members)[: policy.size]
     if parent is None:

@@ -22,9 +22,9 @@ PLACES = 64
 class Result:
     """One candidate's result at one rung; what was not measured is ``None``.
 
-    ``fitness`` orders the candidates of the search; above it nobody is judged, and the loss does. ``loss`` is in nats,
-    ``benchmark`` a score where more is better, ``flops`` are per token. With several objectives ``costs`` order.
-    Raises ``ValueError`` for a number that is not finite.
+    ``fitness`` orders the candidates of the search; above it there is no verdict, and the loss orders them. ``loss`` is
+    in nats, ``benchmark`` a score where more is better, ``flops`` are per token. With several objectives ``costs``
+    order. Raises ``ValueError`` for a number that is not finite.
     """
 
     candidate: str
@@ -209,7 +209,10 @@ def reason(result: Result, baseline: Result) -> str:
 
 
 def _beats(result: Result, baseline: Result) -> bool:
-    """In loss and in benchmark; what has no benchmark beats nobody. With several objectives: in one of them."""
+    """Better in loss and benchmark; False without a benchmark.
+
+    With several objectives: not dominated by the baseline.
+    """
     if baseline.costs is not None:
         return (
             result.costs is not None and result.costs != baseline.costs and not dominates(baseline.costs, result.costs)
@@ -343,7 +346,7 @@ def kept(ladder: Ladder, stages: Sequence[Stage]) -> Ladder:
 def reopened(ladder: Ladder) -> Ladder:
     """The ladder of a fork that promotes by other rules: what the search remembers is weighed again by them.
 
-    A round that is under way is given up. Whoever went up before may do so once more, with fresh seeds.
+    A round in progress is abandoned. Candidates that were promoted may be promoted again, with fresh seeds.
     """
     if not ladder.rungs:
         return ladder

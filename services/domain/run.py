@@ -183,7 +183,7 @@ def _end(state: RunState, ended: Ended, policy: RunPolicy) -> tuple[RunState, tu
         unpaid=state.unpaid or ended.unpaid,
         baselines_failed=state.baselines_failed | ({ended.candidate} if ended.baseline and ended.rejected else set()),
     )
-    # A run that promotes nobody remembers no results: its state stays small however long it goes on.
+    # Without promotion no results are stored, which keeps the state small in long runs.
     climbs = policy.promotion is not None and ended.fitness is not None and ended.proposal and not ended.baseline
     if ended.result is not None and (ended.root or climbs):
         state = replace(state, ladder=rungs.searched(state.ladder, ended.result, ended.root))
@@ -221,7 +221,7 @@ def _seats_taken(state: RunState, policy: RunPolicy) -> int:
 
 
 def _after_last_seat(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
-    """Nobody searches any more: wait for those who climb, then say what was found, then finish."""
+    """The search has ended: wait for promoted candidates, then publish the verdicts, then finish."""
     if state.ladder.climbing:
         return replace(state, phase="verifying"), ()
     state, verdicts = _verdicts(state, policy)

@@ -77,7 +77,7 @@ class RunPolicy:
     candidate_seeds: int = 1
     baseline_seeds: int = 1
     pool: PoolPolicy = field(default_factory=PoolPolicy)
-    promotion: PromotionPolicy | None = None  # who is trained again; None: nobody
+    promotion: PromotionPolicy | None = None  # None: no promotion
     stages: tuple[Stage, ...] = ()  # above the search; the last one gives the verdicts
     discovery: DiscoveryPolicy = field(default_factory=DiscoveryPolicy)
     ablations: int = 0  # that the analyst may ask for on its own

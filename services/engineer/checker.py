@@ -111,7 +111,7 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
 
 
 def description(stage: Stage) -> checker_pb2.ScaleDescription:
-    """The conditions of a training at this stage, for whoever writes programs."""
+    """The training conditions at this stage, for prompts."""
     scale = stage.scale
     return checker_pb2.ScaleDescription(
         width=scale.width,

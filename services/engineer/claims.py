@@ -69,8 +69,8 @@ class Claims:
     async def confirm(self, job: Job, event: events_pb2.Event) -> None:
         """Publish the result of a training as soon as the log takes it. Raises Superseded where the archive refuses it.
 
-        A result that waits out an outage costs less than the same training again. Whoever acknowledged the work after a
-        refusal would take it from the one who has it now.
+        A result that waits out an outage costs less than the same training again. A worker that acknowledged the work
+        after a refusal would take it from the one who has it now.
         """
         sequence = await _publish_with_retries(job, event)
         metrics.published("candidate.trained", event)

@@ -166,7 +166,7 @@ class Engineer:
         )
         record = await self._archive.GetCandidate(request, timeout=30)
         surroundings = await surroundings_of(self._archive, record.run, asked.stage)
-        surroundings = replace(surroundings, finished=())  # nobody is pruned here
+        surroundings = replace(surroundings, finished=())  # no early stopping here
         program, overrides = record.training.program or record.proposal.program, _with_precision(asked, surroundings)
         if asked.HasField("match_parameters"):
             overrides = await overrides_for(self._stages, asked.stage, overrides, program, asked.match_parameters)

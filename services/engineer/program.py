@@ -42,7 +42,7 @@ class NoMixer(ProgramError):  # noqa: N818
 
 
 class BadConstructor(ProgramError):  # noqa: N818
-    """The mixer asks for an argument that nobody knows."""
+    """The mixer requires an unknown argument."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def find_mixer(module: ModuleType, source: str) -> type[nn.Module]:
 
 
 def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
-    """The mixer with the usual arguments that it accepts. Raises BadConstructor naming one that nobody knows."""
+    """The mixer with the usual arguments that it accepts. Raises BadConstructor naming an unknown one."""
     usual = usual_arguments(sizes)
     known = usual | synonyms(sizes)
     try:

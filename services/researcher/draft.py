@@ -53,7 +53,7 @@ class Draft:
     ideas: Sequence[pb.Idea] = ()
     moves: Sequence[str] = ()
     description: Mapping[str, object] | None = None
-    memory: str = ""  # "fixed-state", "window" or "growing"; empty where nobody said
+    memory: str = ""  # "fixed-state", "window" or "growing"; empty if unspecified
     mind: str = ""
     prompt_version: str = ""
     parent: str = ""  # what was modified, where that is not the parent that was drawn
@@ -79,7 +79,7 @@ class Proposer(Protocol):
         ...
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
-        """What the draft repeats by its idea, in a sentence; empty where it is new, or nobody can tell."""
+        """Which idea the draft repeats, as a sentence; empty if it is new or the question cannot be decided."""
         ...
 
     async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
@@ -107,7 +107,7 @@ async def entries_for(
     """What the literature says about the parent's weaknesses, searched by its analysis; none if that is switched off.
 
     `embed` gives the query's vector where an endpoint embeds; else the service compares the text itself.
-    Raises AioRpcError where nobody answers.
+    Raises AioRpcError if no service answers.
     """
     if settings.ablations.without_cognition:
         return ()

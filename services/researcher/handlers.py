@@ -183,7 +183,7 @@ class Researcher:
         return _message(best, told, context)
 
     async def _try(
-        self, proposer: Proposer, context: Context, refusals: list[Refusal], founds: list[_Found], job: Job
+        self, proposer: Proposer, context: Context, refusals: list[Refusal], sound_drafts: list[_Found], job: Job
     ) -> None:
         """One draft, which ends among the refusals or is found. Raises Rejected when the tries are used up."""
         draft = await proposer.propose(context, refusals)
@@ -198,7 +198,7 @@ class Researcher:
         else:
             report = await self._check(draft, context.record, context.settings)
             if report.passed:
-                founds.append(_Found(draft, report, vector, near.structure, _neighbours(near)))
+                sound_drafts.append(_Found(draft, report, vector, near.structure, _neighbours(near)))
                 refusals.append(Refusal("drawn", draft, "drawn already for this seat, which takes the best of several"))
             else:
                 refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))

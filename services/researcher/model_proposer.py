@@ -168,7 +168,7 @@ def ablate_request(
 def novelty_request(
     record: pb.Candidate, motivation: str, program: str, neighbours: Sequence[pb.Candidate]
 ) -> Request[NoveltyAnswer]:
-    """The question whether a proposal repeats one of its neighbours, put on behalf of `record`."""
+    """The request whether a proposal repeats one of its nearest neighbours, for the candidate `record`."""
     prompt = load_prompt(PACKAGE, "novelty")
     messages = prompt.messages(
         motivation=motivation, difference=difference_text(program, neighbours), neighbours=neighbours_text(neighbours)
@@ -271,7 +271,7 @@ class ModelProposer:
         raise Rejected("propose", f"the edits never fitted the program:{problem}")
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
-        """Why the draft repeats one of its neighbours by motivation, in a sentence; empty where it does not."""
+        """Why the draft's motivation repeats a nearest neighbour's, as a sentence; empty if it does not."""
         if not neighbours:
             return ""
         answer = (

@@ -248,7 +248,7 @@ def cognition_text(entries: Sequence[cognition_pb2.CognitionEntry]) -> str:
 
 
 def neighbours_text(neighbours: Sequence[pb.Candidate]) -> str:
-    """What a motivation is compared with: name, loss, components and motivation of each neighbour."""
+    """Name, loss, components and motivation of each neighbour, for comparison with a motivation."""
     texts = []
     for neighbour in neighbours:
         loss = f", held-out loss {neighbour.training.loss:.4f}" if neighbour.training.HasField("loss") else ""
@@ -259,7 +259,7 @@ def neighbours_text(neighbours: Sequence[pb.Candidate]) -> str:
 
 
 def difference_text(program: str, neighbours: Sequence[pb.Candidate]) -> str:
-    """The lines in which a program differs from that of the neighbour most like it, docstrings and comments left out.
+    """The diff of a program against its most similar neighbour, without docstrings and comments.
 
     A motivation may tell the same mechanism in other words, or hide what is new in it.
     """

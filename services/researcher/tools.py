@@ -103,7 +103,7 @@ class Desk:
     async def _entries(
         self, parent: pb.Candidate, settings: events_pb2.RunSettings
     ) -> tuple[cognition_pb2.CognitionEntry, ...]:
-        """None where nobody answers, too."""
+        """Also None if no service answers."""
         try:
             return await entries_for(self.cognition, parent, settings, self._embedded)
         except grpc.aio.AioRpcError:

@@ -24,7 +24,7 @@ Work = Callable[[], Awaitable[None]]
 
 
 class Applier:
-    """The one writer of the archive. Its state tells whoever watches a run that something has happened."""
+    """The one writer of the archive. Watchers of a run wait on its state for new events."""
 
     def __init__(self, bus: Bus, archive: Archive, consumer: Consumer, batch: int) -> None:
         self._bus = bus
@@ -137,7 +137,7 @@ class Applier:
                 return
 
     async def _open_again(self) -> None:
-        """The database may be gone as a whole: then it is made anew, and nobody may read it before it is whole."""
+        """If the database is gone, it is rebuilt from the log; queries are refused until that is complete."""
         behind, self.state.behind = self.state.behind, True
         try:
             await self._open()

@@ -1,9 +1,9 @@
-"""An exported run checked by somebody who has nothing but its file: bytes, hashes, replay, and the claims' statistics.
+"""Checks an exported run from its file alone: bytes, hashes, replay, and the statistics of its claims.
 
 A line of the file holds an event twice, readable and as the bytes that were published; every event holds the hash of
 the one that caused it; and the manifest, written at the export, holds all hashes and the archive's digest. A number
-that was changed in one place contradicts another place, which is named. Whoever rewrites all of them still has to
-meet the training of the winner on somebody else's machine.
+that was changed in one place contradicts another place, which is named. A consistent forgery of all of them
+is still contradicted by training the finalist again.
 """
 
 import base64
@@ -39,7 +39,10 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Claim:
-    """A verdict of the log, and what somebody needs to train it again. `expected`: where one more fresh seed falls."""
+    """A verdict of the log, and the data needed to reproduce its training.
+
+    `expected`: where one more fresh seed falls.
+    """
 
     candidate: str
     name: str

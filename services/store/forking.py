@@ -1,7 +1,7 @@
 """A run forked from another at an event: the same history under another name, then a policy or a mind of its own.
 
 The fork's log holds all of it, so that it is replayed, audited and exported like any other: first every event of the
-history as it was (`run.inherited`, which nobody works on), then `run.forked` with the settings that hold from there on.
+history as it was (`run.inherited`, which causes no work), then `run.forked` with the settings that hold from there on.
 What the store said in answer to an event of the history belongs to it; a candidate that had not ended does not: its
 seat is asked for again, and what an endpoint had answered on its behalf by then is answered from the log.
 """

@@ -1,8 +1,8 @@
 """One ledger for all services of a run: what the log has booked, and what calls in flight may still take.
 
 Reservations lie in the archive's database, so that a store that was killed does not forget calls in flight. One is
-freed when the log has booked its call. One that nobody settled within ten minutes, or whose call is not in the log, is
-spent as a whole: its caller is gone, and the endpoint may have charged for it.
+freed when the log has booked its call. A reservation that was not settled within ten minutes, or whose call is not in
+the log, is spent as a whole: its caller is gone, and the endpoint may have charged for it.
 """
 
 import asyncio

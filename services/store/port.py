@@ -24,7 +24,7 @@ class ArchiveUnavailable(Transient):
 
 
 class ArchiveDamaged(ArchiveUnavailable):
-    """The database answers, but what it holds is not sound: somebody has to mend it."""
+    """The database answers, but its content is damaged and needs repair."""
 
 
 class OutOfOrder(Exception):  # noqa: N818
@@ -121,7 +121,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Near:
-    """A neighbour and how near it is, 0 to 1."""
+    """A nearest neighbour and its similarity, 0 to 1."""
 
     candidate: candidate_pb2.Candidate
     similarity: float
@@ -278,7 +278,7 @@ class Archive(Questions, Protocol):
     async def apply(self, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
         """Apply messages in order. `react` is None in a replay: the answers are in the log already.
 
-        An event that the outbox holds leaves it when it comes by in the log: whoever published it, it is known there.
+        An event that the outbox holds leaves it when it comes by in the log: regardless of its publisher.
         """
         ...
 

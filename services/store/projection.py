@@ -39,7 +39,7 @@ class Incoming:
     message: Logged
     log: LogRow
     readable: bool = True
-    inherited: bool = False  # it happened in the run that this one was forked from: nobody answers it again
+    inherited: bool = False  # from the history of the forked run: causes no further events
 
 
 def read(message: Logged) -> Incoming:
@@ -148,7 +148,7 @@ def _project(incoming: Incoming, run: RunRow | None, row: CandidateRow | None) -
 
 
 def _apply_dead(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
-    """A message that nobody could handle: its candidate ends, unless it has already."""
+    """Apply a dead letter: the candidate is rejected unless it has ended."""
     run = replace(run, dead_letters=run.dead_letters + 1)
     if run.state.ladder.is_climbing(incoming.log.candidate):
         return stepped(
@@ -161,7 +161,7 @@ def _apply_dead(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Ch
 def _retry(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """A candidate that ended because of a dead letter stands again where that message found it.
 
-    The event is the head of its chain from now on: whoever handles it goes on from there.
+    The event becomes the head of its chain; its handler continues from there.
     """
     event, record = incoming.log.event, row.record
     if row.ended is None or DEAD_LETTER not in record.rejection.evidence.fields:
@@ -301,7 +301,7 @@ def _apply_call(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
 
 
 def _add_part(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
-    """Take over the part that this fact adds: nobody rewrites what others measured."""
+    """Add this fact's part to the record; existing parts are never overwritten."""
     event, (part, state) = incoming.log.event, _PARTS[fact]
     if fact == "candidate.trained" and event.attempt != attempts(row.record):
         raise Refused(f"attempt {event.attempt} is stale: attempt {attempts(row.record)} has begun")

@@ -2,8 +2,8 @@
 
 The archive knows how far it has applied the log, and by its hash the message at that place. A log that ends before it,
 holds another message there, or lacks some before it, is not the log that the archive was made from: a disk that failed,
-a backup of the broker that was older, a stream that was deleted and made again. Nobody can go on from there. The
-archive keeps every message that it has applied, so the log can be made of them, byte by byte and place by place.
+a backup of the broker that was older, a stream that was deleted and made again. Services cannot continue in this state.
+The archive keeps every message that it has applied, so the log can be made of them, byte by byte and place by place.
 """
 
 import asyncio
@@ -79,9 +79,9 @@ async def recover(bus: Bus, archive: Archive, replicas: int | None = None) -> Re
     """Make the log anew from the archive, if it is damaged. No service may run meanwhile.
 
     What is left of the log and the archive has not seen is applied to the archive first, so that the archive holds all
-    that there is before anything is deleted: whoever is interrupted starts again. The stream has as many replicas as
-    before, or `replicas`. Raises SettingsError where the archive does not keep every message, and what the bus and the
-    archive raise.
+    that there is before anything is deleted: after an interruption it can be run again. The stream has as many replicas
+    as before, or `replicas`. Raises SettingsError where the archive does not keep every message, and what the bus and
+    the archive raise.
     """
     try:
         damage: str | None = await damage_of_log(bus, archive)
@@ -141,4 +141,4 @@ async def _readable(bus: Bus) -> AsyncIterator[Logged]:
 async def _publish(bus: Bus, messages: list[Logged]) -> None:
     stored = await asyncio.gather(*(bus.publish_body(message.subject, "", message.body) for message in messages))
     if list(stored) != [message.sequence for message in messages]:
-        raise LogDamaged("somebody else publishes to the log that is made anew: stop all services, and run it again.")
+        raise LogDamaged("another process publishes to the log: stop all services, then run `asi-arch recover` again.")

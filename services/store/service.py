@@ -134,7 +134,7 @@ async def draw_seeds(archive: Archive, row: RunRow, candidate: str) -> Draw | No
 
 
 def _entries(nodes: Sequence[archive_pb2.TreeNode]) -> tuple[Entry, ...]:
-    """All that was scored, but for ablations: they answer a question, nobody builds on them."""
+    """All scored candidates except ablations, which are not used as parents."""
     return tuple(
         Entry(node.id, node.fitness, node.number, node.parent or None)
         for node in nodes
@@ -358,7 +358,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         raise Transient(f"the archive has not applied the log up to {sequence} yet")
 
     def _require_whole(self) -> None:
-        """Raises Transient while the archive is being made anew: what it does not hold yet, nobody may miss."""
+        """Raises Transient while the archive is being rebuilt, since queries would miss records."""
         if self._writer.behind:
             raise Transient("the archive is catching up with the log")
 

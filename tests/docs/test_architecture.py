@@ -39,6 +39,6 @@ def test_the_glossary_is_short_and_sorted() -> None:
 
 def test_a_candidate_is_followed_in_at_most_seven_files() -> None:
     """The numbered list links each file of the way once."""
-    way = TEXT.partition("## The way of one candidate")[2].partition("\n## ")[0]
+    path = TEXT.partition("## The path of one candidate")[2].partition("\n## ")[0]
 
-    assert 0 < len(set(re.findall(r"\]\(\.\./([^)]+)\)", way))) <= 7
+    assert 0 < len(set(re.findall(r"\]\(\.\./([^)]+)\)", path))) <= 7

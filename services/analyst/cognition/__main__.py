@@ -67,7 +67,7 @@ async def _ingest(arguments: argparse.Namespace, settings: AnalystSettings) -> i
 
 
 def _approved() -> bool:
-    """Nobody there to answer is a no."""
+    """An unreachable service counts as a no."""
     _show("keep these entries? [y/N] ")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

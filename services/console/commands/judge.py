@@ -144,7 +144,7 @@ async def _judges(
 
 
 async def _require_judge(connection: grpc.aio.Channel, address: str) -> None:
-    """A verdict may take half an hour; that nobody is there shall be known at once."""
+    """Check at once that the judge is reachable, since a verdict may take half an hour."""
     check = health_pb2_grpc.HealthStub(connection).Check  # type: ignore[attr-defined]
     try:
         await check(health_pb2.HealthCheckRequest(), timeout=10)

@@ -219,7 +219,7 @@ def _finalists(axes: Axes, data: Dataset) -> None:
 
 
 def size_figures(data: Dataset) -> list[Drawing]:
-    """The gain of each candidate that was trained at several sizes, by text; nothing where nobody asked for sizes."""
+    """The gain of each candidate that was trained at several sizes, by text; empty without such trainings."""
     known = {record.id: record for record in data.records}
     trained = data.sizes
     own = dict.fromkeys(one.candidate for one in trained if known[one.candidate].kind != pb.KIND_BASELINE)

@@ -87,7 +87,7 @@ class Corpus:
     secret: bytes
 
     def random(self, purpose: str) -> np.random.Generator:
-        """A generator that nobody without the secret can follow; the same for the same corpus and purpose."""
+        """A random generator that is unpredictable without the secret; equal for the same corpus and purpose."""
         return np.random.default_rng(int.from_bytes(keyed(self.secret, purpose.encode()), "little"))
 
 
@@ -115,7 +115,7 @@ def keyed(secret: bytes, content: bytes) -> bytes:
 def part_of(
     content: bytes, secret: bytes, heldout: int = HELDOUT_SHARE, verification: int = VERIFICATION_SHARE
 ) -> Part:
-    """The part of a document: equal documents share one, and nobody without the secret knows which."""
+    """The part of a document: equal documents share one, which is unpredictable without the secret."""
     bucket = int.from_bytes(keyed(secret, content)[:8], "little") % 100
     if bucket < heldout:
         return "heldout"

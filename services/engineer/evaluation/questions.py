@@ -128,6 +128,6 @@ LOCAL: Mapping[str, Callable[[Random, str], Question]] = MappingProxyType(
 def make_questions(name: str, text: str, count: int, secret: bytes = b"") -> tuple[Question, ...]:
     """The first `count` questions of a task; asking for more keeps the earlier ones.
 
-    Without the secret nobody can make them again, and so no program can hold their answers.
+    They cannot be reproduced without the secret, so no program can contain their answers.
     """
     return tuple(LOCAL[name](Random(f"{name}:{VERSION}:{index}:{secret.hex()}"), text) for index in range(count))

@@ -120,7 +120,7 @@ def _copy_parts(place: Path, name: str) -> None:
 
 
 def _copy(source: Path, target: Path, name: str) -> None:
-    """A module of ours, which finds its neighbours in the package."""
+    """A module of ours with its imports rewritten to the package."""
     text = source.read_text(encoding="utf-8")
     for ours, theirs in RENAMED:
         text = text.replace(ours, f"{name}.{theirs}")

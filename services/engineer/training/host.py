@@ -1,8 +1,8 @@
 """Training one candidate with one seed: from program text to scores, in two halves.
 
 `optimise` trains; when it returns, the training child has ended. `score` computes a stretch of the training again and
-asks fresh children about held-out text. Whoever trains several seeds of one program at once scores none of them before
-all are trained: then no training child of the program is alive while held-out text is out.
+asks fresh children about held-out text. A caller that trains several seeds of one program at once scores none of them
+before all are trained: then no training child of the program is alive while held-out text is out.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The archive's backends, chosen by a URL. Each is imported by whoever opens it: the others need more than that."""
+"""The archive's backends, selected by URL. Each is imported on first use, since it has its own dependencies."""
 
 from __future__ import annotations
 

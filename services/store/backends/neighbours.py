@@ -43,7 +43,7 @@ class StoredVector:
 
 @dataclass(frozen=True)
 class StoredProgram:
-    """A program's place in the run; `sketched` is None while nobody has fingerprinted it."""
+    """A program's place in the run; `sketched` is None until it is fingerprinted."""
 
     sequence: int
     candidate: str
@@ -126,7 +126,7 @@ class Neighbours:
         return index
 
     async def _fingerprint(self, run: str, rows: Sequence[StoredProgram]) -> dict[int, Sketched]:
-        """Fingerprint what nobody has, and remember it."""
+        """Compute and store missing fingerprints."""
         if not rows:
             return {}
         texts = await self._source.program_texts(run, [row.candidate for row in rows])

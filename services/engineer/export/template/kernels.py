@@ -69,7 +69,7 @@ def _importer(parts: Mapping[str, ModuleType]) -> _Import:
 
 
 def _parts() -> dict[str, ModuleType]:
-    """Our parts under fla's names, as modules that nobody else sees."""
+    """Our implementation under fla's names, as modules that are not installed globally."""
     found: dict[str, ModuleType] = {}
     _add(found, "fla", {})
     _add(found, "fla.ops", {name: one for operators in OPERATORS.values() for name, one in operators.items()})

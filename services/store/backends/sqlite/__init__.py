@@ -58,7 +58,7 @@ class SqliteArchive(Searching):
         """Create the file or bring it up to date. Raises SettingsError where it is from a newer version or damaged.
 
         Connections are made anew, all of them: they share SQLite's index of the WAL, and as long as one that was made
-        while the file was read-only is open, nobody can write.
+        while the file was read-only is open, writes fail.
         """
         self._here.close()
         for thread in (self._reader, self._scanner, self._writer):
