@@ -730,6 +730,7 @@ class SeedResult(_message.Message):
     BENCHMARK_FIELD_NUMBER: _builtins.int
     OTHER_TEXT_FIELD_NUMBER: _builtins.int
     OTHER_TEXT_LOSS_FIELD_NUMBER: _builtins.int
+    PART_LOSSES_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     loss: _builtins.float
     """final held-out loss, nats per token"""
@@ -756,6 +757,10 @@ class SeedResult(_message.Message):
     def measurements(self) -> Global___Measurements: ...
     @_builtins.property
     def checkpoint(self) -> Global___Artifact: ...
+    @_builtins.property
+    def part_losses(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartLoss]:
+        """of the held-out loss, by position and by kind of token"""
+
     def __init__(
         self,
         *,
@@ -772,10 +777,11 @@ class SeedResult(_message.Message):
         benchmark: _builtins.float | None = ...,
         other_text: _builtins.str = ...,
         other_text_loss: _builtins.float | None = ...,
+        part_losses: _abc.Iterable[Global___PartLoss] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_checkpoint", b"_checkpoint", "_loss_stderr", b"_loss_stderr", "_other_text_loss", b"_other_text_loss", "_stopped", b"_stopped", "benchmark", b"benchmark", "checkpoint", b"checkpoint", "loss_stderr", b"loss_stderr", "measurements", b"measurements", "other_text_loss", b"other_text_loss", "stopped", b"stopped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_checkpoint", b"_checkpoint", "_loss_stderr", b"_loss_stderr", "_other_text_loss", b"_other_text_loss", "_stopped", b"_stopped", "benchmark", b"benchmark", "bits_per_byte", b"bits_per_byte", "block_losses", b"block_losses", "checkpoint", b"checkpoint", "curve", b"curve", "loss", b"loss", "loss_stderr", b"loss_stderr", "measurements", b"measurements", "other_text", b"other_text", "other_text_loss", b"other_text_loss", "scores", b"scores", "seed", b"seed", "stopped", b"stopped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_checkpoint", b"_checkpoint", "_loss_stderr", b"_loss_stderr", "_other_text_loss", b"_other_text_loss", "_stopped", b"_stopped", "benchmark", b"benchmark", "bits_per_byte", b"bits_per_byte", "block_losses", b"block_losses", "checkpoint", b"checkpoint", "curve", b"curve", "loss", b"loss", "loss_stderr", b"loss_stderr", "measurements", b"measurements", "other_text", b"other_text", "other_text_loss", b"other_text_loss", "part_losses", b"part_losses", "scores", b"scores", "seed", b"seed", "stopped", b"stopped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__benchmark: _TypeAlias = _typing.Literal["benchmark"]  # noqa: Y015
     _WhichOneofArgType__benchmark: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark"]  # noqa: Y015
@@ -799,6 +805,34 @@ class SeedResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stopped) -> _WhichOneofReturnType__stopped | None: ...
 
 Global___SeedResult: _TypeAlias = SeedResult  # noqa: Y015
+
+@_typing.final
+class PartLoss(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PART_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    part: _builtins.str
+    """"tokens 1-16", "letters", "after a pair seen before" …"""
+    loss: _builtins.float
+    """mean over its tokens, nats per token"""
+    share: _builtins.float
+    """of all tokens scored"""
+    def __init__(
+        self,
+        *,
+        part: _builtins.str = ...,
+        loss: _builtins.float = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loss", b"loss", "part", b"part", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartLoss: _TypeAlias = PartLoss  # noqa: Y015
 
 @_typing.final
 class CurvePoint(_message.Message):

@@ -35,6 +35,7 @@ def seed_message(result: TrainingResult) -> pb.SeedResult:
             for score in result.scores
         ],
         block_losses=result.block_losses,
+        part_losses=[pb.PartLoss(part=one.part, loss=one.loss, share=one.share) for one in result.part_losses],
         measurements=_measurements(result.measurements),
         stopped=result.stopped,
         other_text=result.other_text or "",

@@ -127,7 +127,7 @@ def propose_request(
     record, prompt = context.record, load_prompt(PACKAGE, "propose")
     messages = prompt.messages(
         parent_name=context.parent.proposal.name,
-        parent_record=record_text(context.parent),
+        parent_record=record_text(context.parent, context.board),
         parent_program=trained_program(context.parent),
         scale=scale_text(context.scale),
         limits=limits_text(context.settings, _root(context)),

@@ -104,9 +104,11 @@ def focus_text(number: int) -> str:
     )
 
 
-def record_text(record: pb.Candidate) -> str:
-    """Curve, scores and verdict of a candidate in numbers, then its motivation and analysis."""
+def record_text(record: pb.Candidate, others: Sequence[pb.Candidate] = ()) -> str:
+    """Curve, scores and verdict of a candidate in numbers, then its motivation and analysis; with `others`, where its
+    loss lies beside the lowest of theirs."""
     lines = [numbers_text(record)] if record.training.HasField("loss") else []
+    lines += [parts] if others and (parts := parts_text(record, others)) else []
     sections = (
         ("Motivation", record.proposal.motivation),
         ("Results", record.analysis.results),
@@ -128,6 +130,22 @@ def numbers_text(record: pb.Candidate) -> str:
     lines += [f"Fitness {verdict.fitness.value:.4f}."] if verdict.HasField("fitness") else []
     lines += [f"Judge {verdict.raw:.1f} of 10."] if verdict.HasField("raw") else []
     return "\n".join(lines)
+
+
+def parts_text(record: pb.Candidate, others: Sequence[pb.Candidate]) -> str:
+    """The loss by position and kind of token with each part's share of the tokens, and the lowest that was measured
+    there; empty where it was not measured."""
+    lowest: dict[str, float] = {}
+    for other in others:
+        for part in (part for seed in other.training.seeds[:1] for part in seed.part_losses):
+            lowest[part.part] = min(part.loss, lowest.get(part.part, math.inf))
+    own = [part for seed in record.training.seeds[:1] for part in seed.part_losses]
+    texts = [
+        f"{part.part} ({part.share:.0%}) {part.loss:.3f}"
+        + (f" (lowest {lowest[part.part]:.3f})" if lowest.get(part.part, part.loss) < part.loss else "")
+        for part in own
+    ]
+    return f"Loss by position and kind of token (share): {', '.join(texts)}." if texts else ""
 
 
 def _seed_lines(seed: pb.SeedResult) -> Iterator[str]:

@@ -11,6 +11,7 @@ from services.researcher.prompt_text import (
     focus_text,
     limits_text,
     noise_text,
+    parts_text,
     record_text,
 )
 
@@ -67,6 +68,21 @@ def test_the_board_is_bounded_and_says_what_it_leaves_out() -> None:
     assert rows[0] == "- N0 (c0); 1.0000"
     assert rows[BOARD_BEST] == "- Leaky (c999); rejected at check: position 7 sees position 9"
     assert rows[-1] == f"- and {201 - BOARD_BEST - BOARD_NEWEST} older ones"
+
+
+def test_where_the_loss_lies_stands_beside_the_lowest_that_was_measured() -> None:
+    """By position and kind of token; what nobody measured has no line."""
+    parent, best = measured(1, 1.5), measured(2, 1.4)
+    for record, digits in ((parent, 2.5), (best, 1.9)):
+        record.training.seeds[0].part_losses.extend(
+            (pb.PartLoss(part="tokens 1-16", loss=3.0, share=0.06), pb.PartLoss(part="digits", loss=digits, share=0.1))
+        )
+
+    assert parts_text(parent, [parent, best]) == (
+        "Loss by position and kind of token (share): tokens 1-16 (6%) 3.000, digits (10%) 2.500 (lowest 1.900)."
+    )
+    assert parts_text(parent, [parent, best]) in record_text(parent, [parent, best])
+    assert parts_text(measured(3, 1.3), [best]) == ""
 
 
 def test_a_line_of_the_board_is_short_and_tells_what_changed() -> None:

@@ -237,6 +237,7 @@ def _numbers(record: candidate_pb2.Candidate, one: Row, gain: Gain | None) -> li
         measured = record.training.seeds[0].measurements
         speed = f"{measured.tokens_per_second:,.0f} tokens/s" if measured.HasField("tokens_per_second") else ""
         lines += [
+            ("loss by part", ", ".join(f"{at.part} {at.loss:.3f}" for at in record.training.seeds[0].part_losses)),
             ("speed", speed),
             ("device", measured.device_name or measured.device),
             ("precision", one["precision"] or ""),

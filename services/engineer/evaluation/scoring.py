@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engineer.data import Corpus, batches, heldout_blocks
-from services.engineer.data.corpus import TokenArray
+from services.engineer.data.corpus import TokenArray, Tokens
 from services.engineer.evaluation.benchmarks import run_benchmarks
 from services.engineer.evaluation.reader import Reader, Trial, open_reader
 from services.engineer.evaluation.trained_tasks import trained_scores
 from services.engineer.training.ports import JSON, Sandbox
-from services.engineer.training.result import LooksAhead, Scores, TaskScore, TrainingFailed
+from services.engineer.training.result import LooksAhead, PartLoss, Scores, TaskScore, TrainingFailed
 from services.engineer.training.session import Job, Weights
 
 QUICK_ROWS = 32
@@ -37,6 +37,9 @@ MEMORY_TOLERANCE = 0.01
 """Nats: the mean change of predictions at places before which all is the same, by the rows that were read before."""
 SHORTENED_TOLERANCE = 0.03
 """The same for the mean change between rows of different lengths, which bfloat16 rounds in another order."""
+POSITIONS = (16, 64, 256, 1024, 4096, 16384)
+"""Where one part of the context ends and the next begins."""
+KINDS = ("letters", "digits", "punctuation", "white space", "other characters")
 IMPLAUSIBLE_LOSS, IMPLAUSIBLE_BLOCKS = 0.2, 0.03
 """Nats per token that no model of text reaches, and the share of single blocks that may lie below."""
 
@@ -79,7 +82,7 @@ async def examine(exam: Examination) -> Scores:
     """Everything, in two fresh children. Raises LooksAhead and TrainingFailed where the candidate is at fault."""
     scale, blocks = exam.job.scale, exam.blocks
     random = exam.job.corpus.random(f"examination {exam.job.identity}")
-    losses, tasks = await _two_readings(exam, blocks, random)
+    token_losses, losses, tasks = await _two_readings(exam, blocks, random)
     tasks = (*tasks, *await trained_scores(exam.job, exam.sandbox))
     loss = float(losses.mean())
     return Scores(
@@ -87,6 +90,7 @@ async def examine(exam: Examination) -> Scores:
         loss_stderr=float(losses.std(ddof=1) / math.sqrt(len(losses))),
         bits_per_byte=loss / math.log(2) / exam.job.corpus.heldout_bytes_per_token,
         block_losses=tuple(float(value) for value in losses),
+        part_losses=part_losses(token_losses, blocks, exam.job.corpus.tokens),
         tasks=tasks,
         benchmark=benchmark_of(tasks, scale.averaged),
     )
@@ -101,7 +105,7 @@ async def loss_on(exam: Examination, other: Corpus) -> float:
     blocks = min(scale.heldout_blocks, len(other.heldout) // (scale.context + 1))
     job = replace(exam.job, corpus=other, scale=replace(scale, heldout_blocks=blocks))
     elsewhere, random = replace(exam, job=job), other.random(f"examination {job.identity}")
-    losses, _ = await _two_readings(elsewhere, elsewhere.blocks, random, benchmarks=False)
+    _, losses, _ = await _two_readings(elsewhere, elsewhere.blocks, random, benchmarks=False)
     return float(losses.mean())
 
 
@@ -120,6 +124,49 @@ async def next_loss(exam: Examination, step: int) -> float:
     async with open_reader(exam.job, exam.sandbox, exam.weights) as reader:
         predictions = await reader.predict(rows)
     return float(_finite(-predictions.log_probs.mean(axis=1, dtype=np.float64)).mean())
+
+
+def part_losses(losses: NDArray[np.float32], blocks: NDArray[np.int64], tokens: Tokens) -> tuple[PartLoss, ...]:
+    """Where the loss lies: by position in the context, by kind of character, and by whether the row shows the answer.
+
+    A token stands "after a pair seen before" where the two tokens before it came together earlier in its row. Parts
+    without tokens are left out.
+    """
+    targets, context = blocks[:, 1:], losses.shape[1]
+    known = np.unique(targets)
+    kinds = np.array([_kind(tokens.decode([int(token)])) for token in known])[np.searchsorted(known, targets)]
+    edges = [0, *(edge for edge in POSITIONS if edge < context), context]
+    positions = np.broadcast_to(np.arange(context), losses.shape)
+    parts = {f"tokens {low + 1}-{high}": (positions >= low) & (positions < high) for low, high in pairwise(edges)} | {
+        kind: kinds == kind for kind in KINDS
+    }
+    repeated = np.array([_after_known_pairs(row) for row in blocks])
+    parts |= {"after a pair seen before": repeated, "after a new pair": ~repeated}
+    return tuple(
+        PartLoss(part, float(losses[chosen].mean(dtype=np.float64)), float(chosen.mean()))
+        for part, chosen in parts.items()
+        if chosen.any()
+    )
+
+
+def _kind(text: str) -> str:
+    """Of a token, by its first character that is not white space."""
+    first = text.strip()[:1]
+    if not first:
+        return "white space"
+    if not first.isascii():
+        return "other characters"
+    return "letters" if first.isalpha() else "digits" if first.isdigit() else "punctuation"
+
+
+def _after_known_pairs(row: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """For each target of a row [context + 1], whether the two tokens before it came together earlier in the row."""
+    found, seen = np.zeros(len(row) - 1, dtype=np.bool_), set[tuple[int, int]]()
+    for place, pair in enumerate(pairwise(row.tolist())):
+        if place + 1 < len(found):
+            found[place + 1] = pair in seen
+        seen.add(pair)
+    return found
 
 
 def benchmark_of(tasks: Sequence[TaskScore], averaged: Sequence[str]) -> float | None:
@@ -200,8 +247,9 @@ async def recheck(reader: Reader, trials: Sequence[Trial], random: np.random.Gen
 
 async def _two_readings(
     exam: Examination, blocks: NDArray[np.int64], random: np.random.Generator, benchmarks: bool = True
-) -> tuple[NDArray[np.float64], tuple[TaskScore, ...]]:
-    """Losses of all blocks, each read whole by one child only, plus the mean gain by looking ahead; the benchmarks."""
+) -> tuple[NDArray[np.float32], NDArray[np.float64], tuple[TaskScore, ...]]:
+    """Losses of all tokens; of all blocks, each read whole by one child only, plus the mean gain by looking ahead; the
+    benchmarks."""
     scale, corpus = exam.job.scale, exam.job.corpus
     chosen = places_to_compare(scale.context, min(scale.check_truncations, len(blocks)), random)
     compared = random.permutation(len(blocks))[: len(chosen)]
@@ -235,7 +283,7 @@ async def _two_readings(
     before = np.arange(scale.context) < places[:, None]
     _require_no_memory(np.abs(whole[compared] - instead)[before])
     _require_plausible(losses)
-    return losses + max(gain, 0.0), tasks
+    return -whole, losses + max(gain, 0.0), tasks
 
 
 def _require_no_memory(changes: NDArray[np.float32]) -> None:

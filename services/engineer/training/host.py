@@ -126,6 +126,7 @@ async def score(
         loss_stderr=scores.loss_stderr,
         bits_per_byte=scores.bits_per_byte,
         block_losses=scores.block_losses,
+        part_losses=scores.part_losses,
         scores=scores.tasks,
         benchmark=scores.benchmark,
         measurements=measurements_of(session, learnt, sandbox.level, joules, seconds),

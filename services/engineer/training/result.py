@@ -53,6 +53,15 @@ class TaskScore:
 
 
 @dataclass(frozen=True)
+class PartLoss:
+    """The mean held-out loss over some of the tokens, by position or by kind, and their share of all."""
+
+    part: str
+    loss: float
+    share: float
+
+
+@dataclass(frozen=True)
 class Measurements:
     """What the training cost, and on what. None stands for what was not or could not be measured."""
 
@@ -82,6 +91,7 @@ class Scores:
     loss_stderr: float
     bits_per_byte: float
     block_losses: tuple[float, ...]
+    part_losses: tuple[PartLoss, ...]
     tasks: tuple[TaskScore, ...]
     benchmark: float | None
 
@@ -106,6 +116,7 @@ class TrainingResult:
     stopped: str | None = None
     other_text: str | None = None
     other_text_loss: float | None = None
+    part_losses: tuple[PartLoss, ...] = ()
 
 
 class TrainingFailed(Exception):  # noqa: N818 - an outcome for the candidate, not an error of ours

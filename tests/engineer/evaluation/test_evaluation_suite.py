@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import transformers  # noqa: F401 - datasets, in the harness, would use its stand-in for programs
 
 from services.engineer.data import open_corpus
 from services.engineer.evaluation.questions import make_questions
-from services.engineer.evaluation.scoring import Change, benchmark_of, gain_of
+from services.engineer.evaluation.scoring import KINDS, Change, benchmark_of, gain_of, part_losses
 from services.engineer.evaluation.tasks import LOCAL_NAMES
 from services.engineer.scales import load_scale
 from services.engineer.training.host import train
@@ -30,6 +31,21 @@ def test_questions_are_repeatable_and_have_one_right_answer(name: str) -> None:
     assert make_questions(name, TEXT, 50) == questions
     assert all(len(set(q.choices)) == len(q.choices) and 0 <= q.answer < len(q.choices) for q in questions)
     assert len({q.answer for q in questions}) > 1
+
+
+def test_the_loss_is_told_by_position_and_kind_of_token() -> None:
+    """Per character here; the last letter of "ab ab" follows a pair that its row has shown before."""
+    rows = np.array([list(b"xab 7ab 7"), list("xé.\n  zzz".encode()[:9])], dtype=np.int64)
+    losses = np.arange(16, dtype=np.float32).reshape(2, 8)
+
+    found = {one.part: one for one in part_losses(losses, rows, CORPUS.tokens)}
+
+    assert found["tokens 1-8"].loss == pytest.approx(7.5)
+    assert found["tokens 1-8"].share == 1.0
+    assert found["digits"].loss == pytest.approx((3 + 7) / 2)
+    assert found["other characters"].share == pytest.approx(2 / 16)
+    assert found["after a pair seen before"].loss == pytest.approx((6 + 7) / 2)
+    assert sum(found[kind].share for kind in KINDS if kind in found) == pytest.approx(1.0)
 
 
 def test_recall_questions_can_be_answered_from_their_context() -> None:
