@@ -187,9 +187,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("signals.jsonl"))
+    parser.add_argument("--report", action="store_true", help="train nothing")
     arguments = parser.parse_args()
     done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
-    print(json.dumps(report(asyncio.run(collect(arguments, done))), indent=2))
+    rows = done if arguments.report else asyncio.run(collect(arguments, done))
+    print(json.dumps(report(rows), indent=2))
 
 
 if __name__ == "__main__":
