@@ -166,7 +166,7 @@ class Worker:
             if delivery is None:
                 self._free.release()
             elif self._draining.is_set():
-                await delivery.again(0)
+                await delivery.redeliver(0)
             else:
                 task = asyncio.create_task(self._handle(delivery))
                 self._running.add(task)
@@ -206,7 +206,7 @@ class Worker:
             cause = _cause(delivery)
         except ValueError as error:
             get_logger().error("not an event", sequence=delivery.sequence, error=str(error))
-            await delivery.give_up()
+            await delivery.terminate()
             return
         structlog.contextvars.bind_contextvars(run=cause.event.run, candidate=cause.event.candidate)
         job = Job(cause, delivery.deliveries, delivery.sequence, self._bus, self._service, self._draining)
@@ -231,17 +231,17 @@ class Worker:
             await self._publish([rejection(job.cause, rejected, job.service, job.attempt)])
         except HandedBack as back:
             get_logger().info("handed back", reason=str(back))
-            await delivery.again(0)
+            await delivery.redeliver(0)
             return
         except asyncio.CancelledError:
-            await delivery.again(0)
+            await delivery.redeliver(0)
             raise
         except Superseded as superseded:
             get_logger().info("superseded", reason=str(superseded))
             return
         except NotYet as early:
             get_logger().debug("not yet", reason=str(early))
-            await delivery.again(early.delay or 0)
+            await delivery.redeliver(early.delay or 0)
             return
         except Transient as transient:
             await self._retry_later(job, delivery, transient, transient.delay)
@@ -255,7 +255,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the one broad catch: an unexpected error becomes a dead letter
             await self._publish_dead_letter(job, delivery, error)
             return
-        await delivery.done()
+        await delivery.acknowledge()
 
     async def _publish(self, events: Sequence[events_pb2.Event]) -> None:
         for event in events:
@@ -271,7 +271,7 @@ class Worker:
         telemetry.fail(reason)
         text = f"{reason.code().name}: {reason.details()}" if isinstance(reason, grpc.aio.AioRpcError) else str(reason)
         get_logger().warning("again later", reason=text, seconds=wait, deliveries=delivery.deliveries)
-        await delivery.again(wait)
+        await delivery.redeliver(wait)
         pausing = asyncio.create_task(self._pause(job, text, wait))
         self._pausing.add(pausing)
         pausing.add_done_callback(self._pausing.discard)
@@ -295,7 +295,7 @@ class Worker:
         )  # fmt: skip
         dead.dead.subject = delivery.subject
         await self._bus.publish(dead)
-        await delivery.give_up()
+        await delivery.terminate()
         metrics.DEAD_LETTERS.labels(self._durable).inc()
 
 

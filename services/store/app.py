@@ -1,8 +1,8 @@
 """The store's settings and wiring: archive, applier, gRPC service, gauges and the consumer of dead letters.
 
-A service that fails on a message publishes the dead letter itself, with its traceback, and ends its deliveries. Where
-it died between the two, the broker's advisory is all that is known. Both have the same id. The store alone exports the
-gauges: its archive knows the states, and it is there when a scaled service has no replica.
+A service that fails on a message publishes the dead letter with its traceback and terminates the message. If it crashes
+between the two steps, the dead letter is made from the broker's advisory; both have the same id. The store exports the
+gauges, since it has all states and runs even if another service is scaled to zero.
 """
 
 import asyncio
@@ -51,14 +51,14 @@ NEWEST_RUNS = 20
 
 
 class Gauges:
-    """Keeps the gauges of the process up to date."""
+    """Updates the gauges of candidates and queues."""
 
     def __init__(self, archive: Archive, bus: Bus) -> None:
         self._archive = archive
         self._bus = bus
 
     async def run(self) -> None:
-        """For ever, every few seconds. Where database or broker are away the last values stand."""
+        """Update every few seconds without end. The last values remain while database or broker are unreachable."""
         while True:
             try:
                 await self.measure()
@@ -67,7 +67,7 @@ class Gauges:
             await asyncio.sleep(SECONDS)
 
     async def measure(self) -> None:
-        """Count once. Raises ArchiveUnavailable or Transient."""
+        """Update once. Raises ArchiveUnavailable or Transient."""
         for run in (await self._archive.runs())[:NEWEST_RUNS]:
             counts = await self._archive.state_counts(run.run)
             for name, number in State.items():
@@ -90,7 +90,7 @@ class DeadLetterRecorder:
         self._consumer = consumer
 
     async def run(self) -> None:
-        """For ever. Raises BusLost when the durable is gone."""
+        """Run without end. Raises BusLost if the durable consumer is deleted."""
         async for deliveries in self._consumer.batches(20):
             for delivery in deliveries:
                 await _or_retry(delivery, self._record)
@@ -100,10 +100,10 @@ class DeadLetterRecorder:
         sequence, consumer = int(advisory["stream_seq"]), str(advisory["consumer"])
         message = await self._bus.message_at(sequence)
         cause = Cause.of(message.body)
-        fact_of(cause.event)  # what this version does not know says nothing about a candidate
+        fact_of(cause.event)  # skip facts that this version does not know
         if is_forged(message.subject, cause.event):
-            raise ValueError(f"message {sequence} on {message.subject} is another fact than it says")
-        reason = str(advisory.get("reason") or "given up without a word")
+            raise ValueError(f"message {sequence} on {message.subject} does not belong to its subject")
+        reason = str(advisory.get("reason") or "no reason given")
         deliveries = int(advisory.get("deliveries", 0))
         dead = dead_letter(cause, SERVICE, consumer, sequence, deliveries, reason)
         get_logger().error("dead letter", durable=consumer, sequence=sequence, reason=reason, run=cause.event.run)
@@ -114,9 +114,9 @@ async def _or_retry(delivery: Delivery, handle: Callable[[Delivery], Awaitable[N
     try:
         await handle(delivery)
     except Transient:
-        await delivery.again(5)
+        await delivery.redeliver(5)
     except (KeyError, ValueError) as error:
-        get_logger().error("an advisory that says nothing", error=str(error), sequence=delivery.sequence)
+        get_logger().error("an invalid advisory", error=str(error), sequence=delivery.sequence)
         await delivery.acknowledge_soon()
     else:
         await delivery.acknowledge_soon()
@@ -126,26 +126,26 @@ OPEN_SECONDS = 1.0
 
 
 async def _open_when_reachable(archive: Archive) -> None:
-    """A database that is not up yet is waited for: events wait in their log meanwhile.
+    """Open the archive, retrying while the database is unreachable.
 
-    Raises SettingsError where it is damaged, or its tables or indexes are not what the code expects.
+    Raises SettingsError if it is damaged, or if its tables or indexes differ from the expected ones.
     """
     while True:
         try:
             await archive.open()
             if differences := await archive.drift():
                 raise SettingsError(
-                    f"the archive is not as it must be: {differences[0]} (differences: {len(differences)}); "
-                    "`asi-arch setup` lists them, and a replay of the log makes a new one."
+                    f"the archive's schema differs: {differences[0]} (differences: {len(differences)}); "
+                    "`asi-arch setup` lists them, and a replay of the log builds a new archive."
                 )
             if damage := await archive.damage():
                 raise SettingsError(
                     f"the archive is damaged: {damage[0]}: restore a backup (`asi-arch restore`), or move it away and "
-                    "start again, which makes it anew from the log."
+                    "restart, which rebuilds it from the log."
                 )
             return
         except ArchiveUnavailable as error:
-            get_logger().error("the database is out of reach", error=str(error))
+            get_logger().error("the database is unreachable", error=str(error))
             await asyncio.sleep(OPEN_SECONDS)
 
 

@@ -1,8 +1,8 @@
-"""Answers from an archive while no system runs: in this process, or `python -m services.store.reader` for others.
+"""Reads an archive while no system runs: in this process, or for others as `python -m services.store.reader`.
 
-`local_archive` answers in this process: a question costs milliseconds, where a server takes a second to start. The
-program serves the gRPC service Archive on a free port of this machine, prints the port, and ends when its standard
-input closes. Neither applies anything; a store may work on the same file meanwhile.
+`local_archive` reads in this process, which avoids the second that a server takes to start. The program serves the gRPC
+service Archive on a free port of this machine, prints the port, and ends when its standard input closes. Neither
+applies events; a store may use the same file at the same time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Calls:
 async def local_archive(url: str) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
     """A stub of the archive at `url`, for as long as the context lasts.
 
-    Raises SettingsError for an impossible question, an unknown backend or a damaged file, ArchiveUnavailable.
+    Raises SettingsError for an invalid request, an unknown backend or a damaged file, ArchiveUnavailable.
     """
     archive = open_archive(url)
     await archive.open()

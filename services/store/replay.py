@@ -1,9 +1,7 @@
-"""An archive rebuilt from the log alone, and compared with the one that lives.
+"""Replay: rebuild a run's archive from the log alone and compare it with the live archive.
 
-The log's own order numbers the events anew, so that one run out of many gives the same archive wherever it lies.
-
-A rebuilt run that is only compared keeps the records of ended candidates in a temporary file, so that memory grows by
-the events' ids and hashes alone.
+Events are renumbered from 1 in log order, so that the result does not depend on other runs in the log. A replay without
+a target archive keeps the records of ended candidates in a temporary file: memory grows only by ids and hashes.
 """
 
 import tempfile
@@ -24,9 +22,9 @@ from services.store.projection import Incoming, read
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What an archive made of one event: enough to compare."""
+    """The outcome of one event in an archive, for comparison."""
 
-    event: str  # its id; of what is no event, its hash
+    event: str  # its id; for a body that is not an event, its hash
     sequence: int
     sha256: bytes
     accepted: bool
@@ -34,18 +32,18 @@ class Seen:
 
     @classmethod
     def of(cls, row: LogRow) -> "Seen":
-        """From what an archive remembers."""
+        """From an archive's log row."""
         return cls(row.event.id or row.sha256.hex(), row.sequence, row.sha256, row.accepted, row.refused_because)
 
 
 class Rebuilt:
-    """One run. Use it as a context manager."""
+    """A run rebuilt in memory. Use it as a context manager."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
-        self._standing = Loaded()
+        self._loaded = Loaded()
         self._pools: list[PoolRow] = []
-        self._ended: dict[Key, tuple[CandidateRow, int, int]] = {}  # without its record, which lies in the file
+        self._ended: dict[Key, tuple[CandidateRow, int, int]] = {}  # without its record, which is in the file
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
 
     def __enter__(self) -> "Rebuilt":
@@ -55,23 +53,23 @@ class Rebuilt:
         self._file.close()
 
     def apply(self, incoming: Sequence[Incoming]) -> None:
-        """The next messages, in order."""
+        """Apply the next messages, in order."""
         for key in needs(incoming).candidates & self._ended.keys():
-            self._standing.rows[key] = self._restored_row(key)
-        effects = fold(incoming, self._standing, None)
+            self._loaded.rows[key] = self._restored_row(key)
+        effects = fold(incoming, self._loaded, None)
         self.seen += [Seen.of(row) for row in effects.logs]
         self._pools += effects.pools
         self._store_effects(effects)
 
     def digest(self) -> tuple[str, int]:
-        """As every archive computes it: the digest and the number of accepted events."""
+        """The digest and the number of accepted events, computed as in all archives."""
         digest = Digest()
-        for key in sorted(self._ended.keys() | self._standing.rows.keys()):
+        for key in sorted(self._ended.keys() | self._loaded.rows.keys()):
             digest.candidate(self._record(key))
         for pool in self._pools:
             digest.pool(pool)
-        for one in sorted((one for one in self.seen if one.accepted), key=lambda one: one.event):
-            digest.event(one.sha256)
+        for seen in sorted((seen for seen in self.seen if seen.accepted), key=lambda seen: seen.event):
+            digest.event(seen.sha256)
         return digest.result()
 
     def _store_effects(self, effects: Effects) -> None:
@@ -80,7 +78,7 @@ class Rebuilt:
                 place, record = self._file.seek(0, 2), record_bytes(row.record)
                 self._file.write(record)
                 self._ended[key] = replace(row, record=candidate_pb2.Candidate()), place, len(record)
-                del self._standing.rows[key]
+                del self._loaded.rows[key]
 
     def _restored_row(self, key: Key) -> CandidateRow:
         record = candidate_pb2.Candidate.FromString(self._record(key))
@@ -88,7 +86,7 @@ class Rebuilt:
 
     def _record(self, key: Key) -> bytes:
         if key not in self._ended:
-            return record_bytes(self._standing.rows[key].record)
+            return record_bytes(self._loaded.rows[key].record)
         _, place, size = self._ended[key]
         self._file.seek(place)
         return self._file.read(size)
@@ -100,7 +98,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay came to. `live_digest` is None where there is no live archive to compare with."""
+    """The result of a replay. `live_digest` is None without a live archive."""
 
     run: str
     digest: str
@@ -111,7 +109,7 @@ class Replay:
 
     @property
     def agrees(self) -> bool:
-        """Whether the rebuilt archive is the live one."""
+        """Whether the rebuilt archive equals the live one."""
         return self.live_digest in (None, self.digest) and not self.differences
 
 
@@ -119,7 +117,7 @@ async def replay(bus: Bus, run: str, into: Archive | None, live: Archive | None)
     """Rebuild `run` from its log, in memory or in the empty archive `into`, and compare. Archives are open.
 
     Raises:
-        SettingsError: `into` holds something already.
+        SettingsError: `into` is not empty.
         NotFound: the log holds no event of this run.
     """
     begun = time.perf_counter()
@@ -136,7 +134,7 @@ async def replay(bus: Bus, run: str, into: Archive | None, live: Archive | None)
 
 
 async def _numbered(bus: Bus, run: str) -> AsyncIterator[list[Logged]]:
-    """The run's messages in order and numbered from 1, some at a time."""
+    """Batches of the run's messages in order, numbered from 1."""
     batch: list[Logged] = []
     number = 0
     async for message in bus.read_log(f"asi.v1.{run}.>"):
@@ -158,7 +156,7 @@ async def _in_memory(log: AsyncIterator[list[Logged]]) -> tuple[str, int, Sequen
 
 async def _in_archive(log: AsyncIterator[list[Logged]], run: str, into: Archive) -> tuple[str, int, Sequence[Seen]]:
     if await into.applied():
-        raise SettingsError("--into names an archive that holds something already: give it a fresh place.")
+        raise SettingsError("--into names an archive that is not empty: give the URL of a new one.")
     async for batch in log:
         await into.apply(batch)
     if not await into.applied():
@@ -167,15 +165,17 @@ async def _in_archive(log: AsyncIterator[list[Logged]], run: str, into: Archive)
 
 
 def differences(rebuilt: Sequence[Seen], live: Sequence[Seen]) -> Iterable[str]:
-    """Every event that was changed, is missing, is new, or was decided otherwise, a sentence each."""
-    known, there = {one.event for one in rebuilt}, {one.event for one in live}
-    for one in live:
-        if one.event not in known:
-            yield f"event {one.event} (sequence {one.sequence}) is in the archive, but missing in the log"
-    for one in rebuilt:
-        if one.event not in there:
-            yield f"event {one.event} is in the log, but the archive has never seen it"
-    yield from _in_order([one for one in rebuilt if one.event in there], [one for one in live if one.event in known])
+    """Events that were changed, are missing or new, or have another outcome, as sentences."""
+    known, there = {seen.event for seen in rebuilt}, {seen.event for seen in live}
+    for seen in live:
+        if seen.event not in known:
+            yield f"event {seen.event} (sequence {seen.sequence}) is in the archive, but missing in the log"
+    for seen in rebuilt:
+        if seen.event not in there:
+            yield f"event {seen.event} is in the log, but missing in the archive"
+    yield from _in_order(
+        [seen for seen in rebuilt if seen.event in there], [seen for seen in live if seen.event in known]
+    )
 
 
 def _in_order(ours: Sequence[Seen], theirs: Sequence[Seen]) -> Iterable[str]:
@@ -183,11 +183,11 @@ def _in_order(ours: Sequence[Seen], theirs: Sequence[Seen]) -> Iterable[str]:
         if our is None or their is None:
             continue
         if our.event != their.event:
-            yield f"event {our.event} stands where the archive saw {their.event}: the order was changed"
+            yield f"event {our.event} is at the position of {their.event} in the archive: the order was changed"
             return
         if our.sha256 != their.sha256:
             ours_is, theirs_is = our.sha256.hex()[:16], their.sha256.hex()[:16]
-            yield f"event {our.event} was changed: the log holds {ours_is}, the archive saw {theirs_is}"
+            yield f"event {our.event} was changed: the log holds {ours_is}, the archive has {theirs_is}"
         elif our.accepted != their.accepted:
             yield f"event {our.event} is {_decided(our)} in the replay and was {_decided(their)} in the archive"
 

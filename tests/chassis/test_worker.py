@@ -186,7 +186,7 @@ async def test_a_message_that_was_given_up_without_a_word_is_told_by_the_store(
     """Its service died between the dead letter and the end of the deliveries: the broker's advisory is all there is."""
     async with Bus(guarded.settings("engineer"), "engineer") as engineer:
         (delivery,) = await (await engineer.consumer(DURABLE)).fetch(1)
-        await delivery.give_up()
+        await delivery.terminate()
 
     async def kept() -> bool:
         return any(one.HasField("dead") for one in await facts(admin))

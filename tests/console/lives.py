@@ -14,7 +14,7 @@ async def next_of(bus: Bus, durable: str) -> tuple[Cause, int, int]:
     async with asyncio.timeout(20):
         while not (found := await consumer.fetch(1, wait=1)):
             pass
-    await found[0].done()
+    await found[0].acknowledge()
     return Cause.of(found[0].body), found[0].sequence, found[0].deliveries
 
 

@@ -112,7 +112,7 @@ async def test_a_run_without_events_and_a_place_that_is_taken_are_refused(
     with pytest.raises(NotFound, match="no event of a run called r1"):
         await replayed(bus, live)
     await publish(bus, finished.log)
-    with pytest.raises(SettingsError, match="holds something already"):
+    with pytest.raises(SettingsError, match="is not empty"):
         await replayed(bus, None, live)
     await live.close()
 

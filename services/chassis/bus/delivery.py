@@ -91,7 +91,7 @@ class Depth(NamedTuple):
 
 
 class Delivery:
-    """One delivery of one event. Exactly one of `done`, `again`, `give_up` ends it."""
+    """One delivery of one event. Exactly one of `acknowledge`, `redeliver` and `terminate` ends it."""
 
     def __init__(self, message: Msg, denials: Denials) -> None:
         self._message = message
@@ -110,7 +110,7 @@ class Delivery:
         except DecodeError as error:
             raise ValueError(f"message {self.sequence} on {self.subject} is not an Event: {error}") from None
 
-    async def done(self) -> None:
+    async def acknowledge(self) -> None:
         """Acknowledge and wait for the server's confirmation, so that the message is not redelivered."""
         await self._denials.watch(self._message.reply, self._message.ack_sync(timeout=5))
 
@@ -118,11 +118,11 @@ class Delivery:
         """Acknowledge without confirmation: for projections, which tolerate redelivery."""
         await self._message.ack()
 
-    async def again(self, delay: float) -> None:
+    async def redeliver(self, delay: float) -> None:
         """Request redelivery, to any replica, after `delay` seconds."""
         await self._message.nak(delay=delay or None)
 
-    async def give_up(self) -> None:
+    async def terminate(self) -> None:
         """Stop redelivery. The server publishes an advisory, which the store records as a dead letter."""
         await self._message.term()
 

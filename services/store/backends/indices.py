@@ -1,7 +1,8 @@
-"""Search in memory: motivations by cosine, exactly; programs by digest where equal, by MinHash sketches where similar.
+"""In-memory search: motivations by exact cosine; programs by digest (equal) and by MinHash sketches (similar).
 
-A search for motivations is one product with all vectors. 100,000 of 1,024 numbers take 0.4 GB, and a search some tens
-of milliseconds of one core.
+Motivations are compared with one matrix product; 100,000 vectors of 1,024 numbers take 0.4 GB. Programs are not
+compared exactly with all others, because a program has hundreds of token runs: the runs of 100,000 programs would take
+twenty times the memory of their sketches, and an inverted index over them would have to be rebuilt as programs arrive.
 """
 
 import heapq
@@ -20,7 +21,7 @@ BLOCK = 8192
 """Rows per block: a table grows by whole blocks, so nothing is copied when it grows."""
 
 Scored = tuple[str, float]
-"""A candidate's id and how near it is."""
+"""A candidate's id and its similarity."""
 
 
 class Rows(Generic[Number]):
@@ -63,7 +64,7 @@ def best(
     ids: Sequence[str], scores: NDArray[np.float32] | NDArray[np.float64], count: int, except_id: str
 ) -> list[Scored]:
     """The highest scores; ties by id, also at the edge of what is kept."""
-    wanted = min(count + 1, len(ids))  # one more than asked for: one id may be left out
+    wanted = min(count + 1, len(ids))  # one more, since `except_id` may be left out
     if wanted < 1:
         return []
     least = np.partition(scores, len(ids) - wanted)[len(ids) - wanted]
@@ -76,7 +77,7 @@ _SLACK = 1e-5  # of a cosine: more than float32 rounds
 
 
 class MotivationIndex:
-    """The unit vectors of one run and one embedder, in the order in which they came."""
+    """The unit vectors of one run and one embedder, in the order of the log."""
 
     def __init__(self, width: int) -> None:
         self.last = 0  # sequence of the newest row
@@ -86,11 +87,11 @@ class MotivationIndex:
 
     @property
     def rows(self) -> int:
-        """How many there are. No `__len__`: an empty index must stay truthy."""
+        """The number of rows. No `__len__`: an empty index must stay truthy."""
         return len(self._ids)
 
     def extend(self, last: int, candidates: Sequence[str], vectors: Sequence[bytes]) -> None:
-        """Rows as the archive keeps them. One of another width, or without a direction, cannot be near anything."""
+        """Add stored vectors; those of another width or without a direction are skipped."""
         self.last = last
         usable = [place for place, vector in enumerate(vectors) if len(vector) == 4 * self._width]
         values = np.frombuffer(b"".join(vectors[place] for place in usable), "<f4").reshape(-1, self._width)
@@ -101,7 +102,7 @@ class MotivationIndex:
         self._ids += [candidates[usable[place]] for place in np.flatnonzero(sound).tolist()]
 
     def nearest(self, direction: NDArray[np.float32], count: int, except_id: str) -> list[Scored]:
-        """The nearest to a unit vector by cosine, best first, ties by id. ValueError for one of another width."""
+        """The nearest by cosine to a unit vector, best first, ties by id. Raises ValueError for another width."""
         if direction.size != self._width:
             raise ValueError(
                 f"embedding has {direction.size} numbers, but this embedder's have {self._width} in this run"
@@ -109,15 +110,16 @@ class MotivationIndex:
         if not self._ids or count < 1:
             return []
         cosines = np.concatenate([block @ direction for block in self._vectors.blocks()])
-        most = min(count + 1, len(self._ids))  # one more: an id may be left out
+        most = min(count + 1, len(self._ids))  # one more, since `except_id` may be left out
         places = np.flatnonzero(cosines >= np.partition(cosines, -most)[-most] - _SLACK)
-        # A product rounds equal rows differently by their place in it; these sums do not, so that ties stay ties.
+        # A matrix product rounds equal rows differently depending on their position; these sums do not, which keeps
+        # ties.
         exact = np.einsum("ij,j->i", self._vectors.take(places), direction, dtype=np.float64)
         return best([self._ids[place] for place in places.tolist()], exact, count, except_id)
 
 
 def unit(embedding: Sequence[float]) -> NDArray[np.float32]:
-    """The direction of an embedding. ValueError where it has none."""
+    """The embedding as a unit vector. Raises ValueError if it is zero or not finite."""
     values = np.array(embedding, dtype=np.float64)
     length = float(np.linalg.norm(values))
     if not np.isfinite(length) or length == 0:
@@ -137,7 +139,7 @@ _SUMMANDS = _coefficients.integers(0, 2**64, HASHES, dtype=np.uint64)
 
 @dataclass(frozen=True)
 class Sketched:
-    """A program's structure in short: the digest of it all and the minima of its token runs' hashes."""
+    """A program's structure: its digest, and the minima of its token runs' hashes."""
 
     digest: str
     sketch: NDArray[np.uint32]
@@ -145,17 +147,17 @@ class Sketched:
 
     @classmethod
     def of(cls, fingerprint: Fingerprint) -> "Sketched":
-        """From a fingerprint, of which nothing but the counts above 65,535 is lost."""
+        """From a fingerprint; counts are capped at 65,535."""
         table = np.array([(run, min(count, 65_535)) for run, count in sorted(fingerprint.runs.items())], _RUNS)
         return cls(fingerprint.digest, _minima(table["run"]), table.tobytes())
 
     @classmethod
     def none(cls) -> "Sketched":
-        """Of what cannot be parsed: near to nothing."""
+        """For a program that cannot be parsed: similar to none."""
         return cls("", np.full(HASHES, _EMPTY), b"")
 
     def similarities(self, others: Sequence["Sketched"]) -> list[float]:
-        """As `services.domain.structure.similarity` of the fingerprints, with each of the others; all in one go."""
+        """As `services.domain.structure.similarity` of the fingerprints, with each of the others, vectorised."""
         if not others:
             return []
         tables = [np.frombuffer(other.runs, _RUNS) for other in others]
@@ -172,7 +174,7 @@ class Sketched:
 
 
 class ProgramIndex:
-    """The sketches of one run's programs: which share a structure, and which are worth comparing run by run."""
+    """The sketches of one run's programs: finds equal structures, and candidates for exact comparison."""
 
     def __init__(self) -> None:
         self.last = 0  # sequence of the newest row
@@ -182,11 +184,11 @@ class ProgramIndex:
 
     @property
     def rows(self) -> int:
-        """How many there are. No `__len__`: an empty index must stay truthy."""
+        """The number of rows. No `__len__`: an empty index must stay truthy."""
         return len(self._ids)
 
     def add(self, sequence: int, candidate: str, digest: str, sketch: NDArray[np.uint32]) -> None:
-        """A row as the archive keeps it."""
+        """Add a stored sketch."""
         self.last = sequence
         self._rows.extend(sketch[None])
         self._ids.append(candidate)
@@ -194,11 +196,11 @@ class ProgramIndex:
             self._by_digest.setdefault(digest, []).append(candidate)
 
     def same(self, digest: str, except_id: str) -> list[str]:
-        """Those of equal structure, by id."""
+        """Programs of equal structure, by id."""
         return sorted(one for one in self._by_digest.get(digest, ()) if one != except_id)
 
     def likely(self, sketch: NDArray[np.uint32], count: int, except_id: str) -> list[str]:
-        """The most similar ones as far as sketches tell."""
+        """The programs whose sketches are most similar."""
         if not self._ids:
             return []
         agreeing = [(block == sketch).sum(axis=1, dtype=np.float32) for block in self._rows.blocks()]
@@ -206,7 +208,9 @@ class ProgramIndex:
 
 
 def _minima(runs: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """MinHash (Broder 1997) by multiply-shift hashing: the top half of a·x + b modulo 2^64, its least over all runs."""
+    """MinHash (Broder 1997) by multiply-shift hashing: the minimum over all runs of the top half of a·x + b modulo
+    2^64.
+    """
     if not runs.size:
         return np.full(HASHES, _EMPTY)
     mixed = runs.astype(np.uint64)[:, None] * _FACTORS + _SUMMANDS

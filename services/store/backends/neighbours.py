@@ -1,7 +1,7 @@
-"""Near motivations and programs, for every backend: indices in memory that follow what the database holds.
+"""Nearest motivations and programs for all backends: in-memory indices over the database.
 
-An index is filled at its first question and takes in only what is newer at the next. Programs are fingerprinted at the
-first question that meets them, not while events are applied: parsing costs milliseconds, applying must not.
+An index is filled at its first query and updated with newer rows at later ones. Programs are fingerprinted at the first
+query that needs them, not while events are applied, since parsing takes milliseconds.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 PAGE = 2000
 KEPT = 4
-"""Indices kept in memory of each kind; the one unused for longest goes first."""
+"""Indices of each kind in memory; the least recently used one is evicted first."""
 
 SMALL = 2000
-"""Rows that are searched in less time than a thread takes to be woken."""
+"""Up to this size a search is faster than a switch to a thread."""
 
 FINALISTS = 32
-"""Programs compared run by run after sketches have chosen them: among 1,400 random compositions they held 98 in 100 of
-the five nearest, and always the nearest."""
+"""Programs selected by sketches for exact comparison: among 1,400 random compositions they contained 98 % of the five
+nearest, and always the nearest."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class StoredProgram:
 
 
 class Source(Protocol):
-    """What a backend keeps for these searches. Pages are in the order of sequences; `runs` may be left empty there."""
+    """Storage of these searches. Pages are ordered by sequence and may omit `runs`."""
 
     async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:
-        """Embeddings that came after a sequence."""
+        """Embeddings after a sequence."""
         ...
 
     async def programs(self, run: str, after: int, limit: int) -> list[StoredProgram]:
-        """Programs that came after a sequence."""
+        """Programs after a sequence."""
         ...
 
     async def program_texts(self, run: str, ids: Sequence[str]) -> dict[str, str]:
@@ -70,12 +70,12 @@ class Source(Protocol):
         ...
 
     async def save_fingerprints(self, sketches: Sequence[tuple[int, Sketched]]) -> None:
-        """Remember fingerprints by the sequence of their program."""
+        """Store fingerprints by the sequence of their program."""
         ...
 
 
 class Neighbours:
-    """Answers by ids; one question at a time."""
+    """Nearest-neighbour queries; one at a time."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -93,7 +93,7 @@ class Neighbours:
             return await _searched(index.rows, partial(index.nearest, query, count, except_id)) if index else []
 
     async def programs(self, run: str, program: str, count: int, except_id: str) -> tuple[list[Scored], int]:
-        """The nearest by structure, and how many of them, which come first, are of the same structure."""
+        """The nearest by structure, and the number of those (listed first) with equal structure."""
         query = await asyncio.to_thread(_sketched, program)
         async with self._lock:
             index = await self._follow_programs(run)
@@ -136,7 +136,7 @@ class Neighbours:
 
 
 async def _searched(rows: int, search: Callable[[], list[T]]) -> list[T]:
-    """The search's answer; of a large index out of a thread, while others are served. Going there takes 0.2 ms."""
+    """The search's result; searches of large indices run in a thread, which costs 0.2 ms."""
     return search() if rows <= SMALL else await asyncio.to_thread(search)
 
 
@@ -148,7 +148,7 @@ def _keep(indices: "OrderedDict[K, V]", key: K, index: V) -> None:
 
 @lru_cache(maxsize=256)
 def _sketched(program: str) -> Sketched:
-    """Asked for twice: with the question whether it is new, and when it has become a candidate. Raises ValueError."""
+    """Cached, since it is needed for the novelty query and again for the candidate. Raises ValueError."""
     return Sketched.of(fingerprint(program))
 
 
@@ -160,13 +160,13 @@ def _sketch(program: str) -> Sketched:
 
 
 def _compare(query: Sketched, others: dict[str, Sketched]) -> list[Scored]:
-    """Every finalist's true similarity, best first, ties by id."""
+    """Exact similarities of the selected programs, best first, ties by id."""
     scored = zip(others, query.similarities(list(others.values())), strict=True)
     return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
 
 
 def sketch_from(digest: str, sketch: bytes, runs: bytes = b"") -> Sketched:
-    """A fingerprint as a database keeps it."""
+    """A stored fingerprint."""
     values = np.frombuffer(sketch, "<u4")
     if values.size != HASHES:
         raise ValueError(f"a stored sketch has {values.size} numbers instead of {HASHES}")

@@ -93,7 +93,7 @@ async def test_batches_hand_on_at_once_what_has_arrived(bus: Bus) -> None:
     while len(seen) < 2:
         for delivery in await anext(batches):
             seen.append(delivery.sequence)
-            await delivery.done()
+            await delivery.acknowledge()
     await bus.publish(started("r3"))
     (late,) = await anext(batches)
     await batches.aclose()
@@ -108,7 +108,7 @@ async def test_what_is_handed_back_comes_again_with_a_higher_attempt(bus: Bus) -
     await bus.publish(requested())
     consumer = await bus.consumer("researcher")
     (once,) = await consumer.fetch(1)
-    await once.again(0)
+    await once.redeliver(0)
     (twice,) = await consumer.fetch(1)
 
     assert (once.deliveries, twice.deliveries) == (1, 2)
