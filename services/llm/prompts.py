@@ -57,6 +57,7 @@ def load_prompt(package: str, name: str) -> Prompt:
 
 S = TypeVar("S", bound=ServiceSettings)
 S_contra = TypeVar("S_contra", bound=ServiceSettings, contravariant=True)
+CHARACTERS_PER_TOKEN = 4
 DESCRIBES_A_MIND = ("ASI_MIND_FILE", "ASI_MODEL")
 
 
@@ -102,6 +103,23 @@ def as_text(request: Request[BaseModel]) -> str:
     return "\n".join([*parts, "\n[the answer's JSON schema]", json.dumps(plain_schema(request.answer))])
 
 
+def parts_table(request: Request[BaseModel]) -> str:
+    """Tokens of each part of the prompt, by its main headings, as a Markdown table; a token is four characters here."""
+    parts: list[tuple[str, int]] = []
+    for message in request.messages:
+        title, length = f"[{message.role}]", 0
+        for line in message.text.splitlines(keepends=True):
+            if line.startswith("# ") and message.role == "user":
+                parts.append((title, length))
+                title, length = line.removeprefix("# ").strip().partition(":")[0], 0
+            length += len(line)
+        parts.append((title, length))
+    rows = [(title, -(-length // CHARACTERS_PER_TOKEN)) for title, length in parts if length]
+    rows += [("the answer's schema", len(json.dumps(plain_schema(request.answer))) // CHARACTERS_PER_TOKEN)]
+    lines = [f"| {request.prompt_version} | tokens |", "|---|---|", *(f"| {title} | {n:,} |" for title, n in rows)]
+    return "\n".join([*lines, f"| all | {sum(n for _, n in rows):,} |"])
+
+
 def main(
     service: str, kind: type[S], roles: Sequence[Role], question: Question[S], given: Sequence[str] | None = None
 ) -> int:
@@ -110,8 +128,13 @@ def main(
     try:
         settings = load(kind, service)
         request = asyncio.run(_asked(settings, arguments, question))
-        told = json.dumps(asyncio.run(shown(request, os.environ)), indent=2, ensure_ascii=False)
-        sys.stdout.write(f"{told if arguments.json else as_text(request)}\n")
+        if arguments.parts:
+            text = parts_table(request)
+        elif arguments.json:
+            text = json.dumps(asyncio.run(shown(request, os.environ)), indent=2, ensure_ascii=False)
+        else:
+            text = as_text(request)
+        sys.stdout.write(f"{text}\n")
     except (SettingsError, ValueError) as error:
         return _refused(str(error), 2)
     except NotPossible as error:
@@ -136,6 +159,7 @@ def _parser(roles: Sequence[Role]) -> argparse.ArgumentParser:
     parser.add_argument("--candidate", required=True, metavar="C", help="id or name")
     parser.add_argument("--run", default="", help="default: the newest")
     parser.add_argument("--json", action="store_true", help="with the answer's schema and the body of the request")
+    parser.add_argument("--parts", action="store_true", help="only how many tokens each part of the prompt takes")
     return parser
 
 

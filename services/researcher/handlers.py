@@ -39,6 +39,7 @@ SERVICE = "researcher"
 MOST_REPEATS = 10
 MOST_REWRITES = 10
 CHECK_SECONDS = 120.0
+MOST_DRAFTED = 256  # programs that are remembered until the archive surely holds them
 PROGRAM_BYTES = 96 * 1024  # an event must stay below 256 KiB
 
 Choose = Callable[[str, Job], Awaitable[Proposer]]  # from a run's mind to who proposes for it
@@ -78,6 +79,7 @@ class Researcher:
         self._spaces = spaces
         self._embed = embed
         self._proposer = proposer
+        self._drafted: dict[tuple[str, str], str] = {}  # candidates by run and structure of their program, oldest first
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """The event `candidate.proposed`. A seat for which nothing new and sound was found is Rejected."""
@@ -190,7 +192,8 @@ class Researcher:
         space = context.parent.proposal.embedder
         vector = await self._spaces.motivation(draft.motivation, space, context.settings.mind, job)
         near = await neighbours(self._archive, context.record, draft.program, vector)
-        if repeat := _repeated(near) or await proposer.repeats(context, draft, _candidates(near.motivations)):
+        repeat = _repeated(near) or await proposer.repeats(context, draft, _candidates(near.motivations))
+        if repeat := repeat or self._drafted_beside(context.record, near.structure):
             named = [
                 candidate for candidate in _candidates((*near.programs, *near.motivations)) if candidate.id in repeat
             ]
@@ -203,6 +206,18 @@ class Researcher:
             else:
                 refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
         _must_not_be_used_up(refusals)
+
+    def _drafted_beside(self, record: pb.Candidate, structure: str) -> str:
+        """Which other seat has drafted this very program, in a sentence; else empty, and the program is this seat's.
+
+        Seats that are asked at the same moment may be answered alike, and the archive knows of a draft only later.
+        """
+        if not structure:
+            return ""
+        first = self._drafted.setdefault((record.run, structure), record.id)
+        if len(self._drafted) > MOST_DRAFTED:
+            del self._drafted[next(iter(self._drafted))]
+        return "" if first == record.id else f"the program repeats what the seat of {first} has just drafted"
 
     async def _check(
         self, draft: Draft, record: pb.Candidate, settings: events_pb2.RunSettings, exempt_from_cost: bool = False

@@ -197,6 +197,21 @@ async def test_a_repeat_is_told_and_something_orthogonal_asked_for(bus: Bus) -> 
     assert len(neighbours.checker.asked) == 1
 
 
+async def test_two_seats_at_once_do_not_draft_the_same_program(bus: Bus) -> None:
+    """The archive knows nothing of the first one's draft when the second is answered to the letter alike."""
+    changed = GATED + "\nEXTRA = 1\n"
+    steps = (proposes(), proposes(), proposes(program=changed), judged(IS_NEW, 3))
+    async with thinking(*steps) as (mind, _), seats(mind) as seat:
+        (first,) = await seat.handle(bus, number=2)
+        proposal_of_first = first.candidate_proposed.proposal
+        (second,) = await seat.handle(bus, number=3)
+
+    assert list(second.candidate_proposed.proposal.novelty_history) == [
+        "the program repeats what the seat of c000002 has just drafted"
+    ]
+    assert proposal_of_first.structure != second.candidate_proposed.proposal.structure
+
+
 async def test_the_parents_own_program_is_refused_without_asking(bus: Bus) -> None:
     """An exact structural repeat needs no judge."""
     renamed = PARENT_PROGRAM + "\n# another comment\n"

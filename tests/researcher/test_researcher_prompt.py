@@ -53,6 +53,19 @@ async def test_a_prompt_shows_what_would_be_sent(
     assert shown["version"]
 
 
+async def test_the_tokens_of_each_part_are_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the prompt's headings, under its version; the parts add up."""
+    assert await told(Neighbours(archive()), monkeypatch, "propose", "--candidate", "c000001", "--parts") == 0
+
+    rows = dict(line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if "---" not in line)
+    assert rows.pop(next(iter(rows))) == "tokens"
+    total = int(rows.pop("all").replace(",", ""))
+    assert sum(int(tokens.replace(",", "")) for tokens in rows.values()) == total
+    assert {"[system]", "Parent", "Noise", "the answer's schema"} <= rows.keys()
+
+
 async def test_a_candidate_that_nobody_embedded_has_no_neighbours_to_show(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -172,6 +172,7 @@ def propose(
 def prompt(
     role: Annotated[str, typer.Argument(metavar="ROLE", help=", ".join(ASKED_BY))],
     candidate: Annotated[str, typer.Option(help="an id, or a name that just one candidate has")],
+    parts: Annotated[bool, typer.Option("--parts", help="only how many tokens each part of it takes")] = False,
     run: Run = "",
     as_json: Json = False,
 ) -> None:
@@ -184,7 +185,7 @@ def prompt(
         also = "; a paper is read by `asi-arch cognition ingest`" if role == "extract" else ""
         raise SettingsError(f"ROLE is {role!r}; choose one of {', '.join(ASKED_BY)}{also}.")
     needed = ("archive", "cognition") if role == "propose" else ("archive",)
-    arguments = ["prompt", role, "--candidate", candidate, "--run", run]
+    arguments = ["prompt", role, "--candidate", candidate, "--run", run, *(["--parts"] if parts else [])]
     _run_tool(f"services.{ASKED_BY[role]}.tools", arguments, as_json, *needed)
 
 
