@@ -1,4 +1,4 @@
-"""Which candidates are trained again at the stages above the search, with which seeds, and what came of it.
+"""Promotion: which candidates are trained again at higher stages, with which seeds, and their results.
 
 Rung 0 is the search itself, every stage above it is one rung, and the last one gives the verdicts. Two policies choose
 at each rung: the paper's (better than the baseline in loss and benchmark, then the best of those) and asynchronous
@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from services.domain.objectives import Costs, dominates, nsga_order
 
 PLACES = 64
-"""The most results that halving keeps in view at a rung: who falls out of the best 64 is never promoted any more."""
+"""Results that halving keeps per rung; candidates outside the best 64 are never promoted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """What is remembered of one rung: how many admitted results came, and those still in view.
+    """The state of one rung: the number of admitted results, and those still considered.
 
     ``waiting`` came before the baseline was measured. ``kept`` is the open block (paper, in the order they came) or the
     best so far (halving, best first). ``promoted`` names those of ``kept`` that went on already. ``outside`` are the
@@ -109,7 +109,7 @@ class PromotionPolicy(Protocol):
 
     @property
     def budget(self) -> Budget:
-        """What a candidate may have and cost."""
+        """The limits on size and cost."""
         ...
 
     def kept(self, rung: Rung, result: Result) -> Rung:
@@ -117,7 +117,10 @@ class PromotionPolicy(Protocol):
         ...
 
     def chosen(self, rung: Rung, baseline: Result, over: bool) -> tuple[Rung, tuple[Result, ...]]:
-        """The rung after its decision, and who goes on now, best first. ``over``: no further result will come."""
+        """The rung after its decision, and the promoted candidates, best first.
+
+        ``over``: no further result will come.
+        """
         ...
 
 
@@ -150,7 +153,7 @@ class PaperPromotion:
 
 @dataclass(frozen=True, slots=True)
 class SuccessiveHalving:
-    """At every moment the best 1/``eta`` of a rung's results go on; no candidate waits for a rung to be complete.
+    """The best 1/``eta`` of a rung's results so far are promoted; no candidate waits for a rung to be complete.
 
     A rung that ends with fewer than ``eta`` results sends on its best, so that a short search has a finalist too.
     """
@@ -168,7 +171,7 @@ class SuccessiveHalving:
         return replace(rung, kept=best, promoted=rung.promoted & {one.candidate for one in best}, count=rung.count + 1)
 
     def chosen(self, rung: Rung, baseline: Result, over: bool) -> tuple[Rung, tuple[Result, ...]]:
-        """The best ⌊n / eta⌋ so far, less those that went on already; the baseline served for the budget only."""
+        """The best ⌊n / eta⌋ so far, without those already promoted; the baseline served for the budget only."""
         del baseline
         places = rung.count // self.eta or int(over)
         fresh = tuple(one for one in rung.kept[:places] if one.candidate not in rung.promoted)
@@ -176,7 +179,7 @@ class SuccessiveHalving:
 
 
 def decide(policy: PromotionPolicy, rung: Rung, baseline: Result | None, over: bool) -> tuple[Rung, tuple[Result, ...]]:
-    """The rung after its waiting results were let in or turned away, and who goes on because of it, best first.
+    """The rung after its waiting results were admitted or excluded, and the promoted candidates, best first.
 
     While the baseline is not measured everybody waits. Those outside the budget neither go on nor take a place.
     """
@@ -201,7 +204,7 @@ def matched_width(measured: Mapping[int, int], target: int) -> int:
 
 
 def reason(result: Result, baseline: Result) -> str:
-    """Why a candidate goes on, in numbers."""
+    """The reason of a promotion, in numbers."""
     text = f"loss {result.loss:.4f} against {baseline.loss:.4f} of the root"
     if result.benchmark is not None and baseline.benchmark is not None:
         text += f", benchmark {result.benchmark:.4g} against {baseline.benchmark:.4g}"
@@ -264,16 +267,16 @@ class Promote:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """Where everybody stands. ``rungs`` and ``roots`` begin with the search's; those above begin anew every round."""
+    """The state of all rungs. ``rungs`` and ``roots`` begin with the search's; those above begin anew every round."""
 
     rounds: int = 0
     open: bool = False  # a round has begun and has no verdicts yet
     rungs: tuple[Rung, ...] = ()
     roots: tuple[Result | None, ...] = ()
-    climbing: frozenset[tuple[str, int]] = frozenset()  # who is being trained, and at which rung
+    climbing: frozenset[tuple[str, int]] = frozenset()  # candidates in training, and their rung
     accompanied: frozenset[int] = frozenset()  # rungs to which the controls were sent in this round
     verified: tuple[tuple[str, Losses], ...] = ()  # at the last rung, in this round
-    earlier: frozenset[str] = frozenset()  # went up before a fork changed the rules: a verdict is another test of them
+    earlier: frozenset[str] = frozenset()  # promoted before a fork changed the rules; a verdict tests them again
 
     def is_climbing(self, candidate: str) -> bool:
         """Whether a result of this candidate is awaited at any rung."""
@@ -312,7 +315,7 @@ def verified(ladder: Ladder, candidate: str, losses: Losses) -> Ladder:
 def climb(
     ladder: Ladder, promotion: PromotionPolicy, stages: Sequence[Stage], controls: Sequence[str], over: bool
 ) -> tuple[Ladder, tuple[Promote, ...]]:
-    """Who goes up now, rung by rung. ``over`` says that the search has ended for good.
+    """Candidates to promote now, rung by rung. ``over`` says that the search has ended for good.
 
     The controls go to a rung together with the first candidate that gets there, and again in every round.
     """
@@ -331,7 +334,7 @@ def climb(
 
 
 def under_way(ladder: Ladder, stages: Sequence[Stage]) -> tuple[Promote, ...]:
-    """All that is being trained above the search, asked for once more."""
+    """Request all trainings in progress above the search again."""
     return tuple(
         Promote(one, ladder.rounds, rung, stages[rung - 1], _seeds(ladder, rung, stages[rung - 1]), "begun again")
         for one, rung in sorted(ladder.climbing)
@@ -339,12 +342,12 @@ def under_way(ladder: Ladder, stages: Sequence[Stage]) -> tuple[Promote, ...]:
 
 
 def kept(ladder: Ladder, stages: Sequence[Stage]) -> Ladder:
-    """The ladder with these stages; who was on the way to one that there is not any more stays where he was."""
+    """The ladder with these stages; promotions to removed stages are dropped."""
     return replace(ladder, climbing=frozenset(one for one in ladder.climbing if one[1] <= len(stages)))
 
 
 def reopened(ladder: Ladder) -> Ladder:
-    """The ladder of a fork that promotes by other rules: what the search remembers is weighed again by them.
+    """The ladder of a fork with other promotion rules, which are applied to the stored results of the search.
 
     A round in progress is abandoned. Candidates that were promoted may be promoted again, with fresh seeds.
     """
@@ -436,7 +439,7 @@ def _measured(ladder: Ladder, rung: int, result: Result, root: bool) -> Ladder:
 def _sent(
     ladder: Ladder, rung: int, stage: Stage, reasons: Mapping[str, str], controls: Sequence[str]
 ) -> tuple[Ladder, list[Promote]]:
-    """The chosen on their way to ``rung``, behind the controls if those are not on it in this round."""
+    """Promote the chosen candidates to ``rung``, preceded by the controls if those are not there in this round."""
     if not ladder.open:
         ladder = replace(
             ladder, rounds=ladder.rounds + 1, open=True, verified=(), accompanied=frozenset(),

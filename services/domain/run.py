@@ -1,4 +1,4 @@
-"""The run's policy: which seat is asked for next, when the pool changes, who is trained again, when a run is over.
+"""The policy of a run: the next seat, pool updates, promotions, and the end of the run.
 
 Pure: a state and a fact give the next state and the decisions that follow. Time comes in with the facts, as seconds
 since the epoch.
@@ -64,14 +64,14 @@ __all__ = [
 
 
 def step(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
-    """The state after one fact, and what follows from it, in order."""
+    """The state after one fact, and the resulting decisions in order."""
     state, updates = _take(replace(state, latest=max(state.latest, fact.time)), fact, policy)
     state, seats = _fill(state, policy)
     return state, (*updates, *seats)
 
 
 def exhausted(state: RunState, policy: RunPolicy) -> str | None:
-    """Which part of the budget is used up, in words; None while it lasts. Seats in flight count as candidates."""
+    """The exhausted part of the budget, in words; None if there is none. Seats in flight count as candidates."""
     budget = policy.budget
     used: tuple[tuple[str, float, float | None], ...] = (
         ("candidates", state.proposals_asked, budget.candidates),
@@ -97,7 +97,9 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
             return _going_on(state, time, policy), ()
         case Forked(time, other_rules):
             ladder = rungs.kept(rungs.reopened(state.ladder) if other_rules else state.ladder, policy.stages)
-            own = frozenset(one for one in state.in_flight if one.startswith("c"))  # an ablation was another's wish
+            own = frozenset(
+                one for one in state.in_flight if one.startswith("c")
+            )  # without ablations, which were requested in the source run
             state = _going_on(replace(state, ladder=ladder, in_flight=own, trained=frozenset()), time, policy)
             seats = [_seat(int(one[1:]), policy, one in state.baselines_open) for one in sorted(state.in_flight)]
             return state, (*seats, *rungs.under_way(state.ladder, policy.stages))
@@ -127,7 +129,7 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
 
 
 def _ablate(state: RunState, fact: AblationWanted, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
-    """By hand always; otherwise while the run goes on and its budget of ablations lasts."""
+    """Manual requests always; others while the run is active and within its budget of ablations."""
     if not fact.by_hand and (state.phase not in GOING_ON or state.ablations_asked >= policy.ablations):
         return state, ()
     number = state.numbers + 1
@@ -142,7 +144,7 @@ def _ablate(state: RunState, fact: AblationWanted, policy: RunPolicy) -> tuple[R
 
 
 def _going_on(state: RunState, time: float, policy: RunPolicy) -> RunState:
-    """After a pause or an end, which do not count as time of the run."""
+    """Continue after a pause or an end, which do not count as time of the run."""
     paused = time - state.paused_at if state.paused_at is not None else 0.0
     phase: Phase = "baselines" if _baselines_missing(state, policy) else "searching"
     return replace(
@@ -195,7 +197,7 @@ def _end(state: RunState, ended: Ended, policy: RunPolicy) -> tuple[RunState, tu
 
 
 def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
-    """Give out free seats while there is something to ask for; find the end of the run."""
+    """Request candidates for free seats; detect the end of the run."""
     seats: list[Decision] = []
     while state.phase in ("baselines", "searching"):
         if state.phase == "baselines" and not _baselines_missing(state, policy):
@@ -239,7 +241,7 @@ def _baselines_missing(state: RunState, policy: RunPolicy) -> bool:
 
 
 def _given_first(policy: RunPolicy) -> int:
-    """Baselines and seed programs: what is measured before anything is proposed."""
+    """Baselines and seed programs, which are measured before the first proposal."""
     return len(policy.baselines) + len(policy.seed_programs)
 
 
@@ -280,7 +282,7 @@ def _sum(first: Spent, second: Spent) -> Spent:
 
 
 def _promote(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Promote, ...]]:
-    """Who is trained again now: during the search as soon as a candidate qualifies, and at its end."""
+    """Candidates to promote now: during the search as soon as they qualify, and at its end."""
     if policy.promotion is None or state.phase not in GOING_ON or state.root_failed:
         return state, ()
     over = state.phase in ("draining", "verifying") and not state.in_flight
@@ -311,7 +313,7 @@ def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Findi
     if not measured:
         return state, ()
     tried = max(state.proposals_asked + len(policy.seed_programs), len(candidates))
-    again = len(state.ladder.earlier & candidates.keys())  # each was tested before: that was a chance of its own
+    again = len(state.ladder.earlier & candidates.keys())  # earlier tests count for the correction
     return state, findings(candidates, measured, tried + again, policy.discovery)
 
 
@@ -323,5 +325,5 @@ def controls(state: RunState, policy: RunPolicy) -> list[str]:
 
 
 def _baseline_ids(policy: RunPolicy) -> frozenset[str]:
-    """Baselines are asked for first, so their numbers are known."""
+    """Baselines are requested first, so their ids are known."""
     return frozenset(candidate_id(number) for number in range(1, 1 + len(policy.baselines)))

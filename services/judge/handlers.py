@@ -1,4 +1,4 @@
-"""What the judge does with a trained candidate: waits for what it is compared with, judges, computes the fitness."""
+"""Handles trained candidates: waits for baselines, obtains the verdict, computes the fitness."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ANCHOR = "gated_delta_net"
 BASELINE_SECONDS = 5.0  # until a candidate that waits for a baseline is delivered again
 ENDED = (pb.STATE_REJECTED,)
 WAITING = "the baselines that this candidate is compared with are not measured yet"
-Choose = Callable[[str, Job | None], Awaitable[Judge]]  # from a run's mind to who judges for it
+Choose = Callable[[str, Job | None], Awaitable[Judge]]  # from a run's mind to its judge
 NOT_ASKED = " No model was asked: the candidate is not the best so far."
 
 
@@ -61,7 +61,7 @@ class JudgeHandler:
         return [*_rescored(case, job), event]
 
     async def case(self, record: pb.Candidate) -> Case:
-        """The candidate with what it is compared with.
+        """The candidate with the records it is compared with.
 
         Raises Rejected when the root was, and NotYet while root or anchor are still to be measured. Only baselines
         asked for earlier are waited for, which avoids a deadlock.
@@ -84,7 +84,7 @@ class JudgeHandler:
         )
 
     async def verdict(self, case: Case, job: Job | None) -> pb.Verdict:
-        """The whole verdict; what cannot be known is left out, and why is said. Without a job it is a calibration."""
+        """The verdict; missing values stay absent, with the reason. Without a job it is a calibration."""
         terms = terms_of(case.settings)
         opinion = await self._opinion(case, job, JUDGE in terms)
         verdict = pb.Verdict(
@@ -106,7 +106,7 @@ class JudgeHandler:
         return verdict
 
     async def _opinion(self, case: Case, job: Job | None, wanted: bool) -> Opinion:
-        """The root is 5 without being asked about, except in a calibration: there the judge is what is measured."""
+        """The opinion; fixed at 5 for the root, except in a calibration."""
         if not wanted:
             return Opinion(None, None, "", "", absent_because="the run is without judge")
         if job is not None and case.record.id == case.root.id:
@@ -116,7 +116,7 @@ class JudgeHandler:
         return await (await self._judge(case.settings.mind, job)).judge(case)
 
     async def _opinion_counts(self, case: Case) -> bool:
-        """Whether the opinion may matter: where it is a part of the fitness, and for what becomes the run's best.
+        """Whether an opinion is needed: if it is part of the fitness, or the candidate becomes the run's best.
 
         A standardised gain is known before the opinion and does not read it. In the recorded run a model's score hardly
         orders candidates as their losses do, and its sub-score for performance repeats the loss that it was shown
@@ -135,7 +135,7 @@ class JudgeHandler:
         return all(value.value > member.fitness for member in members)
 
     async def _check_leakage(self, case: Case) -> None:
-        """Raise Rejected, with the evidence, where the run's policy does not keep a loss too good to be true.
+        """Raise Rejected with the evidence if the loss is implausibly low under the run's leakage policy.
 
         Baselines are known programs and set the threshold themselves. The engineer has looked closer; where it could
         not, since the root was not measured yet, the probes are asked here.
@@ -179,7 +179,7 @@ class JudgeHandler:
         return {one.request.baseline: one for one in [*known, *own]}
 
     async def _shown(self, record: pb.Candidate) -> list[pb.Candidate]:
-        """The parent and the references: what was there to be copied from."""
+        """The parent and the references."""
         names = dict.fromkeys(name for name in (record.proposal.parent, *record.proposal.references) if name)
         request = archive_pb2.GetCandidatesRequest(run=record.run, candidates=names)
         return list((await self._archive.GetCandidates(request, timeout=30)).candidates) if names else []
@@ -246,7 +246,7 @@ def _measured(record: pb.Candidate) -> bool:
 
 
 def _is_pending(baseline: pb.Candidate | None, record: pb.Candidate) -> bool:
-    """Asked for before the candidate, not measured, and not rejected either."""
+    """Whether the baseline was requested earlier and is neither measured nor rejected."""
     return (
         baseline is not None
         and baseline.request.number < record.request.number

@@ -1,4 +1,4 @@
-"""Who judges a candidate, on what: the offline rubric, and a language model that is asked by the same rubric."""
+"""Judges: the offline rubric, and a language model that applies the same rubric."""
 
 import ast
 import re
@@ -21,7 +21,7 @@ from services.llm.prompts import Prompt, load_prompt
 
 OFFLINE_RUBRIC = "offline rubric 2"
 UNCALIBRATED = " Not calibrated: Gated DeltaNet is not measured in this run."
-INTERFACE_CLASS = "DeltaNet"  # what the published programs call their mixer, whatever it is
+INTERFACE_CLASS = "DeltaNet"  # the class name of all published mixers
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Case:
     root: pb.Candidate
     anchor: pb.Candidate | None
     relatives: tuple[pb.Candidate, ...]  # the root, the parent and what else was measured before: for the distance
-    baselines: tuple[pb.Candidate, ...]  # of this stage, as far as they are known
+    baselines: tuple[pb.Candidate, ...]  # known baselines of this stage
     settings: events_pb2.RunSettings
 
 
@@ -60,7 +60,7 @@ class Judge(Protocol):
 
 
 def root_opinion() -> Opinion:
-    """The opinion on a run's root: 5 in everything, since the scale is measured from it."""
+    """The opinion on a run's root: 5 in all sub-scores, the reference of the scale."""
     text = "The root of the run: 5 by definition, what all others are compared with."
     return Opinion(MIDDLE, SubScores(MIDDLE, MIDDLE, MIDDLE), text, "definition")
 
@@ -69,11 +69,11 @@ class OfflineJudge:
     """The rubric computed from measurements, without a language model."""
 
     def __init__(self, remark: str = "") -> None:
-        """`remark` is added to each justification: why no language model was asked."""
+        """`remark` is added to each justification: why no language model was used."""
         self._remark = remark
 
     async def judge(self, case: Case) -> Opinion:
-        """The opinion that the measurements give; absent where a sub-score has nothing to be computed from."""
+        """The opinion computed from measurements; absent if a sub-score cannot be computed."""
         if case.record.id == case.root.id:
             return root_opinion()
         root = observation(case.root, (case.root,))
@@ -108,13 +108,13 @@ class ScoreAnswer(BaseModel):
 
 
 class ModelJudge:
-    """Judges through a mind. The names of the candidate and of known architectures are taken out of what it sees."""
+    """Judges through a mind, with the names of the candidate and of known architectures removed from the prompt."""
 
     def __init__(self, mind: Mind) -> None:
         self._mind = mind
 
     async def judge(self, case: Case) -> Opinion:
-        """The mean of `judge_times` answers, each retried once; absent when none was usable."""
+        """The mean of `judge_times` answers, each retried once; absent if none is usable."""
         answers, problem = [], ""
         for time in range(max(1, case.settings.judge_times)):
             answer = await self._ask(case, time)
@@ -140,7 +140,7 @@ class ModelJudge:
         return Opinion(fmean(raw), mean, text, judge, stdev(raw) if len(raw) > 1 else None)
 
     async def _ask(self, case: Case, time: int) -> ScoreAnswer | str:
-        """One answer; a failed question is put once more, then the reason is returned."""
+        """One answer, with one retry; else the reason of the failure."""
         problem = ""
         for repetition in range(2):
             try:
@@ -153,12 +153,12 @@ class ModelJudge:
 
 
 def score_prompt() -> Prompt:
-    """The rubric as it is put to a model."""
+    """The rubric's prompt."""
     return load_prompt("services.judge", "score")
 
 
 def score_request(case: Case, ordinal: int = 0) -> Request[ScoreAnswer]:
-    """The question that is put, and that `asi-arch prompt score` shows."""
+    """The request, which `asi-arch prompt score` also shows."""
     record, name, prompt = case.record, case.record.proposal.name, score_prompt()
     messages = prompt.messages(
         root=_measured(case.root),
@@ -210,7 +210,7 @@ def anonymous_program(program: str, name: str) -> str:
 
 
 def observation(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> Observation:
-    """What was measured of a candidate, means over its seeds; its distance to the nearest of `relatives`."""
+    """Measurements of a candidate as means over its seeds, and its distance to the nearest of `relatives`."""
     measured = [seed.measurements for seed in record.training.seeds]
     parameters = [float(measurement.parameters) for measurement in measured if measurement.parameters]
     flops = [measurement.flops_per_token for measurement in measured if measurement.HasField("flops_per_token")]
@@ -233,7 +233,7 @@ def distance(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> float |
 
 
 def program_of(record: pb.Candidate) -> str:
-    """What was really trained."""
+    """The program that was trained."""
     return record.training.program or record.proposal.program
 
 

@@ -1,4 +1,4 @@
-"""From the log into the archive, in order; and the store's answers out of the archive into the log.
+"""Applies the log to the archive in order, and publishes the events that follow from it.
 
 The archive's own sequence says where to go on, not the broker's acknowledgements: at the start everything behind it is
 read from the log, later a gap between deliveries is filled from there. So an archive that is new, restored from a
@@ -36,7 +36,7 @@ class Applier:
         self.state = WriterState(behind=True)
 
     async def run(self) -> None:
-        """Catch up with the log, then apply deliveries for ever.
+        """Catch up with the log, then apply deliveries without end.
 
         Raises BusLost when the durable is gone, and LogDamaged when the log is another than was applied: it is compared
         at the start, after every reconnection, and whenever nothing has come for a while.
@@ -59,7 +59,7 @@ class Applier:
         await require_same_log(self._bus, self._archive)
 
     async def _apply_log(self) -> None:
-        """Apply what the log holds beyond the archive."""
+        """Apply events of the log that the archive has not applied."""
         batch: list[Logged] = []
         async for logged in self._bus.read_log(start=await self._archive.applied() + 1):
             batch.append(logged)
@@ -95,7 +95,7 @@ class Applier:
         self.state.changed()
 
     async def _answer(self) -> None:
-        """Publish the outbox, oldest first. What a crash leaves in it is published by the next start."""
+        """Publish the outbox, oldest first. After a crash the next start publishes the rest."""
         while outgoing := [one for one in await self._archive.outbox() if one.number not in self._published]:
             for one in outgoing:
                 await self._bus.publish(one.event)
@@ -104,13 +104,13 @@ class Applier:
                 await self._forget()
 
     async def _forget(self) -> None:
-        """Take what was published from the outbox: now and then, since each time is a write to disk."""
+        """Remove published events from the outbox; rarely, since each removal writes to disk."""
         if self._published:
             await self._archive.sent(sorted(self._published))
             self._published.clear()
 
     async def _until_reachable(self, work: Work) -> None:
-        """Do it, however long the database or the broker is away: deliveries wait unacknowledged meanwhile."""
+        """Retry while database or broker are unreachable; deliveries stay unacknowledged."""
         while True:
             try:
                 if not self.state.behind and await self._archive.applied() < self.state.reached:
@@ -146,7 +146,7 @@ class Applier:
             self.state.outage, self.state.behind = str(error), behind
 
     async def _open(self) -> None:
-        """Raises Transient also for what lies there and is no archive: while this process runs, that may be mended."""
+        """Also raises Transient for a damaged archive, which may be repaired while this process runs."""
         try:
             await self._archive.open()
         except SettingsError as error:

@@ -1,4 +1,4 @@
-"""The archive over gRPC: the questions of the port, asked of a running store."""
+"""The archive's queries over gRPC."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 from services.store.port import ArchiveUnavailable, LogRow, Near, Page, PoolRow, Query
 
 PAGE = 500
-"""The most candidates that a store gives at once."""
+"""Maximum number of candidates per reply."""
 
 
 class ArchiveClient:
@@ -162,7 +162,7 @@ def _log_row(link: pb.ChainLink) -> LogRow:
 
 @asynccontextmanager
 async def _translated() -> AsyncIterator[None]:
-    """Status codes as the errors of the port; any other code stays what it is."""
+    """Translate status codes to the errors of the port."""
     try:
         yield
     except grpc.aio.AioRpcError as error:

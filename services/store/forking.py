@@ -1,4 +1,4 @@
-"""A run forked from another at an event: the same history under another name, then a policy or a mind of its own.
+"""Forks of runs: the same history up to an event under another name, then other policies or another mind.
 
 The fork's log holds all of it, so that it is replayed, audited and exported like any other: first every event of the
 history as it was (`run.inherited`, which causes no work), then `run.forked` with the settings that hold from there on.
@@ -29,7 +29,7 @@ _ANSWERS = frozenset({"candidate.archived", "pool.updated"})
 
 @dataclass(frozen=True)
 class History:
-    """The part of a run's log that a fork begins with: the hash of each event by its sequence."""
+    """The part of a run's log that a fork inherits: the hash of each event by its sequence."""
 
     run: str
     until: int
@@ -37,7 +37,7 @@ class History:
 
 
 async def history(archive: Archive, run: str, at: str) -> History:
-    """The history of a run up to a sequence of the log or an event id; an empty `at` means all of it.
+    """The history of a run up to a log sequence or an event id; all of it for an empty `at`.
 
     Raises NotFound where the run has no such event.
     """
@@ -47,7 +47,7 @@ async def history(archive: Archive, run: str, at: str) -> History:
 
 
 async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSettings) -> int:
-    """Publish a fork called `run`; the sequence of its run.forked. One that was cut short goes on where it ended.
+    """Publish a fork named `run`; returns the sequence of its run.forked. An interrupted fork continues where it ended.
 
     Raises:
         SettingsError: the log holds something else under this name.
@@ -74,7 +74,7 @@ async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSett
 
 
 def inherited(logged: Logged, run: str) -> events_pb2.Event:
-    """An event of the source as one of the fork's history. Forking twice gives the same bytes."""
+    """An event of the source as an event of the fork's history; deterministic."""
     body = original(logged.body)
     copied = events_pb2.Event.FromString(body)
     adopt(copied, run)
@@ -84,7 +84,7 @@ def inherited(logged: Logged, run: str) -> events_pb2.Event:
 
 
 def _mark(body: bytes) -> bytes:
-    """What tells one message of a history from another; a trace that it was published with does not count."""
+    """Identifies a message of a history, ignoring its trace."""
     try:
         event = events_pb2.Event.FromString(body)
     except DecodeError:  # no history holds such a message
@@ -107,7 +107,7 @@ def _place(rows: Iterable[LogRow], run: str, at: str) -> int:
 
 
 def _belonging(rows: Iterable[LogRow], until: int) -> list[LogRow]:
-    """What happened up to a sequence, with the store's answers to it, but for candidates that had not ended then."""
+    """Events up to a sequence and the store's reactions to them, without candidates that had not ended."""
     taken: list[LogRow] = []
     ids: set[str] = set()
     ended: set[str] = set()
@@ -125,7 +125,7 @@ def _belonging(rows: Iterable[LogRow], until: int) -> list[LogRow]:
 
 
 async def _chosen(bus: Bus, source: History) -> AsyncIterator[Logged]:
-    """The history's messages, each compared with what the archive saw."""
+    """The history's messages, each verified against the archive."""
     missing = set(source.events)
     async for logged in bus.read_log(f"asi.v1.{source.run}.>"):
         if logged.sequence not in missing:
@@ -139,7 +139,7 @@ async def _chosen(bus: Bus, source: History) -> AsyncIterator[Logged]:
 
 
 async def _publish(bus: Bus, events: list[events_pb2.Event]) -> None:
-    """Many at a time over one connection, which keeps their order."""
+    """Publish concurrently over one connection, which keeps their order."""
     places = await asyncio.gather(*(bus.publish(event) for event in events))
     if list(places) != sorted(places):
         raise NotPossible("the broker did not keep the order of the history: fork again under another name")

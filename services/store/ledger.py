@@ -1,4 +1,4 @@
-"""One ledger for all services of a run: what the log has booked, and what calls in flight may still take.
+"""The budget ledger of a run, shared by all services: booked usage from the log, and reservations of calls in flight.
 
 Reservations lie in the archive's database, so that a store that was killed does not forget calls in flight. One is
 freed when the log has booked its call. A reservation that was not settled within ten minutes, or whose call is not in
@@ -24,15 +24,15 @@ class _Held:
     tokens: int
     nanodollars: int
     lapses: float
-    booked_at: int | None = None  # the sequence at which the log books it; 0: it never does; None: not settled yet
+    booked_at: int | None = None  # the sequence at which the log books it; 0: never; None: not settled yet
 
     def is_spent(self, now: float) -> bool:
-        """Whether nothing will ever free it."""
+        """Whether the reservation will never be released."""
         return self.booked_at == 0 or (self.booked_at is None and self.lapses <= now)
 
 
 class RunLedger:
-    """Grants the right to one call at a time, so that booked and reserved together never pass a run's budget."""
+    """Grants reservations so that booked and reserved usage together never exceed a run's budget."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -69,7 +69,7 @@ class RunLedger:
             return number
 
     async def settle(self, number: int, tokens: int | None, nanodollars: int | None, booked_at: int) -> None:
-        """Hold what the call took until the log has booked it; idempotent. Unknown numbers keep the whole reserve."""
+        """Hold the call's usage until the log has booked it; idempotent. Unknown usage keeps the whole reservation."""
         async with self._lock:
             held = (await self._open()).get(number)
             if held is None or held.booked_at is not None:
@@ -80,7 +80,7 @@ class RunLedger:
             await self._open()
 
     async def _open(self) -> dict[int, _Held]:
-        """Reservations that still count: at first those of the life before this one, then without what is booked."""
+        """Reservations that still count: initially those stored before a restart, later without booked ones."""
         if self._held is None:
             lapses = time.monotonic() + LAPSE_SECONDS
             self._held = {

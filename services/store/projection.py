@@ -1,4 +1,4 @@
-"""What one event does to the archive: rows and an event in, a Change out; both backends and the replay share it.
+"""The projection: the effect of one event on the archive, as a pure function shared by all backends and the replay.
 
 A fact extends its candidate's chain only if it names the chain's head as its cause and carries the head's hash; a
 result of training must come from the newest claim as well. So a late worker's result, a second answer to the same
@@ -34,7 +34,7 @@ UNREADABLE = "its body is no event of its subject that this version can read"
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One message as the projection takes it."""
+    """One message for the projection."""
 
     message: Logged
     log: LogRow
@@ -43,7 +43,7 @@ class Incoming:
 
 
 def read(message: Logged) -> Incoming:
-    """A message as the projection takes it; what is no event, or not the one of its subject, is not `readable`."""
+    """Decode a message; `readable` is False if it is not an event or does not belong to its subject."""
     try:
         event, body = events_pb2.Event.FromString(message.body), message.body
         if is_forged(message.subject, event):
@@ -61,7 +61,7 @@ def read(message: Logged) -> Incoming:
 
 
 def adopt(event: events_pb2.Event, run: str) -> None:
-    """Give an event to another run: its ids begin with that run's name from now on."""
+    """Move an event to another run: change the run in its ids."""
     own = f"{event.run}."
     for field in ("id", "cause", "retry_of"):
         value: str = getattr(event, field)
@@ -71,7 +71,7 @@ def adopt(event: events_pb2.Event, run: str) -> None:
 
 
 def original(body: bytes) -> bytes:
-    """An event's body as it was first published, be this it or a copy in a fork's history."""
+    """The body of an event as first published, also for a copy in a fork's history."""
     event = events_pb2.Event.FromString(body)
     return event.run_inherited.event if event.HasField("run_inherited") else body
 
@@ -91,7 +91,7 @@ _PARTS: Mapping[str, tuple[str, pb.State.ValueType]] = {
     "candidate.analysed": ("analysis", pb.STATE_ANALYSED),
     "candidate.rejected": ("rejection", pb.STATE_REJECTED),
 }
-"""The part of a candidate that a fact of its way adds, and the state after it."""
+"""The part of a record that each fact adds, and the state after it."""
 _LAST = ("candidate.analysed", "candidate.rejected")
 _DISCOVERIES = ("discovery.confirmed", "discovery.refuted")
 _REMEMBERED_BY_THE_RECORD = {
@@ -107,14 +107,14 @@ DEAD_LETTER = "dead_letter"
 
 
 def without_payload(event: events_pb2.Event) -> None:
-    """Take out, in place, what an applied event has added to its candidate's record: the log need not keep it twice."""
+    """Remove, in place, the part that is stored in the candidate's record, so that it is not stored twice."""
     fact = event.WhichOneof("fact") or ""
     if part := _REMEMBERED_BY_THE_RECORD.get(fact):
         getattr(event, fact).ClearField(part)
 
 
 def project(incoming: Incoming, run: RunRow | None, row: CandidateRow | None) -> Change:
-    """The effect of one event on its run and candidate as they stand."""
+    """The effect of one event on its run and candidate."""
     try:
         return _project(incoming, run, row)
     except Refused as refused:
@@ -159,7 +159,7 @@ def _apply_dead(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Ch
 
 
 def _retry(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
-    """A candidate that ended because of a dead letter stands again where that message found it.
+    """Resume a candidate that ended because of a dead letter, in its state before that message.
 
     The event becomes the head of its chain; its handler continues from there.
     """
@@ -191,7 +191,7 @@ def _without_one_dead_letter(run: RunRow) -> RunRow:
 
 
 def _state_by_parts(record: pb.Candidate) -> pb.State.ValueType:
-    """Where a candidate is, by the parts that it has."""
+    """The state of a candidate, derived from the parts of its record."""
     for part, state in (("verdict", pb.STATE_JUDGED), ("training", pb.STATE_TRAINED), ("proposal", pb.STATE_PROPOSED)):
         if record.HasField(part):  # type: ignore[arg-type]
             return state
@@ -199,7 +199,7 @@ def _state_by_parts(record: pb.Candidate) -> pb.State.ValueType:
 
 
 def _apply_request(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
-    """A seat becomes a candidate; a published record becomes one that has ended."""
+    """Create a candidate from a seat, or an ended one from a published record."""
     log, event = incoming.log, incoming.log.event
     if row is not None:
         raise Refused(f"candidate {event.candidate} exists already")
@@ -224,7 +224,7 @@ def _apply_request(incoming: Incoming, run: RunRow, row: CandidateRow | None) ->
 
 
 def _apply_to_candidate(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
-    """One more part of a candidate that exists."""
+    """Apply a fact to an existing candidate."""
     log, event = incoming.log, incoming.log.event
     if fact == "mind.answered":
         return _apply_call(incoming, run, row)
@@ -260,7 +260,7 @@ def _apply_to_candidate(fact: str, incoming: Incoming, run: RunRow, row: Candida
 
 
 def _claim(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
-    """The right to train: compare-and-set, by the order of the log."""
+    """Grant a claim: compare-and-set in log order."""
     event, said = incoming.log.event, incoming.log.event.candidate_claimed
     if not said.rung:
         _require_head(event, row)
@@ -276,7 +276,7 @@ def _claim(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
 
 
 def _release(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
-    """A claim that ended without a result, however late that is said."""
+    """Release a claim without a result."""
     event, said = incoming.log.event, incoming.log.event.candidate_released
     for claim in row.record.claims:
         if (claim.attempt, claim.rung) == (event.attempt, said.rung):
@@ -286,12 +286,12 @@ def _release(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
 
 
 def attempts(record: pb.Candidate, rung: int = 0) -> int:
-    """How often a training of the candidate was claimed."""
+    """The number of claims of the candidate's training."""
     return sum(claim.rung == rung for claim in record.claims)
 
 
 def _apply_call(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
-    """A question that was put to a mind on the candidate's behalf."""
+    """Record a language-model call for the candidate."""
     call = incoming.log.event.mind_answered.call
     tokens = call.reserved_tokens or call.prompt_tokens + call.completion_tokens
     spent = Spent(tokens=tokens, money=call.reserved_price or call.price)
@@ -319,7 +319,7 @@ def _add_part(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> 
 
 
 def _verify(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
-    """A second training, on data that no selection has seen; without a result where it failed."""
+    """Record a verification training, which may have failed."""
     event, said = incoming.log.event, incoming.log.event.candidate_verified
     rung = said.rung or 1
     if (event.candidate, rung) not in run.state.ladder.climbing:
@@ -338,7 +338,7 @@ def _verify(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
 
 
 def _archive(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
-    """The outcome: frees the seat."""
+    """Archive the candidate, which frees its seat."""
     record = row.record
     rejected = record.state == pb.STATE_REJECTED
     row = replace(row, ended=incoming.log.sequence)

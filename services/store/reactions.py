@@ -1,4 +1,4 @@
-"""What the store says in answer to a change: seats, outcomes, pool updates, the end of a run."""
+"""Events that the store publishes after a change: seats, outcomes, pool updates, the end of a run."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from services.store.steering import policy_of
 
 SERVICE = "store"
 GIVEN = "given"
-"""What is written as the mind of a program that the run was given."""
+"""The mind recorded for a program that the user supplied."""
 
 
 def react(change: Change, event: events_pb2.Event, sha256: bytes) -> Sequence[events_pb2.Event]:
@@ -116,7 +116,7 @@ def _promotion(promote: Promote, cause: Cause, change: Change) -> events_pb2.Eve
     """Work for an engineer of the next stage; the program is in the archive."""
     assert change.run is not None  # noqa: S101 - promotions come from runs
     stage = promote.stage.scale
-    again = "-again" if cause.event.HasField("run_forked") else ""  # its history holds the first time
+    again = "-again" if cause.event.HasField("run_forked") else ""  # its history holds the first promotion
     suffix = f"round-{promote.round}-rung-{promote.rung}{again}"
     event = follow(cause, "promoted", SERVICE, 1, promote.candidate, suffix=suffix)
     event.candidate_promoted.CopyFrom(
@@ -134,7 +134,7 @@ def _promotion(promote: Promote, cause: Cause, change: Change) -> events_pb2.Eve
 
 
 def _discovery(finding: Finding, cause: Cause, change: Change) -> events_pb2.Event:
-    """The verdict on a claim, confirmed or not, with the numbers it rests on."""
+    """The verdict on a claim with its statistics."""
     assert change.run is not None  # noqa: S101 - findings come from runs
     confirmed = finding.outcome is Outcome.CONFIRMED
     discovery = pb.Discovery(

@@ -1,4 +1,4 @@
-"""A log that was lost, cut or changed: how that is found out, and how it is made anew from the archive.
+"""Detection of a lost, truncated or changed log, and its recovery from the archive.
 
 The archive knows how far it has applied the log, and by its hash the message at that place. A log that ends before it,
 holds another message there, or lacks some before it, is not the log that the archive was made from: a disk that failed,
@@ -24,7 +24,7 @@ NO_LOG = "there was no stream of events"
 LOOKS = 3
 LOOK_SECONDS = 0.5
 WINDOW = 128
-"""Messages that are published at once; over one connection they keep their order."""
+"""Messages that are published concurrently; one connection keeps their order."""
 WHAT_TO_DO = (
     "Stop the services. Restore a backup of the broker's files, or run `asi-arch recover`, which makes the log anew "
     "from the archive; then start the services again."
@@ -41,7 +41,7 @@ class Recovery(NamedTuple):
 
 
 async def require_same_log(bus: Bus, archive: Archive) -> None:
-    """Raises LogDamaged where the log is not the one that the archive was made from; Transient, BusLost.
+    """Raises LogDamaged if the archive was not built from this log; Transient, BusLost.
 
     Looks several times: where a cluster has just chosen another leader, its first answers may be behind.
     """
@@ -55,7 +55,7 @@ async def require_same_log(bus: Bus, archive: Archive) -> None:
 
 
 async def damage_of_log(bus: Bus, archive: Archive) -> str | None:
-    """How the log differs from what the archive has applied; None where it does not."""
+    """How the log differs from what the archive has applied; None if it does not."""
     sequence, expected = await archive.position()  # before the log: that only grows
     state = await bus.log_state()
     if state.last < sequence:
@@ -76,7 +76,7 @@ async def damage_of_log(bus: Bus, archive: Archive) -> str | None:
 
 
 async def recover(bus: Bus, archive: Archive, replicas: int | None = None) -> Recovery:
-    """Make the log anew from the archive, if it is damaged. No service may run meanwhile.
+    """Rebuild a damaged log from the archive. All services must be stopped.
 
     What is left of the log and the archive has not seen is applied to the archive first, so that the archive holds all
     that there is before anything is deleted: after an interruption it can be run again. The stream has as many replicas
@@ -119,7 +119,7 @@ async def _require_whole(archive: Archive) -> None:
 
 
 async def _republish_from_archive(bus: Bus, archive: Archive) -> int:
-    """Apply what the log holds and the archive has not seen, as the next messages; how many those are."""
+    """Append messages of the log that the archive has not applied; returns their number."""
     known = {sha256(message.body).digest() async for message in archive.bodies()}
     rescued, place = 0, await archive.applied()
     async for message in _readable(bus):
@@ -130,7 +130,7 @@ async def _republish_from_archive(bus: Bus, archive: Archive) -> int:
 
 
 async def _readable(bus: Bus) -> AsyncIterator[Logged]:
-    """The damaged log, as far as the server can read it."""
+    """The readable messages of the damaged log."""
     try:
         async for message in bus.read_log():
             yield message

@@ -1,4 +1,7 @@
-"""A run's settings as its policy, and what facts about a whole run do to it: start, pause, resume, stop, fork. Pure."""
+"""The policy of a run from its settings, and the effect of facts about a run: start, pause, resume, stop, fork.
+
+Pure.
+"""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -17,7 +20,7 @@ from services.store.port import Change, LogRow, RunRow
 
 
 def policy_of(settings: events_pb2.RunSettings) -> RunPolicy:
-    """The run's policy as its settings say; ValueError names an impossible one."""
+    """The policy of a run's settings. Raises ValueError for an invalid one."""
     return _policy_of(settings.SerializeToString(deterministic=True))
 
 
@@ -52,7 +55,7 @@ def _policy_of(body: bytes) -> RunPolicy:
 def promotable(
     candidate: str, training: candidate_pb2.Training, fitness: float | None, settings: events_pb2.RunSettings
 ) -> Result | None:
-    """What promotion reads of a training; None without a loss."""
+    """A training's result for promotion; None without a loss."""
     if not training.seeds or not training.HasField("loss"):
         return None
     measured = training.seeds[0].measurements
@@ -71,16 +74,16 @@ FACTS = ("run.paused", "run.resumed", "run.stopped", "run.forked")
 
 
 class Refused(Exception):  # noqa: N818
-    """The event changes nothing; the message says why."""
+    """The event is refused; the message is the reason."""
 
 
 def start(log: LogRow, run: RunRow | None) -> Change:
-    """A run begins; one that was imported has ended with that."""
+    """Start a run; an imported run has also ended."""
     event, settings = log.event, log.event.run_started.settings
     if run is not None:
         raise Refused(f"a run called {event.run} exists already")
     rules = _rules(settings)
-    if not settings.seats:  # an imported run: what it holds has happened elsewhere
+    if not settings.seats:  # an imported run
         note = event.run_started.note
         state = RunState(phase="finished", started=moment(event), latest=moment(event), reason=note)
         return Change(log, run=RunRow(event.run, settings, state, log.sequence, log.sequence, origin=note))
@@ -104,7 +107,7 @@ def steer(log: LogRow, run: RunRow) -> Change:
 
 
 def stepped(change: Change, fact: policy.Fact) -> Change:
-    """The change after its run's policy has heard the fact. The change is one of a run."""
+    """The change after the run's policy has processed the fact."""
     assert change.run is not None  # noqa: S101 - every caller has one
     state, decisions = policy.step(change.run.state, fact, policy_of(change.run.settings))
     return replace(change, run=replace(change.run, state=state), decisions=(*change.decisions, *decisions))
@@ -116,7 +119,7 @@ def moment(event: events_pb2.Event) -> float:
 
 
 def _fork(log: LogRow, run: RunRow) -> Change:
-    """The history ends and the run's own life begins; between the two no time passes."""
+    """End the inherited history; no time passes between it and the run's own events."""
     fork = log.event.run_forked
     if not fork.settings.seats:
         raise Refused("a fork needs at least one seat")
