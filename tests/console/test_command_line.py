@@ -248,7 +248,7 @@ async def test_every_command_that_tells_something_tells_it_as_json(
         "dead": set(),
         "gallery": set(),
         "audit c000001 --no-rerun": {"candidate", "chain", "rerun"},
-        "pause": {"run", "told"},
+        "pause": {"run", "published"},
     }
     for command, names in needed.items():
         done = await laboratory.asi_arch(*command.split(), "--json")

@@ -1,5 +1,6 @@
 """What a run may spend on models, kept by a real store: what is not known is booked as the whole reserve."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ async def _accounting(bus: Bus, known: Store, folder: Path, tokens: int) -> Call
     return CallAccounting(ArchiveLedger(known.stub), journal, Clock())
 
 
+async def _status(bus: Bus, known: Store) -> archive_pb2.RunStatus:
+    """The run once the store has applied what the log holds now."""
+    last = await bus.last_sequence()
+    async with asyncio.timeout(20):
+        while True:
+            if await known.archive.applied() >= last:
+                return await known.stub.GetRun(archive_pb2.RunRequest(run="r1"))
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("outcome", UNKNOWN, ids=["timeout", "no usage", "disconnected"])
 async def test_calls_of_unknown_usage_never_pass_the_budget(bus: Bus, tmp_path: Path, outcome: Outcome) -> None:
     """Five calls of 900 tokens once passed a budget of 1,000: each was booked as nothing."""
@@ -44,7 +55,7 @@ async def test_calls_of_unknown_usage_never_pass_the_budget(bus: Bus, tmp_path: 
                     pending.outcome, made = outcome, made + 1
             except BudgetExhausted:
                 continue
-        status = await known.stub.GetRun(archive_pb2.RunRequest(run="r1"))
+        status = await _status(bus, known)
         reservations = await known.archive.reservations()
 
     assert made == 1
@@ -59,6 +70,6 @@ async def test_a_call_whose_usage_is_known_frees_the_rest(bus: Bus, tmp_path: Pa
         for _ in range(3):
             async with accounting.account(PLANNED, Spend(700, None), []) as pending:
                 pending.outcome = Outcome(None, "an answer", prompt_tokens=40, completion_tokens=60)
-        status = await known.stub.GetRun(archive_pb2.RunRequest(run="r1"))
+        status = await _status(bus, known)
 
     assert status.spent.tokens == 300
