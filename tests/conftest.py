@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from types import FrameType, ModuleType
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
@@ -26,6 +27,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+hypothesis.settings.register_profile("tests", parent=hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("tests")  # a busy machine is no failure
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: xdist's workers share the cores
 
 # Seconds that a test may take, its fixtures included: by its marker, and any other.

@@ -168,6 +168,8 @@ def _of_seed(seed: pb.SeedResult) -> Iterator[tuple[str, float]]:
         yield f"{score.task} of a seed", score.value
         if score.HasField("stderr"):
             yield f"stderr of {score.task}", score.stderr
+        if score.HasField("chance"):
+            yield f"guessing at {score.task}", score.chance
     yield from _of_message("measured", seed.measurements)
 
 

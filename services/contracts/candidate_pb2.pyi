@@ -881,12 +881,15 @@ class TaskScore(_message.Message):
     STDERR_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     CORRECT_FIELD_NUMBER: _builtins.int
+    CHANCE_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     metric: _builtins.str
     """"acc", "acc_norm", "perplexity" …"""
     value: _builtins.float
     stderr: _builtins.float
     items: _builtins.int
+    chance: _builtins.float
+    """the accuracy of guessing, where each item offers choices"""
     @_builtins.property
     def correct(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
         """per item, in the task's order: what paired comparisons draw from"""
@@ -900,13 +903,19 @@ class TaskScore(_message.Message):
         stderr: _builtins.float | None = ...,
         items: _builtins.int = ...,
         correct: _abc.Iterable[_builtins.bool] | None = ...,
+        chance: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_stderr", b"_stderr", "stderr", b"stderr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_chance", b"_chance", "_stderr", b"_stderr", "chance", b"chance", "stderr", b"stderr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stderr", b"_stderr", "correct", b"correct", "items", b"items", "metric", b"metric", "stderr", b"stderr", "task", b"task", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chance", b"_chance", "_stderr", b"_stderr", "chance", b"chance", "correct", b"correct", "items", b"items", "metric", b"metric", "stderr", b"stderr", "task", b"task", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__chance: _TypeAlias = _typing.Literal["chance"]  # noqa: Y015
+    _WhichOneofArgType__chance: _TypeAlias = _typing.Literal["_chance", b"_chance"]  # noqa: Y015
     _WhichOneofReturnType__stderr: _TypeAlias = _typing.Literal["stderr"]  # noqa: Y015
     _WhichOneofArgType__stderr: _TypeAlias = _typing.Literal["_stderr", b"_stderr"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__chance) -> _WhichOneofReturnType__chance | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stderr) -> _WhichOneofReturnType__stderr | None: ...
 
 Global___TaskScore: _TypeAlias = TaskScore  # noqa: Y015

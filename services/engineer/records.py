@@ -31,6 +31,7 @@ def seed_message(result: TrainingResult) -> pb.SeedResult:
                 stderr=score.stderr,
                 items=score.items,
                 correct=score.correct,
+                chance=score.chance,
             )
             for score in result.scores
         ],

@@ -205,7 +205,8 @@ def _result_text(result: TrainingResult) -> str:
         lines.append(f"benchmark      {result.benchmark:.3f}")
     for score in result.scores:
         spread = "" if score.stderr is None else f" ± {score.stderr:.3f}"
-        lines.append(f"  {score.task:<12} {score.value:.3f}{spread}  ({score.metric}, {score.items} items)")
+        chance = "" if score.chance is None else f", {score.chance:.3f} by guessing"
+        lines.append(f"  {score.task:<12} {score.value:.3f}{spread}  ({score.metric}, {score.items} items{chance})")
     lines.append(f"parameters     {measured.parameters:,}")
     if measured.tokens_per_second is not None:
         lines.append(f"speed          {measured.tokens_per_second:,.0f} tokens per second")

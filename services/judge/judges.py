@@ -258,7 +258,8 @@ def _measured(record: pb.Candidate) -> str:
     for seed in training.seeds[:1]:
         for score in seed.scores:
             error = f" ± {score.stderr:.3f}" if score.HasField("stderr") else ""
-            lines.append(f"{score.task} {score.value:.3f}{error}")
+            chance = f" (guessing: {score.chance:.3f})" if score.HasField("chance") else ""
+            lines.append(f"{score.task} {score.value:.3f}{error}{chance}")
         cost = seed.measurements
         lines += [f"{cost.parameters:,} parameters"] if cost.parameters else []
         lines += [f"{cost.flops_per_token:,.0f} FLOPs per token"] if cost.HasField("flops_per_token") else []

@@ -150,11 +150,17 @@ def parts_text(record: pb.Candidate, others: Sequence[pb.Candidate]) -> str:
 
 def _seed_lines(seed: pb.SeedResult) -> Iterator[str]:
     if seed.scores:
-        yield "Scores: " + ", ".join(f"{score.task} {score.value:.3f}" for score in seed.scores) + "."
+        yield f"Scores: {', '.join(score_text(score) for score in seed.scores)}."
     if curve := curve_text(seed):
         yield f"Curve (step: training loss): {curve}."
     if seed.measurements.parameters:
         yield f"Parameters {seed.measurements.parameters:,}."
+
+
+def score_text(score: pb.TaskScore) -> str:
+    """A task's number, and what guessing reaches where that is known."""
+    chance = f" (guessing: {score.chance:.3f})" if score.HasField("chance") else ""
+    return f"{score.task} {score.value:.3f}{chance}"
 
 
 def curve_text(seed: pb.SeedResult, points: int = 12) -> str:

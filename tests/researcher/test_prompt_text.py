@@ -32,6 +32,14 @@ def test_a_curve_holds_measured_points_only() -> None:
     assert curve_text(seed) == "2: 2.500"
 
 
+def test_a_score_stands_beside_what_guessing_reaches() -> None:
+    """Of four choices, 0.27 is chance; a perplexity has no such number."""
+    scores = [pb.TaskScore(task="code", value=0.27, chance=0.25), pb.TaskScore(task="wiki", value=31.5)]
+    record = pb.Candidate(training=pb.Training(loss=1.5, seeds=[pb.SeedResult(scores=scores)]))
+
+    assert "Scores: code 0.270 (guessing: 0.250), wiki 31.500." in record_text(record)
+
+
 def test_nothing_measured_is_said_so() -> None:
     """An empty text would look like a mistake."""
     assert record_text(pb.Candidate()) == "Nothing was measured yet."

@@ -4,7 +4,7 @@ evaluators that other distributions add (group asi_arch.evaluators)."""
 import asyncio
 import math
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -77,7 +77,14 @@ def _score(task: str, results: Mapping[str, object]) -> TaskScore:
         stderr=float(stderr) if isinstance(stderr, float) else None,
         items=len(samples),
         correct=correct,
+        chance=_chance(samples) if metric == "acc" else None,
     )
+
+
+def _chance(samples: Sequence[Mapping[str, object]]) -> float | None:
+    """The accuracy of guessing: the harness scores each choice of an item apart. None where there is but one."""
+    choices = [len(cast("Sequence[object]", sample["resps"])) for sample in samples]
+    return sum(1 / count for count in choices) / len(choices) if choices and min(choices) > 1 else None
 
 
 def _metric_of(numbers: Mapping[str, float | str]) -> tuple[str, str]:

@@ -42,7 +42,12 @@ class Metrics:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One task's number with its standard error over `items`; `correct` per item, where the metric is an accuracy."""
+    """One task's number with its standard error over `items`.
+
+    Attributes:
+        correct: per item, where the metric is an accuracy.
+        chance: the accuracy of guessing, where each item offers choices.
+    """
 
     task: str
     metric: str
@@ -50,6 +55,7 @@ class TaskScore:
     stderr: float | None
     items: int
     correct: tuple[bool, ...] = ()
+    chance: float | None = None
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ async def test_a_trained_model_gets_scores_with_standard_errors() -> None:
     assert [score.task for score in result.scores] == ["brackets", "cloze"]
     assert all(score.items == 12 and score.stderr is not None for score in result.scores)
     assert all(len(score.correct) == 12 for score in result.scores)
+    assert all(score.chance is not None and 0.1 <= score.chance <= 0.5 for score in result.scores)
     assert result.benchmark == pytest.approx(sum(score.value for score in result.scores) / 2)
 
 
