@@ -15,6 +15,7 @@ from types import FrameType, ModuleType
 import hypothesis
 import pytest
 import pytest_asyncio
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from services.chassis.bus import Bus
 from services.chassis.settings import ServiceSettings
@@ -35,11 +36,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: xdist
 LIMITS = {"compose": 840, "slow": 600}  # tests/compose builds images in a fixture
 PLAIN_LIMIT = 240
 CLEANING_LIMIT = 60
+# Files whose tests share one run of a laboratory.
+TOGETHER = ("tests/deploy/test_whole_way.py", "tests/loop/test_discovery.py")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Twice as many workers as cores: most tests wait for servers and processes that they have started."""
     return 2 * (os.cpu_count() or 1)
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Any test to any worker, but those of a file with a costly fixture to one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if file in TOGETHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling | None:
+    """Take the place of `--dist loadgroup`, whose groups xdist 3.8 does not see under pytest 9."""
+    return Scheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

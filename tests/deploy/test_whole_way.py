@@ -15,7 +15,7 @@ from tests.chassis.collector import Span
 from tests.chassis.guarded import GuardedServer
 from tests.deploy.laboratory import RUN, Laboratory, Series, scripted_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("whole way")]
+pytestmark = pytest.mark.slow
 MAKE = Path(__file__).parents[2] / "deploy" / "make_certificates.sh"
 GAUGES_SECONDS = 7.0
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.loop.conftest import Command, command_line, micro_flags, own_environment, rows_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("discovery")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
