@@ -18,7 +18,6 @@ from services.chassis.errors import NotPossible, SettingsError
 from services.console.leash import leashed
 from services.console.options import Json, Run
 from services.console.settings import console_settings, running_system
-from services.console.system import answering
 
 if TYPE_CHECKING:
     from services.contracts.candidate_pb2 import Candidate
@@ -191,6 +190,8 @@ def prompt(
 
 def _run_tool(module: str, arguments: list[str], as_json: bool, *needed: str) -> None:
     """Run a service's own tool beside the services that it asks; its exit status is ours."""
+    from services.console.system import answering
+
     command = [sys.executable, "-m", module, *arguments, *(["--json"] if as_json else [])]
 
     async def status() -> int:
