@@ -33,7 +33,8 @@ class Mongod:
             self.port: int = free.getsockname()[1]
         self._command = [
             binary, "--dbpath", str(folder), "--port", str(self.port), "--bind_ip", "127.0.0.1", "--quiet",
-            "--setParameter", "transactionLifetimeLimitSeconds=10", "--wiredTigerCacheSizeGB", "0.25", "--logpath", str(folder / "mongod.log"),
+            "--setParameter", "transactionLifetimeLimitSeconds=10",
+            "--wiredTigerCacheSizeGB", "0.25", "--logpath", str(folder / "mongod.log"),
             *(["--replSet", "rs0"] if replica_set else []),
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
