@@ -183,7 +183,7 @@ class Worker:
         if not self._running:
             return
         _, late = await asyncio.wait(set(self._running), timeout=grace)
-        await tasks.end(*late, within=10)
+        await tasks.end(*late, within=10, again=6)  # to end a sandboxed program takes seconds
 
     async def _fetch(self) -> Delivery | None:
         """One delivery, or None if none arrived or draining began."""

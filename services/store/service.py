@@ -307,7 +307,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
                 )
                 records += page.candidates
                 total = page.total if page.candidates else 0
-            self._lessons = (row.run, row.changed), lessons_of(records)
+            self._lessons = (row.run, row.changed), await asyncio.to_thread(lessons_of, records)
         lessons = self._lessons[1]
         return pb.LessonsReply(lessons=lessons.lessons[: request.most or None], refuted=lessons.refuted)
 

@@ -26,7 +26,7 @@ async def test_a_task_that_drops_a_cancellation_is_cancelled_again() -> None:
     await asyncio.sleep(0)
 
     async with asyncio.timeout(10):
-        await tasks.end(deaf, deafer, broken)
+        await tasks.end(deaf, deafer, broken, again=0.05)
 
     assert deaf.cancelled()
     assert deafer.cancelled()
@@ -40,9 +40,9 @@ async def test_the_time_for_an_end_may_be_limited() -> None:
     await asyncio.sleep(0)
 
     async with asyncio.timeout(10):
-        await tasks.end(deaf, within=0.3)
+        await tasks.end(deaf, within=0.1, again=0.05)
     left = not deaf.done()
-    await tasks.end(deaf)
+    await tasks.end(deaf, again=0.05)
 
     assert left
     assert deaf.cancelled()
