@@ -180,6 +180,8 @@ class Researcher:
         except Rejected:
             if not found:
                 raise
+        finally:
+            self._release(context.record, min(found, key=_Found.likeness, default=None))
         best = min(found, key=_Found.likeness)
         told = [refusal for refusal in refusals if refusal.kind != "drawn"]
         return _message(best, told, context)
@@ -218,6 +220,13 @@ class Researcher:
         if len(self._drafted) > MOST_DRAFTED:
             del self._drafted[next(iter(self._drafted))]
         return "" if first == record.id else f"the program repeats what the seat of {first} has just drafted"
+
+    def _release(self, record: pb.Candidate, kept: _Found | None) -> None:
+        """Leave to other seats what this one has drafted and does not propose."""
+        own = [key for key, first in self._drafted.items() if (key[0], first) == (record.run, record.id)]
+        for run, structure in own:
+            if kept is None or structure != kept.structure:
+                del self._drafted[run, structure]
 
     async def _check(
         self, draft: Draft, record: pb.Candidate, settings: events_pb2.RunSettings, exempt_from_cost: bool = False

@@ -212,6 +212,19 @@ async def test_two_seats_at_once_do_not_draft_the_same_program(bus: Bus) -> None
     assert proposal_of_first.structure != second.candidate_proposed.proposal.structure
 
 
+async def test_what_a_seat_has_drafted_and_not_proposed_is_left_to_others(bus: Bus) -> None:
+    """A check may fail for reasons that pass; nobody else would ever train that program."""
+    neighbours = Neighbours(Archive(settings_of()), Checker(LEAKS, PASSED))
+    other = proposes(name="OtherNet", program=baseline("gla").program)
+    async with thinking(proposes(), other, proposes(), judged(IS_NEW, 3)) as (mind, _), seats(mind, neighbours) as seat:
+        (first,) = await seat.handle(bus, number=2)
+        (second,) = await seat.handle(bus, number=3)
+
+    assert first.candidate_proposed.proposal.name == "OtherNet"
+    assert not second.candidate_proposed.proposal.novelty_history
+    assert second.candidate_proposed.proposal.structure != first.candidate_proposed.proposal.structure
+
+
 async def test_the_parents_own_program_is_refused_without_asking(bus: Bus) -> None:
     """An exact structural repeat needs no judge."""
     renamed = PARENT_PROGRAM + "\n# another comment\n"
