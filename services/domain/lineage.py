@@ -30,13 +30,13 @@ def flaws(parents: Parents) -> Flaws:
 def path_to_root(parents: Parents, candidate: str) -> list[str]:
     """The candidate, its parent and so on up to its root.
 
-    Raises ``KeyError`` for an unknown candidate, ``ValueError`` for a path that meets an orphan or runs in a circle.
+    Raises ``KeyError`` for an unknown candidate, ``ValueError`` for a path that meets an orphan or a cycle.
     """
     path, seen = [candidate], {candidate}
     parent = parents[candidate]
     while parent is not None:
         if parent in seen:
-            raise ValueError(f"lineage of {candidate} runs in a circle through {parent}")
+            raise ValueError(f"the lineage of {candidate} has a cycle through {parent}")
         if parent not in parents:
             raise ValueError(f"lineage of {candidate} is broken: {path[-1]} names the unknown parent {parent}")
         path.append(parent)

@@ -178,7 +178,7 @@ class Laboratory:
         for name, part in self.parts.items():
             if not part.stopped_by_name:
                 continue
-            if name == "store" and "no sound SQLite file" in part.stopped_by_name:
+            if name == "store" and "damaged or no SQLite file" in part.stopped_by_name:
                 async with self.archive_hurt:  # what it asks for: a sound file lies there again
                     part.stopped_by_name, part.process = "", None
                 continue

@@ -111,7 +111,7 @@ async def test_a_dropped_or_foreign_index_of_sqlite_keeps_the_store_from_startin
     found = await set_up(at_home, create=True)
 
     assert "archive: index candidates_by_fitness does not exist" in found.differences
-    assert "archive: index mine is not of this design" in found.differences
+    assert "archive: index mine is unexpected" in found.differences
     refused = run_module(at_home, "services.store")
     assert refused.returncode == SETTINGS_EXIT
     assert "index candidates_by_fitness does not exist" in refused.stderr

@@ -73,7 +73,7 @@ def test_orphans_and_cycles_are_named() -> None:
 def test_walking_a_flawed_tree_is_refused(function: object) -> None:
     """No endless loop, no silent end."""
     assert callable(function)
-    with pytest.raises(ValueError, match="circle"):
+    with pytest.raises(ValueError, match="cycle"):
         function({"a": "b", "b": "a"}, "a")
     with pytest.raises(ValueError, match="unknown parent"):
         function({"a": "b"}, "a")

@@ -1,7 +1,6 @@
-"""The archive in memory: nothing to install, nothing on disk, gone with its process.
+"""The archive in memory, for tests and benchmarks.
 
-Replays compare against it, tests and benches stand on it. It keeps the promise of `services.store.port.Archive` by the
-plainest means, dictionaries and sorting, and is the reference that the databases are compared with.
+It uses plain dictionaries and sorting, and is the reference that the databases are compared with.
 """
 
 import pickle
@@ -19,8 +18,8 @@ from services.store.backends.folding import Digest, Effects, Key, Loaded, due, f
 from services.store.backends.indices import Sketched
 from services.store.backends.neighbours import StoredProgram, StoredVector
 from services.store.backends.rows import (
+    Backend,
     Order,
-    Searching,
     Value,
     candidate_row,
     columns,
@@ -46,8 +45,8 @@ from services.store.projection import read
 Slim = dict[str, Value]
 
 
-class MemoryArchive(Searching):
-    """`services.store.port.Archive` without a database. Records are kept serialised, which is a tenth of their size."""
+class MemoryArchive(Backend):
+    """`services.store.port.Archive` without a database. Records are stored serialised, at a tenth of their size."""
 
     def __init__(self) -> None:
         super().__init__(self)
@@ -67,25 +66,21 @@ class MemoryArchive(Searching):
         self._programs: dict[str, dict[int, StoredProgram]] = {}
 
     async def open(self) -> None:
-        """Nothing to connect to."""
+        pass
 
     async def drift(self) -> list[str]:
-        """See the port: there is no schema."""
         return []
 
     async def damage(self) -> list[str]:
-        """See the port: there is no file."""
         return []
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        pass
 
     async def healthy(self) -> bool:
-        """Always."""
         return True
 
     async def apply(self, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
-        """See the port."""
         incoming = due(messages, self._applied)
         if not incoming:
             return []
@@ -100,16 +95,16 @@ class MemoryArchive(Searching):
         return effects.changes
 
     def put(self, run: RunRow, records: Iterable[candidate_pb2.Candidate] = ()) -> None:
-        """Take a run and records as they are, without events: for tests and demonstrations."""
+        """Store a run and records without events, for tests and demonstrations."""
         self._write(Effects(self._applied + 1, [], runs={run.run: run}))
         for record in records:
             sequence, key = self._applied + 1, (run.run, record.id)
-            known = self._row(key) if key in self._records else None
+            previous = self._row(key) if key in self._records else None
             ended = sequence if record.state in (candidate_pb2.STATE_ARCHIVED, candidate_pb2.STATE_REJECTED) else None
             effects = Effects(
-                sequence, [], rows={key: CandidateRow(record, known.requested if known else sequence, ended)}
+                sequence, [], rows={key: CandidateRow(record, previous.requested if previous else sequence, ended)}
             )
-            if record.HasField("proposal") and not (known and known.record.HasField("proposal")):
+            if record.HasField("proposal") and not (previous and previous.record.HasField("proposal")):
                 effects.proposed[key] = sequence
             self._write(effects)
 
@@ -128,8 +123,8 @@ class MemoryArchive(Searching):
             self._put_proposal(key, sequence, effects.rows[key].record.proposal)
         for pool in effects.pools:
             self._pools.setdefault(pool.run, []).append(pool)
-        known = set(effects.stored)
-        self._outbox = {number: one for number, one in self._outbox.items() if one.event.id not in known}
+        stored = set(effects.stored)
+        self._outbox = {number: entry for number, entry in self._outbox.items() if entry.event.id not in stored}
         for event in effects.answers.values():
             number = self._next()
             self._outbox[number] = Outgoing(number, event)
@@ -144,47 +139,37 @@ class MemoryArchive(Searching):
             self._programs.setdefault(run, {})[sequence] = StoredProgram(sequence, candidate, None)
 
     async def applied(self) -> int:
-        """See the port."""
         return self._applied
 
     async def position(self) -> Position:
-        """See the port."""
         return Position(self._applied, read(self._messages[-1]).log.sha256 if self._messages else None)
 
     async def bodies(self) -> AsyncIterator[Logged]:
-        """See the port."""
         for message in self._messages:
             yield message
 
     async def outbox(self, limit: int = 200) -> list[Outgoing]:
-        """See the port."""
         return list(self._outbox.values())[:limit]
 
     async def sent(self, numbers: Sequence[int]) -> None:
-        """See the port."""
         for number in numbers:
             self._outbox.pop(number, None)
 
     async def reserve(self, run: str, tokens: int, nanodollars: int | None) -> int:
-        """See the port."""
         number = self._next()
         self._reservations[number] = Reservation(number, run, tokens, nanodollars)
         return number
 
     async def unreserve(self, number: int) -> None:
-        """See the port."""
         self._reservations.pop(number, None)
 
     async def reservations(self) -> list[Reservation]:
-        """See the port."""
         return list(self._reservations.values())
 
-    async def known(self, run: str) -> str:
-        """See `Searching`."""
+    async def resolve_run(self, run: str) -> str:
         return (await self.run(run)).run
 
     async def run(self, run: str) -> RunRow:
-        """See the port."""
         if run and run not in self._runs:
             raise NotFound(f"no run is called {run}")
         if not self._runs:
@@ -192,12 +177,10 @@ class MemoryArchive(Searching):
         return self._runs[run] if run else max(self._runs.values(), key=lambda row: row.started)
 
     async def runs(self) -> list[RunRow]:
-        """See the port."""
         return sorted(self._runs.values(), key=lambda row: -row.started)
 
     async def candidate(self, run: str, candidate: str) -> CandidateRow:
-        """See the port."""
-        run = await self.known(run)
+        run = await self.resolve_run(run)
         if (run, candidate) in self._records:
             return self._row((run, candidate))
         ids = sorted(name for name, slim in self._of(run).items() if slim["name"] == candidate) if candidate else []
@@ -208,14 +191,12 @@ class MemoryArchive(Searching):
         return self._row((run, ids[0]))
 
     async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
-        """See the port."""
-        run = await self.known(run)
+        run = await self.resolve_run(run)
         return [self._row((run, name)).record for name in ids if (run, name) in self._records]
 
     async def list_candidates(self, query: Query) -> Page:
-        """See the port."""
         order = Order.of(query)
-        run = await self.known(query.run)
+        run = await self.resolve_run(query.run)
         matching = [
             slim
             for slim in self._of(run).values()
@@ -227,21 +208,17 @@ class MemoryArchive(Searching):
         return Page(tuple(await self.candidates(run, page)), len(matching))
 
     async def state_counts(self, run: str) -> dict[int, int]:
-        """See the port."""
-        states = (slim["state"] for slim in self._of(await self.known(run)).values())
+        states = (slim["state"] for slim in self._of(await self.resolve_run(run)).values())
         return dict(Counter(state for state in states if isinstance(state, int)))
 
     async def event_count(self, run: str) -> int:
-        """See the port."""
-        return len(self._log.get(await self.known(run), ()))
+        return len(self._log.get(await self.resolve_run(run), ()))
 
     async def tree(self, run: str) -> list[archive_pb2.TreeNode]:
-        """See the port."""
-        return [tree_node(slim) for slim in self._of(await self.known(run)).values()]
+        return [tree_node(slim) for slim in self._of(await self.resolve_run(run)).values()]
 
     async def subtree(self, run: str, candidate: str) -> list[archive_pb2.TreeNode]:
-        """See the port."""
-        run = await self._known_candidate(run, candidate)
+        run = await self._require_candidate(run, candidate)
         below, reached = {candidate}, {candidate}
         while reached:
             reached = {str(name) for name, slim in self._of(run).items() if slim["parent"] in reached} - below
@@ -249,32 +226,27 @@ class MemoryArchive(Searching):
         return [tree_node(slim) for name, slim in self._of(run).items() if name in below]
 
     async def children(self, run: str, candidate: str) -> list[str]:
-        """See the port."""
-        run = await self._known_candidate(run, candidate)
+        run = await self._require_candidate(run, candidate)
         children = (slim for slim in self._of(run).values() if slim["parent"] == candidate)
         return _sorted(children, Order("fitness", descending=True))
 
     async def path(self, run: str, candidate: str) -> list[str]:
-        """See the port."""
-        run = await self._known_candidate(run, candidate)
+        run = await self._require_candidate(run, candidate)
         slims = self._of(run)
         parents = {name: str(slim["parent"]) if slim["parent"] in slims else None for name, slim in slims.items()}
         return path_to_root(parents, candidate)[::-1]
 
     async def pool(self, run: str, at_sequence: int = 0) -> PoolRow | None:
-        """See the port."""
-        pools = self._pools.get(await self.known(run), [])
+        pools = self._pools.get(await self.resolve_run(run), [])
         return next((pool for pool in reversed(pools) if not at_sequence or pool.sequence <= at_sequence), None)
 
     async def baselines(self, run: str) -> list[candidate_pb2.Candidate]:
-        """See the port."""
-        run = await self.known(run)
+        run = await self.resolve_run(run)
         baselines = (slim for slim in self._of(run).values() if slim["kind"] == candidate_pb2.KIND_BASELINE)
         return await self.candidates(run, _sorted(baselines, Order("number", descending=False)))
 
     async def moves(self, run: str, limit: int) -> list[archive_pb2.MoveOutcome]:
-        """See the port."""
-        run = await self.known(run)
+        run = await self.resolve_run(run)
         slims = self._of(run)
         proposals = [
             slim for slim in slims.values() if slim["kind"] == candidate_pb2.KIND_PROPOSAL and slim["proposed"]
@@ -291,24 +263,20 @@ class MemoryArchive(Searching):
         ]
 
     async def recent_rejections(self, run: str, limit: int) -> list[candidate_pb2.Candidate]:
-        """See the port."""
-        run = await self.known(run)
+        run = await self.resolve_run(run)
         rejected = [name for name, slim in self._of(run).items() if slim["state"] == candidate_pb2.STATE_REJECTED]
         return await self.candidates(run, rejected[::-1][:limit])
 
     async def chain(self, run: str, candidate: str) -> list[LogRow]:
-        """See the port."""
-        run = await self._known_candidate(run, candidate)
+        run = await self._require_candidate(run, candidate)
         return [row for row in self._log.get(run, ()) if row.candidate == candidate]
 
     async def log(self, run: str) -> AsyncIterator[LogRow]:
-        """See the port."""
-        for row in self._log.get(await self.known(run), ()):
+        for row in self._log.get(await self.resolve_run(run), ()):
             yield row
 
     async def digest(self, run: str) -> tuple[str, int]:
-        """See the port."""
-        run, digest = await self.known(run), Digest()
+        run, digest = await self.resolve_run(run), Digest()
         for name in sorted(self._of(run)):
             digest.candidate(self._records[run, name])
         for pool in self._pools.get(run, ()):
@@ -318,46 +286,38 @@ class MemoryArchive(Searching):
         return digest.result()
 
     async def backup(self, path: Path) -> None:
-        """See the port: all of it, pickled."""
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_source", "_neighbours")}
         with path.open("xb") as file:
-            pickle.dump(self._state(), file)
+            pickle.dump(state, file)
 
     async def restore(self, path: Path) -> None:
-        """Become a copy that was made by `backup`. Raises FileExistsError where this archive holds something."""
+        """Load a file that `backup` wrote. Raises FileExistsError if this archive is not empty."""
         if self._applied:
-            raise FileExistsError("this archive in memory holds something already: restore into an empty one")
+            raise FileExistsError("the archive in memory is not empty: restore into a new one")
         with path.open("rb") as file:
-            self.__dict__.update(pickle.load(file))  # noqa: S301 - a file of our own
-
-    def _state(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_source", "_neighbours")}
+            self.__dict__.update(pickle.load(file))  # noqa: S301 - written by `backup`
 
     async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:
-        """See `neighbours.Source`."""
         return [row for row in self._vectors.get((run, embedder), ()) if row.sequence > after][:limit]
 
     async def programs(self, run: str, after: int, limit: int) -> list[StoredProgram]:
-        """See `neighbours.Source`."""
         return [row for row in self._programs.get(run, {}).values() if row.sequence > after][:limit]
 
     async def program_texts(self, run: str, ids: Sequence[str]) -> dict[str, str]:
-        """See `neighbours.Source`."""
         return {candidate.id: candidate.proposal.program for candidate in await self.candidates(run, ids)}
 
     async def program_runs(self, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
-        """See `neighbours.Source`."""
         rows = self._programs.get(run, {}).values()
         return {row.candidate: row.sketched for row in rows if row.sketched is not None and row.candidate in ids}
 
     async def save_fingerprints(self, sketches: Sequence[tuple[int, Sketched]]) -> None:
-        """See `neighbours.Source`."""
         for programs in self._programs.values():
             for sequence, sketched in sketches:
                 if sequence in programs:
                     programs[sequence] = StoredProgram(sequence, programs[sequence].candidate, sketched)
 
-    async def _known_candidate(self, run: str, candidate: str) -> str:
-        run = await self.known(run)
+    async def _require_candidate(self, run: str, candidate: str) -> str:
+        run = await self.resolve_run(run)
         if (run, candidate) not in self._records:
             raise NotFound(f"run {run} has no candidate {candidate!r}")
         return run
@@ -381,8 +341,6 @@ def _sorted(slims: Iterable[Slim], order: Order) -> list[str]:
     absent = [slim for slim in by_id if slim[order.column] is None]
     if order.column == "stage":
         present.sort(key=lambda slim: str(slim["stage"]), reverse=order.descending)
-        if order.descending:
-            present.sort(key=lambda slim: str(slim["stage"]), reverse=True)
     else:
         present.sort(key=lambda slim: sign * float(slim[order.column] or 0))
     return [str(slim["id"]) for slim in (*present, *absent)]

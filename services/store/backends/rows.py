@@ -1,4 +1,4 @@
-"""What the SQL and document backends share: the slim columns beside a candidate's record, and the search over them."""
+"""Shared by all backends: columns stored beside a candidate's record, and queries that combine others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
 Value = str | int | float | bytes | None
 
 MOST = 2**63 - 1
-"""The greatest whole number that both databases hold."""
+"""The largest integer that both databases can store."""
 
 SORT_COLUMNS: Mapping[str, tuple[str, bool]] = {
     "fitness": ("fitness", True),
@@ -31,19 +31,19 @@ SORT_COLUMNS: Mapping[str, tuple[str, bool]] = {
     "state": ("state", False),
     "number": ("number", True),  # newest first
 }
-"""What each sort reads, and whether the highest is the best."""
+"""The column of each sort, and whether the highest value is the best."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """How a query's answers are sorted; ties always by id."""
+    """The sort of a query; ties by id."""
 
     column: str
     descending: bool
 
     @classmethod
     def of(cls, query: Query) -> Order:
-        """ValueError names the field of an impossible query."""
+        """Raises ValueError naming the invalid field of a query."""
         if query.sort not in SORT_COLUMNS:
             raise ValueError(f"sort must be one of {', '.join(SORTS)}, not {query.sort!r}")
         if query.offset < 0 or query.limit < 0:
@@ -53,12 +53,12 @@ class Order:
 
 
 def record_bytes(record: candidate_pb2.Candidate) -> bytes:
-    """The record as it is stored and digested: equal records give equal bytes."""
+    """The record as stored and digested: equal records give equal bytes."""
     return record.SerializeToString(deterministic=True)
 
 
 def columns(row: CandidateRow) -> dict[str, Value]:
-    """The slim columns of a candidate. Absent and not finite numbers are None."""
+    """The columns of a candidate. Absent and non-finite numbers are None."""
     record = row.record
     proposal, training = record.proposal, record.training
     return {
@@ -82,30 +82,30 @@ def columns(row: CandidateRow) -> dict[str, Value]:
     }
 
 
-def candidate_row(record: bytes, slim: Mapping[str, Value]) -> CandidateRow:
-    """The row that :func:`columns` and :func:`record_bytes` were made from."""
-    requested, ended = slim["requested"], slim["ended"]
+def candidate_row(record: bytes, values: Mapping[str, Value]) -> CandidateRow:
+    """The inverse of `record_bytes` and `columns`."""
+    requested, ended = values["requested"], values["ended"]
     assert isinstance(requested, int)  # noqa: S101 - as written above
     assert ended is None or isinstance(ended, int)  # noqa: S101
     return CandidateRow(candidate_pb2.Candidate.FromString(record), requested, ended)
 
 
 NODE = ("id", "parent", "name", "fitness", "loss", "state", "stage", "kind", "number", "benchmark", "parameters")
-"""The columns of a tree node; `TreeNode` calls them the same."""
+"""The columns of a tree node, named as in `TreeNode`."""
 
 
-def tree_node(slim: Mapping[str, Value]) -> archive_pb2.TreeNode:
-    """A node from its columns; what is absent stays absent."""
-    return archive_pb2.TreeNode(**{name: slim[name] for name in NODE if slim[name] is not None})  # type: ignore[arg-type]
+def tree_node(values: Mapping[str, Value]) -> archive_pb2.TreeNode:
+    """A node from its columns; absent values stay absent."""
+    return archive_pb2.TreeNode(**{name: values[name] for name in NODE if values[name] is not None})  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=1024)
 def move_outcome(
     moves: tuple[str, ...], fitness: float | None, parents: float | None, state: int, structure: str
 ) -> archive_pb2.MoveOutcome:
-    """What a proposal's moves brought: its fitness minus its parent's, absent unless both are known.
+    """A proposal's moves and its gain: fitness minus its parent's, absent unless both are known.
 
-    Every seat asks for the same few hundred: the message is shared and must not be changed.
+    Cached, since every seat queries the same few hundred: the message must not be modified.
     """
     gain = None if fitness is None or parents is None else fitness - parents
     rejected = state == candidate_pb2.STATE_REJECTED
@@ -125,8 +125,8 @@ def _parameters(record: candidate_pb2.Candidate) -> int | None:
     return min(check.parameters, MOST) if check.HasField("parameters") else None
 
 
-class Searching(ABC):
-    """The part of `services.store.port.Archive` that rests on other questions of it."""
+class Backend(ABC):
+    """The queries of `services.store.port.Archive` that combine other queries of it."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -138,32 +138,27 @@ class Searching(ABC):
         return Neighbours(self._source)
 
     @abstractmethod
-    async def candidate(self, run: str, candidate: str) -> CandidateRow:
-        """See the port."""
+    async def candidate(self, run: str, candidate: str) -> CandidateRow: ...
 
     @abstractmethod
-    async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
-        """See the port."""
+    async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]: ...
 
     @abstractmethod
-    async def known(self, run: str) -> str:
-        """The name of a run that exists, the newest for an empty one. Raises NotFound."""
+    async def resolve_run(self, run: str) -> str:
+        """The name of a run, the newest for an empty name. Raises NotFound."""
 
     async def record(self, run: str, candidate: str) -> candidate_pb2.Candidate:
-        """See the port."""
         return (await self.candidate(run, candidate)).record
 
     async def nearest_motivations(
         self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
     ) -> list[Near]:
-        """See the port."""
-        run = await self.known(run)
+        run = await self.resolve_run(run)
         scored = await self._neighbours.motivations(run, embedding, embedder, count, except_id)
         return await self._near(run, scored, same=0)
 
     async def nearest_programs(self, run: str, program: str, count: int, except_id: str) -> list[Near]:
-        """See the port."""
-        run = await self.known(run)
+        run = await self.resolve_run(run)
         scored, same = await self._neighbours.programs(run, program, count, except_id)
         return await self._near(run, scored, same)
 

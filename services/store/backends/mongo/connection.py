@@ -1,7 +1,7 @@
-"""The connection to MongoDB, and its errors in the port's words. The one place that imports motor.
+"""The connection to MongoDB and the translation of its errors. The only module that imports motor.
 
-Motor gets no more than critical fixes until 2027-05. PyMongo's own asynchronous client passes the same tests: to change
-over, set `DRIVER` to `pymongo.AsyncMongoClient`. What the two do differently is in this module.
+Motor gets only critical fixes, until 2027-05. PyMongo's own asynchronous client passes the same tests: to switch, set
+`DRIVER` to `pymongo.AsyncMongoClient`. All differences between the two are handled in this module.
 """
 
 import inspect
@@ -34,7 +34,7 @@ CALL_SECONDS = 60.0
 DATABASE = "asi"
 """The database of a URL that names none."""
 
-Document = dict[str, Any]  # what the driver gives: typed where a row is made of it
+Document = dict[str, Any]  # as the driver returns it; rows are typed
 Client: TypeAlias = "AsyncIOMotorClient[Document]"
 Collection: TypeAlias = "AsyncIOMotorCollection[Document]"
 Database: TypeAlias = "AsyncIOMotorDatabase[Document]"
@@ -43,15 +43,15 @@ Session: TypeAlias = AsyncIOMotorClientSession
 DRIVER: Callable[..., Client] = AsyncIOMotorClient
 _SNAPSHOT = ReadConcern("snapshot")
 _DURABLE = WriteConcern(w="majority", j=True)
-_AWAY_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult", "RetryableWriteError")
-_AWAY_CODES = frozenset({24, 26, 39, 43, 50, 64, 91, 112, 175, 215, 246, 262, 361, 11600, 11601, 11602, 14031})
-"""A failing file, time-outs, a shutdown, a snapshot or cursor that is gone, damaged data, an interruption, a full
-disk, and what a question meets whose collection is dropped meanwhile."""
-_REFUSED_CODES = {13: "may not use this database", 18: "is not who it says it is"}
+_UNAVAILABLE_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult", "RetryableWriteError")
+_UNAVAILABLE_CODES = frozenset({24, 26, 39, 43, 50, 64, 91, 112, 175, 215, 246, 262, 361, 11600, 11601, 11602, 14031})
+"""File errors, timeouts, shutdown, a lost snapshot or cursor, damaged data, interruption, a full disk, and errors of
+queries whose collection is dropped meanwhile."""
+_REFUSED_CODES = {13: "may not use this database", 18: "failed to authenticate"}
 
 
 def connect(url: str) -> Client:
-    """A client for the running event loop. Raises SettingsError for an impossible URL."""
+    """A client for the running event loop. Raises SettingsError for an invalid URL."""
     try:
         return DRIVER(
             url,
@@ -67,15 +67,14 @@ def connect(url: str) -> Client:
 
 
 async def close(client: Client) -> None:
-    """End all connections."""
     end: Callable[[], Any] = client.close
     await _settled(end())
 
 
 async def aggregated(collection: Collection, steps: Sequence[Document]) -> list[Document]:
     """All documents of an aggregation."""
-    found: list[Document] = await (await _settled(collection.aggregate(list(steps)))).to_list(None)
-    return found
+    documents: list[Document] = await (await _settled(collection.aggregate(list(steps)))).to_list(None)
+    return documents
 
 
 def database(client: Client) -> Database:
@@ -88,14 +87,14 @@ async def require_replica_set(client: Client) -> None:
     hello: Mapping[str, object] = await client.admin.command("hello")
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         raise SettingsError(
-            "ASI_ARCHIVE_URL names a MongoDB server that is no replica set and has no transactions: "
+            "ASI_ARCHIVE_URL names a MongoDB server that is not part of a replica set, so it has no transactions: "
             "start it with --replSet and run rs.initiate() once."
         )
 
 
 @asynccontextmanager
 async def transaction(client: Client) -> AsyncIterator[Session]:
-    """All or nothing, durable on a majority. A conflict with another writer raises ArchiveUnavailable."""
+    """A transaction, durable on a majority. A write conflict raises ArchiveUnavailable."""
     async with (
         await _settled(client.start_session()) as session,
         await _settled(session.start_transaction(_SNAPSHOT, _DURABLE)),
@@ -104,18 +103,18 @@ async def transaction(client: Client) -> AsyncIterator[Session]:
 
 
 @asynccontextmanager
-async def moment(client: Client) -> AsyncIterator[Session]:
-    """A session whose reads all see the same moment."""
+async def snapshot(client: Client) -> AsyncIterator[Session]:
+    """A session whose reads all see the same snapshot."""
     async with await _settled(client.start_session(snapshot=True)) as session:
         yield session
 
 
 @asynccontextmanager
-async def translated(running: bool = False) -> AsyncIterator[None]:
-    """What the driver says about the server, in the port's words; our own mistakes in queries stay as they are.
+async def translate_errors(running: bool = False) -> AsyncIterator[None]:
+    """Translate errors of the server to those of the port; programming errors in queries pass through.
 
     Args:
-        running: what is refused to a user is an outage then, which ends when its rights are given back.
+        running: whether missing rights are an outage, which ends when they are granted again, not a SettingsError.
     """
     try:
         yield
@@ -123,14 +122,17 @@ async def translated(running: bool = False) -> AsyncIterator[None]:
         code = error.code if isinstance(error, OperationFailure) else None
         if code in _REFUSED_CODES and not running:
             raise SettingsError(f"ASI_ARCHIVE_URL: its user {_REFUSED_CODES[code]} ({error}).") from error
-        away = isinstance(error, ConnectionFailure | ExecutionTimeout) or code in _AWAY_CODES | _REFUSED_CODES.keys()
         writes = error.details["writeErrors"] if isinstance(error, BulkWriteError) else []
-        away = away or any(write["code"] in _AWAY_CODES for write in writes)
-        if away or any(error.has_error_label(label) for label in _AWAY_LABELS):
+        if (
+            isinstance(error, ConnectionFailure | ExecutionTimeout)
+            or code in _UNAVAILABLE_CODES | _REFUSED_CODES.keys()
+            or any(write["code"] in _UNAVAILABLE_CODES for write in writes)
+            or any(error.has_error_label(label) for label in _UNAVAILABLE_LABELS)
+        ):
             raise ArchiveUnavailable(f"MongoDB: {writes[0]['errmsg'] if writes else error}") from error
         raise
 
 
 async def _settled(value: Any) -> Any:
-    """The value itself, which one driver gives at once and the other one when awaited."""
+    """The value, which one driver returns directly and the other as an awaitable."""
     return await value if inspect.isawaitable(value) else value

@@ -1,8 +1,8 @@
-"""Questions about runs and their candidates: plain functions of a database."""
+"""The queries of the port, as functions of a database."""
 
 import zlib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pymongo import ASCENDING, DESCENDING
 
@@ -12,52 +12,52 @@ from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.store.backends.folding import Digest
 from services.store.backends.indices import Sketched
 from services.store.backends.mongo import schema
-from services.store.backends.mongo.connection import Collection, Database, Document, aggregated, moment
+from services.store.backends.mongo.connection import Collection, Database, Document, aggregated, snapshot
 from services.store.backends.neighbours import StoredProgram, StoredVector, sketch_from
-from services.store.backends.rows import Order, move_outcome
+from services.store.backends.rows import Order, candidate_row, move_outcome, tree_node
 from services.store.port import CandidateRow, LogRow, Outgoing, Page, PoolRow, Query, Reservation, RunRow
 
 T = TypeVar("T")
+ID = {"_id": 0, "id": 1}
 
 
-async def run_named(database: Database, run: str) -> RunRow:
+async def _find_run(database: Database, run: str, fields: Document | None = None) -> Document:
     """A run, the newest for an empty name. Raises NotFound."""
-    row = await database.runs.find_one({"_id": run} if run else {}, sort=[("started", DESCENDING)])
+    row: Document | None = await database.runs.find_one(
+        {"_id": run} if run else {}, fields, sort=[("started", DESCENDING)]
+    )
     if row is None:
         raise NotFound(f"no run is called {run}" if run else "there is no run yet")
-    return schema.run_row(row)
+    return row
 
 
-async def known(database: Database, run: str) -> str:
-    """The name of a run that exists. Raises NotFound."""
-    row = await database.runs.find_one({"_id": run} if run else {}, {"_id": 1}, sort=[("started", DESCENDING)])
-    if row is None:
-        raise NotFound(f"no run is called {run}" if run else "there is no run yet")
-    return str(row["_id"])
+async def run(database: Database, run: str) -> RunRow:
+    return schema.run_row(await _find_run(database, run))
+
+
+async def resolve_run(database: Database, run: str) -> str:
+    return str((await _find_run(database, run, {"_id": 1}))["_id"])
 
 
 async def runs(database: Database) -> list[RunRow]:
-    """Newest first."""
     return [schema.run_row(row) async for row in database.runs.find().sort("started", DESCENDING)]
 
 
-async def candidate(database: Database, run: str, name: str) -> CandidateRow:
-    """By id, else by a name that just one candidate has. Raises NotFound and ValueError."""
-    run = await known(database, run)
-    if row := await _row(database, run, name):
+async def candidate(database: Database, run: str, candidate: str) -> CandidateRow:
+    run = await resolve_run(database, run)
+    if row := await _row(database, run, candidate):
         return row
-    same_name = database.candidates.find({"run": run, "name": name}, {"_id": 0, "id": 1}).sort("id", ASCENDING).limit(5)
-    ids = [row["id"] async for row in same_name] if name else []
+    criteria = {"run": run, "name": candidate}
+    ids = await _ids(database.candidates.find(criteria, ID).sort("id", ASCENDING).limit(5)) if candidate else []
     if len(ids) > 1:
-        raise ValueError(f"candidate {name!r} is ambiguous in run {run}: ask for one of {', '.join(ids)}")
+        raise ValueError(f"candidate {candidate!r} is ambiguous in run {run}: ask for one of {', '.join(ids)}")
     if not ids or not (row := await _row(database, run, ids[0])):
-        raise NotFound(f"run {run} has no candidate {name!r}")
+        raise NotFound(f"run {run} has no candidate {candidate!r}")
     return row
 
 
 async def candidates(database: Database, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
-    """In the order asked for; unknown ids are left out."""
-    run = run or await known(database, run)
+    run = run or await resolve_run(database, run)
     keys = [schema.key_of(run, name) for name in ids]
     records = await database.records.find({"_id": {"$in": keys}}).to_list(None)
     by_key = {row["_id"]: row["record"] for row in records}
@@ -69,67 +69,58 @@ async def candidates(database: Database, run: str, ids: Sequence[str]) -> list[c
 async def list_candidates(database: Database, query: Query) -> Page:
     """One page; the ids come from an index, only the page's records are read."""
     order = Order.of(query)
-    run = await known(database, query.run)
+    run = await resolve_run(database, query.run)
     criteria = _selection(query, run)
     total = await database.candidates.count_documents(criteria)
     if query.limit == 0 or query.offset >= total:
         return Page((), total)
     direction = DESCENDING if order.descending else ASCENDING
     sort = [(f"no_{order.column}", ASCENDING), (order.column, direction), ("id", ASCENDING)]
-    page = database.candidates.find(criteria, {"_id": 0, "id": 1}).sort(sort).skip(query.offset).limit(query.limit)
-    ids = [row["id"] for row in await page.to_list(None)]
+    ids = await _ids(database.candidates.find(criteria, ID).sort(sort).skip(query.offset).limit(query.limit))
     return Page(tuple(await candidates(database, run, ids)), total)
 
 
 async def state_counts(database: Database, run: str) -> dict[int, int]:
-    """How many candidates are in each state."""
-    criteria = {"$match": {"run": await known(database, run)}}
+    criteria = {"$match": {"run": await resolve_run(database, run)}}
     counted = await aggregated(database.candidates, [criteria, {"$group": {"_id": "$state", "count": {"$sum": 1}}}])
     return {row["_id"]: row["count"] for row in counted}
 
 
 async def event_count(database: Database, run: str) -> int:
-    """How many events of the run were applied."""
-    return int(await database.log.count_documents({"run": await known(database, run)}))
+    return int(await database.log.count_documents({"run": await resolve_run(database, run)}))
 
 
 async def tree(database: Database, run: str) -> list[archive_pb2.TreeNode]:
-    """All nodes, oldest first."""
-    cursor = database.candidates.find({"run": await known(database, run)}).sort("requested", ASCENDING)
-    return [schema.node(slim) async for slim in cursor]
+    cursor = database.candidates.find({"run": await resolve_run(database, run)}).sort("requested", ASCENDING)
+    return [tree_node(slim) async for slim in cursor]
 
 
 async def subtree(database: Database, run: str, candidate: str) -> list[archive_pb2.TreeNode]:
-    """A candidate and its descendants, oldest first."""
-    run = await known_candidate(database, run, candidate)
+    run = await require_candidate(database, run, candidate)
     key = schema.key_of(run, candidate)
     below = [key, *(row["_id"] for row in await _walk(database.lineage, key, "_id", "parent"))]
     cursor = database.candidates.find({"_id": {"$in": below}}).sort("requested", ASCENDING)
-    return [schema.node(slim) async for slim in cursor]
+    return [tree_node(slim) async for slim in cursor]
 
 
 async def children(database: Database, run: str, candidate: str) -> list[str]:
-    """Best first, those without fitness last."""
-    run = await known_candidate(database, run, candidate)
+    run = await require_candidate(database, run, candidate)
     order = [("no_fitness", ASCENDING), ("fitness", DESCENDING), ("id", ASCENDING)]
-    cursor = database.candidates.find({"run": run, "parent": candidate}, {"_id": 0, "id": 1}).sort(order)
-    return [row["id"] async for row in cursor]
+    return await _ids(database.candidates.find({"run": run, "parent": candidate}, ID).sort(order))
 
 
 async def path(database: Database, run: str, candidate: str) -> list[str]:
-    """From the root down. A parent that the run does not hold ends the path; ValueError for a circle."""
-    run = run or await known(database, run)
+    run = run or await resolve_run(database, run)
     key = schema.key_of(run, candidate)
     above = {row["_id"]: row["above"] for row in await _walk(database.ancestors, key, "leap", "_id")}
     if key not in above:  # it has no proposal yet, or does not exist
-        await known_candidate(database, run, candidate)
+        await require_candidate(database, run, candidate)
         return [candidate]
     return [ancestor.removeprefix(f"{run}/") for ancestor in reversed(_climb(key, above))]
 
 
-async def pool(database: Database, run: str, at_sequence: int) -> PoolRow | None:
-    """The snapshot in force at a sequence, 0 for now."""
-    criteria: Document = {"run": await known(database, run)}
+async def pool(database: Database, run: str, at_sequence: int = 0) -> PoolRow | None:
+    criteria: Document = {"run": await resolve_run(database, run)}
     if at_sequence:
         criteria["_id"] = {"$lte": at_sequence}
     pool = await database.pools.find_one(criteria, sort=[("_id", DESCENDING)])
@@ -137,16 +128,14 @@ async def pool(database: Database, run: str, at_sequence: int) -> PoolRow | None
 
 
 async def baselines(database: Database, run: str) -> list[candidate_pb2.Candidate]:
-    """By number."""
-    run = run or await known(database, run)
+    run = run or await resolve_run(database, run)
     criteria = {"run": run, "kind": int(candidate_pb2.KIND_BASELINE)}
-    cursor = database.candidates.find(criteria, {"_id": 0, "id": 1}).sort([("number", ASCENDING), ("id", ASCENDING)])
-    return await candidates(database, run, [row["id"] for row in await cursor.to_list(None)])
+    cursor = database.candidates.find(criteria, ID).sort([("number", ASCENDING), ("id", ASCENDING)])
+    return await candidates(database, run, await _ids(cursor))
 
 
 async def moves(database: Database, run: str, limit: int) -> list[archive_pb2.MoveOutcome]:
-    """Of the newest proposals, oldest first."""
-    run = run or await known(database, run)
+    run = run or await resolve_run(database, run)
     criteria = {"run": run, "kind": int(candidate_pb2.KIND_PROPOSAL), "proposed": 1}
     read = {"_id": 0, "moves": 1, "fitness": 1, "state": 1, "structure": 1, "parent": 1}
     cursor = database.candidates.find(criteria, read, batch_size=limit).sort("requested", DESCENDING).limit(limit)
@@ -162,38 +151,39 @@ async def moves(database: Database, run: str, limit: int) -> list[archive_pb2.Mo
 
 
 async def recent_rejections(database: Database, run: str, limit: int) -> list[candidate_pb2.Candidate]:
-    """Newest first."""
-    run = run or await known(database, run)
+    run = run or await resolve_run(database, run)
     criteria = {"run": run, "state": int(candidate_pb2.STATE_REJECTED)}
-    cursor = database.candidates.find(criteria, {"_id": 0, "id": 1}).sort("requested", DESCENDING).limit(limit)
-    newest = await cursor.to_list(None) if limit > 0 else []
-    return await candidates(database, run, [row["id"] for row in newest])
+    cursor = database.candidates.find(criteria, ID).sort("requested", DESCENDING).limit(limit)
+    return await candidates(database, run, await _ids(cursor) if limit > 0 else [])
 
 
 async def reservations(database: Database) -> list[Reservation]:
-    """Oldest first."""
     return [
         Reservation(row["_id"], row["run"], row["tokens"], row["nanodollars"])
         async for row in database.reservations.find().sort("_id", ASCENDING)
     ]
 
 
-async def known_candidate(database: Database, run: str, candidate: str) -> str:
-    """The name of a run that has such a candidate. Raises NotFound."""
-    run = await known(database, run)
+async def require_candidate(database: Database, run: str, candidate: str) -> str:
+    """The name of the run. Raises NotFound if the run or the candidate does not exist."""
+    run = await resolve_run(database, run)
     if not await database.candidates.find_one({"_id": schema.key_of(run, candidate)}, {"_id": 1}):
         raise NotFound(f"run {run} has no candidate {candidate!r}")
     return run
 
 
+async def _ids(cursor: Any) -> list[str]:
+    return [row["id"] for row in await cursor.to_list(None)]
+
+
 async def _row(database: Database, run: str, candidate: str) -> CandidateRow | None:
     key = {"_id": schema.key_of(run, candidate)}
     slim, record = await database.candidates.find_one(key), await database.records.find_one(key)
-    return schema.row_of(slim, record["record"]) if slim and record else None
+    return candidate_row(record["record"], slim) if slim and record else None
 
 
 async def _walk(edges: Collection, key: str, onwards: str, to: str) -> list[Document]:
-    """Everything that these edges reach from a candidate; unwound at once, so that no document grows with it."""
+    """All documents that the edges reach from a candidate, unwound so that no document exceeds the size limit."""
     steps: list[Document] = [
         {"$match": {"_id": key}},
         {
@@ -202,30 +192,30 @@ async def _walk(edges: Collection, key: str, onwards: str, to: str) -> list[Docu
                 "startWith": "$_id",
                 "connectFromField": onwards,
                 "connectToField": to,
-                "as": "met",
+                "as": "reached",
             }
         },
-        {"$unwind": "$met"},
-        {"$replaceRoot": {"newRoot": "$met"}},
+        {"$unwind": "$reached"},
+        {"$replaceRoot": {"newRoot": "$reached"}},
     ]
     return await aggregated(edges, steps)
 
 
 def _climb(key: str, above: dict[str, list[str]]) -> list[str]:
-    """From a candidate to its root, by the stretches that are kept. ValueError for a circle."""
-    path, seen = [key], {key}
+    """From a candidate to its root, by the stored stretches of ancestors. Raises ValueError for a cycle."""
+    path, visited = [key], {key}
     while stretch := above.get(path[-1]):
-        if not seen.isdisjoint(stretch):
-            raise ValueError(f"lineage of {key} runs in a circle through {stretch[-1]}")
+        if not visited.isdisjoint(stretch):
+            raise ValueError(f"the lineage of {key} has a cycle through {stretch[-1]}")
         path += stretch
-        seen.update(stretch)
+        visited.update(stretch)
     return path if path[-1] in above else path[:-1]
 
 
 async def _rows_of_known_run(database: Database, run: str, rows: list[T]) -> list[T]:
-    """The rows; raises NotFound where there are none and the run does not exist."""
+    """The rows. Raises NotFound if there are none and the run does not exist."""
     if not rows:
-        await known(database, run)
+        await resolve_run(database, run)
     return rows
 
 
@@ -240,35 +230,32 @@ def _selection(query: Query, run: str) -> Document:
     return criteria
 
 
-async def outbox(database: Database, limit: int) -> list[Outgoing]:
-    """What waits to be published, oldest first."""
+async def outbox(database: Database, limit: int = 200) -> list[Outgoing]:
     cursor = database.outbox.find().sort("_id", ASCENDING).limit(limit)
     return [Outgoing(row["_id"], events_pb2.Event.FromString(row["body"])) async for row in cursor]
 
 
 async def chain(database: Database, run: str, candidate: str) -> list[LogRow]:
-    """Every event about a candidate, oldest first."""
-    run = await known_candidate(database, run, candidate)
+    run = await require_candidate(database, run, candidate)
     cursor = database.log.find({"run": run, "candidate": candidate}).sort("_id", ASCENDING)
     return [schema.log_row(row) async for row in cursor]
 
 
 async def bodies_page(database: Database, after: int, limit: int) -> list[Logged]:
-    """Messages that came after a sequence, as they were published, in order."""
+    """Messages after a sequence, as published, in order."""
     rows = database.bodies.find({"_id": {"$gt": after}}).sort("_id", ASCENDING).limit(limit)
     return [Logged(row["_id"], row["subject"], zlib.decompress(row["body"])) async for row in rows]
 
 
 async def log_page(database: Database, run: str, after: int, limit: int) -> list[LogRow]:
-    """Events of a run that came after a sequence, in order."""
+    """Events of a run after a sequence, in order."""
     cursor = database.log.find({"run": run, "_id": {"$gt": after}}).sort("_id", ASCENDING).limit(limit)
     return [schema.log_row(row) async for row in cursor]
 
 
 async def digest(database: Database, run: str) -> tuple[str, int]:
-    """The digest of one moment and the number of accepted events."""
-    run, digest = await known(database, run), Digest()
-    async with moment(database.client) as session:
+    run, digest = await resolve_run(database, run), Digest()
+    async with snapshot(database.client) as session:
         records = database.records.find({"_id": schema.keys_of_run(run)}, session=session)
         async for row in records.sort("_id", ASCENDING):
             digest.candidate(row["record"])
@@ -281,14 +268,12 @@ async def digest(database: Database, run: str) -> tuple[str, int]:
 
 
 async def vectors(database: Database, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:
-    """Embeddings that came after a sequence."""
     criteria = {"run": run, "embedder": embedder, "_id": {"$gt": after}}
     cursor = database.motivations.find(criteria).sort("_id", ASCENDING).limit(limit)
     return [StoredVector(row["_id"], row["id"], row["vector"]) for row in await cursor.to_list(None)]
 
 
 async def programs(database: Database, run: str, after: int, limit: int) -> list[StoredProgram]:
-    """Programs that came after a sequence, without their token runs."""
     criteria = {"run": run, "_id": {"$gt": after}}
     cursor = database.programs.find(criteria, {"runs": 0}).sort("_id", ASCENDING).limit(limit)
     return [
@@ -298,7 +283,6 @@ async def programs(database: Database, run: str, after: int, limit: int) -> list
 
 
 async def program_texts(database: Database, run: str, ids: Sequence[str]) -> dict[str, str]:
-    """The programs of candidates."""
     keys = {schema.key_of(run, name): name for name in ids}
     cursor = database.records.find({"_id": {"$in": list(keys)}})
     return {
@@ -307,6 +291,5 @@ async def program_texts(database: Database, run: str, ids: Sequence[str]) -> dic
 
 
 async def program_runs(database: Database, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
-    """Fingerprints with their token runs."""
     cursor = database.programs.find({"run": run, "id": {"$in": list(ids)}, "sketch": {"$ne": None}})
     return {row["id"]: sketch_from(row["digest"], row["sketch"], row["runs"]) async for row in cursor}

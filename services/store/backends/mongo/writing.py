@@ -1,4 +1,4 @@
-"""Applying events: one transaction per batch, durable on a majority before it counts."""
+"""Writes, one transaction per batch, durable on a majority; and the reads that `apply` needs."""
 
 import asyncio
 import zlib
@@ -14,20 +14,20 @@ from services.store.backends.folding import Effects, Key, Loaded, Needs, due, fo
 from services.store.backends.indices import Sketched
 from services.store.backends.mongo import schema
 from services.store.backends.mongo.connection import Database, Document, Session, transaction
-from services.store.backends.rows import record_bytes
+from services.store.backends.rows import candidate_row, record_bytes
 from services.store.port import ArchiveUnavailable, CandidateRow, Change, Position, React
 
 LEAP = 32
-"""Ancestors kept beside a candidate: a path is read in steps of so many."""
+"""Ancestors stored with a candidate: the number of ancestors that one step of a path query covers."""
 
 Operation = InsertOne[dict[str, object]] | ReplaceOne[dict[str, object]] | UpdateOne | DeleteMany
 
 
-async def apply(database: Database, messages: Sequence[Logged], react: React | None) -> list[Change]:
-    """Apply a batch, all of it or nothing. Raises OutOfOrder, and ArchiveUnavailable when another writer was faster.
+async def apply(database: Database, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
+    """Apply a batch. Also raises ArchiveUnavailable if another writer applied it at the same time.
 
-    What stands is read before the transaction, which keeps that short: nothing but `apply` changes it, and every
-    `apply` moves the sequence, which the transaction finds where it was read or gives up.
+    Rows are read before the transaction, which keeps that short. This is safe since only `apply` changes them, and the
+    transaction fails unless the sequence is still the one that was read.
     """
     before = await applied(database)
     incoming = due(messages, before)
@@ -36,90 +36,80 @@ async def apply(database: Database, messages: Sequence[Logged], react: React | N
     effects = fold(incoming, await _load(database, needs(incoming)), react)
     ancestors = await _ancestors(database, effects)
     async with transaction(database.client) as session:
-        await _advance(database, before, effects.sequence, session)
+        advanced = await database.progress.update_one(
+            {"_id": "applied", "sequence": before}, {"$set": {"sequence": effects.sequence}}, session=session
+        )
+        if advanced.matched_count != 1:
+            raise ArchiveUnavailable("MongoDB: another writer applied these events at the same time")
         await _write(database, effects, ancestors, session)
     return effects.changes
 
 
 async def applied(database: Database) -> int:
-    """The sequence of the last applied message."""
     row = await database.progress.find_one({"_id": "applied"})
     return int(row["sequence"]) if row else 0
 
 
 async def position(database: Database) -> Position:
-    """How far the log was applied."""
     sequence = await applied(database)
     row = await database.log.find_one({"_id": sequence}, {"sha256": 1})
     return Position(sequence, bytes(row["sha256"]) if row else None)
 
 
 async def sent(database: Database, numbers: Sequence[int]) -> None:
-    """Forget outbox entries."""
     await database.outbox.delete_many({"_id": {"$in": list(numbers)}})
 
 
 async def reserve(database: Database, run: str, tokens: int, nanodollars: int | None) -> int:
-    """Set aside; the new reservation's number."""
     number = await _count_up(database, "reservations", 1)
     await database.reservations.insert_one({"_id": number, "run": run, "tokens": tokens, "nanodollars": nanodollars})
     return number
 
 
 async def unreserve(database: Database, number: int) -> None:
-    """Free a reservation."""
     await database.reservations.delete_one({"_id": number})
 
 
 async def save_fingerprints(database: Database, sketches: Sequence[tuple[int, Sketched]]) -> None:
-    """Remember fingerprints of programs by sequence."""
     changes = [
         UpdateOne(
             {"_id": sequence},
             {
                 "$set": {
-                    "digest": one.digest,
-                    "sketch": Binary(one.sketch.astype("<u4").tobytes()),
-                    "runs": Binary(one.runs),
+                    "digest": sketched.digest,
+                    "sketch": Binary(sketched.sketch.astype("<u4").tobytes()),
+                    "runs": Binary(sketched.runs),
                 }
             },
         )
-        for sequence, one in sketches
+        for sequence, sketched in sketches
     ]
     await database.programs.bulk_write(changes, ordered=False)
 
 
 async def _load(database: Database, required: Needs) -> Loaded:
     keys = {"_id": {"$in": [schema.key_of(*key) for key in required.candidates]}}
-    seen = {"event_id": {"$in": list(required.ids)}, "accepted": True}
+    accepted = {"event_id": {"$in": list(required.ids)}, "accepted": True}
     runs, slims, records, events = await asyncio.gather(
         database.runs.find({"_id": {"$in": list(required.runs)}}).to_list(None),
         database.candidates.find(keys).to_list(None),
         database.records.find(keys).to_list(None),
-        database.log.find(seen, {"event_id": 1}).to_list(None),
+        database.log.find(accepted, {"event_id": 1}).to_list(None),
     )
     bodies = {row["_id"]: row["record"] for row in records}
     return Loaded(
         runs={row["_id"]: schema.run_row(row) for row in runs},
-        rows={(row["run"], row["id"]): schema.row_of(row, bodies[row["_id"]]) for row in slims},
+        rows={(row["run"], row["id"]): candidate_row(bodies[row["_id"]], row) for row in slims},
         accepted={row["event_id"]: row["_id"] for row in events},
     )
 
 
-async def _advance(database: Database, before: int, after: int, session: Session) -> None:
-    moved = await database.progress.update_one(
-        {"_id": "applied", "sequence": before}, {"$set": {"sequence": after}}, session=session
-    )
-    if moved.matched_count != 1:
-        raise ArchiveUnavailable("MongoDB: another writer has applied these events at the same moment")
-
-
 async def _ancestors(database: Database, effects: Effects) -> list[Document]:
-    """Of each new proposal the ancestors nearest to it, and the farthest of those."""
+    """The nearest ancestors of each new proposal, and the farthest of those."""
     rows: dict[str, Document] = {}
     parents = {key: _parent(key, effects) for key in effects.proposed}
     known = database.ancestors.find({"_id": {"$in": [parent for parent in parents.values() if parent]}})
-    above: dict[str, list[str]] = {one["_id"]: one["above"] for one in await known.to_list(None)} if parents else {}
+    above: dict[str, list[str]] = {row["_id"]: row["above"] for row in await known.to_list(None)} if parents else {}
     for key, parent in parents.items():
         name = schema.key_of(*key)
         above[name] = [parent, *above.get(parent, [])][:LEAP] if parent else []
@@ -159,7 +149,7 @@ async def _write(database: Database, effects: Effects, ancestors: list[Document]
 
 
 async def _outbox(database: Database, effects: Effects, session: Session) -> list[Operation]:
-    """What the log holds goes out, what was decided comes in with the next numbers."""
+    """Delete events that the log has stored, and insert new ones with the next numbers."""
     answers = list(effects.answers.values())
     last = await _count_up(database, "outbox", len(answers), session) if answers else 0
     return [
@@ -172,7 +162,7 @@ async def _outbox(database: Database, effects: Effects, session: Session) -> lis
 
 
 def _proposals(effects: Effects) -> dict[str, list[Operation]]:
-    """What the searches for near motivations and programs read."""
+    """What nearest-neighbour searches read."""
     operations: dict[str, list[Operation]] = {"motivations": [], "programs": []}
     for key, sequence in effects.proposed.items():
         run, candidate = key

@@ -1,4 +1,4 @@
-"""One SQLite connection and the one thread that may touch it."""
+"""SQLite connections: in a thread of their own, or within the event loop."""
 
 import asyncio
 import sqlite3
@@ -15,8 +15,8 @@ T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
 CACHE_KIB = 8192
-"""Pages that each connection keeps: the operating system caches the file as a whole, so more bought no time."""
-_AWAY = frozenset(
+"""Page cache per connection; the operating system caches the file as well, and more gained no time."""
+_UNAVAILABLE = frozenset(
     {
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
@@ -29,25 +29,23 @@ _AWAY = frozenset(
         sqlite3.SQLITE_PERM,
     }
 )
-
-
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 
 
-class _Lazy:
-    """A connection that is made when it is first wanted, in the thread that wants it, and again for another file."""
+class _LazyConnection:
+    """Connects at the first use, in the thread that uses it, and again when the file was replaced."""
 
     def __init__(self, path: Path, writes: bool) -> None:
         self._path = path
         self._writes = writes
         self._connection: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None  # which one the connection reads: another may be put in its place
+        self._file: tuple[int, int] | None = None  # device and inode that are connected
 
     def connected(self) -> sqlite3.Connection:
         try:
-            found = self._path.stat()
-            file = found.st_dev, found.st_ino
+            status = self._path.stat()
+            file = status.st_dev, status.st_ino
         except OSError:
             file = None
         if self._connection is None or file != self._file:
@@ -61,23 +59,23 @@ class _Lazy:
             self._connection = None
 
 
-class Thread:
-    """Runs functions that get the connection, one after the other, away from the event loop.
+class ConnectionThread:
+    """Runs functions of a connection one after another in a thread.
 
-    A caller that is cancelled no longer waits, but the function still runs to its end.
+    If the caller is cancelled, the function still runs to its end.
     """
 
     def __init__(self, path: Path, name: str, writes: bool) -> None:
         self._path = path
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"archive-{name}")
-        self._lazy = _Lazy(path, writes)
+        self._lazy = _LazyConnection(path, writes)
         self._closed = False
 
-    async def do(self, task: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The task's answer. Raises ArchiveUnavailable when the file cannot be read or written just now."""
+    async def run(self, task: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The task's result. Raises ArchiveUnavailable if the file cannot be read or written."""
 
         def work() -> T:
-            with translated(self._path, self._lazy):
+            with translate_errors(self._path, self._lazy):
                 return task(self._lazy.connected(), *args, **kwargs)
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
@@ -87,7 +85,7 @@ class Thread:
         await asyncio.get_running_loop().run_in_executor(self._executor, self._lazy.disconnect)
 
     async def close(self) -> None:
-        """Close the connection and end the thread; a second time does nothing."""
+        """Close the connection and end the thread; idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -95,28 +93,28 @@ class Thread:
         self._executor.shutdown()
 
 
-class Here:
-    """Runs functions that get the connection at once, in the event loop's own thread.
+class InlineConnection:
+    """Runs functions of a connection within the event loop's thread.
 
-    For reading a few rows by their keys: that takes some ten microseconds, and a turn of another thread ten times more.
+    For reading a few rows by key, which takes some ten microseconds; a switch of threads takes ten times more.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lazy = _Lazy(path, writes=False)
+        self._lazy = _LazyConnection(path, writes=False)
 
-    def do(self, task: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The task's answer. Raises ArchiveUnavailable when the file cannot be read just now."""
-        with translated(self._path, self._lazy):
+    def run(self, task: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The task's result. Raises ArchiveUnavailable if the file cannot be read."""
+        with translate_errors(self._path, self._lazy):
             return task(self._lazy.connected(), *args, **kwargs)
 
     def close(self) -> None:
-        """Close the connection; the next question would open it again."""
+        """Close the connection; the next task opens it again."""
         self._lazy.disconnect()
 
 
 def connect(path: Path, writes: bool, create: bool = False) -> sqlite3.Connection:
-    """A connection in autocommit mode: transactions are begun by hand."""
+    """A connection in autocommit mode: transactions are begun explicitly."""
     mode = "rwc" if create else "rw"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None
@@ -134,7 +132,7 @@ def connect(path: Path, writes: bool, create: bool = False) -> sqlite3.Connectio
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, begin: str = "BEGIN") -> Iterator[None]:
-    """All or nothing; a reading one sees a single moment."""
+    """Commit, or roll back on an exception. Reads within it see one snapshot."""
     connection.execute(begin)
     try:
         yield
@@ -146,22 +144,22 @@ def transaction(connection: sqlite3.Connection, begin: str = "BEGIN") -> Iterato
 
 
 @contextmanager
-def translated(path: Path, connection: _Lazy | None = None) -> Iterator[None]:
-    """What SQLite says about its file, in the port's words; our own mistakes in SQL stay as they are.
+def translate_errors(path: Path, connection: _LazyConnection | None = None) -> Iterator[None]:
+    """Translate errors of the file to those of the port; programming errors in SQL pass through.
 
-    After an error of the file the connection is made anew, since the file may have been mended or replaced.
+    After an error of the file the connection is closed, since the file may be repaired or replaced.
     """
     try:
         yield
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code not in _AWAY | _DAMAGED:
+        if code not in _UNAVAILABLE | _DAMAGED:
             raise
         if connection is not None and code not in _BUSY:
             connection.disconnect()
         if code in _DAMAGED:
             raise ArchiveDamaged(
-                f"{path} is no sound SQLite file ({error}): restore a backup (`asi-arch restore`), or move the file "
-                "away and start again, which makes it anew from the log."
+                f"{path} is damaged or no SQLite file ({error}): restore a backup (`asi-arch restore`), or move it "
+                "away and restart, which rebuilds it from the log."
             ) from error
         raise ArchiveUnavailable(f"{path}: {error}") from error

@@ -1,6 +1,7 @@
-"""The tables of the embedded archive and the steps from each version of them to the next.
+"""The tables of the embedded archive and their migrations.
 
-Slim columns and fat records lie apart: lists, trees and statistics never read a record they do not return.
+Columns for queries and serialised records are in separate tables: lists, trees and statistics read no record that they
+do not return.
 """
 
 import sqlite3
@@ -71,14 +72,14 @@ CREATE TABLE reservations (
 ) STRICT;
 """
 
-# Paths are walked through this alone, so that a long one touches few pages.
+# Covers path queries, so that a long path reads few pages.
 _SECOND = "CREATE INDEX candidates_lineage ON candidates (run, id, parent)"
 
-# What a lost log is made of again: each message as it was published, compressed.
+# Messages as published, compressed: a lost log is rebuilt from them.
 _THIRD = "CREATE TABLE bodies (sequence INTEGER PRIMARY KEY, subject TEXT NOT NULL, body BLOB NOT NULL) STRICT"
 
 MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND, _THIRD)
-"""Step N brings version N to N + 1: statements with semicolons between. A released step never changes."""
+"""Step N migrates version N to N + 1. A released step never changes."""
 
 
 def migrate(connection: sqlite3.Connection, path: str, steps: tuple[str, ...] = MIGRATIONS) -> None:
@@ -88,7 +89,7 @@ def migrate(connection: sqlite3.Connection, path: str, steps: tuple[str, ...] = 
         SettingsError: the file was written by a newer version of this program.
     """
     if connection.execute("PRAGMA user_version").fetchone()[0] == len(steps):
-        return  # without a write, which would wait for the store's own
+        return  # without a write lock, which may be held by the store
     with transaction(connection, "BEGIN IMMEDIATE"):
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > len(steps):
@@ -103,13 +104,13 @@ def migrate(connection: sqlite3.Connection, path: str, steps: tuple[str, ...] = 
 
 
 def drift(connection: sqlite3.Connection) -> list[str]:
-    """Where tables and indexes differ from what the migrations make, a sentence each."""
+    """Differences of tables and indexes from those that the migrations make, one sentence each."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
         migrate(fresh, "memory")
         designed = _described(fresh)
     present = _described(connection)
     missing = [f"{name} does not exist" for name in designed.keys() - present.keys()]
-    unknown = [f"{name} is not of this design" for name in present.keys() - designed.keys()]
+    unknown = [f"{name} is unexpected" for name in present.keys() - designed.keys()]
     changed = [
         f"{name} is {present[name]!r}, must be {designed[name]!r}"
         for name in designed.keys() & present.keys()
@@ -119,19 +120,19 @@ def drift(connection: sqlite3.Connection) -> list[str]:
 
 
 def damage(connection: sqlite3.Connection) -> list[str]:
-    """What SQLite finds wrong with the file, and whether it remembers every message up to the last, a sentence each."""
+    """Problems found by SQLite's integrity check, or missing log rows, one sentence each."""
     lines = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)")]
     if lines != ["ok"]:
         return lines
     applied = connection.execute("SELECT applied FROM progress").fetchone()[0]
-    held, first, last = connection.execute("SELECT COUNT(*), MIN(sequence), MAX(sequence) FROM log").fetchone()
-    if applied != (last or 0) or (held and held != last - first + 1):
-        return [f"it remembers {held} messages, the last with sequence {last}, and has applied {applied}"]
+    rows, first, last = connection.execute("SELECT COUNT(*), MIN(sequence), MAX(sequence) FROM log").fetchone()
+    if applied != (last or 0) or (rows and rows != last - first + 1):
+        return [f"it has {rows} log rows, the last with sequence {last}, but has applied {applied}"]
     return []
 
 
 def _described(connection: sqlite3.Connection) -> dict[str, str]:
-    """Every table and index by name, with the statement that made it."""
+    """The CREATE statement of each table and index by name."""
     rows = connection.execute(
         "SELECT type, name, sql FROM sqlite_master WHERE sql NOT NULL AND name NOT LIKE 'sqlite_%'"
     )

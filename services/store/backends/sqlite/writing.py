@@ -1,4 +1,4 @@
-"""Applying events: everything in here runs in the writing thread, one transaction per batch."""
+"""Writes, all in the writing thread, one transaction per batch; and the reads that `apply` needs."""
 
 import json
 import sqlite3
@@ -14,11 +14,10 @@ from services.domain.run_state import RunState, state_from_json, state_to_json
 from services.store.backends.folding import Effects, Key, Loaded, Needs, due, fold, needs
 from services.store.backends.rows import candidate_row, columns, record_bytes
 from services.store.backends.sqlite.connection import transaction
-from services.store.port import CandidateRow, Change, LogRow, PoolRow, Position, React, RunRow
+from services.store.port import CandidateRow, Change, LogRow, Outgoing, PoolRow, Position, React, RunRow
 
 
-def apply(connection: sqlite3.Connection, messages: Sequence[Logged], react: React | None) -> list[Change]:
-    """Apply a batch, all of it or nothing. Raises OutOfOrder."""
+def apply(connection: sqlite3.Connection, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
     with transaction(connection, "BEGIN IMMEDIATE"):
         incoming = due(messages, applied(connection))
         if not incoming:
@@ -29,47 +28,41 @@ def apply(connection: sqlite3.Connection, messages: Sequence[Logged], react: Rea
 
 
 def applied(connection: sqlite3.Connection) -> int:
-    """The sequence of the last applied message."""
     sequence: int = connection.execute("SELECT applied FROM progress").fetchone()[0]
     return sequence
 
 
 def position(connection: sqlite3.Connection) -> Position:
-    """How far the log was applied."""
     query = "SELECT applied, sha256 FROM progress LEFT JOIN log ON log.sequence = progress.applied"
     return Position(*connection.execute(query).fetchone())
 
 
-def outbox(connection: sqlite3.Connection, limit: int) -> list[tuple[int, bytes]]:
-    """Numbers and bodies of what waits to be published, oldest first."""
+def outbox(connection: sqlite3.Connection, limit: int = 200) -> list[Outgoing]:
     rows = connection.execute("SELECT number, body FROM outbox ORDER BY number LIMIT ?", (limit,))
-    return [(row["number"], row["body"]) for row in rows]
+    return [Outgoing(row["number"], events_pb2.Event.FromString(row["body"])) for row in rows]
 
 
 def sent(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
-    """Forget outbox entries."""
     with transaction(connection, "BEGIN IMMEDIATE"):
         connection.executemany("DELETE FROM outbox WHERE number = ?", [(number,) for number in numbers])
 
 
 def reserve(connection: sqlite3.Connection, run: str, tokens: int, nanodollars: int | None) -> int:
-    """Set aside; the new reservation's number."""
-    done = connection.execute(
+    cursor = connection.execute(
         "INSERT INTO reservations (run, tokens, nanodollars) VALUES (?, ?, ?)", (run, tokens, nanodollars)
     )
-    assert done.lastrowid is not None  # noqa: S101 - an INSERT has one
-    return done.lastrowid
+    assert cursor.lastrowid is not None  # noqa: S101 - an INSERT has one
+    return cursor.lastrowid
 
 
 def unreserve(connection: sqlite3.Connection, number: int) -> None:
-    """Free a reservation."""
     connection.execute("DELETE FROM reservations WHERE number = ?", (number,))
 
 
-def save_fingerprints(connection: sqlite3.Connection, found: Iterable[tuple[str, bytes, bytes, int]]) -> None:
-    """Remember digest, sketch and token runs of programs by sequence."""
+def save_fingerprints(connection: sqlite3.Connection, rows: Iterable[tuple[str, bytes, bytes, int]]) -> None:
+    """Store digest, sketch and token runs of programs by sequence."""
     with transaction(connection, "BEGIN IMMEDIATE"):
-        connection.executemany("UPDATE programs SET digest = ?, sketch = ?, runs = ? WHERE sequence = ?", found)
+        connection.executemany("UPDATE programs SET digest = ?, sketch = ?, runs = ? WHERE sequence = ?", rows)
 
 
 def read_run(row: sqlite3.Row) -> RunRow:
@@ -81,7 +74,7 @@ def read_run(row: sqlite3.Row) -> RunRow:
 
 @lru_cache(maxsize=16)
 def _state(text: str) -> RunState:
-    """Between two events of a run its state is read by everybody who asks, and never changed in place."""
+    """Cached: read by every query between two events of a run, and immutable."""
     return state_from_json(json.loads(text))
 
 
@@ -101,8 +94,8 @@ def _load(connection: sqlite3.Connection, required: Needs) -> Loaded:
         if row := connection.execute("SELECT * FROM runs WHERE run = ?", (run,)).fetchone():
             loaded.runs[run] = read_run(row)
     for run, candidate in required.candidates:
-        if found := read_candidate(connection, run, candidate):
-            loaded.rows[run, candidate] = found
+        if candidate_row := read_candidate(connection, run, candidate):
+            loaded.rows[run, candidate] = candidate_row
     for event_id in required.ids:
         query = "SELECT sequence FROM log WHERE event_id = ? AND accepted = 1"
         if row := connection.execute(query, (event_id,)).fetchone():
@@ -134,14 +127,14 @@ def _put_candidate(connection: sqlite3.Connection, key: Key, row: CandidateRow) 
 
 @lru_cache
 def _upsert(names: tuple[str, ...]) -> str:
-    """Insert a candidate or change it: only the indices of columns that differ are touched."""
+    """Insert or update a candidate; only the indexes of changed columns are written."""
     places, changes = ", ".join("?" * len(names)), ", ".join(f"{name} = excluded.{name}" for name in names)
     listed = ", ".join(names)
-    return f"INSERT INTO candidates ({listed}) VALUES ({places}) ON CONFLICT (run, id) DO UPDATE SET {changes}"  # noqa: S608 - our own names
+    return f"INSERT INTO candidates ({listed}) VALUES ({places}) ON CONFLICT (run, id) DO UPDATE SET {changes}"  # noqa: S608 - constant names
 
 
 def _put_proposal(connection: sqlite3.Connection, key: Key, sequence: int, row: CandidateRow) -> None:
-    """What the searches for near motivations and programs read."""
+    """Store what nearest-neighbour searches read."""
     proposal = row.record.proposal
     if proposal.motivation_embedding:
         values = proposal.motivation_embedding
