@@ -154,26 +154,6 @@ def draw(members: Sequence[Entry], policy: PoolPolicy, rng: random.Random, paren
     return Draw(parent, rank(rng.sample(others, min(policy.references, len(others)))))
 
 
-def to_json(state: PoolState) -> dict[str, object]:
-    """The state as plain JSON values; :func:`from_json` reads it back exactly."""
-    return {
-        "members": [_entry_to_json(entry) for entry in state.members],
-        "pending": [_entry_to_json(entry) for entry in state.pending],
-        "count": state.count,
-        "updates": state.updates,
-    }
-
-
-def from_json(value: Mapping[str, object]) -> PoolState:
-    """The state that :func:`to_json` wrote. Raises ``ValueError`` naming a field that is missing or of another type."""
-    return PoolState(
-        members=tuple(_entries(value, "members")),
-        pending=tuple(_entries(value, "pending")),
-        count=_integer(value, "count"),
-        updates=_integer(value, "updates"),
-    )
-
-
 def _awaited(state: PoolState, policy: PoolPolicy) -> int:
     return policy.batch if state.updates else policy.cold_start or policy.batch
 
@@ -188,37 +168,6 @@ def _update(state: PoolState, policy: PoolPolicy) -> PoolUpdate:
         came=tuple(entry.id for entry in members if entry.id not in before),
         went=tuple(entry.id for entry in state.members if entry.id not in after),
     )
-
-
-def _entry_to_json(entry: Entry) -> dict[str, object]:
-    plain = {"id": entry.id, "fitness": entry.fitness, "sequence": entry.sequence, "parent": entry.parent}
-    return plain if entry.costs is None else plain | {"costs": list(entry.costs)}
-
-
-def _entries(value: Mapping[str, object], field: str) -> list[Entry]:
-    entries = value.get(field)
-    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise ValueError(f"pool state: {field} must be a list of entries, not {entries!r}")
-    return [_entry(entry) for entry in entries]
-
-
-def _entry(value: Mapping[str, object]) -> Entry:
-    name, score, parent = value.get("id"), value.get("fitness"), value.get("parent")
-    if not isinstance(name, str) or not (parent is None or isinstance(parent, str)):
-        raise ValueError(f"pool state: id and parent of an entry must be strings, not {name!r} and {parent!r}")
-    if isinstance(score, bool) or not isinstance(score, int | float):
-        raise ValueError(f"pool state: fitness of {name} must be a number, not {score!r}")
-    costs = value.get("costs")
-    if not (costs is None or (isinstance(costs, list) and all(isinstance(cost, int | float) for cost in costs))):
-        raise ValueError(f"pool state: costs of {name} must be numbers, not {costs!r}")
-    return Entry(name, float(score), _integer(value, "sequence"), parent, None if costs is None else tuple(costs))
-
-
-def _integer(value: Mapping[str, object], field: str) -> int:
-    number = value.get(field)
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise ValueError(f"pool state: {field} must be a whole number, not {number!r}")
-    return number
 
 
 class ParentStrategy(Protocol):

@@ -9,8 +9,8 @@ trained at a rung in one round, candidates and controls, gets the same seeds, wh
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 from services.domain.objectives import Costs, dominates, nsga_order
 
@@ -365,67 +365,6 @@ def reopened(ladder: Ladder) -> Ladder:
 def closed(ladder: Ladder) -> Ladder:
     """The ladder after the verdicts of its round."""
     return replace(ladder, open=False)
-
-
-def ladder_to_json(ladder: Ladder) -> dict[str, object]:
-    """Plain JSON values; :func:`ladder_from_json` reads them back exactly."""
-    rungs = [
-        {
-            "waiting": [_result_to_json(one) for one in rung.waiting],
-            "kept": [_result_to_json(one) for one in rung.kept],
-            "promoted": sorted(rung.promoted),
-            "count": rung.count,
-            "outside": [_result_to_json(one) for one in rung.outside],
-        }
-        for rung in ladder.rungs
-    ]
-    return asdict(ladder) | {
-        "rungs": rungs,
-        "roots": [root and _result_to_json(root) for root in ladder.roots],
-        "climbing": sorted(list(one) for one in ladder.climbing),
-        "accompanied": sorted(ladder.accompanied),
-        "earlier": sorted(ladder.earlier),
-    }
-
-
-def ladder_from_json(value: Mapping[str, object]) -> Ladder:
-    """The ladder that :func:`ladder_to_json` wrote."""
-    plain: dict[str, object] = dict(value)
-    return Ladder(
-        **plain
-        | {
-            "rungs": tuple(_rung_from_json(one) for one in plain["rungs"]),  # type: ignore[attr-defined]
-            "roots": tuple(one and _result_from_json(one) for one in plain["roots"]),  # type: ignore[attr-defined]
-            "climbing": frozenset((name, rung) for name, rung in plain["climbing"]),  # type: ignore[attr-defined]
-            "accompanied": frozenset(plain["accompanied"]),  # type: ignore[call-overload]
-            "earlier": frozenset(plain.get("earlier", ())),  # type: ignore[call-overload]
-            "verified": tuple(
-                (name, tuple((int(seed), float(loss)) for seed, loss in losses))
-                for name, losses in plain["verified"]  # type: ignore[attr-defined]
-            ),
-        }
-    )
-
-
-def _rung_from_json(value: Mapping[str, object]) -> Rung:
-    plain: dict[str, object] = dict(value)
-    return Rung(
-        waiting=tuple(_result_from_json(one) for one in plain["waiting"]),  # type: ignore[attr-defined]
-        kept=tuple(_result_from_json(one) for one in plain["kept"]),  # type: ignore[attr-defined]
-        promoted=frozenset(plain["promoted"]),  # type: ignore[call-overload]
-        count=int(plain["count"]),  # type: ignore[call-overload]
-        outside=tuple(_result_from_json(one) for one in plain.get("outside", ())),  # type: ignore[attr-defined]
-    )
-
-
-def _result_to_json(result: Result) -> dict[str, Any]:
-    """Without costs where there are none, as runs with one objective have always written it."""
-    return {name: value for name, value in asdict(result).items() if name != "costs" or value is not None}
-
-
-def _result_from_json(value: Mapping[str, Any]) -> Result:
-    costs = value.get("costs")
-    return Result(**{**value, "costs": None if costs is None else tuple(costs)})
 
 
 def _measured(ladder: Ladder, rung: int, result: Result, root: bool) -> Ladder:

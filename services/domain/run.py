@@ -8,62 +8,14 @@ from dataclasses import replace
 
 from services.domain import pool as pools
 from services.domain import promotion as rungs
+from services.domain import run_state as facts
 from services.domain.discovery import Finding, findings
 from services.domain.pool import Entry
 from services.domain.promotion import Losses, Promote, Result
-from services.domain.run_state import (
-    GOING_ON,
-    Ablation,
-    AblationWanted,
-    Asked,
-    Decision,
-    Ended,
-    Fact,
-    Finish,
-    Forked,
-    Paused,
-    Phase,
-    Rescored,
-    Resumed,
-    Retried,
-    RunPolicy,
-    RunState,
-    Seat,
-    Spending,
-    Spent,
-    Started,
-    Stopped,
-    Trained,
-    Verified,
-    ablation_id,
-    candidate_id,
-)
-
-__all__ = [
-    "Ablation",
-    "AblationWanted",
-    "Asked",
-    "Decision",
-    "Ended",
-    "Fact",
-    "Finish",
-    "Forked",
-    "Paused",
-    "Rescored",
-    "Resumed",
-    "Retried",
-    "Seat",
-    "Spending",
-    "Started",
-    "Stopped",
-    "Trained",
-    "Verified",
-    "exhausted",
-    "step",
-]
+from services.domain.run_state import GOING_ON, Decision, RunPolicy, RunState, Seat, Spent, candidate_id
 
 
-def step(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
+def step(state: RunState, fact: facts.Fact, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
     """The state after one fact, and the resulting decisions in order."""
     state, updates = _take(replace(state, latest=max(state.latest, fact.time)), fact, policy)
     state, seats = _fill(state, policy)
@@ -87,15 +39,15 @@ def exhausted(state: RunState, policy: RunPolicy) -> str | None:
     return "what is left of the budget does not cover another question to a model" if state.unpaid else None
 
 
-def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
+def _take(state: RunState, fact: facts.Fact, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
     match fact:
-        case Started(time):
+        case facts.Started(time):
             return replace(state, started=time), ()
-        case Paused(time, reason) if state.phase in GOING_ON:
+        case facts.Paused(time, reason) if state.phase in GOING_ON:
             return replace(state, phase="paused", paused_at=time, reason=reason), ()
-        case Resumed(time) if state.phase not in GOING_ON:
+        case facts.Resumed(time) if state.phase not in GOING_ON:
             return _going_on(state, time, policy), ()
-        case Forked(time, other_rules):
+        case facts.Forked(time, other_rules):
             ladder = rungs.kept(rungs.reopened(state.ladder) if other_rules else state.ladder, policy.stages)
             own = frozenset(
                 one for one in state.in_flight if one.startswith("c")
@@ -103,50 +55,50 @@ def _take(state: RunState, fact: Fact, policy: RunPolicy) -> tuple[RunState, tup
             state = _going_on(replace(state, ladder=ladder, in_flight=own, trained=frozenset()), time, policy)
             seats = [_seat(int(one[1:]), policy, one in state.baselines_open) for one in sorted(state.in_flight)]
             return state, (*seats, *rungs.under_way(state.ladder, policy.stages))
-        case Stopped(time, reason, finished):
+        case facts.Stopped(time, reason, finished):
             paused_at = state.paused_at if state.paused_at is not None else time
             over = replace(state, phase="finished" if finished else "stopped", reason=reason, paused_at=paused_at)
             return over, ()
-        case Spending(_, spent):
+        case facts.Spending(_, spent):
             return replace(state, spent=_sum(state.spent, spent)), ()
-        case Asked(_, candidate):
+        case facts.Asked(_, candidate):
             return replace(state, in_flight=state.in_flight | {candidate}, numbers=state.numbers + 1), ()
-        case Trained(_, candidate):
+        case facts.Trained(_, candidate):
             return replace(state, trained=state.trained | ({candidate} & state.in_flight)), ()
-        case Retried():
+        case facts.Retried():
             return _again(state, fact, policy), ()
-        case AblationWanted():
+        case facts.AblationWanted():
             return _ablate(state, fact, policy)
-        case Ended():
+        case facts.Ended():
             return _end(state, fact, policy)
-        case Rescored(_, candidate, value):
+        case facts.Rescored(_, candidate, value):
             pool = pools.rescored(state.pool, candidate, value)
             return replace(state, pool=pool, ladder=rungs.rescored(state.ladder, candidate, value)), ()
-        case Verified(_, candidate, rung, losses, result):
+        case facts.Verified(_, candidate, rung, losses, result):
             return _verified(state, candidate, rung, losses, result, policy), ()
         case _:
             return state, ()
 
 
-def _ablate(state: RunState, fact: AblationWanted, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
+def _ablate(state: RunState, fact: facts.AblationWanted, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
     """Manual requests always; others while the run is active and within its budget of ablations."""
     if not fact.by_hand and (state.phase not in GOING_ON or state.ablations_asked >= policy.ablations):
         return state, ()
     number = state.numbers + 1
-    name = ablation_id(number)
+    name = facts.ablation_id(number)
     state = replace(
         state,
         numbers=number,
         in_flight=state.in_flight | {name},
         ablations_asked=state.ablations_asked + (not fact.by_hand),
     )
-    return state, (Ablation(name, number, fact.candidate, fact.component, fact.seeds),)
+    return state, (facts.Ablation(name, number, fact.candidate, fact.component, fact.seeds),)
 
 
 def _going_on(state: RunState, time: float, policy: RunPolicy) -> RunState:
     """Continue after a pause or an end, which do not count as time of the run."""
     paused = time - state.paused_at if state.paused_at is not None else 0.0
-    phase: Phase = "baselines" if _baselines_missing(state, policy) else "searching"
+    phase: facts.Phase = "baselines" if _baselines_missing(state, policy) else "searching"
     return replace(
         state,
         phase=phase,
@@ -157,7 +109,7 @@ def _going_on(state: RunState, time: float, policy: RunPolicy) -> RunState:
     )
 
 
-def _again(state: RunState, retried: Retried, policy: RunPolicy) -> RunState:
+def _again(state: RunState, retried: facts.Retried, policy: RunPolicy) -> RunState:
     own = frozenset({retried.candidate})  # what its end did, undone
     given = policy.given(retried.candidate)
     return replace(
@@ -171,7 +123,7 @@ def _again(state: RunState, retried: Retried, policy: RunPolicy) -> RunState:
     )
 
 
-def _end(state: RunState, ended: Ended, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
+def _end(state: RunState, ended: facts.Ended, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
     if ended.candidate not in state.in_flight:
         return state, ()
     state = replace(
@@ -227,7 +179,7 @@ def _after_last_seat(state: RunState, policy: RunPolicy) -> tuple[RunState, tupl
     if state.ladder.climbing:
         return replace(state, phase="verifying"), ()
     state, verdicts = _verdicts(state, policy)
-    return replace(state, phase="draining"), (*verdicts, Finish(state.reason))
+    return replace(state, phase="draining"), (*verdicts, facts.Finish(state.reason))
 
 
 def _reason(state: RunState, policy: RunPolicy) -> str:

@@ -3,11 +3,9 @@
 The state stays bounded however many candidates a run has, so that a decision costs the same at any length.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from services.domain import pool as pools
 from services.domain.discovery import DiscoveryPolicy, Finding
 from services.domain.objectives import Costs
 from services.domain.pool import PoolPolicy, PoolState, PoolUpdate
@@ -18,8 +16,6 @@ from services.domain.promotion import (
     PromotionPolicy,
     Result,
     Stage,
-    ladder_from_json,
-    ladder_to_json,
 )
 
 Phase = Literal["baselines", "searching", "draining", "verifying", "paused", "stopped", "finished"]
@@ -28,8 +24,6 @@ GOING_ON: frozenset[Phase] = frozenset({"baselines", "searching", "draining", "v
 
 CONTROLS = ("gated_delta_net", "delta_net_value_skip", "window_attention", "gated_delta_net_window")
 """Names in the zoo that a discovery has to beat beside the root."""
-_GONE = frozenset({"rounds", "verifying", "verified", "settled"})
-"""Fields of archives older than the ladder; their finished runs stay readable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,37 +138,6 @@ def candidate_id(number: int) -> str:
 def ablation_id(number: int) -> str:
     """Another letter, so that ablations are distinguished from proposals at sight."""
     return f"a{number:06d}"
-
-
-def state_to_json(state: RunState) -> dict[str, object]:
-    """Plain JSON values; :func:`state_from_json` reads them back exactly."""
-    return {
-        **vars(state),
-        "spent": asdict(state.spent),
-        "in_flight": sorted(state.in_flight),
-        "trained": sorted(state.trained),
-        "baselines_open": sorted(state.baselines_open),
-        "baselines_failed": sorted(state.baselines_failed),
-        "ladder": ladder_to_json(state.ladder),
-        "pool": pools.to_json(state.pool),
-    }
-
-
-def state_from_json(value: Mapping[str, object]) -> RunState:
-    """The state that :func:`state_to_json` wrote."""
-    plain: dict[str, object] = {name: one for name, one in value.items() if name not in _GONE}
-    return RunState(
-        **plain
-        | {
-            "in_flight": frozenset(plain["in_flight"]),  # type: ignore[call-overload]
-            "trained": frozenset(plain.get("trained", ())),  # type: ignore[call-overload]
-            "baselines_open": frozenset(plain["baselines_open"]),  # type: ignore[call-overload]
-            "baselines_failed": frozenset(plain.get("baselines_failed", ())),  # type: ignore[call-overload]
-            "ladder": ladder_from_json(plain["ladder"]) if "ladder" in plain else Ladder(),  # type: ignore[arg-type]
-            "spent": Spent(**plain["spent"]),  # type: ignore[arg-type]
-            "pool": pools.from_json(plain["pool"]),  # type: ignore[arg-type]
-        }
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 from services.chassis.bus import Logged
 from services.chassis.errors import Transient
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
-from services.domain.run import Decision
-from services.domain.run_state import RunState
+from services.domain.run_state import Decision, RunState
 
 SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state", "number")
 Sort = Literal["fitness", "loss", "benchmark", "parameters", "time", "stage", "state", "number"]

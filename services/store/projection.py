@@ -22,7 +22,7 @@ from services.chassis.bus import Logged
 from services.chassis.bus.subjects import fact_of, is_forged
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
-from services.domain import run as policy
+from services.domain import run_state as facts
 from services.domain.run_state import Spent
 from services.llm.port import UNPAID
 from services.store import steering
@@ -152,7 +152,7 @@ def _apply_dead(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Ch
     run = replace(run, dead_letters=run.dead_letters + 1)
     if run.state.ladder.is_climbing(incoming.log.candidate):
         return stepped(
-            Change(incoming.log, row, run), policy.Verified(moment(incoming.log.event), incoming.log.candidate)
+            Change(incoming.log, row, run), facts.Verified(moment(incoming.log.event), incoming.log.candidate)
         )
     unfinished = row is not None and row.record.state not in (pb.STATE_ARCHIVED, pb.STATE_REJECTED)
     return Change(incoming.log, row, run, end="reject" if unfinished else None)
@@ -170,7 +170,7 @@ def _retry(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     if event.retries != record.retries + 1:
         raise Refused(f"candidate {event.candidate} was taken up again {record.retries} times: this must be the next")
     baseline = record.kind == pb.KIND_BASELINE
-    again = policy.Retried(
+    again = facts.Retried(
         moment(event),
         record.id,
         baseline=baseline,
@@ -219,7 +219,7 @@ def _apply_request(incoming: Incoming, run: RunRow, row: CandidateRow | None) ->
     _move_head(record, incoming)
     new = CandidateRow(record, log.sequence, log.sequence if imported else None)
     if record.kind == pb.KIND_ABLATION and not imported:
-        return stepped(Change(log, new, run), policy.Asked(moment(event), record.id))
+        return stepped(Change(log, new, run), facts.Asked(moment(event), record.id))
     return Change(log, new, run)
 
 
@@ -233,7 +233,7 @@ def _apply_to_candidate(fact: str, incoming: Incoming, run: RunRow, row: Candida
         row.record.verdict.fitness.CopyFrom(fitness)
         if row.ended is None or row.record.kind == pb.KIND_ABLATION:
             return Change(log, row, run)
-        return stepped(Change(log, row, run), policy.Rescored(moment(event), event.candidate, fitness.value))
+        return stepped(Change(log, row, run), facts.Rescored(moment(event), event.candidate, fitness.value))
     if fact == "candidate.promoted":
         return Change(log, row, run)
     if fact == "candidate.claimed":
@@ -245,7 +245,7 @@ def _apply_to_candidate(fact: str, incoming: Incoming, run: RunRow, row: Candida
     if fact == "ablation.wanted":
         wanted = event.ablation_wanted
         seeds = tuple(row.record.request.seeds)
-        fact_of_it = policy.AblationWanted(moment(event), event.candidate, wanted.component, seeds, wanted.by_hand)
+        fact_of_it = facts.AblationWanted(moment(event), event.candidate, wanted.component, seeds, wanted.by_hand)
         return stepped(Change(log, row, run), fact_of_it)
     if fact in _DISCOVERIES:
         said = event.discovery_confirmed if fact == _DISCOVERIES[0] else event.discovery_refuted
@@ -295,7 +295,7 @@ def _apply_call(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     call = incoming.log.event.mind_answered.call
     tokens = call.reserved_tokens or call.prompt_tokens + call.completion_tokens
     spent = Spent(tokens=tokens, money=call.reserved_price or call.price)
-    change = stepped(Change(incoming.log, row, run), policy.Spending(moment(incoming.log.event), spent))
+    change = stepped(Change(incoming.log, row, run), facts.Spending(moment(incoming.log.event), spent))
     row.record.calls.append(call)
     return change
 
@@ -310,8 +310,8 @@ def _add_part(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> 
         raise Refused(f"{fact} carries no {part}")
     change = Change(incoming.log, row, run, end="archive" if fact in _LAST else None)
     if fact == "candidate.trained":
-        change = stepped(change, policy.Spending(moment(event), _training_spent(event.candidate_trained.training)))
-        change = stepped(change, policy.Trained(moment(event), event.candidate))
+        change = stepped(change, facts.Spending(moment(event), _training_spent(event.candidate_trained.training)))
+        change = stepped(change, facts.Trained(moment(event), event.candidate))
     getattr(row.record, part).CopyFrom(getattr(said, part))
     row.record.state = state
     _move_head(row.record, incoming)
@@ -326,9 +326,9 @@ def _verify(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
         raise Refused(f"no verification of {event.candidate} at rung {rung} is open")
     change, measured = Change(incoming.log, row, run), said.training
     if said.HasField("training"):
-        change = stepped(change, policy.Spending(moment(event), _training_spent(measured)))
+        change = stepped(change, facts.Spending(moment(event), _training_spent(measured)))
     losses = tuple((seed.seed, seed.loss) for seed in measured.seeds)
-    fact = policy.Verified(
+    fact = facts.Verified(
         moment(event), event.candidate, rung, losses, promotable(row.record.id, measured, None, run.settings)
     )
     change = stepped(change, fact)
@@ -343,7 +343,7 @@ def _archive(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     rejected = record.state == pb.STATE_REJECTED
     row = replace(row, ended=incoming.log.sequence)
     baseline = record.kind == pb.KIND_BASELINE
-    ended = policy.Ended(
+    ended = facts.Ended(
         time=moment(incoming.log.event),
         candidate=record.id,
         sequence=incoming.log.sequence,

@@ -10,7 +10,7 @@ from services.contracts import events_pb2
 from services.domain.discovery import Finding, Outcome
 from services.domain.pool import PoolUpdate
 from services.domain.promotion import Promote
-from services.domain.run import Ablation, Decision, Finish, Seat
+from services.domain.run_state import Ablation, Decision, Finish, Seat
 from services.store.port import Change
 from services.store.projection import DEAD_LETTER
 from services.store.steering import policy_of

@@ -10,10 +10,11 @@ from services.archive.policies import validate_policies, values_of
 from services.archive.scoring import costs_of_record, objectives_of
 from services.chassis.bus.subjects import fact_of
 from services.contracts import candidate_pb2, events_pb2
-from services.domain import run as policy
+from services.domain import run_state as facts
 from services.domain.ladder_settings import climb_of
 from services.domain.pool import PoolPolicy
 from services.domain.promotion import Result
+from services.domain.run import step
 from services.domain.run_state import CONTROLS, GOING_ON, Budget, RunPolicy, RunState
 from services.llm.port import asks_endpoint
 from services.store.port import Change, LogRow, RunRow
@@ -87,7 +88,7 @@ def start(log: LogRow, run: RunRow | None) -> Change:
         note = event.run_started.note
         state = RunState(phase="finished", started=moment(event), latest=moment(event), reason=note)
         return Change(log, run=RunRow(event.run, settings, state, log.sequence, log.sequence, origin=note))
-    state, decisions = policy.step(RunState(), policy.Started(moment(event)), rules)
+    state, decisions = step(RunState(), facts.Started(moment(event)), rules)
     return Change(log, run=RunRow(event.run, settings, state, log.sequence, log.sequence), decisions=decisions)
 
 
@@ -96,20 +97,20 @@ def steer(log: LogRow, run: RunRow) -> Change:
     event, time = log.event, moment(log.event)
     match fact_of(event):
         case "run.paused":
-            return stepped(Change(log, run=run), policy.Paused(time, event.run_paused.reason))
+            return stepped(Change(log, run=run), facts.Paused(time, event.run_paused.reason))
         case "run.resumed":
-            return stepped(Change(log, run=_with_budget(run, event.run_resumed)), policy.Resumed(time))
+            return stepped(Change(log, run=_with_budget(run, event.run_resumed)), facts.Resumed(time))
         case "run.stopped":
-            stopped = policy.Stopped(time, event.run_stopped.reason, event.run_stopped.finished)
+            stopped = facts.Stopped(time, event.run_stopped.reason, event.run_stopped.finished)
             return stepped(Change(log, run=run), stopped)
         case _:
             return _fork(log, run)
 
 
-def stepped(change: Change, fact: policy.Fact) -> Change:
+def stepped(change: Change, fact: facts.Fact) -> Change:
     """The change after the run's policy has processed the fact."""
     assert change.run is not None  # noqa: S101 - every caller has one
-    state, decisions = policy.step(change.run.state, fact, policy_of(change.run.settings))
+    state, decisions = step(change.run.state, fact, policy_of(change.run.settings))
     return replace(change, run=replace(change.run, state=state), decisions=(*change.decisions, *decisions))
 
 
@@ -126,10 +127,10 @@ def _fork(log: LogRow, run: RunRow) -> Change:
     before, rules = policy_of(run.settings), _rules(fork.settings)
     other_rules = (before.promotion, before.stages) != (rules.promotion, rules.stages)
     if run.state.phase in GOING_ON:
-        state, _ = policy.step(run.state, policy.Paused(run.state.latest), before)
+        state, _ = step(run.state, facts.Paused(run.state.latest), before)
         run = replace(run, state=state)
     run = replace(run, settings=fork.settings, origin=f"forked from {fork.of_run} at {fork.at_sequence}")
-    return stepped(Change(log, run=run), policy.Forked(moment(log.event), other_rules))
+    return stepped(Change(log, run=run), facts.Forked(moment(log.event), other_rules))
 
 
 def _with_budget(run: RunRow, resumed: events_pb2.RunResumed) -> RunRow:

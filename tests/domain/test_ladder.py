@@ -14,12 +14,12 @@ from services.domain.promotion import (
     arrived,
     climb,
     kept,
-    ladder_from_json,
-    ladder_to_json,
     reopened,
     searched,
     under_way,
 )
+from services.domain.run_state import RunState
+from services.store.backends.rows import state_from_json, state_to_json
 
 STAGES = (Stage("tiny", 2, (("tokens", "800000"),)), Stage("explore", 3))
 CONTROLS = ("c000001", "c000002")
@@ -28,6 +28,11 @@ HALF = SuccessiveHalving(eta=2, budget=Budget(None, None))
 
 def loss(name: str, value: float) -> Result:
     return Result(name, -value, value)
+
+
+def stored(ladder: Ladder) -> Ladder:
+    """The ladder as an archive reads it back."""
+    return state_from_json(state_to_json(RunState(ladder=ladder))).ladder
 
 
 def found(*losses: float) -> Ladder:
@@ -57,7 +62,7 @@ def test_the_second_rung_is_climbed_from_the_first_with_seeds_of_its_own() -> No
         ladder = arrived(ladder, 1, name, loss(name, value), root=False)
         ladder, early = climb(ladder, HALF, STAGES, CONTROLS, over=True)
         assert early == ()
-    ladder = arrived(ladder_from_json(ladder_to_json(ladder)), 1, "c000001", loss("c000001", 2.0), root=True)
+    ladder = arrived(stored(ladder), 1, "c000001", loss("c000001", 2.0), root=True)
     ladder, promoted = climb(ladder, HALF, STAGES, CONTROLS, over=True)
 
     assert {(one.rung, one.seeds) for one in promoted} == {(2, (1101, 1102, 1103))}
@@ -132,7 +137,7 @@ def test_a_fork_with_another_budget_weighs_again_what_the_old_one_turned_away() 
         ladder = searched(ladder, Result(name, -value, value, None, size), root=False)
     strict, wide = (SuccessiveHalving(eta=3, budget=Budget(Limit(share), None)) for share in (0.1, 0.2))
     ladder, first = climb(ladder, strict, STAGES[:1], ("c000001",), over=True)
-    forked = ladder_from_json(ladder_to_json(reopened(ladder_from_json(ladder_to_json(ladder)))))
+    forked = stored(reopened(stored(ladder)))
     forked, second = climb(forked, wide, STAGES[:1], ("c000001",), over=True)
 
     assert [one.candidate for one in first] == ["c000001", "c000003"]

@@ -31,9 +31,9 @@ from services.domain.promotion import (
     Result,
     Rung,
     SuccessiveHalving,
-    ladder_from_json,
-    ladder_to_json,
 )
+from services.domain.run_state import RunState
+from services.store.backends.rows import state_from_json, state_to_json
 
 
 def points(width: int = 3, most: int = 8) -> st.SearchStrategy[list[Costs]]:
@@ -171,7 +171,7 @@ def test_the_pool_keeps_the_front_and_drops_what_is_dominated_whatever_its_fitne
     assert update is not None
     assert {member.id for member in update.members} == {"c2", "c3", "c4"}
     assert {member.id for member in update.members[:2]} == {"c3", "c4"}  # the ends of the front
-    assert pool.from_json(pool.to_json(state)) == state
+    assert state_from_json(state_to_json(RunState(pool=state))).pool == state
 
 
 def result(name: str, loss: float, costs: Costs | None) -> Result:
@@ -205,15 +205,15 @@ def test_halving_promotes_by_the_front_and_its_memory_survives_json() -> None:
 
     assert {one.candidate for one in chosen} == {"c2", "c3"}
     ladder = Ladder(rungs=(rung,), roots=(root,))
-    assert ladder_from_json(ladder_to_json(ladder)) == ladder
+    assert state_from_json(state_to_json(RunState(ladder=ladder))).ladder == ladder
 
 
 def test_without_objectives_nothing_of_them_is_written() -> None:
     """Archives of runs with one objective keep their digests."""
     ladder = Ladder(rungs=(Rung(kept=(result("c2", 1.9, None),)),), roots=(None,))
 
-    assert "costs" not in str(ladder_to_json(ladder))
-    assert "costs" not in str(pool.to_json(PoolState(pending=(entry("c1", 0.5),))))
+    assert "costs" not in state_to_json(RunState(ladder=ladder))
+    assert "costs" not in state_to_json(RunState(pool=PoolState(pending=(entry("c1", 0.5),))))
 
 
 def test_the_front_of_a_run_grows_in_volume_and_forgets_whom_a_later_one_dominates() -> None:

@@ -9,23 +9,27 @@ from hypothesis import strategies as st
 from services.domain.discovery import DiscoveryPolicy, Finding, Outcome
 from services.domain.pool import PoolPolicy, PoolUpdate
 from services.domain.promotion import PaperPromotion, Promote, Result, Stage, SuccessiveHalving
-from services.domain.run import (
+from services.domain.run import step
+from services.domain.run_state import (
     Ablation,
     AblationWanted,
     Asked,
+    Budget,
     Ended,
     Finish,
     Paused,
     Resumed,
+    RunPolicy,
+    RunState,
     Seat,
     Spending,
+    Spent,
     Started,
     Stopped,
     Trained,
     Verified,
-    step,
 )
-from services.domain.run_state import Budget, RunPolicy, RunState, Spent, state_from_json, state_to_json
+from services.store.backends.rows import state_from_json, state_to_json
 
 POLICY = RunPolicy(
     seats=2,

@@ -3,8 +3,19 @@
 from services.domain.discovery import DiscoveryPolicy, Finding
 from services.domain.promotion import Budget as Size
 from services.domain.promotion import Promote, Result, Stage, SuccessiveHalving
-from services.domain.run import Ended, Forked, Paused, Resumed, Seat, Started, Verified, step
-from services.domain.run_state import Budget, RunPolicy, RunState
+from services.domain.run import step
+from services.domain.run_state import (
+    Budget,
+    Ended,
+    Forked,
+    Paused,
+    Resumed,
+    RunPolicy,
+    RunState,
+    Seat,
+    Started,
+    Verified,
+)
 
 POLICY = RunPolicy(seats=2, baselines=("delta_net", "gla"), budget=Budget(candidates=4))
 

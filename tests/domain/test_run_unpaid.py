@@ -1,7 +1,18 @@
 """A run whose budget covers no further question ends; it does not go on rejecting seats."""
 
-from services.domain.run import Ended, Finish, Resumed, Seat, Started, step
-from services.domain.run_state import Budget, Decision, RunPolicy, RunState, state_from_json, state_to_json
+from services.domain.run import step
+from services.domain.run_state import (
+    Budget,
+    Decision,
+    Ended,
+    Finish,
+    Resumed,
+    RunPolicy,
+    RunState,
+    Seat,
+    Started,
+)
+from services.store.backends.rows import state_from_json, state_to_json
 
 POLICY = RunPolicy(seats=2, baselines=("delta_net",), budget=Budget(tokens=40_000))
 

@@ -1,15 +1,19 @@
-"""Shared by all backends: columns stored beside a candidate's record, and queries that combine others."""
+"""Shared by all backends: a run's state as JSON, columns beside a candidate's record, queries that combine others."""
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
 from services.contracts import archive_pb2, candidate_pb2
+from services.domain.run_state import RunState
 from services.store.port import SORTS, CandidateRow, Near, Query
 
 if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
@@ -169,3 +173,32 @@ class Backend(ABC):
             for place, (name, similarity) in enumerate(scored)
             if name in records
         ]
+
+
+def state_to_json(state: RunState) -> str:
+    """A state as JSON: fields in their order, sets sorted, costs left out where a run has one objective."""
+    return json.dumps(_plain(state))
+
+
+def state_from_json(text: str) -> RunState:
+    """The state that :func:`state_to_json` wrote. Unknown fields are ignored, missing ones have their defaults.
+
+    Raises ``ValueError`` naming a field that is missing or of another type.
+    """
+    return _reader().validate_json(text, strict=True)
+
+
+@cache
+def _reader() -> TypeAdapter[RunState]:
+    return TypeAdapter(RunState)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, frozenset):
+        return sorted(map(_plain, value))  # type: ignore[type-var]
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    named = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return {name: content for name, content in named.items() if name != "costs" or content is not None}

@@ -11,7 +11,6 @@ bodies        messages as published, compressed: a lost log is rebuilt from them
 A candidate's key is `run/id`: names of runs contain no slash, so a run's keys are contiguous and ordered by id.
 """
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -20,10 +19,9 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from services.chassis.errors import SettingsError
 from services.contracts import events_pb2
-from services.domain.run_state import state_from_json, state_to_json
 from services.store.backends.folding import Key
 from services.store.backends.mongo.connection import Database, Document
-from services.store.backends.rows import SORT_COLUMNS, columns
+from services.store.backends.rows import SORT_COLUMNS, columns, state_from_json, state_to_json
 from services.store.port import CandidateRow, LogRow, PoolRow, RunRow
 
 Step = Callable[[Database], Awaitable[None]]
@@ -168,13 +166,13 @@ def run_document(row: RunRow) -> Document:
         "dead_letters": row.dead_letters,
         "origin": row.origin,
         "settings": Binary(row.settings.SerializeToString(deterministic=True)),
-        "state": json.dumps(state_to_json(row.state)),
+        "state": state_to_json(row.state),
     }
 
 
 def run_row(document: Document) -> RunRow:
     settings = events_pb2.RunSettings.FromString(document["settings"])
-    state = state_from_json(json.loads(document["state"]))
+    state = state_from_json(document["state"])
     return RunRow(
         document["_id"],
         settings,
