@@ -200,6 +200,26 @@ class ScaleDescription(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class CostsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WIDTH_FIELD_NUMBER: _builtins.int
     HEADS_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
@@ -219,6 +239,9 @@ class ScaleDescription(_message.Message):
     INITIALISATION_FIELD_NUMBER: _builtins.int
     MODULES_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    COST_TOKENS_FIELD_NUMBER: _builtins.int
+    LINEAR_SECONDS_FIELD_NUMBER: _builtins.int
     width: _builtins.int
     """hidden_size of the mixer"""
     heads: _builtins.int
@@ -245,9 +268,19 @@ class ScaleDescription(_message.Message):
     """the policy in force, in words"""
     layers: _builtins.str
     """in words: which layers are the candidate's, and what else a program may decide"""
+    cost_tokens: _builtins.int
+    """multiple of linear_seconds, as measured on this machine; empty where it was not
+    of the batch that they were measured with
+    """
+    linear_seconds: _builtins.float
+    """CPU seconds of a linear layer of `width`, forward and backward, on that batch"""
     @_builtins.property
     def modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """importable modules of fla, with what they offer"""
+
+    @_builtins.property
+    def costs(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """of fla's functions and modules by name: CPU time, forward and backward, as a"""
 
     def __init__(
         self,
@@ -271,12 +304,22 @@ class ScaleDescription(_message.Message):
         initialisation: _builtins.str = ...,
         modules: _abc.Iterable[_builtins.str] | None = ...,
         layers: _builtins.str = ...,
+        costs: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        cost_tokens: _builtins.int | None = ...,
+        linear_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_tokens", b"_cost_tokens", "_linear_seconds", b"_linear_seconds", "cost_tokens", b"cost_tokens", "linear_seconds", b"linear_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "blocks", b"blocks", "context", b"context", "corpus", b"corpus", "device", b"device", "feed_forward", b"feed_forward", "heads", b"heads", "initialisation", b"initialisation", "layers", b"layers", "memory_bytes", b"memory_bytes", "modules", b"modules", "optimiser", b"optimiser", "precision", b"precision", "steps", b"steps", "tokens", b"tokens", "unit", b"unit", "vocabulary", b"vocabulary", "wall_seconds", b"wall_seconds", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_tokens", b"_cost_tokens", "_linear_seconds", b"_linear_seconds", "batch", b"batch", "blocks", b"blocks", "context", b"context", "corpus", b"corpus", "cost_tokens", b"cost_tokens", "costs", b"costs", "device", b"device", "feed_forward", b"feed_forward", "heads", b"heads", "initialisation", b"initialisation", "layers", b"layers", "linear_seconds", b"linear_seconds", "memory_bytes", b"memory_bytes", "modules", b"modules", "optimiser", b"optimiser", "precision", b"precision", "steps", b"steps", "tokens", b"tokens", "unit", b"unit", "vocabulary", b"vocabulary", "wall_seconds", b"wall_seconds", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cost_tokens: _TypeAlias = _typing.Literal["cost_tokens"]  # noqa: Y015
+    _WhichOneofArgType__cost_tokens: _TypeAlias = _typing.Literal["_cost_tokens", b"_cost_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__linear_seconds: _TypeAlias = _typing.Literal["linear_seconds"]  # noqa: Y015
+    _WhichOneofArgType__linear_seconds: _TypeAlias = _typing.Literal["_linear_seconds", b"_linear_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_tokens) -> _WhichOneofReturnType__cost_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__linear_seconds) -> _WhichOneofReturnType__linear_seconds | None: ...
 
 Global___ScaleDescription: _TypeAlias = ScaleDescription  # noqa: Y015
 

@@ -14,6 +14,7 @@ from services.contracts import candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.domain.syntax import MOST_BYTES
 from services.engineer.checks.report import CheckReport
 from services.engineer.data.corpus import ByteTokens
+from services.engineer.precision import FunctionCosts
 from services.engineer.program import BLOCK, LAYERS, LAYOUTS
 from services.engineer.records import point_message
 from services.engineer.scales import Scale
@@ -107,10 +108,10 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
         self, request: checker_pb2.ScaleRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> checker_pb2.ScaleDescription:
         stage = await self._stages.open(request.stage or "tiny", dict(request.scale_overrides))
-        return description(stage)
+        return description(stage, await self._stages.costs(stage))
 
 
-def description(stage: Stage) -> checker_pb2.ScaleDescription:
+def description(stage: Stage, costs: FunctionCosts | None = None) -> checker_pb2.ScaleDescription:
     """The training conditions at this stage, for prompts."""
     scale = stage.scale
     return checker_pb2.ScaleDescription(
@@ -137,6 +138,9 @@ def description(stage: Stage) -> checker_pb2.ScaleDescription:
         initialisation=INITIALISATION,
         layers=layers_in_words(scale),
         modules=[] if scale.device == "cuda" else fla_names(),
+        costs={} if costs is None else costs.times,
+        cost_tokens=None if costs is None else costs.tokens,
+        linear_seconds=None if costs is None else costs.linear_seconds,
     )
 
 
@@ -156,9 +160,10 @@ def layers_in_words(scale: Scale) -> str:
 
 
 def fla_names() -> list[str]:
-    """What programs can import from fla on a machine without CUDA: "fla.modules: RMSNorm, …"."""
-    modules = {f"fla.ops.{package}": parts for package, parts in OPERATORS.items()}
-    modules |= {"fla.modules": TOP, "fla.modules.l2norm": MODULES["l2norm"]}
+    """What a mixer can use of fla on a machine without CUDA: "fla.modules: RMSNorm, …"; packed sequences are not."""
+    modules = {f"fla.ops.{package}": parts for package, parts in OPERATORS.items() if package != "utils"}
+    modules |= {"fla.modules": TOP}
+    modules |= {f"fla.modules.{name}": MODULES[name] for name in ("feature_map", "l2norm", "token_shift")}
     return [f"{name}: {', '.join(sorted(parts))}" for name, parts in sorted(modules.items())]
 
 

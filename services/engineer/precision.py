@@ -1,21 +1,25 @@
-"""Which precision fits this machine: `precision = "auto"` of a scale, decided by a measurement.
+"""What is fast on this machine: the precision for `precision = "auto"` of a scale, and the cost of fla's functions.
 
 bfloat16 is fast only where the processor has instructions for it (AVX-512 BF16, AMX, the bf16 extension of Arm v8.6).
 Elsewhere it is emulated, up to forty times slower than float32, so the answer comes from timing, not from a list.
 """
 
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from time import process_time
-from typing import cast
+from time import thread_time
+from typing import Any, cast
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from services.engineer.scales import Scale
 from services.engineer.training.dialogue import ask, number
 from services.engineer.training.model import AUTO, BF16, FP32, autocast
 from services.engineer.training.ports import JSON, Channel, Sandbox
 from services.engineer.training.result import TrainingFailed
+from services.fla_cpu.names import FEATURE_MAPS, L2NORMS, MODULES, OPERATORS, TOP
 from services.sandbox.limits import Limits, SandboxUnavailable
 
 GUEST = "services.engineer.precision:run"
@@ -78,14 +82,148 @@ def run(channel: Channel) -> None:
 
 
 def _seconds(precision: str) -> float:
-    """The best of a few: CPU time, which other work on the machine hardly changes."""
     layer = nn.Linear(_WIDTH, _INNER, bias=False)
     x = torch.randn(_ROWS, _WIDTH, requires_grad=True)
+    return _pass_seconds(lambda: layer(x), precision, _REPEATS)
+
+
+def _pass_seconds(call: Callable[[], Any], precision: str, repeats: int) -> float:
+    """Forward and backward, the best of a few: CPU time of this thread, which other work on the machine hardly changes.
+
+    The clock of the whole process may stand still for a while in a confined child, which made a precision free of cost.
+    """
     best = float("inf")
-    for _ in range(_REPEATS):
-        began = process_time()
+    for _ in range(repeats):
+        began = thread_time()
         with autocast("cpu", precision):
-            loss = layer(x).float().sum()
+            output = call()
+            loss = (output[0] if isinstance(output, tuple) else output).float().sum()
         torch.autograd.backward(loss)
-        best = min(best, process_time() - began)
+        best = min(best, thread_time() - began)
     return best
+
+
+COSTS = "services.engineer.precision:run_costs"
+MOST_TOKENS = 1024  # of the batch that costs are measured with
+_COST_REPEATS = 3
+_COST_SECONDS = 30.0  # CPU time; what is not measured by then is left out
+PER_CHANNEL = ("chunk_gla", "chunk_kda", "chunk_gdn2")
+"""Whose decay is one number for each channel of a key instead of one for each head."""
+
+
+@dataclass(frozen=True)
+class FunctionCosts:
+    """CPU time of functions and modules of fla, forward and backward, at a scale's sizes.
+
+    `times` holds it by name as a multiple of what `nn.Linear(width, width)` takes on the same tokens, `linear_seconds`.
+    """
+
+    tokens: int
+    linear_seconds: float
+    times: Mapping[str, float]
+
+
+async def measure_costs(sandbox: Sandbox, scale: Scale) -> FunctionCosts:
+    """Measure in a child with the threads and the precision of a training. Raises SandboxUnavailable."""
+    limits = Limits(
+        memory_bytes=2 << 30, cpu_seconds=2 * _COST_SECONDS, wall_seconds=4 * _COST_SECONDS, threads=scale.threads
+    )
+    length = min(scale.context, MOST_TOKENS)
+    rows = max(1, min(scale.micro_batch, MOST_TOKENS // length))
+    header: dict[str, JSON] = {
+        "rows": rows,
+        "length": length,
+        "heads": scale.heads,
+        "width": scale.width,
+        "precision": scale.precision,
+        "threads": scale.threads,
+    }
+    async with sandbox.child(COSTS, limits) as child:
+        try:
+            answer = await ask(child, "measure", header, {}, expect="measured", timeout=limits.wall_seconds)
+        except TrainingFailed as failed:
+            raise SandboxUnavailable(f"the cost of fla's functions could not be measured: {failed.message}") from failed
+    linear = number(answer, "linear")
+    measured = cast("Mapping[str, float]", answer.header["seconds"])
+    return FunctionCosts(rows * length, linear, {name: seconds / linear for name, seconds in measured.items()})
+
+
+def run_costs(channel: Channel) -> None:
+    """The guest: time every function, answer, end. One that fails at these sizes is left out."""
+    header = channel.receive().header
+    rows, length, heads, width, threads = (
+        int(cast("int", header[name])) for name in ("rows", "length", "heads", "width", "threads")
+    )
+    precision = str(header["precision"])
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    layer, x = nn.Linear(width, width, bias=False), torch.randn(rows, length, width, requires_grad=True)
+    linear = _pass_seconds(lambda: layer(x), precision, 4 * _COST_REPEATS)
+    began, measured = thread_time(), dict[object, float]()
+    seconds: dict[str, JSON] = {}
+    for name, part, call in _calls(rows, length, heads, width):
+        if part not in measured and thread_time() - began < _COST_SECONDS:
+            try:
+                measured[part] = _pass_seconds(call, precision, _COST_REPEATS)
+            except (RuntimeError, ValueError):
+                continue
+        if part in measured:
+            seconds[name] = measured[part]
+    channel.send("measured", {"linear": linear, "seconds": seconds})
+
+
+def _calls(rows: int, length: int, heads: int, width: int) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
+    """Name, function or class, and a call of it with tensors of these sizes."""
+    x, size = torch.randn(rows, length, width, requires_grad=True), width // heads
+    tensors = {name: torch.randn(rows, length, heads, size) for name in ("q", "k", "v", "p", "r", "a", "b", "w")}
+    tensors |= {name: F.normalize(tensors[name], dim=-1) for name in ("q", "k", "p", "r", "a")}
+    tensors |= {"w": F.logsigmoid(tensors["w"]), "b": -0.5 * tensors["a"]}
+    tensors |= {"gk": F.logsigmoid(torch.randn(rows, length, heads, size))}
+    tensors |= {"g": F.logsigmoid(torch.randn(rows, length, heads)), "beta": torch.rand(rows, length, heads)}
+    tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+    for parts in OPERATORS.values():
+        for name, function in parts.items():
+            if function is not None and not name.startswith("prepare_"):
+                yield name, function, _operator_call(cast("Callable[..., Any]", function), tensors, x)
+    shift = MODULES["token_shift"]["token_shift"]
+    yield "token_shift", shift, lambda: cast("Callable[[Tensor], Tensor]", shift)(x)
+    for name, part in (TOP | FEATURE_MAPS | L2NORMS).items():
+        yield name, part, _module_call(part, tensors["q"], x, heads)
+
+
+def _operator_call(
+    function: Callable[..., Any], tensors: Mapping[str, Tensor], x: Tensor
+) -> Callable[[], tuple[Tensor, object] | Tensor]:
+    """Called with its required tensors, and with a decay and a strength of writing where it takes them."""
+    parameters = inspect.signature(function).parameters
+    name = function.__name__
+    if "x" in parameters:
+        return lambda: function(x, F.logsigmoid(x))
+    given = {
+        key: tensors["gk" if key == "g" and name in PER_CHANNEL else key]
+        for key, parameter in parameters.items()
+        if key in tensors and (parameter.default is parameter.empty or key in ("g", "gk", "beta"))
+    }
+    if "g" in given:
+        given.pop("gk", None)
+    if name == "parallel_attn":
+        del given["g"]
+    return lambda: function(**given)
+
+
+def _module_call(part: object, q: Tensor, x: Tensor, heads: int) -> Callable[[], Any]:
+    """A module as a mixer of this width would make and call it; a function of one tensor is called with that."""
+    if not isinstance(part, type):
+        return lambda: cast("Callable[[Tensor], Tensor]", part)(q)
+    required = [
+        name
+        for name, parameter in inspect.signature(part).parameters.items()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    values = {"num_groups": heads, "hidden_size": x.shape[-1], "kernel_size": 4, "dim": q.shape[-1]}
+    values |= {"head_dim": q.shape[-1], "key_dim": q.shape[-1], "feature_dim": q.shape[-1]}
+    module: Callable[..., Any] = part(*(values[name] for name in required))
+    own = inspect.signature(part.forward).parameters  # type: ignore[attr-defined]
+    if "hidden_size" in required:
+        return (lambda: module(x, x)) if list(own)[2:3] in (["g"], ["gate"], ["z"]) else (lambda: module(x))
+    return (lambda: module(q, q)) if "dim" in required else (lambda: module(q))

@@ -18,14 +18,14 @@ from services.engineer.checks.report import CheckReport, CheckSettings
 from services.engineer.checks.screen import screen_apart
 from services.engineer.data import Corpus, CorpusError, open_corpus, other_corpus
 from services.engineer.evaluation.tasks import require_tasks
-from services.engineer.precision import PrecisionSpeed, decided, measure_precision
+from services.engineer.precision import FunctionCosts, PrecisionSpeed, decided, measure_costs, measure_precision
 from services.engineer.scales import Scale, load_scale
 from services.engineer.speed import measure_speed
 from services.engineer.training.host import optimise
 from services.engineer.training.model import BF16, FP32
 from services.engineer.training.result import CurvePoint, TrainingFailed
 from services.engineer.training.session import Job, Supervision
-from services.sandbox import Sandbox
+from services.sandbox import Sandbox, SandboxUnavailable
 
 TRIAL_POINTS = 5  # of the curve of a few steps
 
@@ -52,6 +52,7 @@ class Stages:
         self._opened: dict[tuple[object, ...], asyncio.Task[Stage]] = {}
         self._others: dict[str, asyncio.Task[Corpus]] = {}
         self._speeds: dict[tuple[str, int], asyncio.Task[PrecisionSpeed]] = {}
+        self._costs: dict[tuple[object, ...], asyncio.Task[FunctionCosts]] = {}
         self.unsuited: dict[str, str] = {}  # stage → why its precision does not fit this machine
 
     async def open(self, name: str, overrides: Mapping[str, str]) -> Stage:
@@ -83,6 +84,21 @@ class Stages:
     async def speed(self, stage: Stage, trainings: int) -> float:
         """Tokens per second of each of several trainings side by side, measured now."""
         return await measure_speed(self._sandbox, stage.scale, stage.corpus, trainings)
+
+    async def costs(self, stage: Stage) -> FunctionCosts | None:
+        """What functions of fla cost at the stage's sizes, measured once; None on a GPU, and where that fails."""
+        scale = stage.scale
+        if scale.device == "cuda":
+            return None
+        key = (scale.width, scale.heads, scale.context, scale.micro_batch, scale.precision, scale.threads)
+        if key not in self._costs:
+            self._costs[key] = asyncio.create_task(measure_costs(self._sandbox, scale))
+        try:
+            return await asyncio.shield(self._costs[key])
+        except SandboxUnavailable as error:
+            structlog.get_logger().warning("no_costs", stage=scale.name, why=str(error))
+            self._costs.pop(key, None)
+            return None
 
     async def check(self, stage: Stage, program: str, *, exempt_from_cost: bool, thorough: bool) -> CheckReport:
         """One check, or several with other values, cuts and layers each time: a thorough one passes only if all do."""

@@ -40,8 +40,30 @@ def scale_text(scale: checker_pb2.ScaleDescription | None) -> str:
     if scale.layers not in ("", "in every layer"):
         lines.append(f"- layers: the candidate stands {scale.layers}")
     if scale.modules:
-        lines.append(f"- importable from fla here: {', '.join(scale.modules)}")
+        lines.append(f"- importable from fla here{_cost_unit(scale)}: {'; '.join(_module_text(scale))}")
     return "\n".join(lines)
+
+
+def _cost_unit(scale: checker_pb2.ScaleDescription) -> str:
+    if not scale.costs:
+        return ""
+    return (
+        f" (behind a name: its cost on this machine, forward and backward on {scale.cost_tokens:,} tokens, where a "
+        f"nn.Linear({scale.width}, {scale.width}) costs 1, {scale.linear_seconds * 1e3:.2g} ms)"
+    )
+
+
+def _module_text(scale: checker_pb2.ScaleDescription) -> Iterator[str]:
+    """Each module with its names and what they cost; names of one function stand together."""
+    for module in scale.modules:
+        package, _, names = module.partition(": ")
+        by_cost: dict[float | str, list[str]] = {}
+        for name in names.split(", "):
+            by_cost.setdefault(scale.costs.get(name, name), []).append(name)
+        texts = [
+            " = ".join(parts) + (f" {cost:.1f}" if isinstance(cost, float) else "") for cost, parts in by_cost.items()
+        ]
+        yield f"{package}: {', '.join(texts)}"
 
 
 def limits_text(settings: events_pb2.RunSettings, root: pb.Candidate | None) -> str:

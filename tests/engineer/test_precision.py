@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from services.engineer.checker import description
 from services.engineer.precision import PrecisionSpeed, decided, measure_precision
 from services.engineer.scales import load_scale
 from services.engineer.stages import Stages
 from services.engineer.training.model import BF16, FP32, autocast
+from services.fla_cpu.names import OPERATORS, TOP
 from services.sandbox import Sandbox
 from tests.engineer.training.programs import SMALL
 
@@ -71,3 +73,21 @@ def test_nothing_is_trained_while_the_precision_is_open() -> None:
     """A forgotten decision stops the training instead of choosing in silence."""
     with pytest.raises(ValueError, match="decide between"):
         autocast("cpu", "auto")
+
+
+async def test_what_functions_of_fla_cost_is_measured_once_at_the_stages_sizes(tmp_path: Path) -> None:
+    """Who writes programs for a time limit has to know that one kernel takes as long as ten projections."""
+    async with Sandbox() as sandbox:
+        stages = Stages(sandbox, tmp_path)
+        stage = await stages.open("tiny", {**SMALL, "precision": FP32})
+        first, second = await stages.costs(stage), await stages.costs(stage)
+    told = description(stage, first)
+
+    assert first is not None
+    assert first is second
+    operators = {name for parts in OPERATORS.values() for name in parts if not name.startswith("prepare_")}
+    assert operators | set(TOP) <= set(first.times)
+    assert first.times["RMSNorm"] < first.times["chunk_delta_rule"] < first.times["chunk_rwkv7"]
+    assert first.times["chunk_delta_rule"] == first.times["fused_chunk_delta_rule"]
+    assert (told.costs["RMSNorm"], told.cost_tokens) == (first.times["RMSNorm"], first.tokens)
+    assert not description(stage).costs

@@ -1,7 +1,7 @@
 """Records as texts of a prompt: what was not measured is not said."""
 
 from services.contracts import candidate_pb2 as pb
-from services.contracts import events_pb2
+from services.contracts import checker_pb2, events_pb2
 from services.researcher.prompt_text import (
     BOARD_BEST,
     BOARD_NEWEST,
@@ -13,6 +13,7 @@ from services.researcher.prompt_text import (
     noise_text,
     parts_text,
     record_text,
+    scale_text,
 )
 
 
@@ -161,3 +162,24 @@ def test_objectives_are_told_with_what_the_root_has() -> None:
     assert "objectives: loss, parameters (the root: loss 2, parameters 40,000)" in limits_text(settings, root)
     assert "objectives: loss, parameters;" in limits_text(settings, None)
     assert "objectives" not in limits_text(events_pb2.RunSettings(), root)
+
+
+def test_what_functions_cost_stands_behind_their_names_where_it_was_measured() -> None:
+    """One function by two names is told once, and a name without a measurement has no number."""
+    scale = checker_pb2.ScaleDescription(
+        width=128,
+        heads=4,
+        modules=["fla.modules: L2Norm, RMSNorm", "fla.ops.delta_rule: chunk_delta_rule, fused_chunk_delta_rule"],
+    )
+    unmeasured = scale_text(scale)
+    scale.costs.update({"RMSNorm": 0.31, "chunk_delta_rule": 6.2, "fused_chunk_delta_rule": 6.2})
+    scale.cost_tokens, scale.linear_seconds = 1024, 0.0013
+
+    assert unmeasured.endswith(
+        "from fla here: fla.modules: L2Norm, RMSNorm; fla.ops.delta_rule: chunk_delta_rule, fused_chunk_delta_rule"
+    )
+    assert scale_text(scale).endswith(
+        "(behind a name: its cost on this machine, forward and backward on 1,024 tokens, where a nn.Linear(128, 128) "
+        "costs 1, 1.3 ms): fla.modules: L2Norm, RMSNorm 0.3; "
+        "fla.ops.delta_rule: chunk_delta_rule = fused_chunk_delta_rule 6.2"
+    )
