@@ -15,7 +15,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,18 +71,28 @@ class Archive:
     left_out: tuple[str, ...]
 
 
-def read(path: Path, skip_bad: bool = False) -> Archive:
+def read(path: Path, skip_bad: bool = False, detach: bool = False) -> Archive:
     """Read a folder with `tree.json` and a file of details, or one of the two files.
 
-    Raises BadArchive; with `skip_bad` bad records are left out instead and listed.
+    With `detach` a record whose parent is in neither becomes a root: the published details alone lack most
+    parents. Raises BadArchive; with `skip_bad` bad records are left out instead and listed.
     """
     raw = _raw_records(path)
     problems: list[str] = []
     parsed = _unique(_parsed(raw, problems), problems)
+    if detach:
+        parsed = {
+            index: replace(record, parent=record.parent if record.parent in parsed else None)
+            for index, record in parsed.items()
+        }
     sound = _sound(parsed, problems)
     if problems and not skip_bad:
         more = f" (and {len(problems) - 10} more)" if len(problems) > 10 else ""
-        raise BadArchive("; ".join(problems[:10]) + more + ". Nothing was imported; --skip-bad takes the rest.")
+        missing = any(record.parent not in (None, *parsed) for record in parsed.values())
+        hint = "--detach makes roots of records whose parent is missing, " if missing else ""
+        raise BadArchive(
+            "; ".join(problems[:10]) + more + f". Nothing was imported; {hint}--skip-bad leaves the bad ones out."
+        )
     if not sound:
         raise BadArchive(f"{path} holds no record that can be imported.")
     return Archive(tuple(sound[index] for index in lineage_order(sound)), tuple(problems))

@@ -133,7 +133,11 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
                 count = len(bodies)
             else:
                 programs = arguments.format == "programs"
-                published = (read_programs if programs else read)(arguments.path, arguments.skip_bad)
+                published = (
+                    read_programs(arguments.path, arguments.skip_bad)
+                    if programs
+                    else read(arguments.path, arguments.skip_bad, arguments.detach)
+                )
                 run = run_name(arguments.run or ("programs" if programs else "imported"))
                 await _require_new_run(archive, run)
                 events = importing.events_of(run, published.records, arguments.format)
@@ -313,6 +317,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("path", type=Path, help="file or folder; of programs a folder of Python files")
     sub.add_argument("--run", help="name of the new run; default: imported or programs (an exported log keeps its own)")
     sub.add_argument("--skip-bad", action="store_true", help="leave out records that are broken, and list them")
+    sub.add_argument("--detach", action="store_true", help="of asi-arch: make roots of records whose parent is missing")
     sub.add_argument("--json", action="store_true")
     alone = "One architecture as a package of its own: asi-arch export RUN --as module --candidate C --out DIR."
     sub = commands.add_parser("export", help="write a run out", epilog=alone)

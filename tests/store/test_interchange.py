@@ -97,6 +97,17 @@ def test_skip_bad_takes_the_rest_and_lists_what_it_left_out(tmp_path: Path) -> N
     assert len(read_back.left_out) == 5
 
 
+def test_details_without_the_tree_are_imported_as_roots_when_asked(tmp_path: Path) -> None:
+    """Most of the 106 records' parents are in the published tree only."""
+    path = archive(tmp_path, record(880, 649), record(881, 880), record(5, 6), record(6, 5))
+    with pytest.raises(BadArchive, match="--detach makes roots"):
+        read(path)
+    read_back = read(path, skip_bad=True, detach=True)
+
+    assert [(one.index, one.parent) for one in read_back.records] == [(880, None), (881, 880)]
+    assert len(read_back.left_out) == 2
+
+
 def test_an_export_imports_to_the_same_events(tmp_path: Path) -> None:
     """Round and round, nothing is lost or added."""
     tables = {"train": ",1,2\nm,3.0,2.0\n", "test": ",a\nm,0.25\n"}
