@@ -58,7 +58,9 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
     "Verification": {
         "audit": Command("audit", "The events behind one result or an exported log; then training again."),
         "replay": Command("tools", "Rebuild a run from its log alone and compare it with the archive."),
-        "ablate": Command("ablate", "Train a program without each of its components, with the same seeds."),
+        "ablate": Command(
+            "ablate", "Train a program without each of its components; without a program: what each move brought."
+        ),
         "sizes": Command("sizes", "A candidate and its controls at several sizes: does the gain hold, shrink or grow?"),
         "rescore": Command("judge", "Compute a run's fitness in another version, as new events."),
         "judge": Command("judge", "Judge a candidate or the baselines again, and report the drift."),

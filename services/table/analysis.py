@@ -15,24 +15,28 @@ from numpy.typing import NDArray
 
 from services.domain.curves import Curve, StoppingReplay, replay_quantiles, replay_stopping
 from services.domain.statistics import bootstrap, holm, paired_test, spearman
-from services.table.lattice import DIMENSIONS, cells, find
+from services.table.lattice import DIMENSIONS, cell_with, cells, find, moves_between
 from services.table.policies import POLICIES
 from services.table.table import FIDELITIES, Policy, Record, Table
 
 BASE: Mapping[str, str] = dict(zip(DIMENSIONS, find("delta_net").values, strict=True))
-"""Effects are differences to DeltaNet's value of the dimension."""
+"""Effects are gains over DeltaNet's value of the dimension."""
+TRIED_PAIRS = 5
+"""Pairs that a move is looked for between."""
 RESAMPLES = 200
 RUN_SIZES = (40, 100, 200)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What one value brings in nats against DeltaNet's, all other dimensions alike; negative is better."""
+    """By how much a value of a dimension lowers the loss against DeltaNet's, in nats per byte, with the interval over
+    pairs of architectures that differ in nothing else. `move` makes this change; None where no single move does."""
 
     dimension: str
     value: str
-    architectures: int
-    mean: float
+    move: str | None
+    pairs: int
+    gain: float
     low: float
     high: float
 
@@ -64,23 +68,23 @@ class Stopping:
 
 
 def effects(table: Table) -> list[Effect]:
-    """Main effects of a linear model over the measured architectures, with bootstrap intervals over architectures."""
-    names = list(table.truth)
-    if len(names) < 2 * len(_columns(table, names)):
-        return []
-    columns = _columns(table, names)
-    design = _design(table, names, columns)
-    losses = np.array([table.truth[name] for name in names])
-    fitted = _fit(design, losses)
-    random_ = np.random.default_rng(0)
-    draws = [random_.integers(len(names), size=len(names)) for _ in range(RESAMPLES)]
-    resampled = np.array([_fit(design[draw], losses[draw]) for draw in draws])
-    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
-    counts = design.sum(axis=0)
-    return [
-        Effect(*column, int(counts[place]), float(fitted[place]), float(low[place]), float(high[place]))
-        for place, column in enumerate(columns)
-    ]
+    """The largest gain first. An architecture is in one pair of an effect at most: its pairs are independent."""
+    pairs = defaultdict[tuple[str, str], list[tuple[str, str]]](list)
+    for name in table.truth:
+        for dimension, value in table.values[name].items():
+            other = {**table.values[name], dimension: BASE[dimension]}
+            if value != BASE[dimension] and (plain := cell_with(other)) and plain.name in table.truth:
+                pairs[dimension, value].append((plain.name, name))
+    found = []
+    for (dimension, value), same in pairs.items():
+        if len(same) > 1:
+            test = paired_test([table.truth[before] - table.truth[after] for before, after in same])
+            interval = test.interval()
+            moves = (move for before, after in same[:TRIED_PAIRS] for move in moves_between(before, after))
+            found.append(
+                Effect(dimension, value, next(moves, None), len(same), test.effect, interval.low, interval.high)
+            )
+    return sorted(found, key=lambda effect: -effect.gain)
 
 
 def agreements(table: Table) -> list[Agreement]:
@@ -241,24 +245,6 @@ def _spearman_interval(first: Sequence[float], second: Sequence[float]) -> tuple
             rhos.append(spearman([first[place] for place in drawn], [second[place] for place in drawn]).rho)
     low, high = np.percentile(rhos, [2.5, 97.5])
     return float(low), float(high)
-
-
-def _columns(table: Table, names: Sequence[str]) -> list[tuple[str, str]]:
-    return sorted(
-        {(dimension, value) for name in names for dimension, value in table.values[name].items()} - set(BASE.items())
-    )
-
-
-def _design(table: Table, names: Sequence[str], columns: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-    return np.array([[float(table.values[name][dimension] == value) for dimension, value in columns] for name in names])
-
-
-def _fit(design: NDArray[np.float64], losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least squares with an intercept; a trace of ridge keeps resamples without some value solvable."""
-    centred = design - design.mean(axis=0)
-    gram = centred.T @ centred + 1e-3 * np.eye(design.shape[1])
-    solution: NDArray[np.float64] = np.linalg.solve(gram, centred.T @ (losses - losses.mean()))
-    return solution
 
 
 def _pairs(values: Mapping[str, str]) -> frozenset[tuple[tuple[str, str], ...]]:

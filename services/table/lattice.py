@@ -6,13 +6,14 @@ example `delta.mamba.sigmoid.silu.l2.qkv.swish.none.rms`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from types import MappingProxyType
 
 from services.mixers.description import CATALOGUE, Features, Inputs, Memory, Mixer, Output
+from services.mixers.moves import LIBRARY
 
 VERSION = 1
 DIMENSIONS = ("rule", "decay", "write", "map", "norm", "convolved", "gate", "skip", "output_norm")
@@ -109,6 +110,20 @@ def neighbours(structure: str) -> tuple[Cell, ...]:
         value if value in block else block[0] for value, block in zip(cell.values, other_block.values(), strict=True)
     ]
     return (*near, _by_values()[tuple(values)])
+
+
+def cell_with(values: Mapping[str, str]) -> Cell | None:
+    """The cell with a value for each dimension; None where the lattice has no such cell."""
+    return _by_values().get(tuple(values[name] for name in DIMENSIONS))
+
+
+def moves_between(before: str, after: str) -> Iterator[str]:
+    """Names of the moves that make the second cell of the first."""
+    mixer, structure = find(before).mixer, find(after).structure
+    for move in LIBRARY:
+        child = move.apply(mixer)
+        if child is not None and child.structure() == structure:
+            yield move.name
 
 
 @cache

@@ -7,15 +7,16 @@ import pytest
 
 from services.archive.policies import values_of
 from services.chassis.errors import NotPossible
-from services.console.commands.ablate import components_of, part_row, parts
+from services.console.commands.ablate import components_of, move_effects, part_row, parts
 from services.console.commands.cost import costs, drafts, replay_row, replays, stopped_in_the_run, too_few
 from services.console.commands.gallery import card_json, cards, claims, sentences
 from services.console.commands.run import PRESET
+from services.console.commands.sizes import Trained
 from services.console.plan import RunOptions, run_settings
 from services.console.report import write_report
 from services.console.report.dataset import Dataset
 from services.console.report.discoveries import discoveries
-from services.console.report.figures import ablations, stopping
+from services.console.report.figures import ablations, stopping, what_pays
 from services.console.rows import gain_over
 from services.contracts import candidate_pb2 as pb
 from services.domain.ladder_settings import climb_of
@@ -142,6 +143,47 @@ def test_an_ablation_shows_what_a_component_brings() -> None:
     assert plain is not None
     assert found[1].gain.interval.low < plain.interval.low
     assert plain.words == "better with this seed"
+
+
+def test_what_pays_weighs_ablations_and_children_of_one_move_with_their_pairs() -> None:
+    """Several moves at once, or a training that was stopped, say nothing about one move."""
+    records = finished_run()
+    controls, children = records[:3], records[3:8]
+    for child, moves in zip(children, (["mamba"], ["mamba"], ["gate"], ["gate", "skip"], ["shift"]), strict=True):
+        child.proposal.moves.extend(moves)
+    children[4].training.seeds[0].stopped = "By 50% of the steps it fell behind."
+    for control, drift in zip(controls, (0.1, -0.1, 0.05), strict=True):
+        control.training.seeds[1].loss += drift
+    cut = [ablation(children[0], "output-gate", 0.5, 20), ablation(children[1], "output-gate", 0.4, 21)]
+    trained = [
+        Trained(candidate, candidate, 1, "text", seed, loss + 0.001 * seed)
+        for candidate, loss in ((children[2].id, 1.4), ("without_copy", 1.6))
+        for seed in (1, 2, 3)
+    ]
+    found = {(one.source, one.move): one for one in move_effects([*records[:8], *cut], trained)}
+
+    assert set(found) == {
+        ("ablation", "output-gate"), ("ablation", f"{children[2].id} against without_copy"),
+        ("proposal", "mamba"), ("proposal", "gate"),
+    }  # fmt: skip
+    assert (found["ablation", "output-gate"].pairs, found["ablation", "output-gate"].verdict) == (2, "pays")
+    assert found["ablation", "output-gate"].gain == pytest.approx(0.45)
+    assert found["ablation", f"{children[2].id} against without_copy"].gain == pytest.approx(0.2)
+    assert (found["proposal", "mamba"].pairs, found["proposal", "gate"].pairs) == (2, 1)
+    assert found["proposal", "gate"].interval.low < 0 < found["proposal", "gate"].interval.high
+    assert found["proposal", "gate"].verdict == "not told apart"
+
+
+def test_the_report_shows_what_pays_as_figure_and_table(tmp_path: Path) -> None:
+    """The table of mixers alone, where the run has no pair."""
+    drawing = what_pays(Dataset.of(status(), finished_run()))
+    gains = [float(str(row[2])) for row in drawing.cells]
+
+    assert drawing.figure is not None
+    assert drawing.tabulated
+    assert {row[0] for row in drawing.cells} == {"table"}
+    assert gains == sorted(gains, reverse=True)
+    assert "intervals (grey) contain zero" in drawing.caption
 
 
 def test_what_cannot_be_ablated_is_refused_in_a_sentence() -> None:

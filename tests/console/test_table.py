@@ -43,7 +43,7 @@ def test_info_tells_coverage_reliability_early_losses_stopping_and_effects(folde
     assert told["reliability"]["share"] > 0.9
     assert [one["fidelity"] for one in told["fidelities"]] == [0.25, 0.5, 0.75]
     assert {one["rule"] for one in told["stopping"]} == {"extrapolation", "halving", "quantiles"}
-    assert all(one["low"] <= one["mean"] <= one["high"] for one in told["effects"])
+    assert all(one["low"] <= one["gain"] <= one["high"] for one in told["effects"])
     assert "What pays" in called("info", "--folder", folder).output
 
 

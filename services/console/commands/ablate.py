@@ -1,11 +1,16 @@
-"""`asi-arch ablate`: the same program without each of its components in turn, and which of them carries the gain."""
+"""`asi-arch ablate`: the same program without each of its components in turn, and which of them carries the gain.
+
+Without a candidate: what each move of the run brought so far, from all pairs of programs that differ by it alone.
+"""
 
 from __future__ import annotations
 
 import ast
 import asyncio
 import contextlib
+import math
 import os
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -30,11 +35,15 @@ from services.console.system import System, running
 from services.console.tables import ABSENT, Column, number, paragraph, say, styled, table
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.statistics import Interval, Noise, holm, paired_test
+from services.domain.statistics import Interval, Noise, holm, paired_test, pooled_noise
 
 POLL_SECONDS = 1.0
 FILE = "ablations.jsonl"
 """Trainings of programs without a part, in the run's folder."""
+LUCK = (
+    "Parents and ablated candidates were chosen for a low loss, which is in part luck: proposals look worse by it and "
+    "ablated components better."
+)
 ENDED = frozenset({pb.STATE_ARCHIVED, pb.STATE_REJECTED})
 FORM = frozenset({"chunkwise-form", "parallel-scan", "hardware-kernel"})
 """How a program is computed, not what it computes: nothing to leave out."""
@@ -51,8 +60,28 @@ class Part:
     reason: str
 
 
+@dataclass(frozen=True)
+class MoveEffect:
+    """By how much a move or a component lowers the held-out loss (nats per token), over pairs of trained programs.
+
+    `source` is "ablation" where one program of a pair is the other without the component, "proposal" where it is the
+    other's child by this one move, and "table" for the table of mixers.
+    """
+
+    source: str
+    move: str
+    pairs: int
+    gain: float
+    interval: Interval
+
+    @property
+    def verdict(self) -> str:
+        """In a word; an interval around zero shows nothing."""
+        return "not told apart" if self.interval.crosses_zero else "pays" if self.gain > 0 else "costs"
+
+
 def ablate(
-    candidate: Candidate,
+    candidate: Candidate = "",
     component: Annotated[
         list[str] | None, typer.Option(help="leave out only this one; may be given again; default: each in turn")
     ] = None,
@@ -69,8 +98,18 @@ def ablate(
     run: Run = "",
     as_json: Json = False,
 ) -> None:
-    """Train the same program without each of its components, with the same seeds, and see which carries the gain."""
+    """Train the same program without each of its components, with the same seeds, and see which carries the gain.
+
+    Without a candidate: what each move brought in the run so far; nothing is trained.
+    """
     logs.configure("console", "warning")
+    if not candidate:
+        if programs is not None or component:
+            raise typer.BadParameter("--programs and --component need a CANDIDATE")
+        settings = console_settings()
+        status, records = asyncio.run(run_and_candidates(settings, run))
+        _print_effects(move_effects(records, read_sizes(settings.run_folder(status.run) / FILE)), as_json)
+        return
     if programs is not None:
         _ablate_programs(console_settings(), run, candidate, programs, seeds, as_json)
         return
@@ -82,6 +121,72 @@ def ablate(
         _print(original, part_rows)
     if not any(part.gain for part in part_rows):
         raise typer.Exit(1)
+
+
+def move_effects(records: Sequence[pb.Candidate], trained: Sequence[Trained] = ()) -> list[MoveEffect]:
+    """What each move brought in a run: ablations before proposals, the largest gain first.
+
+    `trained` are trainings of a folder of programs, as `asi-arch ablate --programs` leaves them: pairs by seed. Else
+    a pair is one difference of losses over the seeds and held-out blocks that both programs share. Its deviation is
+    pooled from the pairs of all moves that have several, and from the seeds of all programs that have several.
+    """
+    whole = [one for one in records if not any(seed.HasField("stopped") for seed in one.training.seeds)]
+    known = {record.id: record for record in whole}
+    gains = defaultdict[tuple[str, str], list[Gain]](list)
+    for record in whole:
+        ablated, parent = known.get(record.request.ablation_of), known.get(record.proposal.parent)
+        if record.kind == pb.KIND_ABLATION and ablated is not None and (gain := gain_over(record, ablated)):
+            gains["ablation", record.request.without_component].append(gain)
+        elif record.kind == pb.KIND_PROPOSAL and parent is not None and parent.stage == record.stage:
+            change = _single_change(record, parent)
+            if change and (gain := gain_over(parent, record)):
+                gains["proposal", change].append(gain)
+    seeds = [[math.sqrt(2) * seed.loss for seed in record.training.seeds] for record in whole]
+    several = [group for group in [*seeds, *([one.mean for one in same] for same in gains.values())] if len(group) > 1]
+    deviation = pooled_noise(several) if several else None
+    effects = []
+    for original in dict.fromkeys(one.candidate for one in trained if one.candidate in known):
+        own = [one for one in trained if one.ablation_of in ("", original)]
+        names = {one.candidate: "" for one in own if one.candidate not in known}
+        effects += [
+            MoveEffect("ablation", f"{original} against {one.name}", one.seeds, one.rise, one.interval)
+            for one in variants_of(own, original, names)
+        ]
+    for (source, move), same in gains.items():
+        mean = fmean(gain.mean for gain in same)
+        between = deviation and paired_test([gain.mean for gain in same], deviation).interval()
+        effects.append(MoveEffect(source, move, len(same), mean, between or same[0].interval))
+    return sorted(effects, key=lambda effect: (effect.source, -effect.gain))
+
+
+def _single_change(record: pb.Candidate, parent: pb.Candidate) -> str:
+    """The one move or component in which a child differs from its parent; empty for several or none."""
+    if record.proposal.moves:
+        return record.proposal.moves[0] if len(record.proposal.moves) == 1 else ""
+    own, before = (set(one.proposal.components or one.analysis.components) for one in (record, parent))
+    added, removed = own - before, before - own
+    if len(added | removed) != 1:
+        return ""
+    return next(iter(added), "") or f"no {next(iter(removed))}"
+
+
+def _print_effects(effects: Sequence[MoveEffect], as_json: bool) -> None:
+    if as_json:
+        print_json([{**asdict(effect), "verdict": effect.verdict} for effect in effects])
+        return
+    if not effects:
+        raise NotPossible(
+            "no two programs of the run differ by a single move or component; `asi-arch ablate CANDIDATE` makes some"
+        )
+    say(table([
+        Column("from", [f"{effect.source}s" for effect in effects]),
+        Column("move", [effect.move for effect in effects], flexible=True),
+        Column("gain", [f"{effect.gain:+.4f}" for effect in effects], right=True),
+        Column("[95 %]", [f"[{effect.interval.low:+.4f}, {effect.interval.high:+.4f}]" for effect in effects]),
+        Column("pairs", [str(effect.pairs) for effect in effects], right=True),
+        Column("", [effect.verdict for effect in effects], rank=1),
+    ]))  # fmt: skip
+    say(styled(paragraph(f"gain: nats per token by which the loss falls with the move. {LUCK}"), dim=True))
 
 
 @dataclass(frozen=True)
@@ -106,14 +211,18 @@ def _ablate_programs(
     own = record_named(records, candidate)
     files = sorted(folder.glob("*.py"))
     variants = [
-        pb.Candidate(id=file.stem, proposal=pb.Proposal(name=file.stem, program=file.read_text("utf-8")))
+        pb.Candidate(
+            id=file.stem,
+            request=pb.Request(ablation_of=own.id),
+            proposal=pb.Proposal(name=file.stem, program=file.read_text("utf-8")),
+        )
         for file in files
     ]
     path = settings.run_folder(status.run) / FILE
-    plan = list(planned(status, [own, *variants], [1], seeds, CORPORA[:1], read_sizes(path)))
+    plan = list(planned(status, [own, *variants], [1], seeds, CORPORA[:1], _trainings_for(own.id, path)))
     train_all(plan, path, os.cpu_count() or 1, quiet=as_json)
     descriptions = {file.stem: ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "" for file in files}
-    found = variants_of(read_sizes(path), own.id, descriptions)
+    found = variants_of(_trainings_for(own.id, path), own.id, descriptions)
     if not found:
         raise NotPossible(f"{folder} holds no program that was trained with two seeds or more")
     if as_json:
@@ -129,6 +238,11 @@ def _ablate_programs(
         Column("p", [f"{one.p:.2g}" for one in found], right=True, rank=1),
     ]))  # fmt: skip
     say(styled(paragraph("rise: nats per token above the candidate, same seeds; p: Holm-corrected"), dim=True))
+
+
+def _trainings_for(candidate: str, path: Path) -> list[Trained]:
+    """Without those of another candidate's variants, whose files may have the same names."""
+    return [one for one in read_sizes(path) if one.ablation_of in ("", candidate)]
 
 
 def variants_of(trained: Sequence[Trained], candidate: str, descriptions: Mapping[str, str]) -> list[Variant]:

@@ -13,6 +13,7 @@ import typer
 
 from services.chassis.errors import NotFound, NotPossible
 from services.console.archive import run_and_candidates
+from services.console.commands.ablate import FILE as ABLATIONS
 from services.console.commands.sizes import FILE, read_sizes
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
 from services.console.processes import free_port
@@ -35,7 +36,7 @@ def report(
     if not records:
         raise NotFound(f"run {status.run} has no candidate yet")
     own = settings.run_folder(status.run)
-    page = write_report(status, records, out or own / "report", read_sizes(own / FILE))
+    page = write_report(status, records, out or own / "report", read_sizes(own / FILE), read_sizes(own / ABLATIONS))
     if open_page and not webbrowser.open(page.absolute().as_uri()):
         raise NotPossible(f"no browser can be started here; the report is {page}")
     print_json({"page": str(page)}) if as_json else say(str(page))

@@ -51,6 +51,7 @@ class Trained:
     parameters: int | None = None
     seconds: float | None = None
     failure: str = ""
+    ablation_of: str = ""  # the candidate that the program is with something left out
 
     @property
     def key(self) -> tuple[str, int, str, int]:
@@ -300,7 +301,7 @@ def _trained(job: Job) -> Trained:
     name = job.record.proposal.name or job.record.request.baseline
     return Trained(
         job.record.id, name, job.factor, job.corpus, job.seed, loss if isinstance(loss, float) else None,
-        measured.get("parameters"), measured.get("seconds"), failure,
+        measured.get("parameters"), measured.get("seconds"), failure, job.record.request.ablation_of,
     )  # fmt: skip
 
 

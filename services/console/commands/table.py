@@ -104,14 +104,14 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
     say(pairs(rows))
     _early_and_stopping(agreements, stoppings)
     if effects:
-        say(f"\n{styled('What pays', bold=True)}: nats against DeltaNet's value, all else alike; negative is better")
-        ordered = sorted(effects, key=lambda effect: effect.mean)
+        say(f"\n{styled('What pays', bold=True)}: nats per byte gained over DeltaNet's value, all else alike")
         say(text_table([
-            Column("part", [one.dimension for one in ordered]),
-            Column("value", [one.value or "none" for one in ordered]),
-            Column("effect", [f"{one.mean:+.4f}" for one in ordered], right=True),
-            Column("[95 %]", [f"[{one.low:+.4f}, {one.high:+.4f}]" for one in ordered]),
-            Column("cells", [str(one.architectures) for one in ordered], right=True),
+            Column("part", [effect.dimension for effect in effects]),
+            Column("value", [effect.value or "none" for effect in effects]),
+            Column("move", [effect.move or "–" for effect in effects], rank=1),
+            Column("gain", [f"{effect.gain:+.4f}" for effect in effects], right=True),
+            Column("[95 %]", [f"[{effect.low:+.4f}, {effect.high:+.4f}]" for effect in effects]),
+            Column("pairs", [str(effect.pairs) for effect in effects], right=True),
         ]))  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from services.console.commands.gallery import sentences
 from services.console.commands.sizes import Trained
 from services.console.report.dataset import Dataset, Drawing, name_of, tables
 from services.console.report.discoveries import discoveries, gallery_section
-from services.console.report.figures import ablations, drawings, stopping
+from services.console.report.figures import ablations, drawings, stopping, what_pays
 from services.console.report.trees import trees
 from services.console.tables import clock
 from services.contracts import archive_pb2
@@ -142,16 +142,22 @@ td,th{border-color:#323a44}.soft{color:#9aa5b1}a{color:#7fb3e6}}
 
 
 def write_report(
-    status: archive_pb2.RunStatus, records: Sequence[pb.Candidate], folder: Path, sizes: Sequence[Trained] = ()
+    status: archive_pb2.RunStatus,
+    records: Sequence[pb.Candidate],
+    folder: Path,
+    sizes: Sequence[Trained] = (),
+    ablated: Sequence[Trained] = (),
 ) -> Path:
     """Write index.html with its figures (PNG, SVG, PDF) and CSV files below `folder`; the path of the page.
 
-    `sizes` are trainings at other sizes, as `asi-arch sizes` leaves them.
+    `sizes` are trainings at other sizes, as `asi-arch sizes` leaves them, and `ablated` those of programs with
+    something left out, as `asi-arch ablate --programs` does.
     """
-    data = Dataset.of(status, records, sizes)
+    data = Dataset.of(status, records, sizes, ablated)
     folder.mkdir(parents=True, exist_ok=True)
     claims, *rest = discoveries(data)
-    drawn = [*rest, *drawings(data), *trees(data), *ablations(data), *tables(data), stopping(data)]
+    drawn = [*rest, *drawings(data), *trees(data), what_pays(data), *ablations(data), *tables(data),
+             stopping(data)]  # fmt: skip
     sections = ["" if claims.missing else _section(claims, folder), gallery_section(data, folder)]
     sections += [_section(one, folder) for one in drawn if not one.missing]
     sections.append(_not_drawn([one for one in (claims, *drawn) if one.missing]))
@@ -181,6 +187,7 @@ def _section(drawing: Drawing, folder: Path) -> str:
         svg = _own_ids(text.getvalue(), drawing.name)
         (folder / f"{drawing.name}.svg").write_text(svg, encoding="utf-8")
         body = f'<figure role="img" aria-label="{escape(drawing.title)}">{svg[svg.index("<svg") :]}</figure>'
+        body += _table(drawing) if drawing.tabulated else ""
         files += [f"{drawing.name}.png", f"{drawing.name}.svg", f"{drawing.name}.pdf"]
     else:
         body = _table(drawing)

@@ -25,13 +25,19 @@ class Dataset:
     status: archive_pb2.RunStatus
     records: tuple[pb.Candidate, ...]  # by number
     sizes: tuple[Trained, ...] = ()  # trainings at other sizes
+    ablated: tuple[Trained, ...] = ()  # of programs with something left out
 
     @classmethod
     def of(
-        cls, status: archive_pb2.RunStatus, records: Sequence[pb.Candidate], sizes: Sequence[Trained] = ()
+        cls,
+        status: archive_pb2.RunStatus,
+        records: Sequence[pb.Candidate],
+        sizes: Sequence[Trained] = (),
+        ablated: Sequence[Trained] = (),
     ) -> "Dataset":
         """Ordered by number."""
-        return cls(status, tuple(sorted(records, key=lambda record: (record.request.number, record.id))), tuple(sizes))
+        ordered = sorted(records, key=lambda record: (record.request.number, record.id))
+        return cls(status, tuple(ordered), tuple(sizes), tuple(ablated))
 
     @cached_property
     def root(self) -> pb.Candidate | None:
@@ -93,7 +99,8 @@ WIDTH = 6.8  # inches of a text column
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure: its file name, title, caption, the drawing or why there is none, and the table behind it."""
+    """One figure: its file name, title, caption, the drawing or why there is none, and the table behind it, which the
+    page shows where there is no drawing, or in addition with `tabulated`."""
 
     name: str
     title: str
@@ -102,6 +109,7 @@ class Drawing:
     header: tuple[str, ...] = ()
     cells: tuple[tuple[object, ...], ...] = ()
     missing: str = ""
+    tabulated: bool = False
 
 
 def missing(name: str, title: str, why: str) -> Drawing:
