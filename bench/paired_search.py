@@ -1,10 +1,12 @@
 """Two ways of searching, live: pairs of short runs with equal seeds, and the paired difference of the best loss.
 
     python -m bench.paired_search [--in-process] [--sides surrogate,random] [--pairs 10] [--candidates 24] [--out FILE]
+    python -m bench.paired_search --mind openai --policy experiments --sides 3,0 --candidates 4 --pairs 2
 
 Both runs of a pair have the same seed, baselines, scale and budget, one seat each, in a data folder that is thrown
-away; only the policy `search` differs. The result file is written after every run: the same command goes on where it
-was cut short, and refuses a file that was made with other settings. `--report` prints what the file holds.
+away; only one policy differs: `search` of the offline mind, or that of `--policy`, as the quick experiments that a
+language model may ask for before it proposes. The result file is written after every run: the same command goes on
+where it was cut short, and refuses a file that was made with other settings. `--report` prints what the file holds.
 
 A run is `asi-arch run` with all services. With `--in-process` the same proposers, pool and draw of parents work in one
 process with a training loop of 60 lines, without checks, sandbox and early stopping: a tenth of the processor time.
@@ -29,6 +31,7 @@ import numpy as np
 
 from services.domain import pool, zoo
 from services.domain.statistics import paired_test, power
+from services.llm.port import OFFLINE
 from services.researcher.offline.search import Observation, Seed, propose_by_surrogate, propose_random
 
 Train = Callable[[str], float | None]
@@ -44,37 +47,54 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Run:
-    """One run: the held-out loss of each proposal in their order; None for one that was rejected or stopped."""
+    """One run: the held-out loss of each proposal in their order; None for one that was rejected or stopped.
+
+    `tokens` are those of its language model, and `passed` how many of its seats had a first draft that was new and
+    sound; None where there is no such model.
+    """
 
     side: str
     seed: int
     losses: tuple[float | None, ...]
     seconds: float
+    tokens: int | None = None
+    passed: int | None = None
 
     def best(self, trained: int) -> float | None:
         """Lowest loss of the first proposals, so many."""
         return min((loss for loss in self.losses[:trained] if loss is not None), default=None)
 
 
-def measure(side: str, seed: int, candidates: int, settings: Sequence[str]) -> Run:
+def measure(
+    side: str, seed: int, candidates: int, settings: Sequence[str], mind: str = "offline", policy: str = "search"
+) -> Run:
     """Raises CalledProcessError when the run fails; what it says is shown."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable, "-m", "services.console", "run", "--json", "--mind", "offline", "--seats", "1",
-            "--seed", str(seed), "--candidates", str(candidates), "--policy", f"search={side}", *settings,
-        ]  # fmt: skip
+
+        def told(*command: str) -> Any:
+            finished = subprocess.run(
+                [sys.executable, "-m", "services.console", *command, "--json"],
+                env={**os.environ, "ASI_DATA_DIR": folder},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+                timeout=RUN_LIMIT,
+            )
+            return json.loads(finished.stdout)
+
         begun = time.perf_counter()
-        finished = subprocess.run(
-            command,
-            env={**os.environ, "ASI_DATA_DIR": folder},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            timeout=RUN_LIMIT,
-        )
-        rows = [row for row in json.loads(finished.stdout) if row["kind"] == "proposal"]
-        losses = tuple(row["loss"] for row in sorted(rows, key=lambda row: row["id"]))
-        return Run(side, seed, losses, round(time.perf_counter() - begun, 1))
+        rows = told(
+            "run", "--mind", mind, "--seats", "1", "--seed", str(seed), "--candidates", str(candidates),
+            "--policy", f"{policy}={side}", *settings,
+        )  # fmt: skip
+        seconds = round(time.perf_counter() - begun, 1)
+        proposals = sorted((row for row in rows if row["kind"] == "proposal"), key=lambda row: row["id"])
+        losses = tuple(row["loss"] for row in proposals)
+        if mind == OFFLINE:
+            return Run(side, seed, losses, seconds)
+        cost = told("cost")
+        passed = sum(row["passed_at_first"] for row in cost["drafts"].values())
+        return Run(side, seed, losses, seconds, cost["tokens"], passed)
 
 
 def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequence[str], train: Train) -> Run:
@@ -167,7 +187,20 @@ def report(runs: Sequence[Run], sides: tuple[str, str], candidates: int) -> str:
             f"{test.count} pairs, {sum(gain > 0 for gain in gains)} of them positive, one-sided p {test.p:.3f}"
             + (f"; a true difference of {visible:.3f} would be seen with a chance of 80 %" if visible else "")
         )
-    return "\n".join(lines)
+    return "\n".join((*lines, *(text for side in sides if (text := _side_text(side, runs)))))
+
+
+def _side_text(side: str, runs: Sequence[Run]) -> str:
+    """What one side's language model was paid, and how its first drafts fared; empty without one."""
+    own = [run for run in runs if run.side == side and run.tokens is not None]
+    losses = [loss for run in own for loss in run.losses if loss is not None]
+    if not own or not losses:
+        return ""
+    return (
+        f"{side}: mean loss {sum(losses) / len(losses):.4f} over {len(losses)} proposals; first drafts new and sound "
+        f"{sum(run.passed or 0 for run in own)} of {sum(len(run.losses) for run in own)}; "
+        f"{sum(run.tokens or 0 for run in own) / len(own):,.0f} tokens per run"
+    )
 
 
 def _power(effect: float, test: Any) -> float:
@@ -187,7 +220,9 @@ def _read(file: Path, settings: Mapping[str, object]) -> list[Run]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", default="surrogate,random", help="two values of the policy `search`")
+    parser.add_argument("--sides", default="surrogate,random", help="two values of the policy")
+    parser.add_argument("--policy", default="search", help="the policy in which the sides differ")
+    parser.add_argument("--mind", default=OFFLINE, help="as of `asi-arch run`")
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--candidates", type=int, default=24, help="proposals per run")
     parser.add_argument("--baselines", default="delta_net,gated_delta_net", help="as of `asi-arch run`")
@@ -210,7 +245,11 @@ def main() -> None:
         "candidates": arguments.candidates,
         "options": shlex.join(passed_on),
         "in_process": arguments.in_process,
+        "mind": arguments.mind,
+        "policy": arguments.policy,
     }
+    if arguments.in_process and (arguments.mind, arguments.policy) != (OFFLINE, "search"):
+        raise SystemExit("--in-process compares searches of the offline mind only; leave it out")
     if arguments.report:
         content = json.loads(arguments.out.read_text(encoding="utf-8"))
         settings = content["settings"]
@@ -224,7 +263,8 @@ def main() -> None:
                     names = arguments.baselines.split(",")
                     runs.append(measure_in_process(side, seed, arguments.candidates, names, train))
                 else:
-                    runs.append(measure(side, seed, arguments.candidates, passed_on))
+                    run = measure(side, seed, arguments.candidates, passed_on, arguments.mind, arguments.policy)
+                    runs.append(run)
                 written = json.dumps({"settings": settings, "runs": [asdict(run) for run in runs]}, indent=1)
                 unfinished = arguments.out.with_suffix(".part")
                 unfinished.write_text(written + "\n", encoding="utf-8")

@@ -2,8 +2,9 @@
 
 import os
 import random
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from statistics import fmean
 
 from pydantic import Field
 
@@ -17,7 +18,7 @@ from services.contracts import candidate_pb2 as pb
 from services.llm.embedder import LocalEmbedder
 from services.llm.minds import Minds
 from services.llm.openai_embedder import MotivationEmbedder, RunEmbedder, endpoint_embedder
-from services.llm.port import MIXED
+from services.llm.port import MIXED, Role
 from services.researcher.draft import Context, Draft, Proposer, Refusal
 from services.researcher.handlers import Researcher
 from services.researcher.model_proposer import ModelProposer
@@ -31,11 +32,13 @@ class ResearcherSettings(ServiceSettings):
 
 
 class MixedProposer:
-    """Chooses between `model` and `offline` for each seat by Thompson sampling on earlier proposals of the run.
+    """Chooses between `model` and `offline` for each seat by what pays: success per cost of earlier proposals.
 
-    A proposal succeeds when its fitness is above its parent's; one that was rejected fails (Beta prior 1, 1; Thompson
-    1933; Chapelle and Li 2011). The draw is seeded by the run's seed and the candidate, so that a seat handled twice
-    chooses alike. Where the offline search has nothing new to offer, the model proposes.
+    A proposal succeeds when its fitness is above its parent's; one that was rejected fails. Of each proposer a rate of
+    success is drawn from its posterior (Beta prior 1, 1), divided by the mean cost of its seats, and the higher one is
+    given the seat (Thompson sampling with budgets: Xia et al., IJCAI 2015). The draw is seeded by the run's seed and
+    the candidate, so that a seat handled twice chooses alike. Where the offline search has nothing new to offer, the
+    model proposes.
     """
 
     def __init__(self, model: Proposer, offline: Proposer) -> None:
@@ -44,7 +47,8 @@ class MixedProposer:
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """As the port says."""
-        if not offline_is_drawn(context.history, f"{context.settings.seed}:{context.record.id}:mix"):
+        seed = f"{context.settings.seed}:{context.record.id}:mix"
+        if not offline_is_drawn(context.history, seed, seat_costs(context.board)):
             return await self._model.propose(context, refusals)
         try:
             return await self._offline.propose(context, refusals)
@@ -61,7 +65,49 @@ class MixedProposer:
         return await proposer.without(original, record, refusals)
 
 
-def offline_is_drawn(history: Iterable[archive_pb2.MoveOutcome], seed: str) -> bool:
+EQUAL_COSTS: Mapping[bool, float] = {True: 1.0, False: 1.0}
+
+
+def seat_costs(records: Iterable[pb.Candidate]) -> Mapping[bool, float]:
+    """What a seat of either proposer costs on average (True: the offline search's): the mean of two shares.
+
+    One is its time, training and waiting for answers, the other its dollars, or its tokens where a price is not known;
+    each as a share of what a seat of both takes. So a proposer that takes as long as the other and no tokens costs a
+    third of it. Equal as long as one of them has no seat that has ended.
+    """
+    seats: dict[bool, list[pb.Candidate]] = {True: [], False: []}
+    for record in records:
+        asked = record.proposal.moves or any(call.role == Role.PROPOSE for call in record.calls)
+        if asked and record.kind == pb.KIND_PROPOSAL and record.state in (pb.STATE_ARCHIVED, pb.STATE_REJECTED):
+            seats[bool(record.proposal.moves)].append(record)
+    if not all(seats.values()):
+        return EQUAL_COSTS
+    priced = all(call.HasField("price") for records in seats.values() for record in records for call in record.calls)
+    shares: list[dict[bool, float]] = []
+    for used in (_seconds, _dollars if priced else _tokens):
+        means = {offline: fmean(map(used, ended)) for offline, ended in seats.items()}
+        if total := sum(means.values()):
+            shares.append({offline: mean / total for offline, mean in means.items()})
+    costs = {offline: fmean(share[offline] for share in shares) if shares else 1.0 for offline in seats}
+    return costs if all(costs.values()) else EQUAL_COSTS
+
+
+def _seconds(record: pb.Candidate) -> float:
+    training = sum(seed.measurements.seconds for seed in record.training.seeds)
+    return training + sum(call.seconds for call in record.calls)
+
+
+def _tokens(record: pb.Candidate) -> float:
+    return sum(call.reserved_tokens or call.prompt_tokens + call.completion_tokens for call in record.calls)
+
+
+def _dollars(record: pb.Candidate) -> float:
+    return sum(call.reserved_price or call.price for call in record.calls)
+
+
+def offline_is_drawn(
+    history: Iterable[archive_pb2.MoveOutcome], seed: str, costs: Mapping[bool, float] = EQUAL_COSTS
+) -> bool:
     """Whether the offline search is given the seat. Its outcomes are those that name moves."""
     counts = {True: [1, 1], False: [1, 1]}  # successes and failures, by whether the proposal was offline
     for outcome in history:
@@ -69,7 +115,7 @@ def offline_is_drawn(history: Iterable[archive_pb2.MoveOutcome], seed: str) -> b
             failed = outcome.rejected or outcome.gain <= 0
             counts[bool(outcome.moves)][failed] += 1
     rng = random.Random(seed)
-    return rng.betavariate(*counts[True]) > rng.betavariate(*counts[False])
+    return rng.betavariate(*counts[True]) / costs[True] > rng.betavariate(*counts[False]) / costs[False]
 
 
 DIMENSION = 256  # of the local embedder: a motivation is a paragraph

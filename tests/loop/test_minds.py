@@ -1,6 +1,7 @@
 """A run that thinks through an OpenAI-compatible endpoint, and its replay without one."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ PROPOSAL = {
 SCRIPT = {
     "steps": [
         {"contains": "You design token mixers", "fault": "rate_limit", "retry_after": 0.1},
+        {"contains": "up to 1 made", "answer": {**PROPOSAL, "name": "FirstThought", "experiment": "compare"}},
         {"contains": "You design token mixers", "answer": PROPOSAL, "times": 20},
         {"contains": "You judge neural architectures", "answer": SCORES, "times": 50},
         {"contains": "You explain experiments", "answer": ANALYSIS, "times": 50},
@@ -37,6 +39,7 @@ SCRIPT = {
         {"contains": "You decide whether", "answer": {"repeat": False, "reason": "It is new."}, "times": 50},
     ]
 }
+EXPERIMENTS = ("--policy", "experiments=1")
 RUN = ("run", "--candidates", "1", "--baselines", "delta_net,linear_attention", *micro_flags(), "--json")
 
 
@@ -62,24 +65,27 @@ def endpoint(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess
 def test_a_model_proposes_judges_and_analyses_and_its_answers_replay_without_it(
     endpoint: subprocess.Popen[str], environment: dict[str, str], asi_arch: Command
 ) -> None:
-    """Every call is in the candidate's record; the recorded run asks nobody and proposes the same."""
-    ranked = rows_of(asi_arch(*RUN, "--mind", "openai", "--run", "first"))
+    """Every call is in the candidate's record, a quick experiment before it too; the recorded run asks nobody and
+    proposes the same."""
+    ranked = rows_of(asi_arch(*RUN, *EXPERIMENTS, "--mind", "openai", "--run", "first"))
     proposal = next(row for row in ranked if row["kind"] == "proposal")
     record = json.loads(asi_arch("show", str(proposal["id"]), "--json").stdout)
 
     assert proposal["state"] == "archived", proposal["reason"]
     assert proposal["name"] == "GatedValueMixer"
     assert {call["role"] for call in record["calls"]} >= {"propose", "score", "analyse"}
+    kept = b"".join(file.read_bytes() for file in Path(environment["ASI_DATA_DIR"]).rglob("*") if file.is_file())
+    assert re.search(
+        rb"experiment 1 \(compare\) with FirstThought\\n\\nit: \d\.\d+ at step \d+[^\n]*; the parent", kept
+    )
     assert record["verdict"]["scores"]["complexity"] == 6.0
     assert record["analysis"]["results"] == PROSE
     assert record["proposal"]["prompt_version"].startswith("propose-")
-    assert b"sk-test-not-a-secret" not in b"".join(
-        file.read_bytes() for file in Path(environment["ASI_DATA_DIR"]).rglob("*") if file.is_file()
-    )
+    assert b"sk-test-not-a-secret" not in kept
 
     endpoint.kill()
     del environment["OPENAI_BASE_URL"], environment["ASI_MODEL"]
-    again = rows_of(asi_arch(*RUN, "--mind", "recorded:first", "--run", "second"))
+    again = rows_of(asi_arch(*RUN, *EXPERIMENTS, "--mind", "recorded:first", "--run", "second"))
     replayed = next(row for row in again if row["kind"] == "proposal")
     second = json.loads(asi_arch("show", str(replayed["id"]), "--run", "second", "--json").stdout)
     assert second["proposal"]["program"] == record["proposal"]["program"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from services.chassis.errors import Rejected
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.researcher.app import MixedProposer, offline_is_drawn
+from services.researcher.app import EQUAL_COSTS, MixedProposer, offline_is_drawn, seat_costs
 from services.researcher.draft import Context, Draft, Refusal
 
 
@@ -44,6 +44,44 @@ def test_the_one_that_pays_gets_most_seats() -> None:
 
     assert offline < 25
     assert 150 < sum(offline_is_drawn([], f"{seat}") for seat in range(500)) < 350
+
+
+def seat(offline: bool, seconds: float, tokens: int = 0, price: float | None = None) -> pb.Candidate:
+    record = pb.Candidate(kind=pb.KIND_PROPOSAL, state=pb.STATE_ARCHIVED)
+    record.proposal.moves[:] = ["some-move"] if offline else []
+    record.training.seeds.add().measurements.seconds = seconds
+    role = "analyse" if offline else "propose"
+    if tokens:
+        record.calls.add(role=role, prompt_tokens=tokens - 10, completion_tokens=10, seconds=5.0, price=price)
+    return record
+
+
+def test_a_cheap_proposer_of_equal_success_gets_most_seats() -> None:
+    """And one that costs three times as much gets them where it succeeds five times as often."""
+    costs = seat_costs([seat(True, 60.0), seat(True, 60.0), seat(False, 55.0, tokens=9000)])
+    alike = [outcome(one, gain) for one in (True, False) for gain in (0.1, -0.1) for _ in range(20)]
+    far_better = [outcome(False, 0.1) for _ in range(40)] + [outcome(True, 0.1 - 0.2 * (n > 7)) for n in range(40)]
+
+    assert costs == {True: 0.25, False: 0.75}
+    assert sum(offline_is_drawn(alike, f"{number}", costs) for number in range(200)) > 190
+    assert 60 < sum(offline_is_drawn(alike, f"{number}") for number in range(200)) < 140
+    assert sum(offline_is_drawn(far_better, f"{number}", costs) for number in range(200)) < 100
+
+
+def test_time_counts_as_much_as_tokens_and_money_counts_where_prices_are_known() -> None:
+    """What judge and analyst are paid for a seat of the search is a cost of that seat."""
+    slow_search = seat_costs([seat(True, 300.0), seat(False, 95.0, tokens=9000)])
+    by_tokens = seat_costs([seat(True, 50.0, tokens=3000), seat(False, 50.0, tokens=9000)])
+    by_price = seat_costs([seat(True, 50.0, tokens=3000, price=0.01), seat(False, 50.0, tokens=9000, price=0.01)])
+
+    assert slow_search == {True: 0.375, False: 0.625}
+    assert by_tokens == {True: 0.375, False: 0.625}
+    assert by_price == {True: 0.5, False: 0.5}
+
+
+def test_costs_are_equal_until_both_have_proposed() -> None:
+    assert seat_costs([]) == EQUAL_COSTS
+    assert seat_costs([seat(True, 60.0), pb.Candidate(kind=pb.KIND_BASELINE)]) == EQUAL_COSTS
 
 
 def test_a_seat_handled_twice_chooses_alike() -> None:

@@ -27,6 +27,20 @@ def test_a_model_guides_once_enough_is_measured() -> None:
     assert len(set(run.losses)) == 10
 
 
+def test_two_language_models_are_compared_by_tokens_and_first_drafts_too() -> None:
+    """Quick experiments cost questions: a lower loss alone does not say that they pay."""
+    runs = [Run("3", 1, (2.0, 2.2), 1.0, 30_000, 2), Run("0", 1, (2.1, None), 1.0, 10_000, 1)]
+    runs += [Run("3", 2, (2.0, 2.0), 1.0, 50_000, 2), Run("0", 2, (2.2, 2.1), 1.0, 12_000, 2)]
+
+    told = report(runs, ("3", "0"), 2).splitlines()
+
+    assert "over 2 pairs, 2 of them positive" in told[2]
+    assert told[3:] == [
+        "3: mean loss 2.0500 over 4 proposals; first drafts new and sound 4 of 4; 40,000 tokens per run",
+        "0: mean loss 2.1333 over 3 proposals; first drafts new and sound 3 of 4; 11,000 tokens per run",
+    ]
+
+
 def test_the_difference_comes_with_its_interval_and_unfinished_pairs_do_not_count() -> None:
     gains = (0.01, 0.02, 0.03)
     runs = [Run("surrogate", seed, (2.5, None, 2.0), 1.0) for seed in range(4)]
