@@ -87,14 +87,18 @@ class Server:
         with theirs:
             process = _spawn([*wrap, *_command(settings, root, theirs.fileno())], theirs.fileno(), log, settings, root)
         ours.setblocking(False)
+        report, fault = b"", ""
         try:
             report = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(ours, 1 << 16), _START_SECONDS)
-        except (TimeoutError, OSError):
-            report = b""
+        except TimeoutError:
+            fault = f"it gave no answer within {_START_SECONDS:g} s"
+        except OSError as error:
+            fault = str(error)
         if not report:
             process.kill()
-            process.wait()
-            raise SandboxUnavailable(f"the sandbox's fork server does not start: {log.read_text()[-2000:].strip()}")
+            fault = f"{fault or 'it ended'} (status {process.wait()})"
+            reason = log.read_text()[-2000:].strip()
+            raise SandboxUnavailable(f"the sandbox's fork server does not start: {fault}{reason and ': ' + reason}")
         layers = frozenset(json.loads(report)["layers"])
         groups = await asyncio.to_thread(Groups.find) if CGROUP in settings.layers else None
         return cls(process, ours, layers | {BUBBLEWRAP} if wrap else layers, groups)

@@ -6,7 +6,6 @@ a score rests on; that is measured from outside, in `structure`.
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from itertools import product
 from types import MappingProxyType
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from services.engineer.checks.metering import cost
 from services.engineer.checks.remote import State
-from services.engineer.checks.report import JSON, Finding
+from services.engineer.checks.report import JSON, ArithmeticName, Finding
 from services.engineer.checks.subject import (
     ARITHMETICS,
     AUTOCAST,
@@ -63,6 +62,7 @@ def unreached_after_a_step(subject: Subject) -> set[str]:
     return first & unreached(subject, mixer) if first else first
 
 
+_SPOKEN: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16 autocast"}
 RUN_SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chunks, a single token, odd, several chunks
 
 
@@ -70,11 +70,23 @@ def runs(subject: Subject) -> Finding:
     """Builds the mixer and runs it forward and backward at several batch sizes and lengths, as it will be trained.
 
     A program that casts by hand may run in one arithmetic alone: under bf16 autocast, or in fp32. It is judged by the
-    scale's, or by both where the machine decides which.
+    scale's; where the machine that trains decides, one of the two is enough, and the message names it.
     Cannot see: failures at sizes, lengths, devices and option values that it does not try, nor those that come only
     after many calls.
     """
-    for name, (batch, length) in product(subject.settings.of_training, RUN_SHAPES):
+    names = subject.settings.of_training
+    failures = {name: failure for name in names if (failure := _failure(subject, name))}
+    if len(failures) == len(names):
+        return failures[names[0]]
+    message = "builds and runs forward and backward"
+    if failures:
+        fits = next(name for name in names if name not in failures)
+        message += f", in {_SPOKEN[fits]} only: it cannot be trained in {_SPOKEN[next(iter(failures))]}"
+    return Finding(False, message, {"precision": subject.exact.name})
+
+
+def _failure(subject: Subject, name: ArithmeticName) -> Finding | None:
+    for batch, length in RUN_SHAPES:
         where: dict[str, JSON] = {"batch": batch, "length": length, "precision": name}
         try:
             problem = _one_step(subject, ARITHMETICS[name], batch, length)
@@ -83,10 +95,10 @@ def runs(subject: Subject) -> Finding:
             return Finding(True, message, {**where, "traceback": _tail(error)})
         if problem:
             return Finding(True, problem, where)
-    return Finding(False, "builds and runs forward and backward", {"precision": subject.exact.name})
+    return None
 
 
-def _advice(subject: Subject, name: str, batch: int, length: int) -> str:
+def _advice(subject: Subject, name: ArithmeticName, batch: int, length: int) -> str:
     """What to change in a program that fails in one arithmetic of training and runs in the other."""
     other = AUTOCAST if name == SINGLE.name else SINGLE
     try:
@@ -94,10 +106,9 @@ def _advice(subject: Subject, name: str, batch: int, length: int) -> str:
             return ""
     except Exception:  # noqa: BLE001 - candidate code may raise anything; then the first error says what is wrong
         return ""
-    here, there = ("fp32", "bf16 autocast") if name == SINGLE.name else ("bf16 autocast", "fp32")
     return (
-        f" (training here computes in {here}; the program runs in {there} only: name no dtype, or cast what is "
-        "combined to one, as in y.to(x.dtype))"
+        f" (training here computes in {_SPOKEN[name]}; the program runs in {_SPOKEN[other.name]} only: name no dtype, "
+        "or cast what is combined to one, as in y.to(x.dtype))"
     )
 
 
@@ -150,7 +161,7 @@ def finiteness(subject: Subject) -> Finding:
         "constant inputs (all 100)": (torch.full_like(noise, 100.0), subject.plain),
         "zero inputs": (torch.zeros_like(noise), subject.plain),
     }
-    if AUTOCAST.name in subject.settings.of_training:
+    if AUTOCAST.name in subject.settings.of_training and subject.runs_in(AUTOCAST):
         trials["bf16 inputs"] = (noise.bfloat16(), AUTOCAST)
     for name, (inputs, arithmetic) in trials.items():
         broken = _broken(subject, inputs.to(arithmetic.dtype), arithmetic)

@@ -184,6 +184,14 @@ class Subject:
         with seeded(self.seed), arithmetic.active():
             return mixer(inputs.to(arithmetic.dtype), **options)
 
+    def runs_in(self, arithmetic: Arithmetic) -> bool:
+        """Whether a forward pass runs in that arithmetic."""
+        try:
+            self._first_that_runs((arithmetic,))
+        except Exception:  # noqa: BLE001 - candidate code may raise anything
+            return False
+        return True
+
     def _first_that_runs(self, ladder: tuple[Arithmetic, ...]) -> Arithmetic:
         inputs, errors = self.noise(1, 65, self.width), []
         for arithmetic in ladder:
