@@ -141,7 +141,13 @@ async def with_board(
             candidate.id: candidate for candidate in (await archive.ListCandidates(request, timeout=30)).candidates
         }
     board = tuple(found.values())
-    measured = [one for one in board if one.training.HasField("loss") and one.id != context.parent.id]
+    measured = [
+        candidate
+        for candidate in board
+        if candidate.training.HasField("loss")
+        and candidate.id != context.parent.id
+        and not candidate.HasField("rejection")  # a loss that a fault explains is no example
+    ]
     scale = None
     if checker is not None:
         asked = checker_pb2.ScaleRequest(stage=record.stage, scale_overrides=settings.scale_overrides)

@@ -194,12 +194,11 @@ class Researcher:
         space = context.parent.proposal.embedder
         vector = await self._spaces.motivation(draft.motivation, space, context.settings.mind, job)
         near = await neighbours(self._archive, context.record, draft.program, vector)
-        repeat = _repeated(near) or await proposer.repeats(context, draft, _candidates(near.motivations))
+        nearest = {candidate.id: candidate for candidate in _candidates((*near.motivations, *near.programs[:1]))}
+        repeat = _repeated(near) or await proposer.repeats(context, draft, list(nearest.values()))
+        repeated = _named(repeat, _candidates((*near.programs, *near.motivations)))
         if repeat := repeat or self._drafted_beside(context.record, near.structure):
-            named = [
-                candidate for candidate in _candidates((*near.programs, *near.motivations)) if candidate.id in repeat
-            ]
-            refusals.append(Refusal("repeat", draft, repeat, repeats=tuple(named[:1])))
+            refusals.append(Refusal("repeat", draft, repeat, repeats=repeated))
         else:
             report = await self._check(draft, context.record, context.settings)
             if report.passed:
@@ -279,6 +278,14 @@ def _repeated(near: archive_pb2.NeighboursReply) -> str:
     """What a program repeats to the letter, in a sentence; empty where it does not."""
     same = next((program.candidate for program in near.programs if program.same_structure), None)
     return "" if same is None else f"the program repeats {same.proposal.name} ({same.id}) up to names and layout"
+
+
+def _named(sentence: str, known: Sequence[pb.Candidate]) -> tuple[pb.Candidate, ...]:
+    """The candidate of which a sentence says that a draft repeats it: by its id, else by name, else the nearest."""
+    if not sentence:
+        return ()
+    named = [one for one in known if one.id in sentence] or [one for one in known if one.proposal.name in sentence]
+    return tuple((named or known)[:1])
 
 
 def _candidates(near: Iterable[archive_pb2.NearCandidate]) -> list[pb.Candidate]:

@@ -130,7 +130,11 @@ def propose_request(
         parent_record=record_text(context.parent, context.board),
         parent_program=trained_program(context.parent),
         scale=scale_text(context.scale),
-        limits=limits_text(context.settings, _root(context)),
+        limits=limits_text(
+            context.settings,
+            _root(context),
+            [record for record in (context.parent, *context.board) if record.kind == pb.KIND_BASELINE],
+        ),
         noise=noise_text(context.board),
         best=best_text(context.best),
         board=board_text((*context.board, *context.rejections)),

@@ -10,6 +10,7 @@ from services.archive.policies import values_of
 from services.archive.scoring import measures_of, objectives_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import checker_pb2, cognition_pb2, events_pb2
+from services.domain.fitness import INVESTIGATE, PAPER, PROBE, leakage_policy, suspicion
 from services.domain.ladder_settings import climb_of
 from services.domain.promotion import Limit
 from services.researcher.draft import Refusal
@@ -66,10 +67,25 @@ def _module_text(scale: checker_pb2.ScaleDescription) -> Iterator[str]:
         yield f"{package}: {', '.join(texts)}"
 
 
-def limits_text(settings: events_pb2.RunSettings, root: pb.Candidate | None) -> str:
-    """What a candidate may have and cost to be verified, in numbers where the root is measured, and what the run
-    optimises beside the loss."""
+SUSPECTED = {
+    INVESTIGATE: "is examined (longer probes, another seed, text of another source) and kept where it holds: do not "
+    "avoid it",
+    PROBE: "is probed more thoroughly and kept where the probes pass: do not avoid it",
+    PAPER: "is rejected as a leak by the policy of this run",
+}
+
+
+def limits_text(
+    settings: events_pb2.RunSettings, root: pb.Candidate | None, controls: Sequence[pb.Candidate] = ()
+) -> str:
+    """What a candidate may have and cost to be verified, in numbers where the root is measured, below which loss it is
+    suspect beside the run's `controls`, and what the run optimises beside the loss."""
     text = _sizes_text(settings, root)
+    floor = "far below all others"
+    if root is not None and root.training.HasField("loss") and root.training.loss > 0:
+        losses = [control.training.loss for control in controls if control.training.HasField("loss")]
+        floor = f"below {suspicion(root.training.loss, root.training.loss, losses).floor:.4f}"
+    text += f"\n- leakage: a loss {floor} {SUSPECTED[leakage_policy(settings.policies.leakage)]}"
     if objectives := objectives_of(settings):
         names = ", ".join(objective.name for objective in objectives)
         measured = measures_of(root) if root is not None else {}
@@ -159,6 +175,8 @@ def parts_text(record: pb.Candidate, others: Sequence[pb.Candidate]) -> str:
     there; empty where it was not measured."""
     lowest: dict[str, float] = {}
     for other in others:
+        if other.HasField("rejection"):
+            continue
         for part in (part for seed in other.training.seeds[:1] for part in seed.part_losses):
             lowest[part.part] = min(part.loss, lowest.get(part.part, math.inf))
     own = [part for seed in record.training.seeds[:1] for part in seed.part_losses]

@@ -124,12 +124,26 @@ def test_the_limits_that_verification_keeps_are_told_in_numbers() -> None:
 
     assert limits_text(settings, root) == (
         "- size: 900 to 1,100 parameters (the root has 1,000) and at most 6,000 FLOPs per token (the root has 4,000); "
-        "what has more or fewer parameters is recorded, not verified"
+        "what has more or fewer parameters is recorded, not verified\n"
+        "- leakage: a loss below 1.8000 is examined (longer probes, another seed, text of another source) and kept "
+        "where it holds: do not avoid it"
     )
     assert "parameters within 10% of the root's" in limits_text(settings, None)
     settings.policies.match = "width"
-    assert limits_text(settings, root).endswith("is trained again at the width that comes nearest")
+    assert "is trained again at the width that comes nearest\n" in limits_text(settings, root)
     assert limits_text(events_pb2.RunSettings(promotion="none", scale="mini"), root).startswith("- size: no limit")
+
+
+def test_the_loss_below_which_a_candidate_is_suspect_is_the_judges() -> None:
+    """A control far better than the root lowers it; a run under the paper's rule says that it keeps no such loss."""
+    settings, root = events_pb2.RunSettings(), measured(1, 2.0)
+    root.training.loss = 2.0
+    control = pb.Candidate(training=pb.Training(loss=1.5))
+    strict = events_pb2.RunSettings(policies=events_pb2.Policies(leakage="paper"))
+
+    assert "a loss below 1.3500 is examined" in limits_text(settings, root, [root, control])
+    assert "a loss below 1.8000 is rejected as a leak" in limits_text(strict, root)
+    assert "a loss far below all others is examined" in limits_text(settings, None)
 
 
 def test_no_two_seats_in_a_row_are_asked_the_same() -> None:

@@ -148,9 +148,41 @@ async def test_the_prompt_tells_the_scale_the_best_and_everything_tried(bus: Bus
     assert "- SharpNet (c000009); 1.2500; Sharper look-ups pay." in asked
 
 
-async def test_a_draft_that_repeats_is_shown_what_it_repeats(bus: Bus) -> None:
-    """With motivation and loss, so that the next draft can differ."""
-    steps = (proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
+async def test_a_loss_that_was_rejected_is_no_example(bus: Bus) -> None:
+    """A leak would be the best of all: it stands in the table with its reason, without its program."""
+    leak = pb.Candidate(id="c000009", run="r1", stage="tiny", state=pb.STATE_REJECTED)
+    leak.proposal.name, leak.proposal.program, leak.training.loss = "SeerNet", "SEES = 'ahead'", 0.2
+    leak.rejection.stage, leak.rejection.reason = "judge", "implausibly low"
+    settings = settings_of()
+    settings.mind = "openai"
+    neighbours = Neighbours(Archive(settings, known=[PARENT, leak]))
+    async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind, neighbours) as seat:
+        await seat.handle(bus)
+
+    asked = endpoint.received[0].json["messages"][1]["content"]
+    assert "The parent is the best so far." in asked
+    assert "- SeerNet (c000009); 0.2000; rejected at judge: implausibly low" in asked
+    assert "SEES" not in asked
+
+
+async def test_novelty_is_asked_of_the_program_most_alike_too(bus: Bus) -> None:
+    """Its motivation may be far away: here it has none that could be compared."""
+    twin = pb.Candidate(id="c000009", run="r1", stage="tiny", state=pb.STATE_ARCHIVED)
+    twin.proposal.name, twin.proposal.program = "TwinNet", GATED.replace("class", "LAGS = 7\n\n\nclass", 1)
+    neighbours = Neighbours(Archive(settings_of(), known=[PARENT, twin]))
+    async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind, neighbours) as seat:
+        await seat.handle(bus)
+
+    asked = endpoint.received[1].json["messages"][1]["content"]
+    assert "[c000009] TwinNet" in asked
+    assert "-LAGS = 7" in asked
+
+
+@pytest.mark.parametrize("named", ["c000001", "DeltaNet", ""])
+async def test_a_draft_that_repeats_is_shown_what_it_repeats(bus: Bus, named: str) -> None:
+    """With motivation and loss, so that the next draft can differ; the nearest, where the answer names none."""
+    verdict: JsonValue = {"repeat": True, "candidate": named, "reason": "it corrects what is stored, too"}
+    steps = (proposes(), judged(verdict), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
     async with thinking(*steps) as (mind, endpoint), seats(mind) as seat:
         await seat.handle(bus)
 
