@@ -231,7 +231,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("build/paired_search.json"))
     parser.add_argument("--in-process", action="store_true", help="without services; see above")
     parser.add_argument("--report", action="store_true", help="print what the file holds, train nothing")
-    parser.add_argument("further", nargs="*", help="further flags of `asi-arch run`, behind --")
+    parser.add_argument("--flags", default="", help="further ones of `asi-arch run`, as in --flags='--without judge'")
     return parser.parse_args()
 
 
@@ -242,7 +242,7 @@ def main() -> None:
     overrides = SMALL if arguments.overrides is None else arguments.overrides
     passed_on = ["--scale", arguments.scale, "--baselines", arguments.baselines]
     passed_on += [word for override in overrides for word in ("--set", override)]
-    passed_on += arguments.further
+    passed_on += shlex.split(arguments.flags)
     settings = {
         "candidates": arguments.candidates,
         "options": shlex.join(passed_on),

@@ -29,7 +29,7 @@ BASELINE_SECONDS = 5.0  # until a candidate that waits for a baseline is deliver
 ENDED = (pb.STATE_REJECTED,)
 WAITING = "the baselines that this candidate is compared with are not measured yet"
 Choose = Callable[[str, Job | None], Awaitable[Judge]]  # from a run's mind to its judge
-NOT_ASKED = " No model was asked: the candidate is not the best so far."
+NOT_ASKED = " No model was asked: the candidate is a baseline, or not the best proposal so far."
 
 
 class JudgeHandler:
@@ -120,10 +120,13 @@ class JudgeHandler:
 
         A standardised gain is known before the opinion and does not read it. In the recorded run a model's score hardly
         orders candidates as their losses do, and its sub-score for performance repeats the loss that it was shown
-        (tests/judge measures both): selection gains nothing by it. Its reasons for the best reach later prompts.
+        (tests/judge measures both): selection gains nothing by it. Its reasons for the best reach later prompts; of
+        a baseline, whose name the scale itself holds, none are wanted.
         """
-        if (case.settings.fitness or DEFAULT) != STANDARDISED_GAIN or case.record.kind == pb.KIND_BASELINE:
+        if (case.settings.fitness or DEFAULT) != STANDARDISED_GAIN:
             return True
+        if case.record.kind == pb.KIND_BASELINE:
+            return False
         try:
             value = score(STANDARDISED_GAIN, case.record, None, case.root, terms_of(case.settings), case.baselines)
         except ValueError:

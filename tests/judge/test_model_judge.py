@@ -165,10 +165,12 @@ async def test_a_model_is_not_asked_about_what_is_not_the_best_so_far(bus: Bus) 
 
         async with judging(Archive(ROOT, ANCHOR, settings=settings), judge=choose) as bench:
             (poor,) = await bench.handle(bus, trained(3, 1.55))
+            control = await bench.handle(bus, trained(5, 1.30, zoo="gla"))
             asked_before = len(endpoint.received)
             (good,) = await bench.handle(bus, trained(4, 1.40))
 
     assert asked_before == 0
+    assert control[-1].candidate_judged.verdict.HasField("raw")
     assert "No model was asked" in poor.candidate_judged.verdict.justification
     assert poor.candidate_judged.verdict.HasField("raw")
     assert good.candidate_judged.verdict.judge.startswith("openai:")
