@@ -49,6 +49,7 @@ def record(number: int) -> candidates.Candidate:
     seed = one.training.seeds.add(seed=1, loss=loss)
     seed.measurements.CopyFrom(candidates.Measurements(parameters=400_000 + number, seconds=60))
     seed.block_losses.extend(loss + (block % 7) / 1000 for block in range(32))
+    seed.part_losses.add(part="tokens 1-16", loss=loss + 1, share=0.0625)
     for step in range(1, 21):
         seed.curve.add(step=step * 10, train_loss=loss + 2 * 0.8**step)
     one.verdict.CopyFrom(candidates.Verdict(raw=5.0, justification=HOSTILE, judge="offline"))

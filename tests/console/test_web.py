@@ -220,6 +220,8 @@ async def test_a_candidate_shows_first_what_changed_and_everything_behind_it(sit
         await expect(panel.locator(".diff td.added").first).to_contain_text("num_heads_7")
         await expect(panel.locator(".diff .fold").first).to_be_visible()
         await expect(panel.locator(".gains")).to_contain_text("worse with this seed")
+        parts = panel.get_by_role("region", name="Loss by position and kind of token")
+        await expect(parts.locator("tbody")).to_have_text("tokens 1-166 %2.5232.507")
         await expect(panel).to_contain_text("gate the write")
         await panel.get_by_text("Chain of events").click()
 

@@ -115,6 +115,7 @@ export interface Seed {
   loss_stderr?: number;
   curve?: { step?: number; train_loss?: number; loss?: number }[];
   scores?: { task: string; metric?: string; value?: number; stderr?: number; items?: number }[];
+  part_losses?: { part: string; loss?: number; share?: number }[];
   measurements?: Record<string, unknown>;
   stopped?: string;
 }

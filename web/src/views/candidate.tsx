@@ -102,6 +102,7 @@ function Whole({ answer, gains, wide }: { answer: CandidateAnswer; gains: Differ
     <>
       <Change record={record} parent={parent} wide={wide} />
       <Numbers row={row} compared={compared} record={record} waiting={!gains} />
+      <LossByPart record={record} parent={parent} />
       <Curves record={record} parent={parent} controls={answer.controls} />
       <Finding record={record} />
       {proposal.motivation && <Section title="Motivation"><Markdown text={proposal.motivation} /></Section>}
@@ -209,6 +210,26 @@ function MeasureRow({ which, row, compared, fitness }: { which: Measure; row: Ro
         return <td key={one.id} class="num">{other === undefined ? "–" : which.text(other)}<span class="quiet">{ratio}</span></td>;
       })}
     </tr>
+  );
+}
+
+/** Where the loss lies: by position and by kind of token, beside the parent's, of the first seed of each. */
+function LossByPart({ record, parent }: { record: CandidateRecord; parent: CandidateRecord | null }) {
+  const own = record.training?.seeds?.[0]?.part_losses ?? [];
+  if (!own.length) return null;
+  const before = new Map((parent?.training?.seeds?.[0]?.part_losses ?? []).map((one) => [one.part, one.loss ?? 0]));
+  return (
+    <Section title="Loss by position and kind of token">
+      <div class="scroll" tabIndex={0} role="region" aria-label="Loss by position and kind of token">
+        <table class="small measures">
+          <thead><tr><th scope="col">tokens</th><th scope="col" class="num">share</th><th scope="col" class="num">this</th>{before.size > 0 && <th scope="col" class="num">parent {parent?.proposal?.name ?? parent?.id}</th>}</tr></thead>
+          <tbody>{own.map((one) => (
+            <tr key={one.part}><th scope="row">{one.part}</th><td class="num">{(100 * (one.share ?? 0)).toFixed(0)} %</td><td class="num"><strong>{(one.loss ?? 0).toFixed(3)}</strong></td>
+              {before.size > 0 && <td class="num">{before.get(one.part)?.toFixed(3) ?? "–"}</td>}</tr>
+          ))}</tbody>
+        </table>
+      </div>
+    </Section>
   );
 }
 
