@@ -1,13 +1,13 @@
 """The store's settings and wiring: archive, applier, gRPC service, gauges and the consumer of dead letters.
 
 A service that fails on a message publishes the dead letter with its traceback and terminates the message. If it crashes
-between the two steps, the dead letter is made from the broker's advisory; both have the same id. The store exports the
-gauges, since it has all states and runs even if another service is scaled to zero.
+between the two steps, the store makes the dead letter from the broker's advisory; both have the same id. The store
+exports the gauges, since it has all states and always runs.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from pydantic import Field
@@ -32,7 +32,7 @@ from services.store.service import ArchiveService
 
 
 class StoreSettings(ServiceSettings):
-    """ASI_ARCHIVE_URL chooses the archive; all else is shared or begins with ASI_STORE_."""
+    """ASI_ARCHIVE_URL selects the archive; other settings are shared or begin with ASI_STORE_."""
 
     archive_url: str | None = Field(
         None, description="sqlite:///PATH or mongodb://…; default: archive.db below data_dir"
@@ -41,13 +41,13 @@ class StoreSettings(ServiceSettings):
 
     @property
     def archive(self) -> str:
-        """Where the archive lies."""
+        """The URL of the archive."""
         return self.archive_url or f"sqlite:///{(self.data_dir / 'archive.db').absolute()}"
 
 
 SECONDS = 5.0
 NEWEST_RUNS = 20
-"""Runs whose candidates are counted: Prometheus keeps a series for each state of each."""
+"""Runs whose candidates are counted, since Prometheus stores a series per run and state."""
 
 
 class Gauges:
@@ -58,7 +58,7 @@ class Gauges:
         self._bus = bus
 
     async def run(self) -> None:
-        """Update every few seconds without end. The last values remain while database or broker are unreachable."""
+        """Update every few seconds. While the database or the broker is unreachable, the last values remain."""
         while True:
             try:
                 await self.measure()
@@ -90,10 +90,17 @@ class DeadLetterRecorder:
         self._consumer = consumer
 
     async def run(self) -> None:
-        """Run without end. Raises BusLost if the durable consumer is deleted."""
+        """Raises BusLost if the durable consumer is deleted."""
         async for deliveries in self._consumer.batches(20):
             for delivery in deliveries:
-                await _or_retry(delivery, self._record)
+                try:
+                    await self._record(delivery)
+                except Transient:
+                    await delivery.redeliver(5)
+                    continue
+                except (KeyError, ValueError) as error:
+                    get_logger().error("an invalid advisory", error=str(error), sequence=delivery.sequence)
+                await delivery.acknowledge_soon()
 
     async def _record(self, delivery: Delivery) -> None:
         advisory = json.loads(delivery.body)
@@ -110,18 +117,6 @@ class DeadLetterRecorder:
         await self._bus.publish(dead)
 
 
-async def _or_retry(delivery: Delivery, handle: Callable[[Delivery], Awaitable[None]]) -> None:
-    try:
-        await handle(delivery)
-    except Transient:
-        await delivery.redeliver(5)
-    except (KeyError, ValueError) as error:
-        get_logger().error("an invalid advisory", error=str(error), sequence=delivery.sequence)
-        await delivery.acknowledge_soon()
-    else:
-        await delivery.acknowledge_soon()
-
-
 OPEN_SECONDS = 1.0
 
 
@@ -136,7 +131,7 @@ async def _open_when_reachable(archive: Archive) -> None:
             if differences := await archive.drift():
                 raise SettingsError(
                     f"the archive's schema differs: {differences[0]} (differences: {len(differences)}); "
-                    "`asi-arch setup` lists them, and a replay of the log builds a new archive."
+                    "list them with `asi-arch setup`, and build a new archive with `asi-arch replay --into`."
                 )
             if damage := await archive.damage():
                 raise SettingsError(
@@ -151,7 +146,7 @@ async def _open_when_reachable(archive: Archive) -> None:
 
 @asynccontextmanager
 async def build(service: Service, settings: StoreSettings) -> AsyncIterator[None]:
-    """Open the archive and serve it until the context is left. Raises SettingsError for an impossible archive URL."""
+    """Open the archive and serve it within the context. Raises SettingsError for an invalid archive URL."""
     archive = open_archive(settings.archive)
     await _open_when_reachable(archive)
     try:

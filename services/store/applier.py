@@ -1,8 +1,8 @@
 """Applies the log to the archive in order, and publishes the events that follow from it.
 
-The archive's own sequence says where to go on, not the broker's acknowledgements: at the start everything behind it is
-read from the log, later a gap between deliveries is filled from there. So an archive that is new, restored from a
-backup or moved to another database comes up to date by itself.
+The archive's own sequence is the position, not the broker's acknowledgements: missing events are read from the log, at
+the start and at gaps between deliveries. An archive that is new, restored from a backup or moved to another database
+therefore catches up by itself.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from services.store.reactions import react
 from services.store.recovery import require_same_log
 
 RETRY_SECONDS = 1.0
-FORGOTTEN_AT_ONCE = 64
+OUTBOX_DELETIONS = 64
 Work = Callable[[], Awaitable[None]]
 
 
@@ -31,28 +31,28 @@ class Applier:
         self._archive = archive
         self._consumer = consumer
         self._batch = batch
-        self._published: set[int] = set()  # numbers of the outbox; most leave it when their event comes by in the log
+        self._published: set[int] = set()  # outbox numbers; most entries are deleted when their event is applied
         self._reconnects = bus.reconnects
         self.state = WriterState(behind=True)
 
     async def run(self) -> None:
         """Catch up with the log, then apply deliveries without end.
 
-        Raises BusLost when the durable is gone, and LogDamaged when the log is another than was applied: it is compared
-        at the start, after every reconnection, and whenever nothing has come for a while.
+        Raises BusLost if the durable consumer is deleted, and LogDamaged if the log differs from the applied one, which
+        is checked at the start, after reconnections and when idle.
         """
-        await self._until_reachable(self._answer)
+        await self._until_reachable(self._publish_outbox)
         async for deliveries in self._consumer.batches(self._batch):
             if deliveries:
-                await self._until_reachable(partial(self._take, deliveries))
+                await self._until_reachable(partial(self._apply_deliveries, deliveries))
                 await asyncio.gather(*(delivery.acknowledge_soon() for delivery in deliveries))
             else:
                 await self._until_reachable(self._idle)
 
     async def _idle(self) -> None:
         await self._compare()
-        await self._answer()
-        await self._forget()
+        await self._publish_outbox()
+        await self._clear_outbox()
 
     async def _compare(self) -> None:
         self._reconnects = self._bus.reconnects
@@ -68,8 +68,8 @@ class Applier:
                 batch = []
         await self._apply(batch)
 
-    async def _take(self, deliveries: Sequence[Delivery]) -> None:
-        """Apply one batch of deliveries and publish what follows from it."""
+    async def _apply_deliveries(self, deliveries: Sequence[Delivery]) -> None:
+        """Apply a batch of deliveries and publish the events that follow."""
         if self._reconnects != self._bus.reconnects:
             await self._compare()
         applied = await self._archive.applied()
@@ -83,7 +83,7 @@ class Applier:
             await self._apply(messages)
         elif messages:  # some are missing before or between them
             await self._apply_log()
-        await self._answer()
+        await self._publish_outbox()
 
     async def _apply(self, messages: Sequence[Logged]) -> None:
         if not messages:
@@ -94,17 +94,17 @@ class Applier:
         self.state.reached = max(self.state.reached, messages[-1].sequence)
         self.state.changed()
 
-    async def _answer(self) -> None:
-        """Publish the outbox, oldest first. After a crash the next start publishes the rest."""
-        while outgoing := [one for one in await self._archive.outbox() if one.number not in self._published]:
-            for one in outgoing:
-                await self._bus.publish(one.event)
-                self._published.add(one.number)
-            if len(self._published) >= FORGOTTEN_AT_ONCE:
-                await self._forget()
+    async def _publish_outbox(self) -> None:
+        """Publish the outbox, oldest first; what a crash interrupts is published after the restart."""
+        while outgoing := [entry for entry in await self._archive.outbox() if entry.number not in self._published]:
+            for entry in outgoing:
+                await self._bus.publish(entry.event)
+                self._published.add(entry.number)
+            if len(self._published) >= OUTBOX_DELETIONS:
+                await self._clear_outbox()
 
-    async def _forget(self) -> None:
-        """Remove published events from the outbox; rarely, since each removal writes to disk."""
+    async def _clear_outbox(self) -> None:
+        """Delete published events from the outbox; in batches, since each deletion writes to disk."""
         if self._published:
             await self._archive.sent(sorted(self._published))
             self._published.clear()
@@ -114,8 +114,8 @@ class Applier:
         while True:
             try:
                 if not self.state.behind and await self._archive.applied() < self.state.reached:
-                    self.state.behind = True  # an older copy was put in its place, or nothing is left
-                    self._published.clear()  # numbers of its outbox come again
+                    self.state.behind = True  # the database was replaced by an older copy or deleted
+                    self._published.clear()  # its outbox reuses numbers
                     await self._open()
                 if self.state.behind:
                     await self._compare()
@@ -126,7 +126,7 @@ class Applier:
                 if not self.state.outage:
                     get_logger().error("the store cannot go on for now", error=str(error))
                 self.state.outage = str(error)
-                self._published.clear()  # the database may be another one when it is back
+                self._published.clear()  # the database may be replaced meanwhile
                 await asyncio.sleep(RETRY_SECONDS)
                 if isinstance(error, ArchiveUnavailable):
                     await self._open_again()
@@ -137,7 +137,7 @@ class Applier:
                 return
 
     async def _open_again(self) -> None:
-        """If the database is gone, it is rebuilt from the log; queries are refused until that is complete."""
+        """Reconnect. If the database was lost, queries are refused until it is rebuilt from the log."""
         behind, self.state.behind = self.state.behind, True
         try:
             await self._open()
@@ -146,7 +146,7 @@ class Applier:
             self.state.outage, self.state.behind = str(error), behind
 
     async def _open(self) -> None:
-        """Also raises Transient for a damaged archive, which may be repaired while this process runs."""
+        """Open the archive. A damaged one raises Transient, since it may be repaired while this process runs."""
         try:
             await self._archive.open()
         except SettingsError as error:

@@ -1,9 +1,8 @@
-"""Checks an exported run from its file alone: bytes, hashes, replay, and the statistics of its claims.
+"""Audits an exported run from its file alone: bytes, hashes, replay, and the statistics of its claims.
 
-A line of the file holds an event twice, readable and as the bytes that were published; every event holds the hash of
-the one that caused it; and the manifest, written at the export, holds all hashes and the archive's digest. A number
-that was changed in one place contradicts another place, which is named. A consistent forgery of all of them
-is still contradicted by training the finalist again.
+Each line contains an event twice, readable and as published; each event contains the hash of its cause; and the
+manifest, written at the export, contains all hashes and the archive's digest. A change in one place contradicts the
+others. Only training the finalist again detects a consistent forgery of all of them.
 """
 
 import base64
@@ -27,21 +26,21 @@ from services.domain.discovery import Finding, findings, prediction
 from services.domain.ladder_settings import Climb, climb_of
 from services.domain.promotion import Stage
 from services.domain.statistics import Interval
-from services.store.backends import open_archive
+from services.store.backends import opened
 from services.store.importing import lines_of
 from services.store.port import Query
 from services.store.projection import original, read
 from services.store.replay import Rebuilt
 
 TOLERANCE = 1e-9
-"""Nats, by which a recomputed effect may differ: sums of the same numbers in another order."""
+"""In nats: the tolerance of a recomputed effect, since the order of summation differs."""
 
 
 @dataclass(frozen=True)
 class Claim:
     """A verdict of the log, and the data needed to reproduce its training.
 
-    `expected`: where one more fresh seed falls.
+    `expected` is the prediction interval of one more fresh seed.
     """
 
     candidate: str
@@ -62,7 +61,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class LogAudit:
-    """What an exported log came to. `problems` name the event, and the field where it can be told."""
+    """The result of an audit. Each problem names the event, and the field if it is known."""
 
     run: str
     events: int
@@ -72,45 +71,47 @@ class LogAudit:
 
 
 def manifest_of(logged: Sequence[Logged], run: str, digest: str, refused: Iterable[bytes]) -> dict[str, object]:
-    """What an export says of itself: the digest of the archive, the hash of each event, and of those it refused."""
-    hashes = [hashlib.sha256(one.body).hexdigest() for one in logged]
-    return {"run": run, "digest": digest, "refused": sorted(one.hex() for one in refused), "sha256": hashes}
+    """The manifest of an export: the archive's digest, the hash of each event, and the hashes of refused ones."""
+    hashes = [hashlib.sha256(message.body).hexdigest() for message in logged]
+    return {"run": run, "digest": digest, "refused": sorted(sha256.hex() for sha256 in refused), "sha256": hashes}
 
 
 def manifest_path(path: Path) -> Path:
-    """Beside the log: r1.jsonl.gz has r1.manifest.json."""
+    """The manifest beside a log: r1.manifest.json for r1.jsonl.gz."""
     return path.with_name(f"{path.name.removesuffix('.gz').removesuffix('.jsonl')}.manifest.json")
 
 
 async def audit_log(path: Path, manifest: Mapping[str, object]) -> LogAudit:
-    """Check every line, the chain, the manifest; replay in memory and into a fresh archive; recompute the claims."""
+    """Check all lines, the chain and the manifest; replay in memory and into a new archive; recompute the claims."""
     problems: list[str] = []
     logged = list(_messages(lines_of(path), problems))
     if not logged:
         raise SettingsError(f"{path} holds no event.")
-    problems += _against_manifest(logged, manifest)
-    problems += _chain(logged)
+    problems += _manifest_differences(logged, manifest)
+    problems += _broken_links(logged)
     run = str(manifest["run"])
-    numbered = [Logged(number, one.subject, one.body) for number, one in enumerate(logged, 1)]
+    numbered = [Logged(number, message.subject, message.body) for number, message in enumerate(logged, 1)]
+    listed = manifest.get("refused")
+    refused = {str(sha256) for sha256 in listed} if isinstance(listed, list) else set()
     with Rebuilt() as rebuilt:
-        rebuilt.apply([read(one) for one in numbered])
+        rebuilt.apply([read(message) for message in numbered])
         digest, events = rebuilt.digest()
         problems += [
-            f"event {one.event} is refused in the replay: {one.refused_because}"
-            for one in rebuilt.seen
-            if not one.accepted and one.sha256.hex() not in _refused(manifest)
+            f"event {outcome.event} is refused in the replay: {outcome.refused_because}"
+            for outcome in rebuilt.outcomes
+            if not outcome.accepted and outcome.sha256.hex() not in refused
         ]
     if digest != manifest["digest"]:
         problems.append(f"the replay's digest is {digest[:16]}, the manifest's {str(manifest['digest'])[:16]}")
-    records, imported = await _imported(numbered, run)
-    if imported != digest:
-        problems.append(f"a fresh archive has the digest {imported[:16]}, the replay in memory {digest[:16]}")
-    claims, wrong = _claims(records, _rounds(numbered))
-    return LogAudit(run, events, digest, (*dict.fromkeys((*problems, *wrong)),), claims)
+    records, archive_digest = await _apply_to_new_archive(numbered, run)
+    if archive_digest != digest:
+        problems.append(f"a new archive has the digest {archive_digest[:16]}, the replay in memory {digest[:16]}")
+    claims, differences = _claims(records, _rounds(numbered))
+    return LogAudit(run, events, digest, (*dict.fromkeys((*problems, *differences)),), claims)
 
 
 def _messages(lines: Iterable[str], problems: list[str]) -> Iterator[Logged]:
-    """The messages of the file; what is not as an export writes it is added to `problems`."""
+    """The messages of the file; invalid lines are added to `problems`."""
     for number, text in enumerate(lines, 1):
         try:
             line = json.loads(text)
@@ -121,26 +122,26 @@ def _messages(lines: Iterable[str], problems: list[str]) -> Iterator[Logged]:
             problems.append(f"line {number} is not an exported event: {error}")
             continue
         decoded = MessageToDict(event, preserving_proto_field_name=True)
-        for field, shown, held in _unequal(readable, json.loads(json.dumps(decoded)), ""):
-            problems.append(f"event {event.id}: {field} reads {shown}, but its bytes hold {held}")
+        for field, shown, actual in _unequal(readable, json.loads(json.dumps(decoded)), ""):
+            problems.append(f"event {event.id}: {field} reads {shown}, but its bytes hold {actual}")
         try:
             if subject_of(event) != subject:
-                problems.append(f"event {event.id}: it stands under {subject}, and belongs under {subject_of(event)}")
+                problems.append(f"event {event.id}: its subject is {subject}, but must be {subject_of(event)}")
         except ValueError as error:
             problems.append(f"event {event.id}: {error}")
         yield Logged(number, subject, body)
 
 
-def _unequal(shown: object, held: object, at: str) -> Iterator[tuple[str, object, object]]:
+def _unequal(shown: object, actual: object, path: str) -> Iterator[tuple[str, object, object]]:
     """Every field in which two JSON values differ, by its path."""
-    if isinstance(shown, dict) and isinstance(held, dict):
-        for name in sorted(shown.keys() | held.keys()):
-            yield from _unequal(shown.get(name), held.get(name), f"{at}.{name}" if at else name)
-    elif isinstance(shown, list) and isinstance(held, list) and len(shown) == len(held):
-        for place, (one, other) in enumerate(zip(shown, held, strict=True)):
-            yield from _unequal(one, other, f"{at}[{place}]")
-    elif shown != held:
-        yield at or "the event", _short(shown), _short(held)
+    if isinstance(shown, dict) and isinstance(actual, dict):
+        for name in sorted(shown.keys() | actual.keys()):
+            yield from _unequal(shown.get(name), actual.get(name), f"{path}.{name}" if path else name)
+    elif isinstance(shown, list) and isinstance(actual, list) and len(shown) == len(actual):
+        for index, pair in enumerate(zip(shown, actual, strict=True)):
+            yield from _unequal(*pair, f"{path}[{index}]")
+    elif shown != actual:
+        yield path or "the event", _short(shown), _short(actual)
 
 
 def _short(value: object) -> str:
@@ -148,72 +149,59 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _against_manifest(logged: Sequence[Logged], manifest: Mapping[str, object]) -> list[str]:
-    """Events whose bytes are not those that were exported, by the place that they have in the log."""
+def _manifest_differences(logged: Sequence[Logged], manifest: Mapping[str, object]) -> list[str]:
+    """Events whose bytes are not those that were exported."""
     listed = manifest.get("sha256")
-    hashes = [str(one) for one in listed] if isinstance(listed, list) else []
+    hashes = [str(sha256) for sha256 in listed] if isinstance(listed, list) else []
     problems = []
     if len(logged) != len(hashes):
         problems.append(f"the log holds {len(logged)} events, the manifest {len(hashes)}")
     known = set(hashes)
-    for one in logged:
-        if (digest := hashlib.sha256(one.body).hexdigest()) not in known:
-            place = hashes[one.sequence - 1][:16] if one.sequence <= len(hashes) else "none"
-            problems.append(f"event {_id(one)} was changed: its bytes hash to {digest[:16]}, the manifest has {place}")
+    for message in logged:
+        if (digest := hashlib.sha256(message.body).hexdigest()) not in known:
+            expected = hashes[message.sequence - 1][:16] if message.sequence <= len(hashes) else "none"
+            changed = f"event {_original(message).id} was changed"
+            problems.append(f"{changed}: its bytes hash to {digest[:16]}, the manifest has {expected}")
     return problems
 
 
-def _chain(logged: Sequence[Logged]) -> list[str]:
-    """Events whose hash is not the one that those which they caused hold."""
-    hashes = {_id(one): hashlib.sha256(original(one.body)).digest() for one in logged}
-    problems = []
-    for one in logged:
-        event = events_pb2.Event.FromString(original(one.body))
-        if event.previous and hashes.get(event.cause, event.previous) != event.previous:
-            problems.append(
-                f"event {event.cause} is not what it was when {event.id} followed from it: its bytes hash to "
-                f"{hashes[event.cause].hex()[:16]}, and {event.id} holds {event.previous.hex()[:16]}"
-            )
-    return problems
+def _broken_links(logged: Sequence[Logged]) -> list[str]:
+    """Events whose hash differs from the one in the events that they caused."""
+    hashes = {_original(message).id: hashlib.sha256(original(message.body)).digest() for message in logged}
+    return [
+        f"event {event.cause} was changed after {event.id} followed from it: its bytes hash to "
+        f"{hashes[event.cause].hex()[:16]}, but {event.id} has {event.previous.hex()[:16]}"
+        for event in map(_original, logged)
+        if event.previous and hashes.get(event.cause, event.previous) != event.previous
+    ]
 
 
-def _id(logged: Logged) -> str:
-    return events_pb2.Event.FromString(original(logged.body)).id
+def _original(message: Logged) -> events_pb2.Event:
+    return events_pb2.Event.FromString(original(message.body))
 
 
-def _refused(manifest: Mapping[str, object]) -> set[str]:
-    """Hashes of events that the run's own archive refused, as of a worker that was too late."""
-    listed = manifest.get("refused")
-    return {str(one) for one in listed} if isinstance(listed, list) else set()
-
-
-async def _imported(logged: Sequence[Logged], run: str) -> tuple[list[pb.Candidate], str]:
-    """All candidates as a fresh archive holds them, and its digest."""
+async def _apply_to_new_archive(logged: Sequence[Logged], run: str) -> tuple[list[pb.Candidate], str]:
+    """All candidates of a new archive, and its digest."""
     with tempfile.TemporaryDirectory() as folder:
-        archive = open_archive(f"sqlite:///{folder}/audit.db")
-        await archive.open()
-        try:
+        async with opened(f"sqlite:///{folder}/audit.db") as archive:
             await archive.apply(logged)
             page = await archive.list_candidates(Query(run, sort="time", limit=10**9))
-            records = [await archive.record(run, candidate.id) for candidate in page.candidates]
-            return records, (await archive.digest(run))[0]
-        finally:
-            await archive.close()
+            return list(page.candidates), (await archive.digest(run))[0]
 
 
 @dataclass(frozen=True)
 class _Round:
-    """Verdicts that were given together, by candidate, under the rules that held then."""
+    """Verdicts of one round by candidate, and the rules that applied."""
 
     climb: Climb
     verdicts: dict[str, pb.Discovery]
 
 
 def _rounds(logged: Sequence[Logged]) -> list[_Round]:
-    """Every round of verdicts that tested something; a fork may have tested a candidate before, by other rules."""
+    """All rounds of verdicts with an effect. In a fork, a candidate may have been tested before under other rules."""
     settings, rounds = events_pb2.RunSettings(), dict[str, _Round]()
-    for one in logged:
-        event = read(one).log.event
+    for message in logged:
+        event = read(message).log.event
         match event.WhichOneof("fact"):
             case "run_started" | "run_forked" as fact:
                 settings = getattr(event, fact).settings
@@ -228,10 +216,10 @@ def _rounds(logged: Sequence[Logged]) -> list[_Round]:
 
 
 def _claims(records: Sequence[pb.Candidate], rounds: Iterable[_Round]) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
-    """The last verdict on each candidate; and where one comes out otherwise when it is computed from the losses."""
+    """The last verdict on each candidate, and the differences of verdicts from those recomputed from the losses."""
     by_id = {record.id: record for record in records}
     claims: dict[str, Claim] = {}
-    wrong: list[str] = []
+    differences: list[str] = []
     for tested in rounds:
         seeds = {name: tuple(verdict.seeds) for name, verdict in tested.verdicts.items()}
         losses = {name: _losses(by_id[name], own) for name, own in seeds.items()}
@@ -239,11 +227,11 @@ def _claims(records: Sequence[pb.Candidate], rounds: Iterable[_Round]) -> tuple[
         for name, verdict in tested.verdicts.items():
             controls = {control: _losses(by_id[control], verdict.seeds) for control in verdict.controls}
             again = {finding.candidate: finding for finding in findings(losses, controls, verdict.tried, policy)}[name]
-            wrong += _verdict_differences(name, verdict, again)
+            differences += _verdict_differences(name, verdict, again)
             claims[name] = _claim(by_id[name], by_id[verdict.control], verdict, tested.climb.stages[-1])
     order = {"confirmed": 0, "undecided": 1, "refuted": 2}
     ranked = sorted(claims.values(), key=lambda claim: (order.get(claim.outcome, 3), -claim.effect))
-    return tuple(ranked), tuple(wrong)
+    return tuple(ranked), tuple(differences)
 
 
 def _claim(record: pb.Candidate, control: pb.Candidate, verdict: pb.Discovery, stage: Stage) -> Claim:
@@ -267,7 +255,7 @@ def _claim(record: pb.Candidate, control: pb.Candidate, verdict: pb.Discovery, s
 
 
 def _losses(record: pb.Candidate, seeds: Iterable[int]) -> dict[int, float]:
-    """The losses of a second training, of these seeds alone."""
+    """The losses of these seeds in verification trainings."""
     chosen = set(seeds)
     trainings = [verification.training for verification in record.verifications]
     return {seed.seed: seed.loss for training in trainings for seed in training.seeds if seed.seed in chosen}
@@ -279,11 +267,11 @@ def _verdict_differences(candidate: str, verdict: pb.Discovery, again: Finding) 
         "p_value": (verdict.p_value, again.p),
         "adjusted_p_value": (verdict.adjusted_p_value, again.adjusted_p),
     }
-    for name, (held, found) in numbers.items():
-        if found is None or abs(held - found) > TOLERANCE:
-            yield f"the claim on {candidate}: {name} is {held:.6g} on record, and {found} by the losses on record"
+    for name, (recorded, recomputed) in numbers.items():
+        if recomputed is None or abs(recorded - recomputed) > TOLERANCE:
+            yield f"the claim on {candidate}: {name} is recorded as {recorded:.6g}, but the losses give {recomputed}"
     if (verdict.outcome, verdict.control) != (again.outcome.value, again.control):
         yield (
-            f"the claim on {candidate} is {verdict.outcome} against {verdict.control} on record, "
-            f"and {again.outcome.value} against {again.control} by the losses on record"
+            f"the claim on {candidate} is recorded as {verdict.outcome} against {verdict.control}, "
+            f"but the losses give {again.outcome.value} against {again.control}"
         )

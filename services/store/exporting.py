@@ -1,4 +1,4 @@
-"""A run written out: its whole log, a table, or the two files of the published archive's format."""
+"""Exports a run as its log, as tables, or in the format of the published archive."""
 
 import base64
 import csv
@@ -20,33 +20,31 @@ from services.contracts import events_pb2
 
 
 def log_lines(logged: Sequence[Logged]) -> list[str]:
-    """One JSON object per message: readable, where it is an event, with the exact bytes beside it. Nothing is lost."""
+    """One JSON object per message: the readable event, if it is one, and the exact bytes."""
     lines = []
-    for one in logged:
-        event = _event(one.body)
+    for message in logged:
+        event = _event(message.body)
         readable = None if event is None else MessageToDict(event, preserving_proto_field_name=True)
-        line = {"sequence": one.sequence, "subject": one.subject, "event": readable,
-                "body": base64.b64encode(one.body).decode()}  # fmt: skip
+        line = {"sequence": message.sequence, "subject": message.subject, "event": readable,
+                "body": base64.b64encode(message.body).decode()}  # fmt: skip
         lines.append(json.dumps(line, ensure_ascii=False))
     return lines
 
 
 def write_parquet(records: Sequence[pb.Candidate], logged: Sequence[Logged], path: Path) -> None:
-    """A table with a row per candidate, absent values null; beside it, as `log_path` says, one with a row per event.
-
-    Raises NotPossible without pyarrow.
-    """
+    """Write a table of candidates to `path`, and one of events to `log_path(path)`. Raises NotPossible without
+    pyarrow."""
     pyarrow = with_parquet()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_row(record) for record in records]), path)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_event_row(one) for one in logged]), log_path(path))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_event_row(message) for message in logged]), log_path(path))
 
 
 def with_parquet() -> ModuleType:
-    """The module pyarrow, with its part for files. Raises NotPossible where it is not installed."""
+    """The module pyarrow, with pyarrow.parquet imported. Raises NotPossible if it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError:
-        raise NotPossible("tables need pyarrow: pip install 'asi-arch[parquet]', or take --format jsonl") from None
+        raise NotPossible("tables need pyarrow: pip install 'asi-arch[parquet]', or use --format jsonl") from None
     module_type: ModuleType = pyarrow
     return module_type
 
@@ -57,22 +55,18 @@ def log_path(path: Path) -> Path:
 
 
 def write_published(records: Sequence[pb.Candidate], folder: Path) -> None:
-    """`tree.json` and `106.json` as the published archive has them; the index is the candidate's number."""
+    """Write `tree.json` and `106.json` as in the published archive; the index is the candidate's number."""
     folder.mkdir(parents=True, exist_ok=True)
-    index = {record.id: _index(record) for record in records}
+    index = {record.id: record.request.number for record in records}
     tree = [_node(record, index) for record in records]
     (folder / "tree.json").write_text(json.dumps({"total_records": len(tree), "results": tree}, ensure_ascii=False))
     details = [_details(record, index) for record in records]
     (folder / "106.json").write_text(json.dumps(details, ensure_ascii=False))
 
 
-def _index(record: pb.Candidate) -> int:
-    return record.request.number
-
-
 def _node(record: pb.Candidate, index: dict[str, int]) -> dict[str, object]:
     return {
-        "index": _index(record),
+        "index": record.request.number,
         "name": record.proposal.name,
         "parent": index.get(record.proposal.parent),
         "score": record.verdict.fitness.value if record.verdict.HasField("fitness") else None,
@@ -89,7 +83,7 @@ def _details(record: pb.Candidate, index: dict[str, int]) -> dict[str, object]:
         "summary": record.analysis.results,
         "parameters": f"{parameters / 1e6:.6f}M" if parameters else "",
         "result": {
-            "train": _csv(record.proposal.name, [(str(one.step), one.train_loss) for one in seed.curve]),
+            "train": _csv(record.proposal.name, [(str(point.step), point.train_loss) for point in seed.curve]),
             "test": _csv(record.proposal.name, [(score.task, score.value) for score in seed.scores]),
         },
     }

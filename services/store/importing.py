@@ -1,8 +1,8 @@
-"""Published records and exported logs as events of a run of their own.
+"""Imports published records and exported logs as a new run.
 
-The published archive of ASI-Arch is `tree.json` and `106.json` (any .json list of records). Its records are known by
-their index; names repeat. A cell that says nan was not measured and is left out. A parent that does not exist, a cycle
-or an index that comes twice is refused with the offending indices, before anything is imported.
+The published archive of ASI-Arch is `tree.json` and `106.json` (any .json list of records). Records are identified by
+index, since names repeat; nan cells are not measured and are skipped. An unknown parent, a cycle or a duplicate index
+is refused before anything is imported.
 """
 
 import ast
@@ -37,12 +37,12 @@ _AVERAGED = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "piqa", "social_
 
 
 class BadArchive(ValueError):  # noqa: N818
-    """The files cannot be imported as they are; the message names what is wrong and where."""
+    """The files cannot be imported; the message names the records and their problems."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One record. Absent is None or empty; `curve` is (step, training loss), `benchmarks` task → value."""
+    """A published record. `curve` is (step, training loss), `benchmarks` maps tasks to values."""
 
     index: int
     name: str
@@ -65,7 +65,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Archive:
-    """Records with parents before children, and what was left out, a sentence each."""
+    """Records, parents before children, and the problems of skipped ones, one sentence each."""
 
     records: tuple[Published, ...]
     left_out: tuple[str, ...]
@@ -74,8 +74,8 @@ class Archive:
 def read(path: Path, skip_bad: bool = False, detach: bool = False) -> Archive:
     """Read a folder with `tree.json` and a file of details, or one of the two files.
 
-    With `detach` a record whose parent is in neither becomes a root: the published details alone lack most
-    parents. Raises BadArchive; with `skip_bad` bad records are left out instead and listed.
+    With `detach` a record whose parent is in neither becomes a root: the published details alone lack most parents.
+    Raises BadArchive for an invalid record; with `skip_bad` such records are skipped and listed.
     """
     raw = _raw_records(path)
     problems: list[str] = []
@@ -86,22 +86,19 @@ def read(path: Path, skip_bad: bool = False, detach: bool = False) -> Archive:
             for index, record in parsed.items()
         }
     sound = _sound(parsed, problems)
-    if problems and not skip_bad:
-        more = f" (and {len(problems) - 10} more)" if len(problems) > 10 else ""
-        missing = any(record.parent not in (None, *parsed) for record in parsed.values())
-        hint = "--detach makes roots of records whose parent is missing, " if missing else ""
-        raise BadArchive(
-            "; ".join(problems[:10]) + more + f". Nothing was imported; {hint}--skip-bad leaves the bad ones out."
-        )
+    missing = any(record.parent not in (None, *parsed) for record in parsed.values())
+    _refuse(problems, skip_bad, "--detach makes roots of records with an unknown parent, " if missing else "")
     if not sound:
         raise BadArchive(f"{path} holds no record that can be imported.")
-    return Archive(tuple(sound[index] for index in lineage_order(sound)), tuple(problems))
+    depth = lineage.depths(_parents(sound))
+    order = sorted(sound, key=lambda index: (depth[str(index)], index))
+    return Archive(tuple(sound[index] for index in order), tuple(problems))
 
 
 def read_programs(folder: Path, skip_bad: bool = False) -> Archive:
-    """The Python files of a folder as records without scores, named by their files; docstrings are motivations.
+    """The Python files of a folder as records without scores: file names are names, docstrings motivations.
 
-    Raises BadArchive where a file is no Python program, unless such are left out with `skip_bad`.
+    Raises BadArchive for an invalid program; with `skip_bad` such files are skipped and listed.
     """
     records, problems = list[Published](), list[str]()
     for path in sorted(folder.glob("*.py")):
@@ -109,26 +106,27 @@ def read_programs(folder: Path, skip_bad: bool = False) -> Archive:
             program = path.read_text(encoding="utf-8-sig")
             motivation = ast.get_docstring(ast.parse(program)) or ""
         except (SyntaxError, ValueError) as error:
-            problems.append(f"{path.name} is no Python program: {error}")
+            problems.append(f"{path.name} is not a Python program: {error}")
             continue
         records.append(Published(len(records) + 1, path.stem, None, None, program, motivation))
-    if problems and not skip_bad:
-        raise BadArchive("; ".join(problems[:10]) + ". Nothing was imported; --skip-bad takes the rest.")
+    _refuse(problems, skip_bad)
     if not records:
         raise BadArchive(f"{folder} holds no Python program.")
     return Archive(tuple(records), tuple(problems))
 
 
-def lineage_order(records: Mapping[int, Published]) -> list[int]:
-    """Indices with every parent before its children, else in their own order."""
-    depth = lineage.depths(
-        {str(record.index): None if record.parent is None else str(record.parent) for record in records.values()}
-    )
-    return sorted(records, key=lambda index: (depth[str(index)], index))
+def _refuse(problems: Sequence[str], skip_bad: bool, hint: str = "") -> None:
+    if problems and not skip_bad:
+        more = f" (and {len(problems) - 10} more)" if len(problems) > 10 else ""
+        raise BadArchive("; ".join(problems[:10]) + more + f". Nothing was imported; {hint}--skip-bad skips these.")
+
+
+def _parents(records: Mapping[int, Published]) -> dict[str, str | None]:
+    return {str(index): None if record.parent is None else str(record.parent) for index, record in records.items()}
 
 
 def _raw_records(path: Path) -> list[dict[str, object]]:
-    """All records of the files; those of the details file win over the tree's slim ones."""
+    """All records of the files; those of the details file replace the tree's."""
     if not path.exists():
         raise BadArchive(f"there is no file or folder {path}")
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
@@ -137,29 +135,25 @@ def _raw_records(path: Path) -> list[dict[str, object]]:
     slim: list[dict[str, object]] = []
     detailed: list[dict[str, object]] = []
     for file in files:
-        content = _json(file)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadArchive(f"{file} cannot be read as JSON: {error}") from None
         results = content.get("results") if isinstance(content, dict) else content
         if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
             raise BadArchive(f'{file} is neither {{"results": [...]}} nor a list of records')
         (slim if isinstance(content, dict) else detailed).extend(results)
-    known = {json.dumps(one.get("index")) for one in detailed}
-    return [*(one for one in slim if json.dumps(one.get("index")) not in known), *detailed]
-
-
-def _json(file: Path) -> object:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadArchive(f"{file} cannot be read as JSON: {error}") from None
+    known = {json.dumps(record.get("index")) for record in detailed}
+    return [*(record for record in slim if json.dumps(record.get("index")) not in known), *detailed]
 
 
 def _parsed(raw: Iterable[dict[str, object]], problems: list[str]) -> list[Published]:
     records = []
-    for place, one in enumerate(raw):
+    for number, fields in enumerate(raw, 1):
         try:
-            records.append(_record(one))
+            records.append(_record(fields))
         except ValueError as error:
-            problems.append(f"record {one.get('index', f'number {place + 1}')}: {error}")
+            problems.append(f"record {fields.get('index', f'number {number}')}: {error}")
     return records
 
 
@@ -196,7 +190,7 @@ def _finite(value: object, field_name: str) -> float | None:
 
 
 def _parameters(value: object) -> int | None:
-    """As in "495.73M"; None where it is not given."""
+    """A count as in "495.73M"; None if it is absent."""
     if value in (None, ""):
         return None
     match = re.fullmatch(r"\s*([\d.]+)\s*([KMB]?)\s*", str(value), re.IGNORECASE)
@@ -206,7 +200,7 @@ def _parameters(value: object) -> int | None:
 
 
 def _cells(text: object, name: str) -> list[tuple[str, float]]:
-    """The columns of a one-row table whose cell is a number; nan and empty ones are left out."""
+    """The columns of a one-row CSV table; nan and empty cells are skipped."""
     if text in (None, ""):
         return []
     rows = [row for row in csv.reader(str(text).splitlines()) if any(cell.strip() for cell in row)]
@@ -234,52 +228,37 @@ def _is_step(title: str) -> bool:
 
 
 def _unique(records: Iterable[Published], problems: list[str]) -> dict[int, Published]:
-    found: dict[int, Published] = {}
+    unique: dict[int, Published] = {}
     for record in records:
-        if record.index in found:
-            problems.append(f"index {record.index} comes twice ({found[record.index].name} and {record.name})")
+        if record.index in unique:
+            problems.append(f"index {record.index} occurs twice ({unique[record.index].name} and {record.name})")
         else:
-            found[record.index] = record
-    return found
+            unique[record.index] = record
+    return unique
 
 
 def _sound(records: Mapping[int, Published], problems: list[str]) -> dict[int, Published]:
-    """Without orphans and cycles, and without what descends from them."""
-    kept = dict(records)
-    while orphans := [one for one in kept.values() if one.parent is not None and one.parent not in kept]:
-        for orphan in orphans:
-            known = "left out" if orphan.parent in records else "unknown"
-            problems.append(f"record {orphan.index}: its parent {orphan.parent} is {known}")
-            del kept[orphan.index]
-    for index in _cyclic(kept):
-        problems.append(f"record {index} descends from itself")
-        del kept[index]
-    return _sound(kept, problems) if any(one.parent not in (None, *kept) for one in kept.values()) else kept
-
-
-def _cyclic(records: Mapping[int, Published]) -> list[int]:
-    """Records from which the way up never ends."""
-    ends: dict[int, bool] = {}
-    for start in records:
-        way: list[int] = []
-        here: int | None = start
-        while here is not None and here not in ends and here not in way:
-            way.append(here)
-            here = records[here].parent
-        fine = here is None or (here in ends and ends[here])
-        ends.update(dict.fromkeys(way, fine))
-    return [index for index, fine in ends.items() if not fine]
+    """The records without orphans, cycles and their descendants."""
+    sound = dict(records)
+    while (flaws := lineage.flaws(_parents(sound))).any:
+        for index in map(int, flaws.orphans):
+            parent = sound[index].parent
+            problems.append(f"record {index}: its parent {parent} is {'skipped' if parent in records else 'unknown'}")
+        problems += [f"record {index} descends from itself" for index in flaws.cyclic]
+        for index in map(int, (*flaws.orphans, *flaws.cyclic)):
+            del sound[index]
+    return sound
 
 
 SERVICE = "store"
 AT_ONCE = 64
 STAGE = "explore"
-# The same files give the same events, hence the same digest, whenever they are imported.
+# A fixed time, so that the same files always give the same events and digest.
 MOMENT = datetime(2025, 7, 1, tzinfo=UTC)
 
 
 def events_of(run: str, records: Sequence[Published], source: str) -> list[events_pb2.Event]:
-    """run.started for a run that gives out no seats, and candidate.imported for each record."""
+    """run.started of a run without seats, and candidate.imported for each record."""
     started = first(run, "started", "console")
     started.time.FromDatetime(MOMENT)
     started.run_started.settings.CopyFrom(
@@ -291,7 +270,7 @@ def events_of(run: str, records: Sequence[Published], source: str) -> list[event
 
 
 def candidate_of(run: str, published: Published) -> pb.Candidate:
-    """A published record as a candidate; what it does not hold stays unset."""
+    """A published record as a candidate; absent fields stay unset."""
     record = pb.Candidate(
         id=candidate_id(published.index), run=run, kind=pb.KIND_IMPORTED, state=pb.STATE_ARCHIVED, stage=STAGE,
         request=pb.Request(number=published.index, mind="imported"),
@@ -321,7 +300,7 @@ def candidate_id(index: int) -> str:
 
 
 async def publish_all(bus: Bus, events: Sequence[events_pb2.Event]) -> int:
-    """Publish the first event, then the others many at a time; the sequence of the last."""
+    """Publish the first event, then the others concurrently; returns the last sequence."""
     last = await bus.publish(events[0])
     for start in range(1, len(events), AT_ONCE):
         sequences = await asyncio.gather(*(bus.publish(event) for event in events[start : start + AT_ONCE]))
@@ -330,11 +309,10 @@ async def publish_all(bus: Bus, events: Sequence[events_pb2.Event]) -> int:
 
 
 def exported_bodies(path: Path, kind: str, skip_bad: bool) -> tuple[str, list[bytes], tuple[str, ...]]:
-    """The run, its events' bodies, and what was left out, of a file that `export --format` wrote as `kind`.
+    """The run, its events' bodies, and the problems of skipped ones, of a file that `export --format` wrote as `kind`.
 
-    What no version could read when it lay in the log cannot be read here either: it is left out with `skip_bad`.
-    Raises SettingsError naming the line or row otherwise, so that nothing is half-imported, and NotPossible for a table
-    without pyarrow.
+    Raises SettingsError naming an unreadable line or row, unless `skip_bad`, and NotPossible for a table without
+    pyarrow.
     """
     bodies: list[bytes] = []
     left_out: list[str] = []
@@ -346,13 +324,13 @@ def exported_bodies(path: Path, kind: str, skip_bad: bool) -> tuple[str, list[by
         except (DecodeError, ValueError, TypeError) as error:
             if not skip_bad:
                 raise SettingsError(
-                    f"{path}, {place} is not an exported event: {error}. With --skip-bad the rest is taken."
+                    f"{path}, {place} is not an exported event: {error}. --skip-bad skips it."
                 ) from None
             left_out.append(f"{place}: {error}")
             continue
         run = run or event.run
         if event.run != run:
-            raise SettingsError(f"{path}, {place} belongs to run {event.run}, and what stands before it to {run}.")
+            raise SettingsError(f"{path}, {place} belongs to run {event.run}, but the events before it to {run}.")
         bodies.append(body)
     if not bodies:
         raise SettingsError(f"{path} holds no event.")
@@ -360,13 +338,13 @@ def exported_bodies(path: Path, kind: str, skip_bad: bool) -> tuple[str, list[by
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of an exported log, compressed (.gz) or not. Raises SettingsError for what is no text."""
+    """The lines of an exported log, compressed (.gz) or not. Raises SettingsError if it is not text."""
     content = path.read_bytes()
     try:
-        # Not splitlines: JSON leaves U+2028 and its like as they are, inside a text.
+        # Not splitlines: JSON strings may contain U+2028 and similar characters.
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8").rstrip("\n").split("\n")
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SettingsError(f"{path} is no text as `export --format jsonl` writes it: {error}.") from None
+        raise SettingsError(f"{path} is not a log that `export --format jsonl` wrote: {error}.") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -378,22 +356,23 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _table(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Of a table of candidates, the table of events beside it."""
+    """The rows of a table of events, or of the table of events that belongs to a table of candidates."""
     pyarrow = with_parquet()
-    beside = log_path(path)
-    events = beside if beside.exists() else path
+    events = log_path(path)
+    if not events.exists():
+        events = path
     try:
         bodies = pyarrow.parquet.read_table(events, columns=["sequence", "body"]).sort_by("sequence")["body"]
     except FileNotFoundError:
         raise SettingsError(f"there is no file {path}.") from None
     except (pyarrow.ArrowException, KeyError) as error:
-        raise SettingsError(f"{events} is no table of events as `export --format parquet` writes it: {error}") from None
+        raise SettingsError(f"{events} is not a table of events of `export --format parquet`: {error}") from None
     for row, body in enumerate(bodies.to_pylist(), 1):
         yield f"row {row}", body
 
 
 async def publish_bodies(bus: Bus, bodies: Iterable[bytes]) -> int:
-    """Publish exported events byte by byte as they were, in order; the sequence of the last."""
+    """Publish exported events unchanged, in order; returns the last sequence."""
     last = 0
     for body in bodies:
         event = events_pb2.Event.FromString(body)
@@ -420,7 +399,7 @@ def _training(published: Published) -> pb.Training:
         ],
         measurements=pb.Measurements(parameters=published.parameters or 0),
     )
-    # The published curve is the training loss: there is no held-out one.
+    # The published curve is the training loss; held-out losses were not published.
     return pb.Training(seeds=[seed], benchmark=published.mean_accuracy)
 
 

@@ -1,38 +1,38 @@
-"""The archive port: what every backend promises, and the plain rows it keeps.
+"""The archive port: the contract of every backend, and its row types.
 
-Two backends stand behind it, SQLite and MongoDB; one contract suite runs over both and over the archive behind gRPC.
+One contract suite tests memory, SQLite, MongoDB and the archive behind gRPC.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from services.chassis.bus import Logged
 from services.chassis.errors import Transient
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.domain.run_state import Decision, RunState
 
-SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state", "number")
 Sort = Literal["fitness", "loss", "benchmark", "parameters", "time", "stage", "state", "number"]
+SORTS: tuple[Sort, ...] = get_args(Sort)
 
 
 class ArchiveUnavailable(Transient):
-    """The database is out of reach: nothing was applied, try again."""
+    """The database is unreachable: nothing was applied; retry."""
 
 
 class ArchiveDamaged(ArchiveUnavailable):
-    """The database answers, but its content is damaged and needs repair."""
+    """The database is reachable, but its content is damaged."""
 
 
 class OutOfOrder(Exception):  # noqa: N818
-    """An event came before the one that precedes it in the log: nothing was applied, try again in a moment."""
+    """A message arrived before its predecessor in the log: nothing was applied; retry."""
 
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """One candidate as the archive keeps it."""
+    """A stored candidate."""
 
     record: candidate_pb2.Candidate
     requested: int  # sequence of its request
@@ -40,14 +40,14 @@ class CandidateRow:
 
     @property
     def fitness(self) -> float | None:
-        """The verdict's fitness; None where it is absent."""
+        """The fitness of the verdict, if any."""
         verdict = self.record.verdict
         return verdict.fitness.value if verdict.HasField("fitness") else None
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run: its settings and where it stands."""
+    """A run: its settings and state."""
 
     run: str
     settings: events_pb2.RunSettings
@@ -60,19 +60,19 @@ class RunRow:
 
 @dataclass(frozen=True)
 class LogRow:
-    """One event as the archive remembers it; its body lies in the log."""
+    """The archive's entry for one event, whose body is in the log."""
 
     sequence: int
     run: str
     candidate: str
     sha256: bytes
-    event: events_pb2.Event  # without what the candidate's record holds
+    event: events_pb2.Event  # without the parts that are stored in the candidate's record
     accepted: bool
     refused_because: str = ""
 
 
 class Position(NamedTuple):
-    """How far the log was applied: the last sequence, and the hash of that message; None before the first."""
+    """The last applied sequence and the hash of that message; None before the first."""
 
     sequence: int
     sha256: bytes | None
@@ -80,7 +80,7 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class PoolRow:
-    """A pool snapshot and the sequence from which it held."""
+    """A pool snapshot, valid from `sequence`."""
 
     run: str
     sequence: int
@@ -90,23 +90,23 @@ class PoolRow:
 
 @dataclass(frozen=True)
 class Change:
-    """Everything that applying one event writes, in one transaction with its sequence."""
+    """The effects of one event, written in one transaction with its sequence."""
 
     log: LogRow
     candidate: CandidateRow | None = None
     run: RunRow | None = None
     pool: PoolRow | None = None
     decisions: tuple[Decision, ...] = ()
-    end: Literal["archive", "reject"] | None = None  # what the store must say about the candidate next
+    end: Literal["archive", "reject"] | None = None  # the fact that the store must publish about the candidate
 
 
 React = Callable[[Change, events_pb2.Event, bytes], Sequence[events_pb2.Event]]
-"""What the store says in answer to a change; called inside the transaction, so it must be quick and not fail."""
+"""Returns the events that follow from a change. Called inside the transaction: it must be fast and not fail."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """What `list_candidates` selects."""
+    """The selection and order of `list_candidates`."""
 
     run: str
     sort: Sort = "fitness"
@@ -129,7 +129,7 @@ class Near:
 
 @dataclass(frozen=True)
 class Page:
-    """A page of candidates and how many there are in all."""
+    """A page of candidates, and the total number."""
 
     candidates: tuple[candidate_pb2.Candidate, ...]
     total: int
@@ -137,7 +137,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """An event that was decided and may not have been published yet."""
+    """An event that may not have been published yet."""
 
     number: int
     event: events_pb2.Event = field(compare=False)
@@ -145,7 +145,7 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Reservation:
-    """What one question to a model may take at most, set aside until it is settled."""
+    """The most that one model call may cost, reserved until it is settled."""
 
     number: int
     run: str
@@ -155,52 +155,49 @@ class Reservation:
 
 @dataclass
 class WriterState:
-    """How the archive's one writer fares, for those who answer from the archive."""
+    """The state of the archive's writer, for the services that read the archive."""
 
-    outage: str = ""  # why nothing can be applied just now
-    behind: bool = False  # what the archive held is being made anew: it must not be asked yet
-    reached: int = 0  # the highest sequence that this process has seen applied
-    change: asyncio.Event = field(default_factory=asyncio.Event)  # set at the next change, of which it is the only one
+    outage: str = ""  # why nothing can be applied now
+    behind: bool = False  # the archive is being rebuilt: it must not be queried yet
+    reached: int = 0  # the highest sequence that this process applied
+    change: asyncio.Event = field(default_factory=asyncio.Event)  # set at the next change, then replaced
 
     def changed(self) -> None:
-        """Wake everybody who waits for the next change. No condition: its lock can be lost when waiters are cancelled,
-        and nobody would ever apply anything again."""
+        """Wake all waiters. Not a Condition: its lock can be lost when waiters are cancelled."""
         change, self.change = self.change, asyncio.Event()
         change.set()
 
 
-class Questions(Protocol):
-    """What an archive can be asked, in the store's process or over gRPC.
+class Queries(Protocol):
+    """Queries of an archive, in the store's process or over gRPC.
 
-    Every method raises ArchiveUnavailable when the database or the store is out of reach. Questions about a run or
-    candidate that does not exist raise NotFound; an empty run name means the newest run. Returned messages belong to
-    the caller.
+    Every method raises ArchiveUnavailable if the database or the store is unreachable, and NotFound for an unknown run
+    or candidate. An empty run name means the newest run. The caller may modify returned messages.
     """
 
     async def record(self, run: str, candidate: str) -> candidate_pb2.Candidate:
-        """By id, else by name if just one has it; ValueError when several do."""
+        """By id, else by name. Raises ValueError for an ambiguous name."""
         ...
 
     async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
-        """In the order asked for; unknown ids are left out."""
+        """In the order of `ids`; unknown ids are skipped."""
         ...
 
     async def list_candidates(self, query: Query) -> Page:
-        """Best first: the highest fitness and benchmark, the lowest loss, parameters and training time, the way's
-        order of states, stages by name; those without the number last in either direction, ties by id. ValueError
-        names a field of the query that is impossible."""
+        """Best first: highest fitness and benchmark; lowest loss, parameters and training time; states in their order,
+        stages by name. Absent values last in either direction, ties by id. Raises ValueError for an invalid query."""
         ...
 
     async def state_counts(self, run: str) -> dict[int, int]:
-        """How many candidates are in each state."""
+        """The number of candidates in each state."""
         ...
 
     async def event_count(self, run: str) -> int:
-        """How many events of the run were applied, refused ones included."""
+        """The number of applied events of the run, including refused ones."""
         ...
 
     async def tree(self, run: str) -> list[archive_pb2.TreeNode]:
-        """Slim nodes, oldest first."""
+        """All candidates of the run as nodes, oldest first."""
         ...
 
     async def subtree(self, run: str, candidate: str) -> list[archive_pb2.TreeNode]:
@@ -238,46 +235,46 @@ class Questions(Protocol):
         ...
 
     async def digest(self, run: str) -> tuple[str, int]:
-        """SHA-256 over every candidate, pool update and accepted event of a run, and how many events were accepted.
+        """SHA-256 over every candidate, pool update and accepted event of a run, and the number of accepted events.
 
-        Where the events lie in the log does not matter, nor how events of different candidates interleave.
+        It does not depend on the sequences of the events, nor on how events of different candidates interleave.
         """
         ...
 
 
-class Archive(Questions, Protocol):
-    """The projection of the event log, and the only memory of a run.
+class Archive(Queries, Protocol):
+    """The projection of the event log.
 
     Ordering: `apply` takes messages in the order of the log without a gap; a sequence already applied is skipped, one
-    that is too early raises OutOfOrder. Atomicity: an event's whole effect, the sequence and the store's answers (the
-    outbox) are written together or not at all. Idempotence: an event id counts once, whatever sequence it comes with.
-    All that `Questions` says of errors holds for every method.
+    after a gap raises OutOfOrder. Atomicity: all effects of an event, its sequence and the events that follow from it
+    (the outbox) are written in one transaction. Idempotence: an event id is accepted once, whatever its sequence.
+    Errors are those of `Queries`.
     """
 
     async def open(self) -> None:
-        """Connect and bring the schema up to date."""
+        """Connect and migrate the schema."""
         ...
 
     async def damage(self) -> list[str]:
-        """What the database finds wrong with its own content, a sentence each. Reads all of it."""
+        """Problems of the database's content, one sentence each. Reads all of it."""
         ...
 
     async def drift(self) -> list[str]:
-        """Where tables or indexes differ from the design, a sentence each. Before `open` it changes nothing."""
+        """Differences from the expected schema, one sentence each. May be called before `open`."""
         ...
 
     async def close(self) -> None:
-        """Wait for what is running and let go of the database; a second time does nothing."""
+        """Wait for running operations and disconnect; idempotent."""
         ...
 
     async def healthy(self) -> bool:
-        """Whether the database answers."""
+        """Whether the database is reachable."""
         ...
 
     async def apply(self, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
-        """Apply messages in order. `react` is None in a replay: the answers are in the log already.
+        """Apply messages in order. `react` is None in a replay, since the events that follow are in the log already.
 
-        An event that the outbox holds leaves it when it comes by in the log: regardless of its publisher.
+        Removes applied events from the outbox, whoever published them.
         """
         ...
 
@@ -286,31 +283,31 @@ class Archive(Questions, Protocol):
         ...
 
     async def position(self) -> Position:
-        """As `applied`, with the hash by which the message at that place in the log is known again."""
+        """As `applied`, with the hash of that message."""
         ...
 
     def bodies(self) -> AsyncIterator[Logged]:
-        """Every message that was applied, byte by byte as it was published, in order: the log can be made of them."""
+        """Every applied message exactly as published, in order: the log can be rebuilt from them."""
         ...
 
     async def outbox(self, limit: int = 200) -> list[Outgoing]:
-        """Events decided but not known to be published, oldest first."""
+        """Events not known to be published, oldest first."""
         ...
 
     async def sent(self, numbers: Sequence[int]) -> None:
-        """Forget outbox entries that the log has stored. Applying an event forgets the entry with its id as well."""
+        """Delete outbox entries that were published."""
         ...
 
     async def reserve(self, run: str, tokens: int, nanodollars: int | None) -> int:
-        """Set aside what a question may take; the number to settle it with. Survives a restart."""
+        """Store a reservation; returns its number. It survives a restart."""
         ...
 
     async def unreserve(self, number: int) -> None:
-        """Free a reservation; one that is gone already is no error."""
+        """Delete a reservation; idempotent."""
         ...
 
     async def reservations(self) -> list[Reservation]:
-        """All that is set aside, oldest first."""
+        """Oldest first."""
         ...
 
     async def run(self, run: str) -> RunRow:
@@ -322,11 +319,11 @@ class Archive(Questions, Protocol):
         ...
 
     async def candidate(self, run: str, candidate: str) -> CandidateRow:
-        """As `record`, with what the archive keeps beside it."""
+        """As `record`, with its sequences."""
         ...
 
     async def moves(self, run: str, limit: int) -> list[archive_pb2.MoveOutcome]:
-        """What the newest proposals' moves brought, oldest first."""
+        """The moves of the newest proposals and their gains, oldest first."""
         ...
 
     async def recent_rejections(self, run: str, limit: int) -> list[candidate_pb2.Candidate]:
@@ -334,9 +331,13 @@ class Archive(Questions, Protocol):
         ...
 
     def log(self, run: str) -> AsyncIterator[LogRow]:
-        """Every event of a run that was applied, in order."""
+        """Every applied event of a run, in order."""
         ...
 
     async def backup(self, path: Path) -> None:
-        """Write a consistent copy beside the running archive. FileExistsError when there is something already."""
+        """Write a consistent copy while the archive is in use. Raises FileExistsError."""
+        ...
+
+    async def restore(self, path: Path) -> None:
+        """Become a copy that `backup` wrote. Raises FileExistsError if the archive is not empty."""
         ...

@@ -1,14 +1,14 @@
 """The projection: the effect of one event on the archive, as a pure function shared by all backends and the replay.
 
 A fact extends its candidate's chain only if it names the chain's head as its cause and carries the head's hash; a
-result of training must come from the newest claim as well. So a late worker's result, a second answer to the same
-question and a forged or reordered event are all refused, and the log alone decides which was accepted.
+training result must also come from the newest claim. Late results, duplicates, and forged or reordered events are
+refused, and the log alone decides which was accepted.
 
-The history of a forked run lies in its log as copies of its source's events (`run.inherited`). A copy is read as the
-event it holds, under the fork's name; its hash stays that of the original, so that the chain holds as it was made.
+The log of a forked run begins with copies of its source's events (`run.inherited`). A copy is read as the original
+event, under the fork's name; its hash is that of the original, so that the chain remains valid.
 
-No database and no clock here. A candidate's record is the one thing that is changed in place, as the last step of an
-event that is accepted: copying it for every event would be half of the work.
+Only a candidate's record is modified in place, as the last step of an accepted event: copying it for every event would
+take half of the time.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from services.store import steering
 from services.store.port import CandidateRow, Change, LogRow, PoolRow, RunRow
 from services.store.steering import Refused, moment, promotable, stepped
 
-UNREADABLE = "its body is no event of its subject that this version can read"
+UNREADABLE = "its body is not a readable event of its subject"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ _PARTS: Mapping[str, tuple[str, pb.State.ValueType]] = {
 """The part of a record that each fact adds, and the state after it."""
 _LAST = ("candidate.analysed", "candidate.rejected")
 _DISCOVERIES = ("discovery.confirmed", "discovery.refuted")
-_REMEMBERED_BY_THE_RECORD = {
+_STORED_IN_RECORD = {
     "candidate_proposed": "proposal",
     "candidate_trained": "training",
     "candidate_analysed": "analysis",
@@ -103,13 +103,13 @@ _REMEMBERED_BY_THE_RECORD = {
 }
 
 DEAD_LETTER = "dead_letter"
-"""In the evidence of a rejection: the sequence of the message that could not be handled."""
+"""Key in the evidence of a rejection: the sequence of the unhandled message."""
 
 
 def without_payload(event: events_pb2.Event) -> None:
     """Remove, in place, the part that is stored in the candidate's record, so that it is not stored twice."""
     fact = event.WhichOneof("fact") or ""
-    if part := _REMEMBERED_BY_THE_RECORD.get(fact):
+    if part := _STORED_IN_RECORD.get(fact):
         getattr(event, fact).ClearField(part)
 
 
@@ -168,7 +168,7 @@ def _retry(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
         raise Refused(f"candidate {event.candidate} has not ended because of a dead letter")
     _require_link(event, record)
     if event.retries != record.retries + 1:
-        raise Refused(f"candidate {event.candidate} was taken up again {record.retries} times: this must be the next")
+        raise Refused(f"candidate {event.candidate} was retried {record.retries} times: {event.retries} is not next")
     baseline = record.kind == pb.KIND_BASELINE
     again = facts.Retried(
         moment(event),
@@ -210,11 +210,11 @@ def _apply_request(incoming: Incoming, run: RunRow, row: CandidateRow | None) ->
     if imported:
         record.CopyFrom(event.candidate_imported.record)
     else:
-        asked = event.candidate_requested
-        record.kind, record.state, record.stage = asked.kind, pb.STATE_REQUESTED, asked.stage
-        record.request.CopyFrom(asked.request)
-        if asked.HasField("proposal"):
-            record.proposal.CopyFrom(asked.proposal)
+        requested = event.candidate_requested
+        record.kind, record.state, record.stage = requested.kind, pb.STATE_REQUESTED, requested.stage
+        record.request.CopyFrom(requested.request)
+        if requested.HasField("proposal"):
+            record.proposal.CopyFrom(requested.proposal)
     record.id, record.run = event.candidate, event.run
     _move_head(record, incoming)
     new = CandidateRow(record, log.sequence, log.sequence if imported else None)
@@ -243,46 +243,49 @@ def _apply_to_candidate(fact: str, incoming: Incoming, run: RunRow, row: Candida
     if fact == "candidate.verified":
         return _verify(incoming, run, row)
     if fact == "ablation.wanted":
-        wanted = event.ablation_wanted
-        seeds = tuple(row.record.request.seeds)
-        fact_of_it = facts.AblationWanted(moment(event), event.candidate, wanted.component, seeds, wanted.by_hand)
-        return stepped(Change(log, row, run), fact_of_it)
+        ablation, seeds = event.ablation_wanted, tuple(row.record.request.seeds)
+        ablation_fact = facts.AblationWanted(
+            moment(event), event.candidate, ablation.component, seeds, ablation.by_hand
+        )
+        return stepped(Change(log, row, run), ablation_fact)
     if fact in _DISCOVERIES:
-        said = event.discovery_confirmed if fact == _DISCOVERIES[0] else event.discovery_refuted
-        row.record.discovery.CopyFrom(said.discovery)
+        verdict = event.discovery_confirmed if fact == _DISCOVERIES[0] else event.discovery_refuted
+        row.record.discovery.CopyFrom(verdict.discovery)
         return Change(log, row, run)
     _require_head(event, row)
     if fact == "candidate.archived":
         return _archive(incoming, run, row)
     if fact not in _PARTS:
-        raise Refused(f"{fact} is no part of a candidate's way that this version knows")
+        raise Refused(f"{fact} is not a fact about candidates that this version knows")
     return _add_part(fact, incoming, run, row)
 
 
 def _claim(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """Grant a claim: compare-and-set in log order."""
-    event, said = incoming.log.event, incoming.log.event.candidate_claimed
-    if not said.rung:
+    event, claim = incoming.log.event, incoming.log.event.candidate_claimed
+    if not claim.rung:
         _require_head(event, row)
-    elif (event.candidate, said.rung) not in run.state.ladder.climbing:
-        raise Refused(f"no verification of {event.candidate} at rung {said.rung} is open")
-    begun = attempts(row.record, said.rung)
+    elif (event.candidate, claim.rung) not in run.state.ladder.climbing:
+        raise Refused(f"no verification of {event.candidate} at rung {claim.rung} is open")
+    begun = attempts(row.record, claim.rung)
     if event.attempt != begun + 1:
         raise Refused(f"attempt {event.attempt} is stale: attempt {begun} has begun")
-    row.record.claims.add(attempt=event.attempt, worker=said.worker, token=said.token, rung=said.rung, alone=said.alone)
-    if not said.rung:
+    row.record.claims.add(
+        attempt=event.attempt, worker=claim.worker, token=claim.token, rung=claim.rung, alone=claim.alone
+    )
+    if not claim.rung:
         row.record.state = pb.STATE_TRAINING
     return Change(incoming.log, row, run)
 
 
 def _release(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """Release a claim without a result."""
-    event, said = incoming.log.event, incoming.log.event.candidate_released
+    event, release = incoming.log.event, incoming.log.event.candidate_released
     for claim in row.record.claims:
-        if (claim.attempt, claim.rung) == (event.attempt, said.rung):
-            claim.released = said.reason or "released"
+        if (claim.attempt, claim.rung) == (event.attempt, release.rung):
+            claim.released = release.reason or "released"
             return Change(incoming.log, row, run)
-    raise Refused(f"candidate {event.candidate} has no claim {event.attempt} at rung {said.rung}")
+    raise Refused(f"candidate {event.candidate} has no claim {event.attempt} at rung {release.rung}")
 
 
 def attempts(record: pb.Candidate, rung: int = 0) -> int:
@@ -305,14 +308,14 @@ def _add_part(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> 
     event, (part, state) = incoming.log.event, _PARTS[fact]
     if fact == "candidate.trained" and event.attempt != attempts(row.record):
         raise Refused(f"attempt {event.attempt} is stale: attempt {attempts(row.record)} has begun")
-    said = getattr(event, fact.replace(".", "_", 1))
-    if not said.HasField(part):
+    payload = getattr(event, fact.replace(".", "_", 1))
+    if not payload.HasField(part):
         raise Refused(f"{fact} carries no {part}")
     change = Change(incoming.log, row, run, end="archive" if fact in _LAST else None)
     if fact == "candidate.trained":
         change = stepped(change, facts.Spending(moment(event), _training_spent(event.candidate_trained.training)))
         change = stepped(change, facts.Trained(moment(event), event.candidate))
-    getattr(row.record, part).CopyFrom(getattr(said, part))
+    getattr(row.record, part).CopyFrom(getattr(payload, part))
     row.record.state = state
     _move_head(row.record, incoming)
     return change
@@ -320,20 +323,18 @@ def _add_part(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> 
 
 def _verify(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """Record a verification training, which may have failed."""
-    event, said = incoming.log.event, incoming.log.event.candidate_verified
-    rung = said.rung or 1
+    event, verified = incoming.log.event, incoming.log.event.candidate_verified
+    rung = verified.rung or 1
     if (event.candidate, rung) not in run.state.ladder.climbing:
         raise Refused(f"no verification of {event.candidate} at rung {rung} is open")
-    change, measured = Change(incoming.log, row, run), said.training
-    if said.HasField("training"):
-        change = stepped(change, facts.Spending(moment(event), _training_spent(measured)))
-    losses = tuple((seed.seed, seed.loss) for seed in measured.seeds)
-    fact = facts.Verified(
-        moment(event), event.candidate, rung, losses, promotable(row.record.id, measured, None, run.settings)
-    )
-    change = stepped(change, fact)
-    if said.HasField("training"):
-        row.record.verifications.add(stage=said.stage, training=measured, rung=said.rung)
+    change, training = Change(incoming.log, row, run), verified.training
+    if verified.HasField("training"):
+        change = stepped(change, facts.Spending(moment(event), _training_spent(training)))
+    losses = tuple((seed.seed, seed.loss) for seed in training.seeds)
+    result = promotable(row.record.id, training, None, run.settings)
+    change = stepped(change, facts.Verified(moment(event), event.candidate, rung, losses, result))
+    if verified.HasField("training"):
+        row.record.verifications.add(stage=verified.stage, training=training, rung=verified.rung)
     return change
 
 
@@ -372,9 +373,9 @@ def _require_head(event: events_pb2.Event, row: CandidateRow) -> None:
 
 def _require_link(event: events_pb2.Event, record: pb.Candidate) -> None:
     if event.cause != record.head:
-        raise Refused(f"it answers {event.cause}, but the chain has gone on to {record.head}")
+        raise Refused(f"its cause is {event.cause}, but the chain's head is {record.head}")
     if event.previous != record.head_sha256:
-        raise Refused(f"its hash of {event.cause} is not that of the log: one of the two was changed")
+        raise Refused(f"its hash of {event.cause} differs from the log's: one of the two was changed")
 
 
 def _move_head(record: pb.Candidate, incoming: Incoming) -> None:
@@ -384,8 +385,7 @@ def _move_head(record: pb.Candidate, incoming: Incoming) -> None:
 def _training_spent(training: pb.Training) -> Spent:
     seconds = gpu_seconds = flops = 0.0
     for seed in training.seeds:
-        measured = seed.measurements
-        seconds += measured.seconds
-        gpu_seconds += measured.gpu_seconds
-        flops += measured.flops
+        seconds += seed.measurements.seconds
+        gpu_seconds += seed.measurements.gpu_seconds
+        flops += seed.measurements.flops
     return Spent(training_seconds=seconds, gpu_seconds=gpu_seconds, flops=flops)

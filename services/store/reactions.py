@@ -17,32 +17,30 @@ from services.store.steering import policy_of
 
 SERVICE = "store"
 GIVEN = "given"
-"""The mind recorded for a program that the user supplied."""
+"""The `mind` of proposals whose program the user supplied."""
 
 
 def react(change: Change, event: events_pb2.Event, sha256: bytes) -> Sequence[events_pb2.Event]:
     """The events that follow from one applied event, each caused by it."""
     cause = Cause(event, sha256)
-    said = [_say(decision, cause, change) for decision in change.decisions]
+    events = [_event_of(decision, cause, change) for decision in change.decisions]
     if change.end and change.candidate:
-        said.insert(0, _end(change, cause))
-    return said
+        events.insert(0, _end(change.candidate.record, change.end, cause))
+    return events
 
 
-def _end(change: Change, cause: Cause) -> events_pb2.Event:
-    assert change.candidate is not None  # noqa: S101 - the caller looked
-    if change.end == "archive":
+def _end(record: pb.Candidate, end: str, cause: Cause) -> events_pb2.Event:
+    if end == "archive":
         archived = follow(cause, "archived", SERVICE, 1, cause.event.candidate)
         archived.candidate_archived.SetInParent()
         return archived
-    record = change.candidate.record
     head = events_pb2.Event(id=record.head, run=record.run, candidate=record.id, retries=record.retries)
     dead = cause.event.dead
     ended = Rejected(dead.consumer.split("-")[0] or "policy", dead.reason, {DEAD_LETTER: dead.sequence})
     return rejection(Cause(head, record.head_sha256), ended, SERVICE, 1)
 
 
-def _say(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
+def _event_of(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
     match decision:
         case Seat():
             return _request(decision, cause, change)
@@ -78,10 +76,11 @@ def _say(decision: Decision, cause: Cause, change: Change) -> events_pb2.Event:
 def _request(seat: Seat, cause: Cause, change: Change) -> events_pb2.Event:
     assert change.run is not None  # noqa: S101 - seats come from runs
     settings = change.run.settings
-    given = next((program for program in settings.programs if program.name in (seat.baseline, seat.seed_program)), None)
     proposal = None
-    if given is not None:
-        proposal = pb.Proposal(name=given.name, motivation=given.motivation, program=given.program, mind=GIVEN)
+    for own in settings.programs:
+        if own.name in (seat.baseline, seat.seed_program):
+            proposal = pb.Proposal(name=own.name, motivation=own.motivation, program=own.program, mind=GIVEN)
+            break
     event = follow(cause, "requested", SERVICE, 1, seat.candidate)
     event.candidate_requested.CopyFrom(
         events_pb2.CandidateRequested(
@@ -95,7 +94,7 @@ def _request(seat: Seat, cause: Cause, change: Change) -> events_pb2.Event:
 
 
 def _ablation(ablation: Ablation, cause: Cause, change: Change) -> events_pb2.Event:
-    """A seat like any other; the researcher writes the program without the component."""
+    """A request for an ablation; the researcher writes the program without the component."""
     assert change.run is not None  # noqa: S101 - ablations come from runs
     settings = change.run.settings
     request = pb.Request(
@@ -113,10 +112,10 @@ def _ablation(ablation: Ablation, cause: Cause, change: Change) -> events_pb2.Ev
 
 
 def _promotion(promote: Promote, cause: Cause, change: Change) -> events_pb2.Event:
-    """Work for an engineer of the next stage; the program is in the archive."""
+    """Work for an engineer of the next stage, which reads the program from the archive."""
     assert change.run is not None  # noqa: S101 - promotions come from runs
     stage = promote.stage.scale
-    again = "-again" if cause.event.HasField("run_forked") else ""  # its history holds the first promotion
+    again = "-again" if cause.event.HasField("run_forked") else ""  # the history contains the first promotion
     suffix = f"round-{promote.round}-rung-{promote.rung}{again}"
     event = follow(cause, "promoted", SERVICE, 1, promote.candidate, suffix=suffix)
     event.candidate_promoted.CopyFrom(
@@ -134,7 +133,7 @@ def _promotion(promote: Promote, cause: Cause, change: Change) -> events_pb2.Eve
 
 
 def _discovery(finding: Finding, cause: Cause, change: Change) -> events_pb2.Event:
-    """The verdict on a claim with its statistics."""
+    """The verdict on a claim, with its statistics."""
     assert change.run is not None  # noqa: S101 - findings come from runs
     confirmed = finding.outcome is Outcome.CONFIRMED
     discovery = pb.Discovery(

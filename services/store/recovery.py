@@ -1,13 +1,12 @@
 """Detection of a lost, truncated or changed log, and its recovery from the archive.
 
-The archive knows how far it has applied the log, and by its hash the message at that place. A log that ends before it,
-holds another message there, or lacks some before it, is not the log that the archive was made from: a disk that failed,
-a backup of the broker that was older, a stream that was deleted and made again. Services cannot continue in this state.
-The archive keeps every message that it has applied, so the log can be made of them, byte by byte and place by place.
+The archive stores the sequence and the hash of the last applied message. A log that ends before it, has another message
+at that sequence, or lacks messages, is not the log that the archive was built from: after a disk failure, an older
+backup of the broker, or a stream that was deleted and created again. Services cannot continue in this state. The
+archive stores every applied message, so that the log can be rebuilt from it exactly.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from hashlib import sha256
 from itertools import count
 from typing import NamedTuple
@@ -21,42 +20,41 @@ from services.store.projection import read
 from services.store.reactions import react
 
 NO_LOG = "there was no stream of events"
-LOOKS = 3
-LOOK_SECONDS = 0.5
+CHECKS = 3
+CHECK_SECONDS = 0.5
 WINDOW = 128
 """Messages that are published concurrently; one connection keeps their order."""
 WHAT_TO_DO = (
-    "Stop the services. Restore a backup of the broker's files, or run `asi-arch recover`, which makes the log anew "
+    "Stop the services. Restore a backup of the broker's files, or run `asi-arch recover`, which rebuilds the log "
     "from the archive; then start the services again."
 )
 
 
 class Recovery(NamedTuple):
-    """What was wrong with the log (None: nothing), how many messages it holds now, and those of them that it had
-    beyond the archive."""
+    """The result of a recovery."""
 
-    damage: str | None
-    messages: int
-    rescued: int
+    damage: str | None  # None: the log was not damaged
+    messages: int  # in the log now
+    rescued: int  # of those, messages of the damaged log that the archive had not applied
 
 
 async def require_same_log(bus: Bus, archive: Archive) -> None:
     """Raises LogDamaged if the archive was not built from this log; Transient, BusLost.
 
-    Looks several times: where a cluster has just chosen another leader, its first answers may be behind.
+    Checks several times, since the first replies after an election of a leader may be stale.
     """
-    for look in range(1, LOOKS + 1):
+    for check in range(1, CHECKS + 1):
         damage = await damage_of_log(bus, archive)
         if damage is None:
             return
-        if look < LOOKS:
-            await asyncio.sleep(LOOK_SECONDS)
+        if check < CHECKS:
+            await asyncio.sleep(CHECK_SECONDS)
     raise LogDamaged(f"the event log is damaged: {damage}. {WHAT_TO_DO}")
 
 
 async def damage_of_log(bus: Bus, archive: Archive) -> str | None:
-    """How the log differs from what the archive has applied; None if it does not."""
-    sequence, expected = await archive.position()  # before the log: that only grows
+    """How the log differs from the applied one; None if it does not."""
+    sequence, expected = await archive.position()  # before reading the log, which only grows
     state = await bus.log_state()
     if state.last < sequence:
         return f"it ends at message {state.last}, but the archive has applied {sequence}"
@@ -78,10 +76,9 @@ async def damage_of_log(bus: Bus, archive: Archive) -> str | None:
 async def recover(bus: Bus, archive: Archive, replicas: int | None = None) -> Recovery:
     """Rebuild a damaged log from the archive. All services must be stopped.
 
-    What is left of the log and the archive has not seen is applied to the archive first, so that the archive holds all
-    that there is before anything is deleted: after an interruption it can be run again. The stream has as many replicas
-    as before, or `replicas`. Raises SettingsError where the archive does not keep every message, and what the bus and
-    the archive raise.
+    Readable messages that the archive has not applied are applied first, so that nothing is lost when the stream is
+    deleted, and an interrupted recovery can be repeated. The stream gets `replicas`, by default as many as before.
+    Raises SettingsError if the archive does not have every message, and the errors of the bus and the archive.
     """
     try:
         damage: str | None = await damage_of_log(bus, archive)
@@ -90,7 +87,7 @@ async def recover(bus: Bus, archive: Archive, replicas: int | None = None) -> Re
     if damage is None:
         return Recovery(None, await archive.applied(), 0)
     await _require_whole(archive)
-    rescued = 0 if damage == NO_LOG else await _republish_from_archive(bus, archive)
+    rescued = 0 if damage == NO_LOG else await _apply_rest(bus, archive)
     replicas = replicas or await bus.replicas()
     await bus.remove_stream(EVENTS)
     await bus.set_up(replicas)
@@ -114,28 +111,22 @@ async def _require_whole(archive: Archive) -> None:
         if next(expected) == await archive.applied() + 1:
             return
     raise SettingsError(
-        "the archive does not keep every message of the log (an older version made it): restore a backup of the broker."
+        "the archive lacks messages of the log, since an older version created it: restore a backup of the broker."
     )
 
 
-async def _republish_from_archive(bus: Bus, archive: Archive) -> int:
-    """Append messages of the log that the archive has not applied; returns their number."""
-    known = {sha256(message.body).digest() async for message in archive.bodies()}
-    rescued, place = 0, await archive.applied()
-    async for message in _readable(bus):
-        if sha256(message.body).digest() not in known:
-            place, rescued = place + 1, rescued + 1
-            await archive.apply([Logged(place, message.subject, message.body)], react)
-    return rescued
-
-
-async def _readable(bus: Bus) -> AsyncIterator[Logged]:
-    """The readable messages of the damaged log."""
+async def _apply_rest(bus: Bus, archive: Archive) -> int:
+    """Apply the readable messages of the damaged log that the archive has not applied; returns their number."""
+    applied = {sha256(message.body).digest() async for message in archive.bodies()}
+    rescued, sequence = 0, await archive.applied()
     try:
         async for message in bus.read_log():
-            yield message
+            if sha256(message.body).digest() not in applied:
+                sequence, rescued = sequence + 1, rescued + 1
+                await archive.apply([Logged(sequence, message.subject, message.body)], react)
     except Transient as error:
         get_logger().warning("the rest of the damaged log cannot be read", error=str(error))
+    return rescued
 
 
 async def _publish(bus: Bus, messages: list[Logged]) -> None:

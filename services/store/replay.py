@@ -8,20 +8,20 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import islice
 from types import TracebackType
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.errors import NotFound, SettingsError
 from services.contracts import candidate_pb2
-from services.store.backends.folding import Digest, Effects, Key, Loaded, fold, needs
+from services.store.backends.folding import Digest, Key, Loaded, fold, needs
 from services.store.backends.rows import record_bytes
 from services.store.port import Archive, CandidateRow, LogRow, PoolRow
 from services.store.projection import Incoming, read
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class EventOutcome:
     """The outcome of one event in an archive, for comparison."""
 
     event: str  # its id; for a body that is not an event, its hash
@@ -31,8 +31,7 @@ class Seen:
     refused_because: str
 
     @classmethod
-    def of(cls, row: LogRow) -> "Seen":
-        """From an archive's log row."""
+    def of(cls, row: LogRow) -> "EventOutcome":
         return cls(row.event.id or row.sha256.hex(), row.sequence, row.sha256, row.accepted, row.refused_because)
 
 
@@ -40,10 +39,10 @@ class Rebuilt:
     """A run rebuilt in memory. Use it as a context manager."""
 
     def __init__(self) -> None:
-        self.seen: list[Seen] = []
+        self.outcomes: list[EventOutcome] = []
         self._loaded = Loaded()
         self._pools: list[PoolRow] = []
-        self._ended: dict[Key, tuple[CandidateRow, int, int]] = {}  # without its record, which is in the file
+        self._ended: dict[Key, tuple[CandidateRow, int, int]] = {}  # records are in the file
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
 
     def __enter__(self) -> "Rebuilt":
@@ -55,11 +54,17 @@ class Rebuilt:
     def apply(self, incoming: Sequence[Incoming]) -> None:
         """Apply the next messages, in order."""
         for key in needs(incoming).candidates & self._ended.keys():
-            self._loaded.rows[key] = self._restored_row(key)
+            record = candidate_pb2.Candidate.FromString(self._record(key))
+            self._loaded.rows[key] = replace(self._ended.pop(key)[0], record=record)
         effects = fold(incoming, self._loaded, None)
-        self.seen += [Seen.of(row) for row in effects.logs]
+        self.outcomes += [EventOutcome.of(row) for row in effects.logs]
         self._pools += effects.pools
-        self._store_effects(effects)
+        for key, row in effects.rows.items():
+            if row.ended is not None:
+                place, content = self._file.seek(0, 2), record_bytes(row.record)
+                self._file.write(content)
+                self._ended[key] = replace(row, record=candidate_pb2.Candidate()), place, len(content)
+                del self._loaded.rows[key]
 
     def digest(self) -> tuple[str, int]:
         """The digest and the number of accepted events, computed as in all archives."""
@@ -68,21 +73,9 @@ class Rebuilt:
             digest.candidate(self._record(key))
         for pool in self._pools:
             digest.pool(pool)
-        for seen in sorted((seen for seen in self.seen if seen.accepted), key=lambda seen: seen.event):
-            digest.event(seen.sha256)
+        for outcome in sorted((row for row in self.outcomes if row.accepted), key=lambda row: row.event):
+            digest.event(outcome.sha256)
         return digest.result()
-
-    def _store_effects(self, effects: Effects) -> None:
-        for key, row in effects.rows.items():
-            if row.ended is not None:
-                place, record = self._file.seek(0, 2), record_bytes(row.record)
-                self._file.write(record)
-                self._ended[key] = replace(row, record=candidate_pb2.Candidate()), place, len(record)
-                del self._loaded.rows[key]
-
-    def _restored_row(self, key: Key) -> CandidateRow:
-        record = candidate_pb2.Candidate.FromString(self._record(key))
-        return replace(self._ended.pop(key)[0], record=record)
 
     def _record(self, key: Key) -> bytes:
         if key not in self._ended:
@@ -122,15 +115,15 @@ async def replay(bus: Bus, run: str, into: Archive | None, live: Archive | None)
     """
     begun = time.perf_counter()
     log = _numbered(bus, run)
-    digest, events, seen = await (_in_memory(log) if into is None else _in_archive(log, run, into))
+    digest, events, outcomes = await (_in_memory(log) if into is None else _in_archive(log, run, into))
     seconds = time.perf_counter() - begun
-    if not seen:
+    if not outcomes:
         raise NotFound(f"the log holds no event of a run called {run}")
     if live is None:
         return Replay(run, digest, None, events, seconds)
     live_digest, _ = await live.digest(run)
-    found = list(differences(seen, [Seen.of(row) async for row in live.log(run)]))
-    return Replay(run, digest, live_digest, events, seconds, tuple(found[:MOST_NAMED]))
+    expected = [EventOutcome.of(row) async for row in live.log(run)]
+    return Replay(run, digest, live_digest, events, seconds, tuple(islice(differences(outcomes, expected), MOST_NAMED)))
 
 
 async def _numbered(bus: Bus, run: str) -> AsyncIterator[list[Logged]]:
@@ -147,50 +140,43 @@ async def _numbered(bus: Bus, run: str) -> AsyncIterator[list[Logged]]:
         yield batch
 
 
-async def _in_memory(log: AsyncIterator[list[Logged]]) -> tuple[str, int, Sequence[Seen]]:
+async def _in_memory(log: AsyncIterator[list[Logged]]) -> tuple[str, int, Sequence[EventOutcome]]:
     with Rebuilt() as rebuilt:
         async for batch in log:
             rebuilt.apply([read(message) for message in batch])
-        return *rebuilt.digest(), rebuilt.seen
+        return *rebuilt.digest(), rebuilt.outcomes
 
 
-async def _in_archive(log: AsyncIterator[list[Logged]], run: str, into: Archive) -> tuple[str, int, Sequence[Seen]]:
+async def _in_archive(
+    log: AsyncIterator[list[Logged]], run: str, into: Archive
+) -> tuple[str, int, Sequence[EventOutcome]]:
     if await into.applied():
         raise SettingsError("--into names an archive that is not empty: give the URL of a new one.")
     async for batch in log:
         await into.apply(batch)
     if not await into.applied():
         return "", 0, ()
-    return *await into.digest(run), [Seen.of(row) async for row in into.log(run)]
+    return *await into.digest(run), [EventOutcome.of(row) async for row in into.log(run)]
 
 
-def differences(rebuilt: Sequence[Seen], live: Sequence[Seen]) -> Iterable[str]:
-    """Events that were changed, are missing or new, or have another outcome, as sentences."""
-    known, there = {seen.event for seen in rebuilt}, {seen.event for seen in live}
-    for seen in live:
-        if seen.event not in known:
-            yield f"event {seen.event} (sequence {seen.sequence}) is in the archive, but missing in the log"
-    for seen in rebuilt:
-        if seen.event not in there:
-            yield f"event {seen.event} is in the log, but missing in the archive"
-    yield from _in_order(
-        [seen for seen in rebuilt if seen.event in there], [seen for seen in live if seen.event in known]
-    )
-
-
-def _in_order(ours: Sequence[Seen], theirs: Sequence[Seen]) -> Iterable[str]:
-    for our, their in zip_longest(ours, theirs):
-        if our is None or their is None:
-            continue
+def differences(rebuilt: Sequence[EventOutcome], live: Sequence[EventOutcome]) -> Iterable[str]:
+    """Events that were changed, are missing or new, or have another outcome, one sentence each."""
+    in_log, in_archive = {row.event for row in rebuilt}, {row.event for row in live}
+    for row in live:
+        if row.event not in in_log:
+            yield f"event {row.event} (sequence {row.sequence}) is in the archive, but missing in the log"
+    for row in rebuilt:
+        if row.event not in in_archive:
+            yield f"event {row.event} is in the log, but missing in the archive"
+    ours = (row for row in rebuilt if row.event in in_archive)
+    theirs = (row for row in live if row.event in in_log)
+    for our, their in zip(ours, theirs, strict=False):
         if our.event != their.event:
             yield f"event {our.event} is at the position of {their.event} in the archive: the order was changed"
             return
         if our.sha256 != their.sha256:
-            ours_is, theirs_is = our.sha256.hex()[:16], their.sha256.hex()[:16]
-            yield f"event {our.event} was changed: the log holds {ours_is}, the archive has {theirs_is}"
+            hashes = our.sha256.hex()[:16], their.sha256.hex()[:16]
+            yield f"event {our.event} was changed: the log holds {hashes[0]}, the archive has {hashes[1]}"
         elif our.accepted != their.accepted:
-            yield f"event {our.event} is {_decided(our)} in the replay and was {_decided(their)} in the archive"
-
-
-def _decided(seen: Seen) -> str:
-    return "accepted" if seen.accepted else f"refused ({seen.refused_because})"
+            outcomes = ["accepted" if row.accepted else f"refused ({row.refused_because})" for row in (our, their)]
+            yield f"event {our.event} is {outcomes[0]} in the replay and was {outcomes[1]} in the archive"

@@ -1,5 +1,5 @@
 # ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
-"""The gRPC service Archive: questions answered from the archive, none of which changes it."""
+"""The gRPC service Archive: queries, and reservations of the budget."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.archive.lessons import lessons_of
 from services.chassis.errors import NotFound, Transient
-from services.contracts import archive_pb2, archive_pb2_grpc, candidate_pb2
 from services.contracts import archive_pb2 as pb
+from services.contracts import archive_pb2_grpc, candidate_pb2
 from services.domain import pool as pools
 from services.domain.pool import Draw, Entry, strategy
 from services.domain.structure import fingerprint
 from services.store.ledger import RunLedger
-from services.store.port import SORTS, Archive, LogRow, Near, Query, RunRow, WriterState
+from services.store.port import SORTS, Archive, Near, Query, RunRow, WriterState
 from services.store.steering import policy_of
 
 
-def status(row: RunRow, counts: dict[int, int], best: archive_pb2.TreeNode | None) -> archive_pb2.RunStatus:
-    """Where a run stands."""
+def status(row: RunRow, counts: dict[int, int], best: pb.TreeNode | None) -> pb.RunStatus:
+    """The status of a run."""
     state = row.state
-    return archive_pb2.RunStatus(
+    return pb.RunStatus(
         run=row.run,
         settings=row.settings,
         phase=state.phase,
@@ -36,7 +36,7 @@ def status(row: RunRow, counts: dict[int, int], best: archive_pb2.TreeNode | Non
         in_flight=len(state.in_flight),
         proposals_ended=state.proposals_ended,
         best=best,
-        spent=archive_pb2.Spent(
+        spent=pb.Spent(
             seconds=state.seconds(state.latest),
             training_seconds=state.spent.training_seconds,
             gpu_seconds=state.spent.gpu_seconds,
@@ -54,9 +54,9 @@ def status(row: RunRow, counts: dict[int, int], best: archive_pb2.TreeNode | Non
     )
 
 
-def node(record: candidate_pb2.Candidate) -> archive_pb2.TreeNode:
-    """A candidate as one node of the tree; what was not measured is absent."""
-    slim = archive_pb2.TreeNode(
+def node(record: candidate_pb2.Candidate) -> pb.TreeNode:
+    """A candidate as a node of the tree; unmeasured values are absent."""
+    slim = pb.TreeNode(
         id=record.id,
         parent=record.proposal.parent,
         name=record.proposal.name,
@@ -77,7 +77,7 @@ def node(record: candidate_pb2.Candidate) -> archive_pb2.TreeNode:
 
 
 def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:
-    """A copy without programs, per-item results and prose, with the last point of each curve: what a table shows."""
+    """A copy for tables: without programs, per-item results and prose, with only the last point of each curve."""
     copy = candidate_pb2.Candidate()
     copy.CopyFrom(record)
     for field in ("program", "motivation_embedding", "check"):
@@ -94,19 +94,8 @@ def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:
     return copy
 
 
-def link(row: LogRow) -> archive_pb2.ChainLink:
-    """One event of a candidate's chain."""
-    return archive_pb2.ChainLink(
-        sequence=row.sequence,
-        event=row.event,
-        sha256=row.sha256.hex(),
-        accepted=row.accepted,
-        refused_because=row.refused_because,
-    )
-
-
 def state_name(number: int) -> str:
-    """As in "training"."""
+    """The name of a state, as in "training"."""
     return candidate_pb2.State.Name(candidate_pb2.State.ValueType(number)).removeprefix("STATE_").lower()
 
 
@@ -115,10 +104,9 @@ def _timestamp(seconds: float) -> Timestamp:
 
 
 async def draw_seeds(archive: Archive, row: RunRow, candidate: str) -> Draw | None:
-    """Parent and references for `candidate`; None while nothing was scored.
+    """Parent and references for `candidate`; None while nothing is scored.
 
-    The generator is seeded by the run's seed and the candidate's id, so that the same question about the same archive
-    has the same answer.
+    Deterministic: the generator is seeded by the run's seed and the candidate's id.
     """
     name = "uniform" if row.settings.ablations.random_parent else row.settings.parent_policy or "paper"
     policy = policy_of(row.settings)
@@ -133,7 +121,7 @@ async def draw_seeds(archive: Archive, row: RunRow, candidate: str) -> Draw | No
     return pools.draw(members, policy.pool, rng, known[strategy(name).choose(entries, rng)])
 
 
-def _entries(nodes: Sequence[archive_pb2.TreeNode]) -> tuple[Entry, ...]:
+def _entries(nodes: Sequence[pb.TreeNode]) -> tuple[Entry, ...]:
     """All scored candidates except ablations, which are not used as parents."""
     return tuple(
         Entry(node.id, node.fitness, node.number, node.parent or None)
@@ -154,10 +142,10 @@ COMPETING = tuple(kind for kind in candidate_pb2.Kind.values() if kind != candid
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def _certain(service: type[ArchiveService]) -> type[ArchiveService]:
-    """Let no unary method say "there is none" of what was lost with its database: that is made anew from the log."""
+def _retry_while_rebuilding(service: type[ArchiveService]) -> type[ArchiveService]:
+    """Make unary methods raise Transient instead of NotFound while a lost archive is rebuilt from the log."""
 
-    def certain(method: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+    def wrapped(method: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
         @wraps(method)
         async def answer(self: ArchiveService, request: object, context: Context) -> object:
             try:
@@ -168,26 +156,21 @@ def _certain(service: type[ArchiveService]) -> type[ArchiveService]:
 
         return answer
 
-    for method in archive_pb2.DESCRIPTOR.services_by_name["Archive"].methods:
+    for method in pb.DESCRIPTOR.services_by_name["Archive"].methods:
         if not method.server_streaming:
-            setattr(service, method.name, certain(getattr(service, method.name)))
+            setattr(service, method.name, wrapped(getattr(service, method.name)))
     return service
 
 
-@_certain
+@_retry_while_rebuilding
 class ArchiveService(archive_pb2_grpc.ArchiveServicer):
-    """Answers from one archive. ValueError becomes INVALID_ARGUMENT, NotFound NOT_FOUND, and so on: see chassis.rpc."""
+    """Queries of one archive. `services.chassis.rpc` translates errors to status codes."""
 
-    def __init__(
-        self,
-        archive: Archive,
-        ledger: RunLedger,
-        writer: WriterState | None = None,
-    ) -> None:
+    def __init__(self, archive: Archive, ledger: RunLedger, writer: WriterState | None = None) -> None:
         self._archive = archive
         self._ledger = ledger
         self._writer = writer or WriterState()
-        self._lessons: tuple[tuple[str, int], pb.LessonsReply] | None = None  # with the run, and when it had changed
+        self._lessons: tuple[tuple[str, int], pb.LessonsReply] | None = None  # by run and its last change
 
     async def GetCandidate(self, request: pb.GetCandidateRequest, context: Context) -> candidate_pb2.Candidate:
         await self._wait_for(request.at_least)
@@ -196,7 +179,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def GetCandidates(self, request: pb.GetCandidatesRequest, context: Context) -> pb.GetCandidatesReply:
         if len(request.candidates) > MOST_PER_PAGE:
-            raise ValueError(f"candidates has {len(request.candidates)} ids; at most {MOST_PER_PAGE} are given at once")
+            raise ValueError(f"candidates has {len(request.candidates)} ids; at most {MOST_PER_PAGE} are allowed")
         return pb.GetCandidatesReply(
             candidates=await self._archive.candidates(await self._name(request.run), request.candidates)
         )
@@ -213,14 +196,12 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def DrawSeeds(self, request: pb.DrawSeedsRequest, context: Context) -> pb.DrawSeedsReply:
         run = await self._run(request.run)
-        drawn = await draw_seeds(self._archive, run, request.candidate)
-        if drawn:
-            ids = [drawn.parent.id, *(reference.id for reference in drawn.references)]
+        if draw := await draw_seeds(self._archive, run, request.candidate):
+            ids = [draw.parent.id, *(reference.id for reference in draw.references)]
             records = await self._archive.candidates(run.run, ids)
-        else:  # nothing is scored, perhaps because no judge answers: the search goes on from the measured root
-            records = [
-                baseline for baseline in await self._archive.baselines(run.run) if baseline.training.HasField("loss")
-            ][:1]
+        else:  # nothing is scored, perhaps because no judge is reachable: start from a measured baseline
+            baselines = await self._archive.baselines(run.run)
+            records = [baseline for baseline in baselines if baseline.training.HasField("loss")][:1]
         return pb.DrawSeedsReply(
             parent=records[0] if records else None,
             references=records[1:],
@@ -243,13 +224,15 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         return pb.NearestReply(near=_near(near))
 
     async def GetNeighbours(self, request: pb.NeighboursRequest, context: Context) -> pb.NeighboursReply:
-        run, count, apart = await self._name(request.run), request.count or 5, getattr(request, "except")
+        run, count, except_id = await self._name(request.run), request.count or 5, getattr(request, "except")
         try:
-            programs = await self._archive.nearest_programs(run, request.program, count, apart)
-            structure = fingerprint(request.program).digest  # known by now
+            programs = await self._archive.nearest_programs(run, request.program, count, except_id)
+            structure = fingerprint(request.program).digest  # cached
         except ValueError:
             return pb.NeighboursReply()
-        motivations = await self._archive.nearest_motivations(run, request.embedding, request.embedder, count, apart)
+        motivations = await self._archive.nearest_motivations(
+            run, request.embedding, request.embedder, count, except_id
+        )
         return pb.NeighboursReply(structure=structure, motivations=_near(motivations), programs=_near(programs))
 
     async def GetRelatives(self, request: pb.GetRelativesRequest, context: Context) -> pb.RelativesReply:
@@ -273,11 +256,9 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def GetPool(self, request: pb.GetPoolRequest, context: Context) -> pb.GetPoolReply:
         row = await self._archive.pool(await self._name(request.run), request.at_sequence)
-        return (
-            pb.GetPoolReply(members=row.members, sequence=row.sequence, entries=row.entries)
-            if row
-            else pb.GetPoolReply()
-        )
+        if row is None:
+            return pb.GetPoolReply()
+        return pb.GetPoolReply(members=row.members, sequence=row.sequence, entries=row.entries)
 
     async def GetRun(self, request: pb.RunRequest, context: Context) -> pb.RunStatus:
         return await self._status(await self._run(request.run))
@@ -314,7 +295,18 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     async def GetChain(self, request: pb.GetCandidateRequest, context: Context) -> pb.ChainReply:
         run = await self._name(request.run)
         record = (await self._archive.candidate(run, request.candidate)).record
-        return pb.ChainReply(links=[link(row) for row in await self._archive.chain(run, record.id)])
+        return pb.ChainReply(
+            links=[
+                pb.ChainLink(
+                    sequence=row.sequence,
+                    event=row.event,
+                    sha256=row.sha256.hex(),
+                    accepted=row.accepted,
+                    refused_because=row.refused_because,
+                )
+                for row in await self._archive.chain(run, record.id)
+            ]
+        )
 
     async def WatchRun(self, request: pb.RunRequest, context: Context) -> AsyncIterator[pb.RunStatus]:
         last = 0
@@ -324,7 +316,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
             if answer.sequence != last:
                 last = answer.sequence
                 yield answer
-            await _set_within(change, WATCH_SECONDS)
+            await _wait(change, WATCH_SECONDS)
 
     async def GetDigest(self, request: pb.RunRequest, context: Context) -> pb.DigestReply:
         run = await self._run(request.run)
@@ -344,7 +336,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         return pb.SettleReply()
 
     async def _wait_for(self, sequence: int) -> None:
-        """Until the log is applied up to a sequence. Raises Transient where that takes too long."""
+        """Wait until the log is applied up to a sequence. Raises Transient after APPLIED_SECONDS."""
         self._require_whole()
         if await self._archive.applied() >= sequence:
             return
@@ -354,25 +346,25 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
                     change = self._writer.change
                     if await self._archive.applied() >= sequence:
                         return
-                    await _set_within(change, WATCH_SECONDS)  # another store may have applied it
+                    await _wait(change, WATCH_SECONDS)  # another store may have applied it
         raise Transient(f"the archive has not applied the log up to {sequence} yet")
 
     def _require_whole(self) -> None:
-        """Raises Transient while the archive is being rebuilt, since queries would miss records."""
+        """Raise Transient while the archive is being rebuilt, since queries would miss records."""
         if self._writer.behind:
             raise Transient("the archive is catching up with the log")
 
     async def require_reached(self) -> None:
-        """Raises Transient where the archive holds less than it did, which its writer may not have noticed yet."""
+        """Raise Transient if the archive has lost events, which its writer may not have noticed yet."""
         if await self._archive.applied() < self._writer.reached:
-            raise Transient("the archive has lost what it held, and is made anew from the log")
+            raise Transient("the archive has lost events and is rebuilt from the log")
 
     async def _run(self, run: str) -> RunRow:
         self._require_whole()
         return await self._archive.run(run)
 
     async def _name(self, run: str) -> str:
-        """Defaults to the newest run; the callee checks that it exists."""
+        """The run's name, by default the newest; the callee checks that it exists."""
         self._require_whole()
         return run or (await self._run("")).run
 
@@ -387,8 +379,8 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         return answer
 
 
-async def _set_within(event: asyncio.Event, seconds: float) -> None:
-    """Until it is set, or so many seconds have passed."""
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait until the event is set, at most so many seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -408,12 +400,12 @@ def _query(run: str, request: pb.ListCandidatesRequest) -> Query:
     if sort not in SORTS:
         raise ValueError(f"sort is {sort!r}; choose one of {', '.join(SORTS)}")
     if request.page_size > MOST_PER_PAGE:
-        raise ValueError(f"page_size is {request.page_size}; at most {MOST_PER_PAGE} are given at once")
+        raise ValueError(f"page_size is {request.page_size}; at most {MOST_PER_PAGE} are allowed")
     if request.page_token and not request.page_token.isdigit():
-        raise ValueError(f"page_token {request.page_token!r} is none that this service gave out")
+        raise ValueError(f"page_token is {request.page_token!r}; use the next_page_token of a reply")
     return Query(
         run=run,
-        sort=sort,  # type: ignore[arg-type]
+        sort=sort,
         reverse=request.reverse,
         states=tuple(request.states),
         kinds=tuple(request.kinds),

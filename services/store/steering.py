@@ -25,14 +25,14 @@ def policy_of(settings: events_pb2.RunSettings) -> RunPolicy:
     return _policy_of(settings.SerializeToString(deterministic=True))
 
 
-@lru_cache(maxsize=64)  # asked for at every event, and the same for all events of a run
+@lru_cache(maxsize=64)  # the same for all events of a run
 def _policy_of(body: bytes) -> RunPolicy:
     settings = events_pb2.RunSettings.FromString(body)
     budget, pool = settings.budget, settings.pool
     validate_policies(settings.policies)
     objectives_of(settings)
     climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
-    own = [given.name for given in settings.programs]
+    own = [program.name for program in settings.programs]
     return RunPolicy(
         seats=settings.seats or 1,
         budget=Budget(**{field.name: value for field, value in budget.ListFields()}),
@@ -59,14 +59,14 @@ def promotable(
     """A training's result for promotion; None without a loss."""
     if not training.seeds or not training.HasField("loss"):
         return None
-    measured = training.seeds[0].measurements
+    measurements = training.seeds[0].measurements
     return Result(
         candidate=candidate,
         fitness=fitness,
         loss=training.loss,
         benchmark=training.benchmark if training.HasField("benchmark") else None,
-        parameters=measured.parameters or None,
-        flops=measured.flops_per_token if measured.HasField("flops_per_token") else None,
+        parameters=measurements.parameters or None,
+        flops=measurements.flops_per_token if measurements.HasField("flops_per_token") else None,
         costs=costs_of_record(candidate_pb2.Candidate(training=training), settings),
     )
 
@@ -93,7 +93,7 @@ def start(log: LogRow, run: RunRow | None) -> Change:
 
 
 def steer(log: LogRow, run: RunRow) -> Change:
-    """Pause, resume (perhaps with another budget), stop and fork."""
+    """Pause, resume (with another budget, if given), stop or fork."""
     event, time = log.event, moment(log.event)
     match fact_of(event):
         case "run.paused":
@@ -109,18 +109,18 @@ def steer(log: LogRow, run: RunRow) -> Change:
 
 def stepped(change: Change, fact: facts.Fact) -> Change:
     """The change after the run's policy has processed the fact."""
-    assert change.run is not None  # noqa: S101 - every caller has one
+    assert change.run is not None  # noqa: S101 - set by all callers
     state, decisions = step(change.run.state, fact, policy_of(change.run.settings))
     return replace(change, run=replace(change.run, state=state), decisions=(*change.decisions, *decisions))
 
 
 def moment(event: events_pb2.Event) -> float:
-    """When it happened, in seconds since the epoch."""
+    """The time of an event, in seconds since the epoch."""
     return event.time.seconds + event.time.nanos / 1e9
 
 
 def _fork(log: LogRow, run: RunRow) -> Change:
-    """End the inherited history; no time passes between it and the run's own events."""
+    """End the inherited history. The time between it and the run's own events does not count."""
     fork = log.event.run_forked
     if not fork.settings.seats:
         raise Refused("a fork needs at least one seat")

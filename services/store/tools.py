@@ -1,6 +1,6 @@
 """`python -m services.store.tools`: replay, import, export, backup and restore of archives, for the command line.
 
-Exit status: 0 done and in agreement, 1 a replay that differs or nothing found, 2 bad input.
+Exit status: 0 for success, 1 for differences or a missing run, 2 for invalid input.
 """
 
 import argparse
@@ -8,6 +8,7 @@ import asyncio
 import gzip
 import json
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from services.chassis.settings import load
 from services.contracts import events_pb2
 from services.store import auditing, exporting, importing
 from services.store.app import StoreSettings
-from services.store.backends import open_archive, restore_archive
+from services.store.backends import open_archive, opened, restore_archive
 from services.store.forking import fork, history
 from services.store.importing import BadArchive, read, read_programs
 from services.store.port import Archive, ArchiveUnavailable, Query
@@ -31,52 +32,40 @@ from services.store.replay import BATCH, replay
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was made, and every difference that is left, a sentence each."""
+class SetUp:
+    """What was created, and the remaining differences, one sentence each."""
 
     created: tuple[str, ...]
     differences: tuple[str, ...]
 
 
-async def set_up(settings: StoreSettings, create: bool, replicas: int = 1) -> Found:
-    """Make what is missing and bring an older archive up to date, where `create` says so; change nothing else.
+async def set_up(settings: StoreSettings, create: bool, replicas: int = 1) -> SetUp:
+    """Compare streams, consumers and the archive's schema with the expected ones; if `create`, create and migrate
+    first.
 
-    New streams have so many `replicas`; consumers have those of their stream.
-
-    Raises what `Archive.open` and the bus raise.
+    New streams get `replicas`; consumers those of their stream. Raises the errors of `Archive.open` and the bus.
     """
     async with Bus(settings, "asi-setup") as bus:
         created = await bus.set_up(replicas) if create else []
         differences = await bus.compare()
-    return Found(tuple(created), (*differences, *await _archive(settings, create)))
-
-
-async def _archive(settings: StoreSettings, create: bool) -> list[str]:
     archive = open_archive(settings.archive)
     try:
         if create:
             await archive.open()
-        return [f"archive: {line}" for line in await archive.drift()]
+        differences += [f"archive: {line}" for line in await archive.drift()]
     except ArchiveUnavailable as error:
-        return [f"archive: it cannot be read: {error}"]
+        differences.append(f"archive: it cannot be read: {error}")
     finally:
         await archive.close()
+    return SetUp(tuple(created), tuple(differences))
 
 
 async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    """Run one command; its exit status."""
+    """Run a command; returns its exit status."""
     commands = {
-        "setup": _set_up,
-        "replay": _replay,
-        "import": _import,
-        "export": _export,
-        "audit": _audit,
-        "backup": _backup,
-        "restore": _restore,
-        "catch-up": _apply,
-        "recover": _recover,
-        "fork": _fork,
-    }
+        "setup": _set_up, "replay": _replay, "import": _import, "export": _export, "audit": _audit, "backup": _backup,
+        "restore": _restore, "catch-up": _apply, "recover": _recover, "fork": _fork,
+    }  # fmt: skip
     return await commands[arguments.command](arguments, settings)
 
 
@@ -95,18 +84,12 @@ async def _set_up(arguments: argparse.Namespace, settings: StoreSettings) -> int
 
 
 async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    into = open_archive(arguments.into) if arguments.into else None
-    live = open_archive(settings.archive)
-    opened = [archive for archive in (into, live) if archive is not None]
-    try:
-        for archive in opened:
-            await archive.open()
+    async with AsyncExitStack() as stack:
+        into = await stack.enter_async_context(opened(arguments.into)) if arguments.into else None
+        live = await stack.enter_async_context(opened(settings.archive))
         run = (await live.run(arguments.run)).run
-        async with Bus(settings, "asi-replay") as bus:
-            comparison = await replay(bus, run, into, live)
-    finally:
-        for archive in opened:
-            await archive.close()
+        bus = await stack.enter_async_context(Bus(settings, "asi-replay"))
+        comparison = await replay(bus, run, into, live)
     if arguments.json:
         numbers = asdict(comparison) | {"seconds": round(comparison.seconds, 3), "agrees": comparison.agrees}
         _say(json.dumps(numbers, indent=2))
@@ -121,31 +104,25 @@ async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int
 
 
 async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    archive = open_archive(settings.archive)
-    await archive.open()
-    try:
-        async with Bus(settings, "asi-import") as bus:
-            await bus.set_up()
-            if arguments.format in ("jsonl", "parquet"):
-                run, bodies, left_out = importing.exported_bodies(arguments.path, arguments.format, arguments.skip_bad)
-                await _require_new_run(archive, run)
-                await importing.publish_bodies(bus, bodies)
-                count = len(bodies)
-            else:
-                programs = arguments.format == "programs"
-                published = (
-                    read_programs(arguments.path, arguments.skip_bad)
-                    if programs
-                    else read(arguments.path, arguments.skip_bad, arguments.detach)
-                )
-                run = run_name(arguments.run or ("programs" if programs else "imported"))
-                await _require_new_run(archive, run)
-                events = importing.events_of(run, published.records, arguments.format)
-                await importing.publish_all(bus, events)
-                left_out, count = published.left_out, len(published.records)
-            await _catch_up(archive, bus)
-    finally:
-        await archive.close()
+    async with opened(settings.archive) as archive, Bus(settings, "asi-import") as bus:
+        await bus.set_up()
+        if arguments.format in ("jsonl", "parquet"):
+            run, bodies, left_out = importing.exported_bodies(arguments.path, arguments.format, arguments.skip_bad)
+            await _require_new_run(archive, run)
+            await importing.publish_bodies(bus, bodies)
+            count = len(bodies)
+        else:
+            programs = arguments.format == "programs"
+            published = (
+                read_programs(arguments.path, arguments.skip_bad)
+                if programs
+                else read(arguments.path, arguments.skip_bad, arguments.detach)
+            )
+            run = run_name(arguments.run or ("programs" if programs else "imported"))
+            await _require_new_run(archive, run)
+            await importing.publish_all(bus, importing.events_of(run, published.records, arguments.format))
+            left_out, count = published.left_out, len(published.records)
+        await _catch_up(archive, bus)
     if arguments.json:
         _say(json.dumps({"run": run, "imported": count, "left_out": list(left_out)}, indent=2))
         return 0
@@ -157,56 +134,43 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
 
 
 async def _apply(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    """Apply what the log holds beyond the archive: what a store does when it starts."""
+    """Apply events of the log that the archive has not applied, as a store does when it starts."""
     del arguments
-    archive = open_archive(settings.archive)
-    await archive.open()
-    try:
-        async with Bus(settings, "asi-catch-up") as bus:
-            await _catch_up(archive, bus)
-    finally:
-        await archive.close()
+    async with opened(settings.archive) as archive, Bus(settings, "asi-catch-up") as bus:
+        await _catch_up(archive, bus)
     return 0
 
 
 async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    """Publish a fork with the settings that standard input holds as JSON."""
+    """Publish a fork with the settings that standard input provides as JSON."""
     settings_of_fork = Parse(await asyncio.to_thread(sys.stdin.read), events_pb2.RunSettings())
     source, _, at = arguments.source.partition("@")
-    archive = open_archive(settings.archive)
-    await archive.open()
-    try:
+    async with opened(settings.archive) as archive:
         run = run_name(arguments.name)
         past = await history(archive, (await archive.run(source)).run, at)
         async with Bus(settings, "asi-fork") as bus:
-            if not await bus.holds(f"asi.v1.{run}.>"):  # else it must be this fork, cut short
+            if not await bus.holds(f"asi.v1.{run}.>"):  # else it must be this fork, interrupted
                 await _require_new_run(archive, run)
             sequence = await fork(bus, past, run, settings_of_fork)
-    finally:
-        await archive.close()
     _say(json.dumps({"run": run, "of": past.run, "at": past.until, "events": len(past.events), "sequence": sequence}))
     return 0
 
 
 async def _recover(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    """Make a log that is damaged or gone anew from the archive."""
-    archive = open_archive(settings.archive)
-    await archive.open()
-    try:
+    """Rebuild a damaged or lost log from the archive."""
+    async with opened(settings.archive) as archive:
         if damage := await archive.damage():
             raise SettingsError(f"the archive is damaged itself: {damage[0]}: restore a backup of it first.")
         async with Bus(settings, "asi-recover") as bus:
             recovery = await recover(bus, archive, arguments.replicas)
-    finally:
-        await archive.close()
     if arguments.json:
         _say(json.dumps(recovery._asdict()))
     elif not recovery.damage:
         _say(f"the log and the archive agree on all {recovery.messages} messages: there is nothing to recover")
     else:
         _say(f"{recovery.damage}")
-        left = f", {recovery.rescued} of which only the damaged log had" if recovery.rescued else ""
-        _say(f"the log was made anew from the archive: {recovery.messages} messages{left}")
+        rescued = f", {recovery.rescued} of which only the damaged log had" if recovery.rescued else ""
+        _say(f"the log was rebuilt from the archive: {recovery.messages} messages{rescued}")
     return 0
 
 
@@ -216,7 +180,7 @@ async def _require_new_run(archive: Archive, run: str) -> None:
 
 
 async def _catch_up(archive: Archive, bus: Bus) -> None:
-    """Apply what was published; where a store runs beside us it does so too, and each event counts once."""
+    """Apply what was published. Safe alongside a running store: each event is applied once."""
     await require_same_log(bus, archive)
     batch = []
     async for logged in bus.read_log(start=await archive.applied() + 1):
@@ -229,9 +193,7 @@ async def _catch_up(archive: Archive, bus: Bus) -> None:
 
 
 async def _export(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    archive = open_archive(settings.archive)
-    await archive.open()
-    try:
+    async with opened(settings.archive) as archive:
         run = (await archive.run(arguments.run)).run
         target: Path = arguments.out or Path(run if arguments.format == "asi-arch" else f"{run}.{arguments.format}")
         if arguments.format == "jsonl":
@@ -250,14 +212,12 @@ async def _export(arguments: argparse.Namespace, settings: StoreSettings) -> int
                 exporting.write_parquet(records, await _logged(settings, run), target)
             else:
                 exporting.write_published(records, target)
-    finally:
-        await archive.close()
     _say(json.dumps({"run": run, "path": str(target)}) if arguments.json else f"run {run} is in {target}")
     return 0
 
 
 async def _audit(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    """Check an exported log by itself: no server and no archive of this machine is needed or touched."""
+    """Audit an exported log without a server or archive."""
     del settings
     path: Path = arguments.manifest or auditing.manifest_path(arguments.path)
     try:
@@ -282,27 +242,23 @@ async def _logged(settings: StoreSettings, run: str) -> list[Logged]:
 
 
 async def _backup(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    archive = open_archive(settings.archive)
-    await archive.open()
-    try:
+    async with opened(settings.archive) as archive:
         await archive.backup(arguments.path)
-    finally:
-        await archive.close()
     _say(json.dumps({"path": str(arguments.path)}) if arguments.json else f"the archive is copied to {arguments.path}")
     return 0
 
 
 async def _restore(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     await restore_archive(arguments.path, settings.archive)
-    message = f"the archive is restored from {arguments.path}; a store applies what the log holds beyond it"
+    message = f"the archive is restored from {arguments.path}; a store applies the newer events of the log"
     _say(json.dumps({"path": str(arguments.path)}) if arguments.json else message)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="asi-arch", description="Archives: rebuilt, compared, moved.")
+    parser = argparse.ArgumentParser(prog="asi-arch", description="Rebuild, compare and move archives.")
     commands = parser.add_subparsers(dest="command", required=True)
-    sub = commands.add_parser("setup", help="make or verify streams, consumers, tables and indexes; exits 1 on drift")
+    sub = commands.add_parser("setup", help="create or verify streams, consumers, tables and indexes; exits 1 on drift")
     sub.add_argument("--check", action="store_true", help="create nothing, report differences")
     sub.add_argument(
         "--replicas", type=int, choices=(1, 3, 5), default=1, help="copies of the streams, on as many brokers"
@@ -310,17 +266,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true")
     sub = commands.add_parser("replay", help="rebuild a run from its log and compare digests")
     sub.add_argument("run", nargs="?", default="", help="default: the newest run")
-    sub.add_argument("--into", metavar="URL", help="a fresh archive to keep, as sqlite:///PATH or mongodb://…")
+    sub.add_argument("--into", metavar="URL", help="a new archive to keep, as sqlite:///PATH or mongodb://…")
     sub.add_argument("--json", action="store_true")
-    sub = commands.add_parser("import", help="bring a published archive or an exported log in, as a run of its own")
+    sub = commands.add_parser("import", help="import a published archive or an exported log as a new run")
     sub.add_argument("format", choices=("asi-arch", "programs", "jsonl", "parquet"))
     sub.add_argument("path", type=Path, help="file or folder; of programs a folder of Python files")
     sub.add_argument("--run", help="name of the new run; default: imported or programs (an exported log keeps its own)")
-    sub.add_argument("--skip-bad", action="store_true", help="leave out records that are broken, and list them")
-    sub.add_argument("--detach", action="store_true", help="of asi-arch: make roots of records whose parent is missing")
+    sub.add_argument("--skip-bad", action="store_true", help="skip invalid records, and list them")
+    sub.add_argument("--detach", action="store_true", help="of asi-arch: make records with an unknown parent roots")
     sub.add_argument("--json", action="store_true")
-    alone = "One architecture as a package of its own: asi-arch export RUN --as module --candidate C --out DIR."
-    sub = commands.add_parser("export", help="write a run out", epilog=alone)
+    epilog = "One architecture as a package of its own: asi-arch export RUN --as module --candidate C --out DIR."
+    sub = commands.add_parser("export", help="export a run", epilog=epilog)
     sub.add_argument("run", nargs="?", default="", help="default: the newest run")
     sub.add_argument("--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl")
     sub.add_argument(
@@ -328,18 +284,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--manifest", action="store_true", help="of jsonl: also its hashes and digest, for `audit FILE`")
     sub.add_argument("--json", action="store_true")
-    sub = commands.add_parser("audit", help="check an exported log by itself: bytes, hashes, replay, claims")
+    sub = commands.add_parser("audit", help="audit an exported log from its file alone: bytes, hashes, replay, claims")
     sub.add_argument("path", type=Path)
     sub.add_argument("--manifest", type=Path, help="default: beside the log")
     sub.add_argument("--json", action="store_true")
-    sub = commands.add_parser("fork", help="give a new run the history of another; settings come on standard input")
+    sub = commands.add_parser("fork", help="start a run with the history of another; settings on standard input")
     sub.add_argument("source", metavar="RUN[@SEQUENCE|EVENT_ID]")
     sub.add_argument("name")
-    sub = commands.add_parser("recover", help="make a damaged event log anew from the archive, while no service runs")
+    sub = commands.add_parser("recover", help="rebuild a damaged event log from the archive, while no service runs")
     sub.add_argument("--replicas", type=int, choices=(1, 3, 5), help="of the streams; default: as many as before")
     sub.add_argument("--json", action="store_true")
-    commands.add_parser("catch-up", help="apply what the log holds beyond the archive")
-    for name, text in (("backup", "copy the archive to a file"), ("restore", "make the archive from a copy")):
+    commands.add_parser("catch-up", help="apply events of the log that the archive has not applied")
+    for name, text in (("backup", "copy the archive to a file"), ("restore", "restore the archive from a copy")):
         sub = commands.add_parser(name, help=text)
         sub.add_argument("path", type=Path)
         sub.add_argument("--json", action="store_true")

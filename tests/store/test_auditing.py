@@ -38,7 +38,7 @@ class Export:
         with Rebuilt() as rebuilt:
             rebuilt.apply([read(one) for one in story.log])
             digest, _ = rebuilt.digest()
-            refused = [one.sha256 for one in rebuilt.seen if not one.accepted]
+            refused = [one.sha256 for one in rebuilt.outcomes if not one.accepted]
         manifest = manifest_of(story.log, story.run, digest, refused)
         return cls(folder / "r1.jsonl.gz", manifest, [json.loads(line) for line in log_lines(story.log)])
 
@@ -122,7 +122,7 @@ async def test_a_number_changed_everywhere_contradicts_what_followed(export: Exp
 
     problems = (await export.audited()).problems
 
-    assert any(one.startswith(f"event {event} is not what it was when ") for one in problems)
+    assert any(one.startswith(f"event {event} was changed after ") for one in problems)
 
 
 async def test_the_last_event_is_held_by_the_manifest(export: Export) -> None:

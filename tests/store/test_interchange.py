@@ -36,7 +36,7 @@ def test_a_folder_of_programs_becomes_candidates_without_scores(tmp_path: Path) 
     """Their docstrings say what they are for; a file that is no program is named, or left out."""
     (tmp_path / "mine.py").write_text('"""Forgets slowly."""\nx = 1\n')
     (tmp_path / "broken.py").write_text("x = (")
-    with pytest.raises(BadArchive, match=r"broken\.py is no Python program"):
+    with pytest.raises(BadArchive, match=r"broken\.py is not a Python program"):
         read_programs(tmp_path)
     archive = read_programs(tmp_path, skip_bad=True)
     candidate = candidate_of("own", archive.records[0])
@@ -72,7 +72,7 @@ def test_tree_and_details_are_joined_by_index(tmp_path: Path) -> None:
     ("records", "named"),
     [
         ([record(1), record(2, 8)], "record 2: its parent 8 is unknown"),
-        ([record(1), record(1)], "index 1 comes twice"),
+        ([record(1), record(1)], "index 1 occurs twice"),
         ([record(1, 2), record(2, 1)], "record 1 descends from itself"),
         ([record(1), {"name": "x"}], "index must be a whole number"),
         ([record(1, score="good")], "score must be a number"),

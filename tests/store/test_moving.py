@@ -66,7 +66,7 @@ async def test_a_table_that_holds_no_events_is_refused_by_name(bus: Bus, setting
     here = StoreSettings(nats_url=settings.nats_url, data_dir=settings.data_dir)
     path = settings.data_dir / "strange.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), path)
-    with pytest.raises(SettingsError, match=r"strange\.parquet is no table of events"):
+    with pytest.raises(SettingsError, match=r"strange\.parquet is not a table of events"):
         await command(here, "import", "parquet", str(path))
 
 

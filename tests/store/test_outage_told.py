@@ -32,7 +32,7 @@ async def test_status_tells_of_an_outage_and_of_catching_up(finished: Story, tmp
         with pytest.raises(grpc.aio.AioRpcError, match="catching up with the log") as refused:
             await stub.GetRun(archive_pb2.RunRequest(run="r1"))
         writer.behind, writer.reached = False, len(finished.log) + 1  # of which the archive has lost the last
-        with pytest.raises(grpc.aio.AioRpcError, match="has lost what it held") as lost:
+        with pytest.raises(grpc.aio.AioRpcError, match="has lost events") as lost:
             await stub.GetCandidate(archive_pb2.GetCandidateRequest(run="r1", candidate="c000999"))
     await server.stop(0)
     await archive.close()

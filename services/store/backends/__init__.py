@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,70 +22,58 @@ _MONGO = ("mongodb://", "mongodb+srv://")
 
 
 def open_archive(url: str) -> Archive:
-    """The archive that a URL names, not yet opened: `await archive.open()`.
+    """The archive that a URL names; `open` it before use.
 
     Args:
         url: `sqlite:///relative/path.db`, `sqlite:////absolute/path.db` or `mongodb://host/database`; `memory://NAME`
-            is one that lasts as long as this process.
+            lasts as long as this process.
 
     Raises:
-        SettingsError: no backend of that name, or an impossible path.
+        SettingsError: an unknown scheme, or an invalid path.
     """
     if url.startswith(_SQLITE):
-        return SqliteArchive(_path(url))
+        path = url.removeprefix(_SQLITE)
+        if path in ("", ":memory:"):
+            raise SettingsError(f"ASI_ARCHIVE_URL={url!r} names no file, but the archive has to survive a restart.")
+        return SqliteArchive(Path(path))
     if url.startswith(_MONGO):
         from services.store.backends.mongo import MongoArchive
 
         return MongoArchive(url)
     if url.startswith(_MEMORY):
         return _in_memory(url)
-    raise _unknown(url)
+    raise SettingsError(
+        f"ASI_ARCHIVE_URL={url!r} is no archive: write sqlite:///PATH (four slashes for an absolute path) or mongodb://…"
+    )
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Archive]:
+    """As `open_archive`, open within the context."""
+    archive = open_archive(url)
+    try:
+        await archive.open()
+        yield archive
+    finally:
+        await archive.close()
 
 
 @cache
-def _in_memory(url: str) -> MemoryArchive:  # noqa: ARG001 - one for each
+def _in_memory(url: str) -> MemoryArchive:  # noqa: ARG001 - the cache's key
     from services.store.backends.memory import MemoryArchive
 
     return MemoryArchive()
 
 
 async def restore_archive(path: Path, url: str) -> None:
-    """Make the archive at a URL from a copy that `Archive.backup` wrote for the same kind of database.
+    """Restore an archive from a copy that `Archive.backup` wrote with the same backend.
 
     Raises:
         FileNotFoundError: there is no copy at `path`.
         FileExistsError: the URL holds an archive already.
-        SettingsError: no backend of that name, or an impossible path.
-        ArchiveUnavailable: the database is out of reach.
+        SettingsError: an unknown scheme, or an invalid path.
+        ArchiveUnavailable: the database is unreachable.
     """
-    _require_exists(path)
-    if url.startswith(_SQLITE):
-        await SqliteArchive(_path(url)).restore(path)
-    elif url.startswith(_MONGO):
-        from services.store.backends.mongo import MongoArchive
-
-        await MongoArchive(url).restore(path)
-    elif url.startswith(_MEMORY):
-        await _in_memory(url).restore(path)
-    else:
-        raise _unknown(url)
-
-
-def _path(url: str) -> Path:
-    text = url.removeprefix(_SQLITE)
-    if text in ("", ":memory:"):
-        raise SettingsError(
-            f"ASI_ARCHIVE_URL={url!r} names no file: the archive is the run's memory and has to survive a restart."
-        )
-    return Path(text)
-
-
-def _require_exists(path: Path) -> None:
-    if not path.is_file():
+    if not await asyncio.to_thread(path.is_file):
         raise FileNotFoundError(f"there is no copy of an archive at {path}")
-
-
-def _unknown(url: str) -> SettingsError:
-    return SettingsError(
-        f"ASI_ARCHIVE_URL={url!r} is no archive: write sqlite:///PATH (four slashes for an absolute path) or mongodb://…"
-    )
+    await open_archive(url).restore(path)

@@ -1,7 +1,7 @@
-"""One batch of messages folded into what a backend has to write. Pure: no database here, the same for every backend.
+"""Folds a batch of messages into the rows that a backend writes. Pure.
 
-A backend reads what `needs` names into a `Loaded`, calls `fold`, and writes the `Effects`, all in one transaction.
-Later messages of a batch see what earlier ones did.
+A backend loads the rows that `needs` names, calls `fold`, and writes the `Effects`, all in one transaction. Messages
+see the effects of earlier ones in the batch.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Needs:
-    """What has to be read before a batch can be folded."""
+    """The rows that a batch refers to."""
 
     runs: frozenset[str]
     candidates: frozenset[Key]
@@ -28,53 +28,50 @@ class Needs:
 
 @dataclass
 class Loaded:
-    """What the archive holds of the things that a batch touches; `fold` brings it up to date."""
+    """The rows that a batch refers to, as stored; `fold` updates them."""
 
     runs: dict[str, RunRow] = field(default_factory=dict)
     rows: dict[Key, CandidateRow] = field(default_factory=dict)
-    accepted: dict[str, int] = field(default_factory=dict)  # event id → the sequence at which it counted
+    accepted: dict[str, int] = field(default_factory=dict)  # sequence by event id
 
 
 @dataclass
 class Effects:
-    """Everything that a batch writes."""
+    """The rows that a batch writes."""
 
     sequence: int
-    messages: list[Logged]  # as they lie in the log
+    messages: list[Logged]  # as in the log
     changes: list[Change] = field(default_factory=list)
     answers: dict[str, events_pb2.Event] = field(default_factory=dict)  # by event id
-    stored: list[str] = field(default_factory=list)  # ids that the log holds now: no need to publish them
+    stored: list[str] = field(default_factory=list)  # ids of events in the log, which need not be published
     runs: dict[str, RunRow] = field(default_factory=dict)
     rows: dict[Key, CandidateRow] = field(default_factory=dict)
-    proposed: dict[Key, int] = field(default_factory=dict)  # the sequence at which a candidate got its program
+    proposed: dict[Key, int] = field(default_factory=dict)  # the sequence of a candidate's proposal
 
     @property
     def logs(self) -> list[LogRow]:
-        """What is remembered of each message, in order."""
         return [change.log for change in self.changes]
 
     @property
     def pools(self) -> list[PoolRow]:
-        """The pool snapshots, in order."""
         return [change.pool for change in self.changes if change.pool]
 
 
 def due(messages: Sequence[Logged], applied: int) -> list[Incoming]:
-    """The messages that the archive has not applied yet, read. Raises OutOfOrder at the first gap."""
+    """Decode the messages that are not applied yet. Raises OutOfOrder at a gap."""
     incoming: list[Incoming] = []
     for message in messages:
         if message.sequence <= applied:
             continue
         if message.sequence != applied + 1:
-            raise OutOfOrder(f"event {message.sequence} came, but {applied + 1} is missing before it")
+            raise OutOfOrder(f"event {message.sequence} arrived, but {applied + 1} is missing before it")
         incoming.append(read(message))
         applied = message.sequence
     return incoming
 
 
 def needs(incoming: Sequence[Incoming]) -> Needs:
-    """What a batch refers to."""
-    events = [one.log.event for one in incoming if one.readable]
+    events = [message.log.event for message in incoming if message.readable]
     return Needs(
         runs=frozenset(event.run for event in events),
         candidates=frozenset((event.run, event.candidate) for event in events if event.candidate),
@@ -83,22 +80,27 @@ def needs(incoming: Sequence[Incoming]) -> Needs:
 
 
 def fold(incoming: Sequence[Incoming], loaded: Loaded, react: React | None) -> Effects:
-    """The effects of a batch on what stands."""
-    effects = Effects(incoming[-1].log.sequence, [one.message for one in incoming])
-    for one in incoming:
-        had_program = _has_program(loaded.rows.get((one.log.run, one.log.candidate)))
-        change = _change(one, loaded)
+    """Apply a batch to the loaded rows."""
+    effects = Effects(incoming[-1].log.sequence, [message.message for message in incoming])
+    for message in incoming:
+        key = (message.log.run, message.log.candidate)
+        had_program = _has_program(loaded.rows.get(key))
+        change = _change(message, loaded)
         effects.changes.append(change)
-        without_payload(one.log.event)
+        without_payload(message.log.event)
         if not change.log.accepted:
             continue
-        _remember(change, loaded, effects)
-        if not had_program and _has_program(change.candidate):
-            effects.proposed[one.log.run, one.log.candidate] = one.log.sequence
         event = change.log.event
+        loaded.accepted[event.id] = change.log.sequence
+        if change.run:
+            loaded.runs[key[0]] = effects.runs[key[0]] = change.run
+        if change.candidate:
+            loaded.rows[key] = effects.rows[key] = change.candidate
+        if not had_program and _has_program(change.candidate):
+            effects.proposed[key] = message.log.sequence
         effects.answers.pop(event.id, None)
         effects.stored.append(event.id)
-        for answer in react(change, event, change.log.sha256) if react and not one.inherited else ():
+        for answer in react(change, event, change.log.sha256) if react and not message.inherited else ():
             effects.answers[answer.id] = answer
     return effects
 
@@ -107,22 +109,12 @@ def _change(incoming: Incoming, loaded: Loaded) -> Change:
     log = incoming.log
     if not incoming.readable:
         return Change(log)
-    if seen := loaded.accepted.get(log.event.id):
-        return Change(replace(log, accepted=False, refused_because=f"seen already at sequence {seen}"))
+    if sequence := loaded.accepted.get(log.event.id):
+        return Change(replace(log, accepted=False, refused_because=f"a duplicate of sequence {sequence}"))
     try:
         return project(incoming, loaded.runs.get(log.run), loaded.rows.get((log.run, log.candidate)))
     except ValueError as error:
         return Change(replace(log, accepted=False, refused_because=f"it cannot be applied: {error}"))
-
-
-def _remember(change: Change, loaded: Loaded, effects: Effects) -> None:
-    log = change.log
-    loaded.accepted[log.event.id] = log.sequence
-    if change.run:
-        loaded.runs[log.run] = effects.runs[log.run] = change.run
-    if change.candidate:
-        key = (log.run, log.candidate)
-        loaded.rows[key] = effects.rows[key] = change.candidate
 
 
 def _has_program(row: CandidateRow | None) -> bool:
@@ -130,22 +122,22 @@ def _has_program(row: CandidateRow | None) -> bool:
 
 
 class Digest:
-    """Feed candidates by id, then pools in order, then accepted events by id; every backend does it in this order."""
+    """Every backend adds candidates by id, then pools in order, then accepted events by id."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self._events = 0
 
     def candidate(self, record: bytes) -> None:
-        """A record as it is stored."""
+        """Add a record as it is stored."""
         self._add(b"candidate", record)
 
     def pool(self, pool: PoolRow) -> None:
-        """A snapshot, without the sequence from which it held."""
+        """Add a snapshot without its sequence."""
         self._add(b"pool", str(pool.entries).encode(), *(member.SerializeToString() for member in pool.members))
 
     def event(self, sha256: bytes) -> None:
-        """An accepted event."""
+        """Add an accepted event."""
         self._events += 1
         self._add(b"event", sha256)
 

@@ -1,8 +1,8 @@
 """In-memory search: motivations by exact cosine; programs by digest (equal) and by MinHash sketches (similar).
 
-Motivations are compared with one matrix product; 100,000 vectors of 1,024 numbers take 0.4 GB. Programs are not
-compared exactly with all others, because a program has hundreds of token runs: the runs of 100,000 programs would take
-twenty times the memory of their sketches, and an inverted index over them would have to be rebuilt as programs arrive.
+Motivations are compared with one matrix product; 100,000 vectors of 1,024 numbers take 0.4 GB. Programs have hundreds
+of token runs, which would take twenty times the memory of their sketches, and an inverted index over them would have to
+be rebuilt as programs arrive.
 """
 
 import heapq
@@ -18,7 +18,7 @@ from services.domain.structure import Fingerprint
 Number = TypeVar("Number", np.float32, np.uint32)
 
 BLOCK = 8192
-"""Rows per block: a table grows by whole blocks, so nothing is copied when it grows."""
+"""Rows per block: tables grow by whole blocks, without copying."""
 
 Scored = tuple[str, float]
 """A candidate's id and its similarity."""
@@ -52,7 +52,7 @@ class Rows(Generic[Number]):
         return [block[: self._count - at * BLOCK] for at, block in enumerate(self._blocks)]
 
     def take(self, places: NDArray[np.intp]) -> NDArray[Number]:
-        """Some rows, by ascending places."""
+        """The rows at ascending positions."""
         edges = np.searchsorted(places, np.arange(len(self._blocks) + 1) * BLOCK)
         parts: list[NDArray[Number]] = [np.empty((0, self.width), self._kind)]
         for at, block in enumerate(self._blocks):
@@ -63,17 +63,17 @@ class Rows(Generic[Number]):
 def best(
     ids: Sequence[str], scores: NDArray[np.float32] | NDArray[np.float64], count: int, except_id: str
 ) -> list[Scored]:
-    """The highest scores; ties by id, also at the edge of what is kept."""
-    wanted = min(count + 1, len(ids))  # one more, since `except_id` may be left out
-    if wanted < 1:
+    """The `count` highest scores, ties by id, without `except_id`."""
+    most = min(count + 1, len(ids))  # one more, since `except_id` may be among them
+    if most < 1:
         return []
-    least = np.partition(scores, len(ids) - wanted)[len(ids) - wanted]
-    found = ((ids[place], float(scores[place])) for place in np.flatnonzero(scores >= least).tolist())
-    kept = (pair for pair in found if pair[0] != except_id)
-    return heapq.nsmallest(count, kept, key=lambda pair: (-pair[1], pair[0]))
+    least = np.partition(scores, len(ids) - most)[len(ids) - most]
+    pairs = ((ids[place], float(scores[place])) for place in np.flatnonzero(scores >= least).tolist())
+    others = (pair for pair in pairs if pair[0] != except_id)
+    return heapq.nsmallest(count, others, key=lambda pair: (-pair[1], pair[0]))
 
 
-_SLACK = 1e-5  # of a cosine: more than float32 rounds
+_SLACK = 1e-5  # exceeds the rounding error of a float32 cosine
 
 
 class MotivationIndex:
@@ -91,7 +91,7 @@ class MotivationIndex:
         return len(self._ids)
 
     def extend(self, last: int, candidates: Sequence[str], vectors: Sequence[bytes]) -> None:
-        """Add stored vectors; those of another width or without a direction are skipped."""
+        """Add stored vectors; those of another width, zero or not finite are skipped."""
         self.last = last
         usable = [place for place, vector in enumerate(vectors) if len(vector) == 4 * self._width]
         values = np.frombuffer(b"".join(vectors[place] for place in usable), "<f4").reshape(-1, self._width)
@@ -110,10 +110,9 @@ class MotivationIndex:
         if not self._ids or count < 1:
             return []
         cosines = np.concatenate([block @ direction for block in self._vectors.blocks()])
-        most = min(count + 1, len(self._ids))  # one more, since `except_id` may be left out
+        most = min(count + 1, len(self._ids))  # one more, since `except_id` may be among them
         places = np.flatnonzero(cosines >= np.partition(cosines, -most)[-most] - _SLACK)
-        # A matrix product rounds equal rows differently depending on their position; these sums do not, which keeps
-        # ties.
+        # A matrix product rounds equal rows differently depending on their position; these sums keep ties.
         exact = np.einsum("ij,j->i", self._vectors.take(places), direction, dtype=np.float64)
         return best([self._ids[place] for place in places.tolist()], exact, count, except_id)
 
@@ -147,23 +146,23 @@ class Sketched:
 
     @classmethod
     def of(cls, fingerprint: Fingerprint) -> "Sketched":
-        """From a fingerprint; counts are capped at 65,535."""
+        # Counts are capped at 65,535.
         table = np.array([(run, min(count, 65_535)) for run, count in sorted(fingerprint.runs.items())], _RUNS)
         return cls(fingerprint.digest, _minima(table["run"]), table.tobytes())
 
     @classmethod
     def none(cls) -> "Sketched":
-        """For a program that cannot be parsed: similar to none."""
+        """Of a program that cannot be parsed; similar to no program."""
         return cls("", np.full(HASHES, _EMPTY), b"")
 
     def similarities(self, others: Sequence["Sketched"]) -> list[float]:
-        """As `services.domain.structure.similarity` of the fingerprints, with each of the others, vectorised."""
+        """`services.domain.structure.similarity` with each of the others, vectorised."""
         if not others:
             return []
         tables = [np.frombuffer(other.runs, _RUNS) for other in others]
         mine, theirs = np.frombuffer(self.runs, _RUNS), np.concatenate(tables)
         runs, counts = np.ascontiguousarray(mine["run"]), np.ascontiguousarray(mine["count"])
-        place = np.minimum(np.searchsorted(runs, theirs["run"]), len(runs) - 1)  # runs are in order, and not empty
+        place = np.minimum(np.searchsorted(runs, theirs["run"]), len(runs) - 1)  # runs are sorted and not empty
         least = np.where(runs[place] == theirs["run"], np.minimum(counts[place], theirs["count"]), 0)
         owner = np.repeat(np.arange(len(others)), [len(table) for table in tables])
         shared = np.bincount(owner, least, len(others))
@@ -197,14 +196,14 @@ class ProgramIndex:
 
     def same(self, digest: str, except_id: str) -> list[str]:
         """Programs of equal structure, by id."""
-        return sorted(one for one in self._by_digest.get(digest, ()) if one != except_id)
+        return sorted(name for name in self._by_digest.get(digest, ()) if name != except_id)
 
     def likely(self, sketch: NDArray[np.uint32], count: int, except_id: str) -> list[str]:
         """The programs whose sketches are most similar."""
         if not self._ids:
             return []
         agreeing = [(block == sketch).sum(axis=1, dtype=np.float32) for block in self._rows.blocks()]
-        return [one for one, _ in best(self._ids, np.concatenate(agreeing), count, except_id)]
+        return [name for name, _ in best(self._ids, np.concatenate(agreeing), count, except_id)]
 
 
 def _minima(runs: NDArray[np.uint32]) -> NDArray[np.uint32]:

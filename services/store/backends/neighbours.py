@@ -1,7 +1,7 @@
 """Nearest motivations and programs for all backends: in-memory indices over the database.
 
-An index is filled at its first query and updated with newer rows at later ones. Programs are fingerprinted at the first
-query that needs them, not while events are applied, since parsing takes milliseconds.
+An index loads the rows that are new since its last query. Programs are fingerprinted at the first query that needs
+them, not while events are applied, since parsing takes milliseconds.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 PAGE = 2000
-KEPT = 4
-"""Indices of each kind in memory; the least recently used one is evicted first."""
+MOST_INDICES = 4
+"""Indices of each kind in memory; the least recently used one is evicted."""
 
 SMALL = 2000
-"""Up to this size a search is faster than a switch to a thread."""
+"""Up to this number of rows a search is faster than a switch to a thread."""
 
 FINALISTS = 32
 """Programs selected by sketches for exact comparison: among 1,400 random compositions they contained 98 % of the five
@@ -100,9 +100,10 @@ class Neighbours:
             same = index.same(query.digest, except_id)[:count]
             best = partial(index.likely, query.sketch, max(FINALISTS, 4 * count), except_id)
             likely = await _searched(index.rows, best)
-        others = await self._source.program_runs(run, [one for one in likely if one not in same])
-        scored = _compare(query, others)
-        return ([(one, 1.0) for one in same] + scored)[:count], len(same)
+        others = await self._source.program_runs(run, [name for name in likely if name not in same])
+        similarities = query.similarities(list(others.values()))
+        scored = sorted(zip(others, similarities, strict=True), key=lambda pair: (-pair[1], pair[0]))
+        return ([(name, 1.0) for name in same] + scored)[:count], len(same)
 
     async def _follow_motivations(self, run: str, embedder: str) -> MotivationIndex | None:
         key = (run, embedder)
@@ -136,13 +137,13 @@ class Neighbours:
 
 
 async def _searched(rows: int, search: Callable[[], list[T]]) -> list[T]:
-    """The search's result; searches of large indices run in a thread, which costs 0.2 ms."""
+    """The search's result; searches of large indices run in a thread."""
     return search() if rows <= SMALL else await asyncio.to_thread(search)
 
 
 def _keep(indices: "OrderedDict[K, V]", key: K, index: V) -> None:
     indices[key] = index
-    while len(indices) > KEPT:
+    while len(indices) > MOST_INDICES:
         indices.popitem(last=False)
 
 
@@ -157,12 +158,6 @@ def _sketch(program: str) -> Sketched:
         return _sketched(program)
     except ValueError:
         return Sketched.none()
-
-
-def _compare(query: Sketched, others: dict[str, Sketched]) -> list[Scored]:
-    """Exact similarities of the selected programs, best first, ties by id."""
-    scored = zip(others, query.similarities(list(others.values())), strict=True)
-    return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
 
 
 def sketch_from(digest: str, sketch: bytes, runs: bytes = b"") -> Sketched:

@@ -12,7 +12,7 @@ from services.contracts import archive_pb2_grpc
 from services.store.backends import open_archive
 from services.store.client import ArchiveClient
 from services.store.ledger import RunLedger
-from services.store.port import Archive, Questions
+from services.store.port import Archive, Queries
 from services.store.service import ArchiveService
 from tests.store.backends.archive_places import place
 
@@ -40,7 +40,7 @@ async def archive(url: str) -> AsyncIterator[Archive]:
 
 
 @pytest_asyncio.fixture(params=[*BACKENDS, "grpc"])
-async def filled(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Archive, Questions]]:
+async def filled(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Archive, Queries]]:
     """An archive to fill and whom to ask about it: itself, or a client of the service in front of it."""
     backend = "sqlite" if request.param == "grpc" else request.param
     opened = open_archive(place(backend, request, tmp_path))

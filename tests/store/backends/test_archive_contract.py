@@ -80,7 +80,7 @@ async def test_an_event_that_comes_twice_counts_once(archive: Archive) -> None:
 
     changes = await archive.apply(story.log)
 
-    assert changes[-1].log.refused_because == f"seen already at sequence {len(story.log) - 1}"
+    assert changes[-1].log.refused_because == f"a duplicate of sequence {len(story.log) - 1}"
     assert (await archive.run("r1")).state.spent == spent
     assert len((await archive.candidate("r1", "c000001")).record.calls) == 1
     assert cause.event.run == "r1"

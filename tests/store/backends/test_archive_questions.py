@@ -11,10 +11,10 @@ from services.chassis.events import Cause, follow
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.store.backends.rows import SORT_COLUMNS
-from services.store.port import Archive, Page, Query, Questions, Sort
+from services.store.port import Archive, Page, Queries, Query, Sort
 from tests.store.archive_stories import EMBEDDER, Story, embedding, program
 
-Filled = tuple[Archive, Questions]
+Filled = tuple[Archive, Queries]
 
 
 async def told(archive: Archive, candidates: int = 12) -> Story:
@@ -316,7 +316,7 @@ async def test_the_chain_holds_every_event_of_a_candidate(filled: Filled) -> Non
     facts = ["requested", "proposed", "claimed", "trained", "judged", "analysed", "archived", "requested"]
     assert [(row.event.WhichOneof("fact") or "").removeprefix("candidate_") for row in chain] == facts
     assert [row.accepted for row in chain] == [True] * 7 + [False]
-    assert chain[-1].refused_because == "seen already at sequence 2"
+    assert chain[-1].refused_because == "a duplicate of sequence 2"
     assert chain == [row for row in chain if row.candidate == "c000001" and row.run == "r1"]
     assert [row.sha256 for row in chain[:1]] == [row.sha256 for row in chain[-1:]]
 
