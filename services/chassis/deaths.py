@@ -32,7 +32,7 @@ class PoisonMessage(Exception):  # noqa: N818
 
 
 class SuspectLock:
-    """A lock that ordinary work shares and a suspect message holds exclusively. A waiting suspect takes precedence."""
+    """A lock that ordinary work shares and a suspect message holds exclusively; waiting suspects take precedence."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
@@ -40,7 +40,7 @@ class SuspectLock:
         self._suspects = 0  # inside or waiting
 
     @asynccontextmanager
-    async def held(self, alone: bool) -> AsyncIterator[None]:
+    async def hold(self, alone: bool) -> AsyncIterator[None]:
         """Hold the lock within the context; exclusively if `alone`."""
         async with self._changed:
             self._suspects += alone
@@ -83,7 +83,7 @@ class Deaths:
         Raises PoisonMessage, or Transient if the notes are unreachable.
         """
         if delivery.deliveries == 1:
-            async with self._lock.held(alone=False):
+            async with self._lock.hold(alone=False):
                 yield
             return
         subject = f"{HANDLING_SUBJECTS}.{durable}.{delivery.sequence}"
@@ -94,7 +94,7 @@ class Deaths:
         if deaths >= MOST_LONE_CRASHES:
             raise PoisonMessage(f"{deaths} processes crashed while they handled only this message")
         alone = died or deaths > 0
-        async with self._lock.held(alone):
+        async with self._lock.hold(alone):
             await self._write(subject, _Note(PROCESS, True, alone, deaths))
             try:
                 yield

@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2, events_pb2
 
-LEAST_CUT = 400  # characters: a shorter text is left as it is
+LEAST_CUT = 400  # characters; shorter texts are not truncated
 MARK_CHARACTERS = 64
 _MARK = re.compile(r" … \(cut here: \d+ of (\d+) characters\)$")
 WHOLE = frozenset({"program", "id", "cause", "head", "parent"})
@@ -111,14 +111,14 @@ def fit(event: events_pb2.Event, most: int) -> None:
     while (excess := event.ByteSize() - most) > 0:
         longest = max(_texts(event), key=lambda text: len(text[2]), default=None)
         if longest is None or len(longest[2]) <= LEAST_CUT:
-            return  # no prose is left to cut
+            return
         message, name, text, place = longest
-        earlier = _MARK.search(text)
-        whole = int(earlier[1]) if earlier else len(text)
-        text = text[: earlier.start()] if earlier else text
+        mark = _MARK.search(text)
+        whole = int(mark[1]) if mark else len(text)
+        text = text[: mark.start()] if mark else text
         spare = math.ceil(excess * len(text) / len(text.encode())) + MARK_CHARACTERS
-        kept = max(len(text) // 2, len(text) - spare)
-        cut = f"{text[:kept]} … (cut here: {kept} of {whole} characters)"
+        length = max(len(text) // 2, len(text) - spare)
+        cut = f"{text[:length]} … (cut here: {length} of {whole} characters)"
         if place is None:
             setattr(message, name, cut)
         else:
@@ -129,10 +129,10 @@ def _texts(message: Message) -> Iterator[tuple[Message, str, str, int | None]]:
     """Every text field of a message except programs: its message, field name, text, and index in a repeated field."""
     for field, value in message.ListFields():
         if field.message_type is not None:
-            inner = value.values() if isinstance(value, Mapping) else [value] if isinstance(value, Message) else value
-            for one in inner:
-                if isinstance(one, Message):  # a map may lead to texts, which are names here
-                    yield from _texts(one)
+            values = value.values() if isinstance(value, Mapping) else [value] if isinstance(value, Message) else value
+            for nested in values:
+                if isinstance(nested, Message):  # the values of a map may be strings, which are names
+                    yield from _texts(nested)
         elif field.type == field.TYPE_STRING and field.name not in WHOLE:
             if isinstance(value, str):
                 yield message, field.name, value, None

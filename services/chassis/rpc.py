@@ -61,30 +61,24 @@ class Server:
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
         # Without so_reuseport=0 two servers could share a port without an error.
-        self._server = grpc.aio.server(interceptors=[_Guard()], options=[*_LIMITS, ("grpc.so_reuseport", 0)])
+        self.grpc = grpc.aio.server(interceptors=[_Guard()], options=[*_LIMITS, ("grpc.so_reuseport", 0)])
         self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         self.port = 0
-
-    @property
-    def grpc(self) -> grpc.aio.Server:
-        """The server that the generated `add_…_to_server` functions take."""
-        return self._server
 
     async def start(self, *names: str) -> None:
         """Listen. `names` are the full names of the services that were added. Raises OSError when the port is taken."""
-        reflection.enable_server_reflection([*self._names, *names], self._server)
+        reflection.enable_server_reflection([health.SERVICE_NAME, reflection.SERVICE_NAME, *names], self.grpc)
         address = Address.parse(self._settings.listen)
         target = f"{address.host}:{address.port}"
         try:
             if credentials := _server_credentials(self._settings):
-                self.port = self._server.add_secure_port(target, credentials)
+                self.port = self.grpc.add_secure_port(target, credentials)
             else:
-                self.port = self._server.add_insecure_port(target)
+                self.port = self.grpc.add_insecure_port(target)
         except RuntimeError:
             raise OSError(f"cannot listen on {target}: the port is taken") from None
-        await self._server.start()
+        await self.grpc.start()
 
     async def report(self, healthy: bool, name: str = "") -> None:
         """Set the answer of the health service, for the whole service or for the condition `name`."""
@@ -94,7 +88,7 @@ class Server:
     async def stop(self, grace: float) -> None:
         """Refuse new calls, let the running ones end within `grace` seconds."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace)
+        await self.grpc.stop(grace)
 
 
 def channel(addresses: str, settings: ServiceSettings, deadline: float = DEADLINE_SECONDS) -> grpc.aio.Channel:
@@ -109,9 +103,10 @@ def channel(addresses: str, settings: ServiceSettings, deadline: float = DEADLIN
     options = [*_LIMITS, *_RECONNECT, ("grpc.service_config", _SERVICE_CONFIG)]
     interceptors = [_CallDefaults(deadline)]
     if settings.grpc_ca:
-        return grpc.aio.secure_channel(
-            target, _channel_credentials(settings), options=options, interceptors=interceptors
+        credentials = grpc.ssl_channel_credentials(
+            _read(settings.grpc_ca), _read(settings.grpc_key), _read(settings.grpc_cert)
         )
+        return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
     return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
 
 
@@ -181,7 +176,7 @@ def _guarded(call: Callable[..., Any], name: str) -> Callable[..., Awaitable[Any
             with _traced(name, context):
                 async with asyncio.timeout(seconds):
                     return await call(request, context)
-        except Exception as error:  # noqa: BLE001 - the one place where errors become status codes
+        except Exception as error:  # noqa: BLE001 - errors become status codes
             await _abort(context, error)
 
     return guarded
@@ -226,10 +221,6 @@ def _server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | N
     if not key or not certificate:
         raise ValueError("ASI_GRPC_CA enables mutual TLS: set ASI_GRPC_CERT and ASI_GRPC_KEY too")
     return grpc.ssl_server_credentials([(key, certificate)], _read(settings.grpc_ca), require_client_auth=True)
-
-
-def _channel_credentials(settings: ServiceSettings) -> grpc.ChannelCredentials:
-    return grpc.ssl_channel_credentials(_read(settings.grpc_ca), _read(settings.grpc_key), _read(settings.grpc_cert))
 
 
 def loopback_server(settings: ServiceSettings) -> Server:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from services.chassis import logs, metrics, tasks, telemetry
 from services.chassis.bus import Bus
-from services.chassis.bus.rights import durables_of
+from services.chassis.bus.rights import RIGHTS
 from services.chassis.bus.topology import require_durability
 from services.chassis.deaths import Deaths
 from services.chassis.errors import BusLost, Denied, SettingsError
@@ -22,7 +22,7 @@ from services.chassis.worker import Handler, Worker
 
 S = TypeVar("S", bound=ServiceSettings)
 T = TypeVar("T")
-GARBAGE_AFTER = 10_000  # new objects; Python's default of 700 suits short-lived programs
+GARBAGE_AFTER = 10_000  # allocations; the default of 700 suits short-lived programs
 UNHEALTHY_EXIT = 70
 SETTINGS_EXIT = 2
 
@@ -38,9 +38,9 @@ class Service:
     workers: list[Worker] = field(default_factory=list)
     tasks: list[Coroutine[None, None, None]] = field(default_factory=list)
     rpc_names: list[str] = field(default_factory=list)
-    healthy: Callable[[], bool] = lambda: True  # beyond the connection to the broker
-    conditions: dict[str, Callable[[], bool]] = field(default_factory=dict)  # reported by name; the service goes on
-    deaths: Deaths | None = None  # one for all workers
+    healthy: Callable[[], bool] = lambda: True  # in addition to the connection to the broker
+    conditions: dict[str, Callable[[], bool]] = field(default_factory=dict)  # reported by name
+    deaths: Deaths | None = None  # shared by all workers
 
     async def work(self, durable: str, handler: Handler, parallel: int) -> None:
         """Add a worker for a durable consumer. Raises BusLost if it does not exist."""
@@ -74,8 +74,8 @@ class Service:
         while True:
             await asyncio.sleep(2)
             await self.server.report(healthy=self.bus.connected and self.healthy())
-            for name, holds in self.conditions.items():
-                await self.server.report(healthy=holds(), name=name)
+            for name, condition in self.conditions.items():
+                await self.server.report(healthy=condition(), name=name)
 
 
 Build = Callable[[Service, S], AbstractAsyncContextManager[None]]
@@ -89,7 +89,8 @@ async def wired(name: str, settings: S, build: Build[S]) -> AsyncIterator[Servic
         await require_durability(settings, bus.server_version)
         if settings.create_streams:
             await bus.set_up()
-        if differences := await bus.compare(durables_of(name)):
+        durables = RIGHTS[name].durables if name in RIGHTS else ()
+        if differences := await bus.compare(durables or None):
             raise BusLost(f"{differences[0]}; run `asi-arch setup` (differences: {len(differences)})")
         service = Service(name, settings, bus, Server(settings))
         await stack.enter_async_context(build(service, settings))
@@ -134,7 +135,7 @@ def main(name: str, kind: type[S], build: Build[S]) -> None:
         sys.stderr.write(f"{error}\n")
         sys.exit(SETTINGS_EXIT)
     except (BusLost, OSError) as error:
-        get_logger().error("cannot go on", error=str(error))
+        get_logger().error("the service cannot continue", error=str(error))
         sys.exit(UNHEALTHY_EXIT)
     get_logger().info("stopped")
 

@@ -9,41 +9,20 @@ a candidate's trace is derived from its run and name, so that every service comp
 OpenTelemetry is imported only where tracing is switched on.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from services.chassis.errors import SettingsError
 
-
-class Tracing(Protocol):
-    """Creates and exports spans."""
-
-    def span(
-        self, name: str, trace: Mapping[str, str], trace_id: int | None, attributes: Mapping[str, str]
-    ) -> AbstractContextManager[None]:
-        """A span for the duration of the context: a child of the span in `trace`, else the root of a trace."""
-        ...
-
-    def record(self, name: str, trace: Mapping[str, str], begun_ns: int, attributes: Mapping[str, str]) -> None:
-        """A span that began at `begun_ns` (nanoseconds since the epoch) and ends now."""
-        ...
-
-    def inject(self, carrier: MutableMapping[str, str]) -> None:
-        """Write the context of the current span into a carrier, if there is one."""
-        ...
-
-    def fail(self, error: Exception) -> None:
-        """Mark the current span as failed."""
-        ...
-
-    def stop(self) -> None:
-        """Export remaining spans."""
-        ...
+if TYPE_CHECKING:
+    from services.chassis.telemetry_otlp import OtlpTracing
 
 
-_tracing: Tracing | None = None
+_tracing: OtlpTracing | None = None
 
 
 def start(service: str, endpoint: str | None) -> None:
@@ -64,30 +43,30 @@ def start(service: str, endpoint: str | None) -> None:
 
 
 def stop() -> None:
-    """Export what is left and trace no more."""
+    """Export the remaining spans and stop tracing."""
     global _tracing
     if _tracing is not None:
         _tracing.stop()
     _tracing = None
 
 
-def on() -> bool:
-    """Whether this process traces."""
-    return _tracing is not None
-
-
 @contextmanager
 def span(name: str, trace: Mapping[str, str], **attributes: str) -> Iterator[None]:
-    """A span around the context. If `attributes` name a run and a candidate, it may start that candidate's trace."""
+    """A span for the duration of the context: a child of the span in `trace`, else the root of the candidate's
+    trace."""
     if _tracing is None:
         yield
         return
-    with _tracing.span(name, trace, _trace_id(attributes), attributes):
+    trace_id = None
+    if candidate := attributes.get("candidate"):
+        digest = hashlib.sha256(f"{attributes.get('run', '')}/{candidate}".encode()).digest()
+        trace_id = int.from_bytes(digest[:16]) or 1
+    with _tracing.span(name, trace, trace_id, attributes):
         yield
 
 
 def record(name: str, trace: Mapping[str, str], begun_ns: int, **attributes: str) -> None:
-    """Record a span since `begun_ns`, if there is a trace."""
+    """Record a span from `begun_ns` (nanoseconds since the epoch) until now, if there is a trace."""
     if _tracing is not None and trace:
         _tracing.record(name, trace, begun_ns, attributes)
 
@@ -102,10 +81,3 @@ def fail(error: Exception) -> None:
     """Mark the current span as failed when the error is not raised through it."""
     if _tracing is not None:
         _tracing.fail(error)
-
-
-def _trace_id(attributes: Mapping[str, str]) -> int | None:
-    if not attributes.get("candidate"):
-        return None
-    name = f"{attributes.get('run', '')}/{attributes['candidate']}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:16]) or 1

@@ -22,12 +22,11 @@ class _Ids(RandomIdGenerator):
     """Random ids, except for traces with a predetermined id."""
 
     def generate_trace_id(self) -> int:
-        """The predetermined id, else a random one."""
         return _next_trace_id.get() or super().generate_trace_id()
 
 
 class OtlpTracing:
-    """`services.chassis.telemetry.Tracing` with an exporter in its own thread."""
+    """Creates spans and exports them in a thread; `services.chassis.telemetry` documents the methods."""
 
     def __init__(self, service: str, endpoint: str) -> None:
         resource = Resource.create({"service.name": f"asi-{service}"})
@@ -42,38 +41,31 @@ class OtlpTracing:
     def span(
         self, name: str, trace: Mapping[str, str], trace_id: int | None, attributes: Mapping[str, str]
     ) -> Iterator[None]:
-        """See `Tracing`."""
         token = _next_trace_id.set(trace_id)
         try:
-            begun = self._tracer.start_span(name, self._parent(trace), attributes=_named(attributes))
+            span = self._start_span(name, trace, attributes)
         finally:
             _next_trace_id.reset(token)
-        with api.use_span(begun, end_on_exit=True):
+        with api.use_span(span, end_on_exit=True):
             yield
 
     def record(self, name: str, trace: Mapping[str, str], begun_ns: int, attributes: Mapping[str, str]) -> None:
-        """See `Tracing`."""
-        parent = self._parent(trace)
-        self._tracer.start_span(name, parent, attributes=_named(attributes), start_time=begun_ns).end()
+        self._start_span(name, trace, attributes, begun_ns).end()
 
     def inject(self, carrier: MutableMapping[str, str]) -> None:
-        """See `Tracing`."""
         self._context.inject(carrier)
 
     def fail(self, error: Exception) -> None:
-        """See `Tracing`."""
-        failed = api.get_current_span()
-        failed.record_exception(error)
-        failed.set_status(api.StatusCode.ERROR, str(error))
+        span = api.get_current_span()
+        span.record_exception(error)
+        span.set_status(api.StatusCode.ERROR, str(error))
 
     def stop(self) -> None:
-        """See `Tracing`."""
         self._provider.shutdown()
 
-    def _parent(self, trace: Mapping[str, str]) -> Context:
-        """The context that a carrier holds; an empty one where it holds none."""
-        return self._context.extract(dict(trace), context=Context())
-
-
-def _named(attributes: Mapping[str, str]) -> dict[str, str]:
-    return {f"asi.{name}": value for name, value in attributes.items()}
+    def _start_span(
+        self, name: str, trace: Mapping[str, str], attributes: Mapping[str, str], begun_ns: int | None = None
+    ) -> api.Span:
+        parent = self._context.extract(dict(trace), context=Context())
+        named = {f"asi.{key}": value for key, value in attributes.items()}
+        return self._tracer.start_span(name, parent, attributes=named, start_time=begun_ns)

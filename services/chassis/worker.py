@@ -1,8 +1,7 @@
 """The worker loop: calls a handler for each delivery, sends heartbeats, publishes, acknowledges, and drains.
 
-A handler gets a `Job` and returns the events to publish, in order. `errors` lists the exceptions it may raise.
-
-Meanwhile `Activity` announces progress to `asi-arch run`, `watch` and the web page.
+A handler gets a `Job` and returns the events to publish, in order; `services.chassis.errors` lists the exceptions that
+it may raise. An `Activity` announces its progress to the console.
 """
 
 from __future__ import annotations
@@ -64,18 +63,19 @@ class Activity:
             with contextlib.suppress(Exception):
                 await self._send(self._state)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REPEAT_SECONDS):  # in Python 3.11 wait_for may swallow a cancellation
+                async with asyncio.timeout(REPEAT_SECONDS):  # Python 3.11's wait_for may drop a cancellation
                     await self._changed.wait()
 
     def train(self, training: pb.TrainingProgress) -> None:
         """Set the progress of the training of a seed."""
-        others = [one for one in self._state.trainings if one.seed != training.seed]
+        by_seed = {other.seed: other for other in self._state.trainings} | {training.seed: training}
+        trainings = [by_seed[seed] for seed in sorted(by_seed)]
         del self._state.trainings[:]
-        self._state.trainings.extend(sorted([*others, training], key=lambda other: other.seed))
+        self._state.trainings.extend(trainings)
         self._changed.set()
 
     def wait(self, for_: str, attempt: int) -> None:
-        """Set what the work waits for; empty for nothing."""
+        """Set what the work waits for; empty if it does not wait."""
         self._state.waits_for = for_
         self._state.attempt = attempt or self._attempt
         self._state.since.FromNanoseconds(time.time_ns())
@@ -120,6 +120,10 @@ class Job:
         """The event to handle."""
         return self.cause.event
 
+    def activity(self) -> Activity:
+        """The progress of this job, not yet announced."""
+        return Activity(self.event.run, self.event.candidate, self.service, self.attempt, self.bus.announce)
+
 
 Handler = Callable[[Job], Awaitable[Sequence[events_pb2.Event]]]
 
@@ -138,8 +142,7 @@ class Worker:
         heartbeat_seconds: float = 15.0,
         deaths: Deaths | None = None,
     ) -> None:
-        """`deaths` are those of the process, where it has several workers."""
-        self._deaths = deaths or Deaths(bus)
+        self._deaths = deaths or Deaths(bus)  # shared by the workers of a process
         self._heartbeat_seconds = heartbeat_seconds
         self._bus = bus
         self._consumer = consumer
@@ -147,9 +150,8 @@ class Worker:
         self._service = service
         self._handler = handler
         self._free = asyncio.Semaphore(parallel)
-        self._parallel = parallel
         self._running: set[asyncio.Task[None]] = set()
-        self._pausing: set[asyncio.Task[None]] = set()  # announce that a delivery waits for its next attempt
+        self._pausing: set[asyncio.Task[None]] = set()  # announcements of deliveries that wait for redelivery
         self._draining = asyncio.Event()
         self._fetching: asyncio.Timeout | None = None
 
@@ -183,7 +185,7 @@ class Worker:
         if not self._running:
             return
         _, late = await asyncio.wait(set(self._running), timeout=grace)
-        await tasks.end(*late, within=10, again=6)  # to end a sandboxed program takes seconds
+        await tasks.end(*late, within=10, again=6)  # ending a sandboxed program takes seconds
 
     async def _fetch(self) -> Delivery | None:
         """One delivery, or None if none arrived or draining began."""
@@ -208,16 +210,15 @@ class Worker:
             get_logger().error("not an event", sequence=delivery.sequence, error=str(error))
             await delivery.terminate()
             return
-        structlog.contextvars.bind_contextvars(run=cause.event.run, candidate=cause.event.candidate)
+        names = {"run": cause.event.run, "candidate": cause.event.candidate}
+        structlog.contextvars.bind_contextvars(**names)
         job = Job(cause, delivery.deliveries, delivery.sequence, self._bus, self._service, self._draining)
         heartbeats = asyncio.create_task(_send_heartbeats(delivery, self._heartbeat_seconds))
-        event = cause.event
-        activity = Activity(event.run, event.candidate, self._service, delivery.deliveries, self._bus.announce)
-        about = {"run": cause.event.run, "candidate": cause.event.candidate, "attempt": str(delivery.deliveries)}
-        name = f"{self._durable} handles {fact_of(cause.event)}"
+        title = f"{self._durable} handles {fact_of(cause.event)}"
+        span = telemetry.span(title, cause.event.trace, **names, attempt=str(job.attempt))
         try:
-            with metrics.handling(self._durable, delivery.deliveries), telemetry.span(name, cause.event.trace, **about):
-                async with activity.announcing():
+            with metrics.handling(self._durable, job.attempt), span:
+                async with job.activity().announcing():
                     await self._attempt(job, delivery)
         finally:
             heartbeats.cancel()
@@ -252,7 +253,7 @@ class Worker:
                 return
             await self._publish_dead_letter(job, delivery, error)
             return
-        except Exception as error:  # noqa: BLE001 - the one broad catch: an unexpected error becomes a dead letter
+        except Exception as error:  # noqa: BLE001 - any unexpected error becomes a dead letter
             await self._publish_dead_letter(job, delivery, error)
             return
         await delivery.acknowledge()
@@ -263,13 +264,12 @@ class Worker:
                 await self._bus.publish(event)
                 metrics.published(fact_of(event), event)
             except EventTooBig as error:
-                cause = Cause.published(event)
-                raise RuntimeError(f"{cause.event.id} cannot be published: {error}") from error
+                raise RuntimeError(f"{event.id} cannot be published: {error}") from error
 
     async def _retry_later(self, job: Job, delivery: Delivery, reason: Exception, delay: float | None) -> None:
         wait = delay if delay is not None else BACK_OFF_SECONDS[min(delivery.deliveries, len(BACK_OFF_SECONDS)) - 1]
         telemetry.fail(reason)
-        text = f"{reason.code().name}: {reason.details()}" if isinstance(reason, grpc.aio.AioRpcError) else str(reason)
+        text = _reason(reason) if isinstance(reason, grpc.aio.AioRpcError) else str(reason)
         get_logger().warning("again later", reason=text, seconds=wait, deliveries=delivery.deliveries)
         await delivery.redeliver(wait)
         pausing = asyncio.create_task(self._pause(job, text, wait))
@@ -278,8 +278,7 @@ class Worker:
 
     async def _pause(self, job: Job, reason: str, seconds: float) -> None:
         """Announce why a candidate waits until its redelivery."""
-        event = job.event
-        activity = Activity(event.run, event.candidate, self._service, job.attempt, self._bus.announce)
+        activity = job.activity()
         activity.wait(f"another attempt: {reason}", job.attempt)
         async with activity.announcing():
             await asyncio.sleep(seconds)
@@ -304,7 +303,7 @@ def _cause(delivery: Delivery) -> Cause:
     cause = Cause.of(delivery.body)
     fact_of(cause.event)
     if is_forged(delivery.subject, cause.event):
-        raise ValueError(f"published on {delivery.subject}, it says {fact_of(cause.event)} of run {cause.event.run}")
+        raise ValueError(f"{fact_of(cause.event)} of run {cause.event.run} was published on {delivery.subject}")
     return cause
 
 
@@ -333,5 +332,5 @@ async def _send_heartbeats(delivery: Delivery, seconds: float) -> None:
         await asyncio.sleep(seconds)
         try:
             await delivery.heartbeat()
-        except Exception as error:  # noqa: BLE001 - a failed heartbeat must not end the work; the next may succeed
+        except Exception as error:  # noqa: BLE001 - a failed heartbeat must not end the work
             get_logger().warning("heartbeat failed", error=str(error))

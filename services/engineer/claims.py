@@ -55,7 +55,7 @@ class Claims:
         _require_innocence(earlier)
         alone = any(not claim.released for claim in earlier)
         attempt = len(earlier) + 1
-        async with self._lock.held(alone):
+        async with self._lock.hold(alone):
             try:
                 await self._claim(job, attempt, rung, alone)
                 yield attempt

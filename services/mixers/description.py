@@ -1,17 +1,14 @@
-"""A typed description of a token mixer: what the offline mind changes, and what its programs are rendered from.
+"""A typed description of a token mixer, which moves change and programs are rendered from.
 
-A description is a value: frozen, comparable, JSON on the wire. `Mixer.settled()` resets every field that has no effect
-in its surroundings (a path gate without paths, say), so that two descriptions are equal exactly when they compute the
-same function family, and `Mixer.structure()` can serve as the identity of an architecture.
-
-`CATALOGUE` describes the published mixers that a run begins with, by their names in the zoo.
-
-`components_of` names what a description is made of, in the words of the fixed vocabulary.
+Descriptions are frozen, comparable and serialised as JSON. `Mixer.canonical()` resets fields without effect, such as a
+path gate without paths, so that equal descriptions compute the same function family and `Mixer.structure()` identifies
+an architecture. `CATALOGUE` contains the published mixers of the zoo; `components_of` gives a mixer's components in the
+fixed vocabulary.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -46,23 +43,23 @@ Skip = Literal["none", "channel", "gated"]
 
 
 class Part(BaseModel):
-    """Base of all parts: frozen, and strict about unknown fields."""
+    """Base of all parts: frozen, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Inputs(Part):
-    """How queries, keys and values are made from the hidden states."""
+    """How queries, keys and values are computed from the hidden states."""
 
-    shift: Shift = "none"  # mix each token with those before it, ahead of the projections
-    convolved: Convolved = "qkv"  # which of q, k, v pass a short causal convolution
+    shift: Shift = "none"  # mixes each token with earlier ones before the projections
+    convolved: Convolved = "qkv"  # which of q, k, v have a short causal convolution
     conv_size: int = Field(default=4, ge=2, le=16)  # taps of that convolution
     key_width: Literal["full", "half", "shared"] = "full"  # "shared": one wide key and query for all heads
     value_norm: bool = False  # RMS-normalise each head's values before they are written
 
 
 class Features(Part):
-    """What happens to queries and keys between projection and memory."""
+    """What is applied to queries and keys between projection and memory."""
 
     map: Feature = "silu"
     norm: KeyNorm = "l2"
@@ -77,13 +74,12 @@ class Memory(Part):
     decay: Decay = "none"
     write: Write = "sigmoid"  # strength; "double" reaches 2: negative eigenvalues; "split" erases and writes apart
     # write "implicit" is the step of an implicit update, stable for keys of any length; "preconditioned" scales written
-    # keys by their features' energy so far; decay "momentum" is fixed, and what is written passes a running sum first
-    form: Form = (
-        "plain"  # of an additive memory with at most one decay per head: "trapezoid" also writes what the token
-    )
-    # before wrote; "levels" reads spans that double in length by weights of their own; "mesa" and "ridge" solve the
-    # regression of values on keys for the query; "householder" reflects the state along a direction of each token;
-    # "ages" stores by the reading of a learned clock, and a softmax over ages reads
+    # keys by their features' energy so far; decay "momentum" is fixed, and writes pass through a running sum.
+    form: Form = "plain"
+    # Forms of an additive memory with at most one decay per head: "trapezoid" also writes the previous token's write;
+    # "levels" reads spans that double in length with separate weights; "mesa" and "ridge" solve the regression of
+    # values on keys for the query; "householder" reflects the state along a direction per token; "ages" stores by a
+    # learned clock and reads by a softmax over ages.
     tied: bool = False  # keys are scaled by 1 - forget gate
     normalised: bool = False  # divide by the accumulated weights, as in linear attention
     bonus: bool = False  # a learned extra weight for the current token
@@ -91,19 +87,19 @@ class Memory(Part):
 
 
 class Path(Part):
-    """A path beside the memory that reads the same queries, keys and values."""
+    """A path parallel to the memory that reads the same queries, keys and values."""
 
     kind: PathKind
     size: int = Field(default=0, ge=0, le=64)  # taps or window of the path; 0 where it has none
 
 
 class Fusion(Part):
-    """How the memory and the paths beside it become one output."""
+    """How the outputs of the memory and the paths are combined."""
 
     kind: FusionKind = "sum"
-    floor: bool = False  # no path's weight falls below a few percent
+    floor: bool = False  # a minimum weight of a few percent per path
     temperature: bool = False  # a learned sharpness per head
-    evidence: Evidence = "token"  # what the gate sees: the token, or also each path's statistics
+    evidence: Evidence = "token"  # the gate's input: the token, or also each path's statistics
 
 
 class Output(Part):
@@ -113,14 +109,14 @@ class Output(Part):
     gate_rank: Literal["full", "low"] = "full"
     norm: Norm = "rms"
     mixing: Mixing = "none"  # a linear map over heads
-    skip: Skip = "none"  # the current value, added to what was read
+    skip: Skip = "none"  # the current value, added to the read
 
 
 class Mixer(Part):
     """A whole token mixer.
 
     Raises:
-        ValueError: (as pydantic.ValidationError) where the parts contradict each other; the message names the field.
+        ValueError: (as pydantic.ValidationError) if the parts contradict each other; the message names the field.
     """
 
     inputs: Inputs = Inputs()
@@ -132,21 +128,20 @@ class Mixer(Part):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        problem = contradiction(self)
-        if problem:
+        if problem := contradiction(self):
             raise ValueError(problem)
         return self
 
-    def settled(self) -> "Mixer":
+    def canonical(self) -> "Mixer":
         """The same mixer with every field that has no effect set to its default."""
-        return Mixer.model_validate(settle(self).model_dump())
+        return Mixer.model_validate(_canonical(self).model_dump())
 
     def structure(self) -> str:
-        """SHA-256 of the settled description: equal for descriptions that render to the same computation.
+        """SHA-256 of the canonical description: equal for descriptions that compute the same.
 
-        Defaults are left out, so that a later version with more fields gives the same hash to the same mixer.
+        Defaults are omitted, so that new fields do not change the hash.
         """
-        text = json.dumps(self.settled().model_dump(exclude_defaults=True), sort_keys=True)
+        text = json.dumps(self.canonical().model_dump(exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> str:
@@ -165,7 +160,7 @@ class Mixer(Part):
 
 SOLVED_FORMS = frozenset({"mesa", "ridge"})
 LEVELS = 16
-"""States of a memory of form "levels": enough for 32,768 tokens, beyond which the longest spans share a weight."""
+"""States of a memory of form "levels": enough for 32,768 tokens; the longest spans of longer texts share a weight."""
 POSITIVE_MAPS = frozenset({"elu", "relu", "squared_relu", "softmax", "hedgehog"})
 KEYED_PATHS = frozenset({"window", "linear_window", "forgetting", "retention", "routed"})
 SIZED_PATHS = frozenset({"convolution", "dilated", "average", "window", "linear_window", "forgetting"})
@@ -175,17 +170,17 @@ MOST_PATHS = 3
 
 
 def reads_keys(mixer: Mixer) -> bool:
-    """Whether anything in the mixer looks at queries and keys (a pure convolution does not)."""
+    """Whether any part of the mixer reads queries and keys (a pure convolution does not)."""
     return mixer.memory.rule != "none" or any(path.kind in KEYED_PATHS for path in mixer.paths)
 
 
 def branches(mixer: Mixer) -> int:
-    """How many outputs the fusion has to join: the memory, if there is one, and the paths."""
+    """The number of outputs that the fusion combines: the memory, if any, and the paths."""
     return len(mixer.paths) + (mixer.memory.rule != "none")
 
 
 def contradiction(mixer: Mixer) -> str | None:
-    """One sentence that names the offending field, or None where the description is sound."""
+    """A sentence that names the invalid field; None for a valid description."""
     return _memory_problem(mixer) or _path_problem(mixer) or _output_problem(mixer)
 
 
@@ -258,44 +253,29 @@ def _output_problem(mixer: Mixer) -> str | None:
     return None
 
 
-def settle(mixer: Mixer) -> Mixer:
-    """A copy in which fields without effect hold their defaults."""
-    inputs, features = mixer.inputs, mixer.features
+def _canonical(mixer: Mixer) -> Mixer:
+    inputs, features, memory, fusion, output = mixer.inputs, mixer.features, mixer.memory, mixer.fusion, mixer.output
     if not reads_keys(mixer):
         inputs = inputs.model_copy(update={"convolved": "v" if "v" in inputs.convolved else "", "key_width": "full"})
         features = Features()
     if not inputs.convolved:
         inputs = inputs.model_copy(update={"conv_size": Inputs().conv_size})
-    output = mixer.output
+    if memory.rule == "none":
+        memory = Memory(rule="none")
+    else:
+        changes: dict[str, object] = {"steps": max(memory.steps, 2) if memory.rule == "product" else 1}
+        if memory.rule != "linear":
+            changes |= {"bonus": False, "form": "plain"}
+        memory = memory.model_copy(update=changes)
+    if branches(mixer) < 2 or fusion.kind == "sum":
+        fusion = Fusion()
+    elif fusion.kind == "sigmoid":
+        fusion = fusion.model_copy(update={"temperature": False})
     if output.gate in {"none", "head"}:
         output = output.model_copy(update={"gate_rank": "full"})
-    parts = {
-        "inputs": inputs,
-        "features": features,
-        "memory": _settled_memory(mixer.memory),
-        "paths": tuple(sorted(mixer.paths, key=lambda path: path.kind)),
-        "fusion": _settled_fusion(mixer),
-        "output": output,
-    }
-    return mixer.model_copy(update=parts)
-
-
-def _settled_memory(memory: Memory) -> Memory:
-    if memory.rule == "none":
-        return Memory(rule="none")
-    changes: dict[str, object] = {"steps": max(memory.steps, 2) if memory.rule == "product" else 1}
-    if memory.rule != "linear":
-        changes |= {"bonus": False, "form": "plain"}
-    return memory.model_copy(update=changes)
-
-
-def _settled_fusion(mixer: Mixer) -> Fusion:
-    fusion = mixer.fusion
-    if branches(mixer) < 2 or fusion.kind == "sum":
-        return Fusion()
-    if fusion.kind == "sigmoid":
-        return fusion.model_copy(update={"temperature": False})
-    return fusion
+    paths = tuple(sorted(mixer.paths, key=lambda path: path.kind))
+    parts = {"inputs": inputs, "features": features, "memory": memory, "paths": paths, "fusion": fusion}
+    return mixer.model_copy(update={**parts, "output": output})
 
 
 CATALOGUE: Mapping[str, Mixer] = {
@@ -378,71 +358,60 @@ _FUSIONS = {"sigmoid": "sigmoid-fusion", "softmax": "softmax-fusion", "hierarchi
 
 
 def components_of(mixer: Mixer) -> tuple[str, ...]:
-    """Component names in the order of the mixer's parts, each once."""
-    mixer = mixer.settled()
-    return tuple(dict.fromkeys((*_of_memory(mixer), *_of_inputs(mixer), *_of_paths(mixer), *_of_output(mixer))))
+    """Component names in the order of the mixer's parts, without duplicates."""
+    mixer = mixer.canonical()
+    inputs, features, memory, fusion, output = mixer.inputs, mixer.features, mixer.memory, mixer.fusion, mixer.output
+    names: list[str] = []
+    if memory.rule != "none":
+        names += [*_RULES[memory.rule], *_DECAYS.get(memory.decay, ()), *_WRITES.get(memory.write, ())]
+        names += ["chunkwise-form", *_FORMS.get(memory.form, ())]
+        names += _present(
+            {
+                "input-gate": memory.tied,
+                "state-normalisation": memory.normalised,
+                "value-residual": memory.bonus,
+                "output-feedback": memory.feedback,
+            }
+        )
+    names += _present(
+        {
+            "token-shift": inputs.shift != "none",
+            "short-convolution": bool(inputs.convolved) or inputs.shift == "canon",
+            "shared-state": inputs.key_width == "shared",
+            "state-normalisation": inputs.value_norm,
+            "feature-map": reads_keys(mixer) and features.map != "identity",
+            "qk-normalisation": reads_keys(mixer) and features.norm != "none",
+            "rotary-phase": features.rotary != "none",
+            "parallel-paths": branches(mixer) > 1,
+        }
+    )
+    names += [_PATHS[path.kind] for path in mixer.paths]
+    names += [_FUSIONS[fusion.kind]] if fusion.kind in _FUSIONS else []
+    names += _present(
+        {
+            "gate-floor": fusion.floor,
+            "temperature": fusion.temperature,
+            "content-router": fusion.evidence == "statistics",
+            "output-gate": output.gate != "none",
+            "low-rank-projection": output.gate_rank == "low",
+            "output-normalisation": output.norm != "none",
+            "head-mixing": output.mixing != "none",
+            "value-residual": output.skip != "none",
+        }
+    )
+    return tuple(dict.fromkeys(names))
 
 
-def _of_memory(mixer: Mixer) -> Iterator[str]:
-    memory = mixer.memory
-    if memory.rule == "none":
-        return
-    yield from (*_RULES[memory.rule], *_DECAYS.get(memory.decay, ()), *_WRITES.get(memory.write, ()), "chunkwise-form")
-    yield from _FORMS.get(memory.form, ())
-    flags = {
-        "input-gate": memory.tied,
-        "state-normalisation": memory.normalised,
-        "value-residual": memory.bonus,
-        "output-feedback": memory.feedback,
-    }
-    yield from (name for name, present in flags.items() if present)
-
-
-def _of_inputs(mixer: Mixer) -> Iterator[str]:
-    inputs, features = mixer.inputs, mixer.features
-    flags = {
-        "token-shift": inputs.shift != "none",
-        "short-convolution": bool(inputs.convolved) or inputs.shift == "canon",
-        "shared-state": inputs.key_width == "shared",
-        "state-normalisation": inputs.value_norm,
-        "feature-map": reads_keys(mixer) and features.map != "identity",
-        "qk-normalisation": reads_keys(mixer) and features.norm != "none",
-        "rotary-phase": features.rotary != "none",
-    }
-    yield from (name for name, present in flags.items() if present)
-
-
-def _of_paths(mixer: Mixer) -> Iterator[str]:
-    if branches(mixer) > 1:
-        yield "parallel-paths"
-    yield from (_PATHS[path.kind] for path in mixer.paths)
-    fusion = mixer.fusion
-    if fusion.kind in _FUSIONS:
-        yield _FUSIONS[fusion.kind]
-    flags = {"gate-floor": fusion.floor, "temperature": fusion.temperature}
-    yield from (name for name, present in flags.items() if present)
-    if fusion.evidence == "statistics":
-        yield "content-router"
-
-
-def _of_output(mixer: Mixer) -> Iterator[str]:
-    output = mixer.output
-    flags = {
-        "output-gate": output.gate != "none",
-        "low-rank-projection": output.gate_rank == "low",
-        "output-normalisation": output.norm != "none",
-        "head-mixing": output.mixing != "none",
-        "value-residual": output.skip != "none",
-    }
-    yield from (name for name, present in flags.items() if present)
+def _present(flags: Mapping[str, bool]) -> list[str]:
+    return [name for name, present in flags.items() if present]
 
 
 def state_size(mixer: Mixer, width: int, heads: int) -> int:
-    """How many numbers one layer keeps from token to token when it reads one token after another.
+    """The number of values that one layer stores between tokens in recurrent mode.
 
-    Memories count their matrices, convolutions and windows the tokens that they look back on.
+    Memories count their matrices; convolutions and windows count the tokens that they look back on.
     """
-    mixer = mixer.settled()
+    mixer = mixer.canonical()
     memory, inputs = mixer.memory, mixer.inputs
     keys = {"full": width, "half": width // 2, "shared": 2 * width // heads}[inputs.key_width]  # of all heads
     per_head = keys if inputs.key_width == "shared" else keys // heads
@@ -455,7 +424,7 @@ def state_size(mixer: Mixer, width: int, heads: int) -> int:
     if memory.rule != "none":
         states = LEVELS if memory.form == "levels" else 2 if memory.decay == "momentum" else 1
         size += heads * per_head if memory.write == "preconditioned" else 0
-        size += {"trapezoid": heads * per_head + width}.get(memory.form, 0)  # what the token before wrote
+        size += {"trapezoid": heads * per_head + width}.get(memory.form, 0)  # the previous write
         size += heads * per_head**2 if memory.form in {*SOLVED_FORMS, "ages"} else 0
         size += heads if memory.form == "ages" else 0  # the clocks
         size += states * (matrices + (heads * per_head if memory.normalised else 0))

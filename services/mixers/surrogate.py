@@ -1,4 +1,4 @@
-"""A model of scores over descriptions: a Gaussian process whose kernel falls with the number of fields that differ."""
+"""A Gaussian process of scores over descriptions; its kernel decreases with the number of different fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from services.mixers.description import Mixer
 
 LENGTH = 2.5
-"""So many different fields bring the correlation down to 1/e."""
+"""The number of different fields at which the correlation is 1/e."""
 NOISE = 0.05
 """Variance of a score over seeds, as a share of the variance over mixers."""
 
@@ -35,7 +35,7 @@ class Surrogate:
         return self._mean + self._scale * mean, self._scale * deviation
 
     def expected_improvement(self, mixers: Sequence[Mixer]) -> NDArray[np.float64]:
-        """By how much each mixer is expected to pass the best score; not below zero."""
+        """The expected improvement of each mixer over the best score; at least zero."""
         mean, deviation = self._standard(mixers)
         z = (mean - self._best) / deviation
         below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
@@ -51,8 +51,8 @@ class Surrogate:
 
 
 def _fields(mixer: Mixer) -> dict[str, object]:
-    """Every field with its value; each path counts as a field of its own."""
-    tree = mixer.settled().model_dump()
+    """The fields of the canonical description; each path counts as one field."""
+    tree = mixer.canonical().model_dump()
     flat = {f"paths.{path['kind']}": path["size"] or True for path in tree.pop("paths")}
     return flat | {f"{part}.{name}": value for part, values in tree.items() for name, value in values.items()}
 
@@ -61,7 +61,7 @@ def _kernel(ours: Sequence[dict[str, object]], theirs: Sequence[dict[str, object
     names = sorted({key for fields in (*ours, *theirs) for key in fields})
     numbers: dict[tuple[str, object], int] = {}
     rows, columns = (
-        np.array([[numbers.setdefault((key, one.get(key)), len(numbers)) for key in names] for one in side])
+        np.array([[numbers.setdefault((key, fields.get(key)), len(numbers)) for key in names] for fields in side])
         for side in (ours, theirs)
     )
     different = (rows[:, None, :] != columns[None, :, :]).sum(axis=2)

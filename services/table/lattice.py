@@ -142,4 +142,4 @@ def _mixer(values: Mapping[str, str]) -> Mixer:
         features=Features.model_validate({"map": values["map"], "norm": values["norm"]}),
         memory=Memory.model_validate({name: values[name] for name in ("rule", "decay", "write")}),
         output=Output.model_validate({"gate": values["gate"], "skip": values["skip"], "norm": values["output_norm"]}),
-    ).settled()
+    ).canonical()

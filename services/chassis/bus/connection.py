@@ -1,4 +1,4 @@
-"""The connection to NATS: set-up and comparison of streams, publishing, reading the log from its beginning."""
+"""The connection to NATS: set-up and comparison of streams, publishing, reading the log."""
 
 import asyncio
 import contextlib
@@ -43,11 +43,11 @@ class LogState(NamedTuple):
     """The state of the event stream."""
 
     last: int  # the newest sequence; 0 when it is empty
-    missing: int  # sequences up to that one which it does not hold; the log deletes none, so these are lost
+    missing: int  # lost messages: the log never deletes one
 
 
 class EventTooBig(Exception):  # noqa: N818
-    """An event is larger than 256 KiB. (Above 1 MiB the server closes the connection for good.)"""
+    """An event is larger than 256 KiB. (Above 1 MiB the server closes the connection.)"""
 
 
 class Bus:
@@ -83,11 +83,12 @@ class Bus:
 
     @property
     def reconnects(self) -> int:
-        """How often the connection was lost and made again."""
+        """The number of reconnections."""
         return int(self._client.stats["reconnects"])
 
     async def connect(self, attempts: int = -1) -> None:
-        """Connect, waiting for a server that is not up yet. Raises SettingsError on refused credentials or TLS."""
+        """Connect, waiting for a server that is not running yet. Raises SettingsError for refused credentials or
+        TLS."""
         refused = self._refused = asyncio.get_running_loop().create_future()
         connecting = asyncio.ensure_future(self._connect(access(self._settings), attempts))
         try:
@@ -129,10 +130,7 @@ class Bus:
         await self._client.close()
 
     async def set_up(self, replicas: int = 1) -> list[str]:
-        """Create missing streams and consumers and leave existing ones unchanged.
-
-        Returns the names of those created.
-        """
+        """Create missing streams and consumers; returns their names. Existing ones are unchanged."""
         streams, consumers = self._topology
         created = []
         for stream in streams:
@@ -148,9 +146,7 @@ class Bus:
         return created
 
     async def compare(self, durables: Collection[str] | None = None) -> list[str]:
-        """Every difference between the server's configuration and the expected one, as sentences; for `durables`, or
-        for all.
-        """
+        """Differences of the server's configuration from the expected one, as sentences; for `durables` or all."""
         streams, consumers = self._topology
         if durables is not None:
             consumers = tuple(spec for spec in consumers if spec.durable in durables)
@@ -159,8 +155,8 @@ class Bus:
         differences: list[str] = []
         for stream in streams:
             config = await self._stream(stream.name)
-            designed = stream.config((config and config.num_replicas) or 1)
-            differences += drift(f"stream {stream.name}", designed, config)
+            expected = stream.config((config and config.num_replicas) or 1)
+            differences += drift(f"stream {stream.name}", expected, config)
         for spec in consumers:
             differences += drift(f"consumer {spec.durable}", spec.config(), await self._durable(spec))
         return differences
@@ -242,14 +238,14 @@ class Bus:
         raise BusLost(f"no durable is called {durable!r}")
 
     async def body_at(self, sequence: int) -> bytes:
-        """The body of one message of the log. Raises as `message_at` does."""
+        """The body of one message of the log. Raises the same errors as `message_at`."""
         return (await self.message_at(sequence)).body
 
     async def message_at(self, sequence: int) -> Logged:
         """One message of the log. Raises KeyError if there is none, Transient if the log is unreachable."""
         request = self._js.get_msg(EVENTS, sequence)
         try:
-            with _reaching("the log"):
+            with _transient("the log"):
                 message = await self._denials.watch(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
         except nats.js.errors.NotFoundError:
             raise KeyError(f"the log holds no message {sequence}") from None
@@ -258,7 +254,7 @@ class Bus:
     async def log_state(self) -> LogState:
         """Raises BusLost if the stream does not exist, Transient if it is unreachable."""
         try:
-            with _reaching("the log"):
+            with _transient("the log"):
                 request = self._js.stream_info(EVENTS)
                 state = (await self._denials.watch(f"{API}.STREAM.INFO.{EVENTS}", request)).state
         except nats.js.errors.NotFoundError:
@@ -275,7 +271,7 @@ class Bus:
         Uses an ordered consumer with a callback, which is three times as fast as fetching single messages. Raises
         Transient if the log is unreachable or delivers nothing for 30 seconds.
         """
-        with _reaching("the log"):
+        with _transient("the log"):
             last = await self._newest(subject)
         if start > last:
             return
@@ -283,7 +279,7 @@ class Bus:
             reached = 0
             while reached < last:
                 if queue.empty():
-                    with _reaching("the rest of the log"):
+                    with _transient("the rest of the log"):
                         async with asyncio.timeout(SILENCE_SECONDS):
                             logged = await queue.get()
                 else:
@@ -304,12 +300,12 @@ class Bus:
 
     async def write_note(self, subject: str, body: bytes) -> None:
         """Replace the note on a subject of the stream HANDLING. Raises Transient."""
-        with _reaching("the stream of notes"):
+        with _transient("the stream of notes"):
             await self._denials.watch(subject, self._js.publish(subject, body, timeout=5))
 
     async def note(self, subject: str) -> bytes | None:
         """The note on a subject, or None. Raises Transient."""
-        with _reaching("the stream of notes"):
+        with _transient("the stream of notes"):
             request = self._js.get_last_msg(HANDLING, subject)
             message = await self._or_none(f"{API}.STREAM.MSG.GET.{HANDLING}", request)
         return (message.data or b"") if message else None
@@ -326,7 +322,7 @@ class Bus:
         async def take(message: Msg) -> None:
             if queue.full():
                 queue.get_nowait()
-            with contextlib.suppress(DecodeError):  # of a newer version
+            with contextlib.suppress(DecodeError):  # from a newer version
                 queue.put_nowait(progress_pb2.Progress.FromString(message.data))
 
         subscription = await self._client.subscribe(f"asi.progress.{run}.*", cb=take)
@@ -337,10 +333,9 @@ class Bus:
                 await subscription.unsubscribe()
 
     async def follow(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncGenerator[Logged | None]:
-        """Every message on `subject` from sequence `start` on, in order, without end; None after each second without
-        one.
+        """Every message on `subject` from sequence `start` on, in order, without end; None after a second without one.
 
-        Raises BusLost when the stream does not exist.
+        Raises BusLost if the stream does not exist.
         """
         try:
             async with self._ordered(subject, start) as queue:
@@ -371,7 +366,7 @@ class Bus:
             pending_msgs_limit=-1,
             pending_bytes_limit=-1,
         )
-        with _reaching("the log"):
+        with _transient("the log"):
             subscription = await self._denials.watch(f"{API}.CONSUMER.CREATE.{EVENTS}", subscribing)
         try:
             yield queue
@@ -399,20 +394,20 @@ class Bus:
 
 
 @contextlib.contextmanager
-def _reaching(what: str) -> Iterator[None]:
+def _transient(what: str) -> Iterator[None]:
     """Turn client errors into Transient, except NotFoundError."""
     try:
         yield
     except nats.js.errors.NotFoundError:
         raise
     except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
-        raise Transient(f"{what} is out of reach: {error or type(error).__name__}") from error
+        raise Transient(f"{what} is unreachable: {error or type(error).__name__}") from error
 
 
 def _sequence(reply: str) -> int:
     """The stream sequence in a reply subject; `Msg.metadata` takes ten times as long."""
     tokens = reply.split(".")
-    return int(tokens[5] if len(tokens) == 9 else tokens[7])  # with an account's domain there are more
+    return int(tokens[5] if len(tokens) == 9 else tokens[7])  # more with an account's domain
 
 
 def _require_size(event_id: str, body: bytes, most: int) -> None:

@@ -32,7 +32,7 @@ class Denials:
     """Matches permission errors, which the client reports asynchronously, to the operations that caused them."""
 
     def __init__(self) -> None:
-        self._waiting: set[_Waiting] = set()
+        self._operations: set[_Operation] = set()
 
     def record(self, error: Exception) -> bool:
         """Handle an error that the client reports. True if it is a permission error, which is then logged."""
@@ -42,35 +42,35 @@ class Denials:
         operation, subject = violation[1].lower(), violation[2]
         metrics.DENIED.labels(operation).inc()
         get_logger().error("NATS denied an operation", denied=True, operation=operation, subject=subject)
-        denied = Denied(f"the credentials in use do not allow a {operation} to {subject}: NATS denied it")
-        for waiting in self._waiting:
-            # The client writes errors in lower case. Without its inbox no request of a client can be answered.
-            if operation == "subscription" or waiting.subject == subject.lower():
-                waiting.end(denied)
+        denied = Denied(f"NATS denied a {operation} to {subject}: the credentials in use do not allow it")
+        for pending in self._operations:
+            # The client reports subjects in lower case. A denied inbox fails all requests.
+            if operation == "subscription" or pending.subject == subject.lower():
+                pending.end(denied)
         return True
 
     async def watch(self, subject: str, operation: Awaitable[T]) -> T:
         """The result of the operation. Raises Denied once the server refuses a publication to `subject`."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine is awaited in a task
-        waiting = _Waiting(subject.lower(), task, task.cancelling())
-        self._waiting.add(waiting)
+        pending = _Operation(subject.lower(), task, task.cancelling())
+        self._operations.add(pending)
         try:
             return await operation
         except asyncio.CancelledError:
             # As in asyncio.timeout: the cancellation is ours unless the task was cancelled from outside, too.
-            if waiting.denied is not None and task.uncancel() <= waiting.cancelling:
-                raise waiting.denied from None
+            if pending.denied is not None and task.uncancel() <= pending.cancelling:
+                raise pending.denied from None
             raise
         finally:
-            self._waiting.discard(waiting)
+            self._operations.discard(pending)
 
 
 @dataclass(eq=False, slots=True)
-class _Waiting:
+class _Operation:
     subject: str
     task: asyncio.Task[object]
-    cancelling: int  # how often its end was asked for before the operation
+    cancelling: int  # the number of cancellation requests before the operation
     denied: Denied | None = None
 
     def end(self, denied: Denied) -> None:
@@ -79,15 +79,15 @@ class _Waiting:
             self.task.cancel()
 
 
-PULL_SECONDS = 5.0  # a pull in flight across a reconnect is lost until its time-out: keep it short
-_EXPIRED = {"404", "408"}  # statuses of a request that got less than it asked for
+PULL_SECONDS = 5.0  # short, since a pull in flight across a reconnect is lost until its timeout
+_EXPIRED = {"404", "408"}  # statuses of a pull that received less than requested
 
 
 class Depth(NamedTuple):
     """The queue depth of a durable consumer, in messages."""
 
     waiting: int
-    in_hand: int
+    in_hand: int  # delivered and not acknowledged
 
 
 class Delivery:
@@ -134,8 +134,8 @@ class Delivery:
 class Consumer:
     """A durable pull consumer. Replicas share it, which is how work is spread.
 
-    Only one reader may fetch at a time. Unlike the client's own pull, a fetch returns at once with what has arrived,
-    and costs one message to the server and no task.
+    Only one reader may fetch at a time. Unlike the client's own pull, a fetch returns as soon as messages arrive, and
+    needs one request and no task.
     """
 
     def __init__(self, js: JetStreamContext, spec: ConsumerSpec, denials: Denials) -> None:
@@ -146,7 +146,7 @@ class Consumer:
         self._next = f"{API}.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._inbox: Subscription | None = None
-        self._asked = 0  # messages that the server still owes to the latest request
+        self._requested = 0  # messages that the latest request still expects
 
     async def bind(self) -> None:
         """Subscribe. Raises BusLost if the durable consumer does not exist."""
@@ -159,7 +159,7 @@ class Consumer:
         """Stop receiving; messages that were received and not fetched are redelivered to other replicas."""
         if self._inbox is None:
             return
-        inbox, self._inbox, self._asked = self._inbox, None, 0
+        inbox, self._inbox, self._requested = self._inbox, None, 0
         with contextlib.suppress(nats.errors.Error):
             await inbox.unsubscribe()
             while not self._arrived.empty():
@@ -174,25 +174,25 @@ class Consumer:
         """
         if self._inbox is None:
             await self.bind()
-        if self._asked <= 0 and self._arrived.empty():
-            await self._ask(most, wait)
+        if self._requested <= 0 and self._arrived.empty():
+            await self._request(most, wait)
         messages = await self._denials.watch(self._next, _collect(self._arrived, most, wait + 0.5))
         deliveries = [Delivery(message, self._denials) for message in messages if not _status(message)]
-        ended = {status for message in messages if (status := _status(message))}
-        self._asked = 0 if ended or not messages else self._asked - len(deliveries)
-        if not deliveries:  # the request has expired, was refused, or was lost with a connection
-            await asyncio.sleep(0.0 if ended <= _EXPIRED else 0.2)
+        statuses = {status for message in messages if (status := _status(message))}
+        self._requested = 0 if statuses or not messages else self._requested - len(deliveries)
+        if not deliveries:  # the request expired, was refused, or was lost with a connection
+            await asyncio.sleep(0.0 if statuses <= _EXPIRED else 0.2)
             await self._require_exists()
         return deliveries
 
-    async def _ask(self, most: int, wait: float) -> None:
-        assert self._inbox is not None  # noqa: S101 - it is bound
+    async def _request(self, most: int, wait: float) -> None:
+        assert self._inbox is not None  # noqa: S101 - bound by the caller
         request = json.dumps({"batch": most, "expires": int(wait * 1e9)}).encode()
         try:
             await self._client.publish(self._next, request, self._inbox.subject)
-        except nats.errors.Error:  # not connected: the next fetch asks again
+        except nats.errors.Error:  # not connected: the next fetch retries
             await self._require_exists()
-        self._asked = most
+        self._requested = most
 
     async def batches(self, most: int, wait: float = PULL_SECONDS) -> AsyncGenerator[list[Delivery], None]:
         """Deliveries without end; an empty list after `wait` seconds without any. Raises the same errors as `fetch`."""
@@ -207,17 +207,13 @@ class Consumer:
             raise Transient(f"the depth of {self._spec.durable} cannot be read: {error}") from error
         return Depth(info.num_pending or 0, info.num_ack_pending or 0)
 
-    async def backlog(self) -> int:
-        """Messages not yet delivered plus those not yet acknowledged: the autoscaler's measure."""
-        return sum(await self.depth())
-
     async def _info(self) -> ConsumerInfo:
         request = self._js.consumer_info(self._spec.stream, self._spec.durable)
         return await self._denials.watch(f"{API}.CONSUMER.INFO.{self._spec.stream}.{self._spec.durable}", request)
 
     async def _require_exists(self) -> None:
         if self._client.is_closed:
-            raise BusLost("the connection to NATS was closed for good")
+            raise BusLost("the connection to NATS is closed")
         try:
             await self._info()
         except nats.js.errors.NotFoundError:
@@ -225,11 +221,11 @@ class Consumer:
                 f"consumer {self._spec.durable!r} does not exist on stream {self._spec.stream!r}; run `asi-arch setup`"
             ) from None
         except (TimeoutError, nats.errors.Error):
-            return  # out of reach just now: the client reconnects by itself
+            return  # unreachable: the client reconnects
 
 
 async def _collect(arrived: "asyncio.Queue[Msg]", most: int, wait: float) -> list[Msg]:
-    """The next message and those that arrived with it, waiting slightly longer than a pull lasts."""
+    """The next message and those that have arrived, or none after `wait` seconds."""
     try:
         async with asyncio.timeout(wait):
             messages = [await arrived.get()]
@@ -241,5 +237,5 @@ async def _collect(arrived: "asyncio.Queue[Msg]", most: int, wait: float) -> lis
 
 
 def _status(message: Msg) -> str:
-    """The status of a control message, such as "408", which carries no event. Empty for a delivery."""
+    """The status of a control message, such as "408"; empty for a delivery."""
     return (message.headers or {}).get("Status", "") if not message.data else ""

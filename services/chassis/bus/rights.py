@@ -1,10 +1,9 @@
-"""Permissions on the message bus: one table that the server's configuration and the tests are generated from.
+"""Permissions on the message bus: one table for the server's configuration and the tests.
 
 A service publishes its own facts, pulls from its own durable consumers and acknowledges their messages. No user reads
 another user's inbox, and only the administrator creates or changes streams and consumers.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.chassis.bus.subjects import ALL, PROGRESS, pattern_of
@@ -27,25 +26,20 @@ WORKER_FACTS = ("candidate.rejected", "candidate.dead")
 
 @dataclass(frozen=True)
 class Rights:
-    """The permissions of one user of the server.
+    """The permissions of one user of the server."""
 
-    facts: published, in every run. durables: pulled and acknowledged. reads_log: every event, by sequence or in order.
-    watches: reads the state of each durable consumer. administers: creates, changes and removes streams and consumers.
-    """
-
-    facts: tuple[str, ...]
-    durables: tuple[str, ...] = ()
+    facts: tuple[str, ...]  # it may publish, in every run
+    durables: tuple[str, ...] = ()  # it pulls and acknowledges
     reads_log: bool = False
-    watches: bool = False
-    administers: bool = False
+    watches: bool = False  # reads the state of each durable consumer
+    administers: bool = False  # creates, changes and removes streams and consumers
 
     @property
     def streams(self) -> tuple[str, ...]:
         """The streams that this user accesses."""
         streams = {spec.stream for spec in topology()[1] if spec.durable in self.durables}
-        return tuple(
-            sorted(streams | ({EVENTS} if self.facts or self.reads_log else set()) | ({HANDLING} if streams else set()))
-        )
+        log = {EVENTS} if self.facts or self.reads_log else set()
+        return tuple(sorted(streams | log | ({HANDLING} if streams else set())))
 
     def publish(self) -> list[str]:
         """Subjects that this user may publish to, requests to JetStream among them."""
@@ -58,7 +52,9 @@ class Rights:
         subjects += [f"{API}.STREAM.INFO.{stream}" for stream in self.streams]
         for spec in topology()[1]:
             if spec.durable in self.durables:
-                subjects += _consuming(spec.stream, spec.durable)
+                consumer = f"{spec.stream}.{spec.durable}"
+                subjects += [f"{API}.CONSUMER.INFO.{consumer}", f"{API}.CONSUMER.MSG.NEXT.{consumer}"]
+                subjects.append(f"$JS.ACK.{consumer}.>")
         if self.reads_log:
             subjects += [f"{API}.STREAM.MSG.GET.{EVENTS}", f"{API}.CONSUMER.CREATE.{EVENTS}", f"$JS.FC.{EVENTS}.>"]
         if self.watches:
@@ -71,18 +67,8 @@ class Rights:
         return [f"{inbox_of(public_key)}.>", *([PROGRESS] if self.reads_log else [])]
 
 
-def _consuming(stream: str, durable: str) -> Iterable[str]:
-    return (
-        f"{API}.CONSUMER.INFO.{stream}.{durable}",
-        f"{API}.CONSUMER.MSG.NEXT.{stream}.{durable}",
-        f"$JS.ACK.{stream}.{durable}.>",
-    )
-
-
 def inbox_of(public_key: str) -> str:
-    """The prefix of a user's inboxes: derived from its public key, so that clients and the server's configuration
-    agree.
-    """
+    """The prefix of a user's inboxes, derived from its public key for clients and the server's configuration."""
     return f"{INBOX}.{public_key}"
 
 
@@ -113,9 +99,3 @@ RIGHTS: dict[str, Rights] = {
     ADMINISTRATOR: Rights(facts=(), administers=True),
 }  # fmt: skip
 """The users. The administrator sets up and imports whole logs; no service runs as it."""
-
-
-def durables_of(user: str) -> tuple[str, ...] | None:
-    """The durable consumers whose configuration a user's service checks: those it pulls from; None for all."""
-    rights = RIGHTS.get(user)
-    return rights.durables if rights and rights.durables else None

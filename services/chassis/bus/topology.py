@@ -1,4 +1,4 @@
-"""Streams and durable consumers, for set-up and comparison, and the check that the broker syncs its writes."""
+"""Streams and durable consumers, and the check that the broker syncs its writes."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ class StreamSpec:
 
     name: str
     subjects: tuple[str, ...]
-    keep_for_ever: bool = False
+    keep_forever: bool = False
     newest_only: bool = False  # of each subject
 
     def config(self, replicas: int) -> api.StreamConfig:
@@ -44,17 +44,17 @@ class StreamSpec:
             # copy became unreadable, and the consumers that it led delivered nothing.
             compression=api.StoreCompression.S2 if replicas == 1 else None,
             num_replicas=replicas,
-            discard=api.DiscardPolicy.NEW if self.keep_for_ever else api.DiscardPolicy.OLD,
-            max_age=0 if self.keep_for_ever else 30 * 24 * 3600 * SECOND,
+            discard=api.DiscardPolicy.NEW if self.keep_forever else api.DiscardPolicy.OLD,
+            max_age=0 if self.keep_forever else 30 * 24 * 3600 * SECOND,
             duplicate_window=600 * SECOND,
-            deny_delete=self.keep_for_ever,
-            deny_purge=self.keep_for_ever,
+            deny_delete=self.keep_forever,
+            deny_purge=self.keep_forever,
             allow_direct=True,
             max_msgs_per_subject=1 if self.newest_only else -1,
         )
-        if self.keep_for_ever:
+        if self.keep_forever:
             config.max_msg_size = 2 * MAX_EVENT_BYTES
-            config.max_msgs = -1  # the log is never cut; bytes are an operator's choice
+            config.max_msgs = -1  # never truncated; operators may limit bytes
         return config
 
 
@@ -87,7 +87,7 @@ class ConsumerSpec:
 
 
 def engineer_durable(stage: str) -> str:
-    """The durable that all engineers of a stage share."""
+    """The durable consumer that all engineers of a stage share."""
     return f"engineer-{stage}"
 
 
@@ -95,9 +95,8 @@ def topology(
     most_replicas: int = 16, silence_seconds: float = 60.0
 ) -> tuple[tuple[StreamSpec, ...], tuple[ConsumerSpec, ...]]:
     """The streams and consumers that must exist before a service starts."""
-    silence = silence_seconds
     streams = (
-        StreamSpec(EVENTS, ("asi.v1.>",), keep_for_ever=True),
+        StreamSpec(EVENTS, ("asi.v1.>",), keep_forever=True),
         StreamSpec(
             ADVISORIES,
             (
@@ -108,35 +107,32 @@ def topology(
         StreamSpec(HANDLING, (f"{HANDLING_SUBJECTS}.>",), newest_only=True),
     )
     engineers = tuple(
-        ConsumerSpec(engineer_durable(stage), f"asi.v1.*.candidate.*.{stage}", silence, 2 * most_replicas)
+        ConsumerSpec(engineer_durable(stage), f"asi.v1.*.candidate.*.{stage}", silence_seconds, 2 * most_replicas)
         for stage in STAGES
     )
     return streams, (
-        ConsumerSpec("researcher", "asi.v1.*.candidate.requested", silence, 64),
+        ConsumerSpec("researcher", "asi.v1.*.candidate.requested", silence_seconds, 64),
         *engineers,
-        ConsumerSpec("judge", "asi.v1.*.candidate.trained", silence, 64),
-        ConsumerSpec("analyst", "asi.v1.*.candidate.judged", silence, 64),
-        ConsumerSpec("store", "asi.v1.>", silence / 2, 1000),
-        ConsumerSpec("dead-letters", "$JS.EVENT.ADVISORY.>", silence / 2, 100, stream=ADVISORIES),
+        ConsumerSpec("judge", "asi.v1.*.candidate.trained", silence_seconds, 64),
+        ConsumerSpec("analyst", "asi.v1.*.candidate.judged", silence_seconds, 64),
+        ConsumerSpec("store", "asi.v1.>", silence_seconds / 2, 1000),
+        ConsumerSpec("dead-letters", "$JS.EVENT.ADVISORY.>", silence_seconds / 2, 100, stream=ADVISORIES),
     )
 
 
 def drift(
     name: str,
     expected: api.StreamConfig | api.ConsumerConfig,
-    stream_config: api.StreamConfig | api.ConsumerConfig | None,
+    actual: api.StreamConfig | api.ConsumerConfig | None,
 ) -> list[str]:
-    """Differences of the server's configuration of `name` from the expected one, as sentences.
-
-    `found` is None if missing.
-    """
-    if stream_config is None:
+    """Differences of the server's configuration of `name` from the expected one, as sentences; None: it is missing."""
+    if actual is None:
         return [f"{name} does not exist"]
     differences = []
     for field, value in vars(expected).items():
         if value is None:
             continue
-        other = getattr(stream_config, field)
+        other = getattr(actual, field)
         if other != value and not (value in (0, False) and not other):
             differences.append(f"{name}: {field} is {other!r}, must be {value!r}")
     return differences
@@ -177,7 +173,7 @@ async def require_durability(settings: ServiceSettings, version: tuple[int, int,
 def _syncs_always(monitor_url: str) -> bool | None:
     """None if it does not answer."""
     try:
-        with urllib.request.urlopen(f"{monitor_url}/jsz", timeout=MONITOR_SECONDS) as answer:  # noqa: S310 - our setting
+        with urllib.request.urlopen(f"{monitor_url}/jsz", timeout=MONITOR_SECONDS) as answer:  # noqa: S310 - a setting
             return bool(json.load(answer)["config"].get("sync_always", False))
     except (URLError, OSError, ValueError, KeyError):
         return None

@@ -1,4 +1,4 @@
-"""The library of architectural moves: our own, and those that installed distributions add (group asi_arch.moves)."""
+"""The library of architectural moves: those of this package, and of installed distributions (group asi_arch.moves)."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,7 +11,7 @@ __all__ = ["BY_NAME", "LIBRARY", "Move", "Source"]
 
 
 def _added(known: Iterable[Move]) -> tuple[Move, ...]:
-    """The moves of other distributions. Raises SettingsError for what is no move, and for a name that exists."""
+    """The moves of other distributions. Raises SettingsError for an object that is not a move, or a duplicate name."""
     names, added = {move.name for move in known}, list[Move]()
     for entry in plugin_names(MOVES):
         loaded = load_plugin(MOVES, entry)

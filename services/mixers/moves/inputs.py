@@ -1,23 +1,7 @@
 """Moves on what comes before the memory: shift, convolutions, features, norms, rotations."""
 
 from services.mixers.description import Mixer, reads_keys
-from services.mixers.moves.move import (
-    CANON,
-    DELTA_NET,
-    EAGLE_FINCH,
-    HEDGEHOG,
-    LINEAR_ATTENTION,
-    MAMBA,
-    MULTI_QUERY,
-    PRIMER,
-    QK_NORM,
-    ROFORMER,
-    RWKV,
-    Move,
-    changed,
-    setting,
-    where,
-)
+from services.mixers.moves.move import Move, Papers, changed, setting, where
 
 
 def _shifts(mixer: Mixer) -> bool:
@@ -48,8 +32,7 @@ MOVES = (
         "Shift",
         setting(inputs={"shift": "half"}),
         ("token-shift",),
-        (),
-        RWKV,
+        Papers.RWKV,
     ),
     Move(
         "learned_token_shift",
@@ -58,8 +41,7 @@ MOVES = (
         "BlendShift",
         setting(inputs={"shift": "learned"}),
         ("token-shift",),
-        (),
-        RWKV,
+        Papers.RWKV,
     ),
     Move(
         "dynamic_token_shift",
@@ -68,8 +50,7 @@ MOVES = (
         "DynamicShift",
         setting(inputs={"shift": "dynamic"}),
         ("token-shift", "low-rank-projection"),
-        (),
-        EAGLE_FINCH,
+        Papers.EAGLE_FINCH,
     ),
     Move(
         "canon_convolution",
@@ -78,8 +59,7 @@ MOVES = (
         "Canon",
         setting(inputs={"shift": "canon"}),
         ("token-shift", "short-convolution"),
-        (),
-        CANON,
+        Papers.CANON,
     ),
     Move(
         "no_token_shift",
@@ -87,8 +67,7 @@ MOVES = (
         "short convolutions already look back",
         "Unshifted",
         where(_shifts, setting(inputs={"shift": "none"})),
-        (),
-        ("token-shift",),
+        removes=("token-shift",),
     ),
     Move(
         "short_convolutions",
@@ -97,8 +76,7 @@ MOVES = (
         "Conv",
         setting(inputs={"convolved": "qkv"}),
         ("short-convolution",),
-        (),
-        MAMBA,
+        Papers.MAMBA,
     ),
     Move(
         "convolution_size",
@@ -107,8 +85,7 @@ MOVES = (
         "WideConv",
         where(lambda m: bool(m.inputs.convolved), _wider_convolution),
         ("short-convolution",),
-        (),
-        PRIMER,
+        Papers.PRIMER,
     ),
     Move(
         "keys_and_values_convolved",
@@ -117,7 +94,6 @@ MOVES = (
         "FreeQuery",
         where(reads_keys, setting(inputs={"convolved": "kv"})),
         ("short-convolution",),
-        (),
     ),
     Move(
         "queries_and_keys_convolved",
@@ -126,7 +102,6 @@ MOVES = (
         "FreeValue",
         where(reads_keys, setting(inputs={"convolved": "qk"})),
         ("short-convolution",),
-        (),
     ),
     Move(
         "no_convolutions",
@@ -134,8 +109,7 @@ MOVES = (
         "the other paths may do their work already",
         "Convless",
         setting(inputs={"convolved": "", "conv_size": 4}),
-        (),
-        ("short-convolution",),
+        removes=("short-convolution",),
     ),
     Move(
         "shared_keys",
@@ -144,8 +118,7 @@ MOVES = (
         "SharedKey",
         where(reads_keys, _shared_keys),
         ("shared-state", "state-expansion", "output-gate"),
-        (),
-        MULTI_QUERY,
+        Papers.MULTI_QUERY,
     ),
     Move(
         "keys_per_head",
@@ -153,8 +126,7 @@ MOVES = (
         "heads can then look for different things",
         "HeadKey",
         where(lambda m: m.inputs.key_width == "shared", _keys_per_head),
-        (),
-        ("shared-state",),
+        removes=("shared-state",),
     ),
     Move(
         "value_norm",
@@ -163,7 +135,6 @@ MOVES = (
         "NormedValue",
         setting(inputs={"value_norm": True}),
         ("qk-normalisation", "state-normalisation"),
-        (),
     ),
     Move(
         "no_value_norm",
@@ -171,8 +142,7 @@ MOVES = (
         "the size of a value carries information",
         "RawValue",
         where(lambda m: m.inputs.value_norm, setting(inputs={"value_norm": False})),
-        (),
-        ("state-normalisation",),
+        removes=("state-normalisation",),
     ),
     Move(
         "elu_features",
@@ -181,8 +151,7 @@ MOVES = (
         "Elu",
         where(reads_keys, setting(**_positive("elu"))),
         ("feature-map",),
-        (),
-        LINEAR_ATTENTION,
+        Papers.LINEAR_ATTENTION,
     ),
     Move(
         "relu_features",
@@ -191,7 +160,6 @@ MOVES = (
         "Relu",
         where(reads_keys, setting(**_positive("relu"))),
         ("feature-map",),
-        (),
     ),
     Move(
         "squared_relu_features",
@@ -200,8 +168,7 @@ MOVES = (
         "Sharp",
         where(reads_keys, setting(**_positive("squared_relu"))),
         ("feature-map",),
-        (),
-        PRIMER,
+        Papers.PRIMER,
     ),
     Move(
         "softmax_features",
@@ -210,7 +177,6 @@ MOVES = (
         "Slot",
         where(reads_keys, setting(**_positive("softmax"))),
         ("feature-map",),
-        (),
     ),
     Move(
         "hedgehog_features",
@@ -219,8 +185,7 @@ MOVES = (
         "Hedgehog",
         where(reads_keys, setting(**_positive("hedgehog"))),
         ("feature-map", "state-expansion"),
-        (),
-        HEDGEHOG,
+        Papers.HEDGEHOG,
     ),
     Move(
         "silu_features",
@@ -229,8 +194,7 @@ MOVES = (
         "Silu",
         where(lambda m: reads_keys(m) and not m.memory.normalised, setting(features={"map": "silu", "norm": "l2"})),
         ("feature-map",),
-        (),
-        DELTA_NET,
+        Papers.DELTA_NET,
     ),
     Move(
         "identity_features",
@@ -238,8 +202,7 @@ MOVES = (
         "the projection alone may be a good address",
         "Bare",
         where(lambda m: reads_keys(m) and not m.memory.normalised, setting(features={"map": "identity", "norm": "l2"})),
-        (),
-        ("feature-map",),
+        removes=("feature-map",),
     ),
     Move(
         "l2_keys",
@@ -248,8 +211,7 @@ MOVES = (
         "UnitKey",
         where(reads_keys, setting(features={"norm": "l2"})),
         ("qk-normalisation",),
-        (),
-        QK_NORM,
+        Papers.QK_NORM,
     ),
     Move(
         "rms_keys",
@@ -258,8 +220,7 @@ MOVES = (
         "RmsKey",
         where(reads_keys, setting(features={"norm": "rms"})),
         ("qk-normalisation",),
-        (),
-        QK_NORM,
+        Papers.QK_NORM,
     ),
     Move(
         "sum_keys",
@@ -268,7 +229,6 @@ MOVES = (
         "SumKey",
         where(reads_keys, setting(features={"norm": "sum"})),
         ("qk-normalisation",),
-        (),
     ),
     Move(
         "rotary_phases",
@@ -277,8 +237,7 @@ MOVES = (
         "Rotary",
         where(reads_keys, setting(features={"rotary": "full"})),
         ("rotary-phase",),
-        (),
-        ROFORMER,
+        Papers.ROFORMER,
     ),
     Move(
         "half_rotary_phases",
@@ -287,8 +246,7 @@ MOVES = (
         "HalfRotary",
         where(reads_keys, setting(features={"rotary": "half"})),
         ("rotary-phase",),
-        (),
-        ROFORMER,
+        Papers.ROFORMER,
     ),
     Move(
         "learned_rotary_phases",
@@ -297,7 +255,6 @@ MOVES = (
         "Phase",
         where(reads_keys, setting(features={"rotary": "learned"})),
         ("rotary-phase", "complex-state"),
-        (),
     ),
     Move(
         "no_rotary_phases",
@@ -305,7 +262,6 @@ MOVES = (
         "forgetting already tells near from far",
         "Unrotated",
         where(lambda m: m.features.rotary != "none", setting(features={"rotary": "none"})),
-        (),
-        ("rotary-phase",),
+        removes=("rotary-phase",),
     ),
 )

@@ -1,36 +1,7 @@
 """Moves on the recurrent memory: what is written, how strongly, and how it fades."""
 
 from services.mixers.description import CHANNEL_DECAYS, DELTA_RULES, SOLVED_FORMS, Mixer
-from services.mixers.moves.move import (
-    COMBA,
-    CYFA,
-    DELTA_NET,
-    DELTA_PRODUCT,
-    GATED_DELTA_NET,
-    GATED_DELTA_NET_2,
-    GLA,
-    HGRN2,
-    KALMA_NET,
-    KIMI_LINEAR,
-    LINEAR_ATTENTION,
-    LOG_LINEAR,
-    LONGHORN,
-    MAMBA3,
-    MESA_NET,
-    NEGATIVE_EIGENVALUES,
-    PATH,
-    PRECONDITIONED,
-    RAVEN,
-    RETNET,
-    RWKV,
-    TITANS,
-    TRANSNORMER,
-    Change,
-    Move,
-    changed,
-    setting,
-    where,
-)
+from services.mixers.moves.move import Change, Move, Papers, changed, setting, where
 
 
 def _has_memory(mixer: Mixer) -> bool:
@@ -90,7 +61,7 @@ def _formed(form: str) -> Change:
 
 
 def _by_channel(decay: str) -> Move:
-    kinds = {"channel": ("ChannelForget", GLA), "floored": ("FlooredForget", HGRN2)}
+    kinds = {"channel": ("ChannelForget", Papers.GLA), "floored": ("FlooredForget", Papers.HGRN2)}
     word, source = kinds[decay]
 
     def change(mixer: Mixer) -> Mixer:
@@ -117,8 +88,8 @@ MOVES = (
         "Delta",
         where(lambda m: not _is_delta(m), _as_delta),
         ("delta-rule", "write-strength"),
-        ("additive-state",),
-        DELTA_NET,
+        Papers.DELTA_NET,
+        removes=("additive-state",),
     ),
     Move(
         "additive_memory",
@@ -127,8 +98,8 @@ MOVES = (
         "Additive",
         where(_is_delta, _as_linear),
         ("additive-state",),
-        ("delta-rule",),
-        LINEAR_ATTENTION,
+        Papers.LINEAR_ATTENTION,
+        removes=("delta-rule",),
     ),
     Move(
         "two_delta_steps",
@@ -137,8 +108,7 @@ MOVES = (
         "DoubleStep",
         where(_is_delta, setting(memory={"rule": "product", "steps": 2})),
         ("householder-product",),
-        (),
-        DELTA_PRODUCT,
+        Papers.DELTA_PRODUCT,
     ),
     Move(
         "single_delta_step",
@@ -146,8 +116,7 @@ MOVES = (
         "the further steps cost time that they may not be worth",
         "SingleStep",
         where(lambda m: m.memory.rule == "product", setting(memory={"rule": "delta", "steps": 1})),
-        (),
-        ("householder-product",),
+        removes=("householder-product",),
     ),
     Move(
         "implicit_step",
@@ -156,8 +125,8 @@ MOVES = (
         "Implicit",
         where(lambda m: m.memory.rule == "delta", setting(memory={"write": "implicit"}, features={"norm": "none"})),
         ("test-time-learning",),
-        ("qk-normalisation",),
-        LONGHORN,
+        Papers.LONGHORN,
+        removes=("qk-normalisation",),
     ),
     Move(
         "preconditioned_writes",
@@ -166,8 +135,7 @@ MOVES = (
         "Preconditioned",
         where(_is_delta, _preconditioned),
         ("write-strength", "state-momentum"),
-        (),
-        PRECONDITIONED,
+        Papers.PRECONDITIONED,
     ),
     Move(
         "output_feedback",
@@ -176,8 +144,7 @@ MOVES = (
         "Feedback",
         where(lambda m: _has_memory(m) and m.memory.rule != "product", setting(memory={"feedback": True})),
         ("output-feedback",),
-        (),
-        COMBA,
+        Papers.COMBA,
     ),
     Move(
         "no_output_feedback",
@@ -185,8 +152,7 @@ MOVES = (
         "a query that is a key's own may be what recall needs",
         "Unfed",
         where(lambda m: m.memory.feedback, setting(memory={"feedback": False})),
-        (),
-        ("output-feedback",),
+        removes=("output-feedback",),
     ),
     Move(
         "write_momentum",
@@ -195,8 +161,8 @@ MOVES = (
         "Momentum",
         where(_has_memory, lambda m: changed(_as_linear(m), memory={"decay": "momentum", "form": "plain"})),
         ("state-momentum", "fixed-decay", "additive-state"),
-        ("delta-rule", "forget-gate"),
-        TITANS,
+        Papers.TITANS,
+        removes=("delta-rule", "forget-gate"),
     ),
     Move(
         "negative_eigenvalues",
@@ -205,8 +171,7 @@ MOVES = (
         "Signed",
         where(_is_delta, setting(memory={"write": "double"})),
         ("negative-eigenvalues",),
-        (),
-        NEGATIVE_EIGENVALUES,
+        Papers.NEGATIVE_EIGENVALUES,
     ),
     Move(
         "positive_eigenvalues",
@@ -214,8 +179,7 @@ MOVES = (
         "sign flips may cost more stability than state tracking gains",
         "Positive",
         where(lambda m: m.memory.write == "double", setting(memory={"write": "sigmoid"})),
-        (),
-        ("negative-eigenvalues",),
+        removes=("negative-eigenvalues",),
     ),
     Move(
         "full_writes",
@@ -223,8 +187,7 @@ MOVES = (
         "without a learned strength each write replaces what its key held",
         "FullWrite",
         where(_has_memory, setting(memory={"write": "one"})),
-        (),
-        ("write-strength",),
+        removes=("write-strength",),
     ),
     Move(
         "gated_writes",
@@ -233,8 +196,7 @@ MOVES = (
         "WriteGate",
         where(_has_memory, setting(memory={"write": "sigmoid"})),
         ("write-strength",),
-        (),
-        DELTA_NET,
+        Papers.DELTA_NET,
     ),
     Move(
         "channel_writes",
@@ -243,8 +205,7 @@ MOVES = (
         "ChannelWrite",
         where(_is_linear, setting(memory={"write": "channel"})),
         ("input-gate", "low-rank-projection"),
-        (),
-        HGRN2,
+        Papers.HGRN2,
     ),
     Move(
         "decay_mamba",
@@ -253,8 +214,7 @@ MOVES = (
         "Selective",
         where(_has_memory, setting(memory={"decay": "mamba", "tied": False})),
         ("forget-gate", "selective-ssm"),
-        (),
-        GATED_DELTA_NET,
+        Papers.GATED_DELTA_NET,
     ),
     Move(
         "decay_sigmoid",
@@ -263,8 +223,7 @@ MOVES = (
         "Forget",
         where(_has_memory, setting(memory={"decay": "sigmoid", "tied": False})),
         ("forget-gate",),
-        (),
-        GATED_DELTA_NET,
+        Papers.GATED_DELTA_NET,
     ),
     Move(
         "decay_retention",
@@ -273,8 +232,8 @@ MOVES = (
         "Retentive",
         where(_has_memory, setting(memory={"decay": "retention", "tied": False})),
         ("fixed-decay", "multi-timescale-memory"),
-        ("forget-gate",),
-        RETNET,
+        Papers.RETNET,
+        removes=("forget-gate",),
     ),
     Move(
         "decay_channel_delta",
@@ -283,8 +242,7 @@ MOVES = (
         "Kimi",
         where(_is_delta, setting(memory={"rule": "delta", "steps": 1, "decay": "channel"})),
         ("forget-gate", "low-rank-projection"),
-        (),
-        KIMI_LINEAR,
+        Papers.KIMI_LINEAR,
     ),
     Move(
         "erase_and_write_gates",
@@ -293,8 +251,7 @@ MOVES = (
         "Split",
         where(_is_delta, setting(memory={"rule": "delta", "steps": 1, "write": "split"})),
         ("write-strength", "input-gate", "low-rank-projection"),
-        (),
-        GATED_DELTA_NET_2,
+        Papers.GATED_DELTA_NET_2,
     ),
     Move(
         "sparse_slots",
@@ -303,8 +260,8 @@ MOVES = (
         "SparseSlots",
         where(_has_memory, _sparse),
         ("forget-gate", "memory-slots", "content-router", "input-gate", "additive-state"),
-        ("delta-rule",),
-        RAVEN,
+        Papers.RAVEN,
+        removes=("delta-rule",),
     ),
     Move(
         "trapezoidal_writes",
@@ -313,8 +270,8 @@ MOVES = (
         "Trapezoid",
         _formed("trapezoid"),
         ("token-shift", "additive-state"),
-        ("delta-rule",),
-        MAMBA3,
+        Papers.MAMBA3,
+        removes=("delta-rule",),
     ),
     Move(
         "log_linear_memory",
@@ -323,8 +280,8 @@ MOVES = (
         "LogLinear",
         _formed("levels"),
         ("hierarchical-memory", "multi-timescale-memory", "additive-state"),
-        ("delta-rule",),
-        LOG_LINEAR,
+        Papers.LOG_LINEAR,
+        removes=("delta-rule",),
     ),
     Move(
         "mesa_reads",
@@ -333,8 +290,8 @@ MOVES = (
         "Mesa",
         _formed("mesa"),
         ("test-time-learning", "dense-transition", "additive-state", "qk-normalisation"),
-        ("delta-rule",),
-        MESA_NET,
+        Papers.MESA_NET,
+        removes=("delta-rule",),
     ),
     Move(
         "ridge_reads",
@@ -343,8 +300,8 @@ MOVES = (
         "Kalman",
         _formed("ridge"),
         ("test-time-learning", "dense-transition", "additive-state", "qk-normalisation"),
-        ("delta-rule",),
-        KALMA_NET,
+        Papers.KALMA_NET,
+        removes=("delta-rule",),
     ),
     Move(
         "householder_positions",
@@ -353,8 +310,8 @@ MOVES = (
         "Reflected",
         _formed("householder"),
         ("householder-product", "rotary-phase", "additive-state", "low-rank-projection"),
-        ("delta-rule",),
-        PATH,
+        Papers.PATH,
+        removes=("delta-rule",),
     ),
     Move(
         "memory_by_age",
@@ -363,8 +320,8 @@ MOVES = (
         "ByAge",
         _formed("ages"),
         ("memory-slots", "multi-timescale-memory", "rotary-phase", "additive-state", "qk-normalisation"),
-        ("delta-rule",),
-        CYFA,
+        Papers.CYFA,
+        removes=("delta-rule",),
     ),
     Move(
         "plain_memory",
@@ -372,8 +329,7 @@ MOVES = (
         "one state that is read as it is costs least",
         "OneState",
         where(lambda m: m.memory.form != "plain", setting(memory={"form": "plain"})),
-        (),
-        ("token-shift", "hierarchical-memory", "test-time-learning", "householder-product"),
+        removes=("token-shift", "hierarchical-memory", "test-time-learning", "householder-product"),
     ),
     _by_channel("channel"),
     _by_channel("floored"),
@@ -383,8 +339,7 @@ MOVES = (
         "forgetting may lose facts that a corrective write would have kept apart",
         "Lasting",
         where(_has_memory, setting(memory={"decay": "none", "tied": False})),
-        (),
-        ("forget-gate", "fixed-decay"),
+        removes=("forget-gate", "fixed-decay"),
     ),
     Move(
         "tied_input_gate",
@@ -393,8 +348,7 @@ MOVES = (
         "Tied",
         where(_is_linear, setting(memory={"tied": True})),
         ("input-gate", "state-normalisation"),
-        (),
-        HGRN2,
+        Papers.HGRN2,
     ),
     Move(
         "normalised_memory",
@@ -403,8 +357,7 @@ MOVES = (
         "Averaged",
         where(_is_linear, _averaging),
         ("state-normalisation",),
-        (),
-        LINEAR_ATTENTION,
+        Papers.LINEAR_ATTENTION,
     ),
     Move(
         "unnormalised_memory",
@@ -412,9 +365,8 @@ MOVES = (
         "the denominator can vanish and the output norm already fixes the scale",
         "Unnormalised",
         where(_is_linear, setting(memory={"normalised": False}, output={"norm": "rms"})),
-        (),
-        ("state-normalisation",),
-        TRANSNORMER,
+        source=Papers.TRANSNORMER,
+        removes=("state-normalisation",),
     ),
     Move(
         "current_token_bonus",
@@ -423,8 +375,7 @@ MOVES = (
         "Bonus",
         where(_is_linear, setting(memory={"bonus": True})),
         ("value-residual",),
-        (),
-        RWKV,
+        Papers.RWKV,
     ),
     Move(
         "no_bonus",
@@ -432,7 +383,6 @@ MOVES = (
         "the memory already holds it",
         "Plain",
         where(lambda m: m.memory.bonus, setting(memory={"bonus": False})),
-        (),
-        ("value-residual",),
+        removes=("value-residual",),
     ),
 )

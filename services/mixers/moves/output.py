@@ -1,18 +1,7 @@
 """Moves on what happens between the read and the output projection."""
 
 from services.mixers.description import reads_keys
-from services.mixers.moves.move import (
-    FORGETTING,
-    GLA,
-    MAMBA2,
-    RETNET,
-    TALKING_HEADS,
-    TRANSNORMER,
-    VALUE_RESIDUAL,
-    Move,
-    setting,
-    where,
-)
+from services.mixers.moves.move import Move, Papers, setting, where
 
 MOVES = (
     Move(
@@ -22,8 +11,7 @@ MOVES = (
         "LeanGate",
         setting(output={"gate": "sigmoid", "gate_rank": "low"}),
         ("output-gate", "low-rank-projection"),
-        (),
-        GLA,
+        Papers.GLA,
     ),
     Move(
         "swish_output_gate",
@@ -32,8 +20,7 @@ MOVES = (
         "SwishGate",
         where(reads_keys, setting(inputs={"key_width": "half"}, output={"gate": "swish", "gate_rank": "full"})),
         ("output-gate",),
-        (),
-        RETNET,
+        Papers.RETNET,
     ),
     Move(
         "low_rank_swish_gate",
@@ -42,8 +29,7 @@ MOVES = (
         "SwiftGate",
         setting(output={"gate": "swish", "gate_rank": "low"}),
         ("output-gate", "low-rank-projection"),
-        (),
-        GLA,
+        Papers.GLA,
     ),
     Move(
         "head_output_gate",
@@ -52,8 +38,7 @@ MOVES = (
         "HeadGate",
         setting(output={"gate": "head"}),
         ("output-gate",),
-        (),
-        FORGETTING,
+        Papers.FORGETTING,
     ),
     Move(
         "no_output_gate",
@@ -61,8 +46,7 @@ MOVES = (
         "its parameters may do more elsewhere",
         "Ungated",
         where(lambda m: m.output.gate != "none", setting(inputs={"key_width": "full"}, output={"gate": "none"})),
-        (),
-        ("output-gate",),
+        removes=("output-gate",),
     ),
     Move(
         "layer_norm_heads",
@@ -71,8 +55,7 @@ MOVES = (
         "Centred",
         setting(output={"norm": "layer"}),
         ("output-normalisation",),
-        (),
-        RETNET,
+        Papers.RETNET,
     ),
     Move(
         "rms_norm_heads",
@@ -81,8 +64,7 @@ MOVES = (
         "Normed",
         setting(output={"norm": "rms"}),
         ("output-normalisation",),
-        (),
-        TRANSNORMER,
+        Papers.TRANSNORMER,
     ),
     Move(
         "no_output_norm",
@@ -90,8 +72,7 @@ MOVES = (
         "the size of a read says how sure the memory is",
         "Raw",
         setting(output={"norm": "none"}),
-        (),
-        ("output-normalisation",),
+        removes=("output-normalisation",),
     ),
     Move(
         "static_head_mixing",
@@ -100,8 +81,7 @@ MOVES = (
         "Talking",
         setting(output={"mixing": "static"}),
         ("head-mixing",),
-        (),
-        TALKING_HEADS,
+        Papers.TALKING_HEADS,
     ),
     Move(
         "dynamic_head_mixing",
@@ -110,8 +90,7 @@ MOVES = (
         "CrossHead",
         setting(output={"mixing": "dynamic"}),
         ("head-mixing",),
-        (),
-        TALKING_HEADS,
+        Papers.TALKING_HEADS,
     ),
     Move(
         "no_head_mixing",
@@ -119,8 +98,7 @@ MOVES = (
         "the output projection mixes them anyway",
         "Separate",
         where(lambda m: m.output.mixing != "none", setting(output={"mixing": "none"})),
-        (),
-        ("head-mixing",),
+        removes=("head-mixing",),
     ),
     Move(
         "gated_value_skip",
@@ -129,8 +107,7 @@ MOVES = (
         "ValueSkip",
         setting(output={"skip": "gated"}),
         ("value-residual",),
-        (),
-        VALUE_RESIDUAL,
+        Papers.VALUE_RESIDUAL,
     ),
     Move(
         "channel_value_skip",
@@ -139,8 +116,7 @@ MOVES = (
         "Direct",
         setting(output={"skip": "channel"}),
         ("value-residual",),
-        (),
-        MAMBA2,
+        Papers.MAMBA2,
     ),
     Move(
         "no_value_skip",
@@ -148,7 +124,6 @@ MOVES = (
         "the residual stream already carries the token",
         "Skipless",
         where(lambda m: m.output.skip != "none", setting(output={"skip": "none"})),
-        (),
-        ("value-residual",),
+        removes=("value-residual",),
     ),
 )

@@ -1,22 +1,7 @@
 """Moves on the paths beside the memory and on how they are joined."""
 
 from services.mixers.description import Mixer, branches
-from services.mixers.moves.move import (
-    ASI_ARCH,
-    BASED,
-    FORGETTING,
-    MEGA,
-    MIXTURE_OF_MEMORIES,
-    PARALLAX,
-    RETNET,
-    VALUE_RESIDUAL,
-    WAVENET,
-    Move,
-    add_path,
-    drop_path,
-    setting,
-    where,
-)
+from services.mixers.moves.move import Move, Papers, add_path, drop_path, setting, where
 
 
 def _joins(mixer: Mixer) -> bool:
@@ -37,8 +22,7 @@ MOVES = (
         "Local",
         add_path("convolution", 8),
         ("short-convolution", *_BESIDE),
-        (),
-        BASED,
+        Papers.BASED,
     ),
     Move(
         "multi_scale_path",
@@ -47,8 +31,7 @@ MOVES = (
         "MultiScale",
         add_path("multi_scale"),
         ("multi-scale-convolution", "content-router", *_BESIDE),
-        (),
-        ASI_ARCH,
+        Papers.ASI_ARCH,
     ),
     Move(
         "dilated_path",
@@ -57,8 +40,7 @@ MOVES = (
         "Dilated",
         add_path("dilated", 6),
         ("multi-scale-convolution", *_BESIDE),
-        (),
-        WAVENET,
+        Papers.WAVENET,
     ),
     Move(
         "average_path",
@@ -67,8 +49,7 @@ MOVES = (
         "Average",
         add_path("average", 24),
         ("multi-timescale-memory", *_BESIDE),
-        (),
-        MEGA,
+        Papers.MEGA,
     ),
     Move(
         "window_path",
@@ -77,8 +58,7 @@ MOVES = (
         "Window",
         add_path("window", 32),
         ("local-window-attention", *_BESIDE),
-        (),
-        BASED,
+        Papers.BASED,
     ),
     Move(
         "forgetting_window_path",
@@ -87,8 +67,7 @@ MOVES = (
         "Fading",
         add_path("forgetting", 32),
         ("local-window-attention", "forget-gate", *_BESIDE),
-        (),
-        FORGETTING,
+        Papers.FORGETTING,
     ),
     Move(
         "linear_window_path",
@@ -97,8 +76,7 @@ MOVES = (
         "LocalLinear",
         add_path("linear_window", 32),
         ("local-window-attention", *_BESIDE),
-        (),
-        PARALLAX,
+        Papers.PARALLAX,
     ),
     Move(
         "slow_memory_path",
@@ -107,8 +85,7 @@ MOVES = (
         "TwoSpeed",
         add_path("retention"),
         ("multi-timescale-memory", "fixed-decay", *_BESIDE),
-        (),
-        RETNET,
+        Papers.RETNET,
     ),
     Move(
         "routed_memories_path",
@@ -117,8 +94,7 @@ MOVES = (
         "Routed",
         add_path("routed"),
         ("sparse-experts", *_BESIDE),
-        (),
-        MIXTURE_OF_MEMORIES,
+        Papers.MIXTURE_OF_MEMORIES,
     ),
     Move(
         "drop_routed_memories",
@@ -126,8 +102,7 @@ MOVES = (
         "two more states are dear where one is not full",
         "Unrouted",
         drop_path(frozenset({"routed"})),
-        (),
-        ("sparse-experts",),
+        removes=("sparse-experts",),
     ),
     Move(
         "value_path",
@@ -136,8 +111,7 @@ MOVES = (
         "Identity",
         add_path("value"),
         ("value-residual", *_BESIDE),
-        (),
-        VALUE_RESIDUAL,
+        Papers.VALUE_RESIDUAL,
     ),
     Move(
         "drop_convolution_paths",
@@ -145,8 +119,7 @@ MOVES = (
         "the short convolutions may cover the same ground",
         "Pruned",
         drop_path(frozenset({"convolution", "multi_scale", "dilated"})),
-        (),
-        ("multi-scale-convolution", "parallel-paths"),
+        removes=("multi-scale-convolution", "parallel-paths"),
     ),
     Move(
         "drop_window_paths",
@@ -154,8 +127,7 @@ MOVES = (
         "the memory may recall well enough on its own",
         "Windowless",
         drop_path(frozenset({"window", "linear_window", "forgetting"})),
-        (),
-        ("local-window-attention", "parallel-paths"),
+        removes=("local-window-attention", "parallel-paths"),
     ),
     Move(
         "drop_slow_paths",
@@ -163,8 +135,7 @@ MOVES = (
         "the forget gate alone may reach far enough",
         "OneSpeed",
         drop_path(frozenset({"average", "retention"})),
-        (),
-        ("multi-timescale-memory", "parallel-paths"),
+        removes=("multi-timescale-memory", "parallel-paths"),
     ),
     Move(
         "drop_value_path",
@@ -172,8 +143,7 @@ MOVES = (
         "the residual stream already carries it",
         "Unskipped",
         drop_path(frozenset({"value"})),
-        (),
-        ("value-residual", "parallel-paths"),
+        removes=("value-residual", "parallel-paths"),
     ),
     Move(
         "summed_paths",
@@ -181,8 +151,7 @@ MOVES = (
         "the output norm and projection can weigh them",
         "Summed",
         where(_weighs, setting(fusion={"kind": "sum"})),
-        (),
-        ("softmax-fusion", "sigmoid-fusion", "hierarchical-gating"),
+        removes=("softmax-fusion", "sigmoid-fusion", "hierarchical-gating"),
     ),
     Move(
         "sigmoid_fusion",
@@ -191,8 +160,8 @@ MOVES = (
         "Sigmoid",
         where(_joins, setting(fusion={"kind": "sigmoid"})),
         ("sigmoid-fusion",),
-        ("softmax-fusion",),
-        ASI_ARCH,
+        Papers.ASI_ARCH,
+        removes=("softmax-fusion",),
     ),
     Move(
         "softmax_fusion",
@@ -201,8 +170,8 @@ MOVES = (
         "Router",
         where(_joins, setting(fusion={"kind": "softmax"})),
         ("softmax-fusion", "content-router"),
-        ("sigmoid-fusion",),
-        ASI_ARCH,
+        Papers.ASI_ARCH,
+        removes=("sigmoid-fusion",),
     ),
     Move(
         "hierarchical_fusion",
@@ -211,8 +180,8 @@ MOVES = (
         "Hier",
         where(lambda m: branches(m) > 2, setting(fusion={"kind": "hierarchical"})),
         ("hierarchical-gating",),
-        ("softmax-fusion",),
-        ASI_ARCH,
+        Papers.ASI_ARCH,
+        removes=("softmax-fusion",),
     ),
     Move(
         "gate_floor",
@@ -221,8 +190,7 @@ MOVES = (
         "Floor",
         where(_weighs, setting(fusion={"floor": True})),
         ("gate-floor",),
-        (),
-        ASI_ARCH,
+        Papers.ASI_ARCH,
     ),
     Move(
         "no_gate_floor",
@@ -230,8 +198,7 @@ MOVES = (
         "a useless path should be allowed to die",
         "Free",
         where(lambda m: m.fusion.floor, setting(fusion={"floor": False})),
-        (),
-        ("gate-floor",),
+        removes=("gate-floor",),
     ),
     Move(
         "gate_temperature",
@@ -240,8 +207,7 @@ MOVES = (
         "Tempered",
         where(_weighs, setting(fusion={"temperature": True})),
         ("temperature",),
-        (),
-        ASI_ARCH,
+        Papers.ASI_ARCH,
     ),
     Move(
         "no_gate_temperature",
@@ -249,8 +215,7 @@ MOVES = (
         "the gate's projection can learn its own scale",
         "Even",
         where(lambda m: m.fusion.temperature, setting(fusion={"temperature": False})),
-        (),
-        ("temperature",),
+        removes=("temperature",),
     ),
     Move(
         "statistics_gate",
@@ -259,8 +224,7 @@ MOVES = (
         "Content",
         where(_weighs, setting(fusion={"evidence": "statistics"})),
         ("content-router",),
-        (),
-        ASI_ARCH,
+        Papers.ASI_ARCH,
     ),
     Move(
         "token_gate",
@@ -268,7 +232,6 @@ MOVES = (
         "the paths' statistics may be noise early on",
         "Token",
         where(lambda m: m.fusion.evidence == "statistics", setting(fusion={"evidence": "token"})),
-        (),
-        ("content-router",),
+        removes=("content-router",),
     ),
 )

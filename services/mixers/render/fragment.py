@@ -1,4 +1,4 @@
-"""What one choice of a description contributes to the program."""
+"""Fragments: the code that one choice of a description adds to the program; and the helper functions."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Fragment:
 
 
 def block(parts: Iterable[str], depth: int) -> str:
-    """Join code blocks, indented by `depth` levels; empty ones vanish."""
+    """Join code blocks, indented by `depth` levels; empty ones are skipped."""
     return "\n".join(indent(dedent(part).strip("\n"), "    " * depth) for part in parts if part.strip())
 
 
@@ -30,7 +30,7 @@ def unique(items: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(items))
 
 
-# Helper functions that rendered programs carry. They are text, not code of this package: the researcher needs no torch.
+# Helper functions of rendered programs, as text: this package does not import torch.
 _PREVIOUS = '''
 def previous(x: torch.Tensor) -> torch.Tensor:
     """The token before each token, zeros before the first. x: [batch, length, channels]."""

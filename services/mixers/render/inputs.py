@@ -1,6 +1,7 @@
 """Fragments from the hidden states to queries, keys and values, and what is done to queries and keys."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from services.mixers.description import Mixer, reads_keys
 from services.mixers.render.fragment import Fragment
@@ -47,7 +48,7 @@ def fragments(mixer: Mixer) -> Iterator[Fragment]:
     for letter in letters:
         yield _projection(mixer, letter)
     if mixer.inputs.convolved:
-        yield _convolution_size(mixer)
+        yield Fragment(arguments=(f"{_size_name(mixer)}: int = {mixer.inputs.conv_size}",))
     yield _heads(mixer)
     if mixer.inputs.value_norm:
         yield Fragment(
@@ -115,10 +116,6 @@ def _several_keys(mixer: Mixer, project: str) -> Fragment:
 
 def _size_name(mixer: Mixer) -> str:
     return "conv_size" if mixer.inputs.conv_size == 4 else "short_conv_size"
-
-
-def _convolution_size(mixer: Mixer) -> Fragment:
-    return Fragment(arguments=(f"{_size_name(mixer)}: int = {mixer.inputs.conv_size}",))
 
 
 def _heads(mixer: Mixer) -> Fragment:
@@ -197,13 +194,14 @@ _ROTATIONS = {
 
 
 def feature_fragments(mixer: Mixer) -> Iterator[Fragment]:
-    """Feature map, rotation and normalisation, in this order; nothing where no path reads keys."""
+    """Feature map, normalisation and rotation, in this order; none if no path reads keys."""
     if not reads_keys(mixer):
         return
     heads = "1" if mixer.inputs.key_width == "shared" else "num_heads"
     features = mixer.features
     if features.map in _MAPS:
-        yield _for_heads(_MAPS[features.map], heads)
+        fragment = _MAPS[features.map]
+        yield replace(fragment, construct=fragment.construct.replace("{heads}", heads))
     if features.norm != "none":
         yield _KEY_NORMS[features.norm]
     if features.rotary != "none":
@@ -214,7 +212,3 @@ def feature_fragments(mixer: Mixer) -> Iterator[Fragment]:
         )
     if mixer.inputs.key_width == "shared":
         yield Fragment(forward="q, k = (t.expand(-1, -1, self.num_heads, -1) for t in (q, k))")
-
-
-def _for_heads(fragment: Fragment, heads: str) -> Fragment:
-    return Fragment(fragment.construct.replace("{heads}", heads), fragment.forward, fragment.imports, fragment.helpers)

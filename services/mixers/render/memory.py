@@ -92,7 +92,7 @@ _DECAYS = {
 
 
 def fragments(mixer: Mixer) -> Iterator[Fragment]:
-    """The memory's gates and its kernel call, which leaves the result in `o`; nothing without a memory."""
+    """The memory's gates and its kernel call, which assigns `o`; none without a memory."""
     memory = mixer.memory
     if memory.rule == "none":
         return
@@ -144,7 +144,7 @@ def _delta(mixer: Mixer) -> Iterator[Fragment]:
 
 
 def _preconditioned(decays: bool) -> Iterator[Fragment]:
-    """Keys that erase stay as they are; those that write are scaled by 1.5 at most, so that steps stay stable."""
+    """Only writing keys are scaled, by at most 1.5, so that steps remain stable."""
     if decays:
         energy = """
             one = torch.ones_like(k[..., :1])
@@ -238,7 +238,7 @@ def _linear(mixer: Mixer) -> Iterator[Fragment]:
         )
     if memory.write == "channel":
         written = "written"
-        yield _channel_write()
+        yield _CHANNEL_WRITE
     if memory.normalised:
         yield Fragment(
             forward=f"""
@@ -337,7 +337,7 @@ def _form(memory: Memory, written: str) -> Fragment:
 
 
 def _householder(decays: bool, written: str) -> Fragment:
-    """Two steps per token: the first fades and reflects the state, the second adds to it."""
+    """Two steps per token: the first decays and reflects the state, the second adds to it."""
     gate = "F.pad(g[:, :, None], (0, 0, 0, 1)).flatten(1, 2)" if decays else "k.new_zeros(turned.shape[:3])"
     return Fragment(
         construct="""
@@ -372,7 +372,7 @@ def _householder(decays: bool, written: str) -> Fragment:
 
 
 def _solved(memory: Memory, written: str, gate: str) -> Fragment:
-    """The same weights of writes stand in the covariance of the keys and in the memory of values."""
+    """The covariance of the keys and the memory of values use the same write weights."""
     weights = "strength.squeeze(-1)" if memory.write == "sigmoid" else "torch.ones_like(v[..., 0])"
     covariance = f"Covariance(k, {weights}{gate.replace('g=', '')})"
     if memory.form == "mesa":
@@ -407,19 +407,18 @@ def _solved(memory: Memory, written: str, gate: str) -> Fragment:
     )
 
 
-def _channel_write() -> Fragment:
-    return Fragment(
-        construct="""
+_CHANNEL_WRITE = Fragment(
+    construct="""
             # how strongly each value channel is written, through a narrow bottleneck
             write_rank = max(8, hidden_size // 32)
             self.write_down = nn.Linear(hidden_size, write_rank, bias=False)
             self.write_up = nn.Linear(write_rank, self.value_dim)
         """,
-        forward="""
+    forward="""
             write = self.write_up(self.write_down(x)).sigmoid()
             written = v * rearrange(write, "b l (h d) -> b l h d", h=self.num_heads)
         """,
-    )
+)
 
 
 def _call(kernel: str, module: str, arguments: str) -> Fragment:

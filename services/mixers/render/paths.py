@@ -1,4 +1,4 @@
-"""Fragments for the paths beside the memory, and for joining them."""
+"""Fragments for the paths parallel to the memory, and for their fusion."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ _CONVOLUTION = """
 
 
 def fragments(mixer: Mixer) -> Iterator[Fragment]:
-    """Each path leaves its result in a variable of its kind's name; the fusion joins all of them in `o`."""
+    """Each path assigns a variable named after its kind; the fusion combines them in `o`."""
     for path in mixer.paths:
         yield _path(path)
     names = ["o"] if mixer.memory.rule != "none" else []

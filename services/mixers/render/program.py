@@ -19,7 +19,7 @@ def render(mixer: Mixer, name: str, motivation: str = "") -> str:
         name: the architecture's name, for the module's first line.
         motivation: one or more sentences; becomes part of the module's docstring.
     """
-    mixer = mixer.settled()
+    mixer = mixer.canonical()
     stages = [list(stage(mixer)) for stage in _STAGES]
     parts = [part for stage in stages for part in stage]
     construct = _paragraphs(block((part.construct for part in stage), 2) for stage in stages)
@@ -33,7 +33,7 @@ def render(mixer: Mixer, name: str, motivation: str = "") -> str:
             _head(mixer, parts, construct),
             construct,
             _FORWARD,
-            _padding("present" in forward),
+            _PADDING_KNOWN if "present" in forward else _PADDING,
             forward,
             "        return output, None, past_key_values",
             "",
@@ -80,17 +80,9 @@ def _head(mixer: Mixer, parts: list[Fragment], construct: str) -> str:
     if "norm_eps" in construct:
         arguments.append("norm_eps: float = 1e-5")
     listed = "".join(f"        {argument},\n" for argument in (*arguments, *_LAST_ARGUMENTS))
-    return _HEAD.format(summary=_summary(mixer), arguments=listed)
-
-
-def _summary(mixer: Mixer) -> str:
-    """The class docstring's body; on several lines where it is long."""
     lines = wrap(f"Token mixer: {describe(mixer)}", 106)
-    return lines[0] if len(lines) == 1 else "\n    ".join(lines) + "\n    "
-
-
-def _padding(needed: bool) -> str:
-    return _PADDING_KNOWN if needed else _PADDING
+    summary = lines[0] if len(lines) == 1 else "\n    ".join(lines) + "\n    "
+    return _HEAD.format(summary=summary, arguments=listed)
 
 
 def _tidy(text: str) -> str:
@@ -165,8 +157,8 @@ _FORMS = {
 
 
 def describe(mixer: Mixer) -> str:
-    """One line, in lower case, on what the mixer is made of."""
-    return "; ".join(_phrases(mixer.settled())) + "."
+    """A one-line summary of the mixer's parts, in lower case."""
+    return "; ".join(_phrases(mixer.canonical())) + "."
 
 
 def _phrases(mixer: Mixer) -> Iterator[str]:

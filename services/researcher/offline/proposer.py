@@ -45,7 +45,7 @@ def without(mixer: Mixer, component: str) -> tuple[Mixer, tuple[str, ...]] | Non
 
     Nearest: it gains the fewest other components, then needs the fewest changes, then loses the fewest others.
     """
-    mixer = mixer.settled()
+    mixer = mixer.canonical()
     had = set(components_of(mixer))
     if component not in had or component in FORM:
         return None
@@ -98,7 +98,7 @@ def _changed(mixer: Mixer, changes: tuple[Change, ...]) -> Mixer | None:
             assert isinstance(own, BaseModel)  # noqa: S101 - all parts but the paths are
             parts[part] = own.model_copy(update={field: value})
     try:
-        return Mixer.model_validate(mixer.model_copy(update=parts).model_dump()).settled()
+        return Mixer.model_validate(mixer.model_copy(update=parts).model_dump()).canonical()
     except ValidationError:
         return None
 

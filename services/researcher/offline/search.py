@@ -358,10 +358,10 @@ def propose_random(
 def starting_point(parent: Seed) -> tuple[Mixer, str | None]:
     """The parent's description, and the name of the catalogue's that stands in for a missing one."""
     if parent.description:
-        return Mixer.from_json(parent.description).settled(), None
+        return Mixer.from_json(parent.description).canonical(), None
     if parent.family is not None and parent.family in CATALOGUE:
-        return CATALOGUE[parent.family].settled(), None
-    return CATALOGUE[ROOT].settled(), ROOT
+        return CATALOGUE[parent.family].canonical(), None
+    return CATALOGUE[ROOT].canonical(), ROOT
 
 
 def _child(

@@ -43,7 +43,7 @@ async def test_a_second_set_up_creates_nothing_and_finds_no_drift(bus: Bus) -> N
 
 def test_three_copies_are_not_compressed_and_those_that_are_still_serve() -> None:
     """A broker's copy may be unreadable after its death otherwise; a log that was set up earlier is not refused."""
-    spec = StreamSpec(EVENTS, ("asi.v1.>",), keep_for_ever=True)
+    spec = StreamSpec(EVENTS, ("asi.v1.>",), keep_forever=True)
     compressed = spec.config(1)
     compressed.num_replicas = 3
     assert spec.config(3).compression is None

@@ -56,7 +56,7 @@ def composed() -> str:
     mixer: Mixer = CATALOGUE["gated_delta_net"]
     for _ in range(3):
         mixer = rng.choice(LIBRARY).apply(mixer) or mixer
-    return render(mixer.settled(), "ComposedMixer", "Because of a test.")
+    return render(mixer.canonical(), "ComposedMixer", "Because of a test.")
 
 
 def record_of(program: str, name: str) -> pb.Candidate:

@@ -136,7 +136,7 @@ async def test_a_suspect_waits_for_the_others_and_they_for_it() -> None:
     end = asyncio.Event()
 
     async def train(name: str, alone: bool) -> None:
-        async with room.held(alone):
+        async with room.hold(alone):
             order.append(f"{name} in")
             await end.wait() if name == "first" else await asyncio.sleep(0)
             order.append(f"{name} out")

@@ -16,4 +16,4 @@ def composition(seed: int) -> Mixer:
         mixer = rng.choice(LIBRARY).apply(mixer) or mixer
     if rng.random() < 0.3:
         mixer = cross(mixer, rng.choice(mixers), rng) or mixer
-    return mixer.settled()
+    return mixer.canonical()

@@ -38,8 +38,8 @@ def test_settling_is_idempotent(seed: int) -> None:
     """Equal architectures must have one structure, whichever way they were reached."""
     mixer = composition(seed)
 
-    assert mixer.settled().settled() == mixer.settled()
-    assert mixer.settled().structure() == mixer.structure()
+    assert mixer.canonical().canonical() == mixer.canonical()
+    assert mixer.canonical().structure() == mixer.structure()
 
 
 def test_fields_without_effect_do_not_change_the_structure() -> None:
