@@ -23,11 +23,11 @@ from services.llm.budget import Limits, MemoryLedger
 from services.llm.exchange import forbid_outside_calls
 from services.llm.openai_mind import OpenAIMind
 from services.llm.port import Message, MindError, Request, Role
-from services.llm.scripted import Fate, Script, ScriptedEndpoint, Step
+from services.llm.scripted import FaultName, Script, ScriptedEndpoint, Step
 from services.llm.settings import Endpoint, MindSettings, Model, Retry, RoleSettings
 
 PROMPT = "A parent's program of some length.\n" * 800  # about 28 kB, as a proposal's context has
-FAULTS: tuple[Fate, ...] = ("rate_limit", "server_error", "malformed", "disconnect", "empty")
+FAULTS: tuple[FaultName, ...] = ("rate_limit", "server_error", "malformed", "disconnect", "empty")
 Numbers = dict[str, float]
 
 

@@ -1,4 +1,4 @@
-"""Answers in and out of text: the schema to enforce, instructions where none is enforced, parsing, validation.
+"""Answers as text: the schema to enforce, instructions for endpoints that do not, parsing, validation.
 
 The fallback form, for endpoints without structured output:
 
@@ -6,10 +6,10 @@ The fallback form, for endpoints without structured output:
     {"name": "…", "motivation": "…"}
     ```
     ```python
-    the field marked Block("python"), as it is, without any escaping
+    the field marked Block("python"), unescaped
     ```
 
-One parser reads every form, so that a recorded answer is read the same way whichever form was asked for.
+One parser reads all forms.
 """
 
 import json
@@ -32,8 +32,8 @@ _FENCE = re.compile(
 _LONGEST_REASON = 2000
 
 
-class Unreadable(ValueError):  # noqa: N818 - says what happened
-    """The text is not an answer of the asked form; the message is written for the model that is to repair it."""
+class Unreadable(ValueError):  # noqa: N818
+    """The text is not a valid answer; the message is addressed to the model that repairs it."""
 
 
 def blocks_of(answer: type[BaseModel]) -> dict[str, str]:
@@ -48,14 +48,14 @@ def blocks_of(answer: type[BaseModel]) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def schema_of(answer: type[BaseModel]) -> tuple[dict[str, JSON], bool]:
-    """The JSON schema to send, and whether it can be enforced strictly (it holds no free-form mapping)."""
+    """The JSON schema to send, and whether it can be enforced strictly, which free-form mappings prevent."""
     schema = cast("dict[str, JSON]", answer.model_json_schema())
     strict = not _has_mapping(schema)
     return (cast("dict[str, JSON]", _closed(schema)) if strict else schema), strict
 
 
 def _has_mapping(node: JSON) -> bool:
-    """Whether any object in the schema takes keys of any name."""
+    """Whether any object in the schema allows arbitrary keys."""
     if isinstance(node, list):
         return any(_has_mapping(inner) for inner in node)
     if not isinstance(node, dict):
@@ -65,23 +65,23 @@ def _has_mapping(node: JSON) -> bool:
 
 
 def _closed(node: JSON) -> JSON:
-    """Every property required and none besides: what strict structured output asks for."""
+    """The schema with all properties required and no others allowed, as strict structured output needs."""
     if isinstance(node, list):
         return [_closed(inner) for inner in node]
     if not isinstance(node, dict):
         return node
     properties = node.get("properties")
-    kept = {key: _closed(inner) for key, inner in node.items() if key != "default"}
+    closed = {key: _closed(inner) for key, inner in node.items() if key != "default"}
     if isinstance(properties, dict):
         # A property may itself be called "default", so the names are taken from the original.
-        kept["properties"] = {name: _closed(inner) for name, inner in properties.items()}
-        kept["required"] = list(properties)
-        kept["additionalProperties"] = False
-    return kept
+        closed["properties"] = {name: _closed(inner) for name, inner in properties.items()}
+        closed["required"] = list(properties)
+        closed["additionalProperties"] = False
+    return closed
 
 
 def instructions(answer: type[BaseModel], fenced: bool) -> str:
-    """What a model is told where the endpoint does not enforce the schema."""
+    """Instructions for models whose endpoint does not enforce the schema."""
     schema = answer.model_json_schema()
     blocks = blocks_of(answer) if fenced else {}
     for name in blocks:
@@ -97,29 +97,32 @@ def instructions(answer: type[BaseModel], fenced: bool) -> str:
 
 
 def read(text: str, answer: type[A]) -> A:
-    """The validated answer in `text`. Raises Unreadable with what to repair."""
-    # Reasoning models may think aloud first; what they think is no part of the answer.
-    spoken = text.rsplit("</think>", 1)[-1]
-    values = _values(spoken, blocks_of(answer))
+    """The validated answer in `text`. Raises Unreadable with the problems."""
+    reply = text.rsplit("</think>", 1)[-1]  # without the reasoning
+    values = _values(reply, blocks_of(answer))
     try:
         return answer.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise Unreadable(_reasons(error)) from None
+        problems = [f"{'.'.join(map(str, item['loc'])) or 'answer'}: {item['msg']}" for item in error.errors()]
+        raise Unreadable("; ".join(problems)[:_LONGEST_REASON]) from None
 
 
 def _values(text: str, blocks: Mapping[str, str]) -> Mapping[str, JSON]:
     whole = _object(text.strip())
     if whole is not None:
         return whole
-    fences = [(found["language"].lower(), found["body"]) for found in _FENCE.finditer(text)]
-    objects = [found for language, body in fences if language in ("json", "") and (found := _object(body)) is not None]
-    values = dict(objects[-1]) if objects else dict(_embedded(text) or {})
+    fences = [(match["language"].lower(), match["body"]) for match in _FENCE.finditer(text)]
+    parsed = [_object(body) for language, body in fences if language in ("json", "")]
+    objects = [value for value in parsed if value is not None]
+    if not objects:  # an object between the first and the last brace
+        objects = [_object(text[text.find("{") : text.rfind("}") + 1]) or {}]
+    values = dict(objects[-1])
     if not values:
         raise Unreadable("no JSON object was found in the answer")
     for name, language in blocks.items():
         bodies = [body for of, body in fences if of == language]
         if bodies and name not in values:
-            # Models quote pieces while they explain; the whole text is the longest.
+            # Explanations may quote parts; the whole text is the longest.
             values[name] = max(bodies, key=len)
     return values
 
@@ -132,19 +135,8 @@ def _object(text: str) -> dict[str, JSON] | None:
     return value if isinstance(value, dict) else None
 
 
-def _embedded(text: str) -> dict[str, JSON] | None:
-    """An object between the first and the last brace of a text without fences."""
-    start, end = text.find("{"), text.rfind("}")
-    return _object(text[start : end + 1]) if 0 <= start < end else None
-
-
 def _refuse_constant(name: str) -> JSON:
     raise ValueError(f"{name} is not JSON")
-
-
-def _reasons(error: ValidationError) -> str:
-    lines = [f"{'.'.join(map(str, one['loc'])) or 'answer'}: {one['msg']}" for one in error.errors()]
-    return "; ".join(lines)[:_LONGEST_REASON]
 
 
 LimitField = Literal["max_tokens", "max_completion_tokens"]
@@ -156,24 +148,22 @@ _WEAKER: dict[Structured, Structured] = {"json_schema": "json_object", "json_obj
 
 @dataclass(frozen=True, slots=True)
 class RequestFormat:
-    """How to ask: structured output, the name of the token limit, whether a temperature may be given."""
+    """The supported features: structured output, the name of the token limit, temperature."""
 
     structured: Structured = "json_schema"
-    adaptable: bool = True  # whether `structured` may be stepped down
+    adaptable: bool = True  # whether `structured` may be downgraded
     limit: LimitField = "max_tokens"
     temperature: bool = True
 
     def after(self, complaint: str) -> "RequestFormat | None":
-        """The request format to try after a 400 with this text; None when the text is about something else."""
+        """The format to try after a 400 with this text; None if the text is about something else."""
         lower = complaint.lower()
         if self.limit == "max_tokens" and "max_completion_tokens" in lower and _NOT_KNOWN.search(complaint):
             return replace(self, limit="max_completion_tokens")
         if self.temperature and "temperature" in lower and _NOT_KNOWN.search(complaint):
             return replace(self, temperature=False)
-        about_form = any(
-            word in lower for word in ("response_format", "json_schema", "json_object", "structured output")
-        )
-        if self.adaptable and about_form and self.structured in _WEAKER:
+        terms = ("response_format", "json_schema", "json_object", "structured output")
+        if self.adaptable and self.structured in _WEAKER and any(term in lower for term in terms):
             return replace(self, structured=_WEAKER[self.structured])
         return None
 
@@ -186,20 +176,20 @@ def body(
     temperature: float,
     max_tokens: int,
 ) -> dict[str, JSON]:
-    """The JSON body of one chat completion: the request's messages, then the turns of a repair."""
+    """The JSON body of a chat completion: the request's messages, then the repair turns."""
     messages: list[JSON] = [{"role": message.role, "content": message.text} for message in request.messages]
     if format_.structured != "json_schema":
         text = instructions(request.answer, fenced=format_.structured == "text")
         last = request.messages[-1]
         messages[-1] = {"role": last.role, "content": f"{last.text}\n\n{text}"}
     messages += [{"role": message.role, "content": message.text} for message in turns]
-    asked: dict[str, JSON] = {"model": model, "messages": messages, format_.limit: max_tokens}
+    content: dict[str, JSON] = {"model": model, "messages": messages, format_.limit: max_tokens}
     if format_.temperature:
-        asked["temperature"] = temperature
+        content["temperature"] = temperature
     if format_.structured == "json_schema":
         schema, strict = schema_of(request.answer)
         named: dict[str, JSON] = {"name": request.answer.__name__[:64], "schema": schema, "strict": strict}
-        asked["response_format"] = {"type": "json_schema", "json_schema": named}
+        content["response_format"] = {"type": "json_schema", "json_schema": named}
     elif format_.structured == "json_object":
-        asked["response_format"] = {"type": "json_object"}
-    return asked
+        content["response_format"] = {"type": "json_object"}
+    return content

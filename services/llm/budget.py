@@ -1,7 +1,7 @@
-"""Hard budgets: the worst case is reserved before a call, what it really took is booked afterwards.
+"""Hard budgets: the worst case is reserved before a call, the actual cost is booked afterwards.
 
-A ledger never lets (booked + reserved) exceed a limit, so that a call which could exceed it is not made, with any
-number of calls in flight. A call whose cost is unknown afterwards (cut off, timed out) is booked at its reserve.
+The sum of booked and reserved amounts never exceeds a limit, whatever the number of calls in flight. A call of unknown
+cost (interrupted, timed out) is booked at its reservation.
 """
 
 import asyncio
@@ -18,17 +18,14 @@ NANO = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """Tokens and money; money in whole billionths of a dollar, so that sums are exact, None where no price is known."""
+    """Tokens, and money in billionths of a dollar, so that sums are exact; None without a price."""
 
     tokens: int = 0
     nanodollars: int | None = 0
 
     def __add__(self, other: "Spend") -> "Spend":
-        """An unknown price adds nothing; a ledger with a money limit refuses such calls beforehand."""
+        """An unknown price adds nothing; ledgers with a limit of money refuse such calls."""
         return Spend(self.tokens + other.tokens, (self.nanodollars or 0) + (other.nanodollars or 0))
-
-    def __sub__(self, other: "Spend") -> "Spend":
-        return Spend(self.tokens - other.tokens, (self.nanodollars or 0) - (other.nanodollars or 0))
 
     @property
     def dollars(self) -> float | None:
@@ -50,7 +47,7 @@ class Price:
 
 
 def spend(price: Price | None, prompt_tokens: int, completion_tokens: int) -> Spend:
-    """What a call of this size takes."""
+    """The cost of a call of this size."""
     money = None if price is None else price.of(prompt_tokens, completion_tokens)
     return Spend(prompt_tokens + completion_tokens, money)
 
@@ -77,7 +74,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """The right to one call; settled exactly once."""
+    """A granted reservation for one call; settled exactly once."""
 
     run: str
     id: int
@@ -85,13 +82,12 @@ class Reservation:
 
 
 class BudgetLedger(Protocol):
-    """Tracks what a run may still spend. All services of a run share one ledger.
+    """Tracks the budget of runs. All services of a run share one ledger.
 
-    `reserve` returns once `worst` is set aside. While only calls in flight stand in the way it waits for them.
-    It raises BudgetExhausted when what is booked leaves too little, PriceUnknown when money is limited and the price
-    is not known, and Transient when the ledger is out of reach. `settle` books what a call took and frees the rest; it
-    is idempotent, and books the whole reserve when `actual` is None. `booked_at` is the sequence of the event that
-    records the call, where the log is what is booked in.
+    `reserve` returns once `worst` is reserved; it waits while only reservations of calls in flight exceed the budget.
+    It raises BudgetExhausted if the unbooked budget is too small, PriceUnknown if money is limited and the price is
+    unknown, and Transient if the ledger is unreachable. `settle` books the actual cost, or the whole reservation if it
+    is None; it is idempotent. `booked_at` is the sequence of the event that records the call, if there is one.
     """
 
     async def reserve(self, run: str, worst: Spend) -> Reservation: ...
@@ -111,7 +107,7 @@ class _Account:
 
 
 class MemoryLedger:
-    """An in-process ledger. A run that was not opened has the limits given here (by default: none)."""
+    """An in-process ledger. `limits` apply to runs that were not opened."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         unopened = limits or Limits()
@@ -120,18 +116,18 @@ class MemoryLedger:
         self._next = 0
 
     async def open(self, run: str, limits: Limits, booked: Spend = Spend()) -> None:
-        """Set a run's limits and, after a restart, what it has spent already; reservations in hand stay."""
+        """Set a run's limits and booked cost; open reservations remain."""
         async with self._changed:
             account = self._accounts[run]
             account.limits, account.booked = limits, booked
             self._changed.notify_all()
 
     def booked(self, run: str) -> Spend:
-        """What the run has spent."""
+        """The booked cost of a run."""
         return self._accounts[run].booked
 
     def reserved(self, run: str) -> Spend:
-        """What calls in flight may still spend."""
+        """The reserved cost of calls in flight."""
         return self._accounts[run].reserved
 
     async def reserve(self, run: str, worst: Spend) -> Reservation:
@@ -143,12 +139,17 @@ class MemoryLedger:
             return Reservation(run, self._next, worst)
 
     def _fits(self, run: str, worst: Spend) -> bool:
-        """False while calls in flight stand in the way. Raises when even their end could not help."""
+        """Whether the call fits beside reservations. Raises if it does not fit even without them."""
         account = self._accounts[run]
         if account.limits.dollars is not None and worst.nanodollars is None:
             raise PriceUnknown(f"run {run} has a budget in money, so every model needs prices in the mind file")
         if not account.limits.hold(account.booked + worst):
-            raise BudgetExhausted(_shortage(run, account, worst))
+            limits, booked = account.limits, account.booked
+            raise BudgetExhausted(
+                f"the budget of run {run} ({limits.tokens} tokens, {limits.dollars} dollars; None is unlimited) does "
+                f"not cover another call of up to {worst.tokens} tokens and {worst.dollars} dollars: "
+                f"{booked.tokens} tokens and {booked.dollars} dollars are spent"
+            )
         return account.limits.hold(account.booked + account.reserved + worst)
 
     async def settle(self, reservation: Reservation, actual: Spend | None, booked_at: int | None = None) -> None:  # noqa: ARG002
@@ -157,12 +158,3 @@ class MemoryLedger:
             if account.open.pop(reservation.id, None) is not None:
                 account.booked += reservation.worst if actual is None else actual
                 self._changed.notify_all()
-
-
-def _shortage(run: str, account: _Account, worst: Spend) -> str:
-    limits, booked = account.limits, account.booked
-    return (
-        f"the budget of run {run} ({limits.tokens} tokens, {limits.dollars} dollars; None is unlimited) does not cover "
-        f"another call of up to {worst.tokens} tokens and {worst.dollars} dollars: "
-        f"{booked.tokens} tokens and {booked.dollars} dollars are spent"
-    )

@@ -1,12 +1,12 @@
-"""Embedders: text to unit vectors that know who made them.
+"""Embedders: from texts to unit vectors that name their embedder.
 
     embedder = LocalEmbedder()                      # no network, no model, the same vector on every machine
     first, second = await embedder.embed([a, b])    # or embedder.vector(a) without awaiting
-    cosine(first, second)                           # −1 to 1; EmbedderMismatch if two embedders made them
+    cosine(first, second)                           # −1 to 1; raises EmbedderMismatch for two embedders
     Vector(embedder="hashed-1024-v1", values=np.array(floats_from_the_wire))   # back from a message or database
     similarities(query, many)                       # one product for a whole base, float64 of shape [len(many)]
 
-`services.llm.openai_embedder.OpenAIEmbedder` asks an endpoint through the same port.
+`services.llm.openai_embedder.OpenAIEmbedder` implements the port with an endpoint.
 
 The local embedder hashes words, pairs of neighbouring words and the character n-grams inside words (so that "gate",
 "gated" and "gating" are near) into a fixed number of signed buckets. Sources: feature hashing, Weinberger et al. 2009,
@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class EmbedderMismatch(ValueError):  # noqa: N818 - says what happened
-    """Two vectors that different embedders made were to be compared; the numbers would mean nothing."""
+class EmbedderMismatch(ValueError):  # noqa: N818
+    """Vectors of different embedders cannot be compared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +39,7 @@ class Vector:
     """A direction in the space of one embedder; `values` is float32 of shape [dimension], of length 1, read-only.
 
     Raises:
-        ValueError: `values` has not one axis, holds something not finite, or has no direction (all zero).
+        ValueError: `values` is not one-dimensional, not finite or all zero.
     """
 
     embedder: str
@@ -50,7 +50,7 @@ class Vector:
         norm = float(np.linalg.norm(values)) if values.ndim == 1 else math.nan
         if not math.isfinite(norm) or norm == 0.0:
             raise ValueError(f"vector.values of {self.embedder} must be one row of finite numbers, not all zero")
-        # A vector that comes back from float32 storage is of length 1 already and must stay the same to the bit.
+        # A vector from float32 storage has length 1 and must not change.
         unit = (values if abs(norm - 1.0) < 1e-6 else values / norm).astype(np.float32)
         unit.setflags(write=False)
         object.__setattr__(self, "values", unit)
@@ -65,11 +65,11 @@ class Vector:
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors.
+    """Embeds texts.
 
-    `embed` keeps the order and the number of texts, and the same text always gives the same vector. `name` identifies
-    the space: a changed algorithm or model has another name. An empty text raises ValueError naming its place; an
-    endpoint out of reach raises Transient.
+    `embed` returns one vector per text, in order; equal texts have equal vectors. `name` identifies the space: a
+    changed algorithm or model has another name. An empty text raises ValueError naming its index, an unreachable
+    endpoint Transient.
     """
 
     @property
@@ -77,7 +77,7 @@ class Embedder(Protocol):
 
     @property
     def dimension(self) -> int | None:
-        """The length of a vector; None while an endpoint that was not told has not answered yet."""
+        """The length of a vector; None if it is unknown before the first reply of an endpoint."""
         ...
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]: ...
@@ -108,7 +108,7 @@ def validate_same_embedder(query: Vector, others: Sequence[Vector]) -> None:
 
 
 def validate_not_empty(texts: Sequence[str]) -> None:
-    """Raises ValueError naming the first text without content: it has no direction."""
+    """Raises ValueError naming the first empty text."""
     for place, text in enumerate(texts):
         if not text.strip():
             raise ValueError(f"texts[{place}] is empty; an embedder needs some text")
@@ -144,12 +144,12 @@ class LocalEmbedder:
         return self._dimension
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Vectors in the order of `texts`, computed in a thread so that the loop goes on."""
+        """See the port. Computed in a thread."""
         validate_not_empty(texts)
         return await asyncio.to_thread(lambda: [self.vector(text) for text in texts])
 
     def vector(self, text: str) -> Vector:
-        """The vector of one text, computed here and now. Raises ValueError when the text is empty."""
+        """The vector of one text. Raises ValueError for an empty text."""
         validate_not_empty([text])
         values = np.zeros(self._dimension)
         for feature, weight in _features(text):
@@ -159,7 +159,7 @@ class LocalEmbedder:
 
 
 def _features(text: str) -> Iterator[tuple[str, float]]:
-    """Weighted features of a text: repeated words count with 1 + ln(times), stop words hardly at all."""
+    """Weighted features of a text: repeated words weigh 1 + ln(times), stop words little."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = _WORD.findall(folded) or ["".join(folded.split())]
     for word, times in Counter(words).items():
@@ -172,7 +172,8 @@ def _features(text: str) -> Iterator[tuple[str, float]]:
 
 
 def _subwords(word: str, weight: float) -> Iterator[tuple[str, float]]:
-    """The 3- to 5-grams of a word with its ends marked; together they weigh `_SUBWORD_WEIGHT` of the word."""
+    """The 3- to 5-grams of a word with its ends marked; the norm of their weights is `_SUBWORD_WEIGHT` of the
+    word's."""
     marked = f"<{word}>"
     grams = [marked[at : at + size] for size in (3, 4, 5) for at in range(len(marked) - size + 1)]
     for gram in grams:

@@ -1,6 +1,6 @@
-"""One exchange with an OpenAI-compatible endpoint: every way it can go becomes an `Outcome`, nothing is swallowed.
+"""Exchanges with an OpenAI-compatible endpoint; each result, including every failure, is an `Outcome`.
 
-Everything that is recorded, logged or raised passes through a `Scrubber`: secrets never leave.
+A `Scrubber` removes secrets from everything that is recorded, logged or raised.
 """
 
 from __future__ import annotations
@@ -27,25 +27,28 @@ from services.llm.budget import BudgetLedger, Price, Reservation, Spend, spend
 from services.llm.port import Call, Fault, Journal
 from services.llm.retry import Clock, retry_after
 
-if TYPE_CHECKING:  # importing it takes a second, which a service that asks no endpoint does not pay
+if TYPE_CHECKING:  # the import takes a second
     import openai
     from openai.types.chat import ChatCompletionMessageParam
 
 MARK = "[secret]"
 
-# What looks like a credential even though this process was not told of it.
+# Patterns of credentials that the settings do not contain.
 _LOOKS_SECRET = re.compile(
     r"\bsk-[A-Za-z0-9_\-]{16,}|(?<=Bearer )[A-Za-z0-9._~+/\-]{8,}=*|(?<=://)[^\s/:@]+:[^\s/@]+(?=@)"
 )
 _STARTS = ("sk-", "Bearer ", "://")
-_SHORTEST = 4  # a "secret" shorter than this would blank out ordinary text
+_SHORTEST = 4  # shorter secrets would match ordinary text
 
 
 class Scrubber:
-    """Replaces known secrets, in plain, URL-quoted and Base64 spelling, and what looks like one."""
+    """Replaces known secrets (plain, URL-quoted and Base64) and text that looks like one."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        spellings = {spelling for secret in secrets if len(secret) >= _SHORTEST for spelling in _spellings(secret)}
+        spellings: set[str] = set()
+        for secret in secrets:
+            if len(secret) >= _SHORTEST:
+                spellings |= {secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()}
         self._known = sorted(spellings, key=len, reverse=True)
 
     def __repr__(self) -> str:
@@ -55,16 +58,16 @@ class Scrubber:
         """`text` without secrets."""
         for secret in self._known:
             text = text.replace(secret, MARK)
-        # The pattern is slow on long prompts, and hardly any of them holds one of its beginnings.
+        # The pattern is slow on long prompts, most of which contain none of its prefixes.
         return _LOOKS_SECRET.sub(MARK, text) if any(start in text for start in _STARTS) else text
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """A logging filter: the finished message of a record, without secrets."""
+        """A logging filter that removes secrets from the message."""
         record.msg, record.args = self.text(record.getMessage()), ()
         return True
 
     def processor(self, _logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        """A structlog processor: every text in an entry, at any depth, without secrets."""
+        """A structlog processor that removes secrets from all texts of an entry."""
         return {key: self._any(value) for key, value in event.items()}
 
     def _any(self, value: object) -> object:
@@ -77,22 +80,18 @@ class Scrubber:
         return value
 
 
-def _spellings(secret: str) -> tuple[str, ...]:
-    return secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()
-
-
 _LONGEST_MESSAGE = 1000
-# The request never reached the endpoint, so that it cannot cost anything.
+# The request never reached the endpoint, so it costs nothing.
 _NOT_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
-# Statuses of a gateway or server that no longer waits for the model, which may have answered and charged.
+# Statuses of a gateway that stopped waiting; the model may have answered and charged.
 _GAVE_UP_WAITING = {408, 502, 504}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one request. `fault` None: `text` is a whole answer.
+    """The result of one request. Without a fault, `text` is a complete answer.
 
-    `billed` False: the endpoint certainly did not charge. Tokens are None when it did not say.
+    `billed` is False if the endpoint certainly did not charge. Tokens are None if they were not reported.
     """
 
     fault: Fault | None
@@ -104,7 +103,7 @@ class Outcome:
     billed: bool = True
 
     def spent(self, price: Price | None) -> Spend | None:
-        """What the exchange took; None where the endpoint may have charged and did not say what."""
+        """The cost of the exchange; None if the endpoint may have charged an unknown amount."""
         if not self.billed:
             return Spend()
         if self.prompt_tokens is None or self.completion_tokens is None:
@@ -117,13 +116,13 @@ class _Usage(BaseModel):
     completion_tokens: int | None = Field(default=None, ge=0)
 
 
-class _Said(BaseModel):
+class _Reply(BaseModel):
     content: str | None = None
     refusal: str | None = None
 
 
 class _Choice(BaseModel):
-    message: _Said
+    message: _Reply
     finish_reason: str | None = None
 
 
@@ -143,21 +142,17 @@ class _Embedded(BaseModel):
 
 
 class _Raw(Protocol):
-    """A reply as it came."""
-
     @property
     def text(self) -> str: ...
 
 
 CONNECT_SECONDS = 8.0
-"""A machine that does not take a connection by then is away, however long a model may think."""
+"""Shorter than the limit of a whole exchange, since models may take long, but connections do not."""
 
 
 def connect(url: str, key: SecretStr) -> openai.AsyncOpenAI:
-    """A client without retries, and with a time limit for the connection alone: the others are ours.
-
-    Raises SettingsError if not allowed.
-    """
+    """A client without retries and with a time limit for connecting only. Raises SettingsError for a forbidden
+    address."""
     import openai
 
     check_address(url)
@@ -166,7 +161,7 @@ def connect(url: str, key: SecretStr) -> openai.AsyncOpenAI:
 
 
 class EndpointClient:
-    """The way to one endpoint: its client, its time limit, and the scrubber of what comes back."""
+    """Sends requests to one endpoint, with a time limit, and removes secrets from replies."""
 
     def __init__(
         self, client: openai.AsyncOpenAI, timeout: float, scrubber: Scrubber, now: Callable[[], datetime]
@@ -177,14 +172,14 @@ class EndpointClient:
         self._now = now
 
     async def exchange(self, body: Mapping[str, JSON]) -> Outcome:
-        """Send one chat completion. Raises nothing but CancelledError and what is a fault of ours."""
+        """Send one chat completion. Failures of the endpoint are outcomes, not exceptions."""
         create = self._client.chat.completions.with_raw_response.create
         messages = cast("list[ChatCompletionMessageParam]", body["messages"])
         sent = create(model=str(body["model"]), messages=messages, extra_body=dict(body))
         return await self._outcome(sent, self._read)
 
     async def embed(self, model: str, texts: Sequence[str]) -> Outcome:
-        """Have texts embedded, as `exchange`; the outcome's text is a JSON list with a list of numbers for each."""
+        """Embed texts; the outcome's text is a JSON list of lists of numbers."""
         create = self._client.embeddings.with_raw_response.create
         sent = create(model=model, input=list(texts), encoding_format="float")
         return await self._outcome(sent, lambda text: self._vectors(text, len(texts)))
@@ -193,12 +188,12 @@ class EndpointClient:
         import openai
 
         try:
-            # The client's own limit restarts with every byte; a slow trickle is only ended by a limit on the whole.
+            # The client's own limit restarts with every byte; this one applies to the whole exchange.
             async with asyncio.timeout(self._timeout):
                 raw = await sent
             return read(raw.text)
         except (TimeoutError, openai.APITimeoutError):
-            return Outcome(Fault.TIMEOUT, message=f"no whole answer within {self._timeout:g} s")
+            return Outcome(Fault.TIMEOUT, message=f"no complete answer within {self._timeout:g} s")
         except openai.APIStatusError as error:
             return self._refused(error)
         except openai.APIConnectionError as error:
@@ -218,11 +213,11 @@ class EndpointClient:
         except ValidationError:
             start = self._scrubber.text(text)[:200]
             return Outcome(Fault.MALFORMED, text=start, message=f"the reply is not a chat completion: {start!r}")
-        fault, said, message = _judge(completion)
+        fault, answer, message = _classify(completion)
         usage = completion.usage
         return Outcome(
             fault,
-            text=self._scrubber.text(said),
+            text=self._scrubber.text(answer),
             message=self._scrubber.text(message),
             prompt_tokens=usage.prompt_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,
@@ -233,14 +228,14 @@ class EndpointClient:
             reply = _Embedded.model_validate_json(text)
         except ValidationError:
             start = self._scrubber.text(text)[:200]
-            return Outcome(Fault.MALFORMED, text=start, message=f"the reply holds no embeddings: {start!r}")
+            return Outcome(Fault.MALFORMED, text=start, message=f"the reply has no embeddings: {start!r}")
         rows = [row.embedding for row in sorted(reply.data, key=lambda row: row.index)]
         tokens = reply.usage.prompt_tokens if reply.usage else None
-        known = Outcome(None, json.dumps(rows), prompt_tokens=tokens, completion_tokens=None if tokens is None else 0)
+        outcome = Outcome(None, json.dumps(rows), prompt_tokens=tokens, completion_tokens=None if tokens is None else 0)
         if len(rows) != count:
-            message = f"{count} texts were sent and {len(rows)} vectors came back"
-            return replace(known, fault=Fault.MALFORMED, message=message)
-        return known
+            message = f"{count} texts were sent, but {len(rows)} vectors returned"
+            return replace(outcome, fault=Fault.MALFORMED, message=message)
+        return outcome
 
     def _refused(self, error: openai.APIStatusError) -> Outcome:
         status = error.status_code
@@ -249,19 +244,19 @@ class EndpointClient:
         return Outcome(_fault_of(status), message=message, retry_after=wait, billed=status in _GAVE_UP_WAITING)
 
 
-def _judge(completion: _Completion) -> tuple[Fault | None, str, str]:
+def _classify(completion: _Completion) -> tuple[Fault | None, str, str]:
     """Fault, text and message of a well-formed reply."""
     if not completion.choices:
-        return Fault.EMPTY, "", "the reply holds no choice"
+        return Fault.EMPTY, "", "the reply has no choice"
     choice = completion.choices[0]
-    said = choice.message.content or ""
+    text = choice.message.content or ""
     if choice.message.refusal or choice.finish_reason == "content_filter":
-        return Fault.REFUSED, said, f"the model declines: {choice.message.refusal or 'content filter'}"
+        return Fault.REFUSED, text, f"the model declines: {choice.message.refusal or 'content filter'}"
     if choice.finish_reason == "length":
-        return Fault.TRUNCATED, said, "the answer was cut off at the token limit"
-    if not said.strip():
-        return Fault.EMPTY, said, f"the answer is empty (finish_reason {choice.finish_reason!r})"
-    return None, said, ""
+        return Fault.TRUNCATED, text, "the answer was cut off at the token limit"
+    if not text.strip():
+        return Fault.EMPTY, text, f"the answer is empty (finish_reason {choice.finish_reason!r})"
+    return None, text, ""
 
 
 def _fault_of(status: int) -> Fault:
@@ -282,14 +277,14 @@ _switch = _Switch()
 
 
 def forbid_outside_calls(forbidden: bool = True) -> None:
-    """From now on minds and embedders of this process may only be made for addresses on this machine."""
+    """Restrict minds and embedders of this process to addresses on this machine."""
     _switch.forbidden = forbidden
 
 
 def check_address(url: str) -> None:
-    """Raises SettingsError when outside calls are forbidden and `url` is not on this machine."""
+    """Raises SettingsError if outside calls are forbidden and `url` is not on this machine."""
     if _switch.forbidden and not _is_local(urlsplit(url).hostname or ""):
-        raise SettingsError(f"calls beyond this machine are forbidden here, and {urlsplit(url).hostname} is not on it.")
+        raise SettingsError(f"outside calls are forbidden here, and {urlsplit(url).hostname} is not this machine.")
 
 
 def _is_local(host: str) -> bool:
@@ -301,7 +296,7 @@ def _is_local(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PlannedCall:
-    """One exchange before it takes place; `prompt` is the JSON that is sent, `role` a Role or EMBED."""
+    """An exchange to be made; `prompt` is the JSON to send, `role` a Role or EMBED."""
 
     run: str
     candidate: str
@@ -314,7 +309,7 @@ class PlannedCall:
     prompt_hash: str
 
     def call(self, outcome: Outcome, seconds: float, worst: Spend) -> Call:
-        """The exchange as it goes on record; where its usage is not known, with `worst`, its reserve."""
+        """The record of the exchange; with its reservation `worst` if the usage is unknown."""
         prompt_tokens, completion_tokens = outcome.prompt_tokens, outcome.completion_tokens
         if not outcome.billed:
             prompt_tokens = completion_tokens = 0
@@ -341,7 +336,7 @@ class PlannedCall:
 
 @dataclass(frozen=True, slots=True)
 class BilledCandidate:
-    """The candidate for which a text is embedded: its run pays, and the call goes into its record."""
+    """The candidate for which a text is embedded: its run pays, and its record contains the call."""
 
     run: str
     candidate: str
@@ -351,7 +346,7 @@ class BilledCandidate:
 
 @dataclass(slots=True)
 class PendingCall:
-    """An exchange while it takes place: the asker sets what came of it."""
+    """An exchange in progress; the caller sets its outcome."""
 
     outcome: Outcome
 
@@ -366,20 +361,20 @@ class CallAccounting:
 
     @asynccontextmanager
     async def account(self, planned: PlannedCall, worst: Spend, calls: list[Call]) -> AsyncIterator[PendingCall]:
-        """Reserve `worst` for the exchange inside; then append it to `calls`, book what it took and write it down.
+        """Reserve `worst` for the exchange in the context; then append it to `calls`, record it and book its cost.
 
-        Raises what the ledger raises before anything is sent, and what the journal raises. A call that was not written
-        down stays reserved as a whole.
+        Raises the errors of the ledger, before sending, and of the journal. A call that could not be recorded stays
+        reserved.
         """
         reservation = await self.ledger.reserve(planned.run, worst)
-        pending = PendingCall(Outcome(Fault.CANCELLED, message="the asker went away"))
+        pending = PendingCall(Outcome(Fault.CANCELLED, message="the caller was cancelled"))
         started = self.clock.monotonic()
         try:
             yield pending
         finally:
             call = planned.call(pending.outcome, self.clock.monotonic() - started, worst)
             calls.append(call)
-            await _unbroken(self._close(reservation, pending.outcome.spent(planned.price), planned, call))
+            await _shielded(self._close(reservation, pending.outcome.spent(planned.price), planned, call))
 
     async def _close(self, reservation: Reservation, spent: Spend | None, planned: PlannedCall, call: Call) -> None:
         booked_at = None
@@ -390,8 +385,8 @@ class CallAccounting:
             await self.ledger.settle(reservation, spent, booked_at)
 
 
-async def _unbroken(work: Coroutine[None, None, None]) -> None:
-    """Finish `work` although the asker is cancelled meanwhile: what was spent must be written down."""
+async def _shielded(work: Coroutine[None, None, None]) -> None:
+    """Finish `work` even if the caller is cancelled, since costs must be recorded."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)

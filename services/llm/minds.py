@@ -1,10 +1,10 @@
-"""One place where a service gets the mind that a run asks for.
+"""Opens the minds that runs select.
 
     minds = Minds(service.name, service.bus, archive_stub, settings.artifacts)
-    mind = await minds.mind(run_settings.mind, job)     # None: the run thinks offline
+    mind = await minds.mind(run_settings.mind, job)     # None for the offline mind
     answered = await mind.ask(request)                  # every call becomes a fact mind.answered of the candidate
 
-All candidates of a service share one OpenAIMind, so that limits per endpoint hold; budgets are kept by the store.
+All candidates of a service share one OpenAIMind, so that limits per endpoint apply; the store keeps the budgets.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ from services.llm.port import (
 from services.llm.recorded import CallRecord, ExchangeFileMind, LoggedCalls, RecordedMind, rewarded_model, to_message
 
 BUSY_SECONDS = 0.5
-MOST_IN_HAND = 256
-"""Candidates whose calls a process can still place: many more than it handles at once."""
+MOST_CAUSES = 256
+"""Candidates whose causes are remembered; many more than a process handles at once."""
 
 
 class Minds:
@@ -64,34 +64,34 @@ class Minds:
         self._lessons = RewardFeed(archive)
         self._openai: OpenAIMind | None = None
         self._exchanges: dict[Path, ExchangeFileMind] = {}
-        self._recorded: dict[tuple[str, str], RecordedMind] = {}  # by the run that asks, and its mind
+        self._recorded: dict[tuple[str, str], RecordedMind] = {}  # by run and name of the mind
 
     async def mind(self, name: str, job: Job) -> Mind | None:
         """The mind of this name (see `services.llm.port`); None for "offline".
 
-        Raises SettingsError where the environment describes no endpoint, ValueError for an unknown name.
+        Raises SettingsError if the environment describes no endpoint, ValueError for an unknown name.
         """
         self._journal.follow(job)
         if name in ("", OFFLINE):
             return None
         if name in (OPENAI, MIXED):
-            return await self._asking(job)
+            return await self._open_openai(job)
         if (path := exchange_file(name)) is not None:
             if path not in self._exchanges:
                 self._exchanges[path] = ExchangeFileMind.read(path)
             return self._exchanges[path]
         key = job.event.run, name
         if key not in self._recorded:
-            self._recorded[key] = await self._replaying(*record_of(name), job)
+            self._recorded[key] = await self._open_recorded(*record_of(name), job)
         return self._recorded[key]
 
     async def record(self, name: str, job: Job) -> RecordedMind | None:
-        """The record that a mind of this name answers from, if it is one that does."""
+        """The mind of this name, if it answers from a record."""
         mind = await self.mind(name, job) if name.startswith(RECORDED) else None
         return mind if isinstance(mind, RecordedMind) else None
 
     def billed(self, job: Job) -> BilledCandidate:
-        """The candidate of this job, for what is embedded on its behalf."""
+        """The candidate that pays for embeddings of this job."""
         self._journal.follow(job)
         return BilledCandidate(job.event.run, job.event.candidate, ArchiveLedger(self._archive), self._journal)
 
@@ -100,31 +100,39 @@ class Minds:
         if self._openai is not None:
             await self._openai.close()
 
-    async def _asking(self, job: Job) -> OpenAIMind:
+    async def _open_openai(self, job: Job) -> OpenAIMind:
         if self._openai is None:
             self._openai = OpenAIMind.from_environment(os.environ, ArchiveLedger(self._archive), self._journal)
         if self._openai.learns:
             await self._lessons.teach(self._openai, job.event.run)
         return self._openai
 
-    async def _replaying(self, run: str, until: int | None, job: Job) -> RecordedMind:
+    async def _open_recorded(self, run: str, until: int | None, job: Job) -> RecordedMind:
         if until is not None:
             calls = LoggedCalls(self._archive, self._artifacts, run, until)
-            return RecordedMind(calls, f"{run}@{until}", await self._asking(job))
+            return RecordedMind(calls, f"{run}@{until}", await self._open_openai(job))
         record = CallRecord(self._artifacts)
-        request = archive_pb2.ListCandidatesRequest(run=run, page_size=200)
-        while True:
-            reply = await self._archive.ListCandidates(request, timeout=60)
-            for candidate in reply.candidates:
-                for call in candidate.calls:
-                    record.add(candidate.id, call)
-            if not reply.next_page_token:
-                return RecordedMind(record, run)
-            request.page_token = reply.next_page_token
+        async for candidate in _candidates(self._archive, archive_pb2.ListCandidatesRequest(run=run, page_size=PAGE)):
+            for call in candidate.calls:
+                record.add(candidate.id, call)
+        return RecordedMind(record, run)
+
+
+async def _candidates(
+    archive: archive_pb2_grpc.ArchiveAsyncStub, request: archive_pb2.ListCandidatesRequest
+) -> AsyncIterator[pb.Candidate]:
+    """The candidates of all pages."""
+    while True:
+        reply = await archive.ListCandidates(request, timeout=60)
+        for candidate in reply.candidates:
+            yield candidate
+        if not reply.next_page_token:
+            return
+        request.page_token = reply.next_page_token
 
 
 class EventJournal:
-    """Publishes every call as mind.answered, a side fact of the event that is being handled."""
+    """Publishes every call as mind.answered, caused by the event that is handled."""
 
     def __init__(self, service: str, bus: Bus, artifacts: Artifacts) -> None:
         self._service = service
@@ -135,27 +143,25 @@ class EventJournal:
         self._calls = count(1)
 
     def follow(self, job: Job) -> None:
-        """Calls for this job's candidate follow from its event from now on; those that ended long ago are forgotten."""
+        """Set the job's event as the cause of its candidate's calls."""
         key = job.event.run, job.event.candidate
         self._causes.pop(key, None)
         self._causes[key] = job.cause, job.attempt
-        if len(self._causes) > MOST_IN_HAND:
+        if len(self._causes) > MOST_CAUSES:
             del self._causes[next(iter(self._causes))]
 
     async def record(self, run: str, candidate: str, call: Call) -> int:
-        """Keep prompt and answer as artifacts and the rest as an event; its sequence. Raises Transient."""
+        """Store prompt and answer as artifacts and publish the call; returns its sequence. Raises Transient."""
         cause, attempt = self._causes[run, candidate]
-        event = follow(cause, "answered", self._service, attempt, candidate, self._suffix(call))
+        # Unique, since every call is paid for; the broker may restart its count of deliveries.
+        suffix = f"{call.role}-{call.prompt_hash[:12]}-{self._process}-{next(self._calls)}"
+        event = follow(cause, "answered", self._service, attempt, candidate, suffix)
         event.mind_answered.call.CopyFrom(await to_message(call, self._artifacts))
         sequence = await self._bus.publish(event)
         metrics.MIND_TOKENS.labels(call.role, call.model, "prompt").inc(call.prompt_tokens or 0)
         metrics.MIND_TOKENS.labels(call.role, call.model, "completion").inc(call.completion_tokens or 0)
         metrics.MIND_MONEY.labels(call.role, call.model).inc(call.price or 0.0)
         return sequence
-
-    def _suffix(self, call: Call) -> str:
-        """Of an id that no other call has: every one is paid for, though the broker may count deliveries anew."""
-        return f"{call.role}-{call.prompt_hash[:12]}-{self._process}-{next(self._calls)}"
 
 
 class ArchiveLedger:
@@ -165,7 +171,7 @@ class ArchiveLedger:
         self._archive = archive
 
     async def reserve(self, run: str, worst: Spend) -> Reservation:
-        """Wait while calls in flight stand in the way. Raises BudgetExhausted, or Transient when the store is away."""
+        """Waits while reservations of calls in flight exceed the budget. Raises BudgetExhausted or Transient."""
         request = archive_pb2.ReserveRequest(run=run, tokens=worst.tokens, nanodollars=worst.nanodollars)
         while True:
             try:
@@ -180,7 +186,7 @@ class ArchiveLedger:
                 return Reservation(run, reply.reservation, worst)
 
     async def settle(self, reservation: Reservation, actual: Spend | None, booked_at: int | None = None) -> None:
-        """Say what the call took. A store that does not hear of it keeps the whole reserve."""
+        """Report the call's cost; without a report the store keeps the whole reservation."""
         request = archive_pb2.SettleRequest(
             run=reservation.run,
             reservation=reservation.id,
@@ -195,52 +201,41 @@ class ArchiveLedger:
 
 
 FRESH_SECONDS = 60.0
-PAGE = 100
+PAGE = 200
 
 
 class RewardFeed:
-    """Reads a run's scored candidates once in a while."""
+    """Rewards models by a run's scored candidates, at most once a minute."""
 
     def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub) -> None:
         self._archive = archive
-        self._taught: dict[str, float] = {}
+        self._updated: dict[str, float] = {}
 
     async def teach(self, mind: Learner, run: str) -> None:
         """Reward the model behind each proposal with the fitness gained over its parent, at least 0.
 
         On errors of the archive the bandit is unchanged.
         """
-        if time.monotonic() - self._taught.get(run, -FRESH_SECONDS) < FRESH_SECONDS:
+        if time.monotonic() - self._updated.get(run, -FRESH_SECONDS) < FRESH_SECONDS:
             return
-        self._taught[run] = time.monotonic()
+        self._updated[run] = time.monotonic()
         try:
-            records = {one.id: one async for one in self._scored(run)}
+            request = archive_pb2.ListCandidatesRequest(run=run, states=[pb.STATE_ARCHIVED], page_size=PAGE)
+            records = {record.id: record async for record in _candidates(self._archive, request)}
         except grpc.aio.AioRpcError as error:
-            get_logger().warning(
-                "the choice of models was not updated: the archive did not answer", reason=error.details()
-            )
+            get_logger().warning("cannot update the choice of models: no reply of the archive", reason=error.details())
             return
         for record in records.values():
             model, gain = rewarded_model(record.calls, Role.PROPOSE), gain_of(record, records)
             if model is not None and gain is not None:
                 await mind.reward(Role.PROPOSE, model, f"{run}/{record.id}", gain)
 
-    async def _scored(self, run: str) -> AsyncIterator[pb.Candidate]:
-        request = archive_pb2.ListCandidatesRequest(run=run, states=[pb.STATE_ARCHIVED], page_size=PAGE)
-        while True:
-            reply = await self._archive.ListCandidates(request, timeout=60)
-            for candidate in reply.candidates:
-                yield candidate
-            if not reply.next_page_token:
-                return
-            request.page_token = reply.next_page_token
-
 
 def gain_of(record: pb.Candidate, records: Mapping[str, pb.Candidate]) -> float | None:
-    """What a bandit is rewarded with for a candidate, 0 to 1; None where it or its parent has no fitness.
+    """The reward of a candidate, 0 to 1; None if it or its parent has no fitness.
 
-    Of a standardised gain, which is in units of noise, how sure it is that the candidate is the better one; of other
-    versions the difference, at least 0.
+    For standardised gains, which are in units of noise, the confidence that the candidate is better; for other versions
+    of the fitness the difference, at least 0.
     """
     parent = records.get(record.proposal.parent)
     if parent is None or not (record.verdict.HasField("fitness") and parent.verdict.HasField("fitness")):

@@ -1,4 +1,4 @@
-"""One model at one endpoint: sends one request, books its cost and records the call, whatever comes of it."""
+"""One model at one endpoint: sends requests, books their cost and records every call."""
 
 import asyncio
 import json
@@ -10,19 +10,19 @@ from typing import Generic
 from urllib.parse import urlsplit
 
 from services.llm.answers import JSON, RequestFormat, Unreadable, body, read
-from services.llm.budget import Spend, spend
+from services.llm.budget import spend
 from services.llm.exchange import CallAccounting, EndpointClient, Outcome, PlannedCall, Scrubber, connect
 from services.llm.port import A, Call, Fault, Message, MindUnavailable, Request
 from services.llm.retry import Circuit
-from services.llm.settings import Endpoint, MindSettings, Model, RoleSettings
+from services.llm.settings import MindSettings, Model, RoleSettings
 
 DOWN = frozenset({Fault.SERVER_ERROR, Fault.TIMEOUT, Fault.DISCONNECTED, Fault.MALFORMED, Fault.UNAUTHORISED})
-_TOKENS_AROUND = 128  # what a chat template wraps around the messages, generously
+_TEMPLATE_TOKENS = 128  # an upper bound of what a chat template adds to the messages
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Generic[A]):
-    """One exchange seen from the conversation: the validated answer, or why there is none."""
+    """One exchange: its outcome, and the validated answer if there is one."""
 
     outcome: Outcome
     call: Call
@@ -30,7 +30,7 @@ class Attempt(Generic[A]):
 
 
 class ModelClient:
-    """A model that can be asked; remembers what its endpoint understands and whether it is down."""
+    """A model and what is known of its endpoint: the supported request format, and whether it is down."""
 
     def __init__(
         self,
@@ -52,60 +52,73 @@ class ModelClient:
         self._last_failure = ""
 
     def body(self, request: Request[A], turns: tuple[Message, ...], settings: RoleSettings) -> dict[str, JSON]:
-        """What would be sent now."""
+        """The body of the next request."""
         temperature = settings.temperature if request.temperature is None else request.temperature
         return body(self.model.name, request, turns, self._format, temperature, settings.max_tokens)
 
     async def ask(
         self, request: Request[A], turns: tuple[Message, ...], settings: RoleSettings, calls: list[Call]
     ) -> Attempt[A]:
-        """One exchange, again for as long as the endpoint complains about optional features only.
+        """One exchange, repeated in a simpler format while the endpoint does not support the current one.
 
-        Appends every call to `calls`. Raises BudgetExhausted before anything is sent, MindUnavailable when the circuit
-        is open, and what the journal raises.
+        Appends every call to `calls`. Raises BudgetExhausted before sending, MindUnavailable while the circuit is open,
+        and the errors of the journal.
         """
         while True:
-            format_, asked = self._format, self.body(request, turns, settings)
-            attempt = await self._once(request, asked, settings.max_tokens, format_, calls)
+            format_, content = self._format, self.body(request, turns, settings)
+            attempt = await self._exchange(request, content, settings.max_tokens, format_, calls)
             if attempt.outcome.fault is not Fault.UNSUPPORTED:
                 return attempt
             if self._format == format_ and (weaker := format_.after(attempt.outcome.message)):
                 self._format = weaker
 
     async def close(self) -> None:
-        """Close the connections of its endpoint; doing so twice is harmless."""
+        """Close the connections of the endpoint; idempotent."""
         await self._client.close()
 
-    async def _once(
-        self, request: Request[A], asked: Mapping[str, JSON], max_tokens: int, format_: RequestFormat, calls: list[Call]
+    async def _exchange(
+        self,
+        request: Request[A],
+        content: Mapping[str, JSON],
+        max_tokens: int,
+        format_: RequestFormat,
+        calls: list[Call],
     ) -> Attempt[A]:
-        planned = self._planned(request, json.dumps(asked, ensure_ascii=False))
+        planned = PlannedCall(
+            run=request.run,
+            candidate=request.candidate,
+            role=request.role,
+            model=self.model.name,
+            endpoint=self.model.endpoint,
+            price=self.model.price,
+            prompt=json.dumps(content, ensure_ascii=False),
+            prompt_version=request.prompt_version,
+            prompt_hash=request.prompt_hash,
+        )
+        # No tokenizer makes more tokens than bytes.
+        tokens = math.ceil(len(planned.prompt.encode("utf-8", "surrogatepass")) / self._bytes_per_token)
+        worst = spend(self.model.price, tokens + _TEMPLATE_TOKENS, max_tokens)
         answer = None
         async with self._slots:
-            self._refuse_if_open()
-            async with self._accounting.account(planned, self._worst(planned.prompt, max_tokens), calls) as pending:
+            self._require_closed_circuit()
+            async with self._accounting.account(planned, worst, calls) as pending:
                 self.circuit.enter()
                 try:
-                    pending.outcome, answer = _understood(await self._client.exchange(asked), request, format_)
+                    pending.outcome, answer = _validated(await self._client.exchange(content), request, format_)
                 finally:
-                    self._learn(pending.outcome)
+                    self._update_circuit(pending.outcome)
         return Attempt(pending.outcome, calls[-1], answer)
 
-    def _refuse_if_open(self) -> None:
+    def _require_closed_circuit(self) -> None:
         wait = self.circuit.wait(self._accounting.clock.monotonic())
         if wait > 0.0:
             raise MindUnavailable(
-                f"{self.model.name} is left alone for {wait:.0f} s after failures in a row, the last: "
+                f"{self.model.name} is not called for {wait:.0f} s after repeated failures, the last: "
                 f"{self._last_failure}",
                 delay=wait,
             )
 
-    def _worst(self, prompt: str, max_tokens: int) -> Spend:
-        """The most that this call can take: no tokenizer makes more tokens than bytes."""
-        size = len(prompt.encode("utf-8", "surrogatepass")) / self._bytes_per_token
-        return spend(self.model.price, math.ceil(size) + _TOKENS_AROUND, max_tokens)
-
-    def _learn(self, outcome: Outcome) -> None:
+    def _update_circuit(self, outcome: Outcome) -> None:
         if outcome.fault in DOWN:
             self.circuit.failed(self._accounting.clock.monotonic())
             self._last_failure = f"{outcome.fault}: {outcome.message[:200]}"
@@ -114,22 +127,9 @@ class ModelClient:
         else:
             self.circuit.succeeded()
 
-    def _planned(self, request: Request[A], prompt: str) -> PlannedCall:
-        return PlannedCall(
-            run=request.run,
-            candidate=request.candidate,
-            role=request.role,
-            model=self.model.name,
-            endpoint=self.model.endpoint,
-            price=self.model.price,
-            prompt=prompt,
-            prompt_version=request.prompt_version,
-            prompt_hash=request.prompt_hash,
-        )
 
-
-def _understood(outcome: Outcome, request: Request[A], format_: RequestFormat) -> tuple[Outcome, A | None]:
-    """The validated answer, if any; turns an invalid text or a 400 about an optional feature into its own fault."""
+def _validated(outcome: Outcome, request: Request[A], format_: RequestFormat) -> tuple[Outcome, A | None]:
+    """The validated answer, if any. An invalid text or a 400 about an optional feature gets its own fault."""
     if outcome.fault is Fault.BAD_REQUEST and format_.after(outcome.message) is not None:
         return replace(outcome, fault=Fault.UNSUPPORTED), None
     if outcome.fault is not None:
@@ -144,48 +144,41 @@ _LOGGERS = ("openai", "openai._base_client", "httpx", "httpx2", "httpcore", "htt
 
 
 def make_scrubber(settings: MindSettings) -> Scrubber:
-    """A scrubber that knows every key, and every password in an address."""
+    """A scrubber of all keys, and of passwords in addresses."""
     keys = [key.get_secret_value() for key in settings.keys.values()]
     passwords = [urlsplit(address).password or "" for address in settings.addresses.values()]
     return Scrubber([*keys, *passwords])
 
 
 def guard_logs(scrubber: Scrubber) -> None:
-    """Keep secrets out of what the client libraries log."""
+    """Remove secrets from the logs of the client libraries."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(scrubber.filter)
 
 
 def release_logs(scrubber: Scrubber) -> None:
-    """Undo `guard_logs`, once the mind is closed."""
+    """Undo `guard_logs`."""
     for name in _LOGGERS:
         logging.getLogger(name).removeFilter(scrubber.filter)
 
 
 def model_clients(settings: MindSettings, accounting: CallAccounting, scrubber: Scrubber) -> dict[str, ModelClient]:
     """Every model of the settings by its key; models of one endpoint share its connections and slots."""
-    clients = {name: _client(settings, name, accounting, scrubber) for name in settings.endpoints}
+    clients: dict[str, EndpointClient] = {}
+    for name, endpoint in settings.endpoints.items():
+        client = connect(settings.addresses[name], settings.keys[name])
+        clients[name] = EndpointClient(client, endpoint.timeout_seconds, scrubber, accounting.clock.now)
     slots = {name: asyncio.Semaphore(endpoint.concurrency) for name, endpoint in settings.endpoints.items()}
-    return {
-        key: ModelClient(
+    models: dict[str, ModelClient] = {}
+    for key, model in settings.models.items():
+        endpoint = settings.endpoints[model.endpoint]
+        models[key] = ModelClient(
             model,
             clients[model.endpoint],
             slots[model.endpoint],
-            _format(settings.endpoints[model.endpoint]),
-            settings.endpoints[model.endpoint].bytes_per_token,
+            RequestFormat() if endpoint.structured == "auto" else RequestFormat(endpoint.structured, adaptable=False),
+            endpoint.bytes_per_token,
             Circuit(settings.retry.circuit),
             accounting,
         )
-        for key, model in settings.models.items()
-    }
-
-
-def _client(settings: MindSettings, name: str, accounting: CallAccounting, scrubber: Scrubber) -> EndpointClient:
-    client = connect(settings.addresses[name], settings.keys[name])
-    return EndpointClient(client, settings.endpoints[name].timeout_seconds, scrubber, accounting.clock.now)
-
-
-def _format(endpoint: Endpoint) -> RequestFormat:
-    if endpoint.structured == "auto":
-        return RequestFormat()
-    return RequestFormat(endpoint.structured, adaptable=False)
+    return models

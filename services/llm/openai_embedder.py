@@ -29,14 +29,14 @@ from services.llm.retry import BackOff, Clock
 from services.llm.settings import MindSettings, load_embedding
 
 _BATCH = 64
-_WRONG = (Fault.UNAUTHORISED, Fault.BAD_REQUEST)  # the settings are wrong: a retry would not help
+_WRONG = (Fault.UNAUTHORISED, Fault.BAD_REQUEST)  # wrong settings: no retry
 
 
 class OpenAIEmbedder:
-    """Asks an endpoint in batches of 64 texts. Raises Transient when it is out of reach or breaks the protocol.
+    """Embeds by an endpoint in batches of 64 texts. Raises Transient if it is unreachable or violates the protocol.
 
-    Raises SettingsError on construction without an [embedding] section, and when the endpoint refuses the request
-    (a wrong key or model, or another dimension than the settings promise).
+    Raises SettingsError on construction without an [embedding] section, and if the endpoint refuses the request or
+    returns another dimension than the settings name.
     """
 
     def __init__(self, settings: MindSettings, clock: Clock | None = None, rng: random.Random | None = None) -> None:
@@ -69,10 +69,10 @@ class OpenAIEmbedder:
         release_logs(self._scrubber)
 
     async def embed(self, texts: Sequence[str], billed: BilledCandidate | None = None) -> list[Vector]:
-        """See the port. Batches are asked one after the other, each with retries.
+        """See the port. Batches are sent one after another, each with retries.
 
-        Every exchange is booked and recorded for `billed`; None: what belongs to no run, as the cognition base does.
-        Raises BudgetExhausted before anything is sent that the billed's run does not cover.
+        Every exchange is booked and recorded for `billed`, or not at all for None, as for the cognition base, which
+        belongs to no run. Raises BudgetExhausted before sending what the run's budget does not cover.
         """
         validate_not_empty(texts)
         vectors: list[Vector] = []
@@ -84,30 +84,31 @@ class OpenAIEmbedder:
         clean = [self._scrubber.text(text) for text in texts]
         for repetition in range(1, self._back_off.attempts + 1):
             async with self._slots:
-                outcome = await (
-                    self._ask(clean) if billed is None else self._paid(clean, embedding_hash(texts), billed)
-                )
+                if billed is None:
+                    outcome = await self._send(clean)
+                else:
+                    outcome = await self._send_billed(clean, embedding_hash(texts), billed)
             if outcome.fault is None:
                 return self._vectors(outcome.text)
             if outcome.fault in _WRONG:
                 raise SettingsError(f"{self._settings.model}: {outcome.message}")
             if repetition < self._back_off.attempts:
                 await self._clock.sleep(self._back_off.wait(repetition, self._rng, outcome.retry_after))
-        raise Transient(f"the endpoint embeds nothing: {outcome.message}", outcome.retry_after)
+        raise Transient(f"the endpoint returned no embeddings: {outcome.message}", outcome.retry_after)
 
-    async def _paid(self, texts: list[str], prompt_hash: str, billed: BilledCandidate) -> Outcome:
-        chosen = self._settings
-        price = None if chosen.price is None else Price(chosen.price, 0.0)
-        prompt = json.dumps({"model": chosen.model, "input": texts}, ensure_ascii=False)
+    async def _send_billed(self, texts: list[str], prompt_hash: str, billed: BilledCandidate) -> Outcome:
+        settings = self._settings
+        price = None if settings.price is None else Price(settings.price, 0.0)
+        prompt = json.dumps({"model": settings.model, "input": texts}, ensure_ascii=False)
         planned = PlannedCall(
-            billed.run, billed.candidate, EMBED, chosen.model, chosen.endpoint, price, prompt, "", prompt_hash
+            billed.run, billed.candidate, EMBED, settings.model, settings.endpoint, price, prompt, "", prompt_hash
         )
         worst = spend(price, math.ceil(len(prompt.encode("utf-8", "surrogatepass")) / self._bytes_per_token), 0)
         async with CallAccounting(billed.ledger, billed.journal, self._clock).account(planned, worst, []) as pending:
-            pending.outcome = await self._ask(texts)
+            pending.outcome = await self._send(texts)
         return pending.outcome
 
-    async def _ask(self, texts: list[str]) -> Outcome:
+    async def _send(self, texts: list[str]) -> Outcome:
         outcome = await self._client.embed(self._settings.model, texts)
         try:
             if outcome.fault is None:
@@ -129,29 +130,29 @@ class OpenAIEmbedder:
 
 
 def space_of(model: str) -> str:
-    """What the space of an endpoint's model is called."""
+    """The name of the space of an endpoint's model."""
     return f"openai:{model}"
 
 
 def vectors_of(model: str, answer: str) -> list[Vector]:
-    """The vectors of an answer as it is recorded. Raises ValueError where one has no direction."""
+    """The vectors of a recorded answer. Raises ValueError if one is zero or not finite."""
     return [Vector(space_of(model), np.array(row, dtype=np.float32)) for row in json.loads(answer)]
 
 
 CHOICES = ("local", "openai")
-NOT_HERE_SECONDS = 30.0
+UNAVAILABLE_SECONDS = 30.0
 Embed = Callable[[str, str, Job], Awaitable[Vector | None]]
-"""From a text and the mind of a run to the text's vector by an endpoint, None where none is to be asked."""
+"""From a text and the mind of a run to the text's vector by an endpoint; None if no endpoint is used."""
 
 
 def endpoint_embedder(environment: Mapping[str, str]) -> OpenAIEmbedder | None:
-    """The embedder behind an endpoint, or None where the service's own is wanted.
+    """The embedder of the configured endpoint; None for the local one.
 
-    Raises SettingsError for an unknown choice and for an endpoint that is asked for and not described.
+    Raises SettingsError for an unknown choice, and for an endpoint without a model.
     """
     choice = environment.get("ASI_EMBEDDER", "")
     if choice not in ("", *CHOICES):
-        raise SettingsError(f"ASI_EMBEDDER={choice!r} is impossible: choose {' or '.join(CHOICES)}.")
+        raise SettingsError(f"ASI_EMBEDDER={choice!r} is invalid: choose {' or '.join(CHOICES)}.")
     settings = None if choice == "local" else load_embedding(environment)
     if settings is None and choice == "openai":
         raise SettingsError(
@@ -161,9 +162,9 @@ def endpoint_embedder(environment: Mapping[str, str]) -> OpenAIEmbedder | None:
 
 
 class RunEmbedder:
-    """Embeds for the candidates of runs: what an endpoint takes is paid by the run and goes into the record.
+    """Embeds for candidates by an endpoint: the run pays, and the call is recorded.
 
-    A run that answers from a record takes its vectors from there.
+    A run with a recorded mind takes recorded vectors.
     """
 
     def __init__(self, endpoint: OpenAIEmbedder | None, minds: Minds) -> None:
@@ -171,16 +172,15 @@ class RunEmbedder:
         self._minds = minds
 
     async def vector(self, text: str, mind: str, job: Job, space: str = "") -> Vector | None:
-        """The text in the endpoint's space, for the candidate of `job`, whose run's mind is called `mind`.
+        """The vector of a text for the candidate of `job`, whose run has this mind.
 
-        None where no endpoint is at hand, where it embeds in another space than the one asked for, and where a run
-        that answers from a record alone does not have the text in it. Raises BudgetExhausted as a mind does, and
-        Transient when the endpoint does not answer.
+        None without an endpoint, if the endpoint has another space than the required one, and if a strictly recorded
+        run lacks the text. Raises BudgetExhausted, and Transient if the endpoint is unreachable.
         """
         record = await self._minds.record(mind, job)
-        known = None if record is None else await record.embedded(job.event.candidate, text)
-        if known is not None and space in ("", space_of(known.model)):
-            return vectors_of(known.model, known.answer.decode())[0]
+        recorded = None if record is None else await record.embedded(job.event.candidate, text)
+        if recorded is not None and space in ("", space_of(recorded.model)):
+            return vectors_of(recorded.model, recorded.answer.decode())[0]
         if self._endpoint is None or space not in ("", self._endpoint.name) or (record is not None and record.strict):
             return None
         return (await self._endpoint.embed([text], self._minds.billed(job)))[0]
@@ -192,17 +192,17 @@ class RunEmbedder:
 
 
 class MotivationEmbedder:
-    """Where motivations are compared. Vectors of two embedders never meet: a run goes on in the space it began in."""
+    """Embeds motivations. A run keeps the space of its first vector, since vectors of two embedders do not compare."""
 
     def __init__(self, local: Embedder, paid: RunEmbedder | None = None) -> None:
         self._local = local
         self._paid = paid
 
     async def motivation(self, text: str, space: str, mind: str, job: Job) -> Vector:
-        """The text in the space called `space`; "" for a run that has no vectors yet: the endpoint's if there is one.
+        """The vector of a text in `space`; "" for a run without vectors, which prefers the endpoint.
 
-        Raises Transient where its embedder is not at hand (another replica, or this one with other settings, may have
-        it) or does not answer, and BudgetExhausted as a mind does.
+        Raises Transient if the embedder of the space is unreachable or not configured here (another replica may have
+        it), and BudgetExhausted.
         """
         if self._paid is not None and space != self._local.name:
             vector = await self._paid.vector(text, mind, job, space)
@@ -210,8 +210,8 @@ class MotivationEmbedder:
                 return vector
         if space not in ("", self._local.name):
             raise Transient(
-                f"this run's motivations are embedded by {space}, which is not at hand: "
+                f"this run's motivations are embedded by {space}, which is not configured: "
                 "set ASI_EMBEDDER and ASI_EMBEDDING_MODEL as they were when the run began",
-                NOT_HERE_SECONDS,
+                UNAVAILABLE_SECONDS,
             )
         return (await self._local.embed([text]))[0]

@@ -1,17 +1,17 @@
 """The mind behind any OpenAI-compatible endpoint.
 
-A question goes to the models of its role in turn until one answers. Each model gets several attempts with back-off, and
-a model that keeps failing is left alone for a while. An answer that does not validate, or is cut off, is given back
-once with the reason. The whole question has a time limit; every exchange is booked, recorded and part of the result.
+A question goes to the models of its role in turn until one answers. Each model gets several attempts with back-off; a
+circuit breaker skips a model that fails repeatedly. An invalid or truncated answer is returned to the model once, with
+the reason. The question as a whole has a time limit; every exchange is booked, recorded and part of the result.
 
-Where a role has several models, a `Bandit` chooses by fitness gained per unit of cost.
+If a role has several models, a `Bandit` may order them by fitness gained per unit of cost.
 """
 
 import asyncio
 import json
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from services.chassis.worker import waiting_for
@@ -36,12 +36,12 @@ from services.llm.port import (
 from services.llm.retry import BackOff, Clock
 from services.llm.settings import MindSettings, RoleSettings, load_mind
 
-_CHEAPEST_SHARE = 0.01  # a free model counts as this share of the dearest one's cost
+_CHEAPEST_SHARE = 0.01  # the cost of a free model, relative to the most expensive one
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """What is known of one model in one role; `cost` is summed over `asked` and `gain` over `rewarded`."""
+    """The statistics of a model in a role: `cost` is the sum over `asked`, `gain` over `rewarded`."""
 
     asked: int = 0
     rewarded: int = 0
@@ -50,32 +50,32 @@ class Arm:
 
 
 class Bandit:
-    """An immutable state: every method that learns returns the next one."""
+    """An upper-confidence-bound bandit over models. Immutable: updates return a new one."""
 
     def __init__(self, arms: Mapping[str, Arm]) -> None:
         self.arms = dict(arms)
 
     @classmethod
     def of(cls, models: Sequence[str]) -> "Bandit":
-        """A bandit that knows nothing of these models yet."""
+        """A bandit without observations."""
         return cls(dict.fromkeys(models, Arm()))
 
     def order(self) -> list[str]:
-        """Models, most promising first: those never asked in the given order, then by bound; ties keep the order."""
+        """Models never asked, in order, then by descending bound; ties keep the order."""
         return sorted(self.arms, key=lambda model: -self._bound(model))
 
     def asked(self, model: str, cost: float = 0.0, times: int = 1) -> "Bandit":
-        """`model` was asked, or (with times=0) a question counted before turned out to cost `cost`."""
+        """Count a question to `model`, or with times=0 add the cost of one that was counted."""
         arm = self.arms[model]
         return self._with(model, replace(arm, asked=arm.asked + times, cost=arm.cost + cost))
 
     def rewarded(self, model: str, gain: float) -> "Bandit":
-        """An answer of `model` brought `gain`, which is limited to 0 to 1. Raises ValueError when it is not finite."""
+        """Add the gain of an answer, clipped to 0 to 1. Raises ValueError if it is not finite."""
         if not math.isfinite(gain):
             raise ValueError(f"the gain of {model} must be a finite number, not {gain!r}")
         arm = self.arms[model]
-        kept = min(max(gain, 0.0), 1.0)
-        return self._with(model, replace(arm, rewarded=arm.rewarded + 1, gain=arm.gain + kept))
+        gain = min(max(gain, 0.0), 1.0)
+        return self._with(model, replace(arm, rewarded=arm.rewarded + 1, gain=arm.gain + gain))
 
     def _with(self, model: str, arm: Arm) -> "Bandit":
         return Bandit({**self.arms, model: arm})
@@ -89,23 +89,19 @@ class Bandit:
         return (mean + math.sqrt(2.0 * math.log(total) / arm.asked)) / self._relative_cost(arm)
 
     def _relative_cost(self, arm: Arm) -> float:
-        """Mean cost of a question as a share of the dearest model's, not below `_CHEAPEST_SHARE`."""
-        dearest = max(_mean_costs(self.arms.values()), default=0.0)
-        return max(arm.cost / arm.asked / dearest, _CHEAPEST_SHARE) if dearest > 0.0 else 1.0
-
-
-def _mean_costs(arms: Iterable[Arm]) -> list[float]:
-    return [arm.cost / arm.asked for arm in arms if arm.asked]
+        """Mean cost of a question relative to the most expensive model, at least `_CHEAPEST_SHARE`."""
+        highest = max((other.cost / other.asked for other in self.arms.values() if other.asked), default=0.0)
+        return max(arm.cost / arm.asked / highest, _CHEAPEST_SHARE) if highest > 0.0 else 1.0
 
 
 _AGAIN = (DOWN - {Fault.UNAUTHORISED}) | {Fault.RATE_LIMITED, Fault.EMPTY}
 _SETTINGS_WRONG_SECONDS = 60.0
-_LONGEST_REASON = 120  # characters of a failure that fit a line of progress
+_LONGEST_REASON = 120  # characters of a failure in the progress display
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """One `ask` while it lasts."""
+    """The state of one `ask`."""
 
     settings: RoleSettings
     calls: list[Call]
@@ -113,7 +109,7 @@ class _Question:
 
 
 class OpenAIMind:
-    """Answers through endpoints; safe to use from many tasks. Close it when done."""
+    """Answers through endpoints; safe for concurrent use. Close it when done."""
 
     def __init__(
         self,
@@ -139,7 +135,7 @@ class OpenAIMind:
         """The mind that ASI_MIND_FILE, or else OPENAI_BASE_URL, OPENAI_API_KEY and ASI_MODEL, describe.
 
         Raises:
-            SettingsError: something is missing, unknown or impossible.
+            SettingsError: a setting is missing, unknown or invalid.
         """
         return cls(load_mind(environment), ledger, journal)
 
@@ -150,12 +146,12 @@ class OpenAIMind:
 
     @property
     def learns(self) -> bool:
-        """Whether gains decide in some role which model is asked."""
+        """Whether a bandit chooses the model of some role."""
         return any(role.choice == "bandit" for role in self._settings.roles.values())
 
     @property
     def scrubber(self) -> Scrubber:
-        """What keeps this mind's keys out of any text."""
+        """Removes this mind's secrets from texts."""
         return self._scrubber
 
     async def __aenter__(self) -> "OpenAIMind":
@@ -185,13 +181,13 @@ class OpenAIMind:
         return Answered(answer, tuple(question.calls))
 
     def preview(self, request: Request[A]) -> str:
-        """The JSON body that `ask` would send first, to the model whose turn it is; nothing is sent."""
+        """The JSON body of the first request that `ask` would send."""
         key = self._order(request.role)[0]
-        asked = self._models[key].body(self._clean(request), (), self._settings.roles[request.role])
-        return json.dumps(asked, ensure_ascii=False, indent=2)
+        body = self._models[key].body(self._clean(request), (), self._settings.roles[request.role])
+        return json.dumps(body, ensure_ascii=False, indent=2)
 
     async def reward(self, role: Role, model: str, candidate: str, gain: float) -> None:
-        """Tell what an answer of `model` (a name from a Call) brought; see the Learner port."""
+        """See the Learner port; `model` is a name from a Call."""
         keys = [key for key in self._settings.roles[role].models if self._settings.models[key].name == model]
         if not keys or (role, candidate) in self._rewarded:
             return
@@ -199,7 +195,7 @@ class OpenAIMind:
         self._rewarded.add((role, candidate))
 
     def _clean(self, request: Request[A]) -> Request[A]:
-        """The request without secrets, should a log or a program have brought one into a prompt."""
+        """The request without secrets, which a log or a program may contain."""
         return replace(request, messages=tuple(Message(m.role, self._scrubber.text(m.text)) for m in request.messages))
 
     def _order(self, role: Role) -> list[str]:
@@ -219,7 +215,7 @@ class OpenAIMind:
         raise MindUnavailable("; ".join(reasons), delay=min(delays, default=None))
 
     async def _converse(self, key: str, request: Request[A], question: _Question) -> A:
-        """The answer of one model, with one turn of repair."""
+        """The answer of one model, with one repair turn."""
         begun = len(question.calls)
         self._bandits[request.role] = self._bandits[request.role].asked(key)
         try:
@@ -237,41 +233,41 @@ class OpenAIMind:
     async def _retry(
         self, key: str, request: Request[A], turns: tuple[Message, ...], question: _Question
     ) -> Attempt[A]:
-        """Ask until there is an answer or one that can be repaired; say meanwhile what the last attempt came to."""
+        """Retry until there is an answer, possibly invalid, and report the last failure as progress."""
         model, back_off = self._models[key], self._settings.retry.back_off
-        awaited = "the model"
+        progress = "the model"
         for repetition in range(1, back_off.attempts + 1):
-            with waiting_for(awaited, repetition):
+            with waiting_for(progress, repetition):
                 attempt = await model.ask(request, turns, question.settings, question.calls)
             fault = attempt.outcome.fault
             if fault in (None, Fault.INVALID, Fault.TRUNCATED):
                 return attempt
             if fault not in _AGAIN:
                 raise _final(request, model, attempt)
-            awaited = f"the model ({fault}: {attempt.outcome.message[:_LONGEST_REASON]})"
+            progress = f"the model ({fault}: {attempt.outcome.message[:_LONGEST_REASON]})"
             if repetition < back_off.attempts:
-                with waiting_for(awaited, repetition):
+                with waiting_for(progress, repetition):
                     await self._wait(back_off, repetition, model, attempt, question)
         raise MindUnavailable(_describe(model, attempt), delay=attempt.outcome.retry_after)
 
     async def _wait(
         self, back_off: BackOff, repetition: int, model: ModelClient, attempt: Attempt[A], question: _Question
     ) -> None:
-        """Wait before the next attempt. Raises MindUnavailable at once when the question would be over by then."""
+        """Wait before the next attempt. Raises MindUnavailable if the question's time limit would pass."""
         wait = back_off.wait(repetition, self._rng, attempt.outcome.retry_after)
         if self._clock.monotonic() + wait >= question.ends:
             raise MindUnavailable(_describe(model, attempt), delay=wait)
         await self._clock.sleep(wait)
 
     def _cost(self, role: Role, calls: list[Call]) -> float:
-        """What these calls cost: dollars when every model of the role has prices, else millions of tokens."""
+        """The cost of calls: dollars if every model of the role has prices, else millions of tokens."""
         if all(self._settings.models[key].price for key in self._settings.roles[role].models):
             return sum(call.price or 0.0 for call in calls)
         return sum((call.prompt_tokens or 0) + (call.completion_tokens or 0) for call in calls) / 1e6
 
 
 def _repair(attempt: Attempt[A]) -> tuple[Message, ...]:
-    """The turns that give an unusable answer back. One that was cut off is not repeated: it would fill the context."""
+    """The turns that request a correction. A truncated answer is not repeated, since it would fill the context."""
     if attempt.outcome.fault is Fault.TRUNCATED:
         text = "Your answer was cut off at the length limit. Answer again, whole and in the same form, but shorter."
         return (Message("user", text),)
@@ -291,7 +287,7 @@ def _unusable(request: Request[A], attempt: Attempt[A]) -> AnswerInvalid:
 
 
 def _final(request: Request[A], model: ModelClient, attempt: Attempt[A]) -> MindError:
-    """A fault that a retry does not fix."""
+    """The error for a fault that a retry does not fix."""
     if attempt.outcome.fault is Fault.UNAUTHORISED:
         reason = f"{_describe(model, attempt)}; check the key and the model's name"
         return MindUnavailable(reason, delay=_SETTINGS_WRONG_SECONDS)

@@ -1,4 +1,4 @@
-"""The Mind port: typed questions in, validated typed answers out, every call accounted for.
+"""The Mind port: typed questions, validated typed answers, and an account of every call.
 
     class Idea(BaseModel):
         name: str = Field(min_length=1)
@@ -7,18 +7,18 @@
     prompt = (Message("system", …), Message("user", …))
     answered = await mind.ask(Request(Role.PROPOSE, run, candidate, prompt, Idea, "propose-1"))
     answered.answer        # an Idea
-    answered.calls         # what it took, failures included: goes into the candidate's record
+    answered.calls         # all calls, including failed ones, for the candidate's record
 
-Errors tell the caller what to do, and are those the worker loop knows:
+Errors are those of the worker loop (`services.chassis.errors`):
 
     MindError
-    ├── MindUnavailable   Transient   no model answers now: the question comes again after `delay`
+    ├── MindUnavailable   Transient   no model answers now: retry after `delay`
     ├── BudgetExhausted   Rejected    stage "policy": the run's tokens or money do not cover another call
     │   └── PriceUnknown              a budget in money, but the model has no price in the settings
     ├── AnswerInvalid     Rejected    the answer does not validate, also after the repair turn
     │   └── AnswerTruncated           the answer was cut off at the token limit, twice
     ├── MindRefused       Rejected    the model declines, or the endpoint refuses the request itself
-    └── NotRecorded       Rejected    a replay was asked something that is not on record
+    └── NotRecorded       Rejected    the question is not on record
 """
 
 import hashlib
@@ -37,11 +37,11 @@ from services.chassis.errors import Rejected, Transient
 A = TypeVar("A", bound=BaseModel)
 
 UNPAID = "unpaid"
-"""In the evidence of a rejection: what is left of the budget does not cover a question that the candidate needs."""
+"""Key in the evidence of a rejection: the budget does not cover a question that the candidate needs."""
 
 
 class Role(StrEnum):
-    """What a mind is asked to do; each role has its own models, temperature and limits."""
+    """The purpose of a question; each role has its own models, temperature and limits."""
 
     SUMMARISE = "summarise"
     PROPOSE = "propose"
@@ -53,15 +53,15 @@ class Role(StrEnum):
 
 
 EMBED = "embed"
-"""What calls that embed a text are recorded as; an embedder is asked, no mind."""
+"""The `role` of calls that embed texts."""
 
 
 def embedding_hash(texts: Sequence[str]) -> str:
-    """SHA-256 of what is embedded, as `Request.prompt_hash`: the model has no part in it."""
+    """SHA-256 of the embedded texts, the counterpart of `Request.prompt_hash`; independent of the model."""
     return hashlib.sha256(json.dumps({"role": EMBED, "texts": list(texts)}).encode()).hexdigest()
 
 
-# The stage at which a candidate ends when the question of a role has no usable answer.
+# The stage of the rejection if the question of a role has no usable answer.
 STAGES = {
     Role.SUMMARISE: "propose",
     Role.PROPOSE: "propose",
@@ -74,28 +74,28 @@ STAGES = {
 
 
 class Fault(StrEnum):
-    """How one call can fail."""
+    """The ways in which a call can fail."""
 
     RATE_LIMITED = "rate_limited"  # 429
     SERVER_ERROR = "server_error"  # 5xx, 408, 409
-    TIMEOUT = "timeout"  # no whole answer in time, however slowly it trickled
+    TIMEOUT = "timeout"  # no complete answer in time
     DISCONNECTED = "disconnected"  # refused, reset, or closed in the middle of the body
     MALFORMED = "malformed"  # 200, but the body is not the protocol
     EMPTY = "empty"  # no choice, or one without text
     TRUNCATED = "truncated"  # the answer hit the token limit
     REFUSED = "refused"  # the model declines
     INVALID = "invalid"  # an answer that does not validate
-    UNSUPPORTED = "unsupported"  # 400 about an optional feature: asked again without it
-    BAD_REQUEST = "bad_request"  # any other 4xx: asking again would not help
+    UNSUPPORTED = "unsupported"  # 400 about an optional feature: retried without it
+    BAD_REQUEST = "bad_request"  # any other 4xx: no retry
     UNAUTHORISED = "unauthorised"  # 401, 403, or 404 for the model: the settings are wrong
-    CANCELLED = "cancelled"  # the asker went away
+    CANCELLED = "cancelled"  # the caller was cancelled
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """Marks a long text field of an answer: `Annotated[str, Block("python")]`.
 
-    Where an endpoint does not enforce JSON, the model writes the field in a fence of this language, unescaped.
+    If the endpoint does not enforce JSON, the model writes the field unescaped in a fence of this language.
     """
 
     language: str
@@ -113,9 +113,9 @@ class Message:
 class Request(Generic[A]):
     """A question.
 
-    `answer` is the model the reply must validate against. `ordinal` tells apart questions that are the same to the
-    letter and yet asked several times on purpose (a judge that is asked three times uses 0, 1, 2); a question that is
-    repeated because its event came again keeps its ordinal. `temperature` overrides the role's setting.
+    `answer` is the pydantic model of the reply. `ordinal` distinguishes intended repetitions of a question (a judge's
+    three samples are 0, 1, 2); after a redelivery a question keeps its ordinal. `temperature` overrides the role's
+    setting.
     """
 
     role: Role
@@ -133,7 +133,7 @@ class Request(Generic[A]):
 
     @property
     def prompt_hash(self) -> str:
-        """SHA-256 of role, messages, answer schema and ordinal; the model has no part in it."""
+        """SHA-256 of role, messages, answer schema and ordinal; independent of the model."""
         parts = {
             "role": self.role.value,
             "messages": [[message.role, message.text] for message in self.messages],
@@ -145,17 +145,17 @@ class Request(Generic[A]):
 
 @lru_cache(maxsize=256)
 def plain_schema(answer: type[BaseModel]) -> dict[str, JsonValue]:
-    """The JSON schema of an answer, made once; not to be changed."""
+    """The JSON schema of an answer. Cached: it must not be modified."""
     return answer.model_json_schema()
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One exchange with an endpoint, whatever came of it.
+    """One exchange with an endpoint, successful or not.
 
-    Tokens are None where the endpoint did not report them, `price` (US dollars) where the settings hold none. The
-    reserve of the call is set where its usage is not known: it is booked instead. `prompt` is the JSON that was sent,
-    `answer` the text that came back (empty if none did); neither holds a secret.
+    Tokens are None if the endpoint did not report them, `price` (US dollars) if the settings have none. The reservation
+    is set if the usage is unknown: it is booked instead. `prompt` is the JSON that was sent, `answer` the text of the
+    reply, possibly empty; neither contains a secret.
     """
 
     role: str  # a Role, or EMBED
@@ -176,7 +176,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answered(Generic[A]):
-    """A validated answer and the calls it took, in order; the last one gave the answer."""
+    """A validated answer and its calls, in order; the last one gave the answer."""
 
     answer: A
     calls: tuple[Call, ...]
@@ -188,13 +188,13 @@ class Answered(Generic[A]):
 
 
 class MindError(Exception):
-    """A question without a usable answer; `calls` are those that were made, for the record."""
+    """A question without a usable answer; `calls` are those that were made."""
 
     calls: tuple[Call, ...] = ()
 
 
 class MindUnavailable(MindError, Transient):  # noqa: N818 - an outcome
-    """No model of the role answers now. Ask again after `delay` seconds (None: the caller's own back-off)."""
+    """No model of the role answers now. Retry after `delay` seconds (None: the caller's own back-off)."""
 
     def __init__(self, reason: str, calls: tuple[Call, ...] = (), delay: float | None = None) -> None:
         Transient.__init__(self, reason, delay)
@@ -202,7 +202,7 @@ class MindUnavailable(MindError, Transient):  # noqa: N818 - an outcome
 
 
 class BudgetExhausted(MindError, Rejected):  # noqa: N818 - an outcome
-    """Another call could exceed the run's budget, so it was not made. Stop asking for this run."""
+    """Another call could exceed the run's budget, so it was not made."""
 
     def __init__(self, reason: str, calls: tuple[Call, ...] = ()) -> None:
         Rejected.__init__(self, "policy", reason, {UNPAID: True})
@@ -214,7 +214,7 @@ class PriceUnknown(BudgetExhausted):
 
 
 class _Unusable(MindError, Rejected):  # noqa: N818 - an outcome
-    """The question has no usable answer, and asking again would not help: the candidate ends at the role's stage."""
+    """The question has no usable answer, and a retry does not help: the candidate is rejected at the role's stage."""
 
     def __init__(self, role: Role, reason: str, calls: tuple[Call, ...] = ()) -> None:
         Rejected.__init__(self, STAGES[role], reason, {"role": role.value})
@@ -222,32 +222,32 @@ class _Unusable(MindError, Rejected):  # noqa: N818 - an outcome
 
 
 class AnswerInvalid(_Unusable):
-    """The answer does not validate, also after the repair turn; the reason holds the validation error."""
+    """The answer is invalid, also after the repair turn; the reason contains the validation error."""
 
 
 class AnswerTruncated(AnswerInvalid):
-    """The answer was cut off at the token limit, also on the second try: raise the role's max_tokens."""
+    """The answer was truncated at the token limit twice: raise the role's max_tokens."""
 
 
 class MindRefused(_Unusable):
-    """The model declines to answer, or the endpoint refuses the request as such."""
+    """The model declines to answer, or the endpoint refuses the request."""
 
 
 class NotRecorded(_Unusable):
-    """A recorded run was asked a question that it did not ask when it was recorded."""
+    """The question is not on record."""
 
 
 class Mind(Protocol):
-    """Whoever answers.
+    """Answers questions.
 
-    `ask` returns an answer that validates against `request.answer`, or raises a MindError. It is safe to call many
-    times at once, ends within the time limit of the role, and spends nothing that the run's budget does not cover.
-    Cancelling it gives up the call in flight; what that may have cost is booked.
+    `ask` returns an answer that validates against `request.answer`, or raises a MindError. It is safe for concurrent
+    use, ends within the time limit of the role, and does not exceed the run's budget. A cancelled call is booked at its
+    possible cost.
     """
 
     @property
     def name(self) -> str:
-        """Which mind, with its version or model, for the record."""
+        """The mind with its version or models, for the record."""
         ...
 
     async def ask(self, request: Request[A]) -> Answered[A]: ...
@@ -257,20 +257,18 @@ class Learner(Protocol):
     """A mind that learns which of its models yields more per unit of cost."""
 
     async def reward(self, role: Role, model: str, candidate: str, gain: float) -> None:
-        """Tell what `model`'s answer brought: the fitness gained over the parent, at least 0.
-
-        The same candidate is counted once per role, however often it is told.
-        """
+        """Report the fitness gained over the parent, at least 0, by `model`'s answer. Idempotent per role and
+        candidate."""
         ...
 
 
 class Journal(Protocol):
-    """Where every call is written as soon as it has ended, failed and cancelled ones too."""
+    """Records every call when it ends, including failed and cancelled ones."""
 
     async def record(self, run: str, candidate: str, call: Call) -> int | None:
-        """Keep `call`; the sequence of the event that books it, where there is one.
+        """Record `call`; returns the sequence of the event that books it, if there is one.
 
-        What this raises ends the question, since an unrecorded answer must not be used.
+        Its errors end the question, since an unrecorded answer must not be used.
         """
         ...
 
@@ -278,17 +276,17 @@ class Journal(Protocol):
 OFFLINE = "offline"
 OPENAI = "openai"
 MIXED = "openai+offline"
-"""The endpoint and the offline search, each for the seats where it pays."""
+"""The endpoint and the offline search, by seat."""
 RECORDED = "recorded:"
 
 
 def recorded(run: str, until: int | None = None) -> str:
-    """The mind that answers from a run's record; up to a sequence of its log, and asks an endpoint from there on."""
+    """The mind that answers from a run's record, or from its log up to `until` and otherwise by an endpoint."""
     return f"{RECORDED}{run}" if until is None else f"{RECORDED}{run}@{until}"
 
 
 def record_of(mind: str) -> tuple[str, int | None]:
-    """The run whose record a recorded mind answers from, and the last sequence of it that counts; None: all of it.
+    """The run of a recorded mind, and the last sequence of its log that applies; None for all.
 
     Raises ValueError for another name.
     """
@@ -300,13 +298,13 @@ def record_of(mind: str) -> tuple[str, int | None]:
 
 
 def exchange_file(mind: str) -> Path | None:
-    """The file of recorded exchanges that the mind answers from: "recorded:FILE.jsonl"; None for any other mind."""
+    """The file of the mind "recorded:FILE.jsonl"; None for any other mind."""
     name = mind.removeprefix(RECORDED)
     return Path(name) if mind.startswith(RECORDED) and name.endswith(".jsonl") else None
 
 
 def validate_mind(mind: str) -> str:
-    """The mind's name as services are told it: the path of a file of exchanges becomes absolute.
+    """The mind's name with an absolute path of a file of exchanges.
 
     Raises ValueError naming the choices, or the file that cannot be read.
     """
@@ -321,5 +319,5 @@ def validate_mind(mind: str) -> str:
 
 
 def asks_endpoint(mind: str) -> bool:
-    """Whether the mind of this name may put a question to an endpoint."""
+    """Whether the mind of this name may use an endpoint."""
     return mind in (OPENAI, MIXED) or (mind.startswith(RECORDED) and "@" in mind and exchange_file(mind) is None)

@@ -1,4 +1,4 @@
-"""Prompts are files: a version in the first line, then text with {placeholders}."""
+"""Prompt files (a version line, then text with placeholders), and the command that shows a prompt."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from services.llm.port import A, Message, Request, Role, plain_schema
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: `version` is recorded with every answer it led to."""
+    """A prompt; `version` is recorded with every answer."""
 
     version: str
     system: str
     user: Template
 
     def messages(self, **values: str) -> tuple[Message, ...]:
-        """The messages with every placeholder filled. Raises KeyError naming one that is missing."""
+        """The messages with all placeholders filled. Raises KeyError naming a missing one."""
         return Message("system", self.system), Message("user", self.user.substitute(values))
 
 
@@ -45,7 +45,7 @@ class Prompt:
 def load_prompt(package: str, name: str) -> Prompt:
     """`prompts/<name>.md` of a service: "version: NAME-N", the system text, a line of ---, the user text.
 
-    Read once. Raises ValueError for a file of another form.
+    Raises ValueError for another format.
     """
     text = (files(package) / "prompts" / f"{name}.md").read_text(encoding="utf-8")
     head, _, rest = text.partition("\n")
@@ -62,49 +62,45 @@ DESCRIBES_A_MIND = ("ASI_MIND_FILE", "ASI_MODEL")
 
 
 class Question(Protocol[S_contra]):
-    """Makes the request that a service would put about a candidate now."""
+    """Builds the request of a service about a candidate."""
 
     async def __call__(
         self, settings: S_contra, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
     ) -> Request[BaseModel]:
-        """Raises NotPossible where the candidate gives no reason to ask."""
+        """Raises NotPossible if the service has no question about the candidate."""
         ...
 
 
 def plain(request: Request[A]) -> Request[BaseModel]:
-    """The same request, whatever its answer: it is looked at and never put."""
+    """The request without the type of its answer, to be shown, not sent."""
     return cast("Request[BaseModel]", request)
 
 
 async def shown(request: Request[BaseModel], environment: Mapping[str, str]) -> dict[str, JsonValue]:
-    """The question as JSON; `body` is None where `environment` names no model. Raises SettingsError."""
+    """The request as JSON; `body` is None if `environment` names no model. Raises SettingsError."""
+    body: JsonValue = None
+    if any(environment.get(name) for name in DESCRIBES_A_MIND):
+        async with OpenAIMind.from_environment(environment, MemoryLedger()) as mind:
+            body = json.loads(mind.preview(request))
     return {
         "role": request.role.value,
         "version": request.prompt_version,
         "hash": request.prompt_hash,
         "messages": [{"role": message.role, "content": message.text} for message in request.messages],
         "answer": plain_schema(request.answer),
-        "body": await _body(request, environment),
+        "body": body,
     }
 
 
-async def _body(request: Request[BaseModel], environment: Mapping[str, str]) -> JsonValue:
-    if not any(environment.get(name) for name in DESCRIBES_A_MIND):
-        return None
-    async with OpenAIMind.from_environment(environment, MemoryLedger()) as mind:
-        body: JsonValue = json.loads(mind.preview(request))
-        return body
-
-
 def as_text(request: Request[BaseModel]) -> str:
-    """Version, messages and the schema of the answer, for reading."""
+    """Version, messages and the schema of the answer as text."""
     parts = [f"version: {request.prompt_version}", f"hash: {request.prompt_hash}"]
     parts += [f"\n[{message.role}]\n{message.text}" for message in request.messages]
     return "\n".join([*parts, "\n[the answer's JSON schema]", json.dumps(plain_schema(request.answer))])
 
 
 def parts_table(request: Request[BaseModel]) -> str:
-    """Tokens of each part of the prompt, by its main headings, as a Markdown table; a token is four characters here."""
+    """Approximate tokens of each part of the prompt, by its main headings, as a Markdown table."""
     parts: list[tuple[str, int]] = []
     for message in request.messages:
         title, length = f"[{message.role}]", 0
@@ -121,13 +117,13 @@ def parts_table(request: Request[BaseModel]) -> str:
 
 
 def main(
-    service: str, kind: type[S], roles: Sequence[Role], question: Question[S], given: Sequence[str] | None = None
+    service: str, kind: type[S], roles: Sequence[Role], question: Question[S], argv: Sequence[str] | None = None
 ) -> int:
-    """Run the command line; its exit status. What went wrong is one sentence on standard error."""
-    arguments = _parser(roles).parse_args(given)
+    """Run the command line; returns its exit status. Errors are one sentence on standard error."""
+    arguments = _parser(roles).parse_args(argv)
     try:
         settings = load(kind, service)
-        request = asyncio.run(_asked(settings, arguments, question))
+        request = asyncio.run(_request(settings, arguments, question))
         if arguments.parts:
             text = parts_table(request)
         elif arguments.json:
@@ -145,7 +141,7 @@ def main(
     return 0
 
 
-async def _asked(settings: S, arguments: argparse.Namespace, question: Question[S]) -> Request[BaseModel]:
+async def _request(settings: S, arguments: argparse.Namespace, question: Question[S]) -> Request[BaseModel]:
     async with channel(settings.archive_address, settings) as connection:
         archive = archive_pb2_grpc.ArchiveStub(connection)
         request = archive_pb2.GetCandidateRequest(run=arguments.run, candidate=arguments.candidate)
@@ -159,7 +155,7 @@ def _parser(roles: Sequence[Role]) -> argparse.ArgumentParser:
     parser.add_argument("--candidate", required=True, metavar="C", help="id or name")
     parser.add_argument("--run", default="", help="default: the newest")
     parser.add_argument("--json", action="store_true", help="with the answer's schema and the body of the request")
-    parser.add_argument("--parts", action="store_true", help="only how many tokens each part of the prompt takes")
+    parser.add_argument("--parts", action="store_true", help="only the number of tokens of each part of the prompt")
     return parser
 
 

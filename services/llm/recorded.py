@@ -1,16 +1,15 @@
-"""Minds that answer from the record: a run once recorded is replayed without any endpoint.
+"""Minds that answer from recorded calls, without an endpoint.
 
     record = CallRecord.of(candidates, artifacts)      # the archived candidates of the recorded run, with their calls
-    mind = RecordedMind(record, run="r7")              # strict: what is not on record raises NotRecorded
-    upto = LoggedCalls(archive, artifacts, run="r7", until=120)   # what was answered up to that event of its log
-    mind = RecordedMind(upto, run="r7@120", fallback=openai_mind) # a fork: from there on the endpoint is asked
+    mind = RecordedMind(record, run="r7")              # strict: raises NotRecorded for other questions
+    calls = LoggedCalls(archive, artifacts, run="r7", until=120)   # the calls up to that event of its log
+    mind = RecordedMind(calls, run="r7@120", fallback=openai_mind) # a fork: other questions go to the endpoint
 
-A question is found by candidate and prompt hash (role, messages, answer schema, ordinal). Prompts also hold what is
-measured anew in every run (speed, memory), so a question that is not on record to the letter takes the next answer that
-the same candidate was given in the same role; there being none left is NotRecorded. Texts that an endpoint embedded are
-on record, too; they are found to the letter only, since any other vector would be wrong.
+A question is found by candidate and prompt hash (role, messages, answer schema, ordinal). Prompts contain measurements
+that differ between runs (speed, memory), so a question without an exact match takes the candidate's next unused answer
+in the same role. Embedded texts need an exact match, since any other vector would be wrong.
 
-`ExchangeFileMind` answers from a file of recorded exchanges with an endpoint, without any archive.
+`ExchangeFileMind` answers from a file of recorded exchanges.
 """
 
 from __future__ import annotations
@@ -46,13 +45,13 @@ from services.llm.port import (
     embedding_hash,
 )
 
-# How a recorded question can have ended, apart from an answer; all else (an endpoint that was down) was asked again.
+# Faults that end a question; after other faults, such as an outage, it was asked again.
 _ENDS = frozenset({Fault.INVALID, Fault.TRUNCATED, Fault.REFUSED, Fault.BAD_REQUEST})
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """How one recorded question ended: with `answer`, or with `error`."""
+    """The result of a recorded question: `answer`, or `error`."""
 
     model: str
     endpoint: str
@@ -64,17 +63,17 @@ class Lookup(Protocol):
     """Finds recorded questions."""
 
     async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
-        """How the question ended, or None when it is not on record (or was never finished)."""
+        """The result of a question; None if it is not recorded or was not finished."""
         ...
 
 
 class CallRecord:
-    """The calls of a run by candidate and prompt hash; answers are read from the artifacts when asked for."""
+    """The calls of a run by candidate and prompt hash; answers are read from the artifacts on demand."""
 
     def __init__(self, artifacts: Artifacts) -> None:
         self._artifacts = artifacts
         self._calls: dict[tuple[str, str], pb.Call] = {}
-        self._used: dict[tuple[str, str], set[str]] = {}  # prompt hashes answered, by candidate and role
+        self._used: dict[tuple[str, str], set[str]] = {}  # used prompt hashes by candidate and role
 
     @classmethod
     def of(cls, candidates: Iterable[pb.Candidate], artifacts: Artifacts) -> CallRecord:
@@ -86,7 +85,7 @@ class CallRecord:
         return record
 
     def add(self, candidate: str, call: pb.Call) -> None:
-        """Note a call; calls of one question come in order, and the last one that ended it counts."""
+        """Add a call. Of the calls of one question, in order, the last one that ended it counts."""
         answered = self._calls.get((candidate, call.prompt_hash))
         if (not call.error or Fault(call.error) in _ENDS) and (answered is None or answered.error or not call.error):
             self._calls[candidate, call.prompt_hash] = call
@@ -95,21 +94,17 @@ class CallRecord:
         used = self._used.setdefault((candidate, role), set())
         call = self._calls.get((candidate, prompt_hash))
         if call is None and role != EMBED:
-            call = self._next(candidate, role, used)
+            calls = (call for (name, _), call in self._calls.items() if name == candidate)
+            call = next((call for call in calls if call.role == role and call.prompt_hash not in used), None)
         if call is None:
             return None
         used.add(call.prompt_hash)
         answer = await self._artifacts.get(call.answer) if call.answer.sha256 else b""
         return Recorded(call.model, call.endpoint, answer, Fault(call.error) if call.error else None)
 
-    def _next(self, candidate: str, role: str, used: set[str]) -> pb.Call | None:
-        """The first call of the role, as recorded, that answered nothing yet."""
-        calls = (call for (whose, _), call in self._calls.items() if whose == candidate)
-        return next((call for call in calls if call.role == role and call.prompt_hash not in used), None)
-
 
 class LoggedCalls:
-    """The calls of a run up to an event of its log; read of each candidate when the first question about it is put."""
+    """The calls of a run up to an event of its log, read per candidate on demand."""
 
     def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub, artifacts: Artifacts, run: str, until: int) -> None:
         self._archive = archive
@@ -119,7 +114,7 @@ class LoggedCalls:
         self._records: dict[str, CallRecord] = {}
 
     async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
-        """As the protocol says. Raises Transient when the archive is out of reach."""
+        """Raises Transient if the archive is unreachable."""
         if candidate not in self._records:
             self._records[candidate] = await self._read(candidate)
         return await self._records[candidate].find(candidate, role, prompt_hash)
@@ -139,11 +134,11 @@ class LoggedCalls:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return ()
-            raise Transient(f"the record of run {self._run} is out of reach: {error.details()}") from error
+            raise Transient(f"the record of run {self._run} is unreachable: {error.details()}") from error
 
 
 class RecordedMind:
-    """Answers from the record; asks `fallback`, if there is one, what is not on it."""
+    """Answers from the record; other questions go to `fallback`, if any."""
 
     def __init__(self, lookup: Lookup, run: str, fallback: Mind | None = None) -> None:
         self._lookup = lookup
@@ -156,74 +151,66 @@ class RecordedMind:
 
     @property
     def strict(self) -> bool:
-        """Whether nothing may be asked of an endpoint."""
+        """Whether there is no fallback."""
         return self._fallback is None
 
     async def embedded(self, candidate: str, text: str) -> Recorded | None:
-        """What an endpoint embedded this text as for this candidate; None where that is not on record."""
-        found = await self._lookup.find(candidate, EMBED, embedding_hash([text]))
-        return None if found is None or found.error is not None else found
+        """The recorded embedding of this text for this candidate, if any."""
+        result = await self._lookup.find(candidate, EMBED, embedding_hash([text]))
+        return None if result is None or result.error is not None else result
 
     async def ask(self, request: Request[A]) -> Answered[A]:
-        """As the port says; NotRecorded when the question is not on record and there is no fallback.
-
-        The calls of the result cost nothing: no endpoint was asked.
-        """
-        found = await self._lookup.find(request.candidate, request.role.value, request.prompt_hash)
-        if found is None and self._fallback is not None:
+        """See the port. Raises NotRecorded for other questions without a fallback. Recorded answers cost nothing."""
+        result = await self._lookup.find(request.candidate, request.role.value, request.prompt_hash)
+        if result is None and self._fallback is not None:
             return await self._fallback.ask(request)
-        if found is None:
+        if result is None:
             raise NotRecorded(
                 request.role,
                 f"run {self._run} has no answer to {request.role} of {request.candidate} (prompt "
                 f"{request.prompt_hash[:12]}, version {request.prompt_version}); fork the run to ask an endpoint",
             )
-        call = _free_call(request, found)
+        call = _free_call(request, result)
         try:
-            answer = _answer(request, found)
+            answer = _answer(request, result)
         except (AnswerInvalid, MindRefused) as error:
             error.calls = (call,)
             raise
         return Answered(answer, (call,))
 
 
-def _answer(request: Request[A], found: Recorded) -> A:
-    """The recorded end of the question, brought about again."""
-    if found.error is Fault.TRUNCATED:
-        raise AnswerTruncated(request.role, "on record this answer was cut off at the token limit")
-    if found.error in (Fault.REFUSED, Fault.BAD_REQUEST):
-        raise MindRefused(request.role, f"on record {found.model} did not answer: {found.error}")
+def _answer(request: Request[A], result: Recorded) -> A:
+    """The recorded answer. Raises the recorded error."""
+    if result.error is Fault.TRUNCATED:
+        raise AnswerTruncated(request.role, "the recorded answer was cut off at the token limit")
+    if result.error in (Fault.REFUSED, Fault.BAD_REQUEST):
+        raise MindRefused(request.role, f"{result.model} gave no answer on record: {result.error}")
     try:
-        return read(found.answer.decode("utf-8", "replace"), request.answer)
+        return read(result.answer.decode("utf-8", "replace"), request.answer)
     except Unreadable as unreadable:
         raise AnswerInvalid(request.role, f"the recorded answer is not usable: {unreadable}") from None
 
 
-def _messages(request: Request[A]) -> bytes:
-    """The messages as a request to an endpoint would hold them."""
+def _free_call(request: Request[A], result: Recorded) -> Call:
     messages = [{"role": message.role, "content": message.text} for message in request.messages]
-    return json.dumps({"messages": messages}, ensure_ascii=False).encode()
-
-
-def _free_call(request: Request[A], found: Recorded) -> Call:
     return Call(
-        role=request.role,
-        model=found.model,
-        endpoint=found.endpoint,
+        role=request.role.value,
+        model=result.model,
+        endpoint=result.endpoint,
         prompt_tokens=0,
         completion_tokens=0,
         seconds=0.0,
         price=0.0,
-        prompt=_messages(request),
-        answer=found.answer,
-        error=found.error,
+        prompt=json.dumps({"messages": messages}, ensure_ascii=False).encode(),
+        answer=result.answer,
+        error=result.error,
         prompt_version=request.prompt_version,
         prompt_hash=request.prompt_hash,
     )
 
 
 async def to_message(call: Call, artifacts: Artifacts) -> pb.Call:
-    """A call as events carry it: prompt and answer become artifacts. Numbers that are not known stay unset."""
+    """The message of a call; prompt and answer are stored as artifacts. Unknown numbers stay unset."""
     message = pb.Call(
         role=call.role,
         model=call.model,
@@ -246,7 +233,7 @@ async def to_message(call: Call, artifacts: Artifacts) -> pb.Call:
 
 
 def rewarded_model(calls: Iterable[pb.Call], role: Role) -> str | None:
-    """The model whose answer in `role` was used: the one to reward. None when no call of the role was answered."""
+    """The model whose answer in `role` was used; None if no call of the role was answered."""
     answered = [call.model for call in calls if call.role == role.value and not call.error]
     return answered[-1] if answered else None
 
@@ -277,7 +264,7 @@ class _Line(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One recorded question and its answer; `form` is the name of the answer's schema."""
+    """A recorded question and its answer; `form` is the name of the answer's schema."""
 
     model: str
     form: str
@@ -286,7 +273,7 @@ class Exchange:
 
 
 class ExchangeFileMind:
-    """Answers each question at most once from `exchanges`. It costs nothing and is safe to use from many tasks."""
+    """Answers from `exchanges`, using each at most once. Safe for concurrent use."""
 
     def __init__(self, exchanges: Sequence[Exchange], name: str) -> None:
         self._unused = list(exchanges)
@@ -294,7 +281,7 @@ class ExchangeFileMind:
 
     @classmethod
     def read(cls, path: Path) -> ExchangeFileMind:
-        """The mind of a JSONL file. Raises SettingsError naming the line that is not an exchange."""
+        """From a JSONL file. Raises SettingsError naming an invalid line."""
         return cls(read_exchanges(path), f"recorded:{path}")
 
     @property
@@ -302,29 +289,14 @@ class ExchangeFileMind:
         return self._name
 
     async def ask(self, request: Request[A]) -> Answered[A]:
-        """As the port says; NotRecorded once no answer of this form is left."""
+        """See the port. Raises NotRecorded if no unused answer of this form is left."""
         messages = tuple((message.role, message.text) for message in request.messages)
         same_form = [exchange for exchange in self._unused if exchange.form == request.answer.__name__]
-        exchange = next((one for one in same_form if one.messages == messages), next(iter(same_form), None))
+        exchange = next((exact for exact in same_form if exact.messages == messages), next(iter(same_form), None))
         if exchange is None:
-            raise NotRecorded(
-                request.role, f"{self._name} holds no further answer of the form {request.answer.__name__}"
-            )
+            raise NotRecorded(request.role, f"{self._name} has no further answer of the form {request.answer.__name__}")
         self._unused.remove(exchange)
-        call = Call(
-            role=request.role.value,
-            model=exchange.model,
-            endpoint=self._name,
-            prompt_tokens=0,
-            completion_tokens=0,
-            seconds=0.0,
-            price=0.0,
-            prompt=_messages(request),
-            answer=exchange.answer.encode(),
-            error=None,
-            prompt_version=request.prompt_version,
-            prompt_hash=request.prompt_hash,
-        )
+        call = _free_call(request, Recorded(exchange.model, self._name, exchange.answer.encode(), None))
         try:
             return Answered(read(exchange.answer, request.answer), (call,))
         except Unreadable as unreadable:
@@ -333,7 +305,7 @@ class ExchangeFileMind:
 
 
 def read_exchanges(path: Path) -> list[Exchange]:
-    """The exchanges of a JSONL file, in order. Raises SettingsError naming the line that is not one."""
+    """The exchanges of a JSONL file, in order. Raises SettingsError naming an invalid line."""
     exchanges = []
     try:
         lines = path.read_text("utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt. Pure: randomness and the time of day are arguments.
+"""Back-off, Retry-After and circuit breaking. Pure: randomness and time are arguments.
 
 Source: "full jitter", Brooker 2015, Exponential Backoff and Jitter; Retry-After, RFC 9110, 10.2.3.
 """
@@ -22,14 +22,14 @@ class BackOff:
     longest: float = 60.0
 
     def wait(self, repetition: int, rng: random.Random, retry_after: float | None) -> float:
-        """Seconds to wait before repetition 1, 2, …: never less than what the endpoint asked for."""
+        """Seconds to wait before repetition 1, 2, …; at least what the endpoint requested."""
         ceiling = min(self.base * 2.0 ** (repetition - 1), self.longest)
         jittered = rng.uniform(0.1 * ceiling, ceiling)
         return jittered if retry_after is None else retry_after + 0.1 * jittered
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds that a response asks to wait, from retry-after-ms or Retry-After (seconds or a date); None if unsaid."""
+    """The wait that a response requests by retry-after-ms or Retry-After (seconds or a date), in seconds."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000.0
@@ -65,41 +65,41 @@ class CircuitPolicy:
 
 
 class Circuit:
-    """Closed, open, or half-open. Times are seconds of one monotonic clock, given by the caller."""
+    """A circuit breaker: closed, open or half-open. Times are seconds of one monotonic clock."""
 
     def __init__(self, policy: CircuitPolicy) -> None:
         self._policy = policy
         self._in_row = 0
-        self._rest = policy.seconds
+        self._pause = policy.seconds
         self._until: float | None = None  # None: closed
         self._trying = False
 
     def wait(self, now: float) -> float:
-        """Seconds until a call may be made; 0 when it may be made now."""
+        """Seconds until a call may be made; 0 for now."""
         if self._until is None:
             return 0.0
         if self._trying:
-            return max(self._until - now, self._rest)
+            return max(self._until - now, self._pause)
         return max(self._until - now, 0.0)
 
     def enter(self) -> None:
-        """A call begins; of an open circuit whose rest is over it is the single trial."""
+        """A call begins; if the circuit is open, it is the trial call."""
         self._trying = self._until is not None
 
     def succeeded(self) -> None:
-        """A call was answered: the circuit closes."""
-        self._in_row, self._rest, self._until, self._trying = 0, self._policy.seconds, None, False
+        """A call succeeded: the circuit closes."""
+        self._in_row, self._pause, self._until, self._trying = 0, self._policy.seconds, None, False
 
     def failed(self, now: float) -> None:
-        """A call failed for want of an endpoint that works."""
+        """A call failed because of the endpoint."""
         self._in_row += 1
         if self._trying:
-            self._rest = min(2.0 * self._rest, self._policy.longest)
+            self._pause = min(2.0 * self._pause, self._policy.longest)
         if self._trying or self._in_row >= self._policy.failures:
-            self._until, self._trying = now + self._rest, False
+            self._until, self._trying = now + self._pause, False
 
     def abandoned(self) -> None:
-        """A call ended without telling anything about the endpoint (the asker went away)."""
+        """A call ended without information about the endpoint, as when it was cancelled."""
         self._trying = False
 
 

@@ -2,7 +2,7 @@
 
     python -m services.llm.scripted --port 0 --script FILE      # prints its base URL
 
-It stands in for a real endpoint in tests and measurements: nothing is spent, and every fault can be produced on demand.
+It replaces a real endpoint in tests and measurements, at no cost and with any fault on demand.
 A script is a JSON or TOML file with a list `steps`, and `otherwise` for requests that match no remaining step:
 
     {"steps": [{"fault": "rate_limit", "retry_after": 0.5},
@@ -10,9 +10,9 @@ A script is a JSON or TOML file with a list `steps`, and `otherwise` for request
                {"fault": "trickle", "delay": 60}],
      "otherwise": {"answer": "schema", "latency": 0.2}}
 
-Each request takes the first step that matches it (`contains`: a text in the request's body) and has `times` left. The
-answer is a text, an object (sent as JSON), or "schema": the smallest object that the request's JSON schema allows.
-`embeddings` are steps for embedding requests; once they are used up, the letter counts of each text are returned.
+A request uses the first step that matches it (`contains`: a text in its body) and has `times` left. The answer is a
+text, an object (sent as JSON), or "schema": the smallest object that the request's JSON schema allows. `embeddings`
+are steps for embedding requests; after them, letter counts are returned.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from services.chassis import tasks
 from services.chassis.errors import SettingsError
 from services.llm.answers import JSON
 
-Fate = Literal[
+FaultName = Literal[
     "rate_limit",  # 429 with Retry-After
     "server_error",  # 500, or `status`
     "bad_request",  # 400 with `message`
@@ -50,11 +50,11 @@ Fate = Literal[
 
 
 class Step(BaseModel):
-    """One behaviour; `latency` seconds pass before the first byte."""
+    """A behaviour; `latency` seconds pass before the first byte."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    fault: Fate | None = None
+    fault: FaultName | None = None
     answer: str | dict[str, JsonValue] = "schema"
     contains: str = ""
     times: int = Field(default=1, ge=1)
@@ -67,7 +67,7 @@ class Step(BaseModel):
 
 
 class Script(BaseModel):
-    """All behaviours of one endpoint."""
+    """The behaviours of an endpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,18 +77,17 @@ class Script(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> "Script":
-        """Raises SettingsError when the file is not a script."""
+        """Raises SettingsError if the file is not a script."""
         try:
             text = path.read_text("utf-8")
-            given = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-            return cls.model_validate(given)
+            return cls.model_validate(tomllib.loads(text) if path.suffix == ".toml" else json.loads(text))
         except (OSError, ValueError) as error:
             detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise SettingsError(f"{path} is not a script for the scripted endpoint: {detail}.") from None
 
 
 class Player:
-    """Hands out steps; remembers how often each was used."""
+    """Selects steps and counts their uses."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -107,8 +106,8 @@ def smallest(schema: JSON, definitions: dict[str, JSON] | None = None) -> JSON:
     """The smallest value that `schema` (as pydantic writes it) allows; used for answer "schema"."""
     if not isinstance(schema, dict):
         return None
-    found = schema.get("$defs")
-    definitions = found if isinstance(found, dict) else definitions or {}
+    own = schema.get("$defs")
+    definitions = own if isinstance(own, dict) else definitions or {}
     if isinstance(reference := schema.get("$ref"), str):
         return smallest(definitions[reference.rsplit("/", 1)[-1]], definitions)
     for union in ("anyOf", "oneOf", "allOf"):
@@ -153,7 +152,7 @@ class Received:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The body as an object. Raises ValueError when it is none."""
+        """The body as an object. Raises ValueError if it is not one."""
         value = json.loads(self.body)
         if not isinstance(value, dict):
             raise ValueError("the body is not a JSON object")
@@ -183,7 +182,7 @@ class ScriptedEndpoint:
 
     @property
     def base_url(self) -> str:
-        """What OPENAI_BASE_URL is set to."""
+        """The value for OPENAI_BASE_URL."""
         if self._server is None:
             raise RuntimeError("the scripted endpoint is not started")
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
@@ -203,7 +202,7 @@ class ScriptedEndpoint:
         task.add_done_callback(self._serving.discard)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve requests of one connection until it closes, on either side."""
+        """Serve requests of one connection until either side closes it."""
         try:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 while (request := await _read(reader)) is not None:
@@ -278,7 +277,7 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
 
 
 def _refusal(request: Received, step: Step) -> _Reply | None:
-    """The reply to any request that the step does not let through."""
+    """The error reply of a step, if any."""
     try:
         asked = request.json
     except ValueError as error:
@@ -299,7 +298,7 @@ def _refusal(request: Received, step: Step) -> _Reply | None:
 
 
 def _completion(request: Received, step: Step) -> _Reply:
-    """The reply to a chat completion, as far as it is one piece."""
+    """The reply to a chat completion."""
     asked = request.json
     text = _text(asked, step)
     if step.fault == "echo_key":
@@ -334,7 +333,7 @@ def _text(asked: dict[str, JSON], step: Step) -> str:
 
 
 def _schema(asked: dict[str, JSON]) -> dict[str, JSON] | None:
-    """The JSON schema that a request asks to enforce, if it does."""
+    """The JSON schema of the request's response format, if any."""
     form = asked.get("response_format")
     named = form.get("json_schema") if isinstance(form, dict) else None
     schema = named.get("schema") if isinstance(named, dict) else None
@@ -342,10 +341,10 @@ def _schema(asked: dict[str, JSON]) -> dict[str, JSON] | None:
 
 
 def _embeddings(request: Received, step: Step) -> _Reply:
-    """Letter counts: deterministic, and alike for alike texts. One vector is missing where the step truncates."""
+    """Letter counts: deterministic, and similar for similar texts. A truncating step omits one vector."""
     asked = request.json
-    given = asked.get("input")
-    texts = given if isinstance(given, list) else [given]
+    content = asked.get("input")
+    texts = content if isinstance(content, list) else [content]
     rows: list[JSON] = [
         {"object": "embedding", "index": place, "embedding": [1.0 + str(text).lower().count(c) for c in LETTERS]}
         for place, text in enumerate(texts[1:] if step.fault == "truncated" else texts)
@@ -374,15 +373,15 @@ async def _main(port: int, script: Script) -> None:
 def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(description="A scripted OpenAI-compatible endpoint on this machine.")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="0 selects a free one")
     parser.add_argument("--script", type=Path, help="JSON or TOML; without one, every request is answered by schema")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        script = Script.read(given.script) if given.script else Script()
+        script = Script.read(arguments.script) if arguments.script else Script()
     except SettingsError as error:
         sys.exit(str(error))
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_main(given.port, script))
+        asyncio.run(_main(arguments.port, script))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Which model thinks in which role: one TOML file (ASI_MIND_FILE), or none and three variables.
+"""Settings of models and roles, from a TOML file (ASI_MIND_FILE) or three variables.
 
-Without a file, OPENAI_BASE_URL, OPENAI_API_KEY and ASI_MODEL name one endpoint and one model for every role. The file
-never holds a secret: it names the variables that do. deploy/mind.example.toml shows every key.
+Without a file, OPENAI_BASE_URL, OPENAI_API_KEY and ASI_MODEL name one endpoint and one model for all roles. The file
+contains no secrets, but the names of variables. deploy/mind.example.toml shows every key.
 """
 
 import os
@@ -26,7 +26,7 @@ class _Frozen(BaseModel):
 
 
 class Endpoint(_Frozen):
-    """Where requests go; each service has at most `concurrency` requests in flight there, whatever the machine."""
+    """An endpoint; each service has at most `concurrency` requests in flight there."""
 
     base_url_env: str = "OPENAI_BASE_URL"
     api_key_env: str = Field(default="OPENAI_API_KEY", description="empty for an endpoint that needs no key")
@@ -37,7 +37,7 @@ class Endpoint(_Frozen):
 
 
 class Model(_Frozen):
-    """A model of an endpoint; without prices (US dollars per million tokens) no budget in money can be kept."""
+    """A model of an endpoint; budgets in money need its prices (US dollars per million tokens)."""
 
     endpoint: str = "main"
     name: str = Field(min_length=1)
@@ -46,7 +46,7 @@ class Model(_Frozen):
 
     @property
     def price(self) -> Price | None:
-        """None when the settings hold no price."""
+        """None if the settings have no price."""
         if self.price_prompt is None or self.price_completion is None:
             return None
         return Price(self.price_prompt, self.price_completion)
@@ -59,7 +59,7 @@ class Model(_Frozen):
 
 
 class RoleSettings(_Frozen):
-    """Models of a role, first choice first; with choice="bandit" the gains decide."""
+    """Models of a role in order of preference; with choice="bandit" gains determine the order."""
 
     models: tuple[str, ...] = Field(min_length=1)
     temperature: float = Field(default=0.7, ge=0, le=2)
@@ -71,7 +71,7 @@ class RoleSettings(_Frozen):
 
 
 class Retry(_Frozen):
-    """Attempts at one model, the waits between them in seconds, and when a model is left alone."""
+    """Attempts per model, the waits between them in seconds, and the circuit breaker."""
 
     attempts: int = Field(default=5, ge=1, le=100)
     base_seconds: float = Field(default=1.0, gt=0)
@@ -81,17 +81,15 @@ class Retry(_Frozen):
 
     @property
     def back_off(self) -> BackOff:
-        """As the pure rule."""
         return BackOff(self.attempts, self.base_seconds, self.longest_seconds)
 
     @property
     def circuit(self) -> CircuitPolicy:
-        """As the pure rule."""
         return CircuitPolicy(self.circuit_failures, self.circuit_seconds)
 
 
 class EmbeddingSettings(_Frozen):
-    """A model that embeds texts; without its price no budget in money can be kept."""
+    """A model that embeds texts; budgets in money need its price."""
 
     endpoint: str = "main"
     model: str = Field(min_length=1)
@@ -100,7 +98,7 @@ class EmbeddingSettings(_Frozen):
 
 
 class MindSettings(_Frozen):
-    """Everything an openai mind is told; `addresses` and `keys` come from the environment, never from the file."""
+    """The settings of an openai mind; `addresses` and `keys` come from the environment, never from the file."""
 
     endpoints: dict[str, Endpoint] = Field(default_factory=lambda: {"main": Endpoint()}, min_length=1)
     models: dict[str, Model]
@@ -111,15 +109,15 @@ class MindSettings(_Frozen):
     keys: dict[str, SecretStr] = Field(default_factory=dict, exclude=True)
 
     @model_validator(mode="after")
-    def _names_meet(self) -> Self:
+    def _require_known_names(self) -> Self:
         users = [(f"models.{name}.endpoint", model.endpoint) for name, model in self.models.items()]
         if self.embedding is not None:
             users.append(("embedding.endpoint", self.embedding.endpoint))
         for where, endpoint in users:
-            _known(where, endpoint, self.endpoints)
+            _require_known(where, endpoint, self.endpoints)
         for role, settings in self.roles.items():
             for model in settings.models:
-                _known(f"roles.{role.value}.models", model, self.models)
+                _require_known(f"roles.{role.value}.models", model, self.models)
         absent = [role.value for role in Role if role not in self.roles]
         if absent:
             raise ValueError(f"roles without a section: {', '.join(absent)}; every role needs [roles.NAME]")
@@ -135,12 +133,12 @@ def load_mind(environment: Mapping[str, str] | None = None) -> MindSettings:
     environment = os.environ if environment is None else environment
     path = environment.get("ASI_MIND_FILE")
     source = path or "the environment"
-    given = _read(Path(path)) if path else _without_file(environment)
+    values = _read(Path(path)) if path else _without_file(environment)
     for private in ("addresses", "keys"):
-        if private in given:
-            raise SettingsError(f"{source}: {private} is not a key of this file; name the variable that holds it.")
+        if private in values:
+            raise SettingsError(f"{source}: {private} is not a key of this file; name the variable that contains it.")
     try:
-        settings = MindSettings.model_validate(given)
+        settings = MindSettings.model_validate(values)
     except ValidationError as error:
         raise SettingsError(f"{source}: {_sentence(error)}") from None
     if problem := _no_second_attempt(settings):
@@ -149,9 +147,9 @@ def load_mind(environment: Mapping[str, str] | None = None) -> MindSettings:
 
 
 def load_embedding(environment: Mapping[str, str] | None = None) -> MindSettings | None:
-    """The settings with an embedding model, if the environment names one: a mind beside it is not needed.
+    """The settings with an embedding model, if the environment names one; a mind is not needed.
 
-    Raises SettingsError as `load_mind` does.
+    Raises the same errors as `load_mind`.
     """
     environment = os.environ if environment is None else environment
     model = environment.get("ASI_EMBEDDING_MODEL")
@@ -162,19 +160,19 @@ def load_embedding(environment: Mapping[str, str] | None = None) -> MindSettings
 
 
 def validate_prices(environment: Mapping[str, str], mind: bool, money: bool) -> None:
-    """Raises SettingsError where a run could not ask its endpoint: described badly, or without the prices it needs.
+    """Raises SettingsError if a run could not use its endpoint: invalid settings, or missing prices.
 
     Args:
         environment: of the services.
-        mind: whether the run's mind asks an endpoint; embedders are asked by all runs.
-        money: whether the run has a budget in money, which no model without a price may be asked on.
+        mind: whether the run's mind uses an endpoint; all runs use embedders.
+        money: whether the run has a budget in money, which needs the prices of all models.
     """
-    thinking = load_mind(environment) if mind else None
+    models = load_mind(environment) if mind else None
     embedding = None if environment.get("ASI_EMBEDDER") == "local" else load_embedding(environment)
     if not money:
         return
-    used = {} if thinking is None else {name for role in thinking.roles.values() for name in role.models}
-    free = [f"models.{name}" for name in used if thinking is not None and thinking.models[name].price is None]
+    used = {} if models is None else {name for role in models.roles.values() for name in role.models}
+    free = [f"models.{name}" for name in used if models is not None and models.models[name].price is None]
     if embedding is not None and embedding.embedding is not None and embedding.embedding.price is None:
         free.append("embedding")
     if free:
@@ -185,7 +183,7 @@ def validate_prices(environment: Mapping[str, str], mind: bool, money: bool) -> 
 
 
 def _no_second_attempt(settings: MindSettings) -> str:
-    """A role whose time is over before a second attempt that takes as long as the first; empty where there is none."""
+    """The problem of a role whose time limit is shorter than two attempts; empty if there is none."""
     for role, own in settings.roles.items():
         for model in own.models:
             name = settings.models[model].endpoint
@@ -193,13 +191,13 @@ def _no_second_attempt(settings: MindSettings) -> str:
             if own.total_seconds < 2 * once:
                 return (
                     f"roles.{role.value}.total_seconds is {own.total_seconds:g}, less than two requests of "
-                    f"endpoints.{name}.timeout_seconds ({once:g}): after one time-out the second attempt would be cut "
-                    f"short; give it {2 * once:g} or more."
+                    f"endpoints.{name}.timeout_seconds ({once:g}), so a second attempt would be cut short: "
+                    f"set it to {2 * once:g} or more."
                 )
     return ""
 
 
-def _known(where: str, name: str, names: Mapping[str, object]) -> None:
+def _require_known(where: str, name: str, names: Mapping[str, object]) -> None:
     if name not in names:
         raise ValueError(f"{where} names {name!r}, which is not among {', '.join(sorted(names))}")
 
@@ -225,20 +223,20 @@ def _without_file(environment: Mapping[str, str]) -> dict[str, object]:
         role: {"models": ["model"], "max_tokens": _LONG.get(role, 4096), "temperature": _WARM.get(role, 0.7)}
         for role in Role
     }
-    given: dict[str, object] = {"models": {"model": {"name": name}}, "roles": roles}
+    values: dict[str, object] = {"models": {"model": {"name": name}}, "roles": roles}
     if embedding := environment.get("ASI_EMBEDDING_MODEL"):
-        given["embedding"] = {"model": embedding}
-    return given
+        values["embedding"] = {"model": embedding}
+    return values
 
 
 def _with_secrets(settings: MindSettings, environment: Mapping[str, str]) -> MindSettings:
-    """Look up addresses and keys. A key may be absent only where the address is one's own."""
+    """Look up addresses and keys. A key may be absent only with an explicit address."""
     addresses: dict[str, str] = {}
     keys: dict[str, SecretStr] = {}
     for name, endpoint in settings.endpoints.items():
         own = environment.get(endpoint.base_url_env)
         if not own and endpoint.base_url_env != "OPENAI_BASE_URL":
-            raise SettingsError(f"{endpoint.base_url_env} is not set: it holds the address of endpoint {name}.")
+            raise SettingsError(f"{endpoint.base_url_env} is not set: it must be the address of endpoint {name}.")
         addresses[name] = own or OPENAI_URL
         key = environment.get(endpoint.api_key_env, "") if endpoint.api_key_env else ""
         if endpoint.api_key_env and not key and not own:
@@ -255,4 +253,4 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"{where} is not a setting."
     message = first["msg"].removeprefix("Value error, ")
-    return f"{where} is impossible: {message}." if where else f"{message}."
+    return f"{where} is invalid: {message}." if where else f"{message}."

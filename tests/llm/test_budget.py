@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from services.chassis.errors import Rejected
 from services.llm.budget import NANO, Limits, MemoryLedger, Price, Spend, spend
 from services.llm.port import BudgetExhausted, MindError, PriceUnknown
-from services.llm.scripted import Fate, Step
+from services.llm.scripted import FaultName, Step
 from tests.llm.minds import GOOD, KEY, script, served
 from tests.llm.minds import question as asked_question
 
@@ -56,7 +56,7 @@ def _within(ledger: MemoryLedger, limit: int) -> None:
 async def test_a_mind_under_faults_and_many_askers_stays_within_its_budget(seed: int) -> None:
     """What the endpoint counted, at its most generous, never passes the limit; some questions are answered."""
     rng = random.Random(seed)
-    fates: list[Fate | None] = [
+    fates: list[FaultName | None] = [
         None,
         None,
         "rate_limit",

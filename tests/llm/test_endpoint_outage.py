@@ -16,7 +16,7 @@ from services.chassis.worker import Job, Worker
 from services.console.processes import free_port
 from services.contracts import events_pb2
 from services.llm.budget import MemoryLedger
-from services.llm.scripted import Fate, ScriptedEndpoint, Step
+from services.llm.scripted import FaultName, ScriptedEndpoint, Step
 from tests.llm.minds import GOOD, mind, question, script, settings
 
 CANDIDATES = 3
@@ -34,7 +34,7 @@ async def _requests(bus: Bus) -> None:
 
 
 @pytest.mark.parametrize("fate", ["hang", "malformed", "disconnect", "server_error", "absent"])
-async def test_candidates_wait_for_an_endpoint_that_fails(bus: Bus, fate: Fate | str) -> None:
+async def test_candidates_wait_for_an_endpoint_that_fails(bus: Bus, fate: FaultName | str) -> None:
     """Each is proposed in the end, none becomes a dead letter or a rejection."""
     await _requests(bus)
     port, proposed = free_port(), asyncio.Event()

@@ -44,7 +44,7 @@ async def test_an_endpoint_out_of_reach_is_transient() -> None:
     async with ScriptedEndpoint(script()) as server:
         url = server.base_url
     embedder = OpenAIEmbedder(with_embedding(url))
-    with pytest.raises(Transient, match="the endpoint embeds nothing: the connection failed"):
+    with pytest.raises(Transient, match="the endpoint returned no embeddings: the connection failed"):
         await embedder.embed(["gate"])
     await embedder.close()
 

@@ -22,7 +22,7 @@ from services.llm.port import (
     MindUnavailable,
     Role,
 )
-from services.llm.scripted import Fate, ScriptedEndpoint, Step
+from services.llm.scripted import FaultName, ScriptedEndpoint, Step
 from tests.llm.minds import GOOD, KEY, Idea, MemoryJournal, mind, question, script, served, settings
 
 
@@ -63,7 +63,7 @@ async def test_the_preview_is_what_is_sent() -> None:
         ("truncated", Fault.TRUNCATED),
     ],
 )
-async def test_a_passing_fault_is_recorded_and_asked_again(fate: Fate, fault: Fault) -> None:
+async def test_a_passing_fault_is_recorded_and_asked_again(fate: FaultName, fault: Fault) -> None:
     """Nothing is swallowed: the failed call stays beside the one that answered."""
     async with served(script(Step(fault=fate))) as (_, asked):
         answered = await asked.ask(question())
@@ -72,7 +72,7 @@ async def test_a_passing_fault_is_recorded_and_asked_again(fate: Fate, fault: Fa
 
 
 @pytest.mark.parametrize("fate", ["trickle", "hang"])
-async def test_a_slow_endpoint_is_given_up_in_time(fate: Fate) -> None:
+async def test_a_slow_endpoint_is_given_up_in_time(fate: FaultName) -> None:
     """A trickle would keep a per-byte limit alive for ever."""
     async with served(script(Step(fault=fate)), timeout=0.3) as (_, asked):
         started = time.monotonic()
@@ -83,7 +83,7 @@ async def test_a_slow_endpoint_is_given_up_in_time(fate: Fate) -> None:
 
 
 @pytest.mark.parametrize("fate", ["server_error", "rate_limit", "malformed", "disconnect", "empty", "hang"])
-async def test_a_lasting_fault_ends_as_unavailable_with_every_call(fate: Fate) -> None:
+async def test_a_lasting_fault_ends_as_unavailable_with_every_call(fate: FaultName) -> None:
     """The worker loop takes it for Transient, and the record loses nothing."""
     journal = MemoryJournal()
     async with served(script(otherwise=Step(fault=fate)), journal=journal, timeout=0.2) as (_, asked):
@@ -164,7 +164,7 @@ async def test_an_answer_that_is_cut_off_twice_says_what_to_raise() -> None:
 
 
 @pytest.mark.parametrize(("fate", "text"), [("refusal", "declines: scripted"), ("bad_request", "HTTP 400")])
-async def test_a_refusal_is_final(fate: Fate, text: str) -> None:
+async def test_a_refusal_is_final(fate: FaultName, text: str) -> None:
     """Asking again would only cost."""
     async with served(script(otherwise=Step(fault=fate))) as (server, asked):
         with pytest.raises(MindRefused, match=text):
@@ -264,7 +264,7 @@ async def test_a_cancelled_question_is_booked_and_recorded() -> None:
 
 
 @pytest.mark.parametrize("fate", ["unauthorised", "echo_key"])
-async def test_the_key_appears_nowhere(fate: Fate, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_key_appears_nowhere(fate: FaultName, caplog: pytest.LogCaptureFixture) -> None:
     """Not in records, errors or logs, although the endpoint quotes it and the prompt holds it."""
     caplog.set_level(logging.DEBUG)
     journal, told = MemoryJournal(), ""

@@ -29,7 +29,7 @@ async def test_a_verdict_in_an_engineer_s_envelope_is_refused_in_the_archive_and
     found = [await replay(bus, "r1", target, live) for target in (None, into)]
 
     assert not rows[-1].accepted
-    assert "no event of its subject" in rows[-1].refused_because
+    assert "not a readable event of its subject" in rows[-1].refused_because
     assert [one.differences for one in found] == [(), ()]
     assert [one.agrees for one in found] == [True, True]
     await live.close()

@@ -117,7 +117,7 @@ async def test_an_event_is_named_by_its_id_and_an_unknown_one_is_refused(live: A
     name = events_pb2.Event.FromString(cut.body).id
 
     assert await history(live, "r1", name) == await history(live, "r1", str(cut.sequence))
-    with pytest.raises(NotFound, match=r"no event 'r1\.nothing'"):
+    with pytest.raises(NotFound, match=r"no accepted event 'r1\.nothing'"):
         await history(live, "r1", "r1.nothing")
 
 

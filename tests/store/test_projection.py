@@ -162,7 +162,7 @@ def test_the_same_history_gives_the_same_answers(begun: Story) -> None:
 
 def test_a_batch_that_does_not_follow_is_refused(begun: Story) -> None:
     """The archive never guesses what it has missed."""
-    with pytest.raises(OutOfOrder, match="event 2 came, but 1 is missing"):
+    with pytest.raises(OutOfOrder, match="event 2 arrived, but 1 is missing"):
         due(begun.log[1:], 0)
     assert due(begun.log, len(begun.log)) == []
 

@@ -49,9 +49,9 @@ async def test_a_search_waits_for_an_endpoint_that_is_away(tmp_path: Path) -> No
     settings.write_text(f'[models.m]\nname = "m"\n{roles}\n[retry]\nattempts = 1\n[embedding]\nmodel = "small"\n')
     embedder = endpoint_embedder({"ASI_MIND_FILE": str(settings), "OPENAI_BASE_URL": url})
     library = Library(tmp_path / "own", embedder=embedder)
-    with pytest.raises(Transient, match="the endpoint embeds nothing: the connection failed"):
+    with pytest.raises(Transient, match="the endpoint returned no embeddings: the connection failed"):
         await library.embedded(QUERY)
-    with pytest.raises(Transient, match="the endpoint embeds nothing: the connection failed"):
+    with pytest.raises(Transient, match="the endpoint returned no embeddings: the connection failed"):
         await library.index()
 
     assert embedder is not None
