@@ -96,7 +96,7 @@ async def test_what_is_no_event_is_remembered_and_passed_over(archive: Archive) 
     changes = await archive.apply(story.log)
 
     assert [change.log.accepted for change in changes[-2:]] == [False, False]
-    assert "no event" in changes[-2].log.refused_because
+    assert "not a readable event" in changes[-2].log.refused_because
     assert "no fact that this version knows" in changes[-1].log.refused_because
     assert await archive.applied() == len(story.log)
 
