@@ -23,7 +23,7 @@ LIMITS = Limits(memory_bytes=1 << 30, cpu_seconds=60, wall_seconds=60)
 
 
 def first_forward(channel: Channel) -> None:
-    """The guest's job: one forward pass, then a word."""
+    """The child's job: one forward pass, then a message."""
     import torch
 
     with torch.no_grad():

@@ -40,13 +40,13 @@ from services.domain import zoo
 from services.engineer.data import Corpus, batches
 from services.engineer.data.corpus import ByteTokens, fingerprint_of
 from services.engineer.kernels import available, compare_programs, probes
-from services.engineer.program import MixerSizes, load_mixer, prepare_guest
+from services.engineer.program import MixerSizes, load_mixer, prepare_child
 from services.engineer.scales import Scale, load_scale
-from services.engineer.training.dialogue import limits_of
-from services.engineer.training.guest import build_model, flops_per_token
-from services.engineer.training.host import GUEST, train
+from services.engineer.training.child import build_model, flops_per_token
+from services.engineer.training.host import JOB, train
 from services.engineer.training.measurements import device_name, versions
 from services.engineer.training.model import BF16, autocast, parameter_count
+from services.engineer.training.protocol import limits_of
 from services.engineer.training.result import Drained, Metrics, TrainingFailed
 from services.engineer.training.session import Job, Session, Supervision, Weights
 from services.engineer.training.sizes import ModelSizes
@@ -195,7 +195,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _counted(stage: str) -> _Counts:
     """In this process, of one and of two blocks, from which the others follow."""
-    prepare_guest()
+    prepare_child()
     scale = load_scale(stage)
     one, two = (_counts_of(replace(scale, blocks=blocks)) for blocks in (1, 2))
     return _Counts(*(int(x + (scale.blocks - 1) * (y - x)) for x, y in zip(astuple(one), astuple(two), strict=True)))
@@ -262,7 +262,7 @@ async def _hostile(sandbox: Sandbox, text: str, scale: Scale) -> str:
     program = f"{text}\n{zoo.baseline('delta_net').program}"
     limits: Limits = replace(limits_of(scale), wall_seconds=60.0, cpu_seconds=60.0)
     try:
-        async with sandbox.child(GUEST, limits) as child:
+        async with sandbox.child(JOB, limits) as child:
             session = Session(Job(program, 0, scale, synthetic_corpus(256, 1 << 16)), Supervision(), child, _unscored)
             await session.begin()
     except TrainingFailed as failed:
@@ -324,7 +324,7 @@ async def _ours(name: str, scale: Scale, sandbox: Sandbox, bench: Bench) -> Resu
     """Tokens per second by the host's clock, the first steps left out."""
     job = Job(zoo.baseline(name).program, 0, scale, synthetic_corpus(VOCABULARY if bench.gpu else 256, 1 << 22))
     try:
-        async with sandbox.child(GUEST, limits_of(scale)) as child:
+        async with sandbox.child(JOB, limits_of(scale)) as child:
             session = Session(job, Supervision(), child, _unscored)
             await session.begin()
             parameters = sum(int(session.first[f"model/{one}"].size) for one in session.parameters)
@@ -344,7 +344,7 @@ async def _ours(name: str, scale: Scale, sandbox: Sandbox, bench: Bench) -> Resu
 
 def _bare(name: str, scale: Scale, layers: bool) -> float:
     """The bare loop's tokens per second, in this process; around fla's own layer where `layers`."""
-    prepare_guest(scale.threads, scale.device)
+    prepare_child(scale.threads, scale.device)
     vocabulary = VOCABULARY if layers else 256
     corpus = synthetic_corpus(vocabulary, 1 << 22)
     order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=0, first=0, count=scale.steps)

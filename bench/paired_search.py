@@ -138,11 +138,11 @@ def trainer(seed: int, scale_name: str, overrides: Sequence[str]) -> Train:
 
     from bench.bare_loop import loss_after_training
     from services.engineer.data import batches, heldout_blocks, open_corpus
-    from services.engineer.program import MixerSizes, load_mixer, prepare_guest
+    from services.engineer.program import MixerSizes, load_mixer, prepare_child
     from services.engineer.scales import load_scale
 
     scale = load_scale(scale_name, dict(override.split("=", 1) for override in overrides))
-    prepare_guest(1, "cpu")
+    prepare_child(1, "cpu")
     corpus = open_corpus(scale, Path("build"), "table")
     order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=seed, first=0, count=scale.steps)
     tokens = torch.from_numpy(np.stack(list(order)))

@@ -23,11 +23,11 @@ from bench.bare_loop import tokens_per_second
 from services.domain import zoo
 from services.engineer.data import batches, open_corpus
 from services.engineer.precision import decided, measure_precision
-from services.engineer.program import MixerSizes, load_mixer, prepare_guest
+from services.engineer.program import MixerSizes, load_mixer, prepare_child
 from services.engineer.scales import Scale, load_scale
-from services.engineer.training.dialogue import limits_of
-from services.engineer.training.host import GUEST
+from services.engineer.training.host import JOB
 from services.engineer.training.measurements import device_name
+from services.engineer.training.protocol import limits_of
 from services.engineer.training.session import Job, Session, Supervision, Weights
 from services.sandbox import Sandbox
 
@@ -37,7 +37,7 @@ FLA_LAYERS = {"delta_net": "DeltaNet", "gated_delta_net": "GatedDeltaNet"}
 
 def bare(program: str, name: str, scale: Scale) -> float:
     """The bare loop's tokens/s, in this process."""
-    prepare_guest(scale.threads, scale.device)
+    prepare_child(scale.threads, scale.device)
     corpus = open_corpus(scale, CACHE)
     order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=0, first=0, count=scale.steps)
     return tokens_per_second(
@@ -56,7 +56,7 @@ def bare(program: str, name: str, scale: Scale) -> float:
 async def ours(program: str, scale: Scale, sandbox: Sandbox) -> float:
     """Our tokens/s, the whole way through the sandbox: by processor time of child and host, or the clock on a GPU."""
     job = Job(program, 0, scale, open_corpus(scale, CACHE))
-    async with sandbox.child(GUEST, limits_of(scale)) as child:
+    async with sandbox.child(JOB, limits_of(scale)) as child:
         session = Session(job, Supervision(), child, _unscored)
         await session.begin()
         began = process_time()

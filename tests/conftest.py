@@ -151,16 +151,16 @@ def _programs_packages() -> dict[str, ModuleType]:
 
 
 @pytest.fixture(scope="module")
-def guest() -> Iterator[None]:
+def prepared_child() -> Iterator[None]:
     """This process as programs find a sandboxed child; afterwards as it was: others use the real packages."""
     import torch
 
-    from services.engineer.program import prepare_guest
+    from services.engineer.program import prepare_child
 
     before, compiler = _programs_packages(), torch.compile
     for name in before:
         del sys.modules[name]
-    prepare_guest()
+    prepare_child()
     yield
     for name in _programs_packages():
         del sys.modules[name]

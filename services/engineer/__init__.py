@@ -1,9 +1,9 @@
 """Checks, trains and evaluates candidates' programs: the only service with torch.
 
-What runs in a sandboxed child is a `guest` module; its `host` decides and avoids importing torch where it can. The
-confinement itself is `services/sandbox`, fla on a CPU is `services/fla_cpu`; what a score is worth decides the judge.
+A `child` module runs in a sandboxed child, and the `host` module beside it makes the decisions. Confinement is in
+`services/sandbox`, fla on a CPU in `services/fla_cpu`; fitness is computed by the judge.
 """
 
 import os
 
-os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars would fill logs; ours ask for theirs themselves
+os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's progress bars would fill logs; ours are enabled explicitly

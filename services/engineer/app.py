@@ -1,4 +1,4 @@
-"""The engineer, put together: one sandbox, the checker, a worker per stage."""
+"""Builds the engineer: one sandbox, the Checker service, and a worker for each stage."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ from services.sandbox import Sandbox
 
 @asynccontextmanager
 async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[None]:
-    """Start the sandbox and serve the stages. Raises SettingsError when a stage's data or tasks are out of reach."""
+    """Start the sandbox and serve the stages. Raises SettingsError if a stage's tasks cannot be loaded."""
     await _preflight(settings)
     async with Sandbox(mps=settings.mps) as sandbox, channel(settings.archive_address, settings) as archive:
         get_logger().info("sandbox", isolation=sandbox.level)
@@ -49,7 +49,7 @@ async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[N
 
 
 async def _until_idle(service: Service, seconds: float) -> None:
-    """Return, which ends the service in good order, when nothing has been in hand for so long."""
+    """Return, which stops the service, after `seconds` without work."""
     idle_since = time.monotonic()
     while (idle := time.monotonic() - idle_since) < seconds:
         await asyncio.sleep(min(1.0, seconds - idle))
@@ -59,10 +59,10 @@ async def _until_idle(service: Service, seconds: float) -> None:
 
 
 async def _preflight(settings: EngineerSettings) -> None:
+    overrides = {"tasks": settings.tasks, "task_path": settings.task_path}
     for stage in settings.stage_names:
         try:
-            given = {"tasks": settings.tasks, "task_path": settings.task_path}
-            scale = load_scale(stage, {name: value for name, value in given.items() if value is not None})
+            scale = load_scale(stage, {name: value for name, value in overrides.items() if value is not None})
             await asyncio.to_thread(require_tasks, scale)
         except ScaleError as error:
             raise SettingsError(f"ASI_ENGINEER_TASKS={settings.tasks}: {error}") from None

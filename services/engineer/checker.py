@@ -1,5 +1,5 @@
 # ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
-"""The gRPC service Checker: programs are screened and probed here, where strangers' code may run."""
+"""The gRPC service Checker, which screens, probes and briefly trains programs."""
 
 import asyncio
 import contextlib
@@ -26,74 +26,65 @@ from services.engineer.training.result import TrainingFailed
 from services.fla_cpu.names import MODULES, OPERATORS, TOP
 
 WAITING_PER_SLOT = 16
-
-
-MOST_TRIAL_STEPS = 100
+MAX_TRIAL_STEPS = 100
 
 
 class CheckerService(checker_pb2_grpc.CheckerServicer):
-    """A few checks at once; a queue of bounded length in front of them. Unknown stages are INVALID_ARGUMENT."""
+    """Runs a few checks at once, with a bounded queue. Unknown stages are INVALID_ARGUMENT."""
 
     def __init__(self, stages: Stages, slots: int, trainings: Callable[[str], int] = lambda _: 1) -> None:
-        """`slots` checks run at once; `trainings` says how many trainings of a stage the engineer runs at once."""
+        """`slots` checks run at once; `trainings` maps a stage to the number of its concurrent trainings."""
         self._stages = stages
         self._trainings = trainings
         self._slots = asyncio.Semaphore(slots)
-        self._room = slots * (1 + WAITING_PER_SLOT)
-        self._inside = 0
+        self._capacity = slots * (1 + WAITING_PER_SLOT)
+        self._pending = 0
 
     async def Check(
         self, request: checker_pb2.CheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> candidate_pb2.CheckReport:
         async with self._slot(request.program):
             stage = await self._stages.open(request.stage or "tiny", dict(request.scale_overrides))
-            report = await self._stages.check(
-                stage,
-                request.program,
-                exempt_from_cost=request.exempt_from_cost,
-                thorough=request.thorough,
-            )
+            exempt, thorough = request.exempt_from_cost, request.thorough
+            report = await self._stages.check(stage, request.program, exempt_from_cost=exempt, thorough=thorough)
         return report_message(report)
 
     async def Trial(
         self, request: checker_pb2.TrialRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> checker_pb2.TrialReport:
-        if not 1 <= request.steps <= MOST_TRIAL_STEPS:
-            raise ValueError(f"steps must be 1 to {MOST_TRIAL_STEPS}, not {request.steps}")
+        if not 1 <= request.steps <= MAX_TRIAL_STEPS:
+            raise ValueError(f"steps must be 1 to {MAX_TRIAL_STEPS}, not {request.steps}")
         async with self._slot(request.program):
             stage = await self._stages.open(request.stage or "tiny", dict(request.scale_overrides))
             try:
                 curve = await self._stages.trial(stage, request.program, request.steps, request.seed)
             except TrainingFailed as failed:
                 return checker_pb2.TrialReport(failure=failed.message)
-        return checker_pb2.TrialReport(curve=[point_message(one) for one in curve])
+        return checker_pb2.TrialReport(curve=[point_message(point) for point in curve])
 
     @contextlib.asynccontextmanager
     async def _slot(self, program: str) -> AsyncIterator[None]:
-        """Room for one program to run. Raises ValueError for one that is too long, Busy where too many wait."""
+        """Wait for a slot. Raises ValueError for a program that is too long, and Busy if the queue is full."""
         if len(program.encode(errors="replace")) > MOST_BYTES:
             raise ValueError(f"program has more than {MOST_BYTES} bytes")
-        if self._inside >= self._room:
-            raise Busy(f"{self._inside} checks are waiting: ask again in a moment")
-        self._inside += 1
+        if self._pending >= self._capacity:
+            raise Busy(f"{self._pending} checks are waiting: retry later")
+        self._pending += 1
         try:
             async with self._slots:
                 yield
         finally:
-            self._inside -= 1
+            self._pending -= 1
 
     async def Profile(
         self, request: checker_pb2.ScaleRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> checker_pb2.MachineProfile:
         name, overrides = request.stage or "tiny", dict(request.scale_overrides)
-        if not request.speed:
-            scale = await self._stages.scale(name, overrides)
-            return self._profile(scale)
-        stage = await self._stages.open(name, overrides)
-        speed = await self._stages.speed(stage, self._trainings(name))
-        return self._profile(stage.scale, speed)
-
-    def _profile(self, scale: Scale, speed: float | None = None) -> checker_pb2.MachineProfile:
+        if request.speed:
+            stage = await self._stages.open(name, overrides)
+            scale, speed = stage.scale, await self._stages.speed(stage, self._trainings(name))
+        else:
+            scale, speed = await self._stages.scale(name, overrides), None
         return checker_pb2.MachineProfile(
             precision=scale.precision,
             device=scale.device,
@@ -112,7 +103,7 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
 
 
 def description(stage: Stage, costs: FunctionCosts | None = None) -> checker_pb2.ScaleDescription:
-    """The training conditions at this stage, for prompts."""
+    """The training conditions of a stage, for prompts."""
     scale = stage.scale
     return checker_pb2.ScaleDescription(
         width=scale.width,
@@ -136,7 +127,7 @@ def description(stage: Stage, costs: FunctionCosts | None = None) -> checker_pb2
         wall_seconds=scale.wall_seconds,
         memory_bytes=scale.memory_bytes,
         initialisation=INITIALISATION,
-        layers=layers_in_words(scale),
+        layers=describe_layers(scale),
         modules=[] if scale.device == "cuda" else fla_names(),
         costs={} if costs is None else costs.times,
         cost_tokens=None if costs is None else costs.tokens,
@@ -144,31 +135,28 @@ def description(stage: Stage, costs: FunctionCosts | None = None) -> checker_pb2
     )
 
 
-def layers_in_words(scale: Scale) -> str:
-    """Where the candidate stands in the model, and what else a program may decide there."""
-    where = (
-        f"where the pattern of layers, repeated, says candidate: {', '.join(scale.pattern)}"
-        if scale.pattern
-        else "in every layer"
-    )
+def describe_layers(scale: Scale) -> str:
+    """The layers that use the candidate's mixer, and what else a program may choose."""
+    pattern = f"in the layers named candidate of this repeated pattern: {', '.join(scale.pattern)}"
+    layers = pattern if scale.pattern else "in every layer"
     if scale.evolves != "model":
-        return where
+        return layers
     return (
-        f"{where}; the whole model may change: a module constant {LAYERS} may be a tuple of names of the program's own "
-        f"mixer classes, one per layer, repeated, and a constant {BLOCK} one of {', '.join(LAYOUTS)}"
+        f"{layers}; the whole model may change: a module constant {LAYERS} may be a tuple of names of the program's "
+        f"own mixer classes, one per layer, repeated, and a constant {BLOCK} one of {', '.join(LAYOUTS)}"
     )
 
 
 def fla_names() -> list[str]:
-    """What a mixer can use of fla on a machine without CUDA: "fla.modules: RMSNorm, …"; packed sequences are not."""
-    modules = {f"fla.ops.{package}": parts for package, parts in OPERATORS.items() if package != "utils"}
+    """The names that a mixer can import from fla without CUDA, such as "fla.modules: RMSNorm, …"."""
+    modules = {f"fla.ops.{package}": operators for package, operators in OPERATORS.items() if package != "utils"}
     modules |= {"fla.modules": TOP}
     modules |= {f"fla.modules.{name}": MODULES[name] for name in ("feature_map", "l2norm", "token_shift")}
-    return [f"{name}: {', '.join(sorted(parts))}" for name, parts in sorted(modules.items())]
+    return [f"{name}: {', '.join(sorted(names))}" for name, names in sorted(modules.items())]
 
 
 def report_message(report: CheckReport) -> candidate_pb2.CheckReport:
-    """A report as the contracts carry it."""
+    """A report as a message."""
     return candidate_pb2.CheckReport(
         passed=report.passed,
         verdicts=[

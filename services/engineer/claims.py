@@ -1,15 +1,13 @@
-"""Claims: the right to train a candidate, taken in the archive before any work and given back when nothing comes of it.
+"""Claims: an engineer's right to train a candidate, recorded in the archive before any work.
 
-The attempt number is the fencing token. It comes from the archive, by compare-and-set: a claim names the attempt after
-the last one that the archive knows, and of two claims at once the log accepts the first. How often the broker has
-delivered the work plays no part, so neither outages nor drains nor a consumer that was made anew count against a
-candidate.
+The attempt number is the fencing token. It is assigned by compare-and-set: a claim names the attempt after the last one
+in the archive, and the log accepts the first of two concurrent claims. Redeliveries by the broker do not count as
+attempts.
 
-A program may kill the engineer that trains it, and the other candidates in the same process with it. Such a claim ends
-without a word. One that did makes its candidate a suspect: its next training has the process for itself, which spares
-the others, and a claim that ended without a word while it was alone is held against it. After three of them the
-candidate is rejected. What this cannot tell apart is a machine that fails three times while it trains one suspect
-alone.
+A program may crash the engineer and thereby the trainings of other candidates in the same process; its claim is then
+never released. A candidate with an unreleased claim is a suspect: its next training runs alone in the process. After
+three claims that were alone and never released the candidate is rejected. This cannot be distinguished from a machine
+that fails three times while it trains the same suspect.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from services.contracts import candidate_pb2 as pb
 SERVICE = "engineer"
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
 RELEASE_SECONDS = 5.0
-INSIST_SECONDS = 2.0
+RETRY_SECONDS = 2.0
 
 
 class Claims:
@@ -42,22 +40,22 @@ class Claims:
     def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub) -> None:
         self._archive = archive
         self._lock = SuspectLock()
-        self._late: set[asyncio.Task[int]] = set()  # claims that could not be given back at once
+        self._releases: set[asyncio.Task[int]] = set()  # that are being retried
 
     @asynccontextmanager
-    async def held(self, job: Job, record: pb.Candidate, rung: int = 0) -> AsyncIterator[int]:
-        """The attempt that is this process's own while the context lasts; `rung` is 0 for the search.
+    async def claim(self, job: Job, record: pb.Candidate, rung: int = 0) -> AsyncIterator[int]:
+        """Claim the candidate inside the context and yield the attempt; `rung` is 0 for the search.
 
-        A context that is left by an error gives the claim back, unless the candidate is at fault. Raises Rejected for a
-        candidate that has killed too many engineers, and Superseded where another engineer was faster.
+        An exception releases the claim, unless the candidate is at fault. Raises Rejected for a candidate that has
+        crashed too many engineers, and Superseded if another engineer has the claim.
         """
         earlier = [claim for claim in record.claims if claim.rung == rung]
-        _require_innocence(earlier)
+        _require_few_crashes(earlier)
         alone = any(not claim.released for claim in earlier)
         attempt = len(earlier) + 1
         async with self._lock.hold(alone):
             try:
-                await self._claim(job, attempt, rung, alone)
+                await self._publish_claim(job, attempt, rung, alone)
                 yield attempt
             except (Rejected, Superseded):
                 raise
@@ -67,40 +65,38 @@ class Claims:
                 raise
 
     async def confirm(self, job: Job, event: events_pb2.Event) -> None:
-        """Publish the result of a training as soon as the log takes it. Raises Superseded where the archive refuses it.
+        """Publish the result of a training, retrying during outages. Raises Superseded if the attempt is outdated.
 
-        A result that waits out an outage costs less than the same training again. A worker that acknowledged the work
-        after a refusal would take it from the one who has it now.
+        Superseded keeps the worker from acknowledging the message, which another engineer is processing.
         """
         sequence = await _publish_with_retries(job, event)
         metrics.published("candidate.trained", event)
         if (await self._record(job, sequence)).training.attempt != event.attempt:
-            raise Superseded(f"attempt {event.attempt} of {event.candidate} is not the newest: it does not count")
+            raise Superseded(f"attempt {event.attempt} of {event.candidate} is not the newest: its result is ignored")
 
-    async def _claim(self, job: Job, attempt: int, rung: int, alone: bool) -> None:
-        claim = follow(job.cause, "claimed", SERVICE, attempt, job.event.candidate, f"rung-{rung}" if rung else "")
-        said = events_pb2.CandidateClaimed(
-            worker=WORKER, resumed=attempt > 1, token=uuid.uuid4().hex, rung=rung, alone=alone
+    async def _publish_claim(self, job: Job, attempt: int, rung: int, alone: bool) -> None:
+        event = follow(job.cause, "claimed", SERVICE, attempt, job.event.candidate, f"rung-{rung}" if rung else "")
+        token = uuid.uuid4().hex
+        event.candidate_claimed.CopyFrom(
+            events_pb2.CandidateClaimed(worker=WORKER, resumed=attempt > 1, token=token, rung=rung, alone=alone)
         )
-        claim.candidate_claimed.CopyFrom(said)
-        sequence = await job.bus.publish(claim)
-        newest = [claim for claim in (await self._record(job, sequence)).claims if claim.rung == rung][-1:]
-        if not newest or newest[0].token != said.token:
+        sequence = await job.bus.publish(event)
+        claims = [claim for claim in (await self._record(job, sequence)).claims if claim.rung == rung]
+        if not claims or claims[-1].token != token:
             raise Superseded(f"attempt {attempt} of {job.event.candidate} is another engineer's")
 
     async def _release(self, job: Job, attempt: int, rung: int, reason: str) -> None:
-        """Say that nothing comes of a claim, through no fault of the candidate; while the bus is away, as soon as it is
-        back."""
+        """Publish that the attempt ended without a result; retried in the background while the bus is unavailable."""
         event = follow(job.cause, "released", SERVICE, attempt, job.event.candidate, f"rung-{rung}" if rung else "")
         event.candidate_released.CopyFrom(events_pb2.CandidateReleased(reason=reason[:500], rung=rung))
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await job.bus.publish(event)
-        except (Transient, TimeoutError) as error:  # an outage is not to be taken for a death
+        except (Transient, TimeoutError) as error:  # an unreleased claim would count as a crash
             get_logger().warning("a claim could not be given back yet", attempt=attempt, error=str(error))
             task = asyncio.create_task(_publish_with_retries(job, event))
-            self._late.add(task)
-            task.add_done_callback(self._late.discard)
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
 
     async def _record(self, job: Job, sequence: int) -> pb.Candidate:
         request = archive_pb2.GetCandidateRequest(run=job.event.run, candidate=job.event.candidate, at_least=sequence)
@@ -108,21 +104,21 @@ class Claims:
 
 
 async def _publish_with_retries(job: Job, event: events_pb2.Event) -> int:
-    """Publish until the log has the event: its sequence. The same event twice is one, by its id."""
+    """Publish until the log has accepted the event, and return its sequence. Its id makes repetitions idempotent."""
     while True:
         try:
             return await job.bus.publish(event)
         except Transient as error:
             get_logger().warning("the log is out of reach", fact=event.id, error=str(error))
-        await asyncio.sleep(INSIST_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
 
 
-def _require_innocence(claims: Sequence[pb.Claim]) -> None:
-    """Raises Rejected where too many claims ended without a word while nothing else was trained beside them."""
-    deadly = [claim for claim in claims if claim.alone and not claim.released]
-    if len(deadly) >= MOST_LONE_CRASHES:
+def _require_few_crashes(claims: Sequence[pb.Claim]) -> None:
+    """Raises Rejected if too many lone claims were never released."""
+    crashes = [claim for claim in claims if claim.alone and not claim.released]
+    if len(crashes) >= MOST_LONE_CRASHES:
         raise Rejected(
             "train",
-            f"{len(deadly)} engineers died while they trained this candidate and nothing else",
-            {"workers": [claim.worker for claim in deadly], "attempts": [claim.attempt for claim in deadly]},
+            f"{len(crashes)} engineers died while they trained this candidate and nothing else",
+            {"workers": [claim.worker for claim in crashes], "attempts": [claim.attempt for claim in crashes]},
         )

@@ -127,7 +127,7 @@ class Engineer:
         surroundings = await surroundings_of(self._archive, record.run, record.stage)
         stage = await self._stages.open(record.stage, dict(surroundings.settings.scale_overrides))
         bench = Workbench(self._data_dir, record.run, record.id)
-        async with self._claims.held(job, record) as attempt, _orderly():
+        async with self._claims.claim(job, record) as attempt, _orderly():
             training = await self._train_with_revisions(job, record, stage, surroundings, bench)
             await self._investigate(job, record, training, stage, surroundings)
             training.attempt, training.worker = attempt, WORKER
@@ -177,7 +177,7 @@ class Engineer:
         said = events_pb2.CandidateVerified(stage=asked.stage, rung=asked.rung)
         attempt = 1
         try:
-            async with self._claims.held(job, record, asked.rung or 1) as attempt, _orderly():
+            async with self._claims.claim(job, record, asked.rung or 1) as attempt, _orderly():
                 seeds = await self._train_seeds(job, program, list(asked.seeds) or [1], fresh, surroundings, bench)
                 said.training.CopyFrom(training_message(seeds, fresh.scale.averaged))
                 for seed in said.training.seeds:

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.engineer.scales import Scale
-from services.engineer.training.dialogue import ask, number
 from services.engineer.training.model import AUTO, BF16, FP32, autocast
 from services.engineer.training.ports import JSON, Channel, Sandbox
+from services.engineer.training.protocol import ask, number
 from services.engineer.training.result import TrainingFailed
 from services.fla_cpu.names import FEATURE_MAPS, L2NORMS, MODULES, OPERATORS, TOP
 from services.sandbox.limits import Limits, SandboxUnavailable
 
-GUEST = "services.engineer.precision:run"
+JOB = "services.engineer.precision:run"
 TOLERATED = 1.5
 """How much slower than float32 a machine may be in bf16 before its engineer says that the run does not fit it."""
 _ROWS, _WIDTH, _INNER = 2048, 128, 256
@@ -54,7 +54,7 @@ class PrecisionSpeed:
 async def measure_precision(sandbox: Sandbox, scale: Scale) -> PrecisionSpeed:
     """Time both precisions in a child with the threads of a training, on its device. Raises SandboxUnavailable."""
     limits = Limits(memory_bytes=1 << 30, cpu_seconds=_SECONDS, wall_seconds=_SECONDS, threads=scale.threads)
-    async with sandbox.child(GUEST, limits) as child:
+    async with sandbox.child(JOB, limits) as child:
         header: dict[str, JSON] = {"device": scale.device, "threads": scale.threads}
         try:
             answer = await ask(child, "measure", header, {}, expect="measured", timeout=_SECONDS)

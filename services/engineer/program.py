@@ -58,7 +58,7 @@ class MixerSizes:
     whole_model: bool = False
 
 
-def prepare_guest(threads: int = 1, device: str = "cpu") -> None:
+def prepare_child(threads: int = 1, device: str = "cpu") -> None:
     """Make a sandboxed child ready for programs that run on `device`.
 
     On a CPU, beside a GPU or not: our version of fla, whose kernels Triton compiles for GPUs only, and no compilation,
@@ -226,7 +226,7 @@ _EXPLANATIONS = (
 )  # fmt: skip
 
 
-def explained(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """An error of the program in one sentence: what it means where torch's own words do not say so, then its words."""
     words = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
     for pattern, meaning in _EXPLANATIONS:

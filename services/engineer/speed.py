@@ -1,7 +1,7 @@
-"""How fast this machine trains at a scale: a few steps of the root baseline, as many at once as the engineer trains."""
+"""The speed of training at a scale on this machine, measured with a few steps of the root baseline."""
 
 import asyncio
-from dataclasses import asdict, replace
+from dataclasses import replace
 from time import monotonic
 
 import numpy as np
@@ -11,68 +11,56 @@ from services.engineer.data import Corpus, batches
 from services.engineer.evaluation.scoring import QUICK_ROWS
 from services.engineer.evaluation.tasks import ITEMS
 from services.engineer.scales import Scale
-from services.engineer.training.dialogue import ask, limits_of
-from services.engineer.training.host import GUEST
-from services.engineer.training.ports import JSON, Array, Child, Sandbox
+from services.engineer.training.host import JOB
+from services.engineer.training.ports import Array, Child, Sandbox
+from services.engineer.training.protocol import ask, limits_of
 from services.engineer.training.result import TrainingFailed
-from services.engineer.training.sizes import ModelSizes
-from services.engineer.training.trainer import Plan
+from services.engineer.training.session import Job
 from services.sandbox import SandboxUnavailable
 
 _STEPS = 3
 _SECONDS = 120.0
-_READING = 3.0
-"""Reading a token takes a third of training on it: no backward pass."""
-_AROUND_SECONDS = 4.0
-"""Processes, the harness's start and its own work in one evaluation."""
+_EVALUATION_SPEEDUP = 3.0
+"""Evaluating a token takes a third of the time of training on it, as there is no backward pass."""
+_OVERHEAD_SECONDS = 4.0
+"""Starting processes and the harness, for one evaluation."""
 
 
 async def measure_speed(sandbox: Sandbox, scale: Scale, corpus: Corpus, trainings: int) -> float:
-    """Tokens per second of each of `trainings` trainings side by side. Raises SandboxUnavailable.
+    """Tokens per second of each of `trainings` concurrent trainings. Raises SandboxUnavailable.
 
-    A step here has at most two micro-batches, and nothing is compiled: both would cost more than they tell.
+    To keep the measurement short, a step has at most two micro-batches and nothing is compiled.
     """
-    scale = replace(scale, batch=min(scale.batch, 2 * scale.micro_batch), compile=False, tokens=scale.tokens_per_step)
+    batch = min(scale.batch, 2 * scale.micro_batch)
+    scale = replace(scale, batch=batch, compile=False, tokens=scale.tokens_per_step, per_device=1)
     order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=0, first=0, count=_STEPS)
     tokens = np.stack(list(order)).astype(np.uint16)
+    header = Job(baselines()[0].program, 0, scale, corpus).header()
     ready = asyncio.Barrier(trainings)
 
-    async def one() -> float:
-        async with sandbox.child(GUEST, limits_of(scale)) as child:
-            await _begin(child, scale, corpus)
-            await _train(child, tokens[:1])  # the first step allocates
+    async def training() -> float:
+        async with sandbox.child(JOB, limits_of(scale)) as child:
+            await ask(child, "begin", header, {}, expect="ready", timeout=_SECONDS)
+            await _train(child, tokens[:1])  # the first step allocates memory
             async with ready:
                 seconds = await _train(child, tokens)
             return len(tokens) * scale.tokens_per_step / seconds
 
     try:
-        together = await asyncio.gather(*(one() for _ in range(trainings)))
+        speeds = await asyncio.gather(*(training() for _ in range(trainings)))
     except TrainingFailed as failed:
         raise SandboxUnavailable(f"the speed could not be measured: {failed.message}") from failed
-    return sum(together) / len(together)
+    return sum(speeds) / len(speeds)
 
 
 def training_seconds(scale: Scale, tokens_per_second: float) -> float:
-    """About how long one training with its evaluation takes at that speed."""
+    """An estimate of the duration of one training with its evaluation at that speed."""
     questions = len(scale.tasks) * (scale.task_limit or ITEMS)
     blocks = scale.heldout_blocks + scale.evaluations * QUICK_ROWS + scale.check_truncations + questions
-    return (scale.tokens + blocks * scale.context / _READING) / tokens_per_second + _AROUND_SECONDS
-
-
-async def _begin(child: Child, scale: Scale, corpus: Corpus) -> None:
-    header: dict[str, JSON] = {
-        "program": baselines()[0].program,
-        "seed": 0,
-        "sizes": ModelSizes.of(scale, corpus.tokens.vocabulary).header(),
-        "plan": asdict(Plan.of(scale)),
-        "context": scale.context,
-        "device": scale.device,
-        "threads": scale.threads,
-    }
-    await ask(child, "begin", header, {}, expect="ready", timeout=_SECONDS)
+    return (scale.tokens + blocks * scale.context / _EVALUATION_SPEEDUP) / tokens_per_second + _OVERHEAD_SECONDS
 
 
 async def _train(child: Child, tokens: Array) -> float:
-    began = monotonic()
+    start = monotonic()
     await ask(child, "train", {}, {"tokens": tokens}, expect="metrics", timeout=_SECONDS)
-    return monotonic() - began
+    return monotonic() - start

@@ -27,14 +27,14 @@ from torch import Tensor
 
 from services.domain.syntax import parse
 from services.engineer.checks.subject import DOUBLE, SINGLE
-from services.engineer.program import execute, prepare_guest
+from services.engineer.program import execute, prepare_child
 from services.engineer.scales import Scale, load_scale
-from services.engineer.training.dialogue import ask, limits_of
 from services.engineer.training.ports import JSON, Array, Channel, Message, Sandbox
+from services.engineer.training.protocol import ask, limits_of
 from services.engineer.training.result import TrainingFailed
 from services.sandbox import Sandbox as RealSandbox
 
-GUEST = "services.engineer.substitution:run"
+JOB = "services.engineer.substitution:run"
 LENGTHS = (1, 63, 64, 100)
 TRIED_LENGTH = 5
 BATCH, HEADS, FEATURES = 2, 3, 16
@@ -240,7 +240,7 @@ async def _difference(
     largest = 0.0
     header: dict[str, JSON] = {"device": scale.device, "threads": scale.threads}
     limits = replace(limits_of(scale), wall_seconds=SECONDS, cpu_seconds=SECONDS * scale.threads)
-    async with sandbox.child(GUEST, limits) as child:
+    async with sandbox.child(JOB, limits) as child:
         await ask(child, "begin", header, {}, expect="ready", timeout=SECONDS)
         for length in lengths:
             inputs = _inputs(reading, length, seed)
@@ -287,7 +287,7 @@ def run(channel: Channel) -> None:
     """The guest: call a function of a program on the arrays that come, and send its output and gradients back."""
     begin = channel.receive().header
     device = str(begin["device"])
-    prepare_guest(int(cast("int", begin["threads"])), device)
+    prepare_child(int(cast("int", begin["threads"])), device)
     channel.send("ready", {}, {})
     while (order := channel.receive()).kind != "end":
         try:

@@ -28,14 +28,14 @@ PRELOAD_CHECKS = (
     "services.sandbox.wire",
     "services.sandbox.integrity",
     "services.engineer.checks.screen",
-    "services.engineer.checks.guest",
+    "services.engineer.checks.child",
 )
 """For a sandbox in which programs are only checked: its start takes half the time."""
 PRELOAD = (
     *PRELOAD_CHECKS,
     "torch._dynamo",  # every optimiser imports it: a second of each training
-    "services.engineer.training.guest",
-    "services.engineer.evaluation.guest",
+    "services.engineer.training.child",
+    "services.engineer.evaluation.child",
 )
 
 _PREFIX = "asi-sandbox-"

@@ -47,7 +47,7 @@ async def engineer(service: Service, settings: ServiceSettings) -> AsyncIterator
             record = await record_for(archive, job)
             if record is None:
                 return []
-            async with claims.held(job, record) as attempt:
+            async with claims.claim(job, record) as attempt:
                 with executions.open("a") as lines:
                     lines.write(f"{record.id} {attempt}\n")
                 if poisonous("engineer", record.id):

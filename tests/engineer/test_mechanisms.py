@@ -12,7 +12,7 @@ from services.mixers.description import LEVELS, Decay, Features, Form, Inputs, M
 from services.mixers.render import render
 from tests.fla_cpu.conftest import load
 
-pytestmark = pytest.mark.usefixtures("guest")
+pytestmark = pytest.mark.usefixtures("prepared_child")
 WIDTH, HEADS, LENGTH = 16, 2, 37
 PLAIN = Inputs(convolved="")
 RAW = Features(map="identity", norm="none")

@@ -10,7 +10,7 @@ from services.engineer.scales import load_scale
 from services.mixers.description import CATALOGUE, Features, Inputs, Memory, Mixer, Path, state_size
 from services.mixers.render import render
 
-pytestmark = pytest.mark.usefixtures("guest")
+pytestmark = pytest.mark.usefixtures("prepared_child")
 
 WIDTH, HEADS, HALF = 8, 2, 24
 OTHERS = {

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from services.engineer.scales import load_scale
-from services.engineer.training.dialogue import limits_of
+from services.engineer.training.protocol import limits_of
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Sandbox, SandboxUnavailable
 from services.sandbox.confinement import LANDLOCK, NAMESPACES, SECCOMP, USER
 from tests.sandbox.conftest import PRELOAD, TESTS

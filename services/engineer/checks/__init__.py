@@ -1,6 +1,6 @@
-"""The check: may this program be trained? A static screen, then probes in the sandbox.
+"""Decides whether a program may be trained: a static screen, then probes in the sandbox.
 
-`host.check` is the way in. It is not imported here, because the guest imports this package too.
+The entry point is `host.check`, which is not imported here because the child imports this package too.
 """
 
 from services.engineer.checks.report import CheckReport, CheckSettings, CheckSettingsError, Finding, Verdict

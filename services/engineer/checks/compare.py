@@ -1,4 +1,4 @@
-"""How two answers are compared: relative to their own size, and blind to values that are non-finite in both."""
+"""Comparison of two outputs, relative to their size; values that are non-finite in both count as equal."""
 
 import math
 from collections.abc import Sequence
@@ -11,34 +11,33 @@ from numpy.typing import NDArray
 from services.engineer.checks.report import JSON
 
 Values = NDArray[np.floating[Any]]
-_FLOOR = 1e-12  # an all-zero output (a zero-initialised projection) has no size to be relative to
+_FLOOR = 1e-12  # the size of an all-zero output, such as that of a zero-initialised projection
 
 
 def size_of(values: Values) -> float:
-    """Root mean square of the finite values; a small floor where there are none."""
+    """Root mean square of the finite values, at least a small floor."""
     finite = values[np.isfinite(values)].astype(np.float64)
     return max(float(np.sqrt(np.mean(finite**2))), _FLOOR) if finite.size else _FLOOR
 
 
 def gaps(left: Values, right: Values) -> NDArray[np.float64]:
-    """Absolute differences in double precision; 0 where both are non-finite, infinite where only one is."""
+    """Absolute differences in double precision; 0 where both are non-finite, infinity where only one is."""
     left_finite, right_finite = np.isfinite(left), np.isfinite(right)
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.abs(left.astype(np.float64) - right.astype(np.float64))
-    alike = ~(left_finite | right_finite)
-    return np.where(left_finite & right_finite, distance, np.where(alike, 0.0, math.inf))
+    return np.where(left_finite & right_finite, distance, np.where(left_finite | right_finite, math.inf, 0.0))
 
 
 @dataclass(frozen=True)
 class Gap:
-    """The largest difference between two outputs [..., length, width], relative to their size, and where it is."""
+    """The largest relative difference between two outputs, its position, and the number of positions that differ."""
 
     relative: float
     position: int
     positions: int
 
     def evidence(self) -> dict[str, JSON]:
-        """As evidence: the magnitude, where it is largest, and how many positions differ at all."""
+        """The fields as JSON."""
         return {
             "relative_difference": number(self.relative),
             "position": self.position,
@@ -47,7 +46,7 @@ class Gap:
 
 
 def largest_gap(left: Values, right: Values, tolerance: float) -> Gap:
-    """Compares two outputs [..., length, width]; `positions` counts those that differ by more than `tolerance`."""
+    """Compare two outputs [..., length, width]; `positions` counts those that differ by more than `tolerance`."""
     size = min(size_of(left), size_of(right)) if left.size else _FLOOR
     by_position = gaps(left, right).max(axis=-1).reshape(-1, left.shape[-2]).max(axis=0) / size
     position = int(by_position.argmax())
@@ -55,14 +54,14 @@ def largest_gap(left: Values, right: Values, tolerance: float) -> Gap:
 
 
 def number(value: float) -> JSON:
-    """A float for evidence: three significant digits, and a word where JSON has no number."""
+    """A float as JSON with three significant digits; text for NaN and infinity."""
     if math.isnan(value):
         return "not a number"
     return float(f"{value:.3g}") if math.isfinite(value) else "infinite"
 
 
 def exponent(costs: Sequence[float]) -> float:
-    """Of the last three costs, at lengths that double: log2 of how much more the second doubling added."""
+    """The growth exponent from the last three costs, at doubling lengths: log2 of the ratio of their increments."""
     before, middle, last = costs[-3:]
     if last <= middle or middle <= before:
         return 0.0 if last <= middle else math.log2(last / middle) if middle else math.inf

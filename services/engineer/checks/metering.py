@@ -1,10 +1,9 @@
-"""What a forward costs, counted without a clock: FLOPs, bytes moved, the largest tensor and the peak of live memory."""
+"""The cost of a forward, counted without a clock: FLOPs, bytes moved, the largest tensor and peak memory."""
 
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import chain
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,27 +17,27 @@ from services.engineer.checks.subject import Subject
 
 @dataclass
 class Cost:
-    """Of one forward. FLOPs are those of matrix products, convolutions and attention; the rest shows in the bytes."""
+    """The cost of one forward. FLOPs count matrix products, convolutions and attention only."""
 
     flops: int = 0
     bytes_moved: int = 0
     largest_tensor: int = 0  # bytes
-    peak_memory: int = 0  # bytes, of what the forward allocated and kept at one time, saved for backward included
+    peak_memory: int = 0  # bytes allocated by the forward and alive at the same time, including those for backward
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts every operation run inside the block."""
+    """Counts every operation that runs inside the block."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled here; otherwise torch imports its compiler (1.3 s) at the first operation."""
+        """False, since torch would otherwise import its compiler (1.3 s) at the first operation."""
         return False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.cost = Cost()
-        self._live = 0
-        self._known: set[int] = set()
+        self._live_bytes = 0
+        self._live_storages: set[int] = set()
 
     def __torch_dispatch__(
         self,
@@ -51,37 +50,32 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         self.cost.flops += _flops(func, args, kwargs, result)
         if not func.is_view:
-            self._count_bytes(list(_tensors((args, *kwargs.values()))), list(_tensors((result,))))
+            self.cost.bytes_moved += sum(tensor.nbytes for tensor in _tensors((args, *kwargs.values())))
+            for tensor in _tensors(result):
+                self.cost.bytes_moved += tensor.nbytes
+                self.cost.largest_tensor = max(self.cost.largest_tensor, tensor.nbytes)
+                self._track(tensor.untyped_storage())
         return result
 
-    def _count_bytes(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        moved = [tensor.numel() * tensor.element_size() for tensor in chain(inputs, outputs)]
-        self.cost.bytes_moved += sum(moved)
-        for tensor in outputs:
-            self.cost.largest_tensor = max(self.cost.largest_tensor, tensor.numel() * tensor.element_size())
-            self._follow(tensor.untyped_storage())
-
-    def _follow(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        size = storage.nbytes()
-        self._known.add(key)
-        self._live += size
-        self.cost.peak_memory = max(self.cost.peak_memory, self._live)
-        weakref.finalize(storage, self._release, key, size)
+    def _track(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._live_storages:
+            self._live_storages.add(key)
+            self._live_bytes += size
+            self.cost.peak_memory = max(self.cost.peak_memory, self._live_bytes)
+            weakref.finalize(storage, self._release, key, size)
 
     def _release(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self._live -= size
+        self._live_storages.discard(key)
+        self._live_bytes -= size
 
 
 def _flops(func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object], result: object) -> int:
     packet = func._overloadpacket
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=result))
-    counted: Callable[..., int] | None = _MISSING.get(str(packet))
-    return counted(*args) if counted else 0
+    formula: Callable[..., int] | None = _MISSING.get(str(packet))
+    return formula(*args) if formula else 0
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: object) -> int:
@@ -89,14 +83,10 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_: object) -> int:
     return 2 * batch * heads * length * key.shape[-2] * (width + value.shape[-1])
 
 
-def _vector_product(matrix: Tensor, _vector: Tensor) -> int:
-    return 2 * matrix.numel()
-
-
-# What torch's own registry leaves out: attention's kernel for CPUs, and products with vectors.
+# Operations that torch's registry lacks.
 _MISSING: dict[str, Callable[..., int]] = {
     "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
-    "aten.mv": _vector_product,
+    "aten.mv": lambda matrix, _vector: 2 * matrix.numel(),
 }
 
 
@@ -109,9 +99,9 @@ def _tensors(values: object) -> Iterator[Tensor]:
 
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
-SECONDS = 0.5  # of processor time, past which slow programs are left at the first three lengths
+SECONDS = 0.5  # of CPU time, after which only the first three lengths are measured
 LIMIT = 1.2  # n log n gives 1.12 between 1024 and 4096, n² gives 2
-LINEAR = 1.05  # where nothing grows faster up to 2048, no smooth growth passes the limit at 4096
+LINEAR = 1.05  # below this exponent up to 2048, no smooth growth exceeds the limit at 4096
 NAMES = {
     "flops": "FLOPs",
     "bytes_moved": "bytes moved",
@@ -123,34 +113,31 @@ NAMES = {
 def cost(subject: Subject) -> Finding:
     """Counts FLOPs, bytes moved, the largest tensor and peak memory at doubling lengths, and fits the exponents.
 
-    An exponent comes from the growth of the growth (the three greatest lengths), so that constant costs do not hide it.
-    Element-wise work on length × length tensors has no FLOPs; bytes and memory show it.
-    Cannot see: the backward pass, other layers than the first, costs inside operations that torch counts as one (a
-    sort, a solve), and growth that begins beyond 4096 positions.
+    An exponent is computed from increments between the three greatest lengths, which cancels constant costs.
+    Element-wise work on length × length tensors has no FLOPs but shows in bytes and memory.
+    Does not detect: the backward pass, layers other than the first, costs inside single operations (a sort, a solve),
+    and growth that begins beyond 4096 positions.
     """
     lengths, costs = _measure(subject)
     exponents = _exponents(costs)
     evidence: dict[str, JSON] = {
         "lengths": lengths,
-        "exponents": {what: number(value) for what, value in exponents.items()},
-        **{what: [asdict(spent)[what] for spent in costs] for what in NAMES},
+        "exponents": {name: number(value) for name, value in exponents.items()},
+        **{name: [getattr(cost, name) for cost in costs] for name in NAMES},
     }
-    steep = [what for what, value in exponents.items() if value > LIMIT]
+    steep = [f"{NAMES[name]} (exponent {value:.2f})" for name, value in exponents.items() if value > LIMIT]
     if not steep:
         return Finding(False, "cost grows in proportion to the length", evidence)
-    grown = ", ".join(f"{NAMES[what]} (exponent {exponents[what]:.2f})" for what in steep)
-    return Finding(True, f"cost grows faster than n log n: {grown}", evidence)
+    return Finding(True, f"cost grows faster than n log n: {', '.join(steep)}", evidence)
 
 
 def _exponents(costs: Sequence[Cost]) -> dict[str, float]:
-    return {what: exponent([asdict(spent)[what] for spent in costs]) for what in NAMES}
+    return {name: exponent([getattr(cost, name) for cost in costs]) for name in NAMES}
 
 
 def _measure(subject: Subject) -> tuple[list[int], list[Cost]]:
-    """At least three lengths; the last only where growth is not plainly linear."""
-    lengths: list[int] = []
-    costs: list[Cost] = []
-    started = time.process_time()
+    """Costs at three lengths or more; the last one only where growth is not clearly linear."""
+    lengths, costs, started = list[int](), list[Cost](), time.process_time()
     for length in LENGTHS:
         if len(lengths) >= 3 and time.process_time() - started > SECONDS:
             break

@@ -1,4 +1,4 @@
-"""What a check is told, and what it says: one verdict per probe that was reached; may the program be trained?"""
+"""Settings of a check, and its report: one verdict for each probe that ran."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,35 +10,35 @@ from services.sandbox.wire import printable, printable_json
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 EVIDENCE_CHARACTERS = 16 << 10
 MESSAGE_CHARACTERS = 2000
-"""The most of one verdict that is kept: what a program makes a probe say must not fill logs and events."""
+"""Limits on one verdict, as programs influence its texts, which go into logs and events."""
 Outcome = Literal["pass", "fail", "warn"]
 ArithmeticName = Literal["double", "single", "autocast"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one probe saw. Whether a violation is fatal or a warning is the registry's business, not the probe's."""
+    """The result of one probe. `Probe.fatal` decides whether a violation is fatal or a warning."""
 
     violated: bool
     message: str
     evidence: Mapping[str, JSON] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, JSON]:
-        """As plain JSON, for the way from the guest to the host."""
+        """The fields as JSON, for the message from the child to the host."""
         return {"violated": self.violated, "message": self.message, "evidence": dict(self.evidence)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, JSON]) -> "Finding":
-        """The finding of `to_json`. Raises ValueError for anything else."""
+        """Inverse of `to_json`. Raises ValueError."""
         violated, message, evidence = values.get("violated"), values.get("message"), values.get("evidence")
         if not isinstance(violated, bool) or not isinstance(message, str) or not isinstance(evidence, Mapping):
-            raise ValueError("a finding needs violated (bool), message (text) and evidence (an object)")
+            raise ValueError("a finding needs violated (a boolean), message (a string) and evidence (an object)")
         return cls(violated, message[:MESSAGE_CHARACTERS], evidence)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One probe's answer. `fail` refuses the program, `warn` does not."""
+    """The outcome of one probe. `fail` rejects the program, `warn` does not."""
 
     probe: str
     outcome: Outcome
@@ -46,31 +46,22 @@ class Verdict:
     evidence: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Keep what a stranger caused printable and bounded."""
+        """Make texts that the program influences printable and bounded."""
         object.__setattr__(self, "message", printable(self.message, MESSAGE_CHARACTERS))
         object.__setattr__(self, "evidence", printable_json(self.evidence, EVIDENCE_CHARACTERS))
 
     @classmethod
     def of(cls, probe: str, fatal: bool, finding: Finding) -> "Verdict":
-        """The verdict on what a probe found."""
+        """The verdict for a finding."""
         outcome: Outcome = "pass" if not finding.violated else "fail" if fatal else "warn"
         return cls(probe, outcome, finding.message, finding.evidence)
-
-    def to_json(self) -> dict[str, JSON]:
-        """As plain JSON, for the wire and for `--json`."""
-        return {
-            "probe": self.probe,
-            "outcome": self.outcome,
-            "message": self.message,
-            "evidence": dict(self.evidence),
-        }
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The whole check. A probe without a verdict was not reached, because one that it builds on failed.
+    """The result of a check. A probe has no verdict if it did not run because a probe it depends on failed.
 
-    `parameters` counts the whole language model at the scale's sizes; None where the program could not be built.
+    `parameters` counts the whole language model at the scale's sizes; None if the program could not be built.
     """
 
     passed: bool
@@ -79,37 +70,19 @@ class CheckReport:
     parameters: int | None = None
     isolation: str = ""
 
-    def failures(self) -> tuple[Verdict, ...]:
-        """The verdicts that refuse the program."""
-        return tuple(verdict for verdict in self.verdicts if verdict.outcome == "fail")
-
-    def warnings(self) -> tuple[Verdict, ...]:
-        """The verdicts worth a sentence to the program's author."""
-        return tuple(verdict for verdict in self.verdicts if verdict.outcome == "warn")
-
-    def to_json(self) -> dict[str, JSON]:
-        """As plain JSON, for the wire and for `--json`."""
-        return {
-            "passed": self.passed,
-            "verdicts": [verdict.to_json() for verdict in self.verdicts],
-            "seconds": round(self.seconds, 3),
-            "parameters": self.parameters,
-            "isolation": self.isolation,
-        }
-
 
 class CheckSettingsError(ValueError):
-    """A check setting is impossible. The message names it."""
+    """A check setting is invalid. The message names it."""
 
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """`width`, `heads`, `layers`, `length` and `batch` are the scale's: what decides is probed there, in every layer.
+    """Sizes, limits and exemptions of a check.
 
-    Probes that only look for slips run at sizes of their own, `probe_width` and `probe_heads`. `baseline_parameters`,
-    `layers` and `surrounding_parameters` speak of the whole language model: the mixers of all layers and their
-    surroundings (embedding, norms, feed-forward parts, head). Without a baseline no budget is enforced.
-    `exempt` names probes to leave out, such as "cost" for the softmax reference.
+    Host probes run in every layer at the scale's `width`, `heads`, `length` and `batch`; child probes run at
+    `probe_width` and `probe_heads`. `surrounding_parameters` counts the language model without the mixers of the
+    candidate's `layers`. The limit on parameters is `parameter_limit` times `baseline_parameters`, if these are known.
+    `exempt` names probes to skip, such as "cost" for the softmax reference.
     """
 
     width: int = 128
@@ -122,26 +95,17 @@ class CheckSettings:
     baseline_parameters: int | None = None
     parameter_limit: float = 2.5  # published programs reach 2.4 times the root at tiny; the comparison matches sizes
     exempt: tuple[str, ...] = ()
-    whole_model: bool = False  # the program may name another mixer for each layer
+    whole_model: bool = False  # the program may choose a different mixer for each layer
     probe_width: int = 64
     probe_heads: int = 4
-    seed: int | None = None  # of the values that a program is probed with; None draws one
-    seconds: float = 60.0  # of processor time for the whole check, and by the clock for one answer
+    seed: int | None = None  # of the probes' inputs; None draws one
+    seconds: float = 60.0  # CPU time of the whole check, and wall-clock time of one answer
     memory_bytes: int = 6 << 30
     program_bytes: int = MOST_BYTES
 
     def __post_init__(self) -> None:
-        for name in (
-            "width",
-            "heads",
-            "layers",
-            "length",
-            "batch",
-            "probe_width",
-            "probe_heads",
-            "seconds",
-            "parameter_limit",
-        ):
+        sizes = ("width", "heads", "layers", "length", "batch", "probe_width", "probe_heads")
+        for name in (*sizes, "seconds", "parameter_limit"):
             if getattr(self, name) <= 0:
                 raise CheckSettingsError(f"{name} must be positive, not {getattr(self, name)}")
         for width, heads in ((self.width, self.heads), (self.probe_width, self.probe_heads)):
@@ -150,21 +114,21 @@ class CheckSettings:
 
     @property
     def of_training(self) -> tuple[ArithmeticName, ...]:
-        """The arithmetic of its training; both where the machine that trains it decides."""
+        """The arithmetic of training; both possible ones if the training machine decides."""
         if self.precision == "fp32":
             return ("single",)
         return ("autocast",) if self.precision == "bf16-autocast" else ("single", "autocast")
 
     @property
     def most_parameters(self) -> float | None:
-        """What the whole language model may have; None without a baseline."""
+        """The limit on the whole language model's parameters; None without a baseline."""
         return None if self.baseline_parameters is None else self.parameter_limit * self.baseline_parameters
 
     def to_json(self) -> dict[str, JSON]:
-        """As the header that the guest reads back with `from_json`."""
+        """The fields as the header of a message."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, object]) -> "CheckSettings":
-        """The settings that `to_json` wrote."""
+        """Inverse of `to_json`."""
         return cls(**{**values, "exempt": tuple(values["exempt"])})  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""The static screen: what a program may import, name and touch, decided on its syntax tree before anything runs.
+# ruff: noqa: SIM905 - long lists of names are easier to read without quotes
+"""The static screen: what a program may import and name, decided on its syntax tree before anything runs.
 
-It keeps honest programs honest and gives clear refusals. It is no wall: Python can be written around any list of
-names. The wall is the sandbox.
+It gives clear error messages. It is not a security boundary, which is the sandbox: names can be obfuscated.
 """
 
 import ast
@@ -10,34 +10,59 @@ from dataclasses import dataclass
 
 from services.domain.syntax import Unreadable, parse, require_shallow
 from services.engineer.checks.report import JSON, Finding
-from services.engineer.checks.screen_rules import (
-    ALLOWED_IMPORTS,
-    FORBIDDEN_ATTRIBUTES,
-    FORBIDDEN_MODULES,
-    FORBIDDEN_NAMES,
-    HARMLESS_DUNDERS,
-    ONLY_THESE,
-    PURE_MODULES,
-)
 from services.sandbox import Channel, ChildError, Limits, Sandbox
 from services.sandbox.wire import printable
 
 _LIMITS = Limits(memory_bytes=1 << 30, cpu_seconds=10, wall_seconds=20)
 
+ALLOWED_IMPORTS = frozenset(
+    """
+    __future__ abc collections contextlib copy dataclasses einops enum fla functools itertools math torch
+    transformers.processing_utils typing typing_extensions warnings
+    """.split()
+)
+"""A module may be imported if it or one of its parents is listed here, and none of them in FORBIDDEN_MODULES."""
+ONLY_THESE = {"transformers.processing_utils": frozenset({"Unpack"})}
+PURE_MODULES = frozenset({"F", "nn.functional", "torch.nn.functional"})
+"""Modules of tensor functions, on which getattr may take a name that is only known at run time."""
+FORBIDDEN_MODULES = frozenset(
+    """
+    torch.classes torch.cuda.memory torch.distributed torch.export torch.hub torch.jit torch.library torch.load
+    torch.multiprocessing torch.onnx torch.ops torch.optim torch.overrides torch.package torch.save
+    torch.serialization torch.storage torch.utils.cpp_extension torch.utils.dlpack torch.utils.model_zoo
+    torch.utils.tensorboard
+    """.split()
+)
+"""Also forbidden as dotted names, since `import torch` makes them accessible."""
+FORBIDDEN_NAMES = frozenset("breakpoint compile eval exec exit globals locals open quit vars".split())
+FORBIDDEN_ATTRIBUTES = frozenset(
+    """
+    _C builtins cr_frame ctypes data_ptr dump dumps f_back f_builtins f_globals f_locals from_file func_globals
+    gi_code gi_frame importlib multiprocessing os pickle set_default_device set_default_dtype
+    set_default_tensor_type set_num_interop_threads set_num_threads set_rng_state share_memory_ socket
+    subprocess sys tb_frame threading tofile
+    """.split()
+)
+"""Attributes of any object that lead to the interpreter, files or the process."""
+ALLOWED_DUNDERS = frozenset(
+    """
+    __all__ __annotations__ __call__ __class__ __doc__ __enter__ __eq__ __exit__ __getattr__ __getitem__
+    __init__ __init_subclass__ __iter__ __len__ __main__ __name__ __post_init__ __qualname__ __repr__
+    __setattr__ __version__
+    """.split()
+)
+
 
 @dataclass(frozen=True)
 class Objection:
-    """One refusal: the line, and what is wrong there."""
+    """A forbidden construct: its line and the reason."""
 
     line: int
     reason: str
 
 
 async def screen_apart(program: str, sandbox: Sandbox, limit: int) -> Finding:
-    """`screen` in a child of its own: what a text does to Python's parser happens there, within a limit on time.
-
-    Raises SandboxUnavailable.
-    """
+    """Run `screen` in a child, since a text may crash or stall Python's parser. Raises SandboxUnavailable."""
     if len(program.encode(errors="replace")) > limit:
         return Finding(True, f"the program has more than {limit} bytes", {"limit": limit})
     try:
@@ -50,32 +75,32 @@ async def screen_apart(program: str, sandbox: Sandbox, limit: int) -> Finding:
 
 
 def run(channel: Channel) -> None:
-    """The guest: no program runs here, so its answer is ours."""
+    """The child's job. It does not execute the program, so its answer can be trusted."""
     channel.send("screened", screen(str(channel.receive().header["program"])).to_json())
 
 
 def screen(program: str) -> Finding:
-    """Parses the program and looks for what no mixer needs.
+    """Parse the program and look for forbidden constructs.
 
-    Cannot see: what is reached through strings, containers or values computed while it runs.
+    Does not detect: access through strings, containers or values computed at run time.
     """
     try:
         tree = parse(program)
         require_shallow(tree)
     except Unreadable as error:
         return Finding(True, f"does not parse: {error}", {} if error.line is None else {"line": error.line})
-    found = sorted(_objections(tree), key=lambda objection: objection.line)
-    if not found:
+    objections = sorted(_objections(tree), key=lambda objection: objection.line)
+    if not objections:
         return Finding(False, "nothing forbidden in the source")
-    listed: list[JSON] = [{"line": objection.line, "reason": objection.reason} for objection in found[:20]]
-    return Finding(True, f"line {found[0].line}: {found[0].reason}", {"objections": listed, "line": found[0].line})
+    first = objections[0]
+    evidence: list[JSON] = [{"line": objection.line, "reason": objection.reason} for objection in objections[:20]]
+    return Finding(True, f"line {first.line}: {first.reason}", {"objections": evidence, "line": first.line})
 
 
 def _objections(tree: ast.Module) -> Iterator[Objection]:
     imported = set(_imported_modules(tree))
     for node in ast.walk(tree):
-        rule = _RULES.get(type(node))
-        if rule:
+        if rule := _RULES.get(type(node)):
             for reason in rule(node, imported):
                 yield Objection(getattr(node, "lineno", 0), reason)
 
@@ -99,18 +124,15 @@ def _import_from(node: ast.ImportFrom, _: set[str]) -> Iterator[str]:
         yield "relative imports are not possible: a program is one file"
         return
     module = node.module or ""
-    refused = list(_module(module))
-    yield from refused
-    for alias in [] if refused else node.names:
+    if reasons := list(_module(module)):
+        yield from reasons
+        return
+    for alias in node.names:
+        forbidden = f"{module}.{alias.name}" in FORBIDDEN_MODULES or alias.name in FORBIDDEN_ATTRIBUTES
         if alias.name == "*":
             yield f"import what is needed from {module} by name, not *"
-        elif not _importable(module, alias.name):
+        elif forbidden or alias.name not in ONLY_THESE.get(module, {alias.name}):
             yield f"import of {module}.{alias.name} is not allowed"
-
-
-def _importable(module: str, name: str) -> bool:
-    listed = name in ONLY_THESE.get(module, {name})
-    return listed and f"{module}.{name}" not in FORBIDDEN_MODULES and name not in FORBIDDEN_ATTRIBUTES
 
 
 def _module(name: str) -> Iterator[str]:
@@ -121,12 +143,12 @@ def _module(name: str) -> Iterator[str]:
         or not prefixes & ALLOWED_IMPORTS
         or any(part.startswith("_") for part in parts[1:])
     ):
-        allowed = "torch, einops, fla, and of Python's own math, typing, functools, itertools and their like"
+        allowed = "torch, einops, fla, and standard modules such as math, typing, functools and itertools"
         yield f"import of {printable(name, 80)} is not allowed: a program may use {allowed}"
 
 
 def _name(node: ast.Name, imported: set[str]) -> Iterator[str]:
-    if node.id in FORBIDDEN_NAMES - imported or (_is_dunder(node.id) and node.id not in HARMLESS_DUNDERS):
+    if node.id in FORBIDDEN_NAMES - imported or _is_forbidden_dunder(node.id):
         yield f"{node.id} is not allowed"
 
 
@@ -134,7 +156,7 @@ def _attribute(node: ast.Attribute, imported: set[str]) -> Iterator[str]:
     path = _dotted(node)
     if path in FORBIDDEN_MODULES:
         yield f"{path} is not allowed"
-    elif node.attr in FORBIDDEN_ATTRIBUTES or (_is_dunder(node.attr) and node.attr not in HARMLESS_DUNDERS):
+    elif node.attr in FORBIDDEN_ATTRIBUTES or _is_forbidden_dunder(node.attr):
         yield f".{printable(node.attr, 80)} is not allowed"
     elif isinstance(node.ctx, ast.Store | ast.Del) and path and path.split(".")[0] in imported:
         yield f"{path} belongs to a library and must not be changed"
@@ -153,12 +175,12 @@ def _call(node: ast.Call, imported: set[str]) -> Iterator[str]:
         yield f"{node.func.id} on {target} needs a literal name"
 
 
-def _is_dunder(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__") and len(name) > 4
+def _is_forbidden_dunder(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__") and len(name) > 4 and name not in ALLOWED_DUNDERS
 
 
 def _dotted(node: ast.expr) -> str:
-    """`torch.nn.functional` of that expression; empty for anything but a chain of names."""
+    """The dotted name of an expression such as `torch.nn.functional`; empty for anything else."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)

@@ -1,13 +1,13 @@
-"""The program under probe, in the child: how to build it anew, run it in a given state and precision, and compare.
+"""The probed program in the child: builds it, and runs it in a given state and precision.
 
-Structure (causality, rows, prefixes) is probed in double precision where possible: rounding then lies nine orders of
-magnitude below anything a program could profit from, and needs no calibration. Programs cast by hand
-(`x.float()`, `dtype=torch.bfloat16`), so the casts are lifted too, by intercepting torch functions.
+Probes use double precision where possible: rounding is then nine orders of magnitude below any useful leak, and
+tolerances need no calibration. Explicit casts in programs (`x.float()`, `dtype=torch.bfloat16`) are replaced by casts
+to double, by intercepting torch functions.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -19,6 +19,8 @@ from services.engineer.checks.compare import Gap, largest_gap
 from services.engineer.checks.remote import TOLERANCES, State
 from services.engineer.checks.report import ArithmeticName, CheckSettings
 
+Args = tuple[object, ...]
+Kwargs = Mapping[str, object]
 _LIFTED = {
     torch.float16: torch.float64,
     torch.bfloat16: torch.float64,
@@ -30,14 +32,10 @@ _DROPOUTS = {"dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature
 
 
 class _WithoutDropout(TorchFunctionMode):
-    """Makes every dropout the identity, module or functional call: its noise looks like coupling of rows."""
+    """Turns dropout off, in modules and functional calls: its noise looks like a dependence between rows."""
 
     def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
+        self, func: Callable[..., object], types: object, args: Args = (), kwargs: Kwargs | None = None
     ) -> object:
         if getattr(func, "__name__", "") in _DROPOUTS:
             return args[0] if args else (kwargs or {})["input"]
@@ -45,14 +43,10 @@ class _WithoutDropout(TorchFunctionMode):
 
 
 class _Lifted(_WithoutDropout):
-    """Reads every request for a lower precision as a request for double precision, too."""
+    """Replaces every lower precision by double precision, too."""
 
     def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
+        self, func: Callable[..., object], types: object, args: Args = (), kwargs: Kwargs | None = None
     ) -> object:
         if func in _CASTS:
             return torch.Tensor.double(*args)  # type: ignore[arg-type]
@@ -71,7 +65,7 @@ def _lift(argument: object) -> object:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """A way to compute, and the relative difference that still counts as rounding in it."""
+    """A precision to compute in, and the relative difference that counts as rounding in it."""
 
     name: ArithmeticName
     tolerance: float
@@ -87,24 +81,15 @@ class Arithmetic:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Computes this way inside the block, with dropout off."""
-        with ExitStack() as stack:
-            if self.name == "double":
-                stack.enter_context(_default_dtype(torch.float64))
-            if self.name == "autocast":
-                stack.enter_context(torch.autocast("cpu", torch.bfloat16))
-            stack.enter_context(_Lifted() if self.name == "double" else _WithoutDropout())
-            yield
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+        """Computes in this precision inside the block, with dropout off."""
+        double, default = self.name == "double", torch.get_default_dtype()
+        autocast = torch.autocast("cpu", torch.bfloat16) if self.name == "autocast" else nullcontext()
+        torch.set_default_dtype(torch.float64 if double else default)
+        try:
+            with autocast, _Lifted() if double else _WithoutDropout():
+                yield
+        finally:
+            torch.set_default_dtype(default)
 
 
 ARITHMETICS: dict[str, Arithmetic] = {name: Arithmetic(name, tolerance) for name, tolerance in TOLERANCES.items()}
@@ -116,32 +101,32 @@ INITIAL = State()
 
 @dataclass
 class Subject:
-    """A program that loads, and helpers that build and run its mixer.
+    """Builds and runs a program's mixer.
 
-    Every forward runs on a mixer that was never called before, with a freshly seeded generator: step counters and
-    noise do not pass for leaks.
+    Every forward runs on a newly built mixer with a seeded generator, so that step counters and noise are not taken for
+    leaks.
     """
 
-    build: Callable[[int, int, int], nn.Module]  # from width, heads and layer, drawing from torch's generator
+    build: Callable[[int, int, int], nn.Module]  # takes width, heads and layer; draws from torch's generator
     settings: CheckSettings
 
     @property
     def width(self) -> int:
-        """The width of inputs and outputs while probing."""
+        """The width of inputs and outputs."""
         return self.settings.probe_width
 
     @property
     def seed(self) -> int:
-        """Where all randomness of the probes begins."""
+        """The seed of all random numbers."""
         return self.settings.seed or 0
 
     def fresh(self, seed: int | None = None) -> nn.Module:
-        """A mixer built anew under `seed`, in single precision and training mode."""
+        """A new mixer in single precision and training mode."""
         with seeded(self.seed if seed is None else seed):
             return self.build(self.settings.probe_width, self.settings.probe_heads, 0)
 
     def at_scale(self, layer: int) -> nn.Module:
-        """A mixer of the scale's sizes."""
+        """A new mixer of the scale's sizes."""
         with seeded(self.seed):
             return self.build(self.settings.width, self.settings.heads, layer)
 
@@ -151,50 +136,50 @@ class Subject:
 
     @cached_property
     def exact(self) -> Arithmetic:
-        """The most precise arithmetic in which the program runs; the first error when it runs in none."""
+        """The most precise arithmetic in which the program runs. If there is none, the first error is raised."""
         return self._first_that_runs((DOUBLE, SINGLE, AUTOCAST))
 
     @cached_property
     def plain(self) -> Arithmetic:
-        """Single precision, or bf16 autocast for programs that cast by hand and run in nothing else."""
+        """Single precision, or bf16 autocast for programs that run only there."""
         return self._first_that_runs((SINGLE, AUTOCAST))
 
     def mixer(self, state: State = INITIAL, arithmetic: Arithmetic | None = None) -> nn.Module:
-        """A mixer in that state, always with the same parameters and never called before."""
+        """A new mixer in that state, always with the same parameters."""
         mixer = (arithmetic or self.exact).place(self.fresh())
         if state.randomised:
             randomise(mixer, self.seed)
         return mixer.train(state.training)
 
     def output(self, inputs: Tensor, state: State = INITIAL, arithmetic: Arithmetic | None = None) -> Tensor:
-        """The output [batch, length, width] of a mixer in that state, without gradients."""
+        """The output [batch, length, width] of a new mixer in that state, without gradients."""
         arithmetic = arithmetic or self.exact
         with torch.no_grad():
             return self.call(self.mixer(state, arithmetic), inputs, arithmetic)
 
     def call(self, mixer: nn.Module, inputs: Tensor, arithmetic: Arithmetic | None = None, **options: object) -> Tensor:
-        """One forward of a given mixer, and only the first of what it returns."""
-        return output_of(self.answer(mixer, inputs, arithmetic, **options))
+        """The output of one forward of a mixer."""
+        return output_of(self.result(mixer, inputs, arithmetic, **options))
 
-    def answer(
+    def result(
         self, mixer: nn.Module, inputs: Tensor, arithmetic: Arithmetic | None = None, **options: object
     ) -> object:
-        """One forward of a given mixer, and all that it returns."""
+        """Everything that one forward of a mixer returns."""
         arithmetic = arithmetic or self.exact
         with seeded(self.seed), arithmetic.active():
             return mixer(inputs.to(arithmetic.dtype), **options)
 
     def runs_in(self, arithmetic: Arithmetic) -> bool:
-        """Whether a forward pass runs in that arithmetic."""
+        """Whether a forward runs in that arithmetic."""
         try:
             self._first_that_runs((arithmetic,))
         except Exception:  # noqa: BLE001 - candidate code may raise anything
             return False
         return True
 
-    def _first_that_runs(self, ladder: tuple[Arithmetic, ...]) -> Arithmetic:
+    def _first_that_runs(self, choices: tuple[Arithmetic, ...]) -> Arithmetic:
         inputs, errors = self.noise(1, 65, self.width), []
-        for arithmetic in ladder:
+        for arithmetic in choices:
             try:
                 if self.output(inputs, INITIAL, arithmetic).isfinite().any():
                     return arithmetic
@@ -203,26 +188,26 @@ class Subject:
         raise errors[0] if errors else ValueError("the output is not finite in any precision")
 
 
-def output_of(answer: object) -> Tensor:
+def output_of(result: object) -> Tensor:
     """The output tensor of a forward that returns it alone or first in a tuple. Raises TypeError otherwise."""
-    first = answer[0] if isinstance(answer, tuple) and answer else answer
+    first = result[0] if isinstance(result, tuple) and result else result
     if isinstance(first, Tensor) and first.is_complex():
         raise TypeError("forward returned complex numbers: return their real part, or their absolute value")
     if not isinstance(first, Tensor) or not first.is_floating_point():
-        raise TypeError(f"forward must return a real tensor, or a tuple that begins with one, not {_kind(answer)}")
+        raise TypeError(f"forward must return a real tensor, or a tuple that begins with one, not {_kind(result)}")
     if first.layout is not torch.strided or first.is_meta:
-        raise TypeError("forward must return a dense tensor that holds its values: no sparse one, and none on meta")
+        raise TypeError("forward must return a dense tensor on a real device, neither sparse nor on meta")
     return first
 
 
-def _kind(answer: object) -> str:
-    if isinstance(answer, tuple):
-        return f"a tuple that begins with {_kind(answer[0])}" if answer else "an empty tuple"
-    return f"a tensor of {answer.dtype}" if isinstance(answer, Tensor) else type(answer).__name__
+def _kind(result: object) -> str:
+    if isinstance(result, tuple):
+        return f"a tuple that begins with {_kind(result[0])}" if result else "an empty tuple"
+    return f"a tensor of {result.dtype}" if isinstance(result, Tensor) else type(result).__name__
 
 
 def accepts(mixer: nn.Module, name: str) -> bool:
-    """Whether forward names that argument; being swallowed by **kwargs does not count."""
+    """Whether forward has a parameter of that name; **kwargs does not count."""
     return name in inspect.signature(mixer.forward).parameters
 
 
@@ -233,9 +218,9 @@ def gap_between(left: Tensor, right: Tensor, tolerance: float) -> Gap:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Runs the block with torch's generator at `seed` and puts the generator back afterwards."""
+    """Seeds torch's generator inside the block and restores its state afterwards."""
     before = torch.get_rng_state()
-    # torch.manual_seed would format the stack at every call, and keep it until a GPU is initialised.
+    # torch.manual_seed would also format the stack and keep it until a GPU is initialised.
     default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
@@ -246,18 +231,18 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def randomise(mixer: nn.Module, seed: int) -> None:
-    """Moves every parameter by noise of half its own size, at least 0.1.
+    """Adds noise to every parameter, of half the parameter's own size but at least 0.1.
 
-    Dirac kernels, zero gates and closed paths hide at initialisation what this shows.
+    Identity convolutions and zero gates can hide a path at initialisation.
     """
     with torch.no_grad():
-        for place, parameter in enumerate(mixer.parameters()):
+        for index, parameter in enumerate(mixer.parameters()):
             size = max(0.5 * float(parameter.double().pow(2).mean().sqrt()), 0.1) if parameter.numel() else 0.0
-            parameter.add_((size * _noise_of(seed, place, parameter.shape)).to(parameter.dtype))
+            parameter.add_((size * _parameter_noise(seed, index, parameter.shape)).to(parameter.dtype))
 
 
 @lru_cache(maxsize=64)
-def _noise_of(seed: int, place: int, shape: torch.Size) -> Tensor:
-    """Standard normal values for one parameter; drawing them would take longer than what a small mixer computes."""
-    generator = torch.Generator().manual_seed(1000 * seed + 7919 + place)
+def _parameter_noise(seed: int, index: int, shape: torch.Size) -> Tensor:
+    """Standard normal values for one parameter, cached since drawing them takes longer than a small mixer's forward."""
+    generator = torch.Generator().manual_seed(1000 * seed + 7919 + index)
     return torch.randn(shape, generator=generator, dtype=torch.float64)

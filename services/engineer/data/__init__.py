@@ -1,18 +1,9 @@
-"""What models are trained and scored on: token arrays in three disjoint parts, with a fingerprint."""
+"""The data that models are trained and scored on: token arrays in three disjoint parts, with a fingerprint."""
 
 from pathlib import Path
 
-from services.engineer.data.corpus import (
-    ByteTokens,
-    Corpus,
-    CorpusError,
-    Tokens,
-    batches,
-    documentation,
-    heldout_blocks,
-    python_source,
-    secret_in,
-)
+from services.engineer.data import corpus as corpora
+from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, Tokens, batches, heldout_blocks
 from services.engineer.data.files import files_corpus
 from services.engineer.data.hub import DEFAULT_FIELD, HubText, hub_corpus
 from services.engineer.scales import Scale
@@ -21,34 +12,30 @@ __all__ = ["Corpus", "CorpusError", "Tokens", "batches", "heldout_blocks", "open
 
 
 def open_corpus(scale: Scale, cache: Path, text_seed: str | None = None) -> Corpus:
-    """The corpus that a scale names. `cache` keeps what was tokenised, and the secret where no `text_seed` is given.
+    """The corpus of a scale. `cache` stores tokenised text, and the secret if there is no `text_seed`.
 
-    Raises CorpusError, before any training, where text is missing or out of reach.
+    Raises CorpusError if text is missing or cannot be downloaded.
     """
-    secret = secret_in(cache, text_seed)
+    secret = corpora.read_secret(cache, text_seed)
     if scale.corpus == "python-source":
-        return python_source(secret)
+        return corpora.python_source(secret)
     if scale.corpus == "documentation":
-        return documentation(secret, ByteTokens())
+        return corpora.documentation(secret, ByteTokens())
     heldout = scale.heldout_blocks * (scale.context + 1)
     if scale.corpus == "files":
+        field, path = scale.text_field or DEFAULT_FIELD, Path(scale.dataset)
         return files_corpus(
-            Path(scale.dataset),
-            tokenizer=scale.tokenizer,
-            field=scale.text_field or DEFAULT_FIELD,
-            heldout_tokens=heldout,
-            cache=cache,
-            secret=secret,
+            path, tokenizer=scale.tokenizer, field=field, heldout_tokens=heldout, cache=cache, secret=secret
         )
     text = HubText(scale.dataset, scale.dataset_config, scale.text_field, scale.tokenizer)
     return hub_corpus(text, train_tokens=scale.tokens, heldout_tokens=heldout, cache=cache, secret=secret)
 
 
 def other_corpus(corpus: Corpus) -> Corpus:
-    """Text of another source in the tokens of `corpus`: a gain that holds there is none of one text's peculiarities.
+    """Text from another source in the same tokens, to check that a gain does not depend on one text.
 
-    Raises CorpusError where it is missing.
+    Raises CorpusError if it is missing.
     """
     if corpus.name == "documentation":
-        return python_source(corpus.secret)
-    return documentation(corpus.secret, corpus.tokens)
+        return corpora.python_source(corpus.secret)
+    return corpora.documentation(corpus.secret, corpus.tokens)

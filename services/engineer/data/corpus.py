@@ -1,7 +1,7 @@
-"""A corpus: one long row of tokens per part, how text becomes tokens, and the order in which they are trained on.
+"""Corpora: tokenisation, the three parts of a text, and the order of training batches.
 
-Two corpora need no network: Python's own source, and prose from the documentation strings of packages that an engineer
-depends on. Nothing is shipped: both are read where they are installed, so that their licences are kept.
+Two corpora need no network: the source of Python's standard library, and prose from the docstrings of installed
+packages. Both are read where they are installed, so no text is redistributed.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,37 +23,37 @@ from numpy.typing import NDArray
 TokenArray = NDArray[np.uint8] | NDArray[np.uint16]
 Part = Literal["train", "heldout", "verification"]
 HELDOUT_SHARE, VERIFICATION_SHARE = 5, 5
-"""Per cent of the documents, by chance."""
+"""Percentage of documents, drawn at random."""
 
 
 class CorpusError(Exception):
-    """The text that a scale needs is missing or too short. The message says what to do, before any training."""
+    """The text of a scale is missing or too short. The message says how to fix it."""
 
 
 class Tokens(Protocol):
-    """Turns text into token numbers and back."""
+    """A tokenizer."""
 
     @property
     def vocabulary(self) -> int:
-        """How many different tokens there are."""
+        """The number of different tokens."""
         ...
 
     @property
     def boundary(self) -> int:
-        """The token that stands before the first one of a text without context."""
+        """The token that separates documents and precedes a text without context."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of a text, without added marks."""
+        """Token numbers of a text, without special tokens."""
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of token numbers; bytes that are not text become replacement characters."""
+        """The text of token numbers; invalid bytes become replacement characters."""
         ...
 
 
 class ByteTokens:
-    """Every byte of UTF-8 is a token; a line feed stands before the beginning."""
+    """Bytes of UTF-8 as tokens; the boundary is a line feed."""
 
     vocabulary = 256
     boundary = 10
@@ -71,10 +71,10 @@ class ByteTokens:
 class Corpus:
     """Three disjoint parts of one source of text.
 
-    `train` is all a training child gets, `heldout` is what candidates are scored and selected by, and `verification` is
-    kept for the statistics of later stages, so that selection cannot wear it out. `heldout_bytes_per_token` turns nats
-    per token into bits per byte. `fingerprint` is the SHA-256 of the three parts. `secret` decides what a program must
-    not be able to compute: the documents that are held out, the questions asked and the places compared.
+    The training child gets only `train`. `heldout` is used to score and select candidates, and `verification` for the
+    statistics of later stages, which are thus independent of selection. `heldout_bytes_per_token` converts nats per
+    token to bits per byte. `fingerprint` is the SHA-256 of the three parts. The random choices of scoring (held-out
+    documents, questions, compared positions) are keyed by `secret`, so that programs cannot compute them.
     """
 
     name: str
@@ -87,12 +87,12 @@ class Corpus:
     secret: bytes
 
     def random(self, purpose: str) -> np.random.Generator:
-        """A random generator that is unpredictable without the secret; equal for the same corpus and purpose."""
+        """A generator seeded by the secret and the purpose."""
         return np.random.default_rng(int.from_bytes(keyed(self.secret, purpose.encode()), "little"))
 
 
-def secret_in(folder: Path, text_seed: str | None = None) -> bytes:
-    """The secret of all corpora of an installation: of `text_seed`, else drawn once and kept in `folder`."""
+def read_secret(folder: Path, text_seed: str | None = None) -> bytes:
+    """The secret of an installation's corpora: derived from `text_seed`, else drawn once and stored in `folder`."""
     if text_seed:
         return hashlib.sha256(text_seed.encode()).digest()
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,21 +101,21 @@ def secret_in(folder: Path, text_seed: str | None = None) -> bytes:
     if not path.exists():
         drawn.touch(mode=0o600)
         drawn.write_bytes(secrets.token_bytes(32))
-        with contextlib.suppress(FileExistsError):  # another engineer has drawn one meanwhile
+        with contextlib.suppress(FileExistsError):  # another engineer created it in the meantime
             os.link(drawn, path)
         drawn.unlink()
     return path.read_bytes()
 
 
 def keyed(secret: bytes, content: bytes) -> bytes:
-    """32 bytes that depend on the content and cannot be computed without the secret."""
+    """HMAC-SHA256 of the content."""
     return hmac.digest(secret, content, "sha256")
 
 
 def part_of(
     content: bytes, secret: bytes, heldout: int = HELDOUT_SHARE, verification: int = VERIFICATION_SHARE
 ) -> Part:
-    """The part of a document: equal documents share one, which is unpredictable without the secret."""
+    """The part that a document belongs to, by a keyed hash of its content."""
     bucket = int.from_bytes(keyed(secret, content)[:8], "little") % 100
     if bucket < heldout:
         return "heldout"
@@ -133,9 +133,9 @@ def fingerprint_of(*parts: TokenArray) -> str:
 
 
 def heldout_blocks(part: TokenArray, count: int, context: int) -> NDArray[np.int64]:
-    """`count` blocks [count, context + 1], spread evenly over a part and never overlapping.
+    """`count` non-overlapping blocks [count, context + 1], spread evenly over a part.
 
-    Raises CorpusError where the part is too short for them.
+    Raises CorpusError if the part is too short.
     """
     width = context + 1
     if len(part) < count * width:
@@ -152,8 +152,8 @@ def batches(
 ) -> Iterator[NDArray[np.int64]]:
     """Batches [batch, context + 1] of the steps first … first + count - 1.
 
-    The part is cut into windows that overlap by one token; each pass over them is a fresh permutation. Asking for steps
-    from the middle gives what an uninterrupted run would have seen there.
+    The part is cut into windows that overlap by one token; each epoch is a new permutation of them. A batch depends on
+    its step and the seed only, so that a resumed training sees the same data.
     """
     windows = (len(part) - 1) // context
     if windows < batch:
@@ -170,10 +170,10 @@ def batches(
         yield np.stack(rows).astype(np.int64)
 
 
-# Tables and third-party code: bytes that teach a language model nothing, or that differ between machines.
-LEFT_OUT = frozenset({"site-packages", "test", "tests", "__pycache__", "encodings", "pydoc_data", "turtledemo"})
-# What the fork server has imported. A program finds the documentation of these modules in its memory, so their text is
-# trained on and never held out; the files themselves it cannot open.
+# Tables, and code that differs between machines.
+EXCLUDED = frozenset({"site-packages", "test", "tests", "__pycache__", "encodings", "pydoc_data", "turtledemo"})
+# Modules that the fork server imports. Programs can find their docstrings in memory, so these texts are trained on and
+# never held out. Programs cannot open the files themselves.
 IN_MEMORY = frozenset(
     """
     __future__ _collections_abc _compat_pickle _compression _pyio _sitebuiltins _weakrefset abc argparse ast asyncio
@@ -192,9 +192,9 @@ _HELDOUT_SHARE, _VERIFICATION_SHARE = 15, 15
 
 
 def python_source(secret: bytes, folder: Path | None = None, least_bytes: int = 2_000_000) -> Corpus:
-    """Every .py file below `folder` (default: the standard library), whole files split by a keyed hash of their text.
+    """Every .py file below `folder` (default: the standard library), split by a keyed hash of the whole file.
 
-    Equal files land in the same part, so nothing held out was also trained on. Raises CorpusError below `least_bytes`.
+    Equal files belong to the same part. Raises CorpusError below `least_bytes`.
     """
     root = folder or Path(sysconfig.get_paths()["stdlib"])
     parts: dict[str, list[bytes]] = {"train": [], "heldout": [], "verification": []}
@@ -202,11 +202,12 @@ def python_source(secret: bytes, folder: Path | None = None, least_bytes: int = 
         name = path.relative_to(root).parts[0].removesuffix(".py")
         part = "train" if name in IN_MEMORY else part_of(content, secret, _HELDOUT_SHARE, _VERIFICATION_SHARE)
         parts[part].append(content)
-    train, heldout, verification = (_joined(parts[name]) for name in ("train", "heldout", "verification"))
-    if len(train) + len(heldout) + len(verification) < least_bytes:
+    train, heldout, verification = (np.frombuffer(b"\n".join(files), dtype=np.uint8) for files in parts.values())
+    size = len(train) + len(heldout) + len(verification)
+    if size < least_bytes:
         raise CorpusError(
-            f"{root} holds {len(train) + len(heldout) + len(verification)} bytes of Python source, {least_bytes} are "
-            "needed: install the standard library with its source files."
+            f"{root} holds {size} bytes of Python source, {least_bytes} are needed: install the standard library with "
+            "its source files."
         )
     return Corpus(
         name="python-source",
@@ -221,23 +222,19 @@ def python_source(secret: bytes, folder: Path | None = None, least_bytes: int = 
 
 
 def _files(root: Path) -> Iterator[tuple[Path, bytes]]:
-    """Paths and contents in a fixed order, equal contents once."""
-    seen: set[bytes] = set()
+    """Paths and contents in a fixed order, without duplicates."""
+    digests: set[bytes] = set()
     for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
-        if LEFT_OUT.isdisjoint(path.relative_to(root).parts):
+        if EXCLUDED.isdisjoint(path.relative_to(root).parts):
             content = path.read_bytes()
             digest = hashlib.sha256(content).digest()
-            if digest not in seen:
+            if digest not in digests:
                 yield path, content
-            seen.add(digest)
+            digests.add(digest)
 
 
-def _joined(files: list[bytes]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"\n".join(files), dtype=np.uint8)
-
-
-# What every engineer has through torch, fla and lm-eval. What the fork server imports (torch, numpy, sympy) is left
-# out: a program finds those strings in its memory.
+# Dependencies of torch, fla and lm-eval. Packages that the fork server imports (torch, numpy, sympy) are excluded, as
+# programs can find their docstrings in memory.
 PACKAGES = (
     "datasets", "huggingface_hub", "networkx", "nltk", "openai",
     "pandas", "pyarrow", "scipy", "sklearn", "transformers",
@@ -246,17 +243,19 @@ _STRING = re.compile(r'"""(.+?)"""', re.DOTALL)
 _PARAGRAPHS = re.compile(r"\n\s*\n|\n(?=\s*[-*•:>]|\s*\d+\.|\s*\w+ : )")
 _PROSE = re.compile(r"[A-Z][^<>{}\[\]=_|\\@#*~^$/]{59,1999}[.:!?]")
 _LETTERS = re.compile(r"[A-Za-z ]")
-_LEAST_LETTERS = 0.93
+_MIN_LETTER_SHARE = 0.93
 
 
 def documentation(secret: bytes, tokens: Tokens, roots: Sequence[Path] = (), least_bytes: int = 2_000_000) -> Corpus:
-    """The prose of every package, a document per module, split by a keyed hash of the document.
+    """Prose from docstrings, one document per module, split by a keyed hash of the document.
 
-    A paragraph that several modules have is taken once, so that nothing held out was also trained on. `roots` are the
-    folders to read instead of the packages'. Raises CorpusError below `least_bytes` of text.
+    Duplicate paragraphs are removed, so that held-out text is never in the training part. `roots` are the folders to
+    read (default: those of PACKAGES). Raises CorpusError below `least_bytes` of text.
     """
     parts: dict[str, list[str]] = {"train": [], "heldout": [], "verification": []}
-    for document in _documents(roots or tuple(_folders())):
+    specs = (find_spec(package) for package in PACKAGES)  # without importing them
+    folders = (Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None)
+    for document in _documents(roots or folders):
         parts[part_of(document.encode(), secret, _HELDOUT_SHARE, _VERIFICATION_SHARE)].append(document)
     texts = {name: "\n\n".join(documents) for name, documents in parts.items()}
     size = sum(len(text.encode()) for text in texts.values())
@@ -265,7 +264,10 @@ def documentation(secret: bytes, tokens: Tokens, roots: Sequence[Path] = (), lea
             f"The documentation of the installed packages holds {size} bytes of prose, {least_bytes} are needed: "
             "install the extra `engineer` with its packages' source files."
         )
-    train, heldout, verification = (_row(tokens, texts[name]) for name in ("train", "heldout", "verification"))
+    dtype = np.uint8 if tokens.vocabulary <= 256 else np.uint16
+    train, heldout, verification = (
+        cast("TokenArray", np.array(tokens.encode(text), dtype=dtype)) for text in texts.values()
+    )
     return Corpus(
         name="documentation",
         tokens=tokens,
@@ -278,39 +280,23 @@ def documentation(secret: bytes, tokens: Tokens, roots: Sequence[Path] = (), lea
     )
 
 
-def _folders() -> Iterator[Path]:
-    for package in PACKAGES:
-        spec = find_spec(package)  # does not import it
-        if spec is not None and spec.origin is not None:
-            yield Path(spec.origin).parent
-
-
 def _documents(roots: Iterable[Path]) -> Iterator[str]:
-    """The prose of each module that has some, in a fixed order."""
-    seen: set[str] = set()
+    """The prose of each module that has some, in a fixed order, without duplicate paragraphs."""
+    used: set[str] = set()
     for root in roots:
         for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
             paragraphs = []
             for string in _STRING.findall(path.read_text(encoding="utf-8", errors="replace")):
-                for paragraph in map(_one_line, _PARAGRAPHS.split(string)):
-                    if paragraph not in seen and _is_prose(paragraph):
-                        seen.add(paragraph)
+                for lines in _PARAGRAPHS.split(string):
+                    paragraph = " ".join(lines.replace("`", "").split())
+                    if paragraph not in used and _is_prose(paragraph):
+                        used.add(paragraph)
                         paragraphs.append(paragraph)
             if paragraphs:
                 yield "\n".join(paragraphs)
 
 
-def _one_line(paragraph: str) -> str:
-    return " ".join(paragraph.replace("`", "").split())
-
-
 def _is_prose(paragraph: str) -> bool:
-    """Whether it reads like sentences: no code, no table, no list of parameters."""
-    if _PROSE.fullmatch(paragraph) is None:
-        return False
-    return len(_LETTERS.findall(paragraph)) >= _LEAST_LETTERS * len(paragraph)
-
-
-def _row(tokens: Tokens, text: str) -> TokenArray:
-    row = tokens.encode(text)
-    return np.array(row, dtype=np.uint8) if tokens.vocabulary <= 256 else np.array(row, dtype=np.uint16)
+    """Whether a paragraph consists of sentences: no code, table or list of parameters."""
+    letters = len(_LETTERS.findall(paragraph))
+    return _PROSE.fullmatch(paragraph) is not None and letters >= _MIN_LETTER_SHARE * len(paragraph)

@@ -1,55 +1,40 @@
-"""A folder or file of one's own as a corpus: text in UTF-8, JSON lines, or shards of token numbers (.bin).
+"""A local file or folder as a corpus: text in UTF-8, JSON lines, or shards of token numbers (.bin).
 
-Text is cut into pieces at blank lines and shards at document boundaries; a keyed hash of a piece says to which part it
-belongs, so that equal pieces are never both trained on and held out. The parts are written to the cache once.
+Text is split into pieces at blank lines, and shards at document boundaries. A keyed hash of a piece decides its part,
+so equal pieces are never both trained on and held out. The parts are written to the cache once.
 
-Shards are rows of little-endian 16-bit numbers (bytes, where the tokenizer is "bytes"), as nanoGPT and its kin write
-them. What they were made with is the scale's `tokenizer`, or that of a file `tokens.json` beside them:
-{"tokenizer": "gpt2"}.
+Shards hold little-endian 16-bit numbers (bytes, if the tokenizer is "bytes"), as in nanoGPT. Their tokenizer is the
+scale's `tokenizer`, or is named in a file `tokens.json` beside them: {"tokenizer": "gpt2"}.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engineer.data.corpus import (
-    ByteTokens,
-    Corpus,
-    CorpusError,
-    TokenArray,
-    Tokens,
-    fingerprint_of,
-    part_of,
-)
+from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, TokenArray, Tokens, fingerprint_of, part_of
 from services.engineer.data.hub import PARTS, open_tokens
 
 SHARD, LINES = ".bin", ".jsonl"
 PIECE_BYTES, PIECE_TOKENS = 4096, 16_384
-"""A piece is at least as long, unless the file ends."""
+"""Minimum size of a piece, except at the end of a file."""
 HELDOUT_SHARE = VERIFICATION_SHARE = 10
-"""Per cent of the pieces: collections of one's own are smaller than those of the hub."""
+"""Percentage of pieces; higher than for the hub, since local collections are smaller."""
+Piece = tuple[bytes, TokenArray]
+"""A document or part of one: the content that decides its part, and its tokens."""
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One document or part of one: what its part is decided by, and its tokens."""
+def files_corpus(path: Path, *, tokenizer: str, field: str, heldout_tokens: int, cache: Path, secret: bytes) -> Corpus:
+    """The corpus in a file or folder. `field` is the text field of JSON lines.
 
-    content: bytes
-    tokens: TokenArray
-
-
-def files_corpus(place: Path, *, tokenizer: str, field: str, heldout_tokens: int, cache: Path, secret: bytes) -> Corpus:
-    """The corpus in a file or folder. `field` holds the text in JSON lines.
-
-    Raises CorpusError where nothing can be read, or less is held out than `heldout_tokens`.
+    Raises CorpusError if nothing can be read, or the held-out parts have fewer than `heldout_tokens`.
     """
-    files = _files(place)
-    tokenizer = tokenizer or _noted_tokenizer(files)
+    files = _files(path)
+    tokenizer = tokenizer or _recorded_tokenizer(files)
     tokens = open_tokens(tokenizer)
     folder = cache / _key(files, tokenizer, field, secret)
     if not (folder / "about.json").is_file():
@@ -59,11 +44,11 @@ def files_corpus(place: Path, *, tokenizer: str, field: str, heldout_tokens: int
     for name, part in (("held-out", heldout), ("verification", verification)):
         if len(part) < heldout_tokens:
             raise CorpusError(
-                f"{place} leaves {len(part)} {name} tokens ({HELDOUT_SHARE} % by chance), but the scale needs "
+                f"{path} leaves {len(part)} {name} tokens ({HELDOUT_SHARE} % by chance), but the scale needs "
                 f"{heldout_tokens}; give more text, or lower heldout_blocks or context."
             )
     return Corpus(
-        name=place.name,
+        name=path.name,
         tokens=tokens,
         train=train,
         heldout=heldout,
@@ -74,34 +59,32 @@ def files_corpus(place: Path, *, tokenizer: str, field: str, heldout_tokens: int
     )
 
 
-def _files(place: Path) -> list[Path]:
-    """In a fixed order; hidden ones and the note on tokens left out."""
-    if not place.exists():
-        raise CorpusError(f"There is no file or folder {place}: set dataset to one that this machine has.")
-    found = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-    kept = [path for path in found if not path.name.startswith(".") and path.name != "tokens.json"]
-    if not kept:
-        raise CorpusError(f"The folder {place} holds no file.")
-    if any(path.suffix == SHARD for path in kept):
-        kept = [path for path in kept if path.suffix == SHARD]
-    return kept
+def _files(root: Path) -> list[Path]:
+    """The shards if there are any, else all files, in a fixed order; without hidden files and tokens.json."""
+    if not root.exists():
+        raise CorpusError(f"There is no file or folder {root}: set dataset to one that this machine has.")
+    paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    files = [path for path in paths if not path.name.startswith(".") and path.name != "tokens.json"]
+    if not files:
+        raise CorpusError(f"The folder {root} holds no file.")
+    return [path for path in files if path.suffix == SHARD] or files
 
 
-def _noted_tokenizer(files: list[Path]) -> str:
-    note = files[0].parent / "tokens.json"
-    if note.is_file():
-        return str(json.loads(note.read_text(encoding="utf-8"))["tokenizer"])
+def _recorded_tokenizer(files: list[Path]) -> str:
+    path = files[0].parent / "tokens.json"
+    if path.is_file():
+        return str(json.loads(path.read_text(encoding="utf-8"))["tokenizer"])
     if files[0].suffix == SHARD:
         raise CorpusError(
-            f"{files[0]} holds token numbers: set tokenizer to what they were made with (a name on the hub, a folder, "
-            f'or bytes), or write {{"tokenizer": …}} to {note}.'
+            f"{files[0]} holds token numbers: set tokenizer to the one they were made with (a name on the hub, a "
+            f'folder, or bytes), or write {{"tokenizer": …}} to {path}.'
         )
     return ""
 
 
 def _key(files: list[Path], tokenizer: str, field: str, secret: bytes) -> str:
-    seen = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    digest = hashlib.sha256(json.dumps([seen, tokenizer, field, PIECE_BYTES, PIECE_TOKENS]).encode() + secret)
+    states = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    digest = hashlib.sha256(json.dumps([states, tokenizer, field, PIECE_BYTES, PIECE_TOKENS]).encode() + secret)
     return f"files-{digest.hexdigest()[:16]}"
 
 
@@ -111,8 +94,7 @@ def _pieces(files: list[Path], tokens: Tokens, field: str) -> Iterator[Piece]:
             yield from _shard_pieces(path, tokens)
         else:
             for text in _texts(path, field):
-                row: TokenArray = np.array([*tokens.encode(text), tokens.boundary]).astype(_kind(tokens))
-                yield Piece(text.encode("utf-8"), row)
+                yield text.encode("utf-8"), np.array([*tokens.encode(text), tokens.boundary]).astype(_dtype(tokens))
 
 
 def _texts(path: Path, field: str) -> Iterator[str]:
@@ -134,17 +116,17 @@ def _texts(path: Path, field: str) -> Iterator[str]:
             yield piece
     except UnicodeDecodeError:
         raise CorpusError(
-            f"{path} is not text in UTF-8; token numbers lie in files that end in {SHARD}, and other files must go."
+            f"{path} is not text in UTF-8: give token numbers the suffix {SHARD}, and remove other binary files."
         ) from None
     except json.JSONDecodeError as error:
         raise CorpusError(f"{path} is not JSON lines: {error}.") from None
 
 
 def _shard_pieces(path: Path, tokens: Tokens) -> Iterator[Piece]:
-    """Runs of whole documents, or of a fixed length where no document ends."""
-    if path.stat().st_size % np.dtype(_kind(tokens)).itemsize:
-        raise CorpusError(f"{path} is no row of 16-bit token numbers: its size is odd.")
-    row: TokenArray = np.memmap(path, dtype=_kind(tokens), mode="r")
+    """Pieces that end at a document boundary, or have a fixed length if there is none."""
+    if path.stat().st_size % np.dtype(_dtype(tokens)).itemsize:
+        raise CorpusError(f"{path} does not hold 16-bit token numbers: its size is odd.")
+    row: TokenArray = np.memmap(path, dtype=_dtype(tokens), mode="r")
     if len(row) and int(row.max()) >= tokens.vocabulary:
         raise CorpusError(
             f"{path} holds the token {int(row.max())}, but the tokenizer has {tokens.vocabulary}: set tokenizer to "
@@ -152,30 +134,27 @@ def _shard_pieces(path: Path, tokens: Tokens) -> Iterator[Piece]:
         )
     start = 0
     while start < len(row):
-        near = row[start + PIECE_TOKENS : start + 2 * PIECE_TOKENS]
-        ends = np.flatnonzero(near == tokens.boundary)
-        length = PIECE_TOKENS + (int(ends[0]) + 1 if len(ends) else len(near))
+        following = row[start + PIECE_TOKENS : start + 2 * PIECE_TOKENS]
+        ends = np.flatnonzero(following == tokens.boundary)
+        length = PIECE_TOKENS + (int(ends[0]) + 1 if len(ends) else len(following))
         piece: TokenArray = row[start : start + length].copy()
-        yield Piece(piece.tobytes(), piece)
+        yield piece.tobytes(), piece
         start += length
 
 
 def _write(folder: Path, pieces: Iterator[Piece], tokens: Tokens, secret: bytes) -> None:
-    """Write the parts, then the note that says they are whole."""
+    """Write the parts, then `about.json`, which marks them as complete."""
     folder.mkdir(parents=True, exist_ok=True)
     heldout_bytes = 0
-    outputs = {name: (folder / f"{name}.tokens").open("wb") for name in PARTS}
-    try:
-        for piece in pieces:
-            part = part_of(piece.content, secret, HELDOUT_SHARE, VERIFICATION_SHARE)
-            outputs[part].write(piece.tokens.tobytes())
+    with ExitStack() as stack:
+        outputs = {name: stack.enter_context((folder / f"{name}.tokens").open("wb")) for name in PARTS}
+        for content, row in pieces:
+            part = part_of(content, secret, HELDOUT_SHARE, VERIFICATION_SHARE)
+            outputs[part].write(row.tobytes())
             if part == "heldout":
-                heldout_bytes += len(tokens.decode(piece.tokens.tolist()).encode("utf-8"))
-    finally:
-        for output in outputs.values():
-            output.close()
+                heldout_bytes += len(tokens.decode(row.tolist()).encode("utf-8"))
     partial = folder / "about.partial"
-    partial.write_text(json.dumps({"width": np.dtype(_kind(tokens)).itemsize, "heldout_bytes": heldout_bytes}))
+    partial.write_text(json.dumps({"width": np.dtype(_dtype(tokens)).itemsize, "heldout_bytes": heldout_bytes}))
     partial.replace(folder / "about.json")
 
 
@@ -187,5 +166,5 @@ def _part(folder: Path, name: str, width: int) -> TokenArray:
     return part
 
 
-def _kind(tokens: Tokens) -> str:
+def _dtype(tokens: Tokens) -> str:
     return "u1" if tokens.vocabulary == ByteTokens.vocabulary else "<u2"

@@ -1,13 +1,14 @@
-"""Any text dataset of the Hugging Face hub (FineWeb-Edu by default), or a local folder of JSON lines, as a corpus.
+"""A text dataset of the Hugging Face hub, or a local folder in its format, as a corpus.
 
-Its tokens lie on disk as uint16 shards per part, written whole or not at all, with how far the tokenising has come.
+Tokens are stored as uint16 shards per part. Shards are written atomically; tokenising resumes after an interruption.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, cast
 
 import numpy as np
@@ -23,7 +24,7 @@ PARTS = ("train", "heldout", "verification")
 
 
 class HubTokenizer(Protocol):
-    """The part of a transformers tokenizer that is used here."""
+    """The part of transformers' tokenizer interface that is used here."""
 
     def __len__(self) -> int: ...
     def encode(self, text: str, add_special_tokens: bool = ...) -> list[int]: ...
@@ -35,7 +36,7 @@ class HubTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class HubText:
-    """Where text comes from. `dataset` is a name on the hub or a local folder; so is `tokenizer`."""
+    """The source of a text. `dataset` and `tokenizer` are names on the hub or local folders."""
 
     dataset: str
     config: str
@@ -44,12 +45,12 @@ class HubText:
 
     @property
     def key(self) -> str:
-        """Names the folder of its shards."""
+        """The name of the folder of its shards."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 class SubwordTokens:
-    """A tokenizer of the hub behind our own three methods. Its vocabulary must fit 16 bits."""
+    """A tokenizer of the hub as `Tokens`. Its vocabulary must fit in 16 bits."""
 
     def __init__(self, tokenizer: HubTokenizer) -> None:
         if len(tokenizer) > 1 << 16:
@@ -61,7 +62,7 @@ class SubwordTokens:
         self.boundary = tokenizer.eos_token_id
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers without added marks."""
+        """Token numbers of a text, without special tokens."""
         return self._tokenizer.encode(text, add_special_tokens=False)
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -70,13 +71,13 @@ class SubwordTokens:
 
 
 def hub_corpus(text: HubText, *, train_tokens: int, heldout_tokens: int, cache: Path, secret: bytes) -> Corpus:
-    """Tokenise what is still missing (with a progress bar; it resumes where it stopped), then map the shards.
+    """Tokenise missing text (resuming earlier work, with a progress bar), then map the shards.
 
-    Raises CorpusError where neither the cache nor the hub has enough.
+    Raises CorpusError if cache and hub have too little text.
     """
     tokens = open_tokens(text.tokenizer)
     store = ShardStore(cache / text.key)
-    demand = Demand(train=train_tokens, heldout=heldout_tokens, verification=heldout_tokens)
+    demand = {"train": train_tokens, "heldout": heldout_tokens, "verification": heldout_tokens}
     if not store.satisfies(demand):
         fill(store, demand, tokens, documents(text, skip=store.progress.documents), secret)
     train, heldout, verification = (store.part(name) for name in ("train", "heldout", "verification"))
@@ -93,7 +94,7 @@ def hub_corpus(text: HubText, *, train_tokens: int, heldout_tokens: int, cache: 
 
 
 def documents(text: HubText, skip: int) -> Iterator[str]:
-    """The texts of the dataset in its own order, without the first `skip`, streamed."""
+    """Stream the texts of the dataset in its own order, without the first `skip`."""
     from datasets import load_dataset
 
     try:
@@ -103,24 +104,23 @@ def documents(text: HubText, skip: int) -> Iterator[str]:
     except KeyError as error:
         raise CorpusError(f"The dataset {text.dataset} has no field {error}; set text_field.") from None
     except (OSError, ValueError, RuntimeError) as error:
-        raise _out_of_reach("dataset", text.dataset, error) from error
+        raise _unreadable("dataset", text.dataset, error) from error
 
 
 def open_tokens(tokenizer: str) -> Tokens:
-    """Bytes for "bytes" and for no name; else a tokenizer of the hub or in a folder. Raises CorpusError."""
-    return ByteTokens() if tokenizer in ("", BYTES) else SubwordTokens(_open_tokenizer(tokenizer))
-
-
-def _open_tokenizer(name: str) -> HubTokenizer:
+    """Bytes for "bytes" or an empty name; else a tokenizer of the hub or in a folder. Raises CorpusError."""
+    if tokenizer in ("", BYTES):
+        return ByteTokens()
     from transformers import AutoTokenizer
 
     try:
-        return cast("HubTokenizer", AutoTokenizer.from_pretrained(name))
+        loaded = cast("HubTokenizer", AutoTokenizer.from_pretrained(tokenizer))
     except (OSError, ValueError, RuntimeError) as error:
-        raise _out_of_reach("tokenizer", name, error) from error
+        raise _unreadable("tokenizer", tokenizer, error) from error
+    return SubwordTokens(loaded)
 
 
-def _out_of_reach(what: str, name: str, error: Exception) -> CorpusError:
+def _unreadable(what: str, name: str, error: Exception) -> CorpusError:
     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
     return CorpusError(
         f"The {what} {name} cannot be read ({first_line}): connect to the Hugging Face hub, give a local folder, "
@@ -128,18 +128,13 @@ def _out_of_reach(what: str, name: str, error: Exception) -> CorpusError:
     )
 
 
-@dataclass(frozen=True)
-class Demand:
-    """How many tokens each part needs."""
-
-    train: int
-    heldout: int
-    verification: int
+Demand = Mapping[str, int]
+"""The number of tokens needed in each part."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the shards hold: tokens per part, documents read, and the bytes of text behind the held-out tokens."""
+    """The content of the shards: tokens per part, documents read, and the bytes of held-out text."""
 
     train: int = 0
     heldout: int = 0
@@ -150,7 +145,7 @@ class Progress:
 
 
 class ShardStore:
-    """One folder of shards. `progress.json` is replaced last: what it counts is on disk, the rest is redone."""
+    """A folder of shards. `progress.json` is replaced last, so that it only counts tokens on disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -158,12 +153,12 @@ class ShardStore:
         saved = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
         self.progress = Progress(**saved)
 
-    def satisfies(self, demand: Demand) -> bool:
-        """Whether every part is long enough."""
-        return all(getattr(self.progress, name) >= getattr(demand, name) for name in PARTS)
+    def satisfies(self, demand: Demand, buffers: Mapping[str, Sequence[int]] = MappingProxyType({})) -> bool:
+        """Whether every part, including its buffer, is long enough."""
+        return all(getattr(self.progress, name) + len(buffers.get(name, ())) >= demand[name] for name in PARTS)
 
     def append(self, buffers: dict[str, list[int]], documents: int, heldout_bytes: int) -> None:
-        """Write one shard per part that has tokens, then count them."""
+        """Write one shard per non-empty buffer, then update the progress."""
         self._folder.mkdir(parents=True, exist_ok=True)
         grown = {name: getattr(self.progress, name) + len(buffers[name]) for name in PARTS}
         for name in PARTS:
@@ -181,40 +176,31 @@ class ShardStore:
         partial.replace(self._file)
 
     def part(self, name: str) -> NDArray[np.uint16]:
-        """A part as one memory-mapped row of tokens; several shards are joined into one file the first time."""
+        """A part as one memory-mapped row of tokens; its shards are concatenated to one file the first time."""
         joined = self._folder / f"{name}.{self.progress.flushes}.joined"
         if not joined.is_file():
-            self._join(name, joined)
+            partial = joined.with_suffix(".partial")
+            with partial.open("wb") as file:
+                for number in range(self.progress.flushes):
+                    if self._shard(name, number).is_file():
+                        file.write(self._shard(name, number).read_bytes())
+            partial.replace(joined)
         return np.memmap(joined, dtype="<u2", mode="r")
 
     def _shard(self, name: str, number: int) -> Path:
         return self._folder / f"{name}-{number:05d}.bin"
 
-    def _join(self, name: str, joined: Path) -> None:
-        partial = joined.with_suffix(".partial")
-        with partial.open("wb") as file:
-            for number in range(self.progress.flushes):
-                if self._shard(name, number).is_file():
-                    file.write(self._shard(name, number).read_bytes())
-        partial.replace(joined)
-
 
 def fill(
-    store: ShardStore,
-    demand: Demand,
-    tokens: Tokens,
-    texts: Iterable[str],
-    secret: bytes,
-    shard: int = SHARD_TOKENS,
+    store: ShardStore, demand: Demand, tokens: Tokens, texts: Iterable[str], secret: bytes, shard: int = SHARD_TOKENS
 ) -> None:
-    """Tokenise `texts` (those after `store.progress.documents`) until the demand is met, a shard at a time.
+    """Tokenise `texts` (those after `store.progress.documents`) until the demand is met, `shard` tokens at a time.
 
-    A document's part is decided by a keyed hash of its text. Raises CorpusError when the texts end too soon.
+    Raises CorpusError if there is too little text.
     """
     buffers, documents, heldout_bytes = _empty(), 0, 0
-    with tqdm(
-        total=demand.train, initial=store.progress.train, unit="tok", unit_scale=True, desc="tokenising", disable=None
-    ) as bar:
+    total, initial = demand["train"], store.progress.train
+    with tqdm(total=total, initial=initial, unit="tok", unit_scale=True, desc="tokenising", disable=None) as bar:
         for text in texts:
             content = text.encode("utf-8")
             part, row = part_of(content, secret), [*tokens.encode(text), tokens.boundary]
@@ -222,7 +208,7 @@ def fill(
             documents += 1
             heldout_bytes += len(content) if part == "heldout" else 0
             bar.update(len(row) if part == "train" else 0)
-            if sum(map(len, buffers.values())) >= shard or _enough(store, buffers, demand):
+            if sum(map(len, buffers.values())) >= shard or store.satisfies(demand, buffers):
                 store.append(buffers, documents, heldout_bytes)
                 buffers, documents, heldout_bytes = _empty(), 0, 0
                 if store.satisfies(demand):
@@ -232,13 +218,9 @@ def fill(
     if not store.satisfies(demand):
         raise CorpusError(
             f"The dataset ends after {store.progress.train} training and {store.progress.heldout} held-out tokens, "
-            f"but {demand.train} and {demand.heldout} are needed; choose a larger one or lower tokens."
+            f"but {demand['train']} and {demand['heldout']} are needed; choose a larger one or lower tokens."
         )
 
 
 def _empty() -> dict[str, list[int]]:
     return {name: [] for name in PARTS}
-
-
-def _enough(store: ShardStore, buffers: dict[str, list[int]], demand: Demand) -> bool:
-    return all(getattr(store.progress, name) + len(buffers[name]) >= getattr(demand, name) for name in PARTS)

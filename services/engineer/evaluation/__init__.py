@@ -1,1 +1,1 @@
-"""Scoring trained candidates from outside their process: held-out loss, look-ahead comparison, lm-eval benchmarks."""
+"""Scores of trained candidates, computed outside their process: held-out loss, look-ahead detection, benchmarks."""

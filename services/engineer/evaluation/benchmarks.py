@@ -1,5 +1,5 @@
-"""Benchmarks of a trained candidate: tasks through lm-evaluation-harness (local, of the hub, of own files), and
-evaluators that other distributions add (group asi_arch.evaluators)."""
+"""Benchmarks of a trained candidate: tasks of lm-evaluation-harness (local, from the hub, from files), and evaluators
+of other distributions (entry point group asi_arch.evaluators)."""
 
 import asyncio
 import math
@@ -16,57 +16,52 @@ from services.engineer.evaluation.tasks import TRAINED_NAMES, EvaluationUnavaila
 from services.engineer.training.result import TaskScore
 
 Evaluator = Callable[[Reader], Awaitable[TaskScore]]
-"""Scores a trained model by what its reader answers. These rows are not compared for looking ahead: let no score rest
-on a prediction whose target stands in the row."""
+"""Scores a trained model through its reader. Its rows are not tested for look-ahead, so an evaluator must not pass the
+target of a prediction in the row."""
 _METRICS = ("acc", "contains", "exact_match", "f1", "word_perplexity", "perplexity")
-"""What is taken of a task's numbers: the first of these that it has."""
-_ONE_AT_A_TIME = threading.Lock()
-"""The harness seeds global generators: two evaluations in one process take turns."""
+"""In order of preference: the first one that a task has is its score."""
+_HARNESS_LOCK = threading.Lock()
+"""The harness seeds global generators, so evaluations in one process must not overlap."""
 
 
 async def run_benchmarks(reader: Reader, random: np.random.Generator) -> tuple[tuple[TaskScore, ...], list[Trial]]:
-    """The scale's tasks, and a sample of what was asked for the look-ahead comparison.
+    """Scores of the scale's tasks, and a sample of predictions for the look-ahead comparison.
 
-    Tasks that a model of their own is trained on are left to `trained_tasks.trained_scores`.
+    Tasks in TRAINED_NAMES are left to `trained_tasks.trained_scores`.
     """
-    scale = reader.job.scale
-    asked = [task for task in scale.tasks if task not in TRAINED_NAMES]
-    if not asked:
-        return (), []
+    tasks = [task for task in reader.job.scale.tasks if task not in TRAINED_NAMES]
     loop, plugins = asyncio.get_running_loop(), plugin_names(EVALUATORS)
     scores, trials = dict[str, TaskScore](), list[Trial]()
-    if any(task not in plugins for task in asked):
+    if any(task not in plugins for task in tasks):
         scores, trials = await asyncio.to_thread(_evaluate, reader, loop, random)
-    for task in asked:
+    for task in tasks:
         if task in plugins:
-            evaluator = cast("Evaluator", load_plugin(EVALUATORS, task))
-            scores[task] = _required(task, await evaluator(reader))
-    return tuple(scores[task] for task in asked), trials
-
-
-def _required(task: str, score: TaskScore) -> TaskScore:
-    """An evaluator's score under the name of its task. Raises EvaluationUnavailable for what is none."""
-    if not isinstance(score, TaskScore) or not math.isfinite(score.value):
-        raise EvaluationUnavailable(f"The evaluator {task} must return a TaskScore with a finite value, not {score!r}.")
-    return replace(score, task=task)
+            score = await cast("Evaluator", load_plugin(EVALUATORS, task))(reader)
+            if not isinstance(score, TaskScore) or not math.isfinite(score.value):
+                raise EvaluationUnavailable(
+                    f"The evaluator {task} must return a TaskScore with a finite value, not {score!r}."
+                )
+            scores[task] = replace(score, task=task)
+    return tuple(scores[task] for task in tasks), trials
 
 
 def _evaluate(
     reader: Reader, loop: asyncio.AbstractEventLoop, random: np.random.Generator
 ) -> tuple[dict[str, TaskScore], list[Trial]]:
-    # Imported here: the harness takes a second to load, and an engineer that only checks programs never needs it.
-    from services.engineer.evaluation.harness import HarnessModel, evaluate
+    from services.engineer.evaluation.harness import HarnessModel, evaluate  # takes a second to import
 
     model = HarnessModel(reader, loop, random)
-    with _ONE_AT_A_TIME:
+    with _HARNESS_LOCK:
         results = evaluate(model, reader.job)
-    measured = cast("Mapping[str, object]", results["results"])
-    return {task: _score(task, results) for task in reader.job.scale.tasks if task in measured}, model.trials
+    evaluated = cast("Mapping[str, object]", results["results"])
+    return {task: _score(task, results) for task in reader.job.scale.tasks if task in evaluated}, model.trials
 
 
 def _score(task: str, results: Mapping[str, object]) -> TaskScore:
     numbers = cast("dict[str, dict[str, float | str]]", results["results"])[task]
-    metric, key = _metric_of(numbers)
+    keys = {key.split(",")[0]: key for key in numbers}  # a key also names the filter, as in "acc,none"
+    metric = next(metric for metric in _METRICS if metric in keys)
+    key = keys[metric]
     samples = cast("dict[str, list[dict[str, object]]]", results["samples"])[task]
     stderr = numbers.get(key.replace(",", "_stderr,"))
     correct = tuple(bool(sample[metric]) for sample in samples) if metric == "acc" else ()
@@ -82,12 +77,6 @@ def _score(task: str, results: Mapping[str, object]) -> TaskScore:
 
 
 def _chance(samples: Sequence[Mapping[str, object]]) -> float | None:
-    """The accuracy of guessing: the harness scores each choice of an item apart. None where there is but one."""
+    """The accuracy of guessing, from the number of choices of each item; None for items with a single choice."""
     choices = [len(cast("Sequence[object]", sample["resps"])) for sample in samples]
     return sum(1 / count for count in choices) / len(choices) if choices and min(choices) > 1 else None
-
-
-def _metric_of(numbers: Mapping[str, float | str]) -> tuple[str, str]:
-    """The metric's name and the harness's key, which carries the filter's name: "acc" and "acc,none"."""
-    keys = {key.split(",")[0]: key for key in numbers}
-    return next((metric, keys[metric]) for metric in _METRICS if metric in keys)

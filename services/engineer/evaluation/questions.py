@@ -1,7 +1,7 @@
-"""The questions of the local benchmarks: multiple choice, made by seeded functions, without a network.
+"""The multiple-choice questions of the local benchmarks, generated from a seed without a network.
 
-They ask what a language model of bytes can show after a minute of training: recall of pairs, induction, copying,
-closing brackets, completing a name of the text, telling the true continuation of held-out text. Chance is 1 / choices.
+They test abilities that a byte-level language model can show after a minute of training: recall of pairs, induction,
+copying, closing brackets, completing names, and choosing the true continuation of held-out text.
 """
 
 import re
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from services.engineer.evaluation.tasks import LOCAL_NAMES
 
 VERSION = 2
-"""Raised whenever a question changes: scores of two versions are not compared."""
+"""To be raised when a question changes: scores of different versions are not comparable."""
 _CONTEXT, _CONTINUATION = 96, 32
 _NAME = re.compile(r"[A-Za-z_]\w{4,}")
 _TRIES = 1000
@@ -25,7 +25,7 @@ _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 @dataclass(frozen=True)
 class Question:
-    """`choices[answer]` is the right continuation of `context`."""
+    """`choices[answer]` is the correct continuation of `context`."""
 
     context: str
     choices: list[str]
@@ -33,13 +33,13 @@ class Question:
 
 
 def question(random: Random, context: str, right: str, wrong: Sequence[str]) -> Question:
-    """A question with its choices in random order."""
+    """A question with choices in random order."""
     choices = [right, *wrong]
     random.shuffle(choices)
     return Question(context, choices, choices.index(right))
 
 
-def mqar(random: Random, text: str) -> Question:  # noqa: ARG001 - every question has the same signature
+def mqar(random: Random, text: str) -> Question:  # noqa: ARG001 - all generators have the same signature
     """Multi-query associative recall (Arora et al. 2023, arXiv:2312.04927): name = digit pairs, then one name again."""
     names, values = random.sample(ascii_lowercase, _PAIRS), random.sample(digits, _PAIRS)
     pairs = list(zip(names, values, strict=True))
@@ -49,7 +49,7 @@ def mqar(random: Random, text: str) -> Question:  # noqa: ARG001 - every questio
 
 
 def induction(random: Random, text: str) -> Question:  # noqa: ARG001
-    """A random string once in full, then its beginning: the next letter (Olsson et al. 2022, arXiv:2209.11895)."""
+    """A random string, then its beginning: which letter follows (Olsson et al. 2022, arXiv:2209.11895)."""
     letters = random.sample(ascii_lowercase, 8)
     cut = random.randrange(2, 7)
     word = "".join(letters)
@@ -58,7 +58,7 @@ def induction(random: Random, text: str) -> Question:  # noqa: ARG001
 
 
 def copying(random: Random, text: str) -> Question:  # noqa: ARG001
-    """Six made-up words on a line, then the line again up to its last word but one or more."""
+    """Six random words on a line, then some of them again: which word follows."""
     words = ["".join(random.choices(ascii_lowercase, k=4)) for _ in range(6)]
     cut = random.randrange(2, 6)
     context = " ".join(words) + "\n" + " ".join(words[:cut])
@@ -67,7 +67,7 @@ def copying(random: Random, text: str) -> Question:  # noqa: ARG001
 
 
 def brackets(random: Random, text: str) -> Question:  # noqa: ARG001
-    """Nested brackets around names, partly closed: which bracket closes next."""
+    """Nested brackets around names, partly closed: which bracket follows."""
     opened = [random.choice("([{") for _ in range(random.randrange(2, 5))]
     names = ["".join(random.choices(ascii_lowercase, k=random.randrange(1, 4))) for _ in range(len(opened) + 1)]
     inside = "".join(name + bracket for name, bracket in zip(names, opened, strict=False)) + names[-1]
@@ -79,43 +79,43 @@ def brackets(random: Random, text: str) -> Question:  # noqa: ARG001
 
 
 def cloze(random: Random, text: str) -> Question:
-    """The next 32 characters at a word boundary, against those at three other places of the held-out text."""
-    places = [_boundary(random, text) for _ in range(4)]
-    right, *wrong = (text[place : place + _CONTINUATION] for place in places)
-    return question(random, text[places[0] - _CONTEXT : places[0]], right, wrong)
+    """The next 32 characters at a word boundary, or those at three other positions of the held-out text."""
+    positions = [_boundary(random, text) for _ in range(4)]
+    right, *wrong = (text[position : position + _CONTINUATION] for position in positions)
+    return question(random, text[positions[0] - _CONTEXT : positions[0]], right, wrong)
 
 
 def code(random: Random, text: str) -> Question:
-    """A name that stood earlier, cut off after two characters, against the ends of three other names of the text."""
+    """The rest of a repeated name after two characters, or the rest of three other names of the text."""
     for _ in range(_TRIES):
         start = random.randrange(len(text) - 2 * _CONTEXT)
         window = text[start : start + 2 * _CONTEXT]
-        found = _repeated_name(window)
-        if found is not None:
-            place, name, others = found
+        repetition = _repeated_name(window)
+        if repetition is not None:
+            position, name, others = repetition
             wrong = [other[2:] for other in random.sample(others, 3)]
-            return question(random, window[: place + 2], name[2:], wrong)
+            return question(random, window[: position + 2], name[2:], wrong)
     raise ValueError("The held-out text has no repeated names; it is too short for the task code.")
 
 
 def _boundary(random: Random, text: str) -> int:
-    """A place where a word begins, far enough from both ends."""
+    """A random position where a word begins, with enough text on both sides."""
     for _ in range(_TRIES):
-        place = random.randrange(_CONTEXT, len(text) - _CONTINUATION)
-        if text[place].isalpha() and not text[place - 1].isalnum():
-            return place
+        position = random.randrange(_CONTEXT, len(text) - _CONTINUATION)
+        if text[position].isalpha() and not text[position - 1].isalnum():
+            return position
     raise ValueError("The held-out text has no words; it is too short for the task cloze.")
 
 
 def _repeated_name(window: str) -> tuple[int, str, list[str]] | None:
-    """Where a name occurs again, the name, and at least three other names before it."""
-    seen: list[str] = []
+    """The position of a repeated name, the name, and at least three other names before it."""
+    earlier: list[str] = []
     for match in _NAME.finditer(window):
         name = match.group()
-        others = sorted({other for other in seen if other[2:] != name[2:]})
-        if name in seen and len(others) >= 3:
+        others = sorted({other for other in earlier if other[2:] != name[2:]})
+        if name in earlier and len(others) >= 3:
             return match.start(), name, others
-        seen.append(name)
+        earlier.append(name)
     return None
 
 
@@ -126,8 +126,5 @@ LOCAL: Mapping[str, Callable[[Random, str], Question]] = MappingProxyType(
 
 @lru_cache(maxsize=32)
 def make_questions(name: str, text: str, count: int, secret: bytes = b"") -> tuple[Question, ...]:
-    """The first `count` questions of a task; asking for more keeps the earlier ones.
-
-    They cannot be reproduced without the secret, so no program can contain their answers.
-    """
+    """The first `count` questions of a task. They are seeded by the secret, so no program can contain the answers."""
     return tuple(LOCAL[name](Random(f"{name}:{VERSION}:{index}:{secret.hex()}"), text) for index in range(count))

@@ -1,4 +1,4 @@
-"""Log-probabilities of held-out tokens: the child reads, the host scores."""
+"""Log-probabilities of held-out tokens: the child computes hidden states, the host computes scores from them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from services.engineer.training.dialogue import array, ask, limits_of
 from services.engineer.training.ports import JSON, Array, Child, Sandbox
+from services.engineer.training.protocol import array, ask, limits_of
 from services.engineer.training.session import Job, Weights
 
-GUEST = "services.engineer.evaluation.guest:run"
-_LOGITS_AT_ONCE = 1 << 24
-"""Logits held in memory at a time, as a number of elements."""
+JOB = "services.engineer.evaluation.child:run"
+_MAX_LOGITS = 1 << 24
+"""Number of logits in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model thinks of rows of tokens: log-probabilities of the next token, and whether it is the likeliest."""
+    """Log-probabilities of target tokens, and whether each is the most likely token."""
 
     log_probs: NDArray[np.float32]
     greedy: NDArray[np.bool_]
@@ -27,7 +27,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Trial:
-    """The first tokens of a row that was asked, the token after them, and the log-probability it got with the rest."""
+    """The first tokens of a row, the next token, and its log-probability when the child saw the whole row."""
 
     tokens: NDArray[np.int64]
     target: int
@@ -36,21 +36,21 @@ class Trial:
 
 @dataclass(frozen=True)
 class Reader:
-    """One fresh child with trained weights. The head's matrix [vocabulary, width] stays on this side."""
+    """A new child with trained weights. The output matrix [vocabulary, width] stays on the host."""
 
     child: Child
     job: Job
     head: torch.Tensor
 
     async def hidden(self, rows: NDArray[np.int64], training_from: Weights | None = None) -> NDArray[np.float32]:
-        """Hidden states [rows, length, width] of tokens [rows, length], a micro-batch at a time, in the given order.
+        """Hidden states [rows, length, width] of tokens [rows, length], read in micro-batches in the given order.
 
-        In evaluation mode, or in training mode with the generators in the state that `training_from` holds.
+        In evaluation mode, or in training mode with the random generators' states of `training_from`.
         """
         scale, answers = self.job.scale, []
-        at_once = max(1, scale.micro_batch * scale.context // max(1, rows.shape[1]))
-        for start in range(0, len(rows), at_once):
-            part = rows[start : start + at_once]
+        batch = max(1, scale.micro_batch * scale.context // max(1, rows.shape[1]))
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
             tokens = {"tokens": part.astype(np.uint16)}
             arrays = {**tokens, **(training_from or {})} if start == 0 else tokens
             header: dict[str, JSON] = {"training": training_from is not None}
@@ -61,29 +61,27 @@ class Reader:
     async def gradients(self, rows: NDArray[np.int64], weights: Weights, random: Weights) -> dict[str, Array]:
         """Gradients by parameter of the mean loss of a batch [rows, context + 1] at these weights.
 
-        `random` is the state of the generators to go on from, where it is given.
+        `random` may hold the random generators' states.
         """
         scale = self.job.scale
         arrays = {"tokens": rows.astype(np.uint16), **weights, **random}
         header: dict[str, JSON] = {"micro_batch": scale.micro_batch}
-        return (
-            await ask(self.child, "gradients", header, arrays, expect="gradients", timeout=scale.wall_seconds)
-        ).arrays
+        answer = await ask(self.child, "gradients", header, arrays, expect="gradients", timeout=scale.wall_seconds)
+        return answer.arrays
 
     async def predict(self, rows: NDArray[np.int64]) -> Predictions:
-        """Score rows [rows, length + 1]: the child sees all but the last column, targets are all but the first."""
+        """Predictions for rows [rows, length + 1]: inputs are all but the last column, targets all but the first."""
         hidden = await self.hidden(rows[:, :-1])
         return self.score(hidden, rows[:, 1:])
 
     def score(self, hidden: NDArray[np.float32], targets: NDArray[np.int64]) -> Predictions:
-        """Log-probabilities, in float32, of targets [...] under hidden states [..., width]."""
-        flat, wanted = torch.from_numpy(hidden).flatten(0, -2), torch.from_numpy(targets).flatten()
+        """Predictions, in float32, of targets [...] from hidden states [..., width]."""
+        states, flat_targets = torch.from_numpy(hidden).flatten(0, -2), torch.from_numpy(targets).flatten()
         log_probs, greedy = [], []
-        size = max(1, _LOGITS_AT_ONCE // len(self.head))
-        for part, target in zip(torch.split(flat, size), torch.split(wanted, size), strict=True):
+        size = max(1, _MAX_LOGITS // len(self.head))
+        for part, target in zip(torch.split(states, size), torch.split(flat_targets, size), strict=True):
             logits = part @ self.head.T
-            chosen = logits.gather(-1, target[:, None])[:, 0]
-            log_probs.append(chosen - logits.logsumexp(-1))
+            log_probs.append(logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1))
             greedy.append(logits.argmax(-1) == target)
         shape = targets.shape
         return Predictions(torch.cat(log_probs).view(shape).numpy(), torch.cat(greedy).view(shape).numpy())
@@ -91,7 +89,7 @@ class Reader:
 
 @asynccontextmanager
 async def open_reader(job: Job, sandbox: Sandbox, weights: Weights) -> AsyncIterator[Reader]:
-    """A fresh child loaded with `weights`; it ends with the context."""
+    """A new child with `weights`; it ends with the context."""
     scale = job.scale
     header: dict[str, JSON] = {
         "program": job.program,
@@ -100,12 +98,7 @@ async def open_reader(job: Job, sandbox: Sandbox, weights: Weights) -> AsyncIter
         "threads": scale.threads,
         "precision": scale.precision,
     }
-    async with sandbox.child(GUEST, limits_of(scale)) as child:
+    async with sandbox.child(JOB, limits_of(scale)) as child:
         await ask(child, "begin", header, weights, expect="ready", timeout=scale.wall_seconds)
-        yield Reader(child, job, head_of(weights, scale.tied))
-
-
-def head_of(weights: Weights, tied: bool) -> torch.Tensor:
-    """The output matrix [vocabulary, width] among trained weights, in float32."""
-    found: Array = weights["model/embedding.weight" if tied else "model/head.weight"]
-    return torch.from_numpy(np.array(found, dtype=np.float32))
+        head = weights["model/embedding.weight" if scale.tied else "model/head.weight"]
+        yield Reader(child, job, torch.from_numpy(np.array(head, dtype=np.float32)))

@@ -1,10 +1,9 @@
-"""The scores of one trained model: held-out loss, benchmarks, and the comparison that finds looking ahead.
+"""The scores of one trained model: held-out loss, benchmarks, and the detection of look-ahead.
 
-Two fresh children read the held-out rows, one after the other. Each gets some rows as they are and others whose
-continuation, from a secret place on, is other text of the same length; what one child gets whole, the other gets
-replaced. A program cannot tell which is which, and it gains by looking ahead only where the continuation is the true
-one. That gain is measured, refused where it is more than rounding, and taken off the score in any case. So the score
-rests on predictions that could not have seen their target, at every place from the first on.
+Two new children read the held-out rows, one after the other. Each gets some rows unchanged, and others whose tokens
+from a secret position on are replaced by other text; each row is unchanged in one child and may be replaced in the
+other. A program cannot distinguish them, and gains by look-ahead only where the continuation is the true one. This gain
+is measured, rejected if it exceeds rounding, and otherwise subtracted from the score.
 """
 
 import math
@@ -27,45 +26,45 @@ from services.engineer.training.result import LooksAhead, PartLoss, Scores, Task
 from services.engineer.training.session import Job, Weights
 
 QUICK_ROWS = 32
-"""Rows of training text, not yet trained on, that a point of the curve is measured on."""
-EVERY_PLACE = 16
-"""The first places are all compared, later ones by a sample."""
+"""Rows of training text, not yet trained on, for one point of the curve."""
+FIRST_POSITIONS = 16
+"""The first positions are all compared, later ones by a sample."""
 MEAN_TOLERANCE, WORST_TOLERANCE, GAIN_TOLERANCE = 0.02, 0.5, 0.003
-"""Nats: the mean and the worst change of a log-probability, and the mean gain by the true continuation, that still
-count as rounding. Rows of equal length are computed alike, so honest programs stay far below all three."""
+"""Limits in nats on rounding: the mean and the worst change of a log-probability, and the mean gain by the true
+continuation. Rows of equal length are computed alike, so honest programs stay far below."""
 MEMORY_TOLERANCE = 0.01
-"""Nats: the mean change of predictions at places before which all is the same, by the rows that were read before."""
+"""Limit in nats on the mean change of predictions due to rows that were read before."""
 SHORTENED_TOLERANCE = 0.03
-"""The same for the mean change between rows of different lengths, which bfloat16 rounds in another order."""
+"""Limit in nats on the mean change between rows of different lengths, which bfloat16 rounds differently."""
 POSITIONS = (16, 64, 256, 1024, 4096, 16384)
-"""Where one part of the context ends and the next begins."""
+"""Boundaries between the parts of the context."""
 KINDS = ("letters", "digits", "punctuation", "white space", "other characters")
 IMPLAUSIBLE_LOSS, IMPLAUSIBLE_BLOCKS = 0.2, 0.03
-"""Nats per token that no model of text reaches, and the share of single blocks that may lie below."""
+"""Nats per token that no model of text reaches, and the permitted share of blocks below."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One target predicted with its true continuation in view and without it: log-probabilities in nats.
+    """Log-probabilities in nats of one target, with the true continuation in the input and without it.
 
-    `weight` is the number of places of a row that this one stands for.
+    `weight` is the number of positions of a row that this one represents.
     """
 
-    place: int
+    position: int
     whole: float
     replaced: float
     weight: float = 1.0
 
     @property
     def gain(self) -> float:
-        """What the true continuation added; NaN and infinities count as a gain without bound."""
+        """The gain by the true continuation; infinite where a log-probability is not finite."""
         gain = self.whole - self.replaced
         return gain if math.isfinite(gain) else math.inf
 
 
 @dataclass(frozen=True)
 class Examination:
-    """A trained model and what it was trained for."""
+    """A trained model and its job."""
 
     job: Job
     sandbox: Sandbox
@@ -79,10 +78,10 @@ class Examination:
 
 
 async def examine(exam: Examination) -> Scores:
-    """Everything, in two fresh children. Raises LooksAhead and TrainingFailed where the candidate is at fault."""
+    """All scores, from two new children. Raises LooksAhead and TrainingFailed."""
     scale, blocks = exam.job.scale, exam.blocks
     random = exam.job.corpus.random(f"examination {exam.job.identity}")
-    token_losses, losses, tasks = await _two_readings(exam, blocks, random)
+    token_losses, losses, tasks = await _read_twice(exam, blocks, random)
     tasks = (*tasks, *await trained_scores(exam.job, exam.sandbox))
     loss = float(losses.mean())
     return Scores(
@@ -97,23 +96,22 @@ async def examine(exam: Examination) -> Scores:
 
 
 async def loss_on(exam: Examination, other: Corpus) -> float:
-    """Loss in nats per token on held-out text of another corpus with the same tokens, compared in the same way.
+    """Loss in nats per token on held-out text of another corpus with the same tokens, with look-ahead detection.
 
-    It has fewer blocks than the scale asks for where the other text is short.
+    Short texts have fewer blocks than the scale's.
     """
     scale = exam.job.scale
     blocks = min(scale.heldout_blocks, len(other.heldout) // (scale.context + 1))
     job = replace(exam.job, corpus=other, scale=replace(scale, heldout_blocks=blocks))
-    elsewhere, random = replace(exam, job=job), other.random(f"examination {job.identity}")
-    _, losses, _ = await _two_readings(elsewhere, elsewhere.blocks, random, benchmarks=False)
+    other_exam, random = replace(exam, job=job), other.random(f"examination {job.identity}")
+    _, losses, _ = await _read_twice(other_exam, other_exam.blocks, random, benchmarks=False)
     return float(losses.mean())
 
 
 async def next_loss(exam: Examination, step: int) -> float:
-    """Loss in nats per token on the batches that come next in training: a point of the curve.
+    """Loss in nats per token on the next training batches, for a point of the curve.
 
-    The training child still lives while this is measured. It gets the very same text in its next steps, so that
-    nothing held out is at stake.
+    The training child is still running, so held-out text is not used here; it gets the same batches in its next steps.
     """
     scale = exam.job.scale
     count = -(-QUICK_ROWS // scale.batch)
@@ -127,30 +125,30 @@ async def next_loss(exam: Examination, step: int) -> float:
 
 
 def part_losses(losses: NDArray[np.float32], blocks: NDArray[np.int64], tokens: Tokens) -> tuple[PartLoss, ...]:
-    """Where the loss lies: by position in the context, by kind of character, and by whether the row shows the answer.
+    """Mean losses by position in the context, by kind of character, and by whether the preceding pair is repeated.
 
-    A token stands "after a pair seen before" where the two tokens before it came together earlier in its row. Parts
-    without tokens are left out.
+    A token is "after a pair seen before" if the two tokens before it also occur together earlier in its row. Empty
+    parts are omitted.
     """
     targets, context = blocks[:, 1:], losses.shape[1]
-    known = np.unique(targets)
-    kinds = np.array([_kind(tokens.decode([int(token)])) for token in known])[np.searchsorted(known, targets)]
+    vocabulary = np.unique(targets)
+    by_token = np.array([_kind(tokens.decode([int(token)])) for token in vocabulary])
+    kinds = by_token[np.searchsorted(vocabulary, targets)]
     edges = [0, *(edge for edge in POSITIONS if edge < context), context]
     positions = np.broadcast_to(np.arange(context), losses.shape)
-    parts = {f"tokens {low + 1}-{high}": (positions >= low) & (positions < high) for low, high in pairwise(edges)} | {
-        kind: kinds == kind for kind in KINDS
-    }
-    repeated = np.array([_after_known_pairs(row) for row in blocks])
-    parts |= {"after a pair seen before": repeated, "after a new pair": ~repeated}
+    masks = {f"tokens {low + 1}-{high}": (positions >= low) & (positions < high) for low, high in pairwise(edges)}
+    masks |= {kind: kinds == kind for kind in KINDS}
+    repeated = np.array([_after_repeated_pairs(row) for row in blocks])
+    masks |= {"after a pair seen before": repeated, "after a new pair": ~repeated}
     return tuple(
-        PartLoss(part, float(losses[chosen].mean(dtype=np.float64)), float(chosen.mean()))
-        for part, chosen in parts.items()
-        if chosen.any()
+        PartLoss(part, float(losses[mask].mean(dtype=np.float64)), float(mask.mean()))
+        for part, mask in masks.items()
+        if mask.any()
     )
 
 
 def _kind(text: str) -> str:
-    """Of a token, by its first character that is not white space."""
+    """The kind of a token, by its first character that is not white space."""
     first = text.strip()[:1]
     if not first:
         return "white space"
@@ -159,49 +157,47 @@ def _kind(text: str) -> str:
     return "letters" if first.isalpha() else "digits" if first.isdigit() else "punctuation"
 
 
-def _after_known_pairs(row: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """For each target of a row [context + 1], whether the two tokens before it came together earlier in the row."""
-    found, seen = np.zeros(len(row) - 1, dtype=np.bool_), set[tuple[int, int]]()
-    for place, pair in enumerate(pairwise(row.tolist())):
-        if place + 1 < len(found):
-            found[place + 1] = pair in seen
-        seen.add(pair)
-    return found
+def _after_repeated_pairs(row: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """For each target of a row [context + 1], whether the two tokens before it also occur together earlier."""
+    repeated, pairs = np.zeros(len(row) - 1, dtype=np.bool_), set[tuple[int, int]]()
+    for position, pair in enumerate(pairwise(row.tolist())):
+        if position + 1 < len(repeated):
+            repeated[position + 1] = pair in pairs
+        pairs.add(pair)
+    return repeated
 
 
 def benchmark_of(tasks: Sequence[TaskScore], averaged: Sequence[str]) -> float | None:
-    """Mean accuracy over the averaged tasks, or None where one of them is missing or there are none."""
-    found = {task.task: task.value for task in tasks}
-    if not averaged or any(name not in found for name in averaged):
-        return None
-    return mean(found[name] for name in averaged)
+    """Mean accuracy over the averaged tasks; None if one of them is missing or there are none."""
+    values = {task.task: task.value for task in tasks}
+    return mean(values[name] for name in averaged) if averaged and values.keys() >= set(averaged) else None
 
 
-def places_to_compare(context: int, count: int, random: np.random.Generator) -> list[tuple[int, float]]:
-    """At most `count` places from 1 to `context` - 1 with their weights: the first ones, and a sample of the rest."""
-    first = min(EVERY_PLACE, count // 2, context - 1)
+def sample_positions(context: int, count: int, random: np.random.Generator) -> list[tuple[int, float]]:
+    """At most `count` positions from 1 to `context` - 1 with weights: the first ones, and a sample of the rest."""
+    first = min(FIRST_POSITIONS, count // 2, context - 1)
     edges = np.linspace(first + 1, context, max(1, min(count, context - 1) - first) + 1).round().astype(int)
     rest = [(int(random.integers(low, high)), float(high - low)) for low, high in pairwise(edges) if high > low]
-    return [*((place, 1.0) for place in range(1, first + 1)), *rest]
+    return [*((position, 1.0) for position in range(1, first + 1)), *rest]
 
 
 def with_other_ends(
-    rows: NDArray[np.int64], places: NDArray[np.int64], text: TokenArray, random: np.random.Generator
+    rows: NDArray[np.int64], positions: NDArray[np.int64], text: TokenArray, random: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Copies of `rows` whose tokens from each row's place on are those of another passage, never the true next one."""
+    """Copies of `rows`, with the tokens from each row's position on replaced by a passage that begins differently."""
     replaced = rows.copy()
     width = rows.shape[1]
-    for row, place in zip(replaced, places, strict=True):
+    for row, position in zip(replaced, positions, strict=True):
         for _ in range(100):
             start = int(random.integers(0, len(text) - width))
-            if text[start + place] != row[place]:
+            if text[start + position] != row[position]:
                 break
-        row[place:] = text[start + place : start + width]
+        row[position:] = text[start + position : start + width]
     return replaced
 
 
 def gain_of(changes: Sequence[Change]) -> float:
-    """The mean gain per token of a row. Raises LooksAhead where it is more than rounding."""
+    """The weighted mean gain. Raises LooksAhead if it exceeds rounding."""
     if not changes:
         return 0.0
     gains, weights = np.array([(change.gain, change.weight) for change in changes]).T
@@ -211,101 +207,102 @@ def gain_of(changes: Sequence[Change]) -> float:
     if size <= WORST_TOLERANCE and change <= MEAN_TOLERANCE and gain <= GAIN_TOLERANCE:
         return gain
     evidence: dict[str, JSON] = {
-        "length": worst.place,
+        "length": worst.position,
         "gain_nats": worst.gain if math.isfinite(worst.gain) else None,
         "mean_gain_nats": gain if math.isfinite(gain) else None,
         "mean_change_nats": change if math.isfinite(change) else None,
         "compared": len(changes),
     }
     raise LooksAhead(
-        f"The prediction after {worst.place} tokens changes by {size:.2f} nats when the later tokens are replaced "
-        f"(mean gain by the true ones {gain:.4f} nats over {len(changes)} places): the score would rest on tokens it "
-        "must not see.",
+        f"The prediction after {worst.position} tokens changes by {size:.2f} nats when the later tokens are replaced "
+        f"(mean gain by the true ones {gain:.4f} nats over {len(changes)} places): the score would depend on tokens "
+        "it must not see.",
         evidence,
     )
 
 
 async def recheck(reader: Reader, trials: Sequence[Trial], random: np.random.Generator) -> None:
-    """Ask rows again, cut off, in another child and another order. Raises LooksAhead with evidence."""
+    """Repeat predictions on truncated rows, in another child and another order. Raises LooksAhead."""
     groups: dict[int, list[Trial]] = defaultdict(list)
     for index in random.permutation(len(trials)):
         groups[len(trials[index].tokens)].append(trials[index])
     changes: list[Change] = []
     for length, group in groups.items():
         hidden = await reader.hidden(np.stack([trial.tokens for trial in group]))
-        again = reader.score(hidden[:, -1], np.array([trial.target for trial in group])).log_probs
-        changes += [Change(length, trial.log_prob, float(value)) for trial, value in zip(group, again, strict=True)]
+        repeated = reader.score(hidden[:, -1], np.array([trial.target for trial in group])).log_probs
+        changes += [Change(length, trial.log_prob, float(value)) for trial, value in zip(group, repeated, strict=True)]
     sizes = [abs(change.gain) for change in changes]
     if sizes and (max(sizes) > WORST_TOLERANCE or mean(sizes) > SHORTENED_TOLERANCE):
         worst = changes[sizes.index(max(sizes))]
         raise LooksAhead(
-            f"The prediction after {worst.place} tokens changes by {max(sizes):.2f} nats when the later tokens are "
+            f"The prediction after {worst.position} tokens changes by {max(sizes):.2f} nats when the later tokens are "
             f"cut off (mean change {mean(sizes):.3f} nats over {len(sizes)} cuts).",
-            {"length": worst.place, "compared": len(sizes)},
+            {"length": worst.position, "compared": len(sizes)},
         )
 
 
-async def _two_readings(
+async def _read_twice(
     exam: Examination, blocks: NDArray[np.int64], random: np.random.Generator, benchmarks: bool = True
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], tuple[TaskScore, ...]]:
-    """Losses of all tokens; of all blocks, each read whole by one child only, plus the mean gain by looking ahead; the
-    benchmarks."""
+    """The losses of all tokens, the mean losses of all blocks plus the look-ahead gain, and the benchmarks.
+
+    Each unreplaced block is read by one child only.
+    """
     scale, corpus = exam.job.scale, exam.job.corpus
-    chosen = places_to_compare(scale.context, min(scale.check_truncations, len(blocks)), random)
-    compared = random.permutation(len(blocks))[: len(chosen)]
-    places = np.array([place for place, _ in chosen])
-    replaced = with_other_ends(blocks[compared], places, corpus.train, random)
+    sample = sample_positions(scale.context, min(scale.check_truncations, len(blocks)), random)
+    compared = random.permutation(len(blocks))[: len(sample)]
+    positions = np.array([position for position, _ in sample])
+    replaced_blocks = with_other_ends(blocks[compared], positions, corpus.train, random)
     by_first = random.random(len(blocks)) < 0.5
     whole = np.empty((len(blocks), scale.context), dtype=np.float32)
-    instead = np.empty((len(compared), scale.context), dtype=np.float32)
+    replaced = np.empty((len(compared), scale.context), dtype=np.float32)
     tasks: tuple[TaskScore, ...] = ()
     trials: list[Trial] = []
     for first in (True, False):
-        own, foreign = np.flatnonzero(by_first == first), np.flatnonzero(by_first[compared] != first)
-        inputs = np.concatenate([blocks[own], replaced[foreign]])[:, :-1]
-        targets = np.concatenate([blocks[own], blocks[compared[foreign]]])[:, 1:]
+        whole_rows, replaced_rows = np.flatnonzero(by_first == first), np.flatnonzero(by_first[compared] != first)
+        inputs = np.concatenate([blocks[whole_rows], replaced_blocks[replaced_rows]])[:, :-1]
+        targets = np.concatenate([blocks[whole_rows], blocks[compared[replaced_rows]]])[:, 1:]
         order = random.permutation(len(inputs))
         async with open_reader(exam.job, exam.sandbox, exam.weights) as reader:
-            answers = np.empty(targets.shape, dtype=np.float32)
-            answers[order] = reader.score(await reader.hidden(inputs[order]), targets[order]).log_probs
-            whole[own], instead[foreign] = answers[: len(own)], answers[len(own) :]
+            log_probs = np.empty(targets.shape, dtype=np.float32)
+            log_probs[order] = reader.score(await reader.hidden(inputs[order]), targets[order]).log_probs
+            whole[whole_rows], replaced[replaced_rows] = np.split(log_probs, [len(whole_rows)])
             if benchmarks and first:
                 tasks, trials = await run_benchmarks(reader, random)
             elif benchmarks:
                 await recheck(reader, trials, random)
-    # Up to the place, both inputs are the same; a replaced row holds no trace of the token that the last of them is to
-    # predict.
+    # Inputs are equal before the position, and a replaced row does not contain the target there.
     changes = [
-        Change(place, float(whole[row, place - 1]), float(instead[index, place - 1]), weight)
-        for index, (row, (place, weight)) in enumerate(zip(compared, chosen, strict=True))
+        Change(position, float(whole[row, position - 1]), float(replaced[index, position - 1]), weight)
+        for index, (row, (position, weight)) in enumerate(zip(compared, sample, strict=True))
     ]
     losses, gain = _finite(-whole.mean(axis=1, dtype=np.float64)), gain_of(changes)
-    before = np.arange(scale.context) < places[:, None]
-    _require_no_memory(np.abs(whole[compared] - instead)[before])
+    before = np.arange(scale.context) < positions[:, None]
+    _require_no_memory(np.abs(whole[compared] - replaced)[before])
     _require_plausible(losses)
     return -whole, losses + max(gain, 0.0), tasks
 
 
 def _require_no_memory(changes: NDArray[np.float32]) -> None:
-    """Raises TrainingFailed where what came before a row changes its predictions: rows are to be scored one by one."""
+    """Raises TrainingFailed if earlier rows change the predictions of a row."""
     change = float(changes.mean(dtype=np.float64))
     if change <= MEMORY_TOLERANCE:
         return
     text = (
-        f"The same beginnings of rows, read after other rows in another process, are predicted otherwise by "
-        f"{change:.3f} nats on average: keep nothing from call to call in evaluation mode."
+        f"Predictions for the same beginnings of rows change by {change:.3f} nats on average with the rows read before "
+        "them: keep no state between calls in evaluation mode."
     )
     raise TrainingFailed("remembers", text, {"mean_change_nats": change if math.isfinite(change) else None})
 
 
 def _require_plausible(losses: NDArray[np.float64]) -> None:
-    """Raises TrainingFailed for losses that no model of text has: it must have known the text."""
+    """Raises TrainingFailed for losses that only a model that knows the text can reach."""
     low = float((losses < IMPLAUSIBLE_LOSS).mean())
     if losses.mean() >= IMPLAUSIBLE_LOSS and low <= IMPLAUSIBLE_BLOCKS:
         return
     text = (
-        f"The held-out loss is {losses.mean():.3f} nats per token, and {low:.0%} of the blocks lie below "
-        f"{IMPLAUSIBLE_LOSS}: no model of text predicts so well, so it knows the text."
+        f"The held-out loss is {losses.mean():.3f} nats per token, and {low:.0%} of the blocks are below "
+        f"{IMPLAUSIBLE_LOSS}: no model of text predicts so well, so it must know the text."
     )
     raise TrainingFailed("implausible", text, {"loss": float(losses.mean()), "blocks_below": low})
 

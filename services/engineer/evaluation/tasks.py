@@ -1,6 +1,7 @@
-"""The names of the local tasks, and whether those of the hub and of own files are within reach.
+"""The names of the local tasks, and a test that other tasks can be loaded.
 
-Loads neither torch nor the harness, unless there are such."""
+Imports neither torch nor, without such tasks, the harness.
+"""
 
 import os
 from pathlib import Path
@@ -13,17 +14,17 @@ LOCAL_NAMES = ("mqar", "induction", "copying", "brackets", "code", "cloze")
 TRAINED_NAMES = tuple(
     f"trained-{name}" for name in ("mqar", "fuzzy-recall", "noisy-recall", "copying", "hops", "arithmetic")
 )
-"""Tasks that a small model of the candidate's program is trained on by itself, as in `trained_tasks`."""
+"""Tasks of `trained_tasks`, on each of which a small model of the candidate's program is trained."""
 ITEMS = 500
-"""Questions of a task where the scale sets no limit."""
+"""Questions of a task if the scale sets no limit."""
 
 
-class EvaluationUnavailable(Exception):  # noqa: N818 - a state of the world, for the operator
-    """A task of the scale cannot be loaded. The message says which, why, and what to do."""
+class EvaluationUnavailable(Exception):  # noqa: N818 - a condition for the operator
+    """A task of the scale cannot be loaded. The message says which, why, and how to fix it."""
 
 
 def require_tasks(scale: Scale) -> None:
-    """Load every task that is not local, data included. Raises EvaluationUnavailable; it blocks, so use a thread."""
+    """Load every task that is not local, with its data. Blocking. Raises EvaluationUnavailable."""
     hub = [name for name in scale.tasks if name not in (*LOCAL_NAMES, *TRAINED_NAMES, *plugin_names(EVALUATORS))]
     if not hub:
         return
@@ -36,14 +37,9 @@ def require_tasks(scale: Scale) -> None:
     for name in hub:
         try:
             manager.load([name])
-        except Exception as error:
-            # The harness and the datasets library raise anything here, from KeyError to their own; all mean the same.
-            raise EvaluationUnavailable(_sentence(name, error)) from error
-
-
-def _sentence(name: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return (
-        f"The task {name} cannot be loaded ({reason}): connect to the Hugging Face hub, fill its cache, or choose "
-        f"local tasks with tasks={','.join(LOCAL_NAMES)}."
-    )
+        except Exception as error:  # the harness and the datasets library raise many types
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise EvaluationUnavailable(
+                f"The task {name} cannot be loaded ({reason}): connect to the Hugging Face hub, fill its cache, or "
+                f"choose local tasks with tasks={','.join(LOCAL_NAMES)}."
+            ) from error

@@ -23,9 +23,9 @@ from safetensors.numpy import save_file
 from torch.nn.parallel import DistributedDataParallel
 
 from services.engineer.data import Corpus, batches, open_corpus
-from services.engineer.program import prepare_guest
+from services.engineer.program import prepare_child
 from services.engineer.scales import Scale, load_scale
-from services.engineer.training.guest import build_model, model_arrays
+from services.engineer.training.child import build_model, model_arrays
 from services.engineer.training.model import AUTO
 from services.engineer.training.sizes import ModelSizes
 from services.engineer.training.trainer import Plan, Trainer
@@ -68,7 +68,7 @@ def _trainer(program: str, seed: int, scale: Scale, vocabulary: int) -> Trainer:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if scale.device == "cuda":
         torch.cuda.set_device(local)
-    prepare_guest(scale.threads, scale.device)
+    prepare_child(scale.threads, scale.device)
     model = build_model(program, ModelSizes.of(scale, vocabulary), seed, scale.device)
     parallel = DistributedDataParallel(model, find_unused_parameters=True)
     share = max(1, scale.batch // dist.get_world_size())

@@ -16,14 +16,14 @@ from services.engineer.data import Corpus
 from services.engineer.evaluation.scoring import Examination, examine, loss_on, next_loss
 from services.engineer.scales import Scale
 from services.engineer.training.audit import audit
-from services.engineer.training.dialogue import limits_of
 from services.engineer.training.measurements import EnergyMeter, measurements_of, trained_elements
 from services.engineer.training.ports import JSON, Sandbox
+from services.engineer.training.protocol import limits_of
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.engineer.training.session import Job, Session, Supervision, Weights
 from services.engineer.training.watcher import Peers, Stop, WatchSettings
 
-GUEST = "services.engineer.training.guest:run"
+JOB = "services.engineer.training.child:run"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trai
 
     began = monotonic()
     with EnergyMeter(job.scale.device) as energy:
-        async with sandbox.child(GUEST, limits_of(job.scale)) as child:
+        async with sandbox.child(JOB, limits_of(job.scale)) as child:
             session = Session(job, supervision, child, loss_at)
             await session.begin()
             decision = await session.run()

@@ -19,8 +19,8 @@ from services.domain.curves import Curve
 from services.engineer.data import Corpus, batches
 from services.engineer.scales import Scale
 from services.engineer.training.compiled import ARRAY, CompileCache
-from services.engineer.training.dialogue import amount, array, ask, names
 from services.engineer.training.ports import JSON, Array, Child, Message
+from services.engineer.training.protocol import amount, array, ask, names
 from services.engineer.training.result import CurvePoint, Drained, Metrics, TrainingFailed
 from services.engineer.training.sizes import ModelSizes
 from services.engineer.training.trainer import Plan
@@ -93,6 +93,20 @@ class Job:
         """The shape of the language model."""
         return ModelSizes.of(self.scale, self.corpus.tokens.vocabulary)
 
+    def header(self) -> dict[str, JSON]:
+        """The header of the message `begin` of a training child."""
+        scale = self.scale
+        return {
+            "program": self.program,
+            "seed": self.seed,
+            "sizes": self.sizes.header(),
+            "plan": asdict(Plan.of(scale)),
+            "context": scale.context,
+            "device": scale.device,
+            "threads": scale.threads,
+            "memory_share": 1.0 / scale.per_device,
+        }
+
     @property
     def identity(self) -> str:
         """Hash of everything that a checkpoint must agree with."""
@@ -155,20 +169,9 @@ class Session:
 
     async def begin(self) -> None:
         """Hand the child its program; go on from the checkpoint where there is one."""
-        job = self.job
-        header: dict[str, JSON] = {
-            "program": job.program,
-            "seed": job.seed,
-            "sizes": job.sizes.header(),
-            "plan": asdict(Plan.of(job.scale)),
-            "context": job.scale.context,
-            "device": job.scale.device,
-            "threads": job.scale.threads,
-            "memory_share": 1.0 / job.scale.per_device,
-        }
-        cache = self.supervision.compiled
+        job, cache = self.job, self.supervision.compiled
         compiled = await asyncio.to_thread(cache.arrays) if cache is not None and job.scale.compile else {}
-        ready = await ask(self.child, "begin", header, compiled, expect="ready", timeout=self._time_left())
+        ready = await ask(self.child, "begin", job.header(), compiled, expect="ready", timeout=self._time_left())
         self.parameters = names(ready, "parameters")
         self.flops_per_token = self._counted(amount(ready, "flops_per_token"))
         self.first = await self.weights()

@@ -17,7 +17,7 @@ from services.domain.zoo import baseline
 from services.engineer.export import package_name, requirements_of, write_package
 from services.engineer.export.card import card_of
 from services.engineer.records import keep_weights
-from services.engineer.training.guest import build_model, model_arrays
+from services.engineer.training.child import build_model, model_arrays
 from services.engineer.training.sizes import ModelSizes
 from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.moves import LIBRARY
@@ -85,7 +85,7 @@ def on_its_own(folder: Path, name: str, alone: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("guest")
+@pytest.mark.usefixtures("prepared_child")
 @pytest.mark.parametrize("which", ["baseline", "composed"])
 async def test_a_package_computes_what_our_own_loader_computes(which: str, tmp_path: Path) -> None:
     """The same logits from the kept weights, without this project, without fla."""

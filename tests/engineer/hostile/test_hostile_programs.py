@@ -11,10 +11,10 @@ import pytest_asyncio
 from services.engineer.checks.host import PROBES, probe_program
 from services.engineer.checks.report import CheckSettings
 from services.engineer.data import Corpus, heldout_blocks, open_corpus
-from services.engineer.evaluation.reader import GUEST as SCORING
+from services.engineer.evaluation.reader import JOB as SCORING
 from services.engineer.evaluation.scoring import with_other_ends
 from services.engineer.scales import Scale, load_scale
-from services.engineer.training.host import GUEST as TRAINING
+from services.engineer.training.host import JOB as TRAINING
 from services.engineer.training.host import optimise, score, train
 from services.engineer.training.result import LooksAhead, TrainingFailed
 from services.engineer.training.session import Job, Supervision

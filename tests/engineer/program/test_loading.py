@@ -9,7 +9,7 @@ from torch import nn
 
 from services.engineer.program import BadConstructor, MixerSizes, NoMixer, execute, find_mixer, load_mixer
 
-pytestmark = pytest.mark.usefixtures("guest")
+pytestmark = pytest.mark.usefixtures("prepared_child")
 SIZES = MixerSizes(width=16, heads=2, layer=3)
 HEAD = "import torch\nfrom torch import nn\n\n"
 

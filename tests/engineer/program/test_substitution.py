@@ -11,7 +11,7 @@ from services.engineer.training.host import train
 from tests.engineer.training.inline_sandbox import InlineSandbox
 from tests.engineer.training.programs import SMALL
 
-pytestmark = pytest.mark.usefixtures("guest")
+pytestmark = pytest.mark.usefixtures("prepared_child")
 
 MIXER = """
 import torch

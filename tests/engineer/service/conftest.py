@@ -13,7 +13,7 @@ from services.sandbox import Sandbox
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sandbox() -> AsyncIterator[Sandbox]:
-    """With the guest code preloaded."""
+    """A sandbox with the jobs' modules preloaded."""
     async with Sandbox() as started:
         yield started
 

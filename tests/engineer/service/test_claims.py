@@ -41,7 +41,7 @@ async def record_of(archive: Store, job: Job) -> pb.Candidate:
 
 async def die(archive: Store, job: Job) -> pb.Candidate:
     """An engineer claims the candidate and is never heard of again; the record afterwards."""
-    held = Claims(archive.stub).held(job, await record_of(archive, job))
+    held = Claims(archive.stub).claim(job, await record_of(archive, job))
     GONE.append(held)
     await held.__aenter__()
     return await record_of(archive, job)
@@ -53,7 +53,7 @@ async def test_an_attempt_follows_the_one_that_the_archive_knows(bus: Bus, archi
     attempts = []
     for _ in range(3):
         with suppress(HandedBack):
-            async with Claims(archive.stub).held(job, await record_of(archive, job)) as attempt:
+            async with Claims(archive.stub).claim(job, await record_of(archive, job)) as attempt:
                 attempts.append(attempt)
                 raise HandedBack("the service stops")
 
@@ -69,12 +69,12 @@ async def test_what_is_no_fault_of_the_candidate_never_counts_against_it(
     job = await delivery(bus)
     for _ in range(MOST_LONE_CRASHES + 8):
         with suppress(type(outage)):
-            async with Claims(archive.stub).held(job, await record_of(archive, job)):
+            async with Claims(archive.stub).claim(job, await record_of(archive, job)):
                 raise outage
 
     record = await record_of(archive, job)
     assert not any(claim.alone for claim in record.claims)
-    async with Claims(archive.stub).held(job, record) as attempt:
+    async with Claims(archive.stub).claim(job, record) as attempt:
         assert attempt == MOST_LONE_CRASHES + 9
 
 
@@ -82,9 +82,9 @@ async def test_of_two_claims_at_once_one_gets_the_attempt(bus: Bus, archive: Sto
     """The other leaves the delivery alone: an answer of its own would be taken for the winner's."""
     job = await delivery(bus)
     record = await record_of(archive, job)
-    async with Claims(archive.stub).held(job, record):
+    async with Claims(archive.stub).claim(job, record):
         with pytest.raises(Superseded):
-            async with Claims(archive.stub).held(job, record):
+            async with Claims(archive.stub).claim(job, record):
                 pass
 
     assert [claim.attempt for claim in (await record_of(archive, job)).claims] == [1]
@@ -112,7 +112,7 @@ async def test_a_candidate_that_kills_its_engineers_is_found(bus: Bus, archive: 
 
     assert [claim.alone for claim in records[-1].claims] == [False] + [True] * MOST_LONE_CRASHES
     with pytest.raises(Rejected, match="3 engineers died") as rejected:
-        async with Claims(archive.stub).held(job, records[-1]):
+        async with Claims(archive.stub).claim(job, records[-1]):
             pass
     assert rejected.value.evidence["attempts"] == [2, 3, 4]
 
@@ -123,7 +123,7 @@ async def test_an_innocent_one_in_the_same_process_is_trained_after_all(bus: Bus
     for job in (poison, innocent):
         await die(archive, job)
     claims = Claims(archive.stub)
-    async with claims.held(innocent, await record_of(archive, innocent)) as attempt:
+    async with claims.claim(innocent, await record_of(archive, innocent)) as attempt:
         record = await record_of(archive, innocent)
 
     assert attempt == 2
@@ -159,7 +159,7 @@ async def test_a_claim_of_which_nothing_could_be_said_counts_as_given_back_later
     late.candidate_released.reason = "the bus was away"
     await bus.publish(late)
     record = await record_of(archive, job)
-    async with Claims(archive.stub).held(job, record) as attempt:
+    async with Claims(archive.stub).claim(job, record) as attempt:
         pass
 
     assert attempt == 2

@@ -8,7 +8,7 @@ import torch
 from services.engineer.program import MixerSizes, load_mixer
 from services.engineer.revision import repaired
 
-pytestmark = pytest.mark.usefixtures("guest")
+pytestmark = pytest.mark.usefixtures("prepared_child")
 HEAD = """import torch
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""A sandbox without walls, for tests of what passes through the pipe: the guest job runs in a thread."""
+"""A sandbox without confinement, for tests of messages: the child's job runs in a thread."""
 
 import asyncio
 import importlib
@@ -15,7 +15,7 @@ from services.sandbox.limits import ChildTimeout, Limits
 from services.sandbox.processes import Usage
 from services.sandbox.wire import JSON, Message
 
-CHECK = "services.engineer.checks.guest:run"
+CHECK = "services.engineer.checks.child:run"
 NO_ARRAYS: Mapping[str, np.ndarray] = {}
 
 
@@ -27,8 +27,8 @@ class Pipe:
     up: "queue.Queue[Message]" = field(default_factory=queue.Queue)
 
 
-class GuestEnd:
-    """What the guest job gets."""
+class ChildEnd:
+    """The channel that the job gets."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -43,7 +43,7 @@ class GuestEnd:
 
 
 class HostEnd:
-    """What the host gets; it remembers what it sent."""
+    """The child as the host sees it; it records the messages sent."""
 
     def __init__(self, pipe: Pipe, sent: list[Message]) -> None:
         self._pipe, self.sent = pipe, sent
@@ -67,11 +67,11 @@ class HostEnd:
 
 
 class InlineSandbox:
-    """Runs guest jobs in threads. `jobs` replaces a job by a function, to play a hostile or broken child."""
+    """Runs jobs in threads. `jobs` replaces a job by a function, to simulate a hostile or broken child."""
 
     level = "none"
 
-    def __init__(self, jobs: Mapping[str, Callable[[GuestEnd], None]] | None = None) -> None:
+    def __init__(self, jobs: Mapping[str, Callable[[ChildEnd], None]] | None = None) -> None:
         self._jobs = dict(jobs or {})
         self._checks = asyncio.Lock()  # probes seed this process's generators: the two children of a check take turns
         self.sent: dict[str, list[Message]] = {}
@@ -82,7 +82,7 @@ class InlineSandbox:
         function = self._jobs.get(job) or getattr(importlib.import_module(module), name)
         pipe = Pipe()
         async with self._checks if job == CHECK else nullcontext():
-            thread = threading.Thread(target=function, args=(GuestEnd(pipe),), daemon=True)
+            thread = threading.Thread(target=function, args=(ChildEnd(pipe),), daemon=True)
             thread.start()
             yield HostEnd(pipe, self.sent.setdefault(job, []))
             pipe.down.put(Message("end", {}, {}))

@@ -161,7 +161,7 @@ def test_a_check_imports_the_compiler_for_programs_that_need_it(tmp_path: Path) 
     assert done.returncode == 0, done.stderr + done.stdout
 
 
-@pytest.mark.usefixtures("guest")
+@pytest.mark.usefixtures("prepared_child")
 async def test_hybrids_and_programs_that_shape_the_whole_model_train() -> None:
     """A layer of attention from the zoo, two mixers of the program in turn, and blocks in parallel."""
     base, overrides = parse_scale_file((EXAMPLES / "scales" / "hybrid.toml").read_text(), "hybrid.toml")

@@ -14,7 +14,7 @@ from services.domain.zoo import baseline
 from services.engineer.data import Corpus
 from services.engineer.scales import Scale
 from services.engineer.training.compiled import ARRAY, CompileCache, pack, unpack
-from services.engineer.training.host import GUEST, train
+from services.engineer.training.host import JOB, train
 from services.engineer.training.model import NOT_COUNTED, chunked_loss
 from tests.engineer.training.inline_sandbox import InlineSandbox
 from tests.engineer.training.programs import CONVOLUTION
@@ -87,4 +87,4 @@ async def test_trainings_that_share_a_gpu_get_a_share_of_its_memory_each(small: 
     sandbox = InlineSandbox()
     await train(CONVOLUTION, 0, replace(small, per_device=2), corpus, sandbox)
 
-    assert sandbox.sent[GUEST][0].header["memory_share"] == 0.5
+    assert sandbox.sent[JOB][0].header["memory_share"] == 0.5

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from services.engineer.data import Corpus, CorpusError, batches, heldout_blocks, other_corpus
 from services.engineer.data.corpus import ByteTokens, documentation, part_of, python_source
-from services.engineer.data.hub import Demand, HubText, ShardStore, fill, hub_corpus
+from services.engineer.data.hub import HubText, ShardStore, fill, hub_corpus
 
 SECRET = b"of the tests"
 TEXTS = [f"document {number} " * 20 for number in range(300)]
@@ -83,7 +83,7 @@ def test_heldout_blocks_do_not_overlap() -> None:
 
 def test_interrupted_tokenising_resumes_to_the_same_tokens(tmp_path: Path) -> None:
     """Tokenising a billion tokens takes hours; a crash must cost at most a shard."""
-    demand = Demand(train=40_000, heldout=500, verification=500)
+    demand = {"train": 40_000, "heldout": 500, "verification": 500}
     whole, broken = ShardStore(tmp_path / "whole"), ShardStore(tmp_path / "broken")
     fill(whole, demand, ByteTokens(), TEXTS, SECRET, shard=8000)
 

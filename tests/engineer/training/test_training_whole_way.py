@@ -8,11 +8,11 @@ import pytest
 
 from services.engineer.data import Corpus
 from services.engineer.scales import Scale, load_scale
-from services.engineer.training.host import GUEST, train
+from services.engineer.training.host import JOB, train
 from services.engineer.training.result import Drained, LooksAhead, Metrics, TrainingFailed
 from services.engineer.training.watcher import WatchSettings
 from tests.engineer.training import programs
-from tests.engineer.training.inline_sandbox import GuestEnd, InlineSandbox
+from tests.engineer.training.inline_sandbox import ChildEnd, InlineSandbox
 from tests.engineer.training.programs import SMALL
 
 
@@ -85,7 +85,7 @@ async def test_heldout_tokens_never_reach_the_training_child(small: Scale, corpu
     """What is not sent cannot be memorised."""
     sandbox = InlineSandbox()
     await train(programs.CONVOLUTION, 0, small, corpus, sandbox)
-    sent = np.concatenate([m.arrays["tokens"].reshape(-1, 65) for m in sandbox.sent[GUEST] if m.kind == "train"])
+    sent = np.concatenate([m.arrays["tokens"].reshape(-1, 65) for m in sandbox.sent[JOB] if m.kind == "train"])
     train_text = corpus.train.tobytes()
 
     assert len(sent) == small.steps * small.batch
@@ -141,14 +141,14 @@ async def test_accumulating_micro_batches_changes_only_rounding(small: Scale, co
 async def test_a_child_that_forges_its_answers_is_refused(small: Scale, corpus: Corpus) -> None:
     """The protocol is checked, field by field, on the trusted side."""
 
-    def forger(channel: GuestEnd) -> None:
+    def forger(channel: ChildEnd) -> None:
         channel.receive()
         channel.send("ready", {"parameters": 1}, {})
         channel.receive()
         channel.send("metrics", {"peak_memory_bytes": 1}, {"loss": np.zeros(1), "grad_norm": np.zeros(1)})
 
     with pytest.raises(TrainingFailed) as failed:
-        await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox({GUEST: forger}))
+        await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox({JOB: forger}))
 
     assert failed.value.kind == "malformed"
 

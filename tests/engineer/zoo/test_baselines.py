@@ -9,7 +9,7 @@ from services.domain.zoo import baseline, baselines
 from services.engineer.program import MixerSizes, load_mixer
 from services.fla_cpu.layers import Cache
 
-pytestmark = pytest.mark.usefixtures("guest")
+pytestmark = pytest.mark.usefixtures("prepared_child")
 SMALL = MixerSizes(width=32, heads=2)
 NAMES = [one.name for one in baselines()]
 

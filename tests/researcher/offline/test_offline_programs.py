@@ -14,7 +14,7 @@ from tests.researcher.offline.compositions import composition
 
 torch = pytest.importorskip("torch")
 job = pytest.importorskip(
-    "services.engineer.checks.guest", reason="the engineer's extra is not installed", exc_type=ImportError
+    "services.engineer.checks.child", reason="the engineer's extra is not installed", exc_type=ImportError
 )
 
 from services.engineer.checks.host import check  # noqa: E402
@@ -27,7 +27,7 @@ THOROUGH = CheckSettings(exempt=("decoding",), probe_width=32, width=32, layers=
 WITHOUT_COST = replace(THOROUGH, exempt=("cost", "decoding"))
 
 
-pytestmark = pytest.mark.usefixtures("guest")
+pytestmark = pytest.mark.usefixtures("prepared_child")
 
 
 async def violations(mixer: Mixer, settings: CheckSettings) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Answers in our guest's name with an output of another shape, and lives on."""
+"""Sends an output of another shape in place of the job, and continues to run."""
 
 import os
 import struct

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from services.engineer.program import MixerSizes, block_layout, execute, load_mixer, prepare_guest
+from services.engineer.program import MixerSizes, block_layout, execute, load_mixer, prepare_child
 from services.engineer.training.compiled import ARRAY, pack, unpack
 from services.engineer.training.model import LanguageModel, autocast
 from services.engineer.training.ports import JSON, Array, Channel, Message
@@ -163,7 +163,7 @@ class Session:
         self.device = str(header["device"])
         if self.device == "cuda":  # several trainings share the device: none takes what another one needs
             torch.cuda.set_per_process_memory_fraction(float(cast("float", header.get("memory_share", 1.0))))
-        prepare_guest(int(cast("int", header["threads"])), self.device)
+        prepare_child(int(cast("int", header["threads"])), self.device)
         self.program, self.context = str(header["program"]), int(cast("int", header["context"]))
         model = build_model(self.program, self.sizes, int(cast("int", header["seed"])), self.device)
         self.trainer = Trainer(model, Plan(**header["plan"]), self.device)  # type: ignore[arg-type]

@@ -1,0 +1,104 @@
+"""The check's job in the sandboxed child: builds mixers and runs them on inputs from the host.
+
+Candidate code runs in this process. The host bases its verdicts on the arrays returned for its own inputs; results of
+`child_probes` can only reject a program.
+
+begin       program, settings → ready
+probe       the name of one of `child_probes` → finding
+parameters  layer, place → the layer's parameters from that place on, as many as fit a message; whether those are all
+forward     state, layers, arithmetic, inputs [batch, length, width] and, for gradients, a direction → output, gradient;
+            several layers are stacked as residual blocks
+end         → the child returns
+An exception of the program is returned as `raised`; the child then waits for the next request.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from services.engineer.checks.child_probes import run_probe, traceback_tail
+from services.engineer.checks.remote import State
+from services.engineer.checks.report import JSON, CheckSettings
+from services.engineer.checks.subject import ARITHMETICS, Subject, output_of, randomise, seeded
+from services.engineer.program import MixerSizes, block_layout, execute, explain, load_mixer, prepare_child
+from services.sandbox.wire import Arrays, Channel, Message
+
+Answer = tuple[str, dict[str, JSON], Arrays]
+MESSAGE_BYTES = 256 << 20
+
+
+def run(channel: Channel) -> None:
+    """Receive one program with its settings, then serve requests until `end`."""
+    begin = channel.receive()
+    settings = CheckSettings.from_json(cast("dict[str, object]", begin.header["settings"]))
+    prepare_child()
+    subject = Subject(partial(build, str(begin.header["program"]), settings.whole_model), settings)
+    channel.send("ready")
+    handlers: dict[str, Callable[[Subject, Message], Answer]] = {
+        "probe": lambda subject, request: ("finding", run_probe(str(request.header["probe"]), subject).to_json(), {}),
+        "parameters": _parameters,
+        "forward": _forward,
+    }
+    while (request := channel.receive()).kind != "end":
+        try:
+            channel.send(*handlers[request.kind](subject, request))
+        except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the host decides what it means
+            channel.send("raised", {"message": explain(error)[:800], "traceback": traceback_tail(error)})
+
+
+def build(program: str, whole_model: bool, width: int, heads: int, layer: int) -> nn.Module:
+    """The program's mixer at these sizes."""
+    if whole_model:
+        block_layout(execute(program))  # raises for an unknown layout
+    return load_mixer(program, MixerSizes(width, heads, layer, whole_model))
+
+
+def _parameters(subject: Subject, request: Message) -> Answer:
+    # A list around the mixer finds parameters that its own overridden methods leave out.
+    model = nn.ModuleList([subject.at_scale(_number(request, "layer"))])
+    remaining = list(model.named_parameters())[_number(request, "place") :]
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for name, value in remaining:
+        if arrays and sum(array.nbytes for array in arrays.values()) + value.numel() * 4 > MESSAGE_BYTES:
+            break
+        arrays[name] = value.detach().float().numpy()
+    return "parameters", {"last": len(arrays) == len(remaining)}, arrays
+
+
+def _forward(subject: Subject, request: Message) -> Answer:
+    """One forward of newly built mixers, with the host's seed."""
+    header, seed = request.header, _number(request, "seed")
+    arithmetic = ARITHMETICS[str(header["arithmetic"])]
+    state = State(header["randomised"] is True, header["training"] is True)
+    mixers = [arithmetic.place(subject.at_scale(layer)) for layer in cast("list[int]", header["layers"])]
+    for mixer in mixers:
+        if state.randomised:
+            randomise(mixer, seed)
+        mixer.train(state.training)
+    direction = request.arrays.get("direction")
+    inputs = torch.from_numpy(request.arrays["inputs"].copy()).to(arithmetic.dtype)
+    inputs.requires_grad_(direction is not None)
+    with torch.set_grad_enabled(direction is not None), seeded(seed), arithmetic.active():
+        output = output_of(mixers[0](inputs)) if len(mixers) == 1 else _stacked(mixers, inputs)
+    arrays = {"output": output.detach().to(arithmetic.dtype).numpy()}
+    if direction is not None:
+        weights = torch.from_numpy(direction.copy()).to(output.dtype)
+        loss = torch.where((weights != 0) & output.isfinite(), output * weights, 0.0).sum()
+        (gradient,) = torch.autograd.grad(loss, inputs, allow_unused=True)
+        arrays["gradient"] = (torch.zeros_like(inputs) if gradient is None else gradient).detach().numpy()
+    return "output", {}, arrays
+
+
+def _stacked(mixers: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
+    for mixer in mixers:
+        x = x + output_of(mixer(nn.functional.rms_norm(x, x.shape[-1:])))
+    return x
+
+
+def _number(request: Message, name: str) -> int:
+    return int(cast("int", request.header[name]))

@@ -1,0 +1,358 @@
+"""Probes that run in the child, next to the program.
+
+They find mistakes (an unused parameter, an incomplete checkpoint). A finding can only reject a program: whatever scores
+depend on is measured by the host, in `structure`.
+"""
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from services.engineer.checks.metering import cost
+from services.engineer.checks.remote import State
+from services.engineer.checks.report import JSON, ArithmeticName, Finding
+from services.engineer.checks.subject import (
+    ARITHMETICS,
+    AUTOCAST,
+    SINGLE,
+    Arithmetic,
+    Subject,
+    accepts,
+    gap_between,
+    output_of,
+)
+from services.engineer.program import explain
+
+GRADIENT_SHAPE = (2, 70)  # batch and length
+
+
+def without_gradient(subject: Subject, mixer: nn.Module) -> set[str]:
+    """Names of trainable parameters without a gradient of a generic loss on noise, after one forward and backward."""
+    mixer.zero_grad(set_to_none=True)
+    inputs = subject.noise(*GRADIENT_SHAPE, subject.width)
+    output = subject.call(mixer, inputs)
+    direction = subject.noise(*GRADIENT_SHAPE, subject.width, seed=4)
+    torch.autograd.backward((output * direction.to(output.dtype) + output.pow(2)).sum())
+    return {
+        name
+        for name, parameter in mixer.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.abs().sum())
+    }
+
+
+def without_gradient_after_step(subject: Subject) -> set[str]:
+    """Parameters without a gradient, both at initialisation and after one step along the gradient's sign.
+
+    A zero-initialised projection blocks the gradient of everything before it at first, but not after one step.
+    """
+    mixer = subject.mixer(State(training=True))
+    first = without_gradient(subject, mixer)
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(1e-2 * parameter.grad.sign())
+    return first & without_gradient(subject, mixer) if first else first
+
+
+def _compare(
+    subject: Subject, expected: Tensor, actual: Tensor, violation: str, agreement: str, **evidence: JSON
+) -> Finding:
+    gap = gap_between(expected, actual, subject.exact.tolerance)
+    if gap.relative > subject.exact.tolerance:
+        return Finding(True, violation, gap.evidence() | evidence)
+    return Finding(False, agreement)
+
+
+_LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16 autocast"}
+RUN_SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chunks, a single token, odd, several chunks
+
+
+def runs(subject: Subject) -> Finding:
+    """Builds the mixer and runs it forward and backward at several batch sizes and lengths, as in training.
+
+    A program with explicit casts may run only under bf16 autocast, or only in fp32. The scale's precision is tested;
+    where the training machine decides, one of both suffices, and the message names it.
+    Does not detect: failures at other sizes, lengths, devices and option values, or after many calls.
+    """
+    names = subject.settings.of_training
+    failures = {name: failure for name in names if (failure := _failure(subject, name))}
+    if len(failures) == len(names):
+        return failures[names[0]]
+    message = "builds and runs forward and backward"
+    if failures:
+        supported = next(name for name in names if name not in failures)
+        message += f", in {_LABELS[supported]} only: it cannot be trained in {_LABELS[next(iter(failures))]}"
+    return Finding(False, message, {"precision": subject.exact.name})
+
+
+def _failure(subject: Subject, name: ArithmeticName) -> Finding | None:
+    for batch, length in RUN_SHAPES:
+        where: dict[str, JSON] = {"batch": batch, "length": length, "precision": name}
+        try:
+            problem = _one_step(subject, ARITHMETICS[name], batch, length)
+        except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
+            message = explain(error)[:800] + _advice(subject, name, batch, length)
+            return Finding(True, message, {**where, "traceback": traceback_tail(error)})
+        if problem:
+            return Finding(True, problem, where)
+    return None
+
+
+def _advice(subject: Subject, name: ArithmeticName, batch: int, length: int) -> str:
+    """The fix for a program that fails in one precision and runs in the other."""
+    other = AUTOCAST if name == SINGLE.name else SINGLE
+    try:
+        if _one_step(subject, other, batch, length):
+            return ""
+    except Exception:  # noqa: BLE001 - candidate code may raise anything; the first error is reported
+        return ""
+    return (
+        f" (training here computes in {_LABELS[name]}, but the program runs only in {_LABELS[other.name]}: name no "
+        "dtype, or cast operands to a common one, as in y.to(x.dtype))"
+    )
+
+
+def _one_step(subject: Subject, arithmetic: Arithmetic, batch: int, length: int) -> str | None:
+    mixer = arithmetic.place(subject.fresh())
+    inputs = subject.noise(batch, length, subject.width).to(arithmetic.dtype).requires_grad_()
+    with arithmetic.active():
+        output = output_of(mixer(inputs))
+    if output.shape != inputs.shape:
+        return f"the output has shape {tuple(output.shape)} for an input of shape {tuple(inputs.shape)}"
+    if not output.requires_grad:
+        return "the output does not depend on inputs or parameters: nothing can be trained"
+    torch.autograd.backward(output.float().pow(2).mean())
+    return None if torch.isfinite(output).all() else "the output is not finite for standard normal inputs"
+
+
+def traceback_tail(error: BaseException) -> str:
+    """The last 2,000 characters of an exception's traceback."""
+    return "".join(traceback.format_exception(error))[-2000:]
+
+
+def life(subject: Subject) -> Finding:
+    """Expects a gradient for at least one trainable parameter at initialisation.
+
+    Does not detect: gradients that are useless. `unused` warns of single parameters.
+    """
+    mixer = subject.mixer(State(training=True))
+    names = {name for name, parameter in mixer.named_parameters() if parameter.requires_grad}
+    if not names:
+        return Finding(True, "the mixer has no trainable parameter", {"parameters": 0})
+    dead = without_gradient(subject, mixer)
+    if dead == names:
+        return Finding(True, f"none of the {len(names)} parameters receives a gradient", {"dead": sorted(dead)[:50]})
+    return Finding(False, "parameters receive gradients", {"trainable": len(names), "with_gradient": len(names - dead)})
+
+
+FINITE_SHAPE = (2, 70)
+LARGE = 1e3
+
+
+def finiteness(subject: Subject) -> Finding:
+    """Feeds large, constant and zero inputs (and bf16 if trained in it), and expects finite outputs and gradients.
+
+    Does not detect: overflow at other magnitudes and lengths, with trained parameters, or in fp16.
+    """
+    noise = subject.noise(*FINITE_SHAPE, subject.width)
+    trials: dict[str, tuple[Tensor, Arithmetic]] = {
+        f"large inputs ({LARGE:g} × noise)": (LARGE * noise, subject.plain),
+        "constant inputs (all one)": (torch.ones_like(noise), subject.plain),
+        "constant inputs (all 100)": (torch.full_like(noise, 100.0), subject.plain),
+        "zero inputs": (torch.zeros_like(noise), subject.plain),
+    }
+    if AUTOCAST.name in subject.settings.of_training and subject.runs_in(AUTOCAST):
+        trials["bf16 inputs"] = (noise.bfloat16(), AUTOCAST)
+    for name, (inputs, arithmetic) in trials.items():
+        if non_finite := _non_finite(subject, inputs.to(arithmetic.dtype), arithmetic):
+            evidence: dict[str, JSON] = {"inputs": name, "non_finite": non_finite}
+            return Finding(True, f"{name}: not finite in {', '.join(non_finite[:3])}", evidence)
+    return Finding(False, f"finite for {len(trials)} kinds of inputs: {', '.join(trials)}")
+
+
+def _non_finite(subject: Subject, inputs: Tensor, arithmetic: Arithmetic) -> list[str]:
+    mixer = arithmetic.place(subject.fresh())
+    leaf = inputs.requires_grad_()
+    with arithmetic.active():
+        output = output_of(mixer(leaf))
+    if not output.isfinite().all():
+        return ["the output"]
+    torch.autograd.backward(output.float().mean())
+    gradients = {"the gradient of the input": leaf.grad}
+    gradients |= {f"the gradient of {name}": parameter.grad for name, parameter in mixer.named_parameters()}
+    return [name for name, gradient in gradients.items() if gradient is not None and not gradient.isfinite().all()]
+
+
+def unused(subject: Subject) -> Finding:
+    """Names parameters without a gradient: unused (none with randomised parameters either) or dead as initialised.
+
+    Zero-initialised projections are good practice, so dead means without a gradient after one step, too.
+    Does not detect: parameters used only beyond 70 positions, with a mask or a cache, and effects that cancel out.
+    """
+    no_gradient = without_gradient_after_step(subject)
+    if not no_gradient:
+        return Finding(False, "every parameter is used")
+    unused = no_gradient & without_gradient(subject, subject.mixer(State(randomised=True, training=True)))
+    dead = no_gradient - unused
+    groups = {"never used": sorted(unused), "dead as initialised": sorted(dead)}
+    text = "; ".join(f"{label}: {', '.join(names[:5])}" for label, names in groups.items() if names)
+    return Finding(True, f"parameters {text}", {"unused": sorted(unused), "dead_at_initialisation": sorted(dead)})
+
+
+DRIFT_CALLS = 4
+
+
+def drift(subject: Subject) -> Finding:
+    """Calls one mixer several times with the same input in evaluation mode and expects the same output each time.
+
+    Finds step counters and schedules that continue during evaluation.
+    Does not detect: changes after the fourth call.
+    """
+    inputs = subject.noise(2, 65, subject.width)
+    mixer = subject.mixer(State(randomised=True))
+    first = subject.call(mixer, inputs).detach()
+    agreement = f"{DRIFT_CALLS} calls in evaluation mode agree"
+    for call in range(2, DRIFT_CALLS + 1):
+        violation = f"call {call} in evaluation mode differs from the first"
+        finding = _compare(subject, first, subject.call(mixer, inputs), violation, agreement, call=call)
+        if finding.violated:
+            break
+    return finding
+
+
+CHECKPOINT_CALLS = 3
+
+
+def checkpoint(subject: Subject) -> Finding:
+    """Calls the mixer in training mode, loads its state into a new mixer, and expects the same output from both.
+
+    Finds counters, statistics and random features outside parameters and persistent buffers.
+    Does not detect: state that matters only after more calls.
+    """
+    inputs = subject.noise(2, 65, subject.width)
+    trained = subject.mixer(State(randomised=True, training=True))
+    for _ in range(CHECKPOINT_CALLS):
+        subject.call(trained, inputs)
+    restored = subject.exact.place(subject.fresh(seed=subject.seed + 1))
+    try:
+        restored.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        return Finding(True, f"its checkpoint does not load into a new mixer: {error}"[:500])
+    expected, actual = (subject.call(mixer.eval(), inputs) for mixer in (trained, restored))
+    violation = "the output changes after a checkpoint is saved and loaded"
+    return _compare(subject, expected, actual, violation, "a checkpoint holds the whole model")
+
+
+MASK_SHAPE = (2, 65)
+
+
+def mask(subject: Subject) -> Finding:
+    """Passes an attention mask of all ones, and expects the output without a mask.
+
+    A common mistake is a path for padded input that concatenates all rows without resetting the state between them.
+    Does not detect: how padding is treated.
+    """
+    mixer = subject.mixer(State(randomised=True))
+    if not accepts(mixer, "attention_mask"):
+        return Finding(False, "forward takes no attention_mask")
+    inputs = subject.noise(*MASK_SHAPE, subject.width)
+    without = subject.output(inputs, State(randomised=True))
+    try:
+        ones = torch.ones(MASK_SHAPE, dtype=torch.long)
+        masked = subject.call(mixer, inputs, attention_mask=ones)
+    except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
+        return Finding(True, f"forward fails with a mask of all ones: {explain(error)}"[:800])
+    violation, agreement = "a mask of all ones changes the output", "a mask of all ones changes nothing"
+    return _compare(subject, without, masked, violation, agreement)
+
+
+DECODED_LENGTH = 40
+PREFILL = 33
+DECODED_STATE = State(randomised=True)
+
+
+def decoding(subject: Subject) -> Finding:
+    """Decodes a prefix, then token by token with a cache, and expects the outputs of one pass over the whole input.
+
+    A mixer that leaves the cache empty offers no cached decoding and passes.
+    Does not detect: mistakes with masks, several layers, long inputs, or after beams are reordered.
+    """
+    if not accepts(subject.mixer(DECODED_STATE), "past_key_values"):
+        return Finding(False, "forward takes no past_key_values")
+    inputs = subject.noise(2, DECODED_LENGTH, subject.width)
+    try:
+        decoded = _decoded(subject, inputs)
+    except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
+        return Finding(True, f"cached decoding fails: {explain(error)}"[:800])
+    if decoded is None:
+        return Finding(False, "offers no cached decoding")
+    violation, agreement = "cached decoding differs from a single pass", "cached decoding agrees with a single pass"
+    expected = subject.output(inputs, DECODED_STATE)
+    return _compare(subject, expected, decoded, violation, agreement, length=DECODED_LENGTH, prefill=PREFILL)
+
+
+def _decoded(subject: Subject, inputs: Tensor) -> Tensor | None:
+    from fla.models.utils import Cache  # the CPU version, which `prepare_child` installs
+
+    mixer, cache = subject.mixer(DECODED_STATE), Cache()
+    starts = [0, *range(PREFILL, DECODED_LENGTH)]
+    parts = []
+    with torch.no_grad():
+        for start, end in zip(starts, [*starts[1:], DECODED_LENGTH], strict=True):
+            parts.append(subject.call(mixer, inputs[:, start:end], past_key_values=cache, use_cache=True))
+            if not len(cache):
+                return None
+    return torch.cat(parts, dim=1)
+
+
+AUXILIARY_SHAPE = (2, 65)
+NESTED = 3  # how deep to look into containers
+
+
+def auxiliary(subject: Subject) -> Finding:
+    """Looks for auxiliary losses, which training ignores: tensors in the second output, or scalar attributes.
+
+    Does not detect: losses added through gradient hooks, or stored in globals and closures.
+    """
+    mixer = subject.mixer(State(training=True))
+    result = subject.result(mixer, subject.noise(*AUXILIARY_SHAPE, subject.width))
+    second = result[1] if isinstance(result, tuple | list) and len(result) > 1 else None
+    losses = [f"second output, shape {list(tensor.shape)}" for tensor in _tensors(second)]
+    losses += [f"attribute {name}" for name in _scalars_with_gradient(mixer)]
+    if losses:
+        return Finding(True, f"hidden auxiliary loss, which training ignores: {losses[0]}", {"found": losses[:20]})
+    return Finding(False, "no auxiliary loss")
+
+
+def _scalars_with_gradient(mixer: nn.Module) -> Iterator[str]:
+    for path, module in mixer.named_modules():
+        for name, value in vars(module).items():
+            if any(tensor.numel() == 1 and tensor.grad_fn is not None for tensor in _tensors(value)):
+                yield f"{path}.{name}".lstrip(".")
+
+
+def _tensors(value: object, depth: int = NESTED) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and isinstance(value, list | tuple | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part, depth - 1)
+
+
+PROBES: Mapping[str, Callable[[Subject], Finding]] = MappingProxyType(
+    {
+        probe.__name__: probe
+        for probe in (runs, life, finiteness, cost, unused, drift, checkpoint, mask, decoding, auxiliary)
+    }
+)
+
+
+def run_probe(name: str, subject: Subject) -> Finding:
+    """Run a probe by name. An exception is a finding."""
+    try:
+        return PROBES[name](subject)
+    except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
+        return Finding(True, f"raised {explain(error)}"[:800], {"traceback": traceback_tail(error)})

@@ -1,0 +1,66 @@
+"""The scoring child: it receives trained weights and returns hidden states or gradients, but never sees targets."""
+
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from services.engineer.program import prepare_child
+from services.engineer.training import child as training
+from services.engineer.training.model import LanguageModel, autocast
+from services.engineer.training.ports import Array, Channel, Message
+from services.engineer.training.sizes import ModelSizes
+
+
+def run(channel: Channel) -> None:
+    """The job: `begin` with program, sizes and weights → ready; then requests until `end`.
+
+    read       tokens [rows, length] → hidden states, float32 [rows, length, width], after the final norm
+    gradients  tokens [rows, length + 1], weights → gradients of the mean loss
+    """
+    begin = channel.receive()
+    try:
+        model = _load_model(begin)
+        channel.send("ready", {}, {})
+        while (request := channel.receive()).kind != "end":
+            if request.kind == "read":
+                channel.send("hidden", {}, {"hidden": _hidden(model, request, begin)})
+            else:
+                channel.send("gradients", {}, _gradients(model, request, begin))
+    except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the host reports it
+        channel.send("failed", training.failure(error), {})
+
+
+def _load_model(begin: Message) -> LanguageModel:
+    device = str(begin.header["device"])
+    prepare_child(int(cast("int", begin.header["threads"])), device)
+    program, sizes = str(begin.header["program"]), ModelSizes.from_message(begin)
+    model = training.build_model(program, sizes, seed=0, device=device)
+    training.load_model_arrays(model, begin.arrays)
+    return model.eval()
+
+
+def _hidden(model: LanguageModel, request: Message, begin: Message) -> NDArray[np.float32]:
+    device = str(begin.header["device"])
+    tokens = torch.from_numpy(request.arrays["tokens"].astype(np.int64)).to(device)
+    training.load_random_arrays(request.arrays)
+    model.train(request.header["training"] is True)
+    with torch.no_grad(), autocast(device, str(begin.header["precision"])):
+        hidden, _ = model.hidden(tokens)
+    states: NDArray[np.float32] = hidden.float().cpu().numpy()
+    return states
+
+
+def _gradients(model: LanguageModel, request: Message, begin: Message) -> dict[str, Array]:
+    device, precision = str(begin.header["device"]), str(begin.header["precision"])
+    training.load_model_arrays(model, request.arrays, parameters_only=True)
+    training.load_random_arrays(request.arrays)
+    model.train().zero_grad(set_to_none=True)
+    rows = torch.from_numpy(request.arrays["tokens"].astype(np.int64)).to(device)
+    for part in torch.split(rows, int(cast("int", request.header["micro_batch"]))):
+        with autocast(device, precision):
+            loss, _ = model(part[:, :-1], part[:, 1:])
+        torch.autograd.backward(loss * (len(part) / len(rows)))
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {name: training.to_array(gradient) for name, gradient in gradients.items() if gradient is not None}
