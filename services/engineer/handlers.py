@@ -1,7 +1,7 @@
-"""What an engineer does with a proposed candidate: claim it, train every seed, evaluate, and say what was measured.
+"""The engineer's handler: it claims a proposed candidate, trains and evaluates all seeds, and publishes the results.
 
-Below `work/<run>/<candidate>/` lie a checkpoint per seed under way and the result of each seed that ended, named by
-everything that it depends on, so that a kill costs no more than the last minute.
+The folder `work/<run>/<candidate>/` holds a checkpoint for each running seed and the result of each finished one, named
+by a hash of everything it depends on, so that a killed engineer loses at most a minute of work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.engineer.claims import SERVICE, WORKER, Claims
 from services.engineer.data.corpus import TokenArray
-from services.engineer.investigation import Surroundings, investigate, surroundings_of, suspected, watch_settings
+from services.engineer.investigation import RunContext, find_suspicion, investigate, run_context, watch_settings
 from services.engineer.records import keep_weights, seed_message, training_message, training_progress
 from services.engineer.revision import Failure, Reviser
 from services.engineer.scales import Scale, load_scale
@@ -46,44 +46,40 @@ from services.mixers.description import CATALOGUE, Mixer, state_size
 from services.sandbox import Sandbox, SandboxUnavailable
 
 
-class Workbench:
+class WorkFolder:
     """The files of one candidate."""
 
     def __init__(self, data_dir: Path, run: str, candidate: str) -> None:
         self._folder = data_dir / "work" / run / candidate
 
     def checkpoint(self, seed: int) -> Path:
-        """Where the training of a seed keeps what it goes on from."""
+        """The path of a seed's checkpoint."""
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder / f"{seed}.checkpoint"
 
-    def finished(self, seed: int, identity: str) -> pb.SeedResult | None:
-        """The result of a seed that an earlier attempt finished under the very same conditions."""
+    def read_result(self, seed: int, identity: str) -> pb.SeedResult | None:
+        """The result of a seed from an earlier attempt under the same conditions."""
         try:
             return pb.SeedResult.FromString(self._result(seed, identity).read_bytes())
         except (FileNotFoundError, DecodeError):
             return None
 
-    def finish(self, identity: str, result: pb.SeedResult) -> None:
-        """Keep a seed's result until the candidate's event is out."""
+    def write_result(self, identity: str, result: pb.SeedResult) -> None:
+        """Store a seed's result atomically."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        _replace(self._result(result.seed, identity), result.SerializeToString())
+        path = self._result(result.seed, identity)
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            file.write(result.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
 
     def _result(self, seed: int, identity: str) -> Path:
         return self._folder / f"{seed}-{identity[:16]}.result"
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside the file and rename: a reader never sees half of it."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-MOST_REVISIONS = 3
+MAX_REVISIONS = 3
 T = TypeVar("T")
 
 
@@ -100,10 +96,7 @@ class Engineer:
         trainings: Callable[[str], int] = lambda _: 1,
         weights: Artifacts | None = None,
     ) -> None:
-        """`trainings` says how many run at once at a stage, over all candidates and their seeds.
-
-        Final weights are kept in `weights`, where that is given.
-        """
+        """`trainings` maps a stage to the number of concurrent trainings; final weights are stored in `weights`."""
         self._sandbox = sandbox
         self._stages = stages
         self._archive = archive
@@ -112,24 +105,24 @@ class Engineer:
         self._trainings = trainings
         self._weights = weights
         self._claims = Claims(archive)
-        self._room: dict[str, asyncio.Semaphore] = {}
+        self._slots: dict[str, asyncio.Semaphore] = {}
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
-        """Train the candidate and publish `candidate.trained`. A candidate that cannot be trained is Rejected.
+        """Train a proposed candidate and publish `candidate.trained`; raises Rejected if it cannot be trained.
 
-        A promoted one is trained again and becomes `candidate.verified`, whatever comes of it.
+        For a promoted candidate `candidate.verified` is returned in any case.
         """
         if job.event.HasField("candidate_promoted"):
             return [await self._verify(job)]
         record = await record_for(self._archive, job)
         if record is None:
             return []
-        surroundings = await surroundings_of(self._archive, record.run, record.stage)
-        stage = await self._stages.open(record.stage, dict(surroundings.settings.scale_overrides))
-        bench = Workbench(self._data_dir, record.run, record.id)
-        async with self._claims.claim(job, record) as attempt, _orderly():
-            training = await self._train_with_revisions(job, record, stage, surroundings, bench)
-            await self._investigate(job, record, training, stage, surroundings)
+        context = await run_context(self._archive, record.run, record.stage)
+        stage = await self._stages.open(record.stage, dict(context.settings.scale_overrides))
+        folder = WorkFolder(self._data_dir, record.run, record.id)
+        async with self._claims.claim(job, record) as attempt, _interruptions():
+            training = await self._train_with_revisions(job, record, stage, context, folder)
+            await self._investigate(job, record, training, stage, context)
             training.attempt, training.worker = attempt, WORKER
             add_state_size(training, record, stage.scale)
             structlog.get_logger().info(
@@ -141,66 +134,66 @@ class Engineer:
         return []
 
     async def _investigate(
-        self, job: Job, record: pb.Candidate, training: pb.Training, stage: Stage, surroundings: Surroundings
+        self, job: Job, record: pb.Candidate, training: pb.Training, stage: Stage, context: RunContext
     ) -> None:
-        """Add what a closer look finds where the loss looks too good to be true."""
-        found = suspected(record, training.loss, surroundings)
-        if found is None:
+        """Add an investigation to the training if its loss is suspiciously low."""
+        suspicion = find_suspicion(record, training.loss, context)
+        if suspicion is None:
             return
-        program, unpruned = training.program or record.proposal.program, replace(surroundings, finished=())
+        program, unpruned = training.program or record.proposal.program, replace(context, finished=())
 
-        async def repeat(work: str, program: str, seed: int, stage: Stage) -> pb.SeedResult:
-            bench = Workbench(self._data_dir, record.run, f"{record.id}-{work}")
-            (result,) = await self._train_seeds(job, program, [seed], stage, unpruned, bench)
+        async def repeat(name: str, program: str, seed: int, stage: Stage) -> pb.SeedResult:
+            folder = WorkFolder(self._data_dir, record.run, f"{record.id}-{name}")
+            (result,) = await self._train_seeds(job, program, [seed], stage, unpruned, folder)
             return result
 
         seeds = [seed.seed for seed in training.seeds]
-        result = await investigate(found, program, seeds, stage, self._stages, surroundings, repeat)
+        result = await investigate(suspicion, program, seeds, stage, self._stages, context, repeat)
         training.investigation.CopyFrom(result)
 
     async def _verify(self, job: Job) -> events_pb2.Event:
-        """Fresh seeds, and the part of the data that nothing was ever selected by."""
-        asked = job.event.candidate_promoted
+        """Train with new seeds, and score on a part of the data that no selection has used."""
+        promotion = job.event.candidate_promoted
         request = archive_pb2.GetCandidateRequest(
             run=job.event.run, candidate=job.event.candidate, at_least=job.sequence
         )
         record = await self._archive.GetCandidate(request, timeout=30)
-        surroundings = await surroundings_of(self._archive, record.run, asked.stage)
-        surroundings = replace(surroundings, finished=())  # no early stopping here
-        program, overrides = record.training.program or record.proposal.program, _with_precision(asked, surroundings)
-        if asked.HasField("match_parameters"):
-            overrides = await overrides_for(self._stages, asked.stage, overrides, program, asked.match_parameters)
-        stage = await self._stages.open(asked.stage, overrides)
-        unseen = share_of(stage.corpus.verification, asked.rung, asked.rungs)
-        fresh = await self._stages.with_other_text(replace(stage, corpus=replace(stage.corpus, heldout=unseen)))
-        bench = Workbench(self._data_dir, record.run, f"{record.id}-rung-{asked.rung}")
-        said = events_pb2.CandidateVerified(stage=asked.stage, rung=asked.rung)
+        context = replace(await run_context(self._archive, record.run, promotion.stage), finished=())  # no early stop
+        program, overrides = record.training.program or record.proposal.program, _with_precision(promotion, context)
+        if promotion.HasField("match_parameters"):
+            target = promotion.match_parameters
+            overrides = await overrides_for(self._stages, promotion.stage, overrides, program, target)
+        stage = await self._stages.open(promotion.stage, overrides)
+        heldout = share_of(stage.corpus.verification, promotion.rung, promotion.rungs)
+        stage = await self._stages.with_other_text(replace(stage, corpus=replace(stage.corpus, heldout=heldout)))
+        folder = WorkFolder(self._data_dir, record.run, f"{record.id}-rung-{promotion.rung}")
+        result = events_pb2.CandidateVerified(stage=promotion.stage, rung=promotion.rung)
         attempt = 1
         try:
-            async with self._claims.claim(job, record, asked.rung or 1) as attempt, _orderly():
-                seeds = await self._train_seeds(job, program, list(asked.seeds) or [1], fresh, surroundings, bench)
-                said.training.CopyFrom(training_message(seeds, fresh.scale.averaged))
-                for seed in said.training.seeds:
+            async with self._claims.claim(job, record, promotion.rung or 1) as attempt, _interruptions():
+                seeds = await self._train_seeds(job, program, list(promotion.seeds) or [1], stage, context, folder)
+                result.training.CopyFrom(training_message(seeds, stage.scale.averaged))
+                for seed in result.training.seeds:
                     seed.ClearField("curve")
         except TrainingFailed as failed:
-            said.reason = failed.message
+            result.reason = failed.message
         except Rejected as rejected:
-            said.reason = rejected.reason
+            result.reason = rejected.reason
         event = follow(job.cause, "verified", SERVICE, attempt, record.id, suffix=job.event.id.split(".")[-2])
-        event.candidate_verified.CopyFrom(said)
+        event.candidate_verified.CopyFrom(result)
         return event
 
     async def _train_with_revisions(
-        self, job: Job, record: pb.Candidate, stage: Stage, surroundings: Surroundings, bench: Workbench
+        self, job: Job, record: pb.Candidate, stage: Stage, context: RunContext, folder: WorkFolder
     ) -> pb.Training:
-        """Train; what fails goes to the mind for a repair, is checked and trained again, at most three times."""
+        """Train; a failed program is repaired, checked and trained again, at most MAX_REVISIONS times."""
         program, revisions = record.proposal.program, list[pb.Revision]()
         substitutions = await self._substitutions(program, stage)
         program = substitutions[-1].program if substitutions else program
         seed_numbers = list(record.request.seeds) or [1]
         while True:
             try:
-                seeds = await self._train_seeds(job, program, seed_numbers, stage, surroundings, bench)
+                seeds = await self._train_seeds(job, program, seed_numbers, stage, context, folder)
             except TrainingFailed as failed:
                 program = await self._revise(job, record, stage, program, failed, revisions)
             else:
@@ -215,53 +208,44 @@ class Engineer:
                         lengths=substitution.lengths,
                     )
                     for substitution in substitutions
-                    if SLOW + substitution.reading.function in program  # a repair may have undone it
+                    if SLOW + substitution.reading.function in program  # a repair may have reverted it
                 )
                 return training
 
     async def _substitutions(self, program: str, stage: Stage) -> list[Substitution]:
-        """The program's recurrences by fla's kernels, where the scale asks for it and both compute the same."""
+        """Replacements of the program's recurrences by fla's kernels, if the scale asks for them."""
         if not stage.scale.substitute:
             return []
         seed = int(stage.corpus.random(f"substitution {program}").integers(1 << 31))
-        taken, refused = await substitute(program, stage.scale, self._sandbox, seed)
-        for refusal in refused:
+        substitutions, refusals = await substitute(program, stage.scale, self._sandbox, seed)
+        for refusal in refusals:
             structlog.get_logger().info("not substituted", function=refusal.function, why=refusal.reason)
-        return taken
+        return substitutions
 
     async def _train_seeds(
-        self,
-        job: Job,
-        program: str,
-        seeds: Sequence[int],
-        stage: Stage,
-        surroundings: Surroundings,
-        bench: Workbench,
+        self, job: Job, program: str, seeds: Sequence[int], stage: Stage, context: RunContext, folder: WorkFolder
     ) -> list[pb.SeedResult]:
-        """All seeds, side by side as far as there is room. Raises what the first of them in order ended with.
+        """Train and score all seeds concurrently, within the stage's limit. Raises the first seed's exception.
 
-        None is scored before all are trained: no training child of the program is alive while held-out text is out.
+        Scoring starts when all are trained, so that no training child of the program runs while held-out text is read.
         """
-        room = self._room.setdefault(stage.scale.name, asyncio.Semaphore(self._trainings(stage.scale.name)))
+        slots = self._slots.setdefault(stage.scale.name, asyncio.Semaphore(self._trainings(stage.scale.name)))
 
-        async def trained(seed: int) -> Trained | pb.SeedResult:
-            async with room:
+        async def train(seed: int) -> Trained | pb.SeedResult:
+            async with slots:
                 training = Training(program, seed, stage.scale, stage.corpus)
-                finished = bench.finished(seed, training.identity)
-                return finished or await optimise(
-                    training, self._supervision(job, seed, stage, surroundings, bench), self._sandbox
-                )
+                if result := folder.read_result(seed, training.identity):
+                    return result
+                return await optimise(training, self._supervision(job, seed, stage, context, folder), self._sandbox)
 
-        async def scored(training: Trained | pb.SeedResult) -> pb.SeedResult:
-            async with room:
-                return training if isinstance(training, pb.SeedResult) else await self._score(training, stage, bench)
+        async def score(training: Trained | pb.SeedResult) -> pb.SeedResult:
+            async with slots:
+                return training if isinstance(training, pb.SeedResult) else await self._score(training, stage, folder)
 
-        trainings = await _all(trained(seed) for seed in seeds)
-        return await _all(scored(training) for training in trainings)
+        trainings = await _gather(train(seed) for seed in seeds)
+        return await _gather(score(training) for training in trainings)
 
-    def _supervision(
-        self, job: Job, seed: int, stage: Stage, surroundings: Surroundings, bench: Workbench
-    ) -> Supervision:
+    def _supervision(self, job: Job, seed: int, stage: Stage, context: RunContext, folder: WorkFolder) -> Supervision:
         log = structlog.get_logger()
 
         def on_progress(progress: Metrics) -> None:
@@ -272,29 +256,29 @@ class Engineer:
         return Supervision(
             on_progress,
             job.draining,
-            bench.checkpoint(seed),
-            watch=watch_settings(surroundings.settings, stage),
-            peers=surroundings.peers,
-            finished=surroundings.finished,
+            folder.checkpoint(seed),
+            watch=watch_settings(context.settings, stage),
+            peers=context.peers,
+            finished=context.finished,
             compiled=CompileCache.below(self._data_dir / "data", stage.scale.device, versions()),
         )
 
-    async def _score(self, trained: Trained, stage: Stage, bench: Workbench) -> pb.SeedResult:
-        """The message of a scored seed, kept until the candidate's event is out. Raises TrainingFailed."""
-        kept: list[pb.Artifact] = []
+    async def _score(self, trained: Trained, stage: Stage, folder: WorkFolder) -> pb.SeedResult:
+        """Score a trained seed and store the result in its folder. Raises TrainingFailed."""
+        artifacts: list[pb.Artifact] = []
 
         async def keep(weights: Weights) -> None:
             if self._weights is not None:
-                kept.append(await keep_weights(self._weights, weights))
+                artifacts.append(await keep_weights(self._weights, weights))
 
         limit = stage.settings.most_parameters
         result = await score(trained, self._sandbox, keep, parameter_limit=limit, other=stage.other)
         device = result.measurements.device
         metrics.TRAINING_SECONDS.labels(stage.scale.name, device).inc(result.measurements.seconds)
         message = seed_message(result)
-        for artifact in kept:
+        for artifact in artifacts:
             message.checkpoint.CopyFrom(artifact)
-        await asyncio.to_thread(bench.finish, trained.job.identity, message)
+        await asyncio.to_thread(folder.write_result, trained.job.identity, message)
         return message
 
     async def _revise(
@@ -306,10 +290,10 @@ class Engineer:
         failed: TrainingFailed,
         revisions: list[pb.Revision],
     ) -> str:
-        """The program to try next. Raises Rejected when it cannot be repaired, or may not be."""
+        """The repaired program. Raises Rejected if it cannot be repaired or fails its check."""
         error = f"{failed.message}\n{failed.log_tail}".strip()[-6000:]
         evidence = {"kind": failed.kind, **failed.evidence, "revisions": len(revisions), "error": error[-2000:]}
-        if failed.dishonest or len(revisions) >= MOST_REVISIONS:
+        if failed.dishonest or len(revisions) >= MAX_REVISIONS:
             raise Rejected("train", failed.message, evidence)
         history = "\n".join(f"- {revision.repair}" for revision in revisions)
         repair = await self._reviser.revise(job, record, Failure(program, error, failed.kind, history))
@@ -327,14 +311,14 @@ class Engineer:
 
 
 def add_state_size(training: pb.Training, record: pb.Candidate, scale: Scale) -> None:
-    """From the description that the program was rendered from; nothing for a program without one, or repaired."""
+    """Record the state size that follows from the mixer's description, unless the program has none or was repaired."""
     proposal = record.proposal
     if training.revisions:
         return
     if proposal.HasField("description"):
         try:
             mixer = Mixer.model_validate(MessageToDict(proposal.description))
-        except ValidationError:  # a researcher of another version describes what this one does not know
+        except ValidationError:  # the description of a researcher of another version
             return
     elif record.request.baseline in CATALOGUE:
         mixer = CATALOGUE[record.request.baseline]
@@ -344,16 +328,16 @@ def add_state_size(training: pb.Training, record: pb.Candidate, scale: Scale) ->
         seed.measurements.state_size = state_size(mixer, scale.width, scale.heads)
 
 
-def _with_precision(asked: events_pb2.CandidatePromoted, surroundings: Surroundings) -> dict[str, str]:
-    """A stage's overrides; it trains in the precision that the run decided on, unless it names one itself."""
-    decision = surroundings.settings.scale_overrides.get("precision")
-    given = {"precision": decision} if decision and load_scale(asked.stage).precision == AUTO else {}
-    return {**given, **asked.scale_overrides}
+def _with_precision(promotion: events_pb2.CandidatePromoted, context: RunContext) -> dict[str, str]:
+    """The promotion's overrides, with the run's precision for a scale whose precision is "auto"."""
+    precision = context.settings.scale_overrides.get("precision")
+    overrides = {"precision": precision} if precision and load_scale(promotion.stage).precision == AUTO else {}
+    return {**overrides, **promotion.scale_overrides}
 
 
 @asynccontextmanager
-async def _orderly() -> AsyncIterator[None]:
-    """What stops a training without its fault, in the worker loop's words."""
+async def _interruptions() -> AsyncIterator[None]:
+    """Translate interruptions that are not the candidate's fault to the worker loop's exceptions."""
     try:
         yield
     except Drained as drained:
@@ -362,17 +346,18 @@ async def _orderly() -> AsyncIterator[None]:
         raise Transient(str(unavailable), 10) from unavailable
 
 
-async def _all(works: Iterable[Awaitable[T]]) -> list[T]:
-    """Results in order, once all have ended; raises what the first of them in order raised."""
-    ends = await asyncio.gather(*works, return_exceptions=True)
-    for end in ends:
-        if isinstance(end, BaseException):
-            raise end
-    return [end for end in ends if not isinstance(end, BaseException)]
+async def _gather(awaitables: Iterable[Awaitable[T]]) -> list[T]:
+    """Results in order, after all have ended; raises the first exception in order."""
+    results = []
+    for result in await asyncio.gather(*awaitables, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        results.append(result)
+    return results
 
 
 def share_of(part: TokenArray, rung: int, rungs: int) -> TokenArray:
-    """What is held out for one rung of several: they share nothing, so that none was selected by another's data."""
+    """The share of a part that is held out for one of several rungs; the shares are disjoint."""
     length = len(part) // max(1, rungs)
     start = (max(1, rung) - 1) * length
     return part[start : start + length]

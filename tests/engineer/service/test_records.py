@@ -1,14 +1,14 @@
 """Results as events carry them."""
 
-from services.engineer.records import MOST_POINTS, thinned
+from services.engineer.records import MAX_POINTS, thin_out
 from services.engineer.training.result import CurvePoint
 
 
 def test_a_long_curve_is_thinned_and_keeps_what_was_held_out() -> None:
     """A day of training must fit into an event."""
     curve = [CurvePoint(step, step, 1.0, 2.0 if step == 4_001 else None) for step in range(10_000)]
-    points = thinned(curve)
+    points = thin_out(curve)
 
-    assert len(points) <= MOST_POINTS + 2
+    assert len(points) <= MAX_POINTS + 2
     assert points[-1].step == 9_999
     assert any(one.loss == 2.0 for one in points)
