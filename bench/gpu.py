@@ -39,7 +39,7 @@ from bench.bare_loop import tokens_per_second
 from services.domain import zoo
 from services.engineer.data import Corpus, batches
 from services.engineer.data.corpus import ByteTokens, fingerprint_of
-from services.engineer.kernels import available, compare_programs, probes
+from services.engineer.kernels import compare_programs, probes, unavailable
 from services.engineer.program import MixerSizes, load_mixer, prepare_child
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.child import build_model, flops_per_token
@@ -274,7 +274,7 @@ async def _hostile(sandbox: Sandbox, text: str, scale: Scale) -> str:
 
 async def kernels_part(bench: Bench) -> Result:
     """Outputs and gradients of programs, of packed sequences and of caches."""
-    if reason := available(bench.device):
+    if reason := unavailable(bench.device):
         return {"left_out": [reason], "ok": None}
     programs = {one.name: one.program for one in zoo.baselines()} | probes()
     lengths, precisions = ((1, 63, 64, 100, 2048), ("bf16", "fp32")) if bench.gpu else ((65,), ("fp32",))

@@ -22,7 +22,7 @@ import torch
 from bench.bare_loop import tokens_per_second
 from services.domain import zoo
 from services.engineer.data import batches, open_corpus
-from services.engineer.precision import decided, measure_precision
+from services.engineer.precision import measure_precision, with_precision
 from services.engineer.program import MixerSizes, load_mixer, prepare_child
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.host import JOB
@@ -109,7 +109,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     scale = load_scale(options.scale, overrides)
     names = options.programs or [one.name for one in zoo.baselines()]
     async with Sandbox() as sandbox:
-        scale = decided(scale, await measure_precision(sandbox, scale))
+        scale = with_precision(scale, await measure_precision(sandbox, scale))
         where = f"{device_name(scale.device)}, {scale.precision}, {scale.threads} thread(s)"
         print(f"{scale.name} on {where}, {scale.steps} steps")
         print(f"{'program':24} {'ours tok/s':>12} {'bare tok/s':>12} {'ratio':>7} {'two workers':>14}")

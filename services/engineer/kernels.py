@@ -1,11 +1,11 @@
-"""Programs with fla's Triton kernels beside our PyTorch versions: outputs and gradients, program by program.
+"""Compares outputs and gradients of programs with fla's Triton kernels and with `fla_cpu`.
 
     python -m services.engineer.kernels --programs delta_net gla --lengths 1 63 100 [--device cuda] [--json]
 
-Both run in processes of their own, since either stands under fla's names: ours first, which hands its parameters and
-inputs on. Without a GPU the kernels run under Triton's interpreter (TRITON_INTERPRET=1), which needs the extra `triton`
-and takes about three seconds for a program of 65 tokens. The interpreter computes in float32 only. fla's delta rule
-refuses float32 with an assertion, which protects GPUs from a slow path; Python's -O leaves it out there.
+Each side runs in its own process, as both use fla's module names; ours runs first and passes on its parameters and
+inputs. Without a GPU the kernels run under Triton's interpreter (TRITON_INTERPRET=1), which needs the extra `triton`
+and takes about three seconds for a program of 65 tokens, in float32 only. fla's delta rule rejects float32 by an
+assertion, which protects GPUs from a slow path and is disabled there by Python's -O.
 """
 
 import argparse
@@ -15,9 +15,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,20 +34,17 @@ from services.engineer.training.model import split_output
 OURS, FLA = "ours", "fla"
 PRECISIONS = ("fp32", "bf16")
 TOLERANCE: Mapping[str, float] = {"fp32": 2e-3, "bf16": 3e-2}
-"""Of the largest difference, relative to the largest value: kernels multiply in TF32 on a GPU."""
+"""Limits on the largest difference, relative to the largest value; kernels multiply in TF32 on a GPU."""
 LENGTHS = (1, 63, 64, 100)
 WIDTH, HEADS = 64, 2
-ROWS: Mapping[str, int] = {"cuda": 2, "cpu": 1}
-"""The interpreter takes as many times longer."""
-SECONDS = 1200.0
-"""What one of the two processes may take."""
-MISSING = "triton is not installed (pip install 'asi-arch[triton]'), so that fla's kernels cannot run"
+ROWS: Mapping[str, int] = {"cuda": 2, "cpu": 1}  # the interpreter is slow
+SECONDS = 1200.0  # limit for each process
 Arrays = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One program at one length: the largest relative differences, or why there are none."""
+    """The largest relative differences of one program at one length, or an error."""
 
     program: str
     length: int
@@ -58,7 +56,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether both computed the same to rounding."""
+        """Whether both sides agree up to rounding."""
         values = (self.output, self.gradient)
         return all(value is not None and value <= TOLERANCE[self.precision] for value in values)
 
@@ -81,22 +79,22 @@ class Probe(nn.Module):
         q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in parts)
         k = nn.functional.normalize(k.float(), dim=-1).to(v.dtype)
         strength, decay = self.small(hidden_states).chunk(2, -1)
-        given = {{"q": q, "k": k, "v": v, {more}}}
-        return self.{way}(given, hidden_states.shape).flatten(-2)
+        arguments = {{"q": q, "k": k, "v": v, {more}}}
+        return self.{mode}(arguments, hidden_states.shape).flatten(-2)
 
-    def packed(self, given, shape):
+    def packed(self, arguments, shape):
         rows, length = shape[:2]
         ends = sorted({{0, rows * length // 3, rows * length}})
-        flat = {{name: value.flatten(0, 1)[None] for name, value in given.items()}}
-        output, _ = {operator}(**flat, cu_seqlens=torch.tensor(ends, device=given["v"].device))
+        flat = {{name: value.flatten(0, 1)[None] for name, value in arguments.items()}}
+        output, _ = {operator}(**flat, cu_seqlens=torch.tensor(ends, device=arguments["v"].device))
         return output[0].unflatten(0, (rows, length))
 
-    def cached(self, given, shape):
+    def cached(self, arguments, shape):
         middle = max(1, shape[1] // 2)
-        first, state = {operator}(**{{n: x[:, :middle] for n, x in given.items()}}, output_final_state=True)
+        first, state = {operator}(**{{n: x[:, :middle] for n, x in arguments.items()}}, output_final_state=True)
         if middle == shape[1]:
             return first
-        rest = {{name: value[:, middle:].contiguous() for name, value in given.items()}}
+        rest = {{name: value[:, middle:].contiguous() for name, value in arguments.items()}}
         second, _ = {operator}(**rest, initial_state=state)
         return torch.cat([first, second], dim=1)
 """
@@ -110,47 +108,44 @@ _OPERATORS = {
 
 
 def probes() -> dict[str, str]:
-    """Programs for what mixers in training do not use: packed sequences (cu_seqlens), and states that are handed on."""
+    """Programs for features that mixers do not use in training: packed sequences (cu_seqlens) and initial states."""
     return {
-        f"{operator} {way}": _PROBE.format(module=module, operator=operator, more=more, way=way)
+        f"{operator} {mode}": _PROBE.format(module=module, operator=operator, more=more, mode=mode)
         for operator, (module, more) in _OPERATORS.items()
-        for way in ("packed", "cached")
+        for mode in ("packed", "cached")
     }
 
 
-def available(device: str) -> str | None:
-    """Why fla's kernels cannot run on this machine; None where they can."""
+def unavailable(device: str) -> str | None:
+    """The reason why fla's kernels cannot run on this machine, if any."""
     if importlib.util.find_spec("triton") is None:
-        return MISSING
-    if device == "cuda" and not torch.cuda.is_available():
-        return "there is no GPU"
-    return None
+        return "triton is not installed (pip install 'asi-arch[triton]'), so that fla's kernels cannot run"
+    return "there is no GPU" if device == "cuda" and not torch.cuda.is_available() else None
 
 
 def compare_programs(
     programs: Mapping[str, str], lengths: Sequence[int], device: str, precision: str
 ) -> list[Comparison]:
-    """Compare programs given by name and text.
+    """Compare programs by name and source.
 
-    Raises RuntimeError with the end of what a process wrote if it died, and subprocess.TimeoutExpired after SECONDS.
+    Raises RuntimeError if a process fails, and subprocess.TimeoutExpired after SECONDS.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        (place / "programs.json").write_text(json.dumps(dict(programs)), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "programs.json").write_text(json.dumps(dict(programs)), encoding="utf-8")
         for side in (OURS, FLA):
-            command = [sys.executable, "-m", "services.engineer.kernels", "--side", side, "--folder", folder]
+            command = [sys.executable, "-m", "services.engineer.kernels", "--side", side, "--folder", temporary]
             command += ["--device", device, "--precision", precision, "--lengths", *map(str, lengths)]
-            interpreted = {"TRITON_INTERPRET": "1", "PYTHONOPTIMIZE": "1"} if (side, device) == (FLA, "cpu") else {}
-            environment = {**os.environ, **interpreted}
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
+            interpreter = {"TRITON_INTERPRET": "1", "PYTHONOPTIMIZE": "1"} if (side, device) == (FLA, "cpu") else {}
+            process = subprocess.run(
+                command, env={**os.environ, **interpreter}, capture_output=True, text=True, check=False, timeout=SECONDS
             )
-            if done.returncode:
-                raise RuntimeError(f"{side} ended with status {done.returncode}: {done.stderr[-2000:]}")
-        return [_compared(place, name, length, precision) for name in programs for length in lengths]
+            if process.returncode:
+                raise RuntimeError(f"{side} ended with status {process.returncode}: {process.stderr[-2000:]}")
+        return [_compare(folder, name, length, precision) for name in programs for length in lengths]
 
 
-def _compared(folder: Path, name: str, length: int, precision: str) -> Comparison:
+def _compare(folder: Path, name: str, length: int, precision: str) -> Comparison:
     sides = []
     for side in (OURS, FLA):
         arrays = dict(np.load(folder / f"{side}-{name}-{length}.npz", allow_pickle=False))
@@ -165,14 +160,14 @@ def _compared(folder: Path, name: str, length: int, precision: str) -> Compariso
 
 
 def _gap(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    """The largest difference relative to the largest value; gradients near zero are compared with 1e-3."""
+    """The largest difference relative to the largest value, which is taken as at least 1e-3."""
     if ours.shape != theirs.shape or not np.isfinite(theirs).all():
         return float("inf")
     return float(np.abs(ours - theirs).max() / max(float(np.abs(ours).max()), 1e-3)) if ours.size else 0.0
 
 
 def _run_side(side: str, folder: Path, lengths: Sequence[int], device: str, precision: str) -> None:
-    """One of the two processes: each program at each length, results to files."""
+    """The body of one process: run each program at each length and write the results to files."""
     if side == OURS:
         fla_cpu.install()
     torch.set_num_threads(1)
@@ -181,71 +176,50 @@ def _run_side(side: str, folder: Path, lengths: Sequence[int], device: str, prec
         for length in lengths:
             arrays: Mapping[str, NDArray[np.float64] | str]
             try:
-                arrays = _measured(side, folder, name, program, length, device, precision)
-            except Exception as error:  # noqa: BLE001 - kernels refuse shapes and types with anything; it is the result
+                arrays = _run_program(side, folder, name, program, length, device, precision)
+            except Exception as error:  # noqa: BLE001 - kernels raise many types for unsupported inputs
                 arrays = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
             content: Any = {key: np.asarray(value) for key, value in arrays.items()}
             np.savez(folder / f"{side}-{name}-{length}.npz", **content)
 
 
-class _Interpreter:
-    """What Triton's autotuner asks a driver, where there is no GPU: the first configuration is as good as any."""
-
-    def get_benchmarker(self) -> Callable[..., tuple[float, ...]]:
-        """A measurement that runs nothing."""
-        return lambda *_, **__: (1.0, 1.0, 1.0)
-
-    def get_active_torch_device(self) -> torch.device:
-        """Where tensors lie."""
-        return torch.device("cpu")
-
-    def get_device_interface(self) -> object:
-        """Synchronisation, which the CPU does not need."""
-        return torch.cpu
-
-    def get_current_device(self) -> int:
-        """The only one."""
-        return 0
-
-    def clear_cache(self, _: object) -> None:
-        """There is none."""
-
-
 class _Index(int):
-    """A loop's counter: compiled kernels cast it, and the interpreter gives them a plain number."""
+    """A loop counter with the method `to`, which kernels use for casts and Triton's interpreter lacks."""
 
     def to(self, _: object) -> "_Index":
-        """Numbers of Python have no width."""
+        """The counter itself."""
         return self
 
 
-def _indices(*bounds: int) -> list[_Index]:
-    """What `range` is for kernels under the interpreter."""
-    return [_Index(index) for index in range(*map(int, bounds))]
-
-
 def _interpret() -> None:
-    """Make fla's kernels run under Triton's interpreter, which lacks a driver, casts of counters, and builtins that fla
-    has given a name of its own."""
+    """Add what Triton's interpreter lacks for fla's kernels: a driver, casts of counters, and renamed builtins."""
     from triton import language
     from triton.runtime import driver
 
     def gather(*args: Any, **options: Any) -> Any:
         return language.gather(*args, **options)
 
-    driver.set_active(_Interpreter())
+    driver.set_active(
+        SimpleNamespace(
+            get_benchmarker=lambda: lambda *_, **__: (1.0, 1.0, 1.0),  # the autotuner takes the first configuration
+            get_active_torch_device=lambda: torch.device("cpu"),
+            get_device_interface=lambda: torch.cpu,
+            get_current_device=lambda: 0,
+            clear_cache=lambda _: None,
+        )
+    )
     for name, module in list(sys.modules.items()):
         if name.startswith("fla."):
-            vars(module)["range"] = _indices
+            vars(module)["range"] = lambda *bounds: [_Index(index) for index in range(*map(int, bounds))]
             if "gather" in vars(module):
                 vars(module)["gather"] = gather
 
 
-def _measured(side: str, folder: Path, name: str, program: str, length: int, device: str, precision: str) -> Arrays:
+def _run_program(side: str, folder: Path, name: str, program: str, length: int, device: str, precision: str) -> Arrays:
     torch.manual_seed(0)
     mixer = load_mixer(program, MixerSizes(WIDTH, HEADS))
     if side == FLA and device == "cpu":
-        _interpret()  # once the program has imported what it needs
+        _interpret()  # after the program's imports
     if side == FLA:
         ours = np.load(folder / f"{OURS}-{name}-{length}.npz", allow_pickle=False)
         with torch.no_grad():
@@ -274,15 +248,14 @@ def lines(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """One line for each comparison."""
     for comparison in comparisons:
         mark = "ok  " if comparison.agrees else "FAIL"
-        told = (
-            comparison.error
-            or f"output {comparison.output:.1e}, gradient {comparison.gradient:.1e} ({comparison.worst})"
-        )
-        yield f"{mark} {comparison.program:<24} length {comparison.length:>5} {comparison.precision}: {told}"
+        text = comparison.error
+        if not text:
+            text = f"output {comparison.output:.1e}, gradient {comparison.gradient:.1e} ({comparison.worst})"
+        yield f"{mark} {comparison.program:<24} length {comparison.length:>5} {comparison.precision}: {text}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, or be one of the two processes. Exit status 0: all agree; 1: some differ; 2: cannot run here."""
+    """Compare, or run one side. Exit status 0: all agree; 1: some differ; 2: the kernels cannot run here."""
     zoo = {baseline.name: baseline.program for baseline in baselines()}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--programs", nargs="*", default=list(zoo), metavar="NAME")
@@ -292,18 +265,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--side", choices=(OURS, FLA), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    if given.side:
-        _run_side(given.side, given.folder, given.lengths, given.device, given.precision)
+    options = parser.parse_args(arguments)
+    if options.side:
+        _run_side(options.side, options.folder, options.lengths, options.device, options.precision)
         return 0
-    if reason := available(given.device):
+    if reason := unavailable(options.device):
         sys.stderr.write(f"{reason}\n")
         return 2
-    programs = {name: zoo[name] for name in given.programs}
-    found = compare_programs(programs, given.lengths, given.device, given.precision)
-    text = json.dumps([asdict(one) for one in found], indent=2) if given.json else "\n".join(lines(found))
+    programs = {name: zoo[name] for name in options.programs}
+    comparisons = compare_programs(programs, options.lengths, options.device, options.precision)
+    rows = [asdict(comparison) for comparison in comparisons]
+    text = json.dumps(rows, indent=2) if options.json else "\n".join(lines(comparisons))
     sys.stdout.write(f"{text}\n")
-    return 0 if all(one.agrees for one in found) else 1
+    return 0 if all(comparison.agrees for comparison in comparisons) else 1
 
 
 if __name__ == "__main__":

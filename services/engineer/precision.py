@@ -1,7 +1,7 @@
-"""What is fast on this machine: the precision for `precision = "auto"` of a scale, and the cost of fla's functions.
+"""Measures the faster precision of a machine, for `precision = "auto"` of a scale, and the cost of fla's functions.
 
-bfloat16 is fast only where the processor has instructions for it (AVX-512 BF16, AMX, the bf16 extension of Arm v8.6).
-Elsewhere it is emulated, up to forty times slower than float32, so the answer comes from timing, not from a list.
+bfloat16 is fast only on processors with instructions for it (AVX-512 BF16, AMX, the bf16 extension of Arm v8.6).
+Elsewhere it is emulated, up to forty times slower than float32.
 """
 
 import inspect
@@ -23,8 +23,8 @@ from services.fla_cpu.names import FEATURE_MAPS, L2NORMS, MODULES, OPERATORS, TO
 from services.sandbox.limits import Limits, SandboxUnavailable
 
 JOB = "services.engineer.precision:run"
-TOLERATED = 1.5
-"""How much slower than float32 a machine may be in bf16 before its engineer says that the run does not fit it."""
+TOLERATED_SLOWDOWN = 1.5
+"""Limit on bf16's time relative to float32's, above which an engineer reports that it is unsuited to a bf16 run."""
 _ROWS, _WIDTH, _INNER = 2048, 128, 256
 _REPEATS = 5
 _SECONDS = 60.0
@@ -32,27 +32,27 @@ _SECONDS = 60.0
 
 @dataclass(frozen=True)
 class PrecisionSpeed:
-    """CPU seconds of one projection, forward and backward, in either precision. None: not available on the device."""
+    """CPU seconds of one projection, forward and backward, in each precision; None for an unsupported one."""
 
     fp32_seconds: float
     bf16_seconds: float | None
 
     @property
     def best(self) -> str:
-        """The precision to train in."""
+        """The faster precision."""
         faster = self.bf16_seconds is not None and self.bf16_seconds < self.fp32_seconds
         return BF16 if faster else FP32
 
     def slow(self, precision: str) -> str | None:
-        """A sentence where `precision` costs this machine far more than float32 would; else None."""
-        if precision != BF16 or (self.bf16_seconds or float("inf")) <= TOLERATED * self.fp32_seconds:
+        """A warning if `precision` is much slower than float32 on this machine; else None."""
+        if precision != BF16 or (self.bf16_seconds or float("inf")) <= TOLERATED_SLOWDOWN * self.fp32_seconds:
             return None
         times = "" if self.bf16_seconds is None else f", {self.bf16_seconds / self.fp32_seconds:.0f} × slower than fp32"
         return f"bfloat16 is emulated on this machine{times}: let engineers with bf16 instructions serve this run"
 
 
 async def measure_precision(sandbox: Sandbox, scale: Scale) -> PrecisionSpeed:
-    """Time both precisions in a child with the threads of a training, on its device. Raises SandboxUnavailable."""
+    """Time both precisions in a child with a training's threads and device. Raises SandboxUnavailable."""
     limits = Limits(memory_bytes=1 << 30, cpu_seconds=_SECONDS, wall_seconds=_SECONDS, threads=scale.threads)
     async with sandbox.child(JOB, limits) as child:
         header: dict[str, JSON] = {"device": scale.device, "threads": scale.threads}
@@ -64,17 +64,16 @@ async def measure_precision(sandbox: Sandbox, scale: Scale) -> PrecisionSpeed:
     return PrecisionSpeed(number(answer, "fp32"), None if bf16 is None else number(answer, "bf16"))
 
 
-def decided(scale: Scale, speed: PrecisionSpeed) -> Scale:
-    """The scale with `auto` replaced by the machine's best precision."""
+def with_precision(scale: Scale, speed: PrecisionSpeed) -> Scale:
+    """The scale, with `auto` replaced by the faster precision."""
     return replace(scale, precision=speed.best) if scale.precision == AUTO else scale
 
 
 def run(channel: Channel) -> None:
-    """The guest: time both precisions, answer, end."""
+    """The child's job: time both precisions."""
     header = channel.receive().header
     torch.set_num_threads(int(cast("int", header["threads"])))
-    device = str(header["device"])
-    if device == "cuda":  # no timing: tensor cores for bf16 came with the first GPUs that have the type
+    if header["device"] == "cuda":  # all GPUs that support bf16 have tensor cores for it
         bf16 = 0.5 if torch.cuda.is_bf16_supported(including_emulation=False) else None
         channel.send("measured", {"fp32": 1.0, "bf16": bf16})
         return
@@ -88,34 +87,34 @@ def _seconds(precision: str) -> float:
 
 
 def _pass_seconds(call: Callable[[], Any], precision: str, repeats: int) -> float:
-    """Forward and backward, the best of a few: CPU time of this thread, which other work on the machine hardly changes.
+    """The least CPU time of this thread for a forward and backward.
 
-    The clock of the whole process may stand still for a while in a confined child, which made a precision free of cost.
+    The process clock may not advance for a while in a confined child, which gave a time of zero.
     """
     best = float("inf")
     for _ in range(repeats):
-        began = thread_time()
+        start = thread_time()
         with autocast("cpu", precision):
             output = call()
             loss = (output[0] if isinstance(output, tuple) else output).float().sum()
         torch.autograd.backward(loss)
-        best = min(best, thread_time() - began)
+        best = min(best, thread_time() - start)
     return best
 
 
 COSTS = "services.engineer.precision:run_costs"
-MOST_TOKENS = 1024  # of the batch that costs are measured with
+MAX_TOKENS = 1024  # of the measured batch
 _COST_REPEATS = 3
-_COST_SECONDS = 30.0  # CPU time; what is not measured by then is left out
+_COST_SECONDS = 30.0  # CPU time, after which the remaining functions are omitted
 PER_CHANNEL = ("chunk_gla", "chunk_kda", "chunk_gdn2")
-"""Whose decay is one number for each channel of a key instead of one for each head."""
+"""Operators with a decay per key channel instead of one per head."""
 
 
 @dataclass(frozen=True)
 class FunctionCosts:
-    """CPU time of functions and modules of fla, forward and backward, at a scale's sizes.
+    """CPU time of fla's functions and modules, forward and backward, at a scale's sizes.
 
-    `times` holds it by name as a multiple of what `nn.Linear(width, width)` takes on the same tokens, `linear_seconds`.
+    `times` holds multiples of `linear_seconds`, the time of `nn.Linear(width, width)` on the same tokens.
     """
 
     tokens: int
@@ -124,32 +123,26 @@ class FunctionCosts:
 
 
 async def measure_costs(sandbox: Sandbox, scale: Scale) -> FunctionCosts:
-    """Measure in a child with the threads and the precision of a training. Raises SandboxUnavailable."""
+    """Measure in a child with a training's threads and precision. Raises SandboxUnavailable."""
     limits = Limits(
         memory_bytes=2 << 30, cpu_seconds=2 * _COST_SECONDS, wall_seconds=4 * _COST_SECONDS, threads=scale.threads
     )
-    length = min(scale.context, MOST_TOKENS)
-    rows = max(1, min(scale.micro_batch, MOST_TOKENS // length))
-    header: dict[str, JSON] = {
-        "rows": rows,
-        "length": length,
-        "heads": scale.heads,
-        "width": scale.width,
-        "precision": scale.precision,
-        "threads": scale.threads,
-    }
+    length = min(scale.context, MAX_TOKENS)
+    rows = max(1, min(scale.micro_batch, MAX_TOKENS // length))
+    header: dict[str, JSON] = {"rows": rows, "length": length, "heads": scale.heads, "width": scale.width}
+    header |= {"precision": scale.precision, "threads": scale.threads}
     async with sandbox.child(COSTS, limits) as child:
         try:
             answer = await ask(child, "measure", header, {}, expect="measured", timeout=limits.wall_seconds)
         except TrainingFailed as failed:
             raise SandboxUnavailable(f"the cost of fla's functions could not be measured: {failed.message}") from failed
     linear = number(answer, "linear")
-    measured = cast("Mapping[str, float]", answer.header["seconds"])
-    return FunctionCosts(rows * length, linear, {name: seconds / linear for name, seconds in measured.items()})
+    by_name = cast("Mapping[str, float]", answer.header["seconds"])
+    return FunctionCosts(rows * length, linear, {name: seconds / linear for name, seconds in by_name.items()})
 
 
 def run_costs(channel: Channel) -> None:
-    """The guest: time every function, answer, end. One that fails at these sizes is left out."""
+    """The child's job: time every function, except those that fail at these sizes."""
     header = channel.receive().header
     rows, length, heads, width, threads = (
         int(cast("int", header[name])) for name in ("rows", "length", "heads", "width", "threads")
@@ -159,21 +152,21 @@ def run_costs(channel: Channel) -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(width, width, bias=False), torch.randn(rows, length, width, requires_grad=True)
     linear = _pass_seconds(lambda: layer(x), precision, 4 * _COST_REPEATS)
-    began, measured = thread_time(), dict[object, float]()
+    start, by_part = thread_time(), dict[object, float]()
     seconds: dict[str, JSON] = {}
     for name, part, call in _calls(rows, length, heads, width):
-        if part not in measured and thread_time() - began < _COST_SECONDS:
+        if part not in by_part and thread_time() - start < _COST_SECONDS:
             try:
-                measured[part] = _pass_seconds(call, precision, _COST_REPEATS)
+                by_part[part] = _pass_seconds(call, precision, _COST_REPEATS)
             except (RuntimeError, ValueError):
                 continue
-        if part in measured:
-            seconds[name] = measured[part]
+        if part in by_part:
+            seconds[name] = by_part[part]
     channel.send("measured", {"linear": linear, "seconds": seconds})
 
 
 def _calls(rows: int, length: int, heads: int, width: int) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
-    """Name, function or class, and a call of it with tensors of these sizes."""
+    """The name of each function or class, the object, and a call of it with tensors of these sizes."""
     x, size = torch.randn(rows, length, width, requires_grad=True), width // heads
     tensors = {name: torch.randn(rows, length, heads, size) for name in ("q", "k", "v", "p", "r", "a", "b", "w")}
     tensors |= {name: F.normalize(tensors[name], dim=-1) for name in ("q", "k", "p", "r", "a")}

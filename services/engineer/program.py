@@ -1,11 +1,10 @@
-"""A candidate's program becomes a module: executed, its mixer found, constructed at given sizes.
+"""Executes a candidate's program, finds its mixer class, and constructs it. Runs in the child.
 
-Guest side: whatever is in the text runs here. Rules for text that others wrote:
-- the mixer is the class called DeltaNet if there is one; else the only nn.Module whose forward takes hidden_states; of
-  several the one that no other class of the program constructs, else the last;
-- where the whole model evolves, a constant LAYERS may name the mixer of each layer, repeated, among the program's own
-  classes, and a constant BLOCK one of LAYOUTS;
-- its constructor gets those of the usual arguments that its signature names, all of them where it takes **kwargs.
+- The mixer is the class DeltaNet if there is one, else the nn.Module whose forward takes hidden_states. Of several, it
+  is one that no other class of the program constructs; of these, the last.
+- If the whole model evolves, a constant LAYERS may name the mixer class of each layer, repeated, and a constant BLOCK
+  one of LAYOUTS.
+- The constructor is called with the usual arguments that its signature names, or with all if it takes **kwargs.
 """
 
 import ast
@@ -20,7 +19,7 @@ from types import ModuleType
 from typing import cast
 
 import einops._torch_specific
-import einops.layers.torch  # noqa: F401 - a sealed job opens no file, so that what programs import is loaded before
+import einops.layers.torch  # noqa: F401 - confined jobs cannot open files, so programs' imports are loaded beforehand
 import torch
 import torch.nn.attention.flex_attention
 from torch import nn
@@ -34,7 +33,7 @@ LAYOUTS = ("sequential", "parallel")
 
 
 class ProgramError(Exception):
-    """The program is not one that this laboratory can use; the message says why in one sentence."""
+    """The program cannot be used. The message says why."""
 
 
 class NoMixer(ProgramError):  # noqa: N818
@@ -47,10 +46,7 @@ class BadConstructor(ProgramError):  # noqa: N818
 
 @dataclass(frozen=True)
 class MixerSizes:
-    """What a mixer is built for: features per token, heads, and the index of its layer.
-
-    With `whole_model` the program may name another mixer for each layer.
-    """
+    """Features per token, heads, and layer index; with `whole_model` the program may choose a mixer for each layer."""
 
     width: int
     heads: int
@@ -59,10 +55,10 @@ class MixerSizes:
 
 
 def prepare_child(threads: int = 1, device: str = "cpu") -> None:
-    """Make a sandboxed child ready for programs that run on `device`.
+    """Prepare a child for programs that run on `device`.
 
-    On a CPU, beside a GPU or not: our version of fla, whose kernels Triton compiles for GPUs only, and no compilation,
-    since importing the compiler takes longer than a check.
+    On a CPU, fla is replaced by our implementation, as its Triton kernels need a GPU, and torch.compile is disabled, as
+    importing the compiler takes longer than a check.
     """
     torch.set_num_threads(threads)
     if device == "cpu":
@@ -102,9 +98,9 @@ def block_layout(module: ModuleType) -> str:
 
 
 def execute(source: str) -> ModuleType:
-    """The program as a module of its own, executed once in a process, as all layers of a model share it.
+    """The program as a module, executed once in a process.
 
-    It is named by its text, so that tracebacks and compilers find its lines.
+    Its name is a hash of the source, which is stored in `linecache` for tracebacks and compilers.
     """
     source = source.removeprefix("\ufeff")
     name = f"candidate_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
@@ -116,7 +112,7 @@ def execute(source: str) -> ModuleType:
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     sys.modules[name] = module
     try:
-        exec(compile(source, file, "exec"), module.__dict__)  # noqa: S102 - the purpose of this child process
+        exec(compile(source, file, "exec"), module.__dict__)  # noqa: S102 - in a sandboxed child
     except BaseException:
         del sys.modules[name]
         raise
@@ -140,36 +136,35 @@ def find_mixer(module: ModuleType, source: str) -> type[nn.Module]:
 
 
 def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
-    """The mixer with the usual arguments that it accepts. Raises BadConstructor naming an unknown one."""
+    """The mixer, constructed with the usual arguments that it accepts. Raises BadConstructor."""
     usual = usual_arguments(sizes)
     known = usual | synonyms(sizes)
     try:
         parameters = list(inspect.signature(mixer.__init__).parameters.values())[1:]
     except (TypeError, ValueError) as error:
-        raise BadConstructor(
-            f"{mixer.__name__}.__init__ has no signature that can be read: define a plain one"
-        ) from error
+        raise BadConstructor(f"{mixer.__name__}.__init__ has no readable signature: define a plain one") from error
     takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     named = {parameter.name: parameter.default for parameter in parameters if parameter.kind in keywords}
     for name, default in named.items():
         if default is inspect.Parameter.empty and name not in known:
             raise BadConstructor(
-                f"{mixer.__name__}.__init__ requires {name!r}, which is none of the usual arguments: "
+                f"{mixer.__name__}.__init__ requires {name!r}, which is not one of the usual arguments: "
                 f"give it a default, or use one of {', '.join(known)}"
             )
-    given = {name: value for name, value in usual.items() if takes_all or name in named}
-    made: object = mixer(**given, **{name: value for name, value in synonyms(sizes).items() if name in named})
-    if not isinstance(made, nn.Module):
+    arguments = {name: value for name, value in usual.items() if takes_all or name in named}
+    arguments |= {name: value for name, value in synonyms(sizes).items() if name in named}
+    instance: object = mixer(**arguments)
+    if not isinstance(instance, nn.Module):
         raise BadConstructor(
-            f"{mixer.__name__}(...) made no nn.Module but an object of type {type(made).__name__}: "
-            "leave out its metaclass or __new__"
+            f"{mixer.__name__}(...) returned an object of type {type(instance).__name__}, not an nn.Module: "
+            "remove its metaclass or __new__"
         )
-    return made
+    return instance
 
 
 def usual_arguments(sizes: MixerSizes) -> dict[str, object]:
-    """What mixers in the style of flash-linear-attention are constructed with."""
+    """Constructor arguments of mixers in the style of flash-linear-attention."""
     return {
         "hidden_size": sizes.width,
         "d_model": sizes.width,
@@ -191,7 +186,7 @@ def usual_arguments(sizes: MixerSizes) -> dict[str, object]:
 
 
 def synonyms(sizes: MixerSizes) -> dict[str, object]:
-    """Other names for the same, given only to mixers that name them."""
+    """Alternative argument names, passed only to mixers whose signature names them."""
     return {
         "dim": sizes.width,
         "embed_dim": sizes.width,
@@ -204,7 +199,7 @@ def synonyms(sizes: MixerSizes) -> dict[str, object]:
 def _takes_hidden_states(kind: type[nn.Module]) -> bool:
     try:
         return "hidden_states" in inspect.signature(kind.forward).parameters
-    except (TypeError, ValueError):  # forward is no function
+    except (TypeError, ValueError):  # forward is not a function
         return False
 
 
@@ -214,25 +209,25 @@ _EXPLANATIONS = (
     (r"modified by an inplace operation|a view .* is being modified inplace",
      "the program changes a tensor in place that the backward pass still needs: write x = x + y, not x += y"),
     (r"metaclass conflict",
-     "a class of the program has a metaclass that does not fit nn.Module's: leave it out"),
+     "a class of the program has a metaclass that conflicts with nn.Module's: remove it"),
     (r"omplex(Float|Double|64|128)|for only complex|autograd only supports .*real",
      "the program computes with complex numbers where real ones are needed: take the real part or the absolute value"),
     (r"/dev/u?random",
-     "the program seeds a generator from the machine: draw from torch's own generator, which every run seeds"),
+     "the program seeds a generator from /dev/urandom: use torch's default generator, which is seeded"),
     (r"not compiled with CUDA|No CUDA GPUs",
-     "the program asks for a GPU where there is none: take the device from the input, as in device=x.device"),
+     "the program uses a GPU where there is none: take the device from the input, as in device=x.device"),
     (r"PermissionError",
-     "the program opens a file, or imports what is not loaded: a program may use torch, einops, fla and plain Python"),
+     "the program opens a file, or imports a module that is not loaded: use only torch, einops, fla and plain Python"),
 )  # fmt: skip
 
 
 def explain(error: BaseException) -> str:
-    """An error of the program in one sentence: what it means where torch's own words do not say so, then its words."""
-    words = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
-    for pattern, meaning in _EXPLANATIONS:
-        if re.search(pattern, words):
-            return f"{meaning} ({words})"
-    return words
+    """The error message of an exception in a program, preceded by an explanation of common errors."""
+    message = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
+    for pattern, explanation in _EXPLANATIONS:
+        if re.search(pattern, message):
+            return f"{explanation} ({message})"
+    return message
 
 
 def _constructed(source: str, names: set[str]) -> set[str]:
@@ -247,5 +242,5 @@ def _constructed(source: str, names: set[str]) -> set[str]:
 
 
 def _uncompiled(function: object = None, **_options: object) -> object:
-    """Stands for torch.compile, as a call or as a decorator with or without options."""
+    """Replaces torch.compile, as a call or as a decorator with or without options."""
     return function if function is not None else cast("Callable[[object], object]", _uncompiled)

@@ -1,7 +1,7 @@
-"""Repairs of programs that broke in training: by a language model, or by rules without one.
+"""Repairs programs that failed in training, by a language model or, without one, by rules.
 
-Each rule matches one kind of slip that an error message names and changes only the line at fault. What no rule matches
-is not guessed at: the candidate is rejected with its error.
+Each rule matches an error message and changes only the line at fault. If no rule matches, the candidate is rejected
+with its error.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from services.llm.minds import Minds
 from services.llm.port import Block, Request, Role
 from services.llm.prompts import load_prompt, plain
 
-Repaired = tuple[str, str]
+Change = tuple[str, str]
+"""A changed program, and a description of the change."""
 _LINE = re.compile(r'File "<candidate_[0-9a-f]+>", line (\d+)')
 _CREATORS = frozenset(
     {"arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "tril", "zeros"}
 )
 
 
-def repaired(program: str, error: str) -> Repaired | None:
-    """The repaired program and what was changed, or None when no rule applies."""
+def repair_by_rules(program: str, error: str) -> Change | None:
+    """The first change that a rule makes, or None if no rule applies."""
     for pattern, rule in _RULES:
         if match := pattern.search(error):
             result = rule(program, error, match)
@@ -41,20 +42,20 @@ def repaired(program: str, error: str) -> Repaired | None:
     return None
 
 
-def _contiguity(program: str, error: str, match: re.Match[str]) -> Repaired | None:
-    """`view` needs memory in one piece, `reshape` copies where it has to."""
+def _contiguity(program: str, error: str, match: re.Match[str]) -> Change | None:
+    """Replace `view`, which needs contiguous memory, by `reshape`."""
     del match
-    line = _line(error)
-    changed = _replace_line(program, line, lambda text: text.replace(".view(", ".reshape("))
-    return changed, f"line {line}: view became reshape, since the tensor is not contiguous"
+    line, lines = _line(error), program.splitlines(keepends=True)
+    if 0 < line <= len(lines):
+        lines[line - 1] = lines[line - 1].replace(".view(", ".reshape(")
+    return "".join(lines), f"line {line}: view became reshape, since the tensor is not contiguous"
 
 
-def _types(program: str, error: str, match: re.Match[str]) -> Repaired | None:
-    """Products of tensors of two types: the later operands are cast to the first one's."""
+def _types(program: str, error: str, match: re.Match[str]) -> Change | None:
+    """In products of tensors of different types, cast the later operands to the type of the first."""
     del match
     line = _line(error)
-    tree = parse(program)
-    for node in ast.walk(tree):
+    for node in ast.walk(parse(program)):
         if getattr(node, "lineno", None) == line and (changed := _cast_operands(program, node)):
             return changed, f"line {line}: operands are cast to the type of the first"
     return None
@@ -79,21 +80,22 @@ def _cast(program: str, first: ast.expr, others: list[ast.expr]) -> str | None:
     return program
 
 
-def _device(program: str, error: str, match: re.Match[str]) -> Repaired | None:
-    """Tensors created without a device lie on the CPU: they follow the input's."""
+def _device(program: str, error: str, match: re.Match[str]) -> Change | None:
+    """Create tensors on the input's device instead of on the CPU."""
     del error, match
-    tree = parse(program)
-    argument = _input_of_forward(tree)
-    forward = next((one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef) and one.name == "forward"), None)
-    if argument is None or forward is None:
+    functions = [node for node in ast.walk(parse(program)) if isinstance(node, ast.FunctionDef)]
+    forwards = [function for function in functions if function.name == "forward"]
+    inputs = [forward.args.args[1].arg for forward in forwards if len(forward.args.args) > 1]
+    if not inputs:
         return None
-    calls = [node for node in ast.walk(forward) if isinstance(node, ast.Call) and _creates_on_the_cpu(node)]
+    calls = [node for node in ast.walk(forwards[0]) if isinstance(node, ast.Call) and _creates_on_cpu(node)]
     for call in sorted(calls, key=lambda call: (-(call.end_lineno or 0), -(call.end_col_offset or 0))):
-        program = _insert_before_end(program, call, f", device={argument}.device")
-    return program, f"tensors made in forward follow the device of {argument}"
+        _, end = _offsets(program, call)
+        program = program[: end - 1] + f", device={inputs[0]}.device" + program[end - 1 :]
+    return program, f"tensors made in forward follow the device of {inputs[0]}"
 
 
-def _creates_on_the_cpu(node: ast.Call) -> bool:
+def _creates_on_cpu(node: ast.Call) -> bool:
     return (
         isinstance(node.func, ast.Attribute)
         and isinstance(node.func.value, ast.Name)
@@ -104,8 +106,8 @@ def _creates_on_the_cpu(node: ast.Call) -> bool:
     )
 
 
-def _unexpected(program: str, error: str, match: re.Match[str]) -> Repaired | None:
-    """A function called with a usual argument that it does not name takes **kwargs from now on."""
+def _unexpected(program: str, error: str, match: re.Match[str]) -> Change | None:
+    """Add **kwargs to a function that is called with an unexpected keyword argument."""
     del error
     function, argument = match["function"].rsplit(".", 1)[-1], match["argument"]
     for node in ast.walk(parse(program)):
@@ -116,22 +118,21 @@ def _unexpected(program: str, error: str, match: re.Match[str]) -> Repaired | No
     return None
 
 
-def _missing(program: str, error: str, match: re.Match[str]) -> Repaired | None:
-    """A parameter of forward that callers leave out becomes None by default."""
+def _missing(program: str, error: str, match: re.Match[str]) -> Change | None:
+    """Make the last parameter of a function None by default if callers omit it."""
     del error
     function, argument = match["function"].rsplit(".", 1)[-1], match["argument"]
     for node in ast.walk(parse(program)):
         if isinstance(node, ast.FunctionDef) and node.name == function and not node.args.defaults:
             names = [arg.arg for arg in node.args.args]
             if argument in names[2:] and argument == names[-1]:
-                return _insert_around(
-                    program, node.args.args[-1], "", "=None"
-                ), f"{function}: {argument} is None by default"
+                changed = _insert_around(program, node.args.args[-1], "", "=None")
+                return changed, f"{function}: {argument} is None by default"
     return None
 
 
 def _last_argument(node: ast.FunctionDef) -> ast.AST | None:
-    """What `**kwargs` can be put behind."""
+    """The node after which `**kwargs` can be inserted."""
     arguments = node.args
     if arguments.kwonlyargs:
         return arguments.kw_defaults[-1] or arguments.kwonlyargs[-1]
@@ -140,24 +141,10 @@ def _last_argument(node: ast.FunctionDef) -> ast.AST | None:
     return arguments.defaults[-1] if arguments.defaults else (arguments.args[-1] if arguments.args else None)
 
 
-def _input_of_forward(tree: ast.Module) -> str | None:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name == "forward" and len(node.args.args) > 1:
-            return node.args.args[1].arg
-    return None
-
-
 def _line(error: str) -> int:
     """The last line of the program in the traceback; 0 without one."""
-    found = _LINE.findall(error)
-    return int(found[-1]) if found else 0
-
-
-def _replace_line(program: str, line: int, change: Callable[[str], str]) -> str:
-    lines = program.splitlines(keepends=True)
-    if 0 < line <= len(lines):
-        lines[line - 1] = change(lines[line - 1])
-    return "".join(lines)
+    lines = _LINE.findall(error)
+    return int(lines[-1]) if lines else 0
 
 
 def _insert_around(program: str, node: ast.AST, before: str, after: str) -> str:
@@ -165,13 +152,8 @@ def _insert_around(program: str, node: ast.AST, before: str, after: str) -> str:
     return program[:start] + before + program[start:end] + after + program[end:]
 
 
-def _insert_before_end(program: str, node: ast.AST, text: str) -> str:
-    _, end = _offsets(program, node)
-    return program[: end - 1] + text + program[end - 1 :]
-
-
 def _offsets(program: str, node: ast.AST) -> tuple[int, int]:
-    """Where a node begins and ends in the text; ast counts columns in bytes."""
+    """The start and end of a node in the text; ast counts columns in bytes."""
     lines = program.splitlines(keepends=True)
 
     def offset(line: int, column: int) -> int:
@@ -183,7 +165,7 @@ def _offsets(program: str, node: ast.AST) -> tuple[int, int]:
     )
 
 
-_RULES: tuple[tuple[re.Pattern[str], Callable[[str, str, re.Match[str]], Repaired | None]], ...] = (
+_RULES: tuple[tuple[re.Pattern[str], Callable[[str, str, re.Match[str]], Change | None]], ...] = (
     (re.compile(r"view size is not compatible"), _contiguity),
     (re.compile(r"(same dtype|expected scalar type|must have the same dtype|dtypes? .* (do not|don't) match)"), _types),
     (re.compile(r"Expected all tensors to be on the same device"), _device),
@@ -194,10 +176,7 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[str, str, re.Match[str]], Repaire
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong: the program, the whole error (traceback, last metrics or the watcher's reason), its kind.
-
-    `history` tells what was tried before.
-    """
+    """A failed program, its error (traceback, last metrics or the watcher's reason) and kind, and earlier repairs."""
 
     program: str
     error: str
@@ -207,34 +186,32 @@ class Failure:
 
 @dataclass(frozen=True)
 class Repair:
-    """The program to try next, and what was changed, in a sentence."""
+    """The repaired program, and a sentence about the change."""
 
     program: str
     what: str
 
 
 class Reviser(Protocol):
-    """Repairs programs, or says that it cannot."""
+    """Repairs programs."""
 
     async def revise(self, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
-        """None when there is nothing that it would change."""
+        """The repair, or None if the program cannot be repaired."""
         ...
 
 
 class OfflineReviser:
-    """Repairs without a language model: dtype, device, shape and signature slips; all else is given up at once."""
+    """Repairs dtype, device, shape and signature errors by rules, without a language model."""
 
     async def revise(self, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
-        """As the port says."""
+        """The repair, if a rule applies."""
         del job, record
-        if failure.kind != "error":
-            return None
-        found = repaired(failure.program, failure.error)
-        return Repair(*found) if found else None
+        change = repair_by_rules(failure.program, failure.error) if failure.kind == "error" else None
+        return Repair(*change) if change else None
 
 
 class RepairAnswer(BaseModel):
-    """The repaired program, or none where the idea itself does not work."""
+    """The repaired program; an empty one if the idea cannot work."""
 
     model_config = ConfigDict(extra="ignore")
     what: str = Field(min_length=3, max_length=600, description="what was changed and why, in a sentence")
@@ -242,21 +219,21 @@ class RepairAnswer(BaseModel):
 
 
 def revise_request(record: pb.Candidate, failure: Failure) -> Request[RepairAnswer]:
-    """The question that is put, and that `asi-arch prompt revise` shows."""
+    """The request to the language model, which `asi-arch prompt revise` shows."""
     prompt = load_prompt("services.engineer", "revise")
     messages = prompt.messages(program=failure.program, error=failure.error, history=failure.history or "Nothing.")
     return Request(Role.REVISE, record.run, record.id, messages, RepairAnswer, prompt.version)
 
 
 class RunReviser:
-    """Repairs by whatever mind the run has: the rules that an error dictates without one."""
+    """Repairs by the run's language model or, without one, by rules."""
 
     def __init__(self, minds: Minds) -> None:
         self._minds = minds
         self._offline = OfflineReviser()
 
     async def revise(self, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
-        """As the port says. Raises what the mind raises."""
+        """The repair, if any. Raises the errors of `Mind.ask`."""
         mind = await self._minds.mind(record.request.mind, job)
         if mind is None:
             return await self._offline.revise(job, record, failure)
@@ -267,17 +244,17 @@ class RunReviser:
 async def revise_question(
     settings: EngineerSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
 ) -> Request[BaseModel]:
-    """About the candidate's last failure in training. Raises NotPossible for one that never failed there."""
+    """The request about a candidate's last failure in training. Raises NotPossible if there is none."""
     del settings, archive, role
     return plain(revise_request(record, last_failure(record)))
 
 
 def last_failure(record: pb.Candidate) -> Failure:
-    """The program that broke last, its error, and what was repaired before. Raises NotPossible where none did."""
+    """The candidate's last failure in training. Raises NotPossible if there is none."""
     if revisions := record.training.revisions:
         history = "\n".join(f"- {revision.repair}" for revision in revisions[:-1])
         return Failure(revisions[-1].program, revisions[-1].error, "error", history)
     error = record.rejection.evidence.fields["error"].string_value
     if record.rejection.stage != "train" or not error:
-        raise NotPossible(f"candidate {record.id} never failed in training, so there is nothing to repair")
+        raise NotPossible(f"candidate {record.id} has not failed in training: there is nothing to repair")
     return Failure(record.proposal.program, error, record.rejection.evidence.fields["kind"].string_value)

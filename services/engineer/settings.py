@@ -10,7 +10,7 @@ from services.engineer.scales import SCALES, load_scale
 
 
 class EngineerSettings(ServiceSettings):
-    """Variables begin with ASI_ENGINEER_ where they are the engineer's own."""
+    """Variables of the engineer begin with ASI_ENGINEER_."""
 
     stages: str = Field(
         "tiny", description="stages this machine trains, commas between: mini, tiny, explore, verify, final"
@@ -41,21 +41,21 @@ class EngineerSettings(ServiceSettings):
 
     @field_validator("stages")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _validate_stages(cls, value: str) -> str:
         for stage in value.split(","):
             if stage.strip() not in SCALES:
-                raise ValueError(f"{stage.strip()!r} is not a stage; choose of {', '.join(SCALES)}")
+                raise ValueError(f"{stage.strip()!r} is not a stage; choose from {', '.join(SCALES)}")
         return value
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """The stages, one by one."""
-        return tuple(dict.fromkeys(one.strip() for one in self.stages.split(",")))
+        """The stages without duplicates."""
+        return tuple(dict.fromkeys(stage.strip() for stage in self.stages.split(",")))
 
     def trainings(self, stage: str) -> int:
-        """How many trainings of a stage run at once: one thread each keeps all cores busy; for a GPU the scale says it.
+        """The number of concurrent trainings of a stage: `parallel`, else the scale's on a GPU, else one per core.
 
-        A machine with several GPUs runs an engineer for each.
+        A machine with several GPUs runs one engineer for each.
         """
         if self.parallel is not None:
             return self.parallel

@@ -1,7 +1,6 @@
-"""What an engineer needs of a stage, worked out once: its scale with the run's overrides, its corpus, its check.
+"""Stages: scales with a run's overrides, their corpora and check settings, opened once.
 
-A promoted candidate is made as wide as its baseline has parameters (`overrides_for`): unequal sizes become comparable
-without refusing any program.
+`overrides_for` chooses the width of a promoted candidate so that its parameters match the baseline's.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from services.engineer.checks.report import CheckReport, CheckSettings
 from services.engineer.checks.screen import screen_apart
 from services.engineer.data import Corpus, CorpusError, open_corpus, other_corpus
 from services.engineer.evaluation.tasks import require_tasks
-from services.engineer.precision import FunctionCosts, PrecisionSpeed, decided, measure_costs, measure_precision
+from services.engineer.precision import FunctionCosts, PrecisionSpeed, measure_costs, measure_precision, with_precision
 from services.engineer.scales import Scale, load_scale
 from services.engineer.speed import measure_speed
 from services.engineer.training.host import optimise
@@ -36,15 +35,15 @@ class Stage:
 
     scale: Scale
     corpus: Corpus
-    settings: CheckSettings  # with the root's parameters, to measure a candidate's against
-    other: Corpus | None = None  # text from another source to score on as well
+    settings: CheckSettings  # including the root's number of parameters
+    other: Corpus | None = None  # text from another source, on which candidates are also scored
 
 
 class Stages:
-    """Opens stages on demand and remembers them. Raises ScaleError, CorpusError, EvaluationUnavailable."""
+    """Opens stages on demand and caches them. Raises ScaleError, CorpusError, EvaluationUnavailable."""
 
     def __init__(self, sandbox: Sandbox, cache: Path, device: str | None = None, text_seed: str | None = None) -> None:
-        """`cache` keeps what was tokenised, and the secret of the corpora where no `text_seed` is given."""
+        """`cache` stores tokenised text, and the secret of the corpora if there is no `text_seed`."""
         self._text_seed = text_seed
         self._sandbox = sandbox
         self._cache = cache
@@ -53,10 +52,10 @@ class Stages:
         self._others: dict[str, asyncio.Task[Corpus]] = {}
         self._speeds: dict[tuple[str, int], asyncio.Task[PrecisionSpeed]] = {}
         self._costs: dict[tuple[object, ...], asyncio.Task[FunctionCosts]] = {}
-        self.unsuited: dict[str, str] = {}  # stage → why its precision does not fit this machine
+        self.unsuited: dict[str, str] = {}  # stage → why this machine is unsuited to its precision
 
     async def open(self, name: str, overrides: Mapping[str, str]) -> Stage:
-        """The stage `name` with a run's overrides. Asked twice at once, it is opened once."""
+        """The stage `name` with a run's overrides, opened once."""
         key = (name, *sorted(overrides.items()))
         if key not in self._opened:
             self._opened[key] = asyncio.create_task(self._open(name, {**overrides, **self._device}))
@@ -67,7 +66,7 @@ class Stages:
             raise
 
     async def with_other_text(self, stage: Stage) -> Stage:
-        """The stage, whose trainings are scored on text from another source as well, where this machine has some."""
+        """The stage with text from another source, if this machine has some."""
         if stage.corpus.name not in self._others:
             reading = asyncio.to_thread(other_corpus, stage.corpus)
             self._others[stage.corpus.name] = asyncio.create_task(reading)
@@ -78,15 +77,15 @@ class Stages:
             return stage
 
     async def scale(self, name: str, overrides: Mapping[str, str]) -> Scale:
-        """The scale alone; its precision is what it names, or what fits this machine. Raises ScaleError."""
+        """The scale, with a decided precision. Raises ScaleError."""
         return await self._scale(name, {**overrides, **self._device})
 
     async def speed(self, stage: Stage, trainings: int) -> float:
-        """Tokens per second of each of several trainings side by side, measured now."""
+        """Measure the tokens per second of each of several concurrent trainings."""
         return await measure_speed(self._sandbox, stage.scale, stage.corpus, trainings)
 
     async def costs(self, stage: Stage) -> FunctionCosts | None:
-        """What functions of fla cost at the stage's sizes, measured once; None on a GPU, and where that fails."""
+        """The costs of fla's functions at the stage's sizes, measured once; None on a GPU or if this fails."""
         scale = stage.scale
         if scale.device == "cuda":
             return None
@@ -101,16 +100,16 @@ class Stages:
             return None
 
     async def check(self, stage: Stage, program: str, *, exempt_from_cost: bool, thorough: bool) -> CheckReport:
-        """One check, or several with other values, cuts and layers each time: a thorough one passes only if all do."""
+        """Check a program; a thorough check repeats the probes with other random inputs."""
         exempt = (*stage.settings.exempt, "cost") if exempt_from_cost else stage.settings.exempt
         run = check_thoroughly if thorough else check
         return await run(program, self._sandbox, replace(stage.settings, exempt=exempt))
 
     async def trial(self, stage: Stage, program: str, steps: int, seed: int) -> tuple[CurvePoint, ...]:
-        """The training losses of so many steps. Raises TrainingFailed, also for a program that is screened out."""
-        found = await screen_apart(program, self._sandbox, MOST_BYTES)
-        if found.violated:
-            raise TrainingFailed("screen", found.message, {})
+        """The training losses of a few steps. Raises TrainingFailed, also for a program that fails the screen."""
+        finding = await screen_apart(program, self._sandbox, MOST_BYTES)
+        if finding.violated:
+            raise TrainingFailed("screen", finding.message, {})
         scale = stage.scale
         scale = replace(scale, tokens=steps * scale.tokens_per_step, log_every=max(1, steps // TRIAL_POINTS),
                         evaluations=1, compile=False)  # fmt: skip
@@ -125,19 +124,19 @@ class Stages:
         return Stage(scale, corpus, settings)
 
     async def _scale(self, name: str, overrides: Mapping[str, str]) -> Scale:
-        """A scale whose precision is decided; says so where a run's decision does not fit this machine."""
+        """A scale with a decided precision; records it if the precision is unsuited to this machine."""
         scale = load_scale(name, overrides)
         if scale.precision == FP32:
             return scale
         speed = await self._speed(scale)
-        if scale.precision == BF16 and (sentence := speed.slow(scale.precision)):
+        if scale.precision == BF16 and (reason := speed.slow(scale.precision)):
             if name not in self.unsuited:
-                structlog.get_logger().warning("unsuited", stage=name, precision=scale.precision, why=sentence)
-            self.unsuited[name] = sentence
-        return decided(scale, speed)
+                structlog.get_logger().warning("unsuited", stage=name, precision=scale.precision, why=reason)
+            self.unsuited[name] = reason
+        return with_precision(scale, speed)
 
     async def _speed(self, scale: Scale) -> PrecisionSpeed:
-        """Measured once per device."""
+        """The precisions' speeds, measured once per device."""
         key = (scale.device, scale.threads)
         if key not in self._speeds:
             self._speeds[key] = asyncio.create_task(measure_precision(self._sandbox, scale))
@@ -150,33 +149,32 @@ class Stages:
 
 NEIGHBOURS = (-1, 0, 1)
 CHANNELS_PER_HEAD = 4
-"""Widths are tried in steps of so many channels per head: programs halve heads and rotate pairs."""
+"""The step between widths: programs split heads in halves and rotate pairs of channels."""
 EXPONENT = 1.5
-"""Parameters grow with the width between once (tables) and twice (projections); it only says where the tries lie."""
+"""Guess for the growth of parameters with the width, between 1 (embeddings) and 2 (projections)."""
 
 
 async def overrides_for(
     stages: Stages, name: str, overrides: Mapping[str, str], program: str, target: int
 ) -> dict[str, str]:
-    """The overrides with the width at which the program's parameters come nearest to ``target``.
+    """The overrides with the width at which the program's parameters are closest to ``target``.
 
-    Three widths are tried beside the stage's own. Where nothing can be counted, the overrides stay as they are.
+    Three widths are tried besides the stage's. If the program cannot be built, the overrides are unchanged.
     """
-    stage = await stages.open(name, overrides)
-    own, step = stage.scale.width, stage.scale.heads * CHANNELS_PER_HEAD
-    measured = {own: count} if (count := await _counted(stages, name, overrides, program)) else {}
-    if not measured:
+    scale = (await stages.open(name, overrides)).scale
+    step = scale.heads * CHANNELS_PER_HEAD
+    count = await _count_parameters(stages, name, overrides, program)
+    if not count:
         return dict(overrides)
-    guess = own * (target / measured[own]) ** (1 / EXPONENT)
+    counts, guess = {scale.width: count}, scale.width * (target / count) ** (1 / EXPONENT)
     for neighbour in NEIGHBOURS:
         width = max(step, (round(guess / step) + neighbour) * step)
-        count = await _counted(stages, name, {**overrides, "width": str(width)}, program)
-        if count:
-            measured[width] = count
-    return {**overrides, "width": str(matched_width(measured, target))}
+        if count := await _count_parameters(stages, name, {**overrides, "width": str(width)}, program):
+            counts[width] = count
+    return {**overrides, "width": str(matched_width(counts, target))}
 
 
-async def _counted(stages: Stages, name: str, overrides: Mapping[str, str], program: str) -> int | None:
-    """Parameters of the whole model at these sizes; None where the program cannot be built there."""
+async def _count_parameters(stages: Stages, name: str, overrides: Mapping[str, str], program: str) -> int | None:
+    """Parameters of the whole model; None if the program cannot be built at these sizes."""
     stage = await stages.open(name, overrides)
     return (await stages.check(stage, program, exempt_from_cost=True, thorough=False)).parameters

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.engineer.checker import description
-from services.engineer.precision import PrecisionSpeed, decided, measure_precision
+from services.engineer.precision import PrecisionSpeed, measure_precision, with_precision
 from services.engineer.scales import load_scale
 from services.engineer.stages import Stages
 from services.engineer.training.model import BF16, FP32, autocast
@@ -35,7 +35,7 @@ async def test_emulated_bf16_is_measured_as_slow_and_fp32_is_chosen(older_machin
 
     assert speed.bf16_seconds is not None
     assert speed.bf16_seconds > 3 * speed.fp32_seconds
-    assert decided(TINY, speed).precision == FP32
+    assert with_precision(TINY, speed).precision == FP32
     assert "emulated" in (speed.slow(BF16) or "")
 
 
@@ -66,7 +66,7 @@ def test_a_precision_that_is_named_is_never_changed() -> None:
     """What a user asks for is what the loss means."""
     named = load_scale("tiny", {"precision": BF16})
 
-    assert decided(named, PrecisionSpeed(1.0, 9.0)) == named
+    assert with_precision(named, PrecisionSpeed(1.0, 9.0)) == named
 
 
 def test_nothing_is_trained_while_the_precision_is_open() -> None:

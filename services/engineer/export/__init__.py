@@ -1,7 +1,4 @@
-"""Write one architecture as a Python package of its own; `python -m services.engineer.export` does so for the console.
-
-A package holds the program as it was measured, the parts that it imports, a model around it, and its card.
-"""
+"""Exports an architecture as a Python package: its program, the parts of fla it imports, its model, and a card."""
 
 import inspect
 import json
@@ -21,7 +18,7 @@ from services.engineer.training.sizes import ModelSizes
 
 
 def write_state(content: bytes, path: Path) -> None:
-    """A safetensors artifact as a file for `torch.load(…, weights_only=True)`."""
+    """Convert a safetensors artifact to a file for `torch.load(…, weights_only=True)`."""
     torch.save(load(content), path)
 
 
@@ -32,13 +29,13 @@ RENAMED = (
     ("services.engineer.training.model", "model"),
     ("services.engineer.training.sizes", "sizes"),
 )
-"""Our modules, and what they are called in a package."""
+"""Modules and their names in a package."""
 CONSTRUCTION = (
     program.ProgramError, program.NoMixer, program.BadConstructor, program.MixerSizes, program.mixer_of_layer,
     program.block_layout, program.find_mixer, program.construct, program.usual_arguments, program.synonyms,
     program._takes_hidden_states, program._constructed,
 )  # fmt: skip
-CONSTRUCTION_HEAD = '''"""From the program to its mixer: which class it is, and with what it is constructed."""
+CONSTRUCTION_HEAD = '''"""Finds a program's mixer class and constructs it."""
 
 import ast
 import inspect
@@ -68,77 +65,66 @@ dependencies = [{requirements}]
 
 
 def write_package(folder: Path, card: Card, source: str, sizes: ModelSizes, weights: bytes | None) -> Path:
-    """Write everything below `folder`, which must not hold the package yet; the package's own folder.
-
-    Raises FileExistsError.
-    """
+    """Write the package and its project files below `folder`; returns the package's folder. Raises FileExistsError."""
     name = package_name(card.name)
-    place = folder / name
-    place.mkdir(parents=True)
-    (place / "program.py").write_text(source, encoding="utf-8")
-    here = Path(template.__file__).parent
-    _copy(here / "package.py", place / "__init__.py", name)
-    _copy(here / "kernels.py", place / "kernels.py", name)
-    _copy(here / "sizes.py", place / "sizes.py", name)
-    _copy(Path(model.__file__), place / "model.py", name)
-    _copy_parts(place / "parts", name)
-    (place / "construction.py").write_text(_construction(), encoding="utf-8")
+    package = folder / name
+    package.mkdir(parents=True)
+    templates, parts = Path(template.__file__).parent, Path(fla_cpu.__file__).parent
+    copies = {"__init__.py": "package.py", "kernels.py": "kernels.py", "sizes.py": "sizes.py"}
+    for target, source_name in copies.items():
+        _copy(templates / source_name, package / target, name)
+    _copy(Path(model.__file__), package / "model.py", name)
+    for file in sorted(parts.rglob("*.py")):
+        _copy(file, package / "parts" / file.relative_to(parts), name)
     layers = [f"layer_{number}.py" if text else "" for number, text in enumerate(sizes.layers)]
-    for file, text in zip(layers, sizes.layers, strict=True):
-        if file:
-            (place / file).write_text(text, encoding="utf-8")
-    (place / "sizes.json").write_text(json.dumps({**asdict(sizes), "layers": layers}, indent=2), encoding="utf-8")
-    (place / "card.json").write_text(as_json(card), encoding="utf-8")
+    construction = "\n\n".join([CONSTRUCTION_HEAD, *(inspect.getsource(part) for part in CONSTRUCTION)])
+    requirements = ", ".join(f'"{requirement}"' for requirement in requirements_of(source))
+    texts = {
+        package / "program.py": source,
+        package
+        / "parts/__init__.py": '"""Parts of flash-linear-attention that programs import, in plain PyTorch."""\n',
+        package / "construction.py": construction,
+        **{package / file: text for file, text in zip(layers, sizes.layers, strict=True) if file},
+        package / "sizes.json": json.dumps({**asdict(sizes), "layers": layers}, indent=2),
+        package / "card.json": as_json(card),
+        folder / "README.md": as_markdown(card, name, sizes),
+        folder / "example.py": _example(name, weights is not None),
+        folder / "pyproject.toml": PROJECT.format(
+            name=name, title=card.name.replace('"', ""), requirements=requirements
+        ),
+    }
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
     if weights is not None:
-        write_state(weights, place / "weights.pt")
-    (folder / "README.md").write_text(as_markdown(card, name, sizes), encoding="utf-8")
-    (folder / "example.py").write_text(_example(name, weights is not None), encoding="utf-8")
-    requirements = ", ".join(f'"{one}"' for one in requirements_of(source))
-    project = PROJECT.format(name=name, title=card.name.replace('"', ""), requirements=requirements)
-    (folder / "pyproject.toml").write_text(project, encoding="utf-8")
-    return place
+        write_state(weights, package / "weights.pt")
+    return package
 
 
 def package_name(title: str) -> str:
-    """An import name, as in "cross_head_delta_net" for "CrossHeadDeltaNet"."""
+    """An import name, such as "cross_head_delta_net" for "CrossHeadDeltaNet"."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", title).strip("_").lower()
     return words if words and words[0].isalpha() else f"mixer_{words}".rstrip("_")
 
 
 def requirements_of(source: str) -> list[str]:
-    """What has to be installed beside Python."""
+    """The requirements of a program's package."""
     return ["torch>=2.4"] + (["einops>=0.8"] if re.search(r"^\s*(from|import)\s+einops", source, re.MULTILINE) else [])
 
 
-def _copy_parts(place: Path, name: str) -> None:
-    """Our CPU version of fla's parts, under the package's own name."""
-    root = Path(fla_cpu.__file__).parent
-    for file in sorted(root.rglob("*.py")):
-        _copy(file, place / file.relative_to(root), name)
-    about = '"""The parts of flash-linear-attention that programs import, in plain PyTorch."""\n'
-    (place / "__init__.py").write_text(about, encoding="utf-8")
-
-
 def _copy(source: Path, target: Path, name: str) -> None:
-    """A module of ours with its imports rewritten to the package."""
+    """Copy a module and rewrite its imports."""
     text = source.read_text(encoding="utf-8")
-    for ours, theirs in RENAMED:
-        text = text.replace(ours, f"{name}.{theirs}")
+    for module, renamed in RENAMED:
+        text = text.replace(module, f"{name}.{renamed}")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
 
 
-def _construction() -> str:
-    return "\n\n".join([CONSTRUCTION_HEAD, *(inspect.getsource(one) for one in CONSTRUCTION)])
-
-
 def _example(name: str, trained: bool) -> str:
-    how = (
-        "load()" if trained else "build(seed=0)  # fresh initial values, whose text is noise: the weights were not kept"
-    )
+    call = "load()" if trained else "build(seed=0)  # initial values generate noise: the trained weights were not kept"
     return (
-        f'"""A few words from {name}."""\n\nimport {name}\n\n'
-        f"model = {name}.{how}\n"
+        f'"""Text generated by {name}."""\n\nimport {name}\n\n'
+        f"model = {name}.{call}\n"
         f"print(sum(parameter.numel() for parameter in model.parameters()), 'parameters')\n"
         f"tokens = {name}.generate(model, {name}.encode('def '), count=40, temperature=0.8)\n"
         f"print({name}.decode(tokens))\n"

@@ -1,7 +1,7 @@
-"""`python -m services.engineer.export --out DIR < RECORD`: one architecture as a package; the command line calls it.
+"""`python -m services.engineer.export --out DIR < RECORD`: export an architecture as a package, for the console.
 
-RECORD is JSON: the candidate, its run's status and its chain, as the archive gives them. Exit status: 0 done, 1 it was
-never proposed, 2 bad input.
+RECORD is JSON: the candidate, its run's status and its chain of events from the archive. Exit status: 0, or 2 for bad
+input.
 """
 
 import argparse
@@ -28,11 +28,11 @@ BYTES = "bytes of UTF-8"
 
 
 def main(arguments: argparse.Namespace, settings: EngineerSettings) -> Path:
-    """Write the package; its folder. Raises SettingsError for a record that holds no program."""
+    """Write the package and return its folder. Raises SettingsError for a record without a program."""
     content = json.load(sys.stdin)
     record = ParseDict(content["candidate"], pb.Candidate())
     status = ParseDict(content["run"], archive_pb2.RunStatus())
-    links = [ParseDict(one, archive_pb2.ChainLink()) for one in content["chain"]]
+    links = [ParseDict(link, archive_pb2.ChainLink()) for link in content["chain"]]
     source = record.training.program or record.proposal.program
     if not source:
         raise SettingsError(f"candidate {record.id} has no program yet: there is nothing to export")
@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace, settings: EngineerSettings) -> Path:
 
 
 async def _weights(record: pb.Candidate, settings: EngineerSettings) -> bytes | None:
-    """Those of the first seed whose weights were kept, where they can be had."""
+    """The weights of the first seed that has some; None if there are none or they cannot be read."""
     for seed in record.training.seeds:
         if seed.HasField("checkpoint"):
             try:
@@ -54,24 +54,24 @@ async def _weights(record: pb.Candidate, settings: EngineerSettings) -> bytes | 
     return None
 
 
-def _vocabulary(scale: Scale, weights: bytes | None, asked: int | None) -> int:
+def _vocabulary(scale: Scale, weights: bytes | None, vocabulary: int | None) -> int:
     if scale.of_bytes:
         return ByteTokens.vocabulary
     if weights is not None:
         from safetensors.numpy import load as arrays
 
         return int(arrays(weights)["embedding.weight"].shape[0])
-    if asked is None:
+    if vocabulary is None:
         raise SettingsError(
             f"the weights were not kept: give the size of {scale.tokenizer}'s vocabulary, --vocabulary N."
         )
-    return asked
+    return vocabulary
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="asi-arch export", description="One architecture as a Python package.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--vocabulary", type=int, help="tokens of the tokenizer, where no weights tell")
+    parser.add_argument("--vocabulary", type=int, help="size of the tokenizer's vocabulary, if weights were not kept")
     try:
         sys.stdout.write(f"{main(parser.parse_args(), load(EngineerSettings, 'engineer'))}\n")
     except (SettingsError, ScaleError) as error:

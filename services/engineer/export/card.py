@@ -1,4 +1,4 @@
-"""The model card: what was measured, and where each number comes from."""
+"""The model card: measured results and their provenance."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ class Seed:
 
 @dataclass(frozen=True)
 class Event:
-    """One event of the chain by which the result came about."""
+    """One event of the chain that produced the result."""
 
     sequence: int
     id: str
@@ -43,7 +43,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Card:
-    """One architecture of one run. What was not measured is None."""
+    """One architecture of one run. Missing measurements are None."""
 
     name: str
     run: str
@@ -69,8 +69,8 @@ class Card:
 
 def card_of(record: pb.Candidate, status: archive_pb2.RunStatus, links: Sequence[archive_pb2.ChainLink],
             source: str, tokenizer: str) -> Card:  # fmt: skip
-    """The card of a candidate with its run and its chain."""
-    training, verdict, found = record.training, record.verdict, record.discovery
+    """The card of a candidate."""
+    training, verdict = record.training, record.verdict
     return Card(
         name=record.proposal.name or record.id,
         run=record.run,
@@ -87,7 +87,7 @@ def card_of(record: pb.Candidate, status: archive_pb2.RunStatus, links: Sequence
         judge=verdict.raw if verdict.HasField("raw") else None,
         fitness=verdict.fitness.value if verdict.HasField("fitness") else None,
         fitness_version=verdict.fitness.version if verdict.HasField("fitness") else None,
-        discovery=_claim(found) if record.HasField("discovery") else "not tried: one search result, no verified claim",
+        discovery=_discovery(record),
         program_sha256=hashlib.sha256(source.encode()).hexdigest(),
         tokenizer=tokenizer,
         seeds=tuple(_seed(seed) for seed in training.seeds),
@@ -99,24 +99,24 @@ def card_of(record: pb.Candidate, status: archive_pb2.RunStatus, links: Sequence
 
 
 def as_json(card: Card) -> str:
-    """For programs."""
+    """The card as JSON."""
     return json.dumps(asdict(card), indent=2, ensure_ascii=False)
 
 
 def as_markdown(card: Card, package: str, sizes: ModelSizes) -> str:
-    """For people."""
+    """The card as the README of its package."""
     lines = [
         f"# {card.name}", "", card.motivation or "A baseline of the zoo.", "",
-        "```sh", "pip install .   # torch is enough; with CUDA and flash-linear-attention its kernels are used",
+        "```sh", "pip install .   # needs torch; uses flash-linear-attention's kernels if installed, with CUDA",
         "python example.py", "```", "",
-        f"`{package}.mixer(width, heads)` is the layer alone, `{package}.build()` a language model with fresh initial "
-        f"values, `{package}.load()` the trained one where its weights were kept.", "",
+        f"`{package}.mixer(width, heads)` is the layer, `{package}.build()` a language model with initial values, and "
+        f"`{package}.load()` the trained model, if its weights were kept.", "",
         "## Measured", "",
         f"Candidate `{card.candidate}` ({card.kind}) of run `{card.run}` at scale `{card.scale}`"
         + (f" with {', '.join(f'{name}={value}' for name, value in card.overrides.items())}" if card.overrides else "")
         + f": {sizes.blocks} blocks of width {sizes.width}, {sizes.heads} heads, {card.tokenizer}.", "",
         "| what | value |", "|---|---|",
-        *(f"| {title} | {_shown(value)} |" for title, value in _numbers(card)), "",
+        *(f"| {title} | {'–' if value is None else f'{value:.4f}'} |" for title, value in _numbers(card)), "",
         "| seed | loss | bits per byte | parameters | tokens | seconds | device | precision |",
         "|---|---|---|---|---|---|---|---|",
         *(f"| {seed.seed} | {seed.loss:.4f} | {seed.bits_per_byte:.4f} | {seed.parameters:,} | {seed.tokens:,} "
@@ -129,7 +129,7 @@ def as_markdown(card: Card, package: str, sizes: ModelSizes) -> str:
           f"{', '.join(f'{name} {version}' for name, version in sorted(seed.versions.items()))}"
           + (f", weights SHA-256 `{seed.weights_sha256}`." if seed.weights_sha256 else ".") for seed in card.seeds), "",
         "| event | time | SHA-256 |", "|---|---|---|",
-        *(f"| {one.id} | {one.time} | `{one.sha256}` |" for one in card.chain if one.accepted), "",
+        *(f"| {event.id} | {event.time} | `{event.sha256}` |" for event in card.chain if event.accepted), "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -145,11 +145,10 @@ def _numbers(card: Card) -> list[tuple[str, float | None]]:
     ]  # fmt: skip
 
 
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
-
-
-def _claim(discovery: pb.Discovery) -> str:
+def _discovery(record: pb.Candidate) -> str:
+    if not record.HasField("discovery"):
+        return "not tried: one search result, no verified claim"
+    discovery = record.discovery
     outcome = "confirmed" if discovery.confirmed else "not confirmed"
     if not discovery.HasField("effect"):
         return f"{outcome}: not tested ({discovery.reason or discovery.method})"
@@ -159,21 +158,21 @@ def _claim(discovery: pb.Discovery) -> str:
     )
 
 
-def _seed(seed_result: pb.SeedResult) -> Seed:
-    measured = seed_result.measurements
+def _seed(result: pb.SeedResult) -> Seed:
+    measurements = result.measurements
     return Seed(
-        seed=seed_result.seed,
-        loss=seed_result.loss,
-        loss_stderr=seed_result.loss_stderr if seed_result.HasField("loss_stderr") else None,
-        bits_per_byte=seed_result.bits_per_byte,
-        tasks={score.task: score.value for score in seed_result.scores},
-        parameters=measured.parameters,
-        tokens=measured.tokens,
-        seconds=measured.seconds,
-        device=measured.device_name or measured.device,
-        precision=measured.precision,
-        isolation=measured.isolation,
-        data_fingerprint=measured.data_fingerprint,
-        versions=dict(measured.versions),
-        weights_sha256=seed_result.checkpoint.sha256 if seed_result.HasField("checkpoint") else None,
+        seed=result.seed,
+        loss=result.loss,
+        loss_stderr=result.loss_stderr if result.HasField("loss_stderr") else None,
+        bits_per_byte=result.bits_per_byte,
+        tasks={score.task: score.value for score in result.scores},
+        parameters=measurements.parameters,
+        tokens=measurements.tokens,
+        seconds=measurements.seconds,
+        device=measurements.device_name or measurements.device,
+        precision=measurements.precision,
+        isolation=measurements.isolation,
+        data_fingerprint=measurements.data_fingerprint,
+        versions=dict(measurements.versions),
+        weights_sha256=result.checkpoint.sha256 if result.HasField("checkpoint") else None,
     )

@@ -1,10 +1,10 @@
-"""The five scales of an experiment, as data: `load_scale("tiny")`.
+"""Scales of experiments: all sizes, steps and limits under one name (mini, tiny, explore, verify, final).
 
-One name (mini, tiny, explore, verify, final) derives every size, step and limit; single values can be overridden.
+`load_scale("tiny")` reads a scale; single values can be overridden.
 """
 
 import tomllib
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +21,7 @@ Precision = Literal["auto", "bf16-autocast", "fp32"]
 CorpusName = Literal["python-source", "documentation", "files", "hub"]
 Evolves = Literal["mixer", "model"]
 CANDIDATE = "candidate"
-"""In a pattern of layers: the mixer of the program."""
+"""In a pattern of layers, the candidate's mixer."""
 
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -38,21 +38,21 @@ _SHARES = frozenset({"warmup", "decay", "final_rate", "beta1", "beta2"})
 
 
 class ScaleError(ValueError):
-    """A scale or one of its values is unknown or impossible. The message is one sentence naming it."""
+    """A scale or one of its values is unknown or invalid. The message names it."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Everything that decides how a candidate is trained and measured, and nothing about the candidate itself.
+    """The conditions under which candidates are trained and measured.
 
-    Lengths and batches are in tokens and sequences, `warmup` and `decay` are shares of all optimiser steps,
-    `final_rate` is the share of the learning rate that is left at the end, `task_limit` is
-    examples per task with 0 for all of them. `precision = "auto"` is decided once per run by a measurement.
-    `task_path` is a folder of task files of lm-evaluation-harness. `pattern` names the mixer of each layer, repeated:
-    "candidate" or a program of the zoo; empty: the candidate everywhere. With `evolves = "model"` programs may also
-    name the mixers of their layers and the layout of their blocks. With `substitute` a program's own recurrences are
-    trained by fla's kernels where both are seen to compute the same. The logits of `loss_chunk` tokens are in memory at
-    a time, those of all with 0. `per_device` trainings share one GPU, each with its share of the memory.
+    Lengths are in tokens and batches in sequences; `warmup` and `decay` are shares of the optimiser steps, and
+    `final_rate` is the final learning rate as a share of the peak. `task_limit` is the number of examples per task, 0
+    for all. `precision = "auto"` is replaced once per run, by a measurement. `task_path` is a folder of task files of
+    lm-evaluation-harness. `pattern` names the mixer of each layer, repeated: "candidate" or a program of the zoo; an
+    empty pattern means the candidate everywhere. With `evolves = "model"`, programs may also choose the mixers of their
+    layers and the layout of their blocks. With `substitute`, a program's recurrences are replaced by fla's kernels
+    where both agree. `loss_chunk` is the number of tokens whose logits are in memory at a time, 0 for all. `per_device`
+    trainings share one GPU and its memory.
     """
 
     name: str
@@ -103,90 +103,74 @@ class Scale:
 
     @property
     def own_layers(self) -> int:
-        """Layers whose mixer is the candidate's."""
+        """The number of layers with the candidate's mixer."""
         if not self.pattern:
             return self.blocks
         return sum(self.pattern[layer % len(self.pattern)] == CANDIDATE for layer in range(self.blocks))
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that one optimiser step sees."""
+        """Tokens per optimiser step."""
         return self.batch * self.context
 
     @property
     def of_bytes(self) -> bool:
-        """Whether its tokens are bytes: its text is on this machine, and needs no tokenizer."""
+        """Whether tokens are bytes, so that no tokenizer is needed."""
         return self.corpus != "hub"
 
     @property
     def steps(self) -> int:
-        """Optimiser steps: whole batches that fit into `tokens`, at least one."""
+        """Optimiser steps: the whole batches in `tokens`, at least one."""
         return max(1, self.tokens // self.tokens_per_step)
 
 
 def load_scale(name: str, overrides: Mapping[str, str] = MappingProxyType({})) -> Scale:
-    """Read a scale and apply overrides given as text; `steps` is accepted in place of `tokens`.
-
-    Raises ScaleError with one sentence for an unknown scale, an unknown field or an impossible value.
-    """
+    """Read a scale and apply overrides; `steps` is accepted in place of `tokens`. Raises ScaleError."""
     if name not in SCALES:
-        raise ScaleError(f"There is no scale {name!r}{_near(name, SCALES)}; choose one of {', '.join(SCALES)}.")
+        raise ScaleError(f"There is no scale {name!r}{_suggestion(name, SCALES)}; choose one of {', '.join(SCALES)}.")
     text = Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8")
     raw: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in tomllib.loads(text).items()
     }
     scale = Scale(**raw)
     changes: dict[str, Any] = {
-        field: _parsed(scale, field, value) for field, value in overrides.items() if field != "steps"
+        field: _parse(scale, field, value) for field, value in overrides.items() if field != "steps"
     }
-    scale = _consistent(replace(scale, **changes), asked=changes)
+    scale = replace(scale, **changes)
+    if "micro_batch" not in changes and scale.micro_batch > scale.batch:
+        scale = replace(scale, micro_batch=scale.batch)
+    if "tasks" in changes and "averaged" not in changes:
+        scale = replace(scale, averaged=tuple(task for task in scale.averaged if task in scale.tasks))
     if "steps" in overrides:
-        scale = _with_steps(scale, overrides)
+        if "tokens" in overrides:
+            raise ScaleError("The overrides steps and tokens are alternatives; give one of them.")
+        scale = replace(scale, tokens=int(_number("steps", overrides["steps"], int)) * scale.tokens_per_step)
     _validate(scale)
     return scale
 
 
-def _with_steps(scale: Scale, overrides: Mapping[str, str]) -> Scale:
-    if "tokens" in overrides:
-        raise ScaleError("The overrides steps and tokens say the same thing twice; give one of them.")
-    return replace(scale, tokens=int(_number("steps", overrides["steps"], int)) * scale.tokens_per_step)
-
-
-def _consistent(scale: Scale, asked: Container[str]) -> Scale:
-    """A smaller batch takes its micro-batch along, and fewer tasks the averaged ones, unless those were asked for."""
-    if "micro_batch" not in asked and scale.micro_batch > scale.batch:
-        scale = replace(scale, micro_batch=scale.batch)
-    if "tasks" in asked and "averaged" not in asked:
-        scale = replace(scale, averaged=tuple(task for task in scale.averaged if task in scale.tasks))
-    return scale
-
-
-def _parsed(scale: Scale, field: str, text: str) -> bool | int | float | str | tuple[str, ...]:
-    known = [f.name for f in fields(Scale) if f.name != "name"]
-    if field not in known:
-        raise ScaleError(f"The scale has no field {field!r}{_near(field, [*known, 'steps'])}.")
-    current = getattr(scale, field)
-    if isinstance(current, bool):
-        return _boolean(field, text)
-    if isinstance(current, int | float):
-        return _number(field, text, type(current))
-    if isinstance(current, tuple):
+def _parse(scale: Scale, field: str, text: str) -> bool | int | float | str | tuple[str, ...]:
+    names = [f.name for f in fields(Scale) if f.name != "name"]
+    if field not in names:
+        raise ScaleError(f"The scale has no field {field!r}{_suggestion(field, [*names, 'steps'])}.")
+    default = getattr(scale, field)
+    if isinstance(default, bool):
+        if text.lower() not in {"true", "false"}:
+            raise ScaleError(f"The scale's {field} must be true or false, not {text!r}.")
+        return text.lower() == "true"
+    if isinstance(default, int | float):
+        return _number(field, text, type(default))
+    if isinstance(default, tuple):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return text
-
-
-def _boolean(field: str, text: str) -> bool:
-    if text.lower() not in {"true", "false"}:
-        raise ScaleError(f"The scale's {field} is true or false, not {text!r}.")
-    return text.lower() == "true"
 
 
 def _number(field: str, text: str, kind: type[int] | type[float]) -> int | float:
     try:
         return kind(text)
     except ValueError:
-        article = "a whole number" if kind is int else "a number"
-        raise ScaleError(f"The scale's {field} must be {article}, not {text!r}.") from None
+        expected = "a whole number" if kind is int else "a number"
+        raise ScaleError(f"The scale's {field} must be {expected}, not {text!r}.") from None
 
 
 def _validate(scale: Scale) -> None:
@@ -196,21 +180,22 @@ def _validate(scale: Scale) -> None:
             _validate_number(field.name, value)
     for name, choices in _CHOICES.items():
         if getattr(scale, name) not in choices:
-            raise ScaleError(f"The scale's {name} is one of {', '.join(choices)}, not {getattr(scale, name)!r}.")
+            raise ScaleError(f"The scale's {name} must be one of {', '.join(choices)}, not {getattr(scale, name)!r}.")
     if scale.corpus in ("files", "hub") and not scale.dataset:
-        raise ScaleError(f"The scale's corpus {scale.corpus} needs a dataset: the name or path of one.")
-    known = (CANDIDATE, *(baseline.name for baseline in baselines()))
+        raise ScaleError(f"The scale's corpus {scale.corpus} needs a dataset; give its name or path.")
+    mixers = (CANDIDATE, *(baseline.name for baseline in baselines()))
     for name in scale.pattern:
-        if name not in known:
-            raise ScaleError(f"The scale's pattern names {name!r}{_near(name, known)}; choose of {', '.join(known)}.")
+        if name not in mixers:
+            suggestion = _suggestion(name, mixers)
+            raise ScaleError(f"The scale's pattern names {name!r}{suggestion}; choose from {', '.join(mixers)}.")
     if not scale.own_layers:
         raise ScaleError(f"The scale's pattern leaves no layer of {scale.blocks} to the candidate; name it in pattern.")
     if scale.width % scale.heads:
-        raise ScaleError(f"The scale's width {scale.width} cannot be split into {scale.heads} heads; change either.")
+        raise ScaleError(f"The scale's width {scale.width} must be a multiple of its {scale.heads} heads.")
     if scale.batch % scale.micro_batch:
         raise ScaleError(f"The scale's batch {scale.batch} must be a multiple of micro_batch {scale.micro_batch}.")
     if scale.warmup + scale.decay > 1:
-        raise ScaleError("The scale's warmup and decay are shares of the steps and must not exceed 1 together.")
+        raise ScaleError("The sum of the scale's warmup and decay must not exceed 1: they are shares of the steps.")
     missing = [task for task in scale.averaged if task not in scale.tasks]
     if missing:
         raise ScaleError(f"The scale averages {', '.join(missing)}, which is not among its tasks; change averaged too.")
@@ -221,9 +206,9 @@ def _validate_number(name: str, value: float) -> None:
         bound = "zero or more" if name in _FROM_ZERO else "more than zero"
         raise ScaleError(f"The scale's {name} must be {bound} and finite, not {value}.")
     if name in _SHARES and value > 1:
-        raise ScaleError(f"The scale's {name} is a share between 0 and 1, not {value}.")
+        raise ScaleError(f"The scale's {name} must be between 0 and 1, not {value}.")
 
 
-def _near(word: str, known: list[str] | tuple[str, ...]) -> str:
-    near = get_close_matches(word, known, n=3)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
+def _suggestion(word: str, choices: list[str] | tuple[str, ...]) -> str:
+    matches = get_close_matches(word, choices, n=3)
+    return f" (did you mean {' or '.join(matches)}?)" if matches else ""

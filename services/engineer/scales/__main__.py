@@ -1,6 +1,6 @@
-"""`python -m services.engineer.scales SCALE [NAME=VALUE …]`: a scale with overrides as JSON, or why it is impossible.
+"""`python -m services.engineer.scales SCALE [NAME=VALUE …]`: print a scale with overrides as JSON.
 
-Exit status: 0 it is possible, 2 it is not.
+Exit status: 0, or 2 for an invalid scale, with a message on stderr.
 """
 
 import json
@@ -11,7 +11,7 @@ from services.engineer.scales import ScaleError, load_scale
 
 
 def main(arguments: list[str]) -> int:
-    """Print one scale; the exit status."""
+    """Print one scale and return the exit status."""
     if not arguments:
         sys.stderr.write("Name a scale, then overrides as NAME=VALUE.\n")
         return 2

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from services.domain.zoo import baselines
-from services.engineer.kernels import available, compare_programs, probes
+from services.engineer.kernels import compare_programs, probes, unavailable
 from services.mixers.description import CATALOGUE
 from services.mixers.moves import LIBRARY
 from services.mixers.render.program import render
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
-MISSING = available(DEVICE)
+MISSING = unavailable(DEVICE)
 LENGTHS = (1, 63, 64, 100) if GPU else (65,)
 """65 is the shortest with two chunks: a state is handed from one to the next, and the second is not full."""
 MOVES = 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from services.engineer.program import MixerSizes, load_mixer
-from services.engineer.revision import repaired
+from services.engineer.revision import repair_by_rules
 
 pytestmark = pytest.mark.usefixtures("prepared_child")
 HEAD = """import torch
@@ -68,7 +68,7 @@ def test_a_slip_is_repaired(program: str) -> None:
     """And the sentence says what was changed."""
     error = error_of(program)
     assert error
-    found = repaired(program, error)
+    found = repair_by_rules(program, error)
 
     assert found is not None
     assert error_of(found[0]) == ""
@@ -78,7 +78,9 @@ def test_a_slip_is_repaired(program: str) -> None:
 def test_tensors_made_on_the_wrong_device_follow_the_input() -> None:
     """Only seen on a GPU: the text alone is looked at here."""
     program = HEAD + "    def forward(self, x, **kwargs):\n        return self.proj(x) + torch.zeros(3, 4)[0, 0]\n"
-    found = repaired(program, "RuntimeError: Expected all tensors to be on the same device, but found cuda:0 and cpu!")
+    found = repair_by_rules(
+        program, "RuntimeError: Expected all tensors to be on the same device, but found cuda:0 and cpu!"
+    )
 
     assert found is not None
     assert "torch.zeros(3, 4, device=x.device)" in found[0]
@@ -87,4 +89,4 @@ def test_tensors_made_on_the_wrong_device_follow_the_input() -> None:
 @pytest.mark.parametrize("error", ["", "ValueError: the idea does not work", "RuntimeError: CUDA out of memory"])
 def test_what_no_rule_covers_is_left_alone(error: str) -> None:
     """Giving up at once is more honest than guessing."""
-    assert repaired(VIEW, error) is None
+    assert repair_by_rules(VIEW, error) is None

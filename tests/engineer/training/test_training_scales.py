@@ -39,9 +39,9 @@ def test_mini_names_its_precision_so_that_machines_agree() -> None:
         ({"batch": "x"}, "batch must be a whole number"),
         ({"batch": "0"}, "batch must be more than zero"),
         ({"learning_rate": "inf"}, "learning_rate must be"),
-        ({"heads": "3"}, "cannot be split into 3 heads"),
-        ({"precision": "fp8"}, "precision is one of"),
-        ({"steps": "5", "tokens": "5"}, "twice"),
+        ({"heads": "3"}, "must be a multiple of its 3 heads"),
+        ({"precision": "fp8"}, "precision must be one of"),
+        ({"steps": "5", "tokens": "5"}, "alternatives"),
         ({"averaged": "piqa"}, "averages piqa"),
     ],
 )

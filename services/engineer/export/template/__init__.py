@@ -1,1 +1,1 @@
-"""What is copied into every exported package, its imports renamed: real modules here, checked like all others."""
+"""Modules that are copied to every exported package, with their imports rewritten."""

@@ -1,7 +1,7 @@
-"""Where the program's `fla` comes from: flash-linear-attention on a GPU, the parts beside this file elsewhere.
+"""Chooses a program's `fla`: flash-linear-attention on a GPU, else the implementation in this package.
 
-The program is executed as it was measured, byte for byte; only what its imports of fla (and of the one name of
-transformers) find is decided here. Nothing outside this package is changed by it.
+The program is executed unchanged; only its imports of fla and of transformers.processing_utils are redirected. Global
+modules are not modified.
 """
 
 import builtins
@@ -17,7 +17,7 @@ from services.fla_cpu.names import MODULES, OPERATORS, OTHERS, SUBMODULES, TOP
 
 
 def on_gpu() -> bool:
-    """Whether the program gets flash-linear-attention's own kernels."""
+    """Whether programs use flash-linear-attention's kernels."""
     return torch.cuda.is_available() and importlib.util.find_spec("fla") is not None
 
 
@@ -31,15 +31,15 @@ def execute(path: Path, name: str) -> ModuleType:
     if not on_gpu():
         torch.compile = _unchanged  # type: ignore[assignment]
     try:
-        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), module.__dict__)  # noqa: S102 - its purpose
+        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), module.__dict__)  # noqa: S102 - the program
     finally:
         torch.compile = compiler
     return module
 
 
 def _unchanged(function: object = None, **_options: object) -> object:
-    """Stands for torch.compile while the program is executed on a CPU, as a call or as a decorator."""
-    return function if function is not None else lambda one: one
+    """Replaces torch.compile on a CPU, as a call or as a decorator."""
+    return function if function is not None else _unchanged
 
 
 class _Import(typing.Protocol):
@@ -69,28 +69,20 @@ def _importer(parts: Mapping[str, ModuleType]) -> _Import:
 
 
 def _parts() -> dict[str, ModuleType]:
-    """Our implementation under fla's names, as modules that are not installed globally."""
-    found: dict[str, ModuleType] = {}
-    _add(found, "fla", {})
-    _add(found, "fla.ops", {name: one for operators in OPERATORS.values() for name, one in operators.items()})
+    """The CPU implementation under fla's names, as modules that are not in sys.modules."""
+    contents: dict[str, Mapping[str, object]] = {
+        "fla": {},
+        "fla.ops": {name: operator for operators in OPERATORS.values() for name, operator in operators.items()},
+    }
     for package, operators in OPERATORS.items():
-        _add(found, f"fla.ops.{package}", operators)
-        for submodule in SUBMODULES:
-            _add(found, f"fla.ops.{package}.{submodule}", operators)
-    _add(found, "fla.modules", TOP)
-    for module, contents in MODULES.items():
-        _add(found, f"fla.modules.{module}", contents)
-    for name, contents in OTHERS.items():
-        _add(found, name, contents)
-    _add(found, "transformers", {})
-    _add(found, "transformers.processing_utils", {"Unpack": typing.Unpack})
-    return found
-
-
-def _add(found: dict[str, ModuleType], name: str, contents: Mapping[str, object]) -> None:
-    module = ModuleType(name)
-    vars(module).update(contents)
-    found[name] = module
-    parent, _, child = name.rpartition(".")
-    if parent and child not in vars(found[parent]):
-        setattr(found[parent], child, module)
+        contents |= {f"fla.ops.{package}{suffix}": operators for suffix in ("", *(f".{name}" for name in SUBMODULES))}
+    contents |= {"fla.modules": TOP, **{f"fla.modules.{name}": names for name, names in MODULES.items()}, **OTHERS}
+    contents |= {"transformers": {}, "transformers.processing_utils": {"Unpack": typing.Unpack}}
+    modules: dict[str, ModuleType] = {}
+    for name, names in contents.items():
+        module = modules[name] = ModuleType(name)
+        vars(module).update(names)
+        parent, _, child = name.rpartition(".")
+        if parent and child not in vars(modules[parent]):
+            setattr(modules[parent], child, module)
+    return modules

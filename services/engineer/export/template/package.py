@@ -1,4 +1,4 @@
-"""A token mixer, and the language model that it was measured in."""
+"""A token mixer, and the language model in which it was measured."""
 
 import json
 from functools import cache
@@ -18,38 +18,37 @@ __all__ = ["CARD", "SIZES", "LanguageModel", "build", "decode", "encode", "gener
 
 _HERE = Path(__file__).parent
 CARD: dict[str, object] = json.loads((_HERE / "card.json").read_text(encoding="utf-8"))
-"""Everything that the model card says, for programs."""
+"""The model card."""
 SIZES = ModelSizes(**json.loads((_HERE / "sizes.json").read_text(encoding="utf-8")))
 """The language model that was trained."""
 
 
 @cache
 def _module(file: str) -> ModuleType:
-    """A program beside this file, executed once, as all layers share it."""
+    """A program in this folder, executed once for all layers."""
     return execute(_HERE / file, f"{__name__}.{file.removesuffix('.py')}")
 
 
 def mixer(width: int, heads: int, layer: int = 0) -> nn.Module:
-    """The layer alone: hidden states [batch, length, width] → a tensor, or a tuple that begins with one."""
+    """The layer: hidden states [batch, length, width] → a tensor, or a tuple that begins with one."""
     file = (SIZES.layers[layer % len(SIZES.layers)] if SIZES.layers else "") or "program.py"
     module = _module(file)
     sizes = MixerSizes(width, heads, layer, SIZES.whole_model and file == "program.py")
-    made: nn.Module = construct(mixer_of_layer(module, (_HERE / file).read_text(encoding="utf-8"), sizes), sizes)
-    return made
+    return construct(mixer_of_layer(module, (_HERE / file).read_text(encoding="utf-8"), sizes), sizes)
 
 
 def build(sizes: ModelSizes = SIZES, seed: int = 0) -> LanguageModel:
-    """A language model with fresh initial values, of any size."""
+    """A language model of any size with initial values."""
     torch.manual_seed(seed)
     layout = block_layout(_module("program.py")) if sizes.whole_model else "sequential"
     return LanguageModel(lambda layer: mixer(sizes.width, sizes.heads, layer), sizes, layout)
 
 
 def load(device: str = "cpu") -> LanguageModel:
-    """The language model as it was trained. Raises FileNotFoundError where its weights were not kept."""
+    """The trained language model. Raises FileNotFoundError if its weights were not kept."""
     weights = _HERE / "weights.pt"
     if not weights.is_file():
-        raise FileNotFoundError("the weights of this architecture were not kept: build() gives fresh initial values")
+        raise FileNotFoundError("the weights of this architecture were not kept: use build() for initial values")
     model = build()
     state = torch.load(weights, map_location="cpu", weights_only=True)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -61,7 +60,7 @@ def load(device: str = "cpu") -> LanguageModel:
 
 @torch.no_grad()
 def logits(model: LanguageModel, tokens: Tensor) -> Tensor:
-    """Tokens [batch, length] → float32 logits [batch, length, vocabulary] of the next ones."""
+    """Tokens [batch, length] → float32 logits [batch, length, vocabulary] of the next tokens."""
     hidden, _ = model.hidden(tokens)
     scores: Tensor = model.head(hidden).float()
     return scores
@@ -69,41 +68,39 @@ def logits(model: LanguageModel, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def generate(model: LanguageModel, tokens: Tensor, count: int, temperature: float = 0.0, seed: int = 0) -> Tensor:
-    """`count` more tokens behind tokens [batch, length]; the likeliest ones at temperature 0.
+    """Append `count` tokens to tokens [batch, length]; greedy at temperature 0.
 
-    Reads the whole text again for each token: a demonstration, not a server.
+    For demonstration: each token takes a forward over the whole text.
     """
     source = torch.Generator(device=tokens.device).manual_seed(seed)
     for _ in range(count):
         scores = logits(model, tokens)[:, -1]
         if temperature > 0:
-            chances = torch.softmax(scores / temperature, dim=-1)
-            following = torch.multinomial(chances, 1, generator=source)
+            probabilities = torch.softmax(scores / temperature, dim=-1)
+            next_tokens = torch.multinomial(probabilities, 1, generator=source)
         else:
-            following = scores.argmax(dim=-1, keepdim=True)
-        tokens = torch.cat([tokens, following], dim=1)
+            next_tokens = scores.argmax(dim=-1, keepdim=True)
+        tokens = torch.cat([tokens, next_tokens], dim=1)
     return tokens
 
 
 def encode(text: str) -> Tensor:
-    """Text as tokens [1, length]. Raises ValueError where the model's tokenizer is needed and cannot be had."""
+    """Text as tokens [1, length]. Raises ValueError if the model's tokenizer cannot be loaded."""
     return torch.tensor([list(text.encode("utf-8")) if SIZES.vocabulary == 256 else _tokenizer().encode(text)])
 
 
 def decode(tokens: Tensor) -> str:
-    """Tokens [1, length] as text; what cannot be printed is a dot. Raises ValueError as `encode` does."""
+    """Tokens [1, length] as text, with a dot for unprintable characters. Raises ValueError as `encode` does."""
     numbers = tokens[0].tolist()
     text = bytes(numbers).decode("utf-8", "replace") if SIZES.vocabulary == 256 else _tokenizer().decode(numbers)
     return "".join(sign if (sign.isprintable() and sign != "\ufffd") or sign == "\n" else "·" for sign in text)
 
 
 def _tokenizer() -> Any:
-    """The tokenizer that the model was trained with, from the Hugging Face hub or its cache."""
+    """The model's tokenizer, from the Hugging Face hub or its cache."""
     try:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(CARD["tokenizer"])
     except (ImportError, OSError) as error:
-        raise ValueError(
-            f"this model reads the tokens of {CARD['tokenizer']}, which needs transformers: {error}"
-        ) from None
+        raise ValueError(f"the tokenizer {CARD['tokenizer']} needs transformers: {error}") from None

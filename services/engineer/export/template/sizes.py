@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Everything but the mixer that fixes the model's parameters."""
+    """The sizes that, with the mixer, determine the model's parameters."""
 
     vocabulary: int
     width: int
@@ -14,5 +14,5 @@ class ModelSizes:
     feed_forward: int
     tied: bool
     layers: tuple[str, ...] = ()
-    """Files of the layers' programs, repeated; the empty name is the architecture's own."""
+    """Files of the layers' programs, repeated; an empty name stands for program.py."""
     whole_model: bool = False
