@@ -1,13 +1,12 @@
-"""A program's own recurrence replaced by a kernel of flash-linear-attention, where both are shown to compute the same.
+"""Replaces recurrences in a program by kernels of flash-linear-attention, if both agree.
 
     python -m services.engineer.substitution FILE [--device cuda] [--out FAST.py]
 
-Proposed is every module-level function of q, k, v and what an operator takes beside them (a write strength, a decay),
-in every reading of its arguments: heads or time first, decays as logarithms or factors, per head or per feature,
-scaled or not, normalised or not. For each reading the program is rewritten so that the function calls the operator; the
-slow form stays beside it. A rewriting is taken if outputs and gradients of both forms agree at awkward lengths, on
-inputs that the program cannot foresee. That is evidence, not proof: a function that treats particular values otherwise
-can pass. It costs the candidate nothing that is not measured, as the rewritten program is what is trained and scored.
+Candidates for replacement are module-level functions of q, k, v and an operator's other arguments (a write strength, a
+decay). All readings of the arguments are tried: heads or time first, decays as logarithms or factors, per head or per
+feature, scaled or not, normalised or not. For each reading the program is rewritten so that the function calls the
+operator, and the original is kept under another name. A rewritten program is accepted if outputs and gradients agree at
+several lengths on random inputs. This is no proof, but the rewritten program is the one that is trained and scored.
 """
 
 import argparse
@@ -36,10 +35,10 @@ from services.sandbox import Sandbox as RealSandbox
 
 JOB = "services.engineer.substitution:run"
 LENGTHS = (1, 63, 64, 100)
-TRIED_LENGTH = 5
+FIRST_LENGTH = 5  # rejects most readings quickly
 BATCH, HEADS, FEATURES = 2, 3, 16
 TOLERANCE: Mapping[str, float] = {"cpu": 1e-6, "cuda": 3e-2}
-"""Of the largest difference relative to the largest value: float64 on a CPU, bfloat16 on a GPU."""
+"""Limit on the largest difference relative to the largest value: float64 on a CPU, bfloat16 on a GPU."""
 SECONDS = 120.0
 SLOW = "_slow_"
 _NAMES = {
@@ -54,7 +53,7 @@ _ROLES = {name: role for role, names in _NAMES.items() for name in names}
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator of fla: what it takes beside q, k and v, and whether its decay is per feature of the keys."""
+    """An operator of fla and its arguments besides q, k and v."""
 
     module: str
     name: str
@@ -75,7 +74,7 @@ OPERATORS = (
 
 @dataclass(frozen=True)
 class Reading:
-    """How a function's arguments are read for one operator."""
+    """One interpretation of a function's arguments as those of an operator."""
 
     function: str
     operator: Operator
@@ -85,13 +84,13 @@ class Reading:
     normalised: bool  # queries and keys are normalised inside
 
     def sentence(self) -> str:
-        """What is replaced by what."""
+        """The names of the function and its replacement."""
         return f"{self.function} by {self.operator.module}.{self.operator.name}"
 
 
 @dataclass(frozen=True)
 class Substitution:
-    """A reading that held: the program with the fast form, and the largest relative difference seen."""
+    """An accepted reading: the rewritten program, and the largest relative difference at the tested lengths."""
 
     reading: Reading
     program: str
@@ -101,7 +100,7 @@ class Substitution:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A function that looked like a recurrence and is none that an operator computes."""
+    """A function with the arguments of a recurrence that no operator computes."""
 
     function: str
     reason: str
@@ -109,33 +108,29 @@ class Refusal:
 
 def functions(program: str) -> dict[str, ast.FunctionDef]:
     """Module-level functions whose required arguments are those of a recurrence."""
-    found = {}
-    for node in parse(program).body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith(SLOW):
-            roles = _roles(node)
-            if roles is not None and {"q", "k", "v"} <= set(roles.values()):
-                found[node.name] = node
-    return found
+    nodes = [node for node in parse(program).body if isinstance(node, ast.FunctionDef)]
+    return {
+        node.name: node
+        for node in nodes
+        if not node.name.startswith(SLOW) and {"q", "k", "v"} <= set((_roles(node) or {}).values())
+    }
 
 
 def readings(node: ast.FunctionDef) -> Iterator[Reading]:
-    """Every way to read a function's arguments, the usual ones first."""
-    roles = _roles(node) or {}
-    extra = frozenset(roles.values()) - {"q", "k", "v"}
+    """All readings of a function's arguments, the usual ones first."""
+    extra = frozenset((_roles(node) or {}).values()) - {"q", "k", "v"}
     for operator in OPERATORS:
         if operator.extra == extra:
-            factors, normalised = (
-                (False, True) if "g" in extra else (False,),
-                (False, True) if operator.erases else (False,),
-            )
+            factors = (False, True) if "g" in extra else (False,)
+            normalised = (False, True) if operator.erases else (False,)
             for choice in itertools.product((False, True), factors, (True, False), normalised):
                 yield Reading(node.name, operator, *choice)
 
 
-def rewritten(program: str, reading: Reading) -> str:
-    """The program whose function calls the operator; the slow form stays under another name.
+def rewrite(program: str, reading: Reading) -> str:
+    """The program with the function replaced by a call of the operator; the original stays under another name.
 
-    An argument beyond those of the recurrence that is not at its default leads to the slow form.
+    The original is called when other arguments than those of the recurrence do not have their defaults.
     """
     node = functions(program)[reading.function]
     lines = program.splitlines(keepends=True)
@@ -155,10 +150,10 @@ def _fast(node: ast.FunctionDef, reading: Reading) -> str:
     guard = " or ".join(
         f"{name} is not {value!r}" if value is None else f"{name} != {value!r}" for name, value in others.items()
     )
-    given = ", ".join([*roles, *(f"{name}={name}" for name in others)])
-    body = [f'"""{SLOW}{node.name} by a kernel of flash-linear-attention: both were seen to compute the same."""']
+    arguments = ", ".join([*roles, *(f"{name}={name}" for name in others)])
+    body = [f'"""{SLOW}{node.name} by a kernel of flash-linear-attention, which agreed in a test."""']
     if guard:
-        body += [f"if {guard}:", f"    return {SLOW}{node.name}({given})"]
+        body += [f"if {guard}:", f"    return {SLOW}{node.name}({arguments})"]
     body += ["import torch", f"from {operator.module} import {operator.name}", f"kind = {by_role['v']}.dtype"]
     for role, name in by_role.items():
         if reading.heads_first:
@@ -176,7 +171,7 @@ def _fast(node: ast.FunctionDef, reading: Reading) -> str:
 
 
 def _roles(node: ast.FunctionDef) -> dict[str, str] | None:
-    """Arguments by what they are; None where one without a plain default is none of a recurrence, or two are alike."""
+    """The roles of arguments by name; None if a required argument has no role, or two have the same."""
     defaults = _defaults(node)
     if node.args.vararg or node.args.kwarg or node.args.posonlyargs:
         return None
@@ -187,7 +182,7 @@ def _roles(node: ast.FunctionDef) -> dict[str, str] | None:
 
 
 def _defaults(node: ast.FunctionDef) -> dict[str, object]:
-    """Constant defaults by argument; an argument with another kind of default counts as required."""
+    """Constant defaults by argument; other arguments count as required."""
     positional = node.args.args[len(node.args.args) - len(node.args.defaults) :]
     pairs = [
         *zip(positional, node.args.defaults, strict=True),
@@ -199,41 +194,38 @@ def _defaults(node: ast.FunctionDef) -> dict[str, object]:
 async def substitute(
     program: str, scale: Scale, sandbox: Sandbox, seed: int
 ) -> tuple[list[Substitution], list[Refusal]]:
-    """Replace every recurrence that an operator computes, one after another; the last program holds all of them.
+    """Replace all recurrences that an operator computes; the last substitution's program contains all of them.
 
-    Raises SandboxUnavailable. What a program does in its child is a reason for a refusal.
+    Raises SandboxUnavailable. Failures of the program are reasons of refusals.
     """
-    taken: list[Substitution] = []
-    refused: list[Refusal] = []
+    substitutions: list[Substitution] = []
+    refusals: list[Refusal] = []
     for name, node in functions(program).items():
-        current = taken[-1].program if taken else program
-        found = None
-        reasons = []
+        current = substitutions[-1].program if substitutions else program
+        differences = []
         for reading in readings(node):
-            fast = rewritten(current, reading)
+            fast = rewrite(current, reading)
             try:
-                difference = await _difference(current, fast, reading, (TRIED_LENGTH,), scale, sandbox, seed)
+                difference = await _difference(current, fast, reading, (FIRST_LENGTH,), scale, sandbox, seed)
                 if difference <= TOLERANCE[scale.device]:
                     difference = await _difference(current, fast, reading, LENGTHS, scale, sandbox, seed)
-                if difference <= TOLERANCE[scale.device]:
-                    found = Substitution(reading, fast, difference, LENGTHS)
-                    break
-                reasons.append(difference)
             except TrainingFailed as failed:
-                refused.append(Refusal(name, failed.message))
+                refusals.append(Refusal(name, failed.message))
                 break
+            if difference <= TOLERANCE[scale.device]:
+                substitutions.append(Substitution(reading, fast, difference, LENGTHS))
+                break
+            differences.append(difference)
         else:
-            closest = f"; the closest differs by {min(reasons):.1e} of its size" if reasons else ""
-            refused.append(Refusal(name, f"no operator of fla computes it at all lengths{closest}"))
-        if found is not None:
-            taken.append(found)
-    return taken, refused
+            closest = f"; the closest differs by {min(differences):.1e} of its size" if differences else ""
+            refusals.append(Refusal(name, f"no operator of fla computes it at all lengths{closest}"))
+    return substitutions, refusals
 
 
 async def _difference(
     slow: str, fast: str, reading: Reading, lengths: Sequence[int], scale: Scale, sandbox: Sandbox, seed: int
 ) -> float:
-    """The largest relative difference of outputs and gradients of both forms; infinite where one of them raises.
+    """The largest relative difference of outputs and gradients of both programs; infinite if one of them raises.
 
     Raises TrainingFailed for a child that dies or does not answer.
     """
@@ -244,31 +236,30 @@ async def _difference(
         await ask(child, "begin", header, {}, expect="ready", timeout=SECONDS)
         for length in lengths:
             inputs = _inputs(reading, length, seed)
-            sides = []
+            answers = []
             for program in (slow, fast):
-                order: dict[str, JSON] = {"program": program, "function": reading.function, "arguments": list(inputs)}
-                answer = await ask(child, "call", order, dict(inputs), expect="called", timeout=SECONDS)
-                sides.append(answer)
-            if any("raised" in side.header for side in sides):
-                return float("inf")  # one of them takes its arguments otherwise than this reading gives them
-            largest = max(largest, _gap(sides[0].arrays, sides[1].arrays))
+                header |= {"program": program, "function": reading.function}
+                answers.append(await ask(child, "call", header, dict(inputs), expect="called", timeout=SECONDS))
+            if any("raised" in answer.header for answer in answers):
+                return float("inf")  # the arguments do not have this reading
+            largest = max(largest, _gap(answers[0].arrays, answers[1].arrays))
     return largest
 
 
 def _inputs(reading: Reading, length: int, seed: int) -> dict[str, NDArray[np.float64]]:
-    """Random arguments in the reading's layout, by the names of roles; the last one is the direction of gradients."""
+    """Random arguments by role in the reading's layout; `direction` weights the output for gradients."""
     random = np.random.default_rng([seed, length])
     shape = (BATCH, length, HEADS, FEATURES)
-    made = {role: random.standard_normal(shape) * 0.2 for role in ("q", "k", "v")}
+    inputs = {role: random.standard_normal(shape) * 0.2 for role in ("q", "k", "v")}
     if "beta" in reading.operator.extra:
-        made["beta"] = random.uniform(0.1, 0.9, shape[:3])
+        inputs["beta"] = random.uniform(0.1, 0.9, shape[:3])
     if "g" in reading.operator.extra:
         factors = random.uniform(0.7, 0.99, shape if reading.operator.decay_per_feature else shape[:3])
-        made["g"] = factors if reading.factors else np.log(factors)
-    made["direction"] = random.standard_normal(shape)
+        inputs["g"] = factors if reading.factors else np.log(factors)
+    inputs["direction"] = random.standard_normal(shape)
     return {
         role: np.ascontiguousarray(np.swapaxes(value, 1, 2) if reading.heads_first else value)
-        for role, value in made.items()
+        for role, value in inputs.items()
     }
 
 
@@ -278,66 +269,64 @@ def _gap(slow: Mapping[str, Array], fast: Mapping[str, Array]) -> float:
         value = fast.get(name)
         if value is None or value.shape != expected.shape or not np.isfinite(value).all():
             return float("inf")
-        away = np.abs(np.subtract(value, expected, dtype=np.float64)).max()
-        gap = max(gap, float(away) / max(float(np.abs(expected).max()), 1e-9))
+        distance = np.abs(np.subtract(value, expected, dtype=np.float64)).max()
+        gap = max(gap, float(distance) / max(float(np.abs(expected).max()), 1e-9))
     return gap
 
 
 def run(channel: Channel) -> None:
-    """The guest: call a function of a program on the arrays that come, and send its output and gradients back."""
+    """The child's job: call functions of programs with arrays from the host, and return outputs and gradients."""
     begin = channel.receive().header
     device = str(begin["device"])
     prepare_child(int(cast("int", begin["threads"])), device)
     channel.send("ready", {}, {})
-    while (order := channel.receive()).kind != "end":
+    while (request := channel.receive()).kind != "end":
         try:
-            channel.send("called", {}, _call(order, device))
-        except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
+            channel.send("called", {}, _call(request, device))
+        except Exception as error:  # noqa: BLE001 - candidate code may raise anything
             channel.send("called", {"raised": f"{type(error).__name__}: {str(error)[:300]}"}, {})
 
 
-def _call(order: Message, device: str) -> dict[str, Array]:
+def _call(request: Message, device: str) -> dict[str, Array]:
     arithmetic = DOUBLE if device == "cpu" else SINGLE
-    module = execute(str(order.header["program"]))
-    function = getattr(module, str(order.header["function"]))
-    names = [
-        argument for argument in function.__code__.co_varnames[: function.__code__.co_argcount] if argument in _ROLES
-    ]
+    module = execute(str(request.header["program"]))
+    function = getattr(module, str(request.header["function"]))
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
     tensors = {
-        role: torch.from_numpy(np.array(value)).to(device, arithmetic.dtype) for role, value in order.arrays.items()
+        role: torch.from_numpy(np.array(value)).to(device, arithmetic.dtype) for role, value in request.arrays.items()
     }
-    given = {name: tensors[_ROLES[name]].requires_grad_() for name in names if _ROLES[name] in tensors}
+    arguments = {name: tensors[_ROLES[name]].requires_grad_() for name in names if _ROLES.get(name) in tensors}
     with arithmetic.active():
-        output = function(**given)
+        output = function(**arguments)
     if not isinstance(output, Tensor):
         raise TypeError("the function returns more than one tensor")
     torch.autograd.backward((output * tensors["direction"]).sum())
-    gradients = {f"gradient/{name}": value.grad for name, value in given.items()}
-    found = {"output": output, **{name: value for name, value in gradients.items() if value is not None}}
-    return {name: value.detach().double().cpu().numpy() for name, value in found.items()}
+    results = {"output": output}
+    results |= {f"gradient/{name}": value.grad for name, value in arguments.items() if value.grad is not None}
+    return {name: value.detach().double().cpu().numpy() for name, value in results.items()}
 
 
 async def _main(path: Path, scale: Scale, out: Path | None) -> int:
     program = await asyncio.to_thread(path.read_text, "utf-8")
+    seed = int(np.random.default_rng().integers(1 << 31))
     async with RealSandbox() as sandbox:
-        taken, refused = await substitute(program, scale, sandbox, seed=int(np.random.default_rng().integers(1 << 31)))
-    for one in taken:
-        lengths = ", ".join(map(str, one.lengths))
-        sys.stdout.write(f"{one.reading.sentence()}: differs by {one.difference:.1e} at most, at lengths {lengths}\n")
-    for refusal in refused:
+        substitutions, refusals = await substitute(program, scale, sandbox, seed)
+    for accepted in substitutions:
+        lengths, names = ", ".join(map(str, accepted.lengths)), accepted.reading.sentence()
+        sys.stdout.write(f"{names}: differs by {accepted.difference:.1e} at most, at lengths {lengths}\n")
+    for refusal in refusals:
         sys.stdout.write(f"{refusal.function} stays as it is: {refusal.reason}\n")
-    if not taken and not refused:
+    if not substitutions and not refusals:
         sys.stdout.write("the program has no function of q, k and v that could be replaced\n")
-    if taken and out is not None:
-        await asyncio.to_thread(out.write_text, taken[-1].program, "utf-8")
-    return 0 if taken else 1
+    if substitutions and out is not None:
+        await asyncio.to_thread(out.write_text, substitutions[-1].program, "utf-8")
+    return 0 if substitutions else 1
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, help="where the program with its fast forms goes")
+    parser.add_argument("--out", type=Path, help="where the rewritten program is stored")
     options = parser.parse_args()
-    chosen = load_scale("tiny", {"device": options.device})
-    sys.exit(asyncio.run(_main(options.file, chosen, options.out)))
+    sys.exit(asyncio.run(_main(options.file, load_scale("tiny", {"device": options.device}), options.out)))

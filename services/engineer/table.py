@@ -1,7 +1,7 @@
-"""`python -m services.engineer.table`: train cells of the table of mixers, each in the sandbox, until none is left.
+"""`python -m services.engineer.table`: train the cells of the table of mixers in the sandbox.
 
-Any number of such processes may work on one folder of a machine: a lock per training, which the kernel releases when
-its holder dies, keeps them apart. What is finished is on disk; a killed process loses the training under way only.
+Several processes may work on one folder: each training is protected by a file lock, which the kernel releases when the
+process dies. Finished trainings are on disk; a killed process loses only its current ones.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ SCALES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "mini": ("mini", WITHOUT_TASKS),
     "tiny": ("tiny", {**WITHOUT_TASKS, "precision": "fp32"}),
 }
-"""Under which name the table keeps what, as a scale of the engineer with overrides. All in fp32: every machine has it.
-Benchmarks are left out: at these sizes they lie near chance."""
+"""The table's scales by name, as scales of the engineer with overrides. All use fp32, which every machine supports, and
+omit benchmarks, which are near chance at these sizes."""
 ORDER_SEED = 17
 RELIABILITY_CELLS = 8
-"""So many cells get all their seeds first: they tell how much of a difference is seed noise."""
-ALWAYS_FIRST = (
+"""Number of cells that are trained with all seeds first, to estimate seed noise."""
+FIRST_CELLS = (
     "delta_net",
     "gated_delta_net",
     "delta_net_value_skip",
@@ -55,25 +55,21 @@ ALWAYS_FIRST = (
     "linear.channel.one.identity.none.qkv.swish.none.rms",
     "delta.none.sigmoid.silu.l2.plain.none.none.rms",
 )
-"""What the zoo has of the lattice, and what lies between DeltaNet and gated linear attention."""
+"""The cells of the lattice in the zoo, and those between DeltaNet and gated linear attention."""
 
 
 def order(seeds: Sequence[int]) -> list[tuple[Cell, int]]:
-    """All trainings, the most useful first: a few cells with every seed, then all cells seed by seed, cells shuffled.
-
-    Any beginning of this list is a sample of the whole lattice without bias.
-    """
-    first = [find(name) for name in ALWAYS_FIRST]
+    """All trainings in order of priority: a few cells with all seeds, then all others in random order, seed by seed."""
+    first = [find(name) for name in FIRST_CELLS]
     rest = [cell for cell in cells() if cell not in first]
     random.Random(ORDER_SEED).shuffle(rest)
     shuffled = first + rest
-    begin = [(cell, seed) for cell in shuffled[:RELIABILITY_CELLS] for seed in seeds]
-    later = [(cell, seed) for seed in seeds for cell in shuffled[RELIABILITY_CELLS:]]
-    return begin + later
+    repeated = [(cell, seed) for cell in shuffled[:RELIABILITY_CELLS] for seed in seeds]
+    return repeated + [(cell, seed) for seed in seeds for cell in shuffled[RELIABILITY_CELLS:]]
 
 
 class Builder:
-    """Trains what is left and appends it to a file of this process's own."""
+    """Runs trainings and appends their records to a file of this process."""
 
     def __init__(self, folder: Path, name: str, scale: Scale, corpus: Corpus, sandbox: Sandbox) -> None:
         self.folder, self.name, self.scale, self.corpus, self.sandbox = folder, name, scale, corpus, sandbox
@@ -83,15 +79,15 @@ class Builder:
         self.finished = 0
         folder.mkdir(parents=True, exist_ok=True)
         self._locks = (folder / f"{name}.locks").open("a")
-        self._held: set[int] = set()
+        self._locked: set[int] = set()
 
     async def work(self, jobs: Sequence[tuple[Cell, int]], until: float, limit: int) -> None:
-        """One training after another; several of these may run at once in one process."""
+        """Run trainings one after another; several workers may run in one process."""
         for cell, seed in jobs:
             if time.monotonic() >= until or self.finished >= limit:
                 return
-            with self._claimed(cell, seed) as claimed:
-                if claimed:
+            with self._lock(cell, seed) as free:
+                if free:
                     self.finished += 1
                     record = await self._train(cell, seed)
                     append(self.file, record)
@@ -100,44 +96,44 @@ class Builder:
                     sys.stdout.flush()
 
     @contextmanager
-    def _claimed(self, cell: Cell, seed: int) -> Iterator[bool]:
-        """Whether the training is ours: no process is at it, and no file has its record.
+    def _lock(self, cell: Cell, seed: int) -> Iterator[bool]:
+        """Whether the training is free: neither running elsewhere nor on record. Locked inside the context.
 
-        One byte of the lock file stands for each training. The kernel's locks keep processes apart, `_held` the
-        workers of this one.
+        Each training has a byte in the lock file. `_locked` excludes the other workers of this process, which share
+        its file locks.
         """
-        place = seed * len(cells()) + cells().index(cell)
-        if place in self._held:
+        offset = seed * len(cells()) + cells().index(cell)
+        if offset in self._locked:
             yield False
             return
         try:
-            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
         except OSError:
             yield False
             return
-        self._held.add(place)
+        self._locked.add(offset)
         try:
             yield (cell.name, self.name, seed) not in {record.key for record in read_all(self.folder)}
         finally:
-            self._held.discard(place)
-            fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, place)
+            self._locked.discard(offset)
+            fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, offset)
 
     async def _train(self, cell: Cell, seed: int) -> Record:
-        began, chunks = time.monotonic(), list[Metrics]()
+        start, chunks = time.monotonic(), list[Metrics]()
         try:
             program = render(cell.mixer, "Cell")
             result = await train(program, seed, self.scale, self.corpus, self.sandbox, on_progress=chunks.append)
         except TrainingFailed as failed:
             return Record(
                 cell.name, self.name, seed, failure=f"{failed.kind}: {failed.message}"[:300],
-                seconds=round(time.monotonic() - began, 2), conditions=self.conditions,
+                seconds=round(time.monotonic() - start, 2), conditions=self.conditions,
             )  # fmt: skip
         return self._record(cell, seed, result, chunks)
 
     def _record(self, cell: Cell, seed: int, result: TrainingResult, chunks: Sequence[Metrics]) -> Record:
         starts = [0, *(chunk.step for chunk in chunks)]
         busy = [chunk.busy_per_step or 0.0 for chunk in chunks]
-        measured = result.measurements
+        measurements = result.measurements
         return Record(
             cell=cell.name,
             scale=self.name,
@@ -149,21 +145,21 @@ class Builder:
                 for point in result.curve
                 if point.train_loss is not None
             ),
-            parameters=measured.parameters,
-            flops_per_token=measured.flops_per_token,
+            parameters=measurements.parameters,
+            flops_per_token=measurements.flops_per_token,
             tokens_per_cpu_second=round(self.scale.tokens_per_step / median(busy), 1) if any(busy) else None,
             cpu_seconds=round(sum(b * (c.step - s) for b, c, s in zip(busy, chunks, starts, strict=False)), 2),
-            seconds=round(measured.seconds, 2),
+            seconds=round(measurements.seconds, 2),
             conditions=self.conditions,
         )
 
 
 async def build(arguments: argparse.Namespace) -> int:
-    """Train until the hours or the limit are used up, or nothing is left. Returns the exit status."""
+    """Train until the time or number limit is reached or nothing is left. Returns the exit status."""
     name = arguments.scale
     base, overrides = SCALES[name]
-    scale = load_scale(base, {**overrides, **dict(one.split("=", 1) for one in arguments.set)})
-    corpus = open_corpus(scale, arguments.folder / "corpus", "table")  # trusted programs: the same text everywhere
+    scale = load_scale(base, {**overrides, **dict(pair.split("=", 1) for pair in arguments.set)})
+    corpus = open_corpus(scale, arguments.folder / "corpus", "table")  # a fixed secret, as programs are trusted
     until = time.monotonic() + arguments.hours * 3600
     async with Sandbox() as sandbox:
         builder = Builder(arguments.folder, name, scale, corpus, sandbox)
@@ -184,11 +180,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asi-arch table build", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where the records are appended")
     parser.add_argument("--scale", choices=SCALES, default="mini-half")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override, to try things out")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override of the scale")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--workers", type=int, default=1, help="trainings at once in this process")
+    parser.add_argument("--workers", type=int, default=1, help="concurrent trainings in this process")
     parser.add_argument("--hours", type=float, default=1e6)
-    parser.add_argument("--limit", type=int, default=sys.maxsize, help="trainings, then stop")
+    parser.add_argument("--limit", type=int, default=sys.maxsize, help="maximum number of trainings")
     return parser
 
 

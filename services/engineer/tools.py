@@ -1,6 +1,6 @@
 """`python -m services.engineer.tools`: check or train the program in a file, or print the prompt of a repair.
 
-Exit status: 0 nothing fatal, 1 a fatal verdict or a failed training, 2 bad input.
+Exit status: 0, 1 for a rejected program or a failed training, or 2 for bad input.
 """
 
 import argparse
@@ -33,36 +33,35 @@ LINE_SECONDS = 15.0
 BAR = 16
 BYTES = 256
 COMPILER_WORDS = ("checkpoint", "torch.compiler", "flex_attention", "dynamo", "higher_order")
-"""What torch imports its compiler for, which takes a second and cannot be done inside of a check."""
+"""Words in programs for which torch imports its compiler, which takes a second and is impossible in a check."""
 MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
 async def main(arguments: argparse.Namespace) -> int:
-    """Run one command; its exit status."""
+    """Run one command and return the exit status."""
     program = await asyncio.to_thread(_read, arguments.file)
     arguments.scale, overrides = await asyncio.to_thread(_scale, arguments)
     data = Path(os.environ.get("ASI_DATA_DIR", ".data")) / "data"
     if arguments.command == "train":
         return await _train(arguments, data, overrides, program)
-    address = os.environ.get("ASI_CHECKER_ADDRESS")
-    if address:
-        report = await _checked_elsewhere(address, arguments, overrides, program)
+    if address := os.environ.get("ASI_CHECKER_ADDRESS"):
+        report = await _check_remotely(address, arguments, overrides, program)
     else:
-        report = await _checked_here(arguments, data, overrides, program)
-    _say(json.dumps(asdict(report), indent=2) if arguments.json else _report_text(report, arguments.verbose))
+        report = await _check_locally(arguments, data, overrides, program)
+    _print(json.dumps(asdict(report), indent=2) if arguments.json else _report_text(report, arguments.verbose))
     return 0 if report.passed else 1
 
 
-async def _checked_here(
+async def _check_locally(
     arguments: argparse.Namespace, data: Path, overrides: dict[str, str], program: str
 ) -> CheckReport:
-    """In a sandbox of this process. Neither torch nor a corpus of text is needed here, which saves most of the wait."""
+    """Check in a sandbox of this process, which starts quickly as it needs neither torch nor a corpus."""
     scale = load_scale(arguments.scale, overrides)
     vocabulary = BYTES if scale.of_bytes else await asyncio.to_thread(_vocabulary, scale, data)
     imports = asyncio.create_task(asyncio.to_thread(import_module, "services.engineer.checks.host"))
     needs_compiler = any(word in program for word in COMPILER_WORDS)
     preload = (*PRELOAD_CHECKS, "torch._dynamo") if needs_compiler else PRELOAD_CHECKS
-    async with Sandbox(preload=preload) as sandbox:  # whose fork server imports torch at the same time
+    async with Sandbox(preload=preload) as sandbox:  # its fork server imports torch meanwhile
         await imports
         from services.engineer.checks.host import check, check_thoroughly, stage_settings
         from services.engineer.checks.screen import screen_apart
@@ -76,7 +75,7 @@ async def _checked_here(
 
 
 def _scale(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:
-    """The name of the scale and its overrides: of a scale file, of an own corpus, of --set, which wins.
+    """The name of the scale and its overrides from a scale file, --corpus and --set, in increasing priority.
 
     Raises ScaleError.
     """
@@ -87,9 +86,13 @@ def _scale(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:
         except ValueError as error:
             raise ScaleError(f"{error}.") from None
     corpus = str(arguments.corpus or "")
-    own = corpus if not corpus or corpus.startswith(HUB) else str(Path(corpus).absolute())
-    given = dict(_pair(text) for text in arguments.set)
-    return scale, {**own_scale, **(corpus_overrides(own) if own else {}), **given}
+    if corpus and not corpus.startswith(HUB):
+        corpus = str(Path(corpus).absolute())
+    for text in arguments.set:
+        if not text.partition("=")[0] or "=" not in text:
+            raise ScaleError(f"--set is {text!r}; write it as NAME=VALUE.")
+    options = dict(text.split("=", 1) for text in arguments.set)
+    return scale, {**own_scale, **(corpus_overrides(corpus) if corpus else {}), **options}
 
 
 def _vocabulary(scale: Scale, cache: Path) -> int:
@@ -101,10 +104,10 @@ def _vocabulary(scale: Scale, cache: Path) -> int:
         raise ScaleError(str(error)) from None
 
 
-async def _checked_elsewhere(
+async def _check_remotely(
     address: str, arguments: argparse.Namespace, overrides: dict[str, str], program: str
 ) -> CheckReport:
-    """By the engineer of a laboratory that is up, whose sandbox is warm. Raises ScaleError for bad input."""
+    """Check by the Checker service of a running engineer. Raises ScaleError for bad input."""
     import grpc.aio
     from google.protobuf.json_format import MessageToDict
 
@@ -134,69 +137,70 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
     from services.engineer.data import CorpusError
     from services.engineer.evaluation.tasks import EvaluationUnavailable
     from services.engineer.stages import Stages
-    from services.engineer.training.host import train  # torch takes seconds to import, which a check does without
+    from services.engineer.training.host import train  # imports torch, which takes seconds and a check does not need
 
     if arguments.steps is not None:
         overrides["steps"] = str(arguments.steps)
     logs.configure("engineer", "warning")
-    shown = None if arguments.json else _Progress()
+    on_progress = None if arguments.json else _Progress()
     try:
         async with Sandbox() as sandbox:
             stage = await Stages(sandbox, data, text_seed=os.environ.get("ASI_ENGINEER_TEXT_SEED")).open(
                 arguments.scale, overrides
             )
-            result = await train(program, arguments.seed, stage.scale, stage.corpus, sandbox, on_progress=shown)
+            seed, scale, corpus = arguments.seed, stage.scale, stage.corpus
+            result = await train(program, seed, scale, corpus, sandbox, on_progress=on_progress)
     except TrainingFailed as failed:
         if arguments.json:
-            _say(json.dumps({"failed": failed.kind, "reason": failed.message, "evidence": failed.evidence}, indent=2))
+            _print(json.dumps({"failed": failed.kind, "reason": failed.message, "evidence": failed.evidence}, indent=2))
         else:
-            _say(f"\nthe training failed: {failed.message}\n{failed.log_tail[-3000:]}".rstrip())
+            _print(f"\nthe training failed: {failed.message}\n{failed.log_tail[-3000:]}".rstrip())
         return 1
     except (CorpusError, EvaluationUnavailable) as error:
         raise ScaleError(str(error)) from None
-    _say(json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result))
+    _print(json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result))
     return 0
 
 
 class _Progress:
-    """A bar that moves on a terminal, a line every 15 seconds elsewhere. The time left never grows."""
+    """Shows a progress bar on a terminal, else a line every 15 seconds. The remaining time never increases."""
 
     def __init__(self) -> None:
-        self._shown_at = -LINE_SECONDS
-        self._left = math.inf
+        self._last_line = -LINE_SECONDS
+        self._seconds_left = math.inf
 
     def __call__(self, metrics: Metrics) -> None:
         from services.engineer.records import training_progress
 
-        self._left = min(self._left, training_progress(metrics).seconds_left)
+        self._seconds_left = min(self._seconds_left, training_progress(metrics).seconds_left)
         text = (
             f"step {metrics.step}/{metrics.steps}  loss {metrics.train_loss:.4f}  "
-            f"{metrics.tokens_per_second:,.0f} tokens/s  {self._left:.0f} s left"
+            f"{metrics.tokens_per_second:,.0f} tokens/s  {self._seconds_left:.0f} s left"
         )
         if sys.stderr.isatty():
-            done = BAR * metrics.step // metrics.steps
-            sys.stderr.write(f"\r\x1b[K{'━' * done}{'─' * (BAR - done)}  {text}")
+            filled = BAR * metrics.step // metrics.steps
+            sys.stderr.write(f"\r\x1b[K{'━' * filled}{'─' * (BAR - filled)}  {text}")
             if metrics.step == metrics.steps:
-                sys.stderr.write("\r\x1b[Kevaluating …\r")  # what is printed next is longer
+                sys.stderr.write("\r\x1b[Kevaluating …\r")  # overwritten by the longer result
             sys.stderr.flush()
-        elif monotonic() - self._shown_at >= LINE_SECONDS:
-            self._shown_at = monotonic()
+        elif monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = monotonic()
             sys.stderr.write(f"{text}\n")
 
 
 def _report_text(report: CheckReport, verbose: bool) -> str:
     lines = []
-    for one in report.verdicts:
-        lines.append(f"{MARKS[one.outcome]}  {one.probe:<14} {one.message}")
-        if one.evidence and (verbose or one.outcome == "fail"):
-            lines.append("      " + json.dumps(one.evidence)[:400])
-    verdict = "passed" if report.passed else "refused"
+    for verdict in report.verdicts:
+        lines.append(f"{MARKS[verdict.outcome]}  {verdict.probe:<14} {verdict.message}")
+        if verdict.evidence and (verbose or verdict.outcome == "fail"):
+            lines.append("      " + json.dumps(verdict.evidence)[:400])
+    result = "passed" if report.passed else "refused"
     parameters = "" if report.parameters is None else f", {report.parameters:,} parameters in the whole model"
-    return "\n".join([*lines, f"{verdict} in {report.seconds:.1f} s ({report.isolation}{parameters})"])
+    return "\n".join([*lines, f"{result} in {report.seconds:.1f} s ({report.isolation}{parameters})"])
 
 
 def _result_text(result: TrainingResult) -> str:
-    measured = result.measurements
+    measurements = result.measurements
     lines = [
         f"loss           {result.loss:.4f} ± {result.loss_stderr:.4f} nats per token",
         f"bits per byte  {result.bits_per_byte:.4f}",
@@ -207,27 +211,27 @@ def _result_text(result: TrainingResult) -> str:
         spread = "" if score.stderr is None else f" ± {score.stderr:.3f}"
         chance = "" if score.chance is None else f", {score.chance:.3f} by guessing"
         lines.append(f"  {score.task:<12} {score.value:.3f}{spread}  ({score.metric}, {score.items} items{chance})")
-    lines.append(f"parameters     {measured.parameters:,}")
-    if measured.tokens_per_second is not None:
-        lines.append(f"speed          {measured.tokens_per_second:,.0f} tokens per second")
-    lines.append(f"seconds        {measured.seconds:.0f} on {measured.device_name}")
+    lines.append(f"parameters     {measurements.parameters:,}")
+    if measurements.tokens_per_second is not None:
+        lines.append(f"speed          {measurements.tokens_per_second:,.0f} tokens per second")
+    lines.append(f"seconds        {measurements.seconds:.0f} on {measurements.device_name}")
     if result.stopped:
         lines.append(f"stopped early: {result.stopped}")
     return "\n".join(lines)
 
 
 def _read(path: Path) -> str:
-    """The program in a file, a byte order mark left out. Raises ScaleError for what is no readable program."""
+    """The program in a file, without a byte order mark. Raises ScaleError for an unsuitable file."""
     try:
         kind = _KINDS.get(stat.S_IFMT(path.stat().st_mode))
-        if kind is not None:  # a FIFO blocks, and a device need not end
+        if kind is not None:  # reading a FIFO or a device may not end
             raise ScaleError(f"{path} is {kind}: give a file that holds a Python program.")
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ScaleError(f"{path} cannot be read: {error.strerror}.") from None
     if len(content) > MOST_BYTES:
-        raise ScaleError(f"{path} has more than {MOST_BYTES} bytes, which is the most that a program may have.")
+        raise ScaleError(f"{path} has more than {MOST_BYTES} bytes, the limit for a program.")
     if not content.strip():
         raise ScaleError(f"{path} is empty: give a file that holds a Python program.")
     try:
@@ -237,33 +241,26 @@ def _read(path: Path) -> str:
         raise ScaleError(f"{path} is not text in UTF-8: byte {content[error.start]:#04x} in line {line}.") from None
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise ScaleError(f"--set is {text!r}; write it as NAME=VALUE.")
-    return name, value
-
-
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="asi-arch", description="Programs, tried out in the sandbox.")
+    parser = argparse.ArgumentParser(prog="asi-arch", description="Check or train programs in the sandbox.")
     commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="screen and probe a program: is it causal, efficient, finite, alive?")
-    train_ = commands.add_parser("train", help="train and evaluate a program with one seed")
-    for one in (check, train_):
-        one.add_argument("file", type=Path, help="a Python module that defines the mixer")
-        one.add_argument("--scale", default="tiny", help=f"{', '.join(SCALES)}, or FILE.toml with a base")
-        one.add_argument("--corpus", metavar="FOLDER|FILE|hub:NAME", help="own text instead of the scale's")
-        one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override of the scale")
-        one.add_argument("--json", action="store_true", help="machine-readable output")
-    check.add_argument("--exempt-from-cost", action="store_true", help="let quadratic cost pass, as for softmax")
-    check.add_argument("--thorough", action="store_true", help="under several seeds")
-    check.add_argument("--verbose", "-v", action="store_true", help="the evidence of every verdict")
-    train_.add_argument("--steps", type=int, help="optimiser steps instead of the scale's")
-    train_.add_argument("--seed", type=int, default=1)
+    check = commands.add_parser("check", help="screen and probe a program")
+    train = commands.add_parser("train", help="train and evaluate a program with one seed")
+    for command in (check, train):
+        command.add_argument("file", type=Path, help="a Python module that defines the mixer")
+        command.add_argument("--scale", default="tiny", help=f"{', '.join(SCALES)}, or FILE.toml with a base")
+        command.add_argument("--corpus", metavar="FOLDER|FILE|hub:NAME", help="own text instead of the scale's")
+        command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override of the scale")
+        command.add_argument("--json", action="store_true", help="machine-readable output")
+    check.add_argument("--exempt-from-cost", action="store_true", help="allow quadratic cost, as of softmax attention")
+    check.add_argument("--thorough", action="store_true", help="repeat the probes with several seeds")
+    check.add_argument("--verbose", "-v", action="store_true", help="print the evidence of every verdict")
+    train.add_argument("--steps", type=int, help="optimiser steps instead of the scale's")
+    train.add_argument("--seed", type=int, default=1)
     return parser
 
 

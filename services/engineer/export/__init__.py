@@ -81,8 +81,7 @@ def write_package(folder: Path, card: Card, source: str, sizes: ModelSizes, weig
     requirements = ", ".join(f'"{requirement}"' for requirement in requirements_of(source))
     texts = {
         package / "program.py": source,
-        package
-        / "parts/__init__.py": '"""Parts of flash-linear-attention that programs import, in plain PyTorch."""\n',
+        package / "parts/__init__.py": '"""Parts of flash-linear-attention in plain PyTorch."""\n',
         package / "construction.py": construction,
         **{package / file: text for file, text in zip(layers, sizes.layers, strict=True) if file},
         package / "sizes.json": json.dumps({**asdict(sizes), "layers": layers}, indent=2),

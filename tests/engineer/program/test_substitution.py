@@ -6,7 +6,7 @@ import pytest
 
 from services.engineer.data import open_corpus
 from services.engineer.scales import load_scale
-from services.engineer.substitution import SLOW, functions, rewritten, substitute
+from services.engineer.substitution import SLOW, functions, rewrite, substitute
 from services.engineer.training.host import train
 from tests.engineer.training.inline_sandbox import InlineSandbox
 from tests.engineer.training.programs import SMALL
@@ -107,4 +107,4 @@ async def test_an_argument_that_is_not_at_its_default_leads_to_the_slow_form() -
     program = MIXER.format(function=DELTA, call="delta(q, k, v, gate)")
     (taken,), _ = await substitute(program, load_scale("tiny", SMALL), InlineSandbox(), seed=3)
 
-    assert f"if chunk_size != 16:\n        return {SLOW}delta(" in rewritten(program, taken.reading)
+    assert f"if chunk_size != 16:\n        return {SLOW}delta(" in rewrite(program, taken.reading)
