@@ -32,5 +32,5 @@ def test_a_rejection_in_training_is_a_failure() -> None:
 
 def test_a_candidate_that_never_failed_gives_no_prompt() -> None:
     """An invented error would mislead whoever reads it."""
-    with pytest.raises(NotPossible, match="never failed"):
+    with pytest.raises(NotPossible, match="has not failed in training"):
         last_failure(pb.Candidate(id="c1"))
