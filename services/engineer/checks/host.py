@@ -24,7 +24,7 @@ JOB = "services.engineer.checks.child:run"
 FIRST_CHILD = ("runs", "parameters", "batch", "causality", "prefix")
 """Half of the work of a check; a second child runs the other probes concurrently."""
 THOROUGH_TIMES = 4
-WALL_PER_CPU = 4
+WALL_PER_CPU = 12
 """Wall-clock limit of a check as a multiple of its CPU limit, as the machine may be busy."""
 
 
