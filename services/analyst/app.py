@@ -1,4 +1,4 @@
-"""The analyst, put together."""
+"""The analyst's settings and wiring."""
 
 import os
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ from services.llm.openai_embedder import RunEmbedder, endpoint_embedder
 
 
 class AnalystSettings(ServiceSettings):
-    """Variables begin with ASI_ANALYST_ where they are the analyst's own."""
+    """The analyst's own variables begin with ASI_ANALYST_."""
 
     parallel: int = Field(8, ge=1, description="candidates analysed at once")
     threshold: float | None = Field(
@@ -33,16 +33,19 @@ class AnalystSettings(ServiceSettings):
 
     @property
     def own_entries(self) -> Path:
-        """Where `asi-arch cognition add` puts entries."""
+        """The folder of `asi-arch cognition add`."""
         return self.cognition_dir or self.data_dir / "cognition"
 
 
 @asynccontextmanager
 async def build(service: Service, settings: AnalystSettings) -> AsyncIterator[None]:
-    """Analyse judged candidates, and answer questions about the literature."""
+    """Analyse judged candidates, and serve the cognition base."""
     endpoint = endpoint_embedder(os.environ)
     library = Library(settings.own_entries, settings.threshold, endpoint)
-    await _warm(library)
+    try:
+        await library.index()
+    except Transient as transient:
+        get_logger().warning("the cognition base is embedded when the endpoint is reachable", reason=str(transient))
     offline = OfflineAnalyst()
 
     async def choose(mind: str, job: Job) -> Analysing:
@@ -62,11 +65,3 @@ async def build(service: Service, settings: AnalystSettings) -> AsyncIterator[No
         finally:
             await minds.close()
             await embedder.close()
-
-
-async def _warm(library: Library) -> None:
-    """Entries that cannot be read stop the start; an endpoint that is away for now does not."""
-    try:
-        await library.index()
-    except Transient as transient:
-        get_logger().warning("the cognition base is embedded when the endpoint answers", reason=str(transient))

@@ -1,8 +1,8 @@
-"""One candidate against another, in numbers that come from the records alone.
+"""Statistical comparison of candidates from their records, and the text of results.
 
-Pairs are formed by seed and, within a seed, by held-out block or benchmark item. Blocks and items are the same for
-every seed, so their error does not shrink with more seeds; the error over seeds is added to it, with Student's t
-because seeds are few. One seed speaks about the held-out data only, which `Difference.seeds` lets the text say.
+Pairs are formed by seed and, within a seed, by held-out block or benchmark item. Blocks and items are the same for all
+seeds, so their error does not decrease with more seeds; the error over seeds is added to it, with Student's t. With one
+seed only the error over held-out data is known.
 """
 
 import math
@@ -20,7 +20,7 @@ from services.domain.statistics import normal_quantile, student_quantile
 
 @dataclass(frozen=True)
 class Dossier:
-    """Absent relatives are None or empty: a root has no parent."""
+    """The data of an analysis; absent relatives are None or empty."""
 
     record: pb.Candidate
     root: pb.Candidate | None
@@ -29,26 +29,19 @@ class Dossier:
     siblings: tuple[pb.Candidate, ...]  # best first
     hits: tuple[Hit, ...]
     settings: events_pb2.RunSettings
-    baselines: tuple[pb.Candidate, ...] = ()  # the measured ones but for the root
+    baselines: tuple[pb.Candidate, ...] = ()  # the measured ones except the root
     best: pb.Candidate | None = None  # the lowest loss of the run
-    sources: tuple[Knowledge, ...] = ()  # the entries that the proposal's ideas name as their source
+    sources: tuple[Knowledge, ...] = ()  # entries named by the proposal's ideas
 
     @property
     def all_records(self) -> tuple[pb.Candidate, ...]:
-        """The candidate first, then its relatives, the root, the other baselines and the best of the run, each once."""
-        known: dict[str, pb.Candidate] = {}
-        for relative in (
-            self.record,
-            self.parent,
-            self.root,
-            self.grandparent,
-            *self.siblings,
-            *self.baselines,
-            self.best,
-        ):
-            if relative is not None:
-                known.setdefault(relative.id, relative)
-        return tuple(known.values())
+        """The candidate, its relatives, the root, the other baselines and the best of the run, without duplicates."""
+        relatives = (self.parent, self.root, self.grandparent, *self.siblings, *self.baselines, self.best)
+        by_id: dict[str, pb.Candidate] = {}
+        for record in (self.record, *relatives):
+            if record is not None:
+                by_id.setdefault(record.id, record)
+        return tuple(by_id.values())
 
 
 LEVEL = 0.95
@@ -56,24 +49,24 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two means with its errors; positive where the candidate is better (its loss is lower).
+    """A difference of two means with its errors; positive if the candidate is better (its loss is lower).
 
-    `items` is the standard error over blocks or items, `seeds` that over seeds; None where it cannot be had.
+    `items` is the standard error over blocks or items, `seeds` that over seeds; None if unknown.
     """
 
     gain: float
     items: float | None
     seeds: float | None
-    count: int  # seeds that both were trained with
+    count: int  # shared seeds
 
     @property
     def stderr(self) -> float | None:
-        """Both errors together; None where there is none."""
+        """The combined error; None if both are unknown."""
         parts = [part for part in (self.items, self.seeds) if part is not None]
         return math.hypot(*parts) if parts else None
 
     def certain(self, among: int = 1) -> bool:
-        """Whether the 95 % interval leaves zero out, corrected for `among` comparisons (Bonferroni)."""
+        """Whether the 95 % interval excludes zero, corrected for `among` comparisons (Bonferroni)."""
         if self.stderr is None:
             return False
         normal, student = _critical(among, self.count)
@@ -92,18 +85,16 @@ class TaskChange:
 
 
 def loss_difference(record: pb.Candidate, other: pb.Candidate) -> Difference | None:
-    """The other's held-out loss minus the candidate's, nats per token. None where either was not measured."""
+    """The other's held-out loss minus the candidate's, nats per token; None if either is unmeasured."""
     if not record.training.HasField("loss") or not other.training.HasField("loss"):
         return None
     gain = other.training.loss - record.training.loss
     rows = [
-        [theirs - ours for ours, theirs in zip(one.block_losses, two.block_losses, strict=True)]
-        for one, two in _shared_seeds(record, other)
-        if 0 < len(one.block_losses) == len(two.block_losses)
+        [b - a for a, b in zip(ours.block_losses, theirs.block_losses, strict=True)]
+        for ours, theirs in _shared_seeds(record, other)
+        if 0 < len(ours.block_losses) == len(theirs.block_losses)
     ]
-    return (
-        _of_rows(gain, rows) if rows else Difference(gain, _unpaired(_loss_error(record), _loss_error(other)), None, 0)
-    )
+    return _of_rows(gain, rows) if rows else _unpaired(gain, _loss_error(record), _loss_error(other))
 
 
 def task_changes(record: pb.Candidate, other: pb.Candidate) -> list[TaskChange]:
@@ -126,11 +117,9 @@ def task_means(record: pb.Candidate) -> dict[str, float]:
 
 
 def flops_of(record: pb.Candidate) -> float | None:
-    """FLOPs per token of the first seed that tells them: speed would depend on what else the machine did."""
-    measured = (seed.measurements for seed in record.training.seeds)
-    return next(
-        (measurement.flops_per_token for measurement in measured if measurement.HasField("flops_per_token")), None
-    )
+    """FLOPs per token of the first seed that has them; unlike speed, independent of the machine's load."""
+    measurements = (seed.measurements for seed in record.training.seeds)
+    return next((m.flops_per_token for m in measurements if m.HasField("flops_per_token")), None)
 
 
 def parameters_of(record: pb.Candidate) -> int | None:
@@ -139,19 +128,17 @@ def parameters_of(record: pb.Candidate) -> int | None:
 
 
 def _task_difference(record: pb.Candidate, other: pb.Candidate, task: str, gain: float) -> Difference:
-    pairs = [(_score(one, task), _score(two, task)) for one, two in _shared_seeds(record, other)]
+    pairs = [(_score(ours, task), _score(theirs, task)) for ours, theirs in _shared_seeds(record, other)]
     rows = [
-        [float(now) - before for now, before in zip(one.correct, two.correct, strict=True)]
-        for one, two in pairs
-        if one is not None and two is not None and 0 < len(one.correct) == len(two.correct)
+        [float(a) - b for a, b in zip(ours.correct, theirs.correct, strict=True)]
+        for ours, theirs in pairs
+        if ours is not None and theirs is not None and 0 < len(ours.correct) == len(theirs.correct)
     ]
-    if rows:
-        return _of_rows(gain, rows)
-    return Difference(gain, _unpaired(_task_error(record, task), _task_error(other, task)), None, 0)
+    return _of_rows(gain, rows) if rows else _unpaired(gain, _task_error(record, task), _task_error(other, task))
 
 
 def _of_rows(gain: float, rows: Sequence[Sequence[float]]) -> Difference:
-    """`rows[seed][item]` are paired differences, over the items that all seeds have."""
+    """`rows[seed][item]` are paired differences; only items of all seeds are used."""
     columns = list(zip(*rows, strict=False))
     items = stdev(map(fmean, columns)) / math.sqrt(len(columns)) if len(columns) > 1 else None
     seeds = stdev(map(fmean, rows)) / math.sqrt(len(rows)) if len(rows) > 1 else None
@@ -171,18 +158,19 @@ def _loss_error(record: pb.Candidate) -> float | None:
     training = record.training
     if training.HasField("loss_stderr"):
         return training.loss_stderr
-    alone = training.seeds[0] if len(training.seeds) == 1 else None
-    return alone.loss_stderr if alone is not None and alone.HasField("loss_stderr") else None
+    seed = training.seeds[0] if len(training.seeds) == 1 else None
+    return seed.loss_stderr if seed is not None and seed.HasField("loss_stderr") else None
 
 
 def _task_error(record: pb.Candidate, task: str) -> float | None:
-    """Of the first seed: an upper bound of that of the mean, since the items are the same."""
+    """The first seed's error, an upper bound of the mean's, since all seeds have the same items."""
     scores = [score for seed in record.training.seeds if (score := _score(seed, task)) is not None]
     return scores[0].stderr if scores and scores[0].HasField("stderr") else None
 
 
-def _unpaired(one: float | None, two: float | None) -> float | None:
-    return None if one is None or two is None else math.hypot(one, two)
+def _unpaired(gain: float, own: float | None, other: float | None) -> Difference:
+    error = None if own is None or other is None else math.hypot(own, other)
+    return Difference(gain, error, None, 0)
 
 
 @lru_cache(maxsize=256)
@@ -192,12 +180,12 @@ def _critical(among: int, seeds: int) -> tuple[float, float]:
     return normal_quantile(upper), student_quantile(upper, seeds - 1) if seeds > 1 else 0.0
 
 
-MOST_TASKS = 4  # named one by one; a list of all is in the record
+MOST_TASKS = 4  # named individually
 HONESTY = "Computed from the measurements of this run, without a language model."
 
 
 def reference_of(dossier: Dossier) -> tuple[pb.Candidate, str] | None:
-    """What the candidate is measured by first: its parent, else the root, unless it is that itself."""
+    """The main reference of the candidate: its parent, else the root."""
     if dossier.parent is not None and dossier.parent.training.HasField("loss"):
         return dossier.parent, f"its parent {dossier.parent.proposal.name}"
     if dossier.root is not None and dossier.root.id != dossier.record.id and dossier.root.training.HasField("loss"):
@@ -206,7 +194,7 @@ def reference_of(dossier: Dossier) -> tuple[pb.Candidate, str] | None:
 
 
 def results(dossier: Dossier) -> str:
-    """What was measured; what was not is said, never written as a number."""
+    """The measurements in sentences; missing ones are named."""
     sentences = [HONESTY, *_own(dossier.record), *_losses(dossier)]
     if reference := reference_of(dossier):
         sentences += [_tasks(task_changes(dossier.record, reference[0]), reference[1])]
@@ -270,16 +258,16 @@ def _error(difference: Difference) -> str:
 
 
 def _tasks(changes: list[TaskChange], name: str) -> str:
-    """Only what the items bear out, corrected for the number of tasks looked at."""
+    """The significant changes, corrected for the number of tasks."""
     if not changes:
         return ""
-    told = [change for change in changes if change.difference.certain(among=len(changes))]
+    significant = [change for change in changes if change.difference.certain(among=len(changes))]
     tasks = f"{len(changes)} task{'s' if len(changes) > 1 else ''}"
-    if not told:
+    if not significant:
         return f"On {tasks} it cannot be told from {name}: the largest change is {_change(changes[0], 'went')}."
-    moved = listed([_change(one, "rose" if one.now > one.before else "fell") for one in told[:MOST_TASKS]])
-    rest = len(changes) - len(told)
-    return f"Of {tasks} against {name}, {moved}" + (f"; {rest} cannot be told apart." if rest else ".")
+    shown = [_change(c, "rose" if c.now > c.before else "fell") for c in significant[:MOST_TASKS]]
+    rest = len(changes) - len(significant)
+    return f"Of {tasks} against {name}, {listed(shown)}" + (f"; {rest} cannot be told apart." if rest else ".")
 
 
 def _change(change: TaskChange, verb: str) -> str:

@@ -1,4 +1,4 @@
-"""What the analyst does with a judged candidate: gathers relatives, searches the literature, writes the analysis."""
+"""Handles judged candidates: gathers relatives, searches the literature, writes the analysis."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from services.llm.port import BudgetExhausted
 
 MOST_PER_CANDIDATE = 2
 FORM = frozenset({"chunkwise-form", "parallel-scan", "hardware-kernel"})
-"""How a program is computed, not what it computes."""
+"""Components of the implementation, which have no effect on the function."""
 
 
 def worth_asking(dossier: Dossier) -> list[str]:
-    """Components that the parent lacks, of a proposal that is better than the root beyond its interval; else none.
+    """The components to ablate: those that the parent lacks, if the proposal is better than the root with confidence.
 
-    The run's budget of ablations is the store's to keep; a run without one is not asked at all.
+    The store keeps the run's budget of ablations; none are requested without one.
     """
     record, root = dossier.record, dossier.root
     if record.kind != pb.KIND_PROPOSAL or root is None or not dossier.settings.policies.ablations:
@@ -42,7 +42,7 @@ def worth_asking(dossier: Dossier) -> list[str]:
 
 
 def ablations_wanted(job: Job, record: pb.Candidate, components: list[str], service: str) -> list[events_pb2.Event]:
-    """One fact for each; the same delivery again gives the same ids."""
+    """The events `ablation.wanted`; a redelivery gives the same ids."""
     events = []
     for component in components:
         event = follow(job.cause, "wanted", service, 1, record.id, suffix=component)
@@ -61,10 +61,9 @@ class Analysing(Protocol):
 
     async def analyse(self, dossier: Dossier) -> pb.Analysis:
         """The five parts, components and origins."""
-        ...
 
 
-Choose = Callable[[str, Job], Awaitable[Analysing]]  # from a run's mind to who analyses for it
+Choose = Callable[[str, Job], Awaitable[Analysing]]  # from the name of a run's mind to its analyst
 
 
 class AnalystHandler:
@@ -80,7 +79,7 @@ class AnalystHandler:
         self._analysing = analysing
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
-        """The event `candidate.analysed`, and `ablation.wanted` where the run has a budget for it."""
+        """The event `candidate.analysed`, and `ablation.wanted` if the run has a budget for ablations."""
         record = await record_for(self._archive, job)
         if record is None:
             return []
@@ -95,10 +94,9 @@ class AnalystHandler:
         return await (await self._analysing(dossier.settings.mind, job)).analyse(dossier)
 
     async def dossier(self, record: pb.Candidate, embed: Callable[[str, str], Awaitable[Vector | None]]) -> Dossier:
-        """What the analysis is written from, as the archive stands now.
+        """The data of the analysis, from the current archive.
 
-        `embed` may give the vector of a query, asked with the run's mind; a run that cannot pay for it any more
-        searches by the text.
+        `embed` may give the vector of a query, with the run's mind; without budget the search is by text.
         """
         settings = await self._runs.settings(record.run)
         relatives = await self._archive.GetRelatives(
@@ -124,7 +122,7 @@ class AnalystHandler:
             siblings=tuple(relatives.siblings),
             hits=await self._hits(symptoms(record, parent), settings.mind, embed) if known else (),
             settings=settings,
-            best=next((one for one in lowest if one.training.HasField("loss")), None),
+            best=next((record for record in lowest if record.training.HasField("loss")), None),
             sources=await self._sources(record) if known else (),
         )
 
@@ -132,25 +130,25 @@ class AnalystHandler:
         self, query: str, mind: str, embed: Callable[[str, str], Awaitable[Vector | None]]
     ) -> tuple[Hit, ...]:
         vector = None
-        with contextlib.suppress(BudgetExhausted):  # what is measured and judged is not lost for want of a vector
+        with contextlib.suppress(BudgetExhausted):  # the analysis goes on without a vector
             vector = await embed(query, mind)
         return (await self._library.search(query, vector=vector)).hits
 
     async def _sources(self, record: pb.Candidate) -> tuple[Knowledge, ...]:
-        """The entries that the proposal's ideas name, each once; what is not in the base any more is left out."""
+        """The existing entries that the proposal's ideas name, without duplicates."""
         names = dict.fromkeys(idea.source for idea in record.proposal.ideas if idea.origin == "cognition")
-        found = [await self._library.entry(name) for name in names]
-        return tuple(entry for entry in found if entry is not None)
+        entries = [await self._library.entry(name) for name in names]
+        return tuple(entry for entry in entries if entry is not None)
 
 
 def root_of(record: pb.Candidate, baselines: Sequence[pb.Candidate], names: Sequence[str]) -> pb.Candidate | None:
-    """The baseline that the verdict used; where it names none, the first of the run's, as far as it is measured."""
+    """The baseline that the verdict used, else the first of the run's, if it is measured."""
     named = next((baseline for baseline in baselines if baseline.id == record.verdict.baseline), None)
     return named or next((baseline for baseline in baselines if baseline.request.baseline in names[:1]), None)
 
 
 def symptoms(record: pb.Candidate, parent: pb.Candidate | None) -> str:
-    """What was seen, as a query for trigger patterns: what was tried, and which tasks it does worse than its parent."""
+    """A query for trigger patterns: the motivation, components, and tasks that became worse than the parent's."""
     parts = [record.proposal.motivation or record.proposal.name, " ".join(record.proposal.components)]
     changes = [] if parent is None else task_changes(record, parent)
     worse = [

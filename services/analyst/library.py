@@ -1,5 +1,5 @@
 # ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
-"""The cognition base in memory (shipped corpus and additions, re-embedded when they change), and its gRPC service."""
+"""The cognition base in memory (shipped corpus and additions, re-embedded on changes), and its gRPC service."""
 
 import asyncio
 from dataclasses import dataclass
@@ -18,48 +18,48 @@ from services.contracts import cognition_pb2_grpc
 from services.llm.embedder import Embedder, Vector
 
 DEFAULT_COUNT = 3
-LEAST_FITTED = 0.2
-LEAST_OF_AN_ENDPOINT = 0.5
-"""Least cosines: the paper's, and one for sparse vectors, whose cosines are smaller."""
-Files = tuple[tuple[str, int, int], ...]  # name, time of change in ns, bytes
+FITTED_THRESHOLD = 0.2
+ENDPOINT_THRESHOLD = 0.5
+"""Default least cosines: the paper's for endpoints, and a smaller one for sparse vectors."""
+Files = tuple[tuple[str, int, int], ...]  # name, modification time in ns, bytes
 
 
 @dataclass(frozen=True)
-class Found:
-    """Entries, best first, and the embedder in whose space they were compared."""
+class SearchResult:
+    """Entries, best first, and the name of the embedder."""
 
     hits: tuple[Hit, ...]
     embedder: str
 
 
 class Library:
-    """Searches entries by their trigger patterns (the paper's top 3).
+    """Searches entries by their trigger patterns.
 
-    They are compared in the space of an endpoint's `embedder` where one is given and the query comes with its vector,
-    which the caller has paid for; else in the space of an embedder that is fitted to them, which costs nothing.
+    Searches use the space of the endpoint's `embedder` if the query has a vector of it, for which the caller has paid;
+    otherwise that of an embedder fitted to the entries, which is free.
     """
 
     def __init__(self, own_entries: Path, threshold: float | None = None, embedder: Embedder | None = None) -> None:
-        self._fitted = _Shelf(own_entries, LEAST_FITTED if threshold is None else threshold, None)
-        least = LEAST_OF_AN_ENDPOINT if threshold is None else threshold
-        self._embedded = None if embedder is None else _Shelf(own_entries, least, embedder)
+        self._fitted = _EmbeddedCorpus(own_entries, FITTED_THRESHOLD if threshold is None else threshold, None)
+        least = ENDPOINT_THRESHOLD if threshold is None else threshold
+        self._embedded = None if embedder is None else _EmbeddedCorpus(own_entries, least, embedder)
         self._embedder = embedder
 
     async def search(
         self, query: str, count: int = 0, threshold: float | None = None, vector: Vector | None = None
-    ) -> Found:
-        """Best first. Raises ValueError for an empty query, too great a count or an impossible threshold."""
-        here = vector is not None and self._embedder is not None and vector.embedder == self._embedder.name
-        shelf = self._embedded if self._embedded is not None and here else self._fitted
-        least = shelf.threshold if threshold is None else threshold
+    ) -> SearchResult:
+        """Best first. Raises ValueError for an empty query, or an invalid count or threshold."""
+        by_endpoint = vector is not None and self._embedder is not None and vector.embedder == self._embedder.name
+        corpus = self._embedded if self._embedded is not None and by_endpoint else self._fitted
+        least = corpus.threshold if threshold is None else threshold
         if not -1 <= least <= 1:
             raise ValueError(f"threshold must be a cosine, -1 to 1, not {least}")
-        index = await shelf.index()
-        hits = await index.search(query, count or DEFAULT_COUNT, least, vector if here else None)
-        return Found(hits, index.embedder.name)
+        index = await corpus.index()
+        hits = await index.search(query, count or DEFAULT_COUNT, least, vector if by_endpoint else None)
+        return SearchResult(hits, index.embedder.name)
 
     async def embedded(self, query: str) -> Vector | None:
-        """The query's embedding by the endpoint, charged to no run: for the command line. None without an endpoint."""
+        """The query's embedding by the endpoint, charged to no run; None without an endpoint. For the command line."""
         return None if self._embedder is None else (await self._embedder.embed([query]))[0]
 
     async def entry(self, entry_id: str) -> Knowledge | None:
@@ -67,53 +67,53 @@ class Library:
         return (await self._fitted.index()).corpus.entry(entry_id)
 
     async def index(self) -> Index:
-        """The index of everything there is now, by the endpoint where there is one.
+        """The index of all current entries, by the endpoint if there is one.
 
-        Raises CorpusError at the first call for a file that was added and cannot be read, and Transient while an
-        endpoint that embeds is out of reach and nothing was embedded before.
+        The first call raises CorpusError for an unreadable added file, and Transient if the endpoint is unreachable.
         """
         return await (self._embedded or self._fitted).index()
 
 
-class _Shelf:
-    """The entries in one space. The index is made anew with every start, by the embedder that embeds the queries."""
+class _EmbeddedCorpus:
+    """The entries in the space of one embedder, indexed at the first use."""
 
     def __init__(self, own_entries: Path, threshold: float, embedder: Embedder | None) -> None:
         self.threshold = threshold
         self._own = own_entries
         self._embedder = embedder
         self._index: Index | None = None
-        self._seen: Files = ()
+        self._indexed: Files = ()
         self._building = asyncio.Lock()
 
     async def index(self) -> Index:
-        """Raises as `Library.index` does at the first call.
-
-        Later, a file that cannot be read is logged and what was known before serves on: a half-copied file must not
+        """See `Library.index`. Later errors are logged and the previous index remains in use: a half-copied file must
+        not
         end the analyses of a run.
         """
         async with self._building:
-            seen = self._files()
+            files = self._files()
             if self._index is None:
-                self._index = await self._built(seen)
-            elif seen != self._seen:
+                self._index = await self._build(files)
+            elif files != self._indexed:
                 try:
-                    self._index = await self._built(seen)
+                    self._index = await self._build(files)
                 except CorpusError as error:
-                    get_logger().error("added entries cannot be read; the earlier ones serve on", error=str(error))
+                    get_logger().error(
+                        "added entries cannot be read; the previous index remains in use", error=str(error)
+                    )
                 except Transient as transient:
                     get_logger().warning("added entries are not embedded yet", reason=str(transient))
                     return self._index
-            self._seen = seen
+            self._indexed = files
             return self._index
 
-    async def _built(self, seen: Files) -> Index:
-        corpus = await asyncio.to_thread(load, SHIPPED, *([self._own] if seen else []))
+    async def _build(self, files: Files) -> Index:
+        corpus = await asyncio.to_thread(load, SHIPPED, *([self._own] if files else []))
         embedder = self._embedder
         if embedder is None:
             embedder = await asyncio.to_thread(CorpusEmbedder, corpus)
         built = await index(corpus, embedder)
-        get_logger().info("cognition", entries=len(corpus.entries), added=len(seen), embedder=embedder.name)
+        get_logger().info("cognition", entries=len(corpus.entries), added=len(files), embedder=embedder.name)
         return built
 
     def _files(self) -> Files:
@@ -124,7 +124,7 @@ class _Shelf:
 
 
 class CognitionService(cognition_pb2_grpc.CognitionServicer):
-    """Empty queries, counts over 50 and embeddings without direction are INVALID_ARGUMENT."""
+    """Empty queries, counts over 50 and zero embeddings are INVALID_ARGUMENT."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
@@ -137,7 +137,7 @@ class CognitionService(cognition_pb2_grpc.CognitionServicer):
 
 
 def entry_message(hit: Hit) -> pb.CognitionEntry:
-    """An entry as the contracts carry it."""
+    """The message of an entry."""
     entry, paper = hit.knowledge.entry, hit.knowledge.paper
     return pb.CognitionEntry(
         id=hit.knowledge.id,

@@ -1,6 +1,6 @@
-"""A language model that writes the five parts. What cites a number that the record does not hold is not taken.
+"""Analyses by a language model. Analyses that cite numbers which the record does not contain are refused.
 
-`invented` finds the numbers in a text that the record does not hold.
+`invented` finds such numbers.
 """
 
 import re
@@ -41,11 +41,11 @@ _FACTORS = {"k": 1e3, "thousand": 1e3, "M": 1e6, "million": 1e6, "B": 1e9, "bill
 
 
 @dataclass(frozen=True)
-class Held:
-    """What may be cited.
+class Citable:
+    """The numbers that may be cited.
 
-    `quantities`: values of one quantity each, the candidate's first, then its relatives'; the first two (candidate and
-    parent) are compared with all others. `literals`: numbers that stand in texts which the record holds.
+    `quantities`: the values of one quantity each, the candidate's first, then its relatives'; differences of the first
+    two (candidate and parent) from all others may be cited, too. `literals`: numbers in texts of the record.
     """
 
     quantities: tuple[tuple[float, ...], ...]
@@ -53,13 +53,13 @@ class Held:
 
     @cached_property
     def values(self) -> tuple[float, ...]:
-        """Everything that may be cited, without signs."""
-        return tuple({abs(one) for quantity in self.quantities for one in _derived(quantity)} | self.literals)
+        """All numbers that may be cited, without signs."""
+        return tuple({abs(value) for quantity in self.quantities for value in _derived(quantity)} | self.literals)
 
 
 @dataclass(frozen=True)
 class Citation:
-    """A number as it is written, its size without sign and unit, and half a unit of its last digit."""
+    """A number as written, its absolute value, and half a unit of its last digit."""
 
     written: str
     value: float
@@ -68,21 +68,21 @@ class Citation:
     bare: bool  # a whole number without a unit
 
 
-def invented(text: str, held: Held) -> list[str]:
-    """The numbers of the text that the record does not hold, as they are written there."""
-    return [citation.written for citation in citations(text) if not _allowed(citation, held)]
+def invented(text: str, citable: Citable) -> list[str]:
+    """The numbers of the text that the record does not contain, as written."""
+    return [citation.written for citation in citations(text) if not _allowed(citation, citable)]
 
 
 def citations(text: str) -> Iterator[Citation]:
-    """All numbers of a text but arXiv ids."""
+    """All numbers of a text except arXiv ids."""
     for match in _NUMBER.finditer(_ARXIV.sub(" ", text)):
         yield _citation(match)
 
 
 def numerals(texts: Iterable[str]) -> frozenset[float]:
-    """The numbers of texts, percentages as shares too."""
-    found = [citation for text in texts for citation in citations(text)]
-    return frozenset(one.value for one in found) | {one.value / 100 for one in found if one.percent}
+    """The numbers of texts; percentages also as shares."""
+    cited = [citation for text in texts for citation in citations(text)]
+    return frozenset(c.value for c in cited) | {c.value / 100 for c in cited if c.percent}
 
 
 def _citation(match: re.Match[str]) -> Citation:
@@ -96,66 +96,65 @@ def _citation(match: re.Match[str]) -> Citation:
 
 
 def _rounded_zeros(whole: str) -> int:
-    """How many zeros at the end may stand for rounding: 16,000 may be 16,117, and two digits always count."""
+    """The number of trailing zeros that may be due to rounding: 16,000 may be 16,117; two digits are always exact."""
     return max(0, min(len(whole) - len(whole.rstrip("0")), len(whole) - 2)) if len(whole) > 3 else 0
 
 
-def _allowed(citation: Citation, held: Held) -> bool:
+def _allowed(citation: Citation, citable: Citable) -> bool:
     if citation.bare and (citation.value <= SMALL or citation.value in YEARS):
         return True
     factor = 100.0 if citation.percent else 1.0
     slack = citation.tolerance + 1e-9 * max(1.0, citation.value)
-    return any(abs(value * factor - citation.value) <= slack for value in held.values) or (
-        citation.percent and citation.value in held.literals
+    return any(abs(value * factor - citation.value) <= slack for value in citable.values) or (
+        citation.percent and citation.value in citable.literals
     )
 
 
 def _derived(quantity: tuple[float, ...]) -> Iterator[float]:
     yield from quantity
-    for place, one in enumerate(quantity[:2]):
+    for place, value in enumerate(quantity[:2]):
         for other in quantity[place + 1 :]:
-            yield one - other
-            for above, below in ((one, other), (other, one)):
+            yield value - other
+            for above, below in ((value, other), (other, value)):
                 if below:
                     yield above / below
                     yield (above - below) / below
 
 
-LOSS_DIGITS, OTHER_DIGITS = 4, 3  # as a model is shown them; it computes with what it sees
+LOSS_DIGITS, OTHER_DIGITS = 4, 3  # as shown to the model, which computes with them
 
 
-def held_by(dossier: Dossier, shown: Iterable[str] = ()) -> Held:
-    """All numbers of the dossier; `shown` are the texts that its author was given."""
+def citable_of(dossier: Dossier, shown: Iterable[str] = ()) -> Citable:
+    """The numbers of the dossier and of the texts `shown` to the model."""
     rows: dict[str, list[float]] = {}
     for record in dossier.all_records:
         for name, value in quantities(record):
             rows.setdefault(name, []).append(value)
-    rounded = [tuple(round(value, _digits(name)) for value in values) for name, values in rows.items()]
+    rounded = [
+        tuple(round(value, LOSS_DIGITS if name.startswith("loss") else OTHER_DIGITS) for value in values)
+        for name, values in rows.items()
+    ]
     exact = [tuple(values) for values in rows.values()]
     errors = [(value,) for value in _errors(dossier)]
     pairs = [pair for record in dossier.all_records for pair in combinations(_quarters(record.training), 2)]
     falls = [(round(before.train_loss, 3), round(after.train_loss, 3)) for before, after in pairs]
-    return Held((*exact, *rounded, *errors, *falls), numerals(shown))
+    return Citable((*exact, *rounded, *errors, *falls), numerals(shown))
 
 
 def quantities(record: pb.Candidate) -> Iterator[tuple[str, float]]:
-    """(name, value) of what was measured about one candidate: means over seeds, then each seed's own."""
+    """The measured quantities of a candidate by name: means over seeds, then values of each seed."""
     training = record.training
     for name in ("loss", "loss_stderr", "benchmark", "benchmark_stderr"):
         if training.HasField(name):
             yield name, float(getattr(training, name))
     yield from ((f"task {task}", value) for task, value in task_means(record).items())
-    yield from _costs(record)
-    for seed in training.seeds:
-        yield from _of_seed(seed)
-    yield from _of_message("verdict", record.verdict)
-
-
-def _costs(record: pb.Candidate) -> Iterator[tuple[str, float]]:
     if (parameters := parameters_of(record)) is not None:
         yield "parameters", float(parameters)
     if (flops := flops_of(record)) is not None:
         yield "FLOPs per token", flops
+    for seed in training.seeds:
+        yield from _of_seed(seed)
+    yield from _of_message("verdict", record.verdict)
 
 
 def _of_seed(seed: pb.SeedResult) -> Iterator[tuple[str, float]]:
@@ -174,7 +173,7 @@ def _of_seed(seed: pb.SeedResult) -> Iterator[tuple[str, float]]:
 
 
 def _of_message(prefix: str, message: ProtobufMessage) -> Iterator[tuple[str, float]]:
-    """Every number of a message, each under the name of its field."""
+    """Every number of a message, by the name of its field."""
     for field, value in message.ListFields():
         name = f"{prefix} {field.name}"
         if isinstance(value, ProtobufMessage):
@@ -184,17 +183,13 @@ def _of_message(prefix: str, message: ProtobufMessage) -> Iterator[tuple[str, fl
 
 
 def _errors(dossier: Dossier) -> Iterator[float]:
-    """Standard errors of the differences that can be computed from the records."""
+    """Standard errors of the differences from other records."""
     for other in dossier.all_records[1:]:
         differences = [loss_difference(dossier.record, other)]
         differences += [change.difference for change in task_changes(dossier.record, other)]
         yield from (
             difference.stderr for difference in differences if difference is not None and difference.stderr is not None
         )
-
-
-def _digits(name: str) -> int:
-    return LOSS_DIGITS if name.startswith("loss") else OTHER_DIGITS
 
 
 TRIES = 2
@@ -211,7 +206,7 @@ class IdeaAnswer(BaseModel):
 
 
 class LessonAnswer(BaseModel):
-    """A claim about one component that later proposals should know."""
+    """A claim about one component, for later proposals."""
 
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
     component: str = Field(min_length=2, max_length=60)
@@ -234,14 +229,14 @@ class AnalysisAnswer(BaseModel):
 
 
 class ModelAnalyst:
-    """Analyses through a mind; falls back on the comparison of numbers, and says so, when the model invents some."""
+    """Analyses by a mind; falls back on the offline analysis, which names the reason, if its answers are unusable."""
 
     def __init__(self, mind: Mind, offline: OfflineAnalyst) -> None:
         self._mind = mind
         self._offline = offline
 
     async def analyse(self, dossier: Dossier) -> pb.Analysis:
-        """As the port says. Raises Transient while no model answers."""
+        """See the protocol. Raises Transient while no model answers."""
         problem = ""
         for ordinal in range(TRIES):
             try:
@@ -250,24 +245,24 @@ class ModelAnalyst:
             except Rejected as rejected:
                 problem = str(rejected)
                 break
-            held = held_by(dossier, (message.text for message in analyse_request(dossier).messages))
-            wrong = invented(" ".join(_parts(answer)), held)
-            if not wrong:
+            citable = citable_of(dossier, (message.text for message in analyse_request(dossier).messages))
+            numbers = invented(" ".join(_parts(answer)), citable)
+            if not numbers:
                 return self._analysis(answer, dossier)
-            problem = f"it cited {', '.join(wrong[:5])}, which the record does not hold"
+            problem = f"it cited {', '.join(numbers[:5])}, which the record does not hold"
         analysis = await self._offline.analyse(dossier)
         analysis.analyst = f"{analysis.analyst}, after {self._mind.name} was not usable: {problem}"
         return analysis
 
     def _analysis(self, answer: AnalysisAnswer, dossier: Dossier) -> pb.Analysis:
-        named = [tag for component in answer.components if (tag := VOCABULARY.tag(component))]
+        tags = [tag for component in answer.components if (tag := VOCABULARY.tag(component))]
         return pb.Analysis(
             design_evaluation=answer.design_evaluation,
             results=answer.results,
             expectation=answer.expectation,
             explanation=answer.explanation,
             synthesis=answer.synthesis,
-            components=list(dict.fromkeys(named)) or components_of(dossier.record),
+            components=list(dict.fromkeys(tags)) or components_of(dossier.record),
             ideas=[pb.Idea(text=idea.text, origin=idea.origin, source=idea.source) for idea in answer.ideas],
             lessons=[
                 pb.Lesson(component=VOCABULARY.tag(lesson.component), effect=lesson.effect, claim=lesson.claim)
@@ -279,12 +274,12 @@ class ModelAnalyst:
 
 
 def analyse_prompt() -> Prompt:
-    """The five parts as they are asked of a model."""
+    """The prompt of the five parts."""
     return load_prompt("services.analyst", "analyse")
 
 
 def analyse_request(dossier: Dossier, problem: str = "", ordinal: int = 0) -> Request[AnalysisAnswer]:
-    """The question that is put, and that `asi-arch prompt analyse` shows; `problem` of the last answer."""
+    """The request, also for `asi-arch prompt analyse`; `problem` is that of the last answer."""
     record, prompt = dossier.record, analyse_prompt()
     cognition = "\n".join(
         f"[{hit.knowledge.id}] {hit.knowledge.paper.title}: {hit.knowledge.entry.design_insight}"
@@ -306,23 +301,24 @@ def analyse_request(dossier: Dossier, problem: str = "", ordinal: int = 0) -> Re
 
 
 def _best(dossier: Dossier) -> str:
-    """The lowest loss of the run, in full where it is not shown elsewhere."""
+    """The candidate with the lowest loss, in full unless it is shown elsewhere."""
     best = dossier.best
     if best is None or best.id == dossier.record.id:
         return NOTHING if best is None else "The candidate itself."
     above = (dossier.parent, dossier.grandparent, dossier.root, *dossier.siblings, *dossier.baselines)
-    shown = any(one is not None and one.id == best.id for one in above)
+    shown = any(other is not None and other.id == best.id for other in above)
     return f"{best.proposal.name} ({best.id}), shown above." if shown else description_of(best)
 
 
 def description_of(record: pb.Candidate) -> str:
-    """A record's numbers as text; what was not measured is left out."""
+    """A record's measurements as text, without unmeasured ones."""
     training, lines = record.training, [f"{record.proposal.name} ({record.id})"]
     if training.HasField("loss"):
         spread = f" (standard error {training.loss_stderr:.4f})" if training.HasField("loss_stderr") else ""
         seeds = "one seed" if len(training.seeds) == 1 else f"{len(training.seeds)} seeds"
         lines.append(f"loss {training.loss:.4f}{spread} over {seeds}")
-    lines += [f"training loss {curve}"] if (curve := _curve(training)) else []
+    curve = ", ".join(f"{point.train_loss:.3f} at step {point.step}" for point in _quarters(training))
+    lines += [f"training loss {curve}"] if curve else []
     lines += [f"mean accuracy {training.benchmark:.3f}"] if training.HasField("benchmark") else []
     lines += [f"{task} {value:.3f}" for task, value in task_means(record).items()]
     if (parameters := parameters_of(record)) is not None:
@@ -334,13 +330,8 @@ def description_of(record: pb.Candidate) -> str:
     return "\n".join(lines)
 
 
-def _curve(training: pb.Training) -> str:
-    """The training loss of the first seed at each quarter of its steps; empty where no curve is known."""
-    return ", ".join(f"{point.train_loss:.3f} at step {point.step}" for point in _quarters(training))
-
-
 def _quarters(training: pb.Training) -> list[pb.CurvePoint]:
-    """The points of the first seed's curve at each quarter of its steps; none where there are fewer than four."""
+    """The points of the first seed's curve at each quarter of its steps; empty for fewer than four points."""
     points = [point for seed in training.seeds[:1] for point in seed.curve if point.HasField("train_loss")]
     return [points[len(points) * quarter // 4 - 1] for quarter in (1, 2, 3, 4)] if len(points) >= 4 else []
 

@@ -1,4 +1,4 @@
-"""An analysis without a language model: what was changed, what was measured, and what that says about the idea.
+"""An analysis without a language model, from the changes and the measured differences.
 
 Every number in it is one of the record's, a difference of two of them, or the standard error of such a difference.
 """
@@ -15,7 +15,6 @@ class OfflineAnalyst:
     """Writes the paper's five parts from measured differences."""
 
     async def analyse(self, dossier: Dossier) -> pb.Analysis:
-        """As the port says."""
         return pb.Analysis(
             design_evaluation=_design(dossier),
             results=results(dossier),
@@ -31,12 +30,12 @@ class OfflineAnalyst:
 
 
 def components_of(record: pb.Candidate) -> list[str]:
-    """The proposal's components in the vocabulary's words; what it does not know is left out."""
+    """The proposal's components in the vocabulary, without unknown ones."""
     return list(dict.fromkeys(VOCABULARY.normalise(tag) for tag in record.proposal.components if tag in VOCABULARY))
 
 
 def hits_of(dossier: Dossier) -> list[pb.CognitionHit]:
-    """What was retrieved, as it is stored with the experiment."""
+    """The retrieved entries as messages."""
     return [
         pb.CognitionHit(entry=hit.knowledge.id, similarity=hit.similarity, title=hit.knowledge.paper.title)
         for hit in dossier.hits
@@ -44,7 +43,7 @@ def hits_of(dossier: Dossier) -> list[pb.CognitionHit]:
 
 
 def _lessons(dossier: Dossier) -> list[pb.Lesson]:
-    """What the one component that was added or removed did to the loss, where it is told apart from the parent's."""
+    """The effect of a single added or removed component on the loss, if it is significant."""
     if dossier.parent is None or (difference := loss_difference(dossier.record, dossier.parent)) is None:
         return []
     own, before = set(components_of(dossier.record)), set(components_of(dossier.parent))
@@ -67,7 +66,7 @@ def _design(dossier: Dossier) -> str:
     if dossier.parent is None:
         return text + " It has no parent in this run."
     before = components_of(dossier.parent)
-    added, removed = [one for one in own if one not in before], [one for one in before if one not in own]
+    added, removed = [tag for tag in own if tag not in before], [tag for tag in before if tag not in own]
     changes = [f"adds {listed(added)}"] * bool(added) + [f"removes {listed(removed)}"] * bool(removed)
     changed = " and ".join(changes) if changes else "keeps the components and changes how they work together"
     moves = f" Moves: {listed(_moves(dossier))}." if proposal.moves else ""
@@ -90,13 +89,12 @@ def _expectation(dossier: Dossier) -> str:
 
 
 def _claim(dossier: Dossier) -> str:
-    """What the motivation promised, and what the entries say that suggested it."""
+    """The motivation, and the insights of its source entries."""
     motivation = dossier.record.proposal.motivation.strip().splitlines()
     hope = f"What was hoped for: {motivation[0]} " if motivation else ""
-    promised = [
-        f"{_cited(source)}, which suggested it, says: {source.entry.design_insight}" for source in dossier.sources
-    ]
-    return hope + "".join(f"{one} " for one in promised)
+    return hope + "".join(
+        f"{_cited(source)}, which suggested it, says: {source.entry.design_insight} " for source in dossier.sources
+    )
 
 
 def _explanation(dossier: Dossier) -> str:
@@ -104,9 +102,11 @@ def _explanation(dossier: Dossier) -> str:
     near = [hit.knowledge for hit in dossier.hits if hit.knowledge.id not in known]
     if not near and not dossier.sources:
         return "No entry of the cognition base is near enough to what was seen to explain it."
-    told = [f"The change was suggested by {listed(list(map(_cited, dossier.sources)))}."] if dossier.sources else []
-    told += [f"{_cited(one)}: {one.entry.design_insight}" for one in near]
-    return "What the literature says about what was seen; this run alone does not show it. " + " ".join(told)
+    sentences = (
+        [f"The change was suggested by {listed(list(map(_cited, dossier.sources)))}."] if dossier.sources else []
+    )
+    sentences += [f"{_cited(entry)}: {entry.entry.design_insight}" for entry in near]
+    return "What the literature says about what was seen; this run alone does not show it. " + " ".join(sentences)
 
 
 def _synthesis(dossier: Dossier) -> str:
@@ -129,7 +129,7 @@ def _synthesis(dossier: Dossier) -> str:
 
 
 def _next(dossier: Dossier) -> str:
-    """The first retrieved entry about something that the candidate does not have yet."""
+    """The first retrieved entry with components that the candidate lacks."""
     own = components_of(dossier.record)
     for hit in dossier.hits:
         missing = [component for component in hit.knowledge.entry.components if component not in own]

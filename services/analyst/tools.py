@@ -33,27 +33,25 @@ from services.llm.prompts import main, plain
 async def question(
     settings: AnalystSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
 ) -> Request[BaseModel]:
-    """The first asking, with the relatives as the archive holds them now. Raises NotPossible for what is not judged."""
+    """The analyst's first request, with the current relatives. Raises NotPossible for an unjudged candidate."""
     del role
     if not record.HasField("verdict"):
         raise NotPossible(f"candidate {record.id} is not judged, so there is nothing to analyse")
     library = Library(settings.own_entries, settings.threshold, endpoint_embedder(os.environ))
-    handler = AnalystHandler(archive, library, _no_vector, _offline_analyst)
+
+    async def no_vector(_query: str, _mind: str, _job: object) -> None:
+        return None
+
+    async def offline(_mind: str, _job: object) -> Analysing:
+        return OfflineAnalyst()
+
+    handler = AnalystHandler(archive, library, no_vector, offline)
     dossier = await handler.dossier(record, lambda query, _mind: library.embedded(query))
     return plain(analyse_request(dossier))
 
 
-async def _no_vector(_query: str, _mind: str, _job: object) -> None:
-    """No run pays for anything."""
-
-
-async def _offline_analyst(_mind: str, _job: object) -> Analysing:
-    """No model is called."""
-    return OfflineAnalyst()
-
-
 async def serve(settings: AnalystSettings) -> None:
-    """Until standard input closes."""
+    """Serve the cognition base until standard input closes."""
     library = Library(settings.own_entries, settings.threshold, endpoint_embedder(os.environ))
     await library.index()
     server = loopback_server(settings)

@@ -1,5 +1,4 @@
-"""What several services need of the Archive API: the record behind an event, a run's settings, scores and lessons.
+"""Clients of the Archive API, shared by services: the record of an event, settings of runs, scores and lessons.
 
-Everything here reads messages that the Archive service returns, or asks it over gRPC. The archive itself, its backends
-and the service that answers live in `services/store`; nothing here opens a database.
+The archive itself, its backends and the gRPC service are in `services/store`; nothing here opens a database.
 """

@@ -1,12 +1,11 @@
-"""Lessons of a run: what analyses claim about a component, weighed by what the run's records measured.
+"""Lessons of a run: claims of analyses about components, weighed by the run's measurements.
 
-A claim is an analyst's sentence on one component ("helps", "hurts" or "neutral"). Evidence is independent of who made
-it: each candidate whose components differ from its parent's by that component, and whose loss differs from its parent's
-by more than twice the standard error, supports or contradicts the claim; what cannot be told apart supports that the
-component is neutral, and says nothing against "helps" or "hurts". A lesson with more counter-evidence than evidence is
-refuted.
+A claim is an analyst's sentence on one component ("helps", "hurts" or "neutral"). Evidence comes from all candidates
+whose components differ from their parent's by that component: a loss difference above twice the standard error supports
+or contradicts the claim; a smaller one supports "neutral", and does not contradict the others. A lesson with more
+counter-evidence than evidence is refuted.
 
-`quotations` tells by the text of a recorded prompt which of its sentences an analysis wrote.
+`quotations` finds the sentences of analyses in a recorded prompt.
 """
 
 import math
@@ -21,13 +20,13 @@ from services.contracts import candidate_pb2 as pb
 
 HELPS, HURTS, NEUTRAL = "helps", "hurts", "neutral"
 STANDARD_ERRORS = 2.0
-LEAST_QUOTED = 25  # characters: what is shorter may be anybody's
+LEAST_QUOTED = 25  # characters; shorter sentences are not specific
 CUT = "…"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def lessons_of(records: Iterable[pb.Candidate]) -> archive_pb2.LessonsReply:
-    """All lessons, surest first, then newest; one for each component and effect, of which the newest claim speaks."""
+    """All lessons, by descending confidence, then newest first; the newest claim of each component and effect."""
     records = sorted(records, key=lambda record: record.request.number)
     effects = list(_measured_effects(records))
     newest = {
@@ -38,7 +37,8 @@ def lessons_of(records: Iterable[pb.Candidate]) -> archive_pb2.LessonsReply:
     ranked = [
         lesson
         for _, lesson in sorted(
-            newest.values(), key=lambda one: (-one[1].confidence, -len(one[1].supported_by), -one[0], one[1].component)
+            newest.values(),
+            key=lambda item: (-item[1].confidence, -len(item[1].supported_by), -item[0], item[1].component),
         )
     ]
     return archive_pb2.LessonsReply(
@@ -48,7 +48,7 @@ def lessons_of(records: Iterable[pb.Candidate]) -> archive_pb2.LessonsReply:
 
 
 def lessons_text(lessons: Sequence[archive_pb2.WeighedLesson]) -> str:
-    """One line for each lesson: how sure it is, its source, evidence and counter-evidence, as prompts show it."""
+    """One line per lesson, for prompts: claim, source, confidence, evidence and counter-evidence."""
     lines = []
     for lesson in lessons:
         evidence = "not tested yet"
@@ -62,34 +62,34 @@ def lessons_text(lessons: Sequence[archive_pb2.WeighedLesson]) -> str:
 
 @dataclass(frozen=True)
 class Quotation:
-    """A sentence of a prompt that an analysis wrote: where it stands, and whose analysis and which part it is from."""
+    """A sentence of an analysis in a prompt."""
 
-    section: str  # the heading of the prompt above it
+    section: str  # the preceding heading of the prompt
     source: str  # a candidate's id
     part: str  # of the analysis: "explanation", "synthesis", "lesson" …
     sentence: str
 
 
 def quotations(prompt: str, records: Iterable[pb.Candidate]) -> list[Quotation]:
-    """Every sentence of the records' analyses that stands in the prompt, in the prompt's order.
+    """All sentences of the records' analyses in the prompt, in the prompt's order.
 
-    White space does not count, and a sentence that the prompt cuts off with an ellipsis is found as far as it goes.
+    White space is ignored, and sentences that the prompt truncates with an ellipsis are found.
     """
     flat, headings = _flattened(prompt)
-    found = {}
+    quoted = {}
     for record in records:
-        for part, text in _written(record.analysis):
+        for part, text in _parts(record.analysis):
             for sentence in _SENTENCE_END.split(" ".join(text.split())):
                 if len(sentence) < LEAST_QUOTED:
                     continue
-                for place, quoted in _places(flat, sentence):
+                for place, excerpt in _occurrences(flat, sentence):
                     section = next((title for start, title in reversed(headings) if start <= place), "")
-                    found[place, record.id, part] = Quotation(section, record.id, part, quoted)
-    return [found[key] for key in sorted(found)]
+                    quoted[place, record.id, part] = Quotation(section, record.id, part, excerpt)
+    return [quoted[key] for key in sorted(quoted)]
 
 
 def _flattened(prompt: str) -> tuple[str, list[tuple[int, str]]]:
-    """The prompt with single spaces, and at which of its characters each main heading starts."""
+    """The prompt with single spaces, and the position of each main heading."""
     headings, pieces, length = [], [], 0
     for line in prompt.splitlines():
         if line.startswith("# "):
@@ -100,8 +100,8 @@ def _flattened(prompt: str) -> tuple[str, list[tuple[int, str]]]:
     return " ".join(pieces), headings
 
 
-def _places(flat: str, sentence: str) -> Iterator[tuple[int, str]]:
-    """Where a sentence stands, and as much of it as stands there."""
+def _occurrences(flat: str, sentence: str) -> Iterator[tuple[int, str]]:
+    """The positions of a sentence, each with the quoted part."""
     head = sentence[:LEAST_QUOTED]
     place = flat.find(head)
     while place >= 0:
@@ -112,7 +112,7 @@ def _places(flat: str, sentence: str) -> Iterator[tuple[int, str]]:
         place = flat.find(head, place + 1)
 
 
-def _written(analysis: pb.Analysis) -> Iterator[tuple[str, str]]:
+def _parts(analysis: pb.Analysis) -> Iterator[tuple[str, str]]:
     for part in ("design_evaluation", "results", "expectation", "explanation", "synthesis"):
         yield part, getattr(analysis, part)
     yield from (("lesson", lesson.claim) for lesson in analysis.lessons)
@@ -120,7 +120,7 @@ def _written(analysis: pb.Analysis) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class _Effect:
-    """What adding a component did in one candidate."""
+    """The measured effect of adding a component, in one candidate."""
 
     component: str
     effect: str
@@ -128,10 +128,10 @@ class _Effect:
 
 
 def _measured_effects(records: Sequence[pb.Candidate]) -> Iterator[_Effect]:
-    """One for each component in which a candidate differs from its parent; none where losses cannot be compared."""
-    known = {record.id: record for record in records}
+    """An effect per component by which a candidate differs from its parent, if their losses can be compared."""
+    by_id = {record.id: record for record in records}
     for record in records:
-        parent = known.get(record.proposal.parent)
+        parent = by_id.get(record.proposal.parent)
         gain = None if parent is None else _gain(record, parent)
         if parent is None or gain is None:
             continue
@@ -144,14 +144,14 @@ def _measured_effects(records: Sequence[pb.Candidate]) -> Iterator[_Effect]:
 
 
 def _components(record: pb.Candidate) -> set[str]:
-    """As the proposer names them, and as the analyst does who has read the program."""
+    """The components named by the proposer and by the analyst."""
     return {*record.proposal.components, *record.analysis.components}
 
 
 def _gain(record: pb.Candidate, parent: pb.Candidate) -> tuple[float, float] | None:
-    """How much lower the candidate's loss is, and the standard error: paired by held-out block where both have them.
+    """The parent's loss minus the candidate's, and its standard error, paired by held-out block if both have blocks.
 
-    It covers the text, not other seeds: with one seed it is smaller than what separates two trainings of one program.
+    With one seed the error covers the held-out text only, and is smaller than the variation between seeds.
     """
     if not (record.training.HasField("loss") and parent.training.HasField("loss")):
         return None
@@ -159,12 +159,12 @@ def _gain(record: pb.Candidate, parent: pb.Candidate) -> tuple[float, float] | N
     if rows := block_gains(record, parent):
         blocks = [fmean(block) for block in zip(*rows, strict=True)]
         return (lower, stdev(blocks) / math.sqrt(len(blocks))) if len(blocks) > 1 else None
-    errors = [_standard_error(one) for one in (record, parent)]
-    return None if None in errors else (lower, math.hypot(*(error or 0.0 for error in errors)))
+    own, other = _standard_error(record), _standard_error(parent)
+    return None if own is None or other is None else (lower, math.hypot(own, other))
 
 
 def _standard_error(record: pb.Candidate) -> float | None:
-    """Of the mean loss over seeds, or of one seed's over its held-out blocks."""
+    """The standard error of the mean loss over seeds, or of a single seed over its held-out blocks."""
     if record.training.HasField("loss_stderr"):
         return record.training.loss_stderr
     seeds = record.training.seeds

@@ -1,4 +1,4 @@
-"""The further rules of a run, from text to their message: for the command line, settings files and the wire alike."""
+"""Parsing and validation of a run's policies, for the command line, settings files and the wire."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,25 +13,25 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "stopping": ("quantiles", "extrapolation", "none"),
     "search": ("surrogate", "bandit", "random"),
 }
-"""The policies that are one of a few words."""
+"""The values of policies with fixed choices."""
 
 _FIELDS = events_pb2.Policies.DESCRIPTOR.fields_by_name
 POLICIES = tuple(sorted(_FIELDS))
 
 
 def parse_policies(texts: Mapping[str, str]) -> events_pb2.Policies:
-    """The message of these names and values. ValueError names the policy and what is possible."""
+    """The message of these names and values. Raises ValueError naming the policy and its choices."""
     policies = events_pb2.Policies()
     for name, text in texts.items():
         if name not in _FIELDS:
-            raise ValueError(f"policy {name} is unknown; choose of {', '.join(POLICIES)}")
+            raise ValueError(f"policy {name} is unknown; choose one of {', '.join(POLICIES)}")
         setattr(policies, name, _value(name, text))
     validate_policies(policies)
     return policies
 
 
 def validate_policies(policies: events_pb2.Policies) -> None:
-    """ValueError for a word that is none of a policy's, or a share that is none."""
+    """Raises ValueError naming the policy and its choices or range."""
     for name, choices in CHOICES.items():
         if policies.HasField(name) and getattr(policies, name) not in choices:  # type: ignore[arg-type]
             raise ValueError(f"policy {name} is {getattr(policies, name)!r}; choose one of {', '.join(choices)}")
@@ -41,12 +41,12 @@ def validate_policies(policies: events_pb2.Policies) -> None:
 
 
 def stopping_rule(policies: events_pb2.Policies) -> str:
-    """The rule by which trainings are stopped early; `prune` is its older name for extrapolation."""
+    """The rule of early stopping; `prune` is the older name of extrapolation."""
     return policies.stopping if policies.HasField("stopping") else "extrapolation" if policies.prune else "none"
 
 
 def values_of(policies: events_pb2.Policies) -> dict[str, object]:
-    """Those that are set, by name."""
+    """The policies that are set, by name."""
     return {field.name: value for field, value in policies.ListFields()}
 
 

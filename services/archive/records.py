@@ -1,7 +1,4 @@
-"""The record as an event left it, for the handler of that event.
-
-`Runs` keeps what is fixed about a run: its settings, and its baselines once all of them have ended.
-"""
+"""Reads of the archive for handlers of events: the candidate's record, and cached settings and baselines of runs."""
 
 from __future__ import annotations
 
@@ -17,13 +14,13 @@ from services.contracts import candidate_pb2 as pb
 
 
 async def record_for(archive: archive_pb2_grpc.ArchiveAsyncStub, job: Job) -> pb.Candidate | None:
-    """The candidate as the job's event left it; None where nothing is to be done.
+    """The candidate after the job's event; None if the job needs no work.
 
-    The archive answers once it has applied the event. A delivery may come again after its work was done (the
-    acknowledgement was lost, a durable was made anew, a log was imported), and the archive may have refused the event:
-    then the candidate's head is another event, or there is no such candidate, and costly work is not repeated.
+    The archive replies once it has applied the event. If the work was done before (the acknowledgement was lost, the
+    durable consumer was recreated, a log was imported) or the archive refused the event, the candidate's head is
+    another event, or it does not exist, and costly work is not repeated.
 
-    Raises what the call raises: while the archive lags or is away that is a transient error.
+    Raises the errors of the call, which are transient while the archive lags or is unreachable.
     """
     event = job.event
     request = archive_pb2.GetCandidateRequest(run=event.run, candidate=event.candidate, at_least=job.sequence)
@@ -40,7 +37,7 @@ FRESH_SECONDS = 5.0
 
 
 class Runs:
-    """A short memory in front of Archive.GetRun and Archive.GetBaselines."""
+    """A cache of Archive.GetRun and Archive.GetBaselines."""
 
     def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub) -> None:
         self._archive = archive
@@ -48,18 +45,18 @@ class Runs:
         self._baselines: dict[tuple[str, str], tuple[float, Sequence[pb.Candidate]]] = {}
 
     async def settings(self, run: str) -> events_pb2.RunSettings:
-        """The settings of a run, at most five seconds old. Raises what the call raises."""
-        asked, settings = self._settings.get(run, (0.0, None))
-        if settings is None or time.monotonic() - asked > FRESH_SECONDS:
+        """The settings of a run, at most five seconds old. Raises the errors of the call."""
+        updated, settings = self._settings.get(run, (0.0, None))
+        if settings is None or time.monotonic() - updated > FRESH_SECONDS:
             settings = (await self._archive.GetRun(archive_pb2.RunRequest(run=run), timeout=30)).settings
             self._settings[run] = (time.monotonic(), settings)
         return settings
 
     async def baselines(self, run: str, stage: str) -> Sequence[pb.Candidate]:
-        """The baselines of a run's stage, root first, not to be changed: those of now while one is still on its way,
-        then at most five seconds old. Raises what the call raises."""
-        asked, baselines = self._baselines.get((run, stage), (0.0, None))
-        if baselines is None or time.monotonic() - asked > FRESH_SECONDS:
+        """The baselines of a run's stage, root first, which must not be modified; once all have ended, at most five
+        seconds old. Raises the errors of the call."""
+        updated, baselines = self._baselines.get((run, stage), (0.0, None))
+        if baselines is None or time.monotonic() - updated > FRESH_SECONDS:
             request = archive_pb2.GetBaselinesRequest(run=run, stage=stage)
             reply = await self._archive.GetBaselines(request, timeout=30)
             baselines = tuple(reply.baselines)

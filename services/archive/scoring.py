@@ -1,4 +1,4 @@
-"""Fitness of a record against the baselines of its run: the domain's rules applied to what events carry."""
+"""Fitness of a record against the baselines of its run: the domain's rules applied to messages."""
 
 import math
 import random
@@ -35,12 +35,12 @@ Rows = Callable[[pb.Candidate, pb.Candidate], list[list[float]]]
 
 
 def terms_of(settings: events_pb2.RunSettings) -> frozenset[str]:
-    """The fitness terms that a run has not switched off."""
+    """The fitness terms of a run."""
     return frozenset({LOSS, BENCHMARK}) if settings.ablations.without_judge else TERMS
 
 
 def objectives_of(settings: events_pb2.RunSettings) -> tuple[Objective, ...]:
-    """What a run optimises; nothing where that is fitness alone. Raises ``ValueError`` for what is impossible."""
+    """The objectives of a run; empty for fitness alone. Raises ValueError for invalid ones."""
     objectives = parse_objectives(settings.policies.objectives)
     if objectives and settings.parent_policy in BY_FITNESS:
         raise ValueError(
@@ -51,17 +51,17 @@ def objectives_of(settings: events_pb2.RunSettings) -> tuple[Objective, ...]:
 
 
 def measures_of(record: pb.Candidate) -> dict[str, float | None]:
-    """The objectives of a record by name; None for what was not measured."""
-    measured = [seed.measurements for seed in record.training.seeds]
+    """The measures of a record by name; None for unmeasured ones."""
+    measurements = [seed.measurements for seed in record.training.seeds]
 
     def mean(field: str) -> float | None:
-        values = [getattr(record, field) for record in measured if record.HasField(field)]  # type: ignore[arg-type]
+        values = [getattr(seed, field) for seed in measurements if seed.HasField(field)]  # type: ignore[arg-type]
         return fmean(values) if values else None
 
     return {
         "loss": loss_of(record),
         "benchmark": benchmark_of(record),
-        "parameters": float(measured[0].parameters) or None if measured else None,
+        "parameters": float(measurements[0].parameters) or None if measurements else None,
         "flops": mean("flops_per_token"),
         "speed": mean("tokens_per_second"),
         "memory": mean("peak_memory_bytes"),
@@ -72,8 +72,8 @@ def measures_of(record: pb.Candidate) -> dict[str, float | None]:
 def costs_of_record(record: pb.Candidate, settings: events_pb2.RunSettings) -> Costs | None:
     """The costs of a record in the objectives of its run.
 
-    None without objectives, where one was not measured, and for a training that was stopped early: its loss is not that
-    of the others' steps.
+    None without objectives, if one was not measured, and if training stopped early, since losses after different steps
+    do not compare.
     """
     objectives = objectives_of(settings)
     if not objectives or any(seed.HasField("stopped") for seed in record.training.seeds):
@@ -82,24 +82,24 @@ def costs_of_record(record: pb.Candidate, settings: events_pb2.RunSettings) -> C
 
 
 def conditions_of(record: pb.Candidate) -> Conditions:
-    """Under what a record was measured."""
+    """The conditions under which a record was measured."""
     seeds = record.training.seeds
     fingerprint = seeds[0].measurements.data_fingerprint if seeds else ""
     return Conditions(record.run, record.stage, fingerprint, precision_of(record))
 
 
 def precision_of(record: pb.Candidate) -> str:
-    """In what a record was trained, commas between where its seeds differ; empty where it was not trained."""
+    """The precision of a record's training, comma-separated if its seeds differ; empty if it was not trained."""
     return ", ".join(sorted({seed.measurements.precision for seed in record.training.seeds}))
 
 
 def loss_of(record: pb.Candidate) -> float | None:
-    """Held-out loss in nats per token; None where it was not measured."""
+    """Held-out loss in nats per token; None if unmeasured."""
     return record.training.loss if record.training.HasField("loss") else None
 
 
 def benchmark_of(record: pb.Candidate) -> float | None:
-    """Mean accuracy, 0 to 1; None where it was not measured."""
+    """Mean accuracy, 0 to 1; None if unmeasured."""
     return record.training.benchmark if record.training.HasField("benchmark") else None
 
 
@@ -111,10 +111,10 @@ def score(
     terms: frozenset[str],
     baselines: Sequence[pb.Candidate],
 ) -> pb.Fitness | None:
-    """The fitness with what it was made from and its interval, or None where something that it needs is not measured.
+    """The fitness with its terms and interval; None if a required value is unmeasured.
 
-    `baselines` are those of the record's stage, of which the measured ones give the scale of a standardised gain.
-    Raises ValueError where record and root were not measured under the same conditions.
+    `baselines` are those of the record's stage; the measured ones determine the scale of standardised gains. Raises
+    ValueError if record and root were measured under different conditions.
     """
     if version == STANDARDISED_GAIN:
         return _standardised(record, root, terms, baselines)
@@ -140,18 +140,22 @@ def _standardised(
     scale = stage_scale(root, baselines, terms)
     if scale is None:
         return None
-    gains = {LOSS: _difference(loss_of(root), loss_of(record)), BENCHMARK: _benchmark_difference(record, root)}
-    intervals = {
-        name: one for name in scale.weights if record.id != root.id and (one := _GAINS[name](record, root)) is not None
+    gains = {
+        LOSS: _difference(loss_of(root), loss_of(record)),
+        BENCHMARK: _difference(benchmark_of(record), benchmark_of(root)),
     }
+    intervals = {}
+    for name in scale.weights if record.id != root.id else ():
+        if (interval := _GAINS[name](record, root)) is not None:
+            intervals[name] = interval
     value = standardised_gain(gains, scale, intervals, len(record.training.seeds))
     if value is None:
         return None
-    interval = value.interval
+    own = value.interval
     return pb.Fitness(
         version=STANDARDISED_GAIN,
         value=value.value,
-        interval=None if interval is None else pb.Interval(low=interval.low, high=interval.high, level=interval.level),
+        interval=None if own is None else pb.Interval(low=own.low, high=own.high, level=own.level),
         terms=[
             pb.FitnessTerm(
                 name=name,
@@ -175,7 +179,8 @@ def stage_scale(root: pb.Candidate, baselines: Sequence[pb.Candidate], terms: fr
     if not measured or measured[0].id != root.id:
         return None
     blocks = _item_errors(measured, block_gains, lambda seed: list(seed.block_losses))
-    replicates = {LOSS: Replicates([_losses(record) for record in measured], blocks)}
+    losses = [{seed.seed: seed.loss for seed in record.training.seeds} for record in measured]
+    replicates = {LOSS: Replicates(losses, blocks)}
     accuracies = [_benchmarks(record) for record in measured]
     if BENCHMARK in terms and all(accuracies):
         answers = _item_errors(measured, _item_rows, lambda seed: [float(c) for s in seed.scores for c in s.correct])
@@ -183,12 +188,8 @@ def stage_scale(root: pb.Candidate, baselines: Sequence[pb.Candidate], terms: fr
     return scale_of(replicates)
 
 
-def _losses(record: pb.Candidate) -> dict[int, float]:
-    return {seed.seed: seed.loss for seed in record.training.seeds}
-
-
 def _benchmarks(record: pb.Candidate) -> dict[int, float]:
-    """By seed; empty where one is not known."""
+    """Benchmarks by seed; empty if one is unknown."""
     seeds = record.training.seeds
     if all(seed.HasField("benchmark") for seed in seeds):
         return {seed.seed: seed.benchmark for seed in seeds}
@@ -198,7 +199,7 @@ def _benchmarks(record: pb.Candidate) -> dict[int, float]:
 def _item_errors(
     models: Sequence[pb.Candidate], paired: Rows, own: Callable[[pb.SeedResult], list[float]]
 ) -> list[float]:
-    """The standard errors over held-out items of the others' gains over the root; of its own value without others."""
+    """The standard errors over held-out items of gains over the root, or without others of the root's own value."""
     root, *others = models
     if others:
         return [error for other in others if (error := _error(paired(other, root))) is not None]
@@ -218,14 +219,10 @@ def _difference(higher: float | None, lower: float | None) -> float | None:
     return None if higher is None or lower is None else higher - lower
 
 
-def _benchmark_difference(record: pb.Candidate, root: pb.Candidate) -> float | None:
-    return _difference(benchmark_of(record), benchmark_of(root))
-
-
 def loss_gain(record: pb.Candidate, other: pb.Candidate) -> Interval | None:
-    """The interval of other's loss minus record's, paired by seed and held-out block; None where nothing is shared.
+    """The interval of other's loss minus record's, paired by seed and held-out block; None without pairs.
 
-    Seeds that were trained in different precision share nothing.
+    Seeds with different precision are not paired.
     """
     return _bootstrap(block_gains(record, other), record)
 
@@ -241,9 +238,9 @@ _GAINS = {LOSS: loss_gain, BENCHMARK: benchmark_gain}
 def _interval(
     value: Fitness, record: pb.Candidate, root: pb.Candidate, raw: float | None, terms: frozenset[str]
 ) -> pb.Interval | None:
-    """Fitness at the lower ends of both paired intervals, and at the upper: wider than exact, never narrower.
+    """Fitness at the lower and the upper ends of both paired intervals, which is conservative.
 
-    None for the root itself and where nothing can be paired. The judge's spread is recorded apart.
+    None for the root and without pairs. The judge's spread is recorded separately.
     """
     if record.id == root.id:
         return None
@@ -256,7 +253,7 @@ def _interval(
 
 
 def _at(loss_gain: float, benchmark_gain: float, value: Fitness, raw: float | None, terms: frozenset[str]) -> float:
-    """The fitness that these gains over the root would have."""
+    """The fitness for these gains over the root."""
     baseline = value.baseline
     loss = None if baseline.loss is None else max(0.0, baseline.loss - loss_gain)
     accuracy = None if baseline.benchmark is None else max(0.0, baseline.benchmark + benchmark_gain)
@@ -265,7 +262,7 @@ def _at(loss_gain: float, benchmark_gain: float, value: Fitness, raw: float | No
 
 
 def _bootstrap(gains: list[list[float]], record: pb.Candidate) -> Interval | None:
-    """None where there is nothing to pair, or seeds were examined on different numbers of items."""
+    """None without pairs, or if seeds have different numbers of items."""
     if not gains or not gains[0] or len({len(row) for row in gains}) > 1:
         return None
     return bootstrap(gains, random.Random(f"{record.run}.{record.id}"), resamples=RESAMPLES)
@@ -274,18 +271,18 @@ def _bootstrap(gains: list[list[float]], record: pb.Candidate) -> Interval | Non
 def block_gains(record: pb.Candidate, other: pb.Candidate) -> list[list[float]]:
     """Per shared seed, other's loss minus record's in each held-out block."""
     return [
-        [b - a for a, b in zip(one.block_losses, two.block_losses, strict=True)]
-        for one, two in _shared_seeds(record, other)
-        if 0 < len(one.block_losses) == len(two.block_losses)
+        [b - a for a, b in zip(own.block_losses, theirs.block_losses, strict=True)]
+        for own, theirs in _shared_seeds(record, other)
+        if 0 < len(own.block_losses) == len(theirs.block_losses)
     ]
 
 
 def _item_rows(record: pb.Candidate, other: pb.Candidate) -> list[list[float]]:
-    """Per shared seed, whether record answered and other did not (1), or the other way round (−1), in each question."""
+    """Per shared seed and item: 1 if only record answered it correctly, −1 if only other did, else 0."""
     rows = []
-    for one, two in _shared_seeds(record, other):
-        theirs = {score.task: score for score in two.scores}
-        tasks = [s for s in one.scores if s.task in theirs and 0 < len(s.correct) == len(theirs[s.task].correct)]
+    for own, seed in _shared_seeds(record, other):
+        theirs = {score.task: score for score in seed.scores}
+        tasks = [s for s in own.scores if s.task in theirs and 0 < len(s.correct) == len(theirs[s.task].correct)]
         rows.append([float(a) - b for s in tasks for a, b in zip(s.correct, theirs[s.task].correct, strict=True)])
     return [row for row in rows if row]
 
@@ -293,19 +290,19 @@ def _item_rows(record: pb.Candidate, other: pb.Candidate) -> list[list[float]]:
 def _shared_seeds(record: pb.Candidate, other: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:
     theirs = {seed.seed: seed for seed in other.training.seeds}
     pairs = [(seed, theirs[seed.seed]) for seed in record.training.seeds if seed.seed in theirs]
-    return [(one, two) for one, two in pairs if one.measurements.precision == two.measurements.precision]
+    return [pair for pair in pairs if pair[0].measurements.precision == pair[1].measurements.precision]
 
 
 def curves_of(records: Sequence[pb.Candidate]) -> list[Curve]:
-    """One curve per seed, in the order of the records. What was cut short has no final loss."""
+    """One curve per seed, in order. Trainings that stopped early have no final loss."""
     seeds = [seed for record in records for seed in record.training.seeds]
     steps = max((point.step for seed in seeds for point in seed.curve), default=1)
     return [curve for seed in seeds if (curve := curve_of(seed, steps)) is not None]
 
 
 def curve_of(seed: pb.SeedResult, steps: int) -> Curve | None:
-    """A training of `steps` steps; None where no curve was kept."""
-    points = {one.step: one.train_loss for one in seed.curve if one.HasField("train_loss") and 0 < one.step <= steps}
+    """The curve of a training of `steps` steps; None if it was not recorded."""
+    points = {p.step: p.train_loss for p in seed.curve if p.HasField("train_loss") and 0 < p.step <= steps}
     if not points:
         return None
     order = sorted(points)

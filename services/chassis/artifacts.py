@@ -24,7 +24,6 @@ class Artifacts(Protocol):
 
     async def get(self, artifact: pb.Artifact) -> bytes:
         """Raises FileNotFoundError when absent and ArtifactDamaged when the bytes do not match the name."""
-        ...
 
 
 class FsspecArtifacts:

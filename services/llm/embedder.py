@@ -78,7 +78,6 @@ class Embedder(Protocol):
     @property
     def dimension(self) -> int | None:
         """The length of a vector; None if it is unknown before the first reply of an endpoint."""
-        ...
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]: ...
 

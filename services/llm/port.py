@@ -248,7 +248,6 @@ class Mind(Protocol):
     @property
     def name(self) -> str:
         """The mind with its version or models, for the record."""
-        ...
 
     async def ask(self, request: Request[A]) -> Answered[A]: ...
 
@@ -259,7 +258,6 @@ class Learner(Protocol):
     async def reward(self, role: Role, model: str, candidate: str, gain: float) -> None:
         """Report the fitness gained over the parent, at least 0, by `model`'s answer. Idempotent per role and
         candidate."""
-        ...
 
 
 class Journal(Protocol):
@@ -270,7 +268,6 @@ class Journal(Protocol):
 
         Its errors end the question, since an unrecorded answer must not be used.
         """
-        ...
 
 
 OFFLINE = "offline"

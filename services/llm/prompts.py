@@ -68,7 +68,6 @@ class Question(Protocol[S_contra]):
         self, settings: S_contra, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
     ) -> Request[BaseModel]:
         """Raises NotPossible if the service has no question about the candidate."""
-        ...
 
 
 def plain(request: Request[A]) -> Request[BaseModel]:

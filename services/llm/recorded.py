@@ -64,7 +64,6 @@ class Lookup(Protocol):
 
     async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
         """The result of a question; None if it is not recorded or was not finished."""
-        ...
 
 
 class CallRecord:

@@ -1,4 +1,4 @@
-"""The researcher, put together, and the proposer that gives each seat to a language model or to the offline search."""
+"""The researcher's settings and wiring, and the proposer that chooses a language model or the offline search."""
 
 import os
 import random
@@ -26,7 +26,7 @@ from services.researcher.offline.proposer import OfflineProposer, describes
 
 
 class ResearcherSettings(ServiceSettings):
-    """Variables begin with ASI_RESEARCHER_ where they are the researcher's own."""
+    """The researcher's own variables begin with ASI_RESEARCHER_."""
 
     parallel: int = Field(4, ge=1, description="seats worked on at once; a language model has a limit of its own")
 
@@ -46,7 +46,6 @@ class MixedProposer:
         self._offline = offline
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
-        """As the port says."""
         seed = f"{context.settings.seed}:{context.record.id}:mix"
         if not offline_is_drawn(context.history, seed, seat_costs(context.board)):
             return await self._model.propose(context, refusals)
@@ -56,11 +55,10 @@ class MixedProposer:
             return await self._model.propose(context, refusals)
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
-        """As the port says; drafts of the offline search are compared by structure alone."""
+        """See the port. Drafts of the offline search are compared by structure alone."""
         return "" if draft.moves else await self._model.repeats(context, draft, neighbours)
 
     async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
-        """As the port says."""
         proposer = self._offline if describes(original) else self._model
         return await proposer.without(original, record, refusals)
 
@@ -118,12 +116,12 @@ def offline_is_drawn(
     return rng.betavariate(*counts[True]) / costs[True] > rng.betavariate(*counts[False]) / costs[False]
 
 
-DIMENSION = 256  # of the local embedder: a motivation is a paragraph
+DIMENSION = 256  # of the local embedder, for texts of a paragraph
 
 
 @asynccontextmanager
 async def build(service: Service, settings: ResearcherSettings) -> AsyncIterator[None]:
-    """Fill the seats that the store gives out."""
+    """Propose candidates for requested seats."""
     offline, local = OfflineProposer(), LocalEmbedder(DIMENSION)
     endpoint = endpoint_embedder(os.environ)
 

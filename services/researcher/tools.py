@@ -1,12 +1,12 @@
 """`python -m services.researcher.tools`: one proposal or one prompt without a run, for the command line.
 
-    propose --parent C [--mind offline|openai] [--seed N]    a proposal that is new to the archive; nothing is kept
-    prompt ROLE --candidate C                                the prompt that would be sent; nothing is sent
+    propose --parent C [--mind offline|openai] [--seed N]    a proposal that is new to the archive; it is not stored
+    prompt ROLE --candidate C                                the prompt that would be sent
 
 ROLE is propose (a child of the candidate), summarise (its record as a reference of a proposal) or judge_novelty
 (whether it repeats its nearest neighbours).
-The archive is asked at ASI_ARCHIVE_ADDRESS, cognition at ASI_COGNITION_ADDRESS where it answers.
-Exit status: 0 done, 1 there is none, 2 bad input.
+The archive is at ASI_ARCHIVE_ADDRESS, cognition at ASI_COGNITION_ADDRESS, if it is reachable.
+Exit status: 0 for success, 1 for no result, 2 for invalid input.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ from services.researcher.draft import (
 from services.researcher.model_proposer import ModelProposer, novelty_request, propose_request, summary_request
 from services.researcher.offline.proposer import OfflineProposer
 
-PREVIEW = "preview"  # the id of a seat that no run gave out
+PREVIEW = "preview"  # the id of a seat outside a run
 TRIES = 10
 CHECKER = "ASI_CHECKER_ADDRESS"
-"""Where this variable names no checker, none is waited for."""
+"""Without this variable no checker is used."""
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Whom the tools ask. Without a checker that answers, prompts do not describe the scale."""
+class Services:
+    """The services that the tools call. Without a reachable checker, prompts do not describe the scale."""
 
     archive: archive_pb2_grpc.ArchiveAsyncStub
     cognition: cognition_pb2_grpc.CognitionAsyncStub
@@ -78,22 +78,22 @@ class Desk:
         return await self.archive.GetCandidate(archive_pb2.GetCandidateRequest(run=run, candidate=name), timeout=30)
 
     async def context(self, parent: pb.Candidate, seed: int | None = None) -> Context:
-        """What a seat with this parent would see now, without references: those are drawn together with a parent."""
+        """The current context of a seat with this parent."""
         settings = (await self.archive.GetRun(archive_pb2.RunRequest(run=parent.run), timeout=30)).settings
         if seed is not None:
             settings.seed = seed
         request = archive_pb2.DrawSeedsRequest(run=parent.run, candidate=PREVIEW)
-        drawn = await self.archive.DrawSeeds(request, timeout=30)
+        draw = await self.archive.DrawSeeds(request, timeout=30)
         record = pb.Candidate(id=PREVIEW, run=parent.run, stage=parent.stage)
-        references = tuple(reference for reference in drawn.references if reference.id != parent.id)
+        references = tuple(reference for reference in draw.references if reference.id != parent.id)
         context = Context(
-            record, parent, references, tuple(drawn.recent_rejections), tuple(drawn.history),
+            record, parent, references, tuple(draw.recent_rejections), tuple(draw.history),
             await self._entries(parent, settings), settings,
         )  # fmt: skip
         return await with_board(context, self.archive, self.checker)
 
     async def motivations(self, record: pb.Candidate) -> list[archive_pb2.NearCandidate]:
-        """The candidates with the nearest motivations. Raises NotPossible where the record's own is not embedded."""
+        """The candidates with the nearest motivations. Raises NotPossible if the record's own is not embedded."""
         own = record.proposal
         if not own.motivation_embedding:
             raise NotPossible(f"candidate {record.id} has no embedded motivation to find neighbours by")
@@ -103,7 +103,7 @@ class Desk:
     async def _entries(
         self, parent: pb.Candidate, settings: events_pb2.RunSettings
     ) -> tuple[cognition_pb2.CognitionEntry, ...]:
-        """Also None if no service answers."""
+        """Empty if the service is unreachable."""
         try:
             return await entries_for(self.cognition, parent, settings, self._embedded)
         except grpc.aio.AioRpcError:
@@ -113,17 +113,17 @@ class Desk:
         return None if self.embedder is None else (await self.embedder.embed([query]))[0]
 
 
-async def proposed(desk: Desk, proposer: Proposer, context: Context) -> Draft:
-    """The first draft whose program the archive does not know. Raises Rejected after ten repeats."""
+async def proposed(services: Services, proposer: Proposer, context: Context) -> Draft:
+    """The first draft whose program is new to the archive. Raises Rejected after ten repeats."""
     refusals: list[Refusal] = []
     while len(refusals) < TRIES:
         draft = await proposer.propose(context, refusals)
-        near = await nearest_programs(desk.archive, context.record, draft.program)
-        same = next((one.candidate for one in near if one.same_structure), None)
+        near = await nearest_programs(services.archive, context.record, draft.program)
+        same = next((neighbour.candidate for neighbour in near if neighbour.same_structure), None)
         if same is None:
             return draft
         refusals.append(Refusal("repeat", draft, f"the program repeats {same.proposal.name} ({same.id})"))
-    raise Rejected("propose", f"{TRIES} drafts in a row repeat what the archive holds; choose another parent")
+    raise Rejected("propose", f"{TRIES} drafts in a row repeat programs of the archive; choose another parent")
 
 
 @asynccontextmanager
@@ -131,27 +131,27 @@ async def _proposer(mind: str) -> AsyncIterator[Proposer]:
     if mind == "offline":
         yield OfflineProposer()
         return
-    async with OpenAIMind.from_environment(os.environ, MemoryLedger()) as thinking:
-        yield ModelProposer(thinking)
+    async with OpenAIMind.from_environment(os.environ, MemoryLedger()) as model:
+        yield ModelProposer(model)
 
 
 async def main(arguments: argparse.Namespace, settings: ResearcherSettings) -> int:
-    """Run one command; its exit status."""
+    """Run a command; returns its exit status."""
     async with AsyncExitStack() as stack:
         archive, cognition, checker = [
             await stack.enter_async_context(channel(address, settings))
             for address in (settings.archive_address, settings.cognition_address, settings.checker_address)
         ]
-        desk = Desk(
+        services = Services(
             archive_pb2_grpc.ArchiveStub(archive),
             cognition_pb2_grpc.CognitionStub(cognition),
             checker_pb2_grpc.CheckerStub(checker) if CHECKER in os.environ else None,
             endpoint_embedder(os.environ),
         )
-        parent = await desk.candidate(arguments.run, arguments.parent)
-        context = await desk.context(parent, arguments.seed)
+        parent = await services.candidate(arguments.run, arguments.parent)
+        context = await services.context(parent, arguments.seed)
         async with _proposer(arguments.mind) as proposer:
-            _say_draft(await proposed(desk, proposer, context), parent, arguments.json)
+            _say_draft(await proposed(services, proposer, context), parent, arguments.json)
     return 0
 
 
@@ -170,7 +170,7 @@ def _say_draft(draft: Draft, parent: pb.Candidate, as_json: bool) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asi-arch", description="One proposal, without a run.")
     commands = parser.add_subparsers(dest="command", required=True)
-    propose = commands.add_parser("propose", help="one proposal that the archive does not hold; nothing is kept")
+    propose = commands.add_parser("propose", help="a proposal that is new to the archive; it is not stored")
     propose.add_argument("--parent", required=True, metavar="C", help="id or name of the parent")
     propose.add_argument("--mind", choices=("offline", "openai"), default="offline")
     propose.add_argument("--seed", type=int, help="of the draw; default: the run's")
@@ -183,9 +183,9 @@ def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def run(given: Sequence[str] | None = None) -> int:
-    """Run the command line `given`; its exit status. What went wrong is one sentence on standard error."""
-    arguments = _parser().parse_args(given)
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit status. Errors are one sentence on standard error."""
+    arguments = _parser().parse_args(argv)
     try:
         return asyncio.run(main(arguments, load(ResearcherSettings, "researcher")))
     except (SettingsError, ValueError) as error:
@@ -208,24 +208,24 @@ UNWRITTEN = "(a summary, written anew by a model whenever a proposal is asked fo
 async def question(
     settings: ResearcherSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
 ) -> Request[BaseModel]:
-    """What would be asked now. Summaries of references do not exist before they are asked for, so a mark stands in."""
+    """The current request. References have a placeholder, since their summaries are requested with each proposal."""
     if role is Role.SUMMARISE:
         return prompts.plain(summary_request(record, record))
     async with (
         channel(settings.cognition_address, settings) as cognition,
         channel(settings.checker_address, settings) as checker,
     ):
-        desk = Desk(
+        services = Services(
             archive,
             cognition_pb2_grpc.CognitionStub(cognition),
             checker_pb2_grpc.CheckerStub(checker) if CHECKER in os.environ else None,
             endpoint_embedder(os.environ),
         )
         if role is Role.JUDGE_NOVELTY:
-            near = [motivation.candidate for motivation in await desk.motivations(record)]
+            near = [motivation.candidate for motivation in await services.motivations(record)]
             proposal = record.proposal
             return prompts.plain(novelty_request(record, proposal.motivation, proposal.program, near))
-        context = await desk.context(record)
+        context = await services.context(record)
         return prompts.plain(propose_request(context, (), [UNWRITTEN] * len(context.references)))
 
 

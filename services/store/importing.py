@@ -79,7 +79,7 @@ def read(path: Path, skip_bad: bool = False, detach: bool = False) -> Archive:
     """
     raw = _raw_records(path)
     problems: list[str] = []
-    parsed = _unique(_parsed(raw, problems), problems)
+    parsed = _parsed(raw, problems)
     if detach:
         parsed = {
             index: replace(record, parent=record.parent if record.parent in parsed else None)
@@ -147,13 +147,17 @@ def _raw_records(path: Path) -> list[dict[str, object]]:
     return [*(record for record in slim if json.dumps(record.get("index")) not in known), *detailed]
 
 
-def _parsed(raw: Iterable[dict[str, object]], problems: list[str]) -> list[Published]:
-    records = []
+def _parsed(raw: Iterable[dict[str, object]], problems: list[str]) -> dict[int, Published]:
+    records: dict[int, Published] = {}
     for number, fields in enumerate(raw, 1):
         try:
-            records.append(_record(fields))
+            record = _record(fields)
         except ValueError as error:
             problems.append(f"record {fields.get('index', f'number {number}')}: {error}")
+            continue
+        if other := records.get(record.index):
+            problems.append(f"index {record.index} occurs twice ({other.name} and {record.name})")
+        records.setdefault(record.index, record)
     return records
 
 
@@ -225,16 +229,6 @@ def _is_step(title: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _unique(records: Iterable[Published], problems: list[str]) -> dict[int, Published]:
-    unique: dict[int, Published] = {}
-    for record in records:
-        if record.index in unique:
-            problems.append(f"index {record.index} occurs twice ({unique[record.index].name} and {record.name})")
-        else:
-            unique[record.index] = record
-    return unique
 
 
 def _sound(records: Mapping[int, Published], problems: list[str]) -> dict[int, Published]:

@@ -177,69 +177,54 @@ class Queries(Protocol):
 
     async def record(self, run: str, candidate: str) -> candidate_pb2.Candidate:
         """By id, else by name. Raises ValueError for an ambiguous name."""
-        ...
 
     async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
         """In the order of `ids`; unknown ids are skipped."""
-        ...
 
     async def list_candidates(self, query: Query) -> Page:
         """Best first: highest fitness and benchmark; lowest loss, parameters and training time; states in their order,
         stages by name. Absent values last in either direction, ties by id. Raises ValueError for an invalid query."""
-        ...
 
     async def state_counts(self, run: str) -> dict[int, int]:
         """The number of candidates in each state."""
-        ...
 
     async def event_count(self, run: str) -> int:
         """The number of applied events of the run, including refused ones."""
-        ...
 
     async def tree(self, run: str) -> list[archive_pb2.TreeNode]:
         """All candidates of the run as nodes, oldest first."""
-        ...
 
     async def subtree(self, run: str, candidate: str) -> list[archive_pb2.TreeNode]:
         """The candidate and all its descendants, oldest first."""
-        ...
 
     async def children(self, run: str, candidate: str) -> list[str]:
         """Ids, best first, those without fitness last."""
-        ...
 
     async def path(self, run: str, candidate: str) -> list[str]:
         """Ids from the root to the candidate."""
-        ...
 
     async def pool(self, run: str, at_sequence: int = 0) -> PoolRow | None:
         """The snapshot in force at a sequence (0: now); None before the first update."""
-        ...
 
     async def baselines(self, run: str) -> list[candidate_pb2.Candidate]:
         """By number: the root first."""
-        ...
 
     async def nearest_motivations(
         self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
     ) -> list[Near]:
         """By cosine, within one embedder's space."""
-        ...
 
     async def nearest_programs(self, run: str, program: str, count: int, except_id: str) -> list[Near]:
         """By structure; those of the same structure first."""
-        ...
 
     async def chain(self, run: str, candidate: str) -> list[LogRow]:
         """The events of one candidate, oldest first."""
-        ...
 
     async def digest(self, run: str) -> tuple[str, int]:
         """SHA-256 over every candidate, pool update and accepted event of a run, and the number of accepted events.
 
         It does not depend on the sequences of the events, nor on how events of different candidates interleave.
         """
-        ...
 
 
 class Archive(Queries, Protocol):
@@ -253,91 +238,69 @@ class Archive(Queries, Protocol):
 
     async def open(self) -> None:
         """Connect and migrate the schema."""
-        ...
 
     async def damage(self) -> list[str]:
         """Problems of the database's content, one sentence each. Reads all of it."""
-        ...
 
     async def drift(self) -> list[str]:
         """Differences from the expected schema, one sentence each. May be called before `open`."""
-        ...
 
     async def close(self) -> None:
         """Wait for running operations and disconnect; idempotent."""
-        ...
 
     async def healthy(self) -> bool:
         """Whether the database is reachable."""
-        ...
 
     async def apply(self, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
         """Apply messages in order. `react` is None in a replay, since the events that follow are in the log already.
 
         Removes applied events from the outbox, whoever published them.
         """
-        ...
 
     async def applied(self) -> int:
         """The sequence of the last applied message; 0 for an empty archive."""
-        ...
 
     async def position(self) -> Position:
         """As `applied`, with the hash of that message."""
-        ...
 
     def bodies(self) -> AsyncIterator[Logged]:
         """Every applied message exactly as published, in order: the log can be rebuilt from them."""
-        ...
 
     async def outbox(self, limit: int = 200) -> list[Outgoing]:
         """Events not known to be published, oldest first."""
-        ...
 
     async def sent(self, numbers: Sequence[int]) -> None:
         """Delete outbox entries that were published."""
-        ...
 
     async def reserve(self, run: str, tokens: int, nanodollars: int | None) -> int:
         """Store a reservation; returns its number. It survives a restart."""
-        ...
 
     async def unreserve(self, number: int) -> None:
         """Delete a reservation; idempotent."""
-        ...
 
     async def reservations(self) -> list[Reservation]:
         """Oldest first."""
-        ...
 
     async def run(self, run: str) -> RunRow:
         """The newest run for an empty name."""
-        ...
 
     async def runs(self) -> list[RunRow]:
         """Newest first."""
-        ...
 
     async def candidate(self, run: str, candidate: str) -> CandidateRow:
         """As `record`, with its sequences."""
-        ...
 
     async def moves(self, run: str, limit: int) -> list[archive_pb2.MoveOutcome]:
         """The moves of the newest proposals and their gains, oldest first."""
-        ...
 
     async def recent_rejections(self, run: str, limit: int) -> list[candidate_pb2.Candidate]:
         """Newest first."""
-        ...
 
     def log(self, run: str) -> AsyncIterator[LogRow]:
         """Every applied event of a run, in order."""
-        ...
 
     async def backup(self, path: Path) -> None:
         """Write a consistent copy while the archive is in use. Raises FileExistsError."""
-        ...
 
     async def restore(self, path: Path) -> None:
         """Become a copy that `backup` wrote. Raises FileExistsError if the archive is not empty."""
-        ...

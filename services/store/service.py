@@ -111,7 +111,13 @@ async def draw_seeds(archive: Archive, row: RunRow, candidate: str) -> Draw | No
     name = "uniform" if row.settings.ablations.random_parent else row.settings.parent_policy or "paper"
     policy = policy_of(row.settings)
     members = pools.seeds(row.state.pool)
-    entries = _entries(await archive.tree(row.run)) if name in pools.BEYOND_THE_POOL else members
+    entries: Sequence[Entry] = members
+    if name in pools.BEYOND_THE_POOL:  # all scored candidates except ablations
+        entries = [
+            Entry(node.id, node.fitness, node.number, node.parent or None)
+            for node in await archive.tree(row.run)
+            if node.HasField("fitness") and node.kind != candidate_pb2.KIND_ABLATION
+        ]
     if not entries:
         return None
     rng = random.Random(f"{row.settings.seed}:{candidate}")
@@ -119,15 +125,6 @@ async def draw_seeds(archive: Archive, row: RunRow, candidate: str) -> Draw | No
         return pools.draw(members, policy.pool, rng)
     known = {entry.id: entry for entry in entries}
     return pools.draw(members, policy.pool, rng, known[strategy(name).choose(entries, rng)])
-
-
-def _entries(nodes: Sequence[pb.TreeNode]) -> tuple[Entry, ...]:
-    """All scored candidates except ablations, which are not used as parents."""
-    return tuple(
-        Entry(node.id, node.fitness, node.number, node.parent or None)
-        for node in nodes
-        if node.HasField("fitness") and node.kind != candidate_pb2.KIND_ABLATION
-    )
 
 
 MOST_PER_PAGE = 500

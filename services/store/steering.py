@@ -99,7 +99,12 @@ def steer(log: LogRow, run: RunRow) -> Change:
         case "run.paused":
             return stepped(Change(log, run=run), facts.Paused(time, event.run_paused.reason))
         case "run.resumed":
-            return stepped(Change(log, run=_with_budget(run, event.run_resumed)), facts.Resumed(time))
+            if event.run_resumed.HasField("budget"):
+                settings = events_pb2.RunSettings()
+                settings.CopyFrom(run.settings)
+                settings.budget.CopyFrom(event.run_resumed.budget)
+                run = replace(run, settings=settings)
+            return stepped(Change(log, run=run), facts.Resumed(time))
         case "run.stopped":
             stopped = facts.Stopped(time, event.run_stopped.reason, event.run_stopped.finished)
             return stepped(Change(log, run=run), stopped)
@@ -131,15 +136,6 @@ def _fork(log: LogRow, run: RunRow) -> Change:
         run = replace(run, state=state)
     run = replace(run, settings=fork.settings, origin=f"forked from {fork.of_run} at {fork.at_sequence}")
     return stepped(Change(log, run=run), facts.Forked(moment(log.event), other_rules))
-
-
-def _with_budget(run: RunRow, resumed: events_pb2.RunResumed) -> RunRow:
-    if not resumed.HasField("budget"):
-        return run
-    settings = events_pb2.RunSettings()
-    settings.CopyFrom(run.settings)
-    settings.budget.CopyFrom(resumed.budget)
-    return replace(run, settings=settings)
 
 
 def _rules(settings: events_pb2.RunSettings) -> RunPolicy:

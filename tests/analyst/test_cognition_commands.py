@@ -32,7 +32,7 @@ def test_a_file_that_was_added_is_found_and_not_added_twice(
     assert run(["search", "Loss on distant tokens is high, nearby ones predicted well", "--json"]) == 0
     assert "2402.00001#first-idea" in capsys.readouterr().out
     assert run(["add", str(data_dir / "mine.toml")]) == 2
-    assert "is there twice" in capsys.readouterr().err
+    assert "exists twice" in capsys.readouterr().err
 
 
 def test_statistics_come_from_standard_input(

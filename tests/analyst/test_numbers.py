@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.analyst.model_analyst import Held, held_by, invented, numerals
+from services.analyst.model_analyst import Citable, citable_of, invented, numerals
 from tests.analyst.analyst_records import CHILD, PARENT, ROOT, dossier
 
-HELD = Held(((1.50806, 1.49458), (0.388, 0.368), (398_016.0, 400_192.0), (16_117.0, 20_700.0)), frozenset({64.0}))
+HELD = Citable(((1.50806, 1.49458), (0.388, 0.368), (398_016.0, 400_192.0), (16_117.0, 20_700.0)), frozenset({64.0}))
 
 
 @pytest.mark.parametrize(
@@ -45,20 +45,20 @@ def test_an_invented_number_is_named(text: str, wrong: str) -> None:
 
 def test_quantities_of_different_kinds_are_not_combined() -> None:
     """A loss minus an accuracy means nothing, and such differences would let nearly any number pass."""
-    assert invented("a gain of 1.1201", Held(((1.5081,), (0.388,)))) == ["1.1201"]
+    assert invented("a gain of 1.1201", Citable(((1.5081,), (0.388,)))) == ["1.1201"]
 
 
 def test_numbers_of_the_program_pass() -> None:
     """Its constants are on record, since the program is."""
     shown = numerals(["CHUNK = 128\nEPSILON = 1e-5\n"])
 
-    assert invented("chunks of 128 with 1e-5", Held((), shown)) == []
+    assert invented("chunks of 128 with 1e-5", Citable((), shown)) == []
 
 
 @given(st.lists(st.floats(0.1, 1e4), min_size=1, max_size=8), st.integers(1, 4))
 def test_any_text_made_of_the_record_passes(numbers: list[float], digits: int) -> None:
     """However many digits are shown."""
-    assert invented(" and ".join(f"{one:.{digits}f}" for one in numbers), Held((tuple(numbers),))) == []
+    assert invented(" and ".join(f"{one:.{digits}f}" for one in numbers), Citable((tuple(numbers),))) == []
 
 
 @given(st.integers(10_000, 99_999), st.integers(0, 4), st.integers(1, 9))
@@ -68,7 +68,7 @@ def test_a_changed_digit_is_refused(digits: int, place: int, step: int) -> None:
     changed = text[:place] + str((int(text[place]) + step) % 10) + text[place + 1 :]
     written = f"{changed[0]}.{changed[1:]}"
 
-    assert invented(f"a loss of {written}.", Held(((digits / 10_000,),))) == [written]
+    assert invented(f"a loss of {written}.", Citable(((digits / 10_000,),))) == [written]
 
 
 def test_what_is_held_of_a_family() -> None:
@@ -76,7 +76,7 @@ def test_what_is_held_of_a_family() -> None:
     child = type(CHILD)()
     child.CopyFrom(CHILD)
     child.training.seeds[0].curve.add(step=1, tokens=10, loss=7.7777)
-    held = held_by(dossier(child, root=ROOT, parent=PARENT))
+    held = citable_of(dossier(child, root=ROOT, parent=PARENT))
 
     assert invented("1.4000 against 1.4500 and 1.5000: lower by 0.0500, or 3.4%.", held) == []
     assert invented("It began at 7.7777.", held) == ["7.7777"]
@@ -88,7 +88,7 @@ def test_what_a_loss_fell_by_between_shown_points_is_held() -> None:
     child.CopyFrom(CHILD)
     for place, loss in enumerate((3.1, 2.646, 2.52, 2.322), 1):
         child.training.seeds[0].curve.add(step=49 * place, train_loss=loss)
-    held = held_by(dossier(child, root=ROOT, parent=PARENT))
+    held = citable_of(dossier(child, root=ROOT, parent=PARENT))
 
     assert invented("A drop of 0.778, of which 0.198 came last.", held) == []
     assert invented("A drop of 0.777.", held) == ["0.777"]

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from services.analyst.comparison import loss_difference, task_changes
-from services.analyst.model_analyst import held_by, invented
+from services.analyst.model_analyst import citable_of, invented
 from services.analyst.offline_analyst import OfflineAnalyst
 from services.contracts import candidate_pb2 as pb
 from tests.analyst.analyst_records import CHILD, PARENT, ROOT, SIBLING, candidate, dossier
@@ -37,7 +37,7 @@ async def test_every_number_occurs_in_the_record() -> None:
     analysis = await OfflineAnalyst().analyse(given)
 
     texts = (analysis.design_evaluation, analysis.results, analysis.expectation, analysis.synthesis)
-    assert invented(" ".join(texts), held_by(given)) == []
+    assert invented(" ".join(texts), citable_of(given)) == []
 
 
 async def test_nothing_is_called_better_within_its_error() -> None:

@@ -43,7 +43,7 @@ def test_an_impossible_value_is_refused_with_the_possible_ones(given: str, told:
 
 def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
     """Wherever it comes from."""
-    with pytest.raises(ValueError, match="policy verfy is unknown; choose of ablations, block"):
+    with pytest.raises(ValueError, match="policy verfy is unknown; choose one of ablations, block"):
         parse_policies({"verfy": "1"})
 
     assert len(POLICIES) == len(events_pb2.Policies.DESCRIPTOR.fields)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,20 +21,20 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from services.domain.components import normalise
 
 SHIPPED = Path(__file__).parent / "corpus"
-"""The reviewed files that come with the program."""
+"""The shipped, reviewed files."""
 
 
 class CorpusError(ValueError):
-    """A file of the cognition base is not as it must be. The message names the file, the paper and the field."""
+    """A file of the cognition base is invalid. The message names the file, the paper and the field."""
 
 
 def _one_line(text: object) -> object:
-    """Prose is wrapped in the files and one line everywhere else."""
+    """Unwrap prose, which is wrapped in the files."""
     return " ".join(text.split()) if isinstance(text, str) else text
 
 
-def _known(tags: tuple[str, ...]) -> tuple[str, ...]:
-    """Component tags by their canonical names, each once."""
+def _normalised(tags: tuple[str, ...]) -> tuple[str, ...]:
+    """Canonical component tags, without duplicates."""
     return tuple(dict.fromkeys(normalise(tag) for tag in tags))
 
 
@@ -41,17 +42,17 @@ Insight = Annotated[str, BeforeValidator(_one_line), Field(min_length=40, max_le
 Prose = Annotated[str, BeforeValidator(_one_line), Field(min_length=40, max_length=1600)]
 Name = Annotated[str, BeforeValidator(_one_line), Field(min_length=2, max_length=300)]
 Key = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
-Tags = Annotated[tuple[str, ...], Field(min_length=1, max_length=8), AfterValidator(_known)]
+Tags = Annotated[tuple[str, ...], Field(min_length=1, max_length=8), AfterValidator(_normalised)]
 
 
 class _Strict(BaseModel):
-    """Unknown fields are refused: a misspelt field would otherwise be an empty one."""
+    """Refuses unknown fields, such as misspelt ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class Entry(_Strict):
-    """One piece of knowledge from a paper, in five fields, and the components that it is about."""
+    """An insight of a paper in five fields, and its components."""
 
     key: Key
     design_insight: Insight
@@ -63,7 +64,7 @@ class Entry(_Strict):
 
 
 class Paper(_Strict):
-    """Where entries come from: title, authors, year of the first version, and an arXiv id or another address."""
+    """A paper: title, authors, year of the first version, and an arXiv id or another URL; with its entries."""
 
     title: Name
     authors: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -73,12 +74,12 @@ class Paper(_Strict):
     entries: Annotated[tuple[Entry, ...], Field(min_length=1, max_length=3, alias="entry")]
 
     @model_validator(mode="after")
-    def _referable(self) -> Self:
-        """An arXiv id begins with the year and month of the first version, which catches a wrong id or year."""
+    def _require_reference(self) -> Self:
+        """Check the arXiv id against the year of the first version, with which it begins."""
         if self.arxiv is None and self.url is None:
             raise ValueError("needs an arxiv id or a url, so that a reader can find it")
         if self.arxiv is not None and 2000 + int(self.arxiv[:2]) != self.year:
-            raise ValueError(f"arxiv id {self.arxiv} was given out in 20{self.arxiv[:2]}, but year is {self.year}")
+            raise ValueError(f"arxiv id {self.arxiv} is of 20{self.arxiv[:2]}, but year is {self.year}")
         keys = [entry.key for entry in self.entries]
         if len(set(keys)) != len(keys):
             raise ValueError(f"entry keys must differ within a paper, got {', '.join(keys)}")
@@ -86,19 +87,19 @@ class Paper(_Strict):
 
     @property
     def reference(self) -> str:
-        """The arXiv id where there is one, else the address."""
+        """The arXiv id, else the URL."""
         return self.arxiv or self.url or ""
 
 
 class CorpusFile(_Strict):
-    """The whole of one file."""
+    """The content of a file."""
 
     papers: Annotated[tuple[Paper, ...], Field(min_length=1, alias="paper")]
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """An entry with the paper it is from."""
+    """An entry and its paper."""
 
     paper: Paper
     entry: Entry
@@ -111,7 +112,7 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Papers in a fixed order: by file name, then as they stand in the file."""
+    """Papers, ordered by file name, then as in the file."""
 
     papers: tuple[Paper, ...]
 
@@ -130,21 +131,21 @@ class Corpus:
 
 
 def _place(location: tuple[int | str, ...], papers: object) -> str:
-    """Where a validation error is, in words: which paper, entry and field."""
+    """The paper, entry and field of a validation error."""
     words: list[str] = []
     node = papers
     for depth, step in enumerate(location, start=1):
         node = _child(node, step)
         if isinstance(step, str):
-            on_the_way = step in ("paper", "entry") and depth < len(location)
-            words.append("" if on_the_way else f"field {step}")
+            intermediate = step in ("paper", "entry") and depth < len(location)
+            words.append("" if intermediate else f"field {step}")
         else:
             words.append(_label(node) or f"item {step + 1}")
     return ", ".join(word for word in words if word) or "the file as a whole"
 
 
 def _child(node: object, step: int | str) -> object:
-    """One step into parsed data; None where there is nothing, because errors also name what is missing."""
+    """The value at a step of a location; None if it is missing, as in errors about missing fields."""
     if isinstance(node, dict):
         return node.get(step)
     if isinstance(node, list) and isinstance(step, int) and step < len(node):
@@ -153,7 +154,7 @@ def _child(node: object, step: int | str) -> object:
 
 
 def _label(node: object) -> str | None:
-    """How a person recognises a paper or an entry."""
+    """The name of a paper or an entry."""
     if not isinstance(node, dict):
         return None
     if "key" in node:
@@ -179,7 +180,7 @@ def parse(text: str, source: str) -> CorpusFile:
 
 
 def read(path: Path) -> CorpusFile:
-    """The papers of one file; raises CorpusError, also when the file cannot be read."""
+    """The papers of one file; raises CorpusError for an unreadable or invalid file."""
     if path.suffix not in (".toml", ".json"):
         raise CorpusError(f"{path.name}: must end in .toml or .json")
     try:
@@ -190,21 +191,19 @@ def read(path: Path) -> CorpusFile:
 
 
 def join(papers: Iterable[Paper]) -> Corpus:
-    """One corpus of papers; raises CorpusError when two entries have the same id.
+    """A corpus of papers. Raises CorpusError for duplicate ids of entries.
 
-    The same paper may come several times, because a user may add an entry to a shipped one.
+    A paper may occur several times, since users can add entries to a shipped one.
     """
     corpus = Corpus(tuple(papers))
-    seen: set[str] = set()
-    for knowledge in corpus.entries:
-        if knowledge.id in seen:
-            raise CorpusError(f"entry {knowledge.id!r} is there twice: choose another key or leave one out")
-        seen.add(knowledge.id)
+    for entry_id, count in Counter(knowledge.id for knowledge in corpus.entries).items():
+        if count > 1:
+            raise CorpusError(f"entry {entry_id!r} exists twice: choose another key or omit one")
     return corpus
 
 
 def load(*folders: Path) -> Corpus:
-    """All .toml and .json files of the folders (the shipped ones when none is given), in the order of their names."""
+    """All .toml and .json files of the folders (by default the shipped ones), ordered by name."""
     files = [path for folder in folders or (SHIPPED,) for path in sorted(folder.glob("*")) if path.is_file()]
     return join(paper for path in files if path.suffix in (".toml", ".json") for paper in read(path).papers)
 
@@ -213,15 +212,15 @@ _UNSAFE = re.compile(r"[^a-z0-9.]+")
 
 
 def add(file: Path, folder: Path) -> tuple[str, ...]:
-    """Validate a file of papers and keep it in `folder`; returns the ids of the new entries.
+    """Validate a file of papers and add it to `folder`; returns the ids of the new entries.
 
-    The whole base must still be consistent with it. Raises CorpusError, with nothing written, when it is not.
+    Raises CorpusError, without writing, if the corpus would be inconsistent.
     """
     return keep(read(file), folder)
 
 
 def keep(papers: CorpusFile, folder: Path) -> tuple[str, ...]:
-    """As `add`, for papers already validated, for example proposals that a person approved."""
+    """As `add`, for validated papers."""
     additions = join(papers.papers)
     join((*together(folder).papers, *additions.papers))
     folder.mkdir(parents=True, exist_ok=True)
@@ -230,12 +229,12 @@ def keep(papers: CorpusFile, folder: Path) -> tuple[str, ...]:
 
 
 def together(folder: Path) -> Corpus:
-    """The shipped corpus and the additions in `folder`, which need not exist."""
+    """The shipped corpus and the additions in `folder`, if it exists."""
     return load(SHIPPED, folder) if folder.is_dir() else load(SHIPPED)
 
 
 def _write(folder: Path, papers: CorpusFile) -> None:
-    """One new file per addition, renamed into place whole; earlier files are never overwritten."""
+    """Write a new file atomically; existing files are never overwritten."""
     stem = _UNSAFE.sub("-", papers.papers[0].reference.lower()).strip("-")[:80]
     number = 1
     while (target := folder / f"{stem}-{number}.json").exists():

@@ -1,6 +1,6 @@
 """`python -m services.analyst.cognition`: search, extend and evaluate the cognition base, for the command line.
 
-Exit status: 0 done, 1 nothing found or refused, 2 bad input.
+Exit status: 0 for success, 1 for no result or a refusal, 2 for invalid input.
 """
 
 import argparse
@@ -29,11 +29,11 @@ _USES = TypeAdapter(tuple[Use, ...])
 
 
 async def main(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
-    """Run one command; its exit status."""
+    """Run a command; returns its exit status."""
     if arguments.command == "search":
         return await _search(arguments, settings)
     if arguments.command == "add":
-        return _told(arguments, add(arguments.file, settings.own_entries))
+        return _report(arguments, add(arguments.file, settings.own_entries))
     if arguments.command == "ingest":
         return await _ingest(arguments, settings)
     return _stats(arguments)
@@ -53,7 +53,7 @@ async def _search(arguments: argparse.Namespace, settings: AnalystSettings) -> i
 
 
 async def _ingest(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
-    """Show what a model extracted; keep it only when a person says yes."""
+    """Show the extracted entries, and add them if they are approved."""
     async with OpenAIMind.from_environment(os.environ, MemoryLedger()) as mind:
         proposed: CorpusFile = await ingest.propose(arguments.file, mind)
     for paper in proposed.papers:
@@ -63,22 +63,21 @@ async def _ingest(arguments: argparse.Namespace, settings: AnalystSettings) -> i
     if not arguments.yes and not await asyncio.to_thread(_approved):
         _show("nothing was kept")
         return 1
-    return _told(arguments, keep(proposed, settings.own_entries))
+    return _report(arguments, keep(proposed, settings.own_entries))
 
 
 def _approved() -> bool:
-    """An unreachable service counts as a no."""
     _show("keep these entries? [y/N] ")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _show(text: str) -> None:
-    """Shown to the person who approves, on standard error: never mixed with the output."""
+    """Write to standard error, apart from the output."""
     sys.stderr.write(f"{text}\n")
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    """Candidates come on standard input as a JSON array, as the console gives them."""
+    """Print statistics of the uses on standard input, a JSON array."""
     rows = statistics_of(_USES.validate_python(_standard_input()))
     if arguments.json:
         _say(json.dumps([asdict(row) for row in rows], indent=2))
@@ -91,7 +90,7 @@ def _stats(arguments: argparse.Namespace) -> int:
 
 
 def _standard_input() -> object:
-    """Raises ValueError with the fix when it is not JSON."""
+    """Raises ValueError naming the expected form."""
     try:
         return json.load(sys.stdin)
     except json.JSONDecodeError as error:
@@ -99,25 +98,25 @@ def _standard_input() -> object:
         raise ValueError(f"standard input is not JSON ({error}); give candidates as {form}, gain may be null") from None
 
 
-def _told(arguments: argparse.Namespace, kept: tuple[str, ...]) -> int:
-    _say(json.dumps(list(kept)) if arguments.json else f"kept {len(kept)}: {', '.join(kept)}")
+def _report(arguments: argparse.Namespace, ids: tuple[str, ...]) -> int:
+    _say(json.dumps(list(ids)) if arguments.json else f"kept {len(ids)}: {', '.join(ids)}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="asi-arch cognition", description="What the literature knows.")
+    parser = argparse.ArgumentParser(prog="asi-arch cognition", description="The cognition base: entries from papers.")
     commands = parser.add_subparsers(dest="command", required=True)
-    search = commands.add_parser("search", help="entries whose trigger patterns are near to a description")
+    search = commands.add_parser("search", help="entries with trigger patterns similar to a description")
     search.add_argument("query", nargs="+")
     search.add_argument("--count", type=int, default=3)
-    new = commands.add_parser("add", help="keep a file of papers (TOML or JSON, as those in corpus/)")
+    new = commands.add_parser("add", help="add a file of papers (TOML or JSON, as in corpus/)")
     new.add_argument("file", type=Path)
     paper = commands.add_parser("ingest", help="extract entries from a .pdf, .md or .tex by a language model")
     paper.add_argument("file", type=Path)
-    paper.add_argument("--yes", action="store_true", help="keep them without asking")
-    stats = commands.add_parser("stats", help="which entries candidates used that improved on their parents")
-    for one in (search, new, paper, stats):
-        one.add_argument("--json", action="store_true")
+    paper.add_argument("--yes", action="store_true", help="add them without confirmation")
+    stats = commands.add_parser("stats", help="statistics of the entries that candidates used")
+    for command in (search, new, paper, stats):
+        command.add_argument("--json", action="store_true")
     return parser
 
 
@@ -125,10 +124,10 @@ def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def run(given: Sequence[str] | None = None) -> int:
-    """Run the command line `given`; its exit status. What went wrong is one sentence on standard error."""
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit status. Errors are one sentence on standard error."""
     try:
-        return asyncio.run(main(_parser().parse_args(given), load(AnalystSettings, "analyst")))
+        return asyncio.run(main(_parser().parse_args(argv), load(AnalystSettings, "analyst")))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the whole"

@@ -1,6 +1,6 @@
-"""The cognition base's upkeep: new entries from papers, and which entries paid off.
+"""Maintenance of the cognition base: new entries from papers, and statistics of their use.
 
-A language model proposes entries from a paper's text, for a person to approve before they are kept.
+A language model proposes entries from a paper's text; a person approves them.
 """
 
 from __future__ import annotations
@@ -21,29 +21,28 @@ from services.llm.port import Message, Mind, Request, Role
 
 PROMPT_VERSION = "extract-1"
 LONGEST = 60_000
-"""Characters of a paper that are shown: beginning and end, because method and ablations matter more than tables."""
+"""Characters of a paper that are shown, from its beginning and its end."""
 _PROMPT = Path(__file__).parent / "prompts" / "extract.md"
 
 
 def text_of(file: Path) -> str:
-    """The text of a .pdf, .md, .tex or .txt file; raises CorpusError when there is none to be had."""
+    """The text of a .pdf, .md, .tex or .txt file; raises CorpusError if there is none."""
     if file.suffix.lower() not in (".pdf", ".md", ".tex", ".txt"):
         raise CorpusError(f"{file.name}: must be a .pdf, .md, .tex or .txt file")
     try:
-        text = _pdf_text(file) if file.suffix.lower() == ".pdf" else file.read_text(encoding="utf-8")
+        if file.suffix.lower() == ".pdf":
+            text = "\n".join(page.extract_text() for page in PdfReader(file).pages)
+        else:
+            text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, PyPdfError) as error:
         raise CorpusError(f"{file.name}: cannot be read: {error}") from error
     if not text.strip():
-        raise CorpusError(f"{file.name}: holds no text; a scanned paper needs text recognition first")
+        raise CorpusError(f"{file.name}: contains no text; a scanned paper needs text recognition first")
     return text
 
 
-def _pdf_text(file: Path) -> str:
-    return "\n".join(page.extract_text() for page in PdfReader(file).pages)
-
-
 def shortened(text: str, longest: int = LONGEST) -> str:
-    """The first two thirds and the last third of what fits, with a mark where something was left out."""
+    """The text, truncated in the middle: two thirds of `longest` from its beginning and a third from its end."""
     if len(text) <= longest:
         return text
     head = 2 * longest // 3
@@ -51,7 +50,7 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def question(text: str) -> Request[Paper]:
-    """What the mind is asked: one paper with its entries, in the corpus' own schema."""
+    """The request for a paper with its entries, in the corpus' schema."""
     kinds = "\n".join(f"  {component.name}: {component.description}" for component in VOCABULARY)
     system = Message("system", _PROMPT.read_text(encoding="utf-8") + kinds)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -60,9 +59,9 @@ def question(text: str) -> Request[Paper]:
 
 
 async def propose(file: Path, mind: Mind) -> CorpusFile:
-    """Entries that a mind extracts from a paper; nothing is kept until they are handed to `add.keep`.
+    """The entries that a mind extracts from a paper, not yet added.
 
-    Raises CorpusError for a file without text and MindError when no usable answer comes.
+    Raises CorpusError for a file without text, and MindError without a usable answer.
     """
     answered = await mind.ask(question(text_of(file)))
     return CorpusFile.model_validate({"paper": [answered.answer.model_dump(by_alias=True)]})
@@ -70,10 +69,7 @@ async def propose(file: Path, mind: Mind) -> CorpusFile:
 
 @dataclass(frozen=True)
 class Use:
-    """The entries that were retrieved for one candidate and its gain over its parent in fitness.
-
-    `gain` is None where candidate or parent has no fitness: such a use counts, but neither as better nor as worse.
-    """
+    """The entries retrieved for a candidate, and its gain in fitness over its parent, None if either has none."""
 
     entries: tuple[str, ...]
     gain: float | None
@@ -81,7 +77,7 @@ class Use:
 
 @dataclass(frozen=True)
 class EntryStatistics:
-    """How often an entry was used, how many of those uses have a gain, how many improved, and the mean gain."""
+    """The uses of an entry: all, with a gain, with a positive gain, and the mean gain."""
 
     entry: str
     uses: int
@@ -91,28 +87,26 @@ class EntryStatistics:
 
     @property
     def share_improved(self) -> float | None:
-        """Improved of measured, 0 to 1; None without a measured use."""
+        """The share of improved among measured uses, 0 to 1; None without measured uses."""
         return self.improved / self.measured if self.measured else None
 
 
 def statistics_of(uses: Iterable[Use]) -> tuple[EntryStatistics, ...]:
-    """One row per entry that was ever used: most improvements first, then larger mean gain, then by id.
+    """Statistics of all used entries: by improvements, then mean gain, then id.
 
-    An entry that a candidate retrieved several times counts once for it. This is correlation: entries retrieved for
-    weak parents have more room to improve.
+    Repeated retrievals of one candidate count once. This is correlation: entries retrieved for weak parents have more
+    room to improve.
     """
     gains: dict[str, list[float | None]] = defaultdict(list)
     for use in uses:
         for entry in dict.fromkeys(use.entries):
             gains[entry].append(use.gain)
-    return tuple(sorted((_row(entry, found) for entry, found in gains.items()), key=_rank))
+    rows = [_row(entry, values) for entry, values in gains.items()]
+    rows.sort(key=lambda row: (-row.improved, row.mean_gain is None, -(row.mean_gain or 0.0), row.entry))
+    return tuple(rows)
 
 
 def _row(entry: str, gains: list[float | None]) -> EntryStatistics:
     measured = [gain for gain in gains if gain is not None]
     mean = statistics.fmean(measured) if measured else None
     return EntryStatistics(entry, len(gains), len(measured), sum(gain > 0 for gain in measured), mean)
-
-
-def _rank(row: EntryStatistics) -> tuple[int, bool, float, str]:
-    return (-row.improved, row.mean_gain is None, -(row.mean_gain or 0.0), row.entry)

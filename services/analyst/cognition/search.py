@@ -1,4 +1,4 @@
-"""Search: the entries whose trigger patterns lie nearest to what an experiment showed."""
+"""Search for entries by the similarity of their trigger patterns."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from services.analyst.cognition import Corpus, Knowledge
 from services.llm.embedder import Embedder, Vector, validate_not_empty, validate_same_embedder
 
 MOST = 50
-"""More entries than this are refused: a context full of entries explains nothing."""
+"""The largest number of entries per search."""
 
-REMEMBERED = 256
-"""Queries whose vectors are kept: a parent that is drawn again asks the same again."""
+CACHED_QUERIES = 256
+"""Cached query vectors: a parent that is drawn again has the same query."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """An entry and the cosine, −1 to 1, between the query and its trigger patterns."""
+    """An entry and the cosine, −1 to 1, of the query and its trigger patterns."""
 
     knowledge: Knowledge
     similarity: float
@@ -34,21 +34,20 @@ class Hit:
 
 @dataclass(frozen=True)
 class Index:
-    """Trigger patterns as vectors of one embedder, in the corpus' order; made by `index`."""
+    """Trigger patterns as vectors of one embedder, in the corpus' order; created by `index`."""
 
     corpus: Corpus
     embedder: Embedder
     vectors: tuple[Vector, ...]
-    _asked: dict[str, Vector] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _cache: dict[str, Vector] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     async def search(
         self, query: str, count: int = 3, threshold: float = 0.5, vector: Vector | None = None
     ) -> tuple[Hit, ...]:
         """The `count` nearest entries with a cosine of at least `threshold`, best first.
 
-        `vector` is the query's embedding where the caller has it already.
-        Equal cosines (to six decimals, so that machines with different arithmetic agree) are in the order of ids.
-        Raises ValueError for an empty query or a count outside 1 to 50.
+        `vector` is the query's embedding, if the caller has it. Equal cosines (to six decimals, so that machines with
+        different arithmetic agree) are ordered by id. Raises ValueError for an empty query or a count outside 1 to 50.
         """
         if not query.strip():
             raise ValueError("query is empty: describe what the experiment showed")
@@ -59,41 +58,36 @@ class Index:
         return self.nearest(vector, count, threshold)
 
     async def _embedded(self, query: str) -> Vector:
-        if query not in self._asked:
-            if len(self._asked) >= REMEMBERED:
-                self._asked.clear()
-            (self._asked[query],) = await self.embedder.embed([query])
-        return self._asked[query]
+        if query not in self._cache:
+            if len(self._cache) >= CACHED_QUERIES:
+                self._cache.clear()
+            (self._cache[query],) = await self.embedder.embed([query])
+        return self._cache[query]
 
     def nearest(self, query: Vector, count: int, threshold: float) -> tuple[Hit, ...]:
-        """As `search`, for a vector; raises EmbedderMismatch when another embedder made it."""
-        cosines = self._cosines(query)
-        kept = np.flatnonzero(cosines >= threshold)
-        if len(kept) > count:
-            least = np.partition(cosines[kept], -count)[-count]
-            kept = kept[cosines[kept] >= least - 1e-6]  # with what rounds to the same
-        hits = [Hit(self.corpus.entries[place], float(cosines[place])) for place in kept]
-        return tuple(sorted(hits, key=lambda hit: (-round(hit.similarity, 6), hit.knowledge.id))[:count])
-
-    def _cosines(self, query: Vector) -> NDArray[np.float64]:
-        """With every entry. Raises EmbedderMismatch."""
+        """As `search`, for a vector. Raises EmbedderMismatch for a vector of another embedder."""
         validate_same_embedder(query, self.vectors[:1])
-        cosines: NDArray[np.float64] = self._matrix @ query.values.astype(np.float64)
-        return np.clip(cosines, -1.0, 1.0)
+        cosines = np.clip(self._matrix @ query.values.astype(np.float64), -1.0, 1.0)
+        places = np.flatnonzero(cosines >= threshold)
+        if len(places) > count:
+            least = np.partition(cosines[places], -count)[-count]
+            places = places[cosines[places] >= least - 1e-6]  # including ties after rounding
+        hits = [Hit(self.corpus.entries[place], float(cosines[place])) for place in places]
+        return tuple(sorted(hits, key=lambda hit: (-round(hit.similarity, 6), hit.knowledge.id))[:count])
 
     @cached_property
     def _matrix(self) -> csr_array:
-        """All vectors as rows, made once: those of the local embedder are nearly empty."""
+        """All vectors as rows; those of the local embedder are sparse."""
         return csr_array(np.stack([vector.values for vector in self.vectors]).astype(np.float64))
 
 
 def triggers(corpus: Corpus) -> Sequence[str]:
-    """The only embedded field, of every entry."""
+    """The trigger patterns of all entries, the only embedded field."""
     return [knowledge.entry.experimental_trigger_patterns for knowledge in corpus.entries]
 
 
 async def index(corpus: Corpus, embedder: Embedder) -> Index:
-    """Embed all trigger patterns once; raises what the embedder raises."""
+    """Embed all trigger patterns. Raises the errors of the embedder."""
     return Index(corpus, embedder, tuple(await embedder.embed(triggers(corpus))))
 
 
@@ -101,7 +95,7 @@ VERSION = "v1"
 LATENT = 64
 """Dimensions of the latent space."""
 WEIGHTS = (1.0, 0.5, 0.8)
-"""Stems, character n-grams, latent space; chosen beforehand, not tuned on the bench's queries."""
+"""Stems, character n-grams, latent space; not tuned on the benchmark's queries."""
 
 _WORD = re.compile(r"[a-z][a-z0-9]+")
 _SUFFIXES = ("isations", "isation", "ations", "ation", "ingly", "ness", "ment", "able", "ally", "ings", "ing", "ied",
@@ -153,36 +147,35 @@ def stems(text: str) -> list[str]:
 
 def grams(text: str) -> list[str]:
     """Sequences of four and five characters within words, spaces around each word included."""
-    padded = [f" {word} " for word in text.lower().split()]
-    found = []
-    for word in padded:
+    sequences = []
+    for word in (f" {word} " for word in text.lower().split()):
         for size in (4, 5):
-            found += [word[start : start + size] for start in range(max(1, len(word) - size + 1))]
+            sequences += [word[start : start + size] for start in range(max(1, len(word) - size + 1))]
             if len(word) <= size:  # a short word counts once
                 break
-    return found
+    return sequences
 
 
 class TermWeights:
-    """TF-IDF with logarithmic counts, learnt from texts; rows of unit length.
+    """TF-IDF with logarithmic counts, fitted to texts; rows of unit length.
 
-    scikit-learn's TfidfVectorizer gives the same numbers, and takes two seconds to import.
+    Equal to scikit-learn's TfidfVectorizer, whose import takes two seconds.
     """
 
     def __init__(self, texts: Sequence[str], terms: Callable[[str], list[str]], most: int | None = None) -> None:
-        """`most` keeps the terms that are used most often."""
+        """`most` limits the vocabulary to the most frequent terms."""
         self._terms = terms
         counts = [Counter(terms(text)) for text in texts]
-        total, seen = Counter[str](), Counter[str]()
+        total, documents = Counter[str](), Counter[str]()
         for count in counts:
             total.update(count)
-            seen.update(count.keys())
+            documents.update(count.keys())
         vocabulary = sorted(total)
         if most is not None and len(vocabulary) > most:
             order = np.argsort([-total[term] for term in vocabulary])[:most]
             vocabulary = [vocabulary[place] for place in sorted(order)]
         self.places = {term: place for place, term in enumerate(vocabulary)}
-        self._rarity = np.array([np.log((1 + len(texts)) / (1 + seen[term])) + 1 for term in vocabulary])
+        self._rarity = np.array([np.log((1 + len(texts)) / (1 + documents[term])) + 1 for term in vocabulary])
 
     def rows(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Shape [texts, terms]."""
@@ -195,20 +188,20 @@ class TermWeights:
 
 
 def unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each row divided by its length; a row of zeros stays one."""
+    """Each row divided by its length; rows of zeros are unchanged."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(lengths == 0, 1.0, lengths))
 
 
 def whole(knowledge: Knowledge) -> str:
-    """All prose of an entry, from which term weights are learned."""
+    """All prose of an entry, to which term weights are fitted."""
     entry = knowledge.entry
     fields = (entry.design_insight, entry.experimental_trigger_patterns, entry.background)
     return " ".join((*fields, entry.algorithmic_innovation, entry.implementation_guidance))
 
 
 class CorpusEmbedder:
-    """Fitted once on a corpus; deterministic for it, and named after it, so that vectors of another one are refused."""
+    """An embedder fitted to a corpus; its name identifies the corpus, so that vectors of another one are refused."""
 
     def __init__(self, corpus: Corpus, weights: tuple[float, float, float] = WEIGHTS) -> None:
         texts = [whole(knowledge) for knowledge in corpus.entries]
@@ -221,7 +214,7 @@ class CorpusEmbedder:
 
     @property
     def name(self) -> str:
-        """Algorithm, version and a digest of what it was fitted on."""
+        """Algorithm, version and a digest of the corpus."""
         return self._name
 
     @property
@@ -230,13 +223,13 @@ class CorpusEmbedder:
         return self._dimension
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Vectors in the order of `texts`, computed in a thread; raises ValueError naming an empty text."""
+        """See the port. Computed in a thread."""
         validate_not_empty(texts)
         rows = await asyncio.to_thread(self._rows, list(texts))
         return [Vector(self._name, row) for row in rows]
 
     def _rows(self, texts: list[str]) -> NDArray[np.float32]:
-        """Shape [texts, dimension]. The last column gives a text without any known word a direction of its own."""
+        """Shape [texts, dimension]. The last column gives texts without known words a direction."""
         words = self._words.rows(texts)
         parts = (words, self._grams.rows(texts), unit_rows(words @ self._basis))
         weighted = [weight * part for weight, part in zip(self._weights, parts, strict=True)]
@@ -244,7 +237,7 @@ class CorpusEmbedder:
 
 
 def _latent_basis(documents: NDArray[np.float64], most: int) -> NDArray[np.float64]:
-    """The leading right singular vectors, shape [terms, kept]; signs fixed so that machines agree."""
+    """The leading right singular vectors, shape [terms, at most `most`]; signs are fixed for all machines."""
     _, _, rows = np.linalg.svd(documents, full_matrices=False)
     basis = rows[: min(most, len(documents))].T
     largest = np.abs(basis).argmax(axis=0)

@@ -4,20 +4,8 @@ from services.mixers.description import Mixer, reads_keys
 from services.mixers.moves.move import Move, Papers, changed, setting, where
 
 
-def _shifts(mixer: Mixer) -> bool:
-    return mixer.inputs.shift != "none"
-
-
 def _wider_convolution(mixer: Mixer) -> Mixer:
     return changed(mixer, inputs={"conv_size": 8 if mixer.inputs.conv_size < 8 else 4})
-
-
-def _shared_keys(mixer: Mixer) -> Mixer:
-    return changed(mixer, inputs={"key_width": "shared"}, output={"gate": "swish", "gate_rank": "full"})
-
-
-def _keys_per_head(mixer: Mixer) -> Mixer:
-    return changed(mixer, inputs={"key_width": "full"}, output={"gate_rank": "low"})
 
 
 def _positive(kind: str, norm: str = "l2") -> dict[str, dict[str, str]]:
@@ -66,7 +54,7 @@ MOVES = (
         "no blend with the token before",
         "short convolutions already look back",
         "Unshifted",
-        where(_shifts, setting(inputs={"shift": "none"})),
+        where(lambda m: m.inputs.shift != "none", setting(inputs={"shift": "none"})),
         removes=("token-shift",),
     ),
     Move(
@@ -116,7 +104,10 @@ MOVES = (
         "one wide key and query for all heads, and an output gate for the parameters saved",
         "a wider key tells more contexts apart at the same number of parameters",
         "SharedKey",
-        where(reads_keys, _shared_keys),
+        where(
+            reads_keys,
+            setting(inputs={"key_width": "shared"}, output={"gate": "swish", "gate_rank": "full"}),
+        ),
         ("shared-state", "state-expansion", "output-gate"),
         Papers.MULTI_QUERY,
     ),
@@ -125,7 +116,10 @@ MOVES = (
         "a query and key for each head",
         "heads can then look for different things",
         "HeadKey",
-        where(lambda m: m.inputs.key_width == "shared", _keys_per_head),
+        where(
+            lambda m: m.inputs.key_width == "shared",
+            setting(inputs={"key_width": "full"}, output={"gate_rank": "low"}),
+        ),
         removes=("shared-state",),
     ),
     Move(

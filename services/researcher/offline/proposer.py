@@ -1,4 +1,4 @@
-"""The offline mind behind the port of proposing."""
+"""The offline proposer: proposals and ablations by a search over descriptions, without a language model."""
 
 import json
 import random
@@ -34,16 +34,16 @@ from services.researcher.offline.search import (
 )
 
 FORM = frozenset({"chunkwise-form"})
-"""How a mixer is computed, not what it computes: there is nothing to leave out."""
+"""Components of the implementation, which cannot be ablated."""
 
 Change = tuple[str, str, object]
-"""A part of the mixer, a field of it, and the field's new value."""
+"""A part of the mixer, one of its fields, and the field's new value."""
 
 
 def without(mixer: Mixer, component: str) -> tuple[Mixer, tuple[str, ...]] | None:
-    """The nearest sound description without ``component`` and what was changed, in words; None where there is none.
+    """The nearest valid description without `component`, and the changes in words; None if there is none.
 
-    Nearest: it gains the fewest other components, then needs the fewest changes, then loses the fewest others.
+    Nearest: with the fewest added components, then the fewest changes, then the fewest other removed components.
     """
     mixer = mixer.canonical()
     had = set(components_of(mixer))
@@ -52,23 +52,25 @@ def without(mixer: Mixer, component: str) -> tuple[Mixer, tuple[str, ...]] | Non
     changes = list(_changes(mixer))
     singles: list[tuple[Change, ...]] = [(change,) for change in changes]
     pairs: list[tuple[Change, ...]] = [pair for pair in product(changes, repeat=2) if pair[0][:2] < pair[1][:2]]
-    found: list[tuple[tuple[int, ...], tuple[Change, ...], Mixer]] = []
-    for one in singles + pairs:
-        changed = _changed(mixer, one)
+    options: list[tuple[tuple[int, ...], tuple[Change, ...], Mixer]] = []
+    for combination in singles + pairs:
+        changed = _changed(mixer, combination)
         if changed is None or component in (has := set(components_of(changed))):
             continue
-        cost = (len(has - had), len(one), len(had - has), sum(not _is_default(change) for change in one))
+        unusual = sum(not _is_default(change) for change in combination)
+        cost = (len(has - had), len(combination), len(had - has), unusual)
+        options.append((cost, combination, changed))
         if cost[:3] == (0, 1, 1):
-            return changed, _told(mixer, one)
-        found.append((cost, one, changed))
-    if not found:
+            options = options[-1:]
+            break
+    if not options:
         return None
-    _, best, changed = min(found, key=lambda one: (one[0], str(one[1])))
-    return changed, _told(mixer, best)
+    _, best, changed = min(options, key=lambda option: (option[0], str(option[1])))
+    return changed, tuple(_words(mixer, *change) for change in best)
 
 
 def _changes(mixer: Mixer) -> Iterator[Change]:
-    """Every other value of every field with a list of values, and the paths fewer."""
+    """All other values of fields with fixed choices, and removals of paths."""
     for part in ("inputs", "features", "memory", "fusion", "output"):
         own = getattr(mixer, part)
         for field, info in type(own).model_fields.items():
@@ -76,7 +78,7 @@ def _changes(mixer: Mixer) -> Iterator[Change]:
                 if value != getattr(own, field):
                     yield part, field, value
     for path in mixer.paths:
-        yield "paths", "", tuple(one for one in mixer.paths if one != path)
+        yield "paths", "", tuple(other for other in mixer.paths if other != path)
     if len(mixer.paths) > 1:
         yield "paths", "", ()
 
@@ -95,7 +97,7 @@ def _changed(mixer: Mixer, changes: tuple[Change, ...]) -> Mixer | None:
             parts[part] = value
         else:
             own = parts.get(part, getattr(mixer, part))
-            assert isinstance(own, BaseModel)  # noqa: S101 - all parts but the paths are
+            assert isinstance(own, BaseModel)  # noqa: S101 - all parts except paths are
             parts[part] = own.model_copy(update={field: value})
     try:
         return Mixer.model_validate(mixer.model_copy(update=parts).model_dump()).canonical()
@@ -106,10 +108,6 @@ def _changed(mixer: Mixer, changes: tuple[Change, ...]) -> Mixer | None:
 def _is_default(change: Change) -> bool:
     part, field, value = change
     return part == "paths" or getattr(getattr(Mixer(), part), field) == value or value in ("none", "", False)
-
-
-def _told(mixer: Mixer, changes: tuple[Change, ...]) -> tuple[str, ...]:
-    return tuple(_words(mixer, *change) for change in changes)
 
 
 def _words(mixer: Mixer, part: str, field: str, value: object) -> str:
@@ -127,14 +125,14 @@ WHY_NOT = "it is no part of it, or nothing sound remains"
 
 
 class OfflineProposer:
-    """A search over known architectural moves.
+    """A search over known architectural moves, by the run's policy `search`.
 
-    The run's policy `search` says how: `surrogate` (of new runs) by a model of everything measured, from any parent;
-    `bandit` (where a run says nothing) by what each move gained; `random` blindly.
+    `surrogate` uses a model of all measured candidates, `bandit` (if the policy is absent) the gains of moves, and
+    `random` neither.
     """
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
-        """As the port says: the same context and refusals give the same draft."""
+        """See the port. The same context and refusals give the same draft."""
         search = context.settings.policies.search or BANDIT
         refused = {fingerprint(refusal.draft.program).digest for refusal in refusals}
         rng = random.Random(f"{context.settings.seed}:{context.record.id}:{len(refusals)}")
@@ -155,12 +153,12 @@ class OfflineProposer:
         )
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
-        """Nothing: motivations made of moves tell no more than the programs, which are compared by structure."""
+        """Always empty: motivations of moves add nothing to the programs, which are compared by structure."""
         del context, draft, neighbours
         return ""
 
     async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
-        """By the description that the original was rendered from; there is one such program, so a refusal is final."""
+        """Ablate the original's description. There is only one such program, so a refusal is final."""
         component = record.request.without_component
         if refusals:
             raise Rejected("propose", f"without {component} it is not sound: {refusals[-1].sentence}")
@@ -171,9 +169,9 @@ class OfflineProposer:
         changed = without(starting_point(seed_of(original))[0], component)
         if changed is None:
             raise Rejected("propose", f"{component} cannot be left out of {original.proposal.name}: {WHY_NOT}")
-        mixer, told = changed
+        mixer, changes = changed
         name = f"{original.proposal.name} without {component}"
-        text = f"{original.proposal.name} without {component}, to measure what it brings: {'; '.join(told)}."
+        text = f"{original.proposal.name} without {component}, to measure what it brings: {'; '.join(changes)}."
         return Draft(
             name=name,
             motivation=text,
@@ -187,9 +185,9 @@ class OfflineProposer:
         parent = seed_of(context.parent)
         references = [seed_of(reference) for reference in context.references]
         history = [
-            Observation(tuple(one.moves), one.gain if one.HasField("gain") else None, one.structure)
-            for one in context.history
-            if one.HasField("gain") or one.rejected
+            Observation(tuple(outcome.moves), outcome.gain if outcome.HasField("gain") else None, outcome.structure)
+            for outcome in context.history
+            if outcome.HasField("gain") or outcome.rejected
         ]
         if search == RANDOM:
             return propose_random(parent, references, history, rng)
@@ -208,8 +206,8 @@ class OfflineProposer:
 
 
 def _scored(records: Sequence[pb.Candidate], settings: RunSettings, rng: random.Random) -> list[Seed]:
-    """What the surrogate learns: fitness; in a run with several objectives their scores under weights drawn for this
-    proposal, and what is not measured in all of them has none."""
+    """The data of the surrogate: fitness, or with several objectives their weighted sum, with weights drawn for this
+    proposal, if all are measured."""
     seeds = [seed_of(record) for record in records]
     if not objectives_of(settings):
         return seeds
@@ -219,31 +217,29 @@ def _scored(records: Sequence[pb.Candidate], settings: RunSettings, rng: random.
 
 
 def describes(record: pb.Candidate) -> bool:
-    """Whether a description of the candidate's program is known."""
+    """Whether the candidate's program has a description."""
     return record.proposal.HasField("description") or record.request.baseline in CATALOGUE
 
 
 def seed_of(record: pb.Candidate) -> Seed:
-    """A candidate as the search reads it."""
+    """A candidate as a seed of the search."""
     proposal = record.proposal
     return Seed(
         candidate=record.id,
         name=proposal.name,
         program=record.training.program or proposal.program,
         fitness=record.verdict.fitness.value if record.verdict.HasField("fitness") else None,
-        description=_json_of(proposal) if proposal.HasField("description") else None,
+        # A Struct contains integers as floats.
+        description=json.dumps(_integers(MessageToDict(proposal.description)), sort_keys=True)
+        if proposal.HasField("description")
+        else None,
         family=record.request.baseline or None,
     )
 
 
-def _json_of(proposal: pb.Proposal) -> str:
-    """The typed description; a Struct holds whole numbers as floats, which are given back as whole."""
-    return json.dumps(_whole(MessageToDict(proposal.description)), sort_keys=True)
-
-
-def _whole(value: object) -> object:
+def _integers(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
+        return {key: _integers(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_whole(item) for item in value]
+        return [_integers(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

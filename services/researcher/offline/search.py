@@ -13,18 +13,18 @@ from services.mixers.moves.move import cross
 from services.mixers.render import render
 from services.mixers.surrogate import Surrogate
 
-# In units of the root mean square of the gains that were seen, since fitness has no fixed scale.
-PRIOR_SPREAD = 0.25  # gained by one move before anything was seen: mean 0, this standard deviation
-NOISE_SPREAD = 0.25  # spread of a measured gain around a move's true one
-REJECTION_GAIN = -0.25  # what a rejected child counts for: one noise spread below its parent
+# In units of the root mean square of observed gains, since fitness has no fixed scale.
+PRIOR_SPREAD = 0.25  # standard deviation of the prior of a move's gain, with mean 0
+NOISE_SPREAD = 0.25  # standard deviation of a measured gain
+REJECTION_GAIN = -0.25  # the gain of a rejected child: minus one noise spread
 HINT_BONUS = 0.15  # added to a draw for a move that cognition suggests
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One earlier candidate of the archive: the moves that made it and what they gained.
+    """An earlier candidate: its moves and its gain.
 
-    `gain` is its fitness less its parent's; None for a candidate that was rejected.
+    `gain` is its fitness minus its parent's; None for a rejected candidate.
     """
 
     moves: tuple[str, ...]
@@ -32,14 +32,13 @@ class Observation:
     structure: str = ""  # `Mixer.structure()` of the candidate; empty where unknown
 
     def __post_init__(self) -> None:
-        """Refuse a gain that is no number, because one would poison every later draw."""
         if self.gain is not None and not math.isfinite(self.gain):
             raise ValueError(f"gain of an observation must be finite, not {self.gain}; use None for a rejection")
 
 
 @dataclass(frozen=True)
 class Belief:
-    """A normal belief about a move's gain in fitness, with how often it was seen."""
+    """A normal posterior of a move's gain in fitness, from `seen` observations."""
 
     mean: float
     spread: float
@@ -48,33 +47,33 @@ class Belief:
 
 @dataclass(frozen=True)
 class Bandit:
-    """Draws moves by belief. A child of several moves shares its gain among them equally."""
+    """Thompson sampling over moves. A child's gain is shared equally among its moves."""
 
     beliefs: Mapping[str, Belief]
     hinted: frozenset[str] = field(default_factory=frozenset)
-    unit: float = 1.0  # of fitness, the root mean square of the gains that were seen
+    unit: float = 1.0  # root mean square of observed gains
 
     @classmethod
     def learned(cls, history: Iterable[Observation], hinted: Collection[str] = ()) -> "Bandit":
-        """Beliefs from all observations; the order of the history does not matter."""
+        """The posterior after all observations, in any order."""
         observations = list(history)
-        gains = [seen.gain for seen in observations if seen.gain]
+        gains = [observation.gain for observation in observations if observation.gain]
         unit = math.sqrt(math.fsum(gain**2 for gain in gains) / len(gains)) if gains else 1.0
         shares: dict[str, list[float]] = {}
-        for seen in observations:
-            gain = REJECTION_GAIN * unit if seen.gain is None else seen.gain
-            for name in seen.moves:
-                shares.setdefault(name, []).append(gain / len(seen.moves))
+        for observation in observations:
+            gain = REJECTION_GAIN * unit if observation.gain is None else observation.gain
+            for name in observation.moves:
+                shares.setdefault(name, []).append(gain / len(observation.moves))
         return cls({name: _belief(share, unit) for name, share in shares.items()}, frozenset(hinted), unit)
 
     def belief(self, move: str) -> Belief:
-        """The belief about a move; the prior where it was never tried."""
+        """The belief about a move; the prior if it was never observed."""
         return self.beliefs.get(move, Belief(0.0, PRIOR_SPREAD * self.unit, 0))
 
     def ranking(self, rng: random.Random) -> Sequence[Move]:
         """All moves, best draw first."""
-        drawn = [(self._draw(move.name, rng), move) for move in LIBRARY]
-        return [move for _, move in sorted(drawn, key=lambda pair: pair[0], reverse=True)]
+        draws = [(self._draw(move.name, rng), move) for move in LIBRARY]
+        return [move for _, move in sorted(draws, key=lambda pair: pair[0], reverse=True)]
 
     def _draw(self, move: str, rng: random.Random) -> float:
         belief = self.belief(move)
@@ -82,20 +81,20 @@ class Bandit:
 
 
 def _belief(gains: Sequence[float], unit: float) -> Belief:
-    """Posterior of a normal prior and normal noise with known spreads."""
+    """The posterior for a normal prior and normal noise with known spreads."""
     precision = PRIOR_SPREAD**-2 + len(gains) * NOISE_SPREAD**-2
     mean = math.fsum(gains) * NOISE_SPREAD**-2 / precision
     return Belief(mean, precision**-0.5 * unit, len(gains))
 
 
 WORDS = 4
-"""Moves that a name tells of."""
+"""The largest number of moves in a name."""
 _BASES = {"delta": "Delta", "product": "Product", "linear": "Linear", "none": "Path"}
 
 
 @dataclass(frozen=True)
 class Step:
-    """A move of a child, with the cognition entry that suggested it and what the archive knew of it."""
+    """A move of a child, the cognition entry that suggested it, and the belief about it."""
 
     move: Move
     entry: str | None = None
@@ -104,7 +103,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Idea:
-    """One idea and its origin: "cognition", "analysis" (what paid off in this archive) or "original"."""
+    """An idea and its origin: "cognition", "analysis" (gains in this archive) or "original"."""
 
     text: str
     origin: str
@@ -121,7 +120,7 @@ def name_of(mixer: Mixer, moves: Sequence[Move]) -> str:
 def motivation(
     steps: Sequence[Step], parent: str, stand_in: str | None, mate: tuple[str, str] | None, choice: str = ""
 ) -> str:
-    """A few sentences: what changed, why, on whose word, and how it was chosen."""
+    """A few sentences: the changes, their reasons, sources and selection."""
     sentences = []
     if stand_in:
         sentences.append(f"{parent} carries no description, so the search starts from that of {stand_in} in its place.")
@@ -147,11 +146,9 @@ def _ground(step: Step) -> str:
 
 
 def ideas(steps: Sequence[Step], mate: tuple[str, str] | None) -> tuple[Idea, ...]:
-    """Where each idea came from; a move without entry, record or paper counts as original."""
-    found = [Idea(step.move.what, *_origin(step)) for step in steps]
-    if mate:
-        found.insert(0, Idea(f"parts of {mate[1]}", "analysis", mate[0]))
-    return tuple(found)
+    """The ideas with their origins; a move without entry, gain or paper is original."""
+    crossover = [Idea(f"parts of {mate[1]}", "analysis", mate[0])] if mate else []
+    return (*crossover, *(Idea(step.move.what, *_origin(step)) for step in steps))
 
 
 def _origin(step: Step) -> tuple[str, str]:
@@ -164,7 +161,7 @@ def _origin(step: Step) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class CognitionHint:
-    """What cognition offers: an entry's id, its component tags, and its text or title."""
+    """A retrieved cognition entry: id, component tags, and text or title."""
 
     entry: str
     components: tuple[str, ...] = ()
@@ -172,18 +169,18 @@ class CognitionHint:
 
 
 def suggested(hints: Iterable[CognitionHint]) -> dict[str, str]:
-    """Move name → entry that suggests it: the first entry that names a component the move adds, or the move's paper."""
-    found: dict[str, str] = {}
+    """The entry that suggests each move: the first that names an added component or the move's paper."""
+    entries: dict[str, str] = {}
     for hint in hints:
         tags = _tags(hint)
         for move in LIBRARY:
             if set(move.adds) & tags or (move.source is not None and move.source.reference in hint.text):
-                found.setdefault(move.name, hint.entry)
-    return found
+                entries.setdefault(move.name, hint.entry)
+    return entries
 
 
 def _tags(hint: CognitionHint) -> set[str]:
-    """The hint's own tags; where it has none, the components whose names or aliases its text contains."""
+    """The hint's own tags, else the components whose names or aliases its text contains."""
     tags = {VOCABULARY.normalise(tag) for tag in hint.components if tag in VOCABULARY}
     if tags:
         return tags
@@ -193,7 +190,7 @@ def _tags(hint: CognitionHint) -> set[str]:
 
 
 def cites(move: Move) -> str:
-    """The move's source in brackets, or an empty text."""
+    """The move's source in parentheses, if any."""
     return f" ({move.source})" if move.source else ""
 
 
@@ -203,35 +200,35 @@ NUMBER_OF_MOVES = (1, 1, 2, 2, 3)  # drawn from uniformly
 DRAWS = 200
 """Children among which the surrogate chooses."""
 PARENTS = 10
-"""The best measured mixers, whose children they are."""
+"""The number of best measured mixers whose children are drawn."""
 WALKS = (1, 1, 2, 2, 3, 4, 6, 8)
-"""Moves to a child that the model judges. Children of one parent within three moves gave three times the regret
-(`asi-arch table compare`): the model can tell good mixers that nothing near has shown."""
+"""Numbers of moves to a child of the surrogate. Children within three moves of one parent gave three times the regret
+(`asi-arch table compare`): the model also predicts distant mixers."""
 FIRST_WALKS = (4, 6, 8)
-"""Moves to a child before there is a model."""
+"""Numbers of moves to a child before there is a model."""
 LEAST_MEASURED = 8
-"""Fewer measured descriptions tell a surrogate too little."""
+"""The least number of measured descriptions for a surrogate."""
 
 
 class SearchExhaustedError(RuntimeError):
-    """No new architecture was found within the tries; the seat should end as a rejection."""
+    """No new architecture was found within the tries; the seat should be rejected."""
 
 
 @dataclass(frozen=True)
 class Seed:
-    """A parent or reference, as the archive gives it."""
+    """A parent or reference."""
 
     candidate: str
     name: str
     program: str
-    fitness: float | None = None  # None where it was never scored
-    description: str | None = None  # JSON of a `Mixer`, or None for a program that no description made
-    family: str | None = None  # a name of the catalogue, where the program is one of the zoo
+    fitness: float | None = None  # None if it was never scored
+    description: str | None = None  # JSON of a `Mixer`; None for other programs
+    family: str | None = None  # a name of the catalogue, for a program of the zoo
 
 
 @dataclass(frozen=True)
 class OfflineProposal:
-    """A child: what was changed, why, and the program that does it."""
+    """A child: its changes, motivation and program."""
 
     name: str
     motivation: str
@@ -259,32 +256,31 @@ def propose_offline(
     rng: random.Random,
     is_repeat: Callable[[str], bool] = lambda _: False,
 ) -> OfflineProposal:
-    """Propose one child of the parent that computes something the archive has not seen.
+    """Propose a child of the parent whose structure is new to the archive.
 
     Args:
-        parent: what is modified; where it has no description, its family's or DeltaNet's stands in, and the
-            motivation says so.
-        references: others that a crossover may take parts from; those without a description are not used.
+        parent: without a description, that of its family or of DeltaNet is used, and named in the motivation.
+        references: candidates for crossover; those without a description are not used.
         history: every earlier candidate with its moves; their structures are never proposed again.
-        cognition_hints: entries retrieved for the parent's shortcomings; moves they suggest are preferred.
-        rng: the only source of chance: the same arguments and state give the same proposal.
-        is_repeat: tells of a program's text whether the archive knows it, for callers with a finer test of identity.
+        cognition_hints: entries retrieved for the parent's shortcomings; moves that they suggest are preferred.
+        rng: the only source of randomness.
+        is_repeat: whether the archive has a program's text, for callers with a finer test of identity.
 
     Raises:
-        SearchExhaustedError: when no new architecture was found.
-        ValueError: when the parent's description is not valid.
+        SearchExhaustedError: no new architecture was found.
+        ValueError: the parent's description is invalid.
     """
     start, stand_in = starting_point(parent)
     entries = suggested(cognition_hints)
     bandit = Bandit.learned(history, entries)
     mates = [seed for seed in references if seed.description]
-    taken = {seen.structure for seen in history} | {start.structure()}
+    taken = {observation.structure for observation in history} | {start.structure()}
     taken |= {Mixer.from_json(seed.description).structure() for seed in mates if seed.description}
     for _ in range(TRIES):
         child = _child(start, mates, bandit, rng)
         if child is None or child.mixer.structure() in taken:
             continue
-        proposal = _told(child, parent, stand_in, bandit, entries)
+        proposal = _proposal(child, parent, stand_in, bandit, entries)
         if not is_repeat(proposal.program):
             return proposal
         taken.add(child.mixer.structure())
@@ -301,10 +297,10 @@ def propose_by_surrogate(
     is_repeat: Callable[[str], bool] = lambda _: False,
     measure: str = "fitness",
 ) -> OfflineProposal:
-    """Of many children of the best, near and far, the one that a model of all measured descriptions expects most of.
+    """Of many children of the best mixers, propose the one with the highest expected improvement under a surrogate.
 
-    `measured` holds what the run has scored, by `measure` in words. While too few have a description to fit a model, a
-    far child is drawn by chance. Other arguments and exceptions are those of `propose_offline`.
+    `measured` are the run's scored candidates; `measure` names the score. With too few descriptions for a model, a
+    distant child is drawn at random. Other arguments and exceptions are those of `propose_offline`.
     """
     known = [(starting_point(seed)[0], seed) for seed in measured if seed.description or seed.family in CATALOGUE]
     scored = [(mixer, seed.fitness) for mixer, seed in known if seed.fitness is not None]
@@ -314,7 +310,7 @@ def propose_by_surrogate(
     entries = suggested(cognition_hints)
     blind = Bandit.learned((), entries)
     mates = [seed for seed in references if seed.description]
-    taken = {seen.structure for seen in history} | {mixer.structure() for mixer, _ in known}
+    taken = {observation.structure for observation in history} | {mixer.structure() for mixer, _ in known}
     taken |= {starting_point(seed)[0].structure() for seed in starts}
     children: dict[str, tuple[Seed, _Child]] = {}
     for _ in range(DRAWS if fits else TRIES):
@@ -336,7 +332,7 @@ def propose_by_surrogate(
             if fits
             else "Drawn by chance, far from what is known: too little is measured yet for a model."
         )
-        proposal = _told(child, start, starting_point(start)[1], blind, entries, ground)
+        proposal = _proposal(child, start, starting_point(start)[1], blind, entries, ground)
         if not is_repeat(proposal.program):
             return proposal
     raise SearchExhaustedError(f"no new architecture among {DRAWS} draws from {parent.name}: choose another parent")
@@ -345,18 +341,18 @@ def propose_by_surrogate(
 def propose_random(
     parent: Seed, references: Sequence[Seed], history: Sequence[Observation], rng: random.Random
 ) -> OfflineProposal:
-    """A child by the same moves drawn blindly: what the bandit and cognition have to beat. Repeats are still refused.
+    """Propose a child by random moves, as a control of the bandit and cognition. Repeats are refused as well.
 
     Raises:
-        SearchExhaustedError: when no new architecture was found.
-        ValueError: when the parent's description is not valid.
+        SearchExhaustedError: no new architecture was found.
+        ValueError: the parent's description is invalid.
     """
-    unlearned = [replace(seen, moves=(), gain=None) for seen in history]
+    unlearned = [replace(observation, moves=(), gain=None) for observation in history]
     return propose_offline(parent, references, unlearned, (), rng)
 
 
 def starting_point(parent: Seed) -> tuple[Mixer, str | None]:
-    """The parent's description, and the name of the catalogue's that stands in for a missing one."""
+    """The parent's description, or a substitute with its name in the catalogue."""
     if parent.description:
         return Mixer.from_json(parent.description).canonical(), None
     if parent.family is not None and parent.family in CATALOGUE:
@@ -377,19 +373,14 @@ def _child(
     for move in bandit.ranking(rng):
         if len(child.steps) >= count:
             break
-        child = _moved(child, move)
+        # A move must not undo an earlier step.
+        if not any(set(move.removes) & set(step.move.adds) for step in child.steps):
+            mixer = move.apply(child.mixer)
+            child = child if mixer is None else replace(child, mixer=mixer, steps=(*child.steps, Step(move)))
     return child if child.steps or child.mate else None
 
 
-def _moved(child: _Child, move: Move) -> _Child:
-    """The child after the move; unchanged where it does not apply or would undo an earlier step."""
-    if any(set(move.removes) & set(step.move.adds) for step in child.steps):
-        return child
-    mixer = move.apply(child.mixer)
-    return child if mixer is None else replace(child, mixer=mixer, steps=(*child.steps, Step(move)))
-
-
-def _told(
+def _proposal(
     child: _Child, parent: Seed, stand_in: str | None, bandit: Bandit, entries: dict[str, str], ground: str = ""
 ) -> OfflineProposal:
     steps = [Step(s.move, entries.get(s.move.name), bandit.belief(s.move.name)) for s in child.steps]

@@ -55,23 +55,18 @@ class Source(Protocol):
 
     async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:
         """Embeddings after a sequence."""
-        ...
 
     async def programs(self, run: str, after: int, limit: int) -> list[StoredProgram]:
         """Programs after a sequence."""
-        ...
 
     async def program_texts(self, run: str, ids: Sequence[str]) -> dict[str, str]:
         """The programs of candidates."""
-        ...
 
     async def program_runs(self, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
         """Fingerprints, with their runs."""
-        ...
 
     async def save_fingerprints(self, sketches: Sequence[tuple[int, Sketched]]) -> None:
         """Store fingerprints by the sequence of their program."""
-        ...
 
 
 class Neighbours:

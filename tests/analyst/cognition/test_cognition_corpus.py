@@ -39,7 +39,7 @@ def test_shipped_entries_use_component_names_of_the_vocabulary() -> None:
     ("old", "new", "words"),
     [
         ('"Forget Gate"', '"unheard-of"', ("2402.00001", "first-idea", "components", "unknown component")),
-        ("year = 2024", "year = 2021", ("2402.00001", "given out in 2024")),
+        ("year = 2024", "year = 2021", ("2402.00001", "is of 2024")),
         ('arxiv = "2402.00001"\n', "", ("A paper of our own", "arxiv id or a url")),
         ("background =", "backround =", ("first-idea", "field background", "required")),
         ('"2402.00001"', '"24.1"', ("field arxiv", "pattern")),
@@ -76,7 +76,7 @@ def test_the_same_addition_twice_is_refused_and_changes_nothing(tmp_path: Path, 
     file.write_text(paper_text, encoding="utf-8")
     add(file, tmp_path / "kept")
 
-    with pytest.raises(CorpusError, match="there twice"):
+    with pytest.raises(CorpusError, match="exists twice"):
         add(file, tmp_path / "kept")
 
     assert len(list((tmp_path / "kept").iterdir())) == 1

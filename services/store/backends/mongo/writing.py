@@ -15,7 +15,7 @@ from services.store.backends.indices import Sketched
 from services.store.backends.mongo import schema
 from services.store.backends.mongo.connection import Database, Document, Session, transaction
 from services.store.backends.rows import candidate_row, record_bytes
-from services.store.port import ArchiveUnavailable, CandidateRow, Change, Position, React
+from services.store.port import ArchiveUnavailable, Change, Position, React
 
 LEAP = 32
 """Ancestors stored with a candidate: the number of ancestors that one step of a path query covers."""
@@ -134,7 +134,10 @@ async def _write(database: Database, effects: Effects, ancestors: list[Document]
         ],
         "runs": [ReplaceOne({"_id": row.run}, schema.run_document(row), True) for row in effects.runs.values()],
         "candidates": [_replace(schema.slim_document(key, row)) for key, row in effects.rows.items()],
-        "records": [_replace(_record(key, row)) for key, row in effects.rows.items()],
+        "records": [
+            _replace({"_id": schema.key_of(*key), "run": key[0], "record": Binary(record_bytes(row.record))})
+            for key, row in effects.rows.items()
+        ],
         "pools": [InsertOne(schema.pool_document(row)) for row in effects.pools],
         "outbox": await _outbox(database, effects, session),
         "ancestors": [_replace(ancestor) for ancestor in ancestors],
@@ -174,10 +177,6 @@ def _proposals(effects: Effects) -> dict[str, list[Operation]]:
         if proposal.program:
             operations["programs"].append(InsertOne({**place, "sketch": None}))
     return operations
-
-
-def _record(key: Key, row: CandidateRow) -> dict[str, object]:
-    return {"_id": schema.key_of(*key), "run": key[0], "record": Binary(record_bytes(row.record))}
 
 
 def _replace(document: dict[str, object]) -> Operation:

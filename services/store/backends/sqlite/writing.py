@@ -109,7 +109,9 @@ def _write(connection: sqlite3.Connection, effects: Effects) -> None:
     connection.executemany("INSERT INTO bodies VALUES (?, ?, ?)", bodies)
     connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", map(_run, effects.runs.values()))
     for key, row in effects.rows.items():
-        _put_candidate(connection, key, row)
+        slim = columns(row) | {"run": key[0], "id": key[1], "moves": json.dumps(list(row.record.proposal.moves))}
+        connection.execute(_upsert(tuple(slim)), tuple(slim.values()))
+        connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (*key, record_bytes(row.record)))
     for key, sequence in effects.proposed.items():
         _put_proposal(connection, key, sequence, effects.rows[key])
     connection.executemany("INSERT INTO pools VALUES (?, ?, ?, ?)", map(_pool, effects.pools))
@@ -117,12 +119,6 @@ def _write(connection: sqlite3.Connection, effects: Effects) -> None:
     answers = [(event.id, body_of(event)) for event in effects.answers.values()]
     connection.executemany("INSERT INTO outbox (event_id, body) VALUES (?, ?)", answers)
     connection.execute("UPDATE progress SET applied = ?", (effects.sequence,))
-
-
-def _put_candidate(connection: sqlite3.Connection, key: Key, row: CandidateRow) -> None:
-    slim = columns(row) | {"run": key[0], "id": key[1], "moves": json.dumps(list(row.record.proposal.moves))}
-    connection.execute(_upsert(tuple(slim)), tuple(slim.values()))
-    connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (*key, record_bytes(row.record)))
 
 
 @lru_cache
