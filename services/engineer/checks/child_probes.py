@@ -187,17 +187,18 @@ def _non_finite(subject: Subject, inputs: Tensor, arithmetic: Arithmetic) -> lis
 
 
 def unused(subject: Subject) -> Finding:
-    """Names parameters without a gradient: unused (none with randomised parameters either) or dead as initialised.
+    """Names parameters without a gradient: with randomised parameters neither, or dead as initialised.
 
     Zero-initialised projections are good practice, so dead means without a gradient after one step, too.
-    Does not detect: parameters used only beyond 70 positions, with a mask or a cache, and effects that cancel out.
+    Does not detect: parameters used only beyond 70 positions, with a mask or a cache, or later in a schedule, and
+    effects that cancel out.
     """
     no_gradient = without_gradient_after_step(subject)
     if not no_gradient:
         return Finding(False, "every parameter is used")
     unused = no_gradient & without_gradient(subject, subject.mixer(State(randomised=True, training=True)))
     dead = no_gradient - unused
-    groups = {"never used": sorted(unused), "dead as initialised": sorted(dead)}
+    groups = {"that no gradient reaches": sorted(unused), "dead as initialised": sorted(dead)}
     text = "; ".join(f"{label}: {', '.join(names[:5])}" for label, names in groups.items() if names)
     return Finding(True, f"parameters {text}", {"unused": sorted(unused), "dead_at_initialisation": sorted(dead)})
 
@@ -216,7 +217,7 @@ def drift(subject: Subject) -> Finding:
     first = subject.call(mixer, inputs).detach()
     agreement = f"{DRIFT_CALLS} calls in evaluation mode agree"
     for call in range(2, DRIFT_CALLS + 1):
-        violation = f"call {call} in evaluation mode differs from the first"
+        violation = f"call {call} in evaluation mode differs from the first: count and average if self.training only"
         finding = _compare(subject, first, subject.call(mixer, inputs), violation, agreement, call=call)
         if finding.violated:
             break
@@ -242,7 +243,10 @@ def checkpoint(subject: Subject) -> Finding:
     except RuntimeError as error:
         return Finding(True, f"its checkpoint does not load into a new mixer: {error}"[:500])
     expected, actual = (subject.call(mixer.eval(), inputs) for mixer in (trained, restored))
-    violation = "the output changes after a checkpoint is saved and loaded"
+    violation = (
+        "the output changes after a checkpoint is saved and loaded: "
+        "keep what it depends on in parameters and persistent buffers"
+    )
     return _compare(subject, expected, actual, violation, "a checkpoint holds the whole model")
 
 
@@ -265,7 +269,11 @@ def mask(subject: Subject) -> Finding:
         masked = subject.call(mixer, inputs, attention_mask=ones)
     except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
         return Finding(True, f"forward fails with a mask of all ones: {explain(error)}"[:800])
-    violation, agreement = "a mask of all ones changes the output", "a mask of all ones changes nothing"
+    agreement = "a mask of all ones changes nothing"
+    violation = (
+        "a mask of all ones changes the output: "
+        "multiply by it, and begin each of the rows laid end to end (cu_seqlens) with a new state"
+    )
     return _compare(subject, without, masked, violation, agreement)
 
 
@@ -289,7 +297,11 @@ def decoding(subject: Subject) -> Finding:
         return Finding(True, f"cached decoding fails: {explain(error)}"[:800])
     if decoded is None:
         return Finding(False, "offers no cached decoding")
-    violation, agreement = "cached decoding differs from a single pass", "cached decoding agrees with a single pass"
+    agreement = "cached decoding agrees with a single pass"
+    violation = (
+        "cached decoding differs from a single pass: "
+        "start from all that reaches back, the state and each convolution's last inputs"
+    )
     expected = subject.output(inputs, DECODED_STATE)
     return _compare(subject, expected, decoded, violation, agreement, length=DECODED_LENGTH, prefill=PREFILL)
 

@@ -45,7 +45,8 @@ async def parameters(program: Remote) -> Finding:
         return Finding(False, f"{total:,} parameters", evidence)
     ratio = total / settings.baseline_parameters
     evidence |= {"baseline": settings.baseline_parameters, "ratio": round(ratio, 4), "limit": settings.parameter_limit}
-    return Finding(ratio > settings.parameter_limit, f"{total:,} parameters, {ratio:.2f} × the baseline's", evidence)
+    message = f"{total:,} parameters, {ratio:.2f} × the baseline's, of at most {settings.parameter_limit:g} ×"
+    return Finding(ratio > settings.parameter_limit, message, evidence)
 
 
 async def repeatability(program: Remote) -> Finding:
@@ -126,7 +127,10 @@ async def prefix(program: Remote) -> Finding:
         for part in parts:
             gap = largest_gap(output[:, :part], await mixer.output(inputs[:, :part], state), mixer.tolerance)
             if gap.relative > mixer.tolerance:
-                message = f"the first {part} outputs differ when the input ends there instead of at {whole} ({state})"
+                message = (
+                    f"the first {part} outputs differ when the input ends there instead of at {whole} ({state}): "
+                    "compute nothing from the length of the input, such as position / length"
+                )
                 evidence = {**gap.evidence(), "prefix": part, "length": whole, "layer": mixer.layer}
                 return Finding(True, message, evidence)
     return Finding(False, "the output for a prefix is the prefix of the output")

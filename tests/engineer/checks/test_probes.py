@@ -21,6 +21,16 @@ NEAR = sorted(ZOO.glob("*/near_*.py"))
 FATAL = {probe.name for probe in PROBES if probe.fatal} | {"screen"}
 # DeltaNet's two mixers at the sizes of scale tiny: what the budget of parameters is measured by.
 SETTINGS = CheckSettings(baseline_parameters=135_232)
+ADVICE = {
+    "parameters": "of at most 2.5 ×",
+    "prefix": "position / length",
+    "unused": "no gradient reaches: g_proj.weight",
+    "drift": "if self.training only",
+    "checkpoint": "persistent buffers",
+    "mask": "(cu_seqlens) with a new state",
+    "decoding": "each convolution's last inputs",
+}
+"""What the message of a probe says of the cause or the remedy, as a program's author reads nothing else."""
 FIRST_OF_EACH = {min(folder.glob("bad_*.py")) for folder in ZOO.iterdir() if folder.is_dir()}
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -60,6 +70,8 @@ async def test_a_violation_is_found_by_its_probe_alone(path: Path, sandbox: Sand
     assert verdict.outcome == ("fail" if path.parent.name in FATAL else "warn")
     assert report.passed == (verdict.outcome == "warn")
     assert verdict.message
+    if path in FIRST_OF_EACH:
+        assert ADVICE.get(verdict.probe, "") in verdict.message
 
 
 @pytest.mark.parametrize("path", cases(NEAR))

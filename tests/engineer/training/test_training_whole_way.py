@@ -1,6 +1,8 @@
 """From a program's text to scores, through the pipe."""
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +159,18 @@ async def test_the_watchers_memory_rule_uses_what_was_measured(small: Scale, cor
     """A setting of the caller reaches the rule."""
     with pytest.raises(TrainingFailed, match="MiB"):
         await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox(), watch=WatchSettings(memory_bytes=1))
+
+
+@pytest.mark.slow
+def test_an_optimiser_imports_nothing_that_the_guest_has_not() -> None:
+    """A sealed child opens no file: torch would log a PermissionError that looks like the cause of a later failure."""
+    step = (
+        "import sys, torch, torch._dynamo, services.engineer.training.child\n"
+        "before, weight = set(sys.modules), torch.nn.Parameter(torch.ones(1))\n"
+        "weight.grad = torch.ones(1)\n"
+        "torch.optim.AdamW([weight]).step()\n"
+        "print(*sorted(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", step], capture_output=True, text=True, timeout=120, check=True)
+
+    assert done.stdout.split() == []
