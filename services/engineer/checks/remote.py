@@ -7,11 +7,13 @@ import numpy as np
 
 from services.engineer.checks.compare import Values
 from services.engineer.checks.report import JSON, ArithmeticName, CheckSettings, Finding
-from services.sandbox import Child, Message
+from services.sandbox import Child, ChildTimeout, Message
 
 TOLERANCES: Mapping[ArithmeticName, float] = {"double": 1e-7, "single": 1e-3, "autocast": 5e-2}
 """The relative difference that counts as rounding."""
 AMPLIFICATION = 8.0
+IDLE_SHARE = 0.01
+"""A silent child that uses less than this share of a processor is stuck; with more, the machine is busy."""
 
 
 class ProgramRaised(Exception):  # noqa: N818 - an outcome for the candidate
@@ -143,12 +145,22 @@ class Remote:
     async def ask(self, kind: str, header: Mapping[str, JSON], arrays: Mapping[str, Values], *, expect: str) -> Message:
         """Send a request and return its answer. Raises ProgramRaised, ProtocolBroken and ChildError."""
         await self.child.send(kind, header, arrays)
-        answer = await self.child.receive(self.settings.seconds)
+        answer = await self._receive()
         if answer.kind == "raised":
             raise ProgramRaised(str(answer.header.get("message", "")), str(answer.header.get("traceback", "")))
         if answer.kind != expect:
             raise ProtocolBroken(f"the answer to {kind!r} is {answer.kind[:40]!r}")
         return answer
+
+    async def _receive(self) -> Message:
+        """The next answer, within `settings.seconds` unless the child is computing."""
+        while True:
+            start = self.child.processor_seconds()
+            try:
+                return await self.child.receive(self.settings.seconds)
+            except ChildTimeout:
+                if self.child.processor_seconds() - start < IDLE_SHARE * self.settings.seconds:
+                    raise
 
 
 def _floats(answer: Message, name: str) -> Values:

@@ -99,7 +99,7 @@ class CheckSettings:
     probe_width: int = 64
     probe_heads: int = 4
     seed: int | None = None  # of the probes' inputs; None draws one
-    seconds: float = 60.0  # CPU time of the whole check, and wall-clock time of one answer
+    seconds: float = 60.0  # CPU time of the whole check, and wall-clock time of an answer if the child is idle
     memory_bytes: int = 6 << 30
     program_bytes: int = MOST_BYTES
 

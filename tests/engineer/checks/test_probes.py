@@ -3,17 +3,20 @@
 The programs are ours, in the style of what language models write.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import pytest_asyncio
 
 from services.domain.zoo import baseline, baselines
+from services.engineer.checks.compare import Values
 from services.engineer.checks.host import PROBES, check
-from services.engineer.checks.report import CheckReport, CheckSettings
-from services.sandbox import Sandbox
+from services.engineer.checks.remote import Remote
+from services.engineer.checks.report import JSON, CheckReport, CheckSettings
+from services.sandbox import Child, ChildTimeout, Message, Sandbox
 
 ZOO = Path(__file__).parent / "zoo"
 BAD = sorted(ZOO.glob("*/bad_*.py"))
@@ -135,6 +138,36 @@ async def test_a_program_is_checked_in_the_arithmetic_of_its_training(
     report = await check(programs[refused], sandbox, replace(settings, precision="auto"))
     assert complaints(report) == []
     assert "only: it cannot be trained in" in report.verdicts[1].message
+
+
+class SlowChild:
+    """Answers only after `waits` timeouts, in each of which it uses some CPU time."""
+
+    def __init__(self, waits: int, cpu_seconds: float) -> None:
+        self.waits, self.cpu_seconds, self.used = waits, cpu_seconds, 0.0
+
+    def processor_seconds(self) -> float:
+        return self.used
+
+    async def send(self, kind: str, header: Mapping[str, JSON], arrays: Mapping[str, Values]) -> None:
+        """Nothing is checked."""
+
+    async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109 - as in the sandbox's child
+        if self.waits == 0:
+            return Message("ready", {}, {})
+        self.waits -= 1
+        self.used += self.cpu_seconds
+        raise ChildTimeout(f"no answer within {timeout} s")
+
+
+async def test_a_busy_machine_does_not_reject_a_program() -> None:
+    """On a machine with twenty jobs for two cores, an answer that needs a second of CPU time takes more than ten."""
+    computing = Remote(cast("Child", SlowChild(waits=3, cpu_seconds=0.5)), CheckSettings(seconds=10), seed=0)
+    stuck = Remote(cast("Child", SlowChild(waits=1, cpu_seconds=0.0)), CheckSettings(seconds=10), seed=0)
+
+    assert (await computing.ask("begin", {}, {}, expect="ready")).kind == "ready"
+    with pytest.raises(ChildTimeout):
+        await stuck.ask("begin", {}, {}, expect="ready")
 
 
 async def test_there_are_two_bad_programs_and_a_near_miss_for_every_probe() -> None:
