@@ -108,7 +108,7 @@ class AnalystHandler:
         )
         lowest = (await self._archive.ListCandidates(best, timeout=30)).candidates
         parent = relatives.parent if relatives.HasField("parent") else None
-        known = not settings.ablations.without_cognition
+        with_cognition = not settings.ablations.without_cognition
         root = root_of(record, baselines, settings.baselines)
         apart = {record.id, root.id if root is not None else ""}
         return Dossier(
@@ -120,10 +120,10 @@ class AnalystHandler:
             parent=parent,
             grandparent=relatives.grandparent if relatives.HasField("grandparent") else None,
             siblings=tuple(relatives.siblings),
-            hits=await self._hits(symptoms(record, parent), settings.mind, embed) if known else (),
+            hits=await self._hits(symptoms(record, parent), settings.mind, embed) if with_cognition else (),
             settings=settings,
             best=next((record for record in lowest if record.training.HasField("loss")), None),
-            sources=await self._sources(record) if known else (),
+            sources=await self._sources(record) if with_cognition else (),
         )
 
     async def _hits(

@@ -98,8 +98,8 @@ def _claim(dossier: Dossier) -> str:
 
 
 def _explanation(dossier: Dossier) -> str:
-    known = {source.id for source in dossier.sources}
-    near = [hit.knowledge for hit in dossier.hits if hit.knowledge.id not in known]
+    cited = {source.id for source in dossier.sources}
+    near = [hit.knowledge for hit in dossier.hits if hit.knowledge.id not in cited]
     if not near and not dossier.sources:
         return "No entry of the cognition base is near enough to what was seen to explain it."
     sentences = (

@@ -13,9 +13,9 @@ from services.chassis import logs, metrics, tasks, telemetry
 from services.chassis.bus import Bus
 from services.chassis.bus.rights import RIGHTS
 from services.chassis.bus.topology import require_durability
-from services.chassis.deaths import Deaths
 from services.chassis.errors import BusLost, Denied, SettingsError
 from services.chassis.logs import get_logger
+from services.chassis.poison import CrashNotes
 from services.chassis.rpc import Server
 from services.chassis.settings import ServiceSettings, load
 from services.chassis.worker import Handler, Worker
@@ -40,15 +40,17 @@ class Service:
     rpc_names: list[str] = field(default_factory=list)
     healthy: Callable[[], bool] = lambda: True  # in addition to the connection to the broker
     conditions: dict[str, Callable[[], bool]] = field(default_factory=dict)  # reported by name
-    deaths: Deaths | None = None  # shared by all workers
+    crash_notes: CrashNotes | None = None  # shared by all workers
 
     async def work(self, durable: str, handler: Handler, parallel: int) -> None:
         """Add a worker for a durable consumer. Raises BusLost if it does not exist."""
         consumer = await self.bus.consumer(durable)
         metrics.expect(durable)
-        self.deaths = self.deaths or Deaths(self.bus)
+        self.crash_notes = self.crash_notes or CrashNotes(self.bus)
         heartbeat = self.settings.silence_seconds / 4
-        self.workers.append(Worker(self.bus, consumer, durable, self.name, handler, parallel, heartbeat, self.deaths))
+        self.workers.append(
+            Worker(self.bus, consumer, durable, self.name, handler, parallel, heartbeat, self.crash_notes)
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or a part fails, then drain."""

@@ -89,11 +89,11 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
         SettingsError: an ASI_ variable is unknown or its value invalid; the message names it and the fix.
     """
     environment = os.environ if environment is None else environment
-    given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+    variables = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
     names = {_variable(field, service): field for field in kind.model_fields}
     others = tuple(f"{PREFIX}{other.upper()}_" for other in SERVICES if other != service)
     values: dict[str, str] = {}
-    for name, value in given.items():
+    for name, value in variables.items():
         if name in names:
             values[names[name]] = value
         elif not name.startswith(others) and name not in MIND_NAMES:

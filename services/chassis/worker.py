@@ -21,10 +21,10 @@ from services.chassis import metrics, tasks, telemetry
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.bus.connection import EventTooBig
 from services.chassis.bus.subjects import fact_of, is_forged
-from services.chassis.deaths import Deaths
 from services.chassis.errors import HandedBack, NotYet, Rejected, Superseded, Transient
 from services.chassis.events import Cause, follow, rejection
 from services.chassis.logs import get_logger
+from services.chassis.poison import CrashNotes
 from services.chassis.rpc import is_transient
 from services.contracts import events_pb2
 from services.contracts import progress_pb2 as pb
@@ -140,9 +140,9 @@ class Worker:
         handler: Handler,
         parallel: int,
         heartbeat_seconds: float = 15.0,
-        deaths: Deaths | None = None,
+        crash_notes: CrashNotes | None = None,
     ) -> None:
-        self._deaths = deaths or Deaths(bus)  # shared by the workers of a process
+        self._crash_notes = crash_notes or CrashNotes(bus)  # shared by the workers of a process
         self._heartbeat_seconds = heartbeat_seconds
         self._bus = bus
         self._consumer = consumer
@@ -225,7 +225,7 @@ class Worker:
 
     async def _attempt(self, job: Job, delivery: Delivery) -> None:
         try:
-            async with self._deaths.watched(self._durable, delivery):
+            async with self._crash_notes.watched(self._durable, delivery):
                 await self._publish(await self._handler(job))
         except Rejected as rejected:
             get_logger().info("rejected", stage=rejected.stage, reason=rejected.reason)

@@ -20,10 +20,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from services.chassis import metrics
-from services.chassis.deaths import MOST_LONE_CRASHES, SuspectLock
 from services.chassis.errors import Rejected, Superseded, Transient
 from services.chassis.events import follow
 from services.chassis.logs import get_logger
+from services.chassis.poison import MOST_LONE_CRASHES, SuspectLock
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb

@@ -279,7 +279,7 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
 def _refusal(request: Received, step: Step) -> _Reply | None:
     """The error reply of a step, if any."""
     try:
-        asked = request.json
+        payload = request.json
     except ValueError as error:
         return _error(400, f"not a request: {error}")
     if step.fault == "rate_limit":
@@ -290,7 +290,7 @@ def _refusal(request: Received, step: Step) -> _Reply | None:
         return _error(400, step.message)
     if step.fault == "unauthorised":
         return _error(401, f"Incorrect API key provided: {request.headers.get('authorization', 'none')}")
-    if step.fault == "unsupported_schema" and _schema(asked) is not None:
+    if step.fault == "unsupported_schema" and _schema(payload) is not None:
         return _error(400, "'response_format' of type 'json_schema' is not supported with this model")
     if step.fault == "malformed":
         return _Reply(200, b"<html>upstream timed out</html>")
@@ -299,8 +299,8 @@ def _refusal(request: Received, step: Step) -> _Reply | None:
 
 def _completion(request: Received, step: Step) -> _Reply:
     """The reply to a chat completion."""
-    asked = request.json
-    text = _text(asked, step)
+    payload = request.json
+    text = _text(payload, step)
     if step.fault == "echo_key":
         text = json.dumps({**json.loads(text), "echo": request.headers.get("authorization", "")})
     message: dict[str, JSON] = {"role": "assistant", "content": text, "refusal": None}
@@ -317,24 +317,24 @@ def _completion(request: Received, step: Step) -> _Reply:
         "id": "scripted",
         "object": "chat.completion",
         "created": 0,
-        "model": asked.get("model"),
+        "model": payload.get("model"),
         "choices": [] if step.fault == "empty" else choices,
         "usage": None if step.fault == "no_usage" else usage,
     }
     return _json(200, body)
 
 
-def _text(asked: dict[str, JSON], step: Step) -> str:
+def _text(payload: dict[str, JSON], step: Step) -> str:
     if isinstance(step.answer, dict):
         return json.dumps(step.answer)
     if step.answer != "schema":
         return step.answer
-    return json.dumps(smallest(_schema(asked) or {"type": "object"}))
+    return json.dumps(smallest(_schema(payload) or {"type": "object"}))
 
 
-def _schema(asked: dict[str, JSON]) -> dict[str, JSON] | None:
+def _schema(payload: dict[str, JSON]) -> dict[str, JSON] | None:
     """The JSON schema of the request's response format, if any."""
-    form = asked.get("response_format")
+    form = payload.get("response_format")
     named = form.get("json_schema") if isinstance(form, dict) else None
     schema = named.get("schema") if isinstance(named, dict) else None
     return schema if isinstance(schema, dict) else None
@@ -342,8 +342,8 @@ def _schema(asked: dict[str, JSON]) -> dict[str, JSON] | None:
 
 def _embeddings(request: Received, step: Step) -> _Reply:
     """Letter counts: deterministic, and similar for similar texts. A truncating step omits one vector."""
-    asked = request.json
-    content = asked.get("input")
+    payload = request.json
+    content = payload.get("input")
     texts = content if isinstance(content, list) else [content]
     rows: list[JSON] = [
         {"object": "embedding", "index": place, "embedding": [1.0 + str(text).lower().count(c) for c in LETTERS]}
@@ -351,7 +351,7 @@ def _embeddings(request: Received, step: Step) -> _Reply:
     ]
     tokens = len(request.body.split())
     usage: JSON = None if step.fault == "no_usage" else {"prompt_tokens": tokens, "total_tokens": tokens}
-    return _json(200, {"object": "list", "model": asked.get("model"), "data": rows, "usage": usage})
+    return _json(200, {"object": "list", "model": payload.get("model"), "data": rows, "usage": usage})
 
 
 def _other(request: Received) -> _Reply:

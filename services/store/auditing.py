@@ -156,9 +156,9 @@ def _manifest_differences(logged: Sequence[Logged], manifest: Mapping[str, objec
     problems = []
     if len(logged) != len(hashes):
         problems.append(f"the log holds {len(logged)} events, the manifest {len(hashes)}")
-    known = set(hashes)
+    exported = set(hashes)
     for message in logged:
-        if (digest := hashlib.sha256(message.body).hexdigest()) not in known:
+        if (digest := hashlib.sha256(message.body).hexdigest()) not in exported:
             expected = hashes[message.sequence - 1][:16] if message.sequence <= len(hashes) else "none"
             changed = f"event {_original(message).id} was changed"
             problems.append(f"{changed}: its bytes hash to {digest[:16]}, the manifest has {expected}")

@@ -59,8 +59,8 @@ class Published:
     def mean_accuracy(self) -> float | None:
         """The paper's average; None unless all its tasks have an accuracy from 0 to 1."""
         values = [self.benchmarks.get(task) for task in _AVERAGED]
-        known = [value for value in values if value is not None and 0 <= value <= 1]
-        return math.fsum(known) / len(known) if len(known) == len(_AVERAGED) else None
+        accuracies = [value for value in values if value is not None and 0 <= value <= 1]
+        return math.fsum(accuracies) / len(accuracies) if len(accuracies) == len(_AVERAGED) else None
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def _raw_records(path: Path) -> list[dict[str, object]]:
         if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
             raise BadArchive(f'{file} is neither {{"results": [...]}} nor a list of records')
         (slim if isinstance(content, dict) else detailed).extend(results)
-    known = {json.dumps(record.get("index")) for record in detailed}
-    return [*(record for record in slim if json.dumps(record.get("index")) not in known), *detailed]
+    indices = {json.dumps(record.get("index")) for record in detailed}
+    return [*(record for record in slim if json.dumps(record.get("index")) not in indices), *detailed]
 
 
 def _parsed(raw: Iterable[dict[str, object]], problems: list[str]) -> dict[int, Published]:

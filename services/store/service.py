@@ -123,8 +123,8 @@ async def draw_seeds(archive: Archive, row: RunRow, candidate: str) -> Draw | No
     rng = random.Random(f"{row.settings.seed}:{candidate}")
     if name == "paper":
         return pools.draw(members, policy.pool, rng)
-    known = {entry.id: entry for entry in entries}
-    return pools.draw(members, policy.pool, rng, known[strategy(name).choose(entries, rng)])
+    by_id = {entry.id: entry for entry in entries}
+    return pools.draw(members, policy.pool, rng, by_id[strategy(name).choose(entries, rng)])
 
 
 MOST_PER_PAGE = 500

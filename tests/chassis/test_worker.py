@@ -238,7 +238,7 @@ async def test_outages_never_use_a_message_up(guarded: GuardedServer, admin: Bus
 CHILD = """
 import asyncio, os, signal, sys
 from services.chassis.bus import Bus
-from services.chassis.deaths import Deaths
+from services.chassis.poison import CrashNotes
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Worker
 
@@ -249,7 +249,7 @@ async def main(url, deadly):
         sys.stdout.write("handled " + job.event.candidate + chr(10)); sys.stdout.flush()
         return []
     async with Bus(ServiceSettings(nats_url=url, silence_seconds=2), "child") as bus:
-        worker = Worker(bus, await bus.consumer("judge"), "judge", "judge", handle, 4, 0.5, Deaths(bus))
+        worker = Worker(bus, await bus.consumer("judge"), "judge", "judge", handle, 4, 0.5, CrashNotes(bus))
         await asyncio.wait_for(worker.run(), 120)
 
 asyncio.run(main(*sys.argv[1:]))

@@ -16,7 +16,7 @@ EVENTS = "EVENTS"
 ADVISORIES = "ADVISORIES"
 HANDLING = "HANDLING"
 HANDLING_SUBJECTS = "asi.handling"
-"""Followed by a durable consumer and a sequence; see `services.chassis.deaths`."""
+"""Followed by a durable consumer and a sequence; see `services.chassis.poison`."""
 STAGES = ("mini", "tiny", "explore", "verify", "final")
 MAX_EVENT_BYTES = 256 * 1024
 MAX_COPY_BYTES = MAX_EVENT_BYTES + 1024

@@ -274,16 +274,16 @@ def propose_offline(
     entries = suggested(cognition_hints)
     bandit = Bandit.learned(history, entries)
     mates = [seed for seed in references if seed.description]
-    taken = {observation.structure for observation in history} | {start.structure()}
-    taken |= {Mixer.from_json(seed.description).structure() for seed in mates if seed.description}
+    structures = {observation.structure for observation in history} | {start.structure()}
+    structures |= {Mixer.from_json(seed.description).structure() for seed in mates if seed.description}
     for _ in range(TRIES):
         child = _child(start, mates, bandit, rng)
-        if child is None or child.mixer.structure() in taken:
+        if child is None or child.mixer.structure() in structures:
             continue
         proposal = _proposal(child, parent, stand_in, bandit, entries)
         if not is_repeat(proposal.program):
             return proposal
-        taken.add(child.mixer.structure())
+        structures.add(child.mixer.structure())
     raise SearchExhaustedError(f"no new architecture within {TRIES} tries from {parent.name}: choose another parent")
 
 
@@ -302,21 +302,23 @@ def propose_by_surrogate(
     `measured` are the run's scored candidates; `measure` names the score. With too few descriptions for a model, a
     distant child is drawn at random. Other arguments and exceptions are those of `propose_offline`.
     """
-    known = [(starting_point(seed)[0], seed) for seed in measured if seed.description or seed.family in CATALOGUE]
-    scored = [(mixer, seed.fitness) for mixer, seed in known if seed.fitness is not None]
-    ranked = sorted((seed for _, seed in known if seed.fitness is not None), key=lambda seed: -(seed.fitness or 0.0))
+    described = [(starting_point(seed)[0], seed) for seed in measured if seed.description or seed.family in CATALOGUE]
+    scored = [(mixer, seed.fitness) for mixer, seed in described if seed.fitness is not None]
+    ranked = sorted(
+        (seed for _, seed in described if seed.fitness is not None), key=lambda seed: -(seed.fitness or 0.0)
+    )
     starts = [parent, *(seed for seed in ranked[:PARENTS] if seed.candidate != parent.candidate)]
     fits = len(scored) >= LEAST_MEASURED
     entries = suggested(cognition_hints)
     blind = Bandit.learned((), entries)
     mates = [seed for seed in references if seed.description]
-    taken = {observation.structure for observation in history} | {mixer.structure() for mixer, _ in known}
-    taken |= {starting_point(seed)[0].structure() for seed in starts}
+    structures = {observation.structure for observation in history} | {mixer.structure() for mixer, _ in described}
+    structures |= {starting_point(seed)[0].structure() for seed in starts}
     children: dict[str, tuple[Seed, _Child]] = {}
     for _ in range(DRAWS if fits else TRIES):
         start = rng.choice(starts)
         child = _child(starting_point(start)[0], mates, blind, rng, rng.choice(WALKS if fits else FIRST_WALKS))
-        if child is not None and (structure := child.mixer.structure()) not in taken:
+        if child is not None and (structure := child.mixer.structure()) not in structures:
             children.setdefault(structure, (start, child))
     pool = list(children.values())
     fits = fits and bool(pool)

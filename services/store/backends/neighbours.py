@@ -116,8 +116,8 @@ class Neighbours:
         while page := await self._source.programs(run, index.last, PAGE):
             fresh = await self._fingerprint(run, [row for row in page if row.sketched is None])
             for row in page:
-                known = row.sketched or fresh[row.sequence]
-                index.add(row.sequence, row.candidate, known.digest, known.sketch)
+                sketched = row.sketched or fresh[row.sequence]
+                index.add(row.sequence, row.candidate, sketched.digest, sketched.sketch)
         _keep(self._programs, run, index)
         return index
 

@@ -8,9 +8,9 @@ import pytest
 import pytest_asyncio
 
 from services.chassis.bus import Bus
-from services.chassis.deaths import MOST_LONE_CRASHES, SuspectLock
 from services.chassis.errors import HandedBack, Rejected, Superseded, Transient
 from services.chassis.events import follow
+from services.chassis.poison import MOST_LONE_CRASHES, SuspectLock
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb

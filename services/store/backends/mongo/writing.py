@@ -108,8 +108,8 @@ async def _ancestors(database: Database, effects: Effects) -> list[Document]:
     """The nearest ancestors of each new proposal, and the farthest of those."""
     rows: dict[str, Document] = {}
     parents = {key: _parent(key, effects) for key in effects.proposed}
-    known = database.ancestors.find({"_id": {"$in": [parent for parent in parents.values() if parent]}})
-    above: dict[str, list[str]] = {row["_id"]: row["above"] for row in await known.to_list(None)} if parents else {}
+    cursor = database.ancestors.find({"_id": {"$in": [parent for parent in parents.values() if parent]}})
+    above: dict[str, list[str]] = {row["_id"]: row["above"] for row in await cursor.to_list(None)} if parents else {}
     for key, parent in parents.items():
         name = schema.key_of(*key)
         above[name] = [parent, *above.get(parent, [])][:LEAP] if parent else []

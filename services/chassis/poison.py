@@ -68,7 +68,7 @@ class _Note:
     deaths: int = 0  # of processes that handled the message and nothing else
 
 
-class Deaths:
+class CrashNotes:
     """The crash notes of one process."""
 
     def __init__(self, bus: Bus) -> None:
