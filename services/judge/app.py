@@ -1,4 +1,4 @@
-"""The judge, put together: its settings, its gRPC service, and which judge a run's mind means."""
+"""Builds the judge: its settings, its gRPC service, and the choice of a judge for a run's mind."""
 
 # ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
 from __future__ import annotations
@@ -26,25 +26,22 @@ from services.llm.port import OFFLINE, OPENAI, Mind
 
 
 class JudgeSettings(ServiceSettings):
-    """Variables begin with ASI_JUDGE_ where they are the judge's own."""
+    """Variables of the judge begin with ASI_JUDGE_."""
 
     parallel: int = Field(8, ge=1, description="candidates judged at once")
 
 
 class Calibration:
-    """The minds of questions outside a run: paid from the run's ledger, but recorded with no candidate.
-
-    Opens a mind when it is first asked for. Close it when the service ends.
-    """
+    """Judges for requests that are charged to a run's budget but not recorded with a candidate."""
 
     def __init__(self, ledger: BudgetLedger) -> None:
         self._ledger = ledger
         self._openai: OpenAIMind | None = None
 
     def mind(self, name: str) -> Mind | None:
-        """The mind called "openai"; None for "offline".
+        """The mind "openai", opened at its first use; None for "offline".
 
-        Raises NotPossible for a replay, which cannot drift, and where the environment describes no endpoint.
+        Raises NotPossible for a replay, and if the environment has no endpoint.
         """
         if name in ("", OFFLINE):
             return None
@@ -58,7 +55,7 @@ class Calibration:
         return self._openai
 
     async def judge(self, mind: str, job: Job | None = None) -> Judge:
-        """Who judges for a run with this mind. Raises NotPossible as `mind` does."""
+        """The judge for a run's mind. Raises NotPossible as `mind` does."""
         del job
         model = self.mind(mind)
         return OfflineJudge() if model is None else ModelJudge(model)
@@ -70,7 +67,7 @@ class Calibration:
 
 
 class JudgeService(judge_pb2_grpc.JudgeServicer):
-    """The verdict on a measured candidate once more. Nothing is recorded: the caller compares."""
+    """Repeats the verdict on a measured candidate without recording it."""
 
     def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub, handler: JudgeHandler) -> None:
         self._archive = archive
@@ -91,7 +88,7 @@ class JudgeService(judge_pb2_grpc.JudgeServicer):
 
 @asynccontextmanager
 async def build(service: Service, settings: JudgeSettings) -> AsyncIterator[None]:
-    """Judge trained candidates, and answer questions about verdicts."""
+    """Judge trained candidates, and serve the Judge service."""
     offline = OfflineJudge()
 
     async def choose(mind: str, job: Job | None) -> Judge:

@@ -11,35 +11,23 @@ from services.chassis.events import first, follow
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2, checker_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.fitness import (
-    DEFAULT,
-    JUDGE,
-    STANDARDISED_GAIN,
-    Investigation,
-    Suspicion,
-    fault,
-    leakage_policy,
-    suspicion,
-)
+from services.domain import fitness
+from services.domain.fitness import DEFAULT, JUDGE, STANDARDISED_GAIN, Investigation, Suspicion
 from services.judge.judges import Case, Judge, OfflineJudge, Opinion, program_of, root_opinion
 
 SERVICE = "judge"
 ANCHOR = "gated_delta_net"
-BASELINE_SECONDS = 5.0  # until a candidate that waits for a baseline is delivered again
-ENDED = (pb.STATE_REJECTED,)
+RETRY_SECONDS = 5.0  # until a candidate that waits for a baseline is redelivered
 WAITING = "the baselines that this candidate is compared with are not measured yet"
 Choose = Callable[[str, Job | None], Awaitable[Judge]]  # from a run's mind to its judge
-NOT_ASKED = " No model was asked: the candidate is a baseline, or not the best proposal so far."
+NO_MODEL = " No model was asked: the candidate is a baseline, or not the best proposal so far."
 
 
 class JudgeHandler:
     """Handles `candidate.trained`."""
 
     def __init__(
-        self,
-        archive: archive_pb2_grpc.ArchiveAsyncStub,
-        checker: checker_pb2_grpc.CheckerAsyncStub,
-        judge: Choose,
+        self, archive: archive_pb2_grpc.ArchiveAsyncStub, checker: checker_pb2_grpc.CheckerAsyncStub, judge: Choose
     ) -> None:
         self._archive = archive
         self._runs = Runs(archive)
@@ -49,7 +37,7 @@ class JudgeHandler:
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """`candidate.judged`, and `candidate.rescored` for baselines that were scored before all were measured.
 
-        Raises Rejected when there is nothing to compare with, or the loss is a leak's.
+        Raises Rejected if the root was rejected, or the loss is due to a leak.
         """
         record = await record_for(self._archive, job)
         if record is None:
@@ -61,30 +49,26 @@ class JudgeHandler:
         return [*_rescored(case, job), event]
 
     async def case(self, record: pb.Candidate) -> Case:
-        """The candidate with the records it is compared with.
+        """The candidate and the records that it is compared with.
 
-        Raises Rejected when the root was, and NotYet while root or anchor are still to be measured. Only baselines
-        asked for earlier are waited for, which avoids a deadlock.
+        Raises Rejected if the root was rejected, and NotYet while the root or the anchor is not measured. Only
+        baselines requested earlier are waited for, which avoids a deadlock.
         """
         settings = await self._runs.settings(record.run)
-        known = await self._baselines(record)
-        root, anchor = known.get(settings.baselines[0]), known.get(ANCHOR)
-        if root is not None and root.state in ENDED:
+        baselines = {baseline.request.baseline: baseline for baseline in await self._baselines(record)}
+        root, anchor = baselines.get(settings.baselines[0]), baselines.get(ANCHOR)
+        if root is not None and root.state == pb.STATE_REJECTED:
             raise Rejected("judge", f"the root {settings.baselines[0]} was rejected: there is nothing to compare with")
-        if root is None or not _measured(root) or _is_pending(anchor, record):
-            raise NotYet(WAITING, BASELINE_SECONDS)
-        earlier = [one for one in known.values() if one.request.number < record.request.number and _measured(one)]
-        return Case(
-            record,
-            root,
-            anchor if anchor is not None and _measured(anchor) and record.id != root.id else None,
-            (*earlier, *await self._shown(record)),
-            tuple(known.values()),
-            settings,
-        )
+        if root is None or not _is_measured(root) or _is_pending(anchor, record):
+            raise NotYet(WAITING, RETRY_SECONDS)
+        number = record.request.number
+        earlier = [baseline for baseline in baselines.values() if baseline.request.number < number]
+        relatives = (*filter(_is_measured, earlier), *await self._references(record))
+        comparable = anchor if anchor is not None and _is_measured(anchor) and record.id != root.id else None
+        return Case(record, root, comparable, relatives, tuple(baselines.values()), settings)
 
     async def verdict(self, case: Case, job: Job | None) -> pb.Verdict:
-        """The verdict; missing values stay absent, with the reason. Without a job it is a calibration."""
+        """The verdict on a case; without a job, for a calibration. Missing values are absent, with the reason."""
         terms = terms_of(case.settings)
         opinion = await self._opinion(case, job, JUDGE in terms)
         verdict = pb.Verdict(
@@ -105,23 +89,22 @@ class JudgeHandler:
         _add_fitness(verdict, case, opinion.raw, terms)
         return verdict
 
-    async def _opinion(self, case: Case, job: Job | None, wanted: bool) -> Opinion:
+    async def _opinion(self, case: Case, job: Job | None, enabled: bool) -> Opinion:
         """The opinion; fixed at 5 for the root, except in a calibration."""
-        if not wanted:
+        if not enabled:
             return Opinion(None, None, "", "", absent_because="the run is without judge")
         if job is not None and case.record.id == case.root.id:
             return root_opinion()
         if job is not None and not await self._opinion_counts(case):
-            return await OfflineJudge(NOT_ASKED).judge(case)
+            return await OfflineJudge(NO_MODEL).judge(case)
         return await (await self._judge(case.settings.mind, job)).judge(case)
 
     async def _opinion_counts(self, case: Case) -> bool:
-        """Whether an opinion is needed: if it is part of the fitness, or the candidate becomes the run's best.
+        """Whether a model's opinion is needed: it is part of the fitness, or the candidate is the run's best proposal.
 
-        A standardised gain is known before the opinion and does not read it. In the recorded run a model's score hardly
-        orders candidates as their losses do, and its sub-score for performance repeats the loss that it was shown
-        (tests/judge measures both): selection gains nothing by it. Its reasons for the best reach later prompts; of
-        a baseline, whose name the scale itself holds, none are wanted.
+        The standardised gain does not depend on it. In the recorded run, a model's score correlates little with losses,
+        and its sub-score for performance repeats the loss in its prompt (measured in tests/judge), so it does not
+        improve selection. The reasons for the best proposals are used in later prompts; those for baselines are not.
         """
         if (case.settings.fitness or DEFAULT) != STANDARDISED_GAIN:
             return True
@@ -138,13 +121,13 @@ class JudgeHandler:
         return all(value.value > member.fitness for member in members)
 
     async def _check_leakage(self, case: Case) -> None:
-        """Raise Rejected with the evidence if the loss is implausibly low under the run's leakage policy.
+        """Raise Rejected with evidence if the loss is implausibly low under the run's leakage policy.
 
-        Baselines are known programs and set the threshold themselves. The engineer has looked closer; where it could
-        not, since the root was not measured yet, the probes are asked here.
+        Baselines are exempt. The engineer investigates suspicious losses; if the root was not measured then, the probes
+        are run here.
         """
-        found = self._suspicion(case)
-        if found is None or not found.suspected:
+        suspicion = self._suspicion(case)
+        if suspicion is None or not suspicion.suspected:
             return
         investigation = pb.Investigation()
         investigation.CopyFrom(case.record.training.investigation)
@@ -162,27 +145,27 @@ class JudgeHandler:
             repeated = investigation.repeated_root_loss - investigation.repeated_loss
         if investigation.HasField("other_text_loss") and investigation.HasField("other_text_root_loss"):
             other_text = investigation.other_text_root_loss - investigation.other_text_loss
-        failed = tuple(f"{one.probe}: {one.message}" for one in investigation.failed)
-        gain = case.root.training.loss - found.loss
+        failed = tuple(f"{verdict.probe}: {verdict.message}" for verdict in investigation.failed)
+        gain = case.root.training.loss - suspicion.loss
         findings = Investigation(failed, gain, repeated, other_text)
-        because = fault(leakage_policy(case.settings.policies.leakage), findings)
-        if because is not None:
-            raise _leak(case.record, found, because, findings)
+        reason = fitness.fault(fitness.leakage_policy(case.settings.policies.leakage), findings)
+        if reason is not None:
+            raise _leak(case.record, suspicion, reason, findings)
 
     def _suspicion(self, case: Case) -> Suspicion | None:
         loss, root = loss_of(case.record), loss_of(case.root)
         if case.record.kind == pb.KIND_BASELINE or loss is None or root is None:
             return None
-        return suspicion(loss, root, [one for baseline in case.baselines if (one := loss_of(baseline)) is not None])
+        losses = [loss_of(baseline) for baseline in case.baselines]
+        return fitness.suspicion(loss, root, [loss for loss in losses if loss is not None])
 
-    async def _baselines(self, record: pb.Candidate) -> dict[str, pb.Candidate]:
-        """Those of the candidate's stage by name; itself, if it is one, as it was delivered."""
-        known = await self._runs.baselines(record.run, record.stage)
-        own = [record] if record.request.baseline else []
-        return {one.request.baseline: one for one in [*known, *own]}
+    async def _baselines(self, record: pb.Candidate) -> list[pb.Candidate]:
+        """The baselines of the candidate's stage; if it is one itself, its delivered record is the last."""
+        baselines = await self._runs.baselines(record.run, record.stage)
+        return [*baselines, *([record] if record.request.baseline else [])]
 
-    async def _shown(self, record: pb.Candidate) -> list[pb.Candidate]:
-        """The parent and the references."""
+    async def _references(self, record: pb.Candidate) -> list[pb.Candidate]:
+        """The parent and the references of a candidate."""
         names = dict.fromkeys(name for name in (record.proposal.parent, *record.proposal.references) if name)
         request = archive_pb2.GetCandidatesRequest(run=record.run, candidates=names)
         return list((await self._archive.GetCandidates(request, timeout=30)).candidates) if names else []
@@ -204,8 +187,9 @@ def _add_fitness(verdict: pb.Verdict, case: Case, raw: float | None, terms: froz
 
 
 def _rescored(case: Case, job: Job) -> list[events_pb2.Event]:
-    """New values for baselines that were judged before the scale of the stage was complete, once it is."""
-    names = {baseline.request.baseline for baseline in case.baselines if _measured(baseline) or baseline.state in ENDED}
+    """New values for baselines that were judged before all baselines of the stage were measured."""
+    ended = [record for record in case.baselines if _is_measured(record) or record.state == pb.STATE_REJECTED]
+    names = {baseline.request.baseline for baseline in ended}
     if (case.settings.fitness or DEFAULT) != STANDARDISED_GAIN or not names.issuperset(case.settings.baselines):
         return []
     terms = terms_of(case.settings)
@@ -213,8 +197,8 @@ def _rescored(case: Case, job: Job) -> list[events_pb2.Event]:
     current = {name: (term.noise, scale.weights.get(name, 0.0)) for name, term in scale.terms.items()} if scale else {}
     events = []
     for baseline in case.baselines:
-        used = {term.name: (term.noise, term.weight) for term in baseline.verdict.fitness.terms}
-        if baseline.id == case.record.id or not used or used == current:
+        previous = {term.name: (term.noise, term.weight) for term in baseline.verdict.fitness.terms}
+        if baseline.id == case.record.id or not previous or previous == current:
             continue
         value = score(STANDARDISED_GAIN, baseline, None, case.root, terms, case.baselines)
         if value is None:
@@ -227,15 +211,14 @@ def _rescored(case: Case, job: Job) -> list[events_pb2.Event]:
     return events
 
 
-def _leak(record: pb.Candidate, found: Suspicion, because: str, findings: Investigation) -> Rejected:
-    """The rejection with its evidence: the numbers, the probes that fail, and where a watcher stopped a seed."""
+def _leak(record: pb.Candidate, suspicion: Suspicion, reason: str, findings: Investigation) -> Rejected:
     return Rejected(
         "judge",
-        f"loss {found.loss:.4f} is below {found.floor:.4f}, more than 10% under the best honest one: {because}",
+        f"loss {suspicion.loss:.4f} is below {suspicion.floor:.4f}, more than 10% under the best honest one: {reason}",
         {
-            "loss": found.loss,
-            "reference": found.reference,
-            "floor": found.floor,
+            "loss": suspicion.loss,
+            "reference": suspicion.reference,
+            "floor": suspicion.floor,
             "failed_probes": list(findings.failed_probes),
             "repeated_gain": findings.repeated_gain,
             "other_text_gain": findings.other_text_gain,
@@ -244,15 +227,12 @@ def _leak(record: pb.Candidate, found: Suspicion, because: str, findings: Invest
     )
 
 
-def _measured(record: pb.Candidate) -> bool:
+def _is_measured(record: pb.Candidate) -> bool:
     return record.training.HasField("loss")
 
 
 def _is_pending(baseline: pb.Candidate | None, record: pb.Candidate) -> bool:
     """Whether the baseline was requested earlier and is neither measured nor rejected."""
-    return (
-        baseline is not None
-        and baseline.request.number < record.request.number
-        and not _measured(baseline)
-        and baseline.state not in ENDED
-    )
+    if baseline is None or baseline.request.number >= record.request.number:
+        return False
+    return not _is_measured(baseline) and baseline.state != pb.STATE_REJECTED

@@ -15,7 +15,7 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.structure import Fingerprint, fingerprint, similarity
 from services.domain.zoo import baselines
-from services.judge.rubric import ANCHOR, MIDDLE, Observation, SubScores, combine, judge_offline
+from services.judge.rubric import ANCHOR, MIDDLE, WEIGHTS, Observation, SubScores, combine, judge_offline
 from services.llm.port import BudgetExhausted, Mind, Request, Role
 from services.llm.prompts import Prompt, load_prompt
 
@@ -26,21 +26,21 @@ INTERFACE_CLASS = "DeltaNet"  # the class name of all published mixers
 
 @dataclass(frozen=True)
 class Case:
-    """One candidate before the judge. `root` may be the candidate itself; `anchor` is Gated DeltaNet, if measured."""
+    """A candidate to judge. `root` may be the candidate itself; `anchor` is Gated DeltaNet, if measured."""
 
     record: pb.Candidate
     root: pb.Candidate
     anchor: pb.Candidate | None
-    relatives: tuple[pb.Candidate, ...]  # the root, the parent and what else was measured before: for the distance
+    relatives: tuple[pb.Candidate, ...]  # earlier baselines, parent and references, for the distance
     baselines: tuple[pb.Candidate, ...]  # known baselines of this stage
     settings: events_pb2.RunSettings
 
 
 @dataclass(frozen=True)
 class Opinion:
-    """A judgement: `raw` on the scale 1–10, the sub-scores behind it, and why.
+    """A judgement: `raw` from 1 to 10, its sub-scores and justification.
 
-    `spread` is the standard deviation over several questions. `raw` is None with the reason in `absent_because`.
+    `spread` is the standard deviation over several answers. If `raw` is None, `absent_because` is the reason.
     """
 
     raw: float | None
@@ -61,7 +61,7 @@ class Judge(Protocol):
 
 def root_opinion() -> Opinion:
     """The opinion on a run's root: 5 in all sub-scores, the reference of the scale."""
-    text = "The root of the run: 5 by definition, what all others are compared with."
+    text = "The root of the run: 5 by definition, as the reference for all others."
     return Opinion(MIDDLE, SubScores(MIDDLE, MIDDLE, MIDDLE), text, "definition")
 
 
@@ -69,7 +69,7 @@ class OfflineJudge:
     """The rubric computed from measurements, without a language model."""
 
     def __init__(self, remark: str = "") -> None:
-        """`remark` is added to each justification: why no language model was used."""
+        """`remark` is appended to each justification."""
         self._remark = remark
 
     async def judge(self, case: Case) -> Opinion:
@@ -80,7 +80,7 @@ class OfflineJudge:
         anchor = observation(case.anchor, (case.root,)) if case.anchor is not None else None
         judgement = judge_offline(observation(case.record, case.relatives), root, anchor)
         if judgement is None:
-            absent = "a sub-score has nothing measured to be computed from"
+            absent = "a sub-score has no measurement to be computed from"
             return Opinion(None, None, "", OFFLINE_RUBRIC, absent_because=absent)
         scores = judgement.scores
         scale = f"calibrated with DeltaNet at {MIDDLE:g} and Gated DeltaNet at {ANCHOR:g}:"
@@ -95,7 +95,7 @@ class OfflineJudge:
 
 
 class ScoreAnswer(BaseModel):
-    """A language model's three sub-scores with their reasons."""
+    """A language model's sub-scores with reasons."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -108,7 +108,7 @@ class ScoreAnswer(BaseModel):
 
 
 class ModelJudge:
-    """Judges through a mind, with the names of the candidate and of known architectures removed from the prompt."""
+    """Judges with a language model; the prompt does not contain the names of the candidate and known architectures."""
 
     def __init__(self, mind: Mind) -> None:
         self._mind = mind
@@ -116,8 +116,8 @@ class ModelJudge:
     async def judge(self, case: Case) -> Opinion:
         """The mean of `judge_times` answers, each retried once; absent if none is usable."""
         answers, problem = [], ""
-        for time in range(max(1, case.settings.judge_times)):
-            answer = await self._ask(case, time)
+        for index in range(max(1, case.settings.judge_times)):
+            answer = await self._ask(case, index)
             if isinstance(answer, str):
                 problem = answer
             else:
@@ -127,24 +127,20 @@ class ModelJudge:
             return Opinion(None, None, "", judge, absent_because=f"the judge gave no usable answer: {problem}")
         scores = [SubScores(answer.performance, answer.innovation, answer.complexity) for answer in answers]
         raw = [combine(score) for score in scores]
-        mean = SubScores(
-            fmean(score.performance for score in scores),
-            fmean(score.innovation for score in scores),
-            fmean(score.complexity for score in scores),
-        )
+        mean = SubScores(**{name: fmean(getattr(score, name) for score in scores) for name in WEIGHTS})
         text = " ".join(
             f"{name.capitalize()} {getattr(answers[0], name):g}: {getattr(answers[0], f'{name}_reason')}"
-            for name in ("performance", "innovation", "complexity")
+            for name in WEIGHTS
         )
         text += "" if case.anchor or case.record.id == case.root.id else UNCALIBRATED
         return Opinion(fmean(raw), mean, text, judge, stdev(raw) if len(raw) > 1 else None)
 
-    async def _ask(self, case: Case, time: int) -> ScoreAnswer | str:
+    async def _ask(self, case: Case, index: int) -> ScoreAnswer | str:
         """One answer, with one retry; else the reason of the failure."""
         problem = ""
-        for repetition in range(2):
+        for attempt in range(2):
             try:
-                return (await self._mind.ask(score_request(case, ordinal=2 * time + repetition))).answer
+                return (await self._mind.ask(score_request(case, ordinal=2 * index + attempt))).answer
             except BudgetExhausted as exhausted:
                 return str(exhausted)
             except Rejected as rejected:
@@ -153,17 +149,17 @@ class ModelJudge:
 
 
 def score_prompt() -> Prompt:
-    """The rubric's prompt."""
+    """The prompt with the rubric."""
     return load_prompt("services.judge", "score")
 
 
 def score_request(case: Case, ordinal: int = 0) -> Request[ScoreAnswer]:
-    """The request, which `asi-arch prompt score` also shows."""
+    """The request to the language model, which `asi-arch prompt score` also shows."""
     record, name, prompt = case.record, case.record.proposal.name, score_prompt()
     messages = prompt.messages(
-        root=_measured(case.root),
-        anchor=_measured(case.anchor) if case.anchor is not None else "Not measured in this run.",
-        candidate=_measured(record),
+        root=_describe(case.root),
+        anchor=_describe(case.anchor) if case.anchor is not None else "Not measured in this run.",
+        candidate=_describe(record),
         motivation=anonymous_text(record.proposal.motivation, name),
         program=anonymous_program(program_of(record), name),
     )
@@ -171,9 +167,9 @@ def score_request(case: Case, ordinal: int = 0) -> Request[ScoreAnswer]:
 
 
 def anonymous_text(text: str, name: str) -> str:
-    """The text without the candidate's name, however its words are joined: Gated DeltaNet, gated_delta_net.
+    """The text without the candidate's name in any spelling, such as Gated DeltaNet and gated_delta_net.
 
-    Words that only begin or end like the name stay as they are.
+    Longer words that contain the name are not changed.
     """
     words = _words(name)
     pattern = r"(?<![A-Za-z0-9])" + r"[\s_-]*".join(map(re.escape, words)) + r"(?![a-z0-9])"
@@ -181,21 +177,20 @@ def anonymous_text(text: str, name: str) -> str:
 
 
 def anonymous_program(program: str, name: str) -> str:
-    """The program without docstrings and comments, and with other names for classes that say what it is.
+    """The program without docstrings, comments and revealing class names.
 
-    Classes named after the candidate, after a known architecture, or by the published programs' interface are renamed.
-    What does not parse is treated as text.
+    Classes named after the candidate, a known architecture or INTERFACE_CLASS are renamed. A program that does not
+    parse is treated as text.
     """
     try:
         tree = ast.parse(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return anonymous_text(program, name)
-    known = {"".join(_words(one)) for one in (name, INTERFACE_CLASS, *(b.title for b in baselines()))}
+    titles = (name, INTERFACE_CLASS, *(baseline.title for baseline in baselines()))
+    known = {"".join(_words(title)) for title in titles} - {""}
     classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    names = [class_ for class_ in classes if any(word and word in class_.lower() for word in known)]
-    renamed = {
-        fromkey: "Candidate" if place == 0 else f"Part{place}" for place, fromkey in enumerate(dict.fromkeys(names))
-    }
+    revealing = dict.fromkeys(class_ for class_ in classes if any(word in class_.lower() for word in known))
+    renamed = {class_: f"Part{index}" if index else "Candidate" for index, class_ in enumerate(revealing)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node, clean=False) is not None:
@@ -204,16 +199,16 @@ def anonymous_program(program: str, name: str) -> str:
                 node.name = renamed.get(node.name, node.name)
         elif isinstance(node, ast.Name):
             node.id = renamed.get(node.id, node.id)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # __all__, annotations in quotes
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # __all__, quoted annotations
             node.value = renamed.get(node.value, node.value)
     return anonymous_text(ast.unparse(tree), name)
 
 
 def observation(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> Observation:
-    """Measurements of a candidate as means over its seeds, and its distance to the nearest of `relatives`."""
-    measured = [seed.measurements for seed in record.training.seeds]
-    parameters = [float(measurement.parameters) for measurement in measured if measurement.parameters]
-    flops = [measurement.flops_per_token for measurement in measured if measurement.HasField("flops_per_token")]
+    """Means of a candidate's measurements over its seeds, and its distance to the nearest of `relatives`."""
+    measurements = [seed.measurements for seed in record.training.seeds]
+    parameters = [float(values.parameters) for values in measurements if values.parameters]
+    flops = [values.flops_per_token for values in measurements if values.HasField("flops_per_token")]
     return Observation(
         loss=loss_of(record),
         benchmark=benchmark_of(record),
@@ -224,16 +219,16 @@ def observation(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> Obse
 
 
 def distance(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> float | None:
-    """One minus the structural similarity to the nearest relative; 0 for the root itself, None where nothing parses."""
+    """One minus the structural similarity to the nearest relative; None if the program does not parse."""
     own = _fingerprint(program_of(record))
-    others = [one for relative in relatives if relative.id != record.id and (one := _fingerprint(program_of(relative)))]
     if own is None:
         return None
-    return 1.0 - max((similarity(own, other) for other in others), default=1.0)
+    others = [_fingerprint(program_of(relative)) for relative in relatives if relative.id != record.id]
+    return 1.0 - max((similarity(own, other) for other in others if other), default=1.0)
 
 
 def program_of(record: pb.Candidate) -> str:
-    """The program that was trained."""
+    """The trained program."""
     return record.training.program or record.proposal.program
 
 
@@ -245,11 +240,11 @@ def _fingerprint(program: str) -> Fingerprint | None:
 
 
 def _words(name: str) -> list[str]:
-    """The words of a name in lower case: "Gated DeltaNet", "gated_delta_net" and "GatedDeltaNet" have the same."""
+    """The words of a name in lower case, the same for "Gated DeltaNet", "gated_delta_net" and "GatedDeltaNet"."""
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", name)]
 
 
-def _measured(record: pb.Candidate) -> str:
+def _describe(record: pb.Candidate) -> str:
     training = record.training
     error = f" ± {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
     lines = [f"loss {training.loss:.4f} nats per token{error}" if training.HasField("loss") else "loss not measured"]

@@ -1,9 +1,9 @@
-"""The judge's rubric: three sub-scores of 1–10, their weights, and how measurements give them without a language model.
+"""The rubric: three sub-scores from 1 to 10, their weights, and their computation from measurements.
 
-Source: arXiv:2507.18074 weighs performance 30%, innovation 25%, complexity and efficiency 45%. It calibrates DeltaNet
-at 5 and Gated DeltaNet at 10, which leaves no room for anything better; here Gated DeltaNet is at 7. The offline
-formula measures against DeltaNet (the baseline, exactly 5 in everything) and takes its scale from Gated DeltaNet as
-measured in the same run (the anchor). Efficiency is parameters and FLOPs: speed depends on what else a machine does.
+Weights are those of arXiv:2507.18074: performance 30%, innovation 25%, complexity and efficiency 45%. The paper
+calibrates DeltaNet at 5 and Gated DeltaNet at 10, which leaves no room for better ones; here Gated DeltaNet is at 7.
+Offline scores are relative to DeltaNet (the baseline, 5 in each), on a scale from Gated DeltaNet in the same run (the
+anchor). Efficiency is parameters and FLOPs, as speed depends on other work of the machine.
 """
 
 import math
@@ -15,16 +15,16 @@ from services.domain.fitness import WINDOW, refuse_impossible
 
 LOWEST, MIDDLE, ANCHOR, HIGHEST = 1.0, 5.0, 7.0, 10.0
 WEIGHTS: Mapping[str, float] = MappingProxyType({"performance": 0.30, "innovation": 0.25, "complexity": 0.45})
-_ROOM = (HIGHEST - MIDDLE) / (ANCHOR - MIDDLE)
-"""How many times the anchor's lead the highest score stands for."""
-LEAST_LEAD = 0.4
-"""The anchor stretches the scale only where it leads the baseline by this much; less would magnify noise."""
+_RANGE = (HIGHEST - MIDDLE) / (ANCHOR - MIDDLE)
+"""The lead of the highest score as a multiple of the anchor's."""
+MIN_LEAD = 0.4
+"""The lead over the baseline from which on the anchor calibrates the scale; less would amplify noise."""
 _COSTS = ("parameters", "flops_per_token")
 
 
 @dataclass(frozen=True, slots=True)
 class SubScores:
-    """The three sub-scores, each 1–10. Raises ``ValueError`` naming one that is not."""
+    """The three sub-scores. Raises ``ValueError`` for one outside 1–10."""
 
     performance: float
     innovation: float
@@ -38,9 +38,9 @@ class SubScores:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What was measured of one model; ``None`` is not measured. Raises ``ValueError`` for an impossible number.
+    """Measurements of one model, ``None`` if missing. Raises ``ValueError`` for an impossible number.
 
-    ``distance`` (0–1) is one minus the structural similarity to the nearest of the baseline and its relatives.
+    ``distance`` (0–1) is one minus the structural similarity to its nearest relative.
     """
 
     loss: float | None
@@ -58,7 +58,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The offline judge's sub-scores, their weighted mean, and ``raw``, which is that mean on the anchors' scale."""
+    """The offline judge's sub-scores, their weighted mean, and ``raw``, the calibrated mean."""
 
     scores: SubScores
     weighted: float
@@ -71,10 +71,7 @@ def combine(scores: SubScores) -> float:
 
 
 def judge_offline(candidate: Observation, baseline: Observation, anchor: Observation | None) -> Judgement | None:
-    """Judge from measurements; ``None`` where a sub-score has nothing to be computed from.
-
-    The anchor is Gated DeltaNet's observation; without it the default scales hold and nothing is stretched.
-    """
+    """Judge from measurements; ``None`` if a sub-score cannot be computed. Not calibrated without an anchor."""
     scores = offline_scores(candidate, baseline, anchor)
     if scores is None:
         return None
@@ -94,11 +91,11 @@ def offline_scores(candidate: Observation, baseline: Observation, anchor: Observ
 
 
 def calibrated(weighted: float, anchor: float | None) -> float:
-    """``weighted`` mapped so that 5 stays, the anchor's own weighted score becomes 7, and 10 stays: linear between.
+    """``weighted`` mapped piecewise linearly, so that the anchor's score becomes 7 while 5 and 10 do not change.
 
-    That is possible only where the anchor leads by :data:`LEAST_LEAD`; otherwise the score stays.
+    Unchanged if the anchor's lead is below :data:`MIN_LEAD`.
     """
-    if anchor is None or not MIDDLE + LEAST_LEAD <= anchor < HIGHEST or weighted <= MIDDLE:
+    if anchor is None or not MIDDLE + MIN_LEAD <= anchor < HIGHEST or weighted <= MIDDLE:
         return weighted
     if weighted <= anchor:
         return MIDDLE + (weighted - MIDDLE) * (ANCHOR - MIDDLE) / (anchor - MIDDLE)
@@ -106,29 +103,29 @@ def calibrated(weighted: float, anchor: float | None) -> float:
 
 
 def _performance(candidate: Observation, baseline: Observation, anchor: Observation | None) -> float | None:
-    """7 for as much relative gain as the anchor's, 10 for 2.5 times as much (25% where it has none); 10% worse is 1."""
+    """7 at the anchor's relative gain (10% without one), 10 at 2.5 times as much, 1 at a relative loss of 10%."""
     gain = _relative_gain(candidate, baseline)
     lead = _relative_gain(anchor, baseline) if anchor else None
-    return None if gain is None else _scaled(gain, _ROOM * (lead if lead is not None and lead > 0 else WINDOW), WINDOW)
+    return None if gain is None else _scaled(gain, _RANGE * (lead if lead is not None and lead > 0 else WINDOW), WINDOW)
 
 
 def _innovation(candidate: Observation, anchor: Observation | None) -> float | None:
-    """5 for a copy, 7 for a distance to its relatives as great as the anchor's from the baseline, at most 10."""
+    """5 for a copy, 7 at the anchor's distance from the baseline, at most 10."""
     if candidate.distance is None:
         return None
     lead = anchor.distance if anchor else None
-    return _scaled(candidate.distance, _ROOM * lead if lead else 1.0, 1.0)
+    return _scaled(candidate.distance, _RANGE * lead if lead else 1.0, 1.0)
 
 
 def _complexity(candidate: Observation, baseline: Observation) -> float | None:
-    """5 at the baseline's cost, 10 at half and 1 at twice of it: the geometric mean of the cost ratios known."""
+    """5 at the baseline's cost, 10 at half and 1 at twice of it, from the geometric mean of the known cost ratios."""
     pairs = [(getattr(candidate, name), getattr(baseline, name)) for name in _COSTS]
     logs = [math.log(ours / theirs) for ours, theirs in pairs if ours and theirs]
     return _scaled(-math.fsum(logs) / len(logs), math.log(2), math.log(2)) if logs else None
 
 
 def _relative_gain(observation: Observation, baseline: Observation) -> float | None:
-    """Mean of the relative gains in loss and, where both measured it, in benchmark."""
+    """The mean of the relative gains in loss and, if both have one, in the benchmark."""
     if observation.loss is None or not baseline.loss:
         return None
     gains = [(baseline.loss - observation.loss) / baseline.loss]

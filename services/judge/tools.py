@@ -1,8 +1,8 @@
-"""`python -m services.judge.tools`: the judge's questions and answers outside a run.
+"""`python -m services.judge.tools`: print prompts, and serve verdicts outside a run.
 
-`prompt score --candidate C` prints the prompt that the judge would send about a candidate. `serve` starts the gRPC
-service Judge on a free port, prints the port, and ends when its standard input closes; it reads the archive at
-ASI_ARCHIVE_ADDRESS and records nothing. A run whose mind is an endpoint needs that endpoint's variables here.
+`prompt score --candidate C` prints the prompt about a candidate. `serve` starts the gRPC service Judge on a free port,
+prints the port, and ends when standard input closes; it reads the archive at ASI_ARCHIVE_ADDRESS. For a run whose mind
+is an endpoint, the endpoint's variables must be set.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from services.llm.prompts import main, plain
 async def question(
     settings: JudgeSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
 ) -> Request[BaseModel]:
-    """The first of the run's `judge_times` questions. Raises NotPossible for what is not measured."""
+    """The request about a candidate. Raises NotPossible if it is not measured."""
     del role
     if not record.training.HasField("loss"):
         raise NotPossible(f"candidate {record.id} is not measured, so there is nothing to judge")
@@ -43,15 +43,14 @@ async def question(
 
 
 async def _offline_judge(_mind: str, _job: object) -> Judge:
-    """No model is asked."""
     return OfflineJudge()
 
 
 async def serve(settings: JudgeSettings) -> None:
-    """Until standard input closes."""
+    """Serve until standard input closes."""
     async with (
         channel(settings.archive_address, settings) as archive_channel,
-        channel(settings.checker_address, settings) as checker_channel,  # never asked: a verdict checks nothing
+        channel(settings.checker_address, settings) as checker_channel,  # not called for verdicts
     ):
         archive = archive_pb2_grpc.ArchiveStub(archive_channel)
         calibration = Calibration(ArchiveLedger(archive))

@@ -1,7 +1,7 @@
-"""Confined children for candidate code: a warm fork server, layers of isolation, limits, and a private channel.
+"""Confined child processes for candidate code, forked from a fork server with modules preloaded.
 
-The engineer's side starts children and holds them to their limits (`Sandbox`, `Child`); the guest's side answers over a
-`Channel`. What a job computes, and what its answers mean, is the engineer's business: nothing here imports torch.
+The host starts children and enforces their limits (`Sandbox`, `Child`); a job in a child communicates over a `Channel`.
+The jobs themselves are in other packages, and nothing here imports torch.
 """
 
 from services.sandbox.child import Child

@@ -1,8 +1,7 @@
-"""A control group for each job: the kernel's own count of all memory that a job causes, whatever form it takes.
+"""A control group for each job, in which the kernel limits all memory that the job causes.
 
-Used where the engineer may make groups: as root, in a container with a writable hierarchy, in a systemd scope, or in a
-service with `Delegate=yes` and `DelegateSubgroup=`. Version 2 is meant; version 1, with its names for the same files,
-is served too.
+Used if the engineer may create groups: as root, in a container with a writable hierarchy, in a systemd scope, or in a
+service with `Delegate=yes` and `DelegateSubgroup=`. Supports versions 2 and 1.
 """
 
 import contextlib
@@ -18,33 +17,33 @@ from typing import Self
 from services.sandbox.limits import Limits
 
 _OVERHEAD = 32 << 20
-"""Memory of the kernel and of our guest code that the limit of a job does not mean."""
+"""Memory of the kernel and of the job's own code, which does not count towards the job's limit."""
 _TRIAL_SECONDS = 10
 _REMOVAL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Group:
-    """One job's group: a folder in each hierarchy that counts for it. Whoever writes "0" to `doors` enters it."""
+    """One job's group: its folder in each hierarchy, and open descriptors to which "0" is written to enter it."""
 
     folders: tuple[Path, ...]
-    doors: tuple[int, ...]
+    entries: tuple[int, ...]
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel has killed a process of the group for want of memory."""
+        """Whether the kernel has killed a process of the group for exceeding its memory limit."""
         for name in ("memory.events", "memory.oom_control"):
             with contextlib.suppress(OSError):
                 counts = dict(line.split() for line in (self.folders[0] / name).read_text().splitlines())
                 return int(counts.get("oom_kill", 0)) > 0
         return False
 
-    def close_doors(self) -> None:
-        """Close the descriptors, once they were handed on."""
-        for door in self.doors:
-            os.close(door)
+    def close_descriptors(self) -> None:
+        """Close the descriptors after they have been sent."""
+        for entry in self.entries:
+            os.close(entry)
 
     def remove(self) -> None:
-        """Remove the group, whose processes have been killed; what the kernel does not let go of is left to a sweep."""
+        """Remove the group, whose processes have been killed; if this fails, a later sweep removes it."""
         deadline = time.monotonic() + _REMOVAL_SECONDS
         for folder in self.folders:
             while not _removed(folder) and time.monotonic() < deadline:
@@ -52,7 +51,7 @@ class Group:
 
 
 class Groups:
-    """Makes groups below those that `find` has found to work."""
+    """Creates groups below the parents that `find` has tested."""
 
     def __init__(self, parents: tuple[Path, ...]) -> None:
         self._parents = parents
@@ -61,24 +60,24 @@ class Groups:
 
     @classmethod
     def find(cls) -> Self | None:
-        """The nearest place at or above our own group where a group with a limit on memory can be made and entered."""
-        places = _hierarchies()
-        for hierarchy in [name for name in ("", "memory") if name in places]:
-            for parent in places[hierarchy]:
+        """Groups below the nearest of our own groups where a group with a memory limit can be created and entered."""
+        hierarchies = _hierarchies()
+        for hierarchy in [name for name in ("", "memory") if name in hierarchies]:
+            for parent in hierarchies[hierarchy]:
                 with contextlib.suppress(OSError):
                     (parent / "cgroup.subtree_control").write_text("+memory +pids")
-                groups = cls((parent, *([places["pids"][0]] if hierarchy and "pids" in places else [])))
+                groups = cls((parent, *([hierarchies["pids"][0]] if hierarchy and "pids" in hierarchies else [])))
                 if groups._works():
                     groups._sweep()
                     return groups
         return None
 
     def make(self, limits: Limits) -> Group:
-        """A group with the limits. Raises OSError."""
+        """Create a group with the limits. Raises OSError."""
         name = f"{self._prefix}{next(self._numbers)}"
         folders = tuple(parent / name for parent in self._parents)
         group = Group(folders, ())
-        memory = str(limits.memory_bytes + limits.file_bytes + _OVERHEAD)  # files of the scratch folder are memory too
+        memory = str(limits.memory_bytes + limits.file_bytes + _OVERHEAD)  # the scratch folder is in memory, too
         values = {
             "memory.max": memory,
             "memory.swap.max": "0",
@@ -98,7 +97,7 @@ class Groups:
             raise
 
     def _sweep(self) -> None:
-        """Remove the groups of engineers that were killed."""
+        """Remove the groups of engineers that no longer run."""
         for parent in self._parents:
             for folder in parent.glob(f"{_prefix()}*-*"):
                 if not Path("/proc", folder.name.split("-")[-2]).exists():
@@ -114,7 +113,7 @@ class Groups:
         enter = [str(folder / "cgroup.procs") for folder in group.folders]
         try:
             entered = subprocess.run(
-                ["/bin/sh", "-e", "-c", 'for door; do echo 0 > "$door"; done', "sh", *enter],
+                ["/bin/sh", "-e", "-c", 'for entry; do echo 0 > "$entry"; done', "sh", *enter],
                 capture_output=True,
                 timeout=_TRIAL_SECONDS,
             )
@@ -122,12 +121,12 @@ class Groups:
         except (OSError, subprocess.TimeoutExpired):
             return False
         finally:
-            group.close_doors()
+            group.close_descriptors()
             group.remove()
 
 
 def _prefix() -> str:
-    """Groups of engineers in other containers, whose process ids mean something else, are not ours to sweep."""
+    """The prefix of names, with the pid namespace, so that groups of other containers are not swept."""
     try:
         return f"asi-arch-{Path('/proc/self/ns/pid').stat().st_ino}-"
     except OSError:
@@ -145,7 +144,7 @@ def _removed(folder: Path) -> bool:
 
 
 def _hierarchies() -> dict[str, list[Path]]:
-    """By controller, "" for version 2: our own group's folder and those above it, nearest first."""
+    """The folders of our own group and those above it, nearest first, by controller ("" for version 2)."""
     own: dict[str, str] = {}
     mounts: dict[str, tuple[str, str]] = {}
     with contextlib.suppress(OSError):
@@ -157,7 +156,7 @@ def _hierarchies() -> dict[str, list[Path]]:
 
 
 def _mounts() -> Iterator[tuple[str, tuple[str, str]]]:
-    """By controller: which group is mounted, and where."""
+    """The mounted group and its mount point, by controller."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split()[:3]

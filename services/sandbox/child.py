@@ -1,4 +1,4 @@
-"""The engineer's side of one confined child: sending, receiving, its log, its limits, and its end."""
+"""The host's side of one confined child: messages, log, limits and termination."""
 
 import asyncio
 import contextlib
@@ -27,11 +27,11 @@ from services.sandbox.limits import (
 )
 from services.sandbox.processes import (
     Usage,
-    birth,
     descendants,
     kill,
     kill_descendants,
     processor_seconds,
+    start_time,
     usage,
     wait_for_end,
 )
@@ -53,18 +53,18 @@ from services.sandbox.wire import (
 _GRACE = 2.0
 _PERIOD = 0.05
 _START_SECONDS = 30.0
-_UNREAD_LOOKS = 20
+_MAX_READ_FAILURES = 20
 _DEPTH = 64
 _CREDENTIALS = struct.Struct("3i")
 _HEADER_CHARACTERS = 1 << 20
 
 
 class Child:
-    """A running job. Made by `Sandbox.child`; leaving that context ends it and everything it started.
+    """A running job, created by `Sandbox.child`, whose context ends it and all its processes.
 
     Attributes:
-        scratch: the child's private folder, the only place it can write to; it ends with the child. Where the job has
-            a file system of its own, its files are not seen here.
+        scratch: the child's private folder, the only one it can write to, deleted with the child. If the job has a file
+            system of its own, its files are not visible here.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Child:
         limits: Limits,
         scratch: Path,
         shared_bytes: int,
-        walked: bool,
+        counts_files: bool,
         group: Group | None,
     ) -> None:
-        """`shared_bytes` is what the fork server shares with it; `walked` says that its files are counted by us."""
+        """`shared_bytes` is the memory shared with the fork server; with `counts_files`, the host counts the files."""
         channel.setblocking(False)
         self.scratch = scratch
         self._channel = channel
@@ -86,26 +86,26 @@ class Child:
         self._log = log
         self._limits = limits
         self._shared_bytes = shared_bytes
-        self._walked = walked
+        self._counts_files = counts_files
         self._group = group
         self._bounds = Bounds(array_bytes=min(limits.memory_bytes, Bounds().array_bytes))
         self._inbox: asyncio.Queue[Message | ChildError] = asyncio.Queue(maxsize=4)
         self._failure: ChildError | None = None
         self._verdict: ChildError | None = None
         self._sending = asyncio.Lock()
-        self._unread = 0
+        self._read_failures = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Wait until the keeper lives, then listen and watch; raises SandboxUnavailable."""
+        """Wait for the supervisor, then start to receive messages and enforce limits. Raises SandboxUnavailable."""
         try:
-            keeper = await asyncio.wait_for(asyncio.shield(self._control.keeper), _START_SECONDS)
+            supervisor = await asyncio.wait_for(asyncio.shield(self._control.supervisor), _START_SECONDS)
         except TimeoutError as error:
             raise SandboxUnavailable(f"the fork server started no child within {_START_SECONDS:g} s") from error
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch(keeper))]
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch(supervisor))]
 
     async def send(self, kind: str, header: Mapping[str, JSON] | None = None, arrays: Arrays = NO_ARRAYS) -> None:
-        """Send one message and return when the kernel has taken it; raises ChildDied or ChildTimeout if it is over."""
+        """Send one message. Raises ChildDied or ChildTimeout if the child has ended."""
         buffers = encode(kind, header or {}, arrays)
         loop = asyncio.get_running_loop()
         try:
@@ -117,11 +117,12 @@ class Child:
             raise self._failure from error
 
     async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109 -- the limit is part of the answer's contract
-        """The next message. Texts in its header are printable (see `wire.printable`), whatever the child sent.
+        """The next message, in which all texts of the header are made printable (see `wire.printable`).
 
         Raises:
-            ChildTimeout: none came within `timeout` seconds (the child lives on), or its wall limit has passed.
-            ChildDied: it ended or passed another limit. Malformed: what came is no message.
+            ChildTimeout: no message within `timeout` seconds, or its wall-clock limit was reached.
+            ChildDied: it ended or exceeded another limit.
+            Malformed: the received bytes are not a message.
         """
         if self._failure is not None and self._inbox.empty():
             raise self._failure
@@ -135,18 +136,20 @@ class Child:
         return item
 
     def log_tail(self) -> str:
-        """The end of what the child wrote to stdout and stderr, printable."""
+        """The end of the child's stdout and stderr, printable."""
         return self._log.tail()
 
     def usage(self) -> Usage:
-        """What the child and all that it started use now, as the host sees it."""
-        keeper = self._control.keeper
-        return usage(descendants(keeper.result()) if keeper.done() else [], self._shared_bytes, count_nameless=False)
+        """The current resource usage of all processes of the child."""
+        supervisor = self._control.supervisor
+        return usage(
+            descendants(supervisor.result()) if supervisor.done() else [], self._shared_bytes, count_unlinked=False
+        )
 
     def processor_seconds(self) -> float:
-        """Processor time so far of what runs now, to the nanosecond."""
-        keeper = self._control.keeper
-        return processor_seconds(descendants(keeper.result()) if keeper.done() else [])
+        """CPU time of the running processes, in nanosecond resolution."""
+        supervisor = self._control.supervisor
+        return processor_seconds(descendants(supervisor.result()) if supervisor.done() else [])
 
     async def _listen(self) -> None:
         try:
@@ -156,7 +159,7 @@ class Child:
             await self._inbox.put(Malformed(error.reason, self.log_tail()))
         except (EOFError, OSError):
             await self._inbox.put(await self._end())
-        except (MemoryError, ValueError) as error:  # what decoding has not foreseen is the child's fault as well
+        except (MemoryError, ValueError) as error:  # other errors of decoding are caused by the child as well
             reason = f"a message could not be read: {type(error).__name__}: {printable(str(error), 200)}"
             await self._inbox.put(Malformed(reason, self.log_tail()))
 
@@ -164,8 +167,8 @@ class Child:
         header_bytes, array_bytes = read_prefix(bytes(await self._exactly(PREFIX.size)), self._bounds)
         header = bytes(await self._exactly(header_bytes))
         message = decode(header, await self._exactly(array_bytes), self._bounds)
-        facts = cast("dict[str, JSON]", printable_json(message.header, _HEADER_CHARACTERS))
-        return Message(printable(message.kind, 200), facts, message.arrays)
+        header_values = cast("dict[str, JSON]", printable_json(message.header, _HEADER_CHARACTERS))
+        return Message(printable(message.kind, 200), header_values, message.arrays)
 
     async def _exactly(self, count: int) -> bytearray:
         buffer = bytearray(count)
@@ -178,41 +181,41 @@ class Child:
             view = view[read:]
         return buffer
 
-    async def _watch(self, keeper: int) -> None:
-        """Hold the tree below the keeper to its limits, from outside, where it cannot reach, until it passes one."""
+    async def _watch(self, supervisor: int) -> None:
+        """Enforce the limits on the processes below the supervisor, from outside, until one is exceeded."""
         deadline = time.monotonic() + self._limits.wall_seconds
         while self._verdict is None:
-            self._verdict = await self._excess(keeper, deadline)
+            self._verdict = await self._excess(supervisor, deadline)
             if (await asyncio.wait({self._control.ended}, timeout=0 if self._verdict else _PERIOD))[0]:
-                # Whatever holds the child's end of the channel, nothing more can come: what came is read, then the end.
+                # Other processes may still hold the child's end of the channel; pending messages remain readable.
                 self._channel.shutdown(socket.SHUT_RDWR)
                 return
         self._verdict.log_tail = self.log_tail()
-        await self._kill(keeper)
+        await self._kill(supervisor)
 
-    async def _excess(self, keeper: int, deadline: float) -> ChildError | None:
+    async def _excess(self, supervisor: int, deadline: float) -> ChildError | None:
         limits = self._limits
         if time.monotonic() > deadline:
             return ChildTimeout(f"the child ran longer than its limit of {limits.wall_seconds:g} s and was killed")
         if self._log.written > LOG_BYTES:
             return ChildDied(f"the child wrote more than {LOG_BYTES >> 20} MiB to stdout and stderr and was killed")
         try:
-            used = usage(descendants(keeper), self._shared_bytes, count_nameless=self._walked)
-            reason = _passed(used, limits)
-            if reason is None and self._walked:
-                reason = await asyncio.to_thread(_written, self.scratch, used.nameless_bytes, limits)
-            self._unread = 0
+            used = usage(descendants(supervisor), self._shared_bytes, count_unlinked=self._counts_files)
+            reason = _exceeded(used, limits)
+            if reason is None and self._counts_files:
+                reason = await asyncio.to_thread(_exceeded_files, self.scratch, used.unlinked_bytes, limits)
+            self._read_failures = 0
         except (OSError, ValueError, IndexError):  # a process that ends while its entry in /proc is read
-            self._unread += 1
-            reason = "could not be watched" if self._unread > _UNREAD_LOOKS else None
+            self._read_failures += 1
+            reason = "could not be watched" if self._read_failures > _MAX_READ_FAILURES else None
         return None if reason is None else ChildDied(f"the child {reason} and was killed")
 
     async def _end(self) -> ChildError:
-        """Why there is nothing more to hear. A child that closed the channel but lives on is killed."""
+        """The reason why the channel is closed. A child that closed it but continues to run is killed."""
         if self._verdict is None:
             await asyncio.wait({self._control.ended}, timeout=_GRACE)
-        if not self._control.ended.done() and self._control.keeper.done():
-            await self._kill(self._control.keeper.result())
+        if not self._control.ended.done() and self._control.supervisor.done():
+            await self._kill(self._control.supervisor.result())
         return self._verdict or ChildDied(self._reason(), self.log_tail())
 
     def _reason(self) -> str:
@@ -226,21 +229,23 @@ class Child:
             return str(error)
         return describe(status, self.log_tail())
 
-    async def _kill(self, keeper: int) -> None:
-        born = self._control.keeper_born
-        await asyncio.to_thread(kill_descendants, lambda: descendants(keeper) if birth(keeper) == born else [])
+    async def _kill(self, supervisor: int) -> None:
+        started = self._control.supervisor_started
+        await asyncio.to_thread(
+            kill_descendants, lambda: descendants(supervisor) if start_time(supervisor) == started else []
+        )
         await asyncio.wait({self._control.ended}, timeout=_GRACE)
-        if birth(keeper) == born:  # its number may be another process's when it ended long ago
-            kill(keeper)
-            await asyncio.to_thread(wait_for_end, keeper, born)
+        if start_time(supervisor) == started:  # else its pid may have been reused
+            kill(supervisor)
+            await asyncio.to_thread(wait_for_end, supervisor, started)
 
     async def close(self) -> None:
-        """End the child and everything it started, and forget its channel and its group."""
+        """End all processes of the child, and close its channel and group."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._control.keeper.done() and self._control.keeper.exception() is None:
-            await self._kill(self._control.keeper.result())
+        if self._control.supervisor.done() and self._control.supervisor.exception() is None:
+            await self._kill(self._control.supervisor.result())
         self._channel.close()
         self._control.close()
         self._log.close()
@@ -249,10 +254,10 @@ class Child:
 
 
 def describe(status: int | None, log_tail: str) -> str:
-    """One sentence on how a job ended, from its exit code (negative: a signal)."""
+    """How a job ended, from its exit code (negative: a signal)."""
     last = next((line.strip() for line in reversed(log_tail.splitlines()) if line.strip()), "nothing in its log")[:300]
     if status is None:
-        return "the child was lost together with the process that kept it"
+        return "the child was lost together with its supervisor"
     if status == JOB_RAISED:
         return f"the child's job raised: {last}"
     if status == REFUSED:
@@ -265,12 +270,12 @@ def describe(status: int | None, log_tail: str) -> str:
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # real-time signals but the first and the last have no name
+    except ValueError:  # most real-time signals have no name
         return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"signal {number}"
 
 
-def _passed(used: Usage, limits: Limits) -> str | None:
-    """What of the limits a process tree has passed."""
+def _exceeded(used: Usage, limits: Limits) -> str | None:
+    """The limit that a process tree has exceeded, if any."""
     if used.private_bytes > limits.memory_bytes:
         return f"used {used.private_bytes >> 20} MiB of memory, more than its limit of {limits.memory_bytes >> 20} MiB,"
     if used.cpu_seconds > limits.cpu_seconds:
@@ -280,13 +285,13 @@ def _passed(used: Usage, limits: Limits) -> str | None:
     return None
 
 
-def _written(scratch: Path, nameless: int, limits: Limits) -> str | None:
-    """What of the limits on files has been passed in a scratch folder on disk."""
+def _exceeded_files(scratch: Path, unlinked: int, limits: Limits) -> str | None:
+    """The limit on files that has been exceeded in a scratch folder on disk, if any."""
     try:
         size, files, depth = _footprint(scratch)
     except PermissionError:
         return "made a folder that nobody may enter"
-    size += nameless
+    size += unlinked
     if size > limits.file_bytes:
         return f"wrote {size >> 20} MiB to files, more than its limit of {limits.file_bytes >> 20} MiB,"
     if files > FILES:
@@ -297,34 +302,35 @@ def _written(scratch: Path, nameless: int, limits: Limits) -> str | None:
 
 
 def _footprint(folder: Path) -> tuple[int, int, int]:
-    """Bytes, number and depth of what lies below a folder. Links are not followed, what has gone is not counted.
+    """The size, number and depth of files below a folder. Links are not followed, deleted files are not counted.
 
-    Descends by descriptors, so that no path is too long for it, and stops where a limit is passed. Raises
-    PermissionError for a folder whose contents it may not see.
+    Descends by descriptors, as paths may be too long, and stops when a limit is exceeded. Raises PermissionError for an
+    unreadable folder.
     """
     size, files, deepest = 0, 0, 0
-    waiting: list[tuple[str, int, int]] = [(str(folder), -1, 0)]  # a folder, the descriptor above it, its depth
+    pending: list[tuple[str, int, int]] = [(str(folder), -1, 0)]  # a folder, its parent's descriptor, its depth
     opened: list[int] = []
     try:
-        while waiting and files <= FILES and deepest <= _DEPTH:
-            name, above, depth = waiting.pop()
+        while pending and files <= FILES and deepest <= _DEPTH:
+            name, parent, depth = pending.pop()
             deepest = max(deepest, depth)
             while len(opened) > depth:
                 os.close(opened.pop())
             try:
-                here = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=None if above < 0 else above)
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+                descriptor = os.open(name, flags, dir_fd=None if parent < 0 else parent)
             except PermissionError:
                 raise
-            except OSError:  # it has gone
+            except OSError:  # deleted
                 continue
-            opened.append(here)
-            with contextlib.suppress(FileNotFoundError), os.scandir(here) as entries:
+            opened.append(descriptor)
+            with contextlib.suppress(FileNotFoundError), os.scandir(descriptor) as entries:
                 for entry in entries:
                     files += 1
                     with contextlib.suppress(FileNotFoundError):
                         size += entry.stat(follow_symlinks=False).st_blocks * 512
                         if entry.is_dir(follow_symlinks=False):
-                            waiting.append((entry.name, here, depth + 1))
+                            pending.append((entry.name, descriptor, depth + 1))
     finally:
         for descriptor in opened:
             os.close(descriptor)
@@ -332,22 +338,22 @@ def _footprint(folder: Path) -> tuple[int, int, int]:
 
 
 class Log:
-    """What a child writes to stdout and stderr: a pipe of which the end is kept, and the rest counted.
+    """A child's stdout and stderr: a pipe of which only the last bytes are stored.
 
     Attributes:
-        written: bytes that came so far.
+        written: the number of bytes read.
     """
 
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
         self._loop = asyncio.get_running_loop()
-        self._kept = bytearray()
+        self._buffer = bytearray()
         self.written = 0
         self._loop.add_reader(descriptor, self._read)
 
     def _read(self) -> bool:
-        """Take what is there; False when there is no more for now."""
+        """Read available bytes; False if there are none."""
         try:
             text = os.read(self._descriptor, TEXT_CHARACTERS)
         except BlockingIOError:
@@ -356,17 +362,17 @@ class Log:
             self._loop.remove_reader(self._descriptor)
             return False
         self.written += len(text)
-        self._kept = (self._kept + text)[-TEXT_CHARACTERS:]
+        self._buffer = (self._buffer + text)[-TEXT_CHARACTERS:]
         return True
 
     def tail(self) -> str:
-        """The last 64 KiB at most of what came, printable. A pipe holds no more, so this ends soon."""
+        """At most the last 64 KiB, printable."""
         for _ in range(32):
             if not self._read():
                 break
-        left_out = self.written - len(self._kept)
+        left_out = self.written - len(self._buffer)
         mark = f"[{left_out} bytes before this were left out]\n" if left_out else ""
-        return mark + printable(self._kept.decode(errors="replace"))
+        return mark + printable(self._buffer.decode(errors="replace"))
 
     def close(self) -> None:
         """Stop reading."""
@@ -375,59 +381,59 @@ class Log:
 
 
 class Control:
-    """The engineer's end of a keeper's control socket, on which it says that it started and how the job ended.
+    """The host's end of the control socket, on which the supervisor reports its start and the job's exit status.
 
-    The kernel stamps each message with its sender, translated to our view of process ids. The socket closes with the
-    keeper, so that a keeper that is lost is noticed at once.
+    The kernel adds the sender's process id, in the host's namespace, to each message. The socket closes with the
+    supervisor, so its loss is noticed at once.
 
     Attributes:
-        keeper: the keeper's process id, once it has started.
-        keeper_born: when it did, as `processes.birth` says it.
-        ended: the job's exit code (negative: the signal that killed it), or None if the keeper was lost.
+        supervisor: the supervisor's process id, once it has started.
+        supervisor_started: its start time, as in `processes.start_time`.
+        ended: the job's exit code (negative: a signal), or None if the supervisor was lost.
     """
 
-    def __init__(self, line: socket.socket) -> None:
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        line.setblocking(False)
-        self._line = line
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        connection.setblocking(False)
+        self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self.keeper_born = ""
-        self.keeper: asyncio.Future[int] = self._loop.create_future()
+        self.supervisor_started = ""
+        self.supervisor: asyncio.Future[int] = self._loop.create_future()
         self.ended: asyncio.Future[int | None] = self._loop.create_future()
-        self._loop.add_reader(line.fileno(), self._read)
+        self._loop.add_reader(connection.fileno(), self._read)
 
     def _read(self) -> None:
         try:
-            text, ancillary, _, _ = self._line.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
+            text, ancillary, _, _ = self._connection.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
         except BlockingIOError:
             return
         except OSError:
             text, ancillary = b"", []
         if text:
-            self._note(json.loads(text), ancillary)
+            self._handle(json.loads(text), ancillary)
             return
-        self._loop.remove_reader(self._line.fileno())
-        if not self.keeper.done():
-            self.keeper.set_exception(SandboxUnavailable("the fork server ended before it started the child"))
+        self._loop.remove_reader(self._connection.fileno())
+        if not self.supervisor.done():
+            self.supervisor.set_exception(SandboxUnavailable("the fork server ended before it started the child"))
         if not self.ended.done():
             self.ended.set_result(None)
 
-    def _note(self, report: dict[str, str | int], ancillary: list[tuple[int, int, bytes]]) -> None:
-        if report["event"] == "started" and not self.keeper.done():
-            stamped = [data for _, kind, data in ancillary if kind == socket.SCM_CREDENTIALS]
-            pid = int(_CREDENTIALS.unpack(stamped[0])[0])
-            self.keeper_born = birth(pid)
-            self.keeper.set_result(pid)
+    def _handle(self, report: dict[str, str | int], ancillary: list[tuple[int, int, bytes]]) -> None:
+        if report["event"] == "started" and not self.supervisor.done():
+            credentials = [data for _, kind, data in ancillary if kind == socket.SCM_CREDENTIALS]
+            pid = int(_CREDENTIALS.unpack(credentials[0])[0])
+            self.supervisor_started = start_time(pid)
+            self.supervisor.set_result(pid)
         elif report["event"] == "ended" and not self.ended.done():
             self.ended.set_result(int(report["status"]))
         elif report["event"] == "refused" and not self.ended.done():
             self.ended.set_exception(SandboxUnavailable(f"a child could not be confined: {report['reason']}"))
 
     def close(self) -> None:
-        """Stop listening; what nobody asked about is forgotten."""
-        self._loop.remove_reader(self._line.fileno())
-        self._line.close()
-        for future in (self.keeper, self.ended):
+        """Close the socket and discard unread results."""
+        self._loop.remove_reader(self._connection.fileno())
+        self._connection.close()
+        for future in (self.supervisor, self.ended):
             if future.done() and not future.cancelled():
                 future.exception()
             future.cancel()

@@ -1,4 +1,4 @@
-"""Which layers hold a job, and how they are put around it, one after another: user, resources, Landlock, seccomp."""
+"""The layers that confine a job, and how a process applies them: user, resource limits, Landlock, seccomp."""
 
 import contextlib
 import ctypes
@@ -19,14 +19,14 @@ SECCOMP, CGROUP = "seccomp", "cgroup"
 _STRONGEST_FIRST = (BUBBLEWRAP, NAMESPACES, USER, LANDLOCK, SECCOMP, CGROUP)
 
 ALL_LAYERS = frozenset(_STRONGEST_FIRST)
-"""Every layer that may be absent; resource limits always hold."""
+"""All optional layers; resource limits are always applied."""
 
 HIDES_PROCESSES = frozenset({BUBBLEWRAP, NAMESPACES, USER, LANDLOCK})
-"""Any of these keeps a job from reading another process's environment in /proc."""
+"""Each of these prevents a job from reading another process's environment in /proc."""
 
 FIRST_USER = 61184
 USERS = 4096
-"""Where the sandbox runs as root, each job gets a user id of its own from this range, which no account has."""
+"""If the sandbox runs as root, each job gets a user id from this range, which no account uses."""
 
 _TRIAL_LIMITS = Limits(memory_bytes=1 << 30, cpu_seconds=10, wall_seconds=10)
 
@@ -47,61 +47,61 @@ _OWN_PROC = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/pro
 
 
 def level(layers: frozenset[str]) -> str:
-    """The layers in force as one word, strongest first."""
+    """The names of the layers, strongest first, joined by "+"."""
     return "+".join([*(name for name in _STRONGEST_FIRST if name in layers), "rlimits"])
 
 
 @dataclass(frozen=True)
 class Confinement:
-    """The layers in force and the files and folders that a job may read.
+    """The layers in force, and the files and folders that a job may read.
 
-    Each layer is tried before it is promised; one that then fails for a job is an error, never left out silently.
+    Only tested layers are included; if one fails for a job, the job is not started.
     """
 
     layers: frozenset[str] = frozenset()
     readable: tuple[str, ...] = ()
 
-    def separate(self) -> bool:
-        """Enter new namespaces; True if the next fork begins a pid namespace. Raises OSError."""
+    def enter_namespaces(self) -> bool:
+        """Enter new namespaces; True if the next fork is the first process of a pid namespace. Raises OSError."""
         if NAMESPACES not in self.layers:
             return False
         namespaces.enter()
         return True
 
-    def furnish(self, scratch: Path, limits: Limits, user: int) -> None:
+    def build_root(self, scratch: Path, limits: Limits, user: int) -> None:
         """Build the file system of the new mount namespace. Raises OSError."""
         if NAMESPACES in self.layers:
             owner = user if USER in self.layers else os.geteuid()
-            namespaces.furnish(scratch, self.readable, limits, owner)
+            namespaces.build_root(scratch, self.readable, limits, owner)
 
     def confine(self, scratch: Path, limits: Limits, user: int) -> None:
-        """Put the remaining layers around this process, for good. Raises OSError."""
-        apart, programs = NAMESPACES in self.layers, limits.subprocesses
+        """Apply the remaining layers to this process irrevocably. Raises OSError."""
+        namespaced, programs = NAMESPACES in self.layers, limits.subprocesses
         _limit_resources(limits, counts_processes=USER in self.layers)
         if USER in self.layers:
-            _become(user)
+            _switch_user(user)
         else:
             _drop_capabilities()
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
         if LANDLOCK in self.layers:
-            _landlock(scratch, self.readable, programs, own_proc_only=not apart)
+            _landlock(scratch, self.readable, programs, own_proc_only=not namespaced)
         if SECCOMP in self.layers:
-            shared_memory = programs or bool(linux.graphics())
-            seccomp.install(programs, own_network=apart, shared_memory=shared_memory, files=limits.files)
+            shared_memory = programs or bool(linux.nvidia_devices())
+            seccomp.install(programs, own_network=namespaced, shared_memory=shared_memory, files=limits.files)
 
 
 def detect(layers: frozenset[str], readable: tuple[str, ...], root: Path) -> Confinement:
-    """The strongest confinement out of the wanted layers that works on this machine, found by trying each."""
+    """The confinement with those of the requested layers that work on this machine, by trial."""
     best = Confinement(readable=readable)
     for layer in (NAMESPACES, USER, LANDLOCK, SECCOMP):
         candidate = replace(best, layers=best.layers | {layer})
-        if layer in layers and _holds(candidate, root):
+        if layer in layers and _works(candidate, root):
             best = candidate
     return best
 
 
-def _holds(candidate: Confinement, root: Path) -> bool:
-    """Whether a child so confined can still read our code and write its scratch folder."""
+def _works(candidate: Confinement, root: Path) -> bool:
+    """Whether a confined child can still read our code and write to its scratch folder."""
     scratch = Path(tempfile.mkdtemp(prefix="trial-", dir=root))
     try:
         if USER in candidate.layers:
@@ -116,21 +116,21 @@ def _holds(candidate: Confinement, root: Path) -> bool:
 
 def _trial(candidate: Confinement, scratch: Path) -> int:
     def confined() -> int:
-        candidate.furnish(scratch, _TRIAL_LIMITS, FIRST_USER)
+        candidate.build_root(scratch, _TRIAL_LIMITS, FIRST_USER)
         return _in_child(work)
 
     def work() -> int:
         candidate.confine(scratch, _TRIAL_LIMITS, FIRST_USER)
-        for place in (__file__, os.__file__, "/dev/null"):
-            Path(place).open("rb").close()
+        for path in (__file__, os.__file__, "/dev/null"):
+            Path(path).open("rb").close()
         (scratch / "written").write_text("yes")
         return 0
 
-    return _in_child(confined) if candidate.separate() else confined()
+    return _in_child(confined) if candidate.enter_namespaces() else confined()
 
 
 def _in_child(body: Callable[[], int]) -> int:
-    """Exit code of `body` run in a fork; 1 if the machine refuses something."""
+    """The exit code of `body` in a fork; 1 if it raises OSError."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -143,28 +143,28 @@ def _in_child(body: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _become(user: int) -> None:
-    """Become an ordinary user without groups. Raises OSError where we may not."""
+def _switch_user(user: int) -> None:
+    """Switch to an ordinary user without groups. Raises OSError."""
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # the change of user has undone it
-    linux.prctl(linux.PR_SET_DUMPABLE, 1)  # else its own /proc/self, which CUDA reads, would belong to root
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # changing the user has reset it
+    linux.prctl(linux.PR_SET_DUMPABLE, 1)  # else /proc/self, which CUDA reads, would belong to root
 
 
 def _drop_capabilities() -> None:
-    """Hold no capability, now or after an exec. Raises OSError."""
+    """Drop all capabilities, also for programs executed later. Raises OSError."""
     for capability in range(64):
-        with contextlib.suppress(OSError):  # those that the kernel does not know, or that we lack the right to drop
+        with contextlib.suppress(OSError):  # unknown to the kernel, or not permitted to drop
             linux.prctl(_PR_CAPBSET_DROP, capability)
     header = ctypes.create_string_buffer(struct.pack("<Ii", _CAPABILITY_VERSION, 0))
     linux.syscall("capset", _CAPSET[linux.MACHINE], header, ctypes.create_string_buffer(24))
 
 
 def _limit_resources(limits: Limits, counts_processes: bool) -> None:
-    """Hard limits of the kernel behind those of the watchdog, a little wider, so that its clearer words come first.
+    """Set hard limits slightly above those that the host enforces with clearer messages.
 
-    `counts_processes`: the user is the job's alone, so that the number of its tasks can be limited.
+    `counts_processes`: the user id is used by this job only, so the number of its tasks can be limited.
     """
     values = {
         resource.RLIMIT_CORE: 0,
@@ -175,16 +175,16 @@ def _limit_resources(limits: Limits, counts_processes: bool) -> None:
     }
     if counts_processes:
         values[resource.RLIMIT_NPROC] = limits.processes + 8
-    if not linux.graphics():  # CUDA maps far more than it uses
+    if not linux.nvidia_devices():  # CUDA maps far more than it uses
         values[resource.RLIMIT_DATA] = _mapped_data() + limits.memory_bytes + _STACKS
-    for which, value in values.items():
-        _, most = resource.getrlimit(which)
-        value = value if most == resource.RLIM_INFINITY else min(value, most)
-        resource.setrlimit(which, (value, value))
+    for kind, value in values.items():
+        _, hard_limit = resource.getrlimit(kind)
+        value = value if hard_limit == resource.RLIM_INFINITY else min(value, hard_limit)
+        resource.setrlimit(kind, (value, value))
 
 
 def _mapped_data() -> int:
-    """Bytes of private writable memory mapped by this process (VmData); without /proc, a generous guess."""
+    """Bytes of private writable memory mapped by this process (VmData); a high estimate without /proc."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmData:"):
@@ -193,11 +193,11 @@ def _mapped_data() -> int:
 
 
 def _landlock(scratch: Path, readable: tuple[str, ...], programs: bool, own_proc_only: bool) -> None:
-    """Allow this process and its children reading `readable`, writing `scratch` and nothing else, for good.
+    """Restrict this process and its children irrevocably to reading `readable` and writing `scratch`.
 
-    `programs` allows executing files; `own_proc_only` is for a /proc that shows the host's processes. From version 4
-    of Landlock also no TCP (but for `programs`, whose network is their own), from version 6 no signals and no abstract
-    sockets to the outside. Raises OSError where the kernel has no Landlock.
+    `programs` allows executing files; `own_proc_only` is for a /proc that shows the host's processes. Landlock from
+    version 4 on also forbids TCP (except for `programs`, whose network is private), and from version 6 on signals and
+    abstract sockets to other processes. Raises OSError if the kernel has no Landlock.
     """
     version = linux.syscall("landlock_create_ruleset", _CREATE_RULESET, None, 0, 1)
     handled = max(rights for since, rights in _RIGHTS_BY_VERSION.items() if since <= version)
@@ -207,23 +207,23 @@ def _landlock(scratch: Path, readable: tuple[str, ...], programs: bool, own_proc
     ruleset = linux.syscall("landlock_create_ruleset", _CREATE_RULESET, buffer, size, 0)
     execute = _EXECUTE if programs else 0
     proc = _OWN_PROC if own_proc_only else ("/proc",)
-    for place in (*readable, *proc, "/sys"):
-        _allow(ruleset, place, (_READ | _LIST | execute) & handled)
-    for place in (*namespaces.DEVICES, *linux.graphics()):
-        _allow(ruleset, place, (_READ | _LIST | _WRITE | _IOCTL) & handled)
+    for path in (*readable, *proc, "/sys"):
+        _allow(ruleset, path, (_READ | _LIST | execute) & handled)
+    for path in (*namespaces.DEVICES, *linux.nvidia_devices()):
+        _allow(ruleset, path, (_READ | _LIST | _WRITE | _IOCTL) & handled)
     writable = handled & ~_MAKE_DEVICES & ~(_EXECUTE & ~execute)
-    for place in (str(scratch), *(["/dev/shm"] if programs else [])):  # noqa: S108 -- ours, in our own namespace
-        _allow(ruleset, place, writable)
+    for path in (str(scratch), *(["/dev/shm"] if programs else [])):  # noqa: S108 -- in a private namespace
+        _allow(ruleset, path, writable)
     linux.syscall("landlock_restrict_self", _RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
 
 
-def _allow(ruleset: int, place: str, rights: int) -> None:
-    """Add one rule; a place that is not there needs none."""
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    """Add a rule for a path, if it exists."""
     with contextlib.suppress(FileNotFoundError):
-        descriptor = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
-            rights &= ~0 if Path(place).is_dir() else _FILE_RIGHTS
+            rights &= ~0 if Path(path).is_dir() else _FILE_RIGHTS
             rule = ctypes.create_string_buffer(struct.pack("<Qi", rights, descriptor))
             linux.syscall("landlock_add_rule", _ADD_RULE, ruleset, 1, rule, 0)
         finally:

@@ -1,12 +1,13 @@
-"""The warm fork server: a process that has imported torch and forks a confined child per request in milliseconds.
+"""The fork server: a process that has imported torch and forks a confined child for each request in milliseconds.
 
-    fork server ─fork─▶ keeper ─(fork ─▶ first process of a pid namespace)─fork─▶ job
+    fork server ─fork─▶ supervisor ─(fork ─▶ first process of a pid namespace)─fork─▶ job
 
-Started by `Sandbox` as `python -m services.sandbox.forkserver SETTINGS`; no code of strangers ever runs in it. It has
-run no operation of torch, holds no thread and no CUDA context, so that a fork of it is whole.
+`Sandbox` starts it as `python -m services.sandbox.forkserver SETTINGS`; it never runs candidate code. It has no threads
+and no CUDA context and has executed no operation of torch, so it can be forked safely.
 
-The keeper adopts whatever the job leaves behind, so that it can end all of it, and tells the engineer over the control
-socket what became of the job. With a pid namespace its first process does this, and its end takes everything along.
+The supervisor adopts orphaned processes of the job, kills them when the job ends, and reports the job's exit status to
+the host over the control socket. In a pid namespace, its first process does this, and the kernel kills all others with
+it.
 """
 
 import contextlib
@@ -32,70 +33,70 @@ from services.sandbox.wire import Channel, ChannelClosed
 
 _REQUEST_BYTES = 1 << 16
 _DESCRIPTORS = 8
-_PLACES = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+_FOLDER_VARIABLES = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
-def serve(line: socket.socket, confinement: Confinement) -> None:
-    """Fork a keeper for each request until the engineer hangs up."""
-    woken, waker = os.pipe()
-    os.set_blocking(woken, False)
-    os.set_blocking(waker, False)
+def serve(connection: socket.socket, confinement: Confinement) -> None:
+    """Fork a supervisor for each request until the host closes the connection."""
+    wakeup_reader, wakeup_writer = os.pipe()
+    os.set_blocking(wakeup_reader, False)
+    os.set_blocking(wakeup_writer, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    keepers: set[int] = set()
+    signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
+    supervisors: set[int] = set()
     while True:
-        ready, _, _ = select.select([line.fileno(), woken], [], [])
-        if woken in ready:
-            os.read(woken, 4096)
-            _reap(keepers)
-        if line.fileno() in ready and not _answer(line, confinement, keepers):
+        ready, _, _ = select.select([connection.fileno(), wakeup_reader], [], [])
+        if wakeup_reader in ready:
+            os.read(wakeup_reader, 4096)
+            _reap(supervisors)
+        if connection.fileno() in ready and not _start_job(connection, confinement, supervisors):
             return
 
 
-def _answer(line: socket.socket, confinement: Confinement, keepers: set[int]) -> bool:
-    """Start one job; False when the engineer has hung up."""
-    request, descriptors, _, _ = socket.recv_fds(line, _REQUEST_BYTES, _DESCRIPTORS)
+def _start_job(connection: socket.socket, confinement: Confinement, supervisors: set[int]) -> bool:
+    """Start one job; False if the host has closed the connection."""
+    request, descriptors, _, _ = socket.recv_fds(connection, _REQUEST_BYTES, _DESCRIPTORS)
     if not request:
         return False
     pid = os.fork()
     if pid == 0:
-        _become_keeper(json.loads(request), descriptors, line, confinement)
-    keepers.add(pid)
+        _run_supervisor(json.loads(request), descriptors, connection, confinement)
+    supervisors.add(pid)
     for descriptor in descriptors:
         os.close(descriptor)
     return True
 
 
-def _become_keeper(
-    request: dict[str, Any], descriptors: list[int], line: socket.socket, confinement: Confinement
+def _run_supervisor(
+    request: dict[str, Any], descriptors: list[int], connection: socket.socket, confinement: Confinement
 ) -> None:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        line.close()
+        connection.close()
         limits = Limits(**request["limits"])
-        channel, control, log, *doors = descriptors
+        channel, control, log, *entries = descriptors
         scratch, user = Path(request["scratch"]), request["user"]
-        _keep(Order(request["job"], limits, scratch, user, channel, control, log, tuple(doors)), confinement)
+        _supervise(Request(request["job"], limits, scratch, user, channel, control, log, tuple(entries)), confinement)
     finally:
         os._exit(0)
 
 
-def _reap(keepers: set[int]) -> None:
-    """Await what has ended, and kill what a keeper that was itself killed has left to us."""
+def _reap(supervisors: set[int]) -> None:
+    """Wait for ended processes, and kill orphans of a supervisor that was killed."""
     with contextlib.suppress(ChildProcessError):
         while pid := os.waitpid(-1, os.WNOHANG)[0]:
-            keepers.discard(pid)
-    for stray in set(children(os.getpid())) - keepers:
-        kill(stray)
+            supervisors.discard(pid)
+    for orphan in set(children(os.getpid())) - supervisors:
+        kill(orphan)
 
 
 @dataclass(frozen=True)
-class Order:
-    """One request of the engineer: which job, within what, and the descriptors that came with it.
+class Request:
+    """A request of the host: the job, its limits and scratch folder, and the descriptors received.
 
     Attributes:
-        doors: the files of the job's control groups; writing "0" to one enters the group.
+        entries: files of the job's control groups; writing "0" to one enters the group.
     """
 
     job: str
@@ -105,43 +106,43 @@ class Order:
     channel: int
     control: int
     log: int
-    doors: tuple[int, ...]
+    entries: tuple[int, ...]
 
 
-def _keep(order: Order, confinement: Confinement) -> None:
-    """Run the job to its end and report it; the body of the keeper process."""
+def _supervise(request: Request, confinement: Confinement) -> None:
+    """Run the job to its end and report its exit status; the body of the supervisor process."""
     _die_with_parent()
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     os.setsid()
-    Path("/proc/self/oom_score_adj").write_text("1000")  # should memory run out, jobs go first
-    control = socket.socket(fileno=order.control)
+    Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, jobs are killed first
+    control = socket.socket(fileno=request.control)
     _report(control, "started")
     try:
-        separated = confinement.separate()
+        separated = confinement.enter_namespaces()
     except OSError as error:
         _report(control, "refused", reason=str(error))
         return
     if separated and (first := os.fork()):
-        os.close(order.channel)
-        os.close(order.log)
+        os.close(request.channel)
+        os.close(request.log)
         os.waitpid(first, 0)
         return
-    _run_and_report(order, confinement, control)
+    _run_and_report(request, confinement, control)
 
 
-def _run_and_report(order: Order, confinement: Confinement, control: socket.socket) -> None:
+def _run_and_report(request: Request, confinement: Confinement, control: socket.socket) -> None:
     _die_with_parent()
     try:
-        confinement.furnish(order.scratch, order.limits, order.user)
+        confinement.build_root(request.scratch, request.limits, request.user)
     except OSError as error:
         _report(control, "refused", reason=str(error))
         return
     job = os.fork()
     if job == 0:
         control.close()
-        _become_job(order, confinement)
-    os.close(order.channel)
-    os.close(order.log)
+        _run_job(request, confinement)
+    os.close(request.channel)
+    os.close(request.log)
     pid, status = os.wait()
     while pid != job:
         pid, status = os.wait()
@@ -150,7 +151,7 @@ def _run_and_report(order: Order, confinement: Confinement, control: socket.sock
 
 
 def _adopted() -> list[int]:
-    while True:  # the ended ones would otherwise stay listed
+    while True:  # reap ended processes, which would otherwise stay listed
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
                 break
@@ -159,27 +160,27 @@ def _adopted() -> list[int]:
     return descendants(os.getpid())
 
 
-def _become_job(order: Order, confinement: Confinement) -> None:
-    """Take the place of the job: descriptors, surroundings, confinement, then the function. Never returns."""
+def _run_job(request: Request, confinement: Confinement) -> None:
+    """Set up descriptors, environment and confinement, then call the job's function. Never returns."""
     code = JOB_RAISED
     try:
         _die_with_parent()
-        for door in order.doors:
-            os.write(door, b"0")  # into the job's control groups
-        _arrange(order)
-        module, _, name = order.job.partition(":")
-        function = getattr(import_module(module), name)  # before Landlock hides the folder in which our packages lie
-        confinement.confine(order.scratch, order.limits, order.user)
-        os.chdir(order.scratch)
-    except BaseException:  # noqa: BLE001 -- whatever it is, the job must not begin
+        for entry in request.entries:
+            os.write(entry, b"0")  # enters the job's control groups
+        _set_up_environment(request)
+        module, _, name = request.job.partition(":")
+        function = getattr(import_module(module), name)  # before Landlock hides the folder of our packages
+        confinement.confine(request.scratch, request.limits, request.user)
+        os.chdir(request.scratch)
+    except BaseException:  # noqa: BLE001 -- the job must not start after any error
         traceback.print_exc()
         os._exit(REFUSED)
     try:
-        function(Channel(order.channel))
+        function(Channel(request.channel))
         code = 0
     except ChannelClosed:
         code = 0
-    except BaseException:  # noqa: BLE001 -- the job's end is the end of the process, whatever it raised
+    except BaseException:  # noqa: BLE001 -- the process ends with the job
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -188,20 +189,20 @@ def _become_job(order: Order, confinement: Confinement) -> None:
         os._exit(code)
 
 
-def _arrange(order: Order) -> None:
-    """Nothing on stdin, the log on stdout and stderr, home and working directory in the scratch folder."""
-    nothing = os.open("/dev/null", os.O_RDONLY)
-    for source, target in ((nothing, 0), (order.log, 1), (order.log, 2)):
+def _set_up_environment(request: Request) -> None:
+    """Redirect stdin from /dev/null, stdout and stderr to the log, and home and temporary folders to scratch."""
+    null = os.open("/dev/null", os.O_RDONLY)
+    for source, target in ((null, 0), (request.log, 1), (request.log, 2)):
         os.dup2(source, target)
-    os.closerange(3, order.channel)
-    os.closerange(order.channel + 1, 1 << 12)
-    os.environ.update({name: str(order.scratch) for name in _PLACES})
-    tempfile.tempdir = None  # the server's own choice would be remembered
+    os.closerange(3, request.channel)
+    os.closerange(request.channel + 1, 1 << 12)
+    os.environ.update({name: str(request.scratch) for name in _FOLDER_VARIABLES})
+    tempfile.tempdir = None  # the server's cached value
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends; a parent that is gone already counts."""
+    """Let the kernel kill this process when its parent ends; exit if it has already ended."""
     parent = os.getppid()
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -209,21 +210,13 @@ def _die_with_parent() -> None:
 
 
 def _report(control: socket.socket, event: str, **facts: str | int) -> None:
-    """Tell the engineer; one that has gone is no error."""
-    try:
+    """Send a report to the host, if it still runs."""
+    with contextlib.suppress(OSError):
         control.send(json.dumps({"event": event, **facts}).encode())
-    except OSError:
-        return
-
-
-def _choose_kernels() -> None:
-    """Let torch look at the processor now: in a job that opens no file it would take its kernels without AVX."""
-    if torch := sys.modules.get("torch"):
-        torch.backends.cpu.get_cpu_capability()
 
 
 def _try_layers(layers: frozenset[str], readable: tuple[str, ...], root: Path) -> int:
-    """A pipe from a process that tries the layers while this one imports: their names come as JSON."""
+    """A pipe from a process that tests the layers concurrently and writes their names as JSON."""
     reader, writer = os.pipe()
     if os.fork() == 0:
         try:
@@ -236,23 +229,24 @@ def _try_layers(layers: frozenset[str], readable: tuple[str, ...], root: Path) -
 
 
 def main() -> None:
-    """Warm up, say which layers hold, and serve."""
+    """Import the modules, report the layers that work, and serve."""
     settings = json.loads(sys.argv[1])
     _die_with_parent()
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
-    line = socket.socket(fileno=settings["line"])
+    connection = socket.socket(fileno=settings["connection"])
     trials = _try_layers(frozenset(settings["layers"]), tuple(settings["readable"]), Path(settings["root"]))
-    gc.disable()  # a tenth of the time of importing torch goes into looking for garbage that is not there
+    gc.disable()  # saves a tenth of the time of importing torch
     for module in settings["preload"]:
         import_module(module)
-    _choose_kernels()
+    if torch := sys.modules.get("torch"):
+        torch.backends.cpu.get_cpu_capability()  # detect AVX now, since jobs cannot open files
     gc.enable()
-    gc.freeze()  # the children share these pages for as long as nobody counts references in them
+    gc.freeze()  # avoids writes to pages shared with the children
     with os.fdopen(trials) as names:
         confinement = Confinement(frozenset(json.load(names)), tuple(settings["readable"]))
     os.wait()
-    line.send(json.dumps({"layers": sorted(confinement.layers)}).encode())
-    serve(line, confinement)
+    connection.send(json.dumps({"layers": sorted(confinement.layers)}).encode())
+    serve(connection, confinement)
 
 
 if __name__ == "__main__":

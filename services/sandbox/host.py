@@ -1,4 +1,4 @@
-"""The sandbox: one warm fork server, and a confined child of it for each job."""
+"""The sandbox: one fork server, and a confined child for each job."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ PRELOAD_CHECKS = (
     "services.engineer.checks.screen",
     "services.engineer.checks.child",
 )
-"""For a sandbox in which programs are only checked: its start takes half the time."""
+"""For a sandbox in which programs are only checked; its start takes half the time."""
 PRELOAD = (
     *PRELOAD_CHECKS,
     "torch._dynamo",  # every optimiser imports it: a second of each training
@@ -44,10 +44,10 @@ _SETTLED_SECONDS = 60.0
 
 
 class Sandbox:
-    """Runs jobs in confined children. An asynchronous context manager; use it in one event loop.
+    """Runs jobs in confined children. An asynchronous context manager, to be used in one event loop.
 
-    Leaving the context ends the fork server and every child. A fork server that dies is started again by the next
-    request; the children it had die with it.
+    Leaving the context ends the fork server and all children. If the fork server dies, so do its children, and the next
+    request starts a new one.
 
     Attributes:
         level: the layers in force, for example "namespaces+uid+landlock+seccomp+rlimits"; known once entered.
@@ -61,20 +61,20 @@ class Sandbox:
         folder: Path | None = None,
         mps: Path | None = None,
     ) -> None:
-        """`preload` are modules the fork server imports; `readable` are places beyond the usual that a child may read;
-        `layers` are those to use where the machine has them; `folder` is where scratch folders are made. `mps` holds
-        the sockets of NVIDIA's MPS daemon, which children that may start programs can then reach."""
-        places = tuple(readable) if mps is None else (*readable, mps)
+        """`preload` are modules that the fork server imports, `readable` additional paths that children may read,
+        `layers` the layers to use if available, and `folder` the parent of scratch folders. `mps` is the folder with
+        the sockets of NVIDIA's MPS daemon, which children that may start programs can use."""
+        paths = tuple(readable) if mps is None else (*readable, mps)
         environment = () if mps is None else (("CUDA_MPS_PIPE_DIRECTORY", str(mps)),)
-        self._settings = Settings(tuple(preload), places, frozenset(layers), environment)
+        self._settings = Settings(tuple(preload), paths, frozenset(layers), environment)
         self._parent = folder
-        self._numbers = itertools.count(secrets.randbelow(USERS))  # engineers on one machine seldom share users
+        self._numbers = itertools.count(secrets.randbelow(USERS))  # random, as engineers on one machine share the range
         self._starting = asyncio.Lock()
         self._server: Server | None = None
         self.level = "not started"
 
     async def __aenter__(self) -> Self:
-        """Start the fork server; raises SandboxUnavailable with the end of its log."""
+        """Start the fork server. Raises SandboxUnavailable."""
         self._folders = await asyncio.to_thread(Folders, self._parent)
         try:
             await self._running()
@@ -86,23 +86,23 @@ class Sandbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End everything and remove what is left of the scratch folders."""
+        """End the fork server and all children, and remove the scratch folders."""
         if self._server is not None:
             await self._server.close()
         await asyncio.to_thread(self._folders.remove)
 
     def processes(self) -> list[int]:
-        """Process ids of the children now running and of what keeps them, as the host sees them."""
+        """Process ids, in the host's namespace, of running children and their supervisors."""
         return [] if self._server is None else self._server.children()
 
     @property
     def folder(self) -> Path:
-        """Where the folders of the children lie, on disk."""
+        """The parent of the children's folders on disk."""
         return self._folders.root
 
     @property
     def server_process(self) -> int:
-        """Process id of the fork server (of bubblewrap, where that holds it)."""
+        """Process id of the fork server, or of the bubblewrap process around it."""
         if self._server is None:
             raise SandboxUnavailable("the sandbox has not been entered")
         return self._server.process_id
@@ -118,7 +118,7 @@ class Sandbox:
 
     @contextlib.asynccontextmanager
     async def child(self, job: str, limits: Limits) -> AsyncIterator[Child]:
-        """Run our guest function `job` ("package.module:function") in a new confined child while the context lasts.
+        """Run the function `job` ("package.module:function") in a new confined child inside the context.
 
         Raises SandboxUnavailable if no child can be started.
         """
@@ -128,7 +128,7 @@ class Sandbox:
         scratch = self._folders.scratch(number, user if server.changes_user else None)
         child: Child | None = None
         try:
-            group = await asyncio.to_thread(_group, server, limits)
+            group = await asyncio.to_thread(_make_group, server, limits)
             child = _start(server, job, limits, scratch, user, group)
             await child.open()
             yield child
@@ -138,7 +138,7 @@ class Sandbox:
             await asyncio.to_thread(remove_tree, scratch)
 
 
-def _group(server: Server, limits: Limits) -> Group | None:
+def _make_group(server: Server, limits: Limits) -> Group | None:
     try:
         return server.groups.make(limits) if server.groups else None
     except OSError as error:
@@ -146,61 +146,61 @@ def _group(server: Server, limits: Limits) -> Group | None:
 
 
 def _start(server: Server, job: str, limits: Limits, scratch: Path, user: int, group: Group | None) -> Child:
-    ours, theirs = socket.socketpair()
-    control, its_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel, child_channel = socket.socketpair()
+    control_socket, child_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reader, writer = os.pipe()
-    listening = Control(control)  # before the request, so that the first message carries its sender
+    control = Control(control_socket)  # before the request, so that the first message includes its sender
     request = {"job": job, "limits": asdict(limits), "scratch": str(scratch), "user": user}
-    walked = not server.own_files
-    child = Child(ours, listening, Log(reader), limits, scratch, server.shared_bytes, walked, group)
-    descriptors = [theirs.fileno(), its_control.fileno(), writer, *(group.doors if group else ())]
+    counts_files = not server.own_files
+    child = Child(channel, control, Log(reader), limits, scratch, server.shared_bytes, counts_files, group)
+    descriptors = [child_channel.fileno(), child_control.fileno(), writer, *(group.entries if group else ())]
     try:
         server.request(json.dumps(request).encode(), descriptors)
     except OSError as error:
-        listening.close()
+        control.close()
         raise SandboxUnavailable(f"the fork server does not take requests: {error}") from error
     finally:
-        theirs.close()
-        its_control.close()
+        child_channel.close()
+        child_control.close()
         os.close(writer)
         if group is not None:
-            group.close_doors()
+            group.close_descriptors()
     return child
 
 
 class Folders:
-    """The folders of a sandbox on disk: one of its own, which others may pass through but not list, and one per child.
+    """The folders of a sandbox on disk: its root, which other users may traverse but not list, and one per child.
 
-    The folder is locked while it is in use, so that whoever comes later can tell what a killed engineer has left.
+    The root is locked while it is in use, so that later sandboxes can detect folders of killed engineers.
 
     Attributes:
         root: the folder.
     """
 
     def __init__(self, parent: Path | None) -> None:
-        place = Path(parent or tempfile.gettempdir()).resolve()
-        _sweep(place)
-        self.root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        parent = Path(parent or tempfile.gettempdir()).resolve()
+        _sweep(parent)
+        self.root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         self.root.chmod(0o711)
         self._lock = _lock(self.root)
         (self.root / ROOT).mkdir()
 
     def scratch(self, number: int, owner: int | None) -> Path:
-        """A new empty folder for one child, that belongs to user `owner` if one is given."""
+        """A new folder for one child, owned by `owner` if given."""
         folder = Path(tempfile.mkdtemp(prefix=f"{number}-", dir=self.root))
         if owner is not None:
             os.chown(folder, owner, owner)
         return folder
 
     def remove(self) -> None:
-        """Remove everything."""
+        """Remove all folders."""
         remove_tree(self.root)
         if self._lock is not None:
             os.close(self._lock)
 
 
 def _lock(folder: Path) -> int | None:
-    """A descriptor that holds the folder's lock, None if somebody else does."""
+    """A descriptor that holds the folder's lock; None if it is locked."""
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -210,12 +210,13 @@ def _lock(folder: Path) -> int | None:
     return descriptor
 
 
-def _sweep(place: Path) -> None:
-    """Remove the folders of sandboxes that were killed: of our user, not new, and locked by nobody."""
-    for folder in place.glob(f"{_PREFIX}*"):
+def _sweep(parent: Path) -> None:
+    """Remove the folders of killed sandboxes: those of our user that are unlocked and not new."""
+    for folder in parent.glob(f"{_PREFIX}*"):
         try:
-            facts = folder.lstat()
-            if facts.st_uid != os.geteuid() or time.time() - facts.st_mtime < _SETTLED_SECONDS or folder.is_symlink():
+            status = folder.lstat()
+            new = time.time() - status.st_mtime < _SETTLED_SECONDS
+            if status.st_uid != os.geteuid() or new or folder.is_symlink():
                 continue
             descriptor = _lock(folder)
         except OSError:
@@ -226,10 +227,10 @@ def _sweep(place: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and all below it, however deep, long its paths or strict its modes; never raises.
+    """Remove a folder and everything below, regardless of depth, path length and modes. Does not raise.
 
-    A folder below is first moved up beside the others, so that nothing is ever deeper than two. What cannot be removed
-    is left. Nothing may run that still writes there.
+    Subfolders are moved to the top before they are emptied, so that the depth never exceeds two. No process may still
+    write to the folder.
     """
     with contextlib.suppress(OSError):
         root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -241,26 +242,26 @@ def remove_tree(folder: Path) -> None:
 
 
 def _empty(root: int) -> None:
-    prefix, numbers = secrets.token_hex(8), itertools.count()  # no name that a job could have taken
-    waiting = _clear(root)
-    while waiting:
-        name = waiting.pop()
+    prefix, numbers = secrets.token_hex(8), itertools.count()  # names that a job cannot have used
+    pending = _clear(root)
+    while pending:
+        name = pending.pop()
         with contextlib.suppress(OSError):
             os.chmod(name, 0o700, dir_fd=root)
-            here = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
+            folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
             try:
-                for below in _clear(here):
+                for subfolder in _clear(folder):
                     moved = f"{prefix}{next(numbers)}"
                     with contextlib.suppress(OSError):
-                        os.rename(below, moved, src_dir_fd=here, dst_dir_fd=root)
-                        waiting.append(moved)
+                        os.rename(subfolder, moved, src_dir_fd=folder, dst_dir_fd=root)
+                        pending.append(moved)
             finally:
-                os.close(here)
+                os.close(folder)
             os.rmdir(name, dir_fd=root)
 
 
 def _clear(folder: int) -> list[str]:
-    """Remove the files of a folder and return the names of its folders, which may be moved from now on."""
+    """Remove the files of a folder and return the names of its subfolders, made accessible."""
     folders = []
     with os.scandir(folder) as entries:
         for entry in list(entries):

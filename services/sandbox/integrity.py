@@ -1,7 +1,6 @@
-"""Whether what a measurement rests on is still what it was before the candidate's code was loaded.
+"""Detects programs that replace torch's loss, optimiser or random generators, or Python's built-ins.
 
-This finds a program that replaces torch's loss, optimiser, random generators or Python's built-ins. It runs in the
-same process as the candidate, so it is a tripwire, not a wall: what decides a score is computed outside.
+It runs in the candidate's process, so it can be circumvented; scores are computed outside this process.
 """
 
 import atexit
@@ -40,7 +39,7 @@ _ABSENT = object()
 
 
 class Guard:
-    """Remembers the identity of key functions when made; `findings` names those that have been replaced since."""
+    """Records the identity of key functions; `findings` lists those that have been replaced since."""
 
     def __init__(self) -> None:
         self._before = {name: _look_up(name) for name in _NAMES}
@@ -50,7 +49,7 @@ class Guard:
         self._hooks = (list(sys.meta_path), list(sys.path_hooks), sys.gettrace(), sys.getprofile())
 
     def findings(self) -> list[str]:
-        """One sentence for each thing that is no longer what it was; empty if all is well."""
+        """One sentence for each change."""
         replaced = [name for name in _NAMES if self._changed(name)]
         names = {name for name in self._builtins if vars(builtins).get(name, _ABSENT) is not self._builtins[name]}
         sentences = [f"{name.replace(':', '.')} was replaced" for name in replaced]
@@ -74,7 +73,7 @@ class Guard:
 
 
 def _surroundings() -> dict[str, object]:
-    """What code of a candidate has no business to change in its process."""
+    """State of the process that candidate code must not change."""
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     return {
         "the signal handlers": handlers,
@@ -85,7 +84,7 @@ def _surroundings() -> dict[str, object]:
 
 
 def _global_hooks() -> list[str]:
-    """Hooks of torch that run in every module's forward or backward."""
+    """Global hooks of torch's modules and optimisers."""
     modules = importlib.import_module("torch.nn.modules.module")
     optimisers = importlib.import_module("torch.optim.optimizer")
     tables = [(modules, name) for name in vars(modules) if name.startswith("_global_") and name.endswith("_hooks")]
@@ -94,22 +93,21 @@ def _global_hooks() -> list[str]:
 
 
 def _look_up(name: str) -> object:
-    """The object of "module:path" without binding it, so that identity holds; a marker if it is gone."""
+    """The object at "module:path", unbound so that its identity is stable; a marker if it is missing."""
     module, _, path = name.partition(":")
-    found: object = importlib.import_module(module)
+    value: object = importlib.import_module(module)
     for part in path.split("."):
-        owner = found
-        found = getattr(owner, part, _ABSENT)
-        if isinstance(found, types.MethodType):
-            found = found.__func__
-    return found if isinstance(found, (type, types.FunctionType)) or found is _ABSENT else _key(found)
+        value = getattr(value, part, _ABSENT)
+        if isinstance(value, types.MethodType):
+            value = value.__func__
+    return value if isinstance(value, (type, types.FunctionType)) or value is _ABSENT else _key(value)
 
 
 _KEYS: dict[int, object] = {}
 
 
 def _key(value: object) -> object:
-    """One object per identity: C functions bound anew at each look-up compare by their owner and name."""
+    """An object with a stable identity: C functions are bound at each look-up, so they compare by owner and name."""
     if isinstance(value, types.BuiltinMethodType) and value.__self__ is not None:
         return _KEYS.setdefault(hash((id(value.__self__), value.__name__)), (value.__self__, value.__name__))
     return value

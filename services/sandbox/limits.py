@@ -1,32 +1,32 @@
-"""What one child may use, and the errors that say it did not answer as asked."""
+"""Limits on one child, and the sandbox's exceptions."""
 
 import math
 from dataclasses import asdict, dataclass
 
 FILES = 10_000
-"""Files and folders that one child may make."""
+"""Limit on files and folders created by one child."""
 LOG_BYTES = 8 << 20
-"""Bytes that one child may write to stdout and stderr."""
+"""Limit on bytes written to stdout and stderr by one child."""
 
 JOB_RAISED, REFUSED = 70, 71
-"""Exit codes of a job: its function raised; it could not be started."""
+"""Exit codes of a job: its function raised an exception; it could not be started."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on one child and everything it starts, together.
+    """Limits on one child, including all processes that it starts.
 
     Attributes:
-        memory_bytes: resident private memory beyond what the warm fork server shares with the child.
-        cpu_seconds: processor time, user and system, of all processes.
-        wall_seconds: time from the start of the child to its end.
-        processes: tasks (processes and threads) alive at one moment.
-        file_bytes: bytes written below the scratch folder, and of any one file.
+        memory_bytes: resident private memory that is not shared with the fork server.
+        cpu_seconds: user and system CPU time of all processes.
+        wall_seconds: wall-clock time.
+        processes: concurrent tasks (processes and threads).
+        file_bytes: bytes written below the scratch folder, and the size of any one file.
         threads: threads that torch may use.
-        subprocesses: the job may start programs (the compilers of Triton and torch.compile, the ranks of torchrun)
-            and, where it has a network namespace of its own, talk to them over its loopback. Off: no fork, no exec.
-        files: the job may open files once it runs. Off: what it needs must be loaded by the fork server. It then reads
-            nothing of the machine, and shares no file with another job. It needs the layer seccomp.
+        subprocesses: whether the job may start programs (the compilers of Triton and torch.compile, the ranks of
+            torchrun) and, in a network namespace of its own, communicate with them over loopback.
+        files: whether the job may open files while it runs. If not, all modules must be loaded by the fork server, and
+            the job can neither read the machine's files nor share files with other jobs. Enforced by seccomp.
     """
 
     memory_bytes: int
@@ -39,26 +39,26 @@ class Limits:
     files: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse a limit that is not a positive, finite number."""
+        """Raises ValueError for a limit that is not a positive, finite number."""
         for name, value in asdict(self).items():
             if not isinstance(value, bool) and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"limit {name} is {value}; give a positive, finite number")
 
 
 class SandboxError(Exception):
-    """Root of everything this package raises on purpose."""
+    """Base class of the sandbox's exceptions."""
 
 
-class SandboxUnavailable(SandboxError):  # noqa: N818 -- the word is the fact
-    """The machine cannot run the sandbox (no fork server, a promised layer refused): stop or repair."""
+class SandboxUnavailable(SandboxError):  # noqa: N818 -- a state of the machine
+    """The sandbox cannot run on this machine (no fork server, or a layer failed)."""
 
 
 class ChildError(SandboxError):
-    """A child did not answer as asked: reject what it ran.
+    """A child failed; its program should be rejected.
 
     Attributes:
-        reason: one sentence that says what happened.
-        log_tail: the end of what the child wrote to stdout and stderr, for the record.
+        reason: one sentence.
+        log_tail: the end of the child's stdout and stderr.
     """
 
     def __init__(self, reason: str, log_tail: str = "") -> None:
@@ -67,13 +67,13 @@ class ChildError(SandboxError):
         self.log_tail = log_tail
 
 
-class ChildDied(ChildError):  # noqa: N818 -- the word is the fact
-    """The child ended, by itself or because it passed a limit other than time."""
+class ChildDied(ChildError):  # noqa: N818 -- an outcome of a job
+    """The child ended, by itself or because it exceeded a limit other than wall-clock time."""
 
 
-class ChildTimeout(ChildError):  # noqa: N818 -- the word is the fact
-    """The child did not answer in the time the caller gave it, or passed its own limit on wall time."""
+class ChildTimeout(ChildError):  # noqa: N818 -- an outcome of a job
+    """The child did not answer within the caller's timeout, or exceeded its wall-clock limit."""
 
 
-class Malformed(ChildError):  # noqa: N818 -- the word is the fact
-    """What came over the channel is not a message of the protocol."""
+class Malformed(ChildError):  # noqa: N818 -- an outcome of a job
+    """The received bytes are not a message of the protocol."""

@@ -1,4 +1,4 @@
-"""The few system calls of Linux that Python does not wrap, on x86-64 and arm64."""
+"""System calls of Linux that Python does not wrap, on x86-64 and arm64."""
 
 import ctypes
 import os
@@ -15,13 +15,13 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 MACHINE = platform.machine()
 
 
-def graphics() -> list[str]:
-    """The device files of NVIDIA's driver, empty where there are none."""
-    return sorted(str(place) for place in Path("/dev").glob("nvidia*"))
+def nvidia_devices() -> list[str]:
+    """The device files of NVIDIA's driver."""
+    return sorted(str(path) for path in Path("/dev").glob("nvidia*"))
 
 
 def check(result: int, what: str) -> int:
-    """The result of a call, or an OSError that names the call."""
+    """The result of a call. Raises OSError with the name of the call."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -29,28 +29,28 @@ def check(result: int, what: str) -> int:
 
 
 def syscall(what: str, number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
-    """Any system call by number; integers travel as 64 bits; raises OSError."""
+    """A system call by number, with integers as 64 bits. Raises OSError."""
     wide = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
     return check(int(_LIBC.syscall(ctypes.c_long(number), *wide)), what)
 
 
 def prctl(option: int, *arguments: int) -> None:
-    """Set a property of this process; raises OSError."""
+    """prctl(2). Raises OSError."""
     values = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
     check(int(_LIBC.prctl(ctypes.c_int(option), *values)), f"prctl {option}")
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
-    """mount(2); raises OSError that names the target."""
+    """mount(2). Raises OSError with the target."""
     result = _LIBC.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode())
     check(int(result), f"mount {kind or source} on {target}")
 
 
 def unmount_lazily(target: str) -> None:
-    """umount2(2) with MNT_DETACH; raises OSError."""
+    """umount2(2) with MNT_DETACH. Raises OSError."""
     check(int(_LIBC.umount2(target.encode(), 2)), f"umount {target}")
 
 
 def unshare(flags: int) -> None:
-    """unshare(2): leave the namespaces of the parent; raises OSError."""
+    """unshare(2). Raises OSError."""
     check(int(_LIBC.unshare(ctypes.c_int(flags))), f"unshare {flags:#x}")

@@ -1,4 +1,4 @@
-"""Reading and ending process trees through /proc, as the host sees them."""
+"""Resource usage and termination of process trees, through /proc."""
 
 import contextlib
 import os
@@ -14,34 +14,34 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process tree uses at one moment.
+    """The current resource usage of a process tree.
 
     Attributes:
-        private_bytes: resident memory that is not backed by files, and the tables that map it; pages shared by a fork
-            count in each process.
-        cpu_seconds: user and system time, ended and awaited descendants included.
+        private_bytes: resident memory without files, and its page tables; pages shared after a fork count in each
+            process.
+        cpu_seconds: user and system time, including reaped descendants.
         tasks: processes and threads.
-        nameless_bytes: files that have no name any more (deleted, or memfd), whether open or only mapped.
+        unlinked_bytes: unlinked files (deleted, or memfd) that are open or mapped.
     """
 
     private_bytes: int
     cpu_seconds: float
     tasks: int
-    nameless_bytes: int
+    unlinked_bytes: int
 
 
 def descendants(root: int) -> list[int]:
-    """Process ids of all descendants of `root` that still run, parents first; empty if it is gone."""
-    found: list[int] = []
-    waiting = [root]
-    while waiting:
-        waiting = [child for parent in waiting for child in children(parent)]
-        found += waiting
-    return [pid for pid in found if not ended(pid)]
+    """Process ids of all running descendants of `root`, parents first."""
+    pids: list[int] = []
+    generation = [root]
+    while generation:
+        generation = [child for parent in generation for child in children(parent)]
+        pids += generation
+    return [pid for pid in pids if not ended(pid)]
 
 
 def children(pid: int) -> Iterator[int]:
-    """Process ids of the direct children, ended ones that nobody awaited included."""
+    """Process ids of the direct children, including zombies."""
     for thread in _threads(pid):
         yield from (int(child) for child in _read(pid, f"task/{thread}/children").split())
 
@@ -54,7 +54,7 @@ def _threads(pid: int) -> list[str]:
 
 
 def _read(pid: int, name: str) -> str:
-    """Text of a file of a process, empty if the process is gone."""
+    """Text of a file of a process, empty if the process has ended."""
     try:
         return (_PROC / str(pid) / name).read_text(errors="replace")
     except OSError:
@@ -62,29 +62,29 @@ def _read(pid: int, name: str) -> str:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process is gone, or only waits to be awaited."""
+    """Whether a process has ended; it may be a zombie."""
     return _read(pid, "stat").rpartition(")")[2].split()[:1] in ([], ["Z"], ["X"])
 
 
-def birth(pid: int) -> str:
-    """When the process with this number began, in ticks since the machine's start; empty if there is none."""
+def start_time(pid: int) -> str:
+    """The start time of a process in ticks since boot; empty if it has ended."""
     return "".join(_read(pid, "stat").rpartition(")")[2].split()[19:20])
 
 
-def usage(pids: list[int], shared_bytes: int, count_nameless: bool) -> Usage:
-    """Sum over the processes, less `shared_bytes` of private memory each, which it shares with its parent."""
-    private, cpu, tasks, nameless = 0, 0.0, 0, 0
+def usage(pids: list[int], shared_bytes: int, count_unlinked: bool) -> Usage:
+    """The total usage of processes, without `shared_bytes` of memory that each shares with the fork server."""
+    private, cpu, tasks, unlinked = 0, 0.0, 0, 0
     for pid in pids:
         private += max(0, private_bytes(pid) - shared_bytes)
         seconds, threads = _times(pid)
         cpu += seconds
         tasks += threads
-        nameless += _nameless_bytes(pid) if count_nameless else 0
-    return Usage(private, cpu, tasks, nameless)
+        unlinked += _unlinked_bytes(pid) if count_unlinked else 0
+    return Usage(private, cpu, tasks, unlinked)
 
 
 def processor_seconds(pids: list[int]) -> float:
-    """Processor time of the threads that run now, as the scheduler counts it: finer than the ticks of `usage`."""
+    """CPU time of the running threads from the scheduler, in a finer resolution than `usage`."""
     nanoseconds = 0
     for pid in pids:
         for thread in _threads(pid):
@@ -93,7 +93,7 @@ def processor_seconds(pids: list[int]) -> float:
 
 
 def private_bytes(pid: int) -> int:
-    """Resident anonymous and shared memory of one process, with its page tables, in bytes; 0 if it is gone."""
+    """Resident anonymous and shared memory of one process, with its page tables, in bytes; 0 if it has ended."""
     kilobytes = 0
     for line in _read(pid, "status").splitlines():
         if line.startswith(("RssAnon:", "RssShmem:", "VmPTE:")):
@@ -102,22 +102,22 @@ def private_bytes(pid: int) -> int:
 
 
 def _times(pid: int) -> tuple[float, int]:
-    """Processor seconds and number of threads. The name in the second field may hold spaces and brackets."""
+    """CPU seconds and number of threads. The name in the second field may contain spaces and brackets."""
     fields = _read(pid, "stat").rpartition(")")[2].split()
     if len(fields) < 18:
         return 0.0, 0
     return sum(int(field) for field in fields[11:15]) / _TICKS, int(fields[17])
 
 
-def _nameless_bytes(pid: int) -> int:
-    """Bytes of open files without a name; of those that are mapped and closed, which may hold less, the mapped size."""
+def _unlinked_bytes(pid: int) -> int:
+    """Bytes of open unlinked files; for those that are only mapped, the mapped size."""
     sizes: dict[tuple[int, int], int] = {}
     with contextlib.suppress(OSError):
         for link in (_PROC / str(pid) / "fd").iterdir():
             with contextlib.suppress(OSError):
-                facts = link.stat()
-                if facts.st_nlink == 0:
-                    sizes[facts.st_dev, facts.st_ino] = facts.st_blocks * 512
+                status = link.stat()
+                if status.st_nlink == 0:
+                    sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
     mapped: dict[tuple[int, int], int] = {}
     for line in _read(pid, "maps").splitlines():
         addresses, access, _, device, inode, *path = line.split(maxsplit=5)
@@ -130,23 +130,21 @@ def _nameless_bytes(pid: int) -> int:
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Send a signal; a process that is gone is no error."""
-    try:
+    """Send a signal to a process, if it still exists."""
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        return
 
 
-def wait_for_end(pid: int, born: str) -> None:
-    """Return once a process that was killed is gone; another one may have its number by then."""
-    while not ended(pid) and birth(pid) == born:
+def wait_for_end(pid: int, started: str) -> None:
+    """Wait until a killed process has ended; its pid may be reused."""
+    while not ended(pid) and start_time(pid) == started:
         time.sleep(0.001)
 
 
 def kill_descendants(list_pids: Callable[[], list[int]], seconds: float = 2.0) -> bool:
-    """Stop, then kill, what `list_pids` names until it names nothing; False if something is left after `seconds`.
+    """Stop, then kill the processes of `list_pids` until there are none; False if some are left after `seconds`.
 
-    Stopping first keeps a fork bomb from outrunning the killer.
+    Processes are stopped first, so that a fork bomb cannot create new ones meanwhile.
     """
     deadline = time.monotonic() + seconds
     while pids := list_pids():

@@ -1,7 +1,7 @@
-"""A filter on system calls: what a numerical program never needs is refused with EPERM, whoever asks.
+"""A seccomp filter: system calls that numerical programs do not need fail with EPERM.
 
-Written as classic BPF, the form the kernel takes; each refused call is one comparison and one return. The numbers are
-those of Linux: arch/x86/entry/syscalls/syscall_64.tbl and asm-generic.
+The filter is a classic BPF program with one comparison and one return for each refused call. The numbers are from
+Linux's arch/x86/entry/syscalls/syscall_64.tbl and asm-generic.
 """
 
 import ctypes
@@ -24,21 +24,21 @@ _ALWAYS = (
     "quotactl sethostname setdomainname settimeofday clock_settime adjtimex clock_adjtime iopl ioperm syslog "
     "personality name_to_handle_at open_by_handle_at fanotify_init modify_ldt vhangup memfd_secret"
 )
-# What two jobs could talk through although they share nothing but files that both may only read.
+# Means of communication between jobs that share only readable files.
 _BETWEEN_JOBS = (
     "shmget shmat shmctl semget msgget mq_open mq_unlink inotify_init inotify_init1 inotify_add_watch mincore "
     "cachestat fadvise64 readahead preadv2"
 )
-# Opening files, making them and changing what is told of them, for jobs that need none once they run.
+# Opening and creating files and changing their metadata, for jobs that need no files while they run.
 _FILES = (
     "open openat openat2 creat mkdir mkdirat mknod mknodat link linkat symlink symlinkat memfd_create truncate rename "
     "renameat renameat2 chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat "
     "setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat"
 )
-_COMMANDS = (5, 6, 7, 8, 10, 15, 36, 37, 38, 1024, 1025, 1026)
-"""Of fcntl: record locks, those of open files, leases and notices, and whom a file sends which signal."""
-_OWNERS = (0x8901, 0x8902)
-"""Of ioctl: whom a file sends a signal."""
+_FCNTL_COMMANDS = (5, 6, 7, 8, 10, 15, 36, 37, 38, 1024, 1025, 1026)
+"""Record locks, open file description locks, leases, notifications, and signals of files."""
+_IOCTL_COMMANDS = (0x8901, 0x8902)
+"""Owners of a file's signals."""
 
 _SAME_EVERYWHERE = {
     "pidfd_send_signal": 424, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
@@ -101,11 +101,11 @@ Instruction = tuple[int, int, int, int]
 
 
 def install(programs: bool, own_network: bool, shared_memory: bool, files: bool = True) -> None:
-    """Put the filter on this process and all it will start, for good. Needs NO_NEW_PRIVS. Raises OSError.
+    """Apply the filter irrevocably to this process and its descendants. Requires NO_NEW_PRIVS. Raises OSError.
 
-    `programs` allows fork, exec and locks on files; `own_network` says that sockets and signals reach nothing but the
-    job itself; `shared_memory` allows memory that no file on disk stands behind, which no limit of a process counts;
-    without `files` nothing can be opened any more, whatever file system the job sees.
+    `programs` allows fork, exec and file locks; `own_network` means that sockets and signals reach only the job itself;
+    `shared_memory` allows shared anonymous memory, which resource limits do not count; without `files`, no file can be
+    opened.
     """
     lines = build(programs, own_network, shared_memory, os.getpid(), files)
     code = b"".join(struct.pack("<HBBI", *line) for line in lines)
@@ -124,7 +124,7 @@ def build(
     refused += [] if files else [_FILES]
     refused += [] if programs and own_network else [_NETWORK]
     refused += [] if shared_memory else ["memfd_create"]
-    no = _refusal(errno.EPERM)
+    no: Instruction = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
     lines: list[Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_EQUAL, 1, 0, _AUDIT_ARCHITECTURE[linux.MACHINE]),
@@ -136,14 +136,15 @@ def build(
     for name in " ".join(refused).split():
         if name in numbers:
             lines += [(_EQUAL, 0, 1, numbers[name]), no]
-    lines += [(_EQUAL, 0, 1, numbers["clone3"]), _refusal(errno.ENOSYS)]  # its flags lie where a filter cannot look
+    lines += [(_EQUAL, 0, 1, numbers["clone3"]), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]  # its flags are in memory
     threads = [] if programs else [(_ANY_BIT, 1, 0, _CLONE_THREAD), no]
     lines += _on_argument(numbers["clone"], 0, [(_ANY_BIT, 0, 1, _CLONE_NEW), no, *threads])
     lines += _on_argument(numbers["prctl"], 0, [(_EQUAL, 0, 1, linux.PR_SET_PDEATHSIG), no])
     lines += _on_argument(numbers["prlimit64"], 0, [(_EQUAL, 1, 0, 0), no])
     if not programs:
-        for name, commands in (("fcntl", _COMMANDS), ("ioctl", _OWNERS)):
-            lines += _on_argument(numbers[name], 1, [line for one in commands for line in ((_EQUAL, 0, 1, one), no)])
+        for name, commands in (("fcntl", _FCNTL_COMMANDS), ("ioctl", _IOCTL_COMMANDS)):
+            body = [line for command in commands for line in ((_EQUAL, 0, 1, command), no)]
+            lines += _on_argument(numbers[name], 1, body)
     if not shared_memory:
         both = [(_AND, 0, 0, _SHARED_ANONYMOUS), (_EQUAL, 0, 1, _SHARED_ANONYMOUS), no]
         lines += _on_argument(numbers["mmap"], 3, both)
@@ -154,10 +155,6 @@ def build(
 
 
 def _on_argument(number: int, place: int, body: list[Instruction]) -> list[Instruction]:
-    """Look at the low half of one argument of one call, and allow it if `body` has not refused."""
+    """Test the low half of one argument of one call, which is allowed unless `body` refuses it."""
     inside: list[Instruction] = [(_LOAD, 0, 0, _ARGUMENTS + 8 * place), *body, (_RETURN, 0, 0, _ALLOW)]
     return [(_EQUAL, 0, len(inside), number), *inside]
-
-
-def _refusal(number: int) -> Instruction:
-    return (_RETURN, 0, 0, _ERRNO | number)

@@ -1,4 +1,4 @@
-"""The fork server's process: how it is started, what it may see of the machine, and the engineer's handle on it."""
+"""The host's side of the fork server: its start, its environment and readable paths, and requests to it."""
 
 import asyncio
 import json
@@ -22,19 +22,19 @@ from services.sandbox.processes import descendants, kill_descendants, private_by
 _START_SECONDS = 120.0
 _TRIAL_SECONDS = 10
 _INSTRUCTIONS = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
-"""What limits the processor's instructions: with it an older machine is tried out on a newer one."""
+"""Variables that restrict the processor's instructions, to emulate an older machine."""
 _PASSED = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "TZ", *_INSTRUCTIONS)
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/nix/store", "/gnu/store")
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "alternatives", "passwd", "group", "nsswitch.conf")
 
-# A training frees and allocates the same large tensors at every step. By default glibc gives them back to the kernel
-# and faults them in again page by page, which costs a tenth of the time in a process forked from a large one.
+# Trainings free and allocate the same large tensors at every step. By default glibc returns them to the kernel, and
+# page faults cost a tenth of the time in a process forked from a large one.
 _MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=4294967296"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every fork server of one sandbox is started with."""
+    """Settings of a sandbox's fork servers."""
 
     preload: tuple[str, ...]
     readable: tuple[Path, ...]
@@ -43,39 +43,38 @@ class Settings:
 
 
 class Server:
-    """A running fork server. Made by `Server.start`.
+    """A running fork server, created by `Server.start`.
 
     Attributes:
-        level: the layers it found to hold.
-        changes_user: each job runs as a user of its own.
-        own_files: each job has a file system of its own to write to, which the kernel limits.
-        groups: where control groups for jobs are made, None where none can be.
-        shared_bytes: memory of its own that every child shares with it at first.
+        level: the layers in force.
+        changes_user: whether each job runs as a user of its own.
+        own_files: whether each job has a writable file system of its own, limited by the kernel.
+        groups: creates control groups for jobs; None if that is impossible.
+        shared_bytes: memory that a new child shares with the fork server.
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], line: socket.socket, layers: frozenset[str], groups: Groups | None
+        self, process: subprocess.Popen[bytes], connection: socket.socket, layers: frozenset[str], groups: Groups | None
     ) -> None:
         self._process = process
-        self._line = line
+        self._connection = connection
         self.level = level(layers | {CGROUP} if groups else layers)
         self.changes_user = USER in layers
         self.own_files = NAMESPACES in layers
         self.groups = groups
-        self._own = descendants(process.pid)  # inside bubblewrap the server itself is one of them
+        self._own = descendants(process.pid)  # bubblewrap's, which include the server
         self.shared_bytes = max(private_bytes(pid) for pid in [process.pid, *self._own])
         if not layers & HIDES_PROCESSES:
-            linux.prctl(linux.PR_SET_DUMPABLE, 0)  # a child of our own user could else read our environment in /proc
+            linux.prctl(linux.PR_SET_DUMPABLE, 0)  # else a child could read our environment in /proc
 
     @classmethod
     async def start(cls, settings: Settings, root: Path) -> Self:
-        """Start a fork server and wait until it is warm; raises SandboxUnavailable with the end of its log.
+        """Start a fork server, in bubblewrap if that is requested and works, and wait until it is ready.
 
-        Bubblewrap is tried first where it is installed and wanted; where it does not work here, it goes without.
+        Raises SandboxUnavailable with the end of its log.
         """
         if BUBBLEWRAP in settings.layers and (program := shutil.which("bwrap")):
-            places = _readable_places(settings.readable)
-            wrap = _bubblewrap(program, places, root)
+            wrap = _bubblewrap(program, _readable_paths(settings.readable), root)
             if await asyncio.to_thread(_works, wrap):
                 return await cls._start(settings, root, wrap)
         return await cls._start(settings, root, [])
@@ -105,47 +104,47 @@ class Server:
 
     @property
     def process_id(self) -> int:
-        """The process that was started."""
+        """The process id of the fork server or of bubblewrap."""
         return self._process.pid
 
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def children(self) -> list[int]:
-        """What runs below the server."""
+        """Process ids of the server's descendants."""
         return [pid for pid in descendants(self._process.pid) if pid not in self._own]
 
     def request(self, text: bytes, descriptors: list[int]) -> None:
-        """Ask for one child; raises OSError if the server is gone or does not keep up."""
-        socket.send_fds(self._line, [text], descriptors)
+        """Request one child. Raises OSError if the server has ended or does not keep up."""
+        socket.send_fds(self._connection, [text], descriptors)
 
     async def close(self) -> None:
-        """End the server and whatever is left below it."""
-        self._line.close()
+        """End the server and its descendants."""
+        self._connection.close()
         await asyncio.to_thread(self._end)
 
     def _end(self) -> None:
-        if self.alive():  # else its number may be another's, and what it started has ended with it
+        if self.alive():  # else its pid may be reused, and its descendants have ended
             kill_descendants(lambda: descendants(self._process.pid))
             self._process.kill()
             self._process.wait()
 
 
-def _command(settings: Settings, root: Path, line: int) -> list[str]:
-    orders = {
-        "line": line,
+def _command(settings: Settings, root: Path, connection: int) -> list[str]:
+    arguments = {
+        "connection": connection,
         "preload": settings.preload,
         "layers": sorted(settings.layers - {BUBBLEWRAP, CGROUP}),
-        "readable": _readable_places(settings.readable),
+        "readable": _readable_paths(settings.readable),
         "root": str(root),
     }
-    return [sys.executable, "-P", "-m", "services.sandbox.forkserver", json.dumps(orders)]
+    return [sys.executable, "-P", "-m", "services.sandbox.forkserver", json.dumps(arguments)]
 
 
-def _spawn(command: list[str], line: int, log: Path, settings: Settings, root: Path) -> subprocess.Popen[bytes]:
+def _spawn(command: list[str], connection: int, log: Path, settings: Settings, root: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
-        os.set_inheritable(line, True)
+        os.set_inheritable(connection, True)
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -153,26 +152,23 @@ def _spawn(command: list[str], line: int, log: Path, settings: Settings, root: P
             stderr=output,
             env={**_environment(root), **dict(settings.environment)},
             cwd="/",
-            pass_fds=[line],
+            pass_fds=[connection],
             start_new_session=True,
         )
 
 
 def _bubblewrap(program: str, readable: tuple[str, ...], root: Path) -> list[str]:
-    """The beginning of a command line that puts the fork server inside bubblewrap: no network, processes of its own.
-
-    `root`, the folder of the scratch folders, is the only place to write.
-    """
-    binds = [word for place in readable for word in ("--ro-bind", place, place)]
-    devices = [word for place in linux.graphics() for word in ("--dev-bind", place, place)]
+    """A command prefix that runs the fork server in bubblewrap, where it can write only to `root`."""
+    binds = [word for path in readable for word in ("--ro-bind", path, path)]
+    devices = [word for path in linux.nvidia_devices() for word in ("--dev-bind", path, path)]
     system = ["--ro-bind-try", "/sys", "/sys"] if devices else []
-    apart = ["--unshare-user-try", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
-    return [program, *apart, "--die-with-parent", *binds, "--proc", "/proc", "--dev", "/dev", *devices, *system,
+    unshare = ["--unshare-user-try", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    return [program, *unshare, "--die-with-parent", *binds, "--proc", "/proc", "--dev", "/dev", *devices, *system,
             "--bind", str(root), str(root), "--"]  # fmt: skip
 
 
 def _works(wrap: list[str]) -> bool:
-    """Whether this machine lets bubblewrap do what the command line asks."""
+    """Whether bubblewrap works on this machine."""
     try:
         return subprocess.run([*wrap, "/bin/true"], capture_output=True, timeout=_TRIAL_SECONDS).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
@@ -180,11 +176,11 @@ def _works(wrap: list[str]) -> bool:
 
 
 def _environment(scratch: Path) -> dict[str, str]:
-    """A new environment: nothing of ours but where libraries and devices are, one thread, no network libraries' hub."""
+    """The environment of the fork server: of ours, only variables for libraries and devices are passed."""
     passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
     fixed = {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/cuda/bin:/usr/local/bin:/usr/bin:/bin",
-        "PYTHONPATH": os.pathsep.join(str(Path(place).resolve().parent) for place in services.__path__),
+        "PYTHONPATH": os.pathsep.join(str(Path(path).resolve().parent) for path in services.__path__),
         "LANG": "C.UTF-8",
         "HOME": str(scratch),
         "TMPDIR": str(scratch),
@@ -199,16 +195,15 @@ def _environment(scratch: Path) -> dict[str, str]:
     return {**passed, **fixed}
 
 
-def _readable_places(extra: tuple[Path, ...] = ()) -> tuple[str, ...]:
-    """Files and folders that a child may read: the system's programs, Python's, our own code, and `extra`.
+def _readable_paths(extra: tuple[Path, ...] = ()) -> tuple[str, ...]:
+    """Paths that a child may read: the system's programs and libraries, Python, our packages, and `extra`.
 
-    Our own code means the packages, not the checkout around them, in which a secret or a run's data may lie; for the
-    same reason the search path of modules is not taken as it is. Of a link, what it leads to is there as well.
+    The folder around our packages is not included, as it may contain secrets or a run's data; sys.path is not used for
+    the same reason. For symbolic links, their targets are included.
     """
-    packages = [Path(place) for place in services.__path__]
-    paths = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    prefixes = [Path(place) for place in (sys.prefix, sys.base_prefix, sys.exec_prefix)]
-    system = [Path(place) for place in _SYSTEM] + [Path("/etc") / name for name in _ETC]
-    every = [*system, *prefixes, *paths, *packages, *extra]
-    present = [place for place in every if place.exists()]
-    return tuple(sorted({str(path) for place in present for path in (place.absolute(), place.resolve())}))
+    packages = [Path(path) for path in services.__path__]
+    python = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    prefixes = [Path(path) for path in (sys.prefix, sys.base_prefix, sys.exec_prefix)]
+    system = [Path(path) for path in _SYSTEM] + [Path("/etc") / name for name in _ETC]
+    existing = [path for path in (*system, *prefixes, *python, *packages, *extra) if path.exists()]
+    return tuple(sorted({str(path) for entry in existing for path in (entry.absolute(), entry.resolve())}))

@@ -1,8 +1,8 @@
-"""The messages between the engineer and a confined child: a bounded JSON header and raw arrays. No pickle anywhere.
+"""Messages between the host and a confined child: a JSON header and raw arrays, without pickle.
 
-One message is a prefix (magic, length of the header, length of the arrays), the header as JSON and the bytes of the
-arrays one after another, little-endian and contiguous. Whoever reads treats the writer as hostile: every length, depth,
-name, dtype and shape is checked before memory is spent on it, and anything else raises `Malformed`.
+A message is a prefix (magic, length of the header, length of the arrays), the header, and the bytes of the arrays,
+little-endian and contiguous. Readers treat the writer as hostile: lengths, depths, names, dtypes and shapes are checked
+before memory is allocated, and violations raise `Malformed`.
 """
 
 import json
@@ -28,10 +28,10 @@ PREFIX = struct.Struct("<4sIQ")
 MAGIC = b"ASI1"
 DTYPES = frozenset({"<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1"})
 TEXT_CHARACTERS = 64 << 10
-"""The most that a host keeps of one text of a child, and of its log."""
+"""Limit on one text of a child, and on its log."""
 
-# C0 and C1 controls but tab and newline, what reorders or hides text on a screen, line and paragraph separators, and
-# lone surrogates, which no encoding takes.
+# C0 and C1 controls except tab and newline, characters that reorder or hide text, line and paragraph separators, and
+# lone surrogates, which cannot be encoded.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
@@ -39,7 +39,7 @@ _UNPRINTABLE = re.compile(
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a reader accepts: bytes of header and arrays, number of arrays, their dimensions, nesting of the JSON."""
+    """Limits of a reader: bytes of header and arrays, number and dimensions of arrays, and depth of the JSON."""
 
     header_bytes: int = 2 << 20
     array_bytes: int = 4 << 30
@@ -50,7 +50,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Message:
-    """One message: what it is, its JSON facts and its arrays. Whether numbers are finite is the reader's to check."""
+    """A message: its kind, JSON header and arrays, which may contain non-finite numbers."""
 
     kind: str
     header: dict[str, JSON]
@@ -58,21 +58,21 @@ class Message:
 
 
 def printable(text: str, most: int = TEXT_CHARACTERS) -> str:
-    """Text of a stranger for messages, evidence and terminals: control characters spelled out, the rest cut and marked.
+    """Untrusted text, with control characters escaped and at most `most` characters.
 
-    A carriage return before a newline goes; any other one could hide what stands before it in its line.
+    Carriage returns before newlines are removed; others are escaped, as they could hide the beginning of a line.
     """
     mark = f" [{len(text) - most} more characters left out]" if len(text) > most else ""
-    return _UNPRINTABLE.sub(_spelled, text[:most].replace("\r\n", "\n")) + mark
+    return _UNPRINTABLE.sub(_escape, text[:most].replace("\r\n", "\n")) + mark
 
 
-def _spelled(match: re.Match[str]) -> str:
+def _escape(match: re.Match[str]) -> str:
     code = ord(match.group())
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def printable_json(value: JSON, most: int = TEXT_CHARACTERS) -> JSON:
-    """A stranger's JSON with every text `printable`; strings and lists are cut where all together passes `most`."""
+    """Untrusted JSON with printable texts; strings and lists are truncated when their total size exceeds `most`."""
     budget = [most]
 
     def visit(item: JSON) -> JSON:
@@ -85,9 +85,9 @@ def printable_json(value: JSON, most: int = TEXT_CHARACTERS) -> JSON:
             return {printable(name, 200): visit(inner) for name, inner in item.items() if budget[0] > 0}
         if isinstance(item, Sequence):
             visited: list[JSON] = []
-            for place, inner in enumerate(item):
+            for index, inner in enumerate(item):
                 if budget[0] <= 0:
-                    return [*visited, f"[{len(item) - place} more items left out]"]
+                    return [*visited, f"[{len(item) - index} more items left out]"]
                 visited.append(visit(inner))
             return visited
         return item
@@ -99,37 +99,37 @@ def encode(kind: str, header: Mapping[str, JSON], arrays: Arrays, bounds: Bounds
     """The buffers to write for one message, in order.
 
     Raises:
-        ValueError: the header holds NaN or infinity (say None), or is too big.
-        TypeError: an array has a dtype that does not travel (bfloat16 goes as float32 or as a uint16 view).
+        ValueError: the header contains NaN or infinity, or is too large.
+        TypeError: an array has an unsupported dtype (bfloat16 must be converted to float32, or viewed as uint16).
     """
     limits = bounds or Bounds()
-    solid = {name: _contiguous(name, array) for name, array in arrays.items()}
-    described = [[name, array.dtype.str, list(array.shape)] for name, array in solid.items()]
+    contiguous = {name: _contiguous(name, array) for name, array in arrays.items()}
+    descriptions = [[name, array.dtype.str, list(array.shape)] for name, array in contiguous.items()]
     try:
-        text = json.dumps({"kind": kind, "header": header, "arrays": described}, allow_nan=False).encode()
+        text = json.dumps({"kind": kind, "header": header, "arrays": descriptions}, allow_nan=False).encode()
     except ValueError as error:
         raise ValueError(
             f"the header of message {kind!r} is not JSON: {error}; send None for a missing number"
         ) from error
     if len(text) > limits.header_bytes:
         raise ValueError(f"the header of message {kind!r} has {len(text)} bytes; send big values as arrays")
-    size = sum(array.nbytes for array in solid.values())
-    buffers = [array.reshape(-1).view(np.uint8).data for array in solid.values() if array.nbytes]
+    size = sum(array.nbytes for array in contiguous.values())
+    buffers = [array.reshape(-1).view(np.uint8).data for array in contiguous.values() if array.nbytes]
     return [memoryview(PREFIX.pack(MAGIC, len(text), size) + text), *buffers]
 
 
 def _contiguous(name: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
-    solid = np.ascontiguousarray(array).reshape(np.shape(array))
-    if solid.dtype.str not in DTYPES:
-        raise TypeError(f"array {name!r} has dtype {solid.dtype}; send one of {', '.join(sorted(DTYPES))}")
-    return solid
+    result = np.ascontiguousarray(array).reshape(np.shape(array))
+    if result.dtype.str not in DTYPES:
+        raise TypeError(f"array {name!r} has dtype {result.dtype}; send one of {', '.join(sorted(DTYPES))}")
+    return result
 
 
 def read_prefix(prefix: bytes, bounds: Bounds) -> tuple[int, int]:
-    """Bytes of header and of arrays that follow; raises Malformed if they are out of bounds."""
+    """The numbers of bytes of header and arrays. Raises Malformed if they are out of bounds."""
     magic, header_bytes, array_bytes = PREFIX.unpack(prefix)
     if magic != MAGIC:
-        raise Malformed(f"a message begins with {magic!r}, not with the mark of the protocol")
+        raise Malformed(f"a message begins with {magic!r} instead of {MAGIC!r}")
     if header_bytes > bounds.header_bytes:
         raise Malformed(f"a message announces a header of {header_bytes} bytes; {bounds.header_bytes} are allowed")
     if array_bytes > bounds.array_bytes:
@@ -138,12 +138,12 @@ def read_prefix(prefix: bytes, bounds: Bounds) -> tuple[int, int]:
 
 
 def decode(header: bytes, body: bytearray, bounds: Bounds) -> Message:
-    """The message of a header and the bytes of its arrays; raises Malformed for anything that is not exactly one."""
+    """The message with this header and these bytes of arrays. Raises Malformed."""
     parsed = _parse(header, bounds)
-    kind, facts, described = parsed.get("kind"), parsed.get("header"), parsed.get("arrays")
-    if len(parsed) != 3 or not isinstance(kind, str) or not isinstance(facts, dict) or not isinstance(described, list):
+    kind, values, arrays = parsed.get("kind"), parsed.get("header"), parsed.get("arrays")
+    if len(parsed) != 3 or not isinstance(kind, str) or not isinstance(values, dict) or not isinstance(arrays, list):
         raise Malformed("a message's header is not an object of kind, header and arrays")
-    return Message(kind, facts, _cut(described, body, bounds))
+    return Message(kind, values, _split(arrays, body, bounds))
 
 
 def _parse(text: bytes, bounds: Bounds) -> dict[str, JSON]:
@@ -169,7 +169,7 @@ def _distinct(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
 
 
 def _check_value(value: JSON, depth: int) -> None:
-    """Refuse nesting beyond `depth`, numbers such as 1e999, which JSON reads as infinity, and beyond 64 bits."""
+    """Raises Malformed for nesting beyond `depth`, infinite numbers such as 1e999, and integers beyond 64 bits."""
     if depth < 0:
         raise Malformed("a message's header is nested too deeply")
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
@@ -183,12 +183,12 @@ def _check_value(value: JSON, depth: int) -> None:
             _check_value(item, depth - 1)
 
 
-def _cut(described: list[JSON], body: bytearray, bounds: Bounds) -> dict[str, NDArray[np.generic]]:
-    if len(described) > bounds.arrays:
-        raise Malformed(f"a message describes {len(described)} arrays; {bounds.arrays} are allowed")
+def _split(descriptions: list[JSON], body: bytearray, bounds: Bounds) -> dict[str, NDArray[np.generic]]:
+    if len(descriptions) > bounds.arrays:
+        raise Malformed(f"a message describes {len(descriptions)} arrays; {bounds.arrays} are allowed")
     arrays: dict[str, NDArray[np.generic]] = {}
     offset = 0
-    for item in described:
+    for item in descriptions:
         name, dtype, shape = _description(item, bounds)
         size = dtype.itemsize * math.prod(shape)
         if name in arrays or size > len(body) - offset:
@@ -196,7 +196,7 @@ def _cut(described: list[JSON], body: bytearray, bounds: Bounds) -> dict[str, ND
         arrays[name] = _array(name, body, dtype, shape, offset)
         offset += size
     if offset != len(body):
-        raise Malformed(f"a message carries {len(body) - offset} bytes that no array claims")
+        raise Malformed(f"a message has {len(body) - offset} bytes that belong to no array")
     return arrays
 
 
@@ -205,7 +205,7 @@ def _description(item: JSON, bounds: Bounds) -> tuple[str, np.dtype[np.generic],
         raise Malformed("an array is not described by name, dtype and shape")
     name, dtype, shape = item
     if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in DTYPES or not isinstance(shape, list):
-        raise Malformed(f"array {str(name)[:80]!r} has dtype {str(dtype)[:40]!r}, which does not travel")
+        raise Malformed(f"array {str(name)[:80]!r} has the unsupported dtype {str(dtype)[:40]!r}")
     if len(shape) > bounds.dimensions or not all(type(n) is int and 0 <= n <= bounds.array_bytes for n in shape):
         raise Malformed(f"array {name[:80]!r} has an impossible shape")
     return name, np.dtype(dtype), tuple(shape)
@@ -220,25 +220,25 @@ def _array(
     return np.frombuffer(body, dtype, count, offset).reshape(shape)
 
 
-class ChannelClosed(Exception):  # noqa: N818 -- the word is the fact
-    """The engineer closed its end: there is nobody to work for."""
+class ChannelClosed(Exception):  # noqa: N818 -- not an error
+    """The host has closed its end."""
 
 
 class Channel:
-    """The guest's end: receives requests of the engineer and sends answers. Synchronous; not for several threads."""
+    """The child's end, which receives requests and sends answers. Synchronous and not thread-safe."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def send(self, kind: str, header: Mapping[str, JSON] | None = None, arrays: Arrays = NO_ARRAYS) -> None:
-        """Send one message; raises ValueError or TypeError for what does not travel (see `encode`)."""
+        """Send one message. Raises ValueError and TypeError as `encode` does."""
         for buffer in encode(kind, header or {}, arrays):
             rest = buffer
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
 
     def receive(self) -> Message:
-        """Wait for the next message; raises ChannelClosed when the engineer has hung up."""
+        """Wait for the next message. Raises ChannelClosed and Malformed."""
         bounds = Bounds()
         header_bytes, array_bytes = read_prefix(bytes(self._exactly(PREFIX.size)), bounds)
         header = bytes(self._exactly(header_bytes))

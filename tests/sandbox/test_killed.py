@@ -77,7 +77,7 @@ def test_the_next_engineer_removes_the_control_groups_that_a_killed_one_left() -
         folder.mkdir()
     Groups.find()
     remaining = [folder.exists() for folder in (*left, *used.folders)]
-    used.close_doors()
+    used.close_descriptors()
     used.remove()
 
     assert remaining == [False] * len(left) + [True] * len(used.folders)

@@ -18,7 +18,7 @@ from services.engineer.checks.structure import HOST_PROBES, measured_cost, suppo
 from services.engineer.scales import Scale
 from services.engineer.training.sizes import ModelSizes
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Malformed, Sandbox
-from services.sandbox.linux import graphics
+from services.sandbox.linux import nvidia_devices
 
 JOB = "services.engineer.checks.child:run"
 FIRST_CHILD = ("runs", "parameters", "batch", "causality", "prefix")
@@ -184,7 +184,7 @@ class _Probing:
             settings.memory_bytes,
             cpu_seconds=settings.seconds,
             wall_seconds=WALL_PER_CPU * settings.seconds,
-            files=bool(graphics()),  # on a CPU, everything is loaded beforehand
+            files=bool(nvidia_devices()),  # on a CPU, everything is loaded beforehand
         )
         try:
             async with self.sandbox.child(JOB, limits) as child:

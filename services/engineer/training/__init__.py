@@ -1,1 +1,1 @@
-"""Training candidates in the sandbox, watched from outside: `host.train` is the way in."""
+"""Trains candidates in the sandbox under the host's supervision. The entry point is `host.train`."""

@@ -1,9 +1,9 @@
-"""Was a training what its record says? A stretch of it, chosen in secret, is computed again.
+"""Audits a training: a secretly chosen segment of it is recomputed.
 
-The host knows the state before and after the stretch and the batches between. A fresh child, which holds no optimiser,
-gives the gradients of each batch at weights that the host sends; the host makes the optimiser's steps itself and
-compares where they lead. More steps than one, other batches, another learning rate or another loss lead elsewhere. The
-loss that was told for the first batch is compared with the one that the host computes from hidden states.
+The host knows the states before and after the segment and its batches. A new child without an optimiser computes the
+gradients of each batch at weights from the host, and the host applies the optimiser's steps and compares the results.
+Additional steps, other batches, another learning rate or another loss give other results. The reported loss of the
+first batch is compared with the loss that the host computes from hidden states.
 """
 
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 from services.engineer.evaluation.reader import open_reader
 from services.engineer.training.ports import Array, Sandbox
 from services.engineer.training.result import TrainingFailed
-from services.engineer.training.session import Job, Stretch, Weights
+from services.engineer.training.session import Job, Segment, Weights
 from services.engineer.training.trainer import learning_rate
 
-TOLERATED_DEVIATION = 0.6
-"""Of the stretch's change of weights, relative to the one computed again. Honest programs repeat theirs to rounding;
-those that count their calls outside of a checkpoint may differ by some tenths, one more step per step by one."""
-TOLERATED_REACH = 1.1
-"""The size of the stretch's change, as a multiple of the one computed again. AdamW's steps have a size of their own,
-whatever the gradients, so that only more or larger steps lead further."""
-TOLERATED_LOSS = 0.1
-"""Nats that a told loss may lie below the computed one."""
+MAX_DEVIATION = 0.6
+"""Limit on the deviation of the change of weights, relative to the recomputed one. Honest programs agree up to
+rounding; those with counters outside their checkpoint may deviate by a few tenths, and a doubled step by one."""
+MAX_DISTANCE = 1.1
+"""Limit on the norm of the change of weights, relative to the recomputed one. The size of AdamW's steps hardly depends
+on the gradients, so only additional or larger steps exceed it."""
+MAX_LOSS_ERROR = 0.1
+"""Limit in nats on the amount by which the reported loss is below the computed one."""
 
 
 @dataclass
 class AdamW:
-    """The optimiser of a scale, in plain numpy, on parameters and moments as the training child saved them."""
+    """The optimiser of a scale in numpy, on parameters and moments as saved by the training child."""
 
     job: Job
     parameters: dict[str, NDArray[np.float32]]
@@ -39,12 +39,12 @@ class AdamW:
 
     @classmethod
     def resumed(cls, job: Job, state: Weights, names: tuple[str, ...]) -> "AdamW":
-        """From the arrays of a saved state. Raises TrainingFailed where one of them is missing or misshapen."""
+        """From a saved state. Raises TrainingFailed if an array is missing or has a wrong shape."""
         parameters = {name: _float(state, f"model/{name}") for name in names}
         optimiser = cls(job, parameters, {}, {}, {})
         for name, value in parameters.items():
-            told = state.get(f"optimiser/{name}/step")
-            optimiser.steps[name] = int(told.astype(float).sum()) if told is not None and told.size == 1 else 0
+            step = state.get(f"optimiser/{name}/step")
+            optimiser.steps[name] = int(step.astype(float).sum()) if step is not None and step.size == 1 else 0
             for moments, key in ((optimiser.first, "exp_avg"), (optimiser.second, "exp_avg_sq")):
                 moment = state.get(f"optimiser/{name}/{key}")
                 if moment is not None and moment.shape != value.shape:
@@ -53,20 +53,14 @@ class AdamW:
         return optimiser
 
     def step(self, number: int, gradients: Weights) -> None:
-        """Optimiser step `number` (from 0) with these gradients; parameters without one stay as they are."""
+        """Optimiser step `number` (from 0) with these gradients; parameters without a gradient do not change."""
         scale = self.job.scale
-        rate = learning_rate(
-            number,
-            scale.steps,
-            peak=scale.learning_rate,
-            warmup=scale.warmup,
-            decay=scale.decay,
-            final=scale.final_rate,
-        )
-        given = {name: _float(gradients, name, self.parameters[name].shape) for name in gradients}
-        norm = float(np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in given.values())))
+        peak, final = scale.learning_rate, scale.final_rate
+        rate = learning_rate(number, scale.steps, peak=peak, warmup=scale.warmup, decay=scale.decay, final=final)
+        arrays = {name: _float(gradients, name, self.parameters[name].shape) for name in gradients}
+        norm = float(np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in arrays.values())))
         clip = min(1.0, scale.grad_clip / (norm + 1e-6))
-        for name, gradient in given.items():
+        for name, gradient in arrays.items():
             value, gradient = self.parameters[name], gradient * np.float32(clip)
             self.steps[name] += 1
             self.first[name] += (1 - scale.beta1) * (gradient - self.first[name])
@@ -77,53 +71,54 @@ class AdamW:
             self.parameters[name] = (value * (1 - decay) - rate * first / second).astype(np.float32)
 
 
-async def audit(job: Job, sandbox: Sandbox, stretch: Stretch, names: tuple[str, ...]) -> float:
-    """The relative deviation of a stretch's change of weights from the one computed again. Raises TrainingFailed."""
-    optimiser = AdamW.resumed(job, stretch.before, names)
-    weights = {name: array for name, array in stretch.before.items() if name.startswith("model/")}
+async def audit(job: Job, sandbox: Sandbox, segment: Segment, names: tuple[str, ...]) -> float:
+    """The deviation of a segment's change of weights, relative to the recomputed one. Raises TrainingFailed."""
+    optimiser = AdamW.resumed(job, segment.before, names)
+    start, losses = segment.start, segment.losses
+    weights = {name: array for name, array in segment.before.items() if name.startswith("model/")}
     async with open_reader(job, sandbox, weights) as reader:
-        random = {name: array for name, array in stretch.before.items() if name.startswith("random/")}
-        hidden = await reader.hidden(stretch.rows[0][:, :-1], training_from=random)
-        loss = float(-reader.score(hidden, stretch.rows[0][:, 1:]).log_probs.mean(dtype=np.float64))
-        if not loss <= stretch.losses[0] + TOLERATED_LOSS:
+        random = {name: array for name, array in segment.before.items() if name.startswith("random/")}
+        hidden = await reader.hidden(segment.rows[0][:, :-1], training_from=random)
+        loss = float(-reader.score(hidden, segment.rows[0][:, 1:]).log_probs.mean(dtype=np.float64))
+        if not loss <= losses[0] + MAX_LOSS_ERROR:
             raise TrainingFailed(
                 "forged",
-                f"The loss told for step {stretch.start} is {stretch.losses[0]:.4g}, but it is {loss:.4g}.",
-                {"step": stretch.start, "told": stretch.losses[0], "computed": loss},
+                f"The loss told for step {start} is {losses[0]:.4g}, but it is {loss:.4g}.",
+                {"step": start, "told": losses[0], "computed": loss},
             )
-        for offset, rows in enumerate(stretch.rows):
-            told: Weights = {f"model/{name}": value for name, value in optimiser.parameters.items()}
-            gradients = await reader.gradients(rows, told, random if offset == 0 else {})
+        for offset, rows in enumerate(segment.rows):
+            parameters: Weights = {f"model/{name}": value for name, value in optimiser.parameters.items()}
+            gradients = await reader.gradients(rows, parameters, random if offset == 0 else {})
             unknown = set(gradients) - set(names)
             if unknown:
                 raise TrainingFailed("malformed", f"There is a gradient for {min(unknown)}, no parameter.", {})
-            optimiser.step(stretch.start + offset, gradients)
-    deviation, reach = _deviation(stretch, optimiser)
-    if not (deviation <= TOLERATED_DEVIATION and reach <= TOLERATED_REACH):
+            optimiser.step(start + offset, gradients)
+    deviation, distance = _deviation(segment, optimiser)
+    if not (deviation <= MAX_DEVIATION and distance <= MAX_DISTANCE):
         raise TrainingFailed(
             "forged",
-            f"From step {stretch.start} on, {len(stretch.rows)} optimiser steps changed the weights otherwise than the "
-            f"gradients of their batches do (relative deviation {deviation:.2f}, {TOLERATED_DEVIATION} is tolerated; "
-            f"{reach:.2f} times as far, {TOLERATED_REACH} is tolerated): "
+            f"From step {start} on, {len(segment.rows)} optimiser steps changed the weights otherwise than the "
+            f"gradients of their batches do (relative deviation {deviation:.2f}, {MAX_DEVIATION} is tolerated; "
+            f"{distance:.2f} times as far, {MAX_DISTANCE} is tolerated): "
             "leave the optimiser alone, and keep what changes while training in buffers.",
-            {"step": stretch.start, "steps": len(stretch.rows), "deviation": min(deviation, 1e9),
-             "reach": min(reach, 1e9)},
-        )  # fmt: skip
+            {"step": start, "steps": len(segment.rows), "deviation": min(deviation, 1e9), "reach": min(distance, 1e9)},
+        )
     return deviation
 
 
-def _deviation(stretch: Stretch, optimiser: AdamW) -> tuple[float, float]:
-    """How far the told change lies from the computed one, and how far it reaches, in units of the computed one."""
-    apart, told, computed = 0.0, 0.0, 0.0
+def _deviation(segment: Segment, optimiser: AdamW) -> tuple[float, float]:
+    """The distance of the reported weights from the recomputed ones and from the start, relative to the recomputed
+    change."""
+    error, reported, recomputed = 0.0, 0.0, 0.0
     for name, value in optimiser.parameters.items():
-        before = _float(stretch.before, f"model/{name}", value.shape).astype(np.float64)
-        after = _float(stretch.after, f"model/{name}", value.shape).astype(np.float64)
-        apart += float(((after - value) ** 2).sum())
-        told += float(((after - before) ** 2).sum())
-        computed += float(((value - before) ** 2).sum())
-    if computed == 0.0 or not np.isfinite(told):
-        return (0.0, 1.0) if told == 0.0 else (float("inf"), float("inf"))
-    return float(np.sqrt(apart / computed)), float(np.sqrt(told / computed))
+        before = _float(segment.before, f"model/{name}", value.shape).astype(np.float64)
+        after = _float(segment.after, f"model/{name}", value.shape).astype(np.float64)
+        error += float(((after - value) ** 2).sum())
+        reported += float(((after - before) ** 2).sum())
+        recomputed += float(((value - before) ** 2).sum())
+    if recomputed == 0.0 or not np.isfinite(reported):
+        return (0.0, 1.0) if reported == 0.0 else (float("inf"), float("inf"))
+    return float(np.sqrt(error / recomputed)), float(np.sqrt(reported / recomputed))
 
 
 def _float(arrays: Weights, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.float32]:

@@ -1,17 +1,16 @@
-"""The training child: carries out the host's orders, one at a time, and knows nothing else.
+"""The training child, which serves the host's requests.
 
 begin    program, sizes, plan, seed → ready: names of the parameters, FLOPs
 train    tokens [steps, batch, context + 1] → metrics: loss and gradient norm of each step; with answers
          [steps, batch, context] only the targets marked there count
 weights  → weights: parameters and buffers
 save     → saved: everything that the next step depends on
-compiled → compiled: what compilers have written
-restore  what `saved` held → restored
+compiled → compiled: compiler caches
+restore  arrays of `saved` → restored
 end      → the child returns
-Whatever a candidate raises goes back as `failed` with its traceback, and ends the child.
+An exception of the candidate is returned as `failed` with its traceback, and ends the child.
 
-Everything here executes the candidate's program and is imported in children only (and, by `distributed`, outside the
-sandbox).
+This module executes the candidate's program. It is imported only in children, and outside the sandbox by `distributed`.
 """
 
 import traceback
@@ -37,16 +36,16 @@ _MODEL, _OPTIMISER, _RANDOM = "model/", "optimiser/", "random/"
 
 
 def model_arrays(model: nn.Module) -> dict[str, Array]:
-    """Parameters and all buffers, the non-persistent ones too: a step counter is part of what was trained."""
+    """Parameters and all buffers, including non-persistent ones such as step counters."""
     return {_MODEL + name: to_array(tensor) for name, tensor in _named_tensors(model).items()}
 
 
 def load_model_arrays(model: nn.Module, arrays: Mapping[str, Array], parameters_only: bool = False) -> None:
-    """Put arrays of `model_arrays` back. Raises ValueError naming a tensor that is missing or has another shape."""
+    """Load arrays of `model_arrays`. Raises ValueError for a tensor that is missing or has another shape."""
     for name, tensor in (dict(model.named_parameters()) if parameters_only else _named_tensors(model)).items():
         array = arrays.get(_MODEL + name)
         if array is None or tuple(array.shape) != tuple(tensor.shape):
-            advice = "make all parameters and buffers in __init__, with sizes that stay"
+            advice = "create all parameters and buffers in __init__, with fixed sizes"
             raise ValueError(f"The saved state has no tensor {name} of shape {tuple(tensor.shape)}: {advice}.")
         with torch.no_grad():
             tensor.copy_(from_array(array).to(tensor.dtype))
@@ -65,7 +64,7 @@ def all_arrays(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, 
 
 
 def load_all_arrays(model: nn.Module, optimiser: torch.optim.Optimizer, arrays: Mapping[str, Array]) -> None:
-    """Put arrays of `all_arrays` back, so that the next step equals that of an uninterrupted run."""
+    """Load arrays of `all_arrays`."""
     load_model_arrays(model, arrays)
     names = {parameter: name for name, parameter in model.named_parameters()}
     order = [names[parameter] for group in optimiser.param_groups for parameter in group["params"]]
@@ -79,7 +78,7 @@ def load_all_arrays(model: nn.Module, optimiser: torch.optim.Optimizer, arrays: 
 
 
 def load_random_arrays(arrays: Mapping[str, Array]) -> None:
-    """Set the generators to the states among `arrays`; others stay as they are."""
+    """Set the random generators to the states in `arrays`, if there are any."""
     if _RANDOM + "cpu" in arrays:
         torch.set_rng_state(from_array(arrays[_RANDOM + "cpu"]))
     if torch.cuda.is_available() and _RANDOM + "cuda" in arrays:
@@ -87,14 +86,14 @@ def load_random_arrays(arrays: Mapping[str, Array]) -> None:
 
 
 def to_array(tensor: Tensor) -> Array:
-    """A tensor on the host as numpy; bfloat16, which numpy lacks, becomes float32 without loss."""
+    """A tensor as a numpy array; bfloat16, which numpy lacks, becomes float32."""
     plain = tensor.detach().cpu().contiguous()
     array: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     return array
 
 
 def from_array(array: Array) -> Tensor:
-    """A tensor with memory of its own."""
+    """A tensor with a copy of an array."""
     return torch.from_numpy(np.array(array, copy=True))
 
 
@@ -103,24 +102,22 @@ def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def build_model(program: str, sizes: ModelSizes, seed: int, device: str) -> LanguageModel:
-    """The model with fresh initial values drawn from `seed`, on `device`, in float32."""
+    """The model on `device` in float32, with initial values drawn from `seed`."""
     torch.manual_seed(seed)
 
     def make_mixer(layer: int) -> nn.Module:
-        own = sizes.program_of(layer, program)
-        whole_model = sizes.whole_model and own == program
-        mixer: nn.Module = load_mixer(own, MixerSizes(sizes.width, sizes.heads, layer, whole_model))
-        return mixer
+        source = sizes.program_of(layer, program)
+        whole_model = sizes.whole_model and source == program
+        return load_mixer(source, MixerSizes(sizes.width, sizes.heads, layer, whole_model))
 
     layout = block_layout(execute(program)) if sizes.whole_model else "sequential"
     return LanguageModel(make_mixer, sizes, layout).to(device)
 
 
 def flops_per_token(program: str, sizes: ModelSizes, context: int, precision: str, device: str = "cpu") -> float | None:
-    """Forward and backward operations per token, counted on the CPU over one row of `context` tokens.
+    """FLOPs per token, forward and backward, counted on the CPU for one row of `context` tokens.
 
-    Matrix products, convolutions and attention are counted, element-wise work is not. None in a process that trains on
-    a GPU: Triton's kernels are not counted there, and a number without them would be wrong.
+    Counts matrix products, convolutions and attention. None on a GPU, where Triton's kernels are not counted.
     """
     if device != "cpu":
         return None
@@ -139,19 +136,19 @@ Answer = tuple[str, dict[str, JSON], dict[str, Array]]
 
 
 def run(channel: Channel) -> None:
-    """The job: begin, then orders until `end`."""
+    """The job: `begin`, then requests until `end`."""
     begin = channel.receive()
     try:
         session = Session(begin)
         channel.send("ready", session.facts(), {})
-        while (order := channel.receive()).kind != "end":
-            channel.send(*session.answer(order))
-    except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything; the host gets all of it
+        while (request := channel.receive()).kind != "end":
+            channel.send(*session.answer(request))
+    except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the host reports it
         channel.send("failed", failure(error), {})
 
 
 def failure(error: Exception) -> dict[str, JSON]:
-    """An exception as the host reports it: its type, message and the last part of its traceback."""
+    """The type, message and end of the traceback of an exception."""
     trace = "".join(traceback.format_exception(error))
     return {"error": type(error).__name__, "message": str(error)[:2000], "traceback": trace[-8000:]}
 
@@ -164,7 +161,7 @@ class Session:
         unpack(begin.arrays)
         self.sizes = ModelSizes.from_message(begin)
         self.device = str(header["device"])
-        if self.device == "cuda":  # several trainings share the device: none takes what another one needs
+        if self.device == "cuda":  # several trainings share the device
             torch.cuda.set_per_process_memory_fraction(float(cast("float", header.get("memory_share", 1.0))))
         prepare_child(int(cast("int", header["threads"])), self.device)
         self.program, self.context = str(header["program"]), int(cast("int", header["context"]))
@@ -173,30 +170,31 @@ class Session:
         self.step = 0
 
     def facts(self) -> dict[str, JSON]:
-        """What is known before the first step."""
+        """The header of the answer `ready`."""
         plan = self.trainer.plan
         return {
             "parameters": [name for name, _ in self.trainer.model.named_parameters()],
             "flops_per_token": flops_per_token(self.program, self.sizes, self.context, plan.precision, self.device),
         }
 
-    def answer(self, order: Message) -> Answer:
-        """Carry out one order."""
-        answers: dict[str, Callable[[Message], Answer]] = {
+    def answer(self, request: Message) -> Answer:
+        """Serve one request."""
+        model, optimiser = self.trainer.model, self.trainer.optimiser
+        handlers: dict[str, Callable[[Message], Answer]] = {
             "train": self._train,
-            "weights": lambda _: ("weights", {"step": self.step}, model_arrays(self.trainer.model)),
-            "save": self._save,
+            "weights": lambda _: ("weights", {"step": self.step}, model_arrays(model)),
+            "save": lambda _: ("saved", {"step": self.step}, all_arrays(model, optimiser)),
             "restore": self._restore,
             "compiled": lambda _: ("compiled", {}, {ARRAY: pack()}),
         }
-        return answers[order.kind](order)
+        return handlers[request.kind](request)
 
-    def _train(self, order: Message) -> Answer:
-        rows = torch.from_numpy(order.arrays["tokens"].astype(np.int64))
+    def _train(self, request: Message) -> Answer:
+        rows = torch.from_numpy(request.arrays["tokens"].astype(np.int64))
         reports = []
-        answers = order.arrays.get("answers")
-        for place, batch in enumerate(rows):
-            counted = None if answers is None else torch.from_numpy(answers[place].astype(np.bool_))
+        answers = request.arrays.get("answers")
+        for index, batch in enumerate(rows):
+            counted = None if answers is None else torch.from_numpy(answers[index].astype(np.bool_))
             reports.append(self.trainer.step(self.step, batch, counted))
             self.step += 1
         arrays: dict[str, Array] = {
@@ -208,10 +206,7 @@ class Session:
         header: dict[str, JSON] = {"step": self.step, "device_memory": peak, "compiled": self.trainer.compiled}
         return "metrics", header, arrays
 
-    def _save(self, _: Message) -> Answer:
-        return "saved", {"step": self.step}, all_arrays(self.trainer.model, self.trainer.optimiser)
-
-    def _restore(self, order: Message) -> Answer:
-        load_all_arrays(self.trainer.model, self.trainer.optimiser, order.arrays)
-        self.step = int(cast("int", order.header["step"]))
+    def _restore(self, request: Message) -> Answer:
+        load_all_arrays(self.trainer.model, self.trainer.optimiser, request.arrays)
+        self.step = int(cast("int", request.header["step"]))
         return "restored", {"step": self.step}, {}

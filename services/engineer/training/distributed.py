@@ -1,11 +1,11 @@
-"""Training one program on 1 to N GPUs of one or more machines, outside the sandbox.
+"""Trains one program on several GPUs of one or more machines, outside the sandbox.
 
     torchrun --nproc-per-node 8 -m services.engineer.training.distributed --program FILE --scale verify --out FOLDER
 
-For programs that have been read and checked: nothing confines them here. Each process holds the whole model and takes
-its share of every batch, so that the data order is that of a single process. DistributedDataParallel, not sharding:
-generated programs hold scalar parameters, which FSDP2 refuses, and parameters without a gradient, and 412M parameters
-fit any GPU that is worth using. Writes FOLDER/weights.safetensors and one JSON line of metrics per chunk to stdout.
+For trusted programs only, as they are not confined. Each process holds the whole model and takes its share of every
+batch, so the data order is that of a single process. DistributedDataParallel is used instead of FSDP2, which rejects
+scalar parameters and parameters without a gradient, since 412M parameters fit on one GPU. Writes
+FOLDER/weights.safetensors, and one JSON line of metrics per chunk to stdout.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from services.engineer.training.trainer import Plan, Trainer
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Read the command line, join the other processes, train, write the weights."""
+    """Join the process group, train, and write the weights."""
     options = _parser().parse_args(arguments)
     scale = load_scale(options.scale, dict(pair.split("=", 1) for pair in options.set))
     if scale.precision == AUTO:
-        raise ValueError("Several processes train alike: name the precision, as in --set precision=bf16-autocast.")
+        raise ValueError("The precision must be the same in all processes: give it, as in --set precision=fp32.")
     dist.init_process_group("nccl" if scale.device == "cuda" else "gloo")
     try:
         corpus = _corpus(scale, options.cache)
@@ -50,17 +50,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(program: str, seed: int, scale: Scale, corpus: Corpus) -> Trainer:
-    """All steps on this process's share of each batch. Raises ValueError where the batch cannot be shared evenly."""
+    """Train on this process's share of each batch. Raises ValueError if the batch cannot be divided evenly."""
     rank, world = dist.get_rank(), dist.get_world_size()
     if scale.batch % world:
-        raise ValueError(f"The batch {scale.batch} cannot be shared by {world} processes; change batch.")
+        raise ValueError(f"The batch {scale.batch} must be a multiple of the {world} processes; change batch.")
     trainer = _trainer(program, seed, scale, corpus.tokens.vocabulary)
-    began = perf_counter()
+    start = perf_counter()
     order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=seed, first=0, count=scale.steps)
     for step, rows in enumerate(order):
         report = trainer.step(step, torch.from_numpy(rows[rank::world]))
         if (step + 1) % scale.log_every == 0 or step + 1 == scale.steps:
-            _print_step(scale, step + 1, report.loss, perf_counter() - began, trainer.device)
+            _print_step(scale, step + 1, report.loss, perf_counter() - start, trainer.device)
     return trainer
 
 
@@ -90,7 +90,7 @@ def _print_step(scale: Scale, step: int, loss: float, seconds: float, device: st
 
 
 def _corpus(scale: Scale, cache: Path) -> Corpus:
-    """The first process tokenises; the others wait, then map what it wrote."""
+    """Tokenise in the first process, then open the corpus in all."""
     if dist.get_rank() == 0:
         open_corpus(scale, cache)
     dist.barrier()

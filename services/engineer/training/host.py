@@ -1,8 +1,8 @@
-"""Training one candidate with one seed: from program text to scores, in two halves.
+"""Trains and scores one candidate with one seed.
 
-`optimise` trains; when it returns, the training child has ended. `score` computes a stretch of the training again and
-asks fresh children about held-out text. A caller that trains several seeds of one program at once scores none of them
-before all are trained: then no training child of the program is alive while held-out text is out.
+`optimise` trains, and ends the training child. `score` audits the training and scores the model on held-out text in new
+children. A caller that trains several seeds of a program must score after all are trained, so that no training child of
+the program runs while held-out text is read.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ JOB = "services.engineer.training.child:run"
 
 @dataclass(frozen=True)
 class Trained:
-    """One seed after its last step: not scored yet, its child ended."""
+    """A trained seed that is not scored yet."""
 
     session: Session
     weights: Weights
@@ -38,7 +38,7 @@ class Trained:
 
     @property
     def job(self) -> Job:
-        """What was trained."""
+        """The job that was trained."""
         return self.session.job
 
 
@@ -57,12 +57,11 @@ async def train(
     finished: Sequence[Curve] = (),
     keep: Callable[[Weights], Awaitable[None]] | None = None,
 ) -> TrainingResult:
-    """Train `program` from `seed`, score it in fresh children, and return what was measured.
+    """Train `program` from `seed`, score it in new children, and return the results.
 
-    `stop` being set checkpoints at the next chunk and raises Drained; a call with the same arguments and `checkpoint`
-    goes on from there, bit for bit on a CPU. The file is removed once the result is there. `keep` gets the weights that
-    were scored.
-    Raises TrainingFailed (LooksAhead among them) where the candidate is at fault.
+    When `stop` is set, a checkpoint is written after the current chunk and Drained is raised; a call with the same
+    arguments resumes from it, bitwise identically on a CPU. `keep` receives the scored weights.
+    Raises TrainingFailed (including LooksAhead).
     """
     settings = watch or WatchSettings(memory_bytes=scale.memory_bytes)
     supervision = Supervision(on_progress, stop, checkpoint, watch=settings, peers=peers or Peers(), finished=finished)
@@ -71,12 +70,12 @@ async def train(
 
 
 async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trained:
-    """All steps of a training. Raises TrainingFailed, and Drained when asked to stop."""
+    """Run all steps of a training. Raises TrainingFailed, and Drained when stopped."""
 
     async def loss_at(weights: Weights, step: int) -> float:
         return await next_loss(Examination(job, sandbox, weights), step)
 
-    began = monotonic()
+    start = monotonic()
     with EnergyMeter(job.scale.device) as energy:
         async with sandbox.child(JOB, limits_of(job.scale)) as child:
             session = Session(job, supervision, child, loss_at)
@@ -85,8 +84,8 @@ async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trai
             if decision is not None and decision.broken:
                 raise _stopped(decision, session)
             weights = await session.weights()
-            await session.keep_compiled()
-    return Trained(session, weights, decision, monotonic() - began, energy.joules)
+            await session.store_compiled()
+    return Trained(session, weights, decision, monotonic() - start, energy.joules)
 
 
 async def score(
@@ -96,19 +95,19 @@ async def score(
     parameter_limit: float | None = None,
     other: Corpus | None = None,
 ) -> TrainingResult:
-    """What a training is worth, and what it was. Raises TrainingFailed where the candidate is at fault.
+    """Audit and score a trained model. Raises TrainingFailed.
 
-    `parameter_limit` is the most that the whole model may have learnt, counted on the arrays that came back. `other`
-    is text from another source to be scored on as well.
+    `parameter_limit` limits the number of trained values in the arrays of the whole model. `other` is text from another
+    source, on which the model is also scored.
     """
-    session, job, began = trained.session, trained.job, monotonic()
+    session, job, start = trained.session, trained.job, monotonic()
     learnt = trained_elements(session.parameters, session.first, trained.weights)
     if parameter_limit is not None and learnt > parameter_limit:
         text = f"{learnt:,} parameters were trained; {parameter_limit:,.0f} are allowed."
         raise TrainingFailed("parameters", text, {"parameters": learnt, "limit": parameter_limit})
     with EnergyMeter(job.scale.device) as energy:
-        if session.stretch is not None:
-            await audit(job, sandbox, session.stretch, session.parameters)
+        if session.segment is not None:
+            await audit(job, sandbox, session.segment, session.parameters)
         exam = Examination(job, sandbox, trained.weights)
         scores = await examine(exam)
         other_loss = None if other is None else await loss_on(exam, other)
@@ -117,7 +116,7 @@ async def score(
     if session.supervision.checkpoint is not None:
         await asyncio.to_thread(session.supervision.checkpoint.unlink, True)
     joules = None if trained.joules is None or energy.joules is None else trained.joules + energy.joules
-    seconds = trained.seconds + monotonic() - began
+    seconds = trained.seconds + monotonic() - start
     return TrainingResult(
         seed=job.seed,
         scale=job.scale.name,

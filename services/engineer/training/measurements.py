@@ -1,7 +1,8 @@
-"""What a training cost, and on what: all of it seen from outside the child but for the FLOPs."""
+"""Measurements of a training by the host; only FLOPs are reported by the child."""
 
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,19 +19,17 @@ from services.engineer.training.result import Measurements
 from services.engineer.training.session import Session
 
 MARGIN = 2.0
-"""On the measured speed of the processor, which other work on its cores changes."""
+"""Safety factor on the measured speed of the processor, which depends on other work."""
 _PACKAGES = ("torch", "numpy", "flash-linear-attention", "fla-core", "triton", "einops", "lm_eval")
 
 
 def versions() -> Mapping[str, str]:
-    """Versions of Python and of those packages that are installed and can change a number."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of installed packages that influence results."""
+    versions = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def device_name(device: str) -> str:
@@ -46,9 +45,9 @@ def device_name(device: str) -> str:
 
 
 class EnergyMeter:
-    """Joules of the first GPU between entering and leaving; `joules` stays None without a device that counts them.
+    """Energy of the first GPU inside the context; `joules` is None if it cannot be measured.
 
-    The counter is the whole device's: work that others do on it at the same time is included.
+    The counter is that of the device, including other work.
     """
 
     def __init__(self, device: str) -> None:
@@ -57,18 +56,18 @@ class EnergyMeter:
         self.joules: float | None = None
 
     def __enter__(self) -> "EnergyMeter":
-        self._start = _counter() if self._measures else None
+        self._start = _total_joules() if self._measures else None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        end = _counter() if self._start is not None else None
+        end = _total_joules() if self._start is not None else None
         self.joules = end - self._start if end is not None and self._start is not None else None
 
 
-def _counter() -> float | None:
-    """Joules since the driver was loaded, through NVML (package nvidia-ml-py), or None."""
+def _total_joules() -> float | None:
+    """Joules since the driver was loaded, from NVML (package nvidia-ml-py), if available."""
     try:
         import pynvml  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
@@ -83,12 +82,12 @@ def _counter() -> float | None:
 def measurements_of(
     session: Session, parameters: int, isolation: str, joules: float | None, seconds: float
 ) -> Measurements:
-    """Speed, memory, device, versions and parameters are the host's; FLOPs the child's count where time backs it."""
+    """The measurements of a trained session; `parameters` is the host's count."""
     scale, history = session.job.scale, session.history
     peaks = [m.peak_memory_bytes for m in history if m.peak_memory_bytes is not None]
     return Measurements(
         parameters=parameters,
-        flops_per_token=_backed_flops(session),
+        flops_per_token=_plausible_flops(session),
         tokens_per_second=median(m.tokens_per_second for m in history) if history else None,
         peak_memory_bytes=max(peaks) if peaks else None,
         energy_joules=joules,
@@ -106,11 +105,10 @@ def measurements_of(
     )
 
 
-def _backed_flops(session: Session) -> float | None:
-    """The child's count, which is at least that without mixers; None where more are told than the time allows.
+def _plausible_flops(session: Session) -> float | None:
+    """The child's count, or None if it exceeds what the CPU time allows.
 
-    Fewer than there are cannot be told far below what time shows either: the watcher stops what is several times slower
-    than its peers.
+    A count that is far too low is unlikely, as the watcher stops programs that are much slower than their peers.
     """
     busy = [m.busy_per_step for m in session.history if m.busy_per_step is not None]
     if session.flops_per_token is None or not busy:
@@ -122,21 +120,18 @@ def _backed_flops(session: Session) -> float | None:
 
 @cache
 def _peak_flops() -> float:
-    """Operations per second of processor time of a large matrix product here: more than any training reaches."""
+    """Operations per second of CPU time of a large matrix product, which no training exceeds."""
     size, best = 512, float("inf")
     matrix = torch.ones(size, size)
     for _ in range(5):
-        began = process_time()
+        start = process_time()
         torch.mm(matrix, matrix)
-        best = min(best, process_time() - began)
+        best = min(best, process_time() - start)
     return 2 * size**3 / max(best, 1e-6)
 
 
 def trained_elements(named: tuple[str, ...], first: Mapping[str, Array], last: Mapping[str, Array]) -> int:
-    """Numbers that a model has learnt: its parameters, and whatever else is not what it was at first.
-
-    What is called a buffer and changes like a parameter counts as one, but for single numbers such as counters.
-    """
+    """The number of trained values of a model: its parameters, and buffers that changed, except single numbers."""
     parameters = {f"model/{name}" for name in named}
     return sum(
         int(array.size)

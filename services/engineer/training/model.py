@@ -1,4 +1,4 @@
-"""A compact language model around any token mixer."""
+"""A language model around any token mixer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,30 +11,30 @@ from services.engineer.training.sizes import ModelSizes
 from services.fla_cpu.norms import rms_norm
 
 INITIALISATION = "mixer: as the program sets it; embedding, head and feed-forward: normal, 0.02; norms: one"
-"""The policy in force, recorded with each result: the mixer's own initial values are never re-drawn."""
+"""The initialisation, which is recorded with each result."""
 
 BF16, FP32, AUTO = "bf16-autocast", "fp32", "auto"
-"""The precisions of a scale; `auto` is replaced by one of the others before anything is trained."""
+"""The precisions of a scale; `auto` is replaced by one of the others before training."""
 
 _STANDARD_DEVIATION = 0.02
 NOT_COUNTED = -100
-"""What PyTorch's cross-entropy leaves out of its mean."""
+"""The target that PyTorch's cross-entropy ignores."""
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's own on a GPU; on a CPU, where that is a chain of single operations, the one with a written gradient."""
+    """torch's RMSNorm on a GPU; on a CPU, where it is slow, `fla_cpu`'s."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, width] → the same."""
+        """[…, width] → the same shape."""
         if not x.is_cpu:
             return super().forward(x)
         normalised = rms_norm(x, self.weight, eps=self.eps or 0.0)
-        assert isinstance(normalised, Tensor)  # noqa: S101 - a pair only with `prenorm`
+        assert isinstance(normalised, Tensor)  # noqa: S101 - it is a pair only with `prenorm`
         return normalised
 
 
 class _GatedUnit(torch.autograd.Function):
-    """silu(gate) · up of both halves of one tensor; autograd would put their gradients together by copying them."""
+    """silu(gate) · up for the halves of one tensor, whose gradients autograd would copy to concatenate them."""
 
     @staticmethod
     def forward(ctx: Any, halves: Tensor) -> Tensor:
@@ -57,9 +57,9 @@ class _GatedUnit(torch.autograd.Function):
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Mean cross-entropy of hidden states under an output matrix, whose logits are never in memory all at once.
+    """Mean cross-entropy of hidden states under an output matrix, without storing all logits.
 
-    The gradients are computed beside the loss, chunk by chunk, since they need the same logits.
+    The gradients are computed with the loss, chunk by chunk, since they need the same logits.
     """
 
     @staticmethod
@@ -69,17 +69,17 @@ class _ChunkedLoss(torch.autograd.Function):
         counted = targets != NOT_COUNTED
         total = hidden.new_zeros((), dtype=torch.float32)
         count = counted.sum().clamp_min(1)
-        low = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
-        matrix = weight if low is None else weight.to(low)
-        with torch.autocast(hidden.device.type, enabled=False):
+        device = hidden.device.type
+        matrix = weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
+        with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden), chunk):
                 rows = hidden[start : start + chunk].to(matrix.dtype)
-                aims, counts = targets[start : start + chunk], counted[start : start + chunk, None]
+                labels, mask = targets[start : start + chunk], counted[start : start + chunk, None]
                 logits = (rows @ matrix.T).float()
-                total += F.cross_entropy(logits, aims, reduction="sum")
+                total += F.cross_entropy(logits, labels, reduction="sum")
                 d_logits = torch.softmax(logits, dim=-1)
-                d_logits.scatter_add_(1, aims.clamp_min(0)[:, None], torch.full_like(d_logits[:, :1], -1.0))
-                d_logits = (d_logits * counts / count).to(matrix.dtype)
+                d_logits.scatter_add_(1, labels.clamp_min(0)[:, None], torch.full_like(d_logits[:, :1], -1.0))
+                d_logits = (d_logits * mask / count).to(matrix.dtype)
                 d_hidden[start : start + chunk] = d_logits @ matrix
                 d_weight += (d_logits.T @ rows).float()
         ctx.save_for_backward(d_hidden, d_weight.to(weight.dtype))
@@ -113,7 +113,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + feed-forward(norm(x)); with the layout "parallel" the sum of both and x."""
+    """x + mixer(norm(x)), then x + feed-forward(norm(x)); in the layout "parallel", the sum of both and x."""
 
     def __init__(self, mixer: nn.Module, sizes: ModelSizes, layout: str = "sequential") -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Block(nn.Module):
         self.feed_forward = SwiGLU(sizes.width, sizes.feed_forward)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """[batch, length, width] → the same shape, and the mixer's auxiliary loss where it returns one."""
+        """[batch, length, width] → the same shape, and the mixer's auxiliary loss if it returns one."""
         mixed, auxiliary = split_output(self.mixer(self.mixer_norm(x)))
         if self.parallel:
             return x + mixed + self.feed_forward(self.feed_forward_norm(x)), auxiliary
@@ -138,25 +138,22 @@ class LanguageModel(nn.Module):
     def __init__(self, make_mixer: Callable[[int], nn.Module], sizes: ModelSizes, layout: str = "sequential") -> None:
         super().__init__()
         self.loss_chunk = 0
-        """Tokens whose logits are in memory at a time; 0 is all of them."""
+        """Tokens whose logits are in memory at a time, 0 for all."""
         self.embedding = nn.Embedding(sizes.vocabulary, sizes.width)
         self.blocks = nn.ModuleList(Block(make_mixer(layer), sizes, layout) for layer in range(sizes.blocks))
         self.norm = RMSNorm(sizes.width, eps=1e-6)
         self.head = nn.Linear(sizes.width, sizes.vocabulary, bias=False)
-        self._initialise()
+        weights = [self.embedding.weight, self.head.weight]
+        for block in self.blocks:
+            assert isinstance(block, Block)  # noqa: S101 - nn.ModuleList has no element type
+            weights += [block.feed_forward.gate_up.weight, block.feed_forward.down.weight]
+        for weight in weights:
+            nn.init.normal_(weight, std=_STANDARD_DEVIATION)
         if sizes.tied:
             self.head.weight = self.embedding.weight
 
-    def _initialise(self) -> None:
-        own = [self.embedding.weight, self.head.weight]
-        for block in self.blocks:
-            assert isinstance(block, Block)  # noqa: S101 - nn.ModuleList forgets its element type
-            own += [block.feed_forward.gate_up.weight, block.feed_forward.down.weight]
-        for weight in own:
-            nn.init.normal_(weight, std=_STANDARD_DEVIATION)
-
     def hidden(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens [batch, length] → normed hidden states [batch, length, width] and the sum of auxiliary losses."""
+        """Tokens [batch, length] → normalised hidden states [batch, length, width] and the sum of auxiliary losses."""
         x, total = self.embedding(tokens), None
         for block in self.blocks:
             x, auxiliary = block(x)
@@ -165,7 +162,7 @@ class LanguageModel(nn.Module):
         return self.norm(x), total
 
     def forward(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Mean cross-entropy in nats per token of targets [batch, length], and the auxiliary losses (not added)."""
+        """Mean cross-entropy in nats per token of targets [batch, length], and separately the auxiliary losses."""
         hidden, auxiliary = self.hidden(tokens)
         if self.loss_chunk:
             return chunked_loss(hidden, self.head.weight, targets, self.loss_chunk), auxiliary
@@ -174,7 +171,7 @@ class LanguageModel(nn.Module):
 
 
 def split_output(output: object) -> tuple[Tensor, Tensor | None]:
-    """A mixer's answer → the mixed states and its auxiliary loss, if the second output is a single number."""
+    """The output of a mixer, and its auxiliary loss if the second output is a single number."""
     if isinstance(output, Tensor):
         return output, None
     if not isinstance(output, tuple) or not output or not isinstance(output[0], Tensor):
@@ -189,7 +186,7 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """The context in which forward passes run: bfloat16 autocast, or plain float32. Raises ValueError for others."""
+    """The context for forward passes: bfloat16 autocast, or float32. Raises ValueError for other precisions."""
     if precision not in (BF16, FP32):
-        raise ValueError(f"Precision {precision!r} is not one to train in; decide between {BF16} and {FP32} first.")
+        raise ValueError(f"Precision {precision!r} cannot be trained in: use {BF16} or {FP32}.")
     return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == BF16)

@@ -1,4 +1,4 @@
-"""What training and scoring need of the sandbox, on either side of the pipe. The sandbox package provides both."""
+"""The parts of the sandbox's interface that training and scoring use, so that tests can replace it."""
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -17,35 +17,35 @@ Array = NDArray[np.generic]
 
 
 class Channel(Protocol):
-    """The guest's end: synchronous, one host at the other end."""
+    """The child's end of the connection."""
 
     def receive(self) -> Message:
         """Wait for the host's next message."""
         ...
 
     def send(self, kind: str, header: Mapping[str, JSON], arrays: Mapping[str, Array] = ...) -> None:
-        """Answer the host."""
+        """Send one message to the host."""
         ...
 
 
 class Child(Protocol):
-    """The host's end of one confined process."""
+    """A confined process as the host sees it."""
 
     async def send(self, kind: str, header: Mapping[str, JSON], arrays: Mapping[str, Array] = ...) -> None:
-        """Write one message to the guest."""
+        """Send one message to the child."""
         ...
 
     async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109 - the caller names what it waits for
-        """The guest's next message. Raises the sandbox's ChildDied, ChildTimeout or Malformed."""
+        """The child's next message. Raises ChildDied, ChildTimeout or Malformed."""
         ...
 
     def usage(self) -> Usage:
-        """Memory and processor time of the guest so far, as the host sees them."""
+        """Memory and CPU time of the child so far."""
         ...
 
 
 class Sandbox(Protocol):
-    """Starts confined children from a warm parent."""
+    """Starts confined children."""
 
     @property
     def level(self) -> str:
@@ -53,5 +53,5 @@ class Sandbox(Protocol):
         ...
 
     def child(self, job: str, limits: Limits) -> AbstractAsyncContextManager[Child]:
-        """A fresh child that runs our guest function `job` ("package.module:function"); leaving kills it."""
+        """A new child that runs the function `job` ("package.module:function") inside the context."""
         ...

@@ -1,33 +1,32 @@
-"""Asking a child and judging how it answers. Host side."""
+"""Requests to a child, and the validation of its answers. Runs on the host."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import cast
 
 from services.engineer.scales import Scale
 from services.engineer.training.ports import JSON, Array, Child, Message
 from services.engineer.training.result import TrainingFailed
 from services.sandbox.limits import ChildDied, ChildTimeout, Limits, Malformed
-from services.sandbox.linux import graphics
+from services.sandbox.linux import nvidia_devices
 
 GPU_TASKS = 512
 """Processes and threads of a job that compiles kernels."""
 COMPILED_BYTES = 2 << 30
-"""What a job's compilers may write: kernels, their intermediate forms and the caches of both."""
+"""Limit on files of compilers: kernels, their intermediate representations, and caches."""
 
 
 def limits_of(scale: Scale) -> Limits:
     """The limits of a scale's children.
 
-    On a CPU they open no file and start no program. On a GPU Triton and torch.compile start compilers (ptxas, gcc) and
-    run what those wrote to the scratch folder; CUDA and the compilers' pools of workers hold many threads.
+    On a CPU, children cannot open files or start programs. On a GPU, Triton and torch.compile start compilers (ptxas,
+    gcc) and load their output from the scratch folder; CUDA and compiler workers need many threads.
     """
     limits = Limits(
         memory_bytes=scale.memory_bytes,
         cpu_seconds=scale.wall_seconds * scale.threads,
         wall_seconds=scale.wall_seconds,
         threads=scale.threads,
-        files=bool(graphics()),
+        files=bool(nvidia_devices()),
     )
     if scale.device == "cpu":
         return limits
@@ -43,7 +42,7 @@ async def ask(
     expect: str,
     timeout: float,  # noqa: ASYNC109 - it is the sandbox's own
 ) -> Message:
-    """Send one order and wait for its answer of kind `expect`.
+    """Send a request and return its answer of kind `expect`.
 
     Raises TrainingFailed: "error" with the program's traceback, "died", "timeout" or "malformed".
     """
@@ -58,14 +57,16 @@ async def ask(
     except Malformed as error:
         raise TrainingFailed("malformed", error.reason, {"order": kind}, error.log_tail) from error
     if answer.kind == "failed":
-        raise _raised(kind, answer)
+        name, trace = answer.header.get("error"), answer.header.get("traceback") or ""
+        text = f"{name}: {answer.header.get('message')}"
+        raise TrainingFailed("error", text, {"order": kind, "error": name}, str(trace))
     if answer.kind != expect:
         raise TrainingFailed("malformed", f"The child answered {kind} with {answer.kind!r}.", {"order": kind})
     return answer
 
 
 def number(message: Message, field: str) -> float:
-    """A finite number of an answer. Raises TrainingFailed("malformed") for anything else."""
+    """A finite number in an answer. Raises TrainingFailed("malformed")."""
     value = message.header.get(field)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         raise TrainingFailed("malformed", f"The child's {message.kind} has no number {field}.", {"field": field})
@@ -73,15 +74,15 @@ def number(message: Message, field: str) -> float:
 
 
 def amount(message: Message, field: str) -> float | None:
-    """A finite number, not negative, or None where the answer says so. Raises TrainingFailed("malformed") else."""
+    """A finite, non-negative number in an answer, or None. Raises TrainingFailed("malformed")."""
     value = None if message.header.get(field) is None else number(message, field)
     if value is not None and not 0 <= value < 1e30:
-        raise TrainingFailed("malformed", f"The child's {message.kind} has an impossible {field}.", {"field": field})
+        raise TrainingFailed("malformed", f"The child's {message.kind} has an invalid {field}.", {"field": field})
     return value
 
 
 def names(message: Message, field: str) -> tuple[str, ...]:
-    """A list of different texts. Raises TrainingFailed("malformed") for anything else."""
+    """A list of distinct strings in an answer. Raises TrainingFailed("malformed")."""
     values = message.header.get(field)
     texts = [value for value in values if isinstance(value, str)] if isinstance(values, list) else None
     if texts is None or not isinstance(values, list) or len(set(texts)) != len(values):
@@ -90,16 +91,9 @@ def names(message: Message, field: str) -> tuple[str, ...]:
 
 
 def array(message: Message, name: str, shape: tuple[int, ...]) -> Array:
-    """An array of an answer with exactly this shape. Raises TrainingFailed("malformed") for anything else."""
-    found = message.arrays.get(name)
-    if found is None or found.shape != shape or found.dtype.kind != "f":
-        raise TrainingFailed(
-            "malformed", f"The child's {message.kind} has no {name} of shape {shape}.", {"array": name}
-        )
-    return found
-
-
-def _raised(order: str, answer: Message) -> TrainingFailed:
-    error, message = answer.header.get("error"), answer.header.get("message")
-    trace = cast("str", answer.header.get("traceback") or "")
-    return TrainingFailed("error", f"{error}: {message}", {"order": order, "error": error}, str(trace))
+    """An array of floats in an answer with this shape. Raises TrainingFailed("malformed")."""
+    value = message.arrays.get(name)
+    if value is None or value.shape != shape or value.dtype.kind != "f":
+        text = f"The child's {message.kind} has no {name} of shape {shape}."
+        raise TrainingFailed("malformed", text, {"array": name})
+    return value

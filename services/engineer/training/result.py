@@ -1,4 +1,4 @@
-"""How a training ends: its measured result with the source of each number, or the error that ended it."""
+"""Results and errors of trainings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from services.engineer.training.ports import JSON
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """After `step` steps: the mean training loss since the last point as the child tells it, and, at a few points, the
-    held-out loss that was computed outside of it. Nats per token."""
+    """The mean training loss since the last point, reported by the child, and at a few points the loss computed by the
+    host. In nats per token."""
 
     step: int
     tokens: int
@@ -20,9 +20,9 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Live: one chunk of steps. Seconds are the host's clock; loss, gradient norm and busy seconds the child's word.
+    """Metrics of one chunk of steps. Losses and gradient norms are reported by the child, times measured by the host.
 
-    `busy_per_step` is CPU time per thread, which other work on the machine does not change; None on a GPU.
+    `busy_per_step` is CPU time per thread; None on a GPU.
     """
 
     seed: int
@@ -42,11 +42,11 @@ class Metrics:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One task's number with its standard error over `items`.
+    """A task's score with its standard error over `items`.
 
     Attributes:
-        correct: per item, where the metric is an accuracy.
-        chance: the accuracy of guessing, where each item offers choices.
+        correct: for each item, if the metric is an accuracy.
+        chance: the accuracy of guessing, for multiple-choice items.
     """
 
     task: str
@@ -60,7 +60,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class PartLoss:
-    """The mean held-out loss over some of the tokens, by position or by kind, and their share of all."""
+    """The mean held-out loss over a part of the tokens, and the share of this part."""
 
     part: str
     loss: float
@@ -69,7 +69,7 @@ class PartLoss:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What the training cost, and on what. None stands for what was not or could not be measured."""
+    """Cost and conditions of a training. Missing measurements are None."""
 
     parameters: int
     flops_per_token: float | None
@@ -104,10 +104,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """One seed of one candidate. `stopped` is the watcher's reason where the training ended early on purpose.
-
-    `other_text` is the name of the corpus from another source that it was scored on as well, where it was.
-    """
+    """The result of one seed. `stopped` is the reason of an early stop, `other_text` the name of the other corpus."""
 
     seed: int
     scale: str
@@ -125,15 +122,14 @@ class TrainingResult:
     part_losses: tuple[PartLoss, ...] = ()
 
 
-class TrainingFailed(Exception):  # noqa: N818 - an outcome for the candidate, not an error of ours
-    """The candidate broke its own training or scoring.
+class TrainingFailed(Exception):  # noqa: N818 - an outcome for the candidate
+    """The candidate caused its training or scoring to fail.
 
     `kind` is one of: "error" (the program raised), "died" (the child ended: exit, signal or limit), "timeout",
-    "malformed" (it broke the protocol), "stopped" (the watcher's decision), "not-finite" (no finite held-out loss),
-    "looks-ahead" (scores depend on later tokens), "remembers" (they depend on rows read before), "implausible" (no
-    model of text has such a loss), "forged" (what it told of its training is not so), "parameters" (it trains more of
-    them than its budget). `evidence` holds numbers and positions, `log_tail` the end of the child's own output or
-    traceback: what a mind needs to repair the program.
+    "malformed" (a violation of the protocol), "stopped" (by the watcher), "not-finite" (no finite held-out loss),
+    "looks-ahead" (scores depend on later tokens), "remembers" (they depend on earlier rows), "implausible" (the loss is
+    too low for any model of text), "forged" (false reports on the training), "parameters" (more trained parameters than
+    allowed). `evidence` holds numbers and positions, `log_tail` the end of the child's output or traceback.
     """
 
     def __init__(self, kind: str, message: str, evidence: Mapping[str, JSON], log_tail: str = "") -> None:
@@ -145,19 +141,19 @@ class TrainingFailed(Exception):  # noqa: N818 - an outcome for the candidate, n
 
     @property
     def dishonest(self) -> bool:
-        """A failure that is refused and not repaired: the score would have rested on what it must not."""
+        """Whether the failure must not be repaired, as the program violates the conditions of scoring."""
         return self.kind in {"looks-ahead", "implausible", "forged"}
 
 
 class LooksAhead(TrainingFailed):
-    """Log-probabilities changed when the later part of a held-out sequence was cut off."""
+    """Log-probabilities change when the later part of a sequence is replaced or removed."""
 
     def __init__(self, message: str, evidence: Mapping[str, JSON]) -> None:
         super().__init__("looks-ahead", message, evidence)
 
 
-class Drained(Exception):  # noqa: N818 - an orderly way out, not an error
-    """The training was asked to stop after `step` steps and can go on from `checkpoint`, unless it had no place."""
+class Drained(Exception):  # noqa: N818 - not an error
+    """The training was stopped after `step` steps, and can be resumed from `checkpoint` if there is one."""
 
     def __init__(self, checkpoint: Path | None, step: int) -> None:
         super().__init__(f"Stopped after step {step}; the checkpoint is {checkpoint}.")

@@ -1,4 +1,4 @@
-"""One training as the host drives it: it owns the data, the clock, the curve and the files; the child only computes."""
+"""The host's side of one training: data, time, the curve, checkpoints and stopping; the child only computes."""
 
 import asyncio
 import hashlib
@@ -30,9 +30,9 @@ from services.sandbox.processes import Usage
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything to go on from: the child's arrays, the steps done, the curve and the seconds so far.
+    """The state to resume from: the child's arrays, the number of steps, the curve and the elapsed seconds.
 
-    `identity` is a hash of what must not change across a resume (program, seed, scale, data).
+    `identity` is a hash of what a resumed training must have in common (program, seed, scale, data).
     """
 
     identity: str
@@ -59,7 +59,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path, identity: str) -> Checkpoint | None:
-    """The checkpoint at `path`, or None where there is none or it belongs to another program, seed, scale or data."""
+    """The checkpoint at `path`; None if there is none or its identity differs."""
     if not path.is_file():
         return None
     with safe_open(path, framework="numpy") as file:
@@ -75,13 +75,13 @@ Rows = tuple[NDArray[np.int64], ...]
 LossAt = Callable[[Weights, int], Awaitable[float]]
 STATE_BYTES = 64 << 20
 SAVING_SHARE = 0.02
-"""A state up to this size, or saved in this share of a chunk's time, is saved after every chunk, so that any
-chunk can be computed again; another one only when a checkpoint is due."""
+"""States up to STATE_BYTES, or whose saving takes at most SAVING_SHARE of a chunk's time, are saved after every chunk,
+so that any chunk can be audited; others only for checkpoints."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to train: one program with one seed at one scale on one corpus."""
+    """A training: one program with one seed at one scale on one corpus."""
 
     program: str
     seed: int
@@ -90,7 +90,7 @@ class Job:
 
     @property
     def sizes(self) -> ModelSizes:
-        """The shape of the language model."""
+        """The sizes of the language model."""
         return ModelSizes.of(self.scale, self.corpus.tokens.vocabulary)
 
     def header(self) -> dict[str, JSON]:
@@ -109,14 +109,14 @@ class Job:
 
     @property
     def identity(self) -> str:
-        """Hash of everything that a checkpoint must agree with."""
+        """A hash of everything that determines the training."""
         parts = [self.program, self.seed, asdict(self.scale), self.corpus.fingerprint]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """Who watches: metrics go to `on_progress`, `stop` asks for a drain, `checkpoint` is the file to resume from."""
+    """Callbacks and settings: `stop` requests a drain, `checkpoint` is the file to resume from."""
 
     on_progress: Callable[[Metrics], None] | None = None
     stop: asyncio.Event | None = None
@@ -130,15 +130,15 @@ class Supervision:
 
 @dataclass(frozen=True)
 class State:
-    """Everything that the next step depends on, as the child saved it after `step` steps."""
+    """The child's saved state after `step` steps: everything that the next step depends on."""
 
     step: int
     arrays: Weights
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Steps of a training that can be computed again: states, batches [batch, context + 1] and the losses told."""
+class Segment:
+    """Steps of a training to audit: the states before and after, batches [batch, context + 1], and reported losses."""
 
     start: int
     rows: tuple[NDArray[np.int64], ...]
@@ -148,9 +148,9 @@ class Stretch:
 
 
 class Session:
-    """Drives one child through all steps.
+    """Runs one child through all steps.
 
-    Times, memory and processor time are the host's; the losses that the child tells only decide stopping.
+    Times and memory are measured by the host; losses reported by the child only influence stopping.
     """
 
     def __init__(self, job: Job, supervision: Supervision, child: Child, loss_at: LossAt) -> None:
@@ -159,35 +159,31 @@ class Session:
         self.parameters: tuple[str, ...] = ()
         self.flops_per_token: float | None = None
         self.first: Weights = {}
-        self.stretch: Stretch | None = None
+        self.segment: Segment | None = None
         self._state: State | None = None
         self.curve: list[CurvePoint] = []
         self.history: list[Metrics] = []
         self.compiled, self.auxiliary_loss = False, cast("float | None", None)
         self._saved_at, self._saving_seconds = monotonic(), float("inf")
-        self._ahead: tuple[int, int, asyncio.Task[Rows]] | None = None
+        self._prefetched: tuple[int, int, asyncio.Task[Rows]] | None = None
 
     async def begin(self) -> None:
-        """Hand the child its program; go on from the checkpoint where there is one."""
+        """Send the child its program, and resume from the checkpoint if there is one."""
         job, cache = self.job, self.supervision.compiled
         compiled = await asyncio.to_thread(cache.arrays) if cache is not None and job.scale.compile else {}
         ready = await ask(self.child, "begin", job.header(), compiled, expect="ready", timeout=self._time_left())
         self.parameters = names(ready, "parameters")
-        self.flops_per_token = self._counted(amount(ready, "flops_per_token"))
+        self.flops_per_token, least = amount(ready, "flops_per_token"), job.sizes.flops_without_mixers
+        if self.flops_per_token is not None and self.flops_per_token < least:
+            flops = self.flops_per_token
+            text = f"{flops:,.0f} operations per token are reported; without any mixer there are {least:,}."
+            raise TrainingFailed("forged", text, {"told": flops, "least": least})
         self.first = await self.weights()
         await self._restore()
         await self._save()
 
-    def _counted(self, flops: float | None) -> float | None:
-        """The child's count. Raises TrainingFailed where it lies below what the host knows without the mixers."""
-        least = self.job.sizes.flops_without_mixers
-        if flops is not None and flops < least:
-            text = f"{flops:,.0f} operations per token are told; without any mixer there are {least:,}."
-            raise TrainingFailed("forged", text, {"told": flops, "least": least})
-        return flops
-
     async def run(self) -> Stop | None:
-        """All remaining steps. Returns the watcher's decision to cut them short; raises Drained when asked to stop."""
+        """Run the remaining steps; returns the watcher's decision to stop early, if any. Raises Drained."""
         steps = self.job.scale.steps
         random = self.job.corpus.random(f"audit {self.job.identity}")
         audited = int(random.integers(self.step, steps)) if self.step < steps else steps
@@ -200,18 +196,18 @@ class Session:
                 self.supervision.on_progress(metrics)
             if decision is not None:
                 return decision
-            await self._keep()
+            await self._checkpoint()
         return None
 
-    async def keep_compiled(self) -> None:
-        """Keep what was compiled for a program of the zoo, for the trainings of others."""
+    async def store_compiled(self) -> None:
+        """Store the compiler caches of a program of the zoo for other trainings."""
         cache = self.supervision.compiled
-        if cache is not None and self.compiled and cache.wants(self.job.program):
+        if cache is not None and self.compiled and cache.accepts(self.job.program):
             answer = await ask(self.child, "compiled", {}, {}, expect="compiled", timeout=self._time_left())
-            await asyncio.to_thread(cache.keep, answer.arrays[ARRAY])
+            await asyncio.to_thread(cache.store, answer.arrays[ARRAY])
 
     async def weights(self) -> Weights:
-        """Parameters and buffers as they are now: of the saved state, if there is one, which a stretch may end at."""
+        """The current parameters and buffers, from the saved state if it is current, as an audit may end there."""
         if self._state is not None and self._state.step == self.step:
             return {name: array for name, array in self._state.arrays.items() if name.startswith("model/")}
         answer = await ask(self.child, "weights", {}, {}, expect="weights", timeout=self._time_left())
@@ -222,7 +218,7 @@ class Session:
         return min(stop for stop in (*self._evaluation_steps(), steps, (step // every + 1) * every) if stop > step)
 
     def _evaluation_steps(self) -> set[int]:
-        """Where the held-out loss is measured on the way; the end is measured apart, on all blocks."""
+        """The steps after which points of the curve are evaluated, without the last one."""
         parts = self.job.scale.evaluations + 1
         return {self.job.scale.steps * part // parts for part in range(1, parts)} - {0}
 
@@ -233,46 +229,46 @@ class Session:
         start, before = self.step, self._state
         rows = await self._rows(start, count)
         tokens = np.stack(rows).astype(np.uint16)
-        began, busy = monotonic(), self.child.usage().cpu_seconds
+        started, busy = monotonic(), self.child.usage().cpu_seconds
         self._prefetch(start + count)
         answer = await ask(self.child, "train", {}, {"tokens": tokens}, expect="metrics", timeout=self._time_left())
-        seconds = monotonic() - began
+        seconds = monotonic() - started
         self.step += count
         metrics = self._record(answer, count, seconds, self.child.usage(), busy)
-        due = self.stretch is None and self.step > audited and before is not None and before.step == start
-        if due or self._small() or self._saving_seconds <= SAVING_SHARE * seconds:
+        due = self.segment is None and self.step > audited and before is not None and before.step == start
+        small = self._state is not None and sum(a.nbytes for a in self._state.arrays.values()) <= STATE_BYTES
+        if due or small or self._saving_seconds <= SAVING_SHARE * seconds:
             await self._save()
         if due and before is not None and self._state is not None:
             losses = tuple(float(loss) for loss in array(answer, "loss", (count,)))
-            self.stretch = Stretch(start, rows, losses, before.arrays, self._state.arrays)
+            self.segment = Segment(start, rows, losses, before.arrays, self._state.arrays)
         return metrics
 
     async def _rows(self, start: int, count: int) -> Rows:
-        """The batches of a chunk: those that were read ahead, where it is the same chunk."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[:2] == (start, count):
-            return await ahead[2]
+        """The batches of a chunk, which may have been prefetched."""
+        prefetched, self._prefetched = self._prefetched, None
+        if prefetched is not None and prefetched[:2] == (start, count):
+            return await prefetched[2]
         return self._batches(start, count)
 
     def _prefetch(self, start: int) -> None:
-        """Read the next chunk's batches while the child computes: shards lie on disk."""
+        """Read the next chunk's batches from disk while the child computes."""
         if start < self.job.scale.steps:
             count = self._next_stop(start) - start
-            self._ahead = (start, count, asyncio.create_task(asyncio.to_thread(self._batches, start, count)))
+            self._prefetched = (start, count, asyncio.create_task(asyncio.to_thread(self._batches, start, count)))
 
     def _batches(self, start: int, count: int) -> Rows:
         scale, train = self.job.scale, self.job.corpus.train
-        order = batches(train, batch=scale.batch, context=scale.context, seed=self.job.seed, first=start, count=count)
-        return tuple(order)
+        seed = self.job.seed
+        return tuple(batches(train, batch=scale.batch, context=scale.context, seed=seed, first=start, count=count))
 
     def _record(self, answer: Message, count: int, seconds: float, used: Usage, busy: float) -> Metrics:
         scale = self.job.scale
         on_cpu = scale.device == "cpu"
         self.spent += seconds
-        auxiliary = answer.arrays.get("auxiliary")
-        self.auxiliary_loss = (
-            float(auxiliary.astype(float).mean()) if auxiliary is not None and auxiliary.size else None
-        )
+        auxiliary, memory = answer.arrays.get("auxiliary"), None if on_cpu else amount(answer, "device_memory")
+        has_auxiliary = auxiliary is not None and auxiliary.size > 0
+        self.auxiliary_loss = float(auxiliary.astype(float).mean()) if auxiliary is not None and has_auxiliary else None
         self.compiled = answer.header.get("compiled") is True
         metrics = Metrics(
             seed=self.job.seed,
@@ -285,7 +281,7 @@ class Session:
             tokens_per_second=count * scale.tokens_per_step / seconds,
             seconds_per_step=seconds / count,
             seconds=self.spent,
-            peak_memory_bytes=used.private_bytes if on_cpu else _whole(amount(answer, "device_memory")),
+            peak_memory_bytes=used.private_bytes if on_cpu else None if memory is None else int(memory),
             busy_per_step=(used.cpu_seconds - busy) / scale.threads / count if on_cpu else None,
         )
         self.history.append(metrics)
@@ -308,31 +304,24 @@ class Session:
         await ask(self.child, "restore", {"step": saved.step}, saved.arrays, expect="restored", timeout=timeout)
         self.step, self.spent, self.curve = saved.step, saved.seconds, list(saved.curve)
 
-    def _small(self) -> bool:
-        return self._state is not None and sum(a.nbytes for a in self._state.arrays.values()) <= STATE_BYTES
-
     async def _save(self) -> State:
-        """What the child would go on from, asked of it once per step."""
+        """The child's current state, requested once per step."""
         if self._state is None or self._state.step != self.step:
-            began = monotonic()
+            start = monotonic()
             saved = await ask(self.child, "save", {}, {}, expect="saved", timeout=self._time_left())
-            self._saving_seconds = monotonic() - began
+            self._saving_seconds = monotonic() - start
             self._state = State(self.step, saved.arrays)
         return self._state
 
-    async def _keep(self) -> None:
-        """Write a checkpoint where one is due, at the end of the training too, or asked for; then stop if asked to."""
+    async def _checkpoint(self) -> None:
+        """Write a checkpoint if one is due, at the end, or when stopped. Raises Drained when stopped."""
         supervision, path = self.supervision, self.supervision.checkpoint
         ended = self.step == self.job.scale.steps
-        asked = supervision.stop is not None and supervision.stop.is_set() and not ended
-        if path is not None and (asked or ended or monotonic() - self._saved_at >= supervision.checkpoint_seconds):
+        stopped = supervision.stop is not None and supervision.stop.is_set() and not ended
+        if path is not None and (stopped or ended or monotonic() - self._saved_at >= supervision.checkpoint_seconds):
             state = await self._save()
             checkpoint = Checkpoint(self.job.identity, self.step, self.spent, tuple(self.curve), state.arrays)
             await asyncio.to_thread(write_checkpoint, path, checkpoint)
             self._saved_at = monotonic()
-        if asked:
+        if stopped:
             raise Drained(path, self.step)
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)

@@ -1,4 +1,4 @@
-"""One optimiser step after another. Guest side, no idea of data sets, files or scores."""
+"""Optimiser steps in the training child."""
 
 import warnings
 from collections.abc import Callable
@@ -33,7 +33,7 @@ Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True)
 class Plan:
-    """How to optimise: the part of a scale that a training child is told."""
+    """Settings of the optimiser: the part of a scale that is sent to the training child."""
 
     steps: int
     micro_batch: int
@@ -58,7 +58,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step measured: nats per token, the gradient's norm before clipping, the auxiliary loss if any."""
+    """The loss of one step in nats per token, the gradient norm before clipping, and the auxiliary loss, if any."""
 
     loss: float
     grad_norm: float
@@ -71,19 +71,19 @@ class Trainer:
     def __init__(
         self, model: LanguageModel, plan: Plan, device: str, parallel: DistributedDataParallel | None = None
     ) -> None:
-        """`parallel` is `model` wrapped for several processes, each of which gives its own rows to `step`."""
+        """`parallel` is `model`, wrapped for several processes, each of which passes its own rows to `step`."""
         self.model, self.plan, self.device, self._parallel = model, plan, device, parallel
         self.optimiser = adamw(model, plan)
         self.compiled = plan.compile
         self._forward: Forward = model if parallel is None else parallel
         model.loss_chunk = plan.loss_chunk
-        if plan.compile:  # block by block: blocks are alike, so that one compilation serves all of them
+        if plan.compile:  # block by block: equal blocks are compiled once
             for block in model.blocks:
                 block.compile()
 
     def step(self, step: int, rows: Tensor, counted: Tensor | None = None) -> StepReport:
-        """One optimiser step (from 0) on rows [batch, context + 1]; `counted` [batch, context] marks the targets that
-        make up the loss, all of them by default."""
+        """One optimiser step (from 0) on rows [batch, context + 1]; `counted` [batch, context] is the mask of targets
+        that count in the loss (default: all)."""
         self._set_rate(step)
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
@@ -111,7 +111,7 @@ class Trainer:
             group["lr"] = rate
 
     def _synchronising(self, last: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged once per step, with the last micro-batch."""
+        """The context that exchanges gradients with the last micro-batch only."""
         if self._parallel is None or last:
             return nullcontext()
         return self._parallel.no_sync()
@@ -121,18 +121,17 @@ class Trainer:
             try:
                 return self._forward(inputs, targets)
             except Exception as error:
-                # A program that the compiler cannot take still trains, only slower.
-                if not self.compiled:
+                if not self.compiled:  # else the program is trained without compilation
                     raise
                 warnings.warn(f"Not compiled: {error}", stacklevel=1)
                 self.compiled = False
                 for block in self.model.blocks:
-                    block._compiled_call_impl = None  # nn.Module.compile has no opposite
+                    block._compiled_call_impl = None  # nn.Module.compile cannot be undone otherwise
                 return self._forward(inputs, targets)
 
 
 def adamw(model: LanguageModel, plan: Plan) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves vectors and scalars (norms, biases, gates) alone."""
+    """AdamW with weight decay on matrices only, not on vectors and scalars (norms, biases, gates)."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": plan.weight_decay},

@@ -1,4 +1,4 @@
-"""Reads the metrics of a training and says when to stop it. Pure: no clock, no IO."""
+"""Decides from the metrics of a training when to stop it, without clock or IO."""
 
 import math
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from services.domain.curves import Curve, behind, forecast
 from services.engineer.training.result import Metrics
 
 LEAK_SHARE = 0.25
-"""How far below the best peer's loss a training loss stops a run that follows the paper's leakage rule."""
+"""The paper's leakage rule: a training stops when its loss is below the best peer's by this share."""
 
 
 @dataclass(frozen=True)
 class Peers:
-    """What finished trainings of the same run and scale measured: the yardsticks. None where there are none yet."""
+    """Reference values from finished trainings of the same run and scale. None if there are none yet."""
 
     seconds_per_step: float | None = None
     lowest_loss: float | None = None
@@ -22,14 +22,13 @@ class Peers:
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """When to stop. `slower` is the paper's 2–3 times the peers.
+    """Limits of the watcher.
 
-    `leak` stops a training whose loss is that share below the best peer's; without it a low loss is looked at later. On
-    a CPU `slower` is about the program's own CPU time, since a busy machine is no fault of its; whatever the machine
-    does, `stalled` times the peers is too long.
-    `least_loss` is a floor in nats per token that no honest model of text reaches. `patience` is the share of the steps
-    without any progress. `stopping` is the rule by which a curve that cannot win is stopped: "quantiles",
-    "extrapolation" (at `prune_from` of the steps), or "none".
+    Steps may take `slower` times the peers' (the paper uses 2–3), in CPU time on a CPU as the machine may be busy, and
+    `stalled` times in wall-clock time. `leak` stops a training whose loss is below the best peer's by this share.
+    `least_loss` in nats per token is not reached by honest models of text. `patience` is the share of steps without
+    progress. `stopping` is the rule for curves that cannot win: "quantiles", "extrapolation" (from the share
+    `prune_from` of the steps on), or "none".
     """
 
     slower: float = 3.0
@@ -45,7 +44,7 @@ class WatchSettings:
 
 @dataclass(frozen=True)
 class Stop:
-    """A decision: `reason` is the fact that is published, `rule` its name, `broken` whether the program is at fault."""
+    """A decision to stop: its rule, the published reason, and whether the program is at fault (`broken`)."""
 
     rule: str
     reason: str
@@ -53,7 +52,7 @@ class Stop:
 
 
 def watch(history: Sequence[Metrics], settings: WatchSettings, peers: Peers, finished: Sequence[Curve]) -> Stop | None:
-    """The first rule that the metrics so far (oldest first) break, or None to go on."""
+    """The first rule that the metrics (oldest first) violate, or None."""
     if not history:
         return None
     return (
@@ -88,8 +87,8 @@ def _too_low(history: Sequence[Metrics], settings: WatchSettings, peers: Peers) 
 
 def _diverged(history: Sequence[Metrics], settings: WatchSettings) -> Stop | None:
     best, last = min(m.train_loss for m in history), history[-1]
-    worst_of_recent = min(m.train_loss for m in history[-3:])
-    if len(history) < 4 or worst_of_recent <= best * settings.divergence:
+    recent_best = min(m.train_loss for m in history[-3:])
+    if len(history) < 4 or recent_best <= best * settings.divergence:
         return None
     text = f"The loss rose from {best:.3f} to {last.train_loss:.3f} by step {last.step} and stays there."
     return Stop("divergence", text, broken=True)
@@ -98,12 +97,12 @@ def _diverged(history: Sequence[Metrics], settings: WatchSettings) -> Stop | Non
 def _too_slow(history: Sequence[Metrics], settings: WatchSettings, peers: Peers) -> Stop | None:
     if peers.seconds_per_step is None or len(history) < 3:
         return None
-    # The first chunk pays for warming up, and one slow chunk may be the machine's fault.
-    pace = median(m.seconds_per_step for m in history[1:])
+    # The first chunk includes warm-up, and single chunks may be slow because of other work.
+    wall = median(m.seconds_per_step for m in history[1:])
     busy = median(m.seconds_per_step if m.busy_per_step is None else m.busy_per_step for m in history[1:])
-    for seconds, times in ((busy, settings.slower), (pace, settings.stalled)):
-        if seconds > times * peers.seconds_per_step:
-            text = f"A step takes {seconds:.3f} s, more than {times:g} × the peers' {peers.seconds_per_step:.3f} s."
+    for seconds, factor in ((busy, settings.slower), (wall, settings.stalled)):
+        if seconds > factor * peers.seconds_per_step:
+            text = f"A step takes {seconds:.3f} s, more than {factor:g} × the peers' {peers.seconds_per_step:.3f} s."
             return Stop("slow", text, broken=True)
     return None
 
@@ -118,11 +117,11 @@ def _too_big(history: Sequence[Metrics], settings: WatchSettings) -> Stop | None
 
 def _no_progress(history: Sequence[Metrics], settings: WatchSettings) -> Stop | None:
     last = history[-1]
-    waited = [m for m in history if m.step > last.step - settings.patience * last.steps]
-    before = [m for m in history if m.step <= last.step - settings.patience * last.steps]
-    if len(before) < 2 or len(waited) < 4:
+    limit = last.step - settings.patience * last.steps
+    before, recent = [m for m in history if m.step <= limit], [m for m in history if m.step > limit]
+    if len(before) < 2 or len(recent) < 4:
         return None
-    earlier, later = mean(m.train_loss for m in before[-2:]), mean(m.train_loss for m in waited[-2:])
+    earlier, later = mean(m.train_loss for m in before[-2:]), mean(m.train_loss for m in recent[-2:])
     if later < earlier * 0.999:
         return None
     text = f"No progress: the loss was {earlier:.3f} at step {before[-1].step} and is {later:.3f} at step {last.step}."
@@ -130,29 +129,29 @@ def _no_progress(history: Sequence[Metrics], settings: WatchSettings) -> Stop | 
 
 
 def _too_far_behind(history: Sequence[Metrics], settings: WatchSettings, peers: Sequence[Curve]) -> Stop | None:
-    """The run's own rule of stopping, as `asi-arch stopping` replays it; peers without a final loss were stopped."""
+    """The run's rule for early stopping, as replayed by `asi-arch stopping`. Stopped peers have no final loss."""
     last = history[-1]
     if settings.stopping == "none" or last.step >= last.steps:
         return None
     curve = Curve(tuple(m.step for m in history), tuple(m.train_loss for m in history), last.steps)
     if settings.stopping == "quantiles":
-        found = behind(curve, peers)
-        if found is None:
+        rank = behind(curve, peers)
+        if rank is None:
             return None
-        return Stop(
-            "quantiles",
-            f"By {found.fraction:.0%} of the steps the training loss is {found.loss:.3f}, above {found.bar:.3f}, the "
-            f"{found.quantile:.0%} quantile of {found.compared} earlier trainings there.",
-            broken=False,
+        text = (
+            f"By {rank.fraction:.0%} of the steps the training loss is {rank.loss:.3f}, above {rank.bar:.3f}, the "
+            f"{rank.quantile:.0%} quantile of {rank.compared} earlier trainings there."
         )
+        return Stop("quantiles", text, broken=False)
     if last.step < settings.prune_from * last.steps:
         return None
     finished = [peer for peer in peers if peer.final is not None]
-    told = forecast(finished, curve, settings.prune_from, [peer for peer in peers if peer.final is None])
-    if told is None or not told.hopeless():
+    prediction = forecast(finished, curve, settings.prune_from, [peer for peer in peers if peer.final is None])
+    if prediction is None or not prediction.hopeless():
         return None
     text = (
-        f"By {settings.prune_from:.0%} of the steps the final loss is predicted to be {told.predicted:.3f} "
-        f"± {told.deviation:.3f}, above the median {told.bar:.3f} of {told.finished} finished trainings."
+        f"By {settings.prune_from:.0%} of the steps the final loss is predicted to be {prediction.predicted:.3f} "
+        f"± {prediction.deviation:.3f}, above the median {prediction.bar:.3f} of {prediction.finished} finished "
+        "trainings."
     )
     return Stop("extrapolation", text, broken=False)

@@ -59,14 +59,14 @@ def test_compiled_kernels_are_kept_of_the_zoo_alone_and_unpacked_for_others(
     cache = CompileCache.below(tmp_path / "data", "cuda", {"torch": "2"})
     monkeypatch.setenv("TRITON_CACHE_DIR", str(first))
     assert cache.arrays() == {}
-    assert cache.wants(baseline("delta_net").program)
-    assert not cache.wants(CONVOLUTION)
-    cache.keep(pack())
+    assert cache.accepts(baseline("delta_net").program)
+    assert not cache.accepts(CONVOLUTION)
+    cache.store(pack())
     monkeypatch.setenv("TRITON_CACHE_DIR", str(second))
     unpack(cache.arrays())
 
     assert (second / "kernels" / "a.cubin").read_bytes() == b"kernel"
-    assert not cache.wants(baseline("delta_net").program)
+    assert not cache.accepts(baseline("delta_net").program)
     assert CompileCache.below(tmp_path / "data", "cuda", {"torch": "3"}).arrays() == {}
 
 

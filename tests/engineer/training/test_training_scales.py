@@ -5,7 +5,7 @@ import pytest
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.training.protocol import limits_of
 from services.engineer.training.trainer import learning_rate
-from services.sandbox.linux import graphics
+from services.sandbox.linux import nvidia_devices
 
 
 def test_the_scales_hold_the_papers_numbers() -> None:
@@ -23,7 +23,7 @@ def test_a_training_on_a_cpu_starts_no_program_and_opens_no_file() -> None:
     limits = limits_of(load_scale("tiny"))
 
     assert not limits.subprocesses
-    assert limits.files == bool(graphics())
+    assert limits.files == bool(nvidia_devices())
 
 
 def test_mini_names_its_precision_so_that_machines_agree() -> None:
