@@ -1,8 +1,7 @@
-"""flash-linear-attention's usual parts in plain PyTorch, for machines without a GPU.
+"""Common parts of flash-linear-attention in plain PyTorch, for machines without a GPU.
 
-`install()` puts them under fla's own names, so that a program which imports fla runs unchanged; where there is a GPU,
-fla's Triton kernels are used, and both compute the same to rounding. What a program may use beyond fla, how it is
-loaded and how it is judged is the engineer's business, not this room's.
+`install()` registers them under fla's module names, so that programs that import fla run unchanged. On a GPU, fla's
+Triton kernels are used instead; both agree up to rounding. Loading and checking programs is the engineer's task.
 """
 
 import sys
@@ -16,8 +15,8 @@ from services.fla_cpu.names import MODULES, OPERATORS, OTHERS, SUBMODULES, TOP
 __all__ = ["install"]
 
 
-class _Part(ModuleType):
-    """A module that tells what it has when asked for what it has not."""
+class _FlaModule(ModuleType):
+    """A module whose error message for a missing attribute lists the existing ones."""
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
@@ -25,30 +24,30 @@ class _Part(ModuleType):
         raise AttributeError(_missing(self, name))
 
 
-class _Refusal:
-    """A finder that ends the search for parts of fla which are not here, before the installed fla is found.
+class _MissingModules:
+    """A finder that raises ImportError for missing modules of fla, before an installed fla is found.
 
-    `from fla.layers import X` drops the message of a missing attribute and then searches for a module fla.layers.X:
-    it is here that a program's author is told what there is.
+    `from fla.layers import X` ignores the AttributeError and then imports the module fla.layers.X, so the message must
+    be raised here.
     """
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """None for whatever does not belong to fla; ImportError for what does."""
+        """None for modules outside fla. Raises ImportError for others."""
         del path, target
         parent, _, child = name.rpartition(".")
         part = sys.modules.get(parent)
-        if not isinstance(part, _Part):
+        if not isinstance(part, _FlaModule):
             return None
         raise ImportError(_missing(part, child))
 
 
 def install() -> None:
-    """Register fla.* and, unless transformers is loaded, the one name of it that programs import. Idempotent."""
-    if isinstance(sys.modules.get("fla"), _Part):
+    """Register fla.* and, unless transformers is loaded, transformers.processing_utils.Unpack. Idempotent."""
+    if isinstance(sys.modules.get("fla"), _FlaModule):
         return
     _register("fla", {})
-    _register("fla.ops", {name: one for parts in OPERATORS.values() for name, one in parts.items()})
+    _register("fla.ops", {name: operator for operators in OPERATORS.values() for name, operator in operators.items()})
     for package, parts in OPERATORS.items():
         _register(f"fla.ops.{package}", parts)
         for submodule in SUBMODULES:
@@ -61,11 +60,11 @@ def install() -> None:
     if "transformers" not in sys.modules:
         _register("transformers", {})
         _register("transformers.processing_utils", {"Unpack": typing.Unpack})
-    sys.meta_path.insert(0, _Refusal)
+    sys.meta_path.insert(0, _MissingModules)
 
 
 def _register(name: str, parts: Mapping[str, object]) -> None:
-    module = _Part(name)
+    module = _FlaModule(name)
     module.__path__ = []
     vars(module).update(parts)
     sys.modules[name] = module

@@ -1,4 +1,4 @@
-"""Activations, the gated feed-forward block, and feature maps of linear attention, by the names that programs use."""
+"""Activations, the gated feed-forward block, and feature maps of linear attention, under fla's names."""
 
 import math
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def swiglu(x: Tensor, y: Tensor) -> Tensor:
 
 
 def swiglu_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The last projection of a SwiGLU block with it."""
+    """The last projection of a SwiGLU block: W (silu(x) · y) + b."""
     return F.linear(swiglu(x, y).to(weight.dtype), weight, bias)
 
 
@@ -44,7 +44,7 @@ def elu_p1(x: Tensor) -> Tensor:
 
 
 def fast_gelu_impl(x: Tensor) -> Tensor:
-    """gelu(x), by its approximation with tanh."""
+    """The tanh approximation of gelu(x)."""
     return F.gelu(x, approximate="tanh")
 
 
@@ -81,7 +81,7 @@ class SquaredReLUFeatureMap(nn.Module):
 
 
 class GELUFeatureMap(nn.Module):
-    """gelu(x), by its approximation with tanh."""
+    """The tanh approximation of gelu(x)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[…, d] → […, d]."""
@@ -207,18 +207,16 @@ class RebasedFeatureMap(nn.Module):
         self.beta = nn.Parameter(torch.zeros(head_dim)) if use_beta else None
 
     def forward(self, x: Tensor, flatten: bool | None = True) -> Tensor:
-        """[…, d] → […, d·(d + 1)/2], or normalised only if not `flatten`."""
-        x = self._normalised(x)
+        """[…, d] → […, d·(d + 1)/2], or only normalised without `flatten`."""
+        if self.normalize:
+            x = F.layer_norm(x, (self.head_dim,), self.gamma, self.beta)
+        else:
+            x = x if self.gamma is None else x * self.gamma
+            x = x if self.beta is None else x + self.beta
         if not flatten:
             return x
         squares, pairs = x.square() * self.head_dim**-0.5, _pairs(x, x, 1) * (2 / self.head_dim) ** 0.5
         return torch.cat([squares, pairs], dim=-1)
-
-    def _normalised(self, x: Tensor) -> Tensor:
-        if self.normalize:
-            return F.layer_norm(x, (self.head_dim,), self.gamma, self.beta)
-        x = x if self.gamma is None else x * self.gamma
-        return x if self.beta is None else x + self.beta
 
 
 def _pairs(x: Tensor, y: Tensor, above: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Softmax attention, for references and hybrids: its matrix is formed whole, [b, h, l, l]."""
+"""Softmax attention for references and hybrids, with the full attention matrix [b, h, l, l]."""
 
 from itertools import pairwise
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.fla_cpu.shapes import require_packed, working
+from services.fla_cpu.shapes import require_packed, upcast
 
 
 def parallel_attn(
@@ -23,18 +23,18 @@ def parallel_attn(
 ) -> Tensor:
     """Causal attention; q: [b, l, h, d], k and v may have fewer heads (grouped). g: [b, l, h], a log forget gate.
 
-    sink_bias: [h], the logit of a place without a value that takes up weight.
+    sink_bias: [h], the logit of an attention sink without a value.
     """
-    del chunk_indices  # where fla's kernel finds packed sequences; cu_seqlens says the same
+    del chunk_indices  # derived from cu_seqlens, for fla's kernel
     if g is not None and g.shape != q.shape[:3]:
         raise ValueError(f"g must be [batch, length, heads] = {tuple(q.shape[:3])}, not {tuple(g.shape)}")
     require_packed(q.shape[0], q.shape[1], cu_seqlens)
     edges = [(0, q.shape[1])] if cu_seqlens is None else list(pairwise(cu_seqlens.tolist()))
     parts = []
     for start, end in edges:
-        one = slice(start, end)
-        bias = _bias(end - start, None if g is None else g[:, one], window_size, q)
-        parts.append(_attend(q[:, one], k[:, one], v[:, one], bias, scale, sink_bias))
+        part = slice(start, end)
+        bias = _bias(end - start, None if g is None else g[:, part], window_size, q)
+        parts.append(_attend(q[:, part], k[:, part], v[:, part], bias, scale, sink_bias))
     return torch.cat(parts, dim=1)
 
 
@@ -52,19 +52,19 @@ def parallel_forgetting_attn(
 
 
 def _bias(length: int, g: Tensor | None, window: int | None, like: Tensor) -> Tensor:
-    """What is added to the logits, [l, l] or [b, h, l, l]: −∞ where a key may not be seen."""
-    place = torch.arange(length, device=like.device)
-    distance = place[:, None] - place
+    """The bias of the logits, [l, l] or [b, h, l, l]: −∞ for masked keys."""
+    positions = torch.arange(length, device=like.device)
+    distance = positions[:, None] - positions
     allowed = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
-    bias = torch.zeros_like(distance, dtype=working(like[:0]).dtype)
+    bias = torch.zeros_like(distance, dtype=upcast(like[:0]).dtype)
     if g is not None:
-        running = working(g).cumsum(1).transpose(1, 2)
+        running = upcast(g).cumsum(1).transpose(1, 2)
         bias = running.unsqueeze(-1) - running.unsqueeze(-2)
     return bias.masked_fill(~allowed, float("-inf"))
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float | None, sink: Tensor | None) -> Tensor:
-    q, k, v = (one.transpose(1, 2) for one in (q, k, v))
+    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
     if sink is not None:
         bias = bias.expand(q.shape[0], q.shape[1], -1, -1)
         bias = torch.cat([sink.to(bias.dtype)[:, None, None].expand(*bias.shape[:3], 1), bias], dim=-1)

@@ -1,4 +1,4 @@
-"""Short causal convolution, one filter per channel, computed in float32 as fla's kernel does; the step back in time."""
+"""Short causal depthwise convolution in float32, as in fla's kernel, and the token shift."""
 
 from itertools import pairwise
 from typing import Any
@@ -23,23 +23,23 @@ def causal_conv1d(
     cu_seqlens: Tensor | None = None,
     **options: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """y_t = activation(Σ_j w_j x_{t−j} + bias) + residual; x: [b, l, d], weight: [d, w], the last tap on x_t.
+    """y_t = activation(Σ_j w_j x_{t−j} + bias) + residual; x: [b, l, d], weight: [d, w] with the last tap for x_t.
 
-    initial_state: [n, d, w], the latest inputs of each sequence, oldest first → (y [b, l, d], the next such state).
+    initial_state: [n, d, w], the latest inputs of each sequence, oldest first → (y [b, l, d], the final state).
     """
-    del backend, options  # there is one way to compute it here
+    del backend, options  # there is a single backend
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}; choose silu, swish or None")
     edges = [(0, x.shape[1])] if cu_seqlens is None else list(pairwise(cu_seqlens.tolist()))
     outputs, states = [], []
-    for place, (start, end) in enumerate(edges):
-        before = initial_state if initial_state is None or cu_seqlens is None else initial_state[place : place + 1]
+    for index, (start, end) in enumerate(edges):
+        before = initial_state if initial_state is None or cu_seqlens is None else initial_state[index : index + 1]
         part = _with_history(x[:, start:end], before, weight.shape[1])
         with torch.autocast(x.device.type, enabled=False):
-            kind = torch.promote_types(torch.float32, x.dtype)
+            dtype = torch.promote_types(torch.float32, x.dtype)
             history = 0 if before is None else weight.shape[1]
-            output = _Taps.apply(part.to(kind), weight.to(kind), history)  # type: ignore[no-untyped-call]
-            output = output if bias is None else output + bias.to(kind)
+            output = _Taps.apply(part.to(dtype), weight.to(dtype), history)  # type: ignore[no-untyped-call]
+            output = output if bias is None else output + bias.to(dtype)
             outputs.append(output if activation is None else F.silu(output))
         if output_final_state:
             states.append(_latest(part, weight.shape[1]))
@@ -49,25 +49,25 @@ def causal_conv1d(
 
 
 def _with_history(x: Tensor, before: Tensor | None, taps: int) -> Tensor:
-    """[b, l, d], after the `taps` latest inputs where there were any."""
+    """[b, l, d], preceded by the `taps` latest inputs if there are any."""
     return x if before is None else torch.cat([before.to(x.dtype).transpose(1, 2)[:, -taps:], x], dim=1)
 
 
 def _latest(x: Tensor, taps: int) -> Tensor:
-    """[b, d, taps]: the latest inputs, oldest first, zeros before the first."""
+    """[b, d, taps]: the latest inputs, oldest first, padded with zeros."""
     return F.pad(x[:, -taps:], (0, 0, max(0, taps - x.shape[1]), 0)).transpose(1, 2)
 
 
 class _Taps(torch.autograd.Function):
-    """y_t = Σ_j w_j x_{t−j} by one multiplication per tap, which is a fifth of the time of a grouped convolution.
+    """y_t = Σ_j w_j x_{t−j} with one multiplication per tap, which takes a fifth of the time of a grouped convolution.
 
-    As with fla's kernel there is no second derivative.
+    There is no second derivative, as in fla's kernel.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, history: int) -> Tensor:
-        """x: [b, history + l, d], weight: [d, w], the last tap on x_t → [b, l, d]."""
-        taps = weight.t().contiguous()  # a row of its own for each tap: strided ones are four times slower
+        """x: [b, history + l, d], weight: [d, w] with the last tap for x_t → [b, l, d]."""
+        taps = weight.t().contiguous()  # strided taps are four times slower
         ctx.save_for_backward(x, taps)
         ctx.history = history
         output = x * taps[-1]
@@ -104,17 +104,9 @@ class ShortConvolution(nn.Conv1d):
         dtype: torch.dtype | None = None,
         **options: object,
     ) -> None:
-        del backend, options  # there is one way to compute it here
-        super().__init__(
-            hidden_size,
-            hidden_size,
-            kernel_size,
-            padding=kernel_size - 1,
-            groups=hidden_size,
-            bias=bias,
-            device=device,
-            dtype=dtype,
-        )
+        del backend, options  # there is a single backend
+        options_ = {"padding": kernel_size - 1, "groups": hidden_size, "bias": bias, "device": device, "dtype": dtype}
+        super().__init__(hidden_size, hidden_size, kernel_size, **options_)  # type: ignore[arg-type]
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; choose silu, swish or None")
         self.hidden_size = hidden_size
@@ -122,7 +114,7 @@ class ShortConvolution(nn.Conv1d):
 
     @property
     def state_size(self) -> int:
-        """Numbers kept for each sequence."""
+        """The size of the state of each sequence."""
         return self.hidden_size * self.kernel_size[0]
 
     def forward(  # type: ignore[override]
@@ -138,24 +130,17 @@ class ShortConvolution(nn.Conv1d):
     ) -> tuple[Tensor, Tensor | None]:
         """x: [b, l, hidden]; cache: [b, hidden, kernel], the latest inputs, oldest first → (y, cache or None).
 
-        One token without gradients changes the cache in place, as fla's decoding kernel does.
+        Decoding of single tokens without gradients updates the cache in place, as in fla's kernel.
         """
         del chunk_indices, options  # for packed sequences on GPUs
         if mask is not None and cu_seqlens is not None:
             raise ValueError("mask and cu_seqlens exclude each other: packed sequences have no padding")
         if mask is not None:
             x = x * mask.unsqueeze(-1).to(x.dtype)
+        weight, keep_state = self.weight.squeeze(1), output_final_state or cache is not None
         y, state = causal_conv1d(
-            x,
-            self.weight.squeeze(1),
-            self.bias,
-            residual,
-            cache,
-            output_final_state or cache is not None,
-            self.activation,
-            None,
-            cu_seqlens,
-        )
+            x, weight, self.bias, residual, cache, keep_state, self.activation, None, cu_seqlens
+        )  # fmt: skip
         decoding = not torch.is_grad_enabled() and state is not None and x.shape[0] * x.shape[1] == len(state)
         if cache is not None and state is not None and decoding:
             state = cache.copy_(state)
@@ -169,7 +154,7 @@ class ShortConvolution(nn.Conv1d):
         output_final_state: bool = False,
         cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """One token of each sequence, as `forward`."""
+        """`forward` for one token of each sequence."""
         return self.forward(x, residual, None, cache, output_final_state, cu_seqlens)
 
 
@@ -180,7 +165,7 @@ def token_shift(
     output_cache: bool = False,
     **options: object,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """[b, l, d] → [b, l, d]; before the first token of a sequence lies zero, or the `cache` [b, d]."""
+    """x_{t−1} − x_t, [b, l, d] → [b, l, d]; the token before the first is zero, or the `cache` [b, d]."""
     del options
     before = torch.zeros_like(x[:, :1]) if cache is None else cache.reshape(x.shape[0], 1, -1).to(x.dtype)
     shifted = torch.cat([before, x[:, :-1]], dim=1)

@@ -1,9 +1,9 @@
-"""Linear attention and element-wise recurrences with decay: none, one per head and step, or one per feature and step.
+"""Linear attention and element-wise recurrences, without decay, or with a decay per head or per feature.
 
-S_t = diag(e^{g_t}) S_{t-1} + k_t v_tᵀ and o_t = scale · S_tᵀ q_t (GLA, Yang et al., arXiv:2312.06635; one decay per
-head: Mamba-2, arXiv:2405.21060; fixed ones: RetNet, arXiv:2307.08621; none: arXiv:2006.16236). Chunks are computed at
-once and joined by their states; see `shapes.decayed_products` for why nothing overflows. HGRN (arXiv:2311.04823) is the
-same with one number in the place of the matrix.
+S_t = diag(e^{g_t}) S_{t-1} + k_t v_tᵀ and o_t = scale · S_tᵀ q_t (GLA, Yang et al., arXiv:2312.06635; a decay per head:
+Mamba-2, arXiv:2405.21060; fixed decays: RetNet, arXiv:2307.08621; none: arXiv:2006.16236). All chunks are computed at
+once, and only states are passed between them; `shapes.decayed_products` avoids overflow. HGRN (arXiv:2311.04823) is the
+same recurrence for vectors.
 """
 
 from itertools import pairwise
@@ -14,16 +14,16 @@ from torch import Tensor
 from services.fla_cpu.shapes import (
     Memory,
     Result,
-    chunked,
+    chunk_size,
     decayed_products,
-    joined,
+    merge_chunks,
     per_sequence,
-    power_of_two,
     require_known,
     require_packed,
     require_same_shape,
     run,
-    working,
+    split_chunks,
+    upcast,
 )
 
 CHUNK = 32  # the fastest of 16, 32, 64 and 128 on a CPU
@@ -52,7 +52,7 @@ def chunk_simple_gla(
     memory = Memory(initial_state, output_final_state, cu_seqlens, state_v_first)
     require_same_shape(q, k, v, g=g)
     if g_gamma is not None:
-        fixed = working(g_gamma).expand(*q.shape[:2], -1)
+        fixed = upcast(g_gamma).expand(*q.shape[:2], -1)
         g = fixed if g is None else fixed + g
     return decayed(q, k, v, None if g is None else g.unsqueeze(-1), scale, memory)
 
@@ -71,7 +71,7 @@ def fused_recurrent_simple_gla(
     cu_seqlens: Tensor | None = None,
     **options: object,
 ) -> Result:
-    """As `chunk_simple_gla`; `reverse`, which reads the future, is not offered."""
+    """As `chunk_simple_gla`; `reverse`, which is not causal, is not supported."""
     require_known("fused_recurrent_simple_gla", options | {"reverse": reverse})
     return chunk_simple_gla(
         q, k, v, g, g_gamma, scale, initial_state, output_final_state, state_v_first, cu_seqlens
@@ -88,7 +88,7 @@ def parallel_simple_gla(
     cu_seqlens: Tensor | None = None,
     cu_seqlens_cpu: Tensor | None = None,
 ) -> tuple[Tensor, None]:
-    """As `chunk_simple_gla`; the second part would be the attention matrix, which is never formed here."""
+    """As `chunk_simple_gla`; the second output, the attention matrix, is always None."""
     del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     require_known("parallel_simple_gla", {"output_attentions": output_attentions})
     return chunk_simple_gla(q, k, v, g, scale=scale, cu_seqlens=cu_seqlens)[0], None
@@ -128,7 +128,7 @@ def fused_recurrent_gla(
     cu_seqlens: Tensor | None = None,
     **options: object,
 ) -> Result:
-    """As `chunk_gla`, with the decay named gk. Decays of values and reversed time are not offered."""
+    """As `chunk_gla`, with the decay named gk. `gv` and `reverse` are not supported."""
     require_known("fused_recurrent_gla", options | {"gv": gv, "reverse": reverse})
     g = torch.zeros_like(k) if gk is None else gk
     return chunk_gla(q, k, v, g, scale, initial_state, output_final_state, state_v_first, cu_seqlens)
@@ -137,29 +137,29 @@ def fused_recurrent_gla(
 def decayed(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, scale: float | None, memory: Memory) -> Result:
     """The equation above; g: None, [b, l, h, 1] or [b, l, h, d_k]."""
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    return run(_whole, working(q) * factor, (k, v, g), v, memory)
+    return run(_chunkwise, upcast(q) * factor, (k, v, g), v, memory)
 
 
-def _whole(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-    """All sequences of a batch; q comes scaled."""
+def _chunkwise(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    """All sequences of a batch; q is scaled already."""
     batch, length = q.shape[:2]
-    size = power_of_two(length, CHUNK)
-    q, k, v = (chunked(one, size) for one in (q, k, v))
-    decay = None if g is None else chunked(g, size).cumsum(-2)
+    size = chunk_size(length, CHUNK)
+    q, k, v = (split_chunks(tensor, size) for tensor in (q, k, v))
+    decay = None if g is None else split_chunks(g, size).cumsum(-2)
     inside = decayed_products(q, k, decay) @ v
-    kept = None
+    retained = None
     if decay is not None:
         end = decay[..., -1:, :]
-        q, k, kept = q * decay.exp(), k * (end - decay).exp(), end.exp().transpose(-1, -2)
-    states, last = _carry(k.transpose(-1, -2) @ v, kept, state.flatten(0, 1))
-    return joined(inside + q @ states, batch, length), last.reshape(batch, -1, *last.shape[1:])
+        q, k, retained = q * decay.exp(), k * (end - decay).exp(), end.exp().transpose(-1, -2)
+    states, last = _carry(k.transpose(-1, -2) @ v, retained, state.flatten(0, 1))
+    return merge_chunks(inside + q @ states, batch, length), last.reshape(batch, -1, *last.shape[1:])
 
 
-def _carry(written: Tensor, kept: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The memory before each chunk [n, b·h, d_k, d_v] and after the last, from what each chunk writes and keeps."""
+def _carry(updates: Tensor, retained: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The states before each chunk [n, b·h, d_k, d_v] and after the last, from the chunks' updates and decays."""
     before = []
-    decays = [None] * len(written) if kept is None else kept.unbind(0)
-    for update, decay in zip(written.unbind(0), decays, strict=True):
+    decays = [None] * len(updates) if retained is None else retained.unbind(0)
+    for update, decay in zip(updates.unbind(0), decays, strict=True):
         before.append(state)
         state = state + update if decay is None else torch.addcmul(update, state, decay)
     return torch.stack(before), state
@@ -197,7 +197,7 @@ def fused_recurrent_retention(
     cu_seqlens: Tensor | None = None,
     **options: object,
 ) -> Result:
-    """As `chunk_retention`; `reverse`, which reads the future, is not offered."""
+    """As `chunk_retention`; `reverse`, which is not causal, is not supported."""
     require_known("fused_recurrent_retention", options | {"reverse": reverse})
     return chunk_simple_gla(
         q, k, v, None, retention_decay(q), scale, initial_state, output_final_state, state_v_first, cu_seqlens
@@ -212,14 +212,14 @@ def parallel_retention(
     output_attentions: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, None]:
-    """As `chunk_retention`; the second part would be the attention matrix, which is never formed here."""
+    """As `chunk_retention`; the second output, the attention matrix, is always None."""
     g = retention_decay(q).expand(*q.shape[:2], -1)
     return parallel_simple_gla(q, k, v, g, scale, output_attentions, cu_seqlens)
 
 
 def retention_decay(q: Tensor) -> Tensor:
     """[h] log decays for q: [b, l, h, d]."""
-    heads = torch.arange(q.shape[2], dtype=working(q[:0]).dtype, device=q.device)
+    heads = torch.arange(q.shape[2], dtype=upcast(q[:0]).dtype, device=q.device)
     return torch.log1p(-torch.exp2(-5.0 - heads))
 
 
@@ -233,9 +233,9 @@ def chunk_linear_attn(
     normalize: bool = True,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | Sums | None]:
-    """No decay; with `normalize` the output is divided by scale · q_t · Σ_{i≤t} k_i.
+    """Linear attention without decay; with `normalize` the output is divided by scale · q_t · Σ_{i≤t} k_i.
 
-    The state of the normalised form is (memory [b, h, d_k, d_v], Σ k [b, 1, h, d_k]), as given and as returned.
+    The initial and final state of the normalised form is (S [b, h, d_k, d_v], Σ k [b, 1, h, d_k]).
     """
     memory, keys = initial_state if isinstance(initial_state, tuple) else (initial_state, None)
     output, last = chunk_simple_gla(
@@ -244,9 +244,9 @@ def chunk_linear_attn(
     if not normalize:
         return output, last
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    sums, total = _running_sum(working(k), keys, cu_seqlens)
-    weight = (working(q) * factor * sums).sum(-1, keepdim=True)
-    return (working(output) / (weight + 1e-10)).to(v.dtype), (last, total) if output_final_state else None
+    sums, total = _running_sum(upcast(k), keys, cu_seqlens)
+    weight = (upcast(q) * factor * sums).sum(-1, keepdim=True)
+    return (upcast(output) / (weight + 1e-10)).to(v.dtype), (last, total) if output_final_state else None
 
 
 def fused_recurrent_linear_attn(
@@ -260,7 +260,7 @@ def fused_recurrent_linear_attn(
     normalize: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | Sums | None]:
-    """As `chunk_linear_attn`, but not normalised unless asked for."""
+    """As `chunk_linear_attn`, not normalised by default."""
     require_known("fused_recurrent_linear_attn", {"reverse": reverse})
     return chunk_linear_attn(q, k, v, scale, initial_state, output_final_state, normalize, cu_seqlens)
 
@@ -269,10 +269,10 @@ def _running_sum(k: Tensor, before: Tensor | None, boundaries: Tensor | None) ->
     """Σ_{i≤t} k_i [b, l, h, d_k] and its last row per sequence [n, 1, h, d_k]."""
     edges = [(0, k.shape[1])] if boundaries is None else list(pairwise(boundaries.tolist()))
     parts, ends = [], []
-    for place, (start, end) in enumerate(edges):
+    for index, (start, end) in enumerate(edges):
         part = k[:, start:end].cumsum(1)
         if before is not None:
-            part = part + (before if boundaries is None else before[place : place + 1])
+            part = part + (before if boundaries is None else before[index : index + 1])
         parts.append(part)
         ends.append(part[:, -1:])
     return torch.cat(parts, dim=1), torch.cat(ends, dim=0)
@@ -291,18 +291,18 @@ def chunk_hgrn(
     require_packed(x.shape[0], x.shape[1], cu_seqlens)
     sequences = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
     shape = (sequences, x.shape[2])
-    state = working(x).new_zeros(shape) if initial_state is None else working(initial_state)
+    state = upcast(x).new_zeros(shape) if initial_state is None else upcast(initial_state)
     if state.shape != shape:
         raise ValueError(f"initial_state must be [sequences, features] = {shape}, not {tuple(state.shape)}")
-    output, last = per_sequence(_doubled, (working(x), working(g)), state, Memory(boundaries=cu_seqlens))
+    output, last = per_sequence(_scan, (upcast(x), upcast(g)), state, Memory(boundaries=cu_seqlens))
     return output.to(x.dtype), last if output_final_state else None
 
 
 fused_recurrent_hgrn = chunk_hgrn
 
 
-def _doubled(x: Tensor, g: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """By doubling: after the step s each position holds its last 2s inputs and their decay; log₂ l steps in all."""
+def _scan(x: Tensor, g: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """A parallel scan by doubling: after step s, each position includes its last 2s inputs; log₂ l steps."""
     decay, step = g.exp(), 1
     x = torch.cat([state.unsqueeze(1), x], dim=1)
     decay = torch.cat([torch.ones_like(decay[:, :1]), decay], dim=1)

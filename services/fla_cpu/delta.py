@@ -1,10 +1,10 @@
-"""Delta rule with and without decay, chunk by chunk: DeltaNet, Gated DeltaNet, Kimi Delta Attention and Comba.
+"""The delta rule with and without decay, chunkwise: DeltaNet, Gated DeltaNet, Kimi Delta Attention, Comba and RWKV-7.
 
 S_t = D_t S_{t−1} + β_t k_t (v_t − (D_t S_{t−1})ᵀ p_t)ᵀ and o_t = scale · S_tᵀ q_t, with p = k and
 D = 1 (DeltaNet, Yang et al., arXiv:2406.06484), e^{g_t} (Gated DeltaNet, arXiv:2412.06464) or diag(e^{g_t}) (Kimi
 Delta Attention, arXiv:2510.26692); Comba (arXiv:2506.02475) erases with another p. Inside a chunk, with G the running
-sum of g, the corrections u solve (I + A) U = β (V − e^G P S₀), A_{ti} = β_t e^{G_t − G_i} p_t·k_i for i < t: triangular
-systems that all chunks solve at once; only S goes from chunk to chunk.
+sum of g, the corrections u solve (I + A) U = β (V − e^G P S₀), A_{ti} = β_t e^{G_t − G_i} p_t·k_i for i < t. These
+triangular systems are solved for all chunks at once; only S is passed between chunks.
 """
 
 from typing import Any
@@ -18,14 +18,14 @@ from services.fla_cpu.norms import l2_norm
 from services.fla_cpu.shapes import (
     Memory,
     Result,
-    chunked,
-    joined,
-    power_of_two,
+    chunk_size,
+    decayed_product_pair,
+    merge_chunks,
     require_known,
     require_same_shape,
     run,
-    two_products,
-    working,
+    split_chunks,
+    upcast,
 )
 
 CHUNK = 32  # the fastest of 16, 32 and 64 on a CPU
@@ -46,12 +46,12 @@ def chunk_delta_rule(
 ) -> Result:
     """q, k: [b, l, h, d_k], v: [b, l, h, d_v], beta: [b, l, h] → (o like v, state [b, h, d_k, d_v] or None).
 
-    Raises ValueError for shapes that do not match and TypeError for options that are not offered.
+    Raises ValueError for shapes that do not match and TypeError for unsupported options.
     """
     del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     require_known("chunk_delta_rule", options)
     if use_qk_l2norm_in_kernel:
-        q, k = l2_norm(working(q)), l2_norm(working(k))
+        q, k = l2_norm(upcast(q)), l2_norm(upcast(k))
     return delta_rule(q, k, k, v, beta, None, scale, Memory(initial_state, output_final_state, cu_seqlens))
 
 
@@ -74,45 +74,44 @@ def delta_rule(
     beta = torch.ones_like(q[..., 0]) if beta is None else beta
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     per_key = g.unsqueeze(-1) if g is not None and g.dim() == 3 else g
-    return run(_whole, working(q) * factor, (k, p, v, beta.unsqueeze(-1), per_key), v, memory)
+    return run(_chunkwise, upcast(q) * factor, (k, p, v, beta.unsqueeze(-1), per_key), v, memory)
 
 
-def _whole(
+def _chunkwise(
     q: Tensor, k: Tensor, p: Tensor, v: Tensor, beta: Tensor, g: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """All sequences of a batch; q comes scaled."""
+    """All sequences of a batch; q is scaled already."""
     batch, length = q.shape[:2]
-    size = power_of_two(length, CHUNK)
-    same = p is k
-    q, k, v, beta = (chunked(one, size) for one in (q, k, v, beta))
-    p = k if same else chunked(p, size)
-    decay = None if g is None else chunked(g, size).cumsum(-2)
+    size = chunk_size(length, CHUNK)
+    p_is_k = p is k
+    q, k, v, beta = (split_chunks(tensor, size) for tensor in (q, k, v, beta))
+    p = k if p_is_k else split_chunks(p, size)
+    decay = None if g is None else split_chunks(g, size).cumsum(-2)
     output, last = _chunks(q, k, p, v, beta, decay, state.flatten(0, 1))
-    return joined(output, batch, length), last.reshape(batch, -1, *last.shape[1:])
+    return merge_chunks(output, batch, length), last.reshape(batch, -1, *last.shape[1:])
 
 
 def _chunks(
     q: Tensor, k: Tensor, p: Tensor, v: Tensor, beta: Tensor, decay: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """[n, b·h, c, ·]: solve all chunks, pass the memory along, then read it. `decay`: running sums of g."""
+    """Solve all chunks [n, b·h, c, ·], pass the states along, and read them. `decay`: running sums of g."""
     erasing = beta * p
-    scores, system = two_products(q, erasing, k, decay)
-    kept = None
+    scores, system = decayed_product_pair(q, erasing, k, decay)
+    retained = None
     if decay is not None:
         end, since = decay[..., -1:, :], decay.exp()
         q, erasing, k = q * since, erasing * since, k * (end - decay).exp()
-        kept = end.exp().transpose(-1, -2)
+        retained = end.exp().transpose(-1, -2)
     result: tuple[Tensor, Tensor] = _Chunks.apply(  # type: ignore[no-untyped-call]
-        q, scores, system, beta * v, erasing, k, kept, state
+        q, scores, system, beta * v, erasing, k, retained, state
     )
     return result
 
 
 class _Chunks(torch.autograd.Function):
-    """Corrections U = (I + A)⁻¹ (V − E S), memory S' = D S + Kᵀ U and output Q S + P U of all chunks.
+    """Corrections U = (I + A)⁻¹ (V − E S), states S' = D S + Kᵀ U and outputs Q S + P U of all chunks.
 
-    The gradient is written by hand because autograd would keep and visit four times as many tensors. As with fla's
-    kernels there is no second derivative.
+    Autograd would store four times as many tensors. There is no second derivative, as in fla's kernels.
     """
 
     @staticmethod
@@ -124,12 +123,11 @@ class _Chunks(torch.autograd.Function):
         values: Tensor,
         erasing: Tensor,
         keys: Tensor,
-        kept: Tensor | None,
+        retained: Tensor | None,
         state: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """q, erasing, keys: [n, b·h, c, d_k]; scores P, lower triangular, and system A, of which only what lies below
-        the diagonal is read: [n, b·h, c, c]; values: [n, b·h, c, d_v]; kept D: [n, b·h, 1 or d_k, 1]; state:
-        [b·h, d_k, d_v].
+        """q, erasing, keys: [n, b·h, c, d_k]; scores P, lower triangular, and system A, read below the diagonal only:
+        [n, b·h, c, c]; values: [n, b·h, c, d_v]; retained D: [n, b·h, 1 or d_k, 1]; state: [b·h, d_k, d_v].
         """
         identity = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device).expand_as(system)
         inverse = torch.linalg.solve_triangular(system, identity, upper=False, unitriangular=True)
@@ -141,18 +139,18 @@ class _Chunks(torch.autograd.Function):
         for index in range(len(q)):
             states[index] = state
             updates[index].baddbmm_(erased[index], state, alpha=-1)
-            before = state if kept is None else state * kept[index]
+            before = state if retained is None else state * retained[index]
             state = torch.baddbmm(before, keys_across[index], updates[index])
         output = (scores @ updates).flatten(0, 1).baddbmm_(q.flatten(0, 1), states.flatten(0, 1))
-        ctx.save_for_backward(q, scores, inverse, solved, keys, kept, states, updates)
+        ctx.save_for_backward(q, scores, inverse, solved, keys, retained, states, updates)
         return output.view_as(updates), state
 
     @staticmethod
     @once_differentiable  # type: ignore[misc, untyped-decorator, unused-ignore]
     def backward(ctx: Any, d_output: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
-        """The same chain from its end, in the precision of the forward pass even where autocast is on."""
+        """The gradients of all inputs, in the precision of the forward pass even under autocast."""
         with torch.autocast(d_output.device.type, enabled=False):
-            q, scores, inverse, solved, keys, kept, states, updates = ctx.saved_tensors
+            q, scores, inverse, solved, keys, retained, states, updates = ctx.saved_tensors
             d_output = d_output.contiguous()
             width = updates.shape[-1]
             d_solved = torch.empty_like(solved)
@@ -162,13 +160,15 @@ class _Chunks(torch.autograd.Function):
             for index in reversed(range(len(q))):
                 later[index] = d_state
                 d_updates[index].baddbmm_(keys[index], d_state)
-                across[index].add_(d_state if kept is None else d_state * kept[index])
+                across[index].add_(d_state if retained is None else d_state * retained[index])
                 d_state = torch.baddbmm(across[index], erased_across[index], d_updates[index], alpha=-1)
             d_solved[..., :width] = d_updates
             torch.matmul(d_updates, states.transpose(-1, -2), out=d_solved[..., width:]).neg_()
             d_right = inverse.transpose(-1, -2) @ d_solved
             d_system = (d_right @ solved.transpose(-1, -2)).neg_().tril_(-1)
-            d_kept = None if kept is None else (states * later).sum(-1, keepdim=True).sum_to_size(kept.shape)
+            d_retained = (
+                None if retained is None else (states * later).sum(-1, keepdim=True).sum_to_size(retained.shape)
+            )
             return (
                 d_output @ states.transpose(-1, -2),
                 d_output @ updates.transpose(-1, -2),
@@ -176,7 +176,7 @@ class _Chunks(torch.autograd.Function):
                 d_right[..., :width],
                 d_right[..., width:],
                 updates @ later.transpose(-1, -2),
-                d_kept,
+                d_retained,
                 d_state,
             )
 
@@ -209,8 +209,8 @@ def chunk_gated_delta_rule(
     """
     del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     require_known("chunk_gated_delta_rule", options)
-    q, k = _prepared(q, k, v, use_qk_l2norm_in_kernel)
-    beta = _strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
+    q, k = _prepare(q, k, v, use_qk_l2norm_in_kernel)
+    beta = _write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     g = _decay(g, A_log, dt_bias) if use_gate_in_kernel else g
     if g.shape != v.shape[:3]:
         raise ValueError(f"g must be [batch, length, heads] = {tuple(v.shape[:3])}, not {tuple(g.shape)}")
@@ -241,8 +241,8 @@ def fused_recurrent_gated_delta_rule(
 ) -> Result:
     """As `chunk_gated_delta_rule`; gk: [b, l, h_v, d_k] decays each key feature, in addition to g."""
     require_known("fused_recurrent_gated_delta_rule", options | {"gv": gv})
-    q, k = _prepared(q, k, v, use_qk_l2norm_in_kernel)
-    beta = _strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
+    q, k = _prepare(q, k, v, use_qk_l2norm_in_kernel)
+    beta = _write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     if g is not None and use_gate_in_kernel:
         g = _decay(g, A_log, dt_bias)
     if gk is not None:
@@ -270,10 +270,10 @@ def chunk_kda(
 ) -> Result:
     """As `chunk_gated_delta_rule` with one log decay for each key feature, g: [b, l, h_v, d_k]."""
     require_known("chunk_kda", options)
-    q, k = _prepared(q, k, v, use_qk_l2norm_in_kernel)
+    q, k = _prepare(q, k, v, use_qk_l2norm_in_kernel)
     if g.shape != k.shape:
         raise ValueError(f"g must have the shape of k, {tuple(k.shape)}, not {tuple(g.shape)}")
-    beta_strength = _strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
+    beta_strength = _write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     memory = Memory(initial_state, output_final_state, cu_seqlens, state_v_first)
     return delta_rule(q, k, k, v, beta_strength, g, scale, memory)
 
@@ -292,10 +292,10 @@ def chunk_comba(
     cu_seqlens: Tensor | None = None,
     cu_seqlens_cpu: Tensor | None = None,
 ) -> Result:
-    """As `chunk_gated_delta_rule`, erasing with p: [b, l, h, d_k] in the place of k."""
+    """As `chunk_gated_delta_rule`, erasing with p: [b, l, h, d_k] instead of k."""
     del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     if use_qk_l2norm_in_kernel:
-        q, k, p = (l2_norm(working(one)) for one in (q, k, p))
+        q, k, p = (l2_norm(upcast(tensor)) for tensor in (q, k, p))
     return delta_rule(q, k, p, v, beta, g, scale, Memory(initial_state, output_final_state, cu_seqlens))
 
 
@@ -317,7 +317,7 @@ def chunk_gdn2(
 ) -> Result:
     """As `chunk_kda` with an erase gate per key feature, b like k, and a write gate per value feature, w like v."""
     require_known("chunk_gdn2", options)
-    q, k = _prepared(q, k, v, use_qk_l2norm_in_kernel)
+    q, k = _prepare(q, k, v, use_qk_l2norm_in_kernel)
     if g.shape != k.shape or b.shape != k.shape or w.shape != v.shape:
         raise ValueError("g and b must have the shape of k, and w that of v")
     memory = Memory(initial_state, output_final_state, cu_seqlens, state_v_first)
@@ -341,37 +341,37 @@ def chunk_rwkv7(
     """RWKV-7 (arXiv:2503.14456): S_t = diag(e^{w_t}) S_{t−1} + b_t (S_{t−1}ᵀ a_t)ᵀ + k_t v_tᵀ, o_t = scale · S_tᵀ r_t.
 
     r, w, k, a, b: [b, l, h, d_k], v: [b, l, h, d_v] → (o like v, state [b, h, d_k, d_v] or None). Each token takes two
-    steps of the delta rule: one fades and erases with p = −a e^{−w}, which reads the state before it faded,
-    and one writes. e^{−w} overflows where a token lets less than e^{−80} remain.
+    steps of the delta rule: the first decays and erases with p = −a e^{−w}, which reads the state before its decay, and
+    the second writes. e^{−w} overflows for decays below e^{−80}.
     """
     del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     require_known("chunk_rwkv7", options)
     if not r.shape == w.shape == k.shape == a.shape == b.shape:
         raise ValueError(f"r, w, k, a and b must have one shape, {tuple(k.shape)}")
-    r, w, k, v, a, b = (working(one) for one in (r, w, k, v, a, b))
+    r, w, k, v, a, b = (upcast(tensor) for tensor in (r, w, k, v, a, b))
 
-    def alternating(erase: Tensor, write: Tensor) -> Tensor:
+    def interleave(erase: Tensor, write: Tensor) -> Tensor:
         return torch.stack([erase, write], dim=2).flatten(1, 2)
 
-    nothing = torch.zeros_like(k)
+    zeros = torch.zeros_like(k)
     sequences = None if cu_seqlens is None else 2 * cu_seqlens
     output, state = delta_rule(
-        alternating(nothing, r),
-        alternating(b, k),
-        alternating(-a * (-w).exp(), nothing),
-        alternating(torch.zeros_like(v), v),
+        interleave(zeros, r),
+        interleave(b, k),
+        interleave(-a * (-w).exp(), zeros),
+        interleave(torch.zeros_like(v), v),
         None,
-        alternating(w, nothing),
+        interleave(w, zeros),
         scale,
         Memory(initial_state, output_final_state, sequences),
     )
     return output[:, 1::2], state
 
 
-def _prepared(q: Tensor, k: Tensor, v: Tensor, normalise: bool) -> tuple[Tensor, Tensor]:
-    """Queries and keys of unit length if so wanted, each repeated for the value heads that share it."""
+def _prepare(q: Tensor, k: Tensor, v: Tensor, normalise: bool) -> tuple[Tensor, Tensor]:
+    """Queries and keys, normalised if requested, and repeated for the value heads that share them."""
     if normalise:
-        q, k = l2_norm(working(q)), l2_norm(working(k))
+        q, k = l2_norm(upcast(q)), l2_norm(upcast(k))
     if q.dim() != 4 or v.dim() != 4 or q.shape[2] == v.shape[2]:
         return q, k
     if v.shape[2] % q.shape[2]:
@@ -380,16 +380,16 @@ def _prepared(q: Tensor, k: Tensor, v: Tensor, normalise: bool) -> tuple[Tensor,
     return q.repeat_interleave(shared, dim=2), k.repeat_interleave(shared, dim=2)
 
 
-def _strength(beta: Tensor | None, logits: bool, up_to_two: bool) -> Tensor | None:
+def _write_strength(beta: Tensor | None, logits: bool, up_to_two: bool) -> Tensor | None:
     if up_to_two and not logits:
         raise ValueError("allow_neg_eigval needs use_beta_sigmoid_in_kernel; otherwise double beta yourself")
     if beta is None or not logits:
         return beta
-    return torch.sigmoid(working(beta)) * (2.0 if up_to_two else 1.0)
+    return torch.sigmoid(upcast(beta)) * (2.0 if up_to_two else 1.0)
 
 
 def _decay(raw: Tensor, A_log: Tensor | None, dt_bias: Tensor | None) -> Tensor:
     if A_log is None:
         raise ValueError("use_gate_in_kernel needs A_log, one number per head")
-    shifted = working(raw) if dt_bias is None else working(raw) + working(dt_bias)
-    return -working(A_log).exp() * F.softplus(shifted)
+    shifted = upcast(raw) if dt_bias is None else upcast(raw) + upcast(dt_bias)
+    return -upcast(A_log).exp() * F.softplus(shifted)

@@ -1,4 +1,4 @@
-"""Which of our parts stands under which name of flash-linear-attention."""
+"""The names of flash-linear-attention and their implementations here."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -8,13 +8,13 @@ from services.fla_cpu import activations, attention, convolution, decay, delta, 
 F = TypeVar("F", bound=Callable[..., object])
 
 
-def unchanged(function: F | None = None, **_options: object) -> F | Callable[[F], F]:
-    """Stands for decorators that only matter to GPU kernels."""
-    return function if function is not None else lambda one: one
+def no_op_decorator(function: F | None = None, **_options: object) -> F | Callable[[F], F]:
+    """Replaces decorators that only matter for GPU kernels."""
+    return function if function is not None else lambda function: function
 
 
 def public(module: object) -> dict[str, object]:
-    """The classes, functions and tables that a module of ours defines."""
+    """The public classes, functions and dictionaries that a module defines."""
     name = getattr(module, "__name__", "")
     return {
         key: value
@@ -54,7 +54,7 @@ OPERATORS: dict[str, Mapping[str, object]] = {
     },
     "utils": public(index),
 }
-"""By the sub-package of fla.ops; each function is also found in fla.ops and in `<sub-package>.<chunk, naive …>`."""
+"""Operators by subpackage of fla.ops; they are also in fla.ops itself, and in each subpackage's SUBMODULES."""
 
 SUBMODULES = ("chunk", "fused_recurrent", "fused_chunk", "parallel", "index")
 
@@ -90,14 +90,14 @@ MODULES: dict[str, Mapping[str, object]] = {
     "rotary": public(rotary),
     "token_shift": {"token_shift": convolution.token_shift},
 }
-"""By the module of fla.modules."""
+"""Names by module of fla.modules."""
 
 TOP: dict[str, object] = {
     name: value
     for name, value in (NORMS | GATED_NORMS | L2NORMS | MLP | public(rotary) | CONVOLUTIONS).items()
     if name[0].isupper()
 }
-"""What `from fla.modules import …` finds: classes, as functions stand in modules of the same names."""
+"""The names in fla.modules itself: classes only, as functions have the names of submodules."""
 
 OTHERS: dict[str, dict[str, object]] = {
     "fla.models": {"Cache": layers.Cache},
@@ -106,6 +106,6 @@ OTHERS: dict[str, dict[str, object]] = {
     "fla.layers.utils": {name: value for name, value in public(layers).items() if name[0].islower()},
     "fla.utils": dict.fromkeys(
         ("contiguous", "input_guard", "tensor_cache", "autocast_custom_fwd", "autocast_custom_bwd", "checkpoint"),
-        unchanged,
+        no_op_decorator,
     ),
 }

@@ -1,4 +1,4 @@
-"""Norms, and norms multiplied by an activated gate: computed in float32 and given in the type of the input.
+"""Norms and gated norms, computed in float32 and returned in the type of the input.
 
 RMSNorm (arXiv:1910.07467), LayerNorm, GroupNorm, and division by the Euclidean length, x / √(Σ x² + ε).
 """
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 def l2norm(x: Tensor, eps: float = 1e-6, output_dtype: torch.dtype | None = None) -> Tensor:
     """[…, d] → […, d] in the type of x, or in `output_dtype`."""
     wide = x if x.dtype == torch.float64 else x.float()
-    scaled: Tensor = _Scaled.apply(wide, None, eps, 1)  # type: ignore[no-untyped-call]
+    scaled: Tensor = _Standardise.apply(wide, None, eps, 1)  # type: ignore[no-untyped-call]
     return scaled.to(output_dtype or x.dtype)
 
 
@@ -23,7 +23,7 @@ l2_norm = l2norm
 
 
 class L2Norm(nn.Module):
-    """The same as a module without parameters."""
+    """`l2norm` as a module without parameters."""
 
     def __init__(self, eps: float = 1e-6, output_dtype: torch.dtype | None = None) -> None:
         super().__init__()
@@ -38,18 +38,18 @@ class L2Norm(nn.Module):
 Normalised = Tensor | tuple[Tensor, Tensor]
 
 
-def standardised(x: Tensor, eps: float, centred: bool, weight: Tensor | None = None) -> Tensor:
-    """x / √(mean x² + ε) over the last dimension, of x less its mean if `centred`, times `weight`."""
+def standardise(x: Tensor, eps: float, centred: bool, weight: Tensor | None = None) -> Tensor:
+    """x / √(mean x² + ε) · weight over the last dimension; the mean of x is subtracted first if `centred`."""
     x = x - x.mean(-1, keepdim=True) if centred else x
-    weight = weight if weight is None else weight.to(x.dtype)
-    scaled: Tensor = _Scaled.apply(x, weight, eps, x.shape[-1])  # type: ignore[no-untyped-call]
+    weight = None if weight is None else weight.to(x.dtype)
+    scaled: Tensor = _Standardise.apply(x, weight, eps, x.shape[-1])  # type: ignore[no-untyped-call]
     return scaled
 
 
-class _Scaled(torch.autograd.Function):
-    """x / √(Σ x² / count + ε) · weight over the last dimension, in half the passes over memory that autograd takes.
+class _Standardise(torch.autograd.Function):
+    """x / √(Σ x² / count + ε) · weight over the last dimension, with half of autograd's memory traffic.
 
-    As with fla's kernels there is no second derivative.
+    There is no second derivative, as in fla's kernels.
     """
 
     @staticmethod
@@ -76,13 +76,13 @@ class _Scaled(torch.autograd.Function):
 
 
 def affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """x · weight + bias, of what there is."""
+    """x · weight + bias, both optional."""
     x = x if weight is None else x * weight
     return x if bias is None else x + bias
 
 
-def added(x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-    """x + residual: as it is, and in the precision of computing."""
+def add_residual(x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    """x + residual, in its own precision and in float32 or higher."""
     total = x if residual is None else x + residual
     return total, total if total.dtype == torch.float64 else total.float()
 
@@ -96,9 +96,9 @@ def rms_norm(
     prenorm: bool = False,
     residual_in_fp32: bool = False,
 ) -> Normalised:
-    """RMSNorm as a function; with `prenorm` also the sum that was normalised."""
-    total, wide = added(x, residual)
-    output = affine(standardised(wide, eps, False, weight), None, bias).to(x.dtype)
+    """RMSNorm of x + residual; with `prenorm` also the sum."""
+    total, wide = add_residual(x, residual)
+    output = affine(standardise(wide, eps, False, weight), None, bias).to(x.dtype)
     return (output, wide if residual_in_fp32 else total) if prenorm else output
 
 
@@ -112,14 +112,14 @@ def layer_norm(
     residual_in_fp32: bool = False,
     is_rms_norm: bool = False,
 ) -> Normalised:
-    """LayerNorm as a function; with `prenorm` also the sum that was normalised."""
-    total, wide = added(x, residual)
-    output = affine(standardised(wide, eps, centred=not is_rms_norm), weight, bias).to(x.dtype)
+    """LayerNorm of x + residual; with `prenorm` also the sum."""
+    total, wide = add_residual(x, residual)
+    output = affine(standardise(wide, eps, centred=not is_rms_norm), weight, bias).to(x.dtype)
     return (output, wide if residual_in_fp32 else total) if prenorm else output
 
 
 class Norm(nn.Module):
-    """A weight of ones, perhaps a bias of zeros, over the last dimension."""
+    """Base class with a weight of ones and an optional bias of zeros."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -142,7 +142,7 @@ class Norm(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.zeros_like(ones)) if bias and elementwise_affine else None)
 
     def reset_parameters(self) -> None:
-        """Back to ones and zeros."""
+        """Reset the weight to ones and the bias to zeros."""
         if self.weight is not None:
             nn.init.ones_(self.weight)
         if self.bias is not None:
@@ -155,7 +155,7 @@ class RMSNorm(Norm):
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Normalised:
-        """[…, hidden] → the same, of x + residual; with `prenorm` also that sum."""
+        """The norm of x + residual, […, hidden] → […, hidden]; with `prenorm` also the sum."""
         return rms_norm(x, self.weight, self.bias, residual, self.eps, prenorm, residual_in_fp32)
 
 
@@ -165,12 +165,12 @@ class LayerNorm(Norm):
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Normalised:
-        """[…, hidden] → the same, of x + residual; with `prenorm` also that sum."""
+        """The norm of x + residual, […, hidden] → […, hidden]; with `prenorm` also the sum."""
         return layer_norm(x, self.weight, self.bias, residual, self.eps, prenorm, residual_in_fp32)
 
 
 class GroupNorm(Norm):
-    """LayerNorm (or RMSNorm) within each of `num_groups` parts of the last dimension, one weight for all of it."""
+    """LayerNorm or RMSNorm in each of `num_groups` groups of the last dimension, with one weight for all."""
 
     def __init__(
         self,
@@ -192,10 +192,10 @@ class GroupNorm(Norm):
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Normalised:
-        """[…, hidden] → the same, of x + residual; with `prenorm` also that sum."""
-        total, wide = added(x, residual)
+        """The norm of x + residual, […, hidden] → […, hidden]; with `prenorm` also the sum."""
+        total, wide = add_residual(x, residual)
         groups = wide.reshape(*wide.shape[:-1], self.num_groups, -1)
-        normalised = standardised(groups, self.eps, centred=not self.is_rms_norm).reshape(wide.shape)
+        normalised = standardise(groups, self.eps, centred=not self.is_rms_norm).reshape(wide.shape)
         output = affine(normalised, self.weight, self.bias).to(x.dtype)
         return (output, wide if residual_in_fp32 else total) if prenorm else output
 
@@ -214,7 +214,7 @@ def layer_norm_gated(
     residual_in_fp32: bool = False,
     eps: float = 1e-6,
 ) -> Normalised:
-    """LayerNorm of x + residual, gated; with `prenorm` also that sum."""
+    """LayerNorm of x + residual, gated; with `prenorm` also the sum."""
     return _gated(x, g, weight, bias, activation, residual, prenorm, residual_in_fp32, eps, centred=True)
 
 
@@ -229,7 +229,7 @@ def rms_norm_gated(
     residual_in_fp32: bool = False,
     eps: float = 1e-6,
 ) -> Normalised:
-    """RMSNorm of x + residual, gated; with `prenorm` also that sum."""
+    """RMSNorm of x + residual, gated; with `prenorm` also the sum."""
     return _gated(x, g, weight, bias, activation, residual, prenorm, residual_in_fp32, eps, centred=False)
 
 
@@ -246,9 +246,9 @@ def _gated(
     *,
     centred: bool,
 ) -> Normalised:
-    total, wide = added(x, residual)
+    total, wide = add_residual(x, residual)
     gate = ACTIVATIONS[activation](g.to(wide.dtype))
-    output = (affine(standardised(wide, eps, centred, weight), None, bias) * gate).to(x.dtype)
+    output = (affine(standardise(wide, eps, centred, weight), None, bias) * gate).to(x.dtype)
     return (output, wide if residual_in_fp32 else total) if prenorm else output
 
 
@@ -305,7 +305,7 @@ class FusedRMSNormGated(FusedLayerNormGated):
 
 
 class FusedRMSNormSwishGate(FusedRMSNormGated):
-    """y = RMSNorm(x) · silu(gate), by its older name."""
+    """y = RMSNorm(x) · silu(gate), under its older name."""
 
     def __init__(
         self,
@@ -319,7 +319,7 @@ class FusedRMSNormSwishGate(FusedRMSNormGated):
 
 
 class FusedLayerNormSwishGate(FusedLayerNormGated):
-    """y = LayerNorm(x) · silu(gate), by its older name."""
+    """y = LayerNorm(x) · silu(gate), under its older name."""
 
     def __init__(
         self,

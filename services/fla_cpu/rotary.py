@@ -1,11 +1,11 @@
-"""Rotary positions (RoFormer, arXiv:2104.09864)."""
+"""Rotary position embedding (RoFormer, arXiv:2104.09864)."""
 
 import torch
 from torch import Tensor, nn
 
 
 class RotaryEmbedding(nn.Module):
-    """Turns pairs of features of queries and keys by angles that grow with the position."""
+    """Rotates pairs of features of queries and keys by angles proportional to the position."""
 
     inv_freq: Tensor
 
@@ -39,7 +39,7 @@ class RotaryEmbedding(nn.Module):
         max_seqlen: int | None = None,
         **options: object,
     ) -> tuple[Tensor, Tensor]:
-        """q, k: [b, l, h, d] → the same, turned; `seqlen_offset` is the position of the first token."""
+        """Rotated q and k: [b, l, h, d]; `seqlen_offset` is the position of the first token."""
         del max_seqlen, options
         positions = torch.arange(q.shape[1], device=q.device, dtype=torch.float32)
         if cu_seqlens is not None:
@@ -49,16 +49,16 @@ class RotaryEmbedding(nn.Module):
             positions = positions - starts
         offset = torch.as_tensor(seqlen_offset, device=q.device, dtype=torch.float32).reshape(-1, 1)
         angles = (offset + positions).unsqueeze(-1) * self.inv_freq
-        return self._turn(q, angles), self._turn(k, angles)
+        return self._rotate(q, angles), self._rotate(k, angles)
 
-    def _turn(self, x: Tensor, angles: Tensor) -> Tensor:
+    def _rotate(self, x: Tensor, angles: Tensor) -> Tensor:
         cosine, sine = angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)
-        turned, rest = x[..., : self.dim], x[..., self.dim :]
-        turned = turned if x.dtype == torch.float64 else turned.float()
+        rotated, rest = x[..., : self.dim], x[..., self.dim :]
+        rotated = rotated if x.dtype == torch.float64 else rotated.float()
         if self.interleaved:
-            first, second = turned[..., ::2], turned[..., 1::2]
+            first, second = rotated[..., ::2], rotated[..., 1::2]
             pair = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
             return torch.cat([pair.flatten(-2).to(x.dtype), rest], dim=-1)
-        first, second = turned.chunk(2, dim=-1)
+        first, second = rotated.chunk(2, dim=-1)
         both = torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
         return torch.cat([both.to(x.dtype), rest], dim=-1)

@@ -1,7 +1,7 @@
-"""The table of mixers: measured trainings of a whole lattice of architectures, to query and to simulate searches on.
+"""A tabular benchmark: measured trainings of a lattice of mixers, for queries and simulated searches.
 
-It reads the shipped measurements, answers for single cells and compares search policies without training anything.
-Cells are trained by `services/engineer/table.py`; descriptions and programs come from `services/mixers`.
+It reads the shipped measurements and compares search policies without training. `services/engineer/table.py` trains
+cells; descriptions and programs are in `services/mixers`.
 """
 
 from services.table.table import Choice, NotMeasured, Observation, Search, Table, Trace

@@ -1,5 +1,5 @@
-"""Analyses of the table: main effects, rank correlation of early losses, savings of early stopping, and policies
-compared by regret at several budgets with tests corrected for their number."""
+"""Analyses of the table: effects of single values, rank correlation of early losses, savings of early stopping, and the
+regret of policies at several budgets with corrected tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -20,17 +20,19 @@ from services.table.policies import POLICIES
 from services.table.table import FIDELITIES, Policy, Record, Table
 
 BASE: Mapping[str, str] = dict(zip(DIMENSIONS, find("delta_net").values, strict=True))
-"""Effects are gains over DeltaNet's value of the dimension."""
-TRIED_PAIRS = 5
-"""Pairs that a move is looked for between."""
+"""DeltaNet's values, to which effects refer."""
+PAIRS_FOR_MOVES = 5
+"""Number of pairs that are searched for a move."""
 RESAMPLES = 200
 RUN_SIZES = (40, 100, 200)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """By how much a value of a dimension lowers the loss against DeltaNet's, in nats per byte, with the interval over
-    pairs of architectures that differ in nothing else. `move` makes this change; None where no single move does."""
+    """The mean reduction of the loss by a value of a dimension instead of DeltaNet's, in nats per byte.
+
+    The interval is over pairs of architectures that differ in nothing else. `move` makes this change, if one does.
+    """
 
     dimension: str
     value: str
@@ -43,8 +45,8 @@ class Effect:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a share of the steps agrees with the whole: rank correlation, and who of the ten best is among the best
-    half by then."""
+    """The rank correlation of losses after a share of the steps with final losses, and the number of the ten best that
+    are in the better half then."""
 
     fidelity: float
     architectures: int
@@ -56,8 +58,8 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Stopping:
-    """What a rule would have saved of all compute of runs of so many trainings, how many of the ten best it lost, and
-    in which share of the runs the very best; ``fidelity`` None: the rule has several."""
+    """The share of compute that a rule saves in runs of `trainings`, the number of the ten best that it loses, and the
+    share of runs in which it loses the best. ``fidelity`` is None for rules with several."""
 
     rule: str
     fidelity: float | None
@@ -68,28 +70,26 @@ class Stopping:
 
 
 def effects(table: Table) -> list[Effect]:
-    """The largest gain first. An architecture is in one pair of an effect at most: its pairs are independent."""
+    """Effects, the largest gain first. Each architecture is in at most one pair of an effect."""
     pairs = defaultdict[tuple[str, str], list[tuple[str, str]]](list)
     for name in table.truth:
         for dimension, value in table.values[name].items():
             other = {**table.values[name], dimension: BASE[dimension]}
-            if value != BASE[dimension] and (plain := cell_with(other)) and plain.name in table.truth:
-                pairs[dimension, value].append((plain.name, name))
-    found = []
-    for (dimension, value), same in pairs.items():
-        if len(same) > 1:
-            test = paired_test([table.truth[before] - table.truth[after] for before, after in same])
-            interval = test.interval()
-            moves = (move for before, after in same[:TRIED_PAIRS] for move in moves_between(before, after))
-            found.append(
-                Effect(dimension, value, next(moves, None), len(same), test.effect, interval.low, interval.high)
-            )
-    return sorted(found, key=lambda effect: -effect.gain)
+            if value != BASE[dimension] and (cell := cell_with(other)) and cell.name in table.truth:
+                pairs[dimension, value].append((cell.name, name))
+    results = []
+    for (dimension, value), names in pairs.items():
+        if len(names) > 1:
+            test = paired_test([table.truth[before] - table.truth[after] for before, after in names])
+            low, high = test.interval().low, test.interval().high
+            moves = (move for before, after in names[:PAIRS_FOR_MOVES] for move in moves_between(before, after))
+            results.append(Effect(dimension, value, next(moves, None), len(names), test.effect, low, high))
+    return sorted(results, key=lambda effect: -effect.gain)
 
 
 def agreements(table: Table) -> list[Agreement]:
-    """Early against final losses, at every share that was measured."""
-    found = []
+    """The agreement of early with final losses at each measured share of the steps."""
+    results = []
     for fidelity in FIDELITIES[:-1]:
         pairs = _early(table, fidelity)
         if len(pairs) < 4:
@@ -98,23 +98,23 @@ def agreements(table: Table) -> list[Agreement]:
         low, high = _spearman_interval(early, final)
         best = sorted(range(len(final)), key=final.__getitem__)[:10]
         half = set(sorted(range(len(early)), key=early.__getitem__)[: math.ceil(len(early) / 2)])
-        kept = sum(place in half for place in best)
-        found.append(Agreement(fidelity, len(pairs), spearman(early, final).rho, low, high, kept))
-    return found
+        kept = sum(index in half for index in best)
+        results.append(Agreement(fidelity, len(pairs), spearman(early, final).rho, low, high, kept))
+    return results
 
 
 def between_scales(first: Table, second: Table) -> tuple[int, float, float, float] | None:
-    """How many architectures both have, and the rank correlation of their losses with its interval."""
+    """The number of common architectures, and the rank correlation of their losses with its interval."""
     shared = sorted(first.truth.keys() & second.truth.keys())
     if len(shared) < 4:
         return None
-    ours, theirs = [first.truth[name] for name in shared], [second.truth[name] for name in shared]
-    return len(shared), spearman(ours, theirs).rho, *_spearman_interval(ours, theirs)
+    losses, others = [first.truth[name] for name in shared], [second.truth[name] for name in shared]
+    return len(shared), spearman(losses, others).rho, *_spearman_interval(losses, others)
 
 
 def reliability(table: Table) -> tuple[int, float] | None:
-    """Of how many architectures several seeds are known, and the share of the variance that is between them: the
-    highest correlation with one seed's losses that anything can reach is its root."""
+    """The number of architectures with several seeds, and the share of variance between architectures, whose root
+    limits the correlation with losses of a single seed."""
     groups = defaultdict[str, list[float]](list)
     for record in table.records():
         if record.loss is not None:
@@ -128,16 +128,16 @@ def reliability(table: Table) -> tuple[int, float] | None:
 
 
 def stoppings(table: Table, orders: int = 20) -> list[Stopping]:
-    """The rules of early stopping over runs drawn from the table, in random order.
+    """Rules of early stopping, replayed on runs drawn from the table in random order.
 
-    Quantiles stop the worst quarter at a quarter of the steps and the worse half of the others at half of them;
-    extrapolation stops whose predicted end misses the median of all so far by a deviation of the fit; halving is no
-    rule of a run: it trains all to the share and goes on with the better half.
+    Quantiles stop the worst quarter at a quarter of the steps and the worse half of the others at half of them.
+    Extrapolation stops trainings whose predicted final loss exceeds the median by a deviation of the fit. Halving,
+    which is not a rule of runs, trains all to the share of the steps and continues with the better half.
     """
     records = [record for record in _first_seeds(table) if record.loss is not None and record.curve]
-    found: list[Stopping] = []
+    results: list[Stopping] = []
     if len(records) < 20:
-        return found
+        return results
     curves = [_curve(record) for record in records]
     for size in [size for size in RUN_SIZES if size <= len(curves)]:
         runs = [random.Random(seed).sample(curves, size) for seed in range(orders)]
@@ -145,68 +145,50 @@ def stoppings(table: Table, orders: int = 20) -> list[Stopping]:
             ("quantiles", None, [replay_quantiles(run) for run in runs])
         ]
         rules += [("extrapolation", share, [replay_stopping(run, share) for run in runs]) for share in FIDELITIES[:-1]]
-        found += [
-            Stopping(
-                rule,
-                share,
-                size,
-                fmean(replay.saved for replay in replays),
-                fmean(len(replay.lost) for replay in replays),
-                fmean(replay.finalists[0] in replay.lost for replay in replays),
-            )
-            for rule, share, replays in rules
-        ]
-    return found + [
-        Stopping(
-            "halving",
-            agreement.fidelity,
-            agreement.architectures,
-            (1 - agreement.fidelity) / 2,
-            10 - agreement.best_kept,
-            None,
-        )
-        for agreement in agreements(table)
-    ]
+        for rule, share, replays in rules:
+            saved, lost = fmean(replay.saved for replay in replays), fmean(len(replay.lost) for replay in replays)
+            best_lost = fmean(replay.finalists[0] in replay.lost for replay in replays)
+            results.append(Stopping(rule, share, size, saved, lost, best_lost))
+    for agreement in agreements(table):
+        share, lost = agreement.fidelity, 10 - agreement.best_kept
+        results.append(Stopping("halving", share, agreement.architectures, (1 - share) / 2, lost, None))
+    return results
 
 
 def filled(table: Table, seed: int = 0) -> tuple[Table, float]:
-    """A table of the whole lattice whose missing architectures are estimates, and the estimates' share of explained
-    variance under ten-fold cross-validation.
+    """A table of the whole lattice with estimates for missing architectures, and their explained variance.
 
-    A ridge regression on values and pairs of values, whose strength is chosen by the same cross-validation, plus a draw
-    of its own error, so that the landscape is as rough as the real one. Results on such a table are provisional: they
-    say how a policy does on this model of the lattice.
+    Estimates are those of a ridge regression on values and pairs of values, plus a draw from its errors, so that the
+    landscape is as rough as the real one. The strength of the penalty is chosen by ten-fold cross-validation, which
+    also gives the share of explained variance. Results on such a table are provisional.
     """
     names = list(table.truth)
-    everything = [cell.name for cell in cells()]
+    lattice = [cell.name for cell in cells()]
     targets = np.array([[table.query(name, share).loss for share in FIDELITIES] for name in names], dtype=float)
     encoded = {cell.name: _pairs(dict(zip(DIMENSIONS, cell.values, strict=True))) for cell in cells()}
     columns = sorted({key for name in names for key in encoded[name]})
-    found: list[tuple[float, float, NDArray[np.float64], NDArray[np.float64]]] = []
+    fits: list[tuple[float, float, NDArray[np.float64], NDArray[np.float64]]] = []
     for pairs in (0.0, 0.2, 0.5):
         weights = np.array([1.0 if len(column) == 1 else pairs for column in columns])
         design = np.array([[float(column in encoded[name]) for column in columns] for name in names]) * weights
         for penalty in (0.1, 0.3, 1.0, 3.0):
             errors = _out_of_fold(design, targets, penalty, seed)
-            found.append((float(np.mean(errors[:, -1] ** 2)), penalty, weights, errors))
-    lost, penalty, weights, errors = min(found, key=lambda one: one[0])
-    explained = 1 - lost / float(np.var(targets[:, -1]))
-    features = {name: np.array([float(column in encoded[name]) for column in columns]) * weights for name in everything}
+            fits.append((float(np.mean(errors[:, -1] ** 2)), penalty, weights, errors))
+    variance, penalty, weights, errors = min(fits, key=lambda fit: fit[0])
+    explained = 1 - variance / float(np.var(targets[:, -1]))
+    features = {name: np.array([float(column in encoded[name]) for column in columns]) * weights for name in lattice}
     model = _ridge(np.array([features[name] for name in names]), targets, penalty)
-    random_ = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     records = table.records()
     cpu = fmean(record.cpu_seconds or 1.0 for record in records)
-    for name in everything:
+    for name in lattice:
         if name not in table.truth and name not in table.space:
-            losses = model(features[name][None])[0] + errors[random_.integers(len(errors))]
-            curve = tuple(
-                (round(400 * share), 0.0, float(loss)) for share, loss in zip(FIDELITIES, losses, strict=True)
-            )
-            records.append(
-                Record(
-                    name, table.scale, 1, loss=float(losses[-1]), curve=curve, cpu_seconds=cpu, conditions="estimate"
-                )
-            )
+            losses = model(features[name][None])[0] + errors[generator.integers(len(errors))]
+            points = zip(FIDELITIES, losses, strict=True)
+            curve = tuple((round(400 * share), 0.0, float(loss)) for share, loss in points)
+            loss = float(losses[-1])
+            estimate = Record(name, table.scale, 1, loss, curve=curve, cpu_seconds=cpu, conditions="estimate")
+            records.append(estimate)
     return Table(records, table.scale), explained
 
 
@@ -237,12 +219,12 @@ def _curve(record: Record) -> Curve:
 
 
 def _spearman_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """The percentile bootstrap over pairs."""
+    """The 95 % percentile bootstrap interval over pairs."""
     rng, rhos = random.Random(0), list[float]()
     while len(rhos) < RESAMPLES:
-        drawn = rng.choices(range(len(first)), k=len(first))
-        if len(set(drawn)) > 2:
-            rhos.append(spearman([first[place] for place in drawn], [second[place] for place in drawn]).rho)
+        sample = rng.choices(range(len(first)), k=len(first))
+        if len(set(sample)) > 2:
+            rhos.append(spearman([first[index] for index in sample], [second[index] for index in sample]).rho)
     low, high = np.percentile(rhos, [2.5, 97.5])
     return float(low), float(high)
 
@@ -253,8 +235,8 @@ def _pairs(values: Mapping[str, str]) -> frozenset[tuple[tuple[str, str], ...]]:
     return frozenset(single | {(first, second) for first in items for second in items if first < second})
 
 
-class _ridge:  # noqa: N801 - used as a function that is fitted once
-    """Ridge regression with an intercept, in its dual form: few rows, many columns."""
+class _ridge:  # noqa: N801 - used like a function
+    """Ridge regression with an intercept, in the dual form as there are few rows and many columns."""
 
     def __init__(self, design: NDArray[np.float64], targets: NDArray[np.float64], penalty: float) -> None:
         self._mean, self._centre = targets.mean(axis=0), design.mean(axis=0)
@@ -273,10 +255,9 @@ OPPONENTS = ("random", "local")
 
 @dataclass(frozen=True)
 class PolicyResult:
-    """One policy at one budget and number of seats: mean regret in nats over the runs with its 95 % interval.
+    """The mean regret in nats of one policy at one budget and number of seats, with its 95 % interval over runs.
 
-    `p` holds, per opponent, the Holm-adjusted chance that a policy no better than it looks this good. Runs are paired
-    by their seed.
+    `p` holds the Holm-adjusted p-value for each opponent, of a test paired by seeds.
     """
 
     policy: str
@@ -292,13 +273,10 @@ class PolicyResult:
 def curves(
     table: Table, policy: Policy, budget: int, runs: int, seats: int, first_seed: int = 0
 ) -> list[tuple[float, ...]]:
-    """The anytime regret of each run; before its first result a run has the regret of the worst architecture."""
+    """The anytime regret of each run, which is that of the worst architecture before the first result."""
     worst = max(table.truth.values()) - table.best
-    found = []
-    for seed in range(first_seed, first_seed + runs):
-        trace = table.simulate(policy, budget, seed, seats)
-        found.append(tuple(worst if regret is None else regret for regret in trace.regrets))
-    return found
+    traces = [table.simulate(policy, budget, seed, seats) for seed in range(first_seed, first_seed + runs)]
+    return [tuple(worst if regret is None else regret for regret in trace.regrets) for trace in traces]
 
 
 def compare(
@@ -308,23 +286,26 @@ def compare(
     runs: int = 200,
     seats: Sequence[int] = (1,),
 ) -> list[PolicyResult]:
-    """Every policy at every budget the table is large enough for. Raises ValueError where it is for none."""
+    """All policies at all budgets up to half of the table. Raises ValueError if there are none."""
     possible = [budget for budget in budgets if budget <= len(table.space) // 2]
     if not possible:
         raise ValueError(f"the table has {len(table.space)} architectures: budgets are at most half of them")
-    everybody = {**{name: POLICIES[name] for name in OPPONENTS}, **policies}
+    opponents = {name: POLICIES[name] for name in OPPONENTS}
     results = []
-    for places in seats:
-        measured = {name: curves(table, policy, max(possible), runs, places) for name, policy in everybody.items()}
-        results += [_result(name, places, budget, measured) for budget in possible for name in policies]
-    return _adjusted(results)
+    for count in seats:
+        by_policy = {
+            name: curves(table, policy, max(possible), runs, count)
+            for name, policy in {**opponents, **policies}.items()
+        }
+        results += [_result(name, count, budget, by_policy) for budget in possible for name in policies]
+    return _adjust(results)
 
 
-def _result(name: str, seats: int, budget: int, measured: Mapping[str, Sequence[tuple[float, ...]]]) -> PolicyResult:
-    regrets = [curve[budget - 1] for curve in measured[name]]
+def _result(name: str, seats: int, budget: int, by_policy: Mapping[str, Sequence[tuple[float, ...]]]) -> PolicyResult:
+    regrets = [curve[budget - 1] for curve in by_policy[name]]
     interval = bootstrap([[regret] for regret in regrets], random.Random(budget))
     gains = {
-        opponent: [other[budget - 1] - own for other, own in zip(measured[opponent], regrets, strict=True)]
+        opponent: [other[budget - 1] - own for other, own in zip(by_policy[opponent], regrets, strict=True)]
         for opponent in OPPONENTS
         if opponent != name
     }
@@ -332,11 +313,7 @@ def _result(name: str, seats: int, budget: int, measured: Mapping[str, Sequence[
     return PolicyResult(name, seats, budget, len(regrets), fmean(regrets), interval.low, interval.high, p)
 
 
-def _adjusted(results: Sequence[PolicyResult]) -> list[PolicyResult]:
-    """Holm's correction over all tests together."""
-    keys = [(place, opponent) for place, result in enumerate(results) for opponent in result.p]
-    adjusted = dict(zip(keys, holm([results[place].p[opponent] for place, opponent in keys]), strict=True))
-    return [
-        PolicyResult(**{**vars(result), "p": {opponent: adjusted[place, opponent] for opponent in result.p}})
-        for place, result in enumerate(results)
-    ]
+def _adjust(results: Sequence[PolicyResult]) -> list[PolicyResult]:
+    """Holm's correction over all tests."""
+    adjusted = iter(holm([p for result in results for p in result.p.values()]))
+    return [replace(result, p={opponent: next(adjusted) for opponent in result.p}) for result in results]

@@ -1,7 +1,6 @@
-"""The lattice: every sound combination of a few values for each part of a mixer.
+"""The lattice: all valid combinations of a few values for each dimension of a mixer, in one block per write rule.
 
-Two blocks, one for each write rule. The order of the dimensions is the order of the coordinates in a cell's name, for
-example `delta.mamba.sigmoid.silu.l2.qkv.swish.none.rms`.
+A cell's name lists its values in the order of DIMENSIONS, as in `delta.mamba.sigmoid.silu.l2.qkv.swish.none.rms`.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _BLOCKS: tuple[Mapping[str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One architecture of the lattice: its values by dimension, and what they describe."""
+    """One architecture of the lattice: its values by dimension, and its mixer."""
 
     values: tuple[str, ...]
     mixer: Mixer
@@ -54,71 +53,65 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The coordinates in one word; no convolution is written `plain`."""
+        """The values joined by dots, with `plain` for no convolution."""
         return ".".join(value or "plain" for value in self.values)
 
 
 @cache
 def cells() -> tuple[Cell, ...]:
-    """All cells in the order of their coordinates."""
-    made = []
+    """All cells in the order of their values."""
+    result = []
     for block in _BLOCKS:
         for values in product(*(block[name] for name in DIMENSIONS)):
             mixer = _mixer(dict(zip(DIMENSIONS, values, strict=True)))
-            made.append(Cell(values, mixer, mixer.structure()))
-    return tuple(made)
+            result.append(Cell(values, mixer, mixer.structure()))
+    return tuple(result)
 
 
 @cache
 def by_structure() -> Mapping[str, Cell]:
-    """Every cell by its mixer's structure."""
+    """The cells by their mixers' structures."""
     return MappingProxyType({cell.structure: cell for cell in cells()})
 
 
 def find(architecture: Mixer | str) -> Cell:
-    """The cell of a mixer, of a structure, of a cell's name or of a name of the catalogue.
-
-    Raises ValueError where the lattice has no such architecture.
-    """
+    """The cell of a mixer, a structure, a cell's name or a name of the catalogue. Raises ValueError."""
     mixer = CATALOGUE.get(architecture) if isinstance(architecture, str) else architecture
     key = architecture if mixer is None else mixer.structure()
     cell = by_structure().get(str(key)) or _by_name().get(str(key))
     if cell is None:
-        named = architecture if isinstance(architecture, str) else architecture.to_json()
-        raise ValueError(
-            f"the table has no architecture {named!r}; name a mixer of the lattice, such as {cells()[0].name}"
-        )
+        text = architecture if isinstance(architecture, str) else architecture.to_json()
+        raise ValueError(f"the table has no architecture {text!r}; give one of the lattice, such as {cells()[0].name}")
     return cell
 
 
 @cache
 def neighbours(structure: str) -> tuple[Cell, ...]:
-    """The cells that differ from one in the value of a single dimension, or in the rule and what it needs.
+    """The cells that differ in the value of one dimension, or in the write rule.
 
-    A change of rule keeps all other values where the other rule knows them; a value that it lacks becomes its first.
+    With another rule, values that its block lacks become the block's first ones.
     """
-    cell = by_structure()[structure]
-    own_block = next(block for block in _BLOCKS if cell.values[0] in block["rule"])
+    values = by_structure()[structure].values
+    own, other = sorted(_BLOCKS, key=lambda block: values[0] not in block["rule"])
     near = [
-        _by_values()[(*cell.values[:place], value, *cell.values[place + 1 :])]
-        for place, allowed in enumerate(own_block.values())
-        for value in allowed
-        if value != cell.values[place]
+        _by_values()[(*values[:index], value, *values[index + 1 :])]
+        for index, choices in enumerate(own.values())
+        for value in choices
+        if value != values[index]
     ]
-    other_block = next(block for block in _BLOCKS if cell.values[0] not in block["rule"])
-    values = [
-        value if value in block else block[0] for value, block in zip(cell.values, other_block.values(), strict=True)
+    converted = [
+        value if value in choices else choices[0] for value, choices in zip(values, other.values(), strict=True)
     ]
-    return (*near, _by_values()[tuple(values)])
+    return (*near, _by_values()[tuple(converted)])
 
 
 def cell_with(values: Mapping[str, str]) -> Cell | None:
-    """The cell with a value for each dimension; None where the lattice has no such cell."""
+    """The cell with these values by dimension, if there is one."""
     return _by_values().get(tuple(values[name] for name in DIMENSIONS))
 
 
 def moves_between(before: str, after: str) -> Iterator[str]:
-    """Names of the moves that make the second cell of the first."""
+    """Names of the moves that turn the first cell into the second."""
     mixer, structure = find(before).mixer, find(after).structure
     for move in LIBRARY:
         child = move.apply(mixer)

@@ -1,4 +1,4 @@
-"""The table itself: what was measured of which architecture, and searches simulated on it.
+"""Records of measured architectures, and searches simulated on them.
 
 from services.table import Table
 
@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 
@@ -39,9 +40,8 @@ SHIPPED = files(__package__) / "data"
 class Record:
     """One training of one cell. Losses are nats per byte on held-out text.
 
-    `curve` holds (step, mean training loss since the last point, held-out loss or None), `heldout` the held-out loss
-    at the named shares of the steps. A failed training has `failure` and no `loss`. `cpu_seconds` is the training
-    child's own time, which other work on the machine changes little; `seconds` is wall-clock time, scoring included.
+    `curve` holds (step, mean training loss since the last point, held-out loss or None). A failed training has
+    `failure` and no `loss`. `cpu_seconds` is the training child's CPU time; `seconds` is wall-clock time with scoring.
     """
 
     cell: str
@@ -57,41 +57,44 @@ class Record:
     seconds: float | None = None
     failure: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)  # of trained tasks
-    conditions: str = ""  # hash of scale, corpus and version of torch: records are comparable where it is equal
+    conditions: str = ""  # hash of scale, corpus and version of torch; records with the same one are comparable
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What identifies the training."""
+        """The training's identity."""
         return self.cell, self.scale, self.seed
 
     def at(self, fidelity: float) -> float | None:
-        """The held-out loss after that share of the steps; None where none was measured there."""
+        """The held-out loss after a share of the steps, if it was measured there."""
         if fidelity >= 1:
             return self.loss
         if not self.curve:
             return None
-        wanted = fidelity * self.curve[-1][0]
-        measured = [(abs(step - wanted), loss) for step, _, loss in self.curve if loss is not None]
-        distance, loss = min(measured, default=(float("inf"), None))
+        target = fidelity * self.curve[-1][0]
+        losses = [(abs(step - target), loss) for step, _, loss in self.curve if loss is not None]
+        distance, loss = min(losses, default=(float("inf"), None))
         return loss if distance <= 0.02 * self.curve[-1][0] else None
 
 
+def _line(record: Record) -> str:
+    return json.dumps({key: value for key, value in asdict(record).items() if value not in (None, (), {}, "")}) + "\n"
+
+
 def append(path: Path, record: Record) -> None:
-    """Add one line, durably. A line that a kill tore before is closed first."""
-    line = json.dumps({key: value for key, value in asdict(record).items() if value not in (None, (), {}, "")})
+    """Append one line durably, after completing a line that was interrupted."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
-            torn = file.read(1) != b"\n"
-            file.write(b"\n" if torn else b"")
-        file.write(line.encode() + b"\n")
+            incomplete = file.read(1) != b"\n"
+            file.write(b"\n" if incomplete else b"")
+        file.write(_line(record).encode())
         file.flush()
         os.fsync(file.fileno())
 
 
 def read(path: Path) -> Iterator[Record]:
-    """The records of one file, `.jsonl` or `.jsonl.gz`. Torn lines are skipped."""
+    """The records of one file, `.jsonl` or `.jsonl.gz`. Incomplete lines are skipped."""
     data = path.read_bytes()
     for line in (gzip.decompress(data) if path.suffix == ".gz" else data).splitlines():
         try:
@@ -103,35 +106,32 @@ def read(path: Path) -> Iterator[Record]:
 
 
 def read_all(folder: Path | None = None) -> list[Record]:
-    """All records of a build's folder, or of the table that is shipped; each training once, in a fixed order."""
-    places = sorted(folder.glob("*.jsonl*")) if folder else sorted(Path(str(SHIPPED)).glob("*.jsonl.gz"))
-    found = {record.key: record for place in places for record in read(place)}
-    return [found[key] for key in sorted(found)]
+    """All records of a folder, or of the shipped table, without duplicates and in a fixed order."""
+    paths = sorted(folder.glob("*.jsonl*")) if folder else sorted(Path(str(SHIPPED)).glob("*.jsonl.gz"))
+    records = {record.key: record for path in paths for record in read(path)}
+    return [records[key] for key in sorted(records)]
 
 
 def pack(records: Iterable[Record], path: Path) -> int:
-    """Write records as one compressed file, the same bytes for the same records. Returns its size."""
-    lines = "".join(
-        json.dumps({key: value for key, value in asdict(record).items() if value not in (None, (), {}, "")}) + "\n"
-        for record in sorted(records, key=lambda record: record.key)
-    )
+    """Write records reproducibly to one compressed file. Returns its size."""
+    lines = "".join(map(_line, sorted(records, key=lambda record: record.key)))
     path.write_bytes(gzip.compress(lines.encode(), 9, mtime=0))
     return path.stat().st_size
 
 
 FIDELITIES = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the steps at which every training was measured."""
+"""Shares of the steps at which all trainings were evaluated."""
 
 
-class NotMeasured(ValueError):  # noqa: N818 - an answer, not an error of ours
-    """The lattice has the architecture, but nothing was measured of it under what was asked for."""
+class NotMeasured(ValueError):  # noqa: N818 - an answer to a query
+    """The architecture is in the lattice, but was not measured with this seed or fidelity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a policy wants to train: an architecture up to a share of the steps; `parent` is what it was made from.
+    """A policy's choice: an architecture to train up to a share of the steps, and its parent, if any.
 
-    An architecture that was trained to a lower share goes on from there and costs the difference.
+    An architecture that was trained to a lower share is resumed and costs the difference.
     """
 
     architecture: str
@@ -141,7 +141,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One finished training of a search; `loss` is None where it failed."""
+    """One finished training of a search; `loss` is None if it failed."""
 
     architecture: str
     fidelity: float
@@ -151,8 +151,11 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One simulated search. `regrets[n]` is the regret after n + 1 whole trainings' worth of compute: the true loss
-    of the best architecture found less that of the best there is, in nats. None before anything was measured."""
+    """One simulated search.
+
+    `regrets[n]` is the regret after the compute of n + 1 full trainings: the true loss of the best architecture found
+    minus the lowest true loss, in nats. None before the first result.
+    """
 
     regrets: tuple[float | None, ...]
     best: str | None
@@ -160,13 +163,13 @@ class Trace:
 
     @property
     def regret(self) -> float | None:
-        """At the end."""
+        """The final regret."""
         return self.regrets[-1]
 
 
 @dataclass
 class Search:
-    """What a policy sees: the space, what was observed so far, and what is in training on other seats."""
+    """The state of a search for policies: the space, observations, and pending trainings."""
 
     table: Table
     rng: random.Random
@@ -174,26 +177,21 @@ class Search:
     observations: list[Observation] = field(default_factory=list)
     pending: list[Choice] = field(default_factory=list)
     spent: float = 0.0
-    memory: dict[str, object] = field(default_factory=dict)  # for the policy's own use during this search
-    _asked: dict[str, float] = field(default_factory=dict)  # architecture → highest fidelity asked for
-    _best: tuple[float, float, str] | None = None  # minus the fidelity, loss, architecture
+    memory: dict[str, object] = field(default_factory=dict)  # for use by the policy
+    seen: dict[str, float] = field(default_factory=dict)  # architecture → highest fidelity chosen
+    _best: tuple[float, float, str] | None = None  # negative fidelity, loss, architecture
 
     @property
     def space(self) -> Sequence[str]:
         """All architectures that may be chosen."""
         return self.table.space
 
-    @property
-    def seen(self) -> Mapping[str, float]:
-        """Architecture → the highest fidelity that it was asked for, in training or finished."""
-        return self._asked
-
     def unseen(self, among: Iterable[str] | None = None) -> list[str]:
-        """Architectures that were never asked for."""
-        return [one for one in (self.space if among is None else among) if one not in self._asked]
+        """Architectures that were not chosen yet."""
+        return [name for name in (self.space if among is None else among) if name not in self.seen]
 
     def neighbours(self, architecture: str) -> Sequence[str]:
-        """Those of the space that are one move away."""
+        """Architectures of the space that are one move away."""
         return self.table.neighbours[architecture]
 
     def values(self, architecture: str) -> Mapping[str, str]:
@@ -201,13 +199,13 @@ class Search:
         return self.table.values[architecture]
 
     def started(self, choice: Choice, cost: float) -> None:
-        """Note what a seat begins to train."""
-        self._asked[choice.architecture] = choice.fidelity
+        """Record the start of a training."""
+        self.seen[choice.architecture] = choice.fidelity
         self.pending.append(choice)
         self.spent += cost
 
     def ended(self, choice: Choice, loss: float | None) -> str | None:
-        """Note an observation. Returns the incumbent: the lowest loss at the highest fidelity that has any."""
+        """Record the end of a training. Returns the architecture with the lowest loss at the highest fidelity."""
         self.pending.remove(choice)
         self.observations.append(Observation(choice.architecture, choice.fidelity, loss, choice.parent))
         if loss is not None:
@@ -217,23 +215,16 @@ class Search:
 
     def ranked(self, fidelity: float = 1.0) -> list[Observation]:
         """Successful observations at one fidelity, the lowest loss first."""
-        found = [
-            observation
-            for observation in self.observations
-            if observation.fidelity == fidelity and observation.loss is not None
-        ]
-        return sorted(found, key=lambda one: one.loss or 0.0)
+        observations = [observation for observation in self.observations if observation.fidelity == fidelity]
+        successful = [observation for observation in observations if observation.loss is not None]
+        return sorted(successful, key=lambda observation: observation.loss or 0.0)
 
 
 Policy = Callable[[Search], Choice | str]
 
 
 class Table:
-    """Measured trainings at one scale.
-
-    The space holds every architecture with a record for the first seed. `query` answers from what was measured and
-    never estimates.
-    """
+    """Measured trainings at one scale."""
 
     def __init__(self, records: Iterable[Record], scale: str = "mini-half") -> None:
         self.scale = scale
@@ -244,12 +235,12 @@ class Table:
 
     @classmethod
     def load(cls, folder: Path | None = None, scale: str = "mini-half") -> Table:
-        """The table that is shipped, or the one under construction in a folder."""
+        """The shipped table, or the one in a folder."""
         return cls(read_all(folder), scale)
 
     @cached_property
     def space(self) -> tuple[str, ...]:
-        """Names of all architectures that were measured, failed ones included."""
+        """Names of all trained architectures, including failed ones."""
         return tuple(cell.name for cell in cells() if cell.name in self._records)
 
     @cached_property
@@ -260,15 +251,15 @@ class Table:
     @cached_property
     def neighbours(self) -> Mapping[str, tuple[str, ...]]:
         """Each architecture's measured neighbours."""
-        known = set(self.space)
+        space = set(self.space)
         return {
-            name: tuple(cell.name for cell in neighbours(find(name).structure) if cell.name in known)
+            name: tuple(cell.name for cell in neighbours(find(name).structure) if cell.name in space)
             for name in self.space
         }
 
     @cached_property
     def truth(self) -> Mapping[str, float]:
-        """Each architecture's mean loss over its seeds; failed ones are left out."""
+        """Each architecture's mean loss over its seeds, without failed ones."""
         means = {}
         for name in self.space:
             losses = [record.loss for record in self._records[name].values() if record.loss is not None]
@@ -278,7 +269,7 @@ class Table:
 
     @property
     def seed_noise(self) -> Noise | None:
-        """The deviation of one training's loss over seeds; None where no architecture has two."""
+        """The deviation of the loss over seeds; None if no architecture has two."""
         groups = [
             [record.loss for record in seeds.values() if record.loss is not None] for seeds in self._records.values()
         ]
@@ -291,9 +282,9 @@ class Table:
         return [record for name in names for _, record in sorted(self._records.get(name, {}).items())]
 
     def query(self, architecture: Mixer | str, fidelity: float = 1.0, seed: int | None = None) -> Record:
-        """The training of an architecture, with `loss` as of a share of its steps; without a seed the first there is.
+        """The training of an architecture with a seed (default: the first), with `loss` after a share of the steps.
 
-        Raises NotMeasured, and ValueError for an architecture that the lattice lacks.
+        Raises NotMeasured, and ValueError for an architecture outside the lattice.
         """
         name = find(architecture).name
         seeds = self._records.get(name, {})
@@ -308,25 +299,25 @@ class Table:
         return Record(**{**vars(record), "loss": loss, "loss_stderr": None})
 
     def simulate(self, policy: Policy, budget: int, seed: int, seats: int = 1) -> Trace:
-        """One search with a budget of so many whole trainings, `seats` of them in flight at once.
+        """Simulate a search with a budget in full trainings, `seats` of which run concurrently.
 
-        A training takes the CPU seconds that it took; whatever finishes is told before the policy is asked again.
+        Trainings take their recorded CPU seconds; the policy sees all results of trainings that ended earlier.
         """
         search = Search(self, random.Random(seed), budget)
         draws: dict[str, Record] = {}
-        running: list[tuple[float, int, float, Choice]] = []  # when it ends, a tie-break, its cost
+        running: list[tuple[float, int, float, Choice]] = []  # end time, tie-break, cost, choice
         curve: list[float | None] = [None] * budget
         clock, finished, incumbent = 0.0, 0.0, None
         while True:
-            while len(running) < seats and search.spent < budget and self._any_unmeasured(search):
+            while len(running) < seats and search.spent < budget and self._has_choices(search):
                 choice = self._next(policy, search)
-                record = draws.setdefault(choice.architecture, self._drawn(choice.architecture, search.rng))
+                record = draws.setdefault(choice.architecture, self._draw(choice.architecture, search.rng))
                 cost = choice.fidelity - search.seen.get(choice.architecture, 0.0)
                 search.started(choice, cost)
-                ends = clock + cost * (record.cpu_seconds or 1.0)
-                heapq.heappush(running, (ends, len(search.observations) + len(running), cost, choice))
+                end = clock + cost * (record.cpu_seconds or 1.0)
+                heapq.heappush(running, (end, len(search.observations) + len(running), cost, choice))
             if not running:
-                return Trace(_filled(curve), incumbent, tuple(search.observations))
+                return Trace(_fill_forward(curve), incumbent, tuple(search.observations))
             clock, _, cost, choice = heapq.heappop(running)
             finished += cost
             incumbent = search.ended(choice, draws[choice.architecture].at(choice.fidelity))
@@ -340,17 +331,17 @@ class Table:
 
     @cached_property
     def distances(self) -> NDArray[np.int64]:
-        """In how many dimensions each two architectures of the space differ."""
+        """The number of dimensions in which each pair of architectures of the space differs."""
         columns = zip(*(self.values[name].values() for name in self.space), strict=True)
-        coded = [np.unique(column, return_inverse=True)[1] for column in columns]
-        total: NDArray[np.int64] = np.sum([column[:, None] != column[None, :] for column in coded], axis=0)
+        codes = [np.unique(column, return_inverse=True)[1] for column in columns]
+        total: NDArray[np.int64] = np.sum([column[:, None] != column[None, :] for column in codes], axis=0)
         return total
 
-    def _drawn(self, architecture: str, rng: random.Random) -> Record:
-        trained = self._records[architecture]
-        return trained[rng.choice(sorted(trained))]
+    def _draw(self, architecture: str, rng: random.Random) -> Record:
+        by_seed = self._records[architecture]
+        return by_seed[rng.choice(sorted(by_seed))]
 
-    def _any_unmeasured(self, search: Search) -> bool:
+    def _has_choices(self, search: Search) -> bool:
         return len(search.seen) < len(self.space) or any(share < 1 for share in search.seen.values())
 
     def _next(self, policy: Policy, search: Search) -> Choice:
@@ -363,9 +354,6 @@ class Table:
         return choice
 
 
-def _filled(curve: Sequence[float | None]) -> tuple[float | None, ...]:
-    """Each place without a value takes the one before."""
-    filled: list[float | None] = []
-    for value in curve:
-        filled.append(value if value is not None or not filled else filled[-1])
-    return tuple(filled)
+def _fill_forward(curve: Sequence[float | None]) -> tuple[float | None, ...]:
+    """The curve, with missing values replaced by the previous ones."""
+    return tuple(accumulate(curve, lambda previous, value: previous if value is None else value))
