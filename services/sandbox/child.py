@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+from services.sandbox import wire
 from services.sandbox.cgroups import Group
 from services.sandbox.limits import (
     FILES,
@@ -35,20 +36,7 @@ from services.sandbox.processes import (
     usage,
     wait_for_end,
 )
-from services.sandbox.wire import (
-    JSON,
-    NO_ARRAYS,
-    PREFIX,
-    TEXT_CHARACTERS,
-    Arrays,
-    Bounds,
-    Message,
-    decode,
-    encode,
-    printable,
-    printable_json,
-    read_prefix,
-)
+from services.sandbox.wire import JSON, NO_ARRAYS, TEXT_CHARACTERS, Arrays, Bounds, Message, printable, printable_json
 
 _GRACE = 2.0
 _PERIOD = 0.05
@@ -106,7 +94,7 @@ class Child:
 
     async def send(self, kind: str, header: Mapping[str, JSON] | None = None, arrays: Arrays = NO_ARRAYS) -> None:
         """Send one message. Raises ChildDied or ChildTimeout if the child has ended."""
-        buffers = encode(kind, header or {}, arrays)
+        buffers = wire.encode(kind, header or {}, arrays)
         loop = asyncio.get_running_loop()
         try:
             async with self._sending:
@@ -164,9 +152,9 @@ class Child:
             await self._inbox.put(Malformed(reason, self.log_tail()))
 
     async def _message(self) -> Message:
-        header_bytes, array_bytes = read_prefix(bytes(await self._exactly(PREFIX.size)), self._bounds)
+        header_bytes, array_bytes = wire.read_prefix(bytes(await self._exactly(wire.PREFIX.size)), self._bounds)
         header = bytes(await self._exactly(header_bytes))
-        message = decode(header, await self._exactly(array_bytes), self._bounds)
+        message = wire.decode(header, await self._exactly(array_bytes), self._bounds)
         header_values = cast("dict[str, JSON]", printable_json(message.header, _HEADER_CHARACTERS))
         return Message(printable(message.kind, 200), header_values, message.arrays)
 

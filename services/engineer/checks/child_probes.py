@@ -26,7 +26,13 @@ from services.engineer.checks.subject import (
 )
 from services.engineer.program import explain
 
-GRADIENT_SHAPE = (2, 70)  # batch and length
+SHAPE, GRADIENT_SHAPE = (2, 65), (2, 70)  # (batch, length)
+_LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16 autocast"}
+RUN_SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chunks, a single token, odd, several chunks
+LARGE = 1e3
+DRIFT_CALLS, CHECKPOINT_CALLS = 4, 3
+DECODED_LENGTH, PREFILL, DECODED_STATE = 40, 33, State(randomised=True)
+NESTED = 3  # depth of containers that are searched for tensors
 
 
 def without_gradient(subject: Subject, mixer: nn.Module) -> set[str]:
@@ -64,10 +70,6 @@ def _compare(
     if gap.relative > subject.exact.tolerance:
         return Finding(True, violation, gap.evidence() | evidence)
     return Finding(False, agreement)
-
-
-_LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16 autocast"}
-RUN_SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chunks, a single token, odd, several chunks
 
 
 def runs(subject: Subject) -> Finding:
@@ -148,16 +150,12 @@ def life(subject: Subject) -> Finding:
     return Finding(False, "parameters receive gradients", {"trainable": len(names), "with_gradient": len(names - dead)})
 
 
-FINITE_SHAPE = (2, 70)
-LARGE = 1e3
-
-
 def finiteness(subject: Subject) -> Finding:
     """Feeds large, constant and zero inputs (and bf16 if trained in it), and expects finite outputs and gradients.
 
     Does not detect: overflow at other magnitudes and lengths, with trained parameters, or in fp16.
     """
-    noise = subject.noise(*FINITE_SHAPE, subject.width)
+    noise = subject.noise(*GRADIENT_SHAPE, subject.width)
     trials: dict[str, tuple[Tensor, Arithmetic]] = {
         f"large inputs ({LARGE:g} × noise)": (LARGE * noise, subject.plain),
         "constant inputs (all one)": (torch.ones_like(noise), subject.plain),
@@ -203,16 +201,13 @@ def unused(subject: Subject) -> Finding:
     return Finding(True, f"parameters {text}", {"unused": sorted(unused), "dead_at_initialisation": sorted(dead)})
 
 
-DRIFT_CALLS = 4
-
-
 def drift(subject: Subject) -> Finding:
     """Calls one mixer several times with the same input in evaluation mode and expects the same output each time.
 
     Finds step counters and schedules that continue during evaluation.
     Does not detect: changes after the fourth call.
     """
-    inputs = subject.noise(2, 65, subject.width)
+    inputs = subject.noise(*SHAPE, subject.width)
     mixer = subject.mixer(State(randomised=True))
     first = subject.call(mixer, inputs).detach()
     agreement = f"{DRIFT_CALLS} calls in evaluation mode agree"
@@ -224,16 +219,13 @@ def drift(subject: Subject) -> Finding:
     return finding
 
 
-CHECKPOINT_CALLS = 3
-
-
 def checkpoint(subject: Subject) -> Finding:
     """Calls the mixer in training mode, loads its state into a new mixer, and expects the same output from both.
 
     Finds counters, statistics and random features outside parameters and persistent buffers.
     Does not detect: state that matters only after more calls.
     """
-    inputs = subject.noise(2, 65, subject.width)
+    inputs = subject.noise(*SHAPE, subject.width)
     trained = subject.mixer(State(randomised=True, training=True))
     for _ in range(CHECKPOINT_CALLS):
         subject.call(trained, inputs)
@@ -250,9 +242,6 @@ def checkpoint(subject: Subject) -> Finding:
     return _compare(subject, expected, actual, violation, "a checkpoint holds the whole model")
 
 
-MASK_SHAPE = (2, 65)
-
-
 def mask(subject: Subject) -> Finding:
     """Passes an attention mask of all ones, and expects the output without a mask.
 
@@ -262,10 +251,10 @@ def mask(subject: Subject) -> Finding:
     mixer = subject.mixer(State(randomised=True))
     if not accepts(mixer, "attention_mask"):
         return Finding(False, "forward takes no attention_mask")
-    inputs = subject.noise(*MASK_SHAPE, subject.width)
+    inputs = subject.noise(*SHAPE, subject.width)
     without = subject.output(inputs, State(randomised=True))
     try:
-        ones = torch.ones(MASK_SHAPE, dtype=torch.long)
+        ones = torch.ones(SHAPE, dtype=torch.long)
         masked = subject.call(mixer, inputs, attention_mask=ones)
     except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
         return Finding(True, f"forward fails with a mask of all ones: {explain(error)}"[:800])
@@ -275,11 +264,6 @@ def mask(subject: Subject) -> Finding:
         "multiply by it, and begin each of the rows laid end to end (cu_seqlens) with a new state"
     )
     return _compare(subject, without, masked, violation, agreement)
-
-
-DECODED_LENGTH = 40
-PREFILL = 33
-DECODED_STATE = State(randomised=True)
 
 
 def decoding(subject: Subject) -> Finding:
@@ -320,17 +304,13 @@ def _decoded(subject: Subject, inputs: Tensor) -> Tensor | None:
     return torch.cat(parts, dim=1)
 
 
-AUXILIARY_SHAPE = (2, 65)
-NESTED = 3  # how deep to look into containers
-
-
 def auxiliary(subject: Subject) -> Finding:
     """Looks for auxiliary losses, which training ignores: tensors in the second output, or scalar attributes.
 
     Does not detect: losses added through gradient hooks, or stored in globals and closures.
     """
     mixer = subject.mixer(State(training=True))
-    result = subject.result(mixer, subject.noise(*AUXILIARY_SHAPE, subject.width))
+    result = subject.result(mixer, subject.noise(*SHAPE, subject.width))
     second = result[1] if isinstance(result, tuple | list) and len(result) > 1 else None
     losses = [f"second output, shape {list(tensor.shape)}" for tensor in _tensors(second)]
     losses += [f"attribute {name}" for name in _scalars_with_gradient(mixer)]
