@@ -192,11 +192,7 @@ class RebasedFeatureMap(nn.Module):
     """Squares and products of normalised features (ReBased, arXiv:2402.10644): x_i²/√d and x_i x_j·√(2/d) for i < j."""
 
     def __init__(
-        self,
-        head_dim: int,
-        use_gamma: bool | None = True,
-        use_beta: bool | None = True,
-        normalize: bool | None = True,
+        self, head_dim: int, use_gamma: bool | None = True, use_beta: bool | None = True, normalize: bool | None = True
     ) -> None:
         super().__init__()
         if not normalize and not use_gamma:

@@ -42,10 +42,7 @@ OPERATORS: dict[str, Mapping[str, object]] = {
     "linear_attn": dict.fromkeys(("chunk_linear_attn", "fused_chunk_linear_attn"), decay.chunk_linear_attn)
     | {"fused_recurrent_linear_attn": decay.fused_recurrent_linear_attn},
     "retention": dict.fromkeys(("chunk_retention", "fused_chunk_retention"), decay.chunk_retention)
-    | {
-        "fused_recurrent_retention": decay.fused_recurrent_retention,
-        "parallel_retention": decay.parallel_retention,
-    },
+    | {"fused_recurrent_retention": decay.fused_recurrent_retention, "parallel_retention": decay.parallel_retention},
     "rwkv7": {"chunk_rwkv7": delta.chunk_rwkv7},
     "simple_gla": dict.fromkeys(("chunk_simple_gla", "fused_chunk_simple_gla"), decay.chunk_simple_gla)
     | {
