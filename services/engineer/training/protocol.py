@@ -52,7 +52,7 @@ async def ask(
     except ChildDied as error:
         raise TrainingFailed("died", error.reason, {"order": kind}, error.log_tail) from error
     except ChildTimeout as error:
-        text = f"No answer to {kind} within {timeout:.0f} s."
+        text = f"No answer to {kind} within {timeout:.0f} s, the rest of its time limit (wall_seconds)."
         raise TrainingFailed("timeout", text, {"order": kind}, error.log_tail) from error
     except Malformed as error:
         raise TrainingFailed("malformed", error.reason, {"order": kind}, error.log_tail) from error

@@ -164,10 +164,12 @@ async def test_a_busy_machine_does_not_reject_a_program() -> None:
     """On a machine with twenty jobs for two cores, an answer that needs a second of CPU time takes more than ten."""
     computing = Remote(cast("Child", SlowChild(waits=3, cpu_seconds=0.5)), CheckSettings(seconds=10), seed=0)
     stuck = Remote(cast("Child", SlowChild(waits=1, cpu_seconds=0.0)), CheckSettings(seconds=10), seed=0)
+    endless = Remote(cast("Child", SlowChild(waits=1000, cpu_seconds=0.5)), CheckSettings(seconds=10), seed=0)
 
     assert (await computing.ask("begin", {}, {}, expect="ready")).kind == "ready"
-    with pytest.raises(ChildTimeout):
-        await stuck.ask("begin", {}, {}, expect="ready")
+    for remote in (stuck, endless):
+        with pytest.raises(ChildTimeout):
+            await remote.ask("begin", {}, {}, expect="ready")
 
 
 async def test_there_are_two_bad_programs_and_a_near_miss_for_every_probe() -> None:
