@@ -1,4 +1,4 @@
-"""The archive as commands reach it: read in this process where its file is here, else over gRPC."""
+"""Access to the archive: a local SQLite file is read in this process, other archives over gRPC."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ _CANDIDATE = re.compile(r"run (\S+) has no candidate '(.*)'")
 
 @asynccontextmanager
 async def open_archive(settings: ConsoleSettings) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
-    """A stub of the archive, whatever stands behind it.
+    """A stub of the archive.
 
-    The store that ASI_ARCHIVE_ADDRESS names is asked where that is set; a SQLite file is read in this process, whether
-    a store runs beside it or not; any other database is asked through the running store, or opened here.
-    Raises NotFound without an archive, and for what the archive does not hold, with the names that are near.
+    It is the store at ASI_ARCHIVE_ADDRESS if that is set, else the SQLite file, else the running store, else the
+    database. Raises NotFound without an archive, and for unknown names with similar ones.
     """
     system = running_system(settings)
     if settings.archive_is_elsewhere:
@@ -77,7 +76,7 @@ async def run_status(settings: ConsoleSettings, run: str) -> pb.RunStatus:
 
 
 async def catch_up(settings: ConsoleSettings) -> None:
-    """Where no store runs, apply to the archive what was just published."""
+    """Apply published events to the archive if no store runs."""
     if running_system(settings) is None and not settings.archive_is_elsewhere:
         import asyncio
 
@@ -106,7 +105,7 @@ async def _remote(settings: ConsoleSettings, address: str) -> AsyncIterator[arch
 
 
 def _not_found(error: Exception) -> str | None:
-    """What the archive says of something that it does not hold; None for any other error."""
+    """The archive's message about an unknown name; None for any other error."""
     if isinstance(error, NotFound):
         return str(error)
     if "grpc" in sys.modules:  # else nothing was asked over the network
@@ -118,7 +117,7 @@ def _not_found(error: Exception) -> str | None:
 
 
 async def _suggestion(archive: archive_pb2_grpc.ArchiveAsyncStub, sentence: str) -> str:
-    """The end of the archive's refusal: names near the one that it does not hold."""
+    """Similar names, to complete the archive's message."""
     if match := _RUN.fullmatch(sentence):
         runs = [status.run for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=10)).runs]
         return near(match[1], runs) or f"; runs: {', '.join(runs[:10]) or 'none yet'}"

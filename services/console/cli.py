@@ -1,8 +1,4 @@
-"""The entry point of the command line: the list of commands, their loading, and error handling.
-
-A command's module is imported when the command is called, so that `asi-arch --help` imports none of them and
-`asi-arch status` none but its own.
-"""
+"""The entry point of the command line: the list of commands, which are imported on use, and error handling."""
 
 import gc
 import os
@@ -25,7 +21,7 @@ EXIT_STATUS = (
 
 
 class Command(NamedTuple):
-    """A command as the overview shows it; `module` below `commands/` holds the function of the same name."""
+    """A command of the overview; `module` below `commands/` has a function of its name."""
 
     module: str
     summary: str
@@ -91,18 +87,18 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
 }
 COMMANDS = {name: command for panel in PANELS.values() for name, command in panel.items()}
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-"""For commands that hand their arguments over to a tool with a parser of its own."""
+"""For commands whose arguments are parsed by a tool."""
 
 
 class Commands(typer.core.TyperGroup):
-    """Loads a command's module when the command is asked for; the overview is printed from `PANELS` alone."""
+    """Imports a command's module when it is called; the overview needs `PANELS` alone."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the signature of click
         """In the order of the overview."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        """The command, or None where there is none of that name."""
+        """The command, or None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"services.console.commands.{COMMANDS[cmd_name].module}")
@@ -118,7 +114,7 @@ class Commands(typer.core.TyperGroup):
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that is called. Ends with its nearest names where there is none of that name."""
+        """The called command. Raises SettingsError with similar names for an unknown one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             suggestion = near(args[0], COMMANDS) or "; see `asi-arch --help`."
             raise SettingsError(f"no command is called {args[0]}{suggestion}")
@@ -150,7 +146,7 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # `| head` has read enough; nothing more may be flushed into the pipe at exit
+    except BrokenPipeError:  # as in `| head`: nothing may be flushed into the pipe at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except SettingsError as error:

@@ -1,4 +1,4 @@
-"""The estimated cost of a run on the machine that trains it, and the settings derived from it."""
+"""The estimated cost of a run on the engineers' machine, and settings derived from it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Price:
-    """What one candidate of earlier runs cost with the same mind, in language-model tokens and dollars."""
+    """The mean cost of a candidate in earlier runs with the same mind."""
 
     tokens: float
     money: float
@@ -48,8 +48,7 @@ class Price:
 
 def adapts(options: RunOptions) -> bool:
     """Whether the measured speed determines scale and number of candidates, since no option sets them."""
-    wishes = {"scale", "overrides", "promotion", "policies", *Limits.model_fields}
-    return not wishes & options.model_fields_set
+    return not {"scale", "overrides", "promotion", "policies", *Limits.model_fields} & options.model_fields_set
 
 
 async def settle(client: ConsoleSettings, settings: pb.RunSettings, patience: float = PROFILE_SECONDS) -> str | None:
@@ -84,12 +83,12 @@ async def plan_run(
         note("no engineer answers yet: the duration of this run is unknown")
         return settings
     note(speed_sentence(settings.scale, profile))
-    settings = _decided(settings, profile)
+    settings = _copy(settings, precision=profile.precision)
     if adapts(options):
         fitting = most_candidates(settings, profile, TARGET_SECONDS, settings.budget.candidates)
         smaller = SMALLER.get(settings.scale)
         if fitting is None and smaller is not None:
-            too_long = estimate(_with_candidates(settings, FEWEST), profile)
+            too_long = estimate(_copy(settings, candidates=FEWEST), profile)
             settings = run_settings(options.model_copy(update={"scale": smaller, "candidates": MOST_AT_SMALLER}))
             profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True) or profile
             note(
@@ -97,9 +96,9 @@ async def plan_run(
                 f"{span(too_long.seconds or 0)}: losses of the two cannot be compared; --scale {options.scale} insists"
             )
             note(speed_sentence(smaller, profile))
-            settings = _decided(settings, profile)
+            settings = _copy(settings, precision=profile.precision)
             fitting = most_candidates(settings, profile, TARGET_SECONDS, MOST_AT_SMALLER)
-        settings = _with_candidates(settings, fitting or FEWEST)
+        settings = _copy(settings, candidates=fitting or FEWEST)
     note(sentence(settings, estimate(settings, profile, price_of(settings.mind, earlier))))
     return settings
 
@@ -126,7 +125,7 @@ def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, pric
     candidates = _affordable(settings, profile, price)
     if candidates is None:
         return Estimate(None, None, None, None)
-    trainings = _given_trainings(settings) + candidates * settings.candidate_seeds
+    trainings = _fixed_trainings(settings) + candidates * settings.candidate_seeds
     on_gpu = profile.device == "cuda"
     return Estimate(
         candidates,
@@ -148,7 +147,7 @@ def most_candidates(
 
 def price_of(mind: str, earlier: Sequence[archive_pb2.RunStatus]) -> Price | None:
     """The mean over candidates of this archive's runs with the same mind; None where no model was asked yet."""
-    runs = [one for one in earlier if one.settings.mind == mind and one.spent.tokens]
+    runs = [run for run in earlier if run.settings.mind == mind and run.spent.tokens]
     ended = sum(run.states.get("archived", 0) + run.states.get("rejected", 0) for run in runs)
     if not ended:
         return None
@@ -191,30 +190,26 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def _decided(settings: pb.RunSettings, profile: checker_pb2.MachineProfile) -> pb.RunSettings:
-    decided = pb.RunSettings()
-    decided.CopyFrom(settings)
-    decided.scale_overrides[PRECISION] = profile.precision
-    return decided
+def _copy(settings: pb.RunSettings, precision: str | None = None, candidates: int | None = None) -> pb.RunSettings:
+    copy = pb.RunSettings()
+    copy.CopyFrom(settings)
+    if precision is not None:
+        copy.scale_overrides[PRECISION] = precision
+    if candidates is not None:
+        copy.budget.candidates = candidates
+    return copy
 
 
-def _with_candidates(settings: pb.RunSettings, count: int) -> pb.RunSettings:
-    changed = pb.RunSettings()
-    changed.CopyFrom(settings)
-    changed.budget.candidates = count
-    return changed
-
-
-def _given_trainings(settings: pb.RunSettings) -> int:
+def _fixed_trainings(settings: pb.RunSettings) -> int:
     """Of the baselines and of the programs that the search begins from."""
-    seeds = sum(given.name not in settings.baselines for given in settings.programs)
+    seeds = sum(program.name not in settings.baselines for program in settings.programs)
     return len(settings.baselines) * settings.baseline_seeds + seeds * settings.candidate_seeds
 
 
 def _seconds(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, candidates: int) -> float:
     """Wall-clock time: trainings run in parallel; the last group may be smaller."""
     places = max(1, min(profile.trainings, settings.seats * settings.candidate_seeds))
-    trainings = _given_trainings(settings) + candidates * settings.candidate_seeds
+    trainings = _fixed_trainings(settings) + candidates * settings.candidate_seeds
     return math.ceil(trainings / places) * profile.seconds + candidates * _PER_CANDIDATE / places
 
 
@@ -227,7 +222,7 @@ def _affordable(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, p
         each = _seconds(settings, profile, 1001) - _seconds(settings, profile, 1)
         counts.append(int((budget.seconds - _seconds(settings, profile, 0)) / (each / 1000)))
     if budget.HasField("gpu_seconds") and profile.device == "cuda":
-        left = budget.gpu_seconds - _given_trainings(settings) * profile.seconds
+        left = budget.gpu_seconds - _fixed_trainings(settings) * profile.seconds
         counts.append(int(left / (profile.seconds * settings.candidate_seeds)))
     if price is not None and budget.HasField("tokens") and price.tokens:
         counts.append(int(budget.tokens / price.tokens))

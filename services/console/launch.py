@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from services.console.plan import (
     run_settings,
     stages_of,
 )
+from services.console.processes import stop_signal
 from services.console.programs import check_programs
 from services.console.progress import OVER, Progress
 from services.console.rows import Row, row
@@ -49,7 +49,7 @@ APPLY_RATE = 200  # events a second that the slowest archive applies
 
 @dataclass(frozen=True)
 class Start:
-    """How the run begins: under which name, as a fork of RUN[@EVENT], or where another stopped."""
+    """How the run begins: its name, and whether it forks RUN[@EVENT] or resumes."""
 
     name: str | None = None
     fork: str = ""
@@ -57,17 +57,17 @@ class Start:
 
     def __post_init__(self) -> None:
         if self.fork and self.resume:
-            raise SettingsError("--fork begins a run and --resume goes on with one: give one of them.")
+            raise SettingsError("--fork begins a run and --resume continues one: give one of them.")
 
     @property
     def source(self) -> str:
-        """The run whose history a fork has."""
+        """The run that is forked."""
         return self.fork.partition("@")[0]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended for this command."""
+    """The end of a run or of this command."""
 
     status: pb.RunStatus
     rows: list[Row]
@@ -87,8 +87,7 @@ async def discover(settings: ConsoleSettings, options: RunOptions, start: Start,
     current = before.settings if before else new_settings
     limited = (new_budget or current.budget).HasField("money")
     validate_prices(os.environ, asks_endpoint(current.mind), limited)  # report missing prices before anything starts
-    interrupted = asyncio.Event()
-    with _on_signals(interrupted):
+    with stop_signal() as interrupted:
         progress.note("starting the services …")
         async with (
             running(settings, _engineer_environment(current, adapts(options) and not start.resume)) as system,
@@ -221,8 +220,8 @@ async def _until_applied(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, s
     """Wait until the store has applied the whole history. Raises NotPossible if it refuses or takes too long."""
     deadline = asyncio.get_running_loop().time() + APPLY_SECONDS + sequence / APPLY_RATE
     while asyncio.get_running_loop().time() < deadline:
-        known = {status.run: status for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs}
-        if run in known and known[run].sequence >= sequence:
+        statuses = (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs
+        if any(status.run == run and status.sequence >= sequence for status in statuses):
             return
         await asyncio.sleep(0.1)
     raise NotPossible(f"the store has not applied the history of run {run}: see the store's log")
@@ -283,20 +282,4 @@ async def _look(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[p
 
 def _new_name(runs: dict[str, pb.RunStatus]) -> str:
     """The next of r1, r2, … that no run has."""
-    number = len(runs) + 1
-    while f"r{number}" in runs:
-        number += 1
-    return f"r{number}"
-
-
-@contextlib.contextmanager
-def _on_signals(interrupted: asyncio.Event) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) asks for a drain; a second one while draining changes nothing."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupted.set)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+    return next(name for number in itertools.count(len(runs) + 1) if (name := f"r{number}") not in runs)

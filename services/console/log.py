@@ -1,6 +1,6 @@
-"""The event log as commands use it: connect, publish, and show an event as a row or a line.
+"""Connections to the event log, published events of runs, and events as rows and lines.
 
-It is reached at ASI_NATS_URL, else at the running system's broker, else through a broker started on its files.
+The broker is the one at ASI_NATS_URL, else the running system's, else one that is started on the log's files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NATS_PORT = 4222
 
 @contextlib.contextmanager
 def log_environment(settings: ConsoleSettings) -> Iterator[dict[str, str]]:
-    """The variables with which a tool reaches the event log; a broker is started for as long as none is up."""
+    """The variables that give a tool access to the event log; starts a broker for the context if none runs."""
     if "ASI_NATS_URL" in os.environ:
         yield {}
     elif (system := running_system(settings)) is not None:
@@ -66,7 +66,7 @@ async def publish(settings: ConsoleSettings, events: Sequence[events_pb2.Event])
 
 
 async def require_server(nats_url: str) -> None:
-    """Raises BusLost when nothing listens there: unlike services, commands do not wait for a broker."""
+    """Raises BusLost if nothing listens there, since commands do not wait for a broker."""
     if "," in nats_url:  # of a cluster one is enough
         return
     parts = urlsplit(nats_url)
@@ -143,16 +143,12 @@ def event_row(logged: Logged, earlier: EventRow | None = None) -> EventRow:
     Values that the fact does not carry are copied from `earlier`, the candidate's previous row.
     """
     event = events_pb2.Event.FromString(logged.body)
-    asked, training, verdict = (
-        event.candidate_requested,
-        event.candidate_trained.training,
-        event.candidate_judged.verdict,
-    )
-    given = event.candidate_proposed.proposal
+    requested, proposal = event.candidate_requested, event.candidate_proposed.proposal
+    training, verdict = event.candidate_trained.training, event.candidate_judged.verdict
     fitness = event.candidate_rescored.fitness if event.HasField("candidate_rescored") else verdict.fitness
     scored = event.HasField("candidate_rescored") or verdict.HasField("fitness")
-    known: EventRow | dict[str, None] = earlier or {}
-    stage = asked.stage or event.candidate_promoted.stage or event.candidate_verified.stage
+    previous: EventRow | dict[str, None] = earlier or {}
+    stage = requested.stage or event.candidate_promoted.stage or event.candidate_verified.stage
     return EventRow(
         sequence=logged.sequence,
         time=event.time.ToDatetime().isoformat(timespec="milliseconds") + "Z",
@@ -160,14 +156,14 @@ def event_row(logged: Logged, earlier: EventRow | None = None) -> EventRow:
         run=event.run,
         fact=fact_of(event),
         candidate=event.candidate or None,
-        name=given.name or asked.request.baseline or known.get("name"),
-        stage=stage or event.candidate_proposed.stage or event.candidate_trained.stage or known.get("stage"),
+        name=proposal.name or requested.request.baseline or previous.get("name"),
+        stage=stage or event.candidate_proposed.stage or event.candidate_trained.stage or previous.get("stage"),
         service=event.service,
         attempt=event.attempt,
-        loss=training.loss if training.HasField("loss") else known.get("loss"),
-        benchmark=training.benchmark if training.HasField("benchmark") else known.get("benchmark"),
-        judge=verdict.raw if verdict.HasField("raw") else known.get("judge"),
-        fitness=fitness.value if scored else known.get("fitness"),
+        loss=training.loss if training.HasField("loss") else previous.get("loss"),
+        benchmark=training.benchmark if training.HasField("benchmark") else previous.get("benchmark"),
+        judge=verdict.raw if verdict.HasField("raw") else previous.get("judge"),
+        fitness=fitness.value if scored else previous.get("fitness"),
         reason=_reason(event),
     )
 
@@ -196,24 +192,16 @@ def _numbers(row: EventRow) -> str:
 
 def _reason(event: events_pb2.Event) -> str | None:
     """The reason that an event carries."""
-    match event.WhichOneof("fact"):
+    fact = event.WhichOneof("fact")
+    match fact:
         case "candidate_rejected":
             rejection = event.candidate_rejected.rejection
             return f"{rejection.stage}: {rejection.reason}"
         case "candidate_claimed":
             return f"by {event.candidate_claimed.worker}" + (", resumed" if event.candidate_claimed.resumed else "")
-        case "candidate_promoted":
-            return event.candidate_promoted.reason or None
-        case "candidate_verified":
-            return event.candidate_verified.reason or None
-        case "candidate_rescored":
-            return event.candidate_rescored.reason or None
-        case "run_paused":
-            return event.run_paused.reason or None
-        case "run_resumed":
-            return event.run_resumed.reason or None
-        case "run_stopped":
-            return event.run_stopped.reason or None
+        case ("candidate_promoted" | "candidate_verified" | "candidate_rescored" | "run_paused" | "run_resumed"
+              | "run_stopped"):  # fmt: skip
+            return getattr(event, fact).reason or None
         case "mind_answered":
             call = event.mind_answered.call
             return call.error or f"{call.role} by {call.model}, {call.prompt_tokens + call.completion_tokens} tokens"

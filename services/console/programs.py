@@ -1,4 +1,4 @@
-"""Programs of the user's own that a run is given: read from files, and checked before the run starts."""
+"""The user's own programs: read from files, and checked before the run starts."""
 
 import ast
 import asyncio
@@ -58,13 +58,13 @@ def _read(flag: str, path: Path) -> pb.GivenProgram:
 
 def require_distinct(programs: Sequence[pb.GivenProgram]) -> None:
     """Raises SettingsError for names that come twice or belong to the zoo, and for programs too large together."""
-    names = [given.name for given in programs]
-    known = {baseline.name for baseline in zoo()}
+    names = [program.name for program in programs]
+    zoo_names = {baseline.name for baseline in zoo()}
     for name in names:
-        if names.count(name) > 1 or name in known:
-            other = "another file" if name not in known else "a program of the zoo"
+        if names.count(name) > 1 or name in zoo_names:
+            other = "another file" if name not in zoo_names else "a program of the zoo"
             raise SettingsError(f"{name}{SUFFIX} has the name of {other}: rename the file.")
-    size = sum(given.ByteSize() for given in programs)
+    size = sum(program.ByteSize() for program in programs)
     if size > MOST_BYTES_TOGETHER:
         raise SettingsError(f"the given programs have {size} bytes together, {MOST_BYTES_TOGETHER} are allowed.")
 
@@ -80,20 +80,20 @@ async def check_programs(client: ConsoleSettings, settings: pb.RunSettings) -> s
         stub = checker_pb2_grpc.CheckerStub(connection)
         requests = [
             checker_pb2.CheckRequest(
-                program=given.program, stage=settings.scale, scale_overrides=settings.scale_overrides
+                program=program.program, stage=settings.scale, scale_overrides=settings.scale_overrides
             )
-            for given in settings.programs
+            for program in settings.programs
         ]
         answers = await asyncio.gather(
             *(stub.Check(request, timeout=CHECK_SECONDS * len(requests)) for request in requests),
             return_exceptions=True,
         )
-    for given, answer in zip(settings.programs, answers, strict=True):
+    for program, answer in zip(settings.programs, answers, strict=True):
         if isinstance(answer, grpc.aio.AioRpcError) and answer.code() is grpc.StatusCode.UNAVAILABLE:
             return "no engineer answers: the given programs are checked when it is their turn"
         if isinstance(answer, BaseException):
             raise answer
         fatal = next((verdict for verdict in answer.verdicts if verdict.outcome == "fail"), None)
         if fatal is not None:
-            raise SettingsError(f"the program {given.name} fails the check {fatal.probe}: {fatal.message}")
+            raise SettingsError(f"the program {program.name} fails the check {fatal.probe}: {fatal.message}")
     return None

@@ -1,4 +1,4 @@
-"""Live progress of a run: the trainings under way, what services wait for, the best so far, the time left."""
+"""Live progress of a run: trainings, waiting services, the best candidate, the time left."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from services.contracts.progress_pb2 import TrainingProgress
 STATES = ("requested", "proposed", "training", "trained", "judged", "analysed", "archived", "rejected")
 OVER = frozenset({"finished", "stopped"})
 LINE_SECONDS = 15.0
-SILENT_SECONDS = 12.0  # four announcements that did not come: the service has gone
+SILENT_SECONDS = 12.0  # four missed announcements
 MOST_SHOWN = 8
 EVENTS_SHOWN = 6
-LEAST_DONE = 1.0  # candidates: before that the pace says little
-TRAINING_PART = 0.5  # of a candidate's time; the rest is evaluation, judging, explaining
+LEAST_DONE = 1.0  # candidates before an estimate
+TRAINING_PART = 0.5  # of a candidate's time
 
 
 class View:
-    """What is known of a run, drawn as a block or a line. Clocks are right at each drawing; times left never grow."""
+    """The progress of a run as a block or a line. Remaining times never increase."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -42,44 +42,44 @@ class View:
         self._spent_at_start: float | None = None
         self._done_at_start: float | None = None
         self._left: float | None = None
-        self._heard: dict[str, tuple[float, Announced]] = {}
+        self._announcements: dict[str, tuple[float, Announced]] = {}  # by candidate, with the time of arrival
         self._left_of: dict[tuple[str, int], TrainingProgress] = {}
         self.latest: deque[EventRow] = deque(maxlen=EVENTS_SHOWN)
         self.last_events: dict[str, EventRow] = {}
 
     def look(self, status: pb.RunStatus, rows: Sequence[Row]) -> None:
-        """Take in what the archive answers: the run, and at least its candidates in flight."""
+        """Apply the archive's state: the run, and at least its candidates in flight."""
         self._status = status
         if self._spent_at_start is None:
             self._spent_at_start, self._begun = status.spent.seconds, self._now()
         self._rows = [row for row in rows if row["state"] not in ("archived", "rejected")]
-        flying = {row["id"] for row in self._rows}
-        self._heard = {name: heard for name, heard in self._heard.items() if name in flying}
+        ids = {row["id"] for row in self._rows}
+        self._announcements = {name: latest for name, latest in self._announcements.items() if name in ids}
         if self._done_at_start is None:
             self._done_at_start = self._done()
 
     def record(self, announced: Announced) -> None:
-        """Take in what a service announces. A training's time left only falls, unless it began anew."""
+        """Apply a service's announcement."""
         for training in announced.trainings:
             before = self._left_of.get((announced.candidate, training.seed))
             if before is not None and before.step <= training.step and before.steps == training.steps:
                 training.seconds_left = min(training.seconds_left, before.seconds_left)
             self._left_of[announced.candidate, training.seed] = training
-        self._heard[announced.candidate] = (self._now(), announced)
+        self._announcements[announced.candidate] = (self._now(), announced)
 
     def event(self, row: EventRow) -> None:
-        """Take in an event of the log."""
+        """Apply an event of the log."""
         self.latest.append(row)
         if row["candidate"]:
             self.last_events[row["candidate"]] = row
 
     def record_all(self, queue: asyncio.Queue[Announced]) -> None:
-        """Take in what has arrived."""
+        """Apply all queued announcements."""
         while not queue.empty():
             self.record(queue.get_nowait())
 
     def block(self) -> RenderableType:
-        """For a terminal: a bar for the run and one for each training."""
+        """For a terminal: bars for the run and its trainings."""
         status = self._status
         if status is None:
             return Text("asking the archive …", style="dim")
@@ -97,13 +97,13 @@ class View:
         return Group(*parts)
 
     def line(self) -> str:
-        """For a file: the same in one line."""
+        """The same in one line."""
         status = self._status
         if status is None:
             return "asking the archive"
-        works = [self._words(row, row["id"]) for row in self._rows]
-        parts = [f"{clock(self._spent())} {status.phase}: {self._counts()}{self._time_left(', ')}"]
-        return "; ".join([*parts, *(work for work in works if work), best_line(status)])
+        activities = [self._activity(row, row["id"]) for row in self._rows]
+        head = f"{clock(self._spent())} {status.phase}: {self._counts()}{self._time_left(', ')}"
+        return "; ".join([head, *filter(None, activities), best_line(status)])
 
     def _counts(self) -> str:
         assert self._status is not None  # noqa: S101 - drawn only once known
@@ -112,7 +112,7 @@ class View:
         return (", ".join(f"{states[name]} {name}" for name in STATES if states.get(name, 0)) or "starting") + again
 
     def _spent(self) -> float:
-        """Wall time of the run: what it was when this command began, and the time since for as long as it goes on."""
+        """Wall time of the run, continued since this command began unless the run has ended."""
         status = self._status
         assert status is not None  # noqa: S101
         if status.phase in (*OVER, "paused") and not status.in_flight:
@@ -122,16 +122,14 @@ class View:
     def _done(self) -> float:
         """Candidates that ended, and the trained part of those in flight."""
         assert self._status is not None  # noqa: S101
-        parts = [self._part(announced) for _, announced in self._heard.values()]
-        return ended_and_expected(self._status)[0] + sum(parts)
-
-    @staticmethod
-    def _part(announced: Announced) -> float:
-        steps = sum(training.steps for training in announced.trainings)
-        return TRAINING_PART * sum(training.step for training in announced.trainings) / steps if steps else 0.0
+        done = float(ended_and_expected(self._status)[0])
+        for _, announced in self._announcements.values():
+            if steps := sum(training.steps for training in announced.trainings):
+                done += TRAINING_PART * sum(training.step for training in announced.trainings) / steps
+        return done
 
     def _time_left(self, before: str = " · ") -> str:
-        """By the pace since this command began; nothing before there is one, or where more comes after it."""
+        """Estimated from the rate since this command began; empty before, and for runs with a promotion."""
         status = self._status
         assert status is not None  # noqa: S101
         _, expected = ended_and_expected(status)
@@ -152,19 +150,19 @@ class View:
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=24)
         table.add_column(overflow="ellipsis", no_wrap=True)
         for row in self._rows[:MOST_SHOWN]:
-            for work in self._works(row):
-                table.add_row(row["id"], row["name"] or "…", work)
+            for activity in self._activities(row):
+                table.add_row(row["id"], row["name"] or "…", activity)
         if len(self._rows) > MOST_SHOWN:
             table.add_row("", f"and {len(self._rows) - MOST_SHOWN} more", "")
         return table
 
-    def _works(self, row: Row) -> list[RenderableType]:
-        """A bar with numbers for each training under way, else what the candidate is in."""
+    def _activities(self, row: Row) -> list[RenderableType]:
+        """A bar with numbers for each training in progress, else the candidate's state."""
         announced = self._announced(row)
         running = [training for training in announced.trainings if training.step < training.steps] if announced else []
         if announced is None or not running or announced.waits_for:
-            return [Text(self._words(row) or self._state(row))]
-        works: list[RenderableType] = []
+            return [Text(self._activity(row) or self._state(row))]
+        bars: list[RenderableType] = []
         for training in running:
             grid = Table.grid(padding=(0, 2, 0, 0))
             grid.add_row(
@@ -172,19 +170,19 @@ class View:
                 f"{training.step}/{training.steps}", f"{training.loss:.3f}",
                 f"{training.tokens_per_second:,.0f}/s", clock(training.seconds_left),
             )  # fmt: skip
-            works.append(grid)
-        return works
+            bars.append(grid)
+        return bars
 
     def _announced(self, row: Row) -> Announced | None:
-        at, announced = self._heard.get(row["id"], (0.0, None))
+        at, announced = self._announcements.get(row["id"], (0.0, None))
         return announced if announced is not None and self._now() - at < SILENT_SECONDS else None
 
-    def _words(self, row: Row, who: str = "") -> str:
-        """What is done about a candidate, as in "judge waits for the model, 0:45, attempt 2"; empty if unknown."""
+    def _activity(self, row: Row, name: str = "") -> str:
+        """As in "judge waits for the model, 0:45, attempt 2"; empty if unknown."""
         announced = self._announced(row)
         if announced is None:
             return ""
-        head = f"{who} " if who else ""
+        head = f"{name} " if name else ""
         attempt = f", attempt {announced.attempt}" if announced.attempt > 1 else ""
         since = clock(max(0.0, time.time() - announced.since.ToNanoseconds() / 1e9))
         if announced.waits_for:
@@ -199,7 +197,7 @@ class View:
         return f"{head}{' and '.join(trainings) or f'{announced.service} {verb}, {since}{attempt}'}"
 
     def _state(self, row: Row) -> str:
-        """The state of a candidate without an announcement, and since when."""
+        """A candidate's recorded state and its duration."""
         last = self.last_events.get(row["id"])
         since = ABSENT if last is None else clock(
             max(0.0, (datetime.now(UTC) - datetime.fromisoformat(last["time"])).total_seconds())
@@ -213,7 +211,7 @@ class Progress:
     def __init__(self, quiet: bool = False) -> None:
         self._console = Console(highlight=False)
         self.view = View()
-        self._quiet = quiet
+        self.quiet = quiet
         self._live: Live | None = None
         if self._console.is_terminal and not quiet:
             self._live = Live(console=self._console, refresh_per_second=4, transient=True,
@@ -229,19 +227,14 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    @property
-    def quiet(self) -> bool:
-        """Whether nothing is shown."""
-        return self._quiet
-
     def note(self, text: str) -> None:
-        """A sentence that stays."""
-        if not self._quiet:
+        """Print a sentence permanently."""
+        if not self.quiet:
             self._console.print(text, soft_wrap=True)
 
     def show(self) -> None:
-        """The view's line, where it is due; on a terminal it is drawn without being asked for."""
-        if not self._quiet and self._live is None and time.monotonic() - self._shown_at >= LINE_SECONDS:
+        """Print the view's line if it is due; a terminal is updated by itself."""
+        if not self.quiet and self._live is None and time.monotonic() - self._shown_at >= LINE_SECONDS:
             self._shown_at = time.monotonic()
             self._console.print(self.view.line(), soft_wrap=True)
 

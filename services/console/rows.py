@@ -1,11 +1,9 @@
-"""Candidates as plain rows: what `list --json` prints and what tables show. What was not measured is None.
-
-Two candidates are compared by the interval of their difference in loss and by the difference of their programs.
-"""
+"""Candidates as plain rows, for `list --json` and tables, and comparisons of two candidates."""
 
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any, TypedDict
 
 from google.protobuf.message import Message
@@ -17,11 +15,15 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.objectives import Progress, progress
 from services.domain.statistics import Interval, Noise, pooled_noise, with_seed_noise
 
+IN_FLIGHT = [
+    state for state in pb.State.values() if state not in (pb.STATE_UNSPECIFIED, pb.STATE_ARCHIVED, pb.STATE_REJECTED)
+]
+
 
 class Row(TypedDict):
-    """One candidate. Loss in nats per token, benchmark 0–1, judge 1–10, seconds of training and evaluation; FLOPs per
-    token, tokens per second, bytes at the peak, numbers that a layer keeps. `front`: nothing of the run dominates it in
-    the run's objectives; None where it has none.
+    """One candidate; None is not measured. Loss in nats per token, benchmark 0–1, judge 1–10, seconds of training and
+    evaluation, FLOPs per token, tokens per second, peak bytes, numbers kept per layer. `front`: whether it is on the
+    run's Pareto front; None without objectives.
     """
 
     id: str
@@ -62,7 +64,7 @@ class Node(TypedDict):
 
 
 def row(record: candidate_pb2.Candidate, loss_of_root: float | None = None) -> Row:
-    """A candidate's row; `loss_of_root` is what the difference refers to."""
+    """A candidate's row, with the difference to `loss_of_root`."""
     training, verdict = record.training, record.verdict
     loss = training.loss if training.HasField("loss") else None
     interval = verdict.fitness.interval if verdict.fitness.HasField("interval") else None
@@ -95,16 +97,18 @@ def row(record: candidate_pb2.Candidate, loss_of_root: float | None = None) -> R
 
 
 def progress_of(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) -> Progress | None:
-    """The front of a run with several objectives over all of its candidates in their order; None without objectives.
-
-    A candidate that was rejected or stopped early has no part in it, an ablation neither.
-    """
-    costs = [costs_of_record(record, settings) if _competes(record) else None for record in records]
+    """The front of a run over its candidates in order, without rejected ones and ablations; None without objectives."""
+    costs = [
+        None if record.HasField("rejection") or record.kind == pb.KIND_ABLATION else costs_of_record(record, settings)
+        for record in records
+    ]
     return progress(costs, [place for place, record in enumerate(records) if record.kind == pb.KIND_BASELINE])
 
 
-def _competes(record: pb.Candidate) -> bool:
-    return not record.HasField("rejection") and record.kind != pb.KIND_ABLATION
+def final_train_loss(record: pb.Candidate) -> float | None:
+    """The last training loss, averaged over seeds; None unless every curve ends with one."""
+    ends = [seed.curve[-1] for seed in record.training.seeds if seed.curve]
+    return fmean(end.train_loss for end in ends) if ends and all(end.HasField("train_loss") for end in ends) else None
 
 
 def tree_row(node: archive_pb2.TreeNode) -> Node:
@@ -137,14 +141,14 @@ def kind_name(number: candidate_pb2.Kind.ValueType) -> str:
 
 def states_of(names: Sequence[str]) -> list[candidate_pb2.State.ValueType]:
     """States by their lower-case names. Raises SettingsError listing them."""
-    known = {state_name(number): number for number in candidate_pb2.State.values() if number}
+    states = {state_name(number): number for number in candidate_pb2.State.values() if number}
     for name in names:
-        one_of("--state", name, tuple(known))
-    return [known[name] for name in names]
+        one_of("--state", name, tuple(states))
+    return [states[name] for name in names]
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    """A message of the contracts as JSON with the contracts' names."""
+    """A message as JSON with the contracts' field names."""
     from google.protobuf.json_format import MessageToDict
 
     plain: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
@@ -153,7 +157,7 @@ def as_dict(message: Message) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Gain:
-    """How far a candidate's held-out loss lies below another's, in nats per token, paired by seed and block."""
+    """The difference of two candidates' held-out losses (nats per token), paired by seed and block."""
 
     mean: float
     interval: Interval
@@ -162,7 +166,7 @@ class Gain:
 
     @property
     def words(self) -> str:
-        """The conclusion that the interval allows: an interval over the items of one seed says nothing about others."""
+        """The conclusion from the interval."""
         if self.interval.crosses_zero:
             return "not told apart"
         return ("better" if self.mean > 0 else "worse") + (
@@ -178,7 +182,7 @@ class Gain:
 
 
 def gain_over(other: pb.Candidate | None, record: pb.Candidate) -> Gain | None:
-    """None for the candidate itself and where they share no seed with held-out losses by block."""
+    """None for the candidate itself, or without a common seed with held-out losses by block."""
     if other is None or record.id == other.id:
         return None
     interval = loss_gain(record, other)
@@ -188,20 +192,20 @@ def gain_over(other: pb.Candidate | None, record: pb.Candidate) -> Gain | None:
 
 
 def seed_noise(records: Sequence[pb.Candidate]) -> Noise | None:
-    """How much a loss differs from seed to seed, pooled over all with several seeds; None without any."""
+    """The deviation of losses between seeds, pooled over candidates with several; None without any."""
     groups = [[seed.loss for seed in record.training.seeds] for record in records if len(record.training.seeds) > 1]
     return pooled_noise(groups) if groups else None
 
 
 def widened(gain: Gain, between: Noise | None) -> Gain:
-    """A gain over one seed with an interval that covers other seeds too; unchanged over several, or without noise."""
+    """A gain over one seed with its interval widened by the noise between seeds."""
     if gain.seeds > 1 or between is None:
         return gain
     return replace(gain, interval=with_seed_noise(gain.interval, between, gain.seeds), other_seeds=True)
 
 
 def program_of(record: pb.Candidate) -> str:
-    """The program that was trained, else the one that was proposed; empty where there is none."""
+    """The trained program, else the proposed one; empty without any."""
     return record.training.program or record.proposal.program
 
 

@@ -19,7 +19,7 @@ _LOCK_SECONDS = 1.0  # a command that tests the lock holds it briefly
 
 @dataclass(frozen=True)
 class RunningSystem:
-    """What system.json says of the services that `asi-arch run` has started."""
+    """The content of system.json: the services started by `asi-arch run`."""
 
     pid: int
     nats_url: str
@@ -31,17 +31,17 @@ class ConsoleSettings(ServiceSettings):
 
     @property
     def system_file(self) -> Path:
-        """Written while a system of this data folder runs: addresses and process ids."""
+        """Addresses and process ids of the system of this data folder, while it runs."""
         return self.data_dir / "system.json"
 
     @property
     def lock_file(self) -> Path:
-        """Locked by the process that runs the system of this data folder until it ends."""
+        """Locked by the process that runs the system of this data folder."""
         return self.data_dir / "system.lock"
 
     @property
     def archive_is_elsewhere(self) -> bool:
-        """Whether ASI_ARCHIVE_ADDRESS names a store that is up already."""
+        """Whether ASI_ARCHIVE_ADDRESS names a running store."""
         return "ASI_ARCHIVE_ADDRESS" in os.environ
 
     @property
@@ -51,21 +51,21 @@ class ConsoleSettings(ServiceSettings):
 
     @property
     def archive_place(self) -> str:
-        """Where the archive of a system started here lies: a file, or a database, without user and password."""
+        """The file or database of the archive of a system started here, without credentials."""
         address = os.environ.get("ASI_ARCHIVE_URL")
         return _without_user(address) if address else str(self.data_dir / "archive.db")
 
     @property
     def log_place(self) -> str:
-        """Where the event log of a system started here lies: a folder, or a broker that runs already."""
+        """The folder or broker of the event log of a system started here, without credentials."""
         return _without_user(self.nats_url) if "ASI_NATS_URL" in os.environ else str(self.data_dir / "nats")
 
     def run_folder(self, run: str) -> Path:
-        """Where a run's reports go."""
+        """The folder of a run's reports."""
         return self.data_dir / "runs" / run
 
     def require_archive(self) -> None:
-        """Raises NotFound where there is no archive file. A database is asked when it is opened."""
+        """Raises NotFound if the archive file is missing. Databases report it when they are opened."""
         if self.archive_url.startswith(SQLITE) and not Path(self.archive_url.removeprefix(SQLITE)).exists():
             place = self.archive_place if "ASI_ARCHIVE_URL" in os.environ else str(self.data_dir)
             raise NotFound(f"there is no archive in {place} yet: start a run with `asi-arch run`")
@@ -77,7 +77,7 @@ def console_settings() -> ConsoleSettings:
 
 
 def running_system(settings: ConsoleSettings) -> RunningSystem | None:
-    """The system of this data folder, if the process that runs it is alive."""
+    """The system of this data folder, if its process is alive."""
     try:
         content = json.loads(settings.system_file.read_text())
         system = RunningSystem(int(content["pid"]), str(content["nats_url"]), dict(content["addresses"]))
@@ -92,7 +92,7 @@ def running_system(settings: ConsoleSettings) -> RunningSystem | None:
 
 @contextmanager
 def locked(settings: ConsoleSettings) -> Iterator[bool]:
-    """Hold the data folder's lock; yields whether it was acquired. A process id would not do, since ids are reused."""
+    """Hold the data folder's lock; yields whether it was acquired."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     deadline = monotonic() + _LOCK_SECONDS
     with settings.lock_file.open("w") as lock:

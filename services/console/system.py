@@ -1,7 +1,4 @@
-"""A whole laboratory on one machine: broker, store, analyst, judge, engineer, researcher, each in its own process.
-
-`answering` starts a read-only service for a query while no system runs, and ends it afterwards.
-"""
+"""All services on one machine, each in its own process; `answering` starts read-only services for a query."""
 
 from __future__ import annotations
 
@@ -116,19 +113,16 @@ class System:
         raise ServiceFailed(f"the {name} did not come up in {START_SECONDS:g} seconds; see {self.services[name].log}")
 
     def _environment(self, name: str) -> dict[str, str]:
-        addresses = {f"ASI_{ADDRESSES[name_].upper()}_ADDRESS": self._address(name_) for name_ in ADDRESSES}
-        guarded = variable(name) in os.environ  # then only the broker's administrator may create streams
-        own_broker = {}
+        environment = {f"ASI_{ADDRESSES[other].upper()}_ADDRESS": self._address(other) for other in ADDRESSES}
         if self.broker:
-            own_broker = {"ASI_NATS_MONITOR_URL": self.broker.monitor_url, "ASI_REQUIRE_DURABLE_BROKER": "true"}
-        return {
+            environment |= {"ASI_NATS_MONITOR_URL": self.broker.monitor_url, "ASI_REQUIRE_DURABLE_BROKER": "true"}
+        guarded = variable(name) in os.environ  # then only the broker's administrator may create streams
+        return environment | {
             "ASI_NATS_URL": self.nats_url,
-            **own_broker,
             "ASI_DATA_DIR": str(self.settings.data_dir.absolute()),
             "ASI_LISTEN": self._address(name),
             "ASI_CREATE_STREAMS": "false" if guarded else "true",
             "OMP_NUM_THREADS": "1",
-            **addresses,
         }
 
     def _address(self, name: str) -> str:
@@ -140,7 +134,7 @@ class System:
             "pid": os.getpid(),
             "nats_url": self.nats_url,
             "addresses": {ADDRESSES[name]: self._address(name) for name in ADDRESSES},
-            "pids": {name: one.process.pid for name, one in self.services.items() if one.process}
+            "pids": {name: service.process.pid for name, service in self.services.items() if service.process}
             | ({"broker": self.broker.pid} if self.broker else {}),
         }
         temporary = self.settings.system_file.with_suffix(".tmp")
@@ -162,8 +156,9 @@ async def running(settings: ConsoleSettings, extra: Mapping[str, str]) -> AsyncI
     """A running system within the context, drained at its end. Raises AlreadyRunning."""
     with locked(settings) as free:
         if not free:
+            other = running_system(settings)
             raise AlreadyRunning(
-                f"a system of {settings.data_dir} is already running{_process(settings)}: "
+                f"a system of {settings.data_dir} is already running{f' (process {other.pid})' if other else ''}: "
                 "stop it, or set ASI_DATA_DIR to another folder"
             )
         system = System.plan(settings, extra)
@@ -174,26 +169,21 @@ async def running(settings: ConsoleSettings, extra: Mapping[str, str]) -> AsyncI
             await system.stop()
 
 
-def _process(settings: ConsoleSettings) -> str:
-    system = running_system(settings)
-    return f" (process {system.pid})" if system else ""
-
-
 SERVES = {"archive": "store", "cognition": "analyst", "judge": "judge"}
 READERS = {
     "archive": ("services.store.reader",),
     "cognition": ("services.analyst.tools", "serve"),
     "judge": ("services.judge.tools", "serve"),
 }
-"""Programs that answer one service's questions without a running system."""
+"""Programs that serve one service's API without a running system."""
 
 
 @asynccontextmanager
 async def answering(settings: ConsoleSettings, *names: str) -> AsyncIterator[dict[str, str]]:
     """Variables with the address of each of `names` (archive first): ASI_ARCHIVE_ADDRESS and so on.
 
-    An address is the one that the environment sets, else the running system's, else a reader's. Raises NotFound where
-    there is no archive yet, and SettingsError when a reader does not start.
+    Addresses come from the environment, else the running system, else a reader that is started. Raises NotFound without
+    an archive, and SettingsError when a reader does not start.
     """
     variables: dict[str, str] = {}
     async with AsyncExitStack() as stack:
@@ -215,26 +205,16 @@ async def _reader(settings: ConsoleSettings, name: str, variables: Mapping[str, 
         sys.executable, "-m", *READERS[name], env={**os.environ, **variables},
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: S101, PT018
     try:
-        yield f"127.0.0.1:{await _port(process, name)}"
+        port = (await process.stdout.readline()).decode().strip()
+        if not port:
+            reason = (await process.stderr.read()).decode().strip().rpartition("\n")[2]
+            raise SettingsError(f"the {SERVES[name]} cannot answer: {reason or 'it gave no reason'}")
+        yield f"127.0.0.1:{port}"
     finally:
-        await _stop(process)
-
-
-async def _port(process: asyncio.subprocess.Process, name: str) -> str:
-    assert process.stdout is not None  # noqa: S101 - asked for above
-    assert process.stderr is not None  # noqa: S101
-    if port := (await process.stdout.readline()).decode().strip():
-        return port
-    words = (await process.stderr.read()).decode().strip().splitlines()
-    raise SettingsError(f"the {SERVES[name]} cannot answer: {words[-1] if words else 'it gave no reason'}")
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Close its standard input, which ends it; kill it after five seconds."""
-    assert process.stdin is not None  # noqa: S101 - asked for above
-    process.stdin.close()
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), 5)
-    if process.returncode is None:
-        process.kill()
+        process.stdin.close()  # which ends it
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 5)
+        if process.returncode is None:
+            process.kill()

@@ -1,6 +1,6 @@
-"""Text for a terminal of any width: numbers, tables, trees. What is absent is a dash, never a number.
+"""Text for a terminal of any width: numbers, tables, trees. Absent values are shown as a dash.
 
-Plain lines instead of a library's tables: a list of two thousand candidates takes 20 ms, and `| head` may end it.
+Tables are plain lines instead of rich's: two thousand candidates take 20 ms, and `| head` can end the output.
 """
 
 import os
@@ -27,22 +27,22 @@ def width() -> int:
 
 
 def in_colour() -> bool:
-    """Whether standard output is a terminal that may be given colours."""
+    """Whether standard output is a terminal with colours."""
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
 def styled(text: str, **style: bool | str) -> str:
-    """The text in bold=True, dim=True or fg="red", where the terminal shows that."""
+    """The text in bold=True, dim=True or fg="red", if the terminal has colours."""
     return typer.style(text, **style) if in_colour() else text  # type: ignore[arg-type]
 
 
 def say(text: str = "") -> None:
-    """One line or several on standard output."""
+    """Print lines on standard output."""
     typer.echo(text)
 
 
 def paragraph(text: str, indent: int = 0, first: str = "") -> str:
-    """Text in lines that fit the terminal; line breaks of the text are kept."""
+    """Text wrapped to the terminal; its own line breaks remain."""
     space = " " * indent
     lines = text.splitlines() or [""]
     return "\n".join(
@@ -54,8 +54,35 @@ def paragraph(text: str, indent: int = 0, first: str = "") -> str:
     )  # fmt: skip
 
 
+def print_code(text: str, language: str, wrap: bool = False) -> None:
+    """A program or a diff, highlighted on a terminal; whole lines elsewhere, which `patch` can read."""
+    if in_colour():
+        from rich.console import Console
+        from rich.syntax import Syntax
+
+        Console(highlight=False).print(Syntax(text, language, background_color="default", word_wrap=wrap))
+    else:
+        say(text.removesuffix("\n"))
+
+
+def print_markdown(text: str, plain: str) -> None:
+    """Markdown on a terminal, `plain` elsewhere."""
+    if in_colour():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console(highlight=False, width=width()).print(Markdown(text))
+    else:
+        say(plain)
+
+
+def interval_text(low: float | None, high: float | None, pattern: str = "+.4f") -> str:
+    """As in "[-0.0100, +0.0200]"; a dash where there is no interval."""
+    return ABSENT if low is None or high is None else f"[{low:{pattern}}, {high:{pattern}}]"
+
+
 def pairs(rows: Iterable[tuple[str, str]]) -> str:
-    """Names and values below each other; long values are wrapped beside their name."""
+    """Names and values, one pair per line; long values are wrapped beside their name."""
     rows = list(rows)
     indent = max(len(name) for name, _ in rows) + len(GAP)
     return "\n".join(
@@ -77,8 +104,8 @@ def clock(seconds: float) -> str:
 
 @dataclass
 class Column:
-    """A column of a table. `flexible`: it gives way first, down to 24 characters; `rank`: the highest is left out
-    first where the terminal is too narrow, 0 never."""
+    """A column of a table. On a narrow terminal a `flexible` one shrinks first, to 24 characters; then columns of the
+    highest `rank` are left out, those of rank 0 never."""
 
     title: str
     cells: Sequence[str]
@@ -92,7 +119,7 @@ class Column:
 
 
 def table(columns: Sequence[Column], dim: Sequence[bool] = ()) -> str:
-    """Lines that fit the terminal. A column without any value is left out, unless it is flexible or of rank 0."""
+    """Lines that fit the terminal. Columns without any value are left out, unless they have rank 0."""
     shown = [column for column in columns if not column.rank or any(cell not in (ABSENT, "") for cell in column.cells)]
     while (excess := _excess(shown, LEAST_NAME)) > 0 and any(column.rank for column in shown):
         shown.remove(max(shown, key=lambda column: column.rank))
@@ -110,7 +137,7 @@ def table(columns: Sequence[Column], dim: Sequence[bool] = ()) -> str:
 
 
 def _excess(columns: Sequence[Column], least_name: int, whole: bool = False) -> int:
-    """Characters by which a table is too wide once its flexible column has given way, or before (`whole`)."""
+    """Characters by which a table is too wide with its flexible column shrunk, or at full size (`whole`)."""
     sizes = [min(column.width, least_name) if column.flexible and not whole else column.width for column in columns]
     return sum(sizes) + len(GAP) * (len(sizes) - 1) - width()
 
@@ -122,12 +149,8 @@ def _cell(text: str, column: Column, size: int) -> str:
 
 
 def listing(rows: Sequence[Row], objectives: Collection[str] = ()) -> str:
-    """Candidates in the order given: loss and fitness first, then what they are made of, then size and time.
-
-    What a run optimises is shown before the rest gives way.
-    """
-    low_high = [(row["fitness_low"], row["fitness_high"]) for row in rows]
-    intervals = [ABSENT if low is None or high is None else f"[{low:.3f}, {high:.3f}]" for low, high in low_high]
+    """Candidates in the order given; the columns of a run's objectives are left out last."""
+    intervals = [interval_text(row["fitness_low"], row["fitness_high"], ".3f") for row in rows]
     sizes = [ABSENT if row["parameters"] is None else f"{row['parameters']:,}" for row in rows]
     states = [row["state"] for row in rows]
     return table(
@@ -161,26 +184,26 @@ def listing(rows: Sequence[Row], objectives: Collection[str] = ()) -> str:
 
 
 def family(nodes: Sequence[Node]) -> str:
-    """The phylogenetic tree, a line for each candidate: roots first, children best first, numbers at the right."""
+    """The phylogenetic tree, one line per candidate, children best first."""
     children: defaultdict[str | None, list[Node]] = defaultdict(list)
-    known = {node["id"] for node in nodes}
+    ids = {node["id"] for node in nodes}
     for node in nodes:
-        children[node["parent"] if node["parent"] in known else None].append(node)
-    ids = max((len(node["id"]) for node in nodes), default=0)
-    room = width() - ids - 20
-    lines = [styled(f"{'name'.ljust(room)}{GAP}{'id'.ljust(ids)}{GAP}{'fitness':>7}{GAP}{'loss':>7}", bold=True)]
-    waiting = [(node, "", "") for node in _best_first(children[None])]
-    while waiting:
-        node, head, below = waiting.pop()
-        lines.append(_branch(node, head, room, ids))
+        children[node["parent"] if node["parent"] in ids else None].append(node)
+    id_width = max((len(node["id"]) for node in nodes), default=0)
+    room = width() - id_width - 20
+    lines = [styled(f"{'name'.ljust(room)}{GAP}{'id'.ljust(id_width)}{GAP}{'fitness':>7}{GAP}{'loss':>7}", bold=True)]
+    stack = [(node, "", "") for node in _best_first(children[None])]
+    while stack:
+        node, head, below = stack.pop()
+        lines.append(_branch(node, head, room, id_width))
         own = _best_first(children[node["id"]])
-        waiting += [(child, below + ("├ " if place else "└ "), below + ("│ " if place else "  "))
+        stack += [(child, below + ("├ " if place else "└ "), below + ("│ " if place else "  "))
                     for place, child in enumerate(own)]  # fmt: skip
     return "\n".join(lines)
 
 
 def _best_first(nodes: Sequence[Node]) -> list[Node]:
-    """Best last, as a stack wants it."""
+    """Best last, as on a stack."""
     return sorted(nodes, key=lambda node: (node["fitness"] is None, -(node["fitness"] or 0.0)), reverse=True)
 
 
@@ -200,7 +223,7 @@ def _branch(node: Node, head: str, room: int, ids: int) -> str:
 
 
 def mixed_precision(rows: Sequence[Row]) -> str | None:
-    """A sentence where these rows were trained in different precision: their order by loss means little then."""
+    """A warning if these rows were trained in different precision."""
     counts = Counter(row["precision"] for row in rows if row["precision"])
     if len(counts) < 2:
         return None

@@ -1,10 +1,8 @@
-"""What training curves and a run's record say: discoveries against compute, stage against stage, and early stopping.
+"""Discoveries against compute, relations between stages, and early stopping.
 
-There are two rules of early stopping. Quantiles compare a training with what earlier ones had at the same step.
-Extrapolation predicts the final loss by a linear regression, over the finished curves, on two numbers that are known
-at a fraction of the steps: the loss there, and its fall since half that fraction. On published curves this raises the
-rank correlation with the final order from 0.41 to 0.75 at a quarter of the steps. `asi-arch table info` says what each
-rule saves and loses.
+There are two rules of early stopping. Quantiles compare a training with earlier ones at the same step. Extrapolation
+predicts the final loss by a linear regression over the finished curves on two features at a fraction of the steps: the
+loss there, and its fall since half that fraction. `asi-arch table info` measures what each rule saves and loses.
 """
 
 import math
@@ -28,14 +26,14 @@ from services.domain.statistics import (
 )
 
 LEAST_FITTED = 3
-"""Fewer discoveries than this lie on a line whatever they are."""
+"""Fewer discoveries determine no line."""
 LEAST_CORRELATED = 4
 """Fisher's interval of a correlation needs one pair more than three."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One piece of paid work, in the order in which it was paid for; ``confirmed`` names the claim that it settled."""
+    """One training; ``confirmed`` names the claim that it settled."""
 
     compute: float
     confirmed: str | None = None
@@ -43,10 +41,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryCurve:
-    """Confirmed discoveries against the compute spent until each stood, in the unit of the work.
-
-    ``line`` is the least-squares line through the discoveries; ``unfitted`` says why there is none.
-    """
+    """Confirmed discoveries: id, compute spent until then, and count. ``unfitted`` is why there is no ``line``."""
 
     points: tuple[tuple[str, float, int], ...]
     total: float
@@ -65,12 +60,12 @@ class StageRelation:
 def discovery_curve(work: Sequence[Work]) -> DiscoveryCurve:
     """The cumulative count of confirmed discoveries. Raises ``ValueError`` for work of negative compute."""
     spent, points = 0.0, list[tuple[str, float, int]]()
-    for one in work:
-        if not one.compute >= 0:
-            raise ValueError(f"compute must not be negative, but is {one.compute!r}")
-        spent += one.compute
-        if one.confirmed is not None:
-            points.append((one.confirmed, spent, len(points) + 1))
+    for training in work:
+        if not training.compute >= 0:
+            raise ValueError(f"compute must not be negative, but is {training.compute!r}")
+        spent += training.compute
+        if training.confirmed is not None:
+            points.append((training.confirmed, spent, len(points) + 1))
     if len(points) < LEAST_FITTED:
         why = f"{len(points)} of {LEAST_FITTED} confirmed discoveries that a line needs"
         return DiscoveryCurve(tuple(points), spent, None, why)
@@ -83,10 +78,7 @@ def discovery_curve(work: Sequence[Work]) -> DiscoveryCurve:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A control that single trainings are compared with, by its mean loss over its seeds.
-
-    ``noise`` is one training's deviation between seeds, pooled over all controls.
-    """
+    """A control's mean loss over its seeds, and the ``noise`` between seeds, pooled over all controls."""
 
     name: str
     loss: float
@@ -94,20 +86,19 @@ class Control:
     noise: Noise
 
     def reach(self, seeds: int = 1, level: float = LEVEL) -> float:
-        """How far below the control the mean of ``seeds`` trainings must lie to be outside of the interval of no
-        difference."""
+        """How far below the control the mean of ``seeds`` trainings must lie to differ significantly."""
         quantile = student_quantile((1 + level) / 2, self.noise.freedom)
         return quantile * self.noise.deviation * math.sqrt(1 / self.seeds + 1 / seeds)
 
     def is_beaten(self, loss: float, seeds: int = 1) -> bool:
-        """Whether a loss lies below the control's by more than chance."""
+        """Whether a mean loss is significantly below the control's."""
         return loss < self.loss - self.reach(seeds)
 
 
 def strongest_control(controls: Mapping[str, Sequence[float]], name: str | None = None) -> Control:
-    """Of losses by control and seed, the lowest mean, or the one of that name.
+    """The control with the lowest mean loss, or the one with the name. ``controls`` holds losses by seed.
 
-    Raises ``ValueError`` where no control has two seeds, so that no noise is known, or none has the name.
+    Raises ``ValueError`` if no control has two seeds, or none has the name.
     """
     noise = pooled_noise(controls.values())
     if name is not None and name not in controls:
@@ -118,11 +109,10 @@ def strongest_control(controls: Mapping[str, Sequence[float]], name: str | None 
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryScaling:
-    """How successes come with compute, in one run or in several together.
+    """Successes against compute in one or several runs: a Poisson process with N(C) ∝ C^exponent (Crow 1974).
 
-    The count is modelled as N(C) ∝ C^exponent, a Poisson process whose rate follows a power law (Crow 1974): 1 means in
-    proportion to compute, below 1 that successes become rarer. ``rate`` is successes per unit over everything spent.
-    Intervals are exact at 95 %; the exponent is ``None`` for fewer than three successes.
+    Below 1 successes become rarer. ``rate`` is successes per unit of compute. Intervals are exact at 95 %; the exponent
+    is ``None`` for fewer than three successes.
     """
 
     runs: tuple[tuple[tuple[float, int], ...], ...]
@@ -135,8 +125,7 @@ class DiscoveryScaling:
     exponent_interval: Interval | None
 
     def expected(self, compute: float, exponent: float | None = None) -> float:
-        """Successes of one run up to ``compute``, of runs that spend as much as these on average. ValueError without an
-        exponent."""
+        """The expected successes of one run up to ``compute``. Raises ``ValueError`` without an exponent."""
         power = self.exponent if exponent is None else exponent
         if power is None:
             raise ValueError(f"{self.successes} of {LEAST_FITTED} successes that an exponent needs")
@@ -145,10 +134,7 @@ class DiscoveryScaling:
 
 
 def discovery_scaling(runs: Sequence[Sequence[tuple[float, bool]]], level: float = LEVEL) -> DiscoveryScaling:
-    """From each run's trainings in their order: what each cost, and whether it was a success.
-
-    Raises ``ValueError`` where nothing was spent.
-    """
+    """From the cost and success of each run's trainings, in order. Raises ``ValueError`` if nothing was spent."""
     points, totals, logs = list[tuple[tuple[float, int], ...]](), list[float](), list[float]()
     for run in runs:
         spent, reached, middles = 0.0, list[tuple[float, int]](), list[float]()
@@ -156,7 +142,7 @@ def discovery_scaling(runs: Sequence[Sequence[tuple[float, bool]]], level: float
             spent += cost
             if success:
                 reached.append((spent, len(reached) + 1))
-                middles.append(spent - cost / 2)  # their ends would lie late: the exponent of a steady rate above 1
+                middles.append(spent - cost / 2)  # the ends would bias the exponent upwards
         if not spent > 0:
             raise ValueError("nothing was spent: successes need compute to be set against")
         points.append(tuple(reached))
@@ -175,10 +161,9 @@ def discovery_scaling(runs: Sequence[Sequence[tuple[float, bool]]], level: float
 
 
 def stage_relation(earlier: Sequence[float], later: Sequence[float], level: float = LEVEL) -> StageRelation:
-    """Spearman's correlation of the same candidates at two stages, with Fisher's interval.
+    """Spearman's correlation of the same candidates at two stages, with Bonett & Wright's (2000) interval.
 
-    The interval uses Bonett & Wright's (2000) variance (1 + ρ²/2) / (n − 3). Raises ``ValueError`` for fewer than four
-    candidates or a stage at which all are alike.
+    Raises ``ValueError`` for fewer than four candidates or a stage without variation.
     """
     if len(earlier) < LEAST_CORRELATED:
         raise ValueError(f"{len(earlier)} candidates were trained at both stages; {LEAST_CORRELATED} are needed")
@@ -189,31 +174,31 @@ def stage_relation(earlier: Sequence[float], later: Sequence[float], level: floa
     return StageRelation(correlation, Interval(math.tanh(centre - reach), math.tanh(centre + reach), level))
 
 
-def partial_rank_correlation(values: Sequence[float], later: Sequence[float], known: Sequence[float]) -> float | None:
-    """How far ``values`` order ``later`` beyond what ``known`` tells: Spearman's partial correlation.
+def partial_rank_correlation(values: Sequence[float], later: Sequence[float], control: Sequence[float]) -> float | None:
+    """Spearman's partial correlation of ``values`` and ``later`` given ``control``.
 
-    ``None`` where one of them never varies, or ``known`` tells one of the others completely.
+    ``None`` if one never varies or ``control`` determines another.
     """
     try:
-        direct, by_known, foretold = spearman(values, later), spearman(values, known), spearman(known, later)
+        direct, first, second = (spearman(*pair).rho for pair in ((values, later), (values, control), (control, later)))
     except ValueError:
         return None
-    rest = (1 - by_known.rho**2) * (1 - foretold.rho**2)
-    return (direct.rho - by_known.rho * foretold.rho) / math.sqrt(rest) if rest > 1e-12 else None
+    rest = (1 - first**2) * (1 - second**2)
+    return (direct - first * second) / math.sqrt(rest) if rest > 1e-12 else None
 
 
 MINIMUM_FINISHED = 8
-"""Fewer finished curves determine two weights and a mean too badly to stop anybody."""
+"""Fewer finished curves determine the regression too badly."""
 WINDOW = 0.1
-"""Share of all steps over which a loss is averaged, so that one lucky batch decides nothing."""
+"""Share of all steps over which a loss is averaged."""
 _RIDGE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A training curve: increasing steps, their losses, and how many steps a whole training has.
+    """A training curve with the ``total`` steps of a whole training.
 
-    ``final`` is the held-out loss that a whole training was scored by; None for one that has not ended, or was stopped.
+    ``final`` is the held-out loss of a whole training; None for one that has not ended, or was stopped.
     """
 
     steps: tuple[int, ...]
@@ -235,12 +220,12 @@ class Curve:
 
     @property
     def progress(self) -> float:
-        """The share of all steps that has been done."""
+        """The share of steps done."""
         return self.steps[-1] / self.total
 
     @property
     def ending(self) -> float:
-        """What the training came to: its held-out loss, else the mean training loss of its last steps."""
+        """The held-out loss, else the mean training loss of the last steps."""
         return self.level(1.0) if self.final is None else self.final
 
     def level(self, fraction: float) -> float:
@@ -265,11 +250,11 @@ class Extrapolation:
     deviation: float
 
     def predict(self, curve: Curve) -> float:
-        """The final loss (nats) that this curve is heading for, from what it did up to the fraction."""
+        """The predicted final loss (nats)."""
         return self.predict_from(features(curve, self.fraction))
 
     def predict_from(self, known: tuple[float, float]) -> float:
-        """The same from :func:`features`."""
+        """The predicted final loss from :func:`features`."""
         return self.final + sum(
             weight * (value - centre) for weight, value, centre in zip(self.weights, known, self.centre, strict=True)
         )
@@ -277,7 +262,7 @@ class Extrapolation:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Where a curve is heading: predicted final loss, the fit's residual deviation, the median to beat (all nats)."""
+    """Predicted final loss, the fit's residual deviation, and the median to beat (all nats)."""
 
     predicted: float
     deviation: float
@@ -291,10 +276,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class StoppingReplay:
-    """What stopping would have done to finished runs, as indices: who is stopped, who of the finalists is lost.
-
-    ``saved`` is the share of all steps that would not have been done.
-    """
+    """The effect of stopping on finished trainings, by index. ``saved`` is the share of all steps."""
 
     stopped: tuple[int, ...]
     saved: float
@@ -320,28 +302,27 @@ def fit(finished: Sequence[Curve], fraction: float) -> Extrapolation | None:
 def forecast(
     finished: Sequence[Curve], unfinished: Curve, fraction: float, stopped: Sequence[Curve] = ()
 ) -> Forecast | None:
-    """Where a run is heading, told from what it did up to ``fraction``; ``None`` while that cannot be told.
+    """The forecast of a training at ``fraction``; ``None`` before it, or if too few others have finished.
 
-    It is told once the run has come to ``fraction`` and enough others have finished. Runs that were ``stopped`` before
-    count in the median with their predicted ends: without them the median would move up with every stop.
+    Trainings that were ``stopped`` count in the median with their predicted ends, else each stop would raise it.
     """
     model = fit(finished, fraction)
     if model is None or unfinished.progress < fraction:
         return None
-    estimates = [model.predict(one) for one in stopped if one.progress >= fraction]
+    estimates = [model.predict(other) for other in stopped if other.progress >= fraction]
     bar = median([*(curve.ending for curve in finished), *estimates])
     return Forecast(model.predict(unfinished), model.deviation, bar, len(finished))
 
 
 QUANTILES = ((0.25, 0.75), (0.5, 0.5))
-"""At a quarter of the steps the worst quarter is stopped, at half of them the worse half of those that came so far."""
+"""At a quarter of the steps the worst quarter is stopped, at half of them the worse half of the rest."""
 LEAST_COMPARED = 16
-"""Of fewer trainings the quantiles say little."""
+"""Quantiles need at least as many trainings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """A training whose loss at a share of the steps is above a quantile of what earlier ones had there."""
+    """A training whose loss at a fraction of the steps exceeds a quantile of the earlier ones'."""
 
     fraction: float
     loss: float
@@ -351,10 +332,10 @@ class Behind:
 
 
 def behind(curve: Curve, earlier: Sequence[Curve]) -> Behind | None:
-    """Where a training has fallen behind; None while it keeps up, and while too few came as far before it."""
+    """Where a training has fallen behind; None if it has not, or too few are known."""
     for fraction, quantile in QUANTILES:
         if curve.progress >= fraction:
-            losses = [one.level(fraction) for one in earlier if one.progress >= fraction]
+            losses = [other.level(fraction) for other in earlier if other.progress >= fraction]
             reason = _behind(curve.level(fraction), losses, fraction, quantile)
             if reason:
                 return reason
@@ -369,59 +350,60 @@ def _behind(loss: float, earlier: Sequence[float], fraction: float, quantile: fl
 
 
 def replay_quantiles(curves: Sequence[Curve], finalists: int = 10) -> StoppingReplay:
-    """Go through finished runs in order as if those that fell :func:`behind` had been stopped there."""
+    """Replay finished trainings in order with those that fell :func:`behind` stopped there."""
     ends, stopped, undone = [curve.ending for curve in curves], list[int](), 0.0
-    seen: dict[float, list[float]] = {fraction: [] for fraction, _ in QUANTILES}
+    reached: dict[float, list[float]] = {fraction: [] for fraction, _ in QUANTILES}
     for place, curve in enumerate(curves):
         for fraction, quantile in QUANTILES:
-            loss, earlier = curve.level(fraction), seen[fraction]
+            loss, earlier = curve.level(fraction), reached[fraction]
             reason = _behind(loss, earlier, fraction, quantile)
             earlier.append(loss)
             if reason:
                 stopped.append(place)
                 undone += (1 - fraction) * curve.total
                 break
+    return _replay(curves, ends, stopped, undone, finalists)
+
+
+def replay_stopping(
+    curves: Sequence[Curve], fraction: float, finalists: int = 10, margin: float = 1.0
+) -> StoppingReplay:
+    """Replay finished trainings in order with extrapolation at ``fraction``, each judged by the earlier ones."""
+    _check_fraction(fraction)
+    ends, stopped = [curve.ending for curve in curves], list[int]()
+    inputs, finished, estimates = list[tuple[float, float]](), list[float](), list[float]()
+    for place, curve in enumerate(curves):
+        point = features(curve, fraction)
+        model = _fit(inputs, finished, fraction)
+        if model and model.predict_from(point) - margin * model.deviation > median([*finished, *estimates]):
+            stopped.append(place)
+            estimates.append(model.predict_from(point))
+        else:
+            inputs.append(point)
+            finished.append(ends[place])
+    undone = sum((1 - fraction) * curves[place].total for place in stopped)
+    return _replay(curves, ends, stopped, undone, finalists)
+
+
+def _replay(
+    curves: Sequence[Curve], ends: Sequence[float], stopped: Sequence[int], undone: float, finalists: int
+) -> StoppingReplay:
     best = tuple(sorted(range(len(curves)), key=lambda place: ends[place])[:finalists])
     steps = sum(curve.total for curve in curves)
     lost = tuple(place for place in best if place in set(stopped))
     return StoppingReplay(tuple(stopped), undone / steps if steps else 0.0, best, lost)
 
 
-def replay_stopping(
-    curves: Sequence[Curve], fraction: float, finalists: int = 10, margin: float = 1.0
-) -> StoppingReplay:
-    """Go through finished runs in order as if they could have been stopped at ``fraction``.
-
-    Each is judged by the earlier ones alone, of which stopped ones count with their predicted end only.
-    """
-    _check_fraction(fraction)
-    ends, stopped = [curve.ending for curve in curves], list[int]()
-    known, finished, estimates = list[tuple[float, float]](), list[float](), list[float]()
-    for place, curve in enumerate(curves):
-        seen = features(curve, fraction)
-        model = _fit(known, finished, fraction)
-        if model and model.predict_from(seen) - margin * model.deviation > median([*finished, *estimates]):
-            stopped.append(place)
-            estimates.append(model.predict_from(seen))
-        else:
-            known.append(seen)
-            finished.append(ends[place])
-    best = tuple(sorted(range(len(curves)), key=lambda place: ends[place])[:finalists])
-    steps = sum(curve.total for curve in curves)
-    saved = sum((1 - fraction) * curves[place].total for place in stopped) / steps if steps else 0.0
-    return StoppingReplay(tuple(stopped), saved, best, tuple(place for place in best if place in set(stopped)))
-
-
-def _fit(known: Sequence[tuple[float, float]], ends: Sequence[float], fraction: float) -> Extrapolation | None:
-    if len(known) < MINIMUM_FINISHED:
+def _fit(points: Sequence[tuple[float, float]], ends: Sequence[float], fraction: float) -> Extrapolation | None:
+    if len(points) < MINIMUM_FINISHED:
         return None
-    count = len(known)
-    centre = (math.fsum(one[0] for one in known) / count, math.fsum(one[1] for one in known) / count)
+    count = len(points)
+    centre = (math.fsum(point[0] for point in points) / count, math.fsum(point[1] for point in points) / count)
     final = math.fsum(ends) / count
-    rows = [(level - centre[0], fall - centre[1]) for level, fall in known]
+    rows = [(level - centre[0], fall - centre[1]) for level, fall in points]
     first, second = least_squares(rows, [end - final for end in ends], _RIDGE)
     model = Extrapolation(fraction, final, centre, (first, second), 0.0)
-    squares = math.fsum((end - model.predict_from(one)) ** 2 for one, end in zip(known, ends, strict=True))
+    squares = math.fsum((end - model.predict_from(point)) ** 2 for point, end in zip(points, ends, strict=True))
     return Extrapolation(fraction, final, centre, (first, second), math.sqrt(squares / (count - 3)))
 
 

@@ -1,7 +1,7 @@
-"""When a candidate may be called a discovery, and the model card of one that was confirmed.
+"""When a candidate is a discovery, and the model card of a confirmed one.
 
-Every verified candidate was trained with seeds and on held-out data that no selection has seen. It is compared,
-paired by seed, with the strongest control of the run by a one-sided t-test, corrected for all candidates tried.
+A verified candidate is compared with the run's strongest control by a one-sided t-test, paired by fresh seeds, on
+held-out data that no selection has seen, corrected for all candidates tried.
 """
 
 import math
@@ -13,7 +13,6 @@ from services.domain import lineage
 from services.domain.statistics import (
     CORRECTIONS,
     Interval,
-    Noise,
     PairedTest,
     differences,
     estimate,
@@ -38,13 +37,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryPolicy:
-    """How much evidence a run asks for.
+    """The evidence that a run requires.
 
-    ``level`` is the rate of false discoveries it accepts. ``seeds`` is how many fresh seeds a verdict needs.
-    ``looks`` is how often the same candidates may be tested as seeds are added; the level is divided by it, since
-    looking again is another chance to be lucky. ``worthwhile`` (nats) is the smallest gain of interest: a candidate
-    whose interval lies below it is refuted. ``pool_noise`` estimates the scatter of a difference from all verified
-    candidates together, which finds more with few seeds, but only holds where their scatter is alike.
+    ``level`` is the accepted rate of false discoveries, divided by ``looks``, the number of tests of one candidate as
+    seeds are added. ``seeds`` is the number of fresh seeds that a verdict needs. A candidate whose interval lies below
+    ``worthwhile`` (nats) is refuted. ``pool_noise`` pools the deviation of all verified candidates.
     """
 
     level: float = 0.05
@@ -67,11 +64,10 @@ class DiscoveryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The verdict on one candidate; the numbers are ``None`` where there were too few seeds to test anything.
+    """The verdict on one candidate; the numbers are ``None`` if there were too few seeds for a test.
 
-    ``effect`` is the control's loss minus the candidate's (nats, positive is better), ``interval`` is two-sided at
-    95%, ``p`` is one-sided, ``adjusted_p`` is corrected for the ``tried`` candidates of the run. ``control`` is the
-    strongest of all ``controls``.
+    ``effect`` is the loss of ``control``, the strongest of ``controls``, minus the candidate's (nats). ``interval`` is
+    two-sided at 95 %, ``p`` one-sided, ``adjusted_p`` corrected for the ``tried`` candidates of the run.
     """
 
     candidate: str
@@ -90,23 +86,28 @@ class Finding:
 def findings(
     candidates: Mapping[str, Losses], controls: Mapping[str, Losses], tried: int, policy: DiscoveryPolicy
 ) -> tuple[Finding, ...]:
-    """Judge all verified candidates of a run together, in the order given.
+    """The verdicts on all verified candidates of a run, in the order given.
 
-    Only seeds that the candidate and every control have count, or the strongest control would be a matter of who was
-    trained. The false discovery rate holds for the verdicts of one call: as results come in, the last call is the one
-    that counts. Raises ``ValueError`` without controls or when fewer were tried than verified.
+    Only seeds that the candidate shares with every control count. The false discovery rate holds for the verdicts of
+    one call. Raises ``ValueError`` without controls or when fewer were tried than verified.
     """
     if not controls:
         raise ValueError("controls is empty: a discovery is a comparison; verify the baselines with the same seeds")
     drafts = [_draft(name, losses, controls, tried) for name, losses in candidates.items()]
     ready = [draft for draft in drafts if len(draft.seeds) >= policy.seeds]
-    tests = _tests(ready, candidates, controls, policy)
+    gains = [_gains(draft, candidates[draft.candidate], controls) for draft in ready]
+    pooled = pooled_noise(gains) if policy.pool_noise and gains else None
+    tests = [paired_test(gain, pooled) for gain in gains]
     adjusted = CORRECTIONS[policy.correction]([test.p for test in tests], tried)
     judged = {
         draft.candidate: _judged(draft, test, share, policy)
         for draft, test, share in zip(ready, tests, adjusted, strict=True)
     }
-    return tuple(judged.get(draft.candidate) or _waiting(draft, policy) for draft in drafts)
+    return tuple(
+        judged.get(draft.candidate)
+        or replace(draft, reason=f"{len(draft.seeds)} of {policy.seeds} seeds are there for it and for every control")
+        for draft in drafts
+    )
 
 
 def strongest(controls: Mapping[str, Losses], seeds: Sequence[int]) -> str:
@@ -115,21 +116,21 @@ def strongest(controls: Mapping[str, Losses], seeds: Sequence[int]) -> str:
 
 
 def seeds_to_confirm(effect: float, deviation: float, tried: int, policy: DiscoveryPolicy, chance: float = 0.8) -> int:
-    """How many fresh seeds find a true ``effect`` with probability ``chance``, though ``tried`` candidates were.
+    """How many fresh seeds confirm a true ``effect``, the run's only one, with probability ``chance``.
 
-    ``deviation`` is that of one paired difference. Assumes that it is the run's only real effect (the hardest case).
+    ``deviation`` is that of one paired difference.
     """
     alpha = policy.level / policy.looks / max(1, tried)
     return max(policy.seeds, seeds_needed(effect, deviation, alpha, chance))
 
 
-def detectable(found: Sequence[Finding], level: float = 0.05, chance: float = 0.8) -> float | None:
+def detectable(claims: Sequence[Finding], level: float = 0.05, chance: float = 0.8) -> float | None:
     """The true gain (nats) that these tests would have confirmed with probability ``chance``, as the only real effect.
 
-    From the median scatter of the tested claims' paired differences; None where nothing was tested.
+    From the median deviation of the claims' paired differences; None where nothing was tested.
     """
-    tested = [one for one in found if one.interval is not None and len(one.seeds) > 1]
-    deviations = sorted(_deviation(one) for one in tested)
+    tested = [finding for finding in claims if finding.interval is not None and len(finding.seeds) > 1]
+    deviations = sorted(map(_deviation, tested))
     if not deviations or deviations[len(deviations) // 2] <= 0:
         return None
     deviation, count = deviations[len(deviations) // 2], len(tested[0].seeds)
@@ -158,26 +159,9 @@ def _deviation(finding: Finding) -> float:
 
 
 def _draft(name: str, losses: Losses, controls: Mapping[str, Losses], tried: int) -> Finding:
-    shared = set(losses).intersection(*controls.values())
-    seeds = tuple(sorted(shared))
+    seeds = tuple(sorted(set(losses).intersection(*controls.values())))
     control = strongest(controls, seeds) if seeds else None
     return Finding(name, Outcome.UNDECIDED, "not tested", control, seeds, tried, controls=tuple(sorted(controls)))
-
-
-def _waiting(draft: Finding, policy: DiscoveryPolicy) -> Finding:
-    have = len(draft.seeds)
-    return replace(draft, reason=f"{have} of {policy.seeds} seeds are there for it and for every control")
-
-
-def _tests(
-    ready: Sequence[Finding],
-    candidates: Mapping[str, Losses],
-    controls: Mapping[str, Losses],
-    policy: DiscoveryPolicy,
-) -> list[PairedTest]:
-    gains = [_gains(draft, candidates[draft.candidate], controls) for draft in ready]
-    known: Noise | None = pooled_noise(gains) if policy.pool_noise and gains else None
-    return [paired_test(gain, known) for gain in gains]
 
 
 def _gains(draft: Finding, losses: Losses, controls: Mapping[str, Losses]) -> list[float]:
@@ -195,15 +179,8 @@ def _judged(draft: Finding, test: PairedTest, adjusted: float, policy: Discovery
         outcome, reason = Outcome.REFUTED, f"no better than {draft.control} on fresh seeds"
     elif interval.high < policy.worthwhile:
         outcome, reason = Outcome.REFUTED, f"the gain over {draft.control} is below {policy.worthwhile:g} nats"
-    return replace(
-        draft,
-        outcome=outcome,
-        reason=reason,
-        effect=test.effect,
-        interval=interval,
-        p=test.p,
-        adjusted_p=adjusted,
-    )
+    numbers = {"effect": test.effect, "interval": interval, "p": test.p, "adjusted_p": adjusted}
+    return replace(draft, outcome=outcome, reason=reason, **numbers)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +196,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a card needs to know of a candidate beside the finding. Sizes are counts, speed is tokens per second."""
+    """A candidate's facts on its card."""
 
     name: str
     motivation: str
@@ -232,7 +209,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One confirmed discovery: sentences for people, and the finding and facts that they are made from."""
+    """One confirmed discovery in sentences, with its finding and facts."""
 
     candidate: str
     claim: str
@@ -248,45 +225,37 @@ class ModelCard:
 def gallery(
     findings: Sequence[Finding], facts: Mapping[str, ModelFacts], parents: lineage.Parents, controls: Sequence[str]
 ) -> tuple[ModelCard, ...]:
-    """The cards of all confirmed findings, greatest effect first.
-
-    ``controls`` names every control that was verified beside them. Raises ``KeyError`` for a candidate without facts.
-    """
+    """The cards of all confirmed findings, greatest effect first. ``controls`` names the verified controls."""
     confirmed = [finding for finding in findings if finding.outcome is Outcome.CONFIRMED]
-    ordered = sorted(confirmed, key=lambda one: (-(one.effect or 0.0), one.candidate))
-    return tuple(card(one, facts, parents, controls) for one in ordered)
+    ordered = sorted(confirmed, key=lambda finding: (-(finding.effect or 0.0), finding.candidate))
+    return tuple(card(finding, facts, parents, controls) for finding in ordered)
 
 
 def card(
     finding: Finding, facts: Mapping[str, ModelFacts], parents: lineage.Parents, controls: Sequence[str]
 ) -> ModelCard:
-    """The card of one finding. Raises ``ValueError`` when it was not tested: there is nothing to claim."""
-    known = facts[finding.candidate]
+    """The card of one finding. Raises ``ValueError`` if it was not tested."""
+    own = facts[finding.candidate]
     path = reversed(lineage.path_to_root(parents, finding.candidate))
     return ModelCard(
         candidate=finding.candidate,
-        claim=_claim(finding, known),
-        evidence=_evidence(finding, known),
-        cost=_cost(known),
-        lineage=tuple(facts[one].name if one in facts else one for one in path),
+        claim=_claim(finding, own),
+        evidence=(
+            f"{len(finding.seeds)} fresh seeds, paired: {', '.join(map(str, finding.seeds))}.",
+            f"One-sided p {finding.p:.3g}, adjusted {finding.adjusted_p:.3g} for {finding.tried} candidates tried.",
+            f"Held-out data {own.data_fingerprint}, which no selection has seen.",
+        ),
+        cost=_cost(own),
+        lineage=tuple(facts[name].name if name in facts else name for name in path),
         compared=f"Strongest of {len(controls)} controls ({', '.join(controls)}): {finding.control}.",
         finding=finding,
-        facts=known,
+        facts=own,
     )
 
 
 def to_markdown(entry: ModelCard) -> str:
     """The card as a page section."""
-    lines = [
-        f"## {entry.facts.name}",
-        "",
-        entry.claim,
-        "",
-        entry.facts.motivation,
-        "",
-        "### Evidence",
-        "",
-    ]
+    lines = [f"## {entry.facts.name}", "", entry.claim, "", entry.facts.motivation, "", "### Evidence", ""]
     lines += [f"- {line}" for line in (*entry.evidence, entry.compared)]
     lines += ["", "### Cost", "", *(f"- {line}" for line in entry.cost or ("Not measured.",))]
     return "\n".join([*lines, "", "### Lineage", "", " → ".join(entry.lineage), ""])
@@ -298,14 +267,6 @@ def _claim(finding: Finding, facts: ModelFacts) -> str:
     return (
         f"At stage {facts.stage}, {facts.name} has a held-out loss {finding.effect:.4f} nats below {finding.control} "
         f"(95% interval {finding.interval.low:.4f} to {finding.interval.high:.4f})."
-    )
-
-
-def _evidence(finding: Finding, facts: ModelFacts) -> tuple[str, ...]:
-    return (
-        f"{len(finding.seeds)} fresh seeds, paired: {', '.join(map(str, finding.seeds))}.",
-        f"One-sided p {finding.p:.3g}, adjusted {finding.adjusted_p:.3g} for {finding.tried} candidates tried.",
-        f"Held-out data {facts.data_fingerprint}, which no selection has seen.",
     )
 
 

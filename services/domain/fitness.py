@@ -1,17 +1,16 @@
 """Fitness of a candidate against the measured baselines of the same run, stage and data: three named versions.
 
-``standardised-gain-1`` is the default. It is a selection index (Smith 1936; Hazel 1943): the gains over the root in
-loss and benchmark, each in units of its measured noise, averaged with their reliabilities as weights. Noise is the
-standard deviation that another seed and other held-out items of the same kind would give a gain; reliability is the
-test–retest correlation over seeds (intraclass correlation, Shrout & Fleiss 1979). Both are measured on the baselines of
-a run and stage, so one scale holds for all that is ranked together. It is linear in the measurements: it never
-saturates, and no opinion enters it.
+``standardised-gain-1``, the default, is a selection index (Smith 1936; Hazel 1943): the gains over the root in loss and
+benchmark, in units of their noise, averaged with their reliabilities as weights. Noise is the standard deviation of a
+gain over seeds and held-out items; reliability is the test–retest correlation over seeds (intraclass correlation,
+Shrout & Fleiss 1979). Both are measured on the baselines of a run and stage. The index is linear in the measurements
+and uses no judgement.
 
-``paper`` and ``code`` reproduce arXiv:2507.18074 for comparison. A measured difference counts within ±10% of the
-baseline only: ``σ(6 · clip(Δ / (0.1 · baseline), −1, 1))``; the judge's 1–10 counts as ``(raw − 1) / 9``. ``paper`` is
-the mean of the terms (0–1), ``code`` their sum (0–3), which is what the published archive holds.
+``paper`` and ``code`` reproduce arXiv:2507.18074. A difference counts as ``σ(6 · clip(Δ / (0.1 · baseline), −1, 1))``,
+the judge's 1–10 as ``(raw − 1) / 9``. ``paper`` is the mean of the terms (0–1), ``code`` their sum (0–3), which is what
+the published archive holds.
 
-A loss that looks too good to be true is a `Suspicion`: a closer look follows, and `fault` says what its findings mean.
+A suspiciously low loss is a `Suspicion`, which is investigated; `fault` evaluates the investigation.
 """
 
 import math
@@ -27,7 +26,7 @@ TERMS = frozenset({LOSS, BENCHMARK, JUDGE})
 WINDOW = 0.1
 """Share of the baseline beyond which a difference counts no further."""
 STEEPNESS = 6.0
-"""The constant before the clipped difference: the outermost terms are σ(±6), about 0.0025 and 0.9975."""
+"""The factor of the clipped difference: terms lie between σ(−6) and σ(6)."""
 JUDGE_LOWEST, JUDGE_HIGHEST = 1.0, 10.0
 
 
@@ -36,9 +35,8 @@ def _mean(parts: Sequence[float]) -> float:
 
 
 _SATURATING: Mapping[str, Callable[[Sequence[float]], float]] = MappingProxyType({"paper": _mean, "code": math.fsum})
-"""How each version of the paper and its code joins its terms."""
+"""How the paper and its code combine the terms."""
 VERSIONS = (STANDARDISED_GAIN, *_SATURATING)
-"""All versions by the name that a run's settings use, the default first."""
 DEFAULT = STANDARDISED_GAIN
 
 
@@ -54,10 +52,9 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is known of one candidate; ``None`` means not measured, which is never read as a number.
+    """One candidate's loss (nats), benchmark (more is better) and raw judgement (1–10); ``None`` is not measured.
 
-    ``loss`` is in nats, ``benchmark`` is a score where more is better, ``judge`` is the raw 1–10.
-    Raises ``ValueError`` for a value that cannot be a measurement (NaN, infinite, negative, a judge outside 1–10).
+    Raises ``ValueError`` for an impossible value.
     """
 
     loss: float | None
@@ -75,7 +72,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """The measured root of the run (DeltaNet unless the run says otherwise): means over its seeds."""
+    """The measured root of the run: means over its seeds."""
 
     loss: float | None
     benchmark: float | None
@@ -88,7 +85,7 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Fitness:
-    """A value with everything it was made from; ``parts`` holds one number in [0, 1] per switched-on term."""
+    """A value and its origin; ``parts`` holds one number in [0, 1] per term."""
 
     value: float
     version: str
@@ -97,28 +94,31 @@ class Fitness:
 
 
 def fitness(version: str, measured: Measured, baseline: Baseline, terms: frozenset[str] = TERMS) -> Fitness | None:
-    """The fitness of ``measured`` in a version of the paper, or ``None`` where a switched-on term was not measured.
+    """The fitness in a version of the paper from the given terms, or ``None`` if one of them was not measured.
 
-    ``terms`` is the ablation switch: "without judge" is ``{"loss", "benchmark"}``, and ``paper`` is then their mean.
     Raises ``ValueError`` for an unknown version or term, other conditions than the baseline's, or a baseline of zero.
     """
-    join = _version(version)
-    _check_terms(terms)
+    if version not in _SATURATING:
+        raise ValueError(f"fitness version {version!r} is not known; choose one of {', '.join(VERSIONS)}")
+    if not terms:
+        raise ValueError("terms is empty: a fitness needs at least one of loss, benchmark and judge")
+    if unknown := terms - TERMS:
+        raise ValueError(f"terms holds {', '.join(sorted(unknown))}, which is none of loss, benchmark and judge")
     check_conditions(measured.conditions, baseline.conditions)
     parts = {term: _part(term, measured, baseline) for term in sorted(terms)}
-    known = {term: part for term, part in parts.items() if part is not None}
-    if len(known) < len(parts):
+    measured_parts = {term: part for term, part in parts.items() if part is not None}
+    if len(measured_parts) < len(parts):
         return None
-    return Fitness(join(list(known.values())), version, MappingProxyType(known), baseline)
+    value = _SATURATING[version](list(measured_parts.values()))
+    return Fitness(value, version, MappingProxyType(measured_parts), baseline)
 
 
 @dataclass(frozen=True, slots=True)
 class Replicates:
-    """What the baselines of a stage measured of one quantity, the root first.
+    """One quantity of all baselines of a stage: ``values`` by seed, the root's first.
 
-    ``values`` holds each model's value by seed. ``item_errors`` holds the standard errors of the other models' gains
-    over the root that come from the held-out items alone (blocks of text, benchmark questions), as far as they are
-    known; where there is no other model, the root's own error times √2.
+    ``item_errors`` are the standard errors, over held-out items, of the others' gains over the root; without another
+    model, the root's own error times √2.
     """
 
     values: Sequence[Mapping[int, float]]
@@ -127,12 +127,12 @@ class Replicates:
 
 @dataclass(frozen=True, slots=True)
 class TermScale:
-    """How finely one quantity is measured: the noise of one seed's gain, and its reliability where it is known."""
+    """The noise of one seed's gain in one quantity, and its reliability if known."""
 
     noise: float
     reliability: float | None
     seeds_noise: float | None
-    """The part of the noise that comes from seeds; ``None`` where no model had two."""
+    """The seeds' part of the noise; ``None`` if no model had two."""
     freedom: int
     """Degrees of freedom of the seeds' part."""
 
@@ -147,7 +147,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class StandardisedGain:
-    """A value in units of noise with its interval; ``gains`` holds the raw gain of each term that counts."""
+    """A value in units of noise with its interval; ``gains`` holds the raw gain of each weighted term."""
 
     value: float
     gains: Mapping[str, float]
@@ -156,12 +156,11 @@ class StandardisedGain:
 
 
 def scale_of(replicates: Mapping[str, Replicates]) -> Scale | None:
-    """The scale of a stage from its baselines; ``None`` where the noise of the loss cannot be measured at all.
+    """The scale of a stage from its baselines; ``None`` if the noise of the loss cannot be measured.
 
-    The loss is what every candidate is trained for, so it always counts. The benchmark counts as far as both are
-    reliable, and not at all where a reliability is zero or unknown: unknown noise must not select.
+    The loss always counts, the benchmark only if both reliabilities are known and positive.
     """
-    terms = {name: scale for name, one in replicates.items() if (scale := _term_scale(one)) is not None}
+    terms = {name: scale for name, measured in replicates.items() if (scale := _term_scale(measured)) is not None}
     if LOSS not in terms:
         return None
     weights = {LOSS: terms[LOSS].reliability or 1.0}
@@ -174,33 +173,31 @@ def scale_of(replicates: Mapping[str, Replicates]) -> Scale | None:
 def standardised_gain(
     gains: Mapping[str, float | None], scale: Scale, intervals: Mapping[str, Interval | None], seeds: int
 ) -> StandardisedGain | None:
-    """The weighted mean of the gains in units of noise, or ``None`` where a term that counts was not measured.
+    """The weighted mean of the gains in units of noise, or ``None`` if a weighted term was not measured.
 
-    ``gains`` are positive where the candidate is better. ``intervals`` are those of the gains, which with one seed
-    speak about held-out items only and are widened here by what another seed would have given. The interval of the
-    value takes the ends of all terms together: wider than exact, never narrower; ``None`` where one is not known.
+    With one seed the ``intervals`` are over held-out items and are widened by the noise of seeds. The interval of the
+    value adds the ends of all terms, which is conservative; ``None`` if one of them is unknown.
     """
-    known = {name: gain for name in scale.weights if (gain := gains.get(name)) is not None}
-    if len(known) < len(scale.weights):
+    weighted = {name: gain for name in scale.weights if (gain := gains.get(name)) is not None}
+    if len(weighted) < len(scale.weights):
         return None
     total = math.fsum(scale.weights.values())
     factors = {name: weight / total / scale.terms[name].noise for name, weight in scale.weights.items()}
-    value = math.fsum(factors[name] * gain for name, gain in known.items())
-    ends = {name: _widened(one, scale.terms[name], seeds) for name in factors if (one := intervals.get(name))}
+    value = math.fsum(factors[name] * gain for name, gain in weighted.items())
+    ends = {name: _widened(items, scale.terms[name], seeds) for name in factors if (items := intervals.get(name))}
     interval = None
     if len(ends) == len(factors):
-        low = math.fsum(factors[name] * one.low for name, one in ends.items())
-        high = math.fsum(factors[name] * one.high for name, one in ends.items())
+        low = math.fsum(factors[name] * end.low for name, end in ends.items())
+        high = math.fsum(factors[name] * end.high for name, end in ends.items())
         interval = Interval(low, high, next(iter(ends.values())).level)
-    return StandardisedGain(value, MappingProxyType(known), interval, scale)
+    return StandardisedGain(value, MappingProxyType(weighted), interval, scale)
 
 
 def reliability(values: Sequence[Mapping[int, float]], error: float | None = None) -> float | None:
-    """The test–retest correlation over seeds of a quantity: how well one seed's order of models repeats, 0 to 1.
+    """The test–retest correlation over seeds of a quantity, 0 to 1; ``None`` for fewer than three models.
 
-    With two seeds or more in common it is the intraclass correlation for consistency, ICC(3,1). With one, it is the
-    share of the variance between models that ``error``, the standard error of one model's value, leaves. ``None`` where
-    fewer than three models, or no error, are known.
+    With two common seeds or more it is the intraclass correlation ICC(3,1). With one, it is the share of the variance
+    between models that is not explained by ``error``, the standard error of one model's value.
     """
     if len(values) < 3:
         return None
@@ -225,10 +222,7 @@ def reliability(values: Sequence[Mapping[int, float]], error: float | None = Non
 
 
 def difference_term(gain: float, baseline: float) -> float:
-    """``σ(6 · clip(gain / (0.1 · baseline), −1, 1))``: 0.5 at no difference, symmetric around it.
-
-    ``gain`` is positive where the candidate is better. Raises ``ValueError`` for a baseline that is not positive.
-    """
+    """``σ(6 · clip(gain / (0.1 · baseline), −1, 1))``. Raises ``ValueError`` for a baseline that is not positive."""
     if not baseline > 0:
         raise ValueError(f"baseline must be positive to measure a relative difference, not {baseline!r}")
     clipped = max(-1.0, min(1.0, gain / (WINDOW * baseline)))
@@ -251,14 +245,14 @@ def refuse_impossible(field: str, value: float | None) -> None:
 
 
 def _term_scale(measured: Replicates) -> TermScale | None:
-    """The noise is that of seeds and of items together, as far as each is known; ``None`` where neither is."""
+    """The noise of seeds and items in quadrature; ``None`` if neither is known."""
     root, *others = measured.values
     gains = [[other[seed] - root[seed] for seed in sorted(root.keys() & other.keys())] for other in others]
     repeated = [gain for gain in gains if len(gain) > 1]
     seeds = None
     if repeated:
         seeds = pooled_noise(repeated)
-    elif len(root) > 1:  # a gain over the root is a difference of two values that each scatter like it
+    elif len(root) > 1:  # a gain is the difference of two values with the root's deviation
         alone = pooled_noise([list(root.values())])
         seeds = Noise(alone.deviation * math.sqrt(2), alone.freedom)
     items = math.sqrt(_mean([error**2 for error in measured.item_errors])) if measured.item_errors else None
@@ -266,16 +260,12 @@ def _term_scale(measured: Replicates) -> TermScale | None:
     if not noise > 0:
         return None
     error = items / math.sqrt(2) if items else None
-    return TermScale(
-        noise,
-        reliability(measured.values, error),
-        seeds.deviation if seeds else None,
-        seeds.freedom if seeds else 0,
-    )
+    deviation, freedom = (seeds.deviation, seeds.freedom) if seeds else (None, 0)
+    return TermScale(noise, reliability(measured.values, error), deviation, freedom)
 
 
 def _widened(items: Interval, scale: TermScale, seeds: int) -> Interval:
-    """The interval of one seed over items, widened by what other seeds would have given; added in quadrature."""
+    """The interval of one seed over items, widened by the noise of seeds in quadrature."""
     if seeds > 1 or scale.seeds_noise is None:
         return items
     reach = student_quantile((1 + items.level) / 2, scale.freedom) * scale.seeds_noise
@@ -294,19 +284,6 @@ def _part(term: str, measured: Measured, baseline: Baseline) -> float | None:
     return difference_term(reference - value if term == LOSS else value - reference, reference)
 
 
-def _version(name: str) -> Callable[[Sequence[float]], float]:
-    if name not in _SATURATING:
-        raise ValueError(f"fitness version {name!r} is not known; choose one of {', '.join(VERSIONS)}")
-    return _SATURATING[name]
-
-
-def _check_terms(terms: frozenset[str]) -> None:
-    if not terms:
-        raise ValueError("terms is empty: a fitness needs at least one of loss, benchmark and judge")
-    if unknown := terms - TERMS:
-        raise ValueError(f"terms holds {', '.join(sorted(unknown))}, which is none of loss, benchmark and judge")
-
-
 def check_conditions(candidate: Conditions, baseline: Conditions) -> None:
     """Raise ``ValueError`` naming what the two measurements do not share."""
     for field in ("run", "stage", "data_fingerprint", "precision"):
@@ -319,28 +296,27 @@ THRESHOLD = 0.10
 INVESTIGATE, PROBE, PAPER = "investigate", "probe", "paper"
 POLICIES = (INVESTIGATE, PROBE, PAPER)
 REPEATED_SHARE = 0.5
-"""The share of a suspected gain that has to be there again; a leak through seed or data order leaves about none."""
+"""The share of a suspected gain that has to be reproduced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """Whether a loss is suspect, with the numbers that say so: the evidence of a rejection."""
+    """Whether a loss is suspect, and the evidence."""
 
     suspected: bool
     loss: float
     reference: float
-    """The honest loss compared with: the baseline's, or the best control's where that passes the threshold itself."""
+    """The baseline's loss, or the best control's if that is itself below the threshold."""
     floor: float
-    """A loss below this one is suspect."""
+    """Losses below are suspect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Investigation:
-    """What a closer look at a suspected loss found. A measurement that was not made is ``None``.
+    """The investigation of a suspected loss; gains over the root in nats, ``None`` if not measured.
 
-    ``gain`` is the root's loss minus the candidate's as they were measured first, ``repeated_gain`` the same of both
-    trained again with another seed on shifted data and scored on other text, ``other_text_gain`` that of these two on
-    text from another source, all in nats.
+    ``repeated_gain`` is that of both trained again with another seed on shifted data and scored on other text,
+    ``other_text_gain`` that of these two on text from another source.
     """
 
     failed_probes: tuple[str, ...]
@@ -357,10 +333,9 @@ def leakage_policy(name: str) -> str:
 
 
 def suspicion(loss: float, baseline_loss: float, controls: Sequence[float], threshold: float = THRESHOLD) -> Suspicion:
-    """Compare ``loss`` (nats) with the floor that the baseline and the run's honest ``controls`` set.
+    """Compare ``loss`` (nats) with the floor set by the baseline and the run's ``controls``.
 
-    Raises ``ValueError`` for a loss that is NaN, infinite or negative, a baseline of zero, or a threshold not in (0,
-    1).
+    Raises ``ValueError`` for an impossible loss, a baseline of zero, or a threshold not in (0, 1).
     """
     refuse_impossible("loss", loss)
     refuse_impossible("baseline_loss", baseline_loss)
@@ -377,11 +352,11 @@ def suspicion(loss: float, baseline_loss: float, controls: Sequence[float], thre
 
 
 def fault(policy: str, investigation: Investigation) -> str | None:
-    """Why a suspected candidate is rejected, or ``None`` where the policy keeps it."""
+    """Why a suspected candidate is rejected, or ``None`` if the policy accepts it."""
     if investigation.failed_probes:
         return f"the thorough check fails ({investigation.failed_probes[0]})"
     if policy == PAPER:
-        return "no probe explains it, but the run's policy leakage=paper keeps no such loss"
+        return "no probe explains it, but the run's policy leakage=paper rejects every such loss"
     if (
         policy == INVESTIGATE
         and investigation.repeated_gain is not None

@@ -1,9 +1,8 @@
-"""Settings of a run from text: its promotion (policy, stages, evidence), and its own scale or corpus.
+"""A run's promotion, scale file and corpus from text settings.
 
-The policies `verify`, `block`, `eta`, `parameters`, `flops`, `stages`, `verify_seeds`, `level`, `worthwhile` and
-`ablations` come as text or numbers. `stages` names the stages above the search, commas between, each with what is set
-otherwise than its scale says, as in ``explore,verify:seeds=3`` or ``tiny:tokens=1200000:seeds=5``. Budgets relative to
-the baseline are shares: ``0.1`` is ±10 %, ``+0.1`` at most 10 % more, ``none`` no limit.
+The policy `stages` lists the stages above the search with overrides, as in ``explore,verify:seeds=3`` or
+``tiny:tokens=1200000:seeds=5``. Budgets relative to the baseline are shares: ``0.1`` is ±10 %, ``+0.1`` at most 10 %
+more, ``none`` no limit.
 """
 
 import tomllib
@@ -20,7 +19,7 @@ Policies = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Climb:
-    """How candidates are promoted; not at all without ``promotion``. ``ablations`` limits the analyst's requests."""
+    """How candidates are promoted, if at all. ``ablations`` limits the analyst's requests."""
 
     promotion: PromotionPolicy | None
     stages: tuple[Stage, ...]
@@ -29,14 +28,12 @@ class Climb:
 
 
 def climb_of(promotion: str, policies: Policies, scale: str, overrides: Mapping[str, str]) -> Climb:
-    """What a run's settings say. Raises ``ValueError`` naming the policy that is impossible."""
+    """The promotion of a run's settings. Raises ``ValueError`` naming an invalid policy."""
     if promotion and promotion not in PROMOTIONS:
         raise ValueError(f"promotion is {promotion!r}; choose one of {', '.join(PROMOTIONS)}")
     ablations = _whole(policies, "ablations", 0)
     if not 0 < _real(policies, "prune_from", 0.5) < 1:
-        raise ValueError(
-            f"policy prune_from must be a share of the steps between 0 and 1, not {policies['prune_from']!r}"
-        )
+        raise ValueError(f"policy prune_from must be between 0 and 1, not {policies['prune_from']!r}")
     if promotion in ("", "none"):
         return Climb(None, (), DiscoveryPolicy(), ablations)
     default = DiscoveryPolicy()
@@ -71,7 +68,7 @@ def _stages(policies: Policies, scale: str, overrides: Mapping[str, str], seeds:
 
 
 def _stage(text: str, scale: str, overrides: Mapping[str, str], seeds: int) -> Stage:
-    """The run's own overrides hold at the run's own scale, so that a stage of it differs by what it names alone."""
+    """A stage at the run's own scale inherits the run's overrides."""
     name, *parts = text.split(":")
     split = [part.partition("=") for part in parts]
     pairs = {field: value for field, _, value in split}
@@ -126,10 +123,7 @@ def parse_scale_file(content: str, name: str) -> tuple[str, dict[str, str]]:
 
 
 def corpus_overrides(corpus: str) -> Mapping[str, str]:
-    """What a scale trains on instead: hub:NAME or hub:NAME@CONFIG, else the path of a folder or file.
-
-    The tokenizer stays the scale's own, which is bytes where it names none.
-    """
+    """The overrides for a corpus: hub:NAME or hub:NAME@CONFIG, else the path of a folder or file."""
     if not corpus.startswith(HUB):
         return {"corpus": "files", "dataset": corpus, "dataset_config": ""}
     dataset, _, config = corpus.removeprefix(HUB).partition("@")

@@ -23,7 +23,7 @@ class Flaws:
 
 def flaws(parents: Parents) -> Flaws:
     """Find every orphan and every member of a cycle, in time linear in the mapping."""
-    orphans = tuple(one for one, parent in parents.items() if parent is not None and parent not in parents)
+    orphans = tuple(candidate for candidate, parent in parents.items() if parent is not None and parent not in parents)
     return Flaws(orphans, _cyclic(parents))
 
 
@@ -32,15 +32,15 @@ def path_to_root(parents: Parents, candidate: str) -> list[str]:
 
     Raises ``KeyError`` for an unknown candidate, ``ValueError`` for a path that meets an orphan or a cycle.
     """
-    path, seen = [candidate], {candidate}
+    path, visited = [candidate], {candidate}
     parent = parents[candidate]
     while parent is not None:
-        if parent in seen:
+        if parent in visited:
             raise ValueError(f"the lineage of {candidate} has a cycle through {parent}")
         if parent not in parents:
             raise ValueError(f"lineage of {candidate} is broken: {path[-1]} names the unknown parent {parent}")
         path.append(parent)
-        seen.add(parent)
+        visited.add(parent)
         parent = parents[parent]
     return path
 
@@ -52,7 +52,7 @@ def root(parents: Parents, candidate: str) -> str:
 
 def roots(parents: Parents) -> list[str]:
     """All candidates without a parent, in the mapping's order."""
-    return [one for one, parent in parents.items() if parent is None]
+    return [candidate for candidate, parent in parents.items() if parent is None]
 
 
 def grandparent(parents: Parents, candidate: str) -> str | None:
@@ -64,9 +64,9 @@ def grandparent(parents: Parents, candidate: str) -> str | None:
 def children(parents: Parents) -> dict[str, list[str]]:
     """The children of every candidate, in the mapping's order: the index that the functions below take."""
     index: dict[str, list[str]] = {parent: [] for parent in parents}
-    for one, parent in parents.items():
+    for candidate, parent in parents.items():
         if parent is not None:
-            index.setdefault(parent, []).append(one)
+            index.setdefault(parent, []).append(candidate)
     return index
 
 
@@ -75,39 +75,39 @@ def siblings(parents: Parents, candidate: str, index: Mapping[str, Sequence[str]
     parent = parents[candidate]
     if parent is None:
         return []
-    known = children(parents) if index is None else index
-    return [one for one in known[parent] if one != candidate]
+    index = index or children(parents)
+    return [child for child in index[parent] if child != candidate]
 
 
 def subtree(parents: Parents, candidate: str, index: Mapping[str, Sequence[str]] | None = None) -> list[str]:
     """The candidate and all its descendants, parents before children (depth first). Raises ``KeyError`` if unknown."""
-    known = children(parents) if index is None else index
-    order, waiting, seen = [], [candidate], {candidate}
+    index = index or children(parents)
+    order, pending, visited = [], [candidate], {candidate}
     if candidate not in parents:
         raise KeyError(candidate)
-    while waiting:
-        one = waiting.pop()
-        order.append(one)
-        fresh = [child for child in known.get(one, ()) if child not in seen]
-        seen.update(fresh)
-        waiting.extend(reversed(fresh))
+    while pending:
+        node = pending.pop()
+        order.append(node)
+        unvisited = [child for child in index.get(node, ()) if child not in visited]
+        visited.update(unvisited)
+        pending.extend(reversed(unvisited))
     return order
 
 
 def depths(parents: Parents) -> dict[str, int]:
     """How far every candidate is from its root (0 for the root itself); errors as :func:`path_to_root`."""
-    known: dict[str, int] = {}
+    depth: dict[str, int] = {}
     for parent in parents:
         path: list[str] = []
         step: str | None = parent
-        while step is not None and step not in known:
+        while step is not None and step not in depth:
             if len(path) > len(parents) or step not in parents:
                 path_to_root(parents, parent)
             path.append(step)
             step = parents[step]
-        base = -1 if step is None else known[step]
-        known.update({climbed: base + place for place, climbed in enumerate(reversed(path), start=1)})
-    return known
+        base = -1 if step is None else depth[step]
+        depth.update({climbed: base + place for place, climbed in enumerate(reversed(path), start=1)})
+    return depth
 
 
 def _cyclic(parents: Parents) -> tuple[str, ...]:

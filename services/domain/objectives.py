@@ -1,8 +1,7 @@
-"""Several objectives at once: what a run may optimise, who is dominated, and the volume that a front dominates.
+"""Several objectives: non-dominated sorting and crowding distance as in NSGA-II, and the hypervolume of a front.
 
-Ordering is that of NSGA-II (Deb et al. 2002, doi:10.1109/4235.996017): by rounds of non-dominated sorting, and within
-one round by crowding distance, so that the ends of a front and its empty stretches come first. Everything here is a
-*cost*: positive, and less is better. Speed is counted as seconds per token and a benchmark as its error.
+NSGA-II: Deb et al. 2002, doi:10.1109/4235.996017. All values are positive *costs*, of which less is better: speed is
+seconds per token, a benchmark its error.
 """
 
 import math
@@ -17,14 +16,14 @@ Costs = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What may be optimised. `higher` says which way people read it; `unit` is theirs as well."""
+    """A quantity that a run can optimise; `higher` values are better for people."""
 
     name: str
     unit: str
     higher: bool = False
 
     def cost(self, value: float) -> float:
-        """The value as a cost; `value` of a cost is :meth:`value`."""
+        """The value as a cost."""
         if self.name == "speed":
             return math.inf if value <= 0 else 1 / value
         return 1 - value if self.higher else value
@@ -51,11 +50,11 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     }
 )
 MOST = 4
-"""Objectives of a run: with more, nearly nothing dominates anything."""
+"""Objectives of a run: with more, almost no candidate dominates another."""
 
 
 def parse_objectives(text: str) -> tuple[Objective, ...]:
-    """From "loss,parameters"; nothing for an empty text. Raises ``ValueError`` that says what is possible."""
+    """From text such as "loss,parameters". Raises ``ValueError`` naming the possible objectives."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         return ()
@@ -68,7 +67,7 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
 
 
 def costs_of(objectives: Sequence[Objective], measured: Mapping[str, float | None]) -> Costs | None:
-    """The costs of one candidate; None where any of them was not measured, or is not a finite number."""
+    """The costs of one candidate; None if one was not measured or is not finite."""
     costs = []
     for objective in objectives:
         value = measured.get(objective.name)
@@ -85,7 +84,7 @@ def dominates(costs: Costs, other: Costs) -> bool:
 
 
 def fronts(points: Sequence[Costs]) -> list[list[int]]:
-    """Places of the points by rounds: those that nothing dominates, those that only the former dominate, and so on."""
+    """Places of the points by rounds of non-dominated sorting."""
     left = list(range(len(points)))
     nested_fronts = []
     while left:
@@ -96,10 +95,7 @@ def fronts(points: Sequence[Costs]) -> list[list[int]]:
 
 
 def crowding(points: Sequence[Costs]) -> list[float]:
-    """The crowding distance of each point of one front; infinite at its ends.
-
-    Of several equal points the first alone stands for the place; the others have no distance at all.
-    """
+    """The crowding distance of each point of one front; infinite at its ends, 0 for duplicates."""
     places: dict[Costs, int] = {}
     for place, point in enumerate(points):
         places.setdefault(point, place)
@@ -123,10 +119,7 @@ def nsga_order(points: Sequence[Costs]) -> list[int]:
 
 
 def hypervolume(points: Iterable[Costs], reference: Costs) -> float:
-    """The share of the box from zero to ``reference`` that the points dominate; what lies outside it adds nothing.
-
-    Zero with nothing inside, and never less with one more point. By slices along the last objective.
-    """
+    """The share of the box from zero to ``reference`` that the points dominate, by slices along the last objective."""
     if not all(0 < limit < math.inf for limit in reference):
         raise ValueError(f"reference must be positive and finite in every objective, not {reference!r}")
     scaled = {tuple(max(0.0, cost / limit) for cost, limit in zip(p, reference, strict=True)) for p in points}
@@ -135,7 +128,7 @@ def hypervolume(points: Iterable[Costs], reference: Costs) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The front of a run, and the hypervolume after each of its members came: (place in the run, volume)."""
+    """The front of a run, and (place in the run, hypervolume) after each new member."""
 
     front: frozenset[int]
     volumes: tuple[tuple[int, float], ...]
@@ -143,10 +136,7 @@ class Progress:
 
 
 def progress(costs: Sequence[Costs | None], baselines: Sequence[int]) -> Progress | None:
-    """Over the candidates of a run in their order; `baselines` are the places that the reference comes from.
-
-    None while no baseline is measured in all objectives.
-    """
+    """Over the candidates of a run in order; `baselines` are places of the reference. None without any measured."""
     reference = reference_of(cost for place in baselines if (cost := costs[place]) is not None)
     if reference is None:
         return None
@@ -155,10 +145,10 @@ def progress(costs: Sequence[Costs | None], baselines: Sequence[int]) -> Progres
     for place, cost in enumerate(costs):
         if cost is None:
             continue
-        known = [(other, costs[other]) for other in front]
-        if any(point == cost or (point and dominates(point, cost)) for _, point in known):
+        members = [(other, costs[other]) for other in front]
+        if any(point == cost or (point and dominates(point, cost)) for _, point in members):
             continue
-        front = [*(other for other, point in known if point and not dominates(cost, point)), place]
+        front = [*(other for other, point in members if point and not dominates(cost, point)), place]
         volumes.append((place, hypervolume([point for other in front if (point := costs[other])], reference)))
     return Progress(frozenset(front), tuple(volumes), reference)
 
@@ -179,15 +169,16 @@ def _volume(points: Sequence[Costs]) -> float:
 
 
 def reference_of(baselines: Iterable[Costs]) -> Costs | None:
-    """The worst of the baselines in each objective; None without any. A front has volume where it beats that."""
+    """The worst of the baselines in each objective; None without any."""
     columns = list(zip(*baselines, strict=True))
     return tuple(max(column) for column in columns) or None
 
 
 def scalarised(points: Sequence[Costs], rng: random.Random) -> list[float]:
-    """One score for each point, higher is better, under weights drawn at random: the augmented Chebyshev function of
-    ParEGO (Knowles 2006, doi:10.1109/TEVC.2005.851274). A model of such scores leads to another part of the front with
-    every draw."""
+    """A score for each point, higher is better, by ParEGO's augmented Chebyshev function with random weights.
+
+    Knowles 2006, doi:10.1109/TEVC.2005.851274.
+    """
     if not points:
         return []
     drawn = [rng.expovariate(1.0) for _ in points[0]]

@@ -1,15 +1,9 @@
-"""The candidate pool: who may be a parent or a reference, when that changes, and the ways to choose a parent.
+"""The candidate pool (arXiv:2507.18074, section on the Researcher), and strategies that choose a parent.
 
-Source: arXiv:2507.18074, the section on the Researcher. The pool holds the 50 best; a parent comes uniformly from
-ranks 1–10 and 4 references from ranks 11–50; it is first filled after 200 entries and changes only after every 50
-more.
-
-Choices where the paper is silent: before the first update seeds are drawn from everything that has entered so far
-(the search then explores from the baselines at once); a pool too small to have ranks below the parents' gives
-references from the candidates that are not the parent; fewer than asked are given where fewer exist.
-
-A parent strategy sees all entries that may be drawn and a source of randomness, and returns one id. The paper's needs
-the pool's members only; the tree and the islands need the whole archive, so the caller passes what it has.
+The pool holds the 50 best. A parent is drawn uniformly from ranks 1–10 and 4 references from ranks 11–50. It is first
+filled after 200 entries and updated after every further 50. The paper leaves open, and this module decides: before the
+first update seeds are drawn from all entries so far; a pool without ranks below the parents' gives references from the
+candidates other than the parent.
 """
 
 import itertools
@@ -26,10 +20,7 @@ from services.domain.objectives import Costs, nsga_order
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One scored candidate; ``sequence`` is its place in the log, ``parent`` the id it was made from.
-
-    ``costs`` are those of a run with several objectives, where all of them were measured.
-    """
+    """One scored candidate; ``sequence`` is that of its event. ``costs`` belong to runs with several objectives."""
 
     id: str
     fitness: float
@@ -44,9 +35,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class PoolPolicy:
-    """The numbers of the pool; the defaults are the paper's, tiny runs scale them down.
+    """The sizes of the pool, by default the paper's; without a ``cold_start`` the first update comes after one batch.
 
-    ``cold_start`` 0 means no cold start: the first update comes after one batch. A bad number raises ``ValueError``.
+    Raises ``ValueError`` naming an invalid number.
     """
 
     size: int = 50
@@ -66,10 +57,7 @@ class PoolPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """A pool in time: its ranked members, what has entered since the last update, and how much entered in all.
-
-    It stays bounded: ``members`` by the size, ``pending`` by the cold start or the batch.
-    """
+    """The ranked members, the entries since the last update, and the number of entries in all; bounded in size."""
 
     members: tuple[Entry, ...] = ()
     pending: tuple[Entry, ...] = ()
@@ -79,7 +67,7 @@ class PoolState:
 
 @dataclass(frozen=True, slots=True)
 class PoolUpdate:
-    """The pool has changed: its new ranking, and who came and went (ids, in rank order)."""
+    """An update of the pool: its new ranking, and the ids of new and removed members, in rank order."""
 
     number: int
     count: int
@@ -90,16 +78,16 @@ class PoolUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """The seeds of one proposal: one parent to modify and references to look at, best first."""
+    """The seeds of one proposal: a parent to modify, and references, best first."""
 
     parent: Entry
     references: tuple[Entry, ...]
 
 
 def rank(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """Best first: by fitness, then the earlier one, then by id. Of several entries with one id the best is kept.
+    """Best first: by costs as NSGA-II does, then those without costs by fitness, sequence and id.
 
-    Entries with costs are ordered by them, as NSGA-II does, and come before those without.
+    Of several entries with one id the best remains.
     """
     ordered = sorted(entries, key=lambda entry: (-entry.fitness, entry.sequence, entry.id))
     best: dict[str, Entry] = {}
@@ -113,20 +101,23 @@ def rank(entries: Iterable[Entry]) -> tuple[Entry, ...]:
 def entered(state: PoolState, entry: Entry, policy: PoolPolicy) -> tuple[PoolState, PoolUpdate | None]:
     """The pool after one more scored candidate, and the update if that one completed a batch.
 
-    An id that the pool or its waiting batch holds already changes nothing (a redelivery). One that fell out of the pool
-    earlier is not remembered: the archive, which knows every id, keeps those away.
+    A redelivered member changes nothing. The caller excludes ids that have left the pool.
     """
-    if entry.id in [known.id for known in (*state.members, *state.pending)]:
+    if entry.id in [member.id for member in (*state.members, *state.pending)]:
         return state, None
     state = replace(state, pending=(*state.pending, entry), count=state.count + 1)
-    if len(state.pending) < _awaited(state, policy):
+    if len(state.pending) < (policy.batch if state.updates else policy.cold_start or policy.batch):
         return state, None
-    update = _update(state, policy)
-    return PoolState(update.members, (), state.count, update.number), update
+    members = rank((*state.members, *state.pending))[: policy.size]
+    before, after = [member.id for member in state.members], [member.id for member in members]
+    came = tuple(name for name in after if name not in set(before))
+    went = tuple(name for name in before if name not in set(after))
+    update = PoolUpdate(state.updates + 1, state.count, members, came, went)
+    return PoolState(members, (), state.count, update.number), update
 
 
 def rescored(state: PoolState, candidate: str, fitness: float) -> PoolState:
-    """The pool with another fitness of one of its entries; the members stay the same, their order follows."""
+    """The pool with another fitness of one entry; the same members in their new order."""
 
     def changed(entries: Sequence[Entry]) -> list[Entry]:
         return [replace(entry, fitness=fitness) if entry.id == candidate else entry for entry in entries]
@@ -135,14 +126,14 @@ def rescored(state: PoolState, candidate: str, fitness: float) -> PoolState:
 
 
 def seeds(state: PoolState) -> tuple[Entry, ...]:
-    """Who may be drawn now, best first: the members, or all that entered while the pool has never been updated."""
+    """The entries that may be drawn, best first: the members, or all entries before the first update."""
     return state.members if state.updates else rank(state.pending)
 
 
 def draw(members: Sequence[Entry], policy: PoolPolicy, rng: random.Random, parent: Entry | None = None) -> Draw:
-    """One parent from the top ranks and the references from the ranks below, without repetition.
+    """One parent from the top ranks, unless it is given, and references from the ranks below.
 
-    ``parent`` is given where another strategy has chosen it. Raises ``ValueError`` if there is no candidate to draw.
+    Raises ``ValueError`` without any entry.
     """
     ranked = rank(members)[: policy.size]
     if parent is None:
@@ -152,22 +143,6 @@ def draw(members: Sequence[Entry], policy: PoolPolicy, rng: random.Random, paren
     below = ranked[policy.parents :] if len(ranked) > policy.parents else ranked
     others = [entry for entry in below if entry.id != parent.id]
     return Draw(parent, rank(rng.sample(others, min(policy.references, len(others)))))
-
-
-def _awaited(state: PoolState, policy: PoolPolicy) -> int:
-    return policy.batch if state.updates else policy.cold_start or policy.batch
-
-
-def _update(state: PoolState, policy: PoolPolicy) -> PoolUpdate:
-    members = rank((*state.members, *state.pending))[: policy.size]
-    before, after = {entry.id for entry in state.members}, {entry.id for entry in members}
-    return PoolUpdate(
-        number=state.updates + 1,
-        count=state.count,
-        members=members,
-        came=tuple(entry.id for entry in members if entry.id not in before),
-        went=tuple(entry.id for entry in state.members if entry.id not in after),
-    )
 
 
 class ParentStrategy(Protocol):
@@ -183,7 +158,7 @@ class ParentStrategy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Paper:
-    """Uniform over the best ``top`` ranks (arXiv:2507.18074)."""
+    """Uniform over the best ``top`` ranks."""
 
     top: int = 10
 
@@ -194,7 +169,7 @@ class Paper:
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """Every entry alike: the ablation that shows what selection brings."""
+    """Uniform over all entries: the ablation of selection."""
 
     def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
         """Anyone."""
@@ -203,7 +178,7 @@ class Uniform:
 
 @dataclass(frozen=True, slots=True)
 class PowerLaw:
-    """Rank r with weight r^−exponent: mostly the best, now and then anyone."""
+    """Rank r with weight r^−exponent."""
 
     exponent: float = 1.0
 
@@ -217,16 +192,15 @@ class PowerLaw:
 class Uct:
     """Upper confidence bounds over the tree (Kocsis & Szepesvári 2006).
 
-    From a virtual root above all roots one descends to the child with the highest mean fitness rank of its subtree
-    plus ``exploration · √(ln visits of the node / visits of the child)``, and stops where the node itself, as an arm
-    with its own rank and its number of children as visits, has the highest bound. Ranks are scaled to [0, 1], so the
-    constant suits any fitness.
+    The descent from a virtual root takes the child with the highest mean fitness rank of its subtree plus
+    ``exploration · √(ln visits of the node / visits of the child)``. It stops at a node that, as an arm of its own with
+    its rank and number of children, has the highest bound. Ranks are scaled to [0, 1].
     """
 
     exploration: float = 0.7
 
     def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
-        """The node where the descent stops; ties fall by chance."""
+        """The node where the descent stops; ties are broken at random."""
         ranked = _ranked(entries)
         worth = {entry.id: 1 - place / len(ranked) for place, entry in enumerate(ranked)}
         parents = {entry.id: entry.parent if entry.parent in worth else None for entry in ranked}
@@ -251,10 +225,10 @@ class Uct:
 
 @dataclass(frozen=True, slots=True)
 class Islands:
-    """Families kept apart, so that one early success does not crowd out the others.
+    """Families in ``count`` islands, by the root that they descend from, so that one success does not crowd out others.
 
-    Entries are dealt to ``count`` islands by the root they descend from; an island is chosen uniformly, then one of
-    its ``top``. With fewer roots than islands the children of the roots found the islands.
+    An island is chosen uniformly, then one of its ``top``. If there are fewer roots than islands, the roots' children
+    found islands too.
     """
 
     count: int = 4
@@ -262,12 +236,9 @@ class Islands:
 
     def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
         """One of the best of one island."""
-        islands = self._islands(_ranked(entries))
-        return rng.choice(islands[rng.randrange(len(islands))][: self.top]).id
-
-    def _islands(self, ranked: Sequence[Entry]) -> list[list[Entry]]:
-        known = {entry.id for entry in ranked}
-        parents = {entry.id: entry.parent if entry.parent in known else None for entry in ranked}
+        ranked = _ranked(entries)
+        ids = {entry.id for entry in ranked}
+        parents = {entry.id: entry.parent if entry.parent in ids else None for entry in ranked}
         founders = self._founders(parents, {entry.id: entry.sequence for entry in ranked})
         islands: list[list[Entry]] = [[] for _ in range(self.count)]
         depth = lineage.depths(parents)
@@ -276,7 +247,8 @@ class Islands:
             home[entry.id] = founders.get(entry.id, home[parents[entry.id]])
         for entry in ranked:
             islands[home[entry.id] % self.count].append(entry)
-        return [island for island in islands if island]
+        occupied = [island for island in islands if island]
+        return rng.choice(occupied[rng.randrange(len(occupied))][: self.top]).id
 
     def _founders(self, parents: lineage.Parents, born: Mapping[str, int]) -> dict[str, int]:
         """Every founder with its number, in order of birth."""
@@ -284,13 +256,14 @@ class Islands:
         if len(founders) < self.count:
             index = lineage.children(parents)
             founders = [*founders, *itertools.chain.from_iterable(index[founder] for founder in founders)]
-        return {one: place for place, one in enumerate(sorted(founders, key=lambda founder: (born[founder], founder)))}
+        ordered = sorted(founders, key=lambda founder: (born[founder], founder))
+        return {founder: place for place, founder in enumerate(ordered)}
 
 
 BEYOND_THE_POOL = frozenset({"uniform", "uct", "islands"})
 """Strategies that see every scored candidate of the run instead of the pool's members."""
 BY_FITNESS = frozenset({"uct", "islands"})
-"""Those of them that rank all of these: they know of no other objective."""
+"""Those of them that rank by fitness alone."""
 
 STRATEGIES: Mapping[str, Callable[[], ParentStrategy]] = MappingProxyType(
     {"paper": Paper, "uniform": Uniform, "power-law": PowerLaw, "uct": Uct, "islands": Islands}
@@ -316,9 +289,9 @@ def _subtree_sums(parents: lineage.Parents, worth: Mapping[str, float]) -> tuple
     """Sum of worth and number of nodes of every subtree, its top included."""
     sums, visits = dict(worth), dict.fromkeys(worth, 1)
     depth = lineage.depths(parents)
-    for one in sorted(parents, key=lambda parent: -depth[parent]):
-        parent = parents[one]
+    for node in sorted(parents, key=lambda node: -depth[node]):
+        parent = parents[node]
         if parent is not None:
-            sums[parent] += sums[one]
-            visits[parent] += visits[one]
+            sums[parent] += sums[node]
+            visits[parent] += visits[node]
     return sums, visits

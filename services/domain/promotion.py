@@ -1,10 +1,9 @@
 """Promotion: which candidates are trained again at higher stages, with which seeds, and their results.
 
-Rung 0 is the search itself, every stage above it is one rung, and the last one gives the verdicts. Two policies choose
-at each rung: the paper's (better than the baseline in loss and benchmark, then the best of those) and asynchronous
-successive halving (Li et al. 2020, arXiv:1810.05934). Both keep to a budget of parameters and FLOPs relative to the
-rung's baseline. What a rung remembers is bounded, so that a decision costs the same at any length of a run. All that is
-trained at a rung in one round, candidates and controls, gets the same seeds, which nothing else of the run has used.
+Rung 0 is the search, each stage above it is a rung, and the last one gives the verdicts. Two policies choose at each
+rung: the paper's, and asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), within a budget of parameters
+and FLOPs relative to the baseline. A rung's state is bounded. All trainings of a rung in one round have the same seeds,
+which nothing else of the run has used.
 """
 
 import math
@@ -22,9 +21,8 @@ PLACES = 64
 class Result:
     """One candidate's result at one rung; what was not measured is ``None``.
 
-    ``fitness`` orders the candidates of the search; above it there is no verdict, and the loss orders them. ``loss`` is
-    in nats, ``benchmark`` a score where more is better, ``flops`` are per token. With several objectives ``costs``
-    order. Raises ``ValueError`` for a number that is not finite.
+    ``fitness`` ranks the search, ``loss`` (nats) the rungs above it, ``costs`` runs with several objectives; ``flops``
+    are per token. Raises ``ValueError`` for a number that is not finite.
     """
 
     candidate: str
@@ -44,7 +42,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How far from the baseline's a number may lie, as a share; ``upwards`` bounds only what a candidate has more."""
+    """The permitted deviation from the baseline, as a share; ``upwards`` bounds increases only."""
 
     share: float
     upwards: bool = False
@@ -54,7 +52,7 @@ class Limit:
             raise ValueError(f"a budget relative to the baseline must be a share of 0 or more, not {self.share!r}")
 
     def admits(self, value: float | None, reference: float | None) -> bool:
-        """Whether ``value`` stays inside; what was not measured on either side does not."""
+        """Whether ``value`` is within the limit; False if either was not measured."""
         if value is None or reference is None:
             return False
         excess = value - reference if self.upwards else abs(value - reference)
@@ -63,10 +61,9 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How far from the baseline's size and cost a candidate may be; ``None`` sets no limit.
+    """Limits of a candidate's size and cost relative to the baseline; ``None`` sets no limit.
 
-    With ``match`` a candidate that has too many parameters, or too few, is trained again at the width that comes
-    nearest to the baseline's, instead of being refused.
+    With ``match`` a candidate outside the limit of parameters is trained at the width nearest to the baseline's.
     """
 
     parameters: Limit | None = Limit(0.10)
@@ -74,27 +71,27 @@ class Budget:
     match: bool = False
 
     def admits(self, result: Result, baseline: Result) -> bool:
-        """Whether both stay inside."""
+        """Whether size and cost are within the limits."""
         if self.matched(result, baseline) is not None:
             return True
         sizes = ((self.parameters, result.parameters, baseline.parameters), (self.flops, result.flops, baseline.flops))
         return all(limit is None or limit.admits(value, reference) for limit, value, reference in sizes)
 
     def matched(self, result: Result, baseline: Result) -> int | None:
-        """The parameters that the candidate is to be made as wide for; None where it is trained as it is."""
-        known = result.parameters is not None and baseline.parameters is not None
-        if not self.match or not known or self.parameters is None:
+        """The parameter count to match; None for a candidate that keeps its width."""
+        measured = result.parameters is not None and baseline.parameters is not None
+        if not self.match or not measured or self.parameters is None:
             return None
         return None if self.parameters.admits(result.parameters, baseline.parameters) else baseline.parameters
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """The state of one rung: the number of admitted results, and those still considered.
+    """The state of one rung; ``count`` is the number of admitted results.
 
-    ``waiting`` came before the baseline was measured. ``kept`` is the open block (paper, in the order they came) or the
-    best so far (halving, best first). ``promoted`` names those of ``kept`` that went on already. ``outside`` are the
-    best of those that the budget turned away; a fork with another budget weighs them again.
+    ``waiting`` arrived before the baseline. ``kept`` is the open block (paper) or the best so far (halving).
+    ``promoted`` names those of ``kept`` that were promoted. ``outside`` are the best outside the budget, which a fork
+    with another budget may admit.
     """
 
     waiting: tuple[Result, ...] = ()
@@ -126,9 +123,9 @@ class PromotionPolicy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PaperPromotion:
-    """After every ``block`` results of a rung, and at its end, the best ``top`` that beat the baseline in both.
+    """The best ``top`` of every ``block`` results that beat the baseline in loss and benchmark.
 
-    With several objectives those qualify that the baseline does not dominate.
+    With several objectives, those that the baseline does not dominate.
     """
 
     block: int = 50
@@ -140,23 +137,20 @@ class PaperPromotion:
             raise ValueError(f"promotion.block and promotion.top must be at least 1, not {self.block} and {self.top}")
 
     def kept(self, rung: Rung, result: Result) -> Rung:
-        """The block, one longer."""
+        """The rung with one more result in its block."""
         return replace(rung, kept=(*rung.kept, result), count=rung.count + 1)
 
     def chosen(self, rung: Rung, baseline: Result, over: bool) -> tuple[Rung, tuple[Result, ...]]:
-        """The best of a block that is full, or that stays as it is."""
+        """The best of a full block, or of the last one."""
         if len(rung.kept) < self.block and not over:
             return rung, ()
-        better = [one for one in rung.kept if _beats(one, baseline)]
+        better = [result for result in rung.kept if _beats(result, baseline)]
         return replace(rung, kept=()), tuple(_best(better)[: self.top])
 
 
 @dataclass(frozen=True, slots=True)
 class SuccessiveHalving:
-    """The best 1/``eta`` of a rung's results so far are promoted; no candidate waits for a rung to be complete.
-
-    A rung that ends with fewer than ``eta`` results sends on its best, so that a short search has a finalist too.
-    """
+    """The best 1/``eta`` of a rung's results so far; of a rung that ends with fewer than ``eta`` results, the best."""
 
     eta: int = 4
     budget: Budget = field(default_factory=Budget)
@@ -166,22 +160,23 @@ class SuccessiveHalving:
             raise ValueError(f"promotion.eta must be at least 2, not {self.eta}: it is one over the share that goes on")
 
     def kept(self, rung: Rung, result: Result) -> Rung:
-        """The best so far with the new one in its place."""
+        """The rung with the result among its best."""
         best = tuple(_best([*rung.kept, result])[:PLACES])
-        return replace(rung, kept=best, promoted=rung.promoted & {one.candidate for one in best}, count=rung.count + 1)
+        promoted = rung.promoted & {member.candidate for member in best}
+        return replace(rung, kept=best, promoted=promoted, count=rung.count + 1)
 
     def chosen(self, rung: Rung, baseline: Result, over: bool) -> tuple[Rung, tuple[Result, ...]]:
-        """The best ⌊n / eta⌋ so far, without those already promoted; the baseline served for the budget only."""
+        """The best ⌊n / eta⌋ so far that were not promoted yet."""
         del baseline
         places = rung.count // self.eta or int(over)
-        fresh = tuple(one for one in rung.kept[:places] if one.candidate not in rung.promoted)
-        return replace(rung, promoted=rung.promoted | {one.candidate for one in fresh}), fresh
+        chosen = tuple(result for result in rung.kept[:places] if result.candidate not in rung.promoted)
+        return replace(rung, promoted=rung.promoted | {result.candidate for result in chosen}), chosen
 
 
 def decide(policy: PromotionPolicy, rung: Rung, baseline: Result | None, over: bool) -> tuple[Rung, tuple[Result, ...]]:
     """The rung after its waiting results were admitted or excluded, and the promoted candidates, best first.
 
-    While the baseline is not measured everybody waits. Those outside the budget neither go on nor take a place.
+    Results wait until the baseline is measured.
     """
     if baseline is None:
         return rung, ()
@@ -194,9 +189,9 @@ def decide(policy: PromotionPolicy, rung: Rung, baseline: Result | None, over: b
 
 
 def matched_width(measured: Mapping[int, int], target: int) -> int:
-    """The width whose measured parameter count is nearest to ``target``; ties go to the smaller width.
+    """The width whose parameter count is nearest to ``target``, the smaller of two. ``measured`` maps widths to counts.
 
-    ``measured`` maps widths to parameters. Raises ``ValueError`` when it is empty.
+    Raises ``ValueError`` when it is empty.
     """
     if not measured:
         raise ValueError("measured is empty: count the parameters at one width at least")
@@ -212,26 +207,20 @@ def reason(result: Result, baseline: Result) -> str:
 
 
 def _beats(result: Result, baseline: Result) -> bool:
-    """Better in loss and benchmark; False without a benchmark.
-
-    With several objectives: not dominated by the baseline.
-    """
+    """Better in loss and benchmark; with several objectives, not dominated by the baseline."""
     if baseline.costs is not None:
-        return (
-            result.costs is not None and result.costs != baseline.costs and not dominates(baseline.costs, result.costs)
-        )
+        return result.costs not in (None, baseline.costs) and not dominates(baseline.costs, result.costs)
     if result.benchmark is None or baseline.benchmark is None:
         return False
     return result.loss < baseline.loss and result.benchmark > baseline.benchmark
 
 
 def _best(results: Sequence[Result]) -> list[Result]:
-    """Best fitness first, then those without by loss; the earlier of equals, for sorting is stable. Those with costs
-    come first, in the order of NSGA-II."""
+    """Those with costs in the order of NSGA-II, then by fitness, then by loss; the earlier of equals."""
     costs = [(result, result.costs) for result in results if result.costs is not None]
     first = [costs[place][0] for place in nsga_order([cost for _, cost in costs])]
     rest = [result for result in results if result.costs is None]
-    return [*first, *sorted(rest, key=lambda one: (one.fitness is None, -(one.fitness or 0.0), one.loss))]
+    return [*first, *sorted(rest, key=lambda result: (result.fitness is None, -(result.fitness or 0.0), result.loss))]
 
 
 Losses = tuple[tuple[int, float], ...]  # by seed
@@ -241,7 +230,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One rung above the search: a scale, how many fresh seeds, and all that is set otherwise than the scale says."""
+    """One rung above the search: a scale with overrides, and the number of fresh seeds."""
 
     scale: str
     seeds: int
@@ -254,7 +243,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """Train a candidate again with seeds and held-out data that no selection has seen."""
+    """Train a candidate again with fresh seeds and held-out data."""
 
     candidate: str
     round: int
@@ -262,21 +251,21 @@ class Promote:
     stage: Stage
     seeds: tuple[int, ...]
     reason: str
-    match: int | None = None  # parameters that its width is to be chosen for
+    match: int | None = None  # parameters that its width has to match
 
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """The state of all rungs. ``rungs`` and ``roots`` begin with the search's; those above begin anew every round."""
+    """The state of all rungs. Those above the search, ``rungs[0]`` and ``roots[0]``, are reset every round."""
 
     rounds: int = 0
-    open: bool = False  # a round has begun and has no verdicts yet
+    open: bool = False  # a round is in progress
     rungs: tuple[Rung, ...] = ()
     roots: tuple[Result | None, ...] = ()
     climbing: frozenset[tuple[str, int]] = frozenset()  # candidates in training, and their rung
-    accompanied: frozenset[int] = frozenset()  # rungs to which the controls were sent in this round
+    accompanied: frozenset[int] = frozenset()  # rungs that the controls were promoted to in this round
     verified: tuple[tuple[str, Losses], ...] = ()  # at the last rung, in this round
-    earlier: frozenset[str] = frozenset()  # promoted before a fork changed the rules; a verdict tests them again
+    earlier: frozenset[str] = frozenset()  # promoted before a fork changed the rules
 
     def is_climbing(self, candidate: str) -> bool:
         """Whether a result of this candidate is awaited at any rung."""
@@ -292,9 +281,7 @@ def rescored(ladder: Ladder, candidate: str, fitness: float) -> Ladder:
     """The ladder with another fitness of one result of the search."""
 
     def changed(results: Sequence[Result]) -> tuple[Result, ...]:
-        return tuple(
-            replace(result, fitness=fitness) if result.candidate == candidate else result for result in results
-        )
+        return tuple(replace(one, fitness=fitness) if one.candidate == candidate else one for one in results)
 
     rungs = [replace(rung, waiting=changed(rung.waiting), kept=changed(rung.kept)) for rung in ladder.rungs[:1]]
     roots = [root and changed([root])[0] for root in ladder.roots[:1]]
@@ -308,58 +295,56 @@ def arrived(ladder: Ladder, rung: int, candidate: str, result: Result | None, ro
 
 
 def verified(ladder: Ladder, candidate: str, losses: Losses) -> Ladder:
-    """The ladder after a result of the last rung, which the verdicts rest on; empty where the training failed."""
+    """The ladder after a result of the last rung; ``losses`` is empty if the training failed."""
     return replace(ladder, verified=(*ladder.verified, (candidate, losses)))
 
 
 def climb(
     ladder: Ladder, promotion: PromotionPolicy, stages: Sequence[Stage], controls: Sequence[str], over: bool
 ) -> tuple[Ladder, tuple[Promote, ...]]:
-    """Candidates to promote now, rung by rung. ``over`` says that the search has ended for good.
+    """Candidates to promote now, rung by rung; ``over``: the search has ended.
 
-    The controls go to a rung together with the first candidate that gets there, and again in every round.
+    In each round the controls are promoted together with the first candidate of a rung.
     """
     promoted: list[Promote] = []
     for rung, stage in enumerate(stages):
         ended = over and not any(at <= rung for _, at in ladder.climbing)
         baseline = _at(ladder.roots, rung, None)
-        kept, chosen = decide(promotion, _at(ladder.rungs, rung, Rung()), baseline, ended)
-        ladder = replace(ladder, rungs=_with(ladder.rungs, rung, kept, Rung()))
+        state, chosen = decide(promotion, _at(ladder.rungs, rung, Rung()), baseline, ended)
+        ladder = replace(ladder, rungs=_with(ladder.rungs, rung, state, Rung()))
         if chosen and baseline is not None:
-            reasons = {one.candidate: reason(one, baseline) for one in chosen}
-            matches = {one.candidate: promotion.budget.matched(one, baseline) for one in chosen}
-            ladder, more = _sent(ladder, rung + 1, stage, reasons, controls)
-            promoted += [replace(one, match=matches.get(one.candidate)) for one in more]
+            reasons = {result.candidate: reason(result, baseline) for result in chosen}
+            matches = {result.candidate: promotion.budget.matched(result, baseline) for result in chosen}
+            ladder, promotions = _promoted(ladder, rung + 1, stage, reasons, controls)
+            promoted += [replace(promote, match=matches.get(promote.candidate)) for promote in promotions]
     return ladder, tuple(promoted)
 
 
 def under_way(ladder: Ladder, stages: Sequence[Stage]) -> tuple[Promote, ...]:
     """Request all trainings in progress above the search again."""
     return tuple(
-        Promote(one, ladder.rounds, rung, stages[rung - 1], _seeds(ladder, rung, stages[rung - 1]), "begun again")
-        for one, rung in sorted(ladder.climbing)
+        Promote(candidate, ladder.rounds, rung, stages[rung - 1], _seeds(ladder, rung, stages[rung - 1]), "begun again")
+        for candidate, rung in sorted(ladder.climbing)
     )
 
 
 def kept(ladder: Ladder, stages: Sequence[Stage]) -> Ladder:
     """The ladder with these stages; promotions to removed stages are dropped."""
-    return replace(ladder, climbing=frozenset(one for one in ladder.climbing if one[1] <= len(stages)))
+    return replace(ladder, climbing=frozenset((name, rung) for name, rung in ladder.climbing if rung <= len(stages)))
 
 
 def reopened(ladder: Ladder) -> Ladder:
-    """The ladder of a fork with other promotion rules, which are applied to the stored results of the search.
+    """The ladder of a fork with other promotion rules, which apply to the stored results of the search.
 
-    A round in progress is abandoned. Candidates that were promoted may be promoted again, with fresh seeds.
+    A round in progress is abandoned; its candidates may be promoted again, with fresh seeds.
     """
     if not ladder.rungs:
         return ladder
     search = ladder.rungs[0]
     waiting = (*search.kept, *search.outside, *search.waiting)
-    again = Rung(waiting=waiting, count=search.count - len(search.kept))
+    rungs = (Rung(waiting=waiting, count=search.count - len(search.kept)),)
     earlier = ladder.earlier | search.promoted
-    return replace(
-        ladder, open=False, rungs=(again,), roots=ladder.roots[:1], climbing=frozenset(), verified=(), earlier=earlier
-    )
+    return Ladder(ladder.rounds, False, rungs, ladder.roots[:1], accompanied=ladder.accompanied, earlier=earlier)
 
 
 def closed(ladder: Ladder) -> Ladder:
@@ -370,30 +355,26 @@ def closed(ladder: Ladder) -> Ladder:
 def _measured(ladder: Ladder, rung: int, result: Result, root: bool) -> Ladder:
     if root:
         return replace(ladder, roots=_with(ladder.roots, rung, result, None))
-    known = _at(ladder.rungs, rung, Rung())
-    known = replace(known, waiting=(*known.waiting, result))
-    return replace(ladder, rungs=_with(ladder.rungs, rung, known, Rung()))
+    state = _at(ladder.rungs, rung, Rung())
+    state = replace(state, waiting=(*state.waiting, result))
+    return replace(ladder, rungs=_with(ladder.rungs, rung, state, Rung()))
 
 
-def _sent(
+def _promoted(
     ladder: Ladder, rung: int, stage: Stage, reasons: Mapping[str, str], controls: Sequence[str]
 ) -> tuple[Ladder, list[Promote]]:
-    """Promote the chosen candidates to ``rung``, preceded by the controls if those are not there in this round."""
+    """Promote the chosen candidates, preceded by the controls unless those were promoted in this round."""
     if not ladder.open:
         ladder = replace(
             ladder, rounds=ladder.rounds + 1, open=True, verified=(), accompanied=frozenset(),
             rungs=ladder.rungs[:1], roots=ladder.roots[:1],
         )  # fmt: skip
-    going = dict(reasons)
     if rung not in ladder.accompanied:
-        going = dict.fromkeys(controls, "control: what a discovery has to beat") | going
+        reasons = dict.fromkeys(controls, "control: what a discovery has to beat") | dict(reasons)
+    climbing = ladder.climbing | {(candidate, rung) for candidate in reasons}
+    ladder = replace(ladder, climbing=climbing, accompanied=ladder.accompanied | {rung})
     seeds = _seeds(ladder, rung, stage)
-    ladder = replace(
-        ladder,
-        climbing=ladder.climbing | {(one, rung) for one in going},
-        accompanied=ladder.accompanied | {rung},
-    )
-    return ladder, [Promote(one, ladder.rounds, rung, stage, seeds, why) for one, why in going.items()]
+    return ladder, [Promote(name, ladder.rounds, rung, stage, seeds, why) for name, why in reasons.items()]
 
 
 def _seeds(ladder: Ladder, rung: int, stage: Stage) -> tuple[int, ...]:

@@ -1,10 +1,9 @@
-"""The policy of a run: the next seat, pool updates, promotions, and the end of the run.
+"""The policy of a run: a state and a fact give the next state and the resulting decisions.
 
-Pure: a state and a fact give the next state and the decisions that follow. Time comes in with the facts, as seconds
-since the epoch.
+Decisions are seats, pool updates, promotions, verdicts and the end of the run. Facts carry the time since the epoch.
 """
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 from services.domain import pool as pools
 from services.domain import promotion as rungs
@@ -46,28 +45,27 @@ def _take(state: RunState, fact: facts.Fact, policy: RunPolicy) -> tuple[RunStat
         case facts.Paused(time, reason) if state.phase in GOING_ON:
             return replace(state, phase="paused", paused_at=time, reason=reason), ()
         case facts.Resumed(time) if state.phase not in GOING_ON:
-            return _going_on(state, time, policy), ()
+            return _continued(state, time, policy), ()
         case facts.Forked(time, other_rules):
             ladder = rungs.kept(rungs.reopened(state.ladder) if other_rules else state.ladder, policy.stages)
-            own = frozenset(
-                one for one in state.in_flight if one.startswith("c")
-            )  # without ablations, which were requested in the source run
-            state = _going_on(replace(state, ladder=ladder, in_flight=own, trained=frozenset()), time, policy)
-            seats = [_seat(int(one[1:]), policy, one in state.baselines_open) for one in sorted(state.in_flight)]
+            proposals = frozenset(name for name in state.in_flight if name.startswith("c"))  # without ablations
+            state = _continued(replace(state, ladder=ladder, in_flight=proposals, trained=frozenset()), time, policy)
+            seats = [_seat(int(name[1:]), policy, name in state.baselines_open) for name in sorted(state.in_flight)]
             return state, (*seats, *rungs.under_way(state.ladder, policy.stages))
         case facts.Stopped(time, reason, finished):
             paused_at = state.paused_at if state.paused_at is not None else time
             over = replace(state, phase="finished" if finished else "stopped", reason=reason, paused_at=paused_at)
             return over, ()
         case facts.Spending(_, spent):
-            return replace(state, spent=_sum(state.spent, spent)), ()
-        case facts.Asked(_, candidate):
+            total = Spent(*(a + b for a, b in zip(astuple(state.spent), astuple(spent), strict=True)))
+            return replace(state, spent=total), ()
+        case facts.AblationSeat(_, candidate):
             return replace(state, in_flight=state.in_flight | {candidate}, numbers=state.numbers + 1), ()
         case facts.Trained(_, candidate):
             return replace(state, trained=state.trained | ({candidate} & state.in_flight)), ()
         case facts.Retried():
             return _again(state, fact, policy), ()
-        case facts.AblationWanted():
+        case facts.AblationRequested():
             return _ablate(state, fact, policy)
         case facts.Ended():
             return _end(state, fact, policy)
@@ -80,7 +78,7 @@ def _take(state: RunState, fact: facts.Fact, policy: RunPolicy) -> tuple[RunStat
             return state, ()
 
 
-def _ablate(state: RunState, fact: facts.AblationWanted, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
+def _ablate(state: RunState, fact: facts.AblationRequested, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
     """Manual requests always; others while the run is active and within its budget of ablations."""
     if not fact.by_hand and (state.phase not in GOING_ON or state.ablations_asked >= policy.ablations):
         return state, ()
@@ -95,47 +93,43 @@ def _ablate(state: RunState, fact: facts.AblationWanted, policy: RunPolicy) -> t
     return state, (facts.Ablation(name, number, fact.candidate, fact.component, fact.seeds),)
 
 
-def _going_on(state: RunState, time: float, policy: RunPolicy) -> RunState:
+def _continued(state: RunState, time: float, policy: RunPolicy) -> RunState:
     """Continue after a pause or an end, which do not count as time of the run."""
     paused = time - state.paused_at if state.paused_at is not None else 0.0
     phase: facts.Phase = "baselines" if _baselines_missing(state, policy) else "searching"
-    return replace(
-        state,
-        phase=phase,
-        paused_at=None,
-        paused_seconds=state.paused_seconds + max(0.0, paused),
-        unpaid=False,
-        reason="",
-    )
+    paused_seconds = state.paused_seconds + max(0.0, paused)
+    return replace(state, phase=phase, paused_at=None, paused_seconds=paused_seconds, unpaid=False, reason="")
 
 
 def _again(state: RunState, retried: facts.Retried, policy: RunPolicy) -> RunState:
-    own = frozenset({retried.candidate})  # what its end did, undone
-    given = policy.given(retried.candidate)
+    """Undo the end of the candidate."""
+    own = frozenset({retried.candidate})
+    seed_program = policy.is_seed_program(retried.candidate)
     return replace(
         state,
         in_flight=state.in_flight | own,
         trained=state.trained - own,
-        baselines_open=state.baselines_open | (own if retried.baseline or given else frozenset()),
+        baselines_open=state.baselines_open | (own if retried.baseline or seed_program else frozenset()),
         baselines_failed=state.baselines_failed - own,
         root_failed=state.root_failed and not retried.root,
-        proposals_ended=state.proposals_ended - (retried.proposal and not given),
+        proposals_ended=state.proposals_ended - (retried.proposal and not seed_program),
     )
 
 
 def _end(state: RunState, ended: facts.Ended, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
     if ended.candidate not in state.in_flight:
         return state, ()
+    own = {ended.candidate}
+    counts = not ended.baseline and ended.proposal and not policy.is_seed_program(ended.candidate)
     state = replace(
         state,
-        in_flight=state.in_flight - {ended.candidate},
-        trained=state.trained - {ended.candidate},
-        baselines_open=state.baselines_open - {ended.candidate},
-        proposals_ended=state.proposals_ended
-        + (not ended.baseline and ended.proposal and not policy.given(ended.candidate)),
+        in_flight=state.in_flight - own,
+        trained=state.trained - own,
+        baselines_open=state.baselines_open - own,
+        proposals_ended=state.proposals_ended + counts,
         root_failed=state.root_failed or (ended.root and ended.rejected),
         unpaid=state.unpaid or ended.unpaid,
-        baselines_failed=state.baselines_failed | ({ended.candidate} if ended.baseline and ended.rejected else set()),
+        baselines_failed=state.baselines_failed | (own if ended.baseline and ended.rejected else set()),
     )
     # Without promotion no results are stored, which keeps the state small in long runs.
     climbs = policy.promotion is not None and ended.fitness is not None and ended.proposal and not ended.baseline
@@ -159,7 +153,7 @@ def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision,
         elif _seats_taken(state, policy) >= policy.seats or not (seat := _next(state, policy)):
             break
         else:
-            state = _asked(state, seat)
+            state = _with_seat(state, seat)
             seats.append(seat)
     state, promoted = _promote(state, policy)
     if state.phase in ("draining", "verifying") and not state.in_flight:
@@ -169,13 +163,13 @@ def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision,
 
 
 def _seats_taken(state: RunState, policy: RunPolicy) -> int:
-    """Those in flight; ahead of verdicts and analyses no more wait for these than there are seats."""
+    """Candidates in flight; if the run works ahead, without those that wait for verdict and analysis."""
     waiting = min(len(state.trained), policy.seats) if policy.ahead else 0
     return len(state.in_flight) - waiting
 
 
 def _after_last_seat(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
-    """The search has ended: wait for promoted candidates, then publish the verdicts, then finish."""
+    """Wait for promoted candidates, then publish the verdicts, then finish."""
     if state.ladder.climbing:
         return replace(state, phase="verifying"), ()
     state, verdicts = _verdicts(state, policy)
@@ -189,29 +183,29 @@ def _reason(state: RunState, policy: RunPolicy) -> str:
 
 
 def _baselines_missing(state: RunState, policy: RunPolicy) -> bool:
-    return state.baselines_asked < _given_first(policy) or bool(state.baselines_open)
+    return not _baselines_requested(state, policy) or bool(state.baselines_open)
 
 
-def _given_first(policy: RunPolicy) -> int:
-    """Baselines and seed programs, which are measured before the first proposal."""
-    return len(policy.baselines) + len(policy.seed_programs)
+def _baselines_requested(state: RunState, policy: RunPolicy) -> bool:
+    """Whether all baselines and seed programs were requested, which precede the first proposal."""
+    return state.baselines_asked >= len(policy.baselines) + len(policy.seed_programs)
 
 
 def _next(state: RunState, policy: RunPolicy) -> Seat | None:
-    """The next seat; None while baselines are on their way, since proposals are drawn from what they measured."""
-    if state.baselines_asked < _given_first(policy):
-        return _seat(state.numbers + 1, policy, given=True)
-    return None if state.baselines_open else _seat(state.numbers + 1, policy, given=False)
+    """The next seat; None while baselines are in flight, since proposals descend from them."""
+    if not _baselines_requested(state, policy):
+        return _seat(state.numbers + 1, policy, fixed=True)
+    return None if state.baselines_open else _seat(state.numbers + 1, policy, fixed=False)
 
 
-def _seat(number: int, policy: RunPolicy, given: bool) -> Seat:
-    """Baselines have the first numbers, in their order, and seed programs the next."""
-    baseline = policy.baselines[number - 1] if given and number <= len(policy.baselines) else ""
-    seed_program = policy.seed_programs[number - 1 - len(policy.baselines)] if given and not baseline else ""
+def _seat(number: int, policy: RunPolicy, fixed: bool) -> Seat:
+    """A `fixed` seat is a baseline or seed program, numbered in this order."""
+    baseline = policy.baselines[number - 1] if fixed and number <= len(policy.baselines) else ""
+    seed_program = policy.seed_programs[number - 1 - len(policy.baselines)] if fixed and not baseline else ""
     return Seat(candidate_id(number), number, baseline, policy.seeds(bool(baseline)), seed_program)
 
 
-def _asked(state: RunState, seat: Seat) -> RunState:
+def _with_seat(state: RunState, seat: Seat) -> RunState:
     baseline = bool(seat.baseline or seat.seed_program)
     return replace(
         state,
@@ -220,16 +214,6 @@ def _asked(state: RunState, seat: Seat) -> RunState:
         baselines_open=state.baselines_open | ({seat.candidate} if baseline else frozenset()),
         baselines_asked=state.baselines_asked + baseline,
         proposals_asked=state.proposals_asked + (not baseline),
-    )
-
-
-def _sum(first: Spent, second: Spent) -> Spent:
-    return Spent(
-        training_seconds=first.training_seconds + second.training_seconds,
-        gpu_seconds=first.gpu_seconds + second.gpu_seconds,
-        tokens=first.tokens + second.tokens,
-        money=first.money + second.money,
-        flops=first.flops + second.flops,
     )
 
 
@@ -245,7 +229,7 @@ def _promote(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Promot
 def _verified(
     state: RunState, candidate: str, rung: int | None, losses: Losses, result: Result | None, policy: RunPolicy
 ) -> RunState:
-    """A result from above the search; a second one, or one that was not requested, changes nothing."""
+    """Apply a result from above the search; unrequested ones change nothing."""
     ladder, root = state.ladder, candidate == candidate_id(1)
     for at in sorted(at for name, at in ladder.climbing if name == candidate and rung in (None, at)):
         ladder = rungs.arrived(ladder, at, candidate, result, root)
@@ -255,7 +239,7 @@ def _verified(
 
 
 def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Finding, ...]]:
-    """The verdicts on all finalists of a round together, corrected for every candidate that the run has tried."""
+    """The verdicts on all finalists of a round, corrected for every candidate tried."""
     if not state.ladder.open:
         return state, ()
     state = replace(state, ladder=rungs.closed(state.ladder))
@@ -270,7 +254,7 @@ def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Findi
 
 
 def controls(state: RunState, policy: RunPolicy) -> list[str]:
-    """The root and the baselines that a discovery has to beat, as far as they were measured."""
+    """The root and the baselines that a discovery has to beat, if they were measured."""
     needed = {policy.baselines[0], *policy.controls}
     names = [candidate_id(number) for number, name in enumerate(policy.baselines, 1) if name in needed]
     return [name for name in names if name not in state.baselines_failed]

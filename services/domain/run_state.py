@@ -1,6 +1,6 @@
-"""A run's policy, its state, the facts that change the state, and the decisions that follow: plain data.
+"""A run's policy, its state, the facts that change the state, and the resulting decisions, as plain data.
 
-The state stays bounded however many candidates a run has, so that a decision costs the same at any length.
+The state is bounded, so that a decision costs the same at any length of a run.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -23,15 +23,14 @@ GOING_ON: frozenset[Phase] = frozenset({"baselines", "searching", "draining", "v
 
 
 CONTROLS = ("gated_delta_net", "delta_net_value_skip", "window_attention", "gated_delta_net_window")
-"""Names in the zoo that a discovery has to beat beside the root."""
+"""Baselines that a discovery has to beat, besides the root."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What ends a run, whichever is used up first; None is unlimited.
+    """The limits of a run, None for unlimited; ``candidates`` counts proposals that ended, ``money`` is in US dollars.
 
-    ``candidates`` counts proposals that ended, scored or rejected; baselines are not counted. Time in seconds, money in
-    US dollars. Raises ``ValueError`` for a negative number.
+    Raises ``ValueError`` for a negative number.
     """
 
     candidates: int | None = None
@@ -64,17 +63,17 @@ class RunPolicy:
     seats: int = 2
     budget: Budget = field(default_factory=Budget)
     baselines: tuple[str, ...] = ("delta_net",)
-    ahead: bool = False  # a seat is free again once its candidate is trained: judging and analysing take minutes
+    ahead: bool = False  # a seat is free again once its candidate is trained
     controls: tuple[str, ...] = CONTROLS  # of the baselines, beside the root
-    seed_programs: tuple[str, ...] = ()  # given by hand, trained after the baselines; they count against no budget
+    seed_programs: tuple[str, ...] = ()  # the user's own, trained after the baselines, outside the budget
     seed: int = 1
     candidate_seeds: int = 1
     baseline_seeds: int = 1
     pool: PoolPolicy = field(default_factory=PoolPolicy)
     promotion: PromotionPolicy | None = None  # None: no promotion
-    stages: tuple[Stage, ...] = ()  # above the search; the last one gives the verdicts
+    stages: tuple[Stage, ...] = ()  # above the search
     discovery: DiscoveryPolicy = field(default_factory=DiscoveryPolicy)
-    ablations: int = 0  # that the analyst may ask for on its own
+    ablations: int = 0  # that the analyst may request
 
     def __post_init__(self) -> None:
         for name in ("seats", "candidate_seeds", "baseline_seeds"):
@@ -89,13 +88,13 @@ class RunPolicy:
         if len({*self.baselines, *self.seed_programs}) < len(self.baselines) + len(self.seed_programs):
             raise ValueError("baselines and seed programs name a program twice")
 
-    def given(self, candidate: str) -> bool:
-        """Whether the candidate is a seed program: they have the numbers after the baselines."""
+    def is_seed_program(self, candidate: str) -> bool:
+        """Whether the candidate is a seed program; those are numbered after the baselines."""
         first = len(self.baselines) + 1
         return candidate in {candidate_id(first + place) for place in range(len(self.seed_programs))}
 
     def seeds(self, baseline: bool) -> tuple[int, ...]:
-        """The seeds of a candidate's trainings. The same for all, so that differences can be paired."""
+        """The seeds of a candidate's trainings, common to all, so that differences are paired."""
         return tuple(range(1, 1 + (self.baseline_seeds if baseline else self.candidate_seeds)))
 
 
@@ -104,17 +103,17 @@ class RunState:
     """Where a run stands."""
 
     phase: Phase = "baselines"
-    numbers: int = 0  # seats given out so far
-    baselines_asked: int = 0  # seed programs included, and so in `baselines_open`
+    numbers: int = 0  # seats so far
+    baselines_asked: int = 0  # with seed programs, as in `baselines_open`
     proposals_asked: int = 0
     proposals_ended: int = 0
     ablations_asked: int = 0
     in_flight: frozenset[str] = frozenset()
-    trained: frozenset[str] = frozenset()  # of those in flight: only verdict and analysis are awaited
+    trained: frozenset[str] = frozenset()  # in flight, waiting for verdict and analysis
     baselines_open: frozenset[str] = frozenset()
     baselines_failed: frozenset[str] = frozenset()
     root_failed: bool = False
-    unpaid: bool = False  # a question was not put, because it could have exceeded the budget
+    unpaid: bool = False  # a model call was refused because it could have exceeded the budget
     ladder: Ladder = field(default_factory=Ladder)
     started: float = 0.0
     paused_at: float | None = None
@@ -125,18 +124,18 @@ class RunState:
     reason: str = ""
 
     def seconds(self, now: float) -> float:
-        """Wall time of the run at ``now``, pauses not counted."""
+        """Wall time of the run at ``now`` without pauses."""
         until = self.paused_at if self.paused_at is not None else now
         return max(0.0, until - self.started - self.paused_seconds)
 
 
 def candidate_id(number: int) -> str:
-    """Ids sort by age as text up to a million."""
+    """Ids sort by age as text, up to a million."""
     return f"c{number:06d}"
 
 
 def ablation_id(number: int) -> str:
-    """Another letter, so that ablations are distinguished from proposals at sight."""
+    """The id of an ablation."""
     return f"a{number:06d}"
 
 
@@ -158,9 +157,9 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Forked:
-    """The history shared with another run ends here; what was under way there begins again.
+    """The end of the history shared with another run; candidates in flight begin again.
 
-    With ``other_rules`` the fork promotes by other rules than its source, so that what was found is weighed anew.
+    With ``other_rules`` the fork promotes by other rules than its source.
     """
 
     time: float
@@ -176,15 +175,15 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """Work or thinking that was paid for, whatever came of it."""
+    """Compute, tokens or money that were spent."""
 
     time: float
     spent: Spent
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A seat that the console asked for: an ablation, outside the budget of proposals."""
+class AblationSeat:
+    """A seat for an ablation, outside the budget of proposals."""
 
     time: float
     candidate: str
@@ -192,7 +191,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A candidate was trained; verdict and analysis are still awaited."""
+    """A candidate was trained; verdict and analysis are pending."""
 
     time: float
     candidate: str
@@ -200,7 +199,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """A candidate that ended by a dead letter is on its way again. Its seat may be one more than the run has."""
+    """A candidate that ended by a dead letter is retried; its seat may exceed the run's number."""
 
     time: float
     candidate: str
@@ -210,8 +209,8 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True)
-class AblationWanted:
-    """Somebody wants a candidate trained again without one of its components, with the same seeds."""
+class AblationRequested:
+    """A request to train a candidate without one of its components, with the same seeds."""
 
     time: float
     candidate: str
@@ -222,7 +221,7 @@ class AblationWanted:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A candidate was archived. ``fitness`` is None for a rejection and for what could not be scored."""
+    """A candidate was archived; ``fitness`` is None if it was rejected or not scored."""
 
     time: float
     candidate: str
@@ -234,13 +233,13 @@ class Ended:
     rejected: bool
     proposal: bool = True
     unpaid: bool = False  # rejected with this in its evidence
-    result: Result | None = None  # what promotion reads; None where something that it needs was not measured
+    result: Result | None = None  # for promotion; None if a measurement is missing
     costs: Costs | None = None  # of a run with several objectives
 
 
 @dataclass(frozen=True, slots=True)
 class Rescored:
-    """The fitness of a candidate that ended was computed anew."""
+    """The fitness of a candidate was recomputed."""
 
     time: float
     candidate: str
@@ -249,9 +248,9 @@ class Rescored:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A candidate or control was trained again; ``losses`` is empty and ``result`` None where that failed.
+    """A candidate or control was trained again; without ``losses`` and ``result`` if that failed.
 
-    ``rung`` None means every rung at which it is being trained: its work could not be handled.
+    ``rung`` None stands for every rung at which it is being trained, after a dead letter.
     """
 
     time: float
@@ -261,37 +260,24 @@ class Verified:
     result: Result | None = None
 
 
-Fact = (
-    Started
-    | Paused
-    | Resumed
-    | Forked
-    | Stopped
-    | Spending
-    | Asked
-    | Trained
-    | Retried
-    | AblationWanted
-    | Ended
-    | Rescored
-    | Verified
-)
+Fact = (Started | Paused | Resumed | Forked | Stopped | Spending | AblationSeat | Trained | Retried
+        | AblationRequested | Ended | Rescored | Verified)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Ask for one more candidate."""
+    """Request one more candidate."""
 
     candidate: str
     number: int
-    baseline: str  # its name in the zoo or among the run's own programs; empty for a proposal
+    baseline: str  # its name; empty for a proposal
     seeds: tuple[int, ...]
-    seed_program: str = ""  # its name among the run's own programs, where that is what is to be trained
+    seed_program: str = ""  # its name among the run's own programs
 
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """Ask for another candidate without one of its components."""
+    """Request an ablation: a candidate without one of its components."""
 
     candidate: str
     number: int

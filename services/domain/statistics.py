@@ -1,7 +1,6 @@
 """Means, paired tests, intervals, corrections and fits over seeds and evaluation items.
 
-A difference is positive where the candidate is better. One seed has no standard error: that is ``None``, not zero.
-Randomness is an argument. Distributions are SciPy's.
+A positive difference means that the candidate is better. What one seed cannot tell is ``None``, not zero.
 """
 
 import math
@@ -50,14 +49,14 @@ def chi_square_quantile(share: float, freedom: float) -> float:
 def benjamini_hochberg(ps: Sequence[float], tried: int | None = None) -> list[float]:
     """Adjusted p-values, in the order given, that control the false discovery rate (Benjamini & Hochberg 1995).
 
-    ``tried`` counts all hypotheses, tested or not; those without a p-value count as having shown nothing.
-    Raises ``ValueError`` for a p outside [0, 1] or fewer tried than tested.
+    ``tried`` counts all hypotheses; those that were not tested count with p = 1. Raises ``ValueError`` for a p outside
+    [0, 1] or fewer tried than tested.
     """
     total = _total(ps, tried)
     order = sorted(range(len(ps)), key=lambda place: ps[place], reverse=True)
     adjusted, least = [0.0] * len(ps), 1.0
-    for behind, place in enumerate(order):
-        least = min(least, ps[place] * total / (len(ps) - behind))
+    for rank, place in enumerate(order):
+        least = min(least, ps[place] * total / (len(ps) - rank))
         adjusted[place] = least
     return adjusted
 
@@ -67,8 +66,8 @@ def holm(ps: Sequence[float], tried: int | None = None) -> list[float]:
     total = _total(ps, tried)
     order = sorted(range(len(ps)), key=lambda place: ps[place])
     adjusted, most = [0.0] * len(ps), 0.0
-    for before, place in enumerate(order):
-        most = min(1.0, max(most, ps[place] * (total - before)))
+    for rank, place in enumerate(order):
+        most = min(1.0, max(most, ps[place] * (total - rank)))
         adjusted[place] = most
     return adjusted
 
@@ -110,7 +109,7 @@ class Interval:
 
     @property
     def crosses_zero(self) -> bool:
-        """Whether nothing may be called better or worse."""
+        """Whether the sign is undetermined."""
         return self.low <= 0 <= self.high
 
 
@@ -153,10 +152,7 @@ def noise(values: Sequence[float]) -> Noise:
 
 
 def pooled_noise(groups: Iterable[Sequence[float]]) -> Noise:
-    """One deviation from several groups with means of their own; groups of one value say nothing and are passed over.
-
-    It holds where the groups' true deviations are alike. Raises ``ValueError`` when no group has two values.
-    """
+    """The deviation within groups whose true deviations are alike. Raises ``ValueError`` if none has two values."""
     squares, freedom = 0.0, 0
     for group in groups:
         mean = _mean(group)
@@ -168,23 +164,19 @@ def pooled_noise(groups: Iterable[Sequence[float]]) -> Noise:
 
 
 def differences(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
-    """``theirs − ours`` over the seeds both have, in seed order: positive where our loss is lower.
-
-    Raises ``ValueError`` when they have no seed in common.
-    """
+    """``theirs − ours`` over the common seeds, in their order. Raises ``ValueError`` without any."""
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
         raise ValueError("seeds: nothing to pair, for the two have no seed in common; train both with the same seeds")
     return [theirs[seed] - ours[seed] for seed in shared]
 
 
-def paired_test(gains: Sequence[float], known: Noise | None = None) -> PairedTest:
-    """Test that the mean of paired differences is positive.
+def paired_test(gains: Sequence[float], pooled: Noise | None = None) -> PairedTest:
+    """Test that the mean of paired differences is positive. ``pooled`` replaces the sample's own deviation.
 
-    ``known`` replaces the sample's own deviation by a pooled one, whose degrees of freedom it then uses.
-    Without any scatter the t is infinite (or 0 for no difference at all, with p = 1: nothing speaks for a gain).
+    Without any scatter t is infinite, or 0 with p = 1 for no difference.
     """
-    mean, spread = _mean(gains), known or noise(gains)
+    mean, spread = _mean(gains), pooled or noise(gains)
     error = spread.deviation / math.sqrt(len(gains))
     if error == 0:
         t = math.copysign(math.inf, mean) if mean else 0.0
@@ -193,24 +185,10 @@ def paired_test(gains: Sequence[float], known: Noise | None = None) -> PairedTes
     return PairedTest(mean, error, t, spread.freedom, student_survival(t, spread.freedom), len(gains))
 
 
-def normal_test(effect: float, standard_error: float) -> float:
-    """One-sided p of a positive effect whose standard error is known well (many items)."""
-    if not standard_error > 0:
-        raise ValueError(f"standard_error must be positive, not {standard_error!r}")
-    return normal_survival(effect / standard_error)
-
-
-def normal_interval(mean: float, standard_error: float, level: float = LEVEL) -> Interval:
-    """The interval of a mean whose standard error is known well (many items)."""
-    reach = normal_quantile((1 + level) / 2) * standard_error
-    return Interval(mean - reach, mean + reach, level)
-
-
 def with_seed_noise(items: Interval, between: Noise, seeds: int) -> Interval:
-    """An interval over items alone, widened by what other seeds would have given.
+    """An interval over items, widened by the deviation ``between`` seeds of one model's mean loss, in quadrature.
 
-    ``between`` is the deviation of one model's mean loss from seed to seed; a difference of two has √2 of it, or less
-    where the seeds are paired: so this is wide rather than narrow. The two half-widths are added in quadrature.
+    A difference of two models has √2 of that deviation, or less where seeds are paired: the interval is conservative.
     """
     reach = student_quantile((1 + items.level) / 2, between.freedom) * between.deviation * math.sqrt(2 / seeds)
     middle, half = (items.low + items.high) / 2, math.hypot((items.high - items.low) / 2, reach)
@@ -226,17 +204,19 @@ def bootstrap(
 ) -> Interval:
     """The paired bootstrap interval of the mean difference, over seeds and, within them, items.
 
-    ``gains[seed][item]`` is one paired difference. ``shared_items`` says that every seed was evaluated on the same
-    items, so one draw of items serves all seeds (items that favour a model favour it under every seed); otherwise
-    each seed draws its own. The percentiles are widened for few seeds (Hesterberg 2015, "expanded percentile
-    interval"), since resampling three seeds alone is far too sure of itself. With one seed it speaks about the items
-    only. Raises ``ValueError`` for empty or uneven rows and for an impossible level or number of resamples.
+    ``gains[seed][item]`` is one paired difference. With ``shared_items`` all seeds share one draw of items. Percentiles
+    are expanded for few seeds (Hesterberg 2015); with one seed the interval is over items only. Raises ``ValueError``
+    for empty or uneven rows, a bad level or number of resamples.
     """
-    _check_rows(gains, shared_items)
+    _mean([_mean(row) for row in gains])
+    if shared_items and len({len(row) for row in gains}) > 1:
+        raise ValueError("gains: the seeds have different numbers of items; pair them, or say shared_items=False")
     if not 0 < level < 1 or resamples < 2:
         raise ValueError(f"level must be in (0, 1) and resamples at least 2, not {level!r} and {resamples!r}")
     means = sorted(_resample(gains, rng, shared_items) for _ in range(resamples))
-    tail = _expanded_tail((1 - level) / 2, len(gains))
+    tail, count = (1 - level) / 2, len(gains)
+    if count > 1:
+        tail = normal_survival(math.sqrt(count / (count - 1)) * student_quantile(1 - tail, count - 1))
     return Interval(_percentile(means, tail), _percentile(means, 1 - tail), level)
 
 
@@ -267,24 +247,12 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _check_rows(rows: Sequence[Sequence[float]], shared: bool) -> None:
-    _mean([_mean(row) for row in rows])
-    if shared and len({len(row) for row in rows}) > 1:
-        raise ValueError("gains: the seeds have different numbers of items; pair them, or say shared_items=False")
-
-
 def _resample(rows: Sequence[Sequence[float]], rng: random.Random, shared: bool) -> float:
     drawn = rng.choices(rows, k=len(rows))
     if shared:
         items = rng.choices(range(len(rows[0])), k=len(rows[0]))
         return sum(sum(map(row.__getitem__, items)) for row in drawn) / (len(items) * len(drawn))
     return sum(sum(rng.choices(row, k=len(row))) / len(row) for row in drawn) / len(drawn)
-
-
-def _expanded_tail(tail: float, count: int) -> float:
-    if count < 2:
-        return tail
-    return normal_survival(math.sqrt(count / (count - 1)) * student_quantile(1 - tail, count - 1))
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:
@@ -334,8 +302,8 @@ def spearman(xs: Sequence[float], ys: Sequence[float]) -> Correlation:
     Raises ``ValueError`` for unequal lengths, fewer than two pairs, or a side that never varies (no order to compare).
     """
     _check_pairs(xs, ys)
-    _check_varies("xs", xs)
-    _check_varies("ys", ys)
+    if min(ys) == max(ys):
+        raise ValueError("ys never varies: there is no relation to measure")
     from scipy import stats  # importing it takes a second, which no service should pay at its start
 
     rho, p = map(float, stats.spearmanr(xs, ys))
@@ -345,7 +313,6 @@ def spearman(xs: Sequence[float], ys: Sequence[float]) -> Correlation:
 def linear_fit(xs: Sequence[float], ys: Sequence[float]) -> Line:
     """The least-squares line through at least two points whose x differ; ``ValueError`` otherwise."""
     _check_pairs(xs, ys)
-    _check_varies("xs", xs)
     import numpy as np
 
     slope, intercept = map(float, np.polynomial.polynomial.polyfit(xs, ys, 1)[::-1])
@@ -376,8 +343,5 @@ def _check_pairs(xs: Sequence[float], ys: Sequence[float]) -> None:
         raise ValueError(f"xs and ys must be equally long and at least two, not {len(xs)} and {len(ys)}")
     if not all(math.isfinite(value) for value in (*xs, *ys)):
         raise ValueError("xs and ys must be finite; leave out what was not measured")
-
-
-def _check_varies(name: str, values: Sequence[float]) -> None:
-    if min(values) == max(values):
-        raise ValueError(f"{name} never varies: there is no relation to measure")
+    if min(xs) == max(xs):
+        raise ValueError("xs never varies: there is no relation to measure")

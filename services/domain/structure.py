@@ -1,9 +1,8 @@
-"""What a program is apart from its names: a fingerprint for equality and a similarity for nearness.
+"""Structural fingerprints of programs, for equality up to names and layout, and their similarity.
 
-A program becomes a stream of tokens in which its own names are numbers. Scopes are respected, so renaming a local in
-one function alone leaves the stream unchanged. Imports become the paths they stand for; annotations, docstrings,
-comments and ``pass`` leave no trace; literals and the library's names stay. Programs that differ in identifiers or
-layout only have one digest; similarity is the weighted Jaccard index of runs of five tokens.
+A program becomes a stream of tokens in which its own names are numbered by scope and imported names are dotted paths.
+Annotations, docstrings, comments and ``pass`` are left out; literals and the library's names stay. Similarity is the
+weighted Jaccard index of runs of five tokens.
 """
 
 import ast
@@ -12,12 +11,13 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 from services.domain.syntax import parse
 
 INTERFACE = frozenset({"forward", "extra_repr", "reset_parameters"})
-"""Methods that a module library calls by name, so that another name makes another program; dunder names too."""
+"""Methods that a module library calls by name, besides dunder methods."""
 # fmt: off
 LIBRARY = frozenset(
     {
@@ -28,7 +28,7 @@ LIBRARY = frozenset(
     }
 )
 # fmt: on
-"""Attributes of other objects that a program may also define on its own ones: there, they mean the library's."""
+"""On other objects than self these attributes are the library's, even if a program's class defines them too."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _SCOPES = frozenset((*_FUNCTIONS, *_COMPREHENSIONS, ast.ClassDef))
@@ -36,20 +36,20 @@ _LEAVES = frozenset((ast.Name, ast.Constant, ast.Global, ast.Nonlocal, ast.Pass,
 _PLAIN = frozenset(
     {"ctx", "op", "ops", "id", "attr", "arg", "name", "type_comment", "kind", "level", "module", "simple"}
 )
-"""Fields that never hold a node by which a name is bound: texts, operators, whether a name is read or written."""
+"""Fields without nodes that bind names."""
 _BLOCKS = frozenset({"body", "orelse", "finalbody", "handlers", "cases"})
 _MOST_NAMES = 64
-"""Owners of one attribute, and parameters of one function, that are looked at: keeps hostile programs linear."""
+"""At most so many owners of one attribute and parameters of one function, which keeps hostile programs linear."""
 _REGISTERING = frozenset({"register_buffer", "register_parameter", "add_module"})
 
 
 @dataclass(frozen=True, slots=True)
 class Definitions:
-    """What a program defines: attributes by class, parameters of its functions and classes, and imported paths."""
+    """The definitions of a program: attributes by class, parameters by function, imports."""
 
     attributes: dict[str, frozenset[str]]
     parameters: dict[str, tuple[str, ...]]
-    """By the function's name; a class stands for its ``__init__``, without self; methods are ``Class.method``."""
+    """By function name, class name (``__init__`` without self) or ``Class.method``."""
     imports: dict[str, str]
     """Local name to dotted path: ``F`` to ``torch.nn.functional``."""
 
@@ -72,7 +72,7 @@ def definitions(tree: ast.Module) -> Definitions:
 
 
 def own_attributes(node: ast.ClassDef) -> set[str]:
-    """Names bound in the class body, stored on self, or registered by a literal name; the interface is left out."""
+    """Names bound in the class body, stored on self, or registered by a literal name, without the interface."""
     names = set(bound_names(node.body))
     for method in node.body:
         if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -98,12 +98,13 @@ def argument_names(args: ast.arguments) -> tuple[str, ...]:
 def self_name(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
     """The first parameter of a method, ``None`` for a static one."""
     names = [arg.arg for arg in (*function.args.posonlyargs, *function.args.args)]
-    static = any(isinstance(one, ast.Name) and one.id == "staticmethod" for one in function.decorator_list)
+    decorators = function.decorator_list
+    static = any(isinstance(decorator, ast.Name) and decorator.id == "staticmethod" for decorator in decorators)
     return names[0] if names and not static else None
 
 
 def bound_names(body: list[ast.stmt]) -> Iterator[str]:
-    """Names that these statements bind in their own scope, not those inside nested functions or classes."""
+    """Names that the statements bind in their own scope."""
     for node in _walk(body, _SCOPES):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
@@ -114,47 +115,41 @@ def bound_names(body: list[ast.stmt]) -> Iterator[str]:
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """Statements and what holds them, outer ones first: classes and imports are nowhere else."""
-    waiting = deque[ast.AST]([tree])
-    while waiting:
-        node = waiting.popleft()
+    """Statements and their blocks, breadth first."""
+    queue = deque[ast.AST]([tree])
+    while queue:
+        node = queue.popleft()
         yield node
         for name in type(node)._fields:
             if name in _BLOCKS:
-                waiting.extend(getattr(node, name))
+                queue.extend(getattr(node, name))
 
 
-class _Inner(dict[type[ast.AST], tuple[str, ...]]):
-    """The fields of a node in which other nodes may lie that bind a name or hold one that does; made up once a type."""
-
-    def __missing__(self, kind: type[ast.AST]) -> tuple[str, ...]:
-        self[kind] = () if kind in _LEAVES else tuple(field for field in kind._fields if field not in _PLAIN)
-        return self[kind]
-
-
-_inner = _Inner()
+@cache
+def _fields_with_bindings(kind: Any) -> tuple[str, ...]:
+    return () if kind in _LEAVES else tuple(field for field in kind._fields if field not in _PLAIN)
 
 
 def _walk(nodes: Iterable[ast.AST], not_into: frozenset[type[ast.AST]] = frozenset()) -> Iterator[ast.AST]:
-    """The nodes and all below them but operators, in no particular order; nothing from inside nodes of some types.
+    """The nodes and their descendants without operators, in any order, but for descendants of some types.
 
-    `ast.walk` takes three times as long, which is most of the time that a fingerprint takes.
+    `ast.walk` takes three times as long, which would dominate a fingerprint.
     """
-    waiting: list[object] = list(nodes)
-    while waiting:
-        node = waiting.pop()
+    stack: list[object] = list(nodes)
+    while stack:
+        node = stack.pop()
         if not isinstance(node, ast.AST):
             continue
         yield node
-        kind = type(node)
+        kind: Any = type(node)  # mypy does not take types for hashable
         if kind in not_into:
             continue
-        for name in _inner[kind]:
+        for name in _fields_with_bindings(kind):
             value = getattr(node, name, None)
             if type(value) is list:
-                waiting += value
+                stack += value
             elif value is not None:
-                waiting.append(value)
+                stack.append(value)
 
 
 def _stored_on_self(method: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
@@ -186,20 +181,19 @@ def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
             yield alias.asname or top, alias.name if alias.asname else top
 
 
-_SILENT = frozenset({"ctx", "annotation", "returns", "type_comment", "type_params", "type_ignores", "kind"})
+_IGNORED = frozenset({"ctx", "annotation", "returns", "type_comment", "type_params", "type_ignores", "kind"})
 
 
-class _Spoken(dict[type[ast.AST], tuple[str, ...]]):
-    """The fields of a node that leave a trace; made up once a type."""
-
-    def __missing__(self, kind: type[ast.AST]) -> tuple[str, ...]:
-        self[kind] = tuple(field for field in kind._fields if field not in _SILENT)
-        return self[kind]
+@cache
+def _fields_with_tokens(kind: Any) -> tuple[str, ...]:
+    return tuple(field for field in kind._fields if field not in _IGNORED)
 
 
-_spoken = _Spoken()
-_METHODS: dict[type[ast.AST], Callable[["_Normaliser", ast.AST], None]] = {}
-"""What visits a node of each type, as far as such nodes were met."""
+@cache
+def _visitor(kind: Any) -> Callable[["_Normaliser", ast.AST], None]:
+    visitor: Callable[[_Normaliser, ast.AST], None]
+    visitor = getattr(_Normaliser, f"visit_{kind.__name__}", _Normaliser.generic_visit)
+    return visitor
 
 
 def normalised_tokens(tree: ast.Module) -> list[str]:
@@ -210,7 +204,7 @@ def normalised_tokens(tree: ast.Module) -> list[str]:
 
 
 class _Scope:
-    """Names bound in one scope, numbered as they are first met."""
+    """Names bound in one scope, numbered in order of use."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.bound = set(names)
@@ -223,46 +217,36 @@ class _Scope:
 class _Normaliser(ast.NodeVisitor):
     def __init__(self, tree: ast.Module) -> None:
         self.tokens: list[str] = []
-        self._known = definitions(tree)
-        self._owners: dict[str, list[str]] = {}
-        """By attribute: the program's classes that have it, as many as tell two programs apart."""
-        for owner, names in self._known.attributes.items():
+        self._definitions = definitions(tree)
+        self._owners: dict[str, list[str]] = {}  # the program's classes by attribute
+        for owner, names in self._definitions.attributes.items():
             for name in names:
                 if len(owners := self._owners.setdefault(name, [])) < _MOST_NAMES:
                     owners.append(owner)
         self._scopes = [_Scope(bound_names(tree.body))]
         self._attributes: dict[tuple[str, str], int] = {}
-        self._owner: str | None = None
-        """The innermost class around here."""
-        self._in_body = False
-        """Whether the statement stands directly in a class body."""
+        self._owner: str | None = None  # the innermost class
+        self._in_body = False  # directly in a class body
         self._self: str | None = None
 
     def visit(self, node: ast.AST) -> None:
-        """As the library's, without making up the method's name anew for each node: that is a third of the time."""
-        kind = type(node)
-        method = _METHODS.get(kind)
-        if method is None:
-            method = _METHODS[kind] = getattr(type(self), f"visit_{kind.__name__}", type(self).generic_visit)
-        method(self, node)
+        """As the library's, which looks up the method's name again for each node: a third of the time."""
+        kind: Any = type(node)
+        _visitor(kind)(self, node)
 
     def generic_visit(self, node: ast.AST) -> None:
-        kind = type(node)
+        kind: Any = type(node)
         self.tokens.append(kind.__name__)
-        for name in _spoken[kind]:
+        for name in _fields_with_tokens(kind):
             self._value(getattr(node, name, None))
 
     def visit_Constant(self, node: ast.Constant) -> None:
         self.tokens += ["Constant", repr(node.value)]
 
-    def visit_Import(self, node: ast.Import) -> None:
-        """Imports show where they are used."""
+    def visit_Import(self, node: ast.Import | ast.ImportFrom | ast.Pass) -> None:
+        """Without tokens: imports are resolved where they are used."""
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        """Imports show where they are used."""
-
-    def visit_Pass(self, node: ast.Pass) -> None:
-        """Does nothing, so leaves nothing."""
+    visit_ImportFrom = visit_Pass = visit_Import  # noqa: N815
 
     def visit_Expr(self, node: ast.Expr) -> None:
         if not (isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)):
@@ -306,41 +290,20 @@ class _Normaliser(ast.NodeVisitor):
         self._value(node.body)
         self._owner, self._in_body = outer
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        self._function(node)
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-        self._function(node)
-
     def visit_Lambda(self, node: ast.Lambda) -> None:
         self.tokens.append("Lambda")
         self._arguments(node.args)
         self._inside(argument_names(node.args), (), [node.body])
 
-    def visit_ListComp(self, node: ast.ListComp) -> None:
-        self._comprehension(node)
-
-    def visit_SetComp(self, node: ast.SetComp) -> None:
-        self._comprehension(node)
-
-    def visit_DictComp(self, node: ast.DictComp) -> None:
-        self._comprehension(node)
-
-    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> None:
-        self._comprehension(node)
-
-    def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
-        targets = [
-            name.id
-            for generator in node.generators
-            for name in ast.walk(generator.target)
-            if isinstance(name, ast.Name)
-        ]
-        self._scopes.append(_Scope(targets))
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
+        nodes = (name for generator in node.generators for name in ast.walk(generator.target))
+        self._scopes.append(_Scope(name.id for name in nodes if isinstance(name, ast.Name)))
         self.generic_visit(node)
         self._scopes.pop()
 
-    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp  # noqa: N815
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         method = self._in_body
         name = self._attribute(node.name, on_self=True) if method else self._name(node.name)
         self.tokens += [type(node).__name__, name]
@@ -350,6 +313,8 @@ class _Normaliser(ast.NodeVisitor):
         self._self = self_name(node) if method else self._self
         self._inside(argument_names(node.args), bound_names(node.body), node.body)
         self._in_body, self._self = outer
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
 
     def _inside(self, arguments: Iterable[str], local: Iterable[str], body: Iterable[ast.AST]) -> None:
         names = tuple(arguments)
@@ -379,17 +344,17 @@ class _Normaliser(ast.NodeVisitor):
             self.tokens.append(repr(value))
 
     def _name(self, name: str) -> str:
-        """A name by the scope that binds it, an import by its path, anything else (a builtin) as it is."""
-        if self._in_body and self._owner and name in self._known.attributes.get(self._owner, ()):
+        """A name by the scope that binds it, an import by its path, a builtin unchanged."""
+        if self._in_body and self._owner and name in self._definitions.attributes.get(self._owner, ()):
             return self._attribute(name, on_self=True)
         for depth in range(len(self._scopes) - 1, -1, -1):
             if name in self._scopes[depth].bound:
                 return f"local:{depth}.{self._scopes[depth].number(name)}"
-        return self._known.imports.get(name, name)
+        return self._definitions.imports.get(name, name)
 
     def _attribute(self, name: str, on_self: bool) -> str:
-        """An attribute of the program's own classes as a number, one of the library's as it is."""
-        if on_self and self._owner and name in self._known.attributes.get(self._owner, ()):
+        """An attribute of the program's classes as a number, one of the library's unchanged."""
+        if on_self and self._owner and name in self._definitions.attributes.get(self._owner, ()):
             owners = [self._owner]
         elif on_self or name not in LIBRARY:
             owners = self._owners.get(name, [])
@@ -399,40 +364,40 @@ class _Normaliser(ast.NodeVisitor):
         return f"own:{'|'.join(map(str, numbers))}" if numbers else name
 
     def _parameters(self, function: ast.expr) -> tuple[str, ...]:
-        """The parameters of a call to one of the program's own functions, classes or methods; else none."""
-        known = self._known.parameters
+        """The parameters of a function, class or method of the program; else none."""
+        name = None
         if isinstance(function, ast.Name):
-            return known.get(function.id, ())[:_MOST_NAMES]
-        if isinstance(function, ast.Attribute) and self._is_self(function.value):
-            return known.get(f"{self._owner}.{function.attr}", ())[:_MOST_NAMES]
-        return ()
+            name = function.id
+        elif isinstance(function, ast.Attribute) and self._is_self(function.value):
+            name = f"{self._owner}.{function.attr}"
+        return self._definitions.parameters.get(name or "", ())[:_MOST_NAMES]
 
     def _is_self(self, node: ast.expr) -> bool:
         return isinstance(node, ast.Name) and node.id == self._self
 
 
 def _place(name: str | None, parameters: tuple[str, ...]) -> tuple[int, str]:
-    """Keywords of own functions by the parameter's place, others after them in the order written."""
+    """Keywords of the program's functions by the parameter's position, others after them as written."""
     if name is not None and name in parameters:
         return parameters.index(name), str(parameters.index(name))
     return len(parameters), str(name)
 
 
 RUN = 5
-"""Tokens per run: long enough to hold an operation with its operands, short enough to survive an edit nearby."""
+"""Tokens per run: about one operation with its operands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A structural digest (SHA-256, hex) and how often each run of tokens (its CRC-32) occurs."""
+    """A structural digest (SHA-256, hex), and the number of each run of tokens by its CRC-32."""
 
     digest: str
     runs: Mapping[int, int] = field(compare=False, repr=False)
 
 
-@lru_cache(maxsize=128)  # up to 100 KiB each; what is compared at one time are a candidate's relatives
+@lru_cache(maxsize=128)  # up to 100 KiB each
 def fingerprint(program: str) -> Fingerprint:
-    """The fingerprint of a text, parsed once. Raises ``ValueError`` where it is not Python, with the line."""
+    """The fingerprint of a program. Raises ``ValueError`` with the line if it is not Python."""
     try:
         tokens = normalised_tokens(parse(program))
     except (ValueError, RecursionError) as error:
@@ -443,21 +408,21 @@ def fingerprint(program: str) -> Fingerprint:
     return Fingerprint(digest, runs)
 
 
-def same_structure(one: str, other: str) -> bool:
-    """Whether two programs differ in names and layout at most; errors as :func:`fingerprint`."""
-    return fingerprint(one) == fingerprint(other)
+def same_structure(first: str, second: str) -> bool:
+    """Whether two programs differ at most in names and layout."""
+    return fingerprint(first) == fingerprint(second)
 
 
-def similarity(one: Fingerprint, other: Fingerprint) -> float:
+def similarity(first: Fingerprint, second: Fingerprint) -> float:
     """1 for equal structure, 0 for nothing in common; symmetric."""
-    if one.digest == other.digest:
+    if first.digest == second.digest:
         return 1.0
-    both = one.runs.keys() & other.runs.keys()
-    shared = sum(map(min, map(one.runs.__getitem__, both), map(other.runs.__getitem__, both)))
-    return shared / (sum(one.runs.values()) + sum(other.runs.values()) - shared)
+    common = first.runs.keys() & second.runs.keys()
+    shared = sum(map(min, map(first.runs.__getitem__, common), map(second.runs.__getitem__, common)))
+    return shared / (sum(first.runs.values()) + sum(second.runs.values()) - shared)
 
 
-def nearest(one: Fingerprint, others: Mapping[str, Fingerprint], count: int) -> list[tuple[str, float]]:
+def nearest(target: Fingerprint, others: Mapping[str, Fingerprint], count: int) -> list[tuple[str, float]]:
     """The ids of the ``count`` most similar programs with their similarity, best first, ties by id."""
-    scored = [(name, similarity(one, other)) for name, other in others.items()]
+    scored = [(name, similarity(target, other)) for name, other in others.items()]
     return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:count]

@@ -219,7 +219,7 @@ def _apply_request(incoming: Incoming, run: RunRow, row: CandidateRow | None) ->
     _move_head(record, incoming)
     new = CandidateRow(record, log.sequence, log.sequence if imported else None)
     if record.kind == pb.KIND_ABLATION and not imported:
-        return stepped(Change(log, new, run), facts.Asked(moment(event), record.id))
+        return stepped(Change(log, new, run), facts.AblationSeat(moment(event), record.id))
     return Change(log, new, run)
 
 
@@ -244,7 +244,7 @@ def _apply_to_candidate(fact: str, incoming: Incoming, run: RunRow, row: Candida
         return _verify(incoming, run, row)
     if fact == "ablation.wanted":
         ablation, seeds = event.ablation_wanted, tuple(row.record.request.seeds)
-        ablation_fact = facts.AblationWanted(
+        ablation_fact = facts.AblationRequested(
             moment(event), event.candidate, ablation.component, seeds, ablation.by_hand
         )
         return stepped(Change(log, row, run), ablation_fact)

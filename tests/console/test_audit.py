@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import NotPossible
-from services.console.commands.audit import compared, judged, told
+from services.console.commands.audit import claim_sentence, compared, judged
 from services.contracts import candidate_pb2 as pb
 from services.domain.discovery import prediction
 from services.domain.statistics import Interval
@@ -54,7 +54,7 @@ def test_several_seeds_are_averaged() -> None:
 
 def test_a_claim_is_told_with_its_evidence() -> None:
     """The strongest control, the interval, the seeds and how many were tried."""
-    assert told(claim()) == (
+    assert claim_sentence(claim()) == (
         "confirmed: Suffix (c000009) against Gated DeltaNet, the strongest control: gain +0.0500 nats, 95% interval "
         "[+0.0300, +0.0700] over 5 fresh seeds, 20 candidates tried"
     )

@@ -183,12 +183,12 @@ async def test_each_engineer_of_a_fleet_sees_a_gpu_of_its_own_and_keeps_its_plac
     visible = [await asyncio.to_thread(_variable, one, "CUDA_VISIBLE_DEVICES") for one in engineers]
     fleet.resize(1)
     fleet.resize(2)
-    during = (fleet.working, fleet.leaving)
+    during = (fleet.working, fleet.draining)
     await fleet.drain()
 
     assert visible == ["0", "3"]
     assert during == (1, 1)
-    assert (fleet.working, fleet.leaving) == (0, 0)
+    assert (fleet.working, fleet.draining) == (0, 0)
     assert not _living(engineers)
 
 

@@ -105,7 +105,7 @@ def test_the_report_draws_the_sizes(tmp_path: Path) -> None:
 
 ASKING = """
 import sys
-from services.console.commands.audit import engineer_tool
+from services.console.processes import engineer_tool
 engineer_tool("train", sys.argv[1], "--json")
 """
 

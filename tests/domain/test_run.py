@@ -12,8 +12,8 @@ from services.domain.promotion import PaperPromotion, Promote, Result, Stage, Su
 from services.domain.run import step
 from services.domain.run_state import (
     Ablation,
-    AblationWanted,
-    Asked,
+    AblationRequested,
+    AblationSeat,
     Budget,
     Ended,
     Finish,
@@ -191,14 +191,14 @@ def test_a_stopped_run_asks_for_nothing_more() -> None:
 def test_an_ablation_holds_a_seat_but_is_no_proposal() -> None:
     """It is asked for by hand, outside the budget of candidates."""
     state, _ = begun()
-    state, _ = step(state, Asked(1.0, "a000001"), POLICY)
+    state, _ = step(state, AblationSeat(1.0, "a000001"), POLICY)
 
     assert "a000001" in state.in_flight
     assert state.proposals_asked == 0
 
 
-def wanted(by_hand: bool, component: str = "output-gate") -> AblationWanted:
-    return AblationWanted(2.0, "c000004", component, (1, 2), by_hand)
+def wanted(by_hand: bool, component: str = "output-gate") -> AblationRequested:
+    return AblationRequested(2.0, "c000004", component, (1, 2), by_hand)
 
 
 def test_the_analyst_asks_for_ablations_within_a_budget() -> None:

@@ -18,7 +18,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from services.domain.components import normalise
+from services.domain.components import VOCABULARY
 
 SHIPPED = Path(__file__).parent / "corpus"
 """The shipped, reviewed files."""
@@ -35,7 +35,7 @@ def _one_line(text: object) -> object:
 
 def _normalised(tags: tuple[str, ...]) -> tuple[str, ...]:
     """Canonical component tags, without duplicates."""
-    return tuple(dict.fromkeys(normalise(tag) for tag in tags))
+    return tuple(dict.fromkeys(VOCABULARY.normalise(tag) for tag in tags))
 
 
 Insight = Annotated[str, BeforeValidator(_one_line), Field(min_length=40, max_length=500)]

@@ -130,11 +130,11 @@ def move_effects(records: Sequence[pb.Candidate], trained: Sequence[Trained] = (
     a pair is one difference of losses over the seeds and held-out blocks that both programs share. Its deviation is
     pooled from the pairs of all moves that have several, and from the seeds of all programs that have several.
     """
-    whole = [one for one in records if not any(seed.HasField("stopped") for seed in one.training.seeds)]
-    known = {record.id: record for record in whole}
+    whole = [item for item in records if not any(seed.HasField("stopped") for seed in item.training.seeds)]
+    by_id = {record.id: record for record in whole}
     gains = defaultdict[tuple[str, str], list[Gain]](list)
     for record in whole:
-        ablated, parent = known.get(record.request.ablation_of), known.get(record.proposal.parent)
+        ablated, parent = by_id.get(record.request.ablation_of), by_id.get(record.proposal.parent)
         if record.kind == pb.KIND_ABLATION and ablated is not None and (gain := gain_over(record, ablated)):
             gains["ablation", record.request.without_component].append(gain)
         elif record.kind == pb.KIND_PROPOSAL and parent is not None and parent.stage == record.stage:
@@ -142,15 +142,17 @@ def move_effects(records: Sequence[pb.Candidate], trained: Sequence[Trained] = (
             if change and (gain := gain_over(parent, record)):
                 gains["proposal", change].append(gain)
     seeds = [[math.sqrt(2) * seed.loss for seed in record.training.seeds] for record in whole]
-    several = [group for group in [*seeds, *([one.mean for one in same] for same in gains.values())] if len(group) > 1]
+    several = [
+        group for group in [*seeds, *([item.mean for item in same] for same in gains.values())] if len(group) > 1
+    ]
     deviation = pooled_noise(several) if several else None
     effects = []
-    for original in dict.fromkeys(one.candidate for one in trained if one.candidate in known):
-        own = [one for one in trained if one.ablation_of in ("", original)]
-        names = {one.candidate: "" for one in own if one.candidate not in known}
+    for original in dict.fromkeys(item.candidate for item in trained if item.candidate in by_id):
+        own = [item for item in trained if item.ablation_of in ("", original)]
+        names = {item.candidate: "" for item in own if item.candidate not in by_id}
         effects += [
-            MoveEffect("ablation", f"{original} against {one.name}", one.seeds, one.rise, one.interval)
-            for one in variants_of(own, original, names)
+            MoveEffect("ablation", f"{original} against {item.name}", item.seeds, item.rise, item.interval)
+            for item in variants_of(own, original, names)
         ]
     for (source, move), same in gains.items():
         mean = fmean(gain.mean for gain in same)
@@ -163,7 +165,7 @@ def _single_change(record: pb.Candidate, parent: pb.Candidate) -> str:
     """The one move or component in which a child differs from its parent; empty for several or none."""
     if record.proposal.moves:
         return record.proposal.moves[0] if len(record.proposal.moves) == 1 else ""
-    own, before = (set(one.proposal.components or one.analysis.components) for one in (record, parent))
+    own, before = (set(side.proposal.components or side.analysis.components) for side in (record, parent))
     added, removed = own - before, before - own
     if len(added | removed) != 1:
         return ""
@@ -222,36 +224,36 @@ def _ablate_programs(
     plan = list(planned(status, [own, *variants], [1], seeds, CORPORA[:1], _trainings_for(own.id, path)))
     train_all(plan, path, os.cpu_count() or 1, quiet=as_json)
     descriptions = {file.stem: ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "" for file in files}
-    found = variants_of(_trainings_for(own.id, path), own.id, descriptions)
-    if not found:
+    rows = variants_of(_trainings_for(own.id, path), own.id, descriptions)
+    if not rows:
         raise NotPossible(f"{folder} holds no program that was trained with two seeds or more")
     if as_json:
-        print_json([asdict(one) for one in found])
+        print_json([asdict(variant) for variant in rows])
         return
-    say(f"{own.id} {own.proposal.name}, and what is left without a part of it, {found[0].seeds} seeds each")
+    say(f"{own.id} {own.proposal.name}, and what is left without a part of it, {rows[0].seeds} seeds each")
     say(table([
-        Column("", [one.name for one in found], flexible=True),
-        Column("parameters", [number(one.parameters, ",") for one in found], right=True, rank=2),
-        Column("loss", [f"{one.loss:.4f}" for one in found], right=True),
-        Column("rise", [f"{one.rise:+.4f}" for one in found], right=True),
-        Column("[95 %]", [f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]" for one in found]),
-        Column("p", [f"{one.p:.2g}" for one in found], right=True, rank=1),
+        Column("", [variant.name for variant in rows], flexible=True),
+        Column("parameters", [number(variant.parameters, ",") for variant in rows], right=True, rank=2),
+        Column("loss", [f"{variant.loss:.4f}" for variant in rows], right=True),
+        Column("rise", [f"{variant.rise:+.4f}" for variant in rows], right=True),
+        Column("[95 %]", [f"[{variant.interval.low:+.4f}, {variant.interval.high:+.4f}]" for variant in rows]),
+        Column("p", [f"{variant.p:.2g}" for variant in rows], right=True, rank=1),
     ]))  # fmt: skip
     say(styled(paragraph("rise: nats per token above the candidate, same seeds; p: Holm-corrected"), dim=True))
 
 
 def _trainings_for(candidate: str, path: Path) -> list[Trained]:
     """Without those of another candidate's variants, whose files may have the same names."""
-    return [one for one in read_sizes(path) if one.ablation_of in ("", candidate)]
+    return [training for training in read_sizes(path) if training.ablation_of in ("", candidate)]
 
 
 def variants_of(trained: Sequence[Trained], candidate: str, descriptions: Mapping[str, str]) -> list[Variant]:
     """The variants that share two seeds or more with the candidate, the largest rise of the loss first."""
     losses: dict[str, dict[int, float]] = {}
-    parameters = {one.candidate: one.parameters for one in trained}
-    for one in trained:
-        if one.loss is not None:
-            losses.setdefault(one.candidate, {})[one.seed] = one.loss
+    parameters = {training.candidate: training.parameters for training in trained}
+    for training in trained:
+        if training.loss is not None:
+            losses.setdefault(training.candidate, {})[training.seed] = training.loss
     tests = {}
     for name in descriptions:
         shared = sorted(set(losses.get(name, {})) & set(losses.get(candidate, {})))
@@ -264,7 +266,7 @@ def variants_of(trained: Sequence[Trained], candidate: str, descriptions: Mappin
                     test.effect, test.interval(), p)
             for (name, (shared, test)), p in zip(tests.items(), adjusted, strict=True)
         ),
-        key=lambda one: -one.rise,
+        key=lambda training: -training.rise,
     )  # fmt: skip
 
 
@@ -285,24 +287,24 @@ async def _ablate(
     ):
         archive = archive_pb2_grpc.ArchiveStub(connection)
         records = await all_candidates(archive, archive_pb2.ListCandidatesRequest(run=original.run))
-        known = {one.request.without_component for one in ablations_of(records, original.id)}
-        await publish(client, [_wanted(original, one) for one in chosen if one not in known])
+        requested = {component.request.without_component for component in ablations_of(records, original.id)}
+        await publish(client, [_wanted(original, component) for component in chosen if component not in requested])
         records = await _all_ended(archive, original, chosen, system, note)
     return original, [part for part in parts(original, records) if part.component in chosen]
 
 
-def components_of(original: pb.Candidate, asked: Sequence[str]) -> list[str]:
+def components_of(original: pb.Candidate, selection: Sequence[str]) -> list[str]:
     """What can be left out of a candidate. Raises NotPossible."""
     if not original.training.HasField("loss"):
         raise NotPossible(f"candidate {original.id} was not trained: there is nothing to compare an ablation with")
     own = [
         component for component in original.proposal.components or original.analysis.components if component not in FORM
     ]
-    if unknown := [one for one in asked if one not in own]:
+    if unknown := [component for component in selection if component not in own]:
         raise NotPossible(f"candidate {original.id} has no component {unknown[0]}; it has {', '.join(own) or 'none'}")
     if not own:
         raise NotPossible(f"candidate {original.id} names no component")
-    return list(asked) or own
+    return list(selection) or own
 
 
 def ablations_of(records: Sequence[pb.Candidate], candidate: str) -> list[pb.Candidate]:
@@ -313,8 +315,10 @@ def ablations_of(records: Sequence[pb.Candidate], candidate: str) -> list[pb.Can
 def parts(original: pb.Candidate, records: Sequence[pb.Candidate]) -> list[Part]:
     """What each component brings, the most first; what could not be measured last, with the reason."""
     between = seed_noise(records)
-    found = [_part(original, one, between) for one in ablations_of(records, original.id)]
-    return sorted(found, key=lambda one: (one.gain is None, -(one.gain.mean if one.gain else 0.0)))
+    results = [_part(original, ablation, between) for ablation in ablations_of(records, original.id)]
+    return sorted(
+        results, key=lambda ablation: (ablation.gain is None, -(ablation.gain.mean if ablation.gain else 0.0))
+    )
 
 
 def part_row(part: Part) -> dict[str, object]:
@@ -327,17 +331,17 @@ def part_row(part: Part) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _print(original: pb.Candidate, found: Sequence[Part]) -> None:
+def _print(original: pb.Candidate, part_rows: Sequence[Part]) -> None:
     """Which component carries the gain."""
     say(f"{original.id} {original.proposal.name}: loss {original.training.loss:.4f} nats per token with all of it")
-    intervals = [part.gain.interval if part.gain else None for part in found]
+    intervals = [part.gain.interval if part.gain else None for part in part_rows]
     say(table([
-        Column("without", [part.component for part in found]),
-        Column("id", [part.ablation for part in found], rank=1),
-        Column("loss", [number(part.loss) for part in found], right=True),
-        Column("gain", [number(part.gain.mean if part.gain else None, "+.4f") for part in found], right=True),
+        Column("without", [part.component for part in part_rows]),
+        Column("id", [part.ablation for part in part_rows], rank=1),
+        Column("loss", [number(part.loss) for part in part_rows], right=True),
+        Column("gain", [number(part.gain.mean if part.gain else None, "+.4f") for part in part_rows], right=True),
         Column("[95 %]", [ABSENT if at is None else f"[{at.low:+.4f}, {at.high:+.4f}]" for at in intervals], rank=2),
-        Column("", [part.reason or _verdict(part) for part in found], flexible=True),
+        Column("", [part.reason or _verdict(part) for part in part_rows], flexible=True),
     ]))  # fmt: skip
     say(styled(paragraph("gain: nats per token that the loss rises by without the component, same seeds"), dim=True))
 
@@ -375,17 +379,21 @@ async def _all_ended(
     note: Callable[[str], None],
 ) -> list[pb.Candidate]:
     """All candidates of the run, once the chosen ablations have ended."""
-    told: set[str] = set()
+    reported: set[str] = set()
     while True:
         for name in system.supervise() if system else ():
             note(f"the {name} ended unexpectedly and was started again")
         with contextlib.suppress(grpc.aio.AioRpcError):
             records = await all_candidates(archive, archive_pb2.ListCandidatesRequest(run=original.run))
-            own = [one for one in ablations_of(records, original.id) if one.request.without_component in chosen]
-            ended = {one.request.without_component for one in own if one.state in ENDED}
-            for component in sorted(ended - told):
+            own = [
+                ablation
+                for ablation in ablations_of(records, original.id)
+                if ablation.request.without_component in chosen
+            ]
+            ended = {ablation.request.without_component for ablation in own if ablation.state in ENDED}
+            for component in sorted(ended - reported):
                 note(f"without {component}: done, {len(ended)} of {len(chosen)}")
-            told = ended
+            reported = ended
             if len(ended) == len(set(chosen)):
                 return records
         await asyncio.sleep(POLL_SECONDS)

@@ -1,8 +1,4 @@
-"""`asi-arch audit`: one result or a whole exported run, checked by its events and by training again.
-
-Of a candidate: the events behind it, then its check and its training. Of an exported log: its bytes, hashes, replay and
-claims, then the best candidate and the strongest control with fresh seeds.
-"""
+"""`asi-arch audit`: one result or an exported log, verified by its events and by training again."""
 
 import asyncio
 import json
@@ -18,28 +14,28 @@ from typing import Annotated, Any
 
 import typer
 
-from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.errors import NotPossible
 from services.console.archive import open_archive
-from services.console.leash import leashed
 from services.console.options import Json, Run, complete_candidates, print_json
+from services.console.processes import engineer_tool
 from services.console.rows import as_dict, program_of, row
 from services.console.settings import ConsoleSettings, console_settings
-from services.console.tables import ABSENT, number, pairs, paragraph, say, styled
+from services.console.tables import ABSENT, interval_text, number, pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 
 SEED_SPREAD = 0.0135
-"""Nats: standard deviation between seeds at scale tiny as measured once; used where a candidate has one seed only."""
+"""Nats: the measured standard deviation between seeds at scale tiny, for candidates with one seed."""
 SPREADS = 3.0
 FRESH = 900_001
-"""The first of the seeds that an exported run is audited with: no run gets as far."""
+"""The first seed of an audit of an exported run; no run uses such high seeds."""
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """One seed trained again. `holds` when the loss lies within three spreads of the recorded one.
+    """One seed trained again; `holds` within three spreads of the recorded loss.
 
-    Of a training that was stopped early both are training losses at the last step that it got to.
+    For a training that was stopped early both are training losses at its last step.
     """
 
     seed: int
@@ -134,7 +130,7 @@ def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
 
 
 def compared(seed: candidate_pb2.SeedResult, trained: Mapping[str, object]) -> tuple[float, float | None, str]:
-    """The loss on record, that of the second training (None where it failed), and where both were measured."""
+    """The recorded loss, that of the second training (None if it failed), and the step that both belong to."""
     loss, curve = trained.get("loss"), trained.get("curve")
     if not isinstance(loss, float):
         return seed.loss, None, ""
@@ -144,7 +140,7 @@ def compared(seed: candidate_pb2.SeedResult, trained: Mapping[str, object]) -> t
     for point in reversed(seed.curve):
         if point.HasField("train_loss") and isinstance(value := again.get(point.step), float):
             return point.train_loss, value, f" at step {point.step}, after which it was stopped early"
-    raise NotPossible("it was stopped early, before a step that the second training tells of")
+    raise NotPossible("it was stopped early, before the first step that the second training reports")
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ class Repeated:
 
 
 def _audit_log(path: Path, seeds: int, as_json: bool) -> None:
-    """Raises typer.Exit: 1 where anything is not as the log says or the claim does not hold, 2 for no such file."""
+    """Raises typer.Exit: 1 if the log is inconsistent or the claim does not hold, 2 without such a file."""
     command = [sys.executable, "-m", "services.store.tools", "audit", str(path), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if not done.stdout.strip():
@@ -182,27 +178,27 @@ def _audit_log(path: Path, seeds: int, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _print_log(found: Mapping[str, Any]) -> None:
-    say(f"run {found['run']}: {found['events']} events, digest {found['digest']}")
-    for problem in found["problems"]:
+def _print_log(report: Mapping[str, Any]) -> None:
+    say(f"run {report['run']}: {report['events']} events, digest {report['digest']}")
+    for problem in report["problems"]:
         say(styled(paragraph(f"! {problem}"), fg="red"))
-    if found["problems"]:
-        say(f"the log is NOT as it was exported: {len(found['problems'])} contradiction(s); nothing is trained again")
+    if report["problems"]:
+        say(f"the log is NOT as it was exported: {len(report['problems'])} contradiction(s); nothing is trained again")
         return
     say("every line, hash and digest agrees, and the claims follow from the losses on record")
-    for claim in found["claims"]:
-        say(paragraph(told(claim), indent=4))
-    if not found["claims"]:
+    for claim in report["claims"]:
+        say(paragraph(claim_sentence(claim), indent=4))
+    if not report["claims"]:
         say("the run holds no claim that was tested on fresh seeds")
 
 
-def told(claim: Mapping[str, Any]) -> str:
+def claim_sentence(claim: Mapping[str, Any]) -> str:
     """A claim of the log in one sentence."""
     interval = claim["interval"]
     return (
         f"{claim['outcome']}: {claim['name']} ({claim['candidate']}) against {claim['control_name']}, the strongest "
         f"control: gain {claim['effect']:+.4f} nats, {interval['level']:.0%} interval "
-        f"[{interval['low']:+.4f}, {interval['high']:+.4f}] over {len(claim['seeds'])} fresh seeds, "
+        f"{interval_text(interval['low'], interval['high'])} over {len(claim['seeds'])} fresh seeds, "
         f"{claim['tried']} candidates tried"
     )
 
@@ -231,7 +227,7 @@ def repeat(claim: Mapping[str, Any], seeds: Sequence[int]) -> Repeated:
 def judged(
     claim: Mapping[str, Any], seeds: Sequence[int], losses: Sequence[float], controls: Sequence[float]
 ) -> Repeated:
-    """What these losses say of the claim: a confirmed one holds with a gain, any other within what it makes expect."""
+    """Whether the losses support the claim: a confirmed one needs a gain, others a gain in the expected interval."""
     gain = fmean(control - own for own, control in zip(losses, controls, strict=True))
     low, high = claim["expected"]["low"], claim["expected"]["high"]
     confirmed = claim["outcome"] == "confirmed"
@@ -243,31 +239,9 @@ def judged(
     where = "inside" if low <= gain <= high else "outside"
     sentence = (
         f"{verdict}: {claim['name']} {fmean(losses):.4f}, {claim['control_name']} {fmean(controls):.4f} nats per "
-        f"token, gain {gain:+.4f}, {where} the [{low:+.4f}, {high:+.4f}] that the record makes one seed expect"
+        f"token, gain {gain:+.4f}, {where} the {interval_text(low, high)} expected of one seed"
     )
     return Repeated(tuple(seeds), tuple(losses), tuple(controls), gain, holds, sentence)
-
-
-def engineer_tool(*arguments: str) -> dict[str, object]:
-    """The JSON answer of `check` or `train`, which end with this process. Raises NotPossible where there is none."""
-    command = leashed([sys.executable, "-m", "services.engineer.tools", *arguments])
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    try:
-        found: dict[str, object] = json.loads(done.stdout)
-    except ValueError:
-        raise NotPossible(f"the engineer's tool ended with status {done.returncode} and no result") from None
-    return found
-
-
-def scale_values(scale: str, overrides: Mapping[str, str]) -> dict[str, object]:
-    """Every setting of a scale with overrides. Raises SettingsError for one that is impossible."""
-    given = [f"{name}={value}" for name, value in overrides.items()]
-    command = [sys.executable, "-m", "services.engineer.scales", scale, *given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SettingsError(done.stderr.strip() or f"scale {scale} cannot be read")
-    found: dict[str, object] = json.loads(done.stdout)
-    return found
 
 
 def _print_chain(record: candidate_pb2.Candidate, links: Sequence[pb.ChainLink]) -> None:
@@ -283,31 +257,25 @@ def _print_chain(record: candidate_pb2.Candidate, links: Sequence[pb.ChainLink])
 
 def _facts(record: candidate_pb2.Candidate) -> list[tuple[str, str]]:
     proposal = record.proposal
+    verdicts, outcome = proposal.check.verdicts, "passed" if proposal.check.passed else "failed"
+    warned = [verdict.probe for verdict in verdicts if verdict.outcome != "pass"]
     facts = [
         ("parent", proposal.parent or ABSENT),
         ("references", ", ".join(proposal.references) or ABSENT),
         ("mind", f"{proposal.mind} {proposal.prompt_version}".strip()),
         ("moves", ", ".join(proposal.moves) or ABSENT),
         ("cognition", ", ".join(hit.entry for hit in proposal.cognition) or ABSENT),
-        ("check", _check(proposal.check)),
+        ("check", f"{outcome} {len(verdicts)} probes" + (f", not passed: {', '.join(warned)}" if warned else "")),
     ]
     for seed in record.training.seeds:
-        one = seed.measurements
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(one.versions.items()))
+        on = seed.measurements
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(on.versions.items()))
         facts += [
-            (f"seed {seed.seed}", f"loss {seed.loss:.6f} on {one.device_name}, {one.seconds:.0f} s, {one.isolation}"),
-            ("data", one.data_fingerprint[:32]),
-            ("versions", versions),
-            ("precision", one.precision or ABSENT),
-        ]
+            (f"seed {seed.seed}", f"loss {seed.loss:.6f} on {on.device_name}, {on.seconds:.0f} s, {on.isolation}"),
+            ("data", on.data_fingerprint[:32]), ("versions", versions), ("precision", on.precision or ABSENT),
+        ]  # fmt: skip
     for call in record.calls:
         facts.append(("call", f"{call.role} {call.model} prompt {call.prompt.path} answer {call.answer.path}"))
     facts.append(("verdict", f"judge {number(record.verdict.raw if record.verdict.HasField('raw') else None, '.2f')}, "
                   f"fitness {number(row(record)['fitness'])} by {record.verdict.judge}"))  # fmt: skip
     return facts
-
-
-def _check(report: candidate_pb2.CheckReport) -> str:
-    warned = [verdict.probe for verdict in report.verdicts if verdict.outcome != "pass"]
-    outcome = "passed" if report.passed else "failed"
-    return f"{outcome} {len(report.verdicts)} probes" + (f", not quite: {', '.join(warned)}" if warned else "")

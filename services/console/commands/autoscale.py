@@ -1,4 +1,4 @@
-"""`asi-arch autoscale` and `asi-arch worker`: engineers beside a laboratory that runs here or elsewhere."""
+"""`asi-arch autoscale` and `asi-arch worker`: engineers for a laboratory that runs here or elsewhere."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypedDict
 
 import typer
 
-from services.chassis.bus import Bus, Consumer
+from services.chassis.bus import Bus
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import NotPossible, SettingsError, Transient
 from services.console.log import require_server
 from services.console.options import Json, names_in, one_of
-from services.console.processes import ServiceProcess, free_port
+from services.console.processes import ServiceProcess, free_port, scale_values, stop_signal
 from services.console.settings import ConsoleSettings, console_settings, running_system
 from services.console.tables import say
 from services.domain.ladder_settings import SCALES
@@ -32,50 +30,51 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Fleet:
-    """The engineers. `places` are their slots: the value of CUDA_VISIBLE_DEVICES for each."""
+    """The engineers on this machine; `places` holds the CUDA_VISIBLE_DEVICES of each."""
 
     def __init__(self, places: Sequence[str], environment: Mapping[str, str], logs: Path) -> None:
         self._places = places
         self._environment = environment
         self._logs = logs
         self._working: dict[int, ServiceProcess] = {}
-        self._leaving: dict[int, ServiceProcess] = {}
+        self._draining: dict[int, ServiceProcess] = {}
 
     @property
     def working(self) -> int:
-        """Engineers that take work."""
+        """The number of engineers that take work."""
         return len(self._working)
 
     @property
-    def leaving(self) -> int:
-        """Engineers that end what they have in hand."""
-        self._leaving = {place: one for place, one in self._leaving.items() if _lives(one)}
-        return len(self._leaving)
+    def draining(self) -> int:
+        """The number of engineers that finish their work in hand."""
+        alive = {place: engineer.process for place, engineer in self._draining.items() if engineer.process}
+        self._draining = {place: self._draining[place] for place, process in alive.items() if process.poll() is None}
+        return len(self._draining)
 
     @property
     def pids(self) -> list[int]:
         """Processes of the engineers that take work, by place."""
-        return [one.process.pid for _, one in sorted(self._working.items()) if one.process]
+        return [engineer.process.pid for _, engineer in sorted(self._working.items()) if engineer.process]
 
-    def resize(self, wanted: int) -> None:
-        """Start what is missing, as far as there are free places; drain what is too much, the newest first."""
-        taken = self._leaving.keys() if self.leaving else set[int]()
-        free = [place for place in range(len(self._places)) if place not in self._working and place not in taken]
-        for place in free[: max(0, wanted - self.working)]:
+    def resize(self, target: int) -> None:
+        """Start engineers on free places, or drain the newest ones."""
+        occupied = self._draining.keys() if self.draining else set[int]()
+        free = [place for place in range(len(self._places)) if place not in self._working and place not in occupied]
+        for place in free[: max(0, target - self.working)]:
             self._working[place] = self._start(place)
-        while self.working > wanted:
+        while self.working > target:
             place, engineer = self._working.popitem()
             engineer.terminate()
-            self._leaving[place] = engineer
+            self._draining[place] = engineer
 
     def supervise(self) -> list[str]:
-        """Start again what died; their names. Raises ServiceFailed or SettingsError for one that does not stay up."""
-        return [f"engineer {place}" for place, one in self._working.items() if one.supervise()]
+        """Restart engineers that ended; their names. Raises ServiceFailed or SettingsError if one keeps failing."""
+        return [f"engineer {place}" for place, engineer in self._working.items() if engineer.supervise()]
 
     async def drain(self) -> None:
-        """Ask all to drain and wait until the last has gone, however long that takes."""
+        """Drain all engineers and wait for the last one, without a limit."""
         self.resize(0)
-        processes = [one.process for one in self._leaving.values() if one.process]
+        processes = [engineer.process for engineer in self._draining.values() if engineer.process]
         await asyncio.gather(*(asyncio.to_thread(process.wait) for process in processes))
 
     def _start(self, place: int) -> ServiceProcess:
@@ -85,16 +84,11 @@ class Fleet:
         return engineer
 
 
-def _lives(engineer: ServiceProcess) -> bool:
-    return engineer.process is not None and engineer.process.poll() is None
-
-
 def gpus(environment: Mapping[str, str] | None = None) -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them: what that variable leaves, else every GPU that nvidia-smi lists."""
+    """The GPUs in CUDA_VISIBLE_DEVICES, else all that nvidia-smi lists."""
     environment = os.environ if environment is None else environment
     if VISIBLE in environment:
-        named = [one.strip() for one in environment[VISIBLE].split(",")]
-        return [one for one in named if one and one not in ("-1", "NoDevFiles")]
+        return [name for name in names_in(environment[VISIBLE]) if name not in ("-1", "NoDevFiles")]
     tool = shutil.which("nvidia-smi", path=environment.get("PATH"))
     if tool is None:
         return []
@@ -115,7 +109,7 @@ class Moment(TypedDict):
 
 @dataclass(frozen=True)
 class Bounds:
-    """How many engineers there may be, how often the queue is looked at, and how long less work must last."""
+    """Limits of the number of engineers, seconds between polls, and seconds of less work before one is drained."""
 
     least: int
     most: int | None  # None: one per GPU, or per core
@@ -123,21 +117,22 @@ class Bounds:
     calm: float
 
 
-Tell = Callable[[Moment], None]
+Report = Callable[[Moment], None]
 
 
 class EngineerTarget:
-    """How many engineers there should be: up at once, down when less was enough for a while."""
+    """The target number of engineers: raised at once, lowered after a calm time."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._seen: list[tuple[float, int]] = []
+        self._backlogs: list[tuple[float, int]] = []
 
     def at(self, now: float, backlog: int) -> int:
-        """One engineer for each message, within the bounds: the most that any moment of the calm time asked for."""
-        self._seen = [one for one in self._seen if now - one[0] < self._bounds.calm] + [(now, backlog)]
-        wanted = max(self._bounds.least, max(count for _, count in self._seen))
-        return wanted if self._bounds.most is None else min(self._bounds.most, wanted)
+        """One engineer per message, within the bounds: the maximum over the calm time."""
+        recent = [(at, count) for at, count in self._backlogs if now - at < self._bounds.calm]
+        self._backlogs = [*recent, (now, backlog)]
+        target = max(self._bounds.least, *(count for _, count in self._backlogs))
+        return target if self._bounds.most is None else min(self._bounds.most, target)
 
 
 def autoscale(
@@ -157,7 +152,7 @@ def autoscale(
     """
     one_of("--stage", stage, SCALES)
     bounds = Bounds(least, most, every, calm)
-    asyncio.run(_autoscale(console_settings(), stage, bounds, _teller(as_json)))
+    asyncio.run(_autoscale(console_settings(), stage, bounds, _reporter(as_json)))
 
 
 def worker(
@@ -172,11 +167,11 @@ def worker(
     names = names_in(stages)
     for name in names:
         one_of("--stages", name, SCALES)
-    asyncio.run(_work(console_settings(), names, _teller(as_json)))
+    asyncio.run(_work(console_settings(), names, _reporter(as_json)))
 
 
-def _teller(as_json: bool) -> Callable[[Moment], None]:
-    def tell(moment: Moment) -> None:
+def _reporter(as_json: bool) -> Callable[[Moment], None]:
+    def report(moment: Moment) -> None:
         if as_json:
             say(json.dumps(moment))
         else:
@@ -184,31 +179,35 @@ def _teller(as_json: bool) -> Callable[[Moment], None]:
             queue = f"{moment['waiting']} waiting, {moment['in_hand']} in hand: "
             say(f"{queue}{moment['engineers']} engineers{draining}")
 
-    return tell
+    return report
 
 
-async def _autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, tell: Tell) -> None:
+async def _autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, report: Report) -> None:
     """Follow the depth of a stage's queue until SIGTERM, Ctrl-C or the end of the system that runs here; then drain.
 
     Raises SettingsError, NotPossible, BusLost, ServiceFailed.
     """
     places = places_for([stage], bounds.most)
     bounds = replace(bounds, most=len(places))
-    environment = surroundings(settings, [stage])
+    environment = engineer_environment(settings, [stage])
     client = settings.model_copy(update={"nats_url": environment["ASI_NATS_URL"]})
     await require_server(client.nats_url)
     beside = running_system(settings) is not None
     fleet, target = Fleet(places, environment, settings.data_dir / "logs"), EngineerTarget(bounds)
-    with _stopped() as stop:
+    with stop_signal() as stop:
         async with Bus(client, "asi-autoscale") as bus:
             consumer = await bus.consumer(engineer_durable(stage))
             try:
                 last: Moment | None = None
                 while not stop.is_set() and (running_system(settings) is not None or not beside):
-                    with contextlib.suppress(Transient):  # out of reach just now: everything stays as it is
-                        moment = await _step(consumer, fleet, target)
+                    with contextlib.suppress(Transient):  # unreachable at present: the fleet stays as it is
+                        waiting, in_hand = await consumer.depth()
+                        fleet.resize(target.at(time.monotonic(), waiting + in_hand))
+                        moment = Moment(
+                            waiting=waiting, in_hand=in_hand, engineers=fleet.working, draining=fleet.draining
+                        )
                         if moment != last:
-                            tell(moment)
+                            report(moment)
                         last = moment
                     fleet.supervise()
                     await _rest(stop, bounds.every)
@@ -216,14 +215,7 @@ async def _autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, tell
                 await fleet.drain()
 
 
-async def _step(consumer: Consumer, fleet: Fleet, target: EngineerTarget) -> Moment:
-    """One look at the queue, and what follows from it. Raises Transient."""
-    waiting, in_hand = await consumer.depth()
-    fleet.resize(target.at(time.monotonic(), waiting + in_hand))
-    return Moment(waiting=waiting, in_hand=in_hand, engineers=fleet.working, draining=fleet.leaving)
-
-
-async def _work(settings: ConsoleSettings, stages: Sequence[str], tell: Tell) -> None:
+async def _work(settings: ConsoleSettings, stages: Sequence[str], report: Report) -> None:
     """One engineer per visible GPU, else one on the CPU, until SIGTERM or Ctrl-C; then drain all.
 
     Raises SettingsError where ASI_NATS_URL or ASI_ARCHIVE_ADDRESS is missing, NotPossible, BusLost, ServiceFailed.
@@ -232,13 +224,13 @@ async def _work(settings: ConsoleSettings, stages: Sequence[str], tell: Tell) ->
         if name not in os.environ:
             raise SettingsError(f"{name} is not set: a worker joins a laboratory that runs elsewhere; say where.")
     places = places_for(stages, None if gpus() else 1)
-    environment = surroundings(settings, stages)
+    environment = engineer_environment(settings, stages)
     await require_server(environment["ASI_NATS_URL"])
     fleet = Fleet(places, environment, settings.data_dir / "logs")
-    with _stopped() as stop:
+    with stop_signal() as stop:
         try:
             fleet.resize(len(places))
-            tell(Moment(waiting=0, in_hand=0, engineers=fleet.working, draining=0))
+            report(Moment(waiting=0, in_hand=0, engineers=fleet.working, draining=0))
             while not stop.is_set():
                 fleet.supervise()
                 await _rest(stop, 1.0)
@@ -252,8 +244,8 @@ def places_for(stages: Sequence[str], most: int | None) -> list[str]:
     visible = gpus()
     if on_gpu and not visible:
         raise NotPossible(f"the stage {on_gpu[0]} trains on a GPU, and none is visible here (CUDA_VISIBLE_DEVICES)")
-    found = visible if on_gpu else [""] * (most or os.cpu_count() or 1)
-    return found[:most]
+    places = visible if on_gpu else [""] * (most or os.cpu_count() or 1)
+    return places[:most]
 
 
 def device_of(stage: str) -> str:
@@ -261,12 +253,11 @@ def device_of(stage: str) -> str:
     one_of("--stage", stage, SCALES)
     if device := os.environ.get("ASI_ENGINEER_DEVICE"):
         return device
-    command = [sys.executable, "-m", "services.engineer.scales", stage]
-    return str(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["device"])
+    return str(scale_values("--stage", stage, {})["device"])
 
 
-def surroundings(settings: ConsoleSettings, stages: Sequence[str]) -> dict[str, str]:
-    """What an engineer is told: of the system that runs here, else of the environment. Raises SettingsError."""
+def engineer_environment(settings: ConsoleSettings, stages: Sequence[str]) -> dict[str, str]:
+    """The engineers' environment: of the system that runs here, else of ours. Raises SettingsError."""
     system = running_system(settings)
     if system is None and "ASI_NATS_URL" not in os.environ:
         raise SettingsError(
@@ -289,16 +280,3 @@ def surroundings(settings: ConsoleSettings, stages: Sequence[str]) -> dict[str, 
 async def _rest(stop: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
-
-
-@contextlib.contextmanager
-def _stopped() -> Iterator[asyncio.Event]:
-    """Set by the first SIGTERM or Ctrl-C; later ones change nothing, as a drain is under way."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

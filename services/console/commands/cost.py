@@ -46,32 +46,27 @@ def costs(status: pb.RunStatus, records: Sequence[candidate_pb2.Candidate]) -> d
         seconds[kind_name(record.kind)] += sum(seed.measurements.seconds for seed in record.training.seeds)
         for call in record.calls:
             calls[call.role].append(call)
-    priced = not calls or any(call.HasField("price") for asked in calls.values() for call in asked)
+    priced = not calls or any(call.HasField("price") for role_calls in calls.values() for call in role_calls)
     spent = status.spent
-    accepted = [
-        record
-        for record in records
-        if record.kind == candidate_pb2.KIND_PROPOSAL and record.state == candidate_pb2.STATE_ARCHIVED
-    ]
-    confirmed = [
-        record.discovery.effect for record in records if record.HasField("discovery") and record.discovery.confirmed
-    ]
+    archived = (record for record in records if record.state == candidate_pb2.STATE_ARCHIVED)
+    accepted = sum(record.kind == candidate_pb2.KIND_PROPOSAL for record in archived)
+    confirmed = [record.discovery.effect for record in records if record.discovery.confirmed]
     money = spent.money if priced else None
     return {"run": status.run, "wall_seconds": spent.seconds, "training_seconds": spent.training_seconds,
             "gpu_seconds": spent.gpu_seconds, "flops": spent.flops, "tokens": spent.tokens,
             "dollars": money, "training_seconds_by_kind": dict(seconds),
-            "minds_by_role": {role: _of_role(asked) for role, asked in sorted(calls.items())},
+            "minds_by_role": {role: _of_role(role_calls) for role, role_calls in sorted(calls.items())},
             "drafts": drafts(records),
-            "per_accepted_proposal": _per(len(accepted), spent, money),
+            "per_accepted_proposal": _per(accepted, spent, money),
             "per_confirmed_discovery": {**_per(len(confirmed), spent, money),
                                         "gain": fmean(confirmed) if confirmed else None},
             }  # fmt: skip
 
 
 def drafts(records: Sequence[candidate_pb2.Candidate]) -> dict[str, dict[str, float | int]]:
-    """How drafts fared by the version of the prompt that asked for them, or by the mind where no prompt did.
+    """Drafts by version of the prompt, or by mind without a prompt.
 
-    For each: proposals asked for, how many first drafts were new and sound, and drafts refused as repeats or by checks.
+    For each: requested proposals, first drafts that passed, and drafts refused as repeats or by checks.
     """
     outcomes: defaultdict[str, list[tuple[bool, Sequence[str]]]] = defaultdict(list)
     for record in records:
@@ -79,23 +74,23 @@ def drafts(records: Sequence[candidate_pb2.Candidate]) -> dict[str, dict[str, fl
             continue
         refused = [*record.proposal.novelty_history, *_refused_drafts(record)]
         if record.HasField("proposal") or refused:
-            asked = [call.prompt_version for call in record.calls if call.role == "propose" and call.prompt_version]
-            version = record.proposal.prompt_version or next(reversed(asked), "") or record.proposal.mind or ABSENT
+            versions = [call.prompt_version for call in record.calls if call.role == "propose" and call.prompt_version]
+            version = record.proposal.prompt_version or next(reversed(versions), "") or record.proposal.mind or ABSENT
             outcomes[version].append((record.HasField("proposal") and not refused, refused))
     rows: dict[str, dict[str, float | int]] = {}
-    for version, fared in sorted(outcomes.items()):
-        passed = sum(first for first, _ in fared)
-        refusals = [sentence for _, sentences in fared for sentence in sentences]
+    for version, outcomes_of_version in sorted(outcomes.items()):
+        passed = sum(passed_first for passed_first, _ in outcomes_of_version)
+        refusals = [sentence for _, sentences in outcomes_of_version for sentence in sentences]
         failed = sum(sentence.startswith("the check fails") for sentence in refusals)
         rows[version] = {
-            "asked": len(fared), "passed_at_first": passed, "rate": passed / len(fared),
+            "asked": len(outcomes_of_version), "passed_at_first": passed, "rate": passed / len(outcomes_of_version),
             "repeats": len(refusals) - failed, "failed_checks": failed,
         }  # fmt: skip
     return rows
 
 
 def _refused_drafts(record: candidate_pb2.Candidate) -> list[str]:
-    """Why the drafts of a seat that ended without a proposal were refused."""
+    """Why the drafts of a candidate that was rejected without a proposal were refused."""
     listed = record.rejection.evidence.fields.get("refused")
     return [] if listed is None else [str(value.string_value) for value in listed.list_value.values]
 
@@ -136,8 +131,7 @@ def _print(totals: Mapping[str, object]) -> None:
 
 def _parts(numbers: Mapping[str, object]) -> str:
     """Several numbers of one thing, on one line."""
-    told = [(name, value) for name, value in numbers.items() if name != "count"]
-    return ", ".join(f"{_title(name)} {_number(name, value)}" for name, value in told)
+    return ", ".join(f"{_title(name)} {_number(name, value)}" for name, value in numbers.items() if name != "count")
 
 
 def _title(name: str) -> str:
@@ -159,10 +153,7 @@ MOST_FINALISTS = 10
 
 @dataclass(frozen=True)
 class Replayed:
-    """One rule by which trainings could have been stopped, and what would have come of it.
-
-    ``fraction`` is where extrapolation judges; None for the quantiles, which judge at several places.
-    """
+    """One rule of early stopping and its effect; ``fraction`` is None for quantiles, which judge at several places."""
 
     fraction: float | None
     trainings: int
@@ -185,8 +176,7 @@ def stopping(argument: RunArgument = "", run: Run = "", as_json: Json = False) -
 
 
 def replays(records: Sequence[candidate_pb2.Candidate]) -> list[Replayed]:
-    """The rules over the whole trainings of a run in their order, extrapolation at several fractions; empty where too
-    few are known."""
+    """The rules over the whole trainings of a run in their order; empty if there are too few."""
     ordered = sorted(records, key=lambda record: (record.request.number, record.id))
     whole = [curve for curve in curves_of(ordered) if curve.final is not None]
     if len(whole) <= MINIMUM_FINISHED:

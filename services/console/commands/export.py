@@ -44,15 +44,15 @@ def _export_to_tracker(arguments: list[str]) -> None:
     parser.add_argument("--to", required=True, metavar="TRACKER", help=f"one of {', '.join(TRACKERS)}")
     parser.add_argument("--out", type=Path, help="folder; default: named after the tracker, in the data folder")
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     settings = console_settings()
-    out: Path = asked.out or settings.data_dir / asked.to
-    tracker = open_tracker(asked.to, out)
-    status, records = asyncio.run(run_and_candidates(settings, asked.run))
+    out: Path = options.out or settings.data_dir / options.to
+    tracker = open_tracker(options.to, out)
+    status, records = asyncio.run(run_and_candidates(settings, options.run))
     for record in records:
         tracker.write(record)
     tracker.close()
-    if asked.json:
+    if options.json:
         print_json({"run": status.run, "candidates": len(records), "path": str(out)})
     else:
         say(f"{len(records)} candidates of run {status.run} are in {out}")
@@ -60,19 +60,21 @@ def _export_to_tracker(arguments: list[str]) -> None:
 
 def _export_module(arguments: list[str]) -> None:
     """Write the package. Raises SettingsError, NotFound, and typer.Exit with the tool's status."""
-    asked = _parser().parse_args(arguments)
-    if not asked.candidate:
+    options = _parser().parse_args(arguments)
+    if not options.candidate:
         raise SettingsError("--as module needs --candidate: the id or name of one architecture.")
-    content = json.dumps(asyncio.run(_content(console_settings(), asked.run, asked.candidate)))
-    out: Path = asked.out or Path(asked.candidate)
+    content = json.dumps(asyncio.run(_content(console_settings(), options.run, options.candidate)))
+    out: Path = options.out or Path(options.candidate)
     command = [sys.executable, "-m", "services.engineer.export", "--out", str(out)]
-    command += ["--vocabulary", str(asked.vocabulary)] if asked.vocabulary else []
+    command += ["--vocabulary", str(options.vocabulary)] if options.vocabulary else []
     done = subprocess.run(command, input=content, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise typer.Exit(done.returncode)
     package = done.stdout.strip()
-    if asked.json:
-        print_json({"run": asked.run, "candidate": asked.candidate, "path": str(out), "package": Path(package).name})
+    if options.json:
+        print_json(
+            {"run": options.run, "candidate": options.candidate, "path": str(out), "package": Path(package).name}
+        )
     else:
         say(f"{package}: see {out / 'README.md'}")
 

@@ -1,4 +1,4 @@
-"""`asi-arch gallery`: every claim that was tried, and a model card for each that held."""
+"""`asi-arch gallery`: every tested claim, and a model card for each confirmed one."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from services.archive.policies import values_of
 from services.console.archive import run_and_candidates
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
 from services.console.settings import console_settings
-from services.console.tables import in_colour, paragraph, say, width
+from services.console.tables import interval_text, paragraph, print_markdown, say
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.discovery import Cost, Finding, ModelCard, ModelFacts, Outcome, detectable, to_markdown
@@ -21,45 +21,39 @@ from services.domain.statistics import Interval, paired_test
 def gallery(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """Model cards of confirmed discoveries, and every claim that was tested on fresh seeds and data."""
     status, records = asyncio.run(run_and_candidates(console_settings(), chosen_run(argument, run)))
-    found, own = claims(records), cards(status, records)
+    verdicts, discovery_cards = claims(records), cards(status, records)
     if as_json:
-        shown = {card.candidate: card_json(card) for card in own}
-        print_json([{**claim, "card": shown.get(str(claim["id"]))} for claim in found])
-    elif not found:
+        shown = {card.candidate: card_json(card) for card in discovery_cards}
+        print_json([{**claim, "card": shown.get(str(claim["id"]))} for claim in verdicts])
+    elif not verdicts:
         say("no claim was tested yet: `asi-arch discover` verifies its finalists")
     else:
-        _print(own, sentences(records))
+        _print(discovery_cards, sentences(records))
 
 
 def _print(own: Sequence[ModelCard], lines: Sequence[str]) -> None:
     """The cards, then every claim in a sentence."""
     for card in own:
-        if in_colour():
-            from rich.console import Console
-            from rich.markdown import Markdown
-
-            Console(highlight=False, width=width()).print(Markdown(to_markdown(card)))
-        else:
-            say(to_markdown(card))
+        print_markdown(to_markdown(card), to_markdown(card))
     for line in lines:
         say(paragraph(line, indent=4))
 
 
 def claims(records: Sequence[pb.Candidate]) -> list[dict[str, object]]:
     """Every verdict on a finalist, confirmed ones first; effect in nats per token over the strongest control."""
-    found = [_claim(record) for record in records if record.HasField("discovery")]
-    return sorted(found, key=lambda one: (not one["confirmed"], str(one["id"])))
+    verdicts = [_claim(record) for record in records if record.HasField("discovery")]
+    return sorted(verdicts, key=lambda claim: (not claim["confirmed"], str(claim["id"])))
 
 
 def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> tuple[ModelCard, ...]:
     """The model cards of a run's confirmed discoveries, greatest effect first."""
-    known = {record.id: record for record in records}
-    found = [finding_of(record) for record in records if record.HasField("discovery")]
-    findings = [replace(one, control=name_of(known, one.control or "")) for one in found]
+    by_id = {record.id: record for record in records}
+    verdicts = [finding_of(record) for record in records if record.HasField("discovery")]
+    findings = [replace(finding, control=name_of(by_id, finding.control or "")) for finding in verdicts]
     facts = {record.id: _facts(record, status) for record in records}
-    parents = {record.id: record.proposal.parent if record.proposal.parent in known else None for record in records}
+    parents = {record.id: record.proposal.parent if record.proposal.parent in by_id else None for record in records}
     controls = next((record.discovery.controls for record in records if record.discovery.controls), ())
-    return model_cards(findings, facts, parents, [name_of(known, control) for control in controls])
+    return model_cards(findings, facts, parents, [name_of(by_id, control) for control in controls])
 
 
 def tried(records: Sequence[pb.Candidate]) -> int:
@@ -68,19 +62,19 @@ def tried(records: Sequence[pb.Candidate]) -> int:
 
 
 def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings | None = None) -> list[str]:
-    """What a run found and how sure it is, whatever it is; with its settings also who was not admitted."""
+    """What a run found, and the evidence; with its settings also how many candidates the budget excluded."""
     claimed = [record for record in records if record.HasField("discovery")]
     if not claimed:
         outside = "" if settings is None else _outside(records, settings)
         return [
             f"Found: nothing to claim. Of {tried(records)} candidates none was promoted to a second training.{outside}"
         ]
-    confirmed = sum(outcome_of(one.discovery) == "confirmed" for one in claimed)
-    known = {record.id: record for record in records}
+    confirmed = sum(outcome_of(record.discovery) == "confirmed" for record in claimed)
+    by_id = {record.id: record for record in records}
     finalists = "1 finalist" if len(claimed) == 1 else f"{len(claimed)} finalists"
     lines = [f"Found: {confirmed} confirmed of {finalists}, out of {tried(records)} candidates tried."]
-    lines += [_sentence(one, known) for one in sorted(claimed, key=by_effect)]
-    gain = detectable([finding_of(one) for one in claimed])
+    lines += [_sentence(record, by_id) for record in sorted(claimed, key=by_effect)]
+    gain = detectable([finding_of(record) for record in claimed])
     if gain is not None:
         lines.append(f"  These tests would have confirmed a true gain of {gain:.4f} nats with a chance of 80 %.")
     return lines
@@ -107,26 +101,28 @@ def by_effect(record: pb.Candidate) -> tuple[bool, float]:
 
 def finding_of(record: pb.Candidate) -> Finding:
     """The verdict as the domain knows it. Numbers are None where nothing was tested."""
-    found = record.discovery
-    tested = found.HasField("interval")
+    discovery = record.discovery
+    tested = discovery.HasField("interval")
     return Finding(
         candidate=record.id,
-        outcome=Outcome(outcome_of(found)),
-        reason=found.reason or found.method,
-        control=found.control or None,
-        seeds=tuple(found.seeds),
-        tried=found.tried,
-        effect=found.effect if tested else None,
-        interval=Interval(found.interval.low, found.interval.high, found.interval.level) if tested else None,
-        p=found.p_value if tested else None,
-        adjusted_p=found.adjusted_p_value if tested else None,
-        controls=tuple(found.controls),
+        outcome=Outcome(outcome_of(discovery)),
+        reason=discovery.reason or discovery.method,
+        control=discovery.control or None,
+        seeds=tuple(discovery.seeds),
+        tried=discovery.tried,
+        effect=discovery.effect if tested else None,
+        interval=Interval(discovery.interval.low, discovery.interval.high, discovery.interval.level)
+        if tested
+        else None,
+        p=discovery.p_value if tested else None,
+        adjusted_p=discovery.adjusted_p_value if tested else None,
+        controls=tuple(discovery.controls),
     )
 
 
-def name_of(known: dict[str, pb.Candidate], candidate: str) -> str:
+def name_of(records: dict[str, pb.Candidate], candidate: str) -> str:
     """A candidate's name, or its id where the run does not know it."""
-    return known[candidate].proposal.name or candidate if candidate in known else candidate
+    return records[candidate].proposal.name or candidate if candidate in records else candidate
 
 
 def _claim(record: pb.Candidate) -> dict[str, object]:
@@ -142,32 +138,30 @@ def _claim(record: pb.Candidate) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _sentence(record: pb.Candidate, known: dict[str, pb.Candidate]) -> str:
+def _sentence(record: pb.Candidate, by_id: dict[str, pb.Candidate]) -> str:
     finding = finding_of(record)
     head = f"  {finding.outcome.value:<10} {record.proposal.name} ({record.id})"
     if finding.effect is None or finding.interval is None or finding.adjusted_p is None:
         return f"{head}: {finding.reason}"
     side = "below" if finding.effect >= 0 else "above"
-    other = known.get(finding.control or "")
-    found = None if other is None else other_text_gain(record, other)
-    elsewhere = (
-        f"; on text of another source ({found[0]}): {found[1]:+.4f} [{found[2].low:+.4f}, {found[2].high:+.4f}]"
-        if found
-        else ""
-    )
+    other = by_id.get(finding.control or "")
+    elsewhere_gain = None if other is None else other_text_gain(record, other)
+    elsewhere = ""
+    if elsewhere_gain is not None:
+        source, gain, interval = elsewhere_gain
+        elsewhere = f"; on text of another source ({source}): {gain:+.4f} {interval_text(interval.low, interval.high)}"
     return (
-        f"{head}: held-out loss {abs(finding.effect):.4f} nats {side} {name_of(known, finding.control or '')}, the "
+        f"{head}: held-out loss {abs(finding.effect):.4f} nats {side} {name_of(by_id, finding.control or '')}, the "
         f"strongest of {len(finding.controls)} controls; gain {finding.effect:+.4f}, 95 % interval "
-        f"[{finding.interval.low:+.4f}, {finding.interval.high:+.4f}] over {len(finding.seeds)} fresh seeds; "
+        f"{interval_text(finding.interval.low, finding.interval.high)} over {len(finding.seeds)} fresh seeds; "
         f"adjusted p {finding.adjusted_p:.3g} for {finding.tried} tried{elsewhere}"
     )
 
 
 def other_text_gain(record: pb.Candidate, control: pb.Candidate) -> tuple[str, float, Interval] | None:
-    """The gain of a claim's trainings on text from another source: its name, the mean over seeds and its interval.
+    """The gain on text from another source: its name, the mean over the claim's seeds and its interval.
 
-    Only seeds of the claim count: a fork may have verified both before. None where the two share fewer than two of them
-    that were scored there.
+    None for fewer than two common seeds that were scored there.
     """
     losses = [
         {
@@ -186,20 +180,19 @@ def other_text_gain(record: pb.Candidate, control: pb.Candidate) -> tuple[str, f
 
 
 def _outside(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) -> str:
-    """How many scored proposals the budget of parameters and FLOPs kept out, in a sentence."""
+    """How many scored proposals the budget of parameters and FLOPs excluded, in a sentence."""
     rules = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
     root = next((record for record in records if record.request.baseline == settings.baselines[0]), None)
     if rules.promotion is None or root is None or (baseline := _size(root)) is None:
         return ""
-    sizes = [
-        _size(record) for record in records if record.kind == pb.KIND_PROPOSAL and record.verdict.HasField("fitness")
-    ]
-    kept_out = sum(size is not None and not rules.promotion.budget.admits(size, baseline) for size in sizes)
-    return f" Outside the budget of parameters and FLOPs relative to the root: {kept_out}." if kept_out else ""
+    scored = (record for record in records if record.kind == pb.KIND_PROPOSAL and record.verdict.HasField("fitness"))
+    sizes = [size for record in scored if (size := _size(record)) is not None]
+    excluded = sum(not rules.promotion.budget.admits(size, baseline) for size in sizes)
+    return f" Outside the budget of parameters and FLOPs relative to the root: {excluded}." if excluded else ""
 
 
 def _size(record: pb.Candidate) -> Result | None:
-    """What the budget looks at; None for what was not trained."""
+    """The measurements that the budget bounds; None for what was not trained."""
     if not record.training.seeds or not record.training.HasField("loss"):
         return None
     measured = record.training.seeds[0].measurements

@@ -1,14 +1,11 @@
-"""`asi-arch judge` repeats verdicts and compares them with those on record; it records nothing.
-
-`asi-arch rescore` computes a run's fitness in another version and publishes it as new events.
-"""
+"""`asi-arch judge` repeats verdicts and compares them with the record; `asi-arch rescore` recomputes fitness."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import grpc.aio
@@ -21,7 +18,7 @@ from services.chassis.events import first
 from services.chassis.rpc import channel
 from services.console.archive import catch_up, run_and_candidates
 from services.console.log import SERVICE, now, publish
-from services.console.options import Json, Run, RunArgument, chosen_run, one_of, print_json
+from services.console.options import Json, Run, RunArgument, chosen_run, one_of, print_json, run_async
 from services.console.settings import ConsoleSettings, console_settings
 from services.console.system import answering
 from services.console.tables import Column, number, paragraph, say, table
@@ -31,13 +28,13 @@ from services.contracts.archive_pb2 import RunStatus
 from services.contracts.candidate_pb2 import Candidate
 from services.domain.fitness import VERSIONS
 
-JUDGE_SECONDS = 1800.0  # a model may be asked several times, and each asking has retries and a repair
+JUDGE_SECONDS = 1800.0  # a model may be called several times, with retries and repairs
 ANCHORS = {"delta_net": 5.0, "gated_delta_net": 7.0}  # where the rubric puts them
 
 
 @dataclass(frozen=True)
 class Drift:
-    """A verdict on record and the same once more, 1 to 10; None for what is absent, and why in `absent_because`."""
+    """A recorded verdict and its repetition, 1 to 10; None is absent, for the reason in `absent_because`."""
 
     candidate: str
     name: str
@@ -50,16 +47,8 @@ class Drift:
 
     @property
     def drift(self) -> float | None:
-        """Now less recorded."""
+        """The change since the record."""
         return None if self.now is None or self.recorded is None else self.now - self.recorded
-
-    def as_row(self) -> dict[str, object]:
-        """For JSON."""
-        return {
-            "candidate": self.candidate, "name": self.name, "anchor": self.anchor, "recorded": self.recorded,
-            "now": self.now, "drift": self.drift, "spread": self.spread, "judge": self.judge,
-            "absent_because": self.absent_because,
-        }  # fmt: skip
 
 
 def judge(
@@ -79,7 +68,13 @@ def judge(
     rows = asyncio.run(_calibration(settings, run) if baselines else _verdict(settings, run, candidate))
     largest = max((abs(row.drift) for row in rows if row.drift is not None), default=None)
     if as_json:
-        print_json({"largest_drift": largest, "tolerance": tolerance, "verdicts": [row.as_row() for row in rows]})
+        print_json(
+            {
+                "largest_drift": largest,
+                "tolerance": tolerance,
+                "verdicts": [{**asdict(row), "drift": row.drift} for row in rows],
+            }
+        )
     else:
         _print(rows, largest)
     if largest is None or largest > tolerance:
@@ -139,17 +134,14 @@ async def _judges(
         channel(address["ASI_ARCHIVE_ADDRESS"], settings) as archive,
         channel(address["ASI_JUDGE_ADDRESS"], settings) as judge,
     ):
-        await _require_judge(judge, address["ASI_JUDGE_ADDRESS"])
+        check = health_pb2_grpc.HealthStub(judge).Check  # type: ignore[attr-defined]
+        try:
+            await check(health_pb2.HealthCheckRequest(), timeout=10)  # at once, since a verdict may take half an hour
+        except grpc.aio.AioRpcError:
+            raise NotPossible(
+                f"no judge answers at {address['ASI_JUDGE_ADDRESS']}; set ASI_JUDGE_ADDRESS, or unset it to start one"
+            ) from None
         yield archive_pb2_grpc.ArchiveStub(archive), judge_pb2_grpc.JudgeStub(judge)
-
-
-async def _require_judge(connection: grpc.aio.Channel, address: str) -> None:
-    """Check at once that the judge is reachable, since a verdict may take half an hour."""
-    check = health_pb2_grpc.HealthStub(connection).Check  # type: ignore[attr-defined]
-    try:
-        await check(health_pb2.HealthCheckRequest(), timeout=10)
-    except grpc.aio.AioRpcError:
-        raise NotPossible(f"no judge answers at {address}; set ASI_JUDGE_ADDRESS, or unset it to start one") from None
 
 
 def _print(rows: Sequence[Drift], largest_drift: float | None) -> None:
@@ -169,7 +161,8 @@ def _print(rows: Sequence[Drift], largest_drift: float | None) -> None:
     say("nothing to compare" if largest_drift is None else f"largest drift: {largest_drift:.2f} points")
 
 
-def rescore(
+@run_async
+async def rescore(
     fitness: Annotated[str, typer.Option(help="standardised-gain-1, paper (mean of three terms) or code (their sum)")],
     argument: RunArgument = "",
     run: Run = "",
@@ -177,19 +170,15 @@ def rescore(
 ) -> None:
     """Compute a run's fitness anew in another version, as new events; the old values stay in the log."""
     one_of("--fitness", fitness, VERSIONS)
-    name, count = asyncio.run(_rescore(console_settings(), chosen_run(argument, run), fitness))
-    if as_json:
-        print_json({"run": name, "fitness": fitness, "rescored": count})
-    else:
-        say(f"run {name}: {count} candidates rescored as {fitness}")
-
-
-async def _rescore(settings: ConsoleSettings, run: str, version: str) -> tuple[str, int]:
-    status, records = await run_and_candidates(settings, run)
-    events = rescored(status, records, version)
+    settings = console_settings()
+    status, records = await run_and_candidates(settings, chosen_run(argument, run))
+    events = rescored(status, records, fitness)
     await publish(settings, events)
     await catch_up(settings)
-    return status.run, len(events)
+    if as_json:
+        print_json({"run": status.run, "fitness": fitness, "rescored": len(events)})
+    else:
+        say(f"run {status.run}: {len(events)} candidates rescored as {fitness}")
 
 
 def rescored(status: RunStatus, records: Sequence[Candidate], version: str) -> list[events_pb2.Event]:

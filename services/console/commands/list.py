@@ -1,6 +1,5 @@
 """`asi-arch list`, `lineage` and `tree`: candidates as a table, and who descends from whom."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -9,18 +8,20 @@ import typer
 from services.archive.scoring import objectives_of
 from services.chassis.errors import SettingsError
 from services.console.archive import all_candidates, open_archive
-from services.console.options import Candidate, Json, Run, RunArgument, chosen_run, one_of, print_json
-from services.console.rows import Node, Row, progress_of, row, states_of, tree_row
-from services.console.settings import ConsoleSettings, console_settings
+from services.console.options import Candidate, Json, Run, RunArgument, chosen_run, one_of, print_json, run_async
+from services.console.rows import Row, progress_of, row, states_of, tree_row
+from services.console.settings import console_settings
 from services.console.tables import family, listing, mixed_precision, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
+from services.contracts import candidate_pb2
 from services.domain.ladder_settings import SCALES
 
 FRONT = "front"
 SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state", FRONT, "number")
 
 
-def list_(
+@run_async
+async def list_(
     run: Run = "",
     sort: Annotated[str, typer.Option(help=", ".join(SORTS[:-1]))] = "fitness",
     reverse: Annotated[bool, typer.Option("--reverse", help="the other way round")] = False,
@@ -33,56 +34,51 @@ def list_(
     one_of("--sort", sort, SORTS)
     if stage:
         one_of("--stage", stage, SCALES)
-    states = states_of(state or [])
-    request = pb.ListCandidatesRequest(
-        run=run, sort="loss" if sort == FRONT else sort, reverse=reverse, stage=stage, states=states, slim=True
-    )
-    rows, objectives, note = asyncio.run(_listed(console_settings(), request, limit, front_first=sort == FRONT))
+    order, states = "loss" if sort == FRONT else sort, states_of(state or [])
+    async with open_archive(console_settings()) as archive:
+        status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+        root = status.loss_of_root if status.HasField("loss_of_root") else None
+        objectives = [objective.name for objective in objectives_of(status.settings)]
+        if not objectives and sort == FRONT:
+            raise SettingsError("--sort front: the run has one objective; see asi-arch run --policy objectives=…")
+        request = pb.ListCandidatesRequest(
+            run=status.run, sort=order, reverse=reverse, stage=stage, states=states, slim=True
+        )
+        records = await all_candidates(archive, request, None if sort == FRONT else limit)
+        rows, note = [row(record, root) for record in records], ""
+        if objectives:
+            whole = pb.ListCandidatesRequest(run=status.run, slim=True)
+            note = _mark_front(rows, await all_candidates(archive, whole), status, objectives)
+    if sort == FRONT:
+        rows = sorted(rows, key=lambda row: not row["front"])[:limit]
     _print(rows, as_json, objectives, note)
 
 
-def lineage(candidate: Candidate, run: Run = "", as_json: Json = False) -> None:
-    """A candidate and its ancestors, from the root on."""
-    _print(asyncio.run(_lineage(console_settings(), run, candidate)), as_json)
-
-
-async def _listed(
-    settings: ConsoleSettings, request: pb.ListCandidatesRequest, limit: int | None, front_first: bool
-) -> tuple[list[Row], list[str], str]:
-    """The rows, what the run optimises beside fitness, and a sentence about its front."""
-    async with open_archive(settings) as archive:
-        status = await archive.GetRun(pb.RunRequest(run=request.run), timeout=30)
-        request.run = status.run
-        root = status.loss_of_root if status.HasField("loss_of_root") else None
-        objectives = [objective.name for objective in objectives_of(status.settings)]
-        if not objectives and front_first:
-            raise SettingsError("--sort front: the run has one objective; see asi-arch run --policy objectives=…")
-        records = await all_candidates(archive, request, None if front_first else limit)
-        rows = [row(record, root) for record in records]
-        if not objectives:
-            return rows, [], ""
-        whole = pb.ListCandidatesRequest(run=status.run, sort="number", reverse=True, slim=True)
-        all_records = sorted(await all_candidates(archive, whole), key=lambda record: record.request.number)
-    progress = progress_of(all_records, status.settings)
-    front = {all_records[place].id for place in progress.front} if progress else set()
-    for one in rows:
-        one["front"] = one["id"] in front
-    if front_first:
-        rows = sorted(rows, key=lambda one: not one["front"])[:limit]
-    note = (
+def _mark_front(
+    rows: Sequence[Row], records: Sequence[candidate_pb2.Candidate], status: pb.RunStatus, objectives: Sequence[str]
+) -> str:
+    """Mark the rows of the run's front; a sentence about it."""
+    records = sorted(records, key=lambda record: record.request.number)
+    progress = progress_of(records, status.settings)
+    front = {records[place].id for place in progress.front} if progress else set()
+    for candidate in rows:
+        candidate["front"] = candidate["id"] in front
+    if not progress or not progress.volumes:
+        return "no front yet: no baseline is measured in all objectives"
+    return (
         f"{len(front)} on the front in {', '.join(objectives)}; it dominates {progress.volumes[-1][1]:.2%} of the box "
         "between zero and the worst baseline in each objective"
-        if progress and progress.volumes
-        else "no front yet: no baseline is measured in all objectives"
     )
-    return rows, objectives, note
 
 
-async def _lineage(settings: ConsoleSettings, run: str, candidate: str) -> list[Row]:
-    async with open_archive(settings) as archive:
+@run_async
+async def lineage(candidate: Candidate, run: Run = "", as_json: Json = False) -> None:
+    """A candidate and its ancestors, from the root on."""
+    async with open_archive(console_settings()) as archive:
         request = pb.GetRelativesRequest(run=run, candidate=candidate)
         path = (await archive.GetRelatives(request, timeout=30)).path
-        return [row(await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=id_))) for id_ in path]
+        records = [await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=name)) for name in path]
+    _print([row(record) for record in records], as_json)
 
 
 def _print(rows: Sequence[Row], as_json: bool, objectives: Sequence[str] = (), note: str = "") -> None:
@@ -96,18 +92,14 @@ def _print(rows: Sequence[Row], as_json: bool, objectives: Sequence[str] = (), n
         say(styled(paragraph(warning), fg="yellow"))
 
 
-def tree(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+@run_async
+async def tree(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """The phylogenetic tree of a run: children below their parent, the best first."""
-    name, nodes = asyncio.run(_nodes(console_settings(), chosen_run(argument, run)))
+    async with open_archive(console_settings()) as archive:
+        status = await archive.GetRun(pb.RunRequest(run=chosen_run(argument, run)), timeout=30)
+        reply = await archive.GetTree(pb.RunRequest(run=status.run), timeout=30)
+    nodes = [tree_row(node) for node in reply.nodes]
     if as_json:
         print_json(nodes)
     else:
-        say(f"run {name}: {len(nodes)} candidates")
-        say(family(nodes))
-
-
-async def _nodes(settings: ConsoleSettings, run: str) -> tuple[str, list[Node]]:
-    async with open_archive(settings) as archive:
-        status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
-        reply = await archive.GetTree(pb.RunRequest(run=status.run), timeout=30)
-        return status.run, [tree_row(node) for node in reply.nodes]
+        say(f"run {status.run}: {len(nodes)} candidates\n{family(nodes)}")

@@ -26,8 +26,8 @@ TABLE_BUDGET, TABLE_RUNS = 50, 50
 
 
 @dataclass(frozen=True)
-class Found:
-    """Successes against compute, in `unit`, and the control that a success has to beat."""
+class ScalingResult:
+    """Successes against compute in `unit`, and the control to beat."""
 
     source: str
     unit: str
@@ -69,25 +69,30 @@ def scaling(
         say(paragraph(summary_text(result)))
 
 
-def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> Found:
-    """From the search of a run, controls included in what was spent. Raises ValueError where the noise is unknown."""
-    references = {one.name for one in baselines() if one.role == "reference"}
+def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> ScalingResult:
+    """From the search of a run; its compute includes controls. Raises ValueError if the noise is unknown."""
+    references = {baseline.name for baseline in baselines() if baseline.role == "reference"}
     ordered = sorted(records, key=lambda record: (record.request.number, record.id))
     controls = {
-        one.request.baseline: [seed.loss for seed in one.training.seeds]
-        for one in ordered
-        if one.kind == pb.KIND_BASELINE and one.training.seeds and one.request.baseline not in references
+        record.request.baseline: [seed.loss for seed in record.training.seeds]
+        for record in ordered
+        if record.kind == pb.KIND_BASELINE and record.training.seeds and record.request.baseline not in references
     }
     control = strongest_control(controls, against or None)
-    trained = [one for one in ordered if one.training.seeds and one.kind in (pb.KIND_PROPOSAL, pb.KIND_BASELINE)]
-    work = [(sum(seed.measurements.seconds for seed in one.training.seeds) / HOUR, _beats(one, control))
-            for one in trained]  # fmt: skip
-    proposals = sum(one.kind == pb.KIND_PROPOSAL for one in trained)
-    return Found(f"run {run}", "hour of training and evaluation", control, proposals, discovery_scaling([work]))
+    trained = [
+        record for record in ordered if record.training.seeds and record.kind in (pb.KIND_PROPOSAL, pb.KIND_BASELINE)
+    ]
+    work = []
+    for record in trained:
+        losses = [seed.loss for seed in record.training.seeds]
+        better = record.kind == pb.KIND_PROPOSAL and control.is_beaten(sum(losses) / len(losses), len(losses))
+        work.append((sum(seed.measurements.seconds for seed in record.training.seeds) / HOUR, better))
+    proposals = sum(record.kind == pb.KIND_PROPOSAL for record in trained)
+    return ScalingResult(f"run {run}", "hour of training and evaluation", control, proposals, discovery_scaling([work]))
 
 
-def on_the_table(policy: str, budget: int = TABLE_BUDGET, runs: int = TABLE_RUNS, against: str = "") -> Found:
-    """From simulated runs. Raises ValueError for a budget that the table is too small for."""
+def on_the_table(policy: str, budget: int = TABLE_BUDGET, runs: int = TABLE_RUNS, against: str = "") -> ScalingResult:
+    """From simulated runs. Raises ValueError for a budget beyond the table."""
     from services.table import Table
     from services.table.policies import POLICIES
 
@@ -105,15 +110,15 @@ def on_the_table(policy: str, budget: int = TABLE_BUDGET, runs: int = TABLE_RUNS
             before[observation.architecture] = observation.fidelity
         work.append(trainings)
     source = f"{runs} simulated runs of {policy} on the table"
-    return Found(source, "training", control, sum(map(len, work)), discovery_scaling(work))
+    return ScalingResult(source, "training", control, sum(map(len, work)), discovery_scaling(work))
 
 
-def as_row(found: Found) -> dict[str, object]:
+def as_row(result: ScalingResult) -> dict[str, object]:
     """As JSON; the exponent is null for too few successes."""
-    control, fit = found.control, found.scaling
+    control, fit = result.control, result.scaling
     interval = fit.exponent_interval
     return {
-        "source": found.source, "unit": found.unit, "candidates": found.candidates, "better": fit.successes,
+        "source": result.source, "unit": result.unit, "candidates": result.candidates, "better": fit.successes,
         "control": control.name, "control_loss": control.loss, "margin": control.reach(),
         "seed_deviation": control.noise.deviation, "spent": sum(fit.totals),
         "rate": fit.rate, "rate_low": fit.rate_interval.low, "rate_high": fit.rate_interval.high,
@@ -122,13 +127,13 @@ def as_row(found: Found) -> dict[str, object]:
     }  # fmt: skip
 
 
-def summary_text(found: Found) -> str:
+def summary_text(result: ScalingResult) -> str:
     """In sentences."""
-    control, fit = found.control, found.scaling
+    control, fit = result.control, result.scaling
     text = (
-        f"{found.source}: {fit.successes} of {found.candidates} candidates are better than the control "
+        f"{result.source}: {fit.successes} of {result.candidates} candidates are better than the control "
         f"{baseline(control.name).title} ({control.loss:.4f}) by more than {control.reach():.4f} nats, which seeds do "
-        f"not explain (deviation {control.noise.deviation:.4f}); {fit.rate:.3g} per {found.unit} "
+        f"not explain (deviation {control.noise.deviation:.4f}); {fit.rate:.3g} per {result.unit} "
         f"[{fit.rate_interval.low:.3g}, {fit.rate_interval.high:.3g}]. "
     )
     if fit.exponent is None or fit.exponent_interval is None:
@@ -140,19 +145,14 @@ def summary_text(found: Found) -> str:
     )
 
 
-def _beats(record: pb.Candidate, control: Control) -> bool:
-    seeds = [seed.loss for seed in record.training.seeds]
-    return record.kind == pb.KIND_PROPOSAL and control.is_beaten(sum(seeds) / len(seeds), len(seeds))
-
-
 def _table_controls(measured: Table) -> Iterator[tuple[str, list[float]]]:
     """The baselines that the lattice holds and that were measured, by seed."""
     from services.table.lattice import find
 
-    for one in baselines():
+    for entry in baselines():
         try:
-            records = measured.records(find(one.name).name)
+            records = measured.records(find(entry.name).name)
         except ValueError:
             continue
         if losses := [record.loss for record in records if record.loss is not None]:
-            yield one.name, losses
+            yield entry.name, losses

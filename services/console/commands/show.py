@@ -16,19 +16,9 @@ from services.console.archive import all_candidates, open_archive
 from services.console.options import Candidate, Json, Run, print_json
 from services.console.rows import Gain, Row, as_dict, gain_over, program_difference, program_of, row
 from services.console.settings import ConsoleSettings, console_settings
-from services.console.tables import (
-    ABSENT,
-    Column,
-    in_colour,
-    mixed_precision,
-    number,
-    pairs,
-    paragraph,
-    say,
-    styled,
-    table,
-    width,
-)
+from services.console.tables import ABSENT, Column, interval_text, mixed_precision, number, pairs, paragraph
+
+from services.console.tables import print_code, print_markdown, say, styled, table  # isort: skip
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.llm.port import Role
@@ -49,19 +39,13 @@ SECTIONS = (
 def show(
     candidate: Candidate,
     program: Annotated[bool, typer.Option("--program", help="its program, nothing else")] = False,
-    lessons: Annotated[
-        bool,
-        typer.Option(
-            "--lessons",
-            help="which sentences of its prompt came from which analysis, and which later prompts quote its own",
-        ),
-    ] = False,
-    exchanges: Annotated[
-        Path | None, typer.Option(help="with --lessons: recorded exchanges, for prompts that are not on this machine")
-    ] = None,
+    lessons: Annotated[bool, typer.Option("--lessons", help="which sentences of its prompt came from which analysis, "
+                                          "and which later prompts quote its own")] = False,
+    exchanges: Annotated[Path | None, typer.Option(help="with --lessons: recorded exchanges, for prompts that are not "
+                                                   "on this machine")] = None,
     run: Run = "",
     as_json: Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """One candidate: numbers, motivation, verdict, analysis."""
     if lessons:
         learnt = asyncio.run(_learnt(console_settings(), run, candidate, exchanges))
@@ -79,7 +63,7 @@ def show(
 async def _with_root(
     settings: ConsoleSettings, run: str, candidate: str
 ) -> tuple[candidate_pb2.Candidate, candidate_pb2.Candidate | None]:
-    """The candidate and the baseline that its verdict refers to; None where it has none."""
+    """The candidate, and the baseline of its verdict if there is one."""
     async with open_archive(settings) as archive:
         record = await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=candidate), timeout=30)
         if not record.verdict.baseline:
@@ -90,11 +74,11 @@ async def _with_root(
 
 @dataclass(frozen=True)
 class Learnt:
-    """What a proposal was told of earlier analyses, and what came of the candidate's own analysis."""
+    """Quotations of earlier analyses in a proposal's prompt, and of the candidate's own analysis in later ones."""
 
     record: candidate_pb2.Candidate
     names: Mapping[str, str]  # of candidates, by id
-    quoted: Sequence[Quotation]  # in the prompt of its proposal, by whom ever
+    quoted: Sequence[Quotation]  # in the prompt of its proposal
     own: Sequence[pb.WeighedLesson]  # lessons of its analysis, refuted ones last
     refuted: int
     passed_on: Sequence[tuple[str, Quotation]]  # candidates whose prompts quote its analysis
@@ -103,10 +87,10 @@ class Learnt:
         """For --json."""
         return {
             "candidate": self.record.id,
-            "prompt": [asdict(one) for one in self.quoted],
-            "lessons": [as_dict(one) for one in self.own],
+            "prompt": [asdict(item) for item in self.quoted],
+            "lessons": [as_dict(item) for item in self.own],
             "refuted": self.refuted,
-            "quoted_later": [{"by": by, **asdict(one)} for by, one in self.passed_on],
+            "quoted_later": [{"by": by, **asdict(item)} for by, item in self.passed_on],
         }
 
 
@@ -116,37 +100,33 @@ async def _learnt(settings: ConsoleSettings, run: str, name: str, exchanges: Pat
         record = await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=name), timeout=30)
         records = await all_candidates(archive, pb.ListCandidatesRequest(run=record.run, sort="number"))
         weighed = await archive.GetLessons(pb.LessonsRequest(run=record.run), timeout=60)
-    known = read_exchanges(exchanges) if exchanges else []
-    prompts = {one.id: prompt for one in records if (prompt := await _prompt(settings, one, known)) is not None}
-    asked = any(call.role == Role.PROPOSE for call in record.calls)
-    if asked and record.id not in prompts:
+    recorded = read_exchanges(exchanges) if exchanges else []
+    prompts = {
+        other.id: prompt for other in records if (prompt := await _prompt(settings, other, recorded)) is not None
+    }
+    if record.id not in prompts and any(call.role == Role.PROPOSE for call in record.calls):
         raise NotPossible(
             f"the prompt of candidate {record.id} is not among the artifacts of this machine: give a file that "
             "holds it with --exchanges FILE.jsonl, or replay the run with --mind recorded:FILE.jsonl"
         )
-    before = [one for one in records if one.request.number < record.request.number]
-    own = [
-        [lesson for lesson in lessons if lesson.source == record.id] for lessons in (weighed.lessons, weighed.refuted)
-    ]
+    before = [other for other in records if other.request.number < record.request.number]
+    valid, refuted = ([lesson for lesson in lessons if lesson.source == record.id]
+                      for lessons in (weighed.lessons, weighed.refuted))  # fmt: skip
+    others = ((name, prompt) for name, prompt in prompts.items() if name != record.id)
     return Learnt(
         record,
-        {one.id: one.proposal.name for one in records},
+        {other.id: other.proposal.name for other in records},
         quotations(prompts.get(record.id, ""), before),
-        [*own[0], *own[1]],
-        len(own[1]),
-        [
-            (other, quotation)
-            for other, prompt in prompts.items()
-            if other != record.id
-            for quotation in quotations(prompt, [record])
-        ],
+        [*valid, *refuted],
+        len(refuted),
+        [(name, quotation) for name, prompt in others for quotation in quotations(prompt, [record])],
     )
 
 
 async def _prompt(
     settings: ConsoleSettings, record: candidate_pb2.Candidate, exchanges: Sequence[Exchange]
 ) -> str | None:
-    """What a language model was last asked for this proposal; None where none was, or the text is not here."""
+    """The last prompt for this proposal; None if there was none, or its text is not on this machine."""
     calls = [call for call in record.calls if call.role == Role.PROPOSE and not call.error]
     if not calls:
         return None
@@ -155,43 +135,46 @@ async def _prompt(
         return "\n".join(str(message["content"]) for message in body["messages"])
     except (FileNotFoundError, ArtifactDamaged, ValueError, KeyError):
         quoted = json.dumps(record.proposal.name)
-        answers = [one for one in exchanges if one.form in PROPOSALS and quoted in one.answer]
+        answers = [exchange for exchange in exchanges if exchange.form in PROPOSALS and quoted in exchange.answer]
         return "\n".join(text for _, text in answers[-1].messages) if answers else None
 
 
 def _print_learnt(learnt: Learnt) -> None:
-    one, names = learnt.record, learnt.names
-    say(paragraph(f"{one.proposal.name} · {one.id} · run {one.run}"))
+    record, names = learnt.record, learnt.names
+    say(paragraph(f"{record.proposal.name} · {record.id} · run {record.run}"))
     say(paragraph(f"\nIts proposal's prompt quotes {len(learnt.quoted)} sentences of earlier analyses:"))
-    for at in learnt.quoted:
-        say(paragraph(f'{at.section} ← {names[at.source]} ({at.source}), {at.part}: "{at.sentence}"'))
+    for quotation in learnt.quoted:
+        say(
+            paragraph(
+                f"{quotation.section} ← {names[quotation.source]} ({quotation.source}), {quotation.part}: "
+                f'"{quotation.sentence}"'
+            )
+        )
     say(paragraph(f"\nLessons of its own analysis, {learnt.refuted} of {len(learnt.own)} refuted since:"))
     for line in lessons_text(learnt.own).splitlines() if learnt.own else ():
         say(paragraph(line))
     say(paragraph(f"\nLater prompts quote {len(learnt.passed_on)} sentences of its analysis:"))
-    for by, at in learnt.passed_on:
-        say(paragraph(f'{names[by]} ({by}), {at.section} ← {at.part}: "{at.sentence}"'))
+    for by, quotation in learnt.passed_on:
+        say(paragraph(f'{names[by]} ({by}), {quotation.section} ← {quotation.part}: "{quotation.sentence}"'))
 
 
 def _print_program(record: candidate_pb2.Candidate) -> None:
     program = program_of(record)
     if not program:
         raise NotFound(f"candidate {record.id} of run {record.run} has no program")
-    if in_colour():
-        from rich.console import Console
-        from rich.syntax import Syntax
-
-        Console(highlight=False).print(Syntax(program, "python", background_color="default"))
-    else:
-        say(program)
+    print_code(program, "python")
 
 
 def _print_candidate(record: candidate_pb2.Candidate, gain: Gain | None) -> None:
-    one = row(record)
-    say(paragraph(f"{one['name'] or ABSENT} · {one['id']} · run {one['run']} · {one['stage']} · {one['state']}"))
+    values = row(record)
+    say(
+        paragraph(
+            f"{values['name'] or ABSENT} · {values['id']} · run {values['run']} · {values['stage']} · {values['state']}"
+        )
+    )
     if record.HasField("rejection"):
         say(styled(paragraph(f"rejected by the {record.rejection.stage}: {record.rejection.reason}"), fg="red"))
-    say(pairs(_numbers(record, one, gain)))
+    say(pairs(_numbers(record, values, gain)))
     if record.HasField("discovery"):
         from services.console.commands.gallery import sentences
 
@@ -201,36 +184,25 @@ def _print_candidate(record: candidate_pb2.Candidate, gain: Gain | None) -> None
     sections += [(title, getattr(record.analysis, field)) for field, title in SECTIONS]
     for title, text in sections:
         if text:
-            _print_section(title, text)
+            say()
+            print_markdown(f"**{title}** — {text}", paragraph(f"{title} — {text}"))
 
 
-def _print_section(title: str, text: str) -> None:
-    """Prose of a model: as Markdown on a terminal, elsewhere as it is, in lines that fit."""
-    say()
-    if in_colour():
-        from rich.console import Console
-        from rich.markdown import Markdown
-
-        Console(highlight=False, width=width()).print(Markdown(f"**{title}** — {text}"))
-    else:
-        say(paragraph(f"{title} — {text}"))
-
-
-def _numbers(record: candidate_pb2.Candidate, one: Row, gain: Gain | None) -> list[tuple[str, str]]:
-    fitness = number(one["fitness"])
-    if one["fitness_low"] is not None and one["fitness_high"] is not None:
-        fitness += f" [{one['fitness_low']:.4f}, {one['fitness_high']:.4f}]"
+def _numbers(record: candidate_pb2.Candidate, values: Row, gain: Gain | None) -> list[tuple[str, str]]:
+    fitness = number(values["fitness"])
+    if values["fitness_low"] is not None and values["fitness_high"] is not None:
+        fitness += " " + interval_text(values["fitness_low"], values["fitness_high"], ".4f")
     lines = [
-        ("loss", f"{number(one['loss'])} nats per token"),
+        ("loss", f"{number(values['loss'])} nats per token"),
         ("fitness", fitness),
         ("gain over root", "" if gain is None else gain.sentence),
-        ("benchmark", "" if one["benchmark"] is None else f"{one['benchmark']:.3f}"),
-        ("judge", "" if one["judge"] is None else f"{one['judge']:.1f}"),
-        ("parent", one["parent"] or ""),
+        ("benchmark", "" if values["benchmark"] is None else f"{values['benchmark']:.3f}"),
+        ("judge", "" if values["judge"] is None else f"{values['judge']:.1f}"),
+        ("parent", values["parent"] or ""),
         ("components", ", ".join(record.proposal.components)),
-        ("parameters", f"{one['parameters']:,}" if one["parameters"] else ""),
-        ("time", f"{one['seconds']:.0f} s" if one["seconds"] else ""),
-        ("state size", f"{one['state_size']:,.0f} numbers per layer" if one["state_size"] else ""),
+        ("parameters", f"{values['parameters']:,}" if values["parameters"] else ""),
+        ("time", f"{values['seconds']:.0f} s" if values["seconds"] else ""),
+        ("state size", f"{values['state_size']:,.0f} numbers per layer" if values["state_size"] else ""),
         ("stopped early", " ".join(seed.stopped for seed in record.training.seeds if seed.HasField("stopped"))),
     ]
     if record.training.seeds:
@@ -240,7 +212,7 @@ def _numbers(record: candidate_pb2.Candidate, one: Row, gain: Gain | None) -> li
             ("loss by part", ", ".join(f"{at.part} {at.loss:.3f}" for at in record.training.seeds[0].part_losses)),
             ("speed", speed),
             ("device", measured.device_name or measured.device),
-            ("precision", one["precision"] or ""),
+            ("precision", values["precision"] or ""),
         ]
     return [(title, text) for title, text in lines if text]
 
@@ -264,40 +236,39 @@ class Measure(TypedDict):
 
 def compare(first: Candidate, second: Candidate, run: Run = "", as_json: Json = False) -> None:
     """Two candidates, measure by measure, and which of the two is better in each."""
-    one, other = asyncio.run(_both(console_settings(), run, first, second))
-    if as_json:
-        print_json([_keyed(measure, one, other) for measure in measures(one, other)])
-    else:
-        _print_measures(one, other)
+    left, right = asyncio.run(_both(console_settings(), run, first, second))
+    if not as_json:
+        _print_measures(left, right)
+        return
+    print_json([
+        {"measure": measure["measure"], left.id: measure["first"], right.id: measure["second"],
+         "difference": measure["difference"], "better": measure["better"]}
+        for measure in measures(left, right)
+    ])  # fmt: skip
 
 
 def diff(first: Candidate, second: Candidate, run: Run = "", as_json: Json = False) -> None:
     """The difference between two programs."""
-    one, other = asyncio.run(_both(console_settings(), run, first, second))
-    if missing := [record.id for record in (one, other) if not program_of(record)]:
+    left, right = asyncio.run(_both(console_settings(), run, first, second))
+    if missing := [record.id for record in (left, right) if not program_of(record)]:
         have = "has" if len(missing) == 1 else "have"
-        raise NotFound(f"{' and '.join(missing)} of run {one.run} {have} no program: there is nothing to compare")
-    text = program_difference(one, other)
+        raise NotFound(f"{' and '.join(missing)} of run {left.run} {have} no program: there is nothing to compare")
+    text = program_difference(left, right)
     if as_json:
-        print_json({"run": one.run, "first": one.id, "second": other.id, "difference": text})
+        print_json({"run": left.run, "first": left.id, "second": right.id, "difference": text})
     elif not text:
         say("the programs are the same")
-    elif in_colour():
-        from rich.console import Console
-        from rich.syntax import Syntax
-
-        Console(highlight=False).print(Syntax(text, "diff", background_color="default", word_wrap=True))
     else:
-        say(text.removesuffix("\n"))  # whole lines, which `patch` can read
+        print_code(text, "diff", wrap=True)
 
 
 async def _both(
     settings: ConsoleSettings, run: str, first: str, second: str
 ) -> tuple[candidate_pb2.Candidate, candidate_pb2.Candidate]:
     async with open_archive(settings) as archive:
-        one = await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=first), timeout=30)
-        other = await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=second), timeout=30)
-        return one, other
+        left = await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=first), timeout=30)
+        right = await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=second), timeout=30)
+        return left, right
 
 
 def measures(record: candidate_pb2.Candidate, other: candidate_pb2.Candidate) -> list[Measure]:
@@ -306,42 +277,36 @@ def measures(record: candidate_pb2.Candidate, other: candidate_pb2.Candidate) ->
     values = [(name, left[name], right[name], less) for name, less in LESS_IS_BETTER.items()]  # type: ignore[literal-required]
     ours, theirs = _tasks(record), _tasks(other)
     values += [(task, ours.get(task), theirs.get(task), False) for task in dict.fromkeys((*ours, *theirs))]
-    found = []
+    rows = []
     for name, a, b, less in values:
         difference = None if a is None or b is None else a - b
         better = None
         if difference and less is not None:
             better = record.id if (difference < 0) == less else other.id
-        found.append(Measure(measure=name, first=a, second=b, difference=difference, better=better))
-    return found
+        rows.append(Measure(measure=name, first=a, second=b, difference=difference, better=better))
+    return rows
 
 
 def _tasks(record: candidate_pb2.Candidate) -> dict[str, float]:
     return {score.task: score.value for seed in record.training.seeds[:1] for score in seed.scores}
 
 
-def _keyed(measure: Measure, record: candidate_pb2.Candidate, other: candidate_pb2.Candidate) -> dict[str, object]:
-    """With the candidates' ids as names."""
-    return {"measure": measure["measure"], record.id: measure["first"], other.id: measure["second"],
-            "difference": measure["difference"], "better": measure["better"]}  # fmt: skip
-
-
-def _print_measures(one: candidate_pb2.Candidate, other: candidate_pb2.Candidate) -> None:
-    found = measures(one, other)
-    for record in (one, other):
+def _print_measures(left: candidate_pb2.Candidate, right: candidate_pb2.Candidate) -> None:
+    rows = measures(left, right)
+    for record in (left, right):
         say(f"{record.id}  {record.proposal.name or ABSENT}")
     say()
     say(table([
-        Column("measure", [measure["measure"] for measure in found], flexible=True),
-        Column(one.id, [_shown(measure, measure["first"]) for measure in found], right=True),
-        Column(other.id, [_shown(measure, measure["second"]) for measure in found], right=True),
-        Column("difference", [_shown(measure, measure["difference"], "+") for measure in found], right=True, rank=2),
-        Column("better", [measure["better"] or ABSENT for measure in found], rank=1),
-        Column("unit", [UNITS.get(measure["measure"], "") for measure in found], rank=3),
+        Column("measure", [measure["measure"] for measure in rows], flexible=True),
+        Column(left.id, [_shown(measure, measure["first"]) for measure in rows], right=True),
+        Column(right.id, [_shown(measure, measure["second"]) for measure in rows], right=True),
+        Column("difference", [_shown(measure, measure["difference"], "+") for measure in rows], right=True, rank=2),
+        Column("better", [measure["better"] or ABSENT for measure in rows], rank=1),
+        Column("unit", [UNITS.get(measure["measure"], "") for measure in rows], rank=3),
     ]))  # fmt: skip
-    if gain := gain_over(other, one):
-        say(paragraph(f"{one.id} against {other.id}, loss: {gain.sentence}"))
-    if warning := mixed_precision([row(one), row(other)]):
+    if gain := gain_over(right, left):
+        say(paragraph(f"{left.id} against {right.id}, loss: {gain.sentence}"))
+    if warning := mixed_precision([row(left), row(right)]):
         say(styled(paragraph(warning), fg="yellow"))
 
 

@@ -1,8 +1,7 @@
-"""`asi-arch sizes`: a candidate and its controls at several sizes, to see whether a gain holds, shrinks or grows.
+"""`asi-arch sizes`: a candidate and its controls at several sizes.
 
-Each training is a line of `sizes.jsonl` in the run's folder: stopping loses the trainings in hand only, and the same
-command goes on where it stood. A size multiplies width, heads, feed-forward width and tokens, and divides the learning
-rate.
+Each training is a line of `sizes.jsonl` in the run's folder, so the same command continues where it stopped. A size
+multiplies width, heads, feed-forward width and tokens, and divides the learning rate.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ import typer
 
 from services.chassis.errors import NotPossible, SettingsError
 from services.console.archive import run_and_candidates
-from services.console.commands.audit import engineer_tool, scale_values
 from services.console.options import Candidate, Json, Run, names_in, print_json
+from services.console.processes import engineer_tool, scale_values
 from services.console.rows import program_of
 from services.console.settings import console_settings
-from services.console.tables import ABSENT, Column, paragraph, say, table
+from services.console.tables import ABSENT, Column, interval_text, paragraph, say, table
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.statistics import Interval, linear_fit, paired_test, student_quantile
@@ -40,7 +39,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Trained:
-    """One training: of which candidate, at which size and seed, on which text, and what came of it."""
+    """One training of a candidate at a size and seed on a text, and its result."""
 
     candidate: str
     name: str
@@ -55,13 +54,13 @@ class Trained:
 
     @property
     def key(self) -> tuple[str, int, str, int]:
-        """What makes it this training and no other."""
+        """What identifies the training."""
         return self.candidate, self.factor, self.corpus, self.seed
 
 
 @dataclass(frozen=True)
 class SizeGain:
-    """The gain over the strongest control of one size and text, paired by seed; no interval for a single seed."""
+    """The gain over the strongest control of one size and text, paired by seed; no interval for one seed."""
 
     factor: int
     corpus: str
@@ -76,7 +75,7 @@ class SizeGain:
 
 @dataclass(frozen=True)
 class Trend:
-    """How the gain changes with each doubling of the size, by least squares over the seeds' gains."""
+    """The change of the gain per doubling of the size, by least squares over the seeds' gains."""
 
     corpus: str
     slope: float
@@ -84,7 +83,7 @@ class Trend:
 
     @property
     def words(self) -> str:
-        """Holds, shrinks or grows, as far as the interval allows."""
+        """The conclusion from the interval."""
         if self.interval.crosses_zero:
             return "neither growth nor shrinkage is shown"
         return "the gain grows with size" if self.slope > 0 else "the gain shrinks with size"
@@ -129,7 +128,7 @@ def sizes(
 
 
 def read_sizes(path: Path) -> list[Trained]:
-    """What was trained so far; the last line may be cut off."""
+    """All trainings so far; the last line may be truncated."""
     if not path.exists():
         return []
     rows = []
@@ -137,27 +136,29 @@ def read_sizes(path: Path) -> list[Trained]:
         try:
             rows.append(Trained(**json.loads(line)))
         except (ValueError, TypeError):
-            continue  # a writer was stopped in the middle of it: the training is done again
+            continue  # a truncated line: the training is repeated
     return rows
 
 
 def gains(trained: Sequence[Trained], candidate: str) -> list[SizeGain]:
     """For each text and size, the gain over the control that is strongest there."""
     size_gains = []
-    for corpus, factor in sorted({(one.corpus, one.factor) for one in trained}):
+    for corpus, factor in sorted({(training.corpus, training.factor) for training in trained}):
         losses = _losses(trained, corpus, factor)
         own = losses.pop(candidate, {})
-        shared = [(name, sorted(set(own) & set(other))) for name, other in losses.items()]
-        whole = [(name, both) for name, both in shared if both and len(both) == max(len(one) for _, one in shared)]
-        if not whole:
+        common = {name: sorted(own.keys() & other.keys()) for name, other in losses.items()}
+        most = max(map(len, common.values()), default=0)
+        if not most:
             continue
-        control, both = min(whole, key=lambda one: fmean(losses[one[0]][seed] for seed in one[1]))
-        differences = [losses[control][seed] - own[seed] for seed in both]
-        interval = paired_test(differences).interval() if len(both) > 1 else None
-        names = {one.candidate: one.name for one in trained}
+        complete = [name for name, seeds in common.items() if len(seeds) == most]
+        control = min(complete, key=lambda name: fmean(losses[name][seed] for seed in common[name]))
+        seeds = common[control]
+        differences = [losses[control][seed] - own[seed] for seed in seeds]
+        interval = paired_test(differences).interval() if most > 1 else None
+        names = {training.candidate: training.name for training in trained}
         size_gains.append(
-            SizeGain(factor, corpus, names[candidate], names[control], len(both), fmean(own[seed] for seed in both),
-                     fmean(losses[control][seed] for seed in both), fmean(differences), interval)
+            SizeGain(factor, corpus, names[candidate], names[control], most, fmean(own[seed] for seed in seeds),
+                     fmean(losses[control][seed] for seed in seeds), fmean(differences), interval)
         )  # fmt: skip
     return size_gains
 
@@ -165,64 +166,64 @@ def gains(trained: Sequence[Trained], candidate: str) -> list[SizeGain]:
 def trends(trained: Sequence[Trained], candidate: str) -> list[Trend]:
     """For each text with two sizes or more, the change of the gain over the strongest control per doubling."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for one in gains(trained, candidate):
-        losses = _losses(trained, one.corpus, one.factor)
-        control = next(row.candidate for row in trained if row.name == one.control)
+    for size_gain in gains(trained, candidate):
+        losses = _losses(trained, size_gain.corpus, size_gain.factor)
+        control = next(row.candidate for row in trained if row.name == size_gain.control)
         for seed in set(losses[candidate]) & set(losses[control]):
             gain = losses[control][seed] - losses[candidate][seed]
-            points.setdefault(one.corpus, []).append((math.log2(one.factor), gain))
-    found = []
+            points.setdefault(size_gain.corpus, []).append((math.log2(size_gain.factor), gain))
+    result = []
     for corpus, pairs in points.items():
         if len({x for x, _ in pairs}) < 2 or len(pairs) < 4:
             continue
         line = linear_fit([x for x, _ in pairs], [y for _, y in pairs])
         assert line.deviation is not None  # noqa: S101 - there are more than two points
         reach = student_quantile((1 + LEVEL) / 2, line.count - 2) * line.deviation / math.sqrt(line.spread)
-        found.append(Trend(corpus, line.slope, Interval(line.slope - reach, line.slope + reach, LEVEL)))
-    return found
+        result.append(Trend(corpus, line.slope, Interval(line.slope - reach, line.slope + reach, LEVEL)))
+    return result
 
 
 def summary_text(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> str:
     """In sentences."""
     parts = [
         f"{gain.corpus} ×{gain.factor}: {gain.gain:+.4f}"
-        + ("" if gain.interval is None else f" [{gain.interval.low:+.4f}, {gain.interval.high:+.4f}]")
+        + ("" if gain.interval is None else f" {interval_text(gain.interval.low, gain.interval.high)}")
         + f" against {gain.control} ({gain.seeds} seeds)"
         for gain in size_gains
     ]
     parts += [
-        f"on {one.corpus} the gain changes by {one.slope:+.4f} [{one.interval.low:+.4f}, {one.interval.high:+.4f}] per "
-        f"doubling: {one.words}"
-        for one in drift
+        f"on {trend.corpus} the gain changes by {trend.slope:+.4f} "
+        f"{interval_text(trend.interval.low, trend.interval.high)} per doubling: {trend.words}"
+        for trend in drift
     ]
     return "; ".join(parts) + "."
 
 
 def _losses(trained: Sequence[Trained], corpus: str, factor: int) -> dict[str, dict[int, float]]:
     """Of one text and size: losses by candidate and seed."""
-    found: dict[str, dict[int, float]] = {}
-    for one in trained:
-        if one.corpus == corpus and one.factor == factor and one.loss is not None:
-            found.setdefault(one.candidate, {})[one.seed] = one.loss
-    return found
+    losses: dict[str, dict[int, float]] = {}
+    for training in trained:
+        if training.corpus == corpus and training.factor == factor and training.loss is not None:
+            losses.setdefault(training.candidate, {})[training.seed] = training.loss
+    return losses
 
 
 def record_named(records: Sequence[pb.Candidate], name: str) -> pb.Candidate:
     """By id, name or baseline. Raises NotPossible for none or several, and for one without a program."""
-    found = [record for record in records if name in (record.id, record.proposal.name, record.request.baseline)]
-    if len(found) != 1 or not program_of(found[0]):
-        raise NotPossible(f"{len(found)} candidates with a program are called {name}: give an id")
-    return found[0]
+    matches = [record for record in records if name in (record.id, record.proposal.name, record.request.baseline)]
+    if len(matches) != 1 or not program_of(matches[0]):
+        raise NotPossible(f"{len(matches)} candidates with a program are called {name}: give an id")
+    return matches[0]
 
 
 def _factors(text: str) -> list[int]:
     try:
-        found = sorted({int(one) for one in names_in(text)})
+        factors = sorted({int(part) for part in names_in(text)})
     except ValueError:
-        found = []
-    if not found or found[0] < 1:
+        factors = []
+    if not factors or factors[0] < 1:
         raise SettingsError(f"--factors is {text!r}: give whole numbers from 1, as in 1,2,4.")
-    return found
+    return factors
 
 
 @dataclass(frozen=True)
@@ -241,40 +242,40 @@ def planned(
     status: archive_pb2.RunStatus, records: Sequence[pb.Candidate], factors: Sequence[int], seeds: int,
     corpora: Sequence[str], trained: Sequence[Trained],
 ) -> Iterator[Job]:  # fmt: skip
-    """What is missing, smallest first and seed by seed, so that results can be compared when it is stopped early."""
+    """Missing trainings by size and seed, so that results are comparable if it is stopped early."""
     settings = status.settings
-    base = scale_values(settings.scale, settings.scale_overrides)
-    known = {one.key for one in trained}
+    base = scale_values("the run's scale", settings.scale, settings.scale_overrides)
+    done = {training.key for training in trained}
     for factor in factors:
         overrides = dict(settings.scale_overrides) | _scaled(base, factor)
         for seed in range(1, seeds + 1):
             for corpus in corpora:
                 for record in records:
-                    if (record.id, factor, corpus, seed) not in known:
+                    if (record.id, factor, corpus, seed) not in done:
                         yield Job(record, factor, corpus, seed, settings.scale, overrides | {"corpus": corpus})
 
 
 def _scaled(base: Mapping[str, object], factor: int) -> dict[str, str]:
-    """The overrides of a size. Steps grow with tokens; a training may take as much longer as it costs more."""
+    """The overrides of a size; the time limit grows with the compute."""
 
     def times(name: str, by: float) -> str:
         value = base[name]
         assert isinstance(value, int | float)  # noqa: S101 - as the scale's own declaration says
         return f"{value * by:g}" if isinstance(value, float) or by < 1 else str(int(value * by))
 
-    found = {name: times(name, factor) for name in ("width", "heads", "feed_forward", "tokens")}
-    return found | {
+    overrides = {name: times(name, factor) for name in ("width", "heads", "feed_forward", "tokens")}
+    return overrides | {
         "learning_rate": times("learning_rate", 1 / factor),
         "wall_seconds": times("wall_seconds", 8 * factor**3),
     }
 
 
 def train_all(plan: Sequence[Job], path: Path, parallel: int, quiet: bool) -> None:
-    """Every training of the plan, several at a time, each written as soon as it has ended."""
+    """Run the trainings of the plan in parallel, each written as soon as it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writing = threading.Lock()
 
-    def one(job: Job) -> None:
+    def train(job: Job) -> None:
         row = _trained(job)
         with writing, path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(row)) + "\n")
@@ -284,7 +285,7 @@ def train_all(plan: Sequence[Job], path: Path, parallel: int, quiet: bool) -> No
 
     pool = ThreadPoolExecutor(parallel)
     try:
-        list(pool.map(one, plan))
+        list(pool.map(train, plan))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -313,7 +314,7 @@ def _print(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> None:
         Column("strongest control", [gain.control for gain in size_gains]),
         Column("its loss", [f"{gain.control_loss:.4f}" for gain in size_gains], right=True),
         Column("gain", [f"{gain.gain:+.4f}" for gain in size_gains], right=True),
-        Column("[95 %]", [ABSENT if gain.interval is None else f"[{gain.interval.low:+.4f}, {gain.interval.high:+.4f}]"
+        Column("[95 %]", [interval_text(gain.interval.low, gain.interval.high) if gain.interval else ABSENT
                           for gain in size_gains]),
         Column("seeds", [str(gain.seeds) for gain in size_gains], right=True),
     ]))  # fmt: skip

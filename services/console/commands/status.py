@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 
 from services.console.archive import catch_up, open_archive, run_status
-from services.console.options import Json, Run, RunArgument, chosen_run, print_json
+from services.console.options import Json, Run, RunArgument, chosen_run, print_json, run_async
 from services.console.rows import as_dict
 from services.console.settings import ConsoleSettings, console_settings, running_system
 from services.console.tables import ABSENT, Column, clock, pairs, say, table
@@ -19,22 +19,35 @@ from services.contracts.progress_pb2 import Progress
 LISTEN_SECONDS = 3.5  # a little more than between two announcements of a service
 
 
-def status(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+@run_async
+async def status(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """The state of a run."""
     settings = console_settings()
-    run_status = asyncio.run(_status(settings, chosen_run(argument, run)))
-    waits = asyncio.run(_waits(settings, run_status))
+    state = await run_status(settings, chosen_run(argument, run))
+    system = running_system(settings)
+    if system is not None and not settings.archive_is_elsewhere:  # a store that runs here knows whether it can go on
+        import grpc.aio  # needed only if a system runs
+
+        from services.chassis.rpc import channel
+        from services.contracts.archive_pb2_grpc import ArchiveStub
+
+        async with channel(system.addresses["archive"], settings) as connection:
+            try:
+                state.outage = (await ArchiveStub(connection).GetRun(pb.RunRequest(run=state.run), timeout=5)).outage
+            except grpc.aio.AioRpcError as error:
+                state.outage = f"the store does not answer: {error.details()}"
+    waits = await _waits(settings, state)
     if as_json:
-        print_json({**as_dict(run_status), **({"waits": waits} if waits else {})})
+        print_json({**as_dict(state), **({"waits": waits} if waits else {})})
     else:
-        say(pairs([*_lines(run_status), *(("waits", line) for line in waits)]))
+        say(pairs([*_lines(state), *(("waits", line) for line in waits)]))
 
 
 async def _waits(settings: ConsoleSettings, status: pb.RunStatus) -> list[str]:
-    """What services wait for, as they announce it; only where a language model may keep candidates waiting."""
+    """What services announce that they wait for; only in runs with a language model."""
     if not status.in_flight or "openai" not in status.settings.mind or running_system(settings) is None:
         return []
-    from services.console.log import open_log  # with the client of the bus, which an archive is read without
+    from services.console.log import open_log  # imports the client of the bus
 
     progress_of: dict[str, Progress] = {}
     async with open_log(settings) as bus, bus.announcements(status.run) as announced:
@@ -51,34 +64,12 @@ async def _waits(settings: ConsoleSettings, status: pb.RunStatus) -> list[str]:
     ]
 
 
-def runs(as_json: Json = False) -> None:
+@run_async
+async def runs(as_json: Json = False) -> None:
     """All runs, newest first."""
-    statuses = asyncio.run(_runs(console_settings()))
+    async with open_archive(console_settings()) as archive:
+        statuses = (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs
     print_json([as_dict(run) for run in statuses]) if as_json else say(_overview(statuses))
-
-
-async def _status(settings: ConsoleSettings, run: str) -> pb.RunStatus:
-    """What the archive says of a run; of a store that runs here, also whether it can go on."""
-    found = await run_status(settings, run)
-    system = running_system(settings)
-    if system is not None and not settings.archive_is_elsewhere:
-        import grpc.aio  # which a system that does not run needs nothing of
-
-        from services.chassis.rpc import channel
-        from services.contracts.archive_pb2_grpc import ArchiveStub
-
-        async with channel(system.addresses["archive"], settings) as connection:
-            try:
-                asked = pb.RunRequest(run=found.run)
-                found.outage = (await ArchiveStub(connection).GetRun(asked, timeout=5)).outage
-            except grpc.aio.AioRpcError as error:
-                found.outage = f"the store does not answer: {error.details()}"
-    return found
-
-
-async def _runs(settings: ConsoleSettings) -> list[pb.RunStatus]:
-    async with open_archive(settings) as archive:
-        return list((await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs)
 
 
 def _lines(status: pb.RunStatus) -> list[tuple[str, str]]:
@@ -120,41 +111,44 @@ def _overview(statuses: Sequence[pb.RunStatus]) -> str:
     ])  # fmt: skip
 
 
-def pause(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+@run_async
+async def pause(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """Start no further candidates; those in flight go on."""
     from services.console.log import pause_run
 
-    _steer("pause", lambda settings, name: pause_run(settings, name, "paused by hand"), argument, run, as_json)
+    await _steer(
+        "pause", lambda settings, name: pause_run(settings, name, "paused by hand"), chosen_run(argument, run), as_json
+    )
 
 
-def resume(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+@run_async
+async def resume(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """Start candidates again, where services are up; `asi-arch run --resume` starts the services too."""
     from services.console.log import resume_run
 
-    _steer("resume", resume_run, argument, run, as_json)
+    await _steer("resume", resume_run, chosen_run(argument, run), as_json)
 
 
-def stop(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+@run_async
+async def stop(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """End a run; candidates in flight still complete."""
     from services.console.log import stop_run
 
-    _steer("stop", lambda settings, name: stop_run(settings, name, "stopped by hand"), argument, run, as_json)
+    await _steer(
+        "stop", lambda settings, name: stop_run(settings, name, "stopped by hand"), chosen_run(argument, run), as_json
+    )
 
 
-def _steer(
-    word: str,
+async def _steer(
+    verb: str,
     publish: Callable[[ConsoleSettings, str], Coroutine[None, None, None]],
-    argument: str,
     run: str,
     as_json: bool,
 ) -> None:
-    async def steer(settings: ConsoleSettings) -> str:
-        name = (await run_status(settings, chosen_run(argument, run))).run
-        await publish(settings, name)
-        await catch_up(settings)
-        return name
-
-    name = asyncio.run(steer(console_settings()))
-    print_json({"run": name, "published": word}) if as_json else say(
-        f"run {name}: {word} published; see `asi-arch status`"
+    settings = console_settings()
+    name = (await run_status(settings, run)).run
+    await publish(settings, name)
+    await catch_up(settings)
+    print_json({"run": name, "published": verb}) if as_json else say(
+        f"run {name}: {verb} published; see `asi-arch status`"
     )

@@ -13,7 +13,7 @@ import typer
 from services.chassis.errors import NotPossible, SettingsError
 from services.console.leash import leashed
 from services.console.options import Json, names_in, one_of, print_json
-from services.console.tables import Column, number, pairs, paragraph, say, styled
+from services.console.tables import Column, interval_text, number, pairs, paragraph, say, styled
 from services.console.tables import table as text_table
 
 if TYPE_CHECKING:
@@ -204,25 +204,19 @@ def compare(
     if as_json:
         print_json({"space": note, "runs": runs, "results": [asdict(result) for result in results]})
         return
-    say(
-        paragraph(
-            f"{runs} runs of each policy on {note}, in {time.monotonic() - began:.0f} s. Regret in nats per byte."
-        )
-    )
+    seconds = time.monotonic() - began
+    say(paragraph(f"{runs} runs of each policy on {note}, in {seconds:.0f} s. Regret in nats per byte."))
     say(text_table([
         Column("policy", [result.policy for result in results]),
         Column("seats", [str(result.seats) for result in results], right=True),
         Column("budget", [str(result.budget) for result in results], right=True),
         Column("regret", [f"{result.regret:.4f}" for result in results], right=True),
-        Column("[95 %]", [f"[{result.low:.4f}, {result.high:.4f}]" for result in results]),
+        Column("[95 %]", [interval_text(result.low, result.high, ".4f") for result in results]),
         Column("p random", [number(result.p.get("random"), ".3f") for result in results], right=True),
         Column("p local", [number(result.p.get("local"), ".3f") for result in results], right=True),
     ]))  # fmt: skip
-    say(
-        styled(
-            paragraph("p: Holm-adjusted chance that a policy no better than the opponent looks this good."), dim=True
-        )
-    )
+    note = "p: Holm-adjusted chance that a policy no better than the opponent looks this good."
+    say(styled(paragraph(note), dim=True))
 
 
 def _plot(results: "Sequence[PolicyResult]", file: Path) -> None:
@@ -254,25 +248,12 @@ def _plot(results: "Sequence[PolicyResult]", file: Path) -> None:
 
 def _early_and_stopping(agreements: "Sequence[Agreement]", stoppings: "Sequence[Stopping]") -> None:
     if agreements:
-        say(
-            "\n"
-            + text_table(
-                [
-                    Column("at", [f"{agreement.fidelity:.0%}" for agreement in agreements], right=True),
-                    Column(
-                        "rank correlation with the end",
-                        [f"{agreement.spearman:.3f}" for agreement in agreements],
-                        right=True,
-                    ),
-                    Column("[95 %]", [f"[{agreement.low:.3f}, {agreement.high:.3f}]" for agreement in agreements]),
-                    Column(
-                        "of the 10 best in the better half",
-                        [str(agreement.best_kept) for agreement in agreements],
-                        right=True,
-                    ),
-                ]
-            )
-        )
+        say("\n" + text_table([
+            Column("at", [f"{row.fidelity:.0%}" for row in agreements], right=True),
+            Column("rank correlation with the end", [f"{row.spearman:.3f}" for row in agreements], right=True),
+            Column("[95 %]", [interval_text(row.low, row.high, ".3f") for row in agreements]),
+            Column("of the 10 best in the better half", [str(row.best_kept) for row in agreements], right=True),
+        ]))  # fmt: skip
     if stoppings:
         say("\n" + text_table([
             Column("stopping by", [stopping.rule for stopping in stoppings]),

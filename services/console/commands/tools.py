@@ -1,8 +1,4 @@
-"""Commands that run a tool of a service in a child process; most of these parse their arguments themselves.
-
-`check` and `train` belong to the engineer, which alone imports torch; `propose` and `prompt` to the service that asks
-the language model; all others to the store.
-"""
+"""Commands that run a service's tool in a child process; most tools parse their arguments themselves."""
 
 import asyncio
 import json
@@ -28,7 +24,7 @@ HELP = frozenset({"-h", "--help"})
 
 
 def passes_arguments_on(function: Callable[[typer.Context], None]) -> Callable[[typer.Context], None]:
-    """Mark a command whose arguments, `--help` among them, are for the tool that it runs."""
+    """Mark a command whose arguments, including `--help`, are parsed by its tool."""
     function.passes_arguments_on = True  # type: ignore[attr-defined]
     return function
 
@@ -92,7 +88,7 @@ def restore(context: typer.Context) -> None:
 
 
 def require_run(arguments: Sequence[str]) -> None:
-    """Raises NotFound for a run that does not exist: a tool of the store would make an archive where there is none."""
+    """Raises NotFound for a run that does not exist, before a tool creates an empty archive."""
     from services.console.archive import run_status
 
     if not HELP.intersection(arguments):
@@ -103,9 +99,9 @@ def require_run(arguments: Sequence[str]) -> None:
 def hand_over(
     module: str, context: typer.Context, with_log: bool = False, variables: Mapping[str, str] | None = None
 ) -> None:
-    """Run the tool's command of the same name with the same arguments; its exit status is ours.
+    """Run the tool's command of the same name with the same arguments and exit with its status.
 
-    This process becomes the tool, unless a log is to be served to it meanwhile.
+    The tool replaces this process, unless it needs a log that this process serves.
     """
     environment = {**os.environ, **(variables or {})}
     command = [sys.executable, "-m", module, str(context.info_name), *context.args]
@@ -124,29 +120,25 @@ def cognition(context: typer.Context) -> None:
     """The cognition base: search QUERY, add FILE, ingest PAPER, stats [--run NAME]."""
     from services.console.archive import run_and_candidates
 
-    arguments, given = list(context.args), None
+    arguments, usage = list(context.args), None
     if arguments[:1] == ["stats"]:
         run = arguments.pop(arguments.index("--run") + 1) if "--run" in arguments[:-1] else ""
         arguments = [argument for argument in arguments if argument != "--run"]
         _, records = asyncio.run(run_and_candidates(console_settings(), run))
-        given = json.dumps(_uses(records))
+        usage = json.dumps(_uses(records))
     command = [sys.executable, "-m", "services.analyst.cognition", *arguments]
-    raise typer.Exit(subprocess.run(leashed(command), input=given, text=True, check=False).returncode)
+    raise typer.Exit(subprocess.run(leashed(command), input=usage, text=True, check=False).returncode)
 
 
 def _uses(records: Sequence["Candidate"]) -> list[dict[str, object]]:
     """For each candidate with a parent: the entries it was shown, and its gain in fitness where both were scored."""
     fitness = {record.id: record.verdict.fitness.value for record in records if record.verdict.HasField("fitness")}
-    return [
-        {
-            "entries": [hit.entry for hit in record.proposal.cognition],
-            "gain": fitness[record.id] - fitness[record.proposal.parent]
-            if record.id in fitness and record.proposal.parent in fitness
-            else None,
-        }
-        for record in records
-        if record.proposal.parent
-    ]
+    uses: list[dict[str, object]] = []
+    for record in (record for record in records if record.proposal.parent):
+        own, parent = fitness.get(record.id), fitness.get(record.proposal.parent)
+        gain = None if own is None or parent is None else own - parent
+        uses.append({"entries": [hit.entry for hit in record.proposal.cognition], "gain": gain})
+    return uses
 
 
 ASKED_BY = {
@@ -162,7 +154,7 @@ def propose(
     run: Run = "",
     as_json: Json = False,
 ) -> None:
-    """One proposal from a parent that the archive does not hold yet, without a run. Nothing is kept or trained."""
+    """One proposal from a parent, without a run. Nothing is kept or trained."""
     arguments = ["propose", "--parent", parent, "--mind", mind, "--run", run]
     arguments += [] if seed is None else ["--seed", str(seed)]
     _run_tool("services.researcher.tools", arguments, as_json, "archive", "cognition")
@@ -189,7 +181,7 @@ def prompt(
 
 
 def _run_tool(module: str, arguments: list[str], as_json: bool, *needed: str) -> None:
-    """Run a service's own tool beside the services that it asks; its exit status is ours."""
+    """Run a service's tool beside the services that it needs and exit with its status."""
     from services.console.system import answering
 
     command = [sys.executable, "-m", module, *arguments, *(["--json"] if as_json else [])]

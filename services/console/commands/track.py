@@ -1,8 +1,7 @@
-"""`asi-arch track`: a run's candidates in an experiment tracker as they end, and discoveries reported to a URL.
+"""`asi-arch track`: write a run's candidates to an experiment tracker as they end, and report discoveries to a URL.
 
-TensorBoard, MLflow and Weights & Biases are written to a folder without a network. One candidate is one run of the
-tracker: its curves by seed, its scores at the end, its motivation and program. Each tracker is an extra of its own
-(`pip install asi-arch[tensorboard]`), imported when it is asked for.
+TensorBoard, MLflow and Weights & Biases are written to a folder, without a network; each is an extra, as in
+`pip install asi-arch[tensorboard]`. A candidate is one run of the tracker.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ async def _record(settings: ConsoleSettings, event: EventRow) -> candidate_pb2.C
 
 
 def discovery_message(record: candidate_pb2.Candidate) -> dict[str, object]:
-    """What is sent: the candidate, the claim's numbers, and a sentence in `text`, which chat services show."""
+    """The candidate, the claim's numbers, and a sentence in `text`, which chat services show."""
     discovery = record.discovery
     text = (
         f"asi-arch: discovery in run {record.run}: {record.proposal.name} ({record.id}) is better than its strongest "
@@ -97,7 +96,7 @@ def discovery_message(record: candidate_pb2.Candidate) -> dict[str, object]:
 
 
 def report(url: str, message: dict[str, object]) -> str:
-    """POST the message as JSON, a few times if need be; what came of it, in a sentence."""
+    """POST the message as JSON, with retries; the result in a sentence."""
     body = json.dumps(message).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - the caller looked
     problem = ""
@@ -117,7 +116,7 @@ Point = tuple[str, float, int]
 
 
 class Tracker(Protocol):
-    """Where candidates are written to. A candidate that comes again replaces nothing: it is written once more."""
+    """An experiment tracker. A candidate that is written again becomes a second run."""
 
     def write(self, record: candidate_pb2.Candidate) -> None:
         """Write one whole candidate."""
@@ -140,7 +139,7 @@ def open_tracker(name: str, out: Path) -> Tracker:
 
 
 def points_of(record: candidate_pb2.Candidate) -> Iterator[Point]:
-    """Everything that was measured: the curve of each seed, then the scores, at the last step of the training."""
+    """All measurements: the curve of each seed, then the scores at the last step."""
     last = 0
     for seed in record.training.seeds:
         for point in seed.curve:
@@ -158,7 +157,7 @@ def points_of(record: candidate_pb2.Candidate) -> Iterator[Point]:
 
 
 def settings_of(record: candidate_pb2.Candidate) -> dict[str, str | int]:
-    """What the candidate is: for the table of a tracker."""
+    """The candidate's parameters in a tracker."""
     return {
         "candidate": record.id, "name": record.proposal.name, "run": record.run, "parent": record.proposal.parent,
         "stage": record.stage, "state": row(record)["state"], "mind": record.proposal.mind,

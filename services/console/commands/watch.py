@@ -1,4 +1,4 @@
-"""`asi-arch watch`: a run as it happens, from its log; what is in flight and the best so far, from the archive."""
+"""`asi-arch watch`: a live view of a run, from its log and the archive."""
 
 from __future__ import annotations
 
@@ -22,18 +22,16 @@ from services.console.archive import all_candidates, open_archive
 from services.console.log import EventRow, event_row, line, open_log
 from services.console.options import Json, Run
 from services.console.progress import LINE_SECONDS, OVER, View, best_line
-from services.console.rows import Row, row
+from services.console.rows import IN_FLIGHT, Row, row
 from services.console.settings import ConsoleSettings, console_settings, running_system
 from services.console.tables import say
 from services.contracts import archive_pb2 as pb
-from services.contracts import archive_pb2_grpc, candidate_pb2
+from services.contracts import archive_pb2_grpc
 from services.contracts.events_pb2 import Event
 
 LEFT_SECONDS = 3.0
 LOOK_SECONDS = 1.0
 MOST_ASKED = 16
-ENDED = (candidate_pb2.STATE_UNSPECIFIED, candidate_pb2.STATE_ARCHIVED, candidate_pb2.STATE_REJECTED)
-MOVING = [state for state in candidate_pb2.State.values() if state not in ENDED]
 
 
 def watch(
@@ -53,18 +51,18 @@ def watch(
 
 
 async def _lines(settings: ConsoleSettings, run: str, from_start: bool, as_json: bool) -> None:
-    scene: Scene | None = None
+    state: RunView | None = None
     shown_at = time.monotonic()
-    async with aclosing(moments(settings, run, from_start)) as seen:
-        async for moment in seen:
-            scene = moment.scene
+    async with aclosing(moments(settings, run, from_start)) as stream:
+        async for moment in stream:
+            state = moment.state
             if moment.event is not None:
                 say(json.dumps(moment.event, ensure_ascii=False) if as_json else line(moment.event))
             elif not as_json and time.monotonic() - shown_at >= LINE_SECONDS:
                 shown_at = time.monotonic()
-                say(scene.view.line())
-    if scene is not None and not as_json:
-        say(f"run {scene.status.run}: {scene.status.phase}; {best_line(scene.status)}")
+                say(state.view.line())
+    if state is not None and not as_json:
+        say(f"run {state.status.run}: {state.status.phase}; {best_line(state.status)}")
 
 
 async def _live(settings: ConsoleSettings, run: str, from_start: bool) -> None:
@@ -72,10 +70,10 @@ async def _live(settings: ConsoleSettings, run: str, from_start: bool) -> None:
 
     live: Live | None = None
     try:
-        async with aclosing(moments(settings, run, from_start)) as seen:
-            async for moment in seen:
+        async with aclosing(moments(settings, run, from_start)) as stream:
+            async for moment in stream:
                 if live is None:
-                    live = Live(get_renderable=moment.scene.view.block, refresh_per_second=4)
+                    live = Live(get_renderable=moment.state.view.block, refresh_per_second=4)
                     live.start()
     finally:
         if live is not None:
@@ -83,8 +81,8 @@ async def _live(settings: ConsoleSettings, run: str, from_start: bool) -> None:
 
 
 @dataclass
-class Scene:
-    """What is known of the run at one moment."""
+class RunView:
+    """The run as of the last message."""
 
     status: pb.RunStatus
     moving: list[Row]  # candidates in flight
@@ -93,44 +91,45 @@ class Scene:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the run has ended."""
         return self.status.phase in OVER and not self.status.in_flight
 
 
 @dataclass(frozen=True)
 class Moment:
-    """The scene after one event, or after a second without any."""
+    """The run after one event, or after a second without any."""
 
-    scene: Scene
+    state: RunView
     event: EventRow | None
 
 
 async def moments(settings: ConsoleSettings, run: str, from_start: bool) -> AsyncGenerator[Moment, None]:
-    """The run's events as they happen, the whole log first if `from_start`; ends when the run does.
+    """The run's events as they happen, after the whole log if `from_start`, until the run ends.
 
-    Raises NotFound when there is no such run, or nothing that could be waited for.
+    Raises NotFound for an unknown run, or if nothing is running.
     """
     alive = running_system(settings) is not None or settings.archive_is_elsewhere
     async with open_archive(settings) as archive, open_log(settings) as bus:
-        scene = Scene(*await _look(archive, run), time.monotonic())
-        if not from_start and (scene.over or not alive):
-            raise NotFound(_nothing(settings, scene))
-        scene.view.look(scene.status, scene.moving)
-        scene.view.last_events = await _last_events(archive, scene)
+        state = RunView(*await _look(archive, run), time.monotonic())
+        if not from_start and (state.over or not alive):
+            raise NotFound(_nothing(settings, state))
+        state.view.look(state.status, state.moving)
+        state.view.last_events = await _last_events(archive, state)
         start = 1 if from_start else await bus.last_sequence() + 1
-        wait = alive and not scene.over
-        async with bus.announcements(scene.status.run) as announced:
-            async for logged in _log(bus, scene.status.run, start, wait):
-                scene.view.record_all(announced)
-                yield await _moment(archive, scene, logged, settled=not wait)
-                if scene.over and logged is None:
+        wait = alive and not state.over
+        async with bus.announcements(state.status.run) as announced:
+            async for logged in _log(bus, state.status.run, start, wait):
+                state.view.record_all(announced)
+                yield await _moment(archive, state, logged, settled=not wait)
+                if state.over and logged is None:
                     return
 
 
-def _nothing(settings: ConsoleSettings, scene: Scene) -> str:
-    run, phase = scene.status.run, scene.status.phase
-    state = f"run {run} has {phase}" if scene.over else f"run {run} is {phase}, but nothing runs in {settings.data_dir}"
-    return f"{state}: `asi-arch run --resume` goes on, `asi-arch watch --from-start` shows what has happened"
+def _nothing(settings: ConsoleSettings, state: RunView) -> str:
+    run, phase = state.status.run, state.status.phase
+    nothing = f"run {run} is {phase}, but nothing runs in {settings.data_dir}"
+    reason = f"run {run} has {phase}" if state.over else nothing
+    return f"{reason}: `asi-arch run --resume` goes on, `asi-arch watch --from-start` shows what has happened"
 
 
 async def _log(bus: Bus, run: str, start: int, wait: bool) -> AsyncIterator[Logged | None]:
@@ -144,40 +143,40 @@ async def _log(bus: Bus, run: str, start: int, wait: bool) -> AsyncIterator[Logg
     async for message in bus.follow(subject, start):
         silent = 0.0 if bus.connected else silent + 1.0
         if silent > LEFT_SECONDS:
-            return  # the broker has gone: on one machine that is the end of the whole system
+            return  # the broker has ended, and on one machine the whole system with it
         yield message
 
 
 async def _moment(
-    archive: archive_pb2_grpc.ArchiveAsyncStub, scene: Scene, logged: Logged | None, settled: bool
+    archive: archive_pb2_grpc.ArchiveAsyncStub, state: RunView, logged: Logged | None, settled: bool
 ) -> Moment:
-    """Take one message in. The archive is asked anew only while things may change, and once a second at most."""
-    seen = None
+    """Apply one message, and read the archive at most once a second."""
+    fact = None
     if logged is not None:
-        with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
+        with contextlib.suppress(DecodeError, ValueError):  # an event of a newer version
             candidate = Event.FromString(logged.body).candidate
-            seen = event_row(logged, scene.view.last_events.get(candidate))
-            scene.view.event(seen)
-    if not settled and time.monotonic() - scene.looked >= LOOK_SECONDS:
-        scene.looked = time.monotonic()
-        with contextlib.suppress(grpc.aio.AioRpcError):  # the store is starting again: what was known stays
-            scene.status, scene.moving = await _look(archive, scene.status.run)
-            scene.view.look(scene.status, scene.moving)
-    return Moment(scene, seen)
+            fact = event_row(logged, state.view.last_events.get(candidate))
+            state.view.event(fact)
+    if not settled and time.monotonic() - state.looked >= LOOK_SECONDS:
+        state.looked = time.monotonic()
+        with contextlib.suppress(grpc.aio.AioRpcError):  # the store is restarting
+            state.status, state.moving = await _look(archive, state.status.run)
+            state.view.look(state.status, state.moving)
+    return Moment(state, fact)
 
 
-async def _last_events(archive: archive_pb2_grpc.ArchiveAsyncStub, scene: Scene) -> dict[str, EventRow]:
-    """The last event of each candidate in flight, as its chain has it."""
-    found = {}
-    for candidate in scene.moving[:MOST_ASKED]:
-        request = pb.GetCandidateRequest(run=scene.status.run, candidate=candidate["id"])
+async def _last_events(archive: archive_pb2_grpc.ArchiveAsyncStub, state: RunView) -> dict[str, EventRow]:
+    """The last event of each candidate in flight, from its chain."""
+    events = {}
+    for candidate in state.moving[:MOST_ASKED]:
+        request = pb.GetCandidateRequest(run=state.status.run, candidate=candidate["id"])
         for link in (await archive.GetChain(request, timeout=30)).links[-1:]:
             last = event_row(Logged(link.sequence, "", link.event.SerializeToString()))
-            found[candidate["id"]] = EventRow(**{**last, "name": candidate["name"], "stage": candidate["stage"]})
-    return found
+            events[candidate["id"]] = EventRow(**{**last, "name": candidate["name"], "stage": candidate["stage"]})
+    return events
 
 
 async def _look(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb.RunStatus, list[Row]]:
     status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
-    request = pb.ListCandidatesRequest(run=status.run, states=MOVING, slim=True, sort="time")
+    request = pb.ListCandidatesRequest(run=status.run, states=IN_FLIGHT, slim=True, sort="time")
     return status, [row(record) for record in await all_candidates(archive, request)]

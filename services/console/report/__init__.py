@@ -20,10 +20,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from services.archive.scoring import objectives_of
 from services.console.commands.gallery import sentences
 from services.console.commands.sizes import Trained
-from services.console.report.dataset import Dataset, Drawing, name_of, tables
+from services.console.report import dataset, figures
+from services.console.report.dataset import Dataset, Drawing, name_of
 from services.console.report.discoveries import discoveries, gallery_section
-from services.console.report.figures import ablations, drawings, stopping, what_pays
-from services.console.report.trees import trees
+from services.console.report.trees import radial_tree, tree
 from services.console.tables import clock
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
@@ -40,12 +40,12 @@ def methods(data: Dataset) -> str:
     """What was run, on what, how candidates were chosen, scored and verified."""
     status, settings = data.status, data.status.settings
     if status.origin.startswith("imported"):
-        held = sum(1 for record in data.records if record.training.seeds)
         return (
             f"The {len(data.records)} records of run {status.run} were {status.origin}; nothing of them was measured "
-            f"here. {len(data.scored)} hold a score in the sum form of the published code (0 to 3), {held} also hold a "
-            "training curve, benchmark scores or a parameter count. The mean accuracy is that of ARC-Challenge, "
-            "ARC-Easy, BoolQ, HellaSwag, PIQA, Social IQA and WinoGrande where all seven are there."
+            f"here. {len(data.scored)} hold a score in the sum form of the published code (0 to 3), "
+            f"{len(data.measured)} also hold a training curve, benchmark scores or a parameter count. The mean "
+            "accuracy is that of ARC-Challenge, ARC-Easy, BoolQ, HellaSwag, PIQA, Social IQA and WinoGrande if "
+            "all seven are known."
         )
     kinds = Counter(record.kind for record in data.records)
     overrides = ", ".join(f"{key} = {value}" for key, value in sorted(settings.scale_overrides.items()))
@@ -85,14 +85,10 @@ def methods(data: Dataset) -> str:
 
 def _machine(data: Dataset) -> str:
     measured = [seed.measurements for record in data.measured for seed in record.training.seeds]
-    devices = Counter(
-        measurement.device_name or measurement.device
-        for measurement in measured
-        if measurement.device_name or measurement.device
-    )
-    if not devices:
+    named = [measurement for measurement in measured if measurement.device_name or measurement.device]
+    if not named:
         return ""
-    first = next(measurement for measurement in measured if measurement.device_name or measurement.device)
+    devices, first = dict.fromkeys(measurement.device_name or measurement.device for measurement in named), named[0]
     versions = ", ".join(f"{name} {first.versions[name]}" for name in sorted(first.versions))
     hours = sum(measurement.seconds for measurement in measured) / 3600
     parts = [
@@ -156,11 +152,17 @@ def write_report(
     data = Dataset.of(status, records, sizes, ablated)
     folder.mkdir(parents=True, exist_ok=True)
     claims, *rest = discoveries(data)
-    drawn = [*rest, *drawings(data), *trees(data), what_pays(data), *ablations(data), *tables(data),
-             stopping(data)]  # fmt: skip
+    drawings = [
+        *rest, figures.count_against_compute(data), figures.trends(data), figures.front(data),
+        figures.pool_over_time(data), figures.parameter_counts(data), figures.curves(data), tree(data),
+        radial_tree(data), figures.what_pays(data), *figures.ablations(data), dataset.benchmarks(data),
+        dataset.components(data), dataset.origins(data), dataset.holdings(data), figures.stopping(data),
+    ]  # fmt: skip
     sections = ["" if claims.missing else _section(claims, folder), gallery_section(data, folder)]
-    sections += [_section(one, folder) for one in drawn if not one.missing]
-    sections.append(_not_drawn([one for one in (claims, *drawn) if one.missing]))
+    sections += [_section(drawing, folder) for drawing in drawings if not drawing.missing]
+    absent = [drawing for drawing in (claims, *drawings) if drawing.missing]
+    lines = "".join(f"<li>{escape(drawing.title)}: {escape(drawing.missing)}.</li>" for drawing in absent)
+    sections.append(f'<h2>Not drawn</h2><ul class="missing">{lines}</ul>' if lines else "")
     (folder / "methods.txt").write_text(methods(data) + "\n", encoding="utf-8")
     (folder / "references.bib").write_text(bibtex(data), encoding="utf-8")
     page = folder / "index.html"
@@ -168,15 +170,9 @@ def write_report(
     return page
 
 
-def _not_drawn(drawings: Sequence[Drawing]) -> str:
-    if not drawings:
-        return ""
-    lines = "".join(f"<li>{escape(drawing.title)}: {escape(drawing.missing)}.</li>" for drawing in drawings)
-    return f'<h2>Not drawn</h2><ul class="missing">{lines}</ul>'
-
-
 def _section(drawing: Drawing, folder: Path) -> str:
-    _write_csv(drawing, folder / f"{drawing.name}.csv")
+    with (folder / f"{drawing.name}.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([drawing.header, *drawing.cells])
     files = [f"{drawing.name}.csv"]
     if drawing.figure is not None:
         FigureCanvasAgg(drawing.figure).print_figure(folder / f"{drawing.name}.png", dpi=200)
@@ -184,7 +180,8 @@ def _section(drawing: Drawing, folder: Path) -> str:
         text = io.StringIO()
         with rc_context({"svg.fonttype": "none", "svg.hashsalt": drawing.name}):  # text stays text: it can be read out
             FigureCanvasSVG(drawing.figure).print_svg(text)  # type: ignore[no-untyped-call]
-        svg = _own_ids(text.getvalue(), drawing.name)
+        svg = re.sub(r'\bid="([^"]+)"', rf'id="{drawing.name}-\1"', text.getvalue())  # unique ids within the page
+        svg = re.sub(r'(url\(#|href="#)', rf"\1{drawing.name}-", svg)
         (folder / f"{drawing.name}.svg").write_text(svg, encoding="utf-8")
         body = f'<figure role="img" aria-label="{escape(drawing.title)}">{svg[svg.index("<svg") :]}</figure>'
         body += _table(drawing) if drawing.tabulated else ""
@@ -193,19 +190,6 @@ def _section(drawing: Drawing, folder: Path) -> str:
         body = _table(drawing)
     links = " · ".join(f'<a href="{name}">{name.rsplit(".", 1)[1]}</a>' for name in files)
     return f'<h2>{escape(drawing.title)}</h2>{body}<p class="soft">{escape(drawing.caption)} {links}</p>'
-
-
-def _own_ids(svg: str, name: str) -> str:
-    """Ids that begin with the figure's name: several figures stand in one page."""
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    return re.sub(r'(url\(#|href="#)', rf"\1{name}-", svg)
-
-
-def _write_csv(drawing: Drawing, path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(drawing.header)
-        writer.writerows(["" if cell is None else cell for cell in row] for row in drawing.cells)
 
 
 def _table(drawing: Drawing) -> str:
@@ -250,21 +234,21 @@ def _page(data: Dataset, sections: Sequence[str]) -> str:
     if best is not None:
         loss = f", loss {best.training.loss:.4f}" if best.training.HasField("loss") else ""
         lead = f"Best: {escape(name_of(best))} ({escape(best.id)}), fitness {best.verdict.fitness.value:.3f}{loss}."
-    told = "".join(f"<p>{escape(line.strip())}</p>" for line in _told(data))
+    findings = "".join(f"<p>{escape(line.strip())}</p>" for line in _findings(data))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Run {escape(status.run)}</title><style>{STYLE}</style><h1>Run {escape(status.run)}</h1>"
         f'<p class="soft">{escape(" · ".join(facts))}</p><p>{lead} Differences after one seed are a filter, not a '
-        f"discovery.</p>{told}<h2>Methods</h2><p>{escape(methods(data))}</p><details><summary>BibTeX</summary>"
+        f"discovery.</p>{findings}<h2>Methods</h2><p>{escape(methods(data))}</p><details><summary>BibTeX</summary>"
         f"<pre>{escape(bibtex(data))}</pre></details>{''.join(sections)}</html>"
     )
 
 
-def _told(data: Dataset) -> list[str]:
-    """What was found and how sure it is; while the run goes on, that it cannot be told yet."""
+def _findings(data: Dataset) -> list[str]:
+    """The findings and their evidence, or that verification has not ended."""
     settings = data.status.settings
     if settings.promotion in ("", "none"):
         return []
     if data.status.phase not in ENDED and not any(record.HasField("discovery") for record in data.records):
-        return ["What was found is told when the second trainings of the finalists have ended."]
+        return ["Findings appear here once the second trainings of the finalists have ended."]
     return sentences(data.records, settings)

@@ -1,28 +1,27 @@
-"""A run as the report reads it (candidates by number, None for what was not measured), and the tables of the paper."""
+"""A run as the report reads it, and the tables of the paper."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from services.console.commands.sizes import Trained
-from services.console.rows import Row, gain_over, row
-from services.contracts import archive_pb2
+from services.console.rows import Row, final_train_loss, gain_over, row
 from services.contracts import candidate_pb2 as pb
-from services.domain.statistics import normal_quantile, student_quantile
+from services.contracts.archive_pb2 import RunStatus
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Everything the figures draw from."""
 
-    status: archive_pb2.RunStatus
+    status: RunStatus
     records: tuple[pb.Candidate, ...]  # by number
     sizes: tuple[Trained, ...] = ()  # trainings at other sizes
     ablated: tuple[Trained, ...] = ()  # of programs with something left out
@@ -30,7 +29,7 @@ class Dataset:
     @classmethod
     def of(
         cls,
-        status: archive_pb2.RunStatus,
+        status: RunStatus,
         records: Sequence[pb.Candidate],
         sizes: Sequence[Trained] = (),
         ablated: Sequence[Trained] = (),
@@ -61,10 +60,9 @@ class Dataset:
 
     @cached_property
     def scored(self) -> list[pb.Candidate]:
-        """Candidates with a fitness, in order; ablations answer a question and do not compete."""
-        return [
-            record for record in self.records if record.verdict.HasField("fitness") and record.kind != pb.KIND_ABLATION
-        ]
+        """Candidates with a fitness, in order, without ablations."""
+        competing = (record for record in self.records if record.kind != pb.KIND_ABLATION)
+        return [record for record in competing if record.verdict.HasField("fitness")]
 
     @cached_property
     def ranked(self) -> list[pb.Candidate]:
@@ -80,13 +78,6 @@ def seconds_of(record: pb.Candidate) -> float:
 def name_of(record: pb.Candidate) -> str:
     """The name, or the id where there is none."""
     return record.proposal.name or record.request.baseline or record.id
-
-
-def final_train_loss(record: pb.Candidate) -> float | None:
-    """The last recorded training loss, averaged over seeds; None where no curve was kept."""
-    ends = [seed.curve[-1].train_loss for seed in record.training.seeds if seed.curve]
-    known = [seed.curve[-1].HasField("train_loss") for seed in record.training.seeds if seed.curve]
-    return fmean(ends) if ends and all(known) else None
 
 
 # The colours of Okabe and Ito, which colour-blind readers tell apart, and greys that print.
@@ -143,11 +134,6 @@ LEAST_TAGGED, LEAST_GROUP = 12, 5
 ORIGINS = ("analysis", "cognition", "original")
 
 
-def tables(data: Dataset) -> list[Drawing]:
-    """Tables 1 and 2 in one (models × tasks, with losses and differences), components, origins, and what is held."""
-    return [benchmarks(data), components(data), origins(data), holdings(data)]
-
-
 def benchmarks(data: Dataset) -> Drawing:
     """Models and what they scored; the difference refers to the root."""
     name, title = "tables-1-2-benchmarks", "Tables 1 and 2 · Models and benchmarks"
@@ -177,14 +163,15 @@ def benchmarks(data: Dataset) -> Drawing:
         "id", "name", "loss", "Δ root", "Δ low", "Δ high", "train loss", *tasks, "mean", "judge", "parameters",
         "fitness", "low", "high",
     )  # fmt: skip
-    header, rows = _without_empty(header, cells)
+    filled = [place for place in range(len(header)) if any(row[place] is not None for row in cells)]
+    header = tuple(header[place] for place in filled)
     caption = f"The best {len(models)} of {len(data.ranked)} scored, best first; bold is the best of a column."
     if "Δ low" in header:
         caption += (
             " Δ low and Δ high bound the difference to the root at 95 %, paired by seed and held-out block; with one "
             "seed they are silent about others."
         )
-    return Drawing(name, title, caption, None, header, rows)
+    return Drawing(name, title, caption, None, header, tuple(tuple(row[place] for place in filled) for row in cells))
 
 
 def components(data: Dataset) -> Drawing:
@@ -195,35 +182,21 @@ def components(data: Dataset) -> Drawing:
         return missing(name, title, f"{len(tagged)} scored candidates have components, of {LEAST_TAGGED} needed")
     cut = max(LEAST_GROUP, len(tagged) // 4)
     best, others = tagged[:cut], tagged[cut:]
-    counts = Counter(kind for one in tagged for kind in _components(one))
+    counts = Counter(kind for record in tagged for kind in _components(record))
     cells = []
     for kind, count in counts.most_common(MOST_COMPONENTS):
-        having = [one for one in tagged if kind in _components(one)]
-        lacking = [one for one in tagged if kind not in _components(one)]
-        difference = _welch(
-            [one.verdict.fitness.value for one in having], [one.verdict.fitness.value for one in lacking]
-        )
+        having = [record for record in tagged if kind in _components(record)]
+        lacking = [record for record in tagged if kind not in _components(record)]
+        difference = _welch(*([record.verdict.fitness.value for record in group] for group in (having, lacking)))
         cells.append((
             kind, count, len(lacking),
-            *_share(sum(kind in _components(one) for one in best), len(best)),
+            *_share(sum(kind in _components(record) for record in best), len(best)),
             *_share(sum(kind in _components(other) for other in others), len(others)),
             *(difference or (None, None, None)),
         ))  # fmt: skip
     cells.sort(key=lambda row: -(row[9] if isinstance(row[9], float) else -math.inf))
-    header = (
-        "component",
-        "n with",
-        "n without",
-        "best",
-        "low",
-        "high",
-        "others",
-        "low",
-        "high",
-        "Δ fitness",
-        "low",
-        "high",
-    )
+    header = ("component", "n with", "n without", "best", "low", "high", "others", "low", "high", "Δ fitness", "low",
+              "high")  # fmt: skip
     caption = (
         f"Shares of the best {len(best)} and of the other {len(others)} that have a component (Wilson's 95 % "
         f"intervals), and the difference of mean fitness with and without it (Welch's; groups of {LEAST_GROUP} and "
@@ -250,36 +223,29 @@ def origins(data: Dataset) -> Drawing:
     return Drawing(name, title, "Shares of ideas by origin, with Wilson's 95 % intervals.", None, header, tuple(cells))
 
 
-HELD: tuple[tuple[str, Callable[[pb.Candidate], bool]], ...] = (
-    ("program", lambda one: bool(one.proposal.program)),
-    ("motivation", lambda one: bool(one.proposal.motivation)),
-    ("analysis or summary", lambda one: bool(one.analysis.results)),
-    ("training curve", lambda one: any(seed.curve for seed in one.training.seeds)),
-    ("held-out loss", lambda one: one.training.HasField("loss")),
-    ("benchmark scores", lambda one: any(seed.scores for seed in one.training.seeds)),
-    ("mean accuracy", lambda one: one.training.HasField("benchmark")),
-    ("parameter count", lambda one: any(seed.measurements.parameters for seed in one.training.seeds)),
-    ("training time", lambda one: any(seed.measurements.seconds for seed in one.training.seeds)),
-    ("judge's score", lambda one: one.verdict.HasField("raw")),
-    ("fitness", lambda one: one.verdict.HasField("fitness")),
-    ("components", lambda one: bool(_components(one))),
-    ("origins of ideas", lambda one: bool(one.proposal.ideas)),
+PARTS: tuple[tuple[str, Callable[[pb.Candidate], bool]], ...] = (
+    ("program", lambda record: bool(record.proposal.program)),
+    ("motivation", lambda record: bool(record.proposal.motivation)),
+    ("analysis or summary", lambda record: bool(record.analysis.results)),
+    ("training curve", lambda record: any(seed.curve for seed in record.training.seeds)),
+    ("held-out loss", lambda record: record.training.HasField("loss")),
+    ("benchmark scores", lambda record: any(seed.scores for seed in record.training.seeds)),
+    ("mean accuracy", lambda record: record.training.HasField("benchmark")),
+    ("parameter count", lambda record: any(seed.measurements.parameters for seed in record.training.seeds)),
+    ("training time", lambda record: any(seed.measurements.seconds for seed in record.training.seeds)),
+    ("judge's score", lambda record: record.verdict.HasField("raw")),
+    ("fitness", lambda record: record.verdict.HasField("fitness")),
+    ("components", lambda record: bool(_components(record))),
+    ("origins of ideas", lambda record: bool(record.proposal.ideas)),
 )
 
 
 def holdings(data: Dataset) -> Drawing:
     """For how many candidates each part of a record is there."""
     count = len(data.records)
-    cells = [(part, found := sum(map(holds, data.records)), found / count) for part, holds in HELD]
+    cells = [(part, present := sum(map(holds, data.records)), present / count) for part, holds in PARTS]
     caption = f"Of {count} candidates; what is absent was not measured or not published, and is nowhere filled in."
     return Drawing("holdings", "What the records hold", caption, None, ("part", "n", "share"), tuple(cells))
-
-
-def _without_empty(
-    header: tuple[str, ...], cells: Sequence[tuple[object, ...]]
-) -> tuple[tuple[str, ...], tuple[tuple[object, ...], ...]]:
-    kept = [place for place in range(len(header)) if any(row[place] is not None for row in cells)]
-    return tuple(header[place] for place in kept), tuple(tuple(row[place] for place in kept) for row in cells)
 
 
 def _mean(record: pb.Candidate, task: str) -> float | None:
@@ -293,21 +259,17 @@ def _components(record: pb.Candidate) -> list[str]:
 
 def _share(count: int, total: int) -> tuple[float, float, float]:
     """A share with Wilson's 95 % interval."""
-    z = normal_quantile(0.975)
-    share = count / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    reach = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
-    return share, max(0.0, centre - reach), min(1.0, centre + reach)
+    from scipy.stats import binomtest  # importing it takes a second
+
+    interval = binomtest(count, total).proportion_ci(method="wilson")
+    return count / total, float(interval.low), float(interval.high)
 
 
 def _welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float] | None:
     """The difference of the means with Welch's 95 % interval; None for groups that are too small or do not vary."""
-    if min(len(ours), len(theirs)) < LEAST_GROUP:
+    if min(len(ours), len(theirs)) < LEAST_GROUP or (min(ours) == max(ours) and min(theirs) == max(theirs)):
         return None
-    first, second = variance(ours) / len(ours), variance(theirs) / len(theirs)
-    if first + second == 0:
-        return None
-    freedom = (first + second) ** 2 / (first**2 / (len(ours) - 1) + second**2 / (len(theirs) - 1))
-    difference = fmean(ours) - fmean(theirs)
-    reach = student_quantile(0.975, freedom) * math.sqrt(first + second)
-    return difference, difference - reach, difference + reach
+    from scipy.stats import ttest_ind
+
+    interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+    return fmean(ours) - fmean(theirs), float(interval.low), float(interval.high)

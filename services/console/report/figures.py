@@ -1,8 +1,4 @@
-"""Figures of a run against its order and its compute. None is drawn from fewer candidates than it needs.
-
-What pays: what each move brought, in the run and in the table of mixers. Ablations: one figure for each candidate that
-was ablated. Stopping: what stopping early would have saved, and lost.
-"""
+"""Figures of a run against its order and its compute, of its moves and ablations, and of early stopping."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from services.archive.scoring import costs_of_record, objectives_of
-from services.console.commands.ablate import LUCK, MoveEffect, Part, move_effects, part_row, parts
-from services.console.commands.cost import Replayed, replay_row, replays, too_few
+from services.console.commands.ablate import LUCK, MoveEffect, move_effects, part_row, parts
+from services.console.commands.cost import replay_row, replays, too_few
 from services.console.report.dataset import (
     ACCENT,
     CATEGORIES,
@@ -26,16 +22,14 @@ from services.console.report.dataset import (
     WIDTH,
     Dataset,
     Drawing,
-    final_train_loss,
     missing,
     name_of,
     new_axes,
     plain,
     seconds_of,
 )
-from services.console.rows import progress_of
+from services.console.rows import final_train_loss, progress_of
 from services.contracts import candidate_pb2 as pb
-from services.domain.objectives import Objective
 from services.domain.statistics import LEVEL, Interval, linear_fit
 from services.mixers.moves import BY_NAME, LIBRARY
 from services.table import Table
@@ -48,37 +42,27 @@ STRONG_CURVES, MOST_CURVES = 5, 400
 MOST_MOVES = 30
 
 
-def drawings(data: Dataset) -> list[Drawing]:
-    """Counts against compute, trends, several objectives, the pool, sizes, curves."""
-    return [
-        count_against_compute(data), trends(data), front(data), pool_over_time(data), parameter_counts(data),
-        curves(data),
-    ]  # fmt: skip
-
-
 def count_against_compute(data: Dataset) -> Drawing:
-    """Figure 1: how many candidates better than the root the compute has bought, with a straight line through them."""
+    """The cumulative count of candidates better than the root against compute, with a least-squares line."""
     name, title = "figure-1-count", "Figure 1 · Candidates better than the root against compute"
-    judge, meaning = _better_than_root(data)
-    if judge is None:
+    is_better, meaning = _better_than_root(data)
+    if is_better is None:
         return missing(name, title, meaning)
     searched = [record for record in data.records if record.kind in (pb.KIND_PROPOSAL, pb.KIND_IMPORTED)]
-    scored = [one for one in searched if judge(one) is not None]
+    scored = [record for record in searched if is_better(record) is not None]
     if len(scored) < LEAST_COUNTED:
-        return missing(
-            name, title, f"{len(scored)} candidates can be compared with the root, of {LEAST_COUNTED} needed"
-        )
+        why = f"{len(scored)} candidates can be compared with the root, of {LEAST_COUNTED} needed"
+        return missing(name, title, why)
     hours = sum(seconds_of(record) for record in data.measured) / 3600
     spent, count, points = 0.0, 0, []
-    for place, one in enumerate(searched, 1):
-        spent += seconds_of(one) / 3600
-        count += bool(judge(one))
-        points.append((one.id, spent if hours else float(place), count))
+    for place, record in enumerate(searched, 1):
+        spent += seconds_of(record) / 3600
+        count += bool(is_better(record))
+        points.append((record.id, spent if hours else float(place), count))
     x = "compute spent (hours of training and evaluation)" if hours else "candidates in the order of the run"
     figure, axes = new_axes(x, "candidates better than the root")
     xs, counts = [at for _, at, _ in points], [float(number) for _, _, number in points]
     axes.step([0.0, *xs], [0.0, *counts], where="post", color=ACCENT, lw=2, label="counted")
-    said = ""
     if count >= LEAST_FITTED:
         line = linear_fit(xs, counts)
         ends = [xs[0] + (xs[-1] - xs[0]) * place / 60 for place in range(61)]
@@ -87,9 +71,9 @@ def count_against_compute(data: Dataset) -> Drawing:
         axes.fill_between(ends, [max(0.0, band.low) for band in bands], [band.high for band in bands], color=GOOD,
                           alpha=0.15, lw=0, label="95 % band of the line")  # fmt: skip
         unit = "hour" if hours else "candidate"
-        said = f"The line rises by {line.slope:.3g} per {unit}; its band takes counts that only grow for independent."
+        remark = f"The line rises by {line.slope:.3g} per {unit}; its band takes counts that only grow for independent."
     else:
-        said = f"No line: {count} of {LEAST_FITTED} that a fit needs."
+        remark = f"No line: {count} of {LEAST_FITTED} that a fit needs."
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -97,13 +81,13 @@ def count_against_compute(data: Dataset) -> Drawing:
     without = "" if hours else " The records hold no compute, so the axis counts candidates."
     caption = (
         f"{count} of {len(scored)} candidates: {meaning}. Single measurements are compared, so that some of them are "
-        f"better by chance; the discovery curve counts those that were confirmed. {said}{without}"
+        f"better by chance; the discovery curve counts those that were confirmed. {remark}{without}"
     )
     return Drawing(name, title, caption, figure, ("id", x, "better"), tuple(points))
 
 
 def _better_than_root(data: Dataset) -> tuple[Callable[[pb.Candidate], bool | None] | None, str]:
-    """Whether a candidate is better than the root (None: unknown) and what better means, or why nothing can be said."""
+    """A test whether a candidate is better than the root (None: unknown) and its description; or None and why."""
     root = data.root
     if root is not None and root.training.HasField("benchmark"):
         loss, benchmark = root.training.loss, root.training.benchmark
@@ -120,24 +104,21 @@ def _better_than_root(data: Dataset) -> tuple[Callable[[pb.Candidate], bool | No
     score = first.verdict.fitness.value
 
     def higher(record: pb.Candidate) -> bool | None:
-        return (
-            record.verdict.fitness.value > score
-            if record.verdict.HasField("fitness") and record.id != first.id
-            else None
-        )
+        scored = record.verdict.HasField("fitness") and record.id != first.id
+        return record.verdict.fitness.value > score if scored else None
 
     return higher, f"a score above {name_of(first)}'s {score:.3f}"
 
 
 def trends(data: Dataset) -> Drawing:
-    """How every score moves over the run, with the spread inside each block."""
+    """Every score over the run, with the spread inside each block."""
     name, title = "score-trend", "Trend of the scores"
     records = [record for record in data.records if record.kind != pb.KIND_ABLATION]
     series: list[tuple[str, list[tuple[int, float]]]] = []
     for label, value in SCORES:
-        known = [(record.request.number, found) for record in records if (found := value(record)) is not None]
-        if len(known) >= LEAST_BLOCKS * LEAST_IN_BLOCK:
-            series.append((label, known))
+        values = [(record.request.number, score) for record in records if (score := value(record)) is not None]
+        if len(values) >= LEAST_BLOCKS * LEAST_IN_BLOCK:
+            series.append((label, values))
     if not series:
         needed = LEAST_BLOCKS * LEAST_IN_BLOCK
         return missing(name, title, f"no score is known for {needed} candidates, which {LEAST_BLOCKS} blocks need")
@@ -145,32 +126,31 @@ def trends(data: Dataset) -> Drawing:
     lines = -(-len(series) // columns)
     figure = Figure(figsize=(WIDTH, 2.5 * lines + 0.3), layout="constrained")
     cells: list[tuple[object, ...]] = []
-    for place, (label, known) in enumerate(series, 1):
+    for place, (label, values) in enumerate(series, 1):
         axes = figure.add_subplot(lines, columns, place)
-        cells += _trend(axes, label, known)
-    figure.legend(
-        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
-    )
+        cells += _trend(axes, label, values)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     caption = (
         "Mean of each block of candidates, the middle half and the middle four fifths of them (bands), and the best so "
-        f"far (line). {'; '.join(f'{label}: n = {len(known)}' for label, known in series)}."
+        f"far (line). {'; '.join(f'{label}: n = {len(values)}' for label, values in series)}."
     )
     header = ("score", "up to candidate", "n", "mean", "10 %", "25 %", "75 %", "90 %")
     return Drawing(name, title, caption, figure, header, tuple(cells))
 
 
 SCORES: tuple[tuple[str, Callable[[pb.Candidate], float | None]], ...] = (
-    ("fitness", lambda one: one.verdict.fitness.value if one.verdict.HasField("fitness") else None),
-    ("held-out loss", lambda one: one.training.loss if one.training.HasField("loss") else None),
-    ("final training loss", lambda one: final_train_loss(one)),
-    ("mean accuracy", lambda one: one.training.benchmark if one.training.HasField("benchmark") else None),
-    ("judge", lambda one: one.verdict.raw if one.verdict.HasField("raw") else None),
+    ("fitness", lambda record: record.verdict.fitness.value if record.verdict.HasField("fitness") else None),
+    ("held-out loss", lambda record: record.training.loss if record.training.HasField("loss") else None),
+    ("final training loss", final_train_loss),
+    ("mean accuracy", lambda record: record.training.benchmark if record.training.HasField("benchmark") else None),
+    ("judge", lambda record: record.verdict.raw if record.verdict.HasField("raw") else None),
 )
 
 
-def _trend(axes: Axes, label: str, known: Sequence[tuple[int, float]]) -> list[tuple[object, ...]]:
-    size = BLOCK if len(known) >= LEAST_BLOCKS * BLOCK else max(LEAST_IN_BLOCK, len(known) // 6)
-    blocks = [known[start : start + size] for start in range(0, len(known) - size + 1, size)]
+def _trend(axes: Axes, label: str, points: Sequence[tuple[int, float]]) -> list[tuple[object, ...]]:
+    size = BLOCK if len(points) >= LEAST_BLOCKS * BLOCK else max(LEAST_IN_BLOCK, len(points) // 6)
+    blocks = [points[start : start + size] for start in range(0, len(points) - size + 1, size)]
     rows: list[tuple[str, int, int, float, float, float, float, float]] = []
     for block in blocks:
         values = [value for _, value in block]
@@ -182,7 +162,7 @@ def _trend(axes: Axes, label: str, known: Sequence[tuple[int, float]]) -> list[t
         axes.fill_between(xs, below, above, color=ACCENT, alpha=alpha, lw=0, label=share)
     axes.plot(xs, [row[3] for row in rows], color=ACCENT, lw=2, label="mean of a block")
     pick = min if "loss" in label else max
-    bests = [(number, pick(value for _, value in known[: place + 1])) for place, (number, _) in enumerate(known)]
+    bests = [(number, pick(value for _, value in points[: place + 1])) for place, (number, _) in enumerate(points)]
     shown = [(number, value) for number, value in bests if number >= xs[0]]
     axes.step(
         [at for at, _ in shown], [value for _, value in shown], where="post", color=GOOD, lw=1.2, label="best so far"
@@ -192,7 +172,7 @@ def _trend(axes: Axes, label: str, known: Sequence[tuple[int, float]]) -> list[t
     if room:
         axes.set_ylim(min(ends) - room, max(ends) + room)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.set_title(f"{label} (n = {len(known)})", fontsize=9, color=INK, loc="left")
+    axes.set_title(f"{label} (n = {len(points)})", fontsize=9, color=INK, loc="left")
     axes.set_xlabel("candidates")
     plain(axes)
     return list[tuple[object, ...]](rows)
@@ -204,6 +184,8 @@ def front(data: Dataset) -> Drawing:
     objectives = objectives_of(data.status.settings)
     if not objectives:
         return missing(name, title, "the run has one objective; --policy objectives=loss,parameters gives it two")
+    labels = [f"{objective.name} ({objective.unit})" if objective.unit else objective.name for objective in objectives]
+    *first, last_name = [objective.name for objective in objectives]
     progress = progress_of(data.records, data.status.settings)
     if progress is None or not progress.volumes:
         return missing(name, title, "no baseline is measured in all objectives of the run")
@@ -219,8 +201,8 @@ def front(data: Dataset) -> Drawing:
             shown = [values for place, _, values in measured if (place in progress.front) is on_front]
             axes.scatter([values[other] for values in shown], [values[0] for values in shown], s=size, color=colour,
                          label="on the front" if on_front else "dominated", zorder=2 + on_front)  # fmt: skip
-        axes.set_xlabel(_axis(objectives[other]))
-        axes.set_ylabel(_axis(objectives[0]))
+        axes.set_xlabel(labels[other])
+        axes.set_ylabel(labels[0])
         plain(axes)
     panels[0].legend(frameon=False, fontsize=8)
     last = panels[len(objectives) - 1]
@@ -234,8 +216,9 @@ def front(data: Dataset) -> Drawing:
     for unused in panels[len(objectives) :]:
         unused.set_visible(False)
     caption = (
-        f"{len(progress.front)} of {len(measured)} candidates are dominated by no other in {_listed(objectives)}. The "
-        f"hypervolume is the share of the box between zero and the worst baseline in each objective; it ends at "
+        f"{len(progress.front)} of {len(measured)} candidates are dominated by no other in "
+        f"{', '.join(first)} and {last_name}. The hypervolume is the share of the box between zero "
+        "and the worst baseline in each objective; it ends at "
         f"{progress.volumes[-1][1]:.4f}. Speed counts as seconds per token and a benchmark as its error. Single "
         "measurements are compared: some of the front is there by chance."
     )
@@ -247,17 +230,8 @@ def front(data: Dataset) -> Drawing:
     return Drawing(name, title, caption, figure, header, cells)
 
 
-def _axis(objective: Objective) -> str:
-    return f"{objective.name} ({objective.unit})" if objective.unit else objective.name
-
-
-def _listed(objectives: Sequence[Objective]) -> str:
-    *first, last = [objective.name for objective in objectives]
-    return f"{', '.join(first)} and {last}"
-
-
 def pool_over_time(data: Dataset) -> Drawing:
-    """How loss, accuracy and fitness of the best move as candidates come in."""
+    """Loss, accuracy and fitness of the best candidates over the run."""
     name, title = "figure-6-pool", "Figure 6 · The pool over time"
     scored = [
         record for record in data.scored if record.training.HasField("loss") and record.training.HasField("benchmark")
@@ -271,12 +245,8 @@ def pool_over_time(data: Dataset) -> Drawing:
     cells = []
     for count in range(max(step, size), len(scored) + 1, step):
         best = sorted(scored[:count], key=lambda record: -record.verdict.fitness.value)[:size]
-        cells.append((
-            count,
-            fmean(one.training.loss for one in best),
-            fmean(one.training.benchmark for one in best),
-            fmean(one.verdict.fitness.value for one in best),
-        ))  # fmt: skip
+        scores = ((record.training.loss, record.training.benchmark, record.verdict.fitness.value) for record in best)
+        cells.append((count, *map(fmean, zip(*scores, strict=True))))
     figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
     for number, (label, column) in enumerate((("mean loss", 1), ("mean accuracy", 2), ("mean fitness", 3)), 1):
         axes = figure.add_subplot(1, 3, number)
@@ -289,10 +259,10 @@ def pool_over_time(data: Dataset) -> Drawing:
 
 
 def parameter_counts(data: Dataset) -> Drawing:
-    """Do candidates win by size? Sizes by block of the run, the root's as a line."""
+    """Parameter counts by block of the run, the root's as a line."""
     name, title = "figure-8-parameters", "Figure 8 · Parameters by block of experiments"
     counted = [(record, record.training.seeds[0].measurements.parameters) for record in data.measured]
-    counted = [(one, count) for one, count in counted if count]
+    counted = [(record, count) for record, count in counted if count]
     if len(counted) < 2 * LEAST_IN_BLOCK:
         return missing(name, title, f"{len(counted)} parameter counts are known, of {2 * LEAST_IN_BLOCK} needed")
     size = BLOCK if len(counted) >= 2 * BLOCK else max(LEAST_IN_BLOCK, len(counted) // 4)
@@ -307,7 +277,7 @@ def parameter_counts(data: Dataset) -> Drawing:
         axes.legend(frameon=False, fontsize=8)
     labels = [f"{start + 1}–{min(start + size, len(counted))}" for start in starts]
     axes.set_xticks(range(1, len(blocks) + 1), labels)
-    cells = tuple((one.id, name_of(one), count) for one, count in counted)
+    cells = tuple((record.id, name_of(record), count) for record, count in counted)
     caption = f"Boxes: quartiles; line: median; n = {len(counted)} of {len(data.records)} candidates."
     return Drawing(name, title, caption, figure, ("id", "name", "parameters"), cells)
 
@@ -321,23 +291,25 @@ def curves(data: Dataset) -> Drawing:
     figure, axes = new_axes("steps", "training loss (nats per token)")
     faint = [points for _, points in list(drawn.values())[:MOST_CURVES]]
     axes.add_collection(LineCollection(faint, colors=SOFT, linewidths=0.7, alpha=min(0.6, 12 / len(faint) + 0.15)))
-    controls = [one for one, _ in drawn.values() if one.kind == pb.KIND_BASELINE][:4]
-    best = [record for record in data.ranked if record.id in drawn and record.kind != pb.KIND_BASELINE][:STRONG_CURVES]
-    for place, one in enumerate(best):
-        steps, losses = zip(*drawn[one.id][1], strict=True)
-        axes.plot(steps, losses, lw=1.8, color=CATEGORIES[place], label=name_of(one))
-    for place, one in enumerate(controls):
-        steps, losses = zip(*drawn[one.id][1], strict=True)
-        axes.plot(steps, losses, lw=1.3, ls=("--", ":", "-.", (0, (1, 3)))[place], color=INK, label=name_of(one))
+    controls = [record for record, _ in drawn.values() if record.kind == pb.KIND_BASELINE][:4]
+    strong = [record for record in data.ranked if record.id in drawn and record.kind != pb.KIND_BASELINE][
+        :STRONG_CURVES
+    ]
+    for place, record in enumerate(strong):
+        steps, losses = zip(*drawn[record.id][1], strict=True)
+        axes.plot(steps, losses, lw=1.8, color=CATEGORIES[place], label=name_of(record))
+    for place, record in enumerate(controls):
+        steps, losses = zip(*drawn[record.id][1], strict=True)
+        axes.plot(steps, losses, lw=1.3, ls=("--", ":", "-.", (0, (1, 3)))[place], color=INK, label=name_of(record))
     every = [loss for _, points in drawn.values() for _, loss in points[len(points) // 5 :]]
     low, high = min(every), max(every)
     axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
     axes.margins(x=0.01)
     axes.autoscale(axis="x")
     axes.legend(frameon=False, fontsize=8)
-    cells = tuple((one.id, step, loss) for one, points in drawn.values() for step, loss in points)
+    cells = tuple((record.id, step, loss) for record, points in drawn.values() for step, loss in points)
     caption = (
-        f"n = {len(drawn)}, each the mean over its seeds. Grey: all; coloured: the {len(best)} best by fitness"
+        f"n = {len(drawn)}, each the mean over its seeds. Grey: all; coloured: the {len(strong)} best by fitness"
         + ("; dashed: controls." if controls else ".")
         + " The beginning lies above the axis."
     )
@@ -355,43 +327,32 @@ def mean_curve(record: pb.Candidate) -> list[tuple[int, float]]:
 
 
 def ablations(data: Dataset) -> list[Drawing]:
-    """One drawing per ablated candidate, in the order of the run; one that says so where there is none."""
-    asked = {record.request.ablation_of for record in data.records if record.kind == pb.KIND_ABLATION}
-    originals = [record for record in data.records if record.id in asked]
-    if not originals:
-        missing = "no candidate was ablated; `asi-arch ablate CANDIDATE` does it"
-        return [Drawing("ablations", "Ablations", "", None, missing=missing)]
-    return [_ablation_drawing(original, data) for original in originals]
+    """One drawing per ablated candidate, in the order of the run, or one that states that there is none."""
+    ablated = {record.request.ablation_of for record in data.records if record.kind == pb.KIND_ABLATION}
+    drawings = [_ablation(record, data) for record in data.records if record.id in ablated]
+    return drawings or [missing("ablations", "Ablations", "no candidate was ablated; run `asi-arch ablate CANDIDATE`")]
 
 
-def _ablation_drawing(original: pb.Candidate, data: Dataset) -> Drawing:
+def _ablation(original: pb.Candidate, data: Dataset) -> Drawing:
     name, title = f"ablation-{original.id}", f"Ablation · What each component of {name_of(original)} brings"
-    found = parts(original, data.records)
-    measured = [one for one in found if one.gain is not None]
-    rows = [part_row(one) for one in found]
-    header = tuple(rows[0])
-    cells = tuple(tuple(row.values()) for row in rows)
+    components = parts(original, data.records)
+    measured = [part for part in components if part.gain is not None]
+    rows = [part_row(part) for part in components]
     if not measured:
-        return Drawing(name, title, "", None, missing=found[0].reason or "no ablation was measured yet")
+        return missing(name, title, components[0].reason or "no ablation was measured yet")
     silent = any(part.gain is not None and part.gain.words.endswith("this seed") for part in measured)
     covered = "are silent about other seeds, of which none is known" if silent else "scatter between seeds is part of"
     caption = (
         "How far the held-out loss rises without the component (nats per token, same seeds), with 95 % intervals that "
         f"{covered}. What crosses zero is not told apart from nothing."
     )
-    failed = [f"{one.component}: {one.reason}" for one in found if one.gain is None and one.reason]
-    return Drawing(name, title, " ".join((caption, *failed)), _ablation_figure(measured), header, cells)
-
-
-def _ablation_figure(found: list[Part]) -> Figure:
-    figure = Figure(figsize=(7.5, 0.42 * len(found) + 1.1), layout="constrained")
-    gains = [(one.component, one.gain.mean, one.gain.interval) for one in found if one.gain is not None]
-    _forest(
-        figure.add_subplot(),
-        [(name, mean, interval.low, interval.high) for name, mean, interval in gains],
-        "loss without it − loss with it (nats per token)",
-    )
-    return figure
+    failed = [f"{part.component}: {part.reason}" for part in components if part.gain is None and part.reason]
+    figure = Figure(figsize=(7.5, 0.42 * len(measured) + 1.1), layout="constrained")
+    gains = [(part.component, part.gain.mean, part.gain.interval) for part in measured if part.gain]
+    intervals = [(component, mean, interval.low, interval.high) for component, mean, interval in gains]
+    _forest(figure.add_subplot(), intervals, "loss without it − loss with it (nats per token)")
+    cells = tuple(tuple(row.values()) for row in rows)
+    return Drawing(name, title, " ".join((caption, *failed)), figure, tuple(rows[0]), cells)
 
 
 def _forest(axes: Axes, rows: Sequence[tuple[str, float, float, float]], x: str) -> None:
@@ -464,39 +425,24 @@ def stopping(data: Dataset) -> Drawing:
     name, title = "stopping", "Early stopping · Replayed over this run"
     rules = replays(data.records)
     if not rules:
-        return Drawing(name, title, "", None, missing=too_few(data.records))
+        return missing(name, title, too_few(data.records))
     rows = [replay_row(rule) for rule in rules]
-    count, best = rules[0].trainings, len(rules[0].replay.finalists)
+    count, finalists = rules[0].trainings, len(rules[0].replay.finalists)
     caption = (
         f"{count} whole trainings in their order, each judged by the earlier ones alone: extrapolation from the loss "
         "there and its fall since half that way (line), quantiles at a quarter and at half of the steps (level lines). "
-        f"Finalists are the {best} with the lowest held-out loss. What the run itself stopped is not among them."
+        f"Finalists are the {finalists} with the lowest held-out loss. Trainings that the run stopped are left out."
     )
-    return Drawing(
-        name, title, caption, _stopping_figure(rules), tuple(rows[0]), tuple(tuple(row.values()) for row in rows)
-    )
-
-
-def _saved(replayed: Replayed) -> float:
-    return replayed.replay.saved
-
-
-def _lost(replayed: Replayed) -> float:
-    return len(replayed.replay.lost) / len(replayed.replay.finalists)
-
-
-def _stopping_figure(rules: list[Replayed]) -> Figure:
     figure, axes = new_axes("trainings are stopped at (% of their steps)", "%")
-    extrapolated = [replayed for replayed in rules if replayed.fraction is not None]
-    places = [100 * (one.fraction or 0) for one in extrapolated]
-    saved, lost = ([100 * share(one) for one in extrapolated] for share in (_saved, _lost))
+    shares = [(rule.fraction, 100 * rule.replay.saved, 100 * len(rule.replay.lost) / finalists) for rule in rules]
+    places, saved, lost = zip(*((100 * at, *share) for at, *share in shares if at is not None), strict=True)
     axes.plot(places, saved, color=ACCENT, lw=2, marker="o", label="compute saved by extrapolation")
     axes.plot(places, lost, color=GOOD, lw=2, marker="s", ls="--", label="finalists lost")
-    for one in rules:
-        if one.fraction is None:
-            axes.axhline(100 * _saved(one), color=ACCENT, lw=1, label="compute saved by quantiles")
-            axes.axhline(100 * _lost(one), color=GOOD, lw=1, ls="--", label="finalists lost")
-    axes.set_ylim(-3, max(60.0, *(100 * _lost(replayed) for replayed in rules)) + 3)
+    for fraction, saved_share, lost_share in shares:
+        if fraction is None:
+            axes.axhline(saved_share, color=ACCENT, lw=1, label="compute saved by quantiles")
+            axes.axhline(lost_share, color=GOOD, lw=1, ls="--", label="finalists lost")
+    axes.set_ylim(-3, max(60.0, *(share for _, _, share in shares)) + 3)
     axes.set_xticks(places)
     axes.legend(frameon=False)
-    return figure
+    return Drawing(name, title, caption, figure, tuple(rows[0]), tuple(tuple(row.values()) for row in rows))

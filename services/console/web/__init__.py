@@ -50,7 +50,7 @@ Opened = Callable[[], AbstractAsyncContextManager[Stub]]
 
 
 class Pages:
-    """What all open pages share: one connection to the archive, and the table and log of each run looked at."""
+    """The state shared by all open pages: the archive's connection, and the table and log of recent runs."""
 
     def __init__(self, archive: ArchiveConnection, settings: ConsoleSettings) -> None:
         self.archive, self.settings = archive, settings
@@ -59,25 +59,24 @@ class Pages:
         self._runs: dict[str, tuple[RunTable, RunLog]] = {}
 
     async def run(self, name: str) -> tuple[RunTable, RunLog]:
-        """Of a run by its name, or of the newest one. Raises AioRpcError."""
+        """Of a run, by default the newest. Raises AioRpcError."""
         if name not in self._runs:
             name = (await self.archive.ask("GetRun", pb.RunRequest(run=name))).run
         if name not in self._runs:
             self._runs[name] = RunTable(self.archive, name), RunLog(self.settings, name)
             while len(self._runs) > KEPT_RUNS:
-                await _close(self._runs.pop(next(iter(self._runs))))
+                await self._close(next(iter(self._runs)))
         return self._runs[name]
 
     async def close(self) -> None:
-        """End everything that goes on in the background."""
-        for parts in self._runs.values():
-            await _close(parts)
+        """Stop all background tasks."""
+        for name in list(self._runs):
+            await self._close(name)
         await self.archive.close()
 
-
-async def _close(parts: tuple[RunTable, RunLog]) -> None:
-    for part in parts:
-        await part.close()
+    async def _close(self, name: str) -> None:
+        for part in self._runs.pop(name):
+            await part.close()
 
 
 PAGES: web.AppKey[Pages] = web.AppKey("pages")
@@ -89,9 +88,7 @@ def application(opened: Opened, settings: ConsoleSettings) -> web.Application:
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         archive = ArchiveConnection(opened, lambda: running_system(settings))
-        await (
-            archive.stub()
-        )  # starting a reader takes seconds: before the address is printed, not when a page is opened
+        await archive.stub()  # starting a reader takes seconds, so it is done before the address is printed
         app[PAGES] = Pages(archive, settings)
         with contextlib.suppress(grpc.aio.AioRpcError, NotFound):
             table, _ = await app[PAGES].run("")
@@ -100,16 +97,9 @@ def application(opened: Opened, settings: ConsoleSettings) -> web.Application:
         await app[PAGES].close()
 
     app.cleanup_ctx.append(lifetime)
+    for handler in (_runs, _table, _candidate, _gains, _curves, _chain, _compare, _call, _history):
+        app.router.add_get(f"/api/{handler.__name__.removeprefix('_')}", handler)
     app.router.add_get("/", _index)
-    app.router.add_get("/api/runs", _runs)
-    app.router.add_get("/api/table", _table)
-    app.router.add_get("/api/candidate", _candidate)
-    app.router.add_get("/api/gains", _gains)
-    app.router.add_get("/api/curves", _curves)
-    app.router.add_get("/api/chain", _chain)
-    app.router.add_get("/api/compare", _compare)
-    app.router.add_get("/api/call", _call)
-    app.router.add_get("/api/history", _history)
     app.router.add_get("/events", _events)
     app.router.add_static("/static", STATIC)
     return app
@@ -131,7 +121,7 @@ async def serve(settings: ConsoleSettings, host: str, port: int) -> None:
 
 @web.middleware
 async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Safe headers on everything; what the archive refuses becomes a status and one sentence."""
+    """Security headers for all responses; errors of the archive as a status and one sentence."""
     try:
         response = await handler(request)
     except grpc.aio.AioRpcError as error:
@@ -166,7 +156,7 @@ async def _table(request: web.Request) -> web.StreamResponse:
 
 
 async def _candidate(request: web.Request) -> web.StreamResponse:
-    """The whole record and its parent's, and the rows of those that it is compared with."""
+    """The records of a candidate and its parent, and the rows that it is compared with."""
     record, parent, controls = await _with_rivals(request)
     return _json({
         "record": _plain(record),
@@ -178,7 +168,7 @@ async def _candidate(request: web.Request) -> web.StreamResponse:
 
 
 async def _gains(request: web.Request) -> web.StreamResponse:
-    """How far the candidate lies from its parent and each control, with intervals: a bootstrap takes a moment."""
+    """The candidate's gains over its parent and each control; their intervals take a moment to compute."""
     record, parent, controls = await _with_rivals(request)
     rivals = _rivals(record, parent, controls)
     return _json(await asyncio.to_thread(lambda: [_difference(rival, record) for rival in rivals]))
@@ -187,11 +177,19 @@ async def _gains(request: web.Request) -> web.StreamResponse:
 async def _with_rivals(
     request: web.Request,
 ) -> tuple[candidate_pb2.Candidate, candidate_pb2.Candidate | None, list[candidate_pb2.Candidate]]:
-    """The candidate that is asked for, its parent, and the controls of its run."""
+    """The requested candidate, its parent, and the controls of its run."""
     pages = request.app[PAGES]
-    run, wanted = request.query.get("run", ""), request.query.get("id", "")
-    record = await pages.archive.ask("GetCandidate", pb.GetCandidateRequest(run=run, candidate=wanted))
-    return record, *await asyncio.gather(_parent(pages, record), _controls(pages, record.run))
+    record = await pages.archive.ask("GetCandidate", _named(request))
+    ids = pb.GetCandidatesRequest(run=record.run, candidates=[record.proposal.parent] if record.proposal.parent else [])
+    parents, controls = await asyncio.gather(
+        pages.archive.ask("GetCandidates", ids),
+        pages.archive.ask("GetBaselines", pb.GetBaselinesRequest(run=record.run)),
+    )
+    return record, next(iter(parents.candidates), None), list(controls.baselines)
+
+
+def _named(request: web.Request, parameter: str = "id") -> pb.GetCandidateRequest:
+    return pb.GetCandidateRequest(run=request.query.get("run", ""), candidate=request.query.get(parameter, ""))
 
 
 def _rivals(
@@ -199,25 +197,12 @@ def _rivals(
     parent: candidate_pb2.Candidate | None,
     controls: list[candidate_pb2.Candidate],
 ) -> list[candidate_pb2.Candidate]:
-    known = {one.id: one for one in ([] if parent is None else [parent]) + controls}
-    return [one for one in known.values() if one.id != record.id]
-
-
-async def _parent(pages: Pages, record: candidate_pb2.Candidate) -> candidate_pb2.Candidate | None:
-    if not record.proposal.parent:
-        return None
-    request = pb.GetCandidatesRequest(run=record.run, candidates=[record.proposal.parent])
-    found = (await pages.archive.ask("GetCandidates", request)).candidates
-    return found[0] if found else None
-
-
-async def _controls(pages: Pages, run: str) -> list[candidate_pb2.Candidate]:
-    reply = await pages.archive.ask("GetBaselines", pb.GetBaselinesRequest(run=run))
-    return list(reply.baselines)
+    others = {other.id: other for other in ([] if parent is None else [parent]) + controls}
+    return [other for other in others.values() if other.id != record.id]
 
 
 def _difference(other: candidate_pb2.Candidate, record: candidate_pb2.Candidate) -> dict[str, object]:
-    """How far `record` lies from `other`: positive gains are better, with 95 % intervals where they can be had."""
+    """The gains of `record` over `other`, with 95 % intervals."""
     gain, benchmark = gain_over(other, record), benchmark_gain(record, other)
     both = record.training.HasField("benchmark") and other.training.HasField("benchmark")
     return _rival(other) | {
@@ -232,28 +217,27 @@ def _difference(other: candidate_pb2.Candidate, record: candidate_pb2.Candidate)
 
 
 def _rival(other: candidate_pb2.Candidate) -> dict[str, object]:
-    """Whom a candidate is compared with, before anything was computed."""
+    """A candidate of a comparison, without gains."""
     row = web_row(other)
     return {"id": other.id, "name": row["name"], "row": row, "loss": None, "benchmark": None}
 
 
 async def _compare(request: web.Request) -> web.StreamResponse:
-    """Two candidates: their records, and how far the second lies from the first."""
-    pages, run = request.app[PAGES], request.query.get("run", "")
-    asked = [pb.GetCandidateRequest(run=run, candidate=request.query.get(name, "")) for name in ("a", "b")]
-    first, second = await asyncio.gather(*(pages.archive.ask("GetCandidate", one) for one in asked))
+    """The records of two candidates, and the gains of the second."""
+    archive = request.app[PAGES].archive
+    first, second = await asyncio.gather(*(archive.ask("GetCandidate", _named(request, name)) for name in ("a", "b")))
     compared = await asyncio.to_thread(_difference, first, second)
     return _json({"records": [_plain(first), _plain(second)], "compared": compared})
 
 
 async def _curves(request: web.Request) -> web.StreamResponse:
     """Curves of several candidates: by id, pairs of step and loss, averaged over seeds."""
-    run, wanted = request.query.get("run", ""), [one for one in request.query.get("ids", "").split(",") if one]
-    if len(wanted) > MOST_CURVES:
-        return _json({"error": f"ids names {len(wanted)} candidates; at most {MOST_CURVES} curves are given"}, 400)
-    asked = pb.GetCandidatesRequest(run=run, candidates=wanted)
-    found = (await request.app[PAGES].archive.ask("GetCandidates", asked)).candidates
-    return _json({one.id: _curve(one) for one in found})
+    ids = [name for name in request.query.get("ids", "").split(",") if name]
+    if len(ids) > MOST_CURVES:
+        return _json({"error": f"ids names {len(ids)} candidates; at most {MOST_CURVES} curves are given"}, 400)
+    message = pb.GetCandidatesRequest(run=request.query.get("run", ""), candidates=ids)
+    records = (await request.app[PAGES].archive.ask("GetCandidates", message)).candidates
+    return _json({record.id: _curve(record) for record in records})
 
 
 def _curve(record: candidate_pb2.Candidate) -> dict[str, list[tuple[int, float]]]:
@@ -273,8 +257,7 @@ def _curve(record: candidate_pb2.Candidate) -> dict[str, list[tuple[int, float]]
 
 async def _chain(request: web.Request) -> web.StreamResponse:
     """The chain of events of one candidate, oldest first."""
-    asked = pb.GetCandidateRequest(run=request.query.get("run", ""), candidate=request.query.get("id", ""))
-    reply = await request.app[PAGES].archive.ask("GetChain", asked)
+    reply = await request.app[PAGES].archive.ask("GetChain", _named(request))
     return _json([
         {"sequence": link.sequence, "id": link.event.id, "service": link.event.service, "sha256": link.sha256,
          "accepted": link.accepted, "refused_because": link.refused_because, "time": link.event.time.ToJsonString()}
@@ -285,8 +268,7 @@ async def _chain(request: web.Request) -> web.StreamResponse:
 async def _call(request: web.Request) -> web.StreamResponse:
     """The prompt and the answer of one call to a model, by its place in the candidate's record."""
     pages = request.app[PAGES]
-    asked = pb.GetCandidateRequest(run=request.query.get("run", ""), candidate=request.query.get("id", ""))
-    record = await pages.archive.ask("GetCandidate", asked)
+    record = await pages.archive.ask("GetCandidate", _named(request))
     try:
         call = record.calls[int(request.query.get("call", ""))]
     except (ValueError, IndexError):
@@ -306,18 +288,18 @@ async def _text(pages: Pages, call: candidate_pb2.Call, part: str) -> str | None
 
 
 async def _history(request: web.Request) -> web.StreamResponse:
-    """When each fact about each candidate happened, for the playback: sequence, seconds since 1970, candidate, fact."""
+    """All facts for the playback: sequence, seconds since 1970, candidate, fact."""
     pages = request.app[PAGES]
     status = await pages.archive.ask("GetRun", pb.RunRequest(run=request.query.get("run", "")))
-    known = pages.histories.get(status.run)
-    if known is None or known[0] != status.sequence:
+    history = pages.histories.get(status.run)
+    if history is None or history[0] != status.sequence:
         facts = await _facts(pages.settings, status.run)
-        pages.histories[status.run] = known = (status.sequence, {"facts": facts})
-    return _json(known[1])
+        pages.histories[status.run] = history = (status.sequence, {"facts": facts})
+    return _json(history[1])
 
 
 async def _facts(settings: ConsoleSettings, run: str) -> list[tuple[int, float, str, str]]:
-    """Read the run's log. Raises BusLost and SettingsError where there is none here."""
+    """Read the run's log. Raises BusLost and SettingsError if it is unavailable."""
     facts: list[tuple[int, float, str, str]] = []
     async with open_log(settings) as bus:
         async for logged in bus.read_log(f"asi.v1.{run}.>"):
@@ -326,7 +308,7 @@ async def _facts(settings: ConsoleSettings, run: str) -> list[tuple[int, float, 
                 when = event.time.seconds + event.time.nanos / 1e9
                 facts.append((logged.sequence, round(when, 3), event.candidate, fact_of(event)))
             if len(facts) % 200 == 0:
-                await asyncio.sleep(0)  # decoding thousands of events must not hold up other pages
+                await asyncio.sleep(0)  # decoding thousands of events must not block other pages
     return facts
 
 
@@ -341,9 +323,8 @@ async def _events(request: web.Request) -> web.StreamResponse:
     messages: asyncio.Queue[str] = asyncio.Queue(maxsize=100)
 
     async def pump(name: str, source: AsyncIterator[object]) -> None:
-        async for one in source:
-            text = ":\n\n" if one is None else f"event: {name}\ndata: {json.dumps(one)}\n\n"
-            await messages.put(text)
+        async for item in source:
+            await messages.put(":\n\n" if item is None else f"event: {name}\ndata: {json.dumps(item)}\n\n")
 
     pumps = [
         asyncio.create_task(pump("change", changes)),
@@ -362,10 +343,10 @@ async def _events(request: web.Request) -> web.StreamResponse:
 
 
 async def _changing_runs(pages: Pages) -> AsyncIterator[object]:
-    """The list of runs, again whenever it is another one."""
+    """The list of runs, and again after each change."""
     last: object = None
     while True:
-        with contextlib.suppress(grpc.aio.AioRpcError, NotFound, Transient):  # the table tells it
+        with contextlib.suppress(grpc.aio.AioRpcError, NotFound, Transient):  # the table reports it
             runs = await _known_runs(pages)
             if runs != last:
                 last = runs

@@ -1,7 +1,4 @@
-"""What happens while a page is open: facts of the log and what services announce, shared by all pages of a run.
-
-`ArchiveConnection` outlives a laboratory: it opens again when the archive that answered has ended.
-"""
+"""The live sources of the web page, shared by all pages of a run: archive, event log and announcements."""
 
 from __future__ import annotations
 
@@ -29,10 +26,7 @@ TIMEOUT_SECONDS = 30.0
 
 
 class ArchiveConnection:
-    """Calls of the Archive's API over one connection at a time.
-
-    `opened` opens the archive that is to be asked now; `identity` changes when that is another one than before.
-    """
+    """A connection to the Archive's API that is reopened with `opened` when it is lost or `identity` changes."""
 
     def __init__(
         self, opened: Callable[[], AbstractAsyncContextManager[Stub]], identity: Callable[[], object] = lambda: None
@@ -44,7 +38,7 @@ class ArchiveConnection:
         self._lock = asyncio.Lock()
 
     async def stub(self) -> Stub:
-        """The archive that answers now. Raises NotFound where there is none."""
+        """The current archive. Raises NotFound without one."""
         async with self._lock:
             if self._stub is None or self._identity() != self._belongs_to:
                 await self._close()
@@ -53,10 +47,7 @@ class ArchiveConnection:
             return self._stub
 
     async def ask(self, method: str, request: object, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
-        """One call, tried again over a new connection when the archive is not reachable over the old one.
-
-        Raises AioRpcError.
-        """
+        """One call, repeated over a new connection if the archive is unavailable. Raises AioRpcError."""
         stub = await self.stub()
         try:
             return await getattr(stub, method)(request, timeout=timeout_seconds)
@@ -67,13 +58,13 @@ class ArchiveConnection:
         return await getattr(await self.stub(), method)(request, timeout=timeout_seconds)
 
     async def lost(self, stub: Stub) -> None:
-        """Forget a connection that does not answer any more, unless a newer one has taken its place."""
+        """Close a lost connection, unless it was replaced already."""
         async with self._lock:
             if self._stub is stub:
                 await self._close()
 
     async def close(self) -> None:
-        """End the connection, and the reader process behind it where there is one."""
+        """Close the connection and its reader process."""
         async with self._lock:
             await self._close()
 
@@ -83,22 +74,22 @@ class ArchiveConnection:
 
 
 LATEST = 200
-"""Events of a run that a newly opened page is shown."""
+"""Events that a newly opened page shows."""
 LOOK_SECONDS = 2.0
 LEFT_SECONDS = 3.0
 SILENT_SECONDS = 12.0
-"""Four announcements that did not come: the service has gone."""
+"""Four missed announcements."""
 MOST_POINTS = 2000
 
 
 class RunLog:
-    """The newest facts of a run, followed while a laboratory keeps its log open."""
+    """The newest facts of a run, followed while its log is available."""
 
     def __init__(self, settings: ConsoleSettings, run: str) -> None:
         self._settings, self._run = settings, run
         self.progress = Progress()
         self._latest: deque[EventRow] = deque(maxlen=LATEST)
-        self._earlier: dict[str, EventRow] = {}  # the newest of each candidate: a fact carries only what it adds
+        self._earlier: dict[str, EventRow] = {}  # the newest of each candidate
         self._count = 0
         self._moved = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
@@ -107,27 +98,24 @@ class RunLog:
         """The latest facts, then every further one as it happens."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._follow())
-        seen = 0
+        sent = 0
         while True:
             async with self._moved:
-                while self._count <= seen:
+                while self._count <= sent:
                     await self._moved.wait()
-                fresh = list(self._latest)[-(self._count - seen) :]
-                seen = self._count
-            yield fresh
+                events = list(self._latest)[-(self._count - sent) :]
+                sent = self._count
+            yield events
 
     async def close(self) -> None:
         """Stop following."""
         if self._task is not None:
             await tasks.end(self._task)
 
-    def _is_open(self) -> bool:
-        return running_system(self._settings) is not None or "ASI_NATS_URL" in os.environ
-
     async def _follow(self) -> None:
         last = 0
         while True:
-            if self._is_open():
+            if running_system(self._settings) is not None or "ASI_NATS_URL" in os.environ:
                 with contextlib.suppress(BusLost):
                     last = await self._follow_once(last)
             await asyncio.sleep(LOOK_SECONDS)
@@ -147,7 +135,7 @@ class RunLog:
                         if logged is None:
                             continue
                         last = logged.sequence
-                        with contextlib.suppress(DecodeError, ValueError):  # of a newer version: it is passed over
+                        with contextlib.suppress(DecodeError, ValueError):  # an event of a newer version
                             candidate = events_pb2.Event.FromString(logged.body).candidate
                             fact = event_row(logged, self._earlier.get(candidate))
                             self._earlier[candidate] = fact
@@ -161,7 +149,7 @@ class RunLog:
 
 
 class Training(TypedDict):
-    """Where one training stands; `points` are (step, training loss) pairs since the last message."""
+    """One training; `points` are (step, training loss) pairs since the last message."""
 
     candidate: str
     seed: int
@@ -173,7 +161,7 @@ class Training(TypedDict):
 
 
 class Work(TypedDict):
-    """What a service does about a candidate, since when; `waits_for` as in "the model", empty while it works."""
+    """A service's work on a candidate; `waits_for` is empty while it works."""
 
     candidate: str
     service: str
@@ -183,56 +171,56 @@ class Work(TypedDict):
 
 
 class Progress:
-    """What services announce about their work, with the live curve of each training since the first page listened."""
+    """The services' announcements, with the curve of each training since the first page was opened."""
 
     def __init__(self) -> None:
-        self._heard: dict[str, tuple[float, progress_pb2.Progress]] = {}
+        self._announcements: dict[str, tuple[float, progress_pb2.Progress]] = {}
         self._curves: dict[tuple[str, int], list[tuple[int, float]]] = {}
         self._moved = asyncio.Condition()
         self._version = 0
 
     async def listen(self, announcements: asyncio.Queue[progress_pb2.Progress]) -> None:
-        """Take in announcements for ever."""
+        """Apply announcements until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                heard = await asyncio.wait_for(announcements.get(), LOOK_SECONDS)
-                self._heard[heard.candidate] = time.monotonic(), heard
-                for training in heard.trainings:
-                    curve = self._curves.setdefault((heard.candidate, training.seed), [])
+                announced = await asyncio.wait_for(announcements.get(), LOOK_SECONDS)
+                self._announcements[announced.candidate] = time.monotonic(), announced
+                for training in announced.trainings:
+                    curve = self._curves.setdefault((announced.candidate, training.seed), [])
                     if curve and curve[-1][0] > training.step:
-                        curve.clear()  # it began anew
+                        curve.clear()  # the training was restarted
                     if not curve or curve[-1][0] < training.step:
                         curve.append((training.step, training.loss))
                         del curve[:-MOST_POINTS]
-            silent = time.monotonic() - SILENT_SECONDS
-            self._heard = {name: (at, one) for name, (at, one) in self._heard.items() if at > silent}
+            oldest = time.monotonic() - SILENT_SECONDS
+            self._announcements = {name: latest for name, latest in self._announcements.items() if latest[0] > oldest}
             async with self._moved:
                 self._version += 1
                 self._moved.notify_all()
 
     async def changes(self) -> AsyncIterator[dict[str, object]]:
-        """All that is known, then again after each announcement; curves only by what they gained."""
+        """The current work, again after each announcement; curves with their new points only."""
         sent: dict[tuple[str, int], int] = {}
-        seen = 0
+        version = 0
         while True:
             async with self._moved:
-                while self._version <= seen:
+                while self._version <= version:
                     await self._moved.wait()
-                seen = self._version
+                version = self._version
             works: list[Work] = []
             trainings: list[Training] = []
-            for _, heard in self._heard.values():
-                works.append(Work(candidate=heard.candidate, service=heard.service, waits_for=heard.waits_for,
-                                  attempt=heard.attempt, since=heard.since.ToNanoseconds() / 1e9))  # fmt: skip
-                for training in heard.trainings:
+            for _, announced in self._announcements.values():
+                name = announced.candidate
+                works.append(Work(candidate=name, service=announced.service, waits_for=announced.waits_for,
+                                  attempt=announced.attempt, since=announced.since.ToNanoseconds() / 1e9))  # fmt: skip
+                for training in announced.trainings:
                     if training.step >= training.steps:
                         continue
-                    key = heard.candidate, training.seed
-                    fresh = [point for point in self._curves.get(key, []) if point[0] > sent.get(key, -1)]
+                    key = name, training.seed
+                    points = [point for point in self._curves.get(key, []) if point[0] > sent.get(key, -1)]
                     sent[key] = training.step
                     trainings.append(Training(
-                        candidate=heard.candidate, seed=training.seed, step=training.step, steps=training.steps,
-                        points=fresh,
+                        candidate=name, seed=training.seed, step=training.step, steps=training.steps, points=points,
                         tokens_per_second=training.tokens_per_second, seconds_left=training.seconds_left,
                     ))  # fmt: skip
             yield {"trainings": trainings, "works": works}

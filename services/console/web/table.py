@@ -1,12 +1,13 @@
-"""All candidates of a run as rows, kept current while a page looks at them: every view is drawn from these."""
+"""All candidates of a run as rows, updated while a page is open; every view is drawn from them."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from statistics import fmean
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
 import grpc
 import grpc.aio
@@ -15,21 +16,19 @@ from google.protobuf.json_format import MessageToDict
 from services.archive.scoring import measures_of
 from services.chassis import tasks
 from services.chassis.errors import NotFound, Transient
-from services.console.rows import kind_name, state_name
+from services.console.archive import PAGE, all_candidates
+from services.console.rows import IN_FLIGHT, final_train_loss, kind_name, state_name
 from services.console.web.live import ArchiveConnection, Stub
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 
-PAGE = 500
 SETTLE_SECONDS = 0.25
-"""Changes that come closer together than this are read in one go."""
+"""Changes within this time are read together."""
 RETRY_SECONDS = 1.0
-ENDED = (candidate_pb2.STATE_UNSPECIFIED, candidate_pb2.STATE_ARCHIVED, candidate_pb2.STATE_REJECTED)
-MOVING = [state for state in candidate_pb2.State.values() if state not in ENDED]
 
 
 class WebRow(TypedDict, total=False):
-    """One candidate. A key that is missing was not measured. Units as in `rows.Row`; scores by task, 0 to 1."""
+    """One candidate. Missing keys were not measured. Units as in `rows.Row`; scores by task, 0 to 1."""
 
     id: str
     number: int
@@ -65,83 +64,52 @@ class WebRow(TypedDict, total=False):
 
 def web_row(record: candidate_pb2.Candidate) -> WebRow:
     """A candidate's row, from a slim record."""
-    training, verdict = record.training, record.verdict
-    row = WebRow(
-        id=record.id,
-        number=record.request.number,
-        name=record.proposal.name or record.request.baseline or record.id,
-        kind=kind_name(record.kind),
-        stage=record.stage,
-        state=state_name(record.state),
-    )
-    if record.proposal.parent:
-        row["parent"] = record.proposal.parent
-    if training.HasField("loss"):
-        row["loss"] = training.loss
-    if training.HasField("loss_stderr"):
-        row["loss_stderr"] = training.loss_stderr
-    if training.HasField("benchmark"):
-        row["benchmark"] = training.benchmark
-    if training.HasField("benchmark_stderr"):
-        row["benchmark_stderr"] = training.benchmark_stderr
-    if verdict.HasField("raw"):
-        row["judge"] = verdict.raw
-    if verdict.HasField("fitness"):
-        row["fitness"] = verdict.fitness.value
-        if verdict.fitness.HasField("interval"):
-            row["fitness_low"], row["fitness_high"] = verdict.fitness.interval.low, verdict.fitness.interval.high
-    if training.seeds:
-        _add_measurements(row, training)
-        measures = measures_of(record)
-        if (flops := measures["flops"]) is not None:
-            row["flops"] = flops
-        if (state_size := measures["state"]) is not None:
-            row["state_size"] = state_size
-    if components := list(record.analysis.components or record.proposal.components):
-        row["components"] = components
-    if record.proposal.moves:
-        row["moves"] = list(record.proposal.moves)
-    if training.worker:
-        row["worker"] = training.worker
-    if record.HasField("discovery"):
-        row["outcome"] = record.discovery.outcome or ("confirmed" if record.discovery.confirmed else "undecided")
-    if record.HasField("rejection"):
-        row["reason"] = f"{record.rejection.stage}: {record.rejection.reason}"
-    return row
-
-
-def _add_measurements(row: WebRow, training: candidate_pb2.Training) -> None:
+    training, verdict, proposal = record.training, record.verdict, record.proposal
     measured = [seed.measurements for seed in training.seeds]
-    row["seeds"] = len(measured)
-    if measured[0].parameters:
-        row["parameters"] = measured[0].parameters
-    if seconds := sum(measurement.seconds for measurement in measured):
-        row["seconds"] = seconds
-    if speeds := [
-        measurement.tokens_per_second for measurement in measured if measurement.HasField("tokens_per_second")
-    ]:
-        row["tokens_per_second"] = fmean(speeds)
-    if memory := [
-        measurement.peak_memory_bytes for measurement in measured if measurement.HasField("peak_memory_bytes")
-    ]:
-        row["peak_memory"] = max(memory)
-    if stopped := " ".join(seed.stopped for seed in training.seeds if seed.HasField("stopped")):
-        row["stopped"] = stopped
-    last = [
-        seed.curve[-1].train_loss for seed in training.seeds if seed.curve and seed.curve[-1].HasField("train_loss")
-    ]
-    if last:
-        row["train_loss"] = fmean(last)
-    scores: dict[str, list[float]] = {}
-    for seed in training.seeds:
-        for score in seed.scores:
-            scores.setdefault(score.task, []).append(score.value)
-    if scores:
-        row["scores"] = {task: fmean(values) for task, values in scores.items()}
+    measures = measures_of(record)
+    fitness = verdict.fitness
+    interval = fitness.interval if fitness.HasField("interval") else None
+    scores: defaultdict[str, list[float]] = defaultdict(list)
+    for score in (score for seed in training.seeds for score in seed.scores):
+        scores[score.task].append(score.value)
+    outcome = record.discovery.outcome or ("confirmed" if record.discovery.confirmed else "undecided")
+    values: dict[str, object] = {
+        "id": record.id,
+        "number": record.request.number,
+        "name": proposal.name or record.request.baseline or record.id,
+        "parent": proposal.parent or None,
+        "kind": kind_name(record.kind),
+        "stage": record.stage,
+        "state": state_name(record.state),
+        "loss": training.loss if training.HasField("loss") else None,
+        "loss_stderr": training.loss_stderr if training.HasField("loss_stderr") else None,
+        "train_loss": final_train_loss(record),
+        "benchmark": training.benchmark if training.HasField("benchmark") else None,
+        "benchmark_stderr": training.benchmark_stderr if training.HasField("benchmark_stderr") else None,
+        "judge": verdict.raw if verdict.HasField("raw") else None,
+        "fitness": fitness.value if verdict.HasField("fitness") else None,
+        "fitness_low": interval.low if interval else None,
+        "fitness_high": interval.high if interval else None,
+        "parameters": measured[0].parameters or None if measured else None,
+        "seconds": sum(part.seconds for part in measured) or None,
+        "tokens_per_second": measures["speed"],
+        "peak_memory": max((part.peak_memory_bytes for part in measured), default=0) or None,
+        "flops": measures["flops"],
+        "state_size": measures["state"],
+        "stopped": " ".join(seed.stopped for seed in training.seeds if seed.HasField("stopped")) or None,
+        "seeds": len(measured) or None,
+        "components": list(record.analysis.components or proposal.components) or None,
+        "moves": list(proposal.moves) or None,
+        "scores": {task: fmean(task_scores) for task, task_scores in scores.items()} or None,
+        "worker": training.worker or None,
+        "outcome": outcome if record.HasField("discovery") else None,
+        "reason": f"{record.rejection.stage}: {record.rejection.reason}" if record.HasField("rejection") else None,
+    }
+    return cast("WebRow", {name: value for name, value in values.items() if value is not None})
 
 
 class Change(TypedDict, total=False):
-    """What a page is told: the status, the rows that differ from what it has, or why nothing is known now."""
+    """A message to a page: the status, the changed rows, or why the archive cannot be read."""
 
     epoch: str
     version: int
@@ -151,12 +119,12 @@ class Change(TypedDict, total=False):
 
 
 class RunTable:
-    """The rows of one run. While `follow` runs, they are read again whenever the archive says that the run changed."""
+    """The rows of one run, read again whenever the archive reports a change."""
 
     def __init__(self, archive: ArchiveConnection, run: str) -> None:
         self._archive = archive
         self.run = run
-        self._epoch = secrets.token_hex(4)  # rows are numbered by this process: another one starts anew
+        self._epoch = secrets.token_hex(4)  # versions are counted per process
         self._rows: dict[str, WebRow] = {}
         self._changed_in: dict[str, int] = {}
         self._version = 0
@@ -178,27 +146,25 @@ class RunTable:
         return self._since(0)
 
     async def changes(self, epoch: str, version: int) -> AsyncIterator[Change | None]:
-        """What is newer than `version` now, then every further change; None after a quiet while."""
+        """Changes since `version`, then every further one; None after ten seconds without any."""
         await self.whole()
-        seen = version if epoch == self._epoch else 0
+        sent_version = version if epoch == self._epoch else 0
         status: pb.RunStatus | None = None
         lost = ""
         while True:
-            if self._version > seen or self._status is not status or self._lost != lost:
-                change = self._since(seen)
-                seen, status, lost = self._version, self._status, self._lost
+            if self._version > sent_version or self._status is not status or self._lost != lost:
+                change = self._since(sent_version)
+                sent_version, status, lost = self._version, self._status, self._lost
                 yield change
                 continue
             async with self._moved:
                 try:
                     async with asyncio.timeout(10):  # `wait_for` would wait in a task of its own, and lose the lock
                         await self._moved.wait()
+                    continue
                 except TimeoutError:
-                    quiet = True
-                else:
-                    quiet = False
-            if quiet:
-                yield None
+                    pass
+            yield None
 
     async def close(self) -> None:
         """Stop following the run."""
@@ -215,7 +181,7 @@ class RunTable:
         return change
 
     async def _follow(self) -> None:
-        """Watch the run for as long as the process lives: an archive that is away is waited for."""
+        """Watch the run until cancelled; retries while the archive is unavailable."""
         while True:
             stub: Stub | None = None
             try:
@@ -238,19 +204,19 @@ class RunTable:
             self._moved.notify_all()
 
     async def _take(self, status: pb.RunStatus) -> None:
-        """Read what changed: candidates under way, those that were, and all where their number does not add up."""
+        """Read the changes: candidates in flight, those that were, and all candidates if the counts disagree."""
         before = self._status
         if before is None or before.phase != status.phase or not self._rows:
-            records = await self._listed(pb.ListCandidatesRequest(run=self.run, slim=True))
+            records = await self._listed()
         elif before.sequence == status.sequence:
             records = []
         else:
-            records = await self._listed(pb.ListCandidatesRequest(run=self.run, slim=True, states=MOVING))
-            moving = {record.id for record in records}
-            were = [key for key, row in self._rows.items() if row["state"] not in ("archived", "rejected")]
-            records += await self._named([key for key in were if key not in moving])
-            if len(self._rows.keys() | moving) != sum(status.states.values()) or before.climbing or status.climbing:
-                records = await self._listed(pb.ListCandidatesRequest(run=self.run, slim=True))
+            records = await self._listed(states=IN_FLIGHT)
+            in_flight = {record.id for record in records}
+            earlier = [key for key, row in self._rows.items() if row["state"] not in ("archived", "rejected")]
+            records += await self._named([key for key in earlier if key not in in_flight])
+            if len(self._rows.keys() | in_flight) != sum(status.states.values()) or before.climbing or status.climbing:
+                records = await self._listed()
         async with self._moved:
             self._apply(records)
             self._status, self._lost = status, ""
@@ -264,26 +230,20 @@ class RunTable:
             self._rows[row["id"]] = row
             self._changed_in[row["id"]] = self._version
 
-    async def _listed(self, request: pb.ListCandidatesRequest) -> list[candidate_pb2.Candidate]:
-        request.page_size = PAGE
-        found: list[candidate_pb2.Candidate] = []
-        while True:
-            reply = await self._archive.ask("ListCandidates", request)
-            found += reply.candidates
-            if not reply.next_page_token:
-                return found
-            request.page_token = reply.next_page_token
+    async def _listed(self, **filters: Any) -> list[candidate_pb2.Candidate]:
+        request = pb.ListCandidatesRequest(run=self.run, slim=True, **filters)
+        return await all_candidates(await self._archive.stub(), request)
 
     async def _named(self, ids: list[str]) -> list[candidate_pb2.Candidate]:
-        found: list[candidate_pb2.Candidate] = []
+        records: list[candidate_pb2.Candidate] = []
         for start in range(0, len(ids), PAGE):
             request = pb.GetCandidatesRequest(run=self.run, candidates=ids[start : start + PAGE])
-            found += (await self._archive.ask("GetCandidates", request)).candidates
-        return found
+            records += (await self._archive.ask("GetCandidates", request)).candidates
+        return records
 
 
 def plain_status(status: pb.RunStatus) -> dict[str, object]:
-    """A run's status as JSON; what has no value is left out only where its absence means something."""
+    """A run's status as JSON, with default values of fields without presence."""
     plain: dict[str, object] = MessageToDict(
         status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )

@@ -140,7 +140,7 @@ def baselines() -> tuple[Baseline, ...]:
 
 @cache
 def _by_name() -> dict[str, Baseline]:
-    return {one.name: one for one in _ZOO}
+    return {baseline.name: baseline for baseline in _ZOO}
 
 
 def baseline(name: str) -> Baseline:

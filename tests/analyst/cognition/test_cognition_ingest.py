@@ -36,7 +36,7 @@ def test_the_question_carries_the_text_and_the_whole_vocabulary() -> None:
 
     assert request.role is Role.EXTRACT
     assert request.answer is Paper
-    assert all(name in request.messages[0].text for name in VOCABULARY.names)
+    assert all(component.name in request.messages[0].text for component in VOCABULARY)
     assert "We propose a gate." in request.messages[1].text
 
 
