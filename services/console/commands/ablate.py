@@ -73,11 +73,14 @@ class MoveEffect:
     pairs: int
     gain: float
     interval: Interval
+    other_seeds: bool = True  # whether the interval covers other seeds than the one trained with
 
     @property
     def verdict(self) -> str:
-        """In a word; an interval around zero shows nothing."""
-        return "not told apart" if self.interval.crosses_zero else "pays" if self.gain > 0 else "costs"
+        """In words; an interval around zero shows nothing."""
+        if self.interval.crosses_zero:
+            return "not told apart"
+        return ("pays" if self.gain > 0 else "costs") + ("" if self.other_seeds else " with this seed")
 
 
 def ablate(
@@ -128,7 +131,8 @@ def move_effects(records: Sequence[pb.Candidate], trained: Sequence[Trained] = (
 
     `trained` are trainings of a folder of programs, as `asi-arch ablate --programs` leaves them: pairs by seed. Else
     a pair is one difference of losses over the seeds and held-out blocks that both programs share. Its deviation is
-    pooled from the pairs of all moves that have several, and from the seeds of all programs that have several.
+    pooled from the pairs of all moves that have several, and from the seeds of all programs that have several; where
+    there are none, an interval is that of the one pair over held-out blocks.
     """
     whole = [item for item in records if not any(seed.HasField("stopped") for seed in item.training.seeds)]
     by_id = {record.id: record for record in whole}
@@ -157,7 +161,8 @@ def move_effects(records: Sequence[pb.Candidate], trained: Sequence[Trained] = (
     for (source, move), same in gains.items():
         mean = fmean(gain.mean for gain in same)
         between = deviation and paired_test([gain.mean for gain in same], deviation).interval()
-        effects.append(MoveEffect(source, move, len(same), mean, between or same[0].interval))
+        covered = between is not None or same[0].seeds > 1
+        effects.append(MoveEffect(source, move, len(same), mean, between or same[0].interval, covered))
     return sorted(effects, key=lambda effect: (effect.source, -effect.gain))
 
 

@@ -7,7 +7,7 @@ from statistics import fmean, quantiles
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from services.archive.scoring import costs_of_record, objectives_of
 from services.console.commands.ablate import LUCK, MoveEffect, move_effects, part_row, parts
@@ -39,7 +39,7 @@ BLOCK = 50
 LEAST_COUNTED, LEAST_FITTED = 10, 5
 LEAST_BLOCKS, LEAST_IN_BLOCK = 3, 5
 STRONG_CURVES, MOST_CURVES = 5, 400
-MOST_MOVES = 30
+MOST_ROWS = 30
 
 
 def count_against_compute(data: Dataset) -> Drawing:
@@ -194,8 +194,9 @@ def front(data: Dataset) -> Drawing:
         for place, record in enumerate(data.records)
         if (costs := costs_of_record(record, data.status.settings)) is not None
     ]
-    figure = Figure(figsize=(WIDTH, 2.9 * ((len(objectives) + 1) // 2)), layout="constrained")
-    panels = figure.subplots((len(objectives) + 1) // 2, 2, squeeze=False).flatten()
+    lines, columns = (1, 3) if len(objectives) == 3 else ((len(objectives) + 1) // 2, 2)
+    figure = Figure(figsize=(WIDTH, 2.9 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, other in zip(panels, range(1, len(objectives)), strict=False):
         for on_front, colour, size in ((False, SOFT, 14), (True, GOOD, 30)):
             shown = [values for place, _, values in measured if (place in progress.front) is on_front]
@@ -203,15 +204,19 @@ def front(data: Dataset) -> Drawing:
                          label="on the front" if on_front else "dominated", zorder=2 + on_front)  # fmt: skip
         axes.set_xlabel(labels[other])
         axes.set_ylabel(labels[0])
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         plain(axes)
-    panels[0].legend(frameon=False, fontsize=8)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper left", ncols=2, frameon=False, fontsize=8)
     last = panels[len(objectives) - 1]
     end = len(data.records)
     volumes = progress.volumes
     last.step([*(place + 1 for place, _ in volumes), end], [*(volume for _, volume in volumes), volumes[-1][1]],
               where="post", color=ACCENT, lw=2)  # fmt: skip
-    last.set_xlabel("candidates in the order of the run")
+    last.set_xlabel("candidates")
     last.set_ylabel("share of the box dominated")
+    last.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     plain(last)
     for unused in panels[len(objectives) :]:
         unused.set_visible(False)
@@ -224,10 +229,15 @@ def front(data: Dataset) -> Drawing:
     )
     header = ("id", "name", *(objective.name for objective in objectives), "on the front")
     cells = tuple(
-        (record.id, name_of(record), *values, "yes" if place in progress.front else "no")
+        (
+            record.id,
+            name_of(record),
+            *(int(value) if value.is_integer() else value for value in values),
+            "yes" if place in progress.front else "no",
+        )
         for place, record, values in sorted(measured, key=lambda row: (row[0] not in progress.front, row[2][0]))
     )
-    return Drawing(name, title, caption, figure, header, cells)
+    return Drawing(name, title, caption, figure, header, cells, tabulated=len(cells) <= MOST_ROWS)
 
 
 def pool_over_time(data: Dataset) -> Drawing:
@@ -389,13 +399,13 @@ def what_pays(data: Dataset) -> Drawing:
     if not sources:
         return missing(name, title, "no two programs differ by a single move")
     panels = [[one for one in found if one.source == source] for source in sources]
-    heights = [min(len(panel), MOST_MOVES) + 2.5 for panel in panels]
+    heights = [min(len(panel), MOST_ROWS) + 2.5 for panel in panels]
     figure = Figure(figsize=(WIDTH, 0.23 * sum(heights) + 0.3), layout="constrained")
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, source, panel in zip(grid, sources, panels, strict=True):
         shown, cut = panel, ""
-        if len(panel) > MOST_MOVES:
-            shown = [*panel[: MOST_MOVES // 2], *panel[-MOST_MOVES // 2 :]]
+        if len(panel) > MOST_ROWS:
+            shown = [*panel[: MOST_ROWS // 2], *panel[-MOST_ROWS // 2 :]]
             cut = f"; the first and the last of {len(panel)}"
         axes.set_title(titles[source] + cut, fontsize=9, color=INK, loc="left")
         _forest(

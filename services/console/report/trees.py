@@ -14,6 +14,8 @@ from services.console.report.dataset import INK, MAP, SOFT, WIDTH, Dataset, Draw
 from services.domain import lineage
 
 MOST_NAMED = 60
+CHARACTERS = 100
+"""That fit in the width of the tree: an inner node has those of one generation."""
 LEAST_NODES = 3
 NAMED = 20
 LINES = 26  # names that fit into a column beside the radial tree
@@ -36,9 +38,13 @@ def tree(data: Dataset) -> Drawing:
     edges = [[points[parent], points[child]] for child, parent in parents.items() if parent is not None]
     axes.add_collection(LineCollection(edges, colors=SOFT, linewidths=1))
     _dots(figure, axes, data, points, 36)
+    room = max(6, int(CHARACTERS / (max(depth.values()) + 1.8)))
     for record in data.records:
-        axes.annotate(name_of(record), points[record.id], xytext=(7, 0), textcoords="offset points", va="center",
-                      fontsize=7, color=INK)  # fmt: skip
+        label, inner = name_of(record), bool(children[record.id])
+        if inner and len(label) > room:
+            label = f"{label[: room - 1]}…"  # a child may stand to the right
+        axes.annotate(label, points[record.id], xytext=(4, 4) if inner else (7, 0), textcoords="offset points",
+                      va="bottom" if inner else "center", fontsize=7, color=INK)  # fmt: skip
     axes.set_xlim(-0.2, max(depth.values()) + 1.6)
     axes.invert_yaxis()
     plain(axes, "x")

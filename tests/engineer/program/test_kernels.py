@@ -8,7 +8,7 @@ import torch
 from services.domain.zoo import baselines
 from services.engineer.kernels import compare_programs, probes, unavailable
 from services.mixers.description import CATALOGUE
-from services.mixers.moves import LIBRARY
+from services.mixers.moves import BY_NAME, LIBRARY
 from services.mixers.render.program import render
 
 GPU = torch.cuda.is_available()
@@ -17,6 +17,11 @@ MISSING = unavailable(DEVICE)
 LENGTHS = (1, 63, 64, 100) if GPU else (65,)
 """65 is the shortest with two chunks: a state is handed from one to the next, and the second is not full."""
 MOVES = 3
+LATEST = (
+    "trapezoidal_writes", "log_linear_memory", "mesa_reads", "ridge_reads", "householder_positions",
+    "preconditioned_writes", "linear_window_path", "sparse_slots", "memory_by_age",
+)  # fmt: skip
+"""Moves that call an operator in a way of their own: solved reads, corrected keys, several decays, slots."""
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
 
@@ -29,6 +34,10 @@ def _moved() -> dict[str, str]:
         changed = [(move, move.apply(CATALOGUE[parent])) for move in moves]
         rendered = {f"{parent} {m.name}": render(d, "Changed", m.what) for m, d in changed if d is not None}
         programs |= dict(list(rendered.items())[:MOVES])
+    for name in LATEST:
+        changed_mixer = BY_NAME[name].apply(CATALOGUE["gated_delta_net"])
+        assert changed_mixer is not None
+        programs[name] = render(changed_mixer, "Changed", BY_NAME[name].what)
     return programs
 
 
