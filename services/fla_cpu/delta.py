@@ -29,6 +29,7 @@ from services.fla_cpu.shapes import (
 )
 
 CHUNK = 32  # the fastest of 16, 32 and 64 on a CPU
+STRONGEST_DECAY = -60.0  # that `chunk_comba` can take back; what a stronger one leaves is nothing in float32
 
 
 def chunk_delta_rule(
@@ -292,11 +293,15 @@ def chunk_comba(
     cu_seqlens: Tensor | None = None,
     cu_seqlens_cpu: Tensor | None = None,
 ) -> Result:
-    """As `chunk_gated_delta_rule`, erasing with p: [b, l, h, d_k] instead of k."""
+    """As `chunk_gated_delta_rule`, erasing with p: [b, l, h, d_k] instead of k, and from the state before it decays.
+
+    So do fla's kernels; fla's PyTorch reference decays first.
+    """
     del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     if use_qk_l2norm_in_kernel:
         q, k, p = (l2_norm(upcast(tensor)) for tensor in (q, k, p))
-    return delta_rule(q, k, p, v, beta, g, scale, Memory(initial_state, output_final_state, cu_seqlens))
+    undecayed = upcast(p) * torch.exp(-upcast(g).clamp(min=STRONGEST_DECAY)).unsqueeze(-1)
+    return delta_rule(q, k, undecayed, v, beta, g, scale, Memory(initial_state, output_final_state, cu_seqlens))
 
 
 def chunk_gdn2(

@@ -114,7 +114,10 @@ CASES: dict[str, tuple[str, Callable[[Given], Answer], str, Callable[[ModuleType
         "q k v p beta g s0",
         lambda t: delta.chunk_comba(t["q"], t["k"], t["v"], t["p"], t["g"], t["beta"], None, t["s0"], True),
         "comba",
-        lambda m, t: m.naive_recurrent_comba(t["q"], t["k"], t["v"], t["p"], t["beta"], t["g"], None, t["s0"], True),
+        # the reference decays before it erases, unlike fla's kernels, which ours follows (see tests of the kernels)
+        lambda m, t: m.naive_recurrent_comba(
+            t["q"], t["k"], t["v"], t["p"] * torch.exp(-t["g"])[..., None], t["beta"], t["g"], None, t["s0"], True
+        ),
     ),
     "rwkv 7": (
         "q gk positive v a b s0",

@@ -150,8 +150,12 @@ def _preconditioned(decays: bool) -> Iterator[Fragment]:
             one = torch.ones_like(k[..., :1])
             energy, _ = chunk_simple_gla(q=one, k=one, v=beta[..., None] * k.square(), g=g, scale=1.0)
         """
+        erasing = (
+            "p = k * g.exp()[..., None].to(k.dtype)  # the kernel erases before it decays: this is the other order"
+        )
     else:
         energy = "energy = (beta[..., None] * k.square()).float().cumsum(dim=1)"
+        erasing = "p = k"
     yield Fragment(
         construct="self.energy_centre = nn.Parameter(torch.full((num_heads, 1), -0.2))  # of the log energy",
         forward=energy,
@@ -161,7 +165,8 @@ def _preconditioned(decays: bool) -> Iterator[Fragment]:
         forward=f"""
             excess = torch.log(energy.float() + 1e-6) - self.energy_centre  # of features that were written much
             scaled = k * torch.exp(-math.log(1.5) * excess / (1.0 + excess.abs())).to(k.dtype)
-            o, _ = chunk_comba(q=q, k=scaled, v=v, p=k, g={"g" if decays else "torch.zeros_like(beta)"}, beta=beta)
+            {erasing}
+            o, _ = chunk_comba(q=q, k=scaled, v=v, p=p, g={"g" if decays else "torch.zeros_like(beta)"}, beta=beta)
         """,
         imports=("import math", "from fla.ops.comba import chunk_comba"),
     )
@@ -337,8 +342,8 @@ def _form(memory: Memory, written: str) -> Fragment:
 
 
 def _householder(decays: bool, written: str) -> Fragment:
-    """Two steps per token: the first decays and reflects the state, the second adds to it."""
-    gate = "F.pad(g[:, :, None], (0, 0, 0, 1)).flatten(1, 2)" if decays else "k.new_zeros(turned.shape[:3])"
+    """Two steps per token: the first reflects the state, the second decays it and adds to it."""
+    gate = "F.pad(g[:, :, None], (0, 0, 1, 0)).flatten(1, 2)" if decays else "k.new_zeros(turned.shape[:3])"
     return Fragment(
         construct="""
             # a direction per token, through a narrow bottleneck and a short convolution, and how far to turn from it
@@ -351,7 +356,7 @@ def _householder(decays: bool, written: str) -> Fragment:
         forward=f"""
             turn = self.turn_conv(self.turn_up(self.turn_down(x)))[0]
             turn = l2_norm(rearrange(turn, "b l (h d) -> b l h d", h=self.num_heads))
-            # a step that fades and reflects, S (I - angle w w'), then one that adds, S + v k', as one longer sequence
+            # a step that reflects, S (I - angle w w'), then one that decays and adds, as one longer sequence
             nothing = torch.zeros_like(k)
             turned = torch.stack([turn, k], dim=2).flatten(1, 2)
             erased = torch.stack([turn, nothing], dim=2).flatten(1, 2)

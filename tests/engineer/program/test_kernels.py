@@ -16,7 +16,7 @@ DEVICE = "cuda" if GPU else "cpu"
 MISSING = unavailable(DEVICE)
 LENGTHS = (1, 63, 64, 100) if GPU else (65,)
 """65 is the shortest with two chunks: a state is handed from one to the next, and the second is not full."""
-MOVES = 3
+MOVES = 2
 LATEST = (
     "trapezoidal_writes", "log_linear_memory", "mesa_reads", "ridge_reads", "householder_positions",
     "preconditioned_writes", "linear_window_path", "sparse_slots", "memory_by_age",
