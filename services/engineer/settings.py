@@ -13,31 +13,31 @@ class EngineerSettings(ServiceSettings):
     """Variables of the engineer begin with ASI_ENGINEER_."""
 
     stages: str = Field(
-        "tiny", description="stages this machine trains, commas between: mini, tiny, explore, verify, final"
+        "tiny", description="comma-separated stages that this machine trains: mini, tiny, explore, verify, final"
     )
     tasks: str | None = Field(
-        None, description="benchmarks whose data must be there at the start, commas between; default: its stages' own"
+        None, description="comma-separated benchmarks whose data is loaded at the start; default: those of its stages"
     )
     task_path: str | None = Field(None, description="folder with task files of lm-evaluation-harness")
     parallel: int | None = Field(
-        None, ge=1, description="trainings at once, per stage; default: one per core, and one where a GPU trains"
+        None, ge=1, description="concurrent trainings per stage; default: one per core, or the scale's on a GPU"
     )
     keep_weights: bool = Field(False, description="keep final weights as artifacts, for `asi-arch export --as module`")
     idle_seconds: float | None = Field(
-        None, gt=0, description="end after so long without work, as a job should; default: wait for ever"
+        None, gt=0, description="seconds without work after which the engineer exits; default: never"
     )
     text_seed: SecretStr | None = Field(
         None,
-        description="decides what is held out and asked; engineers of one run need the same; default: drawn once and "
-        "kept in the data folder",
+        description="seed of held-out text and questions, the same for all engineers of a run; default: drawn once and "
+        "stored in the data folder",
     )
-    check_slots: int = Field(2, ge=1, description="checks at once")
+    check_slots: int = Field(2, ge=1, description="concurrent checks")
     mps: Path | None = Field(
         None,
-        description="pipe folder of a running NVIDIA MPS daemon, for trainings that share a GPU; programs can reach "
-        "the daemon, and one that crashes its server ends the other trainings; default: they take turns on the GPU",
+        description="pipe folder of a running NVIDIA MPS daemon, for trainings that share a GPU; programs can access "
+        "the daemon, and a crash of its server ends all trainings; default: trainings take turns on the GPU",
     )
-    device: str | None = Field(None, pattern="^(cpu|cuda)$", description="default: what the scale says")
+    device: str | None = Field(None, pattern="^(cpu|cuda)$", description="default: the scale's device")
 
     @field_validator("stages")
     @classmethod
