@@ -1,6 +1,7 @@
 """Candidates as plain rows, for `list --json` and tables, and comparisons of two candidates."""
 
 import difflib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -109,6 +110,19 @@ def final_train_loss(record: pb.Candidate) -> float | None:
     """The last training loss, averaged over seeds; None unless every curve ends with one."""
     ends = [seed.curve[-1] for seed in record.training.seeds if seed.curve]
     return fmean(end.train_loss for end in ends) if ends and all(end.HasField("train_loss") for end in ends) else None
+
+
+def mean_curves(record: pb.Candidate) -> dict[str, list[tuple[int, float]]]:
+    """Training and held-out loss by step ("train" and "heldout"), averaged over seeds."""
+    points = [point for seed in record.training.seeds for point in seed.curve]
+    train, heldout = defaultdict[int, list[float]](list), defaultdict[int, list[float]](list)
+    for point in points:
+        if point.HasField("train_loss"):
+            train[point.step].append(point.train_loss)
+        if point.HasField("loss"):
+            heldout[point.step].append(point.loss)
+    curves = {"train": train, "heldout": heldout}
+    return {name: [(step, fmean(losses)) for step, losses in sorted(curve.items())] for name, curve in curves.items()}
 
 
 def tree_row(node: archive_pb2.TreeNode) -> Node:

@@ -241,7 +241,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Extrapolation:
-    """A fitted regression at one fraction; ``deviation`` (nats) is that of its residuals."""
+    """A regression at one fraction; ``deviation`` (nats) is that of its residuals."""
 
     fraction: float
     final: float

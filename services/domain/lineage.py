@@ -1,4 +1,4 @@
-"""The family tree of candidates, from a mapping of each id to its parent: ``None`` for a root, and several are fine."""
+"""The forest of candidates, as a mapping of each id to its parent, which is ``None`` for a root."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ Parents = Mapping[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Flaws:
-    """What keeps a mapping from being a forest; ids in the mapping's order."""
+    """Defects of a mapping that is no forest; ids in its order."""
 
     orphans: tuple[str, ...]
     """Ids whose parent is not in the mapping."""
@@ -22,7 +22,7 @@ class Flaws:
 
 
 def flaws(parents: Parents) -> Flaws:
-    """Find every orphan and every member of a cycle, in time linear in the mapping."""
+    """All orphans and members of cycles, in linear time."""
     orphans = tuple(candidate for candidate, parent in parents.items() if parent is not None and parent not in parents)
     return Flaws(orphans, _cyclic(parents))
 
@@ -45,24 +45,13 @@ def path_to_root(parents: Parents, candidate: str) -> list[str]:
     return path
 
 
-def root(parents: Parents, candidate: str) -> str:
-    """The candidate at the top of the path; errors as :func:`path_to_root`."""
-    return path_to_root(parents, candidate)[-1]
-
-
 def roots(parents: Parents) -> list[str]:
     """All candidates without a parent, in the mapping's order."""
     return [candidate for candidate, parent in parents.items() if parent is None]
 
 
-def grandparent(parents: Parents, candidate: str) -> str | None:
-    """The parent's parent, ``None`` where there is none. Raises ``KeyError`` for an unknown candidate."""
-    parent = parents[candidate]
-    return None if parent is None else parents.get(parent)
-
-
 def children(parents: Parents) -> dict[str, list[str]]:
-    """The children of every candidate, in the mapping's order: the index that the functions below take."""
+    """The children of every candidate, in the mapping's order."""
     index: dict[str, list[str]] = {parent: [] for parent in parents}
     for candidate, parent in parents.items():
         if parent is not None:
@@ -70,17 +59,8 @@ def children(parents: Parents) -> dict[str, list[str]]:
     return index
 
 
-def siblings(parents: Parents, candidate: str, index: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """The other children of the candidate's parent; a root has none. ``index`` is what :func:`children` gave."""
-    parent = parents[candidate]
-    if parent is None:
-        return []
-    index = index or children(parents)
-    return [child for child in index[parent] if child != candidate]
-
-
 def subtree(parents: Parents, candidate: str, index: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """The candidate and all its descendants, parents before children (depth first). Raises ``KeyError`` if unknown."""
+    """The candidate and its descendants, depth first. ``index`` is from :func:`children`. Raises ``KeyError``."""
     index = index or children(parents)
     order, pending, visited = [], [candidate], {candidate}
     if candidate not in parents:
@@ -95,7 +75,7 @@ def subtree(parents: Parents, candidate: str, index: Mapping[str, Sequence[str]]
 
 
 def depths(parents: Parents) -> dict[str, int]:
-    """How far every candidate is from its root (0 for the root itself); errors as :func:`path_to_root`."""
+    """The depth of every candidate, 0 for roots; errors as :func:`path_to_root`."""
     depth: dict[str, int] = {}
     for parent in parents:
         path: list[str] = []

@@ -1,21 +1,21 @@
-"""An untrusted program as a syntax tree, within bounds in which parsing it and reading the tree stay quick."""
+"""Parsing of untrusted programs, with limits that keep it fast."""
 
 import ast
 import threading
 
 MOST_BYTES = 256 << 10
 MOST_DEPTH = 200
-"""Nesting of nodes in a program that may be trained: a reader that recurses three times per node stays below 1000."""
+"""The maximum nesting of nodes: three recursions per node stay below Python's limit of 1000."""
 MOST_BRACES = 4000
 """Python 3.11 parses a text with many replacement fields in quadratic time: 9 s for 60,000."""
 _TOO_DEEP = f"the program is nested too deeply: {MOST_DEPTH} levels of expressions and blocks are allowed"
 
 _parsing = threading.Lock()
-"""Python 3.11 counts the depth of all threads' syntax trees in one place: two that parse at once may both fail."""
+"""Python 3.11 counts the depth of syntax trees across threads, so that concurrent parsing may fail."""
 
 
 class Unreadable(ValueError):  # noqa: N818 -- what the program is
-    """The program cannot be parsed, or not within bounds. The message says why and, where there is one, the line."""
+    """The program cannot be parsed within the limits. The message names the reason and the line."""
 
     def __init__(self, reason: str, line: int | None = None) -> None:
         super().__init__(reason if line is None else f"line {line}: {reason}")
@@ -23,7 +23,7 @@ class Unreadable(ValueError):  # noqa: N818 -- what the program is
 
 
 def parse(program: str) -> ast.Module:
-    """The tree of a program, a byte order mark in front of it left out. Raises Unreadable."""
+    """The tree of a program without its byte order mark. Raises Unreadable."""
     program = program.removeprefix("\ufeff")
     try:
         size = len(program.encode())
@@ -48,9 +48,9 @@ def parse(program: str) -> ast.Module:
 
 def require_shallow(tree: ast.Module) -> None:
     """Raises Unreadable where nodes are nested more than MOST_DEPTH deep."""
-    waiting: list[tuple[ast.AST, int]] = [(tree, 0)]
-    while waiting:
-        node, depth = waiting.pop()
+    stack: list[tuple[ast.AST, int]] = [(tree, 0)]
+    while stack:
+        node, depth = stack.pop()
         if depth > MOST_DEPTH:
             raise Unreadable(_TOO_DEEP, getattr(node, "lineno", None))
-        waiting += [(child, depth + 1) for child in ast.iter_child_nodes(node)]
+        stack += [(child, depth + 1) for child in ast.iter_child_nodes(node)]

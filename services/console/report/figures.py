@@ -1,6 +1,5 @@
 """Figures of a run against its order and its compute, of its moves and ablations, and of early stopping."""
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from statistics import fmean, quantiles
 
@@ -28,7 +27,7 @@ from services.console.report.dataset import (
     plain,
     seconds_of,
 )
-from services.console.rows import final_train_loss, progress_of
+from services.console.rows import final_train_loss, mean_curves, progress_of
 from services.contracts import candidate_pb2 as pb
 from services.domain.statistics import LEVEL, Interval, linear_fit
 from services.mixers.moves import BY_NAME, LIBRARY
@@ -295,7 +294,7 @@ def parameter_counts(data: Dataset) -> Drawing:
 def curves(data: Dataset) -> Drawing:
     """All training curves faint, the best strong, controls dashed."""
     name, title = "curves", "Training curves"
-    drawn = {record.id: (record, points) for record in data.measured if len(points := mean_curve(record)) > 1}
+    drawn = {record.id: (record, points) for record in data.measured if len(points := mean_curves(record)["train"]) > 1}
     if len(drawn) < 2:
         return missing(name, title, f"{len(drawn)} training curves were recorded, of 2 that a comparison needs")
     figure, axes = new_axes("steps", "training loss (nats per token)")
@@ -324,16 +323,6 @@ def curves(data: Dataset) -> Drawing:
         + " The beginning lies above the axis."
     )
     return Drawing(name, title, caption, figure, ("id", "step", "loss"), cells)
-
-
-def mean_curve(record: pb.Candidate) -> list[tuple[int, float]]:
-    """Training loss by step, averaged over seeds."""
-    points: defaultdict[int, list[float]] = defaultdict(list)
-    for seed in record.training.seeds:
-        for point in seed.curve:
-            if point.HasField("train_loss"):
-                points[point.step].append(point.train_loss)
-    return [(step, fmean(losses)) for step, losses in sorted(points.items())]
 
 
 def ablations(data: Dataset) -> list[Drawing]:

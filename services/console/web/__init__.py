@@ -22,7 +22,7 @@ from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import BusLost, NotFound, SettingsError, Transient
 from services.console.archive import open_archive
 from services.console.log import open_log
-from services.console.rows import gain_over
+from services.console.rows import gain_over, mean_curves
 from services.console.settings import ConsoleSettings, running_system
 from services.console.web.live import ArchiveConnection, RunLog, Stub
 from services.console.web.table import RunTable, web_row
@@ -162,7 +162,7 @@ async def _candidate(request: web.Request) -> web.StreamResponse:
         "record": _plain(record),
         "row": web_row(record),
         "parent": None if parent is None else _plain(parent),
-        "controls": [{"row": web_row(control), "curve": _curve(control)} for control in controls],
+        "controls": [{"row": web_row(control), "curve": mean_curves(control)} for control in controls],
         "compared": [_rival(rival) for rival in _rivals(record, parent, controls)],
     })  # fmt: skip
 
@@ -237,22 +237,7 @@ async def _curves(request: web.Request) -> web.StreamResponse:
         return _json({"error": f"ids names {len(ids)} candidates; at most {MOST_CURVES} curves are given"}, 400)
     message = pb.GetCandidatesRequest(run=request.query.get("run", ""), candidates=ids)
     records = (await request.app[PAGES].archive.ask("GetCandidates", message)).candidates
-    return _json({record.id: _curve(record) for record in records})
-
-
-def _curve(record: candidate_pb2.Candidate) -> dict[str, list[tuple[int, float]]]:
-    """Mean training and held-out loss by step."""
-    curve: dict[str, dict[int, list[float]]] = {"train": {}, "heldout": {}}
-    for seed in record.training.seeds:
-        for point in seed.curve:
-            if point.HasField("train_loss"):
-                curve["train"].setdefault(point.step, []).append(point.train_loss)
-            if point.HasField("loss"):
-                curve["heldout"].setdefault(point.step, []).append(point.loss)
-    return {
-        name: [(step, sum(losses) / len(losses)) for step, losses in sorted(points.items())]
-        for name, points in curve.items()
-    }
+    return _json({record.id: mean_curves(record) for record in records})
 
 
 async def _chain(request: web.Request) -> web.StreamResponse:
