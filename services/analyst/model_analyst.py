@@ -197,7 +197,7 @@ NOTHING = "None."
 
 
 class IdeaAnswer(BaseModel):
-    """One idea and where it came from."""
+    """An idea and its origin."""
 
     model_config = ConfigDict(extra="ignore")
     text: str = Field(min_length=3, max_length=600)

@@ -38,7 +38,7 @@ class Rejected(Exception):  # noqa: N818 - an outcome
 
 
 class HandedBack(Exception):  # noqa: N818 - not an error
-    """The work was checkpointed because the service is stopping; another replica goes on."""
+    """The work was checkpointed because the service is stopping; another replica continues."""
 
 
 class Superseded(Exception):  # noqa: N818

@@ -1,4 +1,4 @@
-"""Logs: one JSON line per entry, with service, run and candidate bound where they are known."""
+"""Logs: one JSON line per entry, with service, run and candidate if they are known."""
 
 import contextlib
 import io

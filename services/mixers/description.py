@@ -90,7 +90,7 @@ class Path(Part):
     """A path parallel to the memory that reads the same queries, keys and values."""
 
     kind: PathKind
-    size: int = Field(default=0, ge=0, le=64)  # taps or window of the path; 0 where it has none
+    size: int = Field(default=0, ge=0, le=64)  # taps or window of the path; 0 if it has none
 
 
 class Fusion(Part):

@@ -248,7 +248,7 @@ class Bus:
             with _transient("the log"):
                 message = await self._denials.watch(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
         except nats.js.errors.NotFoundError:
-            raise KeyError(f"the log holds no message {sequence}") from None
+            raise KeyError(f"the log has no message {sequence}") from None
         return Logged(sequence, message.subject or "", message.data or b"")
 
     async def log_state(self) -> LogState:
@@ -293,7 +293,7 @@ class Bus:
         return await self._newest(subject) > 0
 
     async def _newest(self, subject: str) -> int:
-        """The sequence of the newest message on `subject`; 0 where there is none."""
+        """The sequence of the newest message on `subject`; 0 if there is none."""
         request = self._js.get_last_msg(EVENTS, subject)
         message = await self._or_none(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
         return (message and message.seq) or 0
