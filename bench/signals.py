@@ -73,7 +73,7 @@ async def language_model(name: str, seed: int, sandbox: Sandbox) -> dict[str, ob
 
 async def task(name: str, which: str, seed: int, steps: int, sandbox: Sandbox) -> dict[str, object]:
     """Accuracy, its curve and the steps to 90 % on one trained task."""
-    result = await train_on(TASKS[which], program(name), seed, sandbox, steps=steps)
+    result, _ = await train_on(TASKS[which], program(name), seed, sandbox, steps=steps)
     area = fmean(accuracy for _, accuracy in result.curve)
     return {**asdict(result), "name": name, "score": result.accuracy, "area": area}
 

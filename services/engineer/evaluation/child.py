@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from services.engineer.program import prepare_child
 from services.engineer.training import child as training
-from services.engineer.training.model import LanguageModel, autocast
+from services.engineer.training.model import NOT_COUNTED, LanguageModel, autocast
 from services.engineer.training.ports import Array, Channel, Message
 from services.engineer.training.sizes import ModelSizes
 
@@ -17,7 +17,8 @@ def run(channel: Channel) -> None:
     """The job: `begin` with program, sizes and weights → ready; then requests until `end`.
 
     read       tokens [rows, length] → hidden states, float32 [rows, length, width], after the final norm
-    gradients  tokens [rows, length + 1], weights → gradients of the mean loss
+    gradients  tokens [rows, length + 1], weights → gradients of the mean loss; with a mask `answers` [rows, length],
+               over those targets alone
     """
     begin = channel.receive()
     try:
@@ -58,9 +59,13 @@ def _gradients(model: LanguageModel, request: Message, begin: Message) -> dict[s
     training.load_random_arrays(request.arrays)
     model.train().zero_grad(set_to_none=True)
     rows = torch.from_numpy(request.arrays["tokens"].astype(np.int64)).to(device)
-    for part in torch.split(rows, int(cast("int", request.header["micro_batch"]))):
+    targets, size = rows[:, 1:], int(cast("int", request.header["micro_batch"]))
+    if "answers" in request.arrays:
+        answers = torch.from_numpy(request.arrays["answers"].astype(np.bool_)).to(device)
+        targets = targets.masked_fill(~answers, NOT_COUNTED)
+    for part, aims in zip(torch.split(rows, size), torch.split(targets, size), strict=True):
         with autocast(device, precision):
-            loss, _ = model(part[:, :-1], part[:, 1:])
+            loss, _ = model(part[:, :-1], aims)
         torch.autograd.backward(loss * (len(part) / len(rows)))
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     return {name: training.to_array(gradient) for name, gradient in gradients.items() if gradient is not None}

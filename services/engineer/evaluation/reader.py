@@ -58,13 +58,18 @@ class Reader:
             answers.append(array(answer, "hidden", (*part.shape, scale.width)).astype(np.float32))
         return np.concatenate(answers)
 
-    async def gradients(self, rows: NDArray[np.int64], weights: Weights, random: Weights) -> dict[str, Array]:
+    async def gradients(
+        self, rows: NDArray[np.int64], weights: Weights, random: Weights, answers: NDArray[np.bool_] | None = None
+    ) -> dict[str, Array]:
         """Gradients by parameter of the mean loss of a batch [rows, context + 1] at these weights.
 
-        `random` may hold the random generators' states.
+        `random` may hold the random generators' states; `answers` [rows, context] is the mask of targets that count in
+        the loss (default: all).
         """
         scale = self.job.scale
         arrays = {"tokens": rows.astype(np.uint16), **weights, **random}
+        if answers is not None:
+            arrays["answers"] = answers.astype(np.uint8)
         header: dict[str, JSON] = {"micro_batch": scale.micro_batch}
         answer = await ask(self.child, "gradients", header, arrays, expect="gradients", timeout=scale.wall_seconds)
         return answer.arrays

@@ -20,7 +20,8 @@ from services.engineer.data import Corpus, batches, heldout_blocks
 from services.engineer.data.corpus import TokenArray, Tokens
 from services.engineer.evaluation.benchmarks import run_benchmarks
 from services.engineer.evaluation.reader import Reader, Trial, open_reader
-from services.engineer.evaluation.trained_tasks import trained_scores
+from services.engineer.evaluation.tasks import TRAINED_NAMES
+from services.engineer.evaluation.trained_tasks import TASKS, score_of, train_on
 from services.engineer.training.ports import JSON, Sandbox
 from services.engineer.training.result import LooksAhead, PartLoss, Scores, TaskScore, TrainingFailed
 from services.engineer.training.session import Job, Weights
@@ -93,6 +94,22 @@ async def examine(exam: Examination) -> Scores:
         tasks=tasks,
         benchmark=benchmark_of(tasks, scale.averaged),
     )
+
+
+async def trained_scores(job: Job, sandbox: Sandbox, steps: int = 200) -> tuple[TaskScore, ...]:
+    """The accuracies of the scale's tasks `trained-…`, of small models that the job's program and seed make.
+
+    Raises LooksAhead and TrainingFailed where the candidate is at fault.
+    """
+    scores = []
+    for name in job.scale.tasks:
+        if name in TRAINED_NAMES:
+            task = TASKS[name.removeprefix("trained-")]
+            result, model = await train_on(task, job.program, job.seed, sandbox, steps=steps, evaluations=1)
+            async with open_reader(model.job, sandbox, model.weights) as reader:
+                await recheck(reader, model.trials, job.corpus.random(f"{name} {job.identity}"))
+            scores.append(score_of(name, result))
+    return tuple(scores)
 
 
 async def loss_on(exam: Examination, other: Corpus) -> float:

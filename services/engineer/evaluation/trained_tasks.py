@@ -19,17 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engineer.data.corpus import Corpus
-from services.engineer.evaluation.reader import open_reader
-from services.engineer.evaluation.tasks import TRAINED_NAMES
+from services.engineer.evaluation.reader import Trial, open_reader
 from services.engineer.scales import load_scale
-from services.engineer.training.ports import Array, Sandbox
-from services.engineer.training.protocol import array, ask, limits_of
-from services.engineer.training.result import TaskScore
-from services.engineer.training.session import Job
+from services.engineer.training.audit import AdamW
+from services.engineer.training.ports import Sandbox
+from services.engineer.training.protocol import ask, limits_of, names
+from services.engineer.training.result import TaskScore, TrainingFailed
+from services.engineer.training.session import Job, Weights
 
 JOB = "services.engineer.training.child:run"
 THRESHOLD = 0.9
 TEST_ROWS = 128
+TRIALS = 64
+"""Test rows with one prediction to repeat."""
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Sampler = Callable[[np.random.Generator, int], tuple[Rows, Mask]]
@@ -37,10 +39,14 @@ Sampler = Callable[[np.random.Generator, int], tuple[Rows, Mask]]
 
 @dataclass(frozen=True)
 class Task:
-    """`sample(random, rows)` returns tokens [rows, length + 1] and a mask [rows, length] of the targets that count."""
+    """`sample(random, rows)` returns tokens [rows, length + 1] and a mask [rows, length] of the targets that count.
+
+    Each answer is one of `choices` tokens.
+    """
 
     name: str
     vocabulary: int
+    choices: int
     length: int
     sample: Sampler
 
@@ -74,10 +80,23 @@ class _Tokens:
         return " ".join(str(token) for token in tokens)
 
 
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model trained on a task, with predictions that can be repeated without the rest of their row."""
+
+    job: Job
+    weights: Weights
+    trials: tuple[Trial, ...]
+
+
 async def train_on(
     task: Task, program: str, seed: int, sandbox: Sandbox, *, steps: int = 200, evaluations: int = 5, rate: float = 4e-3
-) -> TaskResult:
-    """Train from `seed` on newly sampled rows, and measure the accuracy on test rows. Raises TrainingFailed."""
+) -> tuple[TaskResult, TrainedModel]:
+    """Train from `seed` on newly sampled rows, and measure the accuracy on test rows. Raises TrainingFailed.
+
+    The child computes gradients only and the optimiser runs here, so that a program can make neither more nor larger
+    steps. The program's buffers keep their initial values.
+    """
     overrides = {
         "context": str(task.length), "batch": "32", "micro_batch": "32", "steps": str(steps), "tasks": "",
         "averaged": "", "learning_rate": str(rate),
@@ -88,45 +107,57 @@ async def train_on(
         task.name, _Tokens(task.vocabulary), nothing, nothing, nothing, 1.0, task.name, secret=task.name.encode()
     )
     job = Job(program, seed, scale, corpus)
-    random = np.random.default_rng([seed, 1])
-    test_tokens, test_mask = task.sample(np.random.default_rng([seed, 2]), TEST_ROWS)
-    curve, seconds, step = list[tuple[int, float]](), 0.0, 0
     async with sandbox.child(JOB, limits_of(scale)) as child:
-        await ask(child, "begin", job.header(), {}, expect="ready", timeout=scale.wall_seconds)
-        for part in range(1, evaluations + 1):
-            count = steps * part // evaluations - step
-            batches = [task.sample(random, scale.batch) for _ in range(count)]
-            arrays: dict[str, Array] = {
-                "tokens": np.stack([tokens for tokens, _ in batches]).astype(np.uint16),
-                "answers": np.stack([mask for _, mask in batches]).astype(np.uint8),
-            }
-            start = child.usage().cpu_seconds
-            answer = await ask(child, "train", {}, arrays, expect="metrics", timeout=scale.wall_seconds)
-            array(answer, "loss", (count,))
-            seconds += child.usage().cpu_seconds - start
-            step += count
-            weights = await ask(child, "weights", {}, {}, expect="weights", timeout=scale.wall_seconds)
-            async with open_reader(job, sandbox, weights.arrays) as reader:
-                predictions = await reader.predict(test_tokens)
-            curve.append((step, float(predictions.greedy[test_mask].mean())))
+        ready = await ask(child, "begin", job.header(), {}, expect="ready", timeout=scale.wall_seconds)
+        untrained = await ask(child, "weights", {}, {}, expect="weights", timeout=scale.wall_seconds)
+    weights = dict(untrained.arrays)
+    optimiser = AdamW.resumed(job, weights, names(ready, "parameters"))
+    random = np.random.default_rng([seed, 1])
+    test = task.sample(np.random.default_rng([seed, 2]), TEST_ROWS)
+    measured = {steps * part // evaluations for part in range(1, evaluations + 1)}
+    curve, seconds, trials = list[tuple[int, float]](), 0.0, tuple[Trial, ...]()
+    async with open_reader(job, sandbox, weights) as reader:
+        for step in range(steps):
+            tokens, mask = task.sample(random, scale.batch)
+            start = reader.child.usage().cpu_seconds
+            gradients = await reader.gradients(tokens, _parameters(optimiser), {}, mask)
+            seconds += reader.child.usage().cpu_seconds - start
+            if unknown := set(gradients) - set(optimiser.parameters):
+                raise TrainingFailed("malformed", f"There is a gradient for {min(unknown)}, no parameter.", {})
+            optimiser.step(step, gradients)
+            if step + 1 in measured:
+                weights |= _parameters(optimiser)
+                accuracy, trials = await _accuracy(job, sandbox, weights, *test)
+                curve.append((step + 1, accuracy))
     reached = next((step for step, accuracy in curve if accuracy >= THRESHOLD), None)
-    return TaskResult(task.name, seed, curve[-1][1], reached, tuple(curve), seconds)
+    result = TaskResult(task.name, seed, curve[-1][1], reached, tuple(curve), seconds)
+    return result, TrainedModel(job, weights, trials)
 
 
-async def trained_scores(job: Job, sandbox: Sandbox, steps: int = 200) -> tuple[TaskScore, ...]:
-    """The accuracies in the scale's tasks `trained-…`, each of a small model of the job's program and seed.
+def score_of(name: str, result: TaskResult) -> TaskScore:
+    """A result as the score of a scale's task."""
+    task = TASKS[result.task]
+    answers = int(task.sample(np.random.default_rng([result.seed, 2]), TEST_ROWS)[1].sum())
+    error = math.sqrt(result.accuracy * (1 - result.accuracy) / answers)
+    return TaskScore(name, "acc", result.accuracy, error, answers, chance=1 / task.choices)
 
-    Raises TrainingFailed.
-    """
-    scores = []
-    for name in job.scale.tasks:
-        if name in TRAINED_NAMES:
-            task = TASKS[name.removeprefix("trained-")]
-            result = await train_on(task, job.program, job.seed, sandbox, steps=steps)
-            answers = int(task.sample(np.random.default_rng([job.seed, 2]), TEST_ROWS)[1].sum())
-            error = math.sqrt(result.accuracy * (1 - result.accuracy) / answers)
-            scores.append(TaskScore(name, "acc", result.accuracy, error, answers))
-    return tuple(scores)
+
+def _parameters(optimiser: AdamW) -> Weights:
+    return {f"model/{name}": value for name, value in optimiser.parameters.items()}
+
+
+async def _accuracy(
+    job: Job, sandbox: Sandbox, weights: Weights, tokens: Rows, mask: Mask
+) -> tuple[float, tuple[Trial, ...]]:
+    """The share of correct answers, and the prediction of one answer in each of the first rows."""
+    async with open_reader(job, sandbox, weights) as reader:
+        predictions = await reader.predict(tokens)
+    random, trials = np.random.default_rng(), list[Trial]()  # unpredictable for the program
+    for row in range(TRIALS):
+        place = int(random.choice(np.flatnonzero(mask[row])))
+        head, target = tokens[row, : place + 1], int(tokens[row, place + 1])
+        trials.append(Trial(head, target, float(predictions.log_probs[row, place])))
+    return float(predictions.greedy[mask].mean()), tuple(trials)
 
 
 def _recall(pairs: int, vocabulary: int, motif: int = 1, noise: float = 0.0) -> tuple[int, Sampler]:
@@ -231,12 +262,12 @@ TASKS: Mapping[str, Task] = MappingProxyType(
     {
         task.name: task
         for task in (
-            Task("mqar", 1536, *_recall(16, 1536)),
-            Task("fuzzy-recall", 96, *_recall(8, 96, motif=3)),
-            Task("noisy-recall", 192, *_recall(16, 192, noise=0.2)),
-            Task("copying", 17, *_copying(32, 16)),
-            Task("hops", 32, *_hops(16, 4, 16)),
-            Task("arithmetic", 16, *_arithmetic(3, 7, 12)),
+            Task("mqar", 1536, 512, *_recall(16, 1536)),
+            Task("fuzzy-recall", 96, 32, *_recall(8, 96, motif=3)),
+            Task("noisy-recall", 192, 64, *_recall(16, 192, noise=0.2)),
+            Task("copying", 17, 16, *_copying(32, 16)),
+            Task("hops", 32, 16, *_hops(16, 4, 16)),
+            Task("arithmetic", 16, 7, *_arithmetic(3, 7, 12)),
         )
     }
 )

@@ -1,8 +1,7 @@
 """The training child, which serves the host's requests.
 
 begin    program, sizes, plan, seed → ready: names of the parameters, FLOPs
-train    tokens [steps, batch, context + 1] → metrics: loss and gradient norm of each step; with answers
-         [steps, batch, context] only the targets marked there count
+train    tokens [steps, batch, context + 1] → metrics: loss and gradient norm of each step
 weights  → weights: parameters and buffers
 save     → saved: everything that the next step depends on
 compiled → compiled: compiler caches
@@ -192,10 +191,8 @@ class Session:
     def _train(self, request: Message) -> Answer:
         rows = torch.from_numpy(request.arrays["tokens"].astype(np.int64))
         reports = []
-        answers = request.arrays.get("answers")
-        for index, batch in enumerate(rows):
-            counted = None if answers is None else torch.from_numpy(answers[index].astype(np.bool_))
-            reports.append(self.trainer.step(self.step, batch, counted))
+        for batch in rows:
+            reports.append(self.trainer.step(self.step, batch))
             self.step += 1
         arrays: dict[str, Array] = {
             "loss": np.array([report.loss for report in reports]),

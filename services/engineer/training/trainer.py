@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from services.engineer.scales import Scale
-from services.engineer.training.model import NOT_COUNTED, LanguageModel, autocast
+from services.engineer.training.model import LanguageModel, autocast
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: float, decay: float, final: float) -> float:
@@ -81,19 +81,16 @@ class Trainer:
             for block in model.blocks:
                 block.compile()
 
-    def step(self, step: int, rows: Tensor, counted: Tensor | None = None) -> StepReport:
-        """One optimiser step (from 0) on rows [batch, context + 1]; `counted` [batch, context] is the mask of targets
-        that count in the loss (default: all)."""
+    def step(self, step: int, rows: Tensor) -> StepReport:
+        """One optimiser step (from 0) on rows [batch, context + 1]."""
         self._set_rate(step)
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
         losses, auxiliaries = [], []
-        targets = rows[:, 1:] if counted is None else rows[:, 1:].masked_fill(~counted, NOT_COUNTED)
         parts = torch.split(rows, self.plan.micro_batch)
-        aims = torch.split(targets, self.plan.micro_batch)
-        for index, (part, aim) in enumerate(zip(parts, aims, strict=True)):
+        for index, part in enumerate(parts):
             with self._synchronising(last=index == len(parts) - 1):
-                loss, auxiliary = self._loss(part[:, :-1].to(self.device), aim.to(self.device))
+                loss, auxiliary = self._loss(part[:, :-1].to(self.device), part[:, 1:].to(self.device))
                 torch.autograd.backward(loss * (len(part) / len(rows)))
             losses.append(loss.detach() * (len(part) / len(rows)))
             auxiliaries += [] if auxiliary is None else [auxiliary.detach().float()]

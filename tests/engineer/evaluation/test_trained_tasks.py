@@ -8,12 +8,26 @@ import pytest_asyncio
 
 from services.domain.zoo import baseline
 from services.engineer.data.corpus import ByteTokens, Corpus
-from services.engineer.evaluation.scoring import benchmark_of
+from services.engineer.evaluation.scoring import benchmark_of, trained_scores
 from services.engineer.evaluation.tasks import TRAINED_NAMES
-from services.engineer.evaluation.trained_tasks import TASKS, Task, train_on, trained_scores
+from services.engineer.evaluation.trained_tasks import TASKS, Task, train_on
 from services.engineer.scales import load_scale
+from services.engineer.training.result import LooksAhead
 from services.engineer.training.session import Job
 from services.sandbox import Sandbox
+
+LOOKS_AHEAD = """
+from torch import nn
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads):
+        super().__init__()
+        self.out = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def forward(self, hidden_states):
+        return self.out(hidden_states.roll(-1, dims=1))
+"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -73,12 +87,13 @@ def test_arithmetic_is_right_modulo_seven() -> None:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_training_counts_answers_alone_and_repeats_with_its_seed(sandbox: Sandbox) -> None:
     program, task = baseline("delta_net").program, TASKS["copying"]
-    first = await train_on(task, program, 1, sandbox, steps=4, evaluations=2)
-    again = await train_on(task, program, 1, sandbox, steps=4, evaluations=2)
+    first, model = await train_on(task, program, 1, sandbox, steps=4, evaluations=2)
+    again, _ = await train_on(task, program, 1, sandbox, steps=4, evaluations=2)
 
     assert [step for step, _ in first.curve] == [2, 4]
     assert first.curve == again.curve
     assert 0 <= first.accuracy <= 1
+    assert all(1 <= trial.target <= 16 and 32 < len(trial.tokens) <= 64 for trial in model.trials)
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -95,10 +110,19 @@ async def test_a_scale_names_the_tasks_that_are_trained_for_its_benchmark(sandbo
     assert {f"trained-{name}" for name in TASKS} == set(TRAINED_NAMES)
 
 
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_program_that_reads_the_answers_in_its_input_is_refused(sandbox: Sandbox) -> None:
+    scale = load_scale("mini", {"tasks": "trained-copying", "averaged": "trained-copying"})
+    nothing = np.zeros(0, dtype=np.uint16)
+    corpus = Corpus("none", ByteTokens(), nothing, nothing, nothing, 1.0, "none", secret=b"none")
+    with pytest.raises(LooksAhead, match="when the later tokens are cut off"):
+        await trained_scores(Job(LOOKS_AHEAD, 1, scale, corpus), sandbox, steps=30)
+
+
 @pytest.mark.slow
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_small_model_learns_to_copy(sandbox: Sandbox) -> None:
     """Better than by chance, which is one answer in sixteen."""
-    result = await train_on(TASKS["copying"], baseline("delta_net").program, 1, sandbox, steps=240)
+    result, _ = await train_on(TASKS["copying"], baseline("delta_net").program, 1, sandbox, steps=240)
 
     assert result.accuracy > 0.5
