@@ -46,7 +46,7 @@ Choose = Callable[[str, Job], Awaitable[Proposer]]  # from a run's mind to who p
 
 
 @dataclass(frozen=True)
-class _Found:
+class _SoundDraft:
     """A draft that is new and sound."""
 
     draft: Draft
@@ -130,16 +130,16 @@ class Researcher:
         draft = Draft(known.title, f"{known.description} ({known.source})", known.program, known.components, mind="zoo")
         report = await self._check(draft, record, settings, exempt_from_cost=known.role == "reference")
         if not report.passed:
-            raise Rejected("check", failure_of(report), {"verdicts": [one.message for one in failed(report)]})
+            raise Rejected("check", failure_of(report), {"verdicts": [verdict.message for verdict in failed(report)]})
         vector = await self._spaces.motivation(draft.motivation, await self._space(record), settings.mind, job)
-        return _message(_Found(draft, report, vector, fingerprint(draft.program).digest), [])
+        return _message(_SoundDraft(draft, report, vector, fingerprint(draft.program).digest), [])
 
     async def _given(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
         """A program that was given by hand, as baselines and seeds may be: it is checked and left as it is."""
         given = record.proposal
         report = await self._check(Draft(given.name, given.motivation, given.program), record, settings)
         if not report.passed:
-            raise Rejected("check", failure_of(report), {"verdicts": [one.message for one in failed(report)]})
+            raise Rejected("check", failure_of(report), {"verdicts": [verdict.message for verdict in failed(report)]})
         given.check.CopyFrom(report)
         given.structure = fingerprint(given.program).digest
         if given.motivation:
@@ -162,7 +162,7 @@ class Researcher:
             refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
             _must_not_be_used_up(refusals)
         vector = await self._spaces.motivation(draft.motivation, original.proposal.embedder, settings.mind, job)
-        proposal = _message(_Found(draft, report, vector, fingerprint(draft.program).digest), [])
+        proposal = _message(_SoundDraft(draft, report, vector, fingerprint(draft.program).digest), [])
         proposal.parent = original.id
         return proposal
 
@@ -172,22 +172,20 @@ class Researcher:
         Raises Rejected with the history when the tries are used up and nothing was found.
         """
         proposer, refusals = await self._proposer(context.settings.mind, job), list[Refusal]()
-        found = list[_Found]()
-        wanted = max(1, context.settings.ablations.best_of)
+        sound_drafts = list[_SoundDraft]()
         try:
-            while len(found) < wanted:
-                await self._try(proposer, context, refusals, found, job)
+            while len(sound_drafts) < max(1, context.settings.ablations.best_of):
+                await self._try(proposer, context, refusals, sound_drafts, job)
         except Rejected:
-            if not found:
+            if not sound_drafts:
                 raise
         finally:
-            self._release(context.record, min(found, key=_Found.likeness, default=None))
-        best = min(found, key=_Found.likeness)
-        told = [refusal for refusal in refusals if refusal.kind != "drawn"]
-        return _message(best, told, context)
+            self._release(context.record, min(sound_drafts, key=_SoundDraft.likeness, default=None))
+        best = min(sound_drafts, key=_SoundDraft.likeness)
+        return _message(best, [refusal for refusal in refusals if refusal.kind != "drawn"], context)
 
     async def _try(
-        self, proposer: Proposer, context: Context, refusals: list[Refusal], sound_drafts: list[_Found], job: Job
+        self, proposer: Proposer, context: Context, refusals: list[Refusal], sound_drafts: list[_SoundDraft], job: Job
     ) -> None:
         """One draft, which ends among the refusals or is found. Raises Rejected when the tries are used up."""
         draft = await proposer.propose(context, refusals)
@@ -202,7 +200,7 @@ class Researcher:
         else:
             report = await self._check(draft, context.record, context.settings)
             if report.passed:
-                sound_drafts.append(_Found(draft, report, vector, near.structure, _neighbours(near)))
+                sound_drafts.append(_SoundDraft(draft, report, vector, near.structure, _neighbours(near)))
                 refusals.append(Refusal("drawn", draft, "drawn already for this seat, which takes the best of several"))
             else:
                 refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
@@ -220,7 +218,7 @@ class Researcher:
             del self._drafted[next(iter(self._drafted))]
         return "" if first == record.id else f"the program repeats what the seat of {first} has just drafted"
 
-    def _release(self, record: pb.Candidate, kept: _Found | None) -> None:
+    def _release(self, record: pb.Candidate, kept: _SoundDraft | None) -> None:
         """Leave to other seats what this one has drafted and does not propose."""
         own = [key for key, first in self._drafted.items() if (key[0], first) == (record.run, record.id)]
         for run, structure in own:
@@ -243,11 +241,11 @@ class Researcher:
     async def _space(self, record: pb.Candidate) -> str:
         """The embedder of what the run measured first; empty where nothing is measured yet."""
         known = await self._runs.baselines(record.run, record.stage)
-        return next((one.proposal.embedder for one in known if one.proposal.embedder), "")
+        return next((baseline.proposal.embedder for baseline in known if baseline.proposal.embedder), "")
 
 
-def _message(found: _Found, refusals: Sequence[Refusal], context: Context | None = None) -> pb.Proposal:
-    draft = found.draft
+def _message(sound: _SoundDraft, refusals: Sequence[Refusal], context: Context | None = None) -> pb.Proposal:
+    draft = sound.draft
     return pb.Proposal(
         name=draft.name,
         motivation=draft.motivation,
@@ -258,18 +256,18 @@ def _message(found: _Found, refusals: Sequence[Refusal], context: Context | None
         ideas=draft.ideas,
         description=struct(draft.description) if draft.description else None,
         moves=draft.moves,
-        motivation_embedding=found.vector.values,
-        embedder=found.vector.embedder,
-        structure=found.structure,
-        nearest=found.neighbours,
+        motivation_embedding=sound.vector.values,
+        embedder=sound.vector.embedder,
+        structure=sound.structure,
+        nearest=sound.neighbours,
         novelty_history=[refusal.sentence for refusal in refusals],
-        check=found.report,
+        check=sound.report,
         mind=draft.mind,
         memory=draft.memory,
         prompt_version=draft.prompt_version,
         cognition=[
-            pb.CognitionHit(entry=one.id, similarity=one.similarity, title=one.title)
-            for one in (context.entries if context else ())
+            pb.CognitionHit(entry=entry.id, similarity=entry.similarity, title=entry.title)
+            for entry in (context.entries if context else ())
         ],
     )
 
@@ -284,21 +282,22 @@ def _named(sentence: str, known: Sequence[pb.Candidate]) -> tuple[pb.Candidate, 
     """The candidate of which a sentence says that a draft repeats it: by its id, else by name, else the nearest."""
     if not sentence:
         return ()
-    named = [one for one in known if one.id in sentence] or [one for one in known if one.proposal.name in sentence]
-    return tuple((named or known)[:1])
+    by_id = [candidate for candidate in known if candidate.id in sentence]
+    by_name = [candidate for candidate in known if candidate.proposal.name in sentence]
+    return tuple((by_id or by_name or known)[:1])
 
 
 def _candidates(near: Iterable[archive_pb2.NearCandidate]) -> list[pb.Candidate]:
-    return [one.candidate for one in near]
+    return [neighbour.candidate for neighbour in near]
 
 
 def _neighbours(near: archive_pb2.NeighboursReply) -> list[pb.Neighbour]:
     """As the proposal keeps them: motivations, then programs."""
     kinds = (("motivation", near.motivations), ("program", near.programs))
     return [
-        pb.Neighbour(candidate=one.candidate.id, similarity=one.similarity, of=kind)
-        for kind, found in kinds
-        for one in found
+        pb.Neighbour(candidate=neighbour.candidate.id, similarity=neighbour.similarity, of=kind)
+        for kind, neighbours_of_kind in kinds
+        for neighbour in neighbours_of_kind
     ]
 
 
@@ -309,7 +308,7 @@ def failed(report: pb.CheckReport) -> list[pb.ProbeVerdict]:
 
 def failure_of(report: pb.CheckReport) -> str:
     """The first fatal verdict in a sentence."""
-    return next((f"the check fails: {one.probe}: {one.message}" for one in failed(report)), "the check fails")
+    return next((f"the check fails: {first.probe}: {first.message}" for first in failed(report)), "the check fails")
 
 
 def _must_not_be_used_up(refusals: Sequence[Refusal]) -> None:

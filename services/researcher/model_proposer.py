@@ -151,7 +151,8 @@ def propose_request(
 def _root(context: Context) -> pb.Candidate | None:
     """The baseline that the run's limits refer to, as far as it is measured."""
     name = next(iter(context.settings.baselines), "")
-    return next((one for one in (context.parent, *context.board) if name and one.request.baseline == name), None)
+    records = (context.parent, *context.board)
+    return next((record for record in records if name and record.request.baseline == name), None)
 
 
 def ablate_request(
@@ -163,7 +164,7 @@ def ablate_request(
         name=original.proposal.name,
         program=trained_program(original),
         component=component,
-        description=next((one.description for one in VOCABULARY if one.name == component), "as its name says"),
+        description=next((entry.description for entry in VOCABULARY if entry.name == component), "as its name says"),
         refusals=refusals_text(refusals) + problem,
     )
     return Request(Role.PROPOSE, record.run, record.id, messages, ProposalAnswer, prompt.version, ordinal=ordinal)
@@ -214,22 +215,22 @@ class ModelProposer:
         while True:
 
             def question(problem: str, repair: int) -> Request[ProposalAnswer]:
-                told, left = "".join(results), free - len(results)
                 ordinal = repair + (MOST_EDIT_REPAIRS + 1) * len(results)
-                return propose_request(context, refusals, summaries, told + problem, ordinal, left)
+                text = "".join(results) + problem
+                return propose_request(context, refusals, summaries, text, ordinal, free - len(results))
 
-            draft, wanted = await self._written(question, trained_program(context.parent))
-            if wanted == "none" or len(results) >= free:
+            draft, experiment = await self._written(question, trained_program(context.parent))
+            if experiment == "none" or len(results) >= free:
                 return draft
-            results.append(await self._experiment(context, draft, wanted, len(results) + 1))
+            results.append(await self._experiment(context, draft, experiment, len(results) + 1))
 
     async def _experiment(self, context: Context, draft: Draft, kind: str, number: int) -> str:
         """What came of one quick experiment, with the program that it was made with: the model remembers nothing."""
         assert self._checker is not None  # noqa: S101 - without one there are no experiments
         stage, overrides = context.record.stage, context.settings.scale_overrides
         if kind == "check":
-            asked = checker_pb2.CheckRequest(program=draft.program, stage=stage, scale_overrides=overrides)
-            report = await self._checker.Check(asked, timeout=TRIAL_SECONDS)
+            check = checker_pb2.CheckRequest(program=draft.program, stage=stage, scale_overrides=overrides)
+            report = await self._checker.Check(check, timeout=TRIAL_SECONDS)
             failed = [f"{verdict.probe}: {verdict.message}" for verdict in report.verdicts if verdict.outcome == "fail"]
             result = "all probes pass" if report.passed else f"refused; {'; '.join(failed)}"
         else:
@@ -242,7 +243,7 @@ class ModelProposer:
                     program=program, stage=stage, scale_overrides=overrides, steps=TRIAL_STEPS, seed=TRIAL_SEED
                 )
                 trial_report = await self._checker.Trial(trial, timeout=TRIAL_SECONDS)
-                losses = ", ".join(f"{one.train_loss:.3f} at step {one.step}" for one in trial_report.curve)
+                losses = ", ".join(f"{point.train_loss:.3f} at step {point.step}" for point in trial_report.curve)
                 parts.append(f"{name}: {trial_report.failure or losses}")
             result = "; ".join(parts)
         title = f"# Your quick experiment {number} ({kind}) with {draft.name}"
@@ -259,7 +260,7 @@ class ModelProposer:
     async def _written(self, question: Callable[[str, int], Request[ProposalAnswer]], base: str) -> tuple[Draft, str]:
         """Ask until the answer is a program or edits that fit `base`; the question takes what was wrong with them.
 
-        Returns the draft, and the experiment that is wanted with it first, or "none".
+        Returns the draft, and the experiment to make with it first, or "none".
         """
         problem = ""
         for repair in range(MOST_EDIT_REPAIRS + 1):
@@ -270,8 +271,8 @@ class ModelProposer:
             except ValueError as error:
                 problem = f"\nYour last edits did not fit: {error}. Give the whole program, or edits that do."
             else:
-                wanted = answer.experiment if isinstance(answer, TryingAnswer) else "none"
-                return self._draft(answer, program, request.prompt_version), wanted
+                experiment = answer.experiment if isinstance(answer, TryingAnswer) else "none"
+                return self._draft(answer, program, request.prompt_version), experiment
         raise Rejected("propose", f"the edits never fitted the program:{problem}")
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
