@@ -170,7 +170,7 @@ def report(runs: Sequence[Run], sides: tuple[str, str], candidates: int) -> str:
     for run in runs:
         by_pair.setdefault(run.seed, {})[run.side] = run
     lines = [f"best held-out loss of {second} less that of {first}, nats per byte; positive: {first} is better"]
-    for trained in sorted({candidates // 2, candidates}):
+    for trained in sorted({max(1, candidates // 2), candidates}):
         gains = []
         for pair in by_pair.values():
             ours, theirs = (pair[side].best(trained) if side in pair else None for side in sides)
@@ -215,7 +215,7 @@ def _read(file: Path, settings: Mapping[str, object]) -> list[Run]:
     content = json.loads(file.read_text(encoding="utf-8"))
     if content["settings"] != settings:
         raise SystemExit(f"{file} was made with {content['settings']}, not {settings}: give another --out")
-    return [Run(run["side"], run["seed"], tuple(run["losses"]), run["seconds"]) for run in content["runs"]]
+    return [Run(**{**run, "losses": tuple(run["losses"])}) for run in content["runs"]]
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,8 +1,12 @@
 """The live comparison of two searches: what a pair shares, and what is said of the differences."""
 
 import hashlib
+import sys
+from pathlib import Path
 
-from bench.paired_search import Run, measure_in_process, report
+import pytest
+
+from bench.paired_search import Run, main, measure_in_process, report
 
 BASELINES = ("delta_net", "gated_delta_net")
 
@@ -39,6 +43,20 @@ def test_two_language_models_are_compared_by_tokens_and_first_drafts_too() -> No
         "3: mean loss 2.0500 over 4 proposals; first drafts new and sound 4 of 4; 40,000 tokens per run",
         "0: mean loss 2.1333 over 3 proposals; first drafts new and sound 3 of 4; 11,000 tokens per run",
     ]
+
+
+def test_what_the_guide_says_of_quick_experiments_is_in_the_shipped_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens and first drafts are read back, too: a comparison may go on after an interruption."""
+    file = str(Path(__file__).parents[3] / "examples/recorded-run/experiments.json")
+    monkeypatch.setattr(sys, "argv", ["paired_search", "--report", "--sides", "3,0", "--out", file])
+    main()
+
+    printed = capsys.readouterr().out
+    assert "after 1 proposals: +0.2094 [+0.1610, +0.2579] over 2 pairs, 2 of them positive" in printed
+    assert "3: mean loss 2.2848 over 2 proposals; first drafts new and sound 2 of 2; 25,366 tokens per run" in printed
+    assert "0: mean loss 2.4943 over 2 proposals; first drafts new and sound 2 of 2; 6,054 tokens per run" in printed
 
 
 def test_the_difference_comes_with_its_interval_and_unfinished_pairs_do_not_count() -> None:
