@@ -253,10 +253,10 @@ class Extrapolation:
         """The predicted final loss (nats)."""
         return self.predict_from(features(curve, self.fraction))
 
-    def predict_from(self, known: tuple[float, float]) -> float:
+    def predict_from(self, values: tuple[float, float]) -> float:
         """The predicted final loss from :func:`features`."""
         return self.final + sum(
-            weight * (value - centre) for weight, value, centre in zip(self.weights, known, self.centre, strict=True)
+            weight * (value - centre) for weight, value, centre in zip(self.weights, values, self.centre, strict=True)
         )
 
 

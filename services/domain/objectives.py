@@ -37,8 +37,8 @@ class Objective:
 
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     {
-        one.name: one
-        for one in (
+        objective.name: objective
+        for objective in (
             Objective("loss", "nats per token"),
             Objective("benchmark", "mean accuracy", higher=True),
             Objective("parameters", ""),

@@ -281,7 +281,9 @@ def rescored(ladder: Ladder, candidate: str, fitness: float) -> Ladder:
     """The ladder with another fitness of one result of the search."""
 
     def changed(results: Sequence[Result]) -> tuple[Result, ...]:
-        return tuple(replace(one, fitness=fitness) if one.candidate == candidate else one for one in results)
+        return tuple(
+            replace(result, fitness=fitness) if result.candidate == candidate else result for result in results
+        )
 
     rungs = [replace(rung, waiting=changed(rung.waiting), kept=changed(rung.kept)) for rung in ladder.rungs[:1]]
     roots = [root and changed([root])[0] for root in ladder.roots[:1]]

@@ -106,7 +106,7 @@ def sizes(
     settings = console_settings()
     status, records = asyncio.run(run_and_candidates(settings, run))
     own = record_named(records, candidate)
-    controls = [record_named(records, one) for one in against or ()] or [
+    controls = [record_named(records, name) for name in against or ()] or [
         record for record in records if record.kind == pb.KIND_BASELINE and record.HasField("training")
     ]
     texts = names_in(corpus)
@@ -122,7 +122,7 @@ def sizes(
         raise NotPossible(f"no size has a training of {own.proposal.name} and of a control with the same seed yet")
     drift = trends(trained, own.id)
     if as_json:
-        print_json({"gains": [asdict(gain) for gain in size_gains], "trends": [asdict(one) for one in drift]})
+        print_json({"gains": [asdict(gain) for gain in size_gains], "trends": [asdict(trend) for trend in drift]})
     else:
         _print(size_gains, drift)
 

@@ -83,7 +83,7 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
             "best": min(measured.truth, key=measured.truth.__getitem__), "lowest_loss": measured.best,
             "seed_deviation": noise.deviation if noise else None,
             "reliability": None if reliable is None else {"architectures": reliable[0], "share": reliable[1]},
-            "scales": {name: found for name, found in other.items() if found},
+            "scales": {name: relation for name, relation in other.items() if relation},
             "fidelities": [asdict(agreement) for agreement in agreements],
             "stopping": [asdict(stopping) for stopping in stoppings],
             "effects": [asdict(effect) for effect in effects],
@@ -97,9 +97,12 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
         ("reliability", "–" if reliable is None else f"{reliable[1]:.3f} of the variance of one seed's losses"),
     ]
     rows += [
-        (f"order at {name}", f"rank correlation {found[1]:.2f} [{found[2]:.2f}, {found[3]:.2f}], {found[0]} of both")
-        for name, found in other.items()
-        if found
+        (
+            f"order at {name}",
+            f"rank correlation {relation[1]:.2f} [{relation[2]:.2f}, {relation[3]:.2f}], {relation[0]} of both",
+        )
+        for name, relation in other.items()
+        if relation
     ]
     say(pairs(rows))
     _early_and_stopping(agreements, stoppings)

@@ -61,8 +61,8 @@ def track(
 
 
 async def _follow(settings: ConsoleSettings, run: str, from_start: bool, tracker: Tracker | None, webhook: str) -> None:
-    async with aclosing(moments(settings, run, from_start)) as seen:
-        async for moment in seen:
+    async with aclosing(moments(settings, run, from_start)) as stream:
+        async for moment in stream:
             event = moment.event
             if event is None or event["candidate"] is None:
                 continue

@@ -373,21 +373,21 @@ def what_pays(data: Dataset) -> Drawing:
     """Every move with its gain and interval: from the run's ablations and proposals, and from the table of mixers."""
     name, title = "what-pays", "What pays · The gain of each move"
     table = Table.load()
-    found = move_effects(data.records, data.ablated)
-    found += [
-        MoveEffect("table", one.move or f"{one.dimension}: {one.value or 'none'}", one.pairs, one.gain,
-                   Interval(one.low, one.high, LEVEL))
-        for one in effects(table)
+    moves = move_effects(data.records, data.ablated)
+    moves += [
+        MoveEffect("table", effect.move or f"{effect.dimension}: {effect.value or 'none'}", effect.pairs, effect.gain,
+                   Interval(effect.low, effect.high, LEVEL))
+        for effect in effects(table)
     ]  # fmt: skip
     titles = {
         "ablation": "Left out of candidates of this run",
         "proposal": "Children that differ from their parent by one move",
         "table": f"Table of mixers: {len(table.truth)} architectures at {table.scale}",
     }
-    sources = [source for source in titles if any(one.source == source for one in found)]
+    sources = [source for source in titles if any(effect.source == source for effect in moves)]
     if not sources:
         return missing(name, title, "no two programs differ by a single move")
-    panels = [[one for one in found if one.source == source] for source in sources]
+    panels = [[effect for effect in moves if effect.source == source] for source in sources]
     heights = [min(len(panel), MOST_ROWS) + 2.5 for panel in panels]
     figure = Figure(figsize=(WIDTH, 0.23 * sum(heights) + 0.3), layout="constrained")
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -399,20 +399,32 @@ def what_pays(data: Dataset) -> Drawing:
         axes.set_title(titles[source] + cut, fontsize=9, color=INK, loc="left")
         _forest(
             axes,
-            [(f"{one.move} ({one.pairs})", one.gain, one.interval.low, one.interval.high) for one in shown],
+            [
+                (f"{effect.move} ({effect.pairs})", effect.gain, effect.interval.low, effect.interval.high)
+                for effect in shown
+            ],
             f"gain (nats per {'byte' if source == 'table' else 'token'})",
         )
-    unclear = sum(one.interval.crosses_zero for one in found)
-    absent = len(LIBRARY) - len({one.move for one in found} & set(BY_NAME))
+    unclear = sum(effect.interval.crosses_zero for effect in moves)
+    absent = len(LIBRARY) - len({effect.move for effect in moves} & set(BY_NAME))
     caption = (
         "How far the held-out loss falls with the move, with 95 % intervals; in brackets the number of pairs of "
-        f"programs that differ by it alone. {unclear} of {len(found)} intervals (grey) contain zero: nothing is shown "
+        f"programs that differ by it alone. {unclear} of {len(moves)} intervals (grey) contain zero: nothing is shown "
         "of these moves. The intervals are not corrected for their number: of as many moves without any effect "
-        f"{0.05 * len(found):.1f} would seem to have one. {LUCK} The table compares with DeltaNet's value of a part, "
+        f"{0.05 * len(moves):.1f} would seem to have one. {LUCK} The table compares with DeltaNet's value of a part, "
         f"at a small scale. {absent} of {len(LIBRARY)} moves of the library are in no such pair."
     )
     rows = (
-        (one.source, one.move, one.gain, one.interval.low, one.interval.high, one.pairs, one.verdict) for one in found
+        (
+            effect.source,
+            effect.move,
+            effect.gain,
+            effect.interval.low,
+            effect.interval.high,
+            effect.pairs,
+            effect.verdict,
+        )
+        for effect in moves
     )
     return Drawing(
         name, title, caption, figure, ("from", "move", "gain", "low", "high", "pairs", ""), tuple(rows), tabulated=True
