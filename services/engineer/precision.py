@@ -187,25 +187,25 @@ def _calls(rows: int, length: int, heads: int, width: int) -> Iterator[tuple[str
 def _operator_call(
     function: Callable[..., Any], tensors: Mapping[str, Tensor], x: Tensor
 ) -> Callable[[], tuple[Tensor, object] | Tensor]:
-    """Called with its required tensors, and with a decay and a strength of writing where it takes them."""
+    """A call with the required tensors, and with a decay and a write strength if the operator accepts them."""
     parameters = inspect.signature(function).parameters
     name = function.__name__
     if "x" in parameters:
         return lambda: function(x, F.logsigmoid(x))
-    given = {
+    arguments = {
         key: tensors["gk" if key == "g" and name in PER_CHANNEL else key]
         for key, parameter in parameters.items()
         if key in tensors and (parameter.default is parameter.empty or key in ("g", "gk", "beta"))
     }
-    if "g" in given:
-        given.pop("gk", None)
+    if "g" in arguments:
+        arguments.pop("gk", None)
     if name == "parallel_attn":
-        del given["g"]
-    return lambda: function(**given)
+        del arguments["g"]
+    return lambda: function(**arguments)
 
 
 def _module_call(part: object, q: Tensor, x: Tensor, heads: int) -> Callable[[], Any]:
-    """A module as a mixer of this width would make and call it; a function of one tensor is called with that."""
+    """A call of a module constructed for this width, or of a function of one tensor."""
     if not isinstance(part, type):
         return lambda: cast("Callable[[Tensor], Tensor]", part)(q)
     required = [

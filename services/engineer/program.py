@@ -138,7 +138,7 @@ def find_mixer(module: ModuleType, source: str) -> type[nn.Module]:
 def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
     """The mixer, constructed with the usual arguments that it accepts. Raises BadConstructor."""
     usual = usual_arguments(sizes)
-    known = usual | synonyms(sizes)
+    accepted = usual | synonyms(sizes)
     try:
         parameters = list(inspect.signature(mixer.__init__).parameters.values())[1:]
     except (TypeError, ValueError) as error:
@@ -147,10 +147,10 @@ def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
     keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     named = {parameter.name: parameter.default for parameter in parameters if parameter.kind in keywords}
     for name, default in named.items():
-        if default is inspect.Parameter.empty and name not in known:
+        if default is inspect.Parameter.empty and name not in accepted:
             raise BadConstructor(
                 f"{mixer.__name__}.__init__ requires {name!r}, which is not one of the usual arguments: "
-                f"give it a default, or use one of {', '.join(known)}"
+                f"give it a default, or use one of {', '.join(accepted)}"
             )
     arguments = {name: value for name, value in usual.items() if takes_all or name in named}
     arguments |= {name: value for name, value in synonyms(sizes).items() if name in named}

@@ -83,7 +83,7 @@ async def audit(job: Job, sandbox: Sandbox, segment: Segment, names: tuple[str, 
         if not loss <= losses[0] + MAX_LOSS_ERROR:
             raise TrainingFailed(
                 "forged",
-                f"The loss told for step {start} is {losses[0]:.4g}, but it is {loss:.4g}.",
+                f"The reported loss at step {start} is {losses[0]:.4g}, but the recomputed one is {loss:.4g}.",
                 {"step": start, "told": losses[0], "computed": loss},
             )
         for offset, rows in enumerate(segment.rows):

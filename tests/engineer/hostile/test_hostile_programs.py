@@ -95,7 +95,7 @@ async def test_an_honest_program_that_looks_alike_passes(name: str, sandbox: San
 async def test_a_training_that_is_not_what_it_says_is_found_out(
     name: str, small: Scale, corpus: Corpus, sandbox: Sandbox
 ) -> None:
-    """A stretch chosen in secret is computed again, by another optimiser."""
+    """A secretly chosen segment is recomputed with another optimiser."""
     with pytest.raises(TrainingFailed) as failed:
         await train(programs.DISHONEST_TRAININGS[name], 0, small, corpus, sandbox)
 
@@ -105,7 +105,7 @@ async def test_a_training_that_is_not_what_it_says_is_found_out(
 async def test_an_honest_training_is_confirmed_and_told_by_the_host(
     small: Scale, corpus: Corpus, sandbox: Sandbox
 ) -> None:
-    """Dropout draws the same noise when a stretch is computed again."""
+    """Dropout draws the same noise when a segment is recomputed."""
     result = await train(programs.NEAR["dropout"], 0, small, corpus, sandbox)
 
     assert result.measurements.versions["torch"]

@@ -41,7 +41,7 @@ def test_a_loss_in_chunks_is_the_loss_with_its_gradients(chunk: int, low: bool) 
 
 
 async def test_a_training_with_a_loss_in_chunks_is_the_same_training(small: Scale, corpus: Corpus) -> None:
-    """And its audit, which computes a stretch again without chunks, agrees."""
+    """Its audit, which recomputes a segment without chunks, agrees too."""
     whole = await train(CONVOLUTION, 0, small, corpus, InlineSandbox())
     chunked = await train(CONVOLUTION, 0, replace(small, loss_chunk=50), corpus, InlineSandbox())
 
