@@ -152,6 +152,8 @@ def quantities(record: pb.Candidate) -> Iterator[tuple[str, float]]:
         yield "parameters", float(parameters)
     if (flops := flops_of(record)) is not None:
         yield "FLOPs per token", flops
+    for point, quarter in zip(_quarters(training), (1, 2, 3, 4), strict=False):
+        yield f"training loss after quarter {quarter}", point.train_loss
     for seed in training.seeds:
         yield from _of_seed(seed)
     yield from _of_message("verdict", record.verdict)
@@ -163,6 +165,7 @@ def _of_seed(seed: pb.SeedResult) -> Iterator[tuple[str, float]]:
         yield "bits per byte", seed.bits_per_byte
     if seed.HasField("loss_stderr"):
         yield "loss_stderr of a seed", seed.loss_stderr
+    yield from ((f"{part.part} part of the loss", part.loss) for part in seed.part_losses)
     for score in seed.scores:
         yield f"{score.task} of a seed", score.value
         if score.HasField("stderr"):
@@ -286,11 +289,15 @@ def analyse_request(dossier: Dossier, problem: str = "", ordinal: int = 0) -> Re
         for hit in dossier.hits
     )
     messages = prompt.messages(
-        candidate=description_of(record) + (f"\n\nYour last analysis was thrown away: {problem}." if problem else ""),
+        candidate=description_of(record, parts=True)
+        + (f"\n\nYour last analysis was thrown away: {problem}." if problem else ""),
         program=record.training.program or record.proposal.program,
-        parent=description_of(dossier.parent) if dossier.parent is not None else NOTHING,
+        parent=description_of(dossier.parent, parts=True) if dossier.parent is not None else NOTHING,
         grandparent=description_of(dossier.grandparent) if dossier.grandparent is not None else NOTHING,
-        siblings="\n\n".join(description_of(sibling) for sibling in dossier.siblings) or NOTHING,
+        siblings="\n\n".join(
+            description_of(sibling) for sibling in dossier.siblings if sibling.training.HasField("loss")
+        )
+        or NOTHING,
         root=description_of(dossier.root) if dossier.root is not None else NOTHING,
         baselines="\n\n".join(description_of(baseline) for baseline in dossier.baselines) or NOTHING,
         best=_best(dossier),
@@ -310,8 +317,9 @@ def _best(dossier: Dossier) -> str:
     return f"{best.proposal.name} ({best.id}), shown above." if shown else description_of(best)
 
 
-def description_of(record: pb.Candidate) -> str:
-    """A record's measurements as text, without unmeasured ones."""
+def description_of(record: pb.Candidate, parts: bool = False) -> str:
+    """A record's measurements as text, without unmeasured ones; with `parts` also the loss by position and kind of
+    token, of the first seed."""
     training, lines = record.training, [f"{record.proposal.name} ({record.id})"]
     if training.HasField("loss"):
         spread = f" (standard error {training.loss_stderr:.4f})" if training.HasField("loss_stderr") else ""
@@ -319,6 +327,8 @@ def description_of(record: pb.Candidate) -> str:
         lines.append(f"loss {training.loss:.4f}{spread} over {seeds}")
     curve = ", ".join(f"{point.train_loss:.3f} at step {point.step}" for point in _quarters(training))
     lines += [f"training loss {curve}"] if curve else []
+    by_part = ", ".join(f"{part.part} {part.loss:.3f}" for seed in training.seeds[:1] for part in seed.part_losses)
+    lines += [f"loss by part: {by_part}"] if parts and by_part else []
     lines += [f"mean accuracy {training.benchmark:.3f}"] if training.HasField("benchmark") else []
     lines += [f"{task} {value:.3f}" for task, value in task_means(record).items()]
     if (parameters := parameters_of(record)) is not None:

@@ -164,6 +164,7 @@ def numbers_text(record: pb.Candidate) -> str:
     error = f" ± {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
     lines = [f"Held-out loss {training.loss:.4f}{error} nats per token over {len(training.seeds)} seed(s)."]
     lines += [f"Mean accuracy {training.benchmark:.3f}."] if training.HasField("benchmark") else []
+    lines += [f"Scores: {', '.join(scores)}."] if (scores := _score_texts(training)) else []
     lines += [line for seed in training.seeds[:1] for line in _seed_lines(seed)]
     lines += [f"Fitness {verdict.fitness.value:.4f}."] if verdict.HasField("fitness") else []
     lines += [f"Judge {verdict.raw:.1f} of 10."] if verdict.HasField("raw") else []
@@ -189,18 +190,22 @@ def parts_text(record: pb.Candidate, others: Sequence[pb.Candidate]) -> str:
 
 
 def _seed_lines(seed: pb.SeedResult) -> Iterator[str]:
-    if seed.scores:
-        yield f"Scores: {', '.join(score_text(score) for score in seed.scores)}."
     if curve := curve_text(seed):
         yield f"Curve (step: training loss): {curve}."
     if seed.measurements.parameters:
         yield f"Parameters {seed.measurements.parameters:,}."
 
 
-def score_text(score: pb.TaskScore) -> str:
-    """A task's number, and what guessing reaches where that is known."""
-    chance = f" (guessing: {score.chance:.3f})" if score.HasField("chance") else ""
-    return f"{score.task} {score.value:.3f}{chance}"
+def _score_texts(training: pb.Training) -> list[str]:
+    """Each task's mean over the seeds, and what guessing reaches where that is known."""
+    scores: dict[str, list[pb.TaskScore]] = {}
+    for score in (score for seed in training.seeds for score in seed.scores):
+        scores.setdefault(score.task, []).append(score)
+    return [
+        f"{task} {math.fsum(score.value for score in of_task) / len(of_task):.3f}"
+        + (f" (guessing: {of_task[0].chance:.3f})" if of_task[0].HasField("chance") else "")
+        for task, of_task in scores.items()
+    ]
 
 
 def curve_text(seed: pb.SeedResult, points: int = 12) -> str:

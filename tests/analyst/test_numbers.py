@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.analyst.model_analyst import Citable, citable_of, invented, numerals
+from services.analyst.model_analyst import Citable, citable_of, description_of, invented, numerals
 from tests.analyst.analyst_records import CHILD, PARENT, ROOT, dossier
 
 HELD = Citable(((1.50806, 1.49458), (0.388, 0.368), (398_016.0, 400_192.0), (16_117.0, 20_700.0)), frozenset({64.0}))
@@ -92,3 +92,19 @@ def test_what_a_loss_fell_by_between_shown_points_is_held() -> None:
 
     assert invented("A drop of 0.778, of which 0.198 came last.", held) == []
     assert invented("A drop of 0.777.", held) == ["0.777"]
+
+
+def test_curves_and_parts_of_the_loss_are_compared_with_a_relative() -> None:
+    """Both are shown for candidate and parent, so their differences may be cited."""
+    child, parent = type(CHILD)(), type(PARENT)()
+    child.CopyFrom(CHILD)
+    parent.CopyFrom(PARENT)
+    for record, last, far in ((child, 1.466, 1.303), (parent, 1.599, 1.431)):
+        for place, loss in enumerate((3.1, 2.6, 2.5, last), 1):
+            record.training.seeds[0].curve.add(step=49 * place, train_loss=loss)
+        record.training.seeds[0].part_losses.add(part="tokens 65-256", share=0.75, loss=far)
+    record = dossier(child, root=ROOT, parent=parent)
+
+    assert "loss by part: tokens 65-256 1.303" in description_of(child, parts=True)
+    assert invented("Lower by 0.133 in training and by 0.128 far back.", citable_of(record)) == []
+    assert invented("Lower by 0.134.", citable_of(record)) == ["0.134"]

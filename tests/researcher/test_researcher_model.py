@@ -108,7 +108,7 @@ async def test_a_new_and_sound_answer_is_proposed(bus: Bus) -> None:
     assert list(made.components) == ["forget-gate", "delta-rule", "warp-drive"]
     assert made.memory == "fixed-state"
     assert [(one.origin, one.source) for one in made.ideas] == [("cognition", "e1")]
-    assert (made.mind, made.prompt_version) == ("openai:scripted-model", "propose-7")
+    assert (made.mind, made.prompt_version) == ("openai:scripted-model", "propose-8")
     assert [one["role"] for one in endpoint.received[0].json["messages"]] == ["system", "user"]
 
 
