@@ -32,8 +32,10 @@ kernels: setup
 discover: $(RUNS)
 	$(BIN)/asi-arch discover $(ARGS)
 
+LOG ?= examples/flagship/tiny/log.jsonl.gz
+
 audit: $(RUNS)
-	$(BIN)/asi-arch audit examples/flagship/log.jsonl.gz $(ARGS)
+	$(BIN)/asi-arch audit $(LOG) $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not compose" -n auto --maxprocesses 8 --dist loadfile $(ARGS)

@@ -1,7 +1,8 @@
-"""The table of the flagship's second trainings, from its log alone: `python examples/flagship/gains.py`."""
+"""The table of a flagship's second trainings, from its log alone: `python examples/flagship/gains.py [LOG]`."""
 
 import gzip
 import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, stdev
@@ -9,20 +10,22 @@ from statistics import fmean, stdev
 from services.domain.statistics import student_quantile
 
 LOG = Path(__file__).with_name("log.jsonl.gz")
-FINALISTS = ("c000017", "c000018")
 Losses = dict[str, dict[str, float]]  # by candidate and seed
 
 
-def measured() -> tuple[Losses, Losses]:
-    """Losses of the fork's own verification on the run's text, and on text of another source."""
+def measured(log: Path) -> tuple[Losses, Losses, list[str]]:
+    """Losses of the run's own verification on its text and on text of another source, and its finalists."""
     code, prose = defaultdict[str, dict[str, float]](dict), defaultdict[str, dict[str, float]](dict)
-    with gzip.open(LOG, "rt", encoding="utf-8") as lines:
+    finalists = set[str]()
+    with gzip.open(log, "rt", encoding="utf-8") as lines:
         events = [json.loads(line)["event"] for line in lines]
     for event in events:
+        if "discovery_confirmed" in event or "discovery_refuted" in event:
+            finalists.add(event["candidate"])
         for seed in event.get("candidate_verified", {}).get("training", {}).get("seeds", []):
             code[event["candidate"]][seed["seed"]] = seed["loss"]
             prose[event["candidate"]][seed["seed"]] = seed["other_text_loss"]
-    return code, prose
+    return code, prose, sorted(finalists & code.keys())
 
 
 def gain(losses: Losses, finalist: str, control: str) -> str:
@@ -34,9 +37,9 @@ def gain(losses: Losses, finalist: str, control: str) -> str:
 
 def main() -> None:
     """Print a row for each candidate."""
-    code, prose = measured()
+    code, prose, finalists = measured(Path(sys.argv[1]) if len(sys.argv) > 1 else LOG)
     for name in sorted(code):
-        others = [gain(losses, one, name) for one in FINALISTS if name not in FINALISTS for losses in (code, prose)]
+        others = [gain(losses, own, name) for own in finalists if name not in finalists for losses in (code, prose)]
         print(" | ".join((name, f"{fmean(code[name].values()):.4f}", f"{fmean(prose[name].values()):.4f}", *others)))
 
 

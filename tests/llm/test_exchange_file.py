@@ -53,7 +53,7 @@ async def test_the_answer_to_the_same_messages_is_preferred() -> None:
         await mind.ask(question("a"))
 
 
-@pytest.mark.parametrize(("run", "proposals"), [("recorded-run", 9), ("flagship", 9)])
+@pytest.mark.parametrize(("run", "proposals"), [("recorded-run", 9), ("flagship", 9), ("flagship/tiny", 3)])
 async def test_every_shipped_answer_is_given_again(run: str, proposals: int) -> None:
     """A schema that a real model's answer no longer fits is too narrow; to the letter, each question gets its own."""
     exchanges = read_exchanges(EXAMPLES / run / "exchanges.jsonl")
