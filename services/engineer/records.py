@@ -53,8 +53,8 @@ def training_message(seeds: Sequence[pb.SeedResult], averaged: Sequence[str]) ->
 
 
 def benchmark_of(seed: pb.SeedResult, averaged: Sequence[str]) -> float | None:
-    """The mean over the averaged tasks; None if one of them has no score."""
-    scores = {score.task: score.value for score in seed.scores}
+    """The mean over the averaged tasks; None if one of them has no accuracy."""
+    scores = {score.task: score.value for score in seed.scores if not score.metric.endswith("perplexity")}
     return fmean(scores[task] for task in averaged) if averaged and all(task in scores for task in averaged) else None
 
 

@@ -185,8 +185,8 @@ def _after_repeated_pairs(row: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def benchmark_of(tasks: Sequence[TaskScore], averaged: Sequence[str]) -> float | None:
-    """Mean accuracy over the averaged tasks; None if one of them is missing or there are none."""
-    values = {task.task: task.value for task in tasks}
+    """Mean accuracy over the averaged tasks; None if one of them has none or there are none."""
+    values = {task.task: task.value for task in tasks if not task.metric.endswith("perplexity")}
     return mean(values[name] for name in averaged) if averaged and values.keys() >= set(averaged) else None
 
 

@@ -125,7 +125,10 @@ class Scale:
 
 
 def load_scale(name: str, overrides: Mapping[str, str] = MappingProxyType({})) -> Scale:
-    """Read a scale and apply overrides; `steps` is accepted in place of `tokens`. Raises ScaleError."""
+    """Read a scale and apply overrides; `steps` is accepted in place of `tokens`. Raises ScaleError.
+
+    Of overridden `tasks` those are averaged that the scale averages, or all where it averages none of them.
+    """
     if name not in SCALES:
         raise ScaleError(f"There is no scale {name!r}{_suggestion(name, SCALES)}; choose one of {', '.join(SCALES)}.")
     text = Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8")
@@ -140,7 +143,7 @@ def load_scale(name: str, overrides: Mapping[str, str] = MappingProxyType({})) -
     if "micro_batch" not in changes and scale.micro_batch > scale.batch:
         scale = replace(scale, micro_batch=scale.batch)
     if "tasks" in changes and "averaged" not in changes:
-        scale = replace(scale, averaged=tuple(task for task in scale.averaged if task in scale.tasks))
+        scale = replace(scale, averaged=tuple(task for task in scale.averaged if task in scale.tasks) or scale.tasks)
     if "steps" in overrides:
         if "tokens" in overrides:
             raise ScaleError("The overrides steps and tokens are alternatives; give one of them.")

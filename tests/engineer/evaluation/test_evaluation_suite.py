@@ -1,5 +1,6 @@
 """The local benchmarks, and what the harness makes of a trained model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,7 @@ def test_a_missing_task_leaves_no_benchmark() -> None:
 
     assert benchmark_of(scores, ("a", "b")) is None
     assert benchmark_of(scores, ("a",)) == 0.5
+    assert benchmark_of([replace(scores[0], metric="word_perplexity")], ("a",)) is None
 
 
 def test_a_small_change_is_rounding_and_a_large_or_steady_one_is_not() -> None:

@@ -32,6 +32,12 @@ def test_mini_names_its_precision_so_that_machines_agree() -> None:
     assert load_scale("mini").steps * load_scale("mini").tokens_per_step == load_scale("mini").tokens
 
 
+def test_tasks_that_the_scale_does_not_average_are_averaged_by_themselves() -> None:
+    """Else a run with tasks of its own would have no benchmark."""
+    assert load_scale("mini", {"tasks": "copying,cloze"}).averaged == ("copying",)
+    assert load_scale("tiny", {"tasks": "copying,cloze"}).averaged == ("copying", "cloze")
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
