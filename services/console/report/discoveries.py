@@ -138,6 +138,7 @@ def growth(data: Dataset) -> Drawing:
             _growth(axes, entry, colour)
         axes.set_xlabel("hours of training and evaluation" if number == 1 else "trainings")
         axes.set_ylabel("candidates better than the control")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(f"run {data.status.run}" if number == 1 else "simulated on the table, mean run", fontsize=9,
                        color=INK, loc="left")  # fmt: skip
         axes.set_xlim(left=0)

@@ -43,8 +43,9 @@ def tree(data: Dataset) -> Drawing:
         label, inner = name_of(record), bool(children[record.id])
         if inner and len(label) > room:
             label = f"{label[: room - 1]}…"  # a child may stand to the right
+        over_edges = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5} if inner else None
         axes.annotate(label, points[record.id], xytext=(4, 4) if inner else (7, 0), textcoords="offset points",
-                      va="bottom" if inner else "center", fontsize=7, color=INK)  # fmt: skip
+                      va="bottom" if inner else "center", fontsize=7, color=INK, bbox=over_edges)  # fmt: skip
     axes.set_xlim(-0.2, max(depth.values()) + 1.6)
     axes.invert_yaxis()
     plain(axes, "x")
