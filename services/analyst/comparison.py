@@ -253,7 +253,8 @@ def _verdict(difference: Difference) -> str:
 
 
 def _error(difference: Difference) -> str:
-    over = "held-out data of one seed" if difference.seeds is None else f"{difference.count} seeds and held-out data"
+    noise = "held-out data of one seed, without the noise between seeds"
+    over = noise if difference.seeds is None else f"{difference.count} seeds and held-out data"
     return f" (standard error {difference.stderr:.4f} over {over})"
 
 
