@@ -103,8 +103,8 @@ def test_curves_and_parts_of_the_loss_are_compared_with_a_relative() -> None:
         for place, loss in enumerate((3.1, 2.6, 2.5, last), 1):
             record.training.seeds[0].curve.add(step=49 * place, train_loss=loss)
         record.training.seeds[0].part_losses.add(part="tokens 65-256", share=0.75, loss=far)
-    record = dossier(child, root=ROOT, parent=parent)
+    family = dossier(child, root=ROOT, parent=parent)
 
     assert "loss by part: tokens 65-256 1.303" in description_of(child, parts=True)
-    assert invented("Lower by 0.133 in training and by 0.128 far back.", citable_of(record)) == []
-    assert invented("Lower by 0.134.", citable_of(record)) == ["0.134"]
+    assert invented("Lower by 0.133 in training and by 0.128 far back.", citable_of(family)) == []
+    assert invented("Lower by 0.134.", citable_of(family)) == ["0.134"]
