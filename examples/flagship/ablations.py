@@ -1,44 +1,43 @@
-"""Table and figure of the winner's ablations, from `ablations.jsonl`: `python examples/flagship/ablations.py`."""
+"""Table and figure of a winner's ablations from `ablations.jsonl`: `python examples/flagship/ablations.py [FOLDER]`."""
 
 import ast
+import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from services.console.commands.ablate import Variant, variants_of
+from services.console.commands.ablate import variants_of
 from services.console.commands.sizes import read_sizes
-
-FOLDER = Path(__file__).parent
-WINNER = "c000017"
-
-
-def variants() -> list[Variant]:
-    """Every program of the folder against the winner, the largest rise of the loss first."""
-    files = FOLDER.joinpath("ablations").glob("*.py")
-    descriptions = {file.stem: ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "" for file in files}
-    return variants_of(read_sizes(FOLDER / "ablations.jsonl"), WINNER, descriptions)
 
 
 def main() -> None:
-    """Print a row for each program, and draw them all."""
-    found = variants()
-    for one in found:
-        low, high = one.interval.low, one.interval.high
+    """Print a row for each program of the folder, the largest rise of the loss first, and draw them all."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    files = folder.joinpath("ablations").glob("*.py")
+    descriptions = {file.stem: ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "" for file in files}
+    trained = read_sizes(folder / "ablations.jsonl")
+    (winner,) = {
+        training.candidate: training for training in trained if training.candidate not in descriptions
+    }.values()
+    variants = variants_of(trained, winner.candidate, descriptions)
+    for variant in variants:
+        low, high = variant.interval.low, variant.interval.high
         print(
-            f"| {one.description} | {one.parameters:,} | {one.loss:.4f} | "
-            f"{one.rise:+.4f} [{low:+.4f}, {high:+.4f}] | {one.p:.2g} |"
+            f"| {variant.description} | {variant.parameters:,} | {variant.loss:.4f} | "
+            f"{variant.rise:+.4f} [{low:+.4f}, {high:+.4f}] | {variant.p:.2g} |"
         )
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
-    rises = [one.rise for one in found]
+    reach = [variant.interval.high - variant.rise for variant in variants]
     axes.errorbar(
-        rises, range(len(found)), xerr=[one.interval.high - one.rise for one in found], fmt="o", capsize=3, color="C0"
+        [variant.rise for variant in variants], range(len(variants)), xerr=reach, fmt="o", capsize=3, color="C0"
     )
-    axes.set_yticks(range(len(found)), [one.name.replace("_", " ") for one in found])
+    axes.set_yticks(range(len(variants)), [variant.name.replace("_", " ") for variant in variants])
     axes.invert_yaxis()
     axes.axvline(0, color="grey", linewidth=1)
-    axes.set_xlabel(f"loss above DenseLagDeltaNet's, nats per byte (95 % interval, {found[0].seeds} paired seeds)")
-    figure.savefig(FOLDER / "ablations.png", dpi=130, metadata={"Software": None})
+    seeds = variants[0].seeds
+    axes.set_xlabel(f"loss above {winner.name}'s, nats per byte (95 % interval, {seeds} paired seeds)")
+    figure.savefig(folder / "ablations.png", dpi=130, metadata={"Software": None})
 
 
 if __name__ == "__main__":
