@@ -46,7 +46,7 @@ def test_two_runs_go_on_at_once_and_a_fork_of_one_keeps_what_was_measured(
         (("--fork", "first", "--fitness", "code"), 2, "--fitness cannot differ in a fork"),
         (("--fork", "first", "--resume"), 2, "give one of them"),
         (("--fork", "nobody"), 1, "no run is called nobody"),
-        (("--fork", "first@99999"), 1, "no event '99999'"),
+        (("--fork", "first@99999"), 1, "no accepted event '99999'"),
     ):
         done = asi_arch("run", *wrong, ok=False)
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr
