@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from services.engineer.training.ports import JSON, Array, Child, Sandbox
 from services.engineer.training.protocol import array, ask, limits_of
+from services.engineer.training.result import TrainingFailed
 from services.engineer.training.session import Job, Weights
 
 JOB = "services.engineer.evaluation.child:run"
@@ -80,7 +81,10 @@ class Reader:
         return self.score(hidden, rows[:, 1:])
 
     def score(self, hidden: NDArray[np.float32], targets: NDArray[np.int64]) -> Predictions:
-        """Predictions, in float32, of targets [...] from hidden states [..., width]."""
+        """Predictions, in float32, of targets [...] from hidden states [..., width].
+
+        Raises TrainingFailed("not-finite"): a prediction that is no number could pass for a right one.
+        """
         states, flat_targets = torch.from_numpy(hidden).flatten(0, -2), torch.from_numpy(targets).flatten()
         log_probs, greedy = [], []
         size = max(1, _MAX_LOGITS // len(self.head))
@@ -88,8 +92,11 @@ class Reader:
             logits = part @ self.head.T
             log_probs.append(logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1))
             greedy.append(logits.argmax(-1) == target)
-        shape = targets.shape
-        return Predictions(torch.cat(log_probs).view(shape).numpy(), torch.cat(greedy).view(shape).numpy())
+        scores = torch.cat(log_probs).view(targets.shape)
+        if bad := int((~scores.isfinite()).sum()):
+            text = f"{bad} of {scores.numel()} predictions are not finite."
+            raise TrainingFailed("not-finite", text, {"predictions": scores.numel(), "not_finite": bad})
+        return Predictions(scores.numpy(), torch.cat(greedy).view(targets.shape).numpy())
 
 
 @asynccontextmanager

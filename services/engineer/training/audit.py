@@ -53,12 +53,17 @@ class AdamW:
         return optimiser
 
     def step(self, number: int, gradients: Weights) -> None:
-        """Optimiser step `number` (from 0) with these gradients; parameters without a gradient do not change."""
+        """Optimiser step `number` (from 0) with these gradients; parameters without a gradient do not change.
+
+        Raises TrainingFailed if an array has a wrong shape or the gradient is not finite.
+        """
         scale = self.job.scale
         peak, final = scale.learning_rate, scale.final_rate
         rate = learning_rate(number, scale.steps, peak=peak, warmup=scale.warmup, decay=scale.decay, final=final)
         arrays = {name: _float(gradients, name, self.parameters[name].shape) for name in gradients}
         norm = float(np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in arrays.values())))
+        if not np.isfinite(norm):
+            raise TrainingFailed("not-finite", f"The gradient is not finite at step {number}.", {"step": number})
         clip = min(1.0, scale.grad_clip / (norm + 1e-6))
         for name, gradient in arrays.items():
             value, gradient = self.parameters[name], gradient * np.float32(clip)

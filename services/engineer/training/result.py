@@ -126,7 +126,7 @@ class TrainingFailed(Exception):  # noqa: N818 - an outcome for the candidate
     """The candidate caused its training or scoring to fail.
 
     `kind` is one of: "error" (the program raised), "died" (the child ended: exit, signal or limit), "timeout",
-    "malformed" (a violation of the protocol), "stopped" (by the watcher), "not-finite" (no finite held-out loss),
+    "malformed" (a violation of the protocol), "stopped" (by the watcher), "not-finite" (a prediction or gradient),
     "looks-ahead" (scores depend on later tokens), "remembers" (they depend on earlier rows), "implausible" (the loss is
     too low for any model of text), "forged" (false reports on the training), "parameters" (more trained parameters than
     allowed). `evidence` holds numbers and positions, `log_tail` the end of the child's output or traceback.

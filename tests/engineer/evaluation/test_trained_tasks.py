@@ -12,7 +12,7 @@ from services.engineer.evaluation.scoring import benchmark_of, trained_scores
 from services.engineer.evaluation.tasks import TRAINED_NAMES
 from services.engineer.evaluation.trained_tasks import TASKS, Task, train_on
 from services.engineer.scales import load_scale
-from services.engineer.training.result import LooksAhead
+from services.engineer.training.result import LooksAhead, TrainingFailed
 from services.engineer.training.session import Job
 from services.sandbox import Sandbox
 
@@ -117,6 +117,26 @@ async def test_a_program_that_reads_the_answers_in_its_input_is_refused(sandbox:
     corpus = Corpus("none", ByteTokens(), nothing, nothing, nothing, 1.0, "none", secret=b"none")
     with pytest.raises(LooksAhead, match="when the later tokens are cut off"):
         await trained_scores(Job(LOOKS_AHEAD, 1, scale, corpus), sandbox, steps=30)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_model_whose_gradient_is_no_number_has_no_accuracy(sandbox: Sandbox) -> None:
+    """An accuracy of such a model would be that of the first token of the vocabulary."""
+    program = LOOKS_AHEAD.replace("hidden_states.roll(-1, dims=1)", "(hidden_states - hidden_states).sqrt()")
+    with pytest.raises(TrainingFailed, match="The gradient is not finite at step 0") as failed:
+        await train_on(TASKS["copying"], program, 1, sandbox, steps=2, evaluations=1)
+
+    assert failed.value.kind == "not-finite"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_prediction_that_is_no_number_is_refused_and_not_taken_for_a_right_one(sandbox: Sandbox) -> None:
+    """The largest of infinite values may be the target that a program aims at."""
+    program = LOOKS_AHEAD.replace("dims=1)", "dims=1) * (1.0 if self.training else float('inf'))")
+    with pytest.raises(TrainingFailed, match="predictions are not finite") as failed:
+        await train_on(TASKS["copying"], program, 1, sandbox, steps=1, evaluations=1)
+
+    assert failed.value.kind == "not-finite"
 
 
 @pytest.mark.slow
