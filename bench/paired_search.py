@@ -218,7 +218,7 @@ def _read(file: Path, settings: Mapping[str, object]) -> list[Run]:
     return [Run(**{**run, "losses": tuple(run["losses"])}) for run in content["runs"]]
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", default="surrogate,random", help="two values of the policy")
     parser.add_argument("--policy", default="search", help="the policy in which the sides differ")
@@ -232,12 +232,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--in-process", action="store_true", help="without services; see above")
     parser.add_argument("--report", action="store_true", help="print what the file holds, train nothing")
     parser.add_argument("--flags", default="", help="further ones of `asi-arch run`, as in --flags='--without judge'")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
-def main() -> None:
-    """Run what the file lacks, pair by pair."""
-    arguments = _arguments()
+def main(words: Sequence[str] | None = None) -> None:
+    """Run what the file lacks, pair by pair; `words` stand for those of the command line."""
+    arguments = _arguments(words)
     first, second = arguments.sides.split(",")
     overrides = SMALL if arguments.overrides is None else arguments.overrides
     passed_on = ["--scale", arguments.scale, "--baselines", arguments.baselines]

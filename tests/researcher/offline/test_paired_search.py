@@ -1,7 +1,6 @@
 """The live comparison of two searches: what a pair shares, and what is said of the differences."""
 
 import hashlib
-import sys
 from pathlib import Path
 
 import pytest
@@ -45,13 +44,10 @@ def test_two_language_models_are_compared_by_tokens_and_first_drafts_too() -> No
     ]
 
 
-def test_what_the_guide_says_of_quick_experiments_is_in_the_shipped_file(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_guide_says_of_quick_experiments_is_in_the_shipped_file(capsys: pytest.CaptureFixture[str]) -> None:
     """Tokens and first drafts are read back, too: a comparison may go on after an interruption."""
     file = str(Path(__file__).parents[3] / "examples/recorded-run/experiments.json")
-    monkeypatch.setattr(sys, "argv", ["paired_search", "--report", "--sides", "3,0", "--out", file])
-    main()
+    main(["--report", "--sides", "3,0", "--out", file])
 
     printed = capsys.readouterr().out
     assert "after 1 proposals: +0.2094 [+0.1610, +0.2579] over 2 pairs, 2 of them positive" in printed
