@@ -77,7 +77,7 @@ class Stack:
     def kill(self, container: str) -> None:
         """SIGKILL, as in a crash, and a new start: the engine does not itself restart what it was told to kill."""
         for verb in ("kill", "start"):
-            subprocess.run(["docker", verb, container], capture_output=True, check=True, timeout=60)  # noqa: S607
+            _docker(verb, container)
 
     def keep_logs(self) -> None:
         """Write what every container said and how it stands below `logs`."""
@@ -86,16 +86,26 @@ class Stack:
             (self.logs / name).write_text(self.call(*arguments))
 
     def tear_down(self) -> None:
-        """Remove containers, networks and volumes."""
+        """Remove containers, networks, volumes and images: the images and their build stages are several GB."""
         self.call("down", "--volumes", "--remove-orphans", "--timeout", "5")
+        tags = _docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", f"asi-arch/*:{self.project}").split()
+        if tags:
+            _docker("image", "rm", *tags)
+        _docker("image", "prune", "--force", "--filter", "label=org.opencontainers.image.title=asi-arch")
         shutil.rmtree(self.folder)
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
         return kept | {
             **{variable(user): seed for user, seed in self.seeds.items()},
+            "IMAGE_TAG": self.project,
             "NATS_CONF": str(self.folder / "nats.conf"),
             "CERTIFICATES": str(self.folder / "certificates"),
             "NATS_PORT": str(self.nats_port),
             "ARCHIVE_PORT": str(self.archive_port),
         }
+
+
+def _docker(*arguments: str) -> str:
+    command = ["docker", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
