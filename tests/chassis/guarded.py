@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.chassis.bus.credentials import authorization, new_seeds
+from deploy.make_env import authorization, new_seeds
 from services.chassis.settings import ServiceSettings
 from services.console.processes import find_nats_server, free_port
 

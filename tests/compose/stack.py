@@ -8,7 +8,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.chassis.bus.credentials import new_seeds, server_config, variable
+from deploy.make_env import new_seeds, server_config
+from services.chassis.bus.credentials import variable
 from services.console.processes import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

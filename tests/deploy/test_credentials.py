@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.bus.credentials import public_key, variable, write
+from deploy.make_env import write
+from services.chassis.bus.credentials import public_key, variable
 from services.chassis.bus.rights import RIGHTS
 from services.chassis.errors import SettingsError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.bus.credentials import TLS
+from deploy.make_env import TLS
 from services.chassis.bus.topology import topology
 from services.contracts.archive_pb2 import RunStatus
 from services.contracts.candidate_pb2 import Candidate
