@@ -5,7 +5,6 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Protocol
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -17,28 +16,21 @@ class ArtifactDamaged(Exception):  # noqa: N818
     """The bytes of an artifact do not match its SHA-256."""
 
 
-class Artifacts(Protocol):
-    """Content-addressed storage. `put` is idempotent and durable when it returns; `get` verifies what it reads."""
-
-    async def put(self, content: bytes, kind: str) -> pb.Artifact: ...
-
-    async def get(self, artifact: pb.Artifact) -> bytes:
-        """Raises FileNotFoundError when absent and ArtifactDamaged when the bytes do not match the name."""
-
-
 class FsspecArtifacts:
-    """Artifacts below one fsspec URL: a folder here, S3 there."""
+    """Content-addressed storage below one fsspec URL: a folder here, S3 there."""
 
     def __init__(self, url: str) -> None:
         self._fs, self._root = fsspec.core.url_to_fs(url)
 
     async def put(self, content: bytes, kind: str) -> pb.Artifact:
+        """Store the content, durably when this returns; the same content is stored once."""
         digest = hashlib.sha256(content).hexdigest()
         path = f"{kind}/{digest[:2]}/{digest}"
         await asyncio.to_thread(self._write, f"{self._root}/{path}", content)
         return pb.Artifact(sha256=digest, path=path, bytes=len(content))
 
     async def get(self, artifact: pb.Artifact) -> bytes:
+        """Raises FileNotFoundError when absent and ArtifactDamaged when the bytes do not match the name."""
         content: bytes = await asyncio.to_thread(self._fs.cat_file, f"{self._root}/{artifact.path}")
         if hashlib.sha256(content).hexdigest() != artifact.sha256:
             raise ArtifactDamaged(f"{artifact.path} was changed after it was written")

@@ -53,6 +53,10 @@ class LogDamaged(SettingsError):  # noqa: N818
     """The event log is not the one that the archive was built from. Services must not run until it is repaired."""
 
 
+class EventTooBig(Exception):  # noqa: N818
+    """An event is larger than 256 KiB. (Above 1 MiB the server closes the connection.)"""
+
+
 class Denied(Exception):  # noqa: N818
     """The message bus refused an operation: this service's credentials lack the right. Trying again will not help."""
 

@@ -23,7 +23,7 @@ from services.chassis.bus.topology import HANDLING_SUBJECTS
 from services.chassis.errors import Transient
 
 PROCESS = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-MOST_LONE_CRASHES = 3
+MAX_LONE_CRASHES = 3
 RETRY_SECONDS = 1.0
 
 
@@ -91,7 +91,7 @@ class CrashNotes:
         note = _Note(**json.loads(body)) if body else _Note()
         died = note.in_hand and note.process != PROCESS
         deaths = note.deaths + (died and note.alone)
-        if deaths >= MOST_LONE_CRASHES:
+        if deaths >= MAX_LONE_CRASHES:
             raise PoisonMessage(f"{deaths} processes crashed while they handled only this message")
         alone = died or deaths > 0
         async with self._lock.hold(alone):
@@ -102,7 +102,7 @@ class CrashNotes:
                 await self._clear(subject, _Note(PROCESS, False, alone, deaths))
 
     async def _write(self, subject: str, note: _Note) -> None:
-        await self._bus.write_note(subject, json.dumps(asdict(note)).encode())
+        await self._bus.publish_body(subject, "", json.dumps(asdict(note)).encode())
 
     async def _clear(self, subject: str, note: _Note) -> None:
         try:

@@ -13,7 +13,7 @@ from services.chassis import logs, metrics, tasks, telemetry
 from services.chassis.bus import Bus
 from services.chassis.bus.rights import RIGHTS
 from services.chassis.bus.topology import require_durability
-from services.chassis.errors import BusLost, Denied, SettingsError
+from services.chassis.errors import BusLost, Denied, SettingsError, Transient
 from services.chassis.logs import get_logger
 from services.chassis.poison import CrashNotes
 from services.chassis.rpc import Server
@@ -136,7 +136,7 @@ def main(name: str, kind: type[S], build: Build[S]) -> None:
     except (SettingsError, Denied) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(SETTINGS_EXIT)
-    except (BusLost, OSError) as error:
+    except (BusLost, Transient, OSError) as error:
         get_logger().error("the service cannot continue", error=str(error))
         sys.exit(UNHEALTHY_EXIT)
     get_logger().info("stopped")

@@ -19,9 +19,8 @@ import structlog
 
 from services.chassis import metrics, tasks, telemetry
 from services.chassis.bus import Bus, Consumer, Delivery
-from services.chassis.bus.connection import EventTooBig
 from services.chassis.bus.subjects import fact_of, is_forged
-from services.chassis.errors import HandedBack, NotYet, Rejected, Superseded, Transient
+from services.chassis.errors import EventTooBig, HandedBack, NotYet, Rejected, Superseded, Transient
 from services.chassis.events import Cause, follow, rejection
 from services.chassis.logs import get_logger
 from services.chassis.poison import CrashNotes
@@ -205,7 +204,10 @@ class Worker:
 
     async def _handle(self, delivery: Delivery) -> None:
         try:
-            cause = _cause(delivery)
+            cause = Cause.of(delivery.body)
+            fact = fact_of(cause.event)
+            if is_forged(delivery.subject, cause.event):
+                raise ValueError(f"{fact} of run {cause.event.run} was published on {delivery.subject}")
         except ValueError as error:
             get_logger().error("not an event", sequence=delivery.sequence, error=str(error))
             await delivery.terminate()
@@ -214,8 +216,7 @@ class Worker:
         structlog.contextvars.bind_contextvars(**names)
         job = Job(cause, delivery.deliveries, delivery.sequence, self._bus, self._service, self._draining)
         heartbeats = asyncio.create_task(_send_heartbeats(delivery, self._heartbeat_seconds))
-        title = f"{self._durable} handles {fact_of(cause.event)}"
-        span = telemetry.span(title, cause.event.trace, **names, attempt=str(job.attempt))
+        span = telemetry.span(f"{self._durable} handles {fact}", cause.event.trace, **names, attempt=str(job.attempt))
         try:
             with metrics.handling(self._durable, job.attempt), span:
                 async with job.activity().announcing():
@@ -230,31 +231,25 @@ class Worker:
         except Rejected as rejected:
             get_logger().info("rejected", stage=rejected.stage, reason=rejected.reason)
             await self._publish([rejection(job.cause, rejected, job.service, job.attempt)])
-        except HandedBack as back:
-            get_logger().info("handed back", reason=str(back))
-            await delivery.redeliver(0)
+        except Superseded as superseded:
+            get_logger().info("superseded", reason=str(superseded))
             return
         except asyncio.CancelledError:
             await delivery.redeliver(0)
             raise
-        except Superseded as superseded:
-            get_logger().info("superseded", reason=str(superseded))
+        except HandedBack as back:
+            get_logger().info("handed back", reason=str(back))
+            await delivery.redeliver(0)
             return
         except NotYet as early:
             get_logger().debug("not yet", reason=str(early))
             await delivery.redeliver(early.delay or 0)
             return
-        except Transient as transient:
-            await self._retry_later(job, delivery, transient, transient.delay)
-            return
-        except grpc.aio.AioRpcError as error:
-            if is_transient(error):
-                await self._retry_later(job, delivery, error, None)
-                return
-            await self._publish_dead_letter(job, delivery, error)
-            return
         except Exception as error:  # noqa: BLE001 - any unexpected error becomes a dead letter
-            await self._publish_dead_letter(job, delivery, error)
+            if isinstance(error, Transient) or (isinstance(error, grpc.aio.AioRpcError) and is_transient(error)):
+                await self._retry_later(job, delivery, error)
+            else:
+                await self._publish_dead_letter(job, delivery, error)
             return
         await delivery.acknowledge()
 
@@ -266,25 +261,27 @@ class Worker:
             except EventTooBig as error:
                 raise RuntimeError(f"{event.id} cannot be published: {error}") from error
 
-    async def _retry_later(self, job: Job, delivery: Delivery, reason: Exception, delay: float | None) -> None:
-        wait = delay if delay is not None else BACK_OFF_SECONDS[min(delivery.deliveries, len(BACK_OFF_SECONDS)) - 1]
-        telemetry.fail(reason)
-        text = _reason(reason) if isinstance(reason, grpc.aio.AioRpcError) else str(reason)
+    async def _retry_later(self, job: Job, delivery: Delivery, error: Transient | grpc.aio.AioRpcError) -> None:
+        telemetry.fail(error)
+        if isinstance(error, Transient):
+            wait, text = error.delay, str(error)
+        else:
+            wait, text = None, _reason(error)
+        if wait is None:
+            wait = BACK_OFF_SECONDS[min(delivery.deliveries, len(BACK_OFF_SECONDS)) - 1]
         get_logger().warning("again later", reason=text, seconds=wait, deliveries=delivery.deliveries)
         await delivery.redeliver(wait)
-        pausing = asyncio.create_task(self._pause(job, text, wait))
+        pausing = asyncio.create_task(self._announce_pause(job, text, wait))
         self._pausing.add(pausing)
         pausing.add_done_callback(self._pausing.discard)
 
-    async def _pause(self, job: Job, reason: str, seconds: float) -> None:
-        """Announce why a candidate waits until its redelivery."""
+    async def _announce_pause(self, job: Job, reason: str, seconds: float) -> None:
         activity = job.activity()
         activity.wait(f"another attempt: {reason}", job.attempt)
         async with activity.announcing():
             await asyncio.sleep(seconds)
 
     async def _publish_dead_letter(self, job: Job, delivery: Delivery, error: Exception) -> None:
-        """Publish a dead letter with the traceback, and stop redelivery."""
         telemetry.fail(error)
         get_logger().error("dead letter", durable=self._durable, sequence=delivery.sequence, exc_info=error)
         dead = dead_letter(
@@ -296,15 +293,6 @@ class Worker:
         await self._bus.publish(dead)
         await delivery.terminate()
         metrics.DEAD_LETTERS.labels(self._durable).inc()
-
-
-def _cause(delivery: Delivery) -> Cause:
-    """The delivered event. Raises ValueError if it is unknown to this version or does not belong to its subject."""
-    cause = Cause.of(delivery.body)
-    fact_of(cause.event)
-    if is_forged(delivery.subject, cause.event):
-        raise ValueError(f"{fact_of(cause.event)} of run {cause.event.run} was published on {delivery.subject}")
-    return cause
 
 
 def dead_letter(

@@ -23,7 +23,7 @@ from services.chassis import metrics
 from services.chassis.errors import Rejected, Superseded, Transient
 from services.chassis.events import follow
 from services.chassis.logs import get_logger
-from services.chassis.poison import MOST_LONE_CRASHES, SuspectLock
+from services.chassis.poison import MAX_LONE_CRASHES, SuspectLock
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
@@ -116,7 +116,7 @@ async def _publish_with_retries(job: Job, event: events_pb2.Event) -> int:
 def _require_few_crashes(claims: Sequence[pb.Claim]) -> None:
     """Raises Rejected if too many lone claims were never released."""
     crashes = [claim for claim in claims if claim.alone and not claim.released]
-    if len(crashes) >= MOST_LONE_CRASHES:
+    if len(crashes) >= MAX_LONE_CRASHES:
         raise Rejected(
             "train",
             f"{len(crashes)} engineers died while they trained this candidate and nothing else",

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from services.archive.records import record_for
 from services.chassis import metrics, worker
-from services.chassis.artifacts import Artifacts
+from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
 from services.chassis.worker import Job
@@ -94,7 +94,7 @@ class Engineer:
         reviser: Reviser,
         data_dir: Path,
         trainings: Callable[[str], int] = lambda _: 1,
-        weights: Artifacts | None = None,
+        weights: FsspecArtifacts | None = None,
     ) -> None:
         """`trainings` maps a stage to the number of concurrent trainings; final weights are stored in `weights`."""
         self._sandbox = sandbox

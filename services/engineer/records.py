@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from safetensors.numpy import save
 
-from services.chassis.artifacts import Artifacts
+from services.chassis.artifacts import FsspecArtifacts
 from services.contracts import candidate_pb2 as pb
 from services.contracts.progress_pb2 import TrainingProgress
 from services.engineer.training.ports import Array
@@ -92,7 +92,7 @@ def training_progress(metrics: Metrics) -> TrainingProgress:
     )
 
 
-async def keep_weights(artifacts: Artifacts, weights: Mapping[str, Array]) -> pb.Artifact:
+async def keep_weights(artifacts: FsspecArtifacts, weights: Mapping[str, Array]) -> pb.Artifact:
     """Store parameters and buffers as one safetensors artifact."""
     content = save({name.removeprefix("model/"): array for name, array in weights.items()})
     return await artifacts.put(content, "weights")

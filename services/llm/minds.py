@@ -22,7 +22,7 @@ import grpc
 import grpc.aio
 
 from services.chassis import metrics
-from services.chassis.artifacts import Artifacts, FsspecArtifacts
+from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.bus import Bus
 from services.chassis.errors import Transient
 from services.chassis.events import Cause, follow
@@ -59,7 +59,7 @@ class Minds:
 
     def __init__(self, service: str, bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, artifacts: str) -> None:
         self._archive = archive
-        self._artifacts: Artifacts = FsspecArtifacts(artifacts)
+        self._artifacts = FsspecArtifacts(artifacts)
         self._journal = EventJournal(service, bus, self._artifacts)
         self._lessons = RewardFeed(archive)
         self._openai: OpenAIMind | None = None
@@ -134,7 +134,7 @@ async def _candidates(
 class EventJournal:
     """Publishes every call as mind.answered, caused by the event that is handled."""
 
-    def __init__(self, service: str, bus: Bus, artifacts: Artifacts) -> None:
+    def __init__(self, service: str, bus: Bus, artifacts: FsspecArtifacts) -> None:
         self._service = service
         self._bus = bus
         self._artifacts = artifacts

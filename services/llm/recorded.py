@@ -24,7 +24,7 @@ import grpc
 import grpc.aio
 from pydantic import BaseModel, Field, ValidationError
 
-from services.chassis.artifacts import Artifacts
+from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.errors import SettingsError, Transient
 from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
@@ -69,13 +69,13 @@ class Lookup(Protocol):
 class CallRecord:
     """The calls of a run by candidate and prompt hash; answers are read from the artifacts on demand."""
 
-    def __init__(self, artifacts: Artifacts) -> None:
+    def __init__(self, artifacts: FsspecArtifacts) -> None:
         self._artifacts = artifacts
         self._calls: dict[tuple[str, str], pb.Call] = {}
         self._used: dict[tuple[str, str], set[str]] = {}  # used prompt hashes by candidate and role
 
     @classmethod
-    def of(cls, candidates: Iterable[pb.Candidate], artifacts: Artifacts) -> CallRecord:
+    def of(cls, candidates: Iterable[pb.Candidate], artifacts: FsspecArtifacts) -> CallRecord:
         """The record of these candidates."""
         record = cls(artifacts)
         for candidate in candidates:
@@ -105,7 +105,9 @@ class CallRecord:
 class LoggedCalls:
     """The calls of a run up to an event of its log, read per candidate on demand."""
 
-    def __init__(self, archive: archive_pb2_grpc.ArchiveAsyncStub, artifacts: Artifacts, run: str, until: int) -> None:
+    def __init__(
+        self, archive: archive_pb2_grpc.ArchiveAsyncStub, artifacts: FsspecArtifacts, run: str, until: int
+    ) -> None:
         self._archive = archive
         self._artifacts = artifacts
         self._run = run
@@ -208,7 +210,7 @@ def _free_call(request: Request[A], result: Recorded) -> Call:
     )
 
 
-async def to_message(call: Call, artifacts: Artifacts) -> pb.Call:
+async def to_message(call: Call, artifacts: FsspecArtifacts) -> pb.Call:
     """The message of a call; prompt and answer are stored as artifacts. Unknown numbers stay unset."""
     message = pb.Call(
         role=call.role,

@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
-from typing import NamedTuple, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from typing import NamedTuple
 
 import nats.errors
-import nats.js.errors
 from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -14,8 +13,8 @@ from nats.js import JetStreamContext, api
 
 from services.chassis import telemetry
 from services.chassis.bus import Logged
-from services.chassis.bus.credentials import Access, access, refusal
-from services.chassis.bus.delivery import Consumer, Denials, Depth
+from services.chassis.bus.credentials import access, refusal
+from services.chassis.bus.delivery import FAILURES, Consumer, Denials, Depth
 from services.chassis.bus.rights import API
 from services.chassis.bus.subjects import subject_of
 from services.chassis.bus.topology import (
@@ -27,14 +26,13 @@ from services.chassis.bus.topology import (
     drift,
     topology,
 )
-from services.chassis.errors import BusLost, SettingsError, Transient
-from services.chassis.events import fit
+from services.chassis.errors import BusLost, EventTooBig, SettingsError, Transient
+from services.chassis.events import body_of, fit
 from services.chassis.logs import get_logger
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb
 from services.contracts import progress_pb2
 
-T = TypeVar("T")
 SILENCE_SECONDS = 30.0
 _MISSING = f"stream {EVENTS} does not exist; run `asi-arch setup`"
 
@@ -44,10 +42,6 @@ class LogState(NamedTuple):
 
     last: int  # the newest sequence; 0 when it is empty
     missing: int  # lost messages: the log never deletes one
-
-
-class EventTooBig(Exception):  # noqa: N818
-    """An event is larger than 256 KiB. (Above 1 MiB the server closes the connection.)"""
 
 
 class Bus:
@@ -79,7 +73,7 @@ class Bus:
     def server_version(self) -> tuple[int, int, int]:
         """The version of the connected server."""
         version = self._client.connected_server_version
-        return int(version.major), int(version.minor), int(version.patch)
+        return version.major, version.minor, version.patch
 
     @property
     def reconnects(self) -> int:
@@ -89,8 +83,26 @@ class Bus:
     async def connect(self, attempts: int = -1) -> None:
         """Connect, waiting for a server that is not running yet. Raises SettingsError for refused credentials or
         TLS."""
+        own = access(self._settings)
         refused = self._refused = asyncio.get_running_loop().create_future()
-        connecting = asyncio.ensure_future(self._connect(access(self._settings), attempts))
+        connecting = asyncio.ensure_future(
+            self._client.connect(
+                servers=[url.strip() for url in self._settings.nats_url.split(",")],
+                name=self._name,
+                max_reconnect_attempts=attempts,
+                reconnect_time_wait=1,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                inbox_prefix=own.inbox.encode(),
+                error_cb=self._report,
+                disconnected_cb=self._logging("disconnected from NATS"),
+                reconnected_cb=self._logging("reconnected to NATS"),
+                closed_cb=self._logging("connection to NATS closed"),
+                nkeys_seed_str=own.seed,
+                tls=own.tls,
+                tls_handshake_first=own.tls is not None,  # a forged plain-text greeting could ask for no TLS
+            )
+        )
         try:
             await asyncio.wait({connecting, refused}, return_when=asyncio.FIRST_COMPLETED)
             if refused.done():
@@ -100,24 +112,6 @@ class Bus:
             connecting.cancel()
             refused.cancel()
         self._js = self._client.jetstream(timeout=5)
-
-    async def _connect(self, own: Access, attempts: int) -> None:
-        await self._client.connect(
-            servers=[url.strip() for url in self._settings.nats_url.split(",")],
-            name=self._name,
-            max_reconnect_attempts=attempts,
-            reconnect_time_wait=1,
-            ping_interval=10,
-            max_outstanding_pings=2,
-            inbox_prefix=own.inbox.encode(),
-            error_cb=self._report,
-            disconnected_cb=self._logging("disconnected from NATS"),
-            reconnected_cb=self._logging("reconnected to NATS"),
-            closed_cb=self._logging("connection to NATS closed"),
-            nkeys_seed_str=own.seed,
-            tls=own.tls,
-            tls_handshake_first=own.tls is not None,  # a forged plain-text greeting could ask for no TLS
-        )
 
     async def close(self) -> None:
         """Flush and close. Not `drain`, which blocks for its whole timeout once a pull has timed out."""
@@ -135,8 +129,8 @@ class Bus:
         created = []
         for stream in streams:
             if await self._stream(stream.name) is None:
-                request = self._js.add_stream(stream.config(replicas))
-                await self._denials.watch(f"{API}.STREAM.CREATE.{stream.name}", request)
+                adding = self._js.add_stream(stream.config(replicas))
+                await self._denials.watch(f"{API}.STREAM.CREATE.{stream.name}", adding)
                 created.append(f"stream {stream.name}")
         for consumer in consumers:
             if await self._durable(consumer) is None:
@@ -167,28 +161,22 @@ class Bus:
         return (config and config.num_replicas) or 1
 
     async def _stream(self, name: str) -> api.StreamConfig | None:
-        info = await self._or_none(f"{API}.STREAM.INFO.{name}", self._js.stream_info(name))
+        info = await self._denials.request(f"{API}.STREAM.INFO.{name}", self._js.stream_info(name))
         return info.config if info else None
 
     async def _durable(self, spec: ConsumerSpec) -> api.ConsumerConfig | None:
-        request = self._js.consumer_info(spec.stream, spec.durable)
-        info = await self._or_none(f"{API}.CONSUMER.INFO.{spec.stream}.{spec.durable}", request)
+        info = await Consumer(self._js, spec, self._denials).info()
         return info.config if info else None
-
-    async def _or_none(self, subject: str, request: Coroutine[object, object, T]) -> T | None:
-        with contextlib.suppress(nats.js.errors.NotFoundError):
-            return await self._denials.watch(subject, request)
-        return None
 
     async def remove_stream(self, name: str) -> None:
         """Delete a stream and its messages, if it exists. For tests and trial runs."""
-        await self._or_none(f"{API}.STREAM.DELETE.{name}", self._js.delete_stream(name))
+        await self._denials.request(f"{API}.STREAM.DELETE.{name}", self._js.delete_stream(name))
 
     async def remove_durable(self, durable: str) -> None:
         """Delete a durable consumer, if it exists. Its workers end with BusLost."""
         spec = self._spec(durable)
         request = self._js.delete_consumer(spec.stream, durable)
-        await self._or_none(f"{API}.CONSUMER.DELETE.{spec.stream}.{durable}", request)
+        await self._denials.request(f"{API}.CONSUMER.DELETE.{spec.stream}.{durable}", request)
 
     async def publish(self, event: pb.Event) -> int:
         """Publish and wait until the stream has stored it; the same event id within ten minutes is stored once.
@@ -198,26 +186,31 @@ class Bus:
         the fact, and Transient if the stream is unreachable or full.
         """
         telemetry.inject(event.trace)
+        most = MAX_COPY_BYTES
         if not event.HasField("run_inherited"):
-            fit(event, MAX_EVENT_BYTES)
-        body = event.SerializeToString(deterministic=True)
-        if not event.HasField("run_inherited"):
-            _require_size(event.id, body, MAX_EVENT_BYTES)
-        return await self.publish_body(subject_of(event), event.id, body, event.trace.get("traceparent"))
+            most = MAX_EVENT_BYTES
+            fit(event, most)
+        return await self.publish_body(
+            subject_of(event), event.id, body_of(event), event.trace.get("traceparent"), max_bytes=most
+        )
 
-    async def publish_body(self, subject: str, event_id: str, body: bytes, traceparent: str | None = None) -> int:
+    async def publish_body(
+        self, subject: str, event_id: str, body: bytes, traceparent: str | None = None, max_bytes: int = MAX_COPY_BYTES
+    ) -> int:
         """As `publish`, for a serialised event.
 
-        Without an id there is neither deduplication nor a size check: events of a lost log are restored unchanged.
+        Without an id there is neither deduplication nor a size check, as for events of a lost log, which are restored
+        unchanged, and for notes.
         """
-        if event_id:
-            _require_size(event_id, body, MAX_COPY_BYTES)
+        if event_id and len(body) > max_bytes:
+            raise EventTooBig(f"event {event_id} has {len(body)} bytes; at most {max_bytes} are allowed")
         headers = {"Nats-Msg-Id": event_id} if event_id else {}
         headers |= {"traceparent": traceparent} if traceparent else {}
         try:
             ack = await self._denials.watch(subject, self._js.publish(subject, body, timeout=5, headers=headers))
-        except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
-            raise Transient(f"the event stream did not accept {event_id}: {error or type(error).__name__}") from error
+        except FAILURES as error:
+            what = event_id or f"a message on {subject}"
+            raise Transient(f"the broker did not accept {what}: {error or type(error).__name__}") from error
         return int(ack.seq)
 
     async def consumer(self, durable: str) -> Consumer:
@@ -244,22 +237,17 @@ class Bus:
     async def message_at(self, sequence: int) -> Logged:
         """One message of the log. Raises KeyError if there is none, Transient if the log is unreachable."""
         request = self._js.get_msg(EVENTS, sequence)
-        try:
-            with _transient("the log"):
-                message = await self._denials.watch(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
-        except nats.js.errors.NotFoundError:
-            raise KeyError(f"the log has no message {sequence}") from None
+        message = await self._denials.request(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
+        if message is None:
+            raise KeyError(f"the log has no message {sequence}")
         return Logged(sequence, message.subject or "", message.data or b"")
 
     async def log_state(self) -> LogState:
         """Raises BusLost if the stream does not exist, Transient if it is unreachable."""
-        try:
-            with _transient("the log"):
-                request = self._js.stream_info(EVENTS)
-                state = (await self._denials.watch(f"{API}.STREAM.INFO.{EVENTS}", request)).state
-        except nats.js.errors.NotFoundError:
-            raise BusLost(_MISSING) from None
-        return LogState(state.last_seq, state.last_seq - state.messages)
+        info = await self._denials.request(f"{API}.STREAM.INFO.{EVENTS}", self._js.stream_info(EVENTS))
+        if info is None:
+            raise BusLost(_MISSING)
+        return LogState(info.state.last_seq, info.state.last_seq - info.state.messages)
 
     async def last_sequence(self) -> int:
         """The newest sequence of the log; 0 if it is empty. Raises the same errors as `log_state`."""
@@ -268,20 +256,20 @@ class Bus:
     async def read_log(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncIterator[Logged]:
         """Every message on `subject` from sequence `start` to the newest one at the time of the call, in order.
 
-        Uses an ordered consumer with a callback, which is three times as fast as fetching single messages. Raises
-        Transient if the log is unreachable or delivers nothing for 30 seconds.
+        Raises Transient if the log is unreachable or delivers nothing for 30 seconds.
         """
-        with _transient("the log"):
-            last = await self._newest(subject)
+        last = await self._newest(subject)
         if start > last:
             return
         async with self._ordered(subject, start) as queue:
             reached = 0
             while reached < last:
                 if queue.empty():
-                    with _transient("the rest of the log"):
+                    try:
                         async with asyncio.timeout(SILENCE_SECONDS):
                             logged = await queue.get()
+                    except TimeoutError:
+                        raise Transient(f"the log delivered nothing for {SILENCE_SECONDS:g} s") from None
                 else:
                     logged = queue.get_nowait()
                 reached = logged.sequence
@@ -294,21 +282,17 @@ class Bus:
 
     async def _newest(self, subject: str) -> int:
         """The sequence of the newest message on `subject`; 0 if there is none."""
-        request = self._js.get_last_msg(EVENTS, subject)
-        message = await self._or_none(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
+        message = await self._last_message(EVENTS, subject)
         return (message and message.seq) or 0
 
-    async def write_note(self, subject: str, body: bytes) -> None:
-        """Replace the note on a subject of the stream HANDLING. Raises Transient."""
-        with _transient("the stream of notes"):
-            await self._denials.watch(subject, self._js.publish(subject, body, timeout=5))
-
     async def note(self, subject: str) -> bytes | None:
-        """The note on a subject, or None. Raises Transient."""
-        with _transient("the stream of notes"):
-            request = self._js.get_last_msg(HANDLING, subject)
-            message = await self._or_none(f"{API}.STREAM.MSG.GET.{HANDLING}", request)
+        """The newest message on a subject of the stream HANDLING, or None. Raises Transient."""
+        message = await self._last_message(HANDLING, subject)
         return (message.data or b"") if message else None
+
+    async def _last_message(self, stream: str, subject: str) -> api.RawStreamMsg | None:
+        request = self._js.get_last_msg(stream, subject)
+        return await self._denials.request(f"{API}.STREAM.MSG.GET.{stream}", request)
 
     async def announce(self, progress: progress_pb2.Progress) -> None:
         """Send the progress of a candidate to all current subscribers; it is not stored."""
@@ -333,24 +317,24 @@ class Bus:
                 await subscription.unsubscribe()
 
     async def follow(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncGenerator[Logged | None]:
-        """Every message on `subject` from sequence `start` on, in order, without end; None after a second without one.
+        """Every message on `subject` from sequence `start` on, without end; None after a second without one.
 
         Raises BusLost if the stream does not exist.
         """
-        try:
-            async with self._ordered(subject, start) as queue:
-                while True:
-                    logged = None
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(1):
-                            logged = await queue.get()
-                    yield logged
-        except nats.js.errors.NotFoundError:
-            raise BusLost(_MISSING) from None
+        async with self._ordered(subject, start) as queue:
+            while True:
+                logged = None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        logged = await queue.get()
+                yield logged
 
     @contextlib.asynccontextmanager
     async def _ordered(self, subject: str, start: int) -> AsyncIterator["asyncio.Queue[Logged]"]:
-        """The messages that an ordered consumer receives within the context."""
+        """The messages that an ordered consumer receives within the context.
+
+        With a callback it is three times as fast as fetching single messages. Raises BusLost, and Transient.
+        """
         queue: asyncio.Queue[Logged] = asyncio.Queue(maxsize=1000)  # a slow reader slows the server down
 
         async def take(message: Msg) -> None:
@@ -358,16 +342,12 @@ class Bus:
 
         config = api.ConsumerConfig(deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=start)
         subscribing = self._js.subscribe(
-            subject,
-            stream=EVENTS,
-            ordered_consumer=True,
-            config=config,
-            cb=take,
-            pending_msgs_limit=-1,
+            subject, cb=take, stream=EVENTS, ordered_consumer=True, config=config, pending_msgs_limit=-1,
             pending_bytes_limit=-1,
-        )
-        with _transient("the log"):
-            subscription = await self._denials.watch(f"{API}.CONSUMER.CREATE.{EVENTS}", subscribing)
+        )  # fmt: skip
+        subscription = await self._denials.request(f"{API}.CONSUMER.CREATE.{EVENTS}", subscribing)
+        if subscription is None:
+            raise BusLost(_MISSING)
         try:
             yield queue
         finally:
@@ -375,8 +355,6 @@ class Bus:
                 await subscription.unsubscribe()
 
     def _logging(self, text: str) -> Callable[[], Awaitable[None]]:
-        """A callback that logs `text`, unless the connection is being closed on purpose."""
-
         async def callback() -> None:
             if not self._closing:
                 get_logger().warning(text)
@@ -384,7 +362,7 @@ class Bus:
         return callback
 
     async def _report(self, error: Exception) -> None:
-        """Log an error of the client. It must not raise, which would end the client's read loop."""
+        """Log an error of the client. An exception here would end the client's read loop."""
         if self._denials.record(error):
             return
         get_logger().error("NATS error", error=str(error) or type(error).__name__)
@@ -393,23 +371,7 @@ class Bus:
             self._refused.set_exception(SettingsError(reason))
 
 
-@contextlib.contextmanager
-def _transient(what: str) -> Iterator[None]:
-    """Turn client errors into Transient, except NotFoundError."""
-    try:
-        yield
-    except nats.js.errors.NotFoundError:
-        raise
-    except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
-        raise Transient(f"{what} is unreachable: {error or type(error).__name__}") from error
-
-
 def _sequence(reply: str) -> int:
     """The stream sequence in a reply subject; `Msg.metadata` takes ten times as long."""
     tokens = reply.split(".")
     return int(tokens[5] if len(tokens) == 9 else tokens[7])  # more with an account's domain
-
-
-def _require_size(event_id: str, body: bytes, most: int) -> None:
-    if len(body) > most:
-        raise EventTooBig(f"event {event_id} has {len(body)} bytes; at most {most} are allowed")

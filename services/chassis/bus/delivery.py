@@ -25,6 +25,7 @@ from services.chassis.logs import get_logger
 from services.contracts import events_pb2 as pb
 
 T = TypeVar("T")
+FAILURES = (TimeoutError, nats.errors.Error, nats.js.errors.Error)
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
 
@@ -64,6 +65,15 @@ class Denials:
             raise
         finally:
             self._operations.discard(pending)
+
+    async def request(self, subject: str, request: Awaitable[T]) -> T | None:
+        """As `watch`, for JetStream's API; None if the object does not exist. Raises Transient without an answer."""
+        try:
+            return await self.watch(subject, request)
+        except nats.js.errors.NotFoundError:
+            return None
+        except FAILURES as error:
+            raise Transient(f"NATS did not answer {subject}: {error or type(error).__name__}") from error
 
 
 @dataclass(eq=False, slots=True)
@@ -146,6 +156,7 @@ class Consumer:
         self._next = f"{API}.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._inbox: Subscription | None = None
+        self._missing = f"consumer {spec.durable!r} does not exist on stream {spec.stream!r}; run `asi-arch setup`"
         self._requested = 0  # messages that the latest request still expects
 
     async def bind(self) -> None:
@@ -200,28 +211,22 @@ class Consumer:
             yield await self.fetch(most, wait)
 
     async def depth(self) -> Depth:
-        """Pending and unacknowledged messages. Raises Transient if the server is unreachable."""
-        try:
-            info = await self._info()
-        except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
-            raise Transient(f"the depth of {self._spec.durable} cannot be read: {error}") from error
+        """Pending and unacknowledged messages. Raises Transient if the server or the consumer is missing."""
+        if (info := await self.info()) is None:
+            raise Transient(self._missing)
         return Depth(info.num_pending or 0, info.num_ack_pending or 0)
 
-    async def _info(self) -> ConsumerInfo:
+    async def info(self) -> ConsumerInfo | None:
+        """The consumer as the server knows it, or None. Raises Transient if the server is unreachable."""
         request = self._js.consumer_info(self._spec.stream, self._spec.durable)
-        return await self._denials.watch(f"{API}.CONSUMER.INFO.{self._spec.stream}.{self._spec.durable}", request)
+        return await self._denials.request(f"{API}.CONSUMER.INFO.{self._spec.stream}.{self._spec.durable}", request)
 
     async def _require_exists(self) -> None:
         if self._client.is_closed:
             raise BusLost("the connection to NATS is closed")
-        try:
-            await self._info()
-        except nats.js.errors.NotFoundError:
-            raise BusLost(
-                f"consumer {self._spec.durable!r} does not exist on stream {self._spec.stream!r}; run `asi-arch setup`"
-            ) from None
-        except (TimeoutError, nats.errors.Error):
-            return  # unreachable: the client reconnects
+        with contextlib.suppress(Transient):  # unreachable: the client reconnects
+            if await self.info() is None:
+                raise BusLost(self._missing)
 
 
 async def _collect(arrived: "asyncio.Queue[Msg]", most: int, wait: float) -> list[Msg]:

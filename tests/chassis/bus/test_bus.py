@@ -6,9 +6,8 @@ import time
 import pytest
 
 from services.chassis.bus import Bus, Logged
-from services.chassis.bus.connection import EventTooBig
 from services.chassis.bus.topology import EVENTS, MAX_EVENT_BYTES, StreamSpec, drift
-from services.chassis.errors import BusLost
+from services.chassis.errors import BusLost, EventTooBig
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb

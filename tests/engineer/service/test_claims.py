@@ -10,7 +10,7 @@ import pytest_asyncio
 from services.chassis.bus import Bus
 from services.chassis.errors import HandedBack, Rejected, Superseded, Transient
 from services.chassis.events import follow
-from services.chassis.poison import MOST_LONE_CRASHES, SuspectLock
+from services.chassis.poison import MAX_LONE_CRASHES, SuspectLock
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
@@ -67,7 +67,7 @@ async def test_what_is_no_fault_of_the_candidate_never_counts_against_it(
 ) -> None:
     """However often: drains, outages, and errors of ours."""
     job = await delivery(bus)
-    for _ in range(MOST_LONE_CRASHES + 8):
+    for _ in range(MAX_LONE_CRASHES + 8):
         with suppress(type(outage)):
             async with Claims(archive.stub).claim(job, await record_of(archive, job)):
                 raise outage
@@ -75,7 +75,7 @@ async def test_what_is_no_fault_of_the_candidate_never_counts_against_it(
     record = await record_of(archive, job)
     assert not any(claim.alone for claim in record.claims)
     async with Claims(archive.stub).claim(job, record) as attempt:
-        assert attempt == MOST_LONE_CRASHES + 9
+        assert attempt == MAX_LONE_CRASHES + 9
 
 
 async def test_of_two_claims_at_once_one_gets_the_attempt(bus: Bus, archive: Store) -> None:
@@ -108,9 +108,9 @@ async def test_a_result_of_an_older_attempt_is_not_acknowledged(bus: Bus, archiv
 async def test_a_candidate_that_kills_its_engineers_is_found(bus: Bus, archive: Store) -> None:
     """The first death is not held against it: another candidate in the same process may have been the reason."""
     job = await delivery(bus)
-    records = [await die(archive, job) for _ in range(MOST_LONE_CRASHES + 1)]
+    records = [await die(archive, job) for _ in range(MAX_LONE_CRASHES + 1)]
 
-    assert [claim.alone for claim in records[-1].claims] == [False] + [True] * MOST_LONE_CRASHES
+    assert [claim.alone for claim in records[-1].claims] == [False] + [True] * MAX_LONE_CRASHES
     with pytest.raises(Rejected, match="3 engineers died") as rejected:
         async with Claims(archive.stub).claim(job, records[-1]):
             pass
