@@ -14,11 +14,10 @@ from google.protobuf.struct_pb2 import Struct
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2, events_pb2
 
-LEAST_CUT = 400  # characters; shorter texts are not truncated
+MIN_CUT = 400  # characters; shorter texts are not truncated
 MARK_CHARACTERS = 64
 _MARK = re.compile(r" … \(cut here: \d+ of (\d+) characters\)$")
-WHOLE = frozenset({"program", "id", "cause", "head", "parent"})
-"""Fields that are never truncated."""
+WHOLE = frozenset({"program", "id", "cause", "head", "parent"})  # fields that are never truncated
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,8 @@ def follow(
         attempt: part of the id; of a training, the fencing token.
         candidate: id of the candidate that the fact is about; empty for facts about the run.
         suffix: distinguishes several facts of one cause.
-        retries: how often the candidate was retried; by default that of the cause.
-
-    The number of retries is part of the id, since attempts start again at 1 after a retry.
+        retries: how often the candidate was retried; by default that of the cause. Part of the id, since attempts start
+            again at 1 after a retry.
     """
     source = cause.event
     same = candidate in ("", source.candidate)
@@ -102,15 +100,14 @@ def rejection(cause: Cause, rejected: Rejected, service: str, attempt: int) -> e
     return event
 
 
-def fit(event: events_pb2.Event, most: int) -> None:
-    """Truncate prose in place until the serialised event has at most `most` bytes.
+def fit(event: events_pb2.Event, max_bytes: int) -> None:
+    """Truncate prose in place until the serialised event has at most `max_bytes` bytes.
 
-    The longest text is halved first and marked as cut; programs and measurements are never changed. This keeps facts
-    with long texts publishable.
+    The longest text is halved first and marked as cut; programs and measurements are never changed.
     """
-    while (excess := event.ByteSize() - most) > 0:
+    while (excess := event.ByteSize() - max_bytes) > 0:
         longest = max(_texts(event), key=lambda text: len(text[2]), default=None)
-        if longest is None or len(longest[2]) <= LEAST_CUT:
+        if longest is None or len(longest[2]) <= MIN_CUT:
             return
         message, name, text, place = longest
         mark = _MARK.search(text)
@@ -162,22 +159,15 @@ def _stamped(event: events_pb2.Event) -> events_pb2.Event:
     return event
 
 
-UNFINISHED = frozenset(
-    {"candidate_requested", "candidate_proposed", "candidate_trained", "candidate_judged", "candidate_analysed"}
-)
-"""Facts after which a candidate needs further work."""
+# Facts after which a candidate needs further work.
+UNFINISHED = frozenset(f"candidate_{fact}" for fact in ("requested", "proposed", "trained", "judged", "analysed"))
 
 
 def retry_of(dead: events_pb2.Event, work: events_pb2.Event, head: Cause, service: str) -> events_pb2.Event:
-    """A copy of the event `work`, appended to its candidate's chain, so that its handler runs again.
+    """A copy of the event `work`, which could not be handled, so that its handler runs again.
 
-    Args:
-        dead: the dead letter.
-        work: the event that could not be handled, whole.
-        head: the last event of the candidate's chain, which is its end.
-
-    Raises:
-        ValueError: `work` is not a fact that causes further work.
+    It is appended to the candidate's chain, whose last event is `head`. Raises ValueError if `work` is not a fact that
+    causes further work.
     """
     fact = work.WhichOneof("fact") or ""
     if fact not in UNFINISHED:

@@ -1,10 +1,9 @@
-"""Poison messages: messages that crash the process which handles them become dead letters after three crashes.
+"""Poison messages: a message that crashes the process which handles it becomes a dead letter after three crashes.
 
-The broker's delivery count does not identify them, since most redeliveries are caused by outages, drains and crashes
-that other messages cause. A worker therefore writes a note to the stream HANDLING before it handles a redelivery, and
-clears it when the handler ends. A note that was not cleared makes the message a suspect. A suspect is handled while the
-process handles nothing else, so that a further crash can be attributed to it; three such crashes make it a dead letter.
-A machine that fails three times while it handles the same suspect cannot be distinguished from this.
+Most redeliveries are caused by outages, drains and crashes that other messages cause. A worker therefore writes a note
+to the stream HANDLING before it handles a redelivery, and clears it when the handler ends. A note that was not cleared
+makes the message a suspect, which is handled while the process handles nothing else, so that a further crash can be
+attributed to it. A machine that fails three times with the same suspect cannot be distinguished from this.
 """
 
 from __future__ import annotations
@@ -108,14 +107,10 @@ class CrashNotes:
         try:
             await asyncio.shield(self._write(subject, note))
         except Transient:  # an outage must not be mistaken for a crash of this process
-            task = asyncio.create_task(self._retry_write(subject, note))
+            task = asyncio.create_task(self._clear_late(subject, note))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
 
-    async def _retry_write(self, subject: str, note: _Note) -> None:
-        while True:
-            await asyncio.sleep(RETRY_SECONDS)
-            try:
-                return await self._write(subject, note)
-            except Transient:
-                continue
+    async def _clear_late(self, subject: str, note: _Note) -> None:
+        await asyncio.sleep(RETRY_SECONDS)
+        await self._clear(subject, note)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,17 @@ DEADLINE_SECONDS = 30.0
 MESSAGE_BYTES = 64 * 1024 * 1024
 
 # Calls wait for a restarting server. A timeout in this configuration would override longer ones of calls.
+_RETRIES = {
+    "maxAttempts": 5,
+    "initialBackoff": "0.2s",
+    "maxBackoff": "3s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
 _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [
-            {
-                "name": [{}],
-                "waitForReady": True,
-                "retryPolicy": {
-                    "maxAttempts": 5,
-                    "initialBackoff": "0.2s",
-                    "maxBackoff": "3s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ],
+        "methodConfig": [{"name": [{}], "waitForReady": True, "retryPolicy": _RETRIES}],
     }
 )
 _LIMITS = [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
@@ -116,15 +111,11 @@ def is_transient(error: grpc.aio.AioRpcError) -> bool:
     Our servers report their own errors as INTERNAL. CANCELLED, UNKNOWN and a reset stream mean that the server ended
     during the call.
     """
-    reset = error.code() is grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or "")
-    return reset or error.code() in (
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.UNKNOWN,
-    )
+    status, code = error.code(), grpc.StatusCode
+    reset = status is code.INTERNAL and "RST_STREAM" in (error.details() or "")
+    server_ended = status in (code.CANCELLED, code.UNKNOWN)
+    unavailable = (code.UNAVAILABLE, code.DEADLINE_EXCEEDED, code.RESOURCE_EXHAUSTED, code.ABORTED)
+    return reset or server_ended or status in unavailable
 
 
 class _CallDefaults(grpc.aio.UnaryUnaryClientInterceptor):
@@ -157,35 +148,32 @@ class _Guard(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(_OURS):
+        method = handler_call_details.method
+        if handler is None or not method.startswith(_OURS):
             return handler
         codec = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary:
-            name = handler_call_details.method.removeprefix(_OURS)
-            return grpc.unary_unary_rpc_method_handler(_guarded(handler.unary_unary, name), **codec)
+            call = _guarded(handler.unary_unary, method.removeprefix(_OURS))
+            return grpc.unary_unary_rpc_method_handler(call, **codec)
         return grpc.unary_stream_rpc_method_handler(_guarded_stream(handler.unary_stream), **codec)
 
 
 def _guarded(call: Callable[..., Any], name: str) -> Callable[..., Awaitable[Any]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         seconds = min(context.time_remaining() or DEADLINE_SECONDS, 3600.0)
+        trace = {key: str(value) for key, value in context.invocation_metadata() or () if key in TRACE_HEADERS}
+        span = telemetry.span(name, trace) if trace else nullcontext()  # other calls belong to no candidate
         try:
-            with _traced(name, context):
+            with span:
                 async with asyncio.timeout(seconds):
                     return await call(request, context)
         except Exception as error:  # noqa: BLE001 - errors become status codes
             await _abort(context, error)
 
     return guarded
-
-
-def _traced(name: str, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractContextManager[None]:
-    """A span for a call with a trace context; other calls belong to no candidate."""
-    trace = {key: str(value) for key, value in context.invocation_metadata() or () if key in TRACE_HEADERS}
-    return telemetry.span(name, trace) if trace else nullcontext()
 
 
 def _guarded_stream(call: Callable[..., Any] | None) -> Callable[..., AsyncIterator[Any]]:

@@ -1,9 +1,5 @@
 """Tracing: one trace per candidate, from proposal to archive, in W3C trace context. Off unless an endpoint is set.
 
-    telemetry.start("judge", settings.otlp_endpoint)
-    with telemetry.span("judge handles candidate.trained", event.trace, run=…, candidate=…):
-        telemetry.inject(event.trace)        # a published event carries the current span
-
 A trace context travels in `Event.trace`, in the header of the NATS message and in the metadata of gRPC calls. The id of
 a candidate's trace is derived from its run and name, so that every service computes the same one.
 OpenTelemetry is imported only where tracing is switched on.
@@ -52,8 +48,7 @@ def stop() -> None:
 
 @contextmanager
 def span(name: str, trace: Mapping[str, str], **attributes: str) -> Iterator[None]:
-    """A span for the duration of the context: a child of the span in `trace`, else the root of the candidate's
-    trace."""
+    """A span around the context: a child of the span in `trace`, else the root of the candidate's trace."""
     if _tracing is None:
         yield
         return

@@ -149,7 +149,7 @@ async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
         run = run_name(arguments.name)
         past = await history(archive, (await archive.run(source)).run, at)
         async with Bus(settings, "asi-fork") as bus:
-            if not await bus.holds(f"asi.v1.{run}.>"):  # else it must be this fork, interrupted
+            if not await bus.newest(f"asi.v1.{run}.>"):  # else it must be this fork, interrupted
                 await _require_new_run(archive, run)
             sequence = await fork(bus, past, run, settings_of_fork)
     _say(json.dumps({"run": run, "of": past.run, "at": past.until, "events": len(past.events), "sequence": sequence}))

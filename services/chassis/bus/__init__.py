@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from services.chassis.bus.connection import Bus
     from services.chassis.bus.delivery import Consumer, Delivery, Depth
     from services.chassis.bus.topology import ConsumerSpec, StreamSpec
 
-__all__ = ["Bus", "Consumer", "ConsumerSpec", "Delivery", "Depth", "Logged", "StreamSpec"]
+__all__ = ["Bus", "Consumer", "ConsumerSpec", "Delivery", "Depth", "LogState", "Logged", "StreamSpec"]
 
 _MODULES = {"Bus": "connection", "Consumer": "delivery", "Delivery": "delivery", "Depth": "delivery"}
 
@@ -19,6 +19,13 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'topology')}"), name)
+
+
+class LogState(NamedTuple):
+    """The state of the event stream."""
+
+    last: int  # the newest sequence; 0 when it is empty
+    missing: int  # lost messages: the log never deletes one
 
 
 @dataclass(frozen=True)

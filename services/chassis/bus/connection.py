@@ -2,17 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from functools import partial
 
 import nats.errors
 from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext, api
+from nats.js import api
 
 from services.chassis import telemetry
-from services.chassis.bus import Logged
+from services.chassis.bus import Logged, LogState
 from services.chassis.bus.credentials import access, refusal
 from services.chassis.bus.delivery import FAILURES, Consumer, Denials, Depth
 from services.chassis.bus.rights import API
@@ -37,13 +37,6 @@ SILENCE_SECONDS = 30.0
 _MISSING = f"stream {EVENTS} does not exist; run `asi-arch setup`"
 
 
-class LogState(NamedTuple):
-    """The state of the event stream."""
-
-    last: int  # the newest sequence; 0 when it is empty
-    missing: int  # lost messages: the log never deletes one
-
-
 class Bus:
     """One connection. Use as an async context manager, or `connect` and `close`."""
 
@@ -55,7 +48,7 @@ class Bus:
         self._closing = False
         self._denials = Denials()
         self._refused: asyncio.Future[None] | None = None
-        self._js: JetStreamContext = self._client.jetstream(timeout=5)
+        self._js = self._client.jetstream(timeout=5)
 
     async def __aenter__(self) -> "Bus":
         await self.connect()
@@ -81,8 +74,7 @@ class Bus:
         return int(self._client.stats["reconnects"])
 
     async def connect(self, attempts: int = -1) -> None:
-        """Connect, waiting for a server that is not running yet. Raises SettingsError for refused credentials or
-        TLS."""
+        """Connect, waiting for a server that is not running yet. Raises SettingsError if it refuses the credentials."""
         own = access(self._settings)
         refused = self._refused = asyncio.get_running_loop().create_future()
         connecting = asyncio.ensure_future(
@@ -95,9 +87,9 @@ class Bus:
                 max_outstanding_pings=2,
                 inbox_prefix=own.inbox.encode(),
                 error_cb=self._report,
-                disconnected_cb=self._logging("disconnected from NATS"),
-                reconnected_cb=self._logging("reconnected to NATS"),
-                closed_cb=self._logging("connection to NATS closed"),
+                disconnected_cb=partial(self._log, "disconnected from NATS"),
+                reconnected_cb=partial(self._log, "reconnected to NATS"),
+                closed_cb=partial(self._log, "connection to NATS closed"),
                 nkeys_seed_str=own.seed,
                 tls=own.tls,
                 tls_handshake_first=own.tls is not None,  # a forged plain-text greeting could ask for no TLS
@@ -144,10 +136,9 @@ class Bus:
         streams, consumers = self._topology
         if durables is not None:
             consumers = tuple(spec for spec in consumers if spec.durable in durables)
-            needed = {HANDLING, *(spec.stream for spec in consumers)}
-            streams = tuple(stream for stream in streams if stream.name in needed)
+        needed = {HANDLING, *(spec.stream for spec in consumers)}
         differences: list[str] = []
-        for stream in streams:
+        for stream in (stream for stream in streams if stream.name in needed):
             config = await self._stream(stream.name)
             expected = stream.config((config and config.num_replicas) or 1)
             differences += drift(f"stream {stream.name}", expected, config)
@@ -169,7 +160,7 @@ class Bus:
         return info.config if info else None
 
     async def remove_stream(self, name: str) -> None:
-        """Delete a stream and its messages, if it exists. For tests and trial runs."""
+        """Delete a stream and its messages, if it exists."""
         await self._denials.request(f"{API}.STREAM.DELETE.{name}", self._js.delete_stream(name))
 
     async def remove_durable(self, durable: str) -> None:
@@ -181,27 +172,22 @@ class Bus:
     async def publish(self, event: pb.Event) -> int:
         """Publish and wait until the stream has stored it; the same event id within ten minutes is stored once.
 
-        Adds the trace context of the current span, and truncates prose that is too long for an event. Returns the
-        sequence. Raises EventTooBig if truncation does not suffice, Denied if this service's credentials do not allow
-        the fact, and Transient if the stream is unreachable or full.
+        Adds the current trace context and truncates prose that is too long. Returns the sequence. Raises EventTooBig if
+        truncation does not suffice, Denied if the credentials do not allow the fact, Transient if the stream is
+        unreachable or full.
         """
         telemetry.inject(event.trace)
-        most = MAX_COPY_BYTES
-        if not event.HasField("run_inherited"):
-            most = MAX_EVENT_BYTES
-            fit(event, most)
+        limit = MAX_COPY_BYTES if event.HasField("run_inherited") else MAX_EVENT_BYTES
+        if limit == MAX_EVENT_BYTES:
+            fit(event, limit)
         return await self.publish_body(
-            subject_of(event), event.id, body_of(event), event.trace.get("traceparent"), max_bytes=most
+            subject_of(event), event.id, body_of(event), event.trace.get("traceparent"), limit
         )
 
     async def publish_body(
         self, subject: str, event_id: str, body: bytes, traceparent: str | None = None, max_bytes: int = MAX_COPY_BYTES
     ) -> int:
-        """As `publish`, for a serialised event.
-
-        Without an id there is neither deduplication nor a size check, as for events of a lost log, which are restored
-        unchanged, and for notes.
-        """
+        """As `publish`, for a serialised event. Without an id there is neither deduplication nor a size check."""
         if event_id and len(body) > max_bytes:
             raise EventTooBig(f"event {event_id} has {len(body)} bytes; at most {max_bytes} are allowed")
         headers = {"Nats-Msg-Id": event_id} if event_id else {}
@@ -258,7 +244,7 @@ class Bus:
 
         Raises Transient if the log is unreachable or delivers nothing for 30 seconds.
         """
-        last = await self._newest(subject)
+        last = await self.newest(subject)
         if start > last:
             return
         async with self._ordered(subject, start) as queue:
@@ -276,11 +262,7 @@ class Bus:
                 if reached <= last:
                     yield logged
 
-    async def holds(self, subject: str) -> bool:
-        """Whether the log holds any message on `subject`."""
-        return await self._newest(subject) > 0
-
-    async def _newest(self, subject: str) -> int:
+    async def newest(self, subject: str) -> int:
         """The sequence of the newest message on `subject`; 0 if there is none."""
         message = await self._last_message(EVENTS, subject)
         return (message and message.seq) or 0
@@ -331,14 +313,13 @@ class Bus:
 
     @contextlib.asynccontextmanager
     async def _ordered(self, subject: str, start: int) -> AsyncIterator["asyncio.Queue[Logged]"]:
-        """The messages that an ordered consumer receives within the context.
-
-        With a callback it is three times as fast as fetching single messages. Raises BusLost, and Transient.
-        """
+        """The messages that an ordered consumer receives, with a callback, which is three times as fast as fetching."""
         queue: asyncio.Queue[Logged] = asyncio.Queue(maxsize=1000)  # a slow reader slows the server down
 
         async def take(message: Msg) -> None:
-            await queue.put(Logged(_sequence(message.reply), message.subject, message.data))
+            tokens = message.reply.split(".")  # `Msg.metadata` takes ten times as long
+            sequence = int(tokens[5] if len(tokens) == 9 else tokens[7])  # more with an account's domain
+            await queue.put(Logged(sequence, message.subject, message.data))
 
         config = api.ConsumerConfig(deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=start)
         subscribing = self._js.subscribe(
@@ -354,12 +335,9 @@ class Bus:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
-    def _logging(self, text: str) -> Callable[[], Awaitable[None]]:
-        async def callback() -> None:
-            if not self._closing:
-                get_logger().warning(text)
-
-        return callback
+    async def _log(self, text: str) -> None:
+        if not self._closing:
+            get_logger().warning(text)
 
     async def _report(self, error: Exception) -> None:
         """Log an error of the client. An exception here would end the client's read loop."""
@@ -369,9 +347,3 @@ class Bus:
         reason = refusal(error)
         if reason and self._refused and not self._refused.done():
             self._refused.set_exception(SettingsError(reason))
-
-
-def _sequence(reply: str) -> int:
-    """The stream sequence in a reply subject; `Msg.metadata` takes ten times as long."""
-    tokens = reply.split(".")
-    return int(tokens[5] if len(tokens) == 9 else tokens[7])  # more with an account's domain

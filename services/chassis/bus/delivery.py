@@ -45,7 +45,7 @@ class Denials:
         get_logger().error("NATS denied an operation", denied=True, operation=operation, subject=subject)
         denied = Denied(f"NATS denied a {operation} to {subject}: the credentials in use do not allow it")
         for pending in self._operations:
-            # The client reports subjects in lower case. A denied inbox fails all requests.
+            # The client reports subjects in lower case. A refused inbox fails all requests.
             if operation == "subscription" or pending.subject == subject.lower():
                 pending.end(denied)
         return True

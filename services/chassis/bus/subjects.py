@@ -5,12 +5,8 @@ import re
 from services.contracts import events_pb2 as pb
 
 ALL = "asi.v1.>"
-PROGRESS = "asi.progress.*.*"
-"""Of a run and a candidate; outside of the log, see `services.chassis.worker`."""
-STAGED = frozenset({"candidate.proposed", "candidate.promoted"})
-"""Facts whose subject ends in a stage."""
-WHOLE_DOTS = 4
-"""In asi.v1.run.entity.fact."""
+PROGRESS = "asi.progress.*.*"  # of a run and a candidate; not part of the log
+STAGED = frozenset({"candidate.proposed", "candidate.promoted"})  # facts whose subject ends in a stage
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -44,11 +40,11 @@ def subject_of(event: pb.Event) -> str:
 def is_forged(subject: str, event: pb.Event) -> bool:
     """Whether an event's body does not belong to the subject that it was published on.
 
-    The server checks the subject against the publisher's permissions; only readers can check the body against the
-    subject. Without this check an engineer could publish a judge's fact on its own subject. An incomplete subject is
-    not evidence; for a fact that this version does not know, only the run is compared.
+    The server checks only the subject against the publisher's permissions: without this check an engineer could publish
+    a judge's fact on its own subject. An incomplete subject is not evidence; for an unknown fact only the run is
+    compared.
     """
-    if subject.count(".") < WHOLE_DOTS:
+    if subject.count(".") < 4:  # asi.v1.run.entity.fact
         return False
     if event.WhichOneof("fact") is None:
         return event.run != subject.split(".")[2]

@@ -21,7 +21,7 @@ STAGES = ("mini", "tiny", "explore", "verify", "final")
 MAX_EVENT_BYTES = 256 * 1024
 MAX_COPY_BYTES = MAX_EVENT_BYTES + 1024
 """The history of a fork holds events that contain other events."""
-SECOND = 1.0  # nats-py counts durations in seconds
+MAX_REPLICAS = 16  # of the engineers of a stage
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class StreamSpec:
             compression=api.StoreCompression.S2 if replicas == 1 else None,
             num_replicas=replicas,
             discard=api.DiscardPolicy.NEW if self.keep_forever else api.DiscardPolicy.OLD,
-            max_age=0 if self.keep_forever else 30 * 24 * 3600 * SECOND,
-            duplicate_window=600 * SECOND,
+            max_age=0 if self.keep_forever else 30 * 24 * 3600.0,
+            duplicate_window=600.0,
             deny_delete=self.keep_forever,
             deny_purge=self.keep_forever,
             allow_direct=True,
@@ -80,7 +80,7 @@ class ConsumerSpec:
             filter_subject=self.filter,
             ack_policy=api.AckPolicy.EXPLICIT,
             deliver_policy=api.DeliverPolicy.ALL,
-            ack_wait=self.ack_wait * SECOND,
+            ack_wait=self.ack_wait,
             max_deliver=-1,
             max_ack_pending=self.max_ack_pending,
         )
@@ -91,23 +91,16 @@ def engineer_durable(stage: str) -> str:
     return f"engineer-{stage}"
 
 
-def topology(
-    most_replicas: int = 16, silence_seconds: float = 60.0
-) -> tuple[tuple[StreamSpec, ...], tuple[ConsumerSpec, ...]]:
-    """The streams and consumers that must exist before a service starts."""
+def topology(silence_seconds: float = 60.0) -> tuple[tuple[StreamSpec, ...], tuple[ConsumerSpec, ...]]:
+    """The streams and consumers that must exist before a service starts. Durations are in seconds, as in nats-py."""
+    advisory = "$JS.EVENT.ADVISORY.CONSUMER"
     streams = (
         StreamSpec(EVENTS, ("asi.v1.>",), keep_forever=True),
-        StreamSpec(
-            ADVISORIES,
-            (
-                f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{EVENTS}.>",
-                f"$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.{EVENTS}.>",
-            ),
-        ),
+        StreamSpec(ADVISORIES, (f"{advisory}.MAX_DELIVERIES.{EVENTS}.>", f"{advisory}.MSG_TERMINATED.{EVENTS}.>")),
         StreamSpec(HANDLING, (f"{HANDLING_SUBJECTS}.>",), newest_only=True),
     )
     engineers = tuple(
-        ConsumerSpec(engineer_durable(stage), f"asi.v1.*.candidate.*.{stage}", silence_seconds, 2 * most_replicas)
+        ConsumerSpec(engineer_durable(stage), f"asi.v1.*.candidate.*.{stage}", silence_seconds, 2 * MAX_REPLICAS)
         for stage in STAGES
     )
     return streams, (
@@ -138,8 +131,7 @@ def drift(
     return differences
 
 
-OLDEST = (2, 10, 23)
-"""Older versions lost or reordered messages when they were killed or their disk was full."""
+OLDEST = (2, 10, 23)  # older versions lost or reordered messages when they were killed or their disk was full
 MONITOR_SECONDS = 5.0
 
 
@@ -150,7 +142,7 @@ async def require_durability(settings: ServiceSettings, version: tuple[int, int,
     reachable server is asked. Raises SettingsError for an unsafe broker, and BusLost if no endpoint answers, which may
     be an outage that a restart of the service waits out.
     """
-    problems = []
+    problems, required = [], settings.require_durable_broker
     if version < OLDEST:
         problems.append(f"it is nats-server {'.'.join(map(str, version))}, and {'.'.join(map(str, OLDEST))} is needed")
     urls = [url.strip() for url in (settings.nats_monitor_url or "").split(",") if url.strip()]
@@ -160,11 +152,11 @@ async def require_durability(settings: ServiceSettings, version: tuple[int, int,
         problems.append("it does not sync each write to disk: set `sync_interval: always` in its jetstream block")
     elif not urls:
         problems.append("whether it syncs is unknown: set ASI_NATS_MONITOR_URL to its `http` address")
-    elif True not in answers and not settings.require_durable_broker:
+    elif True not in answers and not required:
         problems.append(f"whether it syncs is unknown: {silent}")
-    if problems and settings.require_durable_broker:
+    if problems and required:
         raise SettingsError(f"the broker may lose acknowledged events: {'; '.join(problems)}.")
-    if True not in answers and settings.require_durable_broker:
+    if True not in answers and required:
         raise BusLost(silent)
     for problem in problems:
         get_logger().warning("the broker may lose acknowledged events", reason=problem)
