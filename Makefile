@@ -97,7 +97,7 @@ DESCRIPTORS = $(BIN)/python -m grpc_tools.protoc -I proto --include_imports --de
 proto: setup
 	$(call PROTOC,.)
 
-# The bundle of the page is committed, so that installing needs no npm; tests/console/test_bundle.py compares.
+# The bundle of the page is committed, so that installing needs no npm; tests/web/test_bundle.py compares.
 page:
 	cd web && npm ci && npm run check && npm run build
 

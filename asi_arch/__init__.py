@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.chassis.errors import NotFound
-from services.console.archive import all_candidates, open_archive
-from services.console.progress import OVER
-from services.console.rows import Row, as_dict, row
-from services.console.settings import ConsoleSettings, console_settings
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
+from services.local.archive import all_candidates, open_archive
+from services.local.settings import ClientSettings, client_settings
+from services.report.progress import OVER
+from services.report.rows import Row, as_dict, row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ class Laboratory:
 
     def __init__(self, data_dir: Path | str | None = None) -> None:
         """Takes the settings of the environment; `data_dir` stands in for ASI_DATA_DIR."""
-        self._settings: ConsoleSettings = console_settings()
+        self._settings: ClientSettings = client_settings()
         if data_dir is not None:
             self._settings = self._settings.model_copy(update={"data_dir": Path(data_dir)})
 

@@ -18,7 +18,7 @@ from typing import Any
 from mcp.server import MCPServer
 
 from asi_arch import Laboratory, StartedRun
-from services.console.rows import ranked
+from services.report.rows import ranked
 
 INSTRUCTIONS = (
     "A laboratory that searches for token mixers (linear-attention architectures). Losses are held-out nats per token, "

@@ -32,7 +32,6 @@ from services.chassis.rpc import channel
 from services.chassis.service import Service, run_on_uvloop, wired
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
-from services.console.processes import Broker, ServiceProcess, free_port
 from services.contracts import (
     archive_pb2,
     archive_pb2_grpc,
@@ -47,6 +46,7 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
 from services.llm.embedder import LocalEmbedder
 from services.llm.openai_embedder import MotivationEmbedder
+from services.local.processes import Broker, ServiceProcess, free_port
 from services.researcher.app import ResearcherSettings
 from services.researcher.draft import Context, Draft, Refusal
 from services.researcher.handlers import Researcher

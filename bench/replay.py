@@ -25,8 +25,8 @@ from services.chassis.bus import Bus
 from services.chassis.bus.subjects import subject_of
 from services.chassis.service import run_on_uvloop
 from services.chassis.settings import ServiceSettings
-from services.console.processes import Broker
 from services.contracts import events_pb2
+from services.local.processes import Broker
 from services.store.backends import open_archive
 from services.store.reactions import react
 from services.store.replay import replay

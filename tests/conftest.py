@@ -19,7 +19,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from services.chassis.bus import Bus
 from services.chassis.settings import ServiceSettings
-from services.console.processes import Broker
+from services.local.processes import Broker
 from services.sandbox.processes import descendants, kill
 from tests.mongod import Mongod, mongod_binary
 

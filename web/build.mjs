@@ -1,11 +1,11 @@
-// Bundles src/ into ../services/console/web/static/: ES modules split by view, their licences, and what they were built from.
+// Bundles src/ into ../services/web/static/: ES modules split by view, their licences, and what they were built from.
 import { createHash } from "node:crypto";
 import { readFileSync, readdirSync, rmSync, writeFileSync, existsSync, copyFileSync, mkdirSync } from "node:fs";
 import { join, relative } from "node:path";
 import { build } from "esbuild";
 
 const here = import.meta.dirname;
-const out = join(here, "../services/console/web/static");
+const out = join(here, "../services/web/static");
 rmSync(out, { recursive: true, force: true });
 mkdirSync(out, { recursive: true });
 const { metafile } = await build({
@@ -34,7 +34,7 @@ const licences = [...packages].sort().map((name) => {
 });
 writeFileSync(join(out, "LICENCES.txt"), licences.join(`\n${"-".repeat(80)}\n\n`));
 
-// tests/console/test_bundle.py makes the same sum: a bundle that is older than its sources is found without npm.
+// tests/web/test_bundle.py makes the same sum: a bundle that is older than its sources is found without npm.
 const sources = (folder) => readdirSync(folder, { withFileTypes: true })
   .flatMap((one) => (one.isDirectory() ? sources(join(folder, one.name)) : [join(folder, one.name)]));
 const files = [...sources(join(here, "src")), ...["package-lock.json", "build.mjs"].map((one) => join(here, one))];

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from services.console.commands.ablate import variants_of
-from services.console.commands.sizes import read_sizes
+from services.report.comparisons import read_sizes, variants_of
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""The command line `asi-arch`, the runner of a whole laboratory on one machine, reports and the web page.
+"""The command line `asi-arch`.
 
-`cli` lists the commands; their options, logic and printing are below `commands/`. `tables` renders for all of them,
-`archive` and `log` reach the archive and the event log, `system` and `processes` start services as child processes.
-No rule of a run lives here: those are in `services/domain`, and every number comes from the archive.
+`cli` lists the commands; options, logic and printing of each are in one file below `commands/`, and `options` and
+`tables` are what they share. What they read is computed in `services/report`; services and runs are started by
+`services/local`, and the live page is `services/web`.
 """

@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient, sentence
-from services.console.options import INTERRUPTED, near
+from services.console.options import INTERRUPTED
 
 EXIT_STATUS = (
     "Exit status: 0 success; 1 negative result (unknown name, failed check, run without a result, service "
@@ -47,7 +47,7 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
         "compare": Command("show", "Two candidates, measure by measure."),
         "diff": Command("show", "The difference between two programs."),
         "report": Command("report", "Write a run's report: a page, figures, and the CSV behind each."),
-        "gallery": Command("gallery", "Model cards of confirmed discoveries, and every claim that was tested."),
+        "gallery": Command("report", "Model cards of confirmed discoveries, and every claim that was tested."),
         "web": Command("report", "The live page: tree, leaderboard, candidates, progress."),
         "cost": Command("cost", "What a run has used: time, compute, tokens, money."),
     },
@@ -60,7 +60,7 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
         "sizes": Command("sizes", "A candidate and its controls at several sizes: does the gain hold, shrink or grow?"),
         "rescore": Command("judge", "Compute a run's fitness in another version, as new events."),
         "judge": Command("judge", "Judge a candidate or the baselines again, and report the drift."),
-        "scaling": Command("scaling", "Candidates better than the strongest control against compute, with a fit."),
+        "scaling": Command("cost", "Candidates better than the strongest control against compute, with a fit."),
         "stopping": Command("cost", "What early stopping would have saved in a run, and what it would have lost."),
     },
     "Without a run": {
@@ -116,6 +116,8 @@ class Commands(typer.core.TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The called command. Raises SettingsError with similar names for an unknown one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from services.local.settings import near
+
             suggestion = near(args[0], COMMANDS) or "; see `asi-arch --help`."
             raise SettingsError(f"no command is called {args[0]}{suggestion}")
         return super().resolve_command(ctx, args)

@@ -4,13 +4,14 @@ import asyncio
 import functools
 import json
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from services.chassis.errors import SettingsError
+from services.local.settings import names_in as names_in  # commands/table.py
+from services.local.settings import one_of as one_of  # commands/table.py
 
 INTERRUPTED = 130
 P = ParamSpec("P")
@@ -68,24 +69,3 @@ def run_async(command: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
         return asyncio.run(command(*args, **kwargs))
 
     return run
-
-
-def names_in(text: str) -> list[str]:
-    """The names in a comma-separated list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def near(word: str, choices: Iterable[str]) -> str:
-    """Similar names as in "; did you mean gla?"; empty if there are none."""
-    import difflib
-
-    names = {name.lower(): name for name in choices}
-    matches = difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(names[match] for match in matches)}?" if matches else ""
-
-
-def one_of(flag: str, value: str, choices: Sequence[str]) -> None:
-    """Raises SettingsError with suggestions unless the value is one of the choices."""
-    if value not in choices:
-        choice = near(value, choices) or f"; choose one of {', '.join(choices)}."
-        raise SettingsError(f"{flag} is {value!r}{choice}")

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import typer
 
-from services.console.rows import Node, Row
+from services.report.rows import ABSENT, Node, Row
+from services.report.rows import interval_text as interval_text  # commands/table.py
+from services.report.rows import number as number  # commands/table.py
 
-ABSENT = "–"
 LEAST_NAME = 24
 NARROWEST_NAME = 8
 GAP = "  "
@@ -76,11 +77,6 @@ def print_markdown(text: str, plain: str) -> None:
         say(plain)
 
 
-def interval_text(low: float | None, high: float | None, pattern: str = "+.4f") -> str:
-    """As in "[-0.0100, +0.0200]"; a dash where there is no interval."""
-    return ABSENT if low is None or high is None else f"[{low:{pattern}}, {high:{pattern}}]"
-
-
 def pairs(rows: Iterable[tuple[str, str]]) -> str:
     """Names and values, one pair per line; long values are wrapped beside their name."""
     rows = list(rows)
@@ -88,18 +84,6 @@ def pairs(rows: Iterable[tuple[str, str]]) -> str:
     return "\n".join(
         styled(name.ljust(indent), dim=True) + paragraph(value, indent, " " * indent)[indent:] for name, value in rows
     )
-
-
-def number(value: float | None, pattern: str = ".4f") -> str:
-    """A number, or a dash where it is absent."""
-    return ABSENT if value is None else format(value, pattern)
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, as in 1:02:03."""
-    whole = int(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
 @dataclass

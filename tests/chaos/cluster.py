@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-from services.console.leash import leashed
-from services.console.processes import find_nats_server, free_port
+from services.local.processes import ends_with_parent, find_nats_server, free_port
 
 SIZE = 3
 START_SECONDS = 60.0
 
 
 class Cluster:
-    """As `services.console.processes.Broker`, of three servers."""
+    """As `services.local.processes.Broker`, of three servers."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -59,7 +58,7 @@ class Cluster:
                 f'cluster {{ name: chaos, listen: "127.0.0.1:{self._routes[number]}", routes: [{routes}] }}\n'
             )
             with (folder / "log").open("ab") as log:
-                command = leashed([str(find_nats_server()), "-c", str(config)])
+                command = ends_with_parent([str(find_nats_server()), "-c", str(config)])
                 self._processes[number] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START_SECONDS
         while not all(self._jsz(number).get("meta_cluster", {}).get("leader") for number in range(SIZE)):

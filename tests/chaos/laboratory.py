@@ -29,9 +29,8 @@ from services.chassis.events import first
 from services.chassis.rpc import channel
 from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import ServiceSettings
-from services.console.leash import leashed
-from services.console.processes import Broker, free_port
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
+from services.local.processes import Broker, ends_with_parent, free_port
 from services.store.backends import open_archive
 from services.store.replay import replay
 from tests.chaos.cluster import Cluster
@@ -70,7 +69,11 @@ class Part:
             return
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                leashed(self.command), env=self.environment, stdout=output, stderr=output, start_new_session=True
+                ends_with_parent(self.command),
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     def signal(self, number: signal.Signals) -> None:
@@ -406,7 +409,7 @@ class Laboratory:
 async def _ended(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
     """The status of a tool, and what it said; killed after two minutes."""
     tool = await asyncio.create_subprocess_exec(
-        *leashed(command), env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *ends_with_parent(command), env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     try:
         out, _ = await asyncio.wait_for(tool.communicate(), TOOL_SECONDS)

@@ -17,7 +17,7 @@ import pytest
 
 from services.chassis.bus import Bus
 from services.chassis.settings import ServiceSettings
-from services.console.processes import Broker, find_nats_server, free_port
+from services.local.processes import Broker, find_nats_server, free_port
 from services.store.backends import open_archive
 from tests.chaos.power import after_power_loss, watched
 from tests.store.archive_stories import Story

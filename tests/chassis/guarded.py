@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploy.make_env import authorization, new_seeds
 from services.chassis.settings import ServiceSettings
-from services.console.processes import find_nats_server, free_port
+from services.local.processes import find_nats_server, free_port
 
 
 @dataclass

@@ -10,7 +10,7 @@ from services.chassis.bus import Bus
 from services.chassis.bus.topology import require_durability
 from services.chassis.errors import BusLost, SettingsError
 from services.chassis.settings import ServiceSettings
-from services.console.processes import Broker, free_port
+from services.local.processes import Broker, free_port
 
 
 @pytest.fixture

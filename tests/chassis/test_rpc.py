@@ -9,9 +9,9 @@ import pytest
 
 from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings
-from services.console.processes import free_port
 from services.contracts import checker_pb2, checker_pb2_grpc
 from services.contracts.candidate_pb2 import CheckReport
+from services.local.processes import free_port
 from tests.checkers import UnaskedChecker
 
 DEFAULT = 0.5

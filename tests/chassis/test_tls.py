@@ -19,7 +19,7 @@ from services.chassis.bus.rights import ADMINISTRATOR
 from services.chassis.errors import SettingsError
 from services.chassis.rpc import Server, channel, is_transient
 from services.chassis.settings import ServiceSettings, load
-from services.console.processes import free_port
+from services.local.processes import free_port
 from services.store.backends import open_archive
 from services.store.port import ArchiveUnavailable
 from tests.chassis.guarded import GuardedServer

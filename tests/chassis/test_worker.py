@@ -18,8 +18,8 @@ from services.chassis.errors import Transient
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job, Worker
-from services.console.processes import Broker
 from services.contracts import events_pb2 as pb
+from services.local.processes import Broker
 from services.store.app import DeadLetterRecorder
 from services.store.projection import read
 from tests.chassis.guarded import GuardedServer

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deploy.make_env import new_seeds, server_config
 from services.chassis.bus.credentials import variable
-from services.console.processes import free_port
+from services.local.processes import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 FILES = ("-f", str(DEPLOY / "compose.yaml"), "-f", str(DEPLOY / "compose.tls.yaml"))

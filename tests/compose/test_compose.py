@@ -13,12 +13,12 @@ import pytest
 
 from services.chassis.bus import Bus
 from services.chassis.rpc import channel
-from services.console.log import start_run
-from services.console.plan import RunOptions, run_settings
-from services.console.settings import ConsoleSettings
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from services.contracts.candidate_pb2 import STATE_ARCHIVED, STATE_REJECTED
+from services.local.log import start_run
+from services.local.plan import RunOptions, run_settings
+from services.local.settings import ClientSettings
 from tests.compose.stack import DEPLOY, Stack, compose_command
 from tests.loop.conftest import MICRO
 
@@ -47,7 +47,7 @@ async def test_every_candidate_ends_once_though_an_engineer_and_the_store_are_ki
     stack: Stack, tmp_path: Path
 ) -> None:
     """What is promised of the processes must hold for the containers: nothing lost, nothing twice."""
-    settings = ConsoleSettings.model_validate(stack.console | {"data_dir": tmp_path})
+    settings = ClientSettings.model_validate(stack.console | {"data_dir": tmp_path})
     async with channel(settings.archive_address, settings) as connection:
         archive = archive_pb2_grpc.ArchiveStub(connection)
         await _streams_exist(settings)
@@ -65,7 +65,7 @@ async def test_every_candidate_ends_once_though_an_engineer_and_the_store_are_ki
     assert replayed["agrees"], replayed["differences"]
 
 
-async def _streams_exist(settings: ConsoleSettings) -> None:
+async def _streams_exist(settings: ClientSettings) -> None:
     """The step `setup` makes them as soon as the broker is up."""
     deadline = time.monotonic() + 120
     async with Bus(settings, "asi-tests") as bus:

@@ -20,10 +20,10 @@ from services.chassis.events import first
 from services.chassis.rpc import channel
 from services.chassis.service import wired
 from services.chassis.settings import ServiceSettings
-from services.console.processes import free_port
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from services.contracts import events_pb2 as events
+from services.local.processes import free_port
 from services.store.app import StoreSettings, build
 
 

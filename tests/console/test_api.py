@@ -11,7 +11,7 @@ import pytest
 from asi_arch import Laboratory, flags
 from services.contracts import events_pb2 as events
 from tests.console.conftest import Laboratory as Store
-from tests.console.lives import whole_way
+from tests.console.published_events import whole_way
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "a_run.ipynb"
 

@@ -11,16 +11,16 @@ import pytest
 from services.chassis.errors import SettingsError
 from services.console.cli import COMMANDS, Commands
 from services.console.commands.show import measures
-from services.console.options import complete_candidates, complete_runs, near
-from services.console.plan import RunOptions, fork_settings, require_possible_scale, run_settings
-from services.console.rows import Node, Row, row
-from services.console.settings import ConsoleSettings
+from services.console.options import complete_candidates, complete_runs
 from services.console.tables import family, listing
 from services.contracts import candidate_pb2
 from services.contracts import events_pb2 as events
+from services.local.plan import RunOptions, fork_settings, require_possible_scale, run_settings
+from services.local.settings import ClientSettings, near
+from services.report.rows import Node, Row, row
 from services.store.steering import policy_of
 from tests.console.conftest import Laboratory, bare_environment
-from tests.console.lives import whole_way
+from tests.console.published_events import whole_way
 
 
 @pytest.mark.parametrize(
@@ -293,12 +293,12 @@ def test_where_things_lie_is_said_without_passwords(tmp_path: Path, monkeypatch:
     """The ending of a run is copied into notes and issues."""
     for name in ("ASI_ARCHIVE_URL", "ASI_NATS_URL"):
         monkeypatch.delenv(name, raising=False)
-    files = ConsoleSettings(data_dir=tmp_path)
+    files = ClientSettings(data_dir=tmp_path)
     assert (files.archive_place, files.log_place) == (f"{tmp_path}/archive.db", f"{tmp_path}/nats")
 
     monkeypatch.setenv("ASI_ARCHIVE_URL", "mongodb://me:secret@db:27017/asi?replicaSet=rs0")
     monkeypatch.setenv("ASI_NATS_URL", "nats://me:secret@broker:4222")
-    elsewhere = ConsoleSettings(data_dir=tmp_path, nats_url="nats://me:secret@broker:4222")
+    elsewhere = ClientSettings(data_dir=tmp_path, nats_url="nats://me:secret@broker:4222")
     assert elsewhere.archive_place == "mongodb://db:27017/asi?replicaSet=rs0"
     assert elsewhere.log_place == "nats://broker:4222"
 

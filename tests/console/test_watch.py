@@ -13,7 +13,7 @@ from pathlib import Path
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as events
 from tests.console.conftest import Laboratory, bare_environment
-from tests.console.lives import whole_way
+from tests.console.published_events import whole_way
 
 
 async def test_every_event_of_a_run_is_one_object_and_the_end_ends_it(

@@ -17,13 +17,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.chassis.bus.rights import ADMINISTRATOR
 from services.chassis.rpc import channel
 from services.chassis.settings import SERVICES
-from services.console.log import start_run
-from services.console.plan import RunOptions, run_settings
-from services.console.processes import ServiceProcess, free_port
-from services.console.settings import ConsoleSettings
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from services.contracts.candidate_pb2 import Candidate
+from services.local.log import start_run
+from services.local.plan import RunOptions, run_settings
+from services.local.processes import ServiceProcess, free_port
+from services.local.settings import ClientSettings
 from services.store.app import StoreSettings
 from services.store.tools import set_up
 from tests.chassis.collector import Collector
@@ -106,10 +106,10 @@ class Laboratory:
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     @property
-    def console(self) -> ConsoleSettings:
+    def console(self) -> ClientSettings:
         """The settings of whoever starts a run."""
         shared = self.broker.settings("console", **self._tls("console"), **self._addresses())
-        return ConsoleSettings.model_validate(shared.model_dump(exclude_none=True))
+        return ClientSettings.model_validate(shared.model_dump(exclude_none=True))
 
     async def _status(self, archive: archive_pb2_grpc.ArchiveAsyncStub) -> pb.RunStatus | None:
         try:

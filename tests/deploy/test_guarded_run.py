@@ -10,7 +10,7 @@ import pytest
 from services.chassis.bus.credentials import variable
 from services.chassis.bus.rights import ADMINISTRATOR
 from services.chassis.settings import SERVICES
-from services.console.processes import ServiceProcess
+from services.local.processes import ServiceProcess
 from tests.chassis.guarded import GuardedServer
 from tests.console.conftest import bare_environment
 from tests.loop.conftest import micro_flags, rows_of

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from services.chassis.rpc import channel
-from services.console.log import start_run
-from services.console.plan import RunOptions, run_settings
-from services.console.processes import ServiceProcess
-from services.console.settings import ConsoleSettings
-from services.console.system import System
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
+from services.local.log import start_run
+from services.local.plan import RunOptions, run_settings
+from services.local.processes import ServiceProcess
+from services.local.settings import ClientSettings
+from services.local.system import System
 from tests.loop.conftest import MICRO
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def git(*arguments: str) -> str:
 async def test_engineers_of_before_work_beside_a_new_store(tmp_path: Path) -> None:
     """A rolling upgrade passes through this: what is published on both sides is understood on the other."""
     before = code_of_before(tmp_path)
-    settings = ConsoleSettings(data_dir=tmp_path / "data")
+    settings = ClientSettings(data_dir=tmp_path / "data")
     system = System.plan(settings, {"ASI_ENGINEER_TASKS": "copying,brackets"})
     for name in OLD:
         new = system.services[name]

@@ -13,10 +13,10 @@ from services.chassis.bus import Bus
 from services.chassis.errors import Transient
 from services.chassis.events import Cause, first, follow
 from services.chassis.worker import Job, Worker
-from services.console.processes import free_port
 from services.contracts import events_pb2
 from services.llm.budget import MemoryLedger
 from services.llm.scripted import FaultName, ScriptedEndpoint, Step
+from services.local.processes import free_port
 from tests.llm.minds import GOOD, mind, question, script, settings
 
 CANDIDATES = 3

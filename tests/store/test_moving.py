@@ -8,8 +8,8 @@ import pytest
 from services.chassis.bus import Bus
 from services.chassis.errors import SettingsError
 from services.chassis.settings import ServiceSettings
-from services.console.processes import Broker
 from services.contracts import events_pb2
+from services.local.processes import Broker
 from services.store import tools
 from services.store.app import StoreSettings
 from services.store.backends import open_archive

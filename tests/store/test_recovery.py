@@ -13,7 +13,7 @@ from services.chassis.bus import Bus, Logged
 from services.chassis.bus.topology import EVENTS
 from services.chassis.errors import LogDamaged
 from services.chassis.settings import ServiceSettings
-from services.console.processes import Broker
+from services.local.processes import Broker
 from services.store.applier import Applier
 from services.store.backends import open_archive
 from services.store.port import Archive

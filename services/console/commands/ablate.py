@@ -8,14 +8,11 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
-import math
 import os
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated
 
 import grpc.aio
@@ -25,62 +22,35 @@ from services.chassis import logs
 from services.chassis.errors import NotPossible
 from services.chassis.events import first
 from services.chassis.rpc import channel
-from services.console.archive import all_candidates, open_archive, run_and_candidates
-from services.console.commands.sizes import CORPORA, Trained, planned, read_sizes, record_named, train_all
-from services.console.log import SERVICE, publish
+from services.console.commands.sizes import CORPORA, planned, record_named, train_all
 from services.console.options import Candidate, Json, Run, print_json
-from services.console.rows import Gain, gain_over, seed_noise, widened
-from services.console.settings import ConsoleSettings, console_settings, running_system
-from services.console.system import System, running
-from services.console.tables import ABSENT, Column, number, paragraph, say, styled, table
+from services.console.tables import Column, paragraph, say, styled, table
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.statistics import Interval, Noise, holm, paired_test, pooled_noise
+from services.local.archive import all_candidates, open_archive, run_and_candidates
+from services.local.log import SERVICE, publish
+from services.local.settings import ClientSettings, client_settings, running_system
+from services.local.system import System, running
+from services.report.comparisons import (
+    ABLATIONS_FILE,
+    LUCK,
+    MoveEffect,
+    Part,
+    Trained,
+    ablations_of,
+    move_effects,
+    part_row,
+    parts,
+    read_sizes,
+    variants_of,
+    verdict_of,
+)
+from services.report.rows import ABSENT, number
 
 POLL_SECONDS = 1.0
-FILE = "ablations.jsonl"
-"""Trainings of programs without a part, in the run's folder."""
-LUCK = (
-    "Parents and ablated candidates were chosen for a low loss, which is in part luck: proposals look worse by it and "
-    "ablated components better."
-)
 ENDED = frozenset({pb.STATE_ARCHIVED, pb.STATE_REJECTED})
 FORM = frozenset({"chunkwise-form", "parallel-scan", "hardware-kernel"})
 """How a program is computed, not what it computes: nothing to leave out."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One component: what the candidate loses without it, or why that is not known."""
-
-    component: str
-    ablation: str
-    loss: float | None
-    gain: Gain | None  # of the whole candidate over the one without the component
-    reason: str
-
-
-@dataclass(frozen=True)
-class MoveEffect:
-    """By how much a move or a component lowers the held-out loss (nats per token), over pairs of trained programs.
-
-    `source` is "ablation" where one program of a pair is the other without the component, "proposal" where it is the
-    other's child by this one move, and "table" for the table of mixers.
-    """
-
-    source: str
-    move: str
-    pairs: int
-    gain: float
-    interval: Interval
-    other_seeds: bool = True  # whether the interval covers other seeds than the one trained with
-
-    @property
-    def verdict(self) -> str:
-        """In words; an interval around zero shows nothing."""
-        if self.interval.crosses_zero:
-            return "not told apart"
-        return ("pays" if self.gain > 0 else "costs") + ("" if self.other_seeds else " with this seed")
 
 
 def ablate(
@@ -109,72 +79,21 @@ def ablate(
     if not candidate:
         if programs is not None or component:
             raise typer.BadParameter("--programs and --component need a CANDIDATE")
-        settings = console_settings()
+        settings = client_settings()
         status, records = asyncio.run(run_and_candidates(settings, run))
-        _print_effects(move_effects(records, read_sizes(settings.run_folder(status.run) / FILE)), as_json)
+        _print_effects(move_effects(records, read_sizes(settings.run_folder(status.run) / ABLATIONS_FILE)), as_json)
         return
     if programs is not None:
-        _ablate_programs(console_settings(), run, candidate, programs, seeds, as_json)
+        _ablate_programs(client_settings(), run, candidate, programs, seeds, as_json)
         return
     note: Callable[[str], None] = (lambda _: None) if as_json else say
-    original, part_rows = asyncio.run(_ablate(console_settings(), run, candidate, component or (), note))
+    original, part_rows = asyncio.run(_ablate(client_settings(), run, candidate, component or (), note))
     if as_json:
         print_json([part_row(part) for part in part_rows])
     else:
         _print(original, part_rows)
     if not any(part.gain for part in part_rows):
         raise typer.Exit(1)
-
-
-def move_effects(records: Sequence[pb.Candidate], trained: Sequence[Trained] = ()) -> list[MoveEffect]:
-    """What each move brought in a run: ablations before proposals, the largest gain first.
-
-    `trained` are trainings of a folder of programs, as `asi-arch ablate --programs` leaves them: pairs by seed. Else
-    a pair is one difference of losses over the seeds and held-out blocks that both programs share. Its deviation is
-    pooled from the pairs of all moves that have several, and from the seeds of all programs that have several; where
-    there are none, an interval is that of the one pair over held-out blocks.
-    """
-    whole = [item for item in records if not any(seed.HasField("stopped") for seed in item.training.seeds)]
-    by_id = {record.id: record for record in whole}
-    gains = defaultdict[tuple[str, str], list[Gain]](list)
-    for record in whole:
-        ablated, parent = by_id.get(record.request.ablation_of), by_id.get(record.proposal.parent)
-        if record.kind == pb.KIND_ABLATION and ablated is not None and (gain := gain_over(record, ablated)):
-            gains["ablation", record.request.without_component].append(gain)
-        elif record.kind == pb.KIND_PROPOSAL and parent is not None and parent.stage == record.stage:
-            change = _single_change(record, parent)
-            if change and (gain := gain_over(parent, record)):
-                gains["proposal", change].append(gain)
-    seeds = [[math.sqrt(2) * seed.loss for seed in record.training.seeds] for record in whole]
-    several = [
-        group for group in [*seeds, *([item.mean for item in same] for same in gains.values())] if len(group) > 1
-    ]
-    deviation = pooled_noise(several) if several else None
-    effects = []
-    for original in dict.fromkeys(item.candidate for item in trained if item.candidate in by_id):
-        own = [item for item in trained if item.ablation_of in ("", original)]
-        names = {item.candidate: "" for item in own if item.candidate not in by_id}
-        effects += [
-            MoveEffect("ablation", f"{original} against {item.name}", item.seeds, item.rise, item.interval)
-            for item in variants_of(own, original, names)
-        ]
-    for (source, move), same in gains.items():
-        mean = fmean(gain.mean for gain in same)
-        between = deviation and paired_test([gain.mean for gain in same], deviation).interval()
-        covered = between is not None or same[0].seeds > 1
-        effects.append(MoveEffect(source, move, len(same), mean, between or same[0].interval, covered))
-    return sorted(effects, key=lambda effect: (effect.source, -effect.gain))
-
-
-def _single_change(record: pb.Candidate, parent: pb.Candidate) -> str:
-    """The one move or component in which a child differs from its parent; empty for several or none."""
-    if record.proposal.moves:
-        return record.proposal.moves[0] if len(record.proposal.moves) == 1 else ""
-    own, before = (set(side.proposal.components or side.analysis.components) for side in (record, parent))
-    added, removed = own - before, before - own
-    if len(added | removed) != 1:
-        return ""
-    return next(iter(added), "") or f"no {next(iter(removed))}"
 
 
 def _print_effects(effects: Sequence[MoveEffect], as_json: bool) -> None:
@@ -196,22 +115,8 @@ def _print_effects(effects: Sequence[MoveEffect], as_json: bool) -> None:
     say(styled(paragraph(f"gain: nats per token by which the loss falls with the move. {LUCK}"), dim=True))
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A program of the folder beside the candidate: the rise of the loss without what it leaves out, paired by seed."""
-
-    name: str
-    description: str
-    parameters: int | None
-    seeds: int
-    loss: float
-    rise: float
-    interval: Interval
-    p: float  # one-sided: that the loss rises, by Holm's correction over the variants
-
-
 def _ablate_programs(
-    settings: ConsoleSettings, run: str, candidate: str, folder: Path, seeds: int, as_json: bool
+    settings: ClientSettings, run: str, candidate: str, folder: Path, seeds: int, as_json: bool
 ) -> None:
     """Train what is missing, then compare. Raises NotPossible for a folder without programs."""
     status, records = asyncio.run(run_and_candidates(settings, run))
@@ -225,7 +130,7 @@ def _ablate_programs(
         )
         for file in files
     ]
-    path = settings.run_folder(status.run) / FILE
+    path = settings.run_folder(status.run) / ABLATIONS_FILE
     plan = list(planned(status, [own, *variants], [1], seeds, CORPORA[:1], _trainings_for(own.id, path)))
     train_all(plan, path, os.cpu_count() or 1, quiet=as_json)
     descriptions = {file.stem: ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "" for file in files}
@@ -252,31 +157,8 @@ def _trainings_for(candidate: str, path: Path) -> list[Trained]:
     return [training for training in read_sizes(path) if training.ablation_of in ("", candidate)]
 
 
-def variants_of(trained: Sequence[Trained], candidate: str, descriptions: Mapping[str, str]) -> list[Variant]:
-    """The variants that share two seeds or more with the candidate, the largest rise of the loss first."""
-    losses: dict[str, dict[int, float]] = {}
-    parameters = {training.candidate: training.parameters for training in trained}
-    for training in trained:
-        if training.loss is not None:
-            losses.setdefault(training.candidate, {})[training.seed] = training.loss
-    tests = {}
-    for name in descriptions:
-        shared = sorted(set(losses.get(name, {})) & set(losses.get(candidate, {})))
-        if len(shared) > 1:
-            tests[name] = shared, paired_test([losses[name][seed] - losses[candidate][seed] for seed in shared])
-    adjusted = holm([test.p for _, test in tests.values()])
-    return sorted(
-        (
-            Variant(name, descriptions[name], parameters[name], len(shared), fmean(losses[name][s] for s in shared),
-                    test.effect, test.interval(), p)
-            for (name, (shared, test)), p in zip(tests.items(), adjusted, strict=True)
-        ),
-        key=lambda training: -training.rise,
-    )  # fmt: skip
-
-
 async def _ablate(
-    settings: ConsoleSettings, run: str, candidate: str, components: Sequence[str], note: Callable[[str], None]
+    settings: ClientSettings, run: str, candidate: str, components: Sequence[str], note: Callable[[str], None]
 ) -> tuple[pb.Candidate, list[Part]]:
     """Ask for what was not asked for before, wait for all of it, compare. Starts the services where none run.
 
@@ -312,30 +194,6 @@ def components_of(original: pb.Candidate, selection: Sequence[str]) -> list[str]
     return list(selection) or own
 
 
-def ablations_of(records: Sequence[pb.Candidate], candidate: str) -> list[pb.Candidate]:
-    """The ablations of one candidate."""
-    return [record for record in records if record.kind == pb.KIND_ABLATION and record.request.ablation_of == candidate]
-
-
-def parts(original: pb.Candidate, records: Sequence[pb.Candidate]) -> list[Part]:
-    """What each component brings, the most first; what could not be measured last, with the reason."""
-    between = seed_noise(records)
-    results = [_part(original, ablation, between) for ablation in ablations_of(records, original.id)]
-    return sorted(
-        results, key=lambda ablation: (ablation.gain is None, -(ablation.gain.mean if ablation.gain else 0.0))
-    )
-
-
-def part_row(part: Part) -> dict[str, object]:
-    """A part as JSON."""
-    interval = part.gain.interval if part.gain else None
-    return {
-        "component": part.component, "ablation": part.ablation, "loss_without": part.loss,
-        "brings": part.gain.mean if part.gain else None, "low": interval.low if interval else None,
-        "high": interval.high if interval else None, "verdict": _verdict(part), "reason": part.reason or None,
-    }  # fmt: skip
-
-
 def _print(original: pb.Candidate, part_rows: Sequence[Part]) -> None:
     """Which component carries the gain."""
     say(f"{original.id} {original.proposal.name}: loss {original.training.loss:.4f} nats per token with all of it")
@@ -346,25 +204,9 @@ def _print(original: pb.Candidate, part_rows: Sequence[Part]) -> None:
         Column("loss", [number(part.loss) for part in part_rows], right=True),
         Column("gain", [number(part.gain.mean if part.gain else None, "+.4f") for part in part_rows], right=True),
         Column("[95 %]", [ABSENT if at is None else f"[{at.low:+.4f}, {at.high:+.4f}]" for at in intervals], rank=2),
-        Column("", [part.reason or _verdict(part) for part in part_rows], flexible=True),
+        Column("", [part.reason or verdict_of(part) for part in part_rows], flexible=True),
     ]))  # fmt: skip
     say(styled(paragraph("gain: nats per token that the loss rises by without the component, same seeds"), dim=True))
-
-
-def _verdict(part: Part) -> str:
-    """In words: an interval around zero carries nothing."""
-    if part.gain is None:
-        return "not measured"
-    return part.gain.words.replace("better", "carries").replace("worse", "harms")
-
-
-def _part(original: pb.Candidate, ablation: pb.Candidate, between: Noise | None) -> Part:
-    gain = gain_over(ablation, original) if ablation.training.HasField("loss") else None
-    loss = ablation.training.loss if ablation.training.HasField("loss") else None
-    reason = ablation.rejection.reason if ablation.HasField("rejection") else ""
-    return Part(
-        ablation.request.without_component, ablation.id, loss, None if gain is None else widened(gain, between), reason
-    )
 
 
 def _wanted(original: pb.Candidate, component: str) -> events_pb2.Event:
@@ -406,8 +248,8 @@ async def _all_ended(
 
 @asynccontextmanager
 async def _services(
-    settings: ConsoleSettings, stage: str, note: Callable[[str], None]
-) -> AsyncIterator[tuple[ConsoleSettings, System | None]]:
+    settings: ClientSettings, stage: str, note: Callable[[str], None]
+) -> AsyncIterator[tuple[ClientSettings, System | None]]:
     """Settings that reach running services: those of this folder, those that the environment names, or own ones."""
     if (other := running_system(settings)) is not None:
         update = {"nats_url": other.nats_url, "archive_address": other.addresses["archive"]}

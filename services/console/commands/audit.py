@@ -15,14 +15,14 @@ from typing import Annotated, Any
 import typer
 
 from services.chassis.errors import NotPossible
-from services.console.archive import open_archive
 from services.console.options import Json, Run, complete_candidates, print_json
-from services.console.processes import engineer_tool
-from services.console.rows import as_dict, program_of, row
-from services.console.settings import ConsoleSettings, console_settings
-from services.console.tables import ABSENT, interval_text, number, pairs, paragraph, say, styled
+from services.console.tables import pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
+from services.local.archive import open_archive
+from services.local.processes import engineer_tool
+from services.local.settings import ClientSettings, client_settings
+from services.report.rows import ABSENT, as_dict, interval_text, number, program_of, row
 
 SEED_SPREAD = 0.0135
 """Nats: the measured standard deviation between seeds at scale tiny, for candidates with one seed."""
@@ -69,7 +69,7 @@ def audit(
     if candidate.endswith((".jsonl", ".jsonl.gz")):
         _audit_log(Path(candidate), 0 if no_rerun else seeds, as_json)
         return
-    status, record, links = asyncio.run(_chain(console_settings(), run, candidate))
+    status, record, links = asyncio.run(_chain(client_settings(), run, candidate))
     if not as_json:
         _print_chain(record, links)
     rerun = None if no_rerun else rerun_of(record, status)
@@ -83,7 +83,7 @@ def audit(
 
 
 async def _chain(
-    settings: ConsoleSettings, run: str, candidate: str
+    settings: ClientSettings, run: str, candidate: str
 ) -> tuple[pb.RunStatus, candidate_pb2.Candidate, Sequence[pb.ChainLink]]:
     """The run, the candidate, and its events, oldest first."""
     async with open_archive(settings) as archive:

@@ -19,12 +19,12 @@ import typer
 from services.chassis.bus import Bus
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import NotPossible, SettingsError, Transient
-from services.console.log import require_server
-from services.console.options import Json, names_in, one_of
-from services.console.processes import ServiceProcess, free_port, scale_values, stop_signal
-from services.console.settings import ConsoleSettings, console_settings, running_system
+from services.console.options import Json
 from services.console.tables import say
 from services.domain.ladder_settings import SCALES
+from services.local.log import require_server
+from services.local.processes import ServiceProcess, free_port, scale_values, stop_signal
+from services.local.settings import ClientSettings, client_settings, names_in, one_of, running_system
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -152,7 +152,7 @@ def autoscale(
     """
     one_of("--stage", stage, SCALES)
     bounds = Bounds(least, most, every, calm)
-    asyncio.run(_autoscale(console_settings(), stage, bounds, _reporter(as_json)))
+    asyncio.run(_autoscale(client_settings(), stage, bounds, _reporter(as_json)))
 
 
 def worker(
@@ -167,7 +167,7 @@ def worker(
     names = names_in(stages)
     for name in names:
         one_of("--stages", name, SCALES)
-    asyncio.run(_work(console_settings(), names, _reporter(as_json)))
+    asyncio.run(_work(client_settings(), names, _reporter(as_json)))
 
 
 def _reporter(as_json: bool) -> Callable[[Moment], None]:
@@ -182,7 +182,7 @@ def _reporter(as_json: bool) -> Callable[[Moment], None]:
     return report
 
 
-async def _autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, report: Report) -> None:
+async def _autoscale(settings: ClientSettings, stage: str, bounds: Bounds, report: Report) -> None:
     """Follow the depth of a stage's queue until SIGTERM, Ctrl-C or the end of the system that runs here; then drain.
 
     Raises SettingsError, NotPossible, BusLost, ServiceFailed.
@@ -215,7 +215,7 @@ async def _autoscale(settings: ConsoleSettings, stage: str, bounds: Bounds, repo
                 await fleet.drain()
 
 
-async def _work(settings: ConsoleSettings, stages: Sequence[str], report: Report) -> None:
+async def _work(settings: ClientSettings, stages: Sequence[str], report: Report) -> None:
     """One engineer per visible GPU, else one on the CPU, until SIGTERM or Ctrl-C; then drain all.
 
     Raises SettingsError where ASI_NATS_URL or ASI_ARCHIVE_ADDRESS is missing, NotPossible, BusLost, ServiceFailed.
@@ -256,7 +256,7 @@ def device_of(stage: str) -> str:
     return str(scale_values("--stage", stage, {})["device"])
 
 
-def engineer_environment(settings: ConsoleSettings, stages: Sequence[str]) -> dict[str, str]:
+def engineer_environment(settings: ClientSettings, stages: Sequence[str]) -> dict[str, str]:
     """The engineers' environment: of the system that runs here, else of ours. Raises SettingsError."""
     system = running_system(settings)
     if system is None and "ASI_NATS_URL" not in os.environ:

@@ -13,14 +13,14 @@ from services.chassis.bus import Bus
 from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import NotFound, NotPossible
 from services.chassis.events import Cause, dropped, retry_of
-from services.console.archive import catch_up, open_archive
-from services.console.log import SERVICE, open_log
 from services.console.options import Json, Run, print_json, run_async
-from services.console.rows import as_dict
-from services.console.settings import console_settings, running_system
-from services.console.tables import ABSENT, pairs, paragraph, say, styled
+from services.console.tables import pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
+from services.local.archive import catch_up, open_archive
+from services.local.log import SERVICE, open_log
+from services.local.settings import client_settings, running_system
+from services.report.rows import ABSENT, as_dict
 
 LetterState = Literal["open", "retried", "dropped"]
 
@@ -103,7 +103,7 @@ async def retry(letter: Which, run: Run = "", as_json: Json = False) -> None:
 
     Nothing that it has been through is done again. With NATS credentials this takes the administrator's.
     """
-    settings = console_settings()
+    settings = client_settings()
     async with _letters(run) as (bus, archive, letters):
         event = await _retry_event(bus, archive, letter_named(letters, letter))
         await bus.publish(event)
@@ -127,7 +127,7 @@ async def drop(
         _require_open(match)
         event = dropped(match.cause, SERVICE, reason)
         await bus.publish(event)
-    await catch_up(console_settings())
+    await catch_up(client_settings())
     _print_event(event, as_json, f"{event.dead_dropped.dead} is dealt with")
 
 
@@ -139,7 +139,7 @@ def _print_event(event: events_pb2.Event, as_json: bool, sentence: str) -> None:
 @asynccontextmanager
 async def _letters(run: str) -> AsyncIterator[tuple[Bus, archive_pb2_grpc.ArchiveAsyncStub, list[Letter]]]:
     """Log, archive, and the dead letters of a run, oldest first."""
-    settings = console_settings()
+    settings = client_settings()
     async with open_archive(settings) as archive, open_log(settings) as bus:
         name = (await archive.GetRun(pb.RunRequest(run=run), timeout=30)).run
         causes = {

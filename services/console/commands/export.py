@@ -10,13 +10,13 @@ from pathlib import Path
 import typer
 
 from services.chassis.errors import SettingsError
-from services.console.archive import open_archive, run_and_candidates
 from services.console.commands.tools import STORE, hand_over, passes_arguments_on, require_run
 from services.console.options import print_json
-from services.console.rows import as_dict
-from services.console.settings import ConsoleSettings, console_settings
 from services.console.tables import say
 from services.contracts import archive_pb2 as pb
+from services.local.archive import open_archive, run_and_candidates
+from services.local.settings import ClientSettings, client_settings
+from services.report.rows import as_dict
 
 
 @passes_arguments_on
@@ -45,7 +45,7 @@ def _export_to_tracker(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="folder; default: named after the tracker, in the data folder")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    settings = console_settings()
+    settings = client_settings()
     out: Path = options.out or settings.data_dir / options.to
     tracker = open_tracker(options.to, out)
     status, records = asyncio.run(run_and_candidates(settings, options.run))
@@ -63,7 +63,7 @@ def _export_module(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     if not options.candidate:
         raise SettingsError("--as module needs --candidate: the id or name of one architecture.")
-    content = json.dumps(asyncio.run(_content(console_settings(), options.run, options.candidate)))
+    content = json.dumps(asyncio.run(_content(client_settings(), options.run, options.candidate)))
     out: Path = options.out or Path(options.candidate)
     command = [sys.executable, "-m", "services.engineer.export", "--out", str(out)]
     command += ["--vocabulary", str(options.vocabulary)] if options.vocabulary else []
@@ -79,7 +79,7 @@ def _export_module(arguments: list[str]) -> None:
         say(f"{package}: see {out / 'README.md'}")
 
 
-async def _content(settings: ConsoleSettings, run: str, candidate: str) -> dict[str, object]:
+async def _content(settings: ClientSettings, run: str, candidate: str) -> dict[str, object]:
     """The record, its run and its chain as the contracts' JSON."""
     async with open_archive(settings) as archive:
         request = pb.GetCandidateRequest(run=run, candidate=candidate)

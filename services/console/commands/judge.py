@@ -16,17 +16,18 @@ from services.archive.scoring import score, terms_of
 from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.events import first
 from services.chassis.rpc import channel
-from services.console.archive import catch_up, run_and_candidates
-from services.console.log import SERVICE, now, publish
-from services.console.options import Json, Run, RunArgument, chosen_run, one_of, print_json, run_async
-from services.console.settings import ConsoleSettings, console_settings
-from services.console.system import answering
-from services.console.tables import Column, number, paragraph, say, table
+from services.console.options import Json, Run, RunArgument, chosen_run, print_json, run_async
+from services.console.tables import Column, paragraph, say, table
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2, judge_pb2, judge_pb2_grpc
 from services.contracts.archive_pb2 import RunStatus
 from services.contracts.candidate_pb2 import Candidate
 from services.domain.fitness import VERSIONS
+from services.local.archive import catch_up, run_and_candidates
+from services.local.log import SERVICE, now, publish
+from services.local.settings import ClientSettings, client_settings, one_of
+from services.local.system import answering
+from services.report.rows import number
 
 JUDGE_SECONDS = 1800.0  # a model may be called several times, with retries and repairs
 ANCHORS = {"delta_net": 5.0, "gated_delta_net": 7.0}  # where the rubric puts them
@@ -64,7 +65,7 @@ def judge(
     """
     if bool(candidate) == baselines:
         raise SettingsError("say what to judge: either a CANDIDATE or --calibrate.")
-    settings = console_settings()
+    settings = client_settings()
     rows = asyncio.run(_calibration(settings, run) if baselines else _verdict(settings, run, candidate))
     largest = max((abs(row.drift) for row in rows if row.drift is not None), default=None)
     if as_json:
@@ -81,7 +82,7 @@ def judge(
         raise typer.Exit(1)
 
 
-async def _calibration(settings: ConsoleSettings, run: str) -> list[Drift]:
+async def _calibration(settings: ClientSettings, run: str) -> list[Drift]:
     """Every measured baseline judged again, all at once.
 
     Raises NotFound where none is measured, NotPossible where the run's judge cannot be asked.
@@ -98,7 +99,7 @@ async def _calibration(settings: ConsoleSettings, run: str) -> list[Drift]:
         return list(await asyncio.gather(*(_again(judge, record) for record in measured)))
 
 
-async def _verdict(settings: ConsoleSettings, run: str, candidate: str) -> list[Drift]:
+async def _verdict(settings: ClientSettings, run: str, candidate: str) -> list[Drift]:
     """One candidate judged again. Raises NotPossible where it is not measured."""
     async with _judges(settings) as (archive, judge):
         request = pb.GetCandidateRequest(run=run, candidate=candidate)
@@ -127,7 +128,7 @@ async def _again(judge: judge_pb2_grpc.JudgeAsyncStub, record: candidate_pb2.Can
 
 @asynccontextmanager
 async def _judges(
-    settings: ConsoleSettings,
+    settings: ClientSettings,
 ) -> AsyncIterator[tuple[archive_pb2_grpc.ArchiveAsyncStub, judge_pb2_grpc.JudgeAsyncStub]]:
     async with (
         answering(settings, "archive", "judge") as address,
@@ -170,7 +171,7 @@ async def rescore(
 ) -> None:
     """Compute a run's fitness anew in another version, as new events; the old values stay in the log."""
     one_of("--fitness", fitness, VERSIONS)
-    settings = console_settings()
+    settings = client_settings()
     status, records = await run_and_candidates(settings, chosen_run(argument, run))
     events = rescored(status, records, fitness)
     await publish(settings, events)

@@ -7,14 +7,14 @@ import typer
 
 from services.archive.scoring import objectives_of
 from services.chassis.errors import SettingsError
-from services.console.archive import all_candidates, open_archive
-from services.console.options import Candidate, Json, Run, RunArgument, chosen_run, one_of, print_json, run_async
-from services.console.rows import Row, progress_of, row, states_of, tree_row
-from services.console.settings import console_settings
+from services.console.options import Candidate, Json, Run, RunArgument, chosen_run, print_json, run_async
 from services.console.tables import family, listing, mixed_precision, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.domain.ladder_settings import SCALES
+from services.local.archive import all_candidates, open_archive
+from services.local.settings import client_settings, one_of
+from services.report.rows import Row, progress_of, row, state_name, tree_row
 
 FRONT = "front"
 SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state", FRONT, "number")
@@ -35,7 +35,7 @@ async def list_(
     if stage:
         one_of("--stage", stage, SCALES)
     order, states = "loss" if sort == FRONT else sort, states_of(state or [])
-    async with open_archive(console_settings()) as archive:
+    async with open_archive(client_settings()) as archive:
         status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
         root = status.loss_of_root if status.HasField("loss_of_root") else None
         objectives = [objective.name for objective in objectives_of(status.settings)]
@@ -74,7 +74,7 @@ def _mark_front(
 @run_async
 async def lineage(candidate: Candidate, run: Run = "", as_json: Json = False) -> None:
     """A candidate and its ancestors, from the root on."""
-    async with open_archive(console_settings()) as archive:
+    async with open_archive(client_settings()) as archive:
         request = pb.GetRelativesRequest(run=run, candidate=candidate)
         path = (await archive.GetRelatives(request, timeout=30)).path
         records = [await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=name)) for name in path]
@@ -95,7 +95,7 @@ def _print(rows: Sequence[Row], as_json: bool, objectives: Sequence[str] = (), n
 @run_async
 async def tree(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """The phylogenetic tree of a run: children below their parent, the best first."""
-    async with open_archive(console_settings()) as archive:
+    async with open_archive(client_settings()) as archive:
         status = await archive.GetRun(pb.RunRequest(run=chosen_run(argument, run)), timeout=30)
         reply = await archive.GetTree(pb.RunRequest(run=status.run), timeout=30)
     nodes = [tree_row(node) for node in reply.nodes]
@@ -103,3 +103,11 @@ async def tree(argument: RunArgument = "", run: Run = "", as_json: Json = False)
         print_json(nodes)
     else:
         say(f"run {status.run}: {len(nodes)} candidates\n{family(nodes)}")
+
+
+def states_of(names: Sequence[str]) -> list[candidate_pb2.State.ValueType]:
+    """States by their lower-case names. Raises SettingsError listing them."""
+    states = {state_name(number): number for number in candidate_pb2.State.values() if number}
+    for name in names:
+        one_of("--state", name, tuple(states))
+    return [states[name] for name in names]

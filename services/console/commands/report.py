@@ -1,4 +1,4 @@
-"""`asi-arch report` and `asi-arch web`: a run as a page that opens without a network, and the live page.
+"""`asi-arch report`, `gallery` and `web`: a run as a page that opens without a network, its claims, and the live page.
 
 What draws them is imported by the command that is called: matplotlib and aiohttp take half a second each.
 """
@@ -12,13 +12,14 @@ from typing import Annotated
 import typer
 
 from services.chassis.errors import NotFound, NotPossible
-from services.console.archive import run_and_candidates
-from services.console.commands.ablate import FILE as ABLATIONS
-from services.console.commands.sizes import FILE, read_sizes
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
-from services.console.processes import free_port
-from services.console.settings import console_settings
-from services.console.tables import say
+from services.console.tables import paragraph, print_markdown, say
+from services.domain.discovery import to_markdown
+from services.local.archive import run_and_candidates
+from services.local.processes import free_port
+from services.local.settings import client_settings
+from services.report.claims import card_json, cards, claims, sentences
+from services.report.comparisons import ABLATIONS_FILE, SIZES_FILE, read_sizes
 
 
 def report(
@@ -29,17 +30,35 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a run's report: a page that opens without a network, figures (PNG, SVG, PDF), and the CSV behind each."""
-    from services.console.report import write_report
+    from services.report.page import write_report
 
-    settings = console_settings()
+    settings = client_settings()
     status, records = asyncio.run(run_and_candidates(settings, chosen_run(argument, run)))
     if not records:
         raise NotFound(f"run {status.run} has no candidate yet")
     own = settings.run_folder(status.run)
-    page = write_report(status, records, out or own / "report", read_sizes(own / FILE), read_sizes(own / ABLATIONS))
+    page = write_report(
+        status, records, out or own / "report", read_sizes(own / SIZES_FILE), read_sizes(own / ABLATIONS_FILE)
+    )
     if open_page and not webbrowser.open(page.absolute().as_uri()):
         raise NotPossible(f"no browser can be started here; the report is {page}")
     print_json({"page": str(page)}) if as_json else say(str(page))
+
+
+def gallery(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
+    """Model cards of confirmed discoveries, and every claim that was tested on fresh seeds and data."""
+    status, records = asyncio.run(run_and_candidates(client_settings(), chosen_run(argument, run)))
+    verdicts, discovery_cards = claims(records), cards(status, records)
+    if as_json:
+        shown = {card.candidate: card_json(card) for card in discovery_cards}
+        print_json([{**claim, "card": shown.get(str(claim["id"]))} for claim in verdicts])
+    elif not verdicts:
+        say("no claim was tested yet: `asi-arch discover` verifies its finalists")
+    else:
+        for card in discovery_cards:
+            print_markdown(to_markdown(card), to_markdown(card))
+        for line in sentences(records):
+            say(paragraph(line, indent=4))
 
 
 def web(
@@ -49,10 +68,10 @@ def web(
     ] = "127.0.0.1",
 ) -> None:
     """The live page: tree, leaderboard, candidates, progress. Ctrl-C ends it."""
-    from services.console.web import serve
+    from services.web.app import serve
 
     try:
-        asyncio.run(serve(console_settings(), host, port))
+        asyncio.run(serve(client_settings(), host, port))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise

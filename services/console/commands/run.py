@@ -4,19 +4,92 @@
 """
 
 import asyncio
-from typing import Annotated
+import functools
+import inspect
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from services.chassis import logs
-from services.console.launch import Outcome, Start, join
-from services.console.launch import discover as run_here
+from services.chassis.errors import SettingsError
 from services.console.options import INTERRUPTED, Json, print_json
-from services.console.plan import RunOptions, checked_run_name, takes_run_options
-from services.console.progress import Progress
-from services.console.rows import ranked
-from services.console.settings import ConsoleSettings, console_settings
-from services.console.tables import clock, listing, mixed_precision, pairs, paragraph, say, styled
+from services.console.tables import listing, mixed_precision, pairs, paragraph, say, styled
+from services.local.launch import Outcome, Start, join
+from services.local.launch import discover as run_here
+from services.local.plan import GROUPS, RunOptions, checked_run_name, flag_of
+from services.local.settings import ClientSettings, client_settings
+from services.report.progress import Progress
+from services.report.rows import clock, ranked
+
+R = TypeVar("R")
+
+
+def takes_run_options(function: Callable[..., R]) -> Callable[..., R]:
+    """Replace a command's parameter `options` by one flag per setting and `--settings FILE`; flags win."""
+
+    @functools.wraps(function)
+    def command(context: typer.Context, settings_file: Path | None, **arguments: Any) -> R:
+        values = {}
+        for name, field in RunOptions.model_fields.items():
+            value, source = arguments.pop(name), context.get_parameter_source(name)
+            if source and source.name == "COMMANDLINE":
+                values[flag_of(name, field)] = value
+        if settings_file is not None:
+            content = _content(settings_file)
+            RunOptions.read(content, str(settings_file))  # so that its errors name the file
+            values = {**content, **values}
+        return function(options=RunOptions.read(values), **arguments)
+
+    signature = inspect.signature(function, eval_str=True)
+    others = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in signature.parameters.items()
+        if name != "options"
+    ]
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    file = inspect.Parameter(
+        "settings_file", inspect.Parameter.KEYWORD_ONLY, default=None,
+        annotation=Annotated[
+            Path | None,
+            typer.Option("--settings", metavar="FILE", help="settings as TOML: the flags below, without dashes"),
+        ],
+    )  # fmt: skip
+    parameters = [context, *others, file, *_flags()]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _flags() -> list[inspect.Parameter]:
+    """One command-line parameter per setting."""
+    parameters = []
+    for panel, group in GROUPS.items():
+        for name, field in group.model_fields.items():
+            kind, default = field.annotation, field.default
+            if kind not in (str, int, float, bool, int | None, float | None):  # lists and tables: repeated flags
+                kind, default = (str, "") if name == "baselines" else (list[str], [])
+            minimum = next((item.ge for item in field.metadata if hasattr(item, "ge")), None)
+            metavar = "NAME=VALUE" if name in ("overrides", "policies") else None
+            option = typer.Option(
+                f"--{flag_of(name, field).replace('_', '-')}", help=field.description, rich_help_panel=panel,
+                min=minimum, metavar=metavar,
+            )  # fmt: skip
+            kind = Annotated[kind, option]  # type: ignore[assignment]
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+    return parameters
+
+
+def _content(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"--settings {path}: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--settings {path} is not TOML: {error}.") from None
+
 
 Name = Annotated[str | None, typer.Option("--run", metavar="NAME", help="name of the run; default: r1, r2, …")]
 
@@ -39,7 +112,7 @@ def run(
     start = Start(checked_run_name(name) if name else None, fork, resume)
     if joins:
         logs.configure("console", "warning")
-        joined = asyncio.run(join(console_settings(), options, start, Progress(quiet=as_json)))
+        joined = asyncio.run(join(client_settings(), options, start, Progress(quiet=as_json)))
         print_json({"run": joined}) if as_json else say(f"run {joined} has begun; see `asi-arch watch`")
     else:
         run_to_end(options, start, as_json)
@@ -48,7 +121,7 @@ def run(
 def run_to_end(options: RunOptions, start: Start, as_json: bool) -> None:
     """Run, and print how it ended. Raises typer.Exit: 130 after an interruption, 1 for a run without any score."""
     logs.configure("console", "warning")
-    settings = console_settings()
+    settings = client_settings()
     outcome = asyncio.run(run_here(settings, options, start, Progress(quiet=as_json)))
     if as_json:
         print_json(ranked(outcome.rows))
@@ -60,9 +133,9 @@ def run_to_end(options: RunOptions, start: Start, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _print_outcome(settings: ConsoleSettings, outcome: Outcome) -> None:
+def _print_outcome(settings: ClientSettings, outcome: Outcome) -> None:
     """The ranking, the findings and how sure they are, and where everything lies."""
-    from services.console.commands.gallery import sentences
+    from services.report.claims import sentences
 
     status = outcome.status
     say(listing(ranked(outcome.rows)))

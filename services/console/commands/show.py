@@ -1,6 +1,7 @@
 """`asi-arch show`: one candidate; `compare` and `diff`: two candidates by their measures and their programs."""
 
 import asyncio
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,11 +13,11 @@ import typer
 from services.archive.lessons import Quotation, lessons_text, quotations
 from services.chassis.artifacts import ArtifactDamaged, FsspecArtifacts
 from services.chassis.errors import NotFound, NotPossible
-from services.console.archive import all_candidates, open_archive
 from services.console.options import Candidate, Json, Run, print_json
-from services.console.rows import Gain, Row, as_dict, gain_over, program_difference, program_of, row
-from services.console.settings import ConsoleSettings, console_settings
-from services.console.tables import ABSENT, Column, interval_text, mixed_precision, number, pairs, paragraph
+from services.console.tables import Column, mixed_precision, pairs, paragraph
+from services.local.archive import all_candidates, open_archive
+from services.local.settings import ClientSettings, client_settings
+from services.report.rows import ABSENT, Gain, Row, as_dict, gain_over, interval_text, number, program_of, row
 
 from services.console.tables import print_code, print_markdown, say, styled, table  # isort: skip
 from services.contracts import archive_pb2 as pb
@@ -48,10 +49,10 @@ def show(
 ) -> None:  # fmt: skip
     """One candidate: numbers, motivation, verdict, analysis."""
     if lessons:
-        learnt = asyncio.run(_learnt(console_settings(), run, candidate, exchanges))
+        learnt = asyncio.run(_learnt(client_settings(), run, candidate, exchanges))
         print_json(learnt.as_json()) if as_json else _print_learnt(learnt)
         return
-    record, root = asyncio.run(_with_root(console_settings(), run, candidate))
+    record, root = asyncio.run(_with_root(client_settings(), run, candidate))
     if as_json:
         print_json(as_dict(record))
     elif program:
@@ -61,7 +62,7 @@ def show(
 
 
 async def _with_root(
-    settings: ConsoleSettings, run: str, candidate: str
+    settings: ClientSettings, run: str, candidate: str
 ) -> tuple[candidate_pb2.Candidate, candidate_pb2.Candidate | None]:
     """The candidate, and the baseline of its verdict if there is one."""
     async with open_archive(settings) as archive:
@@ -94,7 +95,7 @@ class Learnt:
         }
 
 
-async def _learnt(settings: ConsoleSettings, run: str, name: str, exchanges: Path | None) -> Learnt:
+async def _learnt(settings: ClientSettings, run: str, name: str, exchanges: Path | None) -> Learnt:
     """Raises NotPossible for a proposal whose prompt is neither among the artifacts nor in the file of exchanges."""
     async with open_archive(settings) as archive:
         record = await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=name), timeout=30)
@@ -124,7 +125,7 @@ async def _learnt(settings: ConsoleSettings, run: str, name: str, exchanges: Pat
 
 
 async def _prompt(
-    settings: ConsoleSettings, record: candidate_pb2.Candidate, exchanges: Sequence[Exchange]
+    settings: ClientSettings, record: candidate_pb2.Candidate, exchanges: Sequence[Exchange]
 ) -> str | None:
     """The last prompt for this proposal; None if there was none, or its text is not on this machine."""
     calls = [call for call in record.calls if call.role == Role.PROPOSE and not call.error]
@@ -176,7 +177,7 @@ def _print_candidate(record: candidate_pb2.Candidate, gain: Gain | None) -> None
         say(styled(paragraph(f"rejected by the {record.rejection.stage}: {record.rejection.reason}"), fg="red"))
     say(pairs(_numbers(record, values, gain)))
     if record.HasField("discovery"):
-        from services.console.commands.gallery import sentences
+        from services.report.claims import sentences
 
         for line in sentences([record])[1:]:
             say(paragraph(line.strip()))
@@ -236,7 +237,7 @@ class Measure(TypedDict):
 
 def compare(first: Candidate, second: Candidate, run: Run = "", as_json: Json = False) -> None:
     """Two candidates, measure by measure, and which of the two is better in each."""
-    left, right = asyncio.run(_both(console_settings(), run, first, second))
+    left, right = asyncio.run(_both(client_settings(), run, first, second))
     if not as_json:
         _print_measures(left, right)
         return
@@ -249,7 +250,7 @@ def compare(first: Candidate, second: Candidate, run: Run = "", as_json: Json = 
 
 def diff(first: Candidate, second: Candidate, run: Run = "", as_json: Json = False) -> None:
     """The difference between two programs."""
-    left, right = asyncio.run(_both(console_settings(), run, first, second))
+    left, right = asyncio.run(_both(client_settings(), run, first, second))
     if missing := [record.id for record in (left, right) if not program_of(record)]:
         have = "has" if len(missing) == 1 else "have"
         raise NotFound(f"{' and '.join(missing)} of run {left.run} {have} no program: there is nothing to compare")
@@ -263,7 +264,7 @@ def diff(first: Candidate, second: Candidate, run: Run = "", as_json: Json = Fal
 
 
 async def _both(
-    settings: ConsoleSettings, run: str, first: str, second: str
+    settings: ClientSettings, run: str, first: str, second: str
 ) -> tuple[candidate_pb2.Candidate, candidate_pb2.Candidate]:
     async with open_archive(settings) as archive:
         left = await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=first), timeout=30)
@@ -312,3 +313,9 @@ def _print_measures(left: candidate_pb2.Candidate, right: candidate_pb2.Candidat
 
 def _shown(measure: Measure, value: float | None, sign: str = "") -> str:
     return number(value, sign + PATTERNS.get(measure["measure"], ".4f"))
+
+
+def program_difference(first: candidate_pb2.Candidate, second: candidate_pb2.Candidate) -> str:
+    """A unified diff of two programs."""
+    before, after = (program_of(record).splitlines(keepends=True) for record in (first, second))
+    return "".join(difflib.unified_diff(before, after, fromfile=f"{first.id}.py", tofile=f"{second.id}.py"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import tempfile
 import threading
@@ -16,77 +15,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated
 
 import typer
 
 from services.chassis.errors import NotPossible, SettingsError
-from services.console.archive import run_and_candidates
-from services.console.options import Candidate, Json, Run, names_in, print_json
-from services.console.processes import engineer_tool, scale_values
-from services.console.rows import program_of
-from services.console.settings import console_settings
-from services.console.tables import ABSENT, Column, interval_text, paragraph, say, table
+from services.console.options import Candidate, Json, Run, print_json
+from services.console.tables import Column, paragraph, say, table
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.statistics import Interval, linear_fit, paired_test, student_quantile
+from services.local.archive import run_and_candidates
+from services.local.processes import engineer_tool, scale_values
+from services.local.settings import client_settings, names_in
+from services.report.comparisons import SIZES_FILE, SizeGain, Trained, Trend, gains, read_sizes, sizes_text, trends
+from services.report.rows import ABSENT, interval_text, program_of
 
-FILE = "sizes.jsonl"
 CORPORA = ("python-source", "documentation")
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One training of a candidate at a size and seed on a text, and its result."""
-
-    candidate: str
-    name: str
-    factor: int
-    corpus: str
-    seed: int
-    loss: float | None
-    parameters: int | None = None
-    seconds: float | None = None
-    failure: str = ""
-    ablation_of: str = ""  # the candidate that the program is with something left out
-
-    @property
-    def key(self) -> tuple[str, int, str, int]:
-        """What identifies the training."""
-        return self.candidate, self.factor, self.corpus, self.seed
-
-
-@dataclass(frozen=True)
-class SizeGain:
-    """The gain over the strongest control of one size and text, paired by seed; no interval for one seed."""
-
-    factor: int
-    corpus: str
-    name: str
-    control: str
-    seeds: int
-    loss: float
-    control_loss: float
-    gain: float
-    interval: Interval | None
-
-
-@dataclass(frozen=True)
-class Trend:
-    """The change of the gain per doubling of the size, by least squares over the seeds' gains."""
-
-    corpus: str
-    slope: float
-    interval: Interval
-
-    @property
-    def words(self) -> str:
-        """The conclusion from the interval."""
-        if self.interval.crosses_zero:
-            return "neither growth nor shrinkage is shown"
-        return "the gain grows with size" if self.slope > 0 else "the gain shrinks with size"
 
 
 def sizes(
@@ -103,7 +47,7 @@ def sizes(
     as_json: Json = False,
 ) -> None:
     """Train a candidate and its controls at several sizes, smallest first, and compare them; the same again goes on."""
-    settings = console_settings()
+    settings = client_settings()
     status, records = asyncio.run(run_and_candidates(settings, run))
     own = record_named(records, candidate)
     controls = [record_named(records, name) for name in against or ()] or [
@@ -112,7 +56,7 @@ def sizes(
     texts = names_in(corpus)
     if bad := [text for text in texts if text not in CORPORA]:
         raise SettingsError(f"--corpus is {bad[0]!r}; choose of {', '.join(CORPORA)}.")
-    path = settings.run_folder(status.run) / FILE
+    path = settings.run_folder(status.run) / SIZES_FILE
     if not only_show:
         plan = list(planned(status, [own, *controls], _factors(factors), seeds, texts, read_sizes(path)))
         train_all(plan, path, parallel or os.cpu_count() or 1, quiet=as_json)
@@ -125,87 +69,6 @@ def sizes(
         print_json({"gains": [asdict(gain) for gain in size_gains], "trends": [asdict(trend) for trend in drift]})
     else:
         _print(size_gains, drift)
-
-
-def read_sizes(path: Path) -> list[Trained]:
-    """All trainings so far; the last line may be truncated."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(Trained(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue  # a truncated line: the training is repeated
-    return rows
-
-
-def gains(trained: Sequence[Trained], candidate: str) -> list[SizeGain]:
-    """For each text and size, the gain over the control that is strongest there."""
-    size_gains = []
-    for corpus, factor in sorted({(training.corpus, training.factor) for training in trained}):
-        losses = _losses(trained, corpus, factor)
-        own = losses.pop(candidate, {})
-        common = {name: sorted(own.keys() & other.keys()) for name, other in losses.items()}
-        most = max(map(len, common.values()), default=0)
-        if not most:
-            continue
-        complete = [name for name, seeds in common.items() if len(seeds) == most]
-        control = min(complete, key=lambda name: fmean(losses[name][seed] for seed in common[name]))
-        seeds = common[control]
-        differences = [losses[control][seed] - own[seed] for seed in seeds]
-        interval = paired_test(differences).interval() if most > 1 else None
-        names = {training.candidate: training.name for training in trained}
-        size_gains.append(
-            SizeGain(factor, corpus, names[candidate], names[control], most, fmean(own[seed] for seed in seeds),
-                     fmean(losses[control][seed] for seed in seeds), fmean(differences), interval)
-        )  # fmt: skip
-    return size_gains
-
-
-def trends(trained: Sequence[Trained], candidate: str) -> list[Trend]:
-    """For each text with two sizes or more, the change of the gain over the strongest control per doubling."""
-    points: dict[str, list[tuple[float, float]]] = {}
-    for size_gain in gains(trained, candidate):
-        losses = _losses(trained, size_gain.corpus, size_gain.factor)
-        control = next(row.candidate for row in trained if row.name == size_gain.control)
-        for seed in set(losses[candidate]) & set(losses[control]):
-            gain = losses[control][seed] - losses[candidate][seed]
-            points.setdefault(size_gain.corpus, []).append((math.log2(size_gain.factor), gain))
-    result = []
-    for corpus, pairs in points.items():
-        if len({x for x, _ in pairs}) < 2 or len(pairs) < 4:
-            continue
-        line = linear_fit([x for x, _ in pairs], [y for _, y in pairs])
-        assert line.deviation is not None  # noqa: S101 - there are more than two points
-        reach = student_quantile((1 + LEVEL) / 2, line.count - 2) * line.deviation / math.sqrt(line.spread)
-        result.append(Trend(corpus, line.slope, Interval(line.slope - reach, line.slope + reach, LEVEL)))
-    return result
-
-
-def summary_text(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> str:
-    """In sentences."""
-    parts = [
-        f"{gain.corpus} ×{gain.factor}: {gain.gain:+.4f}"
-        + ("" if gain.interval is None else f" {interval_text(gain.interval.low, gain.interval.high)}")
-        + f" against {gain.control} ({gain.seeds} seeds)"
-        for gain in size_gains
-    ]
-    parts += [
-        f"on {trend.corpus} the gain changes by {trend.slope:+.4f} "
-        f"{interval_text(trend.interval.low, trend.interval.high)} per doubling: {trend.words}"
-        for trend in drift
-    ]
-    return "; ".join(parts) + "."
-
-
-def _losses(trained: Sequence[Trained], corpus: str, factor: int) -> dict[str, dict[int, float]]:
-    """Of one text and size: losses by candidate and seed."""
-    losses: dict[str, dict[int, float]] = {}
-    for training in trained:
-        if training.corpus == corpus and training.factor == factor and training.loss is not None:
-            losses.setdefault(training.candidate, {})[training.seed] = training.loss
-    return losses
 
 
 def record_named(records: Sequence[pb.Candidate], name: str) -> pb.Candidate:
@@ -319,4 +182,4 @@ def _print(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> None:
         Column("seeds", [str(gain.seeds) for gain in size_gains], right=True),
     ]))  # fmt: skip
     if drift:
-        say(paragraph(summary_text([], drift)))
+        say(paragraph(sizes_text([], drift)))

@@ -8,13 +8,13 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
 
-from services.console.archive import catch_up, open_archive, run_status
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json, run_async
-from services.console.rows import as_dict
-from services.console.settings import ConsoleSettings, console_settings, running_system
-from services.console.tables import ABSENT, Column, clock, pairs, say, table
+from services.console.tables import Column, pairs, say, table
 from services.contracts import archive_pb2 as pb
 from services.contracts.progress_pb2 import Progress
+from services.local.archive import catch_up, open_archive, run_status
+from services.local.settings import ClientSettings, client_settings, running_system
+from services.report.rows import ABSENT, as_dict, clock
 
 LISTEN_SECONDS = 3.5  # a little more than between two announcements of a service
 
@@ -22,7 +22,7 @@ LISTEN_SECONDS = 3.5  # a little more than between two announcements of a servic
 @run_async
 async def status(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """The state of a run."""
-    settings = console_settings()
+    settings = client_settings()
     state = await run_status(settings, chosen_run(argument, run))
     system = running_system(settings)
     if system is not None and not settings.archive_is_elsewhere:  # a store that runs here knows whether it can go on
@@ -43,11 +43,11 @@ async def status(argument: RunArgument = "", run: Run = "", as_json: Json = Fals
         say(pairs([*_lines(state), *(("waits", line) for line in waits)]))
 
 
-async def _waits(settings: ConsoleSettings, status: pb.RunStatus) -> list[str]:
+async def _waits(settings: ClientSettings, status: pb.RunStatus) -> list[str]:
     """What services announce that they wait for; only in runs with a language model."""
     if not status.in_flight or "openai" not in status.settings.mind or running_system(settings) is None:
         return []
-    from services.console.log import open_log  # imports the client of the bus
+    from services.local.log import open_log  # imports the client of the bus
 
     progress_of: dict[str, Progress] = {}
     async with open_log(settings) as bus, bus.announcements(status.run) as announced:
@@ -67,7 +67,7 @@ async def _waits(settings: ConsoleSettings, status: pb.RunStatus) -> list[str]:
 @run_async
 async def runs(as_json: Json = False) -> None:
     """All runs, newest first."""
-    async with open_archive(console_settings()) as archive:
+    async with open_archive(client_settings()) as archive:
         statuses = (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs
     print_json([as_dict(run) for run in statuses]) if as_json else say(_overview(statuses))
 
@@ -114,7 +114,7 @@ def _overview(statuses: Sequence[pb.RunStatus]) -> str:
 @run_async
 async def pause(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """Start no further candidates; those in flight go on."""
-    from services.console.log import pause_run
+    from services.local.log import pause_run
 
     await _steer(
         "pause", lambda settings, name: pause_run(settings, name, "paused by hand"), chosen_run(argument, run), as_json
@@ -124,7 +124,7 @@ async def pause(argument: RunArgument = "", run: Run = "", as_json: Json = False
 @run_async
 async def resume(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """Start candidates again, where services are up; `asi-arch run --resume` starts the services too."""
-    from services.console.log import resume_run
+    from services.local.log import resume_run
 
     await _steer("resume", resume_run, chosen_run(argument, run), as_json)
 
@@ -132,7 +132,7 @@ async def resume(argument: RunArgument = "", run: Run = "", as_json: Json = Fals
 @run_async
 async def stop(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """End a run; candidates in flight still complete."""
-    from services.console.log import stop_run
+    from services.local.log import stop_run
 
     await _steer(
         "stop", lambda settings, name: stop_run(settings, name, "stopped by hand"), chosen_run(argument, run), as_json
@@ -141,11 +141,11 @@ async def stop(argument: RunArgument = "", run: Run = "", as_json: Json = False)
 
 async def _steer(
     verb: str,
-    publish: Callable[[ConsoleSettings, str], Coroutine[None, None, None]],
+    publish: Callable[[ClientSettings, str], Coroutine[None, None, None]],
     run: str,
     as_json: bool,
 ) -> None:
-    settings = console_settings()
+    settings = client_settings()
     name = (await run_status(settings, run)).run
     await publish(settings, name)
     await catch_up(settings)

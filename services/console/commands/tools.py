@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.chassis.errors import NotPossible, SettingsError
-from services.console.leash import leashed
 from services.console.options import Json, Run
-from services.console.settings import console_settings, running_system
+from services.local.processes import ends_with_parent
+from services.local.settings import client_settings, running_system
 
 if TYPE_CHECKING:
     from services.contracts.candidate_pb2 import Candidate
@@ -32,7 +32,7 @@ def passes_arguments_on(function: Callable[[typer.Context], None]) -> Callable[[
 @passes_arguments_on
 def check(context: typer.Context) -> None:
     """Screen and probe the program in a FILE: by the engineer of a system that runs here, else in a new sandbox."""
-    system = running_system(console_settings())
+    system = running_system(client_settings())
     hand_over(ENGINEER, context, variables={"ASI_CHECKER_ADDRESS": system.addresses["checker"]} if system else {})
 
 
@@ -66,7 +66,7 @@ def import_(context: typer.Context) -> None:
 def backup(context: typer.Context) -> None:
     """Copy the archive to a file."""
     if not HELP.intersection(context.args):
-        console_settings().require_archive()
+        client_settings().require_archive()
     hand_over(STORE, context)
 
 
@@ -74,7 +74,7 @@ def backup(context: typer.Context) -> None:
 def recover(context: typer.Context) -> None:
     """Make a damaged event log anew from the archive."""
     if not HELP.intersection(context.args):
-        settings = console_settings()
+        settings = client_settings()
         settings.require_archive()
         if (system := running_system(settings)) is not None:
             raise NotPossible(f"the services of {settings.data_dir} are up (process {system.pid}): stop them first")
@@ -89,11 +89,11 @@ def restore(context: typer.Context) -> None:
 
 def require_run(arguments: Sequence[str]) -> None:
     """Raises NotFound for a run that does not exist, before a tool creates an empty archive."""
-    from services.console.archive import run_status
+    from services.local.archive import run_status
 
     if not HELP.intersection(arguments):
         named = [argument for argument in arguments[:1] if not argument.startswith("-")]
-        asyncio.run(run_status(console_settings(), named[0] if named else ""))
+        asyncio.run(run_status(client_settings(), named[0] if named else ""))
 
 
 def hand_over(
@@ -108,26 +108,26 @@ def hand_over(
     if not with_log or HELP.intersection(context.args):
         sys.stdout.flush()
         os.execve(sys.executable, command, environment)  # noqa: S606
-    from services.console.log import log_environment
+    from services.local.log import log_environment
 
-    with log_environment(console_settings()) as log:
-        status = subprocess.call(leashed(command), env=environment | log)
+    with log_environment(client_settings()) as log:
+        status = subprocess.call(ends_with_parent(command), env=environment | log)
     raise typer.Exit(status)
 
 
 @passes_arguments_on
 def cognition(context: typer.Context) -> None:
     """The cognition base: search QUERY, add FILE, ingest PAPER, stats [--run NAME]."""
-    from services.console.archive import run_and_candidates
+    from services.local.archive import run_and_candidates
 
     arguments, usage = list(context.args), None
     if arguments[:1] == ["stats"]:
         run = arguments.pop(arguments.index("--run") + 1) if "--run" in arguments[:-1] else ""
         arguments = [argument for argument in arguments if argument != "--run"]
-        _, records = asyncio.run(run_and_candidates(console_settings(), run))
+        _, records = asyncio.run(run_and_candidates(client_settings(), run))
         usage = json.dumps(_uses(records))
     command = [sys.executable, "-m", "services.analyst.cognition", *arguments]
-    raise typer.Exit(subprocess.run(leashed(command), input=usage, text=True, check=False).returncode)
+    raise typer.Exit(subprocess.run(ends_with_parent(command), input=usage, text=True, check=False).returncode)
 
 
 def _uses(records: Sequence["Candidate"]) -> list[dict[str, object]]:
@@ -182,12 +182,12 @@ def prompt(
 
 def _run_tool(module: str, arguments: list[str], as_json: bool, *needed: str) -> None:
     """Run a service's tool beside the services that it needs and exit with its status."""
-    from services.console.system import answering
+    from services.local.system import answering
 
     command = [sys.executable, "-m", module, *arguments, *(["--json"] if as_json else [])]
 
     async def status() -> int:
-        settings = console_settings()
+        settings = client_settings()
         system = running_system(settings)
         checker = {"ASI_CHECKER_ADDRESS": system.addresses["checker"]} if system else {}
         async with answering(settings, *needed) as addresses:

@@ -20,15 +20,15 @@ from urllib.parse import urlsplit
 import typer
 
 from services.chassis.errors import SettingsError
-from services.console.archive import open_archive
 from services.console.commands.watch import moments
-from services.console.log import EventRow
-from services.console.options import Run, one_of
-from services.console.rows import as_dict, row
-from services.console.settings import ConsoleSettings, console_settings
+from services.console.options import Run
 from services.console.tables import say
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
+from services.local.archive import open_archive
+from services.local.settings import ClientSettings, client_settings, one_of
+from services.report.progress import EventRow
+from services.report.rows import as_dict, row
 
 ENDED = frozenset({"candidate.archived", "candidate.rejected", "candidate.verified"})
 DISCOVERY = "discovery.confirmed"
@@ -49,7 +49,7 @@ def track(
         raise SettingsError("give --to TRACKER, --webhook URL, or both: there is nothing to do.")
     if webhook and urlsplit(webhook).scheme not in ("http", "https"):
         raise SettingsError(f"--webhook is {webhook!r}: give an address that begins with https:// or http://.")
-    settings = console_settings()
+    settings = client_settings()
     tracker = open_tracker(to, out or settings.data_dir / to) if to else None
     try:
         asyncio.run(_follow(settings, run, from_start, tracker, webhook))
@@ -60,7 +60,7 @@ def track(
             tracker.close()
 
 
-async def _follow(settings: ConsoleSettings, run: str, from_start: bool, tracker: Tracker | None, webhook: str) -> None:
+async def _follow(settings: ClientSettings, run: str, from_start: bool, tracker: Tracker | None, webhook: str) -> None:
     async with aclosing(moments(settings, run, from_start)) as stream:
         async for moment in stream:
             event = moment.event
@@ -74,7 +74,7 @@ async def _follow(settings: ConsoleSettings, run: str, from_start: bool, tracker
                 say(await asyncio.to_thread(report, webhook, discovery_message(await _record(settings, event))))
 
 
-async def _record(settings: ConsoleSettings, event: EventRow) -> candidate_pb2.Candidate:
+async def _record(settings: ClientSettings, event: EventRow) -> candidate_pb2.Candidate:
     """The candidate as of this event."""
     async with open_archive(settings) as archive:
         request = pb.GetCandidateRequest(

@@ -18,16 +18,16 @@ from google.protobuf.message import DecodeError
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.errors import NotFound
-from services.console.archive import all_candidates, open_archive
-from services.console.log import EventRow, event_row, line, open_log
 from services.console.options import Json, Run
-from services.console.progress import LINE_SECONDS, OVER, View, best_line
-from services.console.rows import IN_FLIGHT, Row, row
-from services.console.settings import ConsoleSettings, console_settings, running_system
 from services.console.tables import say
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from services.contracts.events_pb2 import Event
+from services.local.archive import all_candidates, open_archive
+from services.local.log import open_log
+from services.local.settings import ClientSettings, client_settings, running_system
+from services.report.progress import LINE_SECONDS, OVER, EventRow, View, best_line, event_row, line
+from services.report.rows import IN_FLIGHT, Row, row
 
 LEFT_SECONDS = 3.0
 LOOK_SECONDS = 1.0
@@ -45,12 +45,12 @@ def watch(
     """
     with contextlib.suppress(KeyboardInterrupt):
         if sys.stdout.isatty() and not as_json:
-            asyncio.run(_live(console_settings(), run, from_start))
+            asyncio.run(_live(client_settings(), run, from_start))
         else:
-            asyncio.run(_lines(console_settings(), run, from_start, as_json))
+            asyncio.run(_lines(client_settings(), run, from_start, as_json))
 
 
-async def _lines(settings: ConsoleSettings, run: str, from_start: bool, as_json: bool) -> None:
+async def _lines(settings: ClientSettings, run: str, from_start: bool, as_json: bool) -> None:
     state: RunView | None = None
     shown_at = time.monotonic()
     async with aclosing(moments(settings, run, from_start)) as stream:
@@ -65,7 +65,7 @@ async def _lines(settings: ConsoleSettings, run: str, from_start: bool, as_json:
         say(f"run {state.status.run}: {state.status.phase}; {best_line(state.status)}")
 
 
-async def _live(settings: ConsoleSettings, run: str, from_start: bool) -> None:
+async def _live(settings: ClientSettings, run: str, from_start: bool) -> None:
     from rich.live import Live
 
     live: Live | None = None
@@ -103,7 +103,7 @@ class Moment:
     event: EventRow | None
 
 
-async def moments(settings: ConsoleSettings, run: str, from_start: bool) -> AsyncGenerator[Moment, None]:
+async def moments(settings: ClientSettings, run: str, from_start: bool) -> AsyncGenerator[Moment, None]:
     """The run's events as they happen, after the whole log if `from_start`, until the run ends.
 
     Raises NotFound for an unknown run, or if nothing is running.
@@ -125,7 +125,7 @@ async def moments(settings: ConsoleSettings, run: str, from_start: bool) -> Asyn
                     return
 
 
-def _nothing(settings: ConsoleSettings, state: RunView) -> str:
+def _nothing(settings: ClientSettings, state: RunView) -> str:
     run, phase = state.status.run, state.status.phase
     nothing = f"run {run} is {phase}, but nothing runs in {settings.data_dir}"
     reason = f"run {run} has {phase}" if state.over else nothing

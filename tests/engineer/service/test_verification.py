@@ -14,7 +14,7 @@ from services.domain.zoo import baseline
 from services.engineer.handlers import share_of
 from services.engineer.stages import Stages, overrides_for
 from services.sandbox import Sandbox
-from tests.console.lives import next_of, whole_way
+from tests.console.published_events import next_of, whole_way
 from tests.engineer.service.engineer_neighbours import SETTINGS, engineering
 from tests.engineer.training.programs import CONVOLUTION, SMALL
 

@@ -1,0 +1,126 @@
+"""Access to the archive: a local SQLite file is read in this process, other archives over gRPC."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from services.chassis.errors import NotFound
+from services.contracts import archive_pb2 as pb
+from services.contracts import candidate_pb2
+from services.local.settings import SQLITE, ClientSettings, near, running_system
+
+if TYPE_CHECKING:
+    from services.contracts import archive_pb2_grpc
+
+PAGE = 500
+_RUN = re.compile(r"no run is called (\S+)")
+_CANDIDATE = re.compile(r"run (\S+) has no candidate '(.*)'")
+
+
+@asynccontextmanager
+async def open_archive(settings: ClientSettings) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
+    """A stub of the archive.
+
+    It is the store at ASI_ARCHIVE_ADDRESS if that is set, else the SQLite file, else the running store, else the
+    database. Raises NotFound without an archive, and for unknown names with similar ones.
+    """
+    system = running_system(settings)
+    if settings.archive_is_elsewhere:
+        address: str | None = settings.archive_address
+    elif system is not None and not settings.archive_url.startswith(SQLITE):
+        address = system.addresses["archive"]
+    else:
+        address = None
+        settings.require_archive()
+    async with _local(settings.archive_url) if address is None else _remote(settings, address) as archive:
+        try:
+            yield archive
+        except Exception as error:
+            if (refusal := _not_found(error)) is None:
+                raise
+            raise NotFound(f"{refusal}{await _suggestion(archive, refusal)}") from None
+
+
+async def all_candidates(
+    archive: archive_pb2_grpc.ArchiveAsyncStub, request: pb.ListCandidatesRequest, limit: int | None = None
+) -> list[candidate_pb2.Candidate]:
+    """Every page of a list, or its first `limit` candidates."""
+    candidates: list[candidate_pb2.Candidate] = []
+    while limit is None or len(candidates) < limit:
+        request.page_size = PAGE if limit is None else min(PAGE, limit - len(candidates))
+        reply = await archive.ListCandidates(request, timeout=30)
+        candidates += reply.candidates
+        if not reply.next_page_token:
+            break
+        request.page_token = reply.next_page_token
+    return candidates
+
+
+async def run_and_candidates(settings: ClientSettings, run: str) -> tuple[pb.RunStatus, list[candidate_pb2.Candidate]]:
+    """A run and all its candidates, whole. An empty name is the newest run."""
+    async with open_archive(settings) as archive:
+        status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+        return status, await all_candidates(archive, pb.ListCandidatesRequest(run=status.run))
+
+
+async def run_status(settings: ClientSettings, run: str) -> pb.RunStatus:
+    """The state of a run. An empty name is the newest run."""
+    async with open_archive(settings) as archive:
+        return await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+
+
+async def catch_up(settings: ClientSettings) -> None:
+    """Apply published events to the archive if no store runs."""
+    if running_system(settings) is None and not settings.archive_is_elsewhere:
+        import asyncio
+
+        from services.local.log import log_environment
+
+        with log_environment(settings) as log:
+            command = [sys.executable, "-m", "services.store.tools", "catch-up"]
+            await (await asyncio.create_subprocess_exec(*command, env={**os.environ, **log})).wait()
+
+
+@asynccontextmanager
+async def _local(url: str) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
+    from services.store.reader import local_archive
+
+    async with local_archive(url) as archive:
+        yield archive
+
+
+@asynccontextmanager
+async def _remote(settings: ClientSettings, address: str) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
+    from services.chassis.rpc import channel
+    from services.contracts import archive_pb2_grpc
+
+    async with channel(address, settings) as connection:
+        yield archive_pb2_grpc.ArchiveStub(connection)
+
+
+def _not_found(error: Exception) -> str | None:
+    """The archive's message about an unknown name; None for any other error."""
+    if isinstance(error, NotFound):
+        return str(error)
+    if "grpc" in sys.modules:  # else nothing was asked over the network
+        import grpc.aio
+
+        if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.NOT_FOUND:
+            return error.details() or "not found"
+    return None
+
+
+async def _suggestion(archive: archive_pb2_grpc.ArchiveAsyncStub, sentence: str) -> str:
+    """Similar names, to complete the archive's message."""
+    if match := _RUN.fullmatch(sentence):
+        runs = [status.run for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=10)).runs]
+        return near(match[1], runs) or f"; runs: {', '.join(runs[:10]) or 'none yet'}"
+    if match := _CANDIDATE.fullmatch(sentence):
+        nodes = (await archive.GetTree(pb.RunRequest(run=match[1]), timeout=10)).nodes
+        return near(match[2], [name for node in nodes for name in (node.id, node.name) if name])
+    return ""

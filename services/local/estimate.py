@@ -1,0 +1,242 @@
+"""The estimated cost of a run on the engineers' machine, and settings derived from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import grpc.aio
+
+from services.chassis.errors import SettingsError
+from services.chassis.rpc import channel
+from services.contracts import archive_pb2, checker_pb2, checker_pb2_grpc
+from services.contracts import events_pb2 as pb
+from services.local.plan import Limits, RunOptions, run_settings
+from services.local.settings import ClientSettings
+
+PROFILE_SECONDS = 240.0  # opening a stage, which a slow machine under load does in a minute
+PRECISION = "precision"
+TARGET_SECONDS = 480.0
+"""Target duration of a run without explicit settings, excluding the start of services."""
+SMALLER = {"tiny": "mini"}
+"""The fallback of a scale that would take too long."""
+FEWEST, MOST_AT_SMALLER = 3, 11
+_PER_CANDIDATE = 6.0
+"""CPU seconds of one candidate's proposal, checks, verdict and analysis at a small scale."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The estimate of a run. `trainings` and the times are None where no budget bounds the number of candidates."""
+
+    candidates: int | None
+    trainings: int | None
+    seconds: float | None
+    gpu_seconds: float | None
+    tokens: int | None = None
+    money: float | None = None
+
+
+@dataclass(frozen=True)
+class Price:
+    """The mean cost of a candidate in earlier runs with the same mind."""
+
+    tokens: float
+    money: float
+
+
+def adapts(options: RunOptions) -> bool:
+    """Whether the measured speed determines scale and number of candidates, since no option sets them."""
+    return not {"scale", "overrides", "promotion", "policies", *Limits.model_fields} & options.model_fields_set
+
+
+async def settle(client: ClientSettings, settings: pb.RunSettings, patience: float = PROFILE_SECONDS) -> str | None:
+    """Set the precision that an engineer measured to be best; a sentence to show, or None.
+
+    If no engineer answers, each engineer decides for itself, and results of different precision are not compared.
+    Raises SettingsError if the engineer refuses the scale.
+    """
+    if PRECISION in settings.scale_overrides:
+        return None
+    profile = await profile_of(client, settings, patience, speed=False)
+    if profile is None:
+        return "no engineer answers: each decides about its precision, and results of different ones are not ranked"
+    settings.scale_overrides[PRECISION] = profile.precision
+    return f"training in {profile.precision} (measured on the engineer's machine; --set precision=… to choose)"
+
+
+async def plan_run(
+    client: ClientSettings,
+    options: RunOptions,
+    settings: pb.RunSettings,
+    earlier: Sequence[archive_pb2.RunStatus],
+    note: Callable[[str], None],
+) -> pb.RunSettings:
+    """Print the plan and its estimated duration, and return the settings to start with.
+
+    Without explicit options, the number of candidates and the scale follow from the measured speed. Raises
+    SettingsError if the engineer refuses the scale.
+    """
+    profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True)
+    if profile is None or not profile.HasField("seconds"):
+        note("no engineer answers yet: the duration of this run is unknown")
+        return settings
+    note(speed_sentence(settings.scale, profile))
+    settings = _copy(settings, precision=profile.precision)
+    if adapts(options):
+        fitting = most_candidates(settings, profile, TARGET_SECONDS, settings.budget.candidates)
+        smaller = SMALLER.get(settings.scale)
+        if fitting is None and smaller is not None:
+            too_long = estimate(_copy(settings, candidates=FEWEST), profile)
+            settings = run_settings(options.model_copy(update={"scale": smaller, "candidates": MOST_AT_SMALLER}))
+            profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True) or profile
+            note(
+                f"scale {smaller} instead of {options.scale}, where {FEWEST} candidates would take "
+                f"{span(too_long.seconds or 0)}: losses of the two cannot be compared; --scale {options.scale} insists"
+            )
+            note(speed_sentence(smaller, profile))
+            settings = _copy(settings, precision=profile.precision)
+            fitting = most_candidates(settings, profile, TARGET_SECONDS, MOST_AT_SMALLER)
+        settings = _copy(settings, candidates=fitting or FEWEST)
+    note(sentence(settings, estimate(settings, profile, price_of(settings.mind, earlier))))
+    return settings
+
+
+async def profile_of(
+    client: ClientSettings, settings: pb.RunSettings, patience: float, *, speed: bool
+) -> checker_pb2.MachineProfile | None:
+    """An engineer's measurements of the run's scale; None if none answers.
+
+    Raises SettingsError if it refuses the scale.
+    """
+    request = checker_pb2.ScaleRequest(stage=settings.scale, scale_overrides=settings.scale_overrides, speed=speed)
+    async with channel(client.checker_address, client) as connection:
+        try:
+            return await checker_pb2_grpc.CheckerStub(connection).Profile(request, timeout=patience)
+        except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+                raise SettingsError(f"--set: {error.details()}") from None
+            return None
+
+
+def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, price: Price | None = None) -> Estimate:
+    """What a run will take: its baselines, and as many candidates as the first of its budgets allows."""
+    candidates = _affordable(settings, profile, price)
+    if candidates is None:
+        return Estimate(None, None, None, None)
+    trainings = _fixed_trainings(settings) + candidates * settings.candidate_seeds
+    on_gpu = profile.device == "cuda"
+    return Estimate(
+        candidates,
+        trainings,
+        _seconds(settings, profile, candidates),
+        trainings * profile.seconds if on_gpu else None,
+        None if price is None else round(candidates * price.tokens),
+        None if price is None else candidates * price.money,
+    )
+
+
+def most_candidates(
+    settings: pb.RunSettings, profile: checker_pb2.MachineProfile, within: float, most: int
+) -> int | None:
+    """The most candidates, of at least three, that fit into so many seconds; None where not even those do."""
+    fitting = (count for count in range(most, FEWEST - 1, -1) if _seconds(settings, profile, count) <= within)
+    return next(fitting, None)
+
+
+def price_of(mind: str, earlier: Sequence[archive_pb2.RunStatus]) -> Price | None:
+    """The mean over candidates of this archive's runs with the same mind; None where no model was asked yet."""
+    runs = [run for run in earlier if run.settings.mind == mind and run.spent.tokens]
+    ended = sum(run.states.get("archived", 0) + run.states.get("rejected", 0) for run in runs)
+    if not ended:
+        return None
+    return Price(sum(run.spent.tokens for run in runs) / ended, sum(run.spent.money for run in runs) / ended)
+
+
+def speed_sentence(scale: str, profile: checker_pb2.MachineProfile) -> str:
+    """How fast the machine trains."""
+    at_once = "one at a time" if profile.trainings == 1 else f"{profile.trainings} side by side"
+    return (
+        f"one training at scale {scale} takes about {span(profile.seconds)} here: {profile.tokens_per_second:,.0f} "
+        f"tokens/s each, {at_once}, in {profile.precision}"
+    )
+
+
+def sentence(settings: pb.RunSettings, run: Estimate) -> str:
+    """The plan, the estimate and the limits of the run."""
+    if run.trainings is None or run.seconds is None:
+        return "no budget bounds this run: it continues until it is stopped"
+    seeds = f" of {settings.candidate_seeds} seeds" if settings.candidate_seeds > 1 else ""
+    baselines = len(settings.baselines)
+    text = f"{run.trainings} trainings ({baselines} baselines, {run.candidates} candidates{seeds})"
+    text += f", about {span(run.seconds)}"
+    if settings.promotion not in ("", "none"):
+        text += " and what its promotion trains again"
+    if run.gpu_seconds is not None:
+        text += f", {run.gpu_seconds / 3600:.2g} GPU-hours"
+    if run.tokens is not None and run.money is not None:
+        text += f", {run.tokens:,} language-model tokens for {run.money:.2f} $ by what earlier runs cost"
+    elif settings.mind not in ("", "offline"):
+        text += "; no earlier run of this archive gives the price of its language model"
+    limits = _limits(settings.budget)
+    return f"{text}; the budget ends it at {limits}" if limits else text
+
+
+def span(seconds: float) -> str:
+    """A duration in seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _copy(settings: pb.RunSettings, precision: str | None = None, candidates: int | None = None) -> pb.RunSettings:
+    copy = pb.RunSettings()
+    copy.CopyFrom(settings)
+    if precision is not None:
+        copy.scale_overrides[PRECISION] = precision
+    if candidates is not None:
+        copy.budget.candidates = candidates
+    return copy
+
+
+def _fixed_trainings(settings: pb.RunSettings) -> int:
+    """Of the baselines and of the programs that the search begins from."""
+    seeds = sum(program.name not in settings.baselines for program in settings.programs)
+    return len(settings.baselines) * settings.baseline_seeds + seeds * settings.candidate_seeds
+
+
+def _seconds(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, candidates: int) -> float:
+    """Wall-clock time: trainings run in parallel; the last group may be smaller."""
+    places = max(1, min(profile.trainings, settings.seats * settings.candidate_seeds))
+    trainings = _fixed_trainings(settings) + candidates * settings.candidate_seeds
+    return math.ceil(trainings / places) * profile.seconds + candidates * _PER_CANDIDATE / places
+
+
+def _affordable(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, price: Price | None) -> int | None:
+    """The number of candidates within all budgets; None if unlimited."""
+    budget, counts = settings.budget, list[int]()
+    if budget.HasField("candidates"):
+        counts.append(budget.candidates)
+    if budget.HasField("seconds"):
+        each = _seconds(settings, profile, 1001) - _seconds(settings, profile, 1)
+        counts.append(int((budget.seconds - _seconds(settings, profile, 0)) / (each / 1000)))
+    if budget.HasField("gpu_seconds") and profile.device == "cuda":
+        left = budget.gpu_seconds - _fixed_trainings(settings) * profile.seconds
+        counts.append(int(left / (profile.seconds * settings.candidate_seeds)))
+    if price is not None and budget.HasField("tokens") and price.tokens:
+        counts.append(int(budget.tokens / price.tokens))
+    if price is not None and budget.HasField("money") and price.money:
+        counts.append(int(budget.money / price.money))
+    return max(0, min(counts)) if counts else None
+
+
+def _limits(budget: pb.Budget) -> str:
+    """The budgets other than candidates, in words."""
+    shown = (
+        budget.HasField("seconds") and span(budget.seconds),
+        budget.HasField("gpu_seconds") and f"{budget.gpu_seconds / 3600:.3g} GPU-hours",
+        budget.HasField("tokens") and f"{budget.tokens:,} tokens",
+        budget.HasField("money") and f"{budget.money:.2f} $",
+    )
+    return ", ".join(text for text in shown if text)

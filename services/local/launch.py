@@ -1,0 +1,285 @@
+"""Start, resume or fork a run; watch it to its end; drain all services."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+from google.protobuf.json_format import MessageToJson
+
+from services.chassis.bus import Bus
+from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.rpc import channel
+from services.contracts import archive_pb2 as pb
+from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
+from services.llm.port import asks_endpoint
+from services.llm.settings import validate_prices
+from services.local.archive import all_candidates, run_status
+from services.local.estimate import PROFILE_SECONDS, SMALLER, adapts, plan_run, settle
+from services.local.log import pause_run, resume_run, start_run
+from services.local.plan import (
+    RunOptions,
+    budget,
+    fork_settings,
+    has_budget,
+    require_possible_scale,
+    run_settings,
+    stages_of,
+)
+from services.local.processes import stop_signal
+from services.local.programs import check_programs
+from services.local.settings import ClientSettings, running_system
+from services.local.system import System, running
+from services.report.progress import OVER, Progress
+from services.report.rows import Row, row
+
+POLL_SECONDS = 1.0
+JOIN_PATIENCE = 15.0  # for engineers of a cluster, which may have been scaled to zero
+IMPOSSIBLE = 2  # exit status of the store's tool
+APPLY_SECONDS = 30.0
+APPLY_RATE = 200  # events a second that the slowest archive applies
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the run begins: its name, and whether it forks RUN[@EVENT] or resumes."""
+
+    name: str | None = None
+    fork: str = ""
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fork and self.resume:
+            raise SettingsError("--fork begins a run and --resume continues one: give one of them.")
+
+    @property
+    def source(self) -> str:
+        """The run that is forked."""
+        return self.fork.partition("@")[0]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a run or of this command."""
+
+    status: pb.RunStatus
+    rows: list[Row]
+    records: list[candidate_pb2.Candidate]  # slim: without programs and curves
+    interrupted: bool
+    report: Path | None
+
+
+async def discover(settings: ClientSettings, options: RunOptions, start: Start, progress: Progress) -> Outcome:
+    """Start the services and the run, watch it to its end, drain everything.
+
+    Raises SettingsError, NotFound (nothing to resume), NotPossible.
+    """
+    new_settings = await _settings_of(settings, options, start)
+    new_budget = budget(options) if has_budget(options) else None
+    before = await _resumable(settings, start.name, new_budget) if start.resume else None
+    current = before.settings if before else new_settings
+    limited = (new_budget or current.budget).HasField("money")
+    validate_prices(os.environ, asks_endpoint(current.mind), limited)  # report missing prices before anything starts
+    with stop_signal() as interrupted:
+        progress.note("starting the services …")
+        async with (
+            running(settings, _engineer_environment(current, adapts(options) and not start.resume)) as system,
+            channel(system.client.archive_address, system.client) as connection,
+        ):
+            archive = archive_pb2_grpc.ArchiveStub(connection)
+            if before is not None:
+                run = await _resume(system.client, archive, before, new_budget)
+            else:
+                run = await _begin(system.client, archive, start, new_settings, progress, options)
+            progress.note(f"run {run} · archive {settings.archive_place} · Ctrl-C drains and loses nothing")
+            status, rows = await _watch(system, archive, run, interrupted, progress)
+            if interrupted.is_set() and status.phase not in OVER:
+                progress.note("draining: work in hand is checkpointed, the run is paused …")
+                await pause_run(system.client, run, "interrupted at the terminal")
+            report = await write_run_report(archive, run, settings.run_folder(run) / "report")
+            request = pb.ListCandidatesRequest(run=run, slim=True)
+            return Outcome(status, rows, await all_candidates(archive, request), interrupted.is_set(), report)
+
+
+async def join(settings: ClientSettings, options: RunOptions, start: Start, progress: Progress) -> str:
+    """Start a run in the services of this data folder, or where ASI_ARCHIVE_ADDRESS and ASI_NATS_URL say; its name.
+
+    Raises NotPossible where no services are up, SettingsError for an impossible run.
+    """
+    new_settings = await _settings_of(settings, options, start)
+    client = settings
+    if not settings.archive_is_elsewhere:
+        system = running_system(settings)
+        if system is None:
+            raise NotPossible(
+                f"no services of {settings.data_dir} are up: without --join they are started with the run"
+            )
+        client = settings.model_copy(
+            update={"nats_url": system.nats_url} | {f"{name}_address": at for name, at in system.addresses.items()}
+        )
+    async with channel(client.archive_address, client) as connection:
+        return await _begin(client, archive_pb2_grpc.ArchiveStub(connection), start, new_settings, progress)
+
+
+async def _settings_of(settings: ClientSettings, options: RunOptions, start: Start) -> events_pb2.RunSettings:
+    """The settings of the new run; a fork's are based on its source. Raises SettingsError, NotFound."""
+    if start.fork:
+        source = await run_status(settings, start.source)
+        new_settings = fork_settings(source.settings, options)
+    else:
+        new_settings = run_settings(options)
+    await asyncio.to_thread(require_possible_scale, new_settings)
+    return new_settings
+
+
+def _engineer_environment(settings: events_pb2.RunSettings, adapting: bool) -> dict[str, str]:
+    """Variables for the engineer: its stages and benchmarks. Variables that are set take precedence."""
+    smaller = [SMALLER[settings.scale]] if adapting and settings.scale in SMALLER else []
+    variables = {"ASI_ENGINEER_STAGES": ",".join([stages_of(settings), *smaller])}
+    for name in ("tasks", "task_path"):
+        if name in settings.scale_overrides:
+            variables[f"ASI_ENGINEER_{name.upper()}"] = settings.scale_overrides[name]
+    return {name: value for name, value in variables.items() if name not in os.environ}
+
+
+async def _resumable(settings: ClientSettings, name: str | None, new_budget: events_pb2.Budget | None) -> pb.RunStatus:
+    """The status of the run to resume. Raises NotFound, and SettingsError if it has ended."""
+    status = await run_status(settings, name or "")
+    if status.phase in OVER and new_budget is None and not status.in_flight:
+        raise SettingsError(f"run {status.run} has {status.phase}: give it a new budget, for example --candidates 20.")
+    return status
+
+
+async def _resume(
+    client: ClientSettings,
+    archive: archive_pb2_grpc.ArchiveAsyncStub,
+    before: pb.RunStatus,
+    new_budget: events_pb2.Budget | None,
+) -> str:
+    if before.phase not in OVER or new_budget is not None:  # else retried candidates complete without an event
+        await resume_run(client, before.run, new_budget)
+        await _until_known(archive, before.run, before)
+    return before.run
+
+
+async def _begin(
+    client: ClientSettings,
+    archive: archive_pb2_grpc.ArchiveAsyncStub,
+    start: Start,
+    new_settings: events_pb2.RunSettings,
+    progress: Progress,
+    options: RunOptions | None = None,
+) -> str:
+    """The name of a new run, or of a fork. With `options` the run is first estimated and adapted to the machine.
+
+    Raises SettingsError for a name that is taken.
+    """
+    runs = {status.run: status for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs}
+    run = start.name or _new_name(runs)
+    if start.fork:  # an interrupted fork continues under its name
+        await _until_applied(archive, run, await _fork(client, start.fork, run, new_settings))
+        return run
+    if run in runs:
+        raise SettingsError(f"a run called {run} exists already: choose another --run, or --resume it.")
+    if options is not None and (adapts(options) or not progress.quiet):
+        new_settings = await plan_run(client, options, new_settings, list(runs.values()), progress.note)
+    elif decision := await settle(client, new_settings, JOIN_PATIENCE if options is None else PROFILE_SECONDS):
+        progress.note(decision)
+    if unchecked := await check_programs(client, new_settings):
+        progress.note(unchecked)
+    await start_run(client, run, new_settings)
+    await _until_known(archive, run, None)
+    return run
+
+
+async def _fork(client: ClientSettings, spec: str, name: str, settings: events_pb2.RunSettings) -> int:
+    """Fork `spec` as run `name` with the store's own tool; the log sequence at which the fork begins.
+
+    Raises SettingsError and NotPossible with the tool's message.
+    """
+    tool = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.store.tools", "fork", spec, name,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "ASI_NATS_URL": client.nats_url, "ASI_DATA_DIR": str(client.data_dir.absolute())},
+    )  # fmt: skip
+    out, error = await tool.communicate(MessageToJson(settings).encode())
+    if tool.returncode:
+        sentence = error.decode().strip().rpartition("\n")[2].removeprefix("asi-arch: ")
+        raise (SettingsError if tool.returncode == IMPOSSIBLE else NotPossible)(sentence)
+    return int(json.loads(out)["sequence"])
+
+
+async def _until_applied(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, sequence: int) -> None:
+    """Wait until the store has applied the whole history. Raises NotPossible if it refuses or takes too long."""
+    deadline = asyncio.get_running_loop().time() + APPLY_SECONDS + sequence / APPLY_RATE
+    while asyncio.get_running_loop().time() < deadline:
+        statuses = (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs
+        if any(status.run == run and status.sequence >= sequence for status in statuses):
+            return
+        await asyncio.sleep(0.1)
+    raise NotPossible(f"the store has not applied the history of run {run}: see the store's log")
+
+
+async def _until_known(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, before: pb.RunStatus | None) -> None:
+    """Wait until the store has applied what was published about the run."""
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                status = await archive.GetRun(pb.RunRequest(run=run), timeout=5)
+                if before is None or status.sequence > before.sequence:
+                    return
+            await asyncio.sleep(0.1)
+
+
+async def _watch(
+    system: System,
+    archive: archive_pb2_grpc.ArchiveAsyncStub,
+    run: str,
+    interrupted: asyncio.Event,
+    progress: Progress,
+) -> tuple[pb.RunStatus, list[Row]]:
+    async with Bus(system.client, "asi-console") as bus, bus.announcements(run) as announced:
+        with progress:
+            while True:
+                for name in system.supervise():
+                    progress.note(f"the {name} ended unexpectedly and was started again")
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    status, rows = await _look(archive, run)
+                    progress.view.record_all(announced)
+                    progress.view.look(status, rows)
+                    progress.show()
+                    if (status.phase in OVER and not status.in_flight) or interrupted.is_set():
+                        return status, rows
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(interrupted.wait(), POLL_SECONDS)
+
+
+async def write_run_report(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, folder: Path) -> Path | None:
+    """The report of a run as it stands; None while it has no candidate."""
+    status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+    records = await all_candidates(archive, pb.ListCandidatesRequest(run=status.run))
+    if not records:
+        return None
+    from services.report.page import write_report  # matplotlib takes half a second to import
+
+    return await asyncio.to_thread(write_report, status, records, folder)
+
+
+async def _look(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb.RunStatus, list[Row]]:
+    """A run's status and the rows of all its candidates."""
+    status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+    records = await all_candidates(archive, pb.ListCandidatesRequest(run=run, slim=True))
+    root = status.loss_of_root if status.HasField("loss_of_root") else None
+    return status, [row(record, root) for record in records]
+
+
+def _new_name(runs: dict[str, pb.RunStatus]) -> str:
+    """The next of r1, r2, … that no run has."""
+    return next(name for number in itertools.count(len(runs) + 1) if (name := f"r{number}") not in runs)

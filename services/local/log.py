@@ -1,0 +1,114 @@
+"""Connections to the event log, published events of runs, and events as rows and lines.
+
+The broker is the one at ASI_NATS_URL, else the running system's, else one that is started on the log's files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from urllib.parse import urlsplit
+
+from services.chassis import logs
+from services.chassis.bus import Bus
+from services.chassis.errors import BusLost
+from services.chassis.events import first
+from services.contracts import events_pb2
+from services.local.processes import Broker
+from services.local.settings import ClientSettings, running_system
+
+REACH_SECONDS = 5.0
+NATS_PORT = 4222
+
+
+@contextlib.contextmanager
+def log_environment(settings: ClientSettings) -> Iterator[dict[str, str]]:
+    """The variables that give a tool access to the event log; starts a broker for the context if none runs."""
+    if "ASI_NATS_URL" in os.environ:
+        yield {}
+    elif (system := running_system(settings)) is not None:
+        yield {"ASI_NATS_URL": system.nats_url}
+    else:
+        broker = Broker(settings.data_dir / "nats")
+        broker.start()
+        try:
+            yield {"ASI_NATS_URL": broker.url}
+        finally:
+            broker.stop()
+
+
+@asynccontextmanager
+async def open_log(settings: ClientSettings) -> AsyncIterator[Bus]:
+    """A connection to the log, for as long as the context lasts. Raises BusLost when no server answers."""
+    logs.configure("console", "warning")
+    with ExitStack() as stack:
+        client = settings
+        if "nats_url" not in settings.model_fields_set:  # neither a variable nor the caller names a server
+            log = stack.enter_context(log_environment(settings))
+            client = settings.model_copy(update={"nats_url": log.get("ASI_NATS_URL", settings.nats_url)})
+        await require_server(client.nats_url)
+        async with Bus(client, "asi-console") as bus:
+            yield bus
+
+
+async def publish(settings: ClientSettings, events: Sequence[events_pb2.Event]) -> None:
+    """Publish in order, over one connection. Raises BusLost when no server answers."""
+    async with open_log(settings) as bus:
+        for event in events:
+            await bus.publish(event)
+
+
+async def require_server(nats_url: str) -> None:
+    """Raises BusLost if nothing listens there, since commands do not wait for a broker."""
+    if "," in nats_url:  # of a cluster one is enough
+        return
+    parts = urlsplit(nats_url)
+    try:
+        async with asyncio.timeout(REACH_SECONDS):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port or NATS_PORT)
+    except (OSError, TimeoutError, ValueError):
+        shown = nats_url.replace(f"{parts.netloc.rpartition('@')[0]}@", "")
+        raise BusLost(f"no NATS server answers at {shown}: start one, or correct ASI_NATS_URL") from None
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+SERVICE = "console"
+
+
+async def start_run(settings: ClientSettings, run: str, run_settings: events_pb2.RunSettings) -> None:
+    """Publish run.started. The caller has checked that no run has this name."""
+    event = first(run, "started", SERVICE)
+    event.run_started.settings.CopyFrom(run_settings)
+    await publish(settings, [event])
+
+
+async def pause_run(settings: ClientSettings, run: str, reason: str) -> None:
+    """Start no further candidates; those in flight go on where a service is there to do it."""
+    event = first(run, "paused", SERVICE, now())
+    event.run_paused.reason = reason
+    await publish(settings, [event])
+
+
+async def resume_run(settings: ClientSettings, run: str, budget: events_pb2.Budget | None = None) -> None:
+    """Start candidates again; with a budget, until that one is used up."""
+    event = first(run, "resumed", SERVICE, now())
+    event.run_resumed.CopyFrom(events_pb2.RunResumed(budget=budget))
+    await publish(settings, [event])
+
+
+async def stop_run(settings: ClientSettings, run: str, reason: str) -> None:
+    """End the run; candidates in flight still come to their end."""
+    event = first(run, "stopped", SERVICE, now())
+    event.run_stopped.reason = reason
+    await publish(settings, [event])
+
+
+def now() -> int:
+    """Seconds since the epoch, which make the ids of repeated commands unique."""
+    return int(time.time())

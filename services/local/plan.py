@@ -1,0 +1,350 @@
+"""The settings of a run, declared once for the command line, for settings files and for the run's record.
+
+Each field of `RunOptions` declares its default, bounds, help text and field of the message `RunSettings`. The flags of
+`asi-arch run` and the names in a settings file are derived from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
+
+from services.archive.policies import POLICIES, parse_policies, values_of
+from services.archive.scoring import objectives_of
+from services.chassis.bus.subjects import run_name
+from services.chassis.errors import SettingsError
+from services.contracts import events_pb2 as pb
+from services.domain.fitness import DEFAULT, VERSIONS
+from services.domain.ladder_settings import (
+    HUB,
+    PROMOTIONS,
+    SCALE_FILE,
+    SCALES,
+    Climb,
+    climb_of,
+    corpus_overrides,
+    parse_scale_file,
+)
+from services.domain.pool import STRATEGIES
+from services.domain.run_state import Budget, RunPolicy
+from services.domain.zoo import baselines as zoo
+from services.llm.port import validate_mind
+from services.local.processes import scale_values
+from services.local.programs import SUFFIX, read_programs, require_distinct
+from services.local.settings import names_in, near, one_of
+
+SMALL_SCALES = ("mini", "tiny")  # on a CPU, a handful of candidates
+TINY_BASELINES = ("delta_net", "gated_delta_net", "delta_net_value_skip", "gla", "retnet")
+TINY_CANDIDATES = 6
+# The paper's pool (50, 1–10, 4, 200, 50) is for thousands of candidates; a tiny run has a dozen.
+TINY_POOL = pb.PoolSettings(size=12, parents=4, references=3, cold_start=5, batch=3)
+PAPER_POOL = pb.PoolSettings(size=50, parents=10, references=4, cold_start=200, batch=50)
+PARTS = ("cognition", "analysis", "judge")
+HOUR = 3600
+SEARCH = "surrogate"  # the best in `asi-arch table compare`
+STOPPING = "quantiles"
+"""On in every new run: `asi-arch table info` says what it saves, and that it loses none of the best."""
+
+
+def _setting(
+    default: Any, text: str, *, flag: str = "", wire: str = "", unit: int = 1, fixed: bool = False, **bounds: Any
+) -> Any:
+    """One setting. `flag`: its public name if it differs from the field's; `wire`: its path in RunSettings, empty if
+    `run_settings` derives the value; `unit`: the factor from the setting to the wire; `fixed`: a fork cannot change it.
+    """
+    extra: JsonDict = {"wire": wire, "unit": unit, "fixed": fixed}
+    return Field(default, alias=flag or None, description=text, json_schema_extra=extra, **bounds)
+
+
+class Measurement(BaseModel):
+    """How candidates are trained and scored."""
+
+    scale: str = _setting(
+        "tiny",
+        "mini, tiny, explore, verify or final, or FILE.toml; default: what the machine can do",
+        wire="scale",
+        fixed=True,
+    )
+    overrides: dict[str, str] = _setting(
+        {}, "override of the scale, as in tokens=20000", flag="set", wire="scale_overrides", fixed=True
+    )
+    corpus: str = _setting("", "own text: a folder, a file or hub:NAME[@CONFIG]; default: the scale's", fixed=True)
+    candidate_seeds: int = _setting(
+        1, "trainings per candidate", flag="seeds", wire="candidate_seeds", fixed=True, ge=1
+    )
+    baseline_seeds: int = _setting(1, "trainings per baseline", wire="baseline_seeds", fixed=True, ge=1)
+    baselines: tuple[str, ...] = _setting(
+        (), "names in the zoo and own programs as FILE.py, commas between; the first is the root", fixed=True
+    )
+    seed_programs: tuple[str, ...] = _setting(
+        (), "own program (FILE.py or a folder of them) to begin the search from", flag="seed_program", fixed=True
+    )
+    fitness: str = _setting(DEFAULT, "what ranks: standardised-gain-1, paper or code", wire="fitness", fixed=True)
+    judge_times: int = _setting(1, "how often a language-model judge is asked", wire="judge_times", ge=1)
+
+
+class Search(BaseModel):
+    """How candidates are proposed."""
+
+    mind: str = _setting("offline", "offline, openai or recorded:RUN[@SEQUENCE]", wire="mind")
+    seats: int = _setting(2, "candidates in flight at once", wire="seats", ge=1)
+    seed: int = _setting(1, "of every random draw of the run", wire="seed")
+    parent_policy: str = _setting("paper", "paper, uniform, power-law, uct or islands", wire="parent_policy")
+    best_of: int = _setting(1, "proposals drawn for each one kept", wire="ablations.best_of", ge=1)
+    random_parent: bool = _setting(False, "draw parents blindly", wire="ablations.random_parent")
+    without: tuple[str, ...] = _setting((), "switch off: cognition, analysis, judge")
+
+
+class Limits(BaseModel):
+    """The budget: the run ends when any of it is used up."""
+
+    candidates: int | None = _setting(
+        None, "proposals; default at tiny: as many as fit into 8 minutes, at most 6", wire="budget.candidates", ge=0
+    )
+    hours: float | None = _setting(None, "wall-clock hours", wire="budget.seconds", unit=HOUR, ge=0)
+    gpu_hours: float | None = _setting(None, "GPU-hours", wire="budget.gpu_seconds", unit=HOUR, ge=0)
+    tokens: int | None = _setting(None, "language-model tokens", wire="budget.tokens", ge=0)
+    money: float | None = _setting(None, "US dollars for language models", wire="budget.money", ge=0)
+
+
+class Verification(BaseModel):
+    """What happens to the best candidates, and the run's further rules."""
+
+    promotion: str = _setting("none", "none, paper or halving", wire="promotion")
+    policies: dict[str, str] = _setting({}, "further rule, as in leakage=probe", flag="policy")
+
+
+GROUPS: Mapping[str, type[BaseModel]] = {
+    "Measurement": Measurement, "Search": Search, "Budget": Limits, "Verification": Verification,
+}  # fmt: skip
+
+
+class RunOptions(Measurement, Search, Limits, Verification):
+    """All settings of a run. `model_fields_set` holds those that were set explicitly."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @field_validator("overrides", "policies", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        """From a list of NAME=VALUE, or a table of a settings file."""
+        if isinstance(value, Mapping):
+            return {name: str(content) for name, content in value.items()}
+        pairs = {}
+        for text in value if isinstance(value, Sequence) else ():
+            name, equals, content = str(text).partition("=")
+            if not name or not equals:
+                raise ValueError(f"{text!r} is not NAME=VALUE")
+            pairs[name] = content
+        return pairs
+
+    @field_validator("baselines", "seed_programs", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return names_in(value) if isinstance(value, str) else value
+
+    @classmethod
+    def read(cls, values: Mapping[str, object], source: str = "") -> Self:
+        """Raises SettingsError naming the setting, its source and the accepted values."""
+        try:
+            return cls.model_validate(dict(values))._with_own_scale()
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = str(problem["loc"][0]) if problem["loc"] else ""
+            prefix, shown = (f"{source}: ", name) if source else ("", f"--{name.replace('_', '-')}")
+            if problem["type"] == "extra_forbidden":
+                flags = [flag_of(field, info) for field, info in cls.model_fields.items()]
+                choice = near(name, flags) or f"; there are {', '.join(flags)}."
+                raise SettingsError(f"{prefix}{name!r} is not a setting of a run{choice}") from None
+            reason = problem["msg"].removeprefix("Value error, ")
+            raise SettingsError(f"{prefix}{shown} is {problem['input']!r}: {reason}.") from None
+
+    def _with_own_scale(self) -> Self:
+        """A scale file and a corpus as overrides of a built-in scale; `--set` wins over both. Raises SettingsError."""
+        changes: dict[str, Any] = {}
+        overrides = dict(self.overrides)
+        if self.corpus:
+            corpus = self.corpus if self.corpus.startswith(HUB) else str(Path(self.corpus).absolute())
+            if not corpus.startswith(HUB) and not Path(corpus).exists():
+                raise SettingsError(
+                    f"--corpus: there is no file or folder {self.corpus}. For one that only the engineers have: "
+                    "--set corpus=files --set dataset=PATH."
+                )
+            overrides = {**corpus_overrides(corpus), **overrides}
+        if self.scale.endswith(SCALE_FILE):
+            try:
+                base, own_scale = parse_scale_file(Path(self.scale).read_text(encoding="utf-8"), self.scale)
+            except OSError as error:
+                raise SettingsError(f"--scale {self.scale}: {error.strerror}.") from None
+            except ValueError as error:
+                raise SettingsError(f"--scale {error}.") from None
+            changes["scale"], overrides = base, {**own_scale, **overrides}
+        if overrides != self.overrides:
+            changes["overrides"] = overrides
+        return self.model_copy(update=changes) if changes else self
+
+
+def flag_of(name: str, field: FieldInfo) -> str:
+    """The public name of a setting."""
+    return field.alias or name
+
+
+def run_settings(options: RunOptions) -> pb.RunSettings:
+    """The record of a run's settings. Raises SettingsError naming the flag and the fix."""
+    one_of("--scale", options.scale, SCALES)
+    one_of("--fitness", options.fitness, VERSIONS)
+    one_of("--parent-policy", options.parent_policy, tuple(STRATEGIES))
+    one_of("--promotion", options.promotion, PROMOTIONS)
+    for part in options.without:
+        one_of("--without", part, PARTS)
+    for policy in options.policies:
+        one_of("--policy", policy, POLICIES)
+    try:
+        policies = parse_policies(
+            options.policies if "prune" in options.policies else {"stopping": STOPPING, **options.policies}
+        )
+        policies.search = policies.search or SEARCH
+    except ValueError as error:
+        raise SettingsError(f"--policy: {error}.") from None
+    try:
+        options = options.model_copy(update={"mind": validate_mind(options.mind)})
+    except ValueError as error:
+        raise SettingsError(f"--mind: {error}.") from None
+    zoo_names = [baseline.name for baseline in zoo()]
+    own_baselines = read_programs("--baselines", [name for name in options.baselines if name.endswith(SUFFIX)])
+    programs = [*own_baselines, *read_programs("--seed-program", options.seed_programs)]
+    require_distinct(programs)
+    baselines = [Path(name).stem if name.endswith(SUFFIX) else name for name in options.baselines]
+    for name in baselines:
+        one_of("--baselines", name, [*zoo_names, *(program.name for program in own_baselines)])
+    small = options.scale in SMALL_SCALES
+    settings = pb.RunSettings(
+        baselines=baselines or (TINY_BASELINES if small else zoo_names),
+        programs=programs,
+        pool=TINY_POOL if small else PAPER_POOL,
+        ablations=pb.Ablations(**{f"without_{part}": True for part in options.without}),
+        policies=policies,
+    )
+    for name in RunOptions.model_fields:
+        _write(settings, name, getattr(options, name))
+    settings.budget.CopyFrom(budget(options))
+    try:
+        objectives_of(settings)
+    except ValueError as error:
+        raise SettingsError(f"--policy objectives: {error}.") from None
+    _require_possible(settings)
+    return settings
+
+
+def _write(settings: pb.RunSettings, name: str, value: Any) -> None:
+    """Write a setting to its field of the message; None stays absent."""
+    extra = _extra(name)
+    if not extra["wire"] or value is None:
+        return
+    parent, _, field = str(extra["wire"]).rpartition(".")
+    message = getattr(settings, parent) if parent else settings
+    if isinstance(value, dict):
+        getattr(message, field).update(value)
+    else:
+        setattr(message, field, value * extra["unit"] if extra["unit"] != 1 else value)
+
+
+def _extra(name: str) -> Mapping[str, Any]:
+    extra = RunOptions.model_fields[name].json_schema_extra
+    assert isinstance(extra, Mapping)  # noqa: S101 - as `_setting` makes it
+    return extra
+
+
+def budget(options: RunOptions) -> pb.Budget:
+    """The budget; a few candidates at a small scale without any limit."""
+    settings = pb.RunSettings()
+    for name in Limits.model_fields:
+        _write(settings, name, getattr(options, name))
+    if options.scale in SMALL_SCALES and not settings.budget.ListFields():
+        settings.budget.candidates = TINY_CANDIDATES
+    return settings.budget
+
+
+def has_budget(options: RunOptions) -> bool:
+    """Whether any part of the budget is set."""
+    return any(getattr(options, name) is not None for name in Limits.model_fields)
+
+
+def fork_settings(source: pb.RunSettings, options: RunOptions) -> pb.RunSettings:
+    """The settings of a fork: its source's, with the explicitly set options that may differ.
+
+    Raises SettingsError for an option that would make the inherited measurements incomparable.
+    """
+    changes, settings = run_settings(options), pb.RunSettings()
+    settings.CopyFrom(source)
+    for name in RunOptions.model_fields:
+        if name not in options.model_fields_set:
+            continue
+        if _extra(name)["fixed"]:
+            flag = flag_of(name, RunOptions.model_fields[name]).replace("_", "-")
+            raise SettingsError(
+                f"--{flag} cannot differ in a fork: its history was measured with another value. Start a new run."
+            )
+        if name in Limits.model_fields:
+            settings.budget.CopyFrom(changes.budget)
+        elif name == "without":
+            for part in PARTS:
+                setattr(settings.ablations, f"without_{part}", part in options.without)
+        elif name == "policies":
+            settings.policies.CopyFrom(changes.policies)
+        else:
+            parent, _, field = str(_extra(name)["wire"]).rpartition(".")
+            new, target = (getattr(message, parent) if parent else message for message in (changes, settings))
+            setattr(target, field, getattr(new, field))
+    return settings
+
+
+def stages_of(settings: pb.RunSettings) -> str:
+    """The stages that a run needs engineers for, comma-separated: its own, and those of its promotion."""
+    return ",".join(dict.fromkeys((settings.scale, *(stage.scale for stage in _climb(settings).stages))))
+
+
+def _climb(settings: pb.RunSettings) -> Climb:
+    rules, overrides = values_of(settings.policies), dict(settings.scale_overrides)
+    return climb_of(settings.promotion, rules, settings.scale, overrides)
+
+
+def checked_run_name(name: str) -> str:
+    """The name itself. Raises SettingsError if no run can have it."""
+    try:
+        return run_name(name)
+    except ValueError as error:
+        raise SettingsError(f"--run: {error}.") from None
+
+
+def _require_possible(settings: pb.RunSettings) -> None:
+    """Validate with the run's own policy, so that the store cannot refuse the run later."""
+    try:
+        for stage in _climb(settings).stages:
+            one_of("--policy stages", stage.scale, SCALES)
+        RunPolicy(
+            seats=settings.seats,
+            budget=Budget(**{field.name: value for field, value in settings.budget.ListFields()}),
+            baselines=tuple(settings.baselines),
+            candidate_seeds=settings.candidate_seeds,
+            baseline_seeds=settings.baseline_seeds,
+        )
+    except ValueError as error:
+        raise SettingsError(f"{error}.") from None
+
+
+def require_possible_scale(settings: pb.RunSettings) -> None:
+    """Validate all overrides with the engineer's own rules.
+
+    Raises SettingsError naming an override that a stage of this run does not know, or its invalid value.
+    """
+    if settings.scale_overrides:
+        scale_values("--set", settings.scale, settings.scale_overrides)
+    for stage in _climb(settings).stages:
+        if stage.overrides:
+            scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))

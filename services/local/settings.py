@@ -1,0 +1,134 @@
+"""Settings of the command line, and the system that runs in its data folder."""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+
+from services.chassis.errors import NotFound, SettingsError
+from services.chassis.settings import ServiceSettings, load
+
+SQLITE = "sqlite:///"
+_LOCK_SECONDS = 1.0  # a command that tests the lock holds it briefly
+
+
+@dataclass(frozen=True)
+class RunningSystem:
+    """The content of system.json: the services started by `asi-arch run`."""
+
+    pid: int
+    nats_url: str
+    addresses: dict[str, str]  # gRPC addresses by "archive", "checker", "cognition", "judge"
+
+
+class ClientSettings(ServiceSettings):
+    """The shared settings; everything else is a flag."""
+
+    @property
+    def system_file(self) -> Path:
+        """Addresses and process ids of the system of this data folder, while it runs."""
+        return self.data_dir / "system.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the process that runs the system of this data folder."""
+        return self.data_dir / "system.lock"
+
+    @property
+    def archive_is_elsewhere(self) -> bool:
+        """Whether ASI_ARCHIVE_ADDRESS names a running store."""
+        return "ASI_ARCHIVE_ADDRESS" in os.environ
+
+    @property
+    def archive_url(self) -> str:
+        """The archive of this data folder, or the one that ASI_ARCHIVE_URL names."""
+        return os.environ.get("ASI_ARCHIVE_URL") or f"{SQLITE}{(self.data_dir / 'archive.db').absolute()}"
+
+    @property
+    def archive_place(self) -> str:
+        """The file or database of the archive of a system started here, without credentials."""
+        address = os.environ.get("ASI_ARCHIVE_URL")
+        return _without_user(address) if address else str(self.data_dir / "archive.db")
+
+    @property
+    def log_place(self) -> str:
+        """The folder or broker of the event log of a system started here, without credentials."""
+        return _without_user(self.nats_url) if "ASI_NATS_URL" in os.environ else str(self.data_dir / "nats")
+
+    def run_folder(self, run: str) -> Path:
+        """The folder of a run's reports."""
+        return self.data_dir / "runs" / run
+
+    def require_archive(self) -> None:
+        """Raises NotFound if the archive file is missing. Databases report it when they are opened."""
+        if self.archive_url.startswith(SQLITE) and not Path(self.archive_url.removeprefix(SQLITE)).exists():
+            place = self.archive_place if "ASI_ARCHIVE_URL" in os.environ else str(self.data_dir)
+            raise NotFound(f"there is no archive in {place} yet: start a run with `asi-arch run`")
+
+
+def client_settings() -> ClientSettings:
+    """From the environment. Raises SettingsError."""
+    return load(ClientSettings, "console")
+
+
+def running_system(settings: ClientSettings) -> RunningSystem | None:
+    """The system of this data folder, if its process is alive."""
+    try:
+        content = json.loads(settings.system_file.read_text())
+        system = RunningSystem(int(content["pid"]), str(content["nats_url"]), dict(content["addresses"]))
+        with settings.lock_file.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return system
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None
+
+
+@contextmanager
+def locked(settings: ClientSettings) -> Iterator[bool]:
+    """Hold the data folder's lock; yields whether it was acquired."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    deadline = monotonic() + _LOCK_SECONDS
+    with settings.lock_file.open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if monotonic() > deadline:
+                    yield False
+                    return
+                sleep(0.01)
+            else:
+                yield True
+                return
+
+
+def _without_user(address: str) -> str:
+    return re.sub(r"(?<=://)[^/]*@", "", address)
+
+
+def names_in(text: str) -> list[str]:
+    """The names in a comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def near(word: str, choices: Iterable[str]) -> str:
+    """Similar names as in "; did you mean gla?"; empty if there are none."""
+    import difflib
+
+    names = {name.lower(): name for name in choices}
+    matches = difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(names[match] for match in matches)}?" if matches else ""
+
+
+def one_of(flag: str, value: str, choices: Sequence[str]) -> None:
+    """Raises SettingsError with suggestions unless the value is one of the choices."""
+    if value not in choices:
+        choice = near(value, choices) or f"; choose one of {', '.join(choices)}."
+        raise SettingsError(f"{flag} is {value!r}{choice}")

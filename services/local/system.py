@@ -1,0 +1,220 @@
+"""All services on one machine, each in its own process; `answering` starts read-only services for a query."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.chassis.bus.credentials import variable
+from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.rpc import channel
+from services.local.processes import Broker, ServiceFailed, ServiceProcess, free_port, sweep
+from services.local.settings import ClientSettings, locked, running_system
+
+# The store starts first, since it creates the streams, and stops last, to apply the events of the others.
+ORDER = ("store", "analyst", "judge", "engineer", "researcher")
+START_SECONDS = 300.0  # a failed start is detected at once; this limit is for busy machines
+ADDRESSES = {"store": "archive", "engineer": "checker", "analyst": "cognition", "judge": "judge"}
+
+
+class AlreadyRunning(NotPossible):
+    """Another system works on this data folder."""
+
+
+@dataclass
+class System:
+    """The processes of one machine. Use `running` to start and drain them."""
+
+    settings: ClientSettings
+    broker: Broker | None
+    services: dict[str, ServiceProcess] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def plan(cls, settings: ClientSettings, extra: Mapping[str, str]) -> Self:
+        """Choose ports; `extra` are settings for all services. A broker is planned unless ASI_NATS_URL names one."""
+        broker = None if "ASI_NATS_URL" in os.environ else Broker(settings.data_dir / "nats")
+        system = cls(settings, broker)
+        system.ports = {name: free_port() for name in ORDER}
+        for name in ORDER:
+            log = settings.data_dir / "logs" / f"{name}.log"
+            system.services[name] = ServiceProcess(name, {**system._environment(name), **extra}, log)
+        return system
+
+    @property
+    def nats_url(self) -> str:
+        """Where the broker is."""
+        return self.broker.url if self.broker else self.settings.nats_url
+
+    @property
+    def client(self) -> ClientSettings:
+        """The settings with which to talk to this system."""
+        addresses = {f"{ADDRESSES[name]}_address": self._address(name) for name in ADDRESSES}
+        return self.settings.model_copy(update={"nats_url": self.nats_url, **addresses})
+
+    async def start(self) -> None:
+        """Start everything and wait until every service answers. Raises ServiceFailed, SettingsError."""
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        sweep(_left_behind(self.settings), self.settings.data_dir)
+        if self.broker:
+            self.broker.start()
+        self.services["store"].start()
+        self._write_file()
+        await self._wait_for("store")
+        for name in ORDER[1:]:
+            self.services[name].start()
+        for name in ORDER[1:]:
+            await self._wait_for(name)
+        self._write_file()
+
+    def supervise(self) -> list[str]:
+        """Restart processes that have ended; their names."""
+        restarted = ["broker"] if self.broker and self.broker.supervise() else []
+        restarted += [name for name, service in self.services.items() if service.supervise()]
+        if restarted:
+            self._write_file()
+        return restarted
+
+    async def stop(self) -> None:
+        """Drain all services, the store last, then the broker."""
+        workers = [self.services[name] for name in ORDER[1:]]
+        for service in workers:
+            service.terminate()
+        patience = self.settings.grace_seconds + 20
+        await asyncio.gather(*(asyncio.to_thread(service.wait, patience) for service in workers))
+        self.services["store"].terminate()
+        await asyncio.to_thread(self.services["store"].wait, patience)
+        if self.broker:
+            await asyncio.to_thread(self.broker.stop)
+        with contextlib.suppress(FileNotFoundError):
+            self.settings.system_file.unlink()
+
+    async def _wait_for(self, name: str) -> None:
+        async with channel(self._address(name), self.settings) as connection:
+            check = health_pb2_grpc.HealthStub(connection).Check  # type: ignore[attr-defined]
+            deadline = asyncio.get_running_loop().time() + START_SECONDS
+            while asyncio.get_running_loop().time() < deadline:
+                self.services[name].supervise()
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    answer = await check(health_pb2.HealthCheckRequest(), timeout=5, wait_for_ready=False)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+                await asyncio.sleep(0.1)
+        raise ServiceFailed(f"the {name} did not come up in {START_SECONDS:g} seconds; see {self.services[name].log}")
+
+    def _environment(self, name: str) -> dict[str, str]:
+        environment = {f"ASI_{ADDRESSES[other].upper()}_ADDRESS": self._address(other) for other in ADDRESSES}
+        if self.broker:
+            environment |= {"ASI_NATS_MONITOR_URL": self.broker.monitor_url, "ASI_REQUIRE_DURABLE_BROKER": "true"}
+        guarded = variable(name) in os.environ  # then only the broker's administrator may create streams
+        return environment | {
+            "ASI_NATS_URL": self.nats_url,
+            "ASI_DATA_DIR": str(self.settings.data_dir.absolute()),
+            "ASI_LISTEN": self._address(name),
+            "ASI_CREATE_STREAMS": "false" if guarded else "true",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def _address(self, name: str) -> str:
+        return f"127.0.0.1:{self.ports[name]}"
+
+    def _write_file(self) -> None:
+        """Write the addresses of the running system for other commands."""
+        content = {
+            "pid": os.getpid(),
+            "nats_url": self.nats_url,
+            "addresses": {ADDRESSES[name]: self._address(name) for name in ADDRESSES},
+            "pids": {name: service.process.pid for name, service in self.services.items() if service.process}
+            | ({"broker": self.broker.pid} if self.broker else {}),
+        }
+        temporary = self.settings.system_file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=2))
+        temporary.replace(self.settings.system_file)
+
+
+def _left_behind(settings: ClientSettings) -> list[int]:
+    """Processes of a system whose runner was killed."""
+    try:
+        content = json.loads(settings.system_file.read_text())
+        return [int(process) for process in content["pids"].values()]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+@asynccontextmanager
+async def running(settings: ClientSettings, extra: Mapping[str, str]) -> AsyncIterator[System]:
+    """A running system within the context, drained at its end. Raises AlreadyRunning."""
+    with locked(settings) as free:
+        if not free:
+            other = running_system(settings)
+            raise AlreadyRunning(
+                f"a system of {settings.data_dir} is already running{f' (process {other.pid})' if other else ''}: "
+                "stop it, or set ASI_DATA_DIR to another folder"
+            )
+        system = System.plan(settings, extra)
+        try:
+            await system.start()
+            yield system
+        finally:
+            await system.stop()
+
+
+SERVES = {"archive": "store", "cognition": "analyst", "judge": "judge"}
+READERS = {
+    "archive": ("services.store.reader",),
+    "cognition": ("services.analyst.tools", "serve"),
+    "judge": ("services.judge.tools", "serve"),
+}
+"""Programs that serve one service's API without a running system."""
+
+
+@asynccontextmanager
+async def answering(settings: ClientSettings, *names: str) -> AsyncIterator[dict[str, str]]:
+    """Variables with the address of each of `names` (archive first): ASI_ARCHIVE_ADDRESS and so on.
+
+    Addresses come from the environment, else the running system, else a reader that is started. Raises NotFound without
+    an archive, and SettingsError when a reader does not start.
+    """
+    variables: dict[str, str] = {}
+    async with AsyncExitStack() as stack:
+        for name in names:
+            variable = f"ASI_{name.upper()}_ADDRESS"
+            system = running_system(settings)
+            address = os.environ.get(variable) or (system.addresses[name] if system else None)
+            if address is None:
+                address = await stack.enter_async_context(_reader(settings, name, variables))
+            variables[variable] = address
+        yield variables
+
+
+@asynccontextmanager
+async def _reader(settings: ClientSettings, name: str, variables: Mapping[str, str]) -> AsyncIterator[str]:
+    if name == "archive":
+        settings.require_archive()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *READERS[name], env={**os.environ, **variables},
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: S101, PT018
+    try:
+        port = (await process.stdout.readline()).decode().strip()
+        if not port:
+            reason = (await process.stderr.read()).decode().strip().rpartition("\n")[2]
+            raise SettingsError(f"the {SERVES[name]} cannot answer: {reason or 'it gave no reason'}")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.stdin.close()  # which ends it
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 5)
+        if process.returncode is None:
+            process.kill()

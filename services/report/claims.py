@@ -1,0 +1,200 @@
+"""The claims of a run that were tested on fresh seeds: verdicts, model cards, and both in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from services.archive.policies import values_of
+from services.contracts import archive_pb2, events_pb2
+from services.contracts import candidate_pb2 as pb
+from services.domain.discovery import Cost, Finding, ModelCard, ModelFacts, Outcome, detectable
+from services.domain.discovery import gallery as model_cards
+from services.domain.ladder_settings import climb_of
+from services.domain.promotion import Result
+from services.domain.statistics import Interval, paired_test
+from services.report.rows import interval_text
+
+
+def claims(records: Sequence[pb.Candidate]) -> list[dict[str, object]]:
+    """Every verdict on a finalist, confirmed ones first; effect in nats per token over the strongest control."""
+    verdicts = [_claim(record) for record in records if record.HasField("discovery")]
+    return sorted(verdicts, key=lambda claim: (not claim["confirmed"], str(claim["id"])))
+
+
+def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> tuple[ModelCard, ...]:
+    """The model cards of a run's confirmed discoveries, greatest effect first."""
+    by_id = {record.id: record for record in records}
+    verdicts = [finding_of(record) for record in records if record.HasField("discovery")]
+    findings = [replace(finding, control=name_of(by_id, finding.control or "")) for finding in verdicts]
+    facts = {record.id: _facts(record, status) for record in records}
+    parents = {record.id: record.proposal.parent if record.proposal.parent in by_id else None for record in records}
+    controls = next((record.discovery.controls for record in records if record.discovery.controls), ())
+    return model_cards(findings, facts, parents, [name_of(by_id, control) for control in controls])
+
+
+def tried(records: Sequence[pb.Candidate]) -> int:
+    """How many candidates were proposed."""
+    return sum(record.kind == pb.KIND_PROPOSAL for record in records)
+
+
+def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings | None = None) -> list[str]:
+    """What a run found, and the evidence; with its settings also how many candidates the budget excluded."""
+    claimed = [record for record in records if record.HasField("discovery")]
+    if not claimed:
+        outside = "" if settings is None else _outside(records, settings)
+        return [
+            f"Found: nothing to claim. Of {tried(records)} candidates none was promoted to a second training.{outside}"
+        ]
+    confirmed = sum(outcome_of(record.discovery) == "confirmed" for record in claimed)
+    by_id = {record.id: record for record in records}
+    finalists = "1 finalist" if len(claimed) == 1 else f"{len(claimed)} finalists"
+    lines = [f"Found: {confirmed} confirmed of {finalists}, out of {tried(records)} candidates tried."]
+    lines += [_sentence(record, by_id) for record in sorted(claimed, key=by_effect)]
+    gain = detectable([finding_of(record) for record in claimed])
+    if gain is not None:
+        lines.append(f"  These tests would have confirmed a true gain of {gain:.4f} nats with a chance of 80 %.")
+    return lines
+
+
+def card_json(entry: ModelCard) -> dict[str, object]:
+    """A card as JSON."""
+    return {
+        "id": entry.candidate, "name": entry.facts.name, "claim": entry.claim, "evidence": list(entry.evidence),
+        "compared": entry.compared, "cost": list(entry.cost), "lineage": list(entry.lineage),
+        "motivation": entry.facts.motivation,
+    }  # fmt: skip
+
+
+def outcome_of(discovery: pb.Discovery) -> str:
+    """ "confirmed", "refuted" or "undecided"; events older than the word tell two of them."""
+    return discovery.outcome or ("confirmed" if discovery.confirmed else "undecided")
+
+
+def by_effect(record: pb.Candidate) -> tuple[bool, float]:
+    """The sorting key of claims: greatest effect first, those that were not tested last."""
+    return not record.discovery.HasField("effect"), -record.discovery.effect
+
+
+def finding_of(record: pb.Candidate) -> Finding:
+    """The verdict as the domain knows it. Numbers are None where nothing was tested."""
+    discovery = record.discovery
+    tested = discovery.HasField("interval")
+    return Finding(
+        candidate=record.id,
+        outcome=Outcome(outcome_of(discovery)),
+        reason=discovery.reason or discovery.method,
+        control=discovery.control or None,
+        seeds=tuple(discovery.seeds),
+        tried=discovery.tried,
+        effect=discovery.effect if tested else None,
+        interval=Interval(discovery.interval.low, discovery.interval.high, discovery.interval.level)
+        if tested
+        else None,
+        p=discovery.p_value if tested else None,
+        adjusted_p=discovery.adjusted_p_value if tested else None,
+        controls=tuple(discovery.controls),
+    )
+
+
+def name_of(records: dict[str, pb.Candidate], candidate: str) -> str:
+    """A candidate's name, or its id where the run does not know it."""
+    return records[candidate].proposal.name or candidate if candidate in records else candidate
+
+
+def _claim(record: pb.Candidate) -> dict[str, object]:
+    finding = finding_of(record)
+    interval = finding.interval
+    return {
+        "id": record.id, "name": record.proposal.name, "confirmed": finding.outcome is Outcome.CONFIRMED,
+        "outcome": finding.outcome.value, "effect": finding.effect,
+        "low": interval.low if interval else None, "high": interval.high if interval else None,
+        "control": finding.control, "p": finding.p, "adjusted_p": finding.adjusted_p, "tried": finding.tried,
+        "seeds": list(finding.seeds), "controls": list(finding.controls), "reason": finding.reason,
+        "method": record.discovery.method,
+    }  # fmt: skip
+
+
+def _sentence(record: pb.Candidate, by_id: dict[str, pb.Candidate]) -> str:
+    finding = finding_of(record)
+    head = f"  {finding.outcome.value:<10} {record.proposal.name} ({record.id})"
+    if finding.effect is None or finding.interval is None or finding.adjusted_p is None:
+        return f"{head}: {finding.reason}"
+    side = "below" if finding.effect >= 0 else "above"
+    other = by_id.get(finding.control or "")
+    elsewhere_gain = None if other is None else other_text_gain(record, other)
+    elsewhere = ""
+    if elsewhere_gain is not None:
+        source, gain, interval = elsewhere_gain
+        elsewhere = f"; on text of another source ({source}): {gain:+.4f} {interval_text(interval.low, interval.high)}"
+    return (
+        f"{head}: held-out loss {abs(finding.effect):.4f} nats {side} {name_of(by_id, finding.control or '')}, the "
+        f"strongest of {len(finding.controls)} controls; gain {finding.effect:+.4f}, 95 % interval "
+        f"{interval_text(finding.interval.low, finding.interval.high)} over {len(finding.seeds)} fresh seeds; "
+        f"adjusted p {finding.adjusted_p:.3g} for {finding.tried} tried{elsewhere}"
+    )
+
+
+def other_text_gain(record: pb.Candidate, control: pb.Candidate) -> tuple[str, float, Interval] | None:
+    """The gain on text from another source: its name, the mean over the claim's seeds and its interval.
+
+    None for fewer than two common seeds that were scored there.
+    """
+    losses = [
+        {
+            seed.seed: seed
+            for verification in each.verifications
+            for seed in verification.training.seeds
+            if seed.HasField("other_text_loss") and seed.seed in record.discovery.seeds
+        }
+        for each in (record, control)
+    ]
+    shared = sorted(losses[0].keys() & losses[1].keys())
+    if len(shared) < 2:
+        return None
+    test = paired_test([losses[1][seed].other_text_loss - losses[0][seed].other_text_loss for seed in shared])
+    return losses[0][shared[0]].other_text, test.effect, test.interval()
+
+
+def _outside(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) -> str:
+    """How many scored proposals the budget of parameters and FLOPs excluded, in a sentence."""
+    rules = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
+    root = next((record for record in records if record.request.baseline == settings.baselines[0]), None)
+    if rules.promotion is None or root is None or (baseline := _size(root)) is None:
+        return ""
+    scored = (record for record in records if record.kind == pb.KIND_PROPOSAL and record.verdict.HasField("fitness"))
+    sizes = [size for record in scored if (size := _size(record)) is not None]
+    excluded = sum(not rules.promotion.budget.admits(size, baseline) for size in sizes)
+    return f" Outside the budget of parameters and FLOPs relative to the root: {excluded}." if excluded else ""
+
+
+def _size(record: pb.Candidate) -> Result | None:
+    """The measurements that the budget bounds; None for what was not trained."""
+    if not record.training.seeds or not record.training.HasField("loss"):
+        return None
+    measured = record.training.seeds[0].measurements
+    flops = measured.flops_per_token if measured.HasField("flops_per_token") else None
+    loss = record.training.loss
+    return Result(record.id, -loss, loss, parameters=measured.parameters or None, flops=flops)
+
+
+def _facts(record: pb.Candidate, status: archive_pb2.RunStatus) -> ModelFacts:
+    trainings = [record.training, *(verification.training for verification in record.verifications)]
+    measured = [seed.measurements for training in trainings for seed in training.seeds]
+    prices = [call.price for call in record.calls if call.HasField("price")]
+    gpu = [measurement.gpu_seconds for measurement in measured if measurement.HasField("gpu_seconds")]
+    first = measured[0] if measured else None
+    return ModelFacts(
+        name=record.proposal.name or record.id,
+        motivation=record.proposal.motivation,
+        stage=record.discovery.stage or status.settings.scale,
+        data_fingerprint=first.data_fingerprint[:16] if first else "unknown",
+        parameters=first.parameters if first else None,
+        tokens_per_second=first.tokens_per_second if first and first.HasField("tokens_per_second") else None,
+        cost=Cost(
+            tokens_trained=sum(measurement.tokens for measurement in measured) or None,
+            gpu_hours=sum(gpu) / 3600 if gpu else None,
+            wall_hours=sum(measurement.seconds for measurement in measured) / 3600 if measured else None,
+            money=sum(prices) if prices else None,
+        ),
+    )

@@ -1,0 +1,321 @@
+"""Trainings of programs to compare: at several sizes, without a component, and with one move more."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from services.contracts import candidate_pb2 as pb
+from services.domain.statistics import Interval, Noise, holm, linear_fit, paired_test, pooled_noise, student_quantile
+from services.report.rows import Gain, gain_over, interval_text, seed_noise, widened
+
+SIZES_FILE = "sizes.jsonl"
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training of a candidate at a size and seed on a text, and its result."""
+
+    candidate: str
+    name: str
+    factor: int
+    corpus: str
+    seed: int
+    loss: float | None
+    parameters: int | None = None
+    seconds: float | None = None
+    failure: str = ""
+    ablation_of: str = ""  # the candidate that the program is with something left out
+
+    @property
+    def key(self) -> tuple[str, int, str, int]:
+        """What identifies the training."""
+        return self.candidate, self.factor, self.corpus, self.seed
+
+
+@dataclass(frozen=True)
+class SizeGain:
+    """The gain over the strongest control of one size and text, paired by seed; no interval for one seed."""
+
+    factor: int
+    corpus: str
+    name: str
+    control: str
+    seeds: int
+    loss: float
+    control_loss: float
+    gain: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The change of the gain per doubling of the size, by least squares over the seeds' gains."""
+
+    corpus: str
+    slope: float
+    interval: Interval
+
+    @property
+    def words(self) -> str:
+        """The conclusion from the interval."""
+        if self.interval.crosses_zero:
+            return "neither growth nor shrinkage is shown"
+        return "the gain grows with size" if self.slope > 0 else "the gain shrinks with size"
+
+
+def read_sizes(path: Path) -> list[Trained]:
+    """All trainings so far; the last line may be truncated."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(Trained(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue  # a truncated line: the training is repeated
+    return rows
+
+
+def gains(trained: Sequence[Trained], candidate: str) -> list[SizeGain]:
+    """For each text and size, the gain over the control that is strongest there."""
+    size_gains = []
+    for corpus, factor in sorted({(training.corpus, training.factor) for training in trained}):
+        losses = _losses(trained, corpus, factor)
+        own = losses.pop(candidate, {})
+        common = {name: sorted(own.keys() & other.keys()) for name, other in losses.items()}
+        most = max(map(len, common.values()), default=0)
+        if not most:
+            continue
+        complete = [name for name, seeds in common.items() if len(seeds) == most]
+        control = min(complete, key=lambda name: fmean(losses[name][seed] for seed in common[name]))
+        seeds = common[control]
+        differences = [losses[control][seed] - own[seed] for seed in seeds]
+        interval = paired_test(differences).interval() if most > 1 else None
+        names = {training.candidate: training.name for training in trained}
+        size_gains.append(
+            SizeGain(factor, corpus, names[candidate], names[control], most, fmean(own[seed] for seed in seeds),
+                     fmean(losses[control][seed] for seed in seeds), fmean(differences), interval)
+        )  # fmt: skip
+    return size_gains
+
+
+def trends(trained: Sequence[Trained], candidate: str) -> list[Trend]:
+    """For each text with two sizes or more, the change of the gain over the strongest control per doubling."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for size_gain in gains(trained, candidate):
+        losses = _losses(trained, size_gain.corpus, size_gain.factor)
+        control = next(row.candidate for row in trained if row.name == size_gain.control)
+        for seed in set(losses[candidate]) & set(losses[control]):
+            gain = losses[control][seed] - losses[candidate][seed]
+            points.setdefault(size_gain.corpus, []).append((math.log2(size_gain.factor), gain))
+    result = []
+    for corpus, pairs in points.items():
+        if len({x for x, _ in pairs}) < 2 or len(pairs) < 4:
+            continue
+        line = linear_fit([x for x, _ in pairs], [y for _, y in pairs])
+        assert line.deviation is not None  # noqa: S101 - there are more than two points
+        reach = student_quantile((1 + LEVEL) / 2, line.count - 2) * line.deviation / math.sqrt(line.spread)
+        result.append(Trend(corpus, line.slope, Interval(line.slope - reach, line.slope + reach, LEVEL)))
+    return result
+
+
+def sizes_text(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> str:
+    """In sentences."""
+    parts = [
+        f"{gain.corpus} ×{gain.factor}: {gain.gain:+.4f}"
+        + ("" if gain.interval is None else f" {interval_text(gain.interval.low, gain.interval.high)}")
+        + f" against {gain.control} ({gain.seeds} seeds)"
+        for gain in size_gains
+    ]
+    parts += [
+        f"on {trend.corpus} the gain changes by {trend.slope:+.4f} "
+        f"{interval_text(trend.interval.low, trend.interval.high)} per doubling: {trend.words}"
+        for trend in drift
+    ]
+    return "; ".join(parts) + "."
+
+
+def _losses(trained: Sequence[Trained], corpus: str, factor: int) -> dict[str, dict[int, float]]:
+    """Of one text and size: losses by candidate and seed."""
+    losses: dict[str, dict[int, float]] = {}
+    for training in trained:
+        if training.corpus == corpus and training.factor == factor and training.loss is not None:
+            losses.setdefault(training.candidate, {})[training.seed] = training.loss
+    return losses
+
+
+ABLATIONS_FILE = "ablations.jsonl"
+"""Trainings of programs without a part, in the run's folder."""
+LUCK = (
+    "Parents and ablated candidates were chosen for a low loss, which is in part luck: proposals look worse by it and "
+    "ablated components better."
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component: what the candidate loses without it, or why that is not known."""
+
+    component: str
+    ablation: str
+    loss: float | None
+    gain: Gain | None  # of the whole candidate over the one without the component
+    reason: str
+
+
+@dataclass(frozen=True)
+class MoveEffect:
+    """By how much a move or a component lowers the held-out loss (nats per token), over pairs of trained programs.
+
+    `source` is "ablation" where one program of a pair is the other without the component, "proposal" where it is the
+    other's child by this one move, and "table" for the table of mixers.
+    """
+
+    source: str
+    move: str
+    pairs: int
+    gain: float
+    interval: Interval
+    other_seeds: bool = True  # whether the interval covers other seeds than the one trained with
+
+    @property
+    def verdict(self) -> str:
+        """In words; an interval around zero shows nothing."""
+        if self.interval.crosses_zero:
+            return "not told apart"
+        return ("pays" if self.gain > 0 else "costs") + ("" if self.other_seeds else " with this seed")
+
+
+def move_effects(records: Sequence[pb.Candidate], trained: Sequence[Trained] = ()) -> list[MoveEffect]:
+    """What each move brought in a run: ablations before proposals, the largest gain first.
+
+    `trained` are trainings of a folder of programs, as `asi-arch ablate --programs` leaves them: pairs by seed. Else
+    a pair is one difference of losses over the seeds and held-out blocks that both programs share. Its deviation is
+    pooled from the pairs of all moves that have several, and from the seeds of all programs that have several; where
+    there are none, an interval is that of the one pair over held-out blocks.
+    """
+    whole = [item for item in records if not any(seed.HasField("stopped") for seed in item.training.seeds)]
+    by_id = {record.id: record for record in whole}
+    gains = defaultdict[tuple[str, str], list[Gain]](list)
+    for record in whole:
+        ablated, parent = by_id.get(record.request.ablation_of), by_id.get(record.proposal.parent)
+        if record.kind == pb.KIND_ABLATION and ablated is not None and (gain := gain_over(record, ablated)):
+            gains["ablation", record.request.without_component].append(gain)
+        elif record.kind == pb.KIND_PROPOSAL and parent is not None and parent.stage == record.stage:
+            change = _single_change(record, parent)
+            if change and (gain := gain_over(parent, record)):
+                gains["proposal", change].append(gain)
+    seeds = [[math.sqrt(2) * seed.loss for seed in record.training.seeds] for record in whole]
+    several = [
+        group for group in [*seeds, *([item.mean for item in same] for same in gains.values())] if len(group) > 1
+    ]
+    deviation = pooled_noise(several) if several else None
+    effects = []
+    for original in dict.fromkeys(item.candidate for item in trained if item.candidate in by_id):
+        own = [item for item in trained if item.ablation_of in ("", original)]
+        names = {item.candidate: "" for item in own if item.candidate not in by_id}
+        effects += [
+            MoveEffect("ablation", f"{original} against {item.name}", item.seeds, item.rise, item.interval)
+            for item in variants_of(own, original, names)
+        ]
+    for (source, move), same in gains.items():
+        mean = fmean(gain.mean for gain in same)
+        between = deviation and paired_test([gain.mean for gain in same], deviation).interval()
+        covered = between is not None or same[0].seeds > 1
+        effects.append(MoveEffect(source, move, len(same), mean, between or same[0].interval, covered))
+    return sorted(effects, key=lambda effect: (effect.source, -effect.gain))
+
+
+def _single_change(record: pb.Candidate, parent: pb.Candidate) -> str:
+    """The one move or component in which a child differs from its parent; empty for several or none."""
+    if record.proposal.moves:
+        return record.proposal.moves[0] if len(record.proposal.moves) == 1 else ""
+    own, before = (set(side.proposal.components or side.analysis.components) for side in (record, parent))
+    added, removed = own - before, before - own
+    if len(added | removed) != 1:
+        return ""
+    return next(iter(added), "") or f"no {next(iter(removed))}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A program of the folder beside the candidate: the rise of the loss without what it leaves out, paired by seed."""
+
+    name: str
+    description: str
+    parameters: int | None
+    seeds: int
+    loss: float
+    rise: float
+    interval: Interval
+    p: float  # one-sided: that the loss rises, by Holm's correction over the variants
+
+
+def variants_of(trained: Sequence[Trained], candidate: str, descriptions: Mapping[str, str]) -> list[Variant]:
+    """The variants that share two seeds or more with the candidate, the largest rise of the loss first."""
+    losses: dict[str, dict[int, float]] = {}
+    parameters = {training.candidate: training.parameters for training in trained}
+    for training in trained:
+        if training.loss is not None:
+            losses.setdefault(training.candidate, {})[training.seed] = training.loss
+    tests = {}
+    for name in descriptions:
+        shared = sorted(set(losses.get(name, {})) & set(losses.get(candidate, {})))
+        if len(shared) > 1:
+            tests[name] = shared, paired_test([losses[name][seed] - losses[candidate][seed] for seed in shared])
+    adjusted = holm([test.p for _, test in tests.values()])
+    return sorted(
+        (
+            Variant(name, descriptions[name], parameters[name], len(shared), fmean(losses[name][s] for s in shared),
+                    test.effect, test.interval(), p)
+            for (name, (shared, test)), p in zip(tests.items(), adjusted, strict=True)
+        ),
+        key=lambda training: -training.rise,
+    )  # fmt: skip
+
+
+def ablations_of(records: Sequence[pb.Candidate], candidate: str) -> list[pb.Candidate]:
+    """The ablations of one candidate."""
+    return [record for record in records if record.kind == pb.KIND_ABLATION and record.request.ablation_of == candidate]
+
+
+def parts(original: pb.Candidate, records: Sequence[pb.Candidate]) -> list[Part]:
+    """What each component brings, the most first; what could not be measured last, with the reason."""
+    between = seed_noise(records)
+    results = [_part(original, ablation, between) for ablation in ablations_of(records, original.id)]
+    return sorted(
+        results, key=lambda ablation: (ablation.gain is None, -(ablation.gain.mean if ablation.gain else 0.0))
+    )
+
+
+def part_row(part: Part) -> dict[str, object]:
+    """A part as JSON."""
+    interval = part.gain.interval if part.gain else None
+    return {
+        "component": part.component, "ablation": part.ablation, "loss_without": part.loss,
+        "brings": part.gain.mean if part.gain else None, "low": interval.low if interval else None,
+        "high": interval.high if interval else None, "verdict": verdict_of(part), "reason": part.reason or None,
+    }  # fmt: skip
+
+
+def verdict_of(part: Part) -> str:
+    """In words: an interval around zero carries nothing."""
+    if part.gain is None:
+        return "not measured"
+    return part.gain.words.replace("better", "carries").replace("worse", "harms")
+
+
+def _part(original: pb.Candidate, ablation: pb.Candidate, between: Noise | None) -> Part:
+    gain = gain_over(ablation, original) if ablation.training.HasField("loss") else None
+    loss = ablation.training.loss if ablation.training.HasField("loss") else None
+    reason = ablation.rejection.reason if ablation.HasField("rejection") else ""
+    return Part(
+        ablation.request.without_component, ablation.id, loss, None if gain is None else widened(gain, between), reason
+    )

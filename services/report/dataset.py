@@ -1,0 +1,275 @@
+"""A run as the report reads it, and the tables of the paper."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from services.contracts import candidate_pb2 as pb
+from services.contracts.archive_pb2 import RunStatus
+from services.report.comparisons import Trained
+from services.report.rows import Row, final_train_loss, gain_over, row
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything the figures draw from."""
+
+    status: RunStatus
+    records: tuple[pb.Candidate, ...]  # by number
+    sizes: tuple[Trained, ...] = ()  # trainings at other sizes
+    ablated: tuple[Trained, ...] = ()  # of programs with something left out
+
+    @classmethod
+    def of(
+        cls,
+        status: RunStatus,
+        records: Sequence[pb.Candidate],
+        sizes: Sequence[Trained] = (),
+        ablated: Sequence[Trained] = (),
+    ) -> "Dataset":
+        """Ordered by number."""
+        ordered = sorted(records, key=lambda record: (record.request.number, record.id))
+        return cls(status, tuple(ordered), tuple(sizes), tuple(ablated))
+
+    @cached_property
+    def root(self) -> pb.Candidate | None:
+        """The first baseline, if it was measured."""
+        names = self.status.settings.baselines
+        for record in self.records:
+            if names and record.request.baseline == names[0] and record.training.HasField("loss"):
+                return record
+        return None
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """One row per candidate."""
+        loss = self.root.training.loss if self.root is not None else None
+        return [row(record, loss) for record in self.records]
+
+    @cached_property
+    def measured(self) -> list[pb.Candidate]:
+        """Candidates with at least one training curve or score."""
+        return [record for record in self.records if record.training.seeds]
+
+    @cached_property
+    def scored(self) -> list[pb.Candidate]:
+        """Candidates with a fitness, in order, without ablations."""
+        competing = (record for record in self.records if record.kind != pb.KIND_ABLATION)
+        return [record for record in competing if record.verdict.HasField("fitness")]
+
+    @cached_property
+    def ranked(self) -> list[pb.Candidate]:
+        """The scored ones, best first."""
+        return sorted(self.scored, key=lambda record: (-record.verdict.fitness.value, record.request.number))
+
+
+def seconds_of(record: pb.Candidate) -> float:
+    """Seconds of training and evaluation of all seeds."""
+    return sum(seed.measurements.seconds for seed in record.training.seeds)
+
+
+def name_of(record: pb.Candidate) -> str:
+    """The name, or the id where there is none."""
+    return record.proposal.name or record.request.baseline or record.id
+
+
+# The colours of Okabe and Ito, which colour-blind readers tell apart, and greys that print.
+INK, SOFT, FAINT = "#1f2933", "#8a94a0", "#e4e7eb"
+ACCENT, GOOD, THIRD, FOURTH = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+CATEGORIES = (ACCENT, GOOD, THIRD, FOURTH, "#56b4e9", "#e69f00", "#7a6a00", "#4d4d4d")
+MAP = "viridis_r"  # the best are dark, which stands out on paper
+WIDTH = 6.8  # inches of a text column
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure: its file name, title, caption, the drawing or why there is none, and the table behind it, which the
+    page shows where there is no drawing, or in addition with `tabulated`."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure | None
+    header: tuple[str, ...] = ()
+    cells: tuple[tuple[object, ...], ...] = ()
+    missing: str = ""
+    tabulated: bool = False
+
+
+def missing(name: str, title: str, why: str) -> Drawing:
+    """A figure that cannot be drawn, and why not."""
+    return Drawing(name, title, "", None, missing=why)
+
+
+def new_axes(x: str, y: str, height: float = 3.6) -> tuple[Figure, Axes]:
+    """An empty figure with its axes named."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    plain(axes)
+    return figure, axes
+
+
+def plain(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
+    """The frame and the grid that all figures have."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(SOFT)
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.grid(axis=grid, color=FAINT, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.label.set_fontsize(9)
+    axes.yaxis.label.set_fontsize(9)
+
+
+MOST_MODELS, MOST_COMPONENTS = 30, 40
+LEAST_TAGGED, LEAST_GROUP = 12, 5
+ORIGINS = ("analysis", "cognition", "original")
+
+
+def benchmarks(data: Dataset) -> Drawing:
+    """Models and what they scored; the difference refers to the root."""
+    name, title = "tables-1-2-benchmarks", "Tables 1 and 2 · Models and benchmarks"
+    models = [record for record in data.ranked if record.training.seeds][:MOST_MODELS]
+    if not models:
+        return missing(name, title, "no measured candidate has a fitness")
+    tasks = list(dict.fromkeys(score.task for model in models for score in model.training.seeds[0].scores))
+    loss = data.root.training.loss if data.root is not None else None
+    cells = []
+    for model in models:
+        own = model.training.loss if model.training.HasField("loss") else None
+        gain = gain_over(data.root, model)
+        difference = own - loss if own is not None and loss is not None else None
+        interval = model.verdict.fitness.interval if model.verdict.fitness.HasField("interval") else None
+        parameters = model.training.seeds[0].measurements.parameters
+        cells.append((
+            model.id, name_of(model), own, difference,
+            -gain.interval.high if gain else None, -gain.interval.low if gain else None, final_train_loss(model),
+            *(_mean(model, task) for task in tasks),
+            model.training.benchmark if model.training.HasField("benchmark") else None,
+            model.verdict.raw if model.verdict.HasField("raw") else None,
+            parameters or None,
+            model.verdict.fitness.value,
+            interval.low if interval else None, interval.high if interval else None,
+        ))  # fmt: skip
+    header = (
+        "id", "name", "loss", "Δ root", "Δ low", "Δ high", "train loss", *tasks, "mean", "judge", "parameters",
+        "fitness", "low", "high",
+    )  # fmt: skip
+    filled = [place for place in range(len(header)) if any(row[place] is not None for row in cells)]
+    header = tuple(header[place] for place in filled)
+    caption = f"The best {len(models)} of {len(data.ranked)} scored, best first; bold is the best of a column."
+    if "Δ low" in header:
+        caption += (
+            " Δ low and Δ high bound the difference to the root at 95 %, paired by seed and held-out block; with one "
+            "seed they are silent about others."
+        )
+    return Drawing(name, title, caption, None, header, tuple(tuple(row[place] for place in filled) for row in cells))
+
+
+def components(data: Dataset) -> Drawing:
+    """What the best quarter is made of, and the rest, with how far fitness differs with and without each."""
+    name, title = "figure-7-components", "Figure 7 · Components of the best against all others"
+    tagged = [record for record in data.ranked if _components(record) and record.kind != pb.KIND_ABLATION]
+    if len(tagged) < LEAST_TAGGED:
+        return missing(name, title, f"{len(tagged)} scored candidates have components, of {LEAST_TAGGED} needed")
+    cut = max(LEAST_GROUP, len(tagged) // 4)
+    best, others = tagged[:cut], tagged[cut:]
+    counts = Counter(kind for record in tagged for kind in _components(record))
+    cells = []
+    for kind, count in counts.most_common(MOST_COMPONENTS):
+        having = [record for record in tagged if kind in _components(record)]
+        lacking = [record for record in tagged if kind not in _components(record)]
+        difference = _welch(*([record.verdict.fitness.value for record in group] for group in (having, lacking)))
+        cells.append((
+            kind, count, len(lacking),
+            *_share(sum(kind in _components(record) for record in best), len(best)),
+            *_share(sum(kind in _components(other) for other in others), len(others)),
+            *(difference or (None, None, None)),
+        ))  # fmt: skip
+    cells.sort(key=lambda row: -(row[9] if isinstance(row[9], float) else -math.inf))
+    header = ("component", "n with", "n without", "best", "low", "high", "others", "low", "high", "Δ fitness", "low",
+              "high")  # fmt: skip
+    caption = (
+        f"Shares of the best {len(best)} and of the other {len(others)} that have a component (Wilson's 95 % "
+        f"intervals), and the difference of mean fitness with and without it (Welch's; groups of {LEAST_GROUP} and "
+        "more). The search chose what to combine, so this describes it; `asi-arch ablate` measures one component alone."
+    )
+    return Drawing(name, title, caption, None, header, tuple(cells))
+
+
+def origins(data: Dataset) -> Drawing:
+    """Where ideas came from, for the best quarter and the others."""
+    name, title = "table-3-origins", "Table 3 · Where ideas came from"
+    naming = [record for record in data.ranked if record.proposal.ideas]
+    if len(naming) < LEAST_TAGGED:
+        return missing(name, title, f"{len(naming)} scored candidates name origins of ideas, of {LEAST_TAGGED} needed")
+    cut = max(LEAST_GROUP, len(naming) // 4)
+    cells: list[tuple[object, ...]] = []
+    for group, records in (("best quarter", naming[:cut]), ("others", naming[cut:])):
+        counts = Counter(idea.origin for record in records for idea in record.proposal.ideas)
+        total = sum(counts.values())
+        cells += [
+            (group, len(records), origin, counts[origin], total, *_share(counts[origin], total)) for origin in ORIGINS
+        ]
+    header = ("group", "candidates", "origin", "ideas", "of", "share", "low", "high")
+    return Drawing(name, title, "Shares of ideas by origin, with Wilson's 95 % intervals.", None, header, tuple(cells))
+
+
+PARTS: tuple[tuple[str, Callable[[pb.Candidate], bool]], ...] = (
+    ("program", lambda record: bool(record.proposal.program)),
+    ("motivation", lambda record: bool(record.proposal.motivation)),
+    ("analysis or summary", lambda record: bool(record.analysis.results)),
+    ("training curve", lambda record: any(seed.curve for seed in record.training.seeds)),
+    ("held-out loss", lambda record: record.training.HasField("loss")),
+    ("benchmark scores", lambda record: any(seed.scores for seed in record.training.seeds)),
+    ("mean accuracy", lambda record: record.training.HasField("benchmark")),
+    ("parameter count", lambda record: any(seed.measurements.parameters for seed in record.training.seeds)),
+    ("training time", lambda record: any(seed.measurements.seconds for seed in record.training.seeds)),
+    ("judge's score", lambda record: record.verdict.HasField("raw")),
+    ("fitness", lambda record: record.verdict.HasField("fitness")),
+    ("components", lambda record: bool(_components(record))),
+    ("origins of ideas", lambda record: bool(record.proposal.ideas)),
+)
+
+
+def holdings(data: Dataset) -> Drawing:
+    """For how many candidates each part of a record is there."""
+    count = len(data.records)
+    cells = [(part, present := sum(map(holds, data.records)), present / count) for part, holds in PARTS]
+    caption = f"Of {count} candidates; what is absent was not measured or not published, and is nowhere filled in."
+    return Drawing("holdings", "What the records hold", caption, None, ("part", "n", "share"), tuple(cells))
+
+
+def _mean(record: pb.Candidate, task: str) -> float | None:
+    values = [score.value for seed in record.training.seeds for score in seed.scores if score.task == task]
+    return fmean(values) if values else None
+
+
+def _components(record: pb.Candidate) -> list[str]:
+    return list(record.analysis.components) or list(record.proposal.components)
+
+
+def _share(count: int, total: int) -> tuple[float, float, float]:
+    """A share with Wilson's 95 % interval."""
+    from scipy.stats import binomtest  # importing it takes a second
+
+    interval = binomtest(count, total).proportion_ci(method="wilson")
+    return count / total, float(interval.low), float(interval.high)
+
+
+def _welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float] | None:
+    """The difference of the means with Welch's 95 % interval; None for groups that are too small or do not vary."""
+    if min(len(ours), len(theirs)) < LEAST_GROUP or (min(ours) == max(ours) and min(theirs) == max(theirs)):
+        return None
+    from scipy.stats import ttest_ind
+
+    interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+    return fmean(ours) - fmean(theirs), float(interval.low), float(interval.high)

@@ -1,0 +1,387 @@
+"""The report's figures of claims: verdicts, discovery curve, relations between stages, and the gallery."""
+
+import json
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from services.contracts import candidate_pb2 as pb
+from services.domain.curves import (
+    LEAST_CORRELATED,
+    Work,
+    discovery_curve,
+    partial_rank_correlation,
+    stage_relation,
+)
+from services.domain.discovery import ModelCard
+from services.report import comparisons, compute
+from services.report.claims import by_effect, card_json, cards, finding_of, name_of, outcome_of
+from services.report.dataset import (
+    ACCENT,
+    FAINT,
+    GOOD,
+    INK,
+    SOFT,
+    WIDTH,
+    Dataset,
+    Drawing,
+    missing,
+    new_axes,
+    plain,
+    seconds_of,
+)
+
+HOUR = 3600.0
+BAND_POINTS = 60
+MOST_NAMES = 8
+LEVELS = (5, -12, 17)  # points above or below, so that names of neighbours do not meet
+
+
+def discoveries(data: Dataset) -> list[Drawing]:
+    """The verdicts, the curve, and one figure for each step from stage to stage."""
+    rungs = sorted({verification.rung or 1 for record in data.records for verification in record.verifications})
+    return [
+        verdicts(data),
+        overview(data),
+        curve(data),
+        growth(data),
+        *size_figures(data),
+        *(relation(data, rung) for rung in rungs or [1]),
+        predictors(data),
+    ]
+
+
+def verdicts(data: Dataset) -> Drawing:
+    """Every claim that was tried, held or not."""
+    name, title = "verdicts", "Claims and what came of them"
+    judged = [record for record in data.records if record.HasField("discovery")]
+    if not judged:
+        return missing(name, title, "no candidate was promoted to a second training")
+    records = {record.id: record for record in data.records}
+    cells = []
+    for record in sorted(judged, key=by_effect):
+        finding = finding_of(record)
+        low, high = (finding.interval.low, finding.interval.high) if finding.interval else (None, None)
+        cells.append((
+            record.id, record.proposal.name, finding.outcome.value, name_of(records, finding.control or ""),
+            finding.effect, low, high, len(finding.seeds), finding.p, finding.adjusted_p, finding.reason,
+        ))  # fmt: skip
+    header = ("id", "name", "verdict", "strongest control", "gain", "low", "high", "seeds", "p", "adjusted p", "why")
+    tried = judged[0].discovery.tried
+    caption = (
+        "gain: the control's held-out loss minus the candidate's (nats per token), paired over fresh seeds, on data "
+        f"that no selection has seen; low and high bound it at 95 %. p is one-sided, adjusted for {tried} tried."
+    )
+    return Drawing(name, title, caption, None, header, tuple(cells))
+
+
+def curve(data: Dataset) -> Drawing:
+    """Cumulative confirmed discoveries against all compute that was paid for."""
+    name, title = "discovery-curve", "Discovery curve · Confirmed discoveries against compute spent"
+    series = discovery_curve(list(_work(data.records)))
+    tried = sum(record.HasField("discovery") for record in data.records)
+    if not series.points:
+        spent = f"in {series.total / HOUR:.2f} hours of training and evaluation"
+        why = f"none of the claims tried ({tried}) was confirmed {spent}" if tried else f"no claim was tried {spent}"
+        return missing(name, title, why)
+    records = {record.id: record for record in data.records}
+    cells = tuple(
+        (candidate, name_of(records, candidate), spent / HOUR, count) for candidate, spent, count in series.points
+    )
+    figure, axes = new_axes("compute spent (hours of training and evaluation)", "confirmed discoveries")
+    hours = [0.0, *(spent / HOUR for _, spent, _ in series.points), series.total / HOUR]
+    counts = [0, *(count for _, _, count in series.points), len(series.points)]
+    axes.step(hours, counts, where="post", color=ACCENT, lw=2, label="confirmed", zorder=3)
+    axes.scatter(hours[1:-1], counts[1:-1], s=22, color=ACCENT, zorder=4)
+    if series.line is not None:
+        start, end = series.points[0][1], series.total
+        xs = [start + (end - start) * place / BAND_POINTS for place in range(BAND_POINTS + 1)]
+        axes.plot([x / HOUR for x in xs], [series.line.at(x) for x in xs], color=GOOD, lw=1.4, ls="--", label="line")
+        bands = [band for x in xs if (band := series.line.band(x)) is not None]
+        if len(bands) == len(xs):
+            low, high = [max(0.0, band.low) for band in bands], [band.high for band in bands]
+            axes.fill_between([x / HOUR for x in xs], low, high, color=GOOD, alpha=0.15, lw=0, label="95 % band")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, loc="upper left")
+    caption = f"{len(series.points)} confirmed of {tried} claims tried, {series.total / HOUR:.2f} hours in all. "
+    if series.line is None:
+        caption += f"No line is drawn: {series.unfitted}."
+    else:
+        caption += (
+            f"Least-squares line {series.line.slope * HOUR:.3g} discoveries per hour, with the 95 % band of the line. "
+            "Counts that only grow are no independent points: the band is a lower bound of what is not known."
+        )
+    return Drawing(name, title, caption, figure, ("id", "name", "hours", "discoveries"), cells)
+
+
+def growth(data: Dataset) -> Drawing:
+    """Candidates better than the strongest control against compute, with a fit; beside it simulated runs."""
+    name, title = "discovery-scaling", "Scaling of discovery · Candidates better than the strongest control"
+    try:
+        series = compute.of_run(data.status.run, data.records)
+    except ValueError as error:
+        return missing(name, title, str(error))
+    if not series.candidates:
+        return missing(name, title, "no candidate was trained")
+    simulated = [compute.on_the_table("bandit"), compute.on_the_table("bandit", against="delta_net")]
+    all_series = (series, *simulated)
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    for number, group in enumerate(([series], simulated), 1):
+        axes = figure.add_subplot(1, 2, number)
+        for colour, entry in zip((ACCENT, GOOD), group, strict=False):
+            _growth(axes, entry, colour)
+        axes.set_xlabel("hours of training and evaluation" if number == 1 else "trainings")
+        axes.set_ylabel("candidates better than the control")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title(f"run {data.status.run}" if number == 1 else "simulated on the table, mean run", fontsize=9,
+                       color=INK, loc="left")  # fmt: skip
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        plain(axes)
+    caption = " ".join(compute.scaling_text(entry) for entry in all_series) + (
+        " Steps: counted. Dashed, with the 95 % band of the exponent: a power law of compute. Single trainings are "
+        "compared with a control's mean, so that a few of the many are better by chance; the discovery curve counts "
+        "what was confirmed."
+    )
+    cells = tuple((entry.source, at, count) for entry in all_series for run in entry.scaling.runs for at, count in run)
+    return Drawing(name, title, caption, figure, ("source", "compute", "better"), cells)
+
+
+def _growth(axes: Axes, series: compute.ScalingResult, colour: str) -> None:
+    """The counts of one run, or the mean of several, and the power law through them."""
+    fit = series.scaling
+    longest, runs = max(fit.totals), len(fit.runs)
+    jumps = sorted(at for run in fit.runs for at, _ in run)
+    counts = [place / runs for place in range(1, len(jumps) + 1)]
+    axes.step([0.0, *jumps, longest], [0.0, *counts, len(jumps) / runs], where="post", color=colour, lw=1.8,
+              label=f"against {series.control.name}")  # fmt: skip
+    if fit.exponent is None or fit.exponent_interval is None:
+        return
+    xs = [longest * place / BAND_POINTS for place in range(BAND_POINTS + 1)]
+    axes.plot(xs, [fit.expected(x) for x in xs], color=colour, lw=1.2, ls="--")
+    ends = [[fit.expected(x, power) for x in xs] for power in (fit.exponent_interval.low, fit.exponent_interval.high)]
+    axes.fill_between(xs, ends[1], ends[0], color=colour, alpha=0.15, lw=0)
+
+
+def overview(data: Dataset) -> Drawing:
+    """All losses of the search by source, and the gains of the finalists."""
+    name, title = "overview", "The run · What was found, from which source, and what was confirmed"
+    proposals = [record for record in data.measured if record.kind == pb.KIND_PROPOSAL]
+    groups = {
+        "controls": [record for record in data.measured if record.kind == pb.KIND_BASELINE],
+        "language model": [record for record in proposals if not record.proposal.moves],
+        "offline search": [record for record in proposals if record.proposal.moves],
+    }
+    if not groups["controls"] or not proposals:
+        return missing(name, title, "no proposal can be compared with a control")
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = figure.add_subplot(1, 2, 1)
+    cells: list[tuple[object, ...]] = []
+    for (label, group), colour, marker in zip(groups.items(), (INK, ACCENT, GOOD), "s^o", strict=True):
+        numbers, losses = [record.request.number for record in group], [record.training.loss for record in group]
+        axes.scatter(numbers, losses, s=26, color=colour,
+                     marker=marker, label=f"{label} ({len(group)})", zorder=3)  # fmt: skip
+        cells += [(record.id, name_of({record.id: record}, record.id), label, record.training.loss) for record in group]
+    best = min(record.training.loss for record in groups["controls"])
+    axes.axhline(best, color=INK, lw=1, ls="--", label="strongest control")
+    axes.locator_params(axis="x", integer=True)
+    axes.set_xlabel("candidate, in the order of the run")
+    axes.set_ylabel("held-out loss (nats per token)")
+    axes.legend(frameon=False, fontsize=7)
+    plain(axes)
+    _finalists(figure.add_subplot(1, 2, 2), data)
+    caption = (
+        f"Left: one seed each, {max(len(record.training.seeds) for record in groups['controls'])} for controls. "
+        "Right: the "
+        "strongest control's loss minus the finalist's, fresh seeds and unseen text, with its 95 % interval; filled "
+        "where it was confirmed, hollow where not."
+    )
+    return Drawing(name, title, caption, figure, ("id", "name", "by", "loss"), tuple(cells))
+
+
+def _finalists(axes: Axes, data: Dataset) -> None:
+    """The gain of each claim that was tested, with its interval."""
+    judged = sorted((record for record in data.records if record.HasField("discovery")), key=by_effect, reverse=True)
+    tested = [(record, finding) for record in judged if (finding := finding_of(record)).interval is not None]
+    for place, (record, finding) in enumerate(tested):
+        assert finding.interval is not None  # noqa: S101 - by the line above
+        assert finding.effect is not None  # noqa: S101 - comes with the interval
+        reach = finding.interval.high - finding.effect
+        filled = outcome_of(record.discovery) == "confirmed"
+        axes.errorbar([finding.effect], [place], xerr=reach, color=ACCENT, marker="o", capsize=3,
+                      markerfacecolor=ACCENT if filled else "white")  # fmt: skip
+        axes.annotate(record.proposal.name, (0.03, place + 0.12), xycoords=("axes fraction", "data"), fontsize=8,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+    axes.axvline(0, color=INK, lw=0.8)
+    axes.set_yticks([])
+    axes.set_ylim(-0.4, max(0.6, len(tested) - 0.4))
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_xlabel("gain over the strongest control (nats)")
+    plain(axes, grid="x")
+    if not tested:
+        axes.text(0.5, 0.5, "no claim was tested", transform=axes.transAxes, ha="center", fontsize=8)
+
+
+def size_figures(data: Dataset) -> list[Drawing]:
+    """The gain of each candidate that was trained at several sizes, by text; empty without such trainings."""
+    baselines = {record.id for record in data.records if record.kind == pb.KIND_BASELINE}
+    candidates = dict.fromkeys(trained.candidate for trained in data.sizes if trained.candidate not in baselines)
+    return [_sizes(data.sizes, candidate) for candidate in candidates if comparisons.gains(data.sizes, candidate)]
+
+
+def _sizes(trained: Sequence[comparisons.Trained], candidate: str) -> Drawing:
+    gains, trend = comparisons.gains(trained, candidate), comparisons.trends(trained, candidate)
+    figure, axes = new_axes("size (multiple of the run's width and tokens)", "gain (nats per token)")
+    for place, corpus in enumerate(dict.fromkeys(gain.corpus for gain in gains)):
+        own = [gain for gain in gains if gain.corpus == corpus]
+        reach = [0.0 if gain.interval is None else gain.interval.high - gain.gain for gain in own]
+        xs = [gain.factor * (1 + 0.03 * place) for gain in own]  # side by side, or the bars hide each other
+        axes.errorbar(xs, [gain.gain for gain in own], reach, color=(ACCENT, GOOD)[place % 2], marker="o", capsize=3,
+                      label=corpus)  # fmt: skip
+    axes.axhline(0, color=INK, lw=0.8)
+    axes.set_xscale("log", base=2)
+    ticks = sorted({gain.factor for gain in gains})
+    axes.set_xticks(ticks, [f"×{tick}" for tick in ticks])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=8)
+    header = ("text", "size", "control", "loss", "control loss", "gain", "low", "high", "seeds")
+    cells = tuple(
+        (gain.corpus, gain.factor, gain.control, gain.loss, gain.control_loss, gain.gain,
+         gain.interval.low if gain.interval else None, gain.interval.high if gain.interval else None, gain.seeds)
+        for gain in gains
+    )  # fmt: skip
+    caption = (
+        "The strongest control's held-out loss minus the candidate's, paired by seed, with its 95 % interval over "
+        f"seeds. {comparisons.sizes_text(gains, trend)}"
+    )
+    title = f"Size · Does the gain of {gains[0].name} hold?"
+    return Drawing(f"sizes-{candidate}", title, caption, figure, header, cells)
+
+
+def relation(data: Dataset, rung: int) -> Drawing:
+    """Do losses of one stage order candidates as the next stage's do?"""
+    name = f"stages-{rung - 1}-{rung}"
+    title = f"From stage {rung - 1} to stage {rung} · Does one loss predict the next?"
+    pairs = [(record, before, after) for record in data.records for before, after in _losses(record, rung)]
+    earlier, later = [before for _, before, _ in pairs], [after for _, _, after in pairs]
+    cells = tuple((record.id, record.proposal.name, before, after) for record, before, after in pairs)
+    if len(pairs) < 2:
+        return missing(name, title, f"too few candidates ({len(pairs)}) were trained at both stages")
+    try:
+        related = stage_relation(earlier, later)
+        low, high, p = related.interval.low, related.interval.high, related.correlation.p
+        verb = "does not predict the later one here" if low <= 0 else "predicts the later"
+        caption = (
+            f"Rank correlation {related.correlation.rho:+.2f} [{low:+.2f}, {high:+.2f}] over {len(pairs)} candidates"
+            f"{'' if p is None else f', p {p:.2g}'}: the earlier stage {verb}. Only those that were promoted, and the "
+            "controls, are here: a selection, which lowers the correlation."
+        )
+    except ValueError as error:
+        caption = f"No correlation is given: {error}."
+    figure, axes = new_axes(f"loss at stage {rung - 1} (nats per token)", f"loss at stage {rung} (nats per token)")
+    axes.grid(axis="x", color=FAINT, lw=0.8)
+    for baseline, colour, label in ((True, SOFT, "controls"), (False, ACCENT, "candidates")):
+        group = [(before, after) for record, before, after in pairs if (record.kind == pb.KIND_BASELINE) == baseline]
+        if group:
+            axes.scatter(*zip(*group, strict=True), s=28, color=colour, label=label, zorder=3)  # type: ignore[misc]
+    for place, (record, before, after) in enumerate(sorted(pairs, key=lambda pair: pair[1])):
+        label = record.id if len(pairs) > MOST_NAMES else record.proposal.name or record.id
+        axes.annotate(label, (before, after), xytext=(6, LEVELS[place % 3]), textcoords="offset points",
+                      fontsize=8, color=INK)  # fmt: skip
+    axes.margins(x=0.25, y=0.12)
+    axes.legend(frameon=False)
+    return Drawing(name, title, caption, figure, ("id", "name", "earlier loss", "later loss"), cells)
+
+
+def predictors(data: Dataset) -> Drawing:
+    """How well loss, judge and fitness of the search predict the losses of the last verification."""
+    name, title = "predictors", "What predicts the verification"
+    verified = [
+        (record, verification.training.loss)
+        for record in data.records
+        for verification in record.verifications[-1:]
+        if verification.training.HasField("loss")
+        and record.verdict.HasField("raw")
+        and record.training.HasField("loss")
+    ]
+    if len(verified) < LEAST_CORRELATED:
+        why = f"{len(verified)} of {LEAST_CORRELATED} candidates that it needs have a judgement and a verified loss"
+        return missing(name, title, why)
+    later = [-after for _, after in verified]
+    losses = [-record.training.loss for record, _ in verified]
+    measures = {"loss": losses, "judge": [record.verdict.raw for record, _ in verified]}
+    if all(record.verdict.HasField("fitness") for record, _ in verified):
+        measures["fitness"] = [record.verdict.fitness.value for record, _ in verified]
+    cells = list[tuple[str, int, float | None, float | None, float | None, float | None]]()
+    for measure, values in measures.items():
+        try:
+            related = stage_relation(values, later)
+        except ValueError:
+            cells.append((measure, len(values), None, None, None, None))
+            continue
+        added = None if measure == "loss" else partial_rank_correlation(values, later, losses)
+        cells.append(
+            (measure, len(values), related.correlation.rho, related.interval.low, related.interval.high, added)
+        )
+    caption = (
+        "Rank correlation with the verified loss, positive where better comes with better, with its 95 % interval. "
+        "beyond loss: the part that the search's loss does not tell already (partial rank correlation); near zero, a "
+        "judge adds nothing to the selection. Only promoted candidates were verified, which weakens all of them."
+    )
+    header = ("measure", "candidates", "correlation", "low", "high", "beyond loss")
+    return Drawing(name, title, caption, None, header, tuple(cells))
+
+
+def _work(records: Sequence[pb.Candidate]) -> Iterator[Work]:
+    """All trainings in the order of the run: the search by number, then the controls' again, then the finalists'."""
+    for record in records:
+        yield Work(seconds_of(record))
+    verified = [record for record in records if record.verifications]
+    for record in sorted(verified, key=lambda record: record.kind != pb.KIND_BASELINE):
+        seconds = sum(seed.measurements.seconds for stage in record.verifications for seed in stage.training.seeds)
+        confirmed = record.HasField("discovery") and outcome_of(record.discovery) == "confirmed"
+        yield Work(seconds, record.id if confirmed else None)
+
+
+def _losses(record: pb.Candidate, rung: int) -> list[tuple[float, float]]:
+    """The loss at the stage before and at this one; nothing where either is missing."""
+    verifications = ((verification.rung or 1, verification.training) for verification in record.verifications)
+    losses = {at: stage.loss for at, stage in ((0, record.training), *verifications) if stage.HasField("loss")}
+    return [(losses[rung - 1], losses[rung])] if rung - 1 in losses and rung in losses else []
+
+
+TITLE = "Gallery · Confirmed discoveries"
+
+
+def gallery_section(data: Dataset, folder: Path) -> str:
+    """The cards, greatest effect first, and `gallery.json`; a sentence where nothing was confirmed."""
+    model_cards = cards(data.status, data.records)
+    if not model_cards:
+        return f'<h2>{TITLE}</h2><p class="missing">Empty: no claim of this run was confirmed.</p>'
+    text = json.dumps([card_json(one) for one in model_cards], indent=2, ensure_ascii=False)
+    (folder / "gallery.json").write_text(text, encoding="utf-8")
+    body = "".join(map(_card, model_cards))
+    return f'<h2>{TITLE}</h2>{body}<p class="soft"><a href="gallery.json">json</a></p>'
+
+
+def _card(entry: ModelCard) -> str:
+    parts = (
+        ("Evidence", (*entry.evidence, entry.compared)),
+        ("Cost", entry.cost or ("Not measured.",)),
+        ("Lineage", (" → ".join(entry.lineage),)),
+    )
+    facts = "".join(
+        f"<dt>{title}</dt>" + "".join(f"<dd>{escape(line)}</dd>" for line in lines) for title, lines in parts
+    )
+    return (
+        f'<article class="missing"><h3>{escape(entry.facts.name)} '
+        f'<span class="soft">{escape(entry.candidate)}</span></h3>'
+        f"<p><strong>{escape(entry.claim)}</strong></p><p>{escape(entry.facts.motivation)}</p><dl>{facts}</dl></article>"
+    )

@@ -1,0 +1,233 @@
+"""Candidates as plain rows, for `list --json` and tables, and comparisons of two candidates."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any, TypedDict
+
+from google.protobuf.message import Message
+
+from services.archive.scoring import costs_of_record, loss_gain, measures_of
+from services.contracts import archive_pb2, candidate_pb2, events_pb2
+from services.contracts import candidate_pb2 as pb
+from services.domain.objectives import Progress, progress
+from services.domain.statistics import Interval, Noise, pooled_noise, with_seed_noise
+
+IN_FLIGHT = [
+    state for state in pb.State.values() if state not in (pb.STATE_UNSPECIFIED, pb.STATE_ARCHIVED, pb.STATE_REJECTED)
+]
+
+
+class Row(TypedDict):
+    """One candidate; None is not measured. Loss in nats per token, benchmark 0–1, judge 1–10, seconds of training and
+    evaluation, FLOPs per token, tokens per second, peak bytes, numbers kept per layer. `front`: whether it is on the
+    run's Pareto front; None without objectives.
+    """
+
+    id: str
+    name: str
+    run: str
+    parent: str | None
+    kind: str
+    stage: str
+    state: str
+    loss: float | None
+    loss_difference: float | None
+    benchmark: float | None
+    judge: float | None
+    fitness: float | None
+    fitness_low: float | None
+    fitness_high: float | None
+    parameters: int | None
+    seconds: float | None
+    precision: str | None
+    reason: str | None
+    flops: float | None
+    speed: float | None
+    memory: float | None
+    state_size: float | None
+    front: bool | None
+
+
+class Node(TypedDict):
+    """One node of the tree."""
+
+    id: str
+    parent: str | None
+    name: str
+    fitness: float | None
+    loss: float | None
+    state: str
+    kind: str
+
+
+def row(record: candidate_pb2.Candidate, loss_of_root: float | None = None) -> Row:
+    """A candidate's row, with the difference to `loss_of_root`."""
+    training, verdict = record.training, record.verdict
+    loss = training.loss if training.HasField("loss") else None
+    interval = verdict.fitness.interval if verdict.fitness.HasField("interval") else None
+    measures = measures_of(record)
+    return Row(
+        id=record.id,
+        name=record.proposal.name or record.request.baseline,
+        run=record.run,
+        parent=record.proposal.parent or None,
+        kind=kind_name(record.kind),
+        stage=record.stage,
+        state=state_name(record.state),
+        loss=loss,
+        loss_difference=loss - loss_of_root if loss is not None and loss_of_root is not None else None,
+        benchmark=training.benchmark if training.HasField("benchmark") else None,
+        judge=verdict.raw if verdict.HasField("raw") else None,
+        fitness=verdict.fitness.value if verdict.HasField("fitness") else None,
+        fitness_low=interval.low if interval else None,
+        fitness_high=interval.high if interval else None,
+        parameters=training.seeds[0].measurements.parameters if training.seeds else None,
+        seconds=sum(seed.measurements.seconds for seed in training.seeds) if training.seeds else None,
+        precision=training.seeds[0].measurements.precision or None if training.seeds else None,
+        reason=record.rejection.reason if record.HasField("rejection") else None,
+        flops=measures["flops"],
+        speed=measures["speed"],
+        memory=measures["memory"],
+        state_size=measures["state"],
+        front=None,
+    )
+
+
+def progress_of(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) -> Progress | None:
+    """The front of a run over its candidates in order, without rejected ones and ablations; None without objectives."""
+    costs = [
+        None if record.HasField("rejection") or record.kind == pb.KIND_ABLATION else costs_of_record(record, settings)
+        for record in records
+    ]
+    return progress(costs, [place for place, record in enumerate(records) if record.kind == pb.KIND_BASELINE])
+
+
+def final_train_loss(record: pb.Candidate) -> float | None:
+    """The last training loss, averaged over seeds; None unless every curve ends with one."""
+    ends = [seed.curve[-1] for seed in record.training.seeds if seed.curve]
+    return fmean(end.train_loss for end in ends) if ends and all(end.HasField("train_loss") for end in ends) else None
+
+
+def mean_curves(record: pb.Candidate) -> dict[str, list[tuple[int, float]]]:
+    """Training and held-out loss by step ("train" and "heldout"), averaged over seeds."""
+    points = [point for seed in record.training.seeds for point in seed.curve]
+    train, heldout = defaultdict[int, list[float]](list), defaultdict[int, list[float]](list)
+    for point in points:
+        if point.HasField("train_loss"):
+            train[point.step].append(point.train_loss)
+        if point.HasField("loss"):
+            heldout[point.step].append(point.loss)
+    curves = {"train": train, "heldout": heldout}
+    return {name: [(step, fmean(losses)) for step, losses in sorted(curve.items())] for name, curve in curves.items()}
+
+
+def tree_row(node: archive_pb2.TreeNode) -> Node:
+    """A node of the tree as plain values."""
+    return Node(
+        id=node.id,
+        parent=node.parent or None,
+        name=node.name,
+        fitness=node.fitness if node.HasField("fitness") else None,
+        loss=node.loss if node.HasField("loss") else None,
+        state=state_name(node.state),
+        kind=kind_name(node.kind),
+    )
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """Best fitness first; those without one last, in the order given."""
+    return sorted(rows, key=lambda row: (row["fitness"] is None, -(row["fitness"] or 0.0)))
+
+
+def state_name(number: candidate_pb2.State.ValueType) -> str:
+    """As in "training"."""
+    return candidate_pb2.State.Name(number).removeprefix("STATE_").lower()
+
+
+def kind_name(number: candidate_pb2.Kind.ValueType) -> str:
+    """As in "baseline"."""
+    return candidate_pb2.Kind.Name(number).removeprefix("KIND_").lower()
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """A message as JSON with the contracts' field names."""
+    from google.protobuf.json_format import MessageToDict
+
+    plain: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    return plain
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The difference of two candidates' held-out losses (nats per token), paired by seed and block."""
+
+    mean: float
+    interval: Interval
+    seeds: int
+    other_seeds: bool = False  # whether the interval of a single seed was widened by the noise between seeds
+
+    @property
+    def words(self) -> str:
+        """The conclusion from the interval."""
+        if self.interval.crosses_zero:
+            return "not told apart"
+        return ("better" if self.mean > 0 else "worse") + (
+            " with this seed" if self.seeds == 1 and not self.other_seeds else ""
+        )
+
+    @property
+    def sentence(self) -> str:
+        """The numbers and the conclusion."""
+        over = "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        low, high = self.interval.low, self.interval.high
+        return f"{self.mean:+.4f} [{low:+.4f}, {high:+.4f}] nats per token over {over}: {self.words}"
+
+
+def gain_over(other: pb.Candidate | None, record: pb.Candidate) -> Gain | None:
+    """None for the candidate itself, or without a common seed with held-out losses by block."""
+    if other is None or record.id == other.id:
+        return None
+    interval = loss_gain(record, other)
+    losses = {seed.seed: seed.loss for seed in other.training.seeds}
+    gains = [losses[seed.seed] - seed.loss for seed in record.training.seeds if seed.seed in losses]
+    return None if interval is None or not gains else Gain(sum(gains) / len(gains), interval, len(gains))
+
+
+def seed_noise(records: Sequence[pb.Candidate]) -> Noise | None:
+    """The deviation of losses between seeds, pooled over candidates with several; None without any."""
+    groups = [[seed.loss for seed in record.training.seeds] for record in records if len(record.training.seeds) > 1]
+    return pooled_noise(groups) if groups else None
+
+
+def widened(gain: Gain, between: Noise | None) -> Gain:
+    """A gain over one seed with its interval widened by the noise between seeds."""
+    if gain.seeds > 1 or between is None:
+        return gain
+    return replace(gain, interval=with_seed_noise(gain.interval, between, gain.seeds), other_seeds=True)
+
+
+def program_of(record: pb.Candidate) -> str:
+    """The trained program, else the proposed one; empty without any."""
+    return record.training.program or record.proposal.program
+
+
+ABSENT = "–"
+
+
+def interval_text(low: float | None, high: float | None, pattern: str = "+.4f") -> str:
+    """As in "[-0.0100, +0.0200]"; a dash where there is no interval."""
+    return ABSENT if low is None or high is None else f"[{low:{pattern}}, {high:{pattern}}]"
+
+
+def number(value: float | None, pattern: str = ".4f") -> str:
+    """A number, or a dash where it is absent."""
+    return ABSENT if value is None else format(value, pattern)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as in 1:02:03."""
+    whole = int(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -1,0 +1,250 @@
+"""All candidates of a run as rows, updated while a page is open; every view is drawn from them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
+from statistics import fmean
+from typing import Any, TypedDict, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.json_format import MessageToDict
+
+from services.archive.scoring import measures_of
+from services.chassis import tasks
+from services.chassis.errors import NotFound, Transient
+from services.contracts import archive_pb2 as pb
+from services.contracts import candidate_pb2
+from services.local.archive import PAGE, all_candidates
+from services.report.rows import IN_FLIGHT, final_train_loss, kind_name, state_name
+from services.web.live import ArchiveConnection, Stub
+
+SETTLE_SECONDS = 0.25
+"""Changes within this time are read together."""
+RETRY_SECONDS = 1.0
+
+
+class WebRow(TypedDict, total=False):
+    """One candidate. Missing keys were not measured. Units as in `rows.Row`; scores by task, 0 to 1."""
+
+    id: str
+    number: int
+    name: str
+    parent: str
+    kind: str
+    stage: str
+    state: str
+    loss: float
+    loss_stderr: float
+    train_loss: float
+    benchmark: float
+    benchmark_stderr: float
+    judge: float
+    fitness: float
+    fitness_low: float
+    fitness_high: float
+    parameters: int
+    seconds: float
+    tokens_per_second: float
+    peak_memory: int
+    flops: float
+    state_size: float
+    stopped: str
+    seeds: int
+    components: list[str]
+    moves: list[str]
+    scores: dict[str, float]
+    worker: str
+    outcome: str
+    reason: str
+
+
+def web_row(record: candidate_pb2.Candidate) -> WebRow:
+    """A candidate's row, from a slim record."""
+    training, verdict, proposal = record.training, record.verdict, record.proposal
+    measured = [seed.measurements for seed in training.seeds]
+    measures = measures_of(record)
+    fitness = verdict.fitness
+    interval = fitness.interval if fitness.HasField("interval") else None
+    scores: defaultdict[str, list[float]] = defaultdict(list)
+    for score in (score for seed in training.seeds for score in seed.scores):
+        scores[score.task].append(score.value)
+    outcome = record.discovery.outcome or ("confirmed" if record.discovery.confirmed else "undecided")
+    values: dict[str, object] = {
+        "id": record.id,
+        "number": record.request.number,
+        "name": proposal.name or record.request.baseline or record.id,
+        "parent": proposal.parent or None,
+        "kind": kind_name(record.kind),
+        "stage": record.stage,
+        "state": state_name(record.state),
+        "loss": training.loss if training.HasField("loss") else None,
+        "loss_stderr": training.loss_stderr if training.HasField("loss_stderr") else None,
+        "train_loss": final_train_loss(record),
+        "benchmark": training.benchmark if training.HasField("benchmark") else None,
+        "benchmark_stderr": training.benchmark_stderr if training.HasField("benchmark_stderr") else None,
+        "judge": verdict.raw if verdict.HasField("raw") else None,
+        "fitness": fitness.value if verdict.HasField("fitness") else None,
+        "fitness_low": interval.low if interval else None,
+        "fitness_high": interval.high if interval else None,
+        "parameters": measured[0].parameters or None if measured else None,
+        "seconds": sum(part.seconds for part in measured) or None,
+        "tokens_per_second": measures["speed"],
+        "peak_memory": max((part.peak_memory_bytes for part in measured), default=0) or None,
+        "flops": measures["flops"],
+        "state_size": measures["state"],
+        "stopped": " ".join(seed.stopped for seed in training.seeds if seed.HasField("stopped")) or None,
+        "seeds": len(measured) or None,
+        "components": list(record.analysis.components or proposal.components) or None,
+        "moves": list(proposal.moves) or None,
+        "scores": {task: fmean(task_scores) for task, task_scores in scores.items()} or None,
+        "worker": training.worker or None,
+        "outcome": outcome if record.HasField("discovery") else None,
+        "reason": f"{record.rejection.stage}: {record.rejection.reason}" if record.HasField("rejection") else None,
+    }
+    return cast("WebRow", {name: value for name, value in values.items() if value is not None})
+
+
+class Change(TypedDict, total=False):
+    """A message to a page: the status, the changed rows, or why the archive cannot be read."""
+
+    epoch: str
+    version: int
+    status: dict[str, object]
+    rows: list[WebRow]
+    lost: str
+
+
+class RunTable:
+    """The rows of one run, read again whenever the archive reports a change."""
+
+    def __init__(self, archive: ArchiveConnection, run: str) -> None:
+        self._archive = archive
+        self.run = run
+        self._epoch = secrets.token_hex(4)  # versions are counted per process
+        self._rows: dict[str, WebRow] = {}
+        self._changed_in: dict[str, int] = {}
+        self._version = 0
+        self._status: pb.RunStatus | None = None
+        self._lost = ""
+        self._moved = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+        self._ready = asyncio.Lock()
+        self._fresh = False
+
+    async def whole(self) -> Change:
+        """The status and all rows. Raises AioRpcError where the archive does not answer."""
+        async with self._ready:
+            if not self._fresh:
+                await self._take(await self._archive.ask("GetRun", pb.RunRequest(run=self.run)))
+                self._fresh = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._follow())
+        return self._since(0)
+
+    async def changes(self, epoch: str, version: int) -> AsyncIterator[Change | None]:
+        """Changes since `version`, then every further one; None after ten seconds without any."""
+        await self.whole()
+        sent_version = version if epoch == self._epoch else 0
+        status: pb.RunStatus | None = None
+        lost = ""
+        while True:
+            if self._version > sent_version or self._status is not status or self._lost != lost:
+                change = self._since(sent_version)
+                sent_version, status, lost = self._version, self._status, self._lost
+                yield change
+                continue
+            async with self._moved:
+                try:
+                    async with asyncio.timeout(10):  # `wait_for` would wait in a task of its own, and lose the lock
+                        await self._moved.wait()
+                    continue
+                except TimeoutError:
+                    pass
+            yield None
+
+    async def close(self) -> None:
+        """Stop following the run."""
+        if self._task is not None:
+            await tasks.end(self._task)
+
+    def _since(self, version: int) -> Change:
+        change = Change(epoch=self._epoch, version=self._version)
+        if self._status is not None:
+            change["status"] = plain_status(self._status)
+        if self._lost:
+            change["lost"] = self._lost
+        change["rows"] = [row for key, row in self._rows.items() if self._changed_in[key] > version]
+        return change
+
+    async def _follow(self) -> None:
+        """Watch the run until cancelled; retries while the archive is unavailable."""
+        while True:
+            stub: Stub | None = None
+            try:
+                stub = await self._archive.stub()
+                async for status in stub.WatchRun(pb.RunRequest(run=self.run), timeout=24 * 3600):
+                    await self._take(status)
+                    await asyncio.sleep(SETTLE_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    await self._tell(f"the archive does not answer: {error.details() or error.code().name}")
+            except (NotFound, Transient) as error:
+                await self._tell(str(error))
+            if stub is not None:
+                await self._archive.lost(stub)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _tell(self, lost: str) -> None:
+        async with self._moved:
+            self._lost = lost
+            self._moved.notify_all()
+
+    async def _take(self, status: pb.RunStatus) -> None:
+        """Read the changes: candidates in flight, those that were, and all candidates if the counts disagree."""
+        before = self._status
+        if before is None or before.phase != status.phase or not self._rows:
+            records = await self._listed()
+        elif before.sequence == status.sequence:
+            records = []
+        else:
+            records = await self._listed(states=IN_FLIGHT)
+            in_flight = {record.id for record in records}
+            earlier = [key for key, row in self._rows.items() if row["state"] not in ("archived", "rejected")]
+            records += await self._named([key for key in earlier if key not in in_flight])
+            if len(self._rows.keys() | in_flight) != sum(status.states.values()) or before.climbing or status.climbing:
+                records = await self._listed()
+        async with self._moved:
+            self._apply(records)
+            self._status, self._lost = status, ""
+            self._moved.notify_all()
+
+    def _apply(self, records: Iterable[candidate_pb2.Candidate]) -> None:
+        fresh = [row for row in map(web_row, records) if self._rows.get(row["id"]) != row]
+        if fresh:
+            self._version += 1
+        for row in fresh:
+            self._rows[row["id"]] = row
+            self._changed_in[row["id"]] = self._version
+
+    async def _listed(self, **filters: Any) -> list[candidate_pb2.Candidate]:
+        request = pb.ListCandidatesRequest(run=self.run, slim=True, **filters)
+        return await all_candidates(await self._archive.stub(), request)
+
+    async def _named(self, ids: list[str]) -> list[candidate_pb2.Candidate]:
+        records: list[candidate_pb2.Candidate] = []
+        for start in range(0, len(ids), PAGE):
+            request = pb.GetCandidatesRequest(run=self.run, candidates=ids[start : start + PAGE])
+            records += (await self._archive.ask("GetCandidates", request)).candidates
+        return records
+
+
+def plain_status(status: pb.RunStatus) -> dict[str, object]:
+    """A run's status as JSON, with default values of fields without presence."""
+    plain: dict[str, object] = MessageToDict(
+        status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return plain

@@ -1,0 +1,248 @@
+"""Engineers beside a laboratory: as many as there is work, one to a GPU, drained and never killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.chassis.bus import Bus
+from services.chassis.errors import NotPossible
+from services.chassis.events import follow
+from services.console.commands.autoscale import Bounds, EngineerTarget, Fleet, gpus, places_for
+from services.contracts import candidate_pb2 as pb
+from services.contracts import events_pb2 as events
+from services.domain.zoo import baseline
+from tests.console.conftest import Laboratory, bare_environment
+from tests.console.published_events import next_of
+from tests.loop.conftest import MICRO
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_engineers_come_at_once_and_go_when_less_was_enough_for_a_while() -> None:
+    """One for each message, within the bounds."""
+    wanted = EngineerTarget(Bounds(least=1, most=4, every=1, calm=10))
+
+    assert wanted.at(0, 0) == 1
+    assert wanted.at(1, 3) == 3
+    assert wanted.at(2, 9) == 4
+    assert wanted.at(11.5, 0) == 4
+    assert wanted.at(12.5, 2) == 2
+    assert wanted.at(30, 0) == 1
+
+
+def test_visible_gpus_are_what_cuda_visible_devices_leaves() -> None:
+    """Numbers, names, none; and without a tool that could say, none."""
+    assert gpus({"CUDA_VISIBLE_DEVICES": "0,2"}) == ["0", "2"]
+    assert gpus({"CUDA_VISIBLE_DEVICES": "GPU-8a5f, GPU-77c1"}) == ["GPU-8a5f", "GPU-77c1"]
+    assert gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
+    assert gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == []
+    assert gpus({"PATH": "/nowhere"}) == []
+
+
+def test_a_gpus_stage_has_a_place_per_gpu_and_a_cpus_stage_one_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage for GPUs is refused where there is none, in a sentence."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,3")
+    assert places_for(["explore"], None) == ["0", "1", "3"]
+    assert places_for(["explore"], 2) == ["0", "1"]
+    assert places_for(["tiny"], 3) == ["", "", ""]
+    assert len(places_for(["tiny"], None)) == os.cpu_count()
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(NotPossible, match="trains on a GPU, and none is visible"):
+        places_for(["explore"], None)
+
+
+async def test_without_a_laboratory_there_is_a_sentence(tmp_path: Path) -> None:
+    """For both commands, before any engineer is started."""
+    for command, named in (("autoscale", "ASI_NATS_URL is not set"), ("worker", "ASI_NATS_URL is not set")):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.console", command, env=bare_environment(tmp_path),
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, err = await asyncio.wait_for(process.communicate(), 60)
+
+        assert process.returncode == 2
+        assert named in err.decode()
+        assert len(err.decode().splitlines()) == 1
+
+
+def test_the_sbatch_file_says_what_is_missing() -> None:
+    """It is a script that runs, and ends before it starts anything without an address."""
+    script = ROOT / "deploy" / "slurm" / "worker.sbatch"
+    bare = subprocess.run(["/bin/bash", str(script)], capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    shown = subprocess.run(
+        ["/bin/bash", str(script)], capture_output=True, text=True, check=True,
+        env={"PATH": os.environ["PATH"], "ASI_NATS_URL": "nats://a:1", "ASI_ARCHIVE_ADDRESS": "a:2",
+             "SLURM_JOB_ID": "7", "ASI_ARCH": "echo"},
+    )  # fmt: skip
+
+    assert bare.returncode != 0
+    assert "say where the broker is" in bare.stderr
+    assert shown.stdout == "worker --stages explore\n"
+
+
+async def propose(bus: Bus) -> None:
+    """A program that really trains."""
+    cause, _, attempt = await next_of(bus, "researcher")
+    event = follow(cause, "proposed", "played", attempt, cause.event.candidate)
+    proposal = pb.Proposal(name="Net", program=baseline("delta_net").program)
+    event.candidate_proposed.CopyFrom(events.CandidateProposed(proposal=proposal, stage="tiny"))
+    await bus.publish(event)
+
+
+async def trained(bus: Bus, count: int) -> list[str]:
+    """Wait until so many candidates were trained; by which workers."""
+    async with asyncio.timeout(150):
+        while True:
+            found = [one async for one in bus.read_log("asi.v1.r1.candidate.trained")]
+            if len(found) >= count:
+                return [events.Event.FromString(one.body).candidate_trained.training.worker for one in found]
+            await asyncio.sleep(0.2)
+
+
+def micro(started: events.Event) -> events.Event:
+    """Two baselines at once, a training of seconds."""
+    settings = started.run_started.settings
+    settings.scale_overrides.update(dict(one.split("=") for one in MICRO))
+    settings.seats = 2
+    settings.baselines.append("gated_delta_net")
+    return started
+
+
+@pytest.mark.slow
+async def test_autoscale_follows_the_queue_and_drains_what_it_takes_away(
+    laboratory: Laboratory, started: events.Event, tmp_path: Path
+) -> None:
+    """Two candidates, two engineers; nothing left to do, no engineer; SIGTERM, no process."""
+    await laboratory.bus.publish(micro(started))
+    scaler = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.console", "autoscale", "--max", "2", "--every", "0.5", "--calm", "2", "--json",
+        env=laboratory.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert scaler.stdout is not None
+    first = json.loads(await asyncio.wait_for(scaler.stdout.readline(), 60))
+    await propose(laboratory.bus)
+    await propose(laboratory.bus)
+    workers = await trained(laboratory.bus, 2)
+    seen = [first]
+    async with asyncio.timeout(90):
+        while not (seen[-1]["engineers"] == 0 and len(seen) > 2 and seen[-1]["draining"] == 0):
+            seen.append(json.loads(await scaler.stdout.readline()))
+    scaler.send_signal(signal.SIGTERM)
+    status = await asyncio.wait_for(scaler.wait(), 60)
+    logs = "".join(one.read_text() for one in (tmp_path / "logs").glob("engineer-*.log"))
+
+    assert status == 0
+    assert first["engineers"] == 0
+    assert max(one["engineers"] for one in seen) == 2
+    assert len(workers) == 2
+    assert len(re.findall('"event": "stopped"', logs)) == 2
+
+
+@pytest.mark.slow
+async def test_a_worker_trains_for_a_laboratory_elsewhere_and_hands_back_when_it_is_told_to_go(
+    laboratory: Laboratory, started: events.Event, tmp_path: Path
+) -> None:
+    """One engineer on the CPU; SIGTERM drains it, and the command ends with 0."""
+    await laboratory.bus.publish(micro(started))
+    await propose(laboratory.bus)
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.console", "worker", "--stages", "tiny",
+        env=laboratory.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    await trained(laboratory.bus, 1)
+    worker.send_signal(signal.SIGTERM)
+    out, err = await asyncio.wait_for(worker.communicate(), 60)
+    log = (tmp_path / "logs" / "engineer-0.log").read_text()
+
+    assert worker.returncode == 0, err.decode()
+    assert "1 engineers" in out.decode()
+    assert '"event": "stopped"' in log
+
+
+@pytest.mark.slow
+async def test_each_engineer_of_a_fleet_sees_a_gpu_of_its_own_and_keeps_its_place_until_it_has_gone(
+    laboratory: Laboratory, tmp_path: Path
+) -> None:
+    """Two GPUs, two engineers; who drains is not replaced at once, and nobody is left in the end."""
+    environment = {name: value for name, value in laboratory.environment.items() if name.startswith("ASI_")}
+    fleet = Fleet(["0", "3"], environment | {"ASI_ENGINEER_DEVICE": "cpu"}, tmp_path / "logs")
+    fleet.resize(5)
+    engineers = fleet.pids
+    visible = [await asyncio.to_thread(_variable, one, "CUDA_VISIBLE_DEVICES") for one in engineers]
+    fleet.resize(1)
+    fleet.resize(2)
+    during = (fleet.working, fleet.draining)
+    await fleet.drain()
+
+    assert visible == ["0", "3"]
+    assert during == (1, 1)
+    assert (fleet.working, fleet.draining) == (0, 0)
+    assert not _living(engineers)
+
+
+@pytest.mark.slow
+async def test_an_engineer_that_is_taken_away_in_the_middle_of_a_training_hands_it_to_the_next(
+    laboratory: Laboratory, started: events.Event, tmp_path: Path
+) -> None:
+    """It is drained, not killed: the next one goes on from its checkpoint, and there is one result."""
+    settings = micro(started).run_started.settings
+    settings.scale_overrides["steps"] = "400"
+    await laboratory.bus.publish(started)
+    await propose(laboratory.bus)
+    environment = {name: value for name, value in laboratory.environment.items() if name.startswith("ASI_")}
+    fleet = Fleet([""], environment | {"ASI_ENGINEER_PARALLEL": "1"}, tmp_path / "logs")
+    fleet.resize(1)
+    await asyncio.to_thread(_wait_for_steps, tmp_path / "logs" / "engineer-0.log", 20)
+    await fleet.drain()
+    assert not [one async for one in laboratory.bus.read_log("asi.v1.r1.candidate.trained")]
+    fleet.resize(1)
+    await trained(laboratory.bus, 1)
+    await fleet.drain()
+    (logged,) = [one async for one in laboratory.bus.read_log("asi.v1.r1.candidate.trained")]
+    training = events.Event.FromString(logged.body).candidate_trained.training
+    lines = _lines(tmp_path / "logs" / "engineer-0.log")
+    steps = [one["step"] for one in lines if one["event"] == "training"]
+
+    assert training.attempt == 2
+    assert training.seeds[0].curve[-1].step == 400
+    assert [one["event"] for one in lines].count("handed back") == 1
+    assert steps == sorted(set(steps))  # no step was taken twice
+
+
+def _lines(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(one) for one in log.read_text().splitlines() if one.startswith("{")] if log.exists() else []
+
+
+def _wait_for_steps(log: Path, least: int) -> None:
+    """Until a training has taken so many."""
+    deadline = time.monotonic() + 60
+    while not any(one["event"] == "training" and one["step"] >= least for one in _lines(log)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _living(processes: list[int]) -> list[int]:
+    return [one for one in processes if Path(f"/proc/{one}").exists()]
+
+
+def _variable(process: int, name: str) -> str:
+    """Of another process's environment, which is there a moment after it was started."""
+    for _ in range(200):
+        pairs = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+        found = [pair.partition(b"=")[2].decode() for pair in pairs if pair.startswith(f"{name}=".encode())]
+        if found:
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError(f"process {process} has no {name}")

@@ -1,0 +1,147 @@
+# ruff: noqa: N802, ARG002 - names and signatures are those of the generated servicer
+"""What a run asks of the machine that trains before it starts, and what is shown of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from services.chassis.errors import SettingsError
+from services.chassis.rpc import Server
+from services.console.tables import mixed_precision
+from services.contracts import archive_pb2, candidate_pb2, checker_pb2, checker_pb2_grpc
+from services.contracts import events_pb2 as pb
+from services.local.estimate import estimate, plan_run, price_of, sentence, settle
+from services.local.plan import RunOptions, run_settings
+from services.local.settings import ClientSettings
+from services.report.rows import row
+from tests.checkers import UnaskedChecker
+
+ADAPTING = RunOptions()
+
+
+class Machine(UnaskedChecker):
+    """Trains in float32, two at once, and takes as many seconds per stage as a test says."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.seconds = seconds or {"tiny": 60.0}
+
+    async def Profile(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.MachineProfile:
+        if request.stage not in self.seconds:
+            raise ValueError(f"There is no scale {request.stage!r}.")
+        profile = checker_pb2.MachineProfile(precision="fp32", device="cpu", trainings=2)
+        if request.speed:
+            profile.tokens_per_second, profile.seconds = 9_000, self.seconds[request.stage]
+        return profile
+
+
+@asynccontextmanager
+async def machine(**seconds: float) -> AsyncIterator[ClientSettings]:
+    """The settings with which a console reaches it."""
+    server = Server(ClientSettings())
+    checker_pb2_grpc.add_CheckerServicer_to_server(Machine(**seconds), server.grpc)
+    await server.start()
+    try:
+        yield ClientSettings(checker_address=f"127.0.0.1:{server.port}")
+    finally:
+        await server.stop(0)
+
+
+async def test_the_decision_of_the_machine_becomes_part_of_the_runs_settings() -> None:
+    """Every engineer of the run follows it."""
+    settings = pb.RunSettings(scale="tiny")
+    async with machine() as client:
+        sentence = await settle(client, settings)
+
+    assert settings.scale_overrides["precision"] == "fp32"
+    assert "fp32" in (sentence or "")
+
+
+async def test_a_precision_that_was_asked_for_stays() -> None:
+    """Nothing is measured for it."""
+    settings = pb.RunSettings(scale="tiny", scale_overrides={"precision": "bf16-autocast"})
+
+    assert await settle(ClientSettings(checker_address="127.0.0.1:1"), settings, 0.1) is None
+    assert settings.scale_overrides["precision"] == "bf16-autocast"
+
+
+async def test_without_an_engineer_the_decision_stays_open_and_a_scale_nobody_knows_stops_the_start() -> None:
+    """A cluster may have no engineer before it has work."""
+    settings = pb.RunSettings(scale="tiny")
+    sentence = await settle(ClientSettings(checker_address="127.0.0.1:1"), settings, 0.3)
+
+    assert "no engineer answers" in (sentence or "")
+    assert not settings.scale_overrides
+    async with machine() as client:
+        with pytest.raises(SettingsError, match="no scale 'huge'"):
+            await settle(client, pb.RunSettings(scale="huge"))
+
+
+async def test_a_fast_machine_does_the_usual_run_and_says_how_long_it_takes() -> None:
+    """Six candidates beside five baselines."""
+    notes: list[str] = []
+    async with machine(tiny=60.0, mini=9.0) as client:
+        settings = await plan_run(client, ADAPTING, run_settings(ADAPTING), [], notes.append)
+
+    assert (settings.scale, settings.budget.candidates, settings.scale_overrides["precision"]) == ("tiny", 6, "fp32")
+    assert notes[-1] == "11 trainings (5 baselines, 6 candidates), about 6 minutes"
+
+
+async def test_a_slower_machine_makes_fewer_candidates_and_a_slow_one_a_named_smaller_scale() -> None:
+    """The loss of another scale means something else, so that the change is said with what it would have taken."""
+    notes: list[str] = []
+    async with machine(tiny=90.0, mini=9.0) as client:
+        fewer = await plan_run(client, ADAPTING, run_settings(ADAPTING), [], notes.append)
+    async with machine(tiny=160.0, mini=14.0) as client:
+        smaller = await plan_run(client, ADAPTING, run_settings(ADAPTING), [], notes.append)
+
+    assert (fewer.scale, fewer.budget.candidates) == ("tiny", 5)
+    assert (smaller.scale, smaller.budget.candidates) == ("mini", 11)
+    assert any("scale mini instead of tiny" in note and "cannot be compared" in note for note in notes)
+    assert notes[-1].startswith("16 trainings (5 baselines, 11 candidates)")
+
+
+async def test_what_was_asked_for_is_estimated_and_done() -> None:
+    """However long it takes."""
+    options, notes = RunOptions(candidates=20), list[str]()
+    async with machine(tiny=160.0) as client:
+        settings = await plan_run(client, options, run_settings(options), [], notes.append)
+
+    assert (settings.scale, settings.budget.candidates) == ("tiny", 20)
+    assert "25 trainings" in notes[-1]
+    assert "36 minutes" in notes[-1]
+
+
+def test_a_budget_is_estimated_in_its_own_units_by_what_earlier_runs_cost() -> None:
+    """Whichever of the budgets is used up first."""
+    options = RunOptions(
+        scale="explore", mind="openai", baselines=("delta_net",), gpu_hours=40.0, money=50.0, candidates=500
+    )
+    settings = run_settings(options)
+    profile = checker_pb2.MachineProfile(device="cuda", trainings=1, seconds=3600.0)
+    spent = archive_pb2.Spent(tokens=100_000, money=4.0)
+    earlier = archive_pb2.RunStatus(settings=pb.RunSettings(mind="openai"), spent=spent, states={"archived": 10})
+    by_gpu = estimate(settings, profile, None)
+    by_money = estimate(run_settings(options.model_copy(update={"money": 4.0})), profile, price_of("openai", [earlier]))
+
+    assert (by_gpu.candidates, by_gpu.gpu_seconds, by_gpu.money) == (39, 40 * 3600.0, None)
+    assert (by_money.candidates, by_money.tokens, by_money.money) == (10, 100_000, 4.0)
+    assert "40 GPU-hours" in sentence(settings, by_gpu)
+    assert "no earlier run" in sentence(settings, by_gpu)
+
+
+def test_a_list_of_results_in_different_precision_says_so() -> None:
+    """Their order by loss would otherwise be believed."""
+    rows = [row(_trained(precision)) for precision in ("fp32", "bf16-autocast", "fp32")]
+
+    assert mixed_precision([rows[0], rows[2]]) is None
+    assert "2 in fp32, 1 in bf16-autocast" in (mixed_precision(rows) or "")
+
+
+def _trained(precision: str) -> candidate_pb2.Candidate:
+    measured = candidate_pb2.Measurements(precision=precision)
+    seeds = [candidate_pb2.SeedResult(seed=1, loss=1.5, measurements=measured)]
+    return candidate_pb2.Candidate(id="c1", training=candidate_pb2.Training(seeds=seeds, loss=1.5))

@@ -1,0 +1,56 @@
+"""Policies of a run from the command line to the wire: typed, and refused with what is possible."""
+
+import pytest
+
+from services.archive.policies import POLICIES, parse_policies, values_of
+from services.chassis.errors import SettingsError
+from services.contracts import events_pb2
+from services.local.plan import RunOptions, run_settings
+from services.store.steering import policy_of
+
+
+def test_policies_reach_the_record_as_what_they_are() -> None:
+    """No text is compared with text later on."""
+    options = RunOptions(policies=["prune=on", "prune_from=0.25", "leakage=probe", "verify_seeds=3", "flops=+0.1"])
+    policies = run_settings(options).policies
+
+    assert values_of(policies) == {
+        "prune": True, "prune_from": 0.25, "leakage": "probe", "verify_seeds": 3, "flops": "+0.1",
+        "search": "surrogate",
+    }  # fmt: skip
+    assert policies.prune is True
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("prune=yes", "policy prune is 'yes'; choose on or off"),
+        ("leakage=ignore", "policy leakage is 'ignore'; choose one of investigate, probe, paper"),
+        ("match=depth", "policy match is 'depth'; choose one of none, width"),
+        ("search=blind", "policy search is 'blind'; choose one of surrogate, bandit, random"),
+        ("prune_from=1.5", "policy prune_from must be a share between 0 and 1, not 1.5"),
+        ("prune_from=half", "policy prune_from must be a number from 0, not 'half'"),
+        ("verify=-1", "policy verify must be a whole number from 0, not '-1'"),
+        ("verify=2.5", "policy verify must be a whole number from 0, not '2.5'"),
+        ("level=nan", "policy level must be a number from 0, not 'nan'"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_the_possible_ones(given: str, told: str) -> None:
+    """It would otherwise be silently off."""
+    with pytest.raises(SettingsError, match=told.replace("(", r"\(")):
+        run_settings(RunOptions(policies=[given]))
+
+
+def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
+    """Wherever it comes from."""
+    with pytest.raises(ValueError, match="policy verfy is unknown; choose one of ablations, block"):
+        parse_policies({"verfy": "1"})
+
+    assert len(POLICIES) == len(events_pb2.Policies.DESCRIPTOR.fields)
+
+
+def test_a_word_on_the_wire_is_validated_as_well() -> None:
+    """A run may be started by another program."""
+    settings = events_pb2.RunSettings(scale="tiny", policies=events_pb2.Policies(leakage="perhaps"))
+    with pytest.raises(ValueError, match="leakage is 'perhaps'; choose one of investigate, probe"):
+        policy_of(settings)

@@ -1,0 +1,77 @@
+"""What tells one system of this machine from another: its ports, its lock, the folder of its processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.local.processes import PORTS, free_port, sweep
+from services.local.settings import ClientSettings, locked, running_system
+
+PICK = "from services.local.processes import free_port; print(free_port(range({0}, {1})))"
+
+
+def test_a_port_is_free_and_none_is_given_twice() -> None:
+    """Outside of what the kernel takes for outgoing connections."""
+    found = [free_port() for _ in range(50)]
+
+    assert len(set(found)) == 50
+    assert set(found) <= set(PORTS)
+    with socket.socket() as service:
+        service.bind(("127.0.0.1", found[0]))
+
+
+def test_another_process_is_given_another_one() -> None:
+    """Though nobody listens on it yet; and one that is listened on is given to nobody."""
+    first = free_port()
+    with socket.socket() as service:
+        service.bind(("127.0.0.1", 0))
+        service.listen()
+        taken = service.getsockname()[1]
+        for low in (first, taken):
+            told = subprocess.run(
+                [sys.executable, "-c", PICK.format(low, low + 1)], capture_output=True, text=True, check=False
+            )
+            assert "is taken" in told.stderr
+        with pytest.raises(OSError, match="is taken"):
+            free_port(range(taken, taken + 1))
+
+
+def test_a_system_runs_as_long_as_its_folder_is_locked(tmp_path: Path) -> None:
+    """Not as long as some process has the number that it had."""
+    settings = ClientSettings(data_dir=tmp_path)
+    settings.system_file.write_text(json.dumps({"pid": os.getpid(), "nats_url": "nats://127.0.0.1", "addresses": {}}))
+
+    assert running_system(settings) is None
+    with locked(settings) as free, locked(settings) as again:
+        system = running_system(settings)
+        assert (free, again) == (True, False)
+        assert system is not None
+        assert system.pid == os.getpid()
+    assert running_system(settings) is None
+
+
+def test_only_processes_of_the_same_folder_are_swept(tmp_path: Path) -> None:
+    """The numbers in a file that was left behind may be those of another system's services by now."""
+    script = "import time; print(flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", script, "-m services.store"]
+    own, other = (
+        subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "ASI_DATA_DIR": str(tmp_path / name)})
+        for name in ("own", "other")
+    )
+    try:
+        for process in (own, other):
+            assert process.stdout is not None
+            process.stdout.readline()
+        sweep([own.pid, other.pid], tmp_path / "own", seconds=0.2)
+
+        assert own.wait(10) < 0
+        assert other.poll() is None
+    finally:
+        for process in (own, other):
+            process.kill()
+            process.communicate(timeout=10)

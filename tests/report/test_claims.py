@@ -1,0 +1,232 @@
+"""What the console says of a finished run: claims, cards, the report's sections, ablations, stopping."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from services.archive.policies import values_of
+from services.chassis.errors import NotPossible
+from services.console.commands.ablate import components_of
+from services.console.commands.run import PRESET
+from services.contracts import candidate_pb2 as pb
+from services.domain.ladder_settings import climb_of
+from services.local.plan import RunOptions, run_settings
+from services.report.claims import card_json, cards, claims, sentences
+from services.report.comparisons import Trained, move_effects, part_row, parts
+from services.report.compute import costs, drafts, replay_row, replays, stopped_in_the_run, too_few
+from services.report.dataset import Dataset
+from services.report.discoveries import discoveries
+from services.report.figures import ablations, stopping, what_pays
+from services.report.page import write_report
+from services.report.rows import gain_over
+from tests.report.example_run import ablation, finished_run, status
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_says_what_it_found_and_how_sure_it_is() -> None:
+    """Held or not, in the same words, with names instead of ids."""
+    told = sentences(finished_run(confirmed=1, refuted=1))
+
+    assert told[0] == "Found: 1 confirmed of 2 finalists, out of 12 candidates tried."
+    assert "confirmed  Net4 (c000004): held-out loss 0.0500 nats below Net2" in told[1]
+    assert "refuted    Net5 (c000005): held-out loss 0.0200 nats above Net2" in told[2]
+    assert "adjusted p 0.02 for 12 tried" in told[1]
+
+
+def test_a_run_without_finalists_says_so() -> None:
+    """Nothing found is a result."""
+    assert "nothing to claim" in sentences(finished_run(confirmed=0, refuted=0))[0]
+
+
+def test_a_run_tells_whom_its_budget_kept_out() -> None:
+    """Otherwise a search without finalists is a riddle."""
+    records = finished_run(confirmed=0, refuted=0, proposals=3)
+    records[4].training.seeds[0].measurements.parameters = 900_000
+    settings = status().settings
+    settings.policies.flops = "none"
+
+    assert "relative to the root: 1." in sentences(records, settings)[0]
+
+
+def test_the_preset_is_a_possible_run() -> None:
+    """Two stages at scale tiny, the second with more data and seeds."""
+    settings = run_settings(RunOptions.read(PRESET))
+    climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
+
+    assert settings.scale_overrides["tokens"] == "600000"
+    assert [(one.scale, one.seeds, dict(one.overrides)) for one in climb.stages] == [("tiny", 5, {"tokens": "1000000"})]
+
+
+def test_only_what_held_has_a_model_card() -> None:
+    """With claim, evidence, comparison, cost and lineage."""
+    records = finished_run(confirmed=1, refuted=2)
+    (card,) = cards(status(), records)
+    shown = card_json(card)
+
+    assert [one["outcome"] for one in claims(records)] == ["confirmed", "refuted", "refuted"]
+    assert "0.0500 nats below Net2" in card.claim
+    assert shown["lineage"] == ["Net1", "Net4"]
+    assert "Strongest of 3 controls (Net1, Net2, Net3): Net2." in str(shown["compared"])
+    assert any("hours of wall time" in line for line in card.cost)
+
+
+def test_a_claim_tells_its_gain_on_text_of_another_source() -> None:
+    """Paired by seed with the strongest control, where both were scored there."""
+    records = finished_run(confirmed=1, refuted=0)
+    for record, base in ((records[1], 2.5), (records[3], 2.4)):
+        for place, seed in enumerate(record.verifications[0].training.seeds):
+            seed.other_text, seed.other_text_loss = "documentation", base + 0.01 * place * (1 + (base < 2.45))
+
+    assert "another source" not in " ".join(sentences(finished_run(confirmed=1, refuted=0)))
+    assert "on text of another source (documentation): +0.0900 [+0.0652, +0.1148]" in " ".join(sentences(records))
+
+
+def test_costs_are_told_per_result() -> None:
+    """Everything that was used, for each proposal that was accepted and for each claim that held."""
+    about = status()
+    about.spent.training_seconds, about.spent.tokens, about.spent.money = 1200.0, 24_000, 6.0
+    found = costs(about, finished_run(confirmed=2, refuted=1, proposals=12))
+    nothing = costs(about, finished_run(confirmed=0))
+
+    per_proposal = {"count": 12, "training_seconds": 100.0, "tokens": 2000.0, "dollars": 0.5}
+    per_discovery = {"count": 2, "training_seconds": 600.0, "tokens": 12_000.0, "dollars": 3.0}
+    assert found["per_accepted_proposal"] == per_proposal
+    assert found["per_confirmed_discovery"] == {**per_discovery, "gain": pytest.approx(0.0505)}
+    assert set(dict(nothing["per_confirmed_discovery"]).values()) == {0, None}  # type: ignore[call-overload]
+
+
+def test_the_report_draws_the_curve_once_there_are_discoveries(tmp_path: Path) -> None:
+    """Four of them: a line with its band, the relation between the stages, and the CSV behind each."""
+    page = write_report(status(), finished_run(confirmed=4, refuted=1), tmp_path)
+    text = page.read_text(encoding="utf-8")
+
+    assert [row["discoveries"] for row in table(tmp_path / "discovery-curve.csv")] == ["1", "2", "3", "4"]
+    assert (tmp_path / "discovery-curve.png").stat().st_size > 5000
+    assert (tmp_path / "discovery-curve.svg").exists()
+    assert "discoveries per hour, with the 95 % band" in text
+    assert "Scaling of discovery" in text
+    assert len(table(tmp_path / "stages-0-1.csv")) == 8
+    assert "Rank correlation" in text
+    assert "<article" in text
+
+
+def test_the_report_says_why_a_figure_is_missing() -> None:
+    """No confirmed discovery is no curve, but it is told what was tried and spent."""
+    data = Dataset.of(status(), finished_run(confirmed=0, refuted=1))
+    curve = next(drawing for drawing in discoveries(data) if drawing.name == "discovery-curve")
+    (none,) = ablations(data)
+
+    assert curve.figure is None
+    assert curve.missing.startswith("none of the claims tried (1) was confirmed in")
+    assert "no candidate was ablated" in none.missing
+
+
+def test_an_ablation_shows_what_a_component_brings() -> None:
+    """The most first; what could not be left out last, with its reason; noise between seeds widens the interval."""
+    records = finished_run()
+    original = records[5]
+    failed = pb.Candidate(id="a000099", kind=pb.KIND_ABLATION, rejection=pb.Rejection(reason="nothing remains"))
+    failed.request.CopyFrom(pb.Request(number=99, ablation_of=original.id, without_component="delta-rule"))
+    own = [ablation(original, "output-gate", 0.03, 20), ablation(original, "short-convolution", 0.2, 21), failed]
+    found = parts(original, [*records, *own])
+    plain = gain_over(own[0], original)
+
+    assert [one.component for one in found] == ["short-convolution", "output-gate", "delta-rule"]
+    assert part_row(found[0])["verdict"] == "carries"
+    assert part_row(found[2])["reason"] == "nothing remains"
+    assert found[1].gain is not None
+    assert plain is not None
+    assert found[1].gain.interval.low < plain.interval.low
+    assert plain.words == "better with this seed"
+
+
+def test_what_pays_weighs_ablations_and_children_of_one_move_with_their_pairs() -> None:
+    """Several moves at once, or a training that was stopped, say nothing about one move."""
+    records = finished_run()
+    controls, children = records[:3], records[3:8]
+    for child, moves in zip(children, (["mamba"], ["mamba"], ["gate"], ["gate", "skip"], ["shift"]), strict=True):
+        child.proposal.moves.extend(moves)
+    children[4].training.seeds[0].stopped = "By 50% of the steps it fell behind."
+    for control, drift in zip(controls, (0.1, -0.1, 0.05), strict=True):
+        control.training.seeds[1].loss += drift
+    cut = [ablation(children[0], "output-gate", 0.5, 20), ablation(children[1], "output-gate", 0.4, 21)]
+    trained = [
+        Trained(candidate, candidate, 1, "text", seed, loss + 0.001 * seed)
+        for candidate, loss in ((children[2].id, 1.4), ("without_copy", 1.6))
+        for seed in (1, 2, 3)
+    ]
+    found = {(one.source, one.move): one for one in move_effects([*records[:8], *cut], trained)}
+
+    assert set(found) == {
+        ("ablation", "output-gate"), ("ablation", f"{children[2].id} against without_copy"),
+        ("proposal", "mamba"), ("proposal", "gate"),
+    }  # fmt: skip
+    assert (found["ablation", "output-gate"].pairs, found["ablation", "output-gate"].verdict) == (2, "pays")
+    assert found["ablation", "output-gate"].gain == pytest.approx(0.45)
+    assert found["ablation", f"{children[2].id} against without_copy"].gain == pytest.approx(0.2)
+    assert (found["proposal", "mamba"].pairs, found["proposal", "gate"].pairs) == (2, 1)
+    assert found["proposal", "gate"].interval.low < 0 < found["proposal", "gate"].interval.high
+    assert found["proposal", "gate"].verdict == "not told apart"
+
+
+def test_the_report_shows_what_pays_as_figure_and_table(tmp_path: Path) -> None:
+    """The table of mixers alone, where the run has no pair."""
+    drawing = what_pays(Dataset.of(status(), finished_run()))
+    gains = [float(str(row[2])) for row in drawing.cells]
+
+    assert drawing.figure is not None
+    assert drawing.tabulated
+    assert {row[0] for row in drawing.cells} == {"table"}
+    assert gains == sorted(gains, reverse=True)
+    assert "intervals (grey) contain zero" in drawing.caption
+
+
+def test_what_cannot_be_ablated_is_refused_in_a_sentence() -> None:
+    """How it is computed is no component to leave out, and what was not trained cannot be compared."""
+    original = finished_run()[3]
+
+    assert components_of(original, ()) == ["short-convolution", "output-gate"]
+    with pytest.raises(NotPossible, match="no component warp-drive"):
+        components_of(original, ["warp-drive"])
+    original.training.ClearField("loss")
+    with pytest.raises(NotPossible, match="not trained"):
+        components_of(original, ())
+
+
+def test_stopping_is_replayed_over_whole_trainings_only() -> None:
+    """Those that the rule itself has cut short say nothing about what it would have saved."""
+    records = finished_run(proposals=30)
+    rows = [replay_row(one) for one in replays(records)]
+    drawn = stopping(Dataset.of(status(), records))
+
+    assert {row["trainings"] for row in rows} == {36}
+    assert all(0 <= float(str(row["saved"])) < 1 for row in rows)
+    assert drawn.figure is not None
+    assert stopped_in_the_run(records) == ""
+    cut = records[-1].training.seeds[0]
+    cut.stopped = "By 50% of the steps it fell behind."
+    del cut.curve[10:]
+    assert stopped_in_the_run(records) == "The run itself stopped 1 of 36 trainings, which saved 1.4% of the steps."
+    few = finished_run(proposals=0)[:2]
+    assert replays(few) == []
+    assert "4 whole trainings" in too_few(few)
+
+
+def test_the_rate_of_drafts_that_pass_at_first_is_told_by_prompt_version() -> None:
+    """A new version of a prompt has to show that it does better."""
+    first = pb.Candidate(kind=pb.KIND_PROPOSAL, proposal=pb.Proposal(name="A", prompt_version="propose-5"))
+    second = pb.Candidate(kind=pb.KIND_PROPOSAL, proposal=pb.Proposal(name="B", prompt_version="propose-5"))
+    second.proposal.novelty_history.extend(["it repeats c000001: the same", "the check fails: causality: sees 9"])
+    never = pb.Candidate(kind=pb.KIND_PROPOSAL, calls=[pb.Call(role="propose", prompt_version="propose-4")])
+    never.rejection.evidence.update({"refused": ["the check fails: finite: NaN"]})
+    baseline = pb.Candidate(kind=pb.KIND_BASELINE, proposal=pb.Proposal(name="DeltaNet", mind="zoo"))
+
+    assert drafts([first, second, never, baseline]) == {
+        "propose-4": {"asked": 1, "passed_at_first": 0, "rate": 0.0, "repeats": 0, "failed_checks": 1},
+        "propose-5": {"asked": 2, "passed_at_first": 1, "rate": 0.5, "repeats": 1, "failed_checks": 1},
+    }

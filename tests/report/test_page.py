@@ -1,0 +1,148 @@
+"""The report as a paper's supplement: from a measured run and from a published archive of 1,772 records."""
+
+import csv
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from bench import published_archive
+from services.contracts import archive_pb2
+from services.contracts import candidate_pb2 as pb
+from services.report.dataset import Dataset, benchmarks, components, holdings, origins
+from services.report.figures import count_against_compute, curves, front, pool_over_time, trends
+from services.report.page import bibtex, methods, write_report
+from services.report.trees import radial_tree, tree
+from services.store.importing import candidate_of, read
+from tests.report.example_run import finished_run, status
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """As the store holds it after an import."""
+    folder = tmp_path_factory.mktemp("published")
+    published_archive.write(folder)
+    imported = archive_pb2.RunStatus(run="imported", phase="finished", origin="imported from asi-arch")
+    return Dataset.of(imported, [candidate_of("imported", one) for one in read(folder).records])
+
+
+@cache
+def finished() -> Dataset:
+    """Three controls and thirty candidates, measured."""
+    records = finished_run(proposals=30)
+    for place, record in enumerate(records):
+        if place % 3:
+            record.proposal.components.remove("output-gate")
+        record.proposal.ideas.add(text="an idea", origin="cognition" if place % 2 else "original")
+    return Dataset.of(status(), records)
+
+
+def test_a_published_archive_is_drawn_with_all_that_it_holds(published: Dataset) -> None:
+    """1,772 scores, and curves, accuracies and sizes of 106; what it lacks is nowhere invented."""
+    held = {part: count for part, count, _ in holdings(published).cells}
+    trend = trends(published)
+
+    assert held["fitness"] == published_archive.NODES
+    assert held["training curve"] == held["benchmark scores"] == held["parameter count"] == published_archive.DETAILED
+    assert held["held-out loss"] == held["training time"] == 0
+    assert "fitness: n = 1772; final training loss: n = 10" in trend.caption
+    assert "mean accuracy: n = 106" in trend.caption
+    assert "loss" not in benchmarks(published).header
+    assert radial_tree(published).figure is not None
+    assert "hold no compute" in count_against_compute(published).caption
+
+
+def test_figure_1_counts_those_better_than_the_root_against_hours() -> None:
+    """With a line and its band, and the words that say what better means."""
+    drawing = count_against_compute(finished())
+
+    assert drawing.header[1] == "compute spent (hours of training and evaluation)"
+    assert drawing.missing or int(str(drawing.cells[-1][2])) >= 0
+    assert "lower held-out loss and higher mean accuracy than Net1" in drawing.caption
+
+
+def test_a_run_with_objectives_shows_its_front_and_how_the_hypervolume_grew() -> None:
+    """Later candidates have less loss and, here, more parameters: all of them are on the front but those stopped."""
+    about, records = status(), finished_run(proposals=9)
+    about.settings.policies.objectives = "loss,parameters"
+    for number, record in enumerate(records):
+        for seed in record.training.seeds:
+            seed.measurements.parameters = 400_000 - 1000 * number if number % 2 else 500_000
+    records[-1].training.seeds[0].stopped = "By 50% of the steps it fell behind."
+    drawing = front(Dataset.of(about, records))
+    cells = {str(row[0]): row[-1] for row in drawing.cells}
+
+    assert drawing.figure is not None
+    assert drawing.header == ("id", "name", "loss", "parameters", "on the front")
+    assert [name for name, answer in cells.items() if answer == "yes"] == ["c000011", "c000010"]
+    assert "c000012" not in cells
+    assert "it ends at" in drawing.caption
+    assert "NSGA-II" in methods(Dataset.of(about, records))
+    assert "one objective" in front(finished()).missing
+
+
+def test_no_figure_has_fewer_candidates_than_it_needs() -> None:
+    """Each says how many there are and how many it needs."""
+    few = Dataset.of(status(), finished_run(proposals=1, confirmed=0, refuted=0)[:2])
+    drawings = [count_against_compute(few), trends(few), pool_over_time(few), components(few), origins(few),
+                radial_tree(few), curves(Dataset.of(status(), []))]  # fmt: skip
+
+    assert [one.figure for one in drawings] == [None] * len(drawings)
+    assert all(one.missing for one in drawings)
+    assert "of 10 needed" in drawings[0].missing
+    assert tree(Dataset.of(status(), finished_run(proposals=100))).missing.startswith("names have room for up to 60")
+
+
+def test_components_and_origins_are_tables_with_counts_and_intervals() -> None:
+    """The interval holds its share; both groups are counted."""
+    rows = [dict(zip(("kind", "with", "without", "best", "low", "high"), row, strict=False))
+            for row in components(finished()).cells]  # fmt: skip
+    gate = next(row for row in rows if row["kind"] == "output-gate")
+    shares = origins(finished()).cells
+
+    assert (gate["with"], gate["without"]) == (11, 22)
+    assert float(str(gate["low"])) <= float(str(gate["best"])) <= float(str(gate["high"]))
+    assert {row[2] for row in shares} == {"analysis", "cognition", "original"}
+
+
+def test_methods_and_citation_come_from_the_settings_of_the_run(published: Dataset) -> None:
+    """A paragraph and an entry that BibTeX reads."""
+    about = status()
+    about.settings.mind, about.settings.seed, about.settings.seats = "offline", 7, 2
+    told = methods(Dataset.of(about, finished_run()))
+
+    assert "at scale tiny" in told
+    assert "12 candidates by the mind “offline”, 2 in flight at a time, seed 7" in told
+    assert "Finalists were chosen by “halving”" in told
+    assert "nothing of them was measured here" in methods(published)
+    assert bibtex(Dataset.of(about, finished_run())).startswith("@misc{asiarchr1,")
+    assert "eprint        = {2507.18074}" in bibtex(published)
+
+
+def test_the_page_holds_what_was_drawn_and_lists_at_its_end_what_was_not(tmp_path: Path) -> None:
+    """Every figure as PNG, SVG and PDF with its CSV; ids of two figures in one page never meet; text stays text."""
+    page = write_report(status(), finished().records, tmp_path).read_text(encoding="utf-8")
+    drawn = sorted(path.stem for path in tmp_path.glob("*.svg"))
+    ids = [one for path in tmp_path.glob("*.svg") for one in re.findall(r'\bid="([^"]+)"', path.read_text())]
+
+    assert {"curves", "figure-1-count", "figure-3-tree", "figure-5-radial", "score-trend"} <= set(drawn)
+    for name in drawn:
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+        assert len(list(csv.reader((tmp_path / f"{name}.csv").open()))) > 1
+    assert len(ids) == len(set(ids))
+    assert "<text" in (tmp_path / "curves.svg").read_text()
+    assert page.index("Not drawn") > page.index("What the records hold")
+    assert "Ablations: no candidate was ablated" in page
+    assert "http" not in (tmp_path / "curves.svg").read_text().split("<defs", 1)[1].replace("http://www.w3.org", "")
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    """A candidate's name is written by a stranger."""
+    records = finished_run(proposals=3)
+    records[4].proposal.name = '<script>alert("x")</script>'
+    records[4].verdict.fitness.CopyFrom(pb.Fitness(value=9.0))
+    page = write_report(status(), records, tmp_path).read_text(encoding="utf-8")
+
+    assert "<script" not in page

@@ -1,0 +1,377 @@
+"""The live page in headless Chromium, over a real gRPC archive of 2,000 candidates that changes while it is watched."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from aiohttp import ClientSession, web
+from playwright.async_api import Page, expect
+
+from services.chassis.bus import Bus
+from services.chassis.events import first
+from services.chassis.settings import ServiceSettings
+from services.contracts import candidate_pb2 as candidates
+from services.contracts.progress_pb2 import Progress
+from services.local.settings import ClientSettings
+from services.web.app import application
+from tests.web.browser import accessibility_findings, opened
+from tests.web.changing_archive import HOSTILE, NODES, LivingArchive, record, served, stub_of
+
+
+@dataclass
+class Site:
+    """A served page, what it reads from, and how the laboratory behind it is taken away and brought back."""
+
+    address: str
+    archive: LivingArchive
+    port: int
+    data_dir: Path
+    laboratory: AsyncExitStack
+
+    async def start_laboratory(self) -> None:
+        """Answer again, where it answered before."""
+        await self.laboratory.enter_async_context(served(self.archive, self.port))
+
+
+@pytest_asyncio.fixture
+async def site(settings: ServiceSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    monkeypatch.setenv("ASI_NATS_URL", settings.nats_url)
+    console = ClientSettings(**settings.model_dump(exclude_none=True) | {"data_dir": tmp_path})
+    archive = LivingArchive()
+    async with AsyncExitStack() as laboratory:
+        port = await laboratory.enter_async_context(served(archive))
+        runner = web.AppRunner(application(lambda: stub_of(port), console), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield Site(f"http://127.0.0.1:{runner.addresses[0][1]}/", archive, port, tmp_path, laboratory)
+        await runner.cleanup()
+
+
+async def place_of(page: Page, candidate: str) -> tuple[float, float]:
+    """Where the tree draws a candidate, in the page's pixels."""
+    x, y = await page.evaluate("id => window.asiTree.at(id)", candidate)
+    box = await page.locator(".stage canvas").first.bounding_box()
+    assert box is not None
+    return box["x"] + x, box["y"] + y
+
+
+async def drawn(page: Page, nodes: int = NODES) -> None:
+    """Wait until the tree shows so many nodes."""
+    await expect(page.locator(".stage canvas").first).to_have_attribute("data-drawn", str(nodes))
+
+
+@asynccontextmanager
+async def announced(bus: Bus, *progress: Progress) -> AsyncIterator[None]:
+    """Say it again and again, as services do."""
+
+    async def repeat() -> None:
+        while True:
+            for one in progress:
+                await bus.announce(one)
+            await asyncio.sleep(0.2)
+
+    task = asyncio.create_task(repeat())
+    yield
+    task.cancel()
+
+
+@pytest.mark.slow
+async def test_the_overview_tells_the_state_and_follows_the_run(site: Site) -> None:
+    """The budget, the best and the trend; a new candidate appears without a reload, in its name and in the count."""
+    async with opened(site.address) as page:
+        await expect(page.get_by_label("State", exact=True)).to_contain_text("1999 of 4000")
+        await expect(page.get_by_role("img", name="best so far")).to_be_visible()
+        await expect(page.get_by_role("img", name="Mean fitness")).to_be_visible()
+        newcomer = record(NODES)
+        newcomer.verdict.fitness.value = 0.999
+        await site.archive.add(newcomer)
+
+        await expect(page.get_by_label("State", exact=True)).to_contain_text(f"Net{NODES}")
+        await expect(page.get_by_label("State", exact=True)).to_contain_text("2,001")
+
+
+@pytest.mark.slow
+async def test_what_services_announce_is_drawn_while_it_goes_on(site: Site, bus: Bus) -> None:
+    """Steps of a training with its curve, and whom a candidate waits for."""
+    training, waiting = record(7), record(8)
+    training.state, waiting.state = candidates.STATE_TRAINING, candidates.STATE_TRAINED
+    await site.archive.add(training, waiting)
+    told = Progress(run="r1", candidate="c000007", service="engineer", attempt=1)
+    step = told.trainings.add(seed=1, step=40, steps=586, loss=2.5, tokens_per_second=9000, seconds_left=300)
+    judge = Progress(run="r1", candidate="c000008", service="judge", waits_for="the model", attempt=2)
+    judge.since.FromNanoseconds(time.time_ns() - 45 * 10**9)
+    async with opened(site.address) as page, announced(bus, told, judge):
+        training_now = page.get_by_label("In training", exact=True)
+        await expect(training_now).to_contain_text("step 40 of 586 · loss 2.500 · 9.00k tokens/s")
+        await expect(page.get_by_label("Queue and workers")).to_contain_text(
+            re.compile(r"judge waits for the model, \d+:\d\d, attempt 2")
+        )
+        step.step, step.loss = 80, 2.25
+
+        await expect(page.get_by_role("img", name="Training loss of c000007, now 2.250")).to_be_visible()
+        step.step = 586
+        await expect(training_now).not_to_contain_text("step 80")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["radial", "tidy"])
+async def test_the_tree_draws_two_thousand_nodes_with_names_and_fits(site: Site, layout: str) -> None:
+    """All of them lie inside the window, the best are named, and one that comes later is drawn too."""
+    async with opened(f"{site.address}?view=tree&layout={layout}") as page:
+        await drawn(page)
+        canvas = page.locator(".stage canvas").first
+        outside = await page.evaluate(
+            """() => { const box = document.querySelector('.stage').getBoundingClientRect();
+            return Array.from({length: 2000}, (_, n) => window.asiTree.at('c' + String(n).padStart(6, '0')))
+              .filter(([x, y]) => x < 0 || y < 0 || x > box.width || y > box.height).length; }"""
+        )
+        assert outside == 0
+        assert 10 <= int(await canvas.get_attribute("data-labels") or 0) <= 30
+        await site.archive.add(record(NODES))
+        await drawn(page, NODES + 1)
+
+
+@pytest.mark.slow
+async def test_a_click_opens_what_lies_under_it_and_the_tree_keeps_it_in_sight(site: Site) -> None:
+    """Zoomed in, choosing something far away moves the window there; the path to the root is in the panel."""
+    async with opened(f"{site.address}?view=tree") as page:
+        await drawn(page)
+        await page.mouse.click(*await place_of(page, "c000004"))
+        await expect(page.locator(".candidate h2")).to_have_text("Net4")
+        await expect(page.locator(".candidate .path")).to_contain_text("Net0 → Net1 → Net4")
+        canvas = page.locator(".stage canvas").first
+        await canvas.focus()
+        for _ in range(8):
+            await page.keyboard.press("+")
+        await page.locator(".path a").first.click()
+        await expect(page.locator(".candidate h2")).to_have_text("Net0")
+        await page.wait_for_function(
+            """() => { const box = document.querySelector('.stage').getBoundingClientRect();
+            const [x, y] = window.asiTree.at('c000000'); return x > 0 && y > 0 && x < box.width && y < box.height; }"""
+        )
+
+
+@pytest.mark.slow
+async def test_the_tree_is_walked_folded_and_opened_from_the_keyboard(site: Site) -> None:
+    """What a node is is said to a screen reader; folding takes its descendants away."""
+    async with opened(f"{site.address}?view=tree") as page:
+        await drawn(page)
+        await page.locator(".stage canvas").first.focus()
+        await page.keyboard.press("ArrowRight")
+        await page.keyboard.press("ArrowRight")
+        await expect(page.locator(".stage [role=status]")).to_contain_text("Net1, c000001")
+        await page.keyboard.press("Space")
+        await expect(page.get_by_role("button", name="Unfold all")).to_be_visible()
+        canvas = page.locator(".stage canvas").first
+        await expect(canvas).not_to_have_attribute("data-drawn", str(NODES))  # drawn anew after the button is there
+        folded = int(await canvas.get_attribute("data-drawn") or 0)
+        await page.keyboard.press("Enter")
+
+        await expect(page.locator(".candidate h2")).to_have_text("Net1")
+        assert 0 < folded < NODES
+
+
+@pytest.mark.slow
+async def test_playback_grows_the_tree_with_the_best_so_far(site: Site) -> None:
+    """The slider's place is in the address; at its start one node stands, at its end all."""
+    async with opened(f"{site.address}?view=tree&at=0") as page:
+        slider = page.get_by_role("slider", name="Place in the event log")
+        await expect(slider).to_have_attribute("aria-valuetext", f"candidate 1 of {NODES}")
+        await slider.focus()
+        await page.keyboard.press("End")
+        await expect(slider).to_have_attribute("aria-valuetext", f"candidate {NODES} of {NODES}")
+        await expect(page.get_by_role("img", name="Best fitness so far")).to_be_visible()
+        assert f"at={NODES - 1}" in page.url
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_text_of_strangers_stays_text(site: Site, width: int) -> None:
+    """Markdown is laid out; its HTML, pictures and script links are not. A phone scrolls down only."""
+    async with opened(f"{site.address}?view=tree&candidate=c000007", width) as page:
+        panel = page.locator(".candidate")
+        await expect(panel.get_by_text("Motivation")).to_be_visible()
+        strong = await panel.locator(".prose strong").first.inner_text()
+        text = await panel.inner_text()
+        foreign = await panel.locator("script, img, iframe, a[href^=javascript]").count()
+        wide = await page.evaluate("document.documentElement.scrollWidth")
+        title = await page.title()
+
+    assert strong == "Bold"
+    assert HOSTILE in text
+    assert (foreign, wide) == (0, width)
+    assert "taken" not in title
+
+
+@pytest.mark.slow
+async def test_a_candidate_shows_first_what_changed_and_everything_behind_it(site: Site) -> None:
+    """Components added and removed, the difference of the programs, measures with intervals, chain."""
+    async with opened(f"{site.address}?view=tree&candidate=c000007&wide=1") as page:
+        panel = page.locator(".candidate")
+        await expect(panel.locator(".part h3").first).to_have_text("What changed against Net2")
+        await expect(panel.locator(".components .added")).to_have_text("+ output-gate")
+        await expect(panel.locator(".components .removed")).to_have_text("− forget-gate")
+        await expect(panel.locator(".diff td.added").first).to_contain_text("num_heads_7")
+        await expect(panel.locator(".diff .fold").first).to_be_visible()
+        await expect(panel.locator(".gains")).to_contain_text("worse with this seed")
+        parts = panel.get_by_role("region", name="Loss by position and kind of token")
+        await expect(parts.locator("tbody")).to_have_text("tokens 1-166 %2.5232.507")
+        await expect(panel).to_contain_text("gate the write")
+        await panel.get_by_text("Chain of events").click()
+
+        await expect(panel).to_contain_text("r1.c000007.proposed.1")
+
+
+@pytest.mark.slow
+async def test_two_candidates_stand_beside_each_other(site: Site) -> None:
+    """Asked for by an address that can be sent to somebody."""
+    async with opened(f"{site.address}?candidate=c000007..c000009") as page:
+        await expect(page.locator(".candidate h2")).to_have_text("Net7 against Net9")
+        await expect(page.locator(".candidate table").first).to_contain_text("1.5300")
+
+
+@pytest.mark.slow
+async def test_the_leaderboard_is_sorted_filtered_and_draws_only_rows_in_sight(site: Site) -> None:
+    """A typed filter leaves what passes; a part of it that means nothing is said."""
+    losses = {one.training.loss for one in site.archive.records.values()}
+    async with opened(f"{site.address}?view=leaderboard") as page:
+        rows = page.locator(".rows tbody tr:not(.space)")
+        await expect(rows.first).to_be_visible()
+        assert await rows.count() < 100
+        await page.get_by_role("button", name="held-out loss").click()
+        await expect(rows.first).to_contain_text(f"{min(losses):.4f}")
+        await page.get_by_role("button", name="held-out loss").click()
+        await expect(rows.first).to_contain_text(f"{max(losses):.4f}")
+        await page.get_by_label("Filter candidates").fill("loss<1.52 component:output-gate net19")
+        passing = [
+            one for number, one in enumerate(site.archive.records.values())
+            if one.training.loss < 1.52 and number % 2 and "net19" in one.proposal.name.lower()
+        ]  # fmt: skip
+        await expect(page.locator("#filter-note")).to_have_text(f"{len(passing)} of {NODES}")
+        assert "component%3Aoutput-gate" in page.url
+        await page.get_by_label("Filter candidates").fill("componnt:x")
+        await expect(page.locator("#filter-note")).to_contain_text("componnt: is not known; fields are component")
+
+
+@pytest.mark.slow
+async def test_curves_of_ticked_rows_lie_over_one_another(site: Site) -> None:
+    """And the address says which."""
+    async with opened(f"{site.address}?view=leaderboard") as page:
+        await page.get_by_label("Show the curve of").nth(0).check()
+        await page.get_by_label("Show the curve of").nth(1).check()
+        await expect(page.get_by_label("Training curves of the ticked candidates").get_by_role("img")).to_be_visible()
+        await page.get_by_role("button", name="Compare the two").click()
+        await expect(page.locator(".candidate h2")).to_contain_text("against")
+        assert page.url.count("c000") == 4
+
+
+@pytest.mark.slow
+async def test_explore_brushes_a_table_and_shows_effects(site: Site) -> None:
+    """Two measures with those that no other beats; a drag chooses; components have intervals."""
+    async with opened(f"{site.address}?view=explore", height=1400) as page:
+        scatter = page.get_by_role("img", name="fitness against parameters")
+        await expect(scatter).to_be_visible()
+        await expect(page.get_by_label("Effects of components")).to_contain_text("output-gate")
+        box = await scatter.bounding_box()
+        assert box is not None
+        await page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.4)
+        await page.mouse.down()
+        await page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.6, steps=5)
+        await page.mouse.up()
+
+        await expect(page.get_by_label("The choice")).to_contain_text("chosen")
+
+
+@pytest.mark.slow
+async def test_the_back_button_goes_from_step_to_step(site: Site) -> None:
+    """Views and candidates are in the address."""
+    async with opened(site.address) as page:
+        await page.get_by_role("button", name="Leaderboard").click()
+        await page.locator(".rows tbody a").first.click()
+        await expect(page.locator(".candidate h2")).to_be_visible()
+        await page.go_back()
+        await expect(page.locator(".candidate")).to_have_count(0)
+        await page.go_back()
+        await expect(page.get_by_label("State", exact=True)).to_be_visible()
+
+
+@pytest.mark.slow
+async def test_a_page_outlives_the_laboratory_and_hears_of_the_next(site: Site) -> None:
+    """While the archive is away there is a sentence, and what was known stays; when it answers again, all goes on."""
+    async with opened(site.address) as page:
+        await expect(page.get_by_label("State", exact=True)).to_contain_text("searching")
+        await site.laboratory.aclose()
+        await expect(page.locator(".banner")).to_contain_text("archive does not answer")
+        await page.get_by_role("button", name="Leaderboard").click()
+        await expect(page.locator(".rows tbody a").first).to_be_visible()
+        site.archive.finish()
+        await site.start_laboratory()
+
+        await expect(page.locator(".banner")).to_be_hidden()
+        await expect(page.locator(".run select option")).to_have_text(["r2 · finished", "r1 · finished"])
+
+
+@pytest.mark.slow
+async def test_the_log_is_shown_as_it_happens(site: Site, bus: Bus) -> None:
+    """What is in the log already, then what comes."""
+    earlier, later = (first("r1", "paused", "console", attempt) for attempt in (1, 2))
+    earlier.run_paused.reason, later.run_paused.reason = "lunch", HOSTILE
+    await bus.publish(earlier)
+    async with opened(site.address) as page:
+        events = page.get_by_label("Events, newest first").locator("li")
+        await expect(events).to_have_count(1)
+        await bus.publish(later)
+        await expect(events).to_have_count(2)
+        await expect(events.first).to_contain_text(HOSTILE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("view", ["overview", "tree", "leaderboard", "explore", "candidate"])
+async def test_axe_finds_nothing(site: Site, view: str, dark: bool) -> None:
+    """Names, roles, contrast, order of headings: in light and dark."""
+    asked = "view=tree&candidate=c000007" if view == "candidate" else f"view={view}"
+    async with opened(f"{site.address}?{asked}", dark=dark) as page:
+        waited = {"overview": ".plot canvas", "tree": ".stage canvas[data-drawn]", "leaderboard": ".rows tbody a",
+                  "explore": ".plot svg", "candidate": ".candidate .plot canvas"}  # fmt: skip
+        await expect(page.locator(waited[view]).first).to_be_visible()
+
+        assert await accessibility_findings(page) == []
+
+
+@pytest.mark.slow
+async def test_a_phone_has_cards_and_pinches(site: Site) -> None:
+    """No column is cut off, and two fingers zoom the tree."""
+    async with opened(f"{site.address}?view=leaderboard", 390, 844, touch=True) as page:
+        await expect(page.locator(".cards li").first).to_contain_text("held-out loss")
+        await page.get_by_role("button", name="Tree").click()
+        await drawn(page)
+        canvas = page.locator(".stage canvas").first
+        before = float(await canvas.get_attribute("data-scale") or 0)
+        session = await page.context.new_cdp_session(page)
+        for kind, far in (("touchStart", 20), ("touchMove", 60), ("touchMove", 120), ("touchEnd", 0)):
+            points = [{"x": 195 - far, "y": 500, "id": 0}, {"x": 195 + far, "y": 500, "id": 1}] if far else []
+            await session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        await page.wait_for_function(
+            "before => Number(document.querySelector('.stage canvas').dataset.scale) > 2 * before", arg=before
+        )
+
+
+async def test_what_does_not_exist_is_a_sentence_with_a_status(site: Site) -> None:
+    """And every answer forbids scripts from elsewhere."""
+    async with ClientSession() as session:
+        async with session.get(f"{site.address}api/candidate?id=c999999") as answer:
+            assert answer.status == 404
+            assert (await answer.json())["error"] == "run r1 has no candidate 'c999999'"
+        async with session.get(f"{site.address}api/table?run=r9") as answer:
+            assert (answer.status, (await answer.json())["error"]) == (404, "no run is called r9")
+        async with session.get(f"{site.address}api/call?id=c000001&call=3") as answer:
+            assert answer.status == 404
+        async with session.get(site.address) as answer:
+            assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
