@@ -2,19 +2,24 @@
 
     python -m bench.training [--scale tiny] [--set steps=80] [--repeats 3] [--programs delta_net gated_delta_net]
 
-The two are measured in turn, in processes that do nothing else, and the median of the ratios is printed. On a CPU they
-are tokens per second of processor time, the host's part of ours included; two workers are measured by the clock. With a
-scale on "cuda" the bare loop runs fla's own layer of the same name where there is one.
+They are measured in turn, in processes that do nothing else, and the medians of the ratios are printed. On a CPU they
+are tokens per second of processor time, the host's part of ours included; two workers are measured by the clock. The
+bare loop runs twice on a CPU: with our operators, which shows what the machinery costs, and with the PyTorch functions
+that fla ships for the same operators, which is what a training on a CPU is without us. With a scale on "cuda" the bare
+loop runs fla's own layer of the same name where there is one.
 """
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from importlib.machinery import PathFinder
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, median
 from time import perf_counter, process_time
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -35,13 +40,36 @@ CACHE = Path.home() / ".cache" / "asi-arch"
 FLA_LAYERS = {"delta_net": "DeltaNet", "gated_delta_net": "GatedDeltaNet"}
 
 
-def bare(program: str, name: str, scale: Scale) -> float:
-    """The bare loop's tokens/s, in this process."""
+def fla_functions() -> dict[str, Callable[..., object]]:
+    """fla's own PyTorch functions under the names and with the arguments of the operators that programs import."""
+    delta, gated, gla = (_fla_module(f"ops/{name}/naive.py") for name in ("delta_rule", "gated_delta_rule", "gla"))
+
+    def chunk_delta_rule(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, beta: torch.Tensor, **_: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        output, state = delta.delta_rule_chunkwise(*(tensor.transpose(1, 2) for tensor in (q, k, v, beta)))
+        return output.transpose(1, 2), state
+
+    def chunk_gated_delta_rule(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, beta: torch.Tensor, **_: object
+    ) -> object:
+        output, state = gated.naive_chunk_gated_delta_rule(q, k, v, g, beta)
+        return output.to(v.dtype), state
+
+    return {
+        "chunk_delta_rule": chunk_delta_rule,
+        "chunk_gated_delta_rule": chunk_gated_delta_rule,
+        "chunk_gla": gla.naive_recurrent_gla,
+    }
+
+
+def bare(program: str, name: str, scale: Scale, *, of_fla: bool = False) -> float:
+    """The bare loop's tokens/s, in this process; `of_fla`: with fla's PyTorch functions instead of our operators."""
     prepare_child(scale.threads, scale.device)
     corpus = open_corpus(scale, CACHE)
     order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=0, first=0, count=scale.steps)
     return tokens_per_second(
-        lambda layer: _mixer(program, name, scale, layer),
+        lambda layer: _mixer(program, name, scale, layer, fla_functions() if of_fla else {}),
         torch.from_numpy(np.stack(list(order))),
         width=scale.width,
         inner=scale.feed_forward,
@@ -68,29 +96,53 @@ async def ours(program: str, scale: Scale, sandbox: Sandbox) -> float:
 
 
 async def compare(name: str, scale: Scale, repeats: int, sandbox: Sandbox) -> None:
-    """One line: our tokens/s, the bare loop's, the median of their ratios, and two workers together."""
+    """One line: our tokens/s, the bare loop's and the median of their ratios twice, and two workers together."""
     program = zoo.baseline(name).program
-    pairs = []
+    comparable = scale.device == "cpu" and any(function in program for function in fla_functions())
+    rows: list[tuple[float, float, float]] = []
     for _ in range(repeats):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            alone = await asyncio.get_running_loop().run_in_executor(pool, bare, program, name, scale)
-        pairs.append((await ours(program, scale, sandbox), alone))
+            alone = pool.submit(bare, program, name, scale).result()
+            of_fla = pool.submit(bare, program, name, scale, of_fla=True).result() if comparable else float("nan")
+        rows.append((await ours(program, scale, sandbox), alone, of_fla))
     began = perf_counter()
     await asyncio.gather(ours(program, scale, sandbox), ours(program, scale, sandbox))
     both = 2 * scale.steps * scale.tokens_per_step / (perf_counter() - began)
-    ratio = median(own / alone for own, alone in pairs)
-    own, alone = (median(column) for column in zip(*pairs, strict=True))
-    print(f"{name:24} {own:12,.0f} {alone:12,.0f} {ratio:7.3f} {both:14,.0f}")
+    own, alone, of_fla = (median(column) for column in zip(*rows, strict=True))
+    ratios = [median(row[0] / row[column] for row in rows) for column in (1, 2)]
+    cells = f"{own:10,.0f} {alone:10,.0f} {ratios[0]:7.3f}"
+    cells += f" {of_fla:10,.0f} {ratios[1]:7.3f}" if comparable else f" {'-':>10} {'-':>7}"
+    print(f"{name:24} {cells} {both:12,.0f}", flush=True)
 
 
-def _mixer(program: str, name: str, scale: Scale, layer: int) -> torch.nn.Module:
+def _fla_module(path: str) -> ModuleType:
+    """A module of fla by its path: the package around it needs Triton."""
+    package = PathFinder.find_spec("fla")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    specification = importlib.util.spec_from_file_location(
+        Path(path).parent.name, Path(package.submodule_search_locations[0]) / path
+    )
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def _mixer(
+    program: str, name: str, scale: Scale, layer: int, replacements: dict[str, Callable[..., object]]
+) -> torch.nn.Module:
     if scale.device == "cuda" and name in FLA_LAYERS:
         import fla.layers
 
         kind = getattr(fla.layers, FLA_LAYERS[name])
         mixer: torch.nn.Module = kind(hidden_size=scale.width, num_heads=scale.heads, layer_idx=layer)
         return mixer
-    return load_mixer(program, MixerSizes(width=scale.width, heads=scale.heads, layer=layer))
+    mixer = load_mixer(program, MixerSizes(width=scale.width, heads=scale.heads, layer=layer))
+    names = type(mixer).forward.__globals__
+    names.update({name: function for name, function in replacements.items() if name in names})
+    return mixer
 
 
 async def _unscored(weights: Weights, step: int) -> float:  # noqa: ARG001
@@ -112,7 +164,9 @@ async def main(arguments: Sequence[str] | None = None) -> None:
         scale = with_precision(scale, await measure_precision(sandbox, scale))
         where = f"{device_name(scale.device)}, {scale.precision}, {scale.threads} thread(s)"
         print(f"{scale.name} on {where}, {scale.steps} steps")
-        print(f"{'program':24} {'ours tok/s':>12} {'bare tok/s':>12} {'ratio':>7} {'two workers':>14}")
+        print(
+            f"{'tokens/s':24} {'ours':>10} {'bare':>10} {'ratio':>7} {'with fla':>10} {'ratio':>7} {'two of ours':>12}"
+        )
         for name in names:
             await compare(name, scale, options.repeats, sandbox)
 

@@ -18,13 +18,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 from services.chassis import logs
 from services.engineer.data import Corpus, open_corpus
 from services.engineer.data.corpus import CorpusError
+from services.engineer.evaluation.trained_tasks import TASKS, train_on
 from services.engineer.scales import Scale, ScaleError, load_scale
 from services.engineer.training.host import train
 from services.engineer.training.measurements import versions
@@ -41,7 +42,7 @@ SCALES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "tiny": ("tiny", {**WITHOUT_TASKS, "precision": "fp32"}),
 }
 """The table's scales by name, as scales of the engineer with overrides. All use fp32, which every machine supports, and
-omit benchmarks, which are near chance at these sizes."""
+omit benchmarks, which are near chance at these sizes; ``--tasks`` adds trained tasks."""
 ORDER_SEED = 17
 RELIABILITY_CELLS = 8
 """Number of cells that are trained with all seeds first, to estimate seed noise."""
@@ -71,8 +72,11 @@ def order(seeds: Sequence[int]) -> list[tuple[Cell, int]]:
 class Builder:
     """Runs trainings and appends their records to a file of this process."""
 
-    def __init__(self, folder: Path, name: str, scale: Scale, corpus: Corpus, sandbox: Sandbox) -> None:
+    def __init__(
+        self, folder: Path, name: str, scale: Scale, corpus: Corpus, sandbox: Sandbox, tasks: Sequence[str] = ()
+    ) -> None:
         self.folder, self.name, self.scale, self.corpus, self.sandbox = folder, name, scale, corpus, sandbox
+        self.tasks = tasks
         self.file = folder / f"{name}-{time.time_ns():x}-{os.getpid()}.jsonl"
         parts = [asdict(scale), corpus.fingerprint, versions()["torch"].split("+")[0]]
         self.conditions = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -123,12 +127,22 @@ class Builder:
         try:
             program = render(cell.mixer, "Cell")
             result = await train(program, seed, self.scale, self.corpus, self.sandbox, on_progress=chunks.append)
+            scores = await self._scores(program, seed)
         except TrainingFailed as failed:
             return Record(
                 cell.name, self.name, seed, failure=f"{failed.kind}: {failed.message}"[:300],
                 seconds=round(time.monotonic() - start, 2), conditions=self.conditions,
             )  # fmt: skip
-        return self._record(cell, seed, result, chunks)
+        return replace(self._record(cell, seed, result, chunks), scores=scores)
+
+    async def _scores(self, program: str, seed: int) -> dict[str, float]:
+        """The final accuracy in each trained task, and its mean over the measured steps."""
+        scores: dict[str, float] = {}
+        for task in self.tasks:
+            result, _ = await train_on(TASKS[task], program, seed, self.sandbox)
+            scores[task] = round(result.accuracy, 5)
+            scores[f"{task}, mean of the curve"] = round(fmean(accuracy for _, accuracy in result.curve), 5)
+        return scores
 
     def _record(self, cell: Cell, seed: int, result: TrainingResult, chunks: Sequence[Metrics]) -> Record:
         starts = [0, *(chunk.step for chunk in chunks)]
@@ -162,7 +176,7 @@ async def build(arguments: argparse.Namespace) -> int:
     corpus = open_corpus(scale, arguments.folder / "corpus", "table")  # a fixed secret, as programs are trusted
     until = time.monotonic() + arguments.hours * 3600
     async with Sandbox() as sandbox:
-        builder = Builder(arguments.folder, name, scale, corpus, sandbox)
+        builder = Builder(arguments.folder, name, scale, corpus, sandbox, arguments.tasks)
         done = {record.key for record in read_all(arguments.folder)}
         jobs = [(cell, seed) for cell, seed in order(arguments.seeds) if (cell.name, name, seed) not in done]
         sys.stdout.write(f"{len(jobs)} of {len(cells()) * len(arguments.seeds)} trainings at {name} are left\n")
@@ -181,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, required=True, help="where the records are appended")
     parser.add_argument("--scale", choices=SCALES, default="mini-half")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override of the scale")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[], help="tasks to train on after the text")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--workers", type=int, default=1, help="concurrent trainings in this process")
     parser.add_argument("--hours", type=float, default=1e6)

@@ -105,11 +105,22 @@ def agreements(table: Table) -> list[Agreement]:
 
 def between_scales(first: Table, second: Table) -> tuple[int, float, float, float] | None:
     """The number of common architectures, and the rank correlation of their losses with its interval."""
-    shared = sorted(first.truth.keys() & second.truth.keys())
+    return _correlation(first.truth, second.truth)
+
+
+def with_tasks(table: Table, other: Table) -> dict[str, tuple[int, float, float, float]]:
+    """As `between_scales`, of the losses with the error rates in the other scale's trained tasks."""
+    errors = {task: {name: 1 - score for name, score in scores.items()} for task, scores in other.scores.items()}
+    correlations = {task: _correlation(table.truth, rates) for task, rates in errors.items()}
+    return {task: correlation for task, correlation in correlations.items() if correlation}
+
+
+def _correlation(first: Mapping[str, float], second: Mapping[str, float]) -> tuple[int, float, float, float] | None:
+    shared = sorted(first.keys() & second.keys())
     if len(shared) < 4:
         return None
-    losses, others = [first.truth[name] for name in shared], [second.truth[name] for name in shared]
-    return len(shared), spearman(losses, others).rho, *_spearman_interval(losses, others)
+    xs, ys = [first[name] for name in shared], [second[name] for name in shared]
+    return len(shared), spearman(xs, ys).rho, *_spearman_interval(xs, ys)
 
 
 def reliability(table: Table) -> tuple[int, float] | None:

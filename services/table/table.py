@@ -56,7 +56,7 @@ class Record:
     cpu_seconds: float | None = None
     seconds: float | None = None
     failure: str | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)  # of trained tasks
+    scores: Mapping[str, float] = field(default_factory=dict)  # accuracies in trained tasks
     conditions: str = ""  # hash of scale, corpus and version of torch; records with the same one are comparable
 
     @property
@@ -266,6 +266,15 @@ class Table:
             if losses and len(losses) == len(self._records[name]):
                 means[name] = fmean(losses)
         return means
+
+    @cached_property
+    def scores(self) -> Mapping[str, Mapping[str, float]]:
+        """Mean accuracies over seeds by trained task and architecture, where they were measured."""
+        seeds = defaultdict[str, dict[str, list[float]]](dict)
+        for record in self.records():
+            for task, accuracy in record.scores.items():
+                seeds[task].setdefault(record.cell, []).append(accuracy)
+        return {task: {cell: fmean(values) for cell, values in group.items()} for task, group in seeds.items()}
 
     @property
     def seed_noise(self) -> Noise | None:

@@ -68,9 +68,12 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
     records = measured.records()
     failed = [record for record in records if record.failure]
     noise, reliable = measured.seed_noise, analysis.reliability(measured)
-    other = {
-        name: analysis.between_scales(measured, _load(folder, name, empty=True)) for name in SCALES if name != scale
+    tables = {name: _load(folder, name, empty=True) for name in SCALES}
+    relations = {
+        f"order at {name}": analysis.between_scales(measured, other) for name, other in tables.items() if name != scale
     }
+    for name, other in tables.items():
+        relations |= {f"{task} at {name}": relation for task, relation in analysis.with_tasks(measured, other).items()}
     effects, agreements, stoppings = (
         analysis.effects(measured),
         analysis.agreements(measured),
@@ -83,7 +86,7 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
             "best": min(measured.truth, key=measured.truth.__getitem__), "lowest_loss": measured.best,
             "seed_deviation": noise.deviation if noise else None,
             "reliability": None if reliable is None else {"architectures": reliable[0], "share": reliable[1]},
-            "scales": {name: relation for name, relation in other.items() if relation},
+            "correlations": {name: relation for name, relation in relations.items() if relation},
             "fidelities": [asdict(agreement) for agreement in agreements],
             "stopping": [asdict(stopping) for stopping in stoppings],
             "effects": [asdict(effect) for effect in effects],
@@ -98,10 +101,10 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
     ]
     rows += [
         (
-            f"order at {name}",
-            f"rank correlation {relation[1]:.2f} [{relation[2]:.2f}, {relation[3]:.2f}], {relation[0]} of both",
+            name,
+            f"rank correlation {relation[1]:.2f} [{relation[2]:.2f}, {relation[3]:.2f}], {relation[0]} architectures",
         )
-        for name, relation in other.items()
+        for name, relation in relations.items()
         if relation
     ]
     say(pairs(rows))
