@@ -19,10 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from services.chassis.bus.credentials import variable
-from services.chassis.bus.rights import RIGHTS
 from services.chassis.errors import NotPossible, SettingsError
-from services.chassis.service import SETTINGS_EXIT
 
 PORTS = range(20_000, 32_000)
 """Below Linux's ephemeral ports, so that an outgoing connection cannot occupy a port before its service listens."""
@@ -117,6 +114,8 @@ class ServiceProcess:
         """Restart it if it has ended; True if so. Raises ServiceFailed, or SettingsError with its message."""
         if self.process is None or self.process.poll() is None:
             return False
+        from services.chassis.service import SETTINGS_EXIT
+
         code = self.process.returncode
         if code == SETTINGS_EXIT:
             raise SettingsError(f"{self.name}: {self.last_log_entry()}")
@@ -182,6 +181,9 @@ def _is_of(process: int, folder: Path) -> bool:
 
 def _inherited(name: str) -> dict[str, str]:
     """The caller's environment without variables of other processes; of the seeds only the service's own."""
+    from services.chassis.bus.credentials import variable
+    from services.chassis.bus.rights import RIGHTS
+
     seeds = {variable(user): os.environ.get(variable(user)) for user in RIGHTS}
     others = {"ASI_LISTEN", "ASI_METRICS_LISTEN", *seeds}
     own = seeds.get(variable(name))

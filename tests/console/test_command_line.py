@@ -129,9 +129,9 @@ def test_the_overview_imports_no_command_and_an_unknown_one_has_its_nearest(tmp_
 
 
 def test_a_question_imports_neither_the_bus_nor_what_searches_need() -> None:
-    """`status`, `list`, `show` and `tree` read a file: each of these imports would take longer than that."""
+    """`status`, `list`, `show` and `tree` read a file, `check` starts another process: these imports take longer."""
     modules = ("store.reader", "store.backends.sqlite", "console.commands.status", "console.commands.list",
-               "console.commands.show")  # fmt: skip
+               "console.commands.show", "console.commands.tools")  # fmt: skip
     code = f"import sys, {', '.join(f'services.{name}' for name in modules)}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
