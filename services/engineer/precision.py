@@ -1,33 +1,28 @@
-"""Measures the faster precision of a machine, for `precision = "auto"` of a scale, and the cost of fla's functions.
+"""Measures the faster precision of a machine, for `precision = "auto"` of a scale.
 
 bfloat16 is fast only on processors with instructions for it (AVX-512 BF16, AMX, the bf16 extension of Arm v8.6).
 Elsewhere it is emulated, up to forty times slower than float32.
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import thread_time
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from services.engineer.scales import Scale
 from services.engineer.training.model import AUTO, BF16, FP32, autocast
 from services.engineer.training.ports import JSON, Channel, Sandbox
 from services.engineer.training.protocol import ask, number
 from services.engineer.training.result import TrainingFailed
-from services.fla_cpu.names import FEATURE_MAPS, L2NORMS, MODULES, OPERATORS, TOP
 from services.sandbox.limits import Limits, SandboxUnavailable
 
 JOB = "services.engineer.precision:run"
-TOLERATED_SLOWDOWN = 1.5
-"""Limit on bf16's time relative to float32's, above which an engineer reports that it is unsuited to a bf16 run."""
-_ROWS, _WIDTH, _INNER = 2048, 128, 256
-_REPEATS = 5
-_SECONDS = 60.0
+MAX_SLOWDOWN = 1.5
+"""Of bf16 relative to float32; an engineer that exceeds it reports that it is unsuited to a bf16 run."""
+_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class PrecisionSpeed:
 
     def slow(self, precision: str) -> str | None:
         """A warning if `precision` is much slower than float32 on this machine; else None."""
-        if precision != BF16 or (self.bf16_seconds or float("inf")) <= TOLERATED_SLOWDOWN * self.fp32_seconds:
+        if precision != BF16 or (self.bf16_seconds or float("inf")) <= MAX_SLOWDOWN * self.fp32_seconds:
             return None
         times = "" if self.bf16_seconds is None else f", {self.bf16_seconds / self.fp32_seconds:.0f} × slower than fp32"
         return f"bfloat16 is emulated on this machine{times}: let engineers with bf16 instructions serve this run"
@@ -53,11 +48,13 @@ class PrecisionSpeed:
 
 async def measure_precision(sandbox: Sandbox, scale: Scale) -> PrecisionSpeed:
     """Time both precisions in a child with a training's threads and device. Raises SandboxUnavailable."""
-    limits = Limits(memory_bytes=1 << 30, cpu_seconds=_SECONDS, wall_seconds=_SECONDS, threads=scale.threads)
+    limits = Limits(
+        memory_bytes=1 << 30, cpu_seconds=_TIMEOUT_SECONDS, wall_seconds=_TIMEOUT_SECONDS, threads=scale.threads
+    )
     async with sandbox.child(JOB, limits) as child:
         header: dict[str, JSON] = {"device": scale.device, "threads": scale.threads}
         try:
-            answer = await ask(child, "measure", header, {}, expect="measured", timeout=_SECONDS)
+            answer = await ask(child, "measure", header, {}, expect="measured", timeout=_TIMEOUT_SECONDS)
         except TrainingFailed as failed:
             raise SandboxUnavailable(f"no precision could be measured: {failed.message}") from failed
     bf16 = answer.header.get("bf16")
@@ -81,12 +78,11 @@ def run(channel: Channel) -> None:
 
 
 def _seconds(precision: str) -> float:
-    layer = nn.Linear(_WIDTH, _INNER, bias=False)
-    x = torch.randn(_ROWS, _WIDTH, requires_grad=True)
-    return _pass_seconds(lambda: layer(x), precision, _REPEATS)
+    layer, x = nn.Linear(128, 256, bias=False), torch.randn(2048, 128, requires_grad=True)
+    return pass_seconds(lambda: layer(x), precision, repeats=5)
 
 
-def _pass_seconds(call: Callable[[], Any], precision: str, repeats: int) -> float:
+def pass_seconds(call: Callable[[], Any], precision: str, repeats: int) -> float:
     """The least CPU time of this thread for a forward and backward.
 
     The process clock may not advance for a while in a confined child, which gave a time of zero.
@@ -100,123 +96,3 @@ def _pass_seconds(call: Callable[[], Any], precision: str, repeats: int) -> floa
         torch.autograd.backward(loss)
         best = min(best, thread_time() - start)
     return best
-
-
-COSTS = "services.engineer.precision:run_costs"
-MAX_TOKENS = 1024  # of the measured batch
-_COST_REPEATS = 3
-_COST_SECONDS = 30.0  # CPU time, after which the remaining functions are omitted
-PER_CHANNEL = ("chunk_gla", "chunk_kda", "chunk_gdn2")
-"""Operators with a decay per key channel instead of one per head."""
-
-
-@dataclass(frozen=True)
-class FunctionCosts:
-    """CPU time of fla's functions and modules, forward and backward, at a scale's sizes.
-
-    `times` holds multiples of `linear_seconds`, the time of `nn.Linear(width, width)` on the same tokens.
-    """
-
-    tokens: int
-    linear_seconds: float
-    times: Mapping[str, float]
-
-
-async def measure_costs(sandbox: Sandbox, scale: Scale) -> FunctionCosts:
-    """Measure in a child with a training's threads and precision. Raises SandboxUnavailable."""
-    limits = Limits(
-        memory_bytes=2 << 30, cpu_seconds=2 * _COST_SECONDS, wall_seconds=4 * _COST_SECONDS, threads=scale.threads
-    )
-    length = min(scale.context, MAX_TOKENS)
-    rows = max(1, min(scale.micro_batch, MAX_TOKENS // length))
-    header: dict[str, JSON] = {"rows": rows, "length": length, "heads": scale.heads, "width": scale.width}
-    header |= {"precision": scale.precision, "threads": scale.threads}
-    async with sandbox.child(COSTS, limits) as child:
-        try:
-            answer = await ask(child, "measure", header, {}, expect="measured", timeout=limits.wall_seconds)
-        except TrainingFailed as failed:
-            raise SandboxUnavailable(f"the cost of fla's functions could not be measured: {failed.message}") from failed
-    linear = number(answer, "linear")
-    by_name = cast("Mapping[str, float]", answer.header["seconds"])
-    return FunctionCosts(rows * length, linear, {name: seconds / linear for name, seconds in by_name.items()})
-
-
-def run_costs(channel: Channel) -> None:
-    """The child's job: time every function, except those that fail at these sizes."""
-    header = channel.receive().header
-    rows, length, heads, width, threads = (
-        int(cast("int", header[name])) for name in ("rows", "length", "heads", "width", "threads")
-    )
-    precision = str(header["precision"])
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    layer, x = nn.Linear(width, width, bias=False), torch.randn(rows, length, width, requires_grad=True)
-    linear = _pass_seconds(lambda: layer(x), precision, 4 * _COST_REPEATS)
-    start, by_part = thread_time(), dict[object, float]()
-    seconds: dict[str, JSON] = {}
-    for name, part, call in _calls(rows, length, heads, width):
-        if part not in by_part and thread_time() - start < _COST_SECONDS:
-            try:
-                by_part[part] = _pass_seconds(call, precision, _COST_REPEATS)
-            except (RuntimeError, ValueError):
-                continue
-        if part in by_part:
-            seconds[name] = by_part[part]
-    channel.send("measured", {"linear": linear, "seconds": seconds})
-
-
-def _calls(rows: int, length: int, heads: int, width: int) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
-    """The name of each function or class, the object, and a call of it with tensors of these sizes."""
-    x, size = torch.randn(rows, length, width, requires_grad=True), width // heads
-    tensors = {name: torch.randn(rows, length, heads, size) for name in ("q", "k", "v", "p", "r", "a", "b", "w")}
-    tensors |= {name: F.normalize(tensors[name], dim=-1) for name in ("q", "k", "p", "r", "a")}
-    tensors |= {"w": F.logsigmoid(tensors["w"]), "b": -0.5 * tensors["a"]}
-    tensors |= {"gk": F.logsigmoid(torch.randn(rows, length, heads, size))}
-    tensors |= {"g": F.logsigmoid(torch.randn(rows, length, heads)), "beta": torch.rand(rows, length, heads)}
-    tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
-    for parts in OPERATORS.values():
-        for name, function in parts.items():
-            if function is not None and not name.startswith("prepare_"):
-                yield name, function, _operator_call(cast("Callable[..., Any]", function), tensors, x)
-    shift = MODULES["token_shift"]["token_shift"]
-    yield "token_shift", shift, lambda: cast("Callable[[Tensor], Tensor]", shift)(x)
-    for name, part in (TOP | FEATURE_MAPS | L2NORMS).items():
-        yield name, part, _module_call(part, tensors["q"], x, heads)
-
-
-def _operator_call(
-    function: Callable[..., Any], tensors: Mapping[str, Tensor], x: Tensor
-) -> Callable[[], tuple[Tensor, object] | Tensor]:
-    """A call with the required tensors, and with a decay and a write strength if the operator accepts them."""
-    parameters = inspect.signature(function).parameters
-    name = function.__name__
-    if "x" in parameters:
-        return lambda: function(x, F.logsigmoid(x))
-    arguments = {
-        key: tensors["gk" if key == "g" and name in PER_CHANNEL else key]
-        for key, parameter in parameters.items()
-        if key in tensors and (parameter.default is parameter.empty or key in ("g", "gk", "beta"))
-    }
-    if "g" in arguments:
-        arguments.pop("gk", None)
-    if name == "parallel_attn":
-        del arguments["g"]
-    return lambda: function(**arguments)
-
-
-def _module_call(part: object, q: Tensor, x: Tensor, heads: int) -> Callable[[], Any]:
-    """A call of a module constructed for this width, or of a function of one tensor."""
-    if not isinstance(part, type):
-        return lambda: cast("Callable[[Tensor], Tensor]", part)(q)
-    required = [
-        name
-        for name, parameter in inspect.signature(part).parameters.items()
-        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    ]
-    values = {"num_groups": heads, "hidden_size": x.shape[-1], "kernel_size": 4, "dim": q.shape[-1]}
-    values |= {"head_dim": q.shape[-1], "key_dim": q.shape[-1], "feature_dim": q.shape[-1]}
-    module: Callable[..., Any] = part(*(values[name] for name in required))
-    own = inspect.signature(part.forward).parameters  # type: ignore[attr-defined]
-    if "hidden_size" in required:
-        return (lambda: module(x, x)) if list(own)[2:3] in (["g"], ["gate"], ["z"]) else (lambda: module(x))
-    return (lambda: module(q, q)) if "dim" in required else (lambda: module(q))

@@ -17,7 +17,8 @@ from services.engineer.checks.report import CheckReport, CheckSettings
 from services.engineer.checks.screen import screen_apart
 from services.engineer.data import Corpus, CorpusError, open_corpus, other_corpus
 from services.engineer.evaluation.tasks import require_tasks
-from services.engineer.precision import FunctionCosts, PrecisionSpeed, measure_costs, measure_precision, with_precision
+from services.engineer.function_costs import FunctionCosts, measure_costs
+from services.engineer.precision import PrecisionSpeed, measure_precision, with_precision
 from services.engineer.scales import Scale, load_scale
 from services.engineer.speed import measure_speed
 from services.engineer.training.host import optimise

@@ -1,10 +1,8 @@
 """The host's side of one confined child: messages, log, limits and termination."""
 
 import asyncio
-import contextlib
 import json
 import os
-import signal
 import socket
 import struct
 import time
@@ -15,16 +13,16 @@ from typing import cast
 from services.sandbox import wire
 from services.sandbox.cgroups import Group
 from services.sandbox.limits import (
-    FILES,
-    JOB_RAISED,
     LOG_BYTES,
-    REFUSED,
     ChildDied,
     ChildError,
     ChildTimeout,
     Limits,
     Malformed,
     SandboxUnavailable,
+    ending,
+    exceeded,
+    exceeded_files,
 )
 from services.sandbox.processes import (
     Usage,
@@ -42,7 +40,6 @@ _GRACE = 2.0
 _PERIOD = 0.05
 _START_SECONDS = 30.0
 _MAX_READ_FAILURES = 20
-_DEPTH = 64
 _CREDENTIALS = struct.Struct("3i")
 _HEADER_CHARACTERS = 1 << 20
 
@@ -189,9 +186,9 @@ class Child:
             return ChildDied(f"the child wrote more than {LOG_BYTES >> 20} MiB to stdout and stderr and was killed")
         try:
             used = usage(descendants(supervisor), self._shared_bytes, count_unlinked=self._counts_files)
-            reason = _exceeded(used, limits)
+            reason = exceeded(used, limits)
             if reason is None and self._counts_files:
-                reason = await asyncio.to_thread(_exceeded_files, self.scratch, used.unlinked_bytes, limits)
+                reason = await asyncio.to_thread(exceeded_files, self.scratch, used.unlinked_bytes, limits)
             self._read_failures = 0
         except (OSError, ValueError, IndexError):  # a process that ends while its entry in /proc is read
             self._read_failures += 1
@@ -215,7 +212,7 @@ class Child:
             status = self._control.ended.result()
         except SandboxUnavailable as error:
             return str(error)
-        return describe(status, self.log_tail())
+        return ending(status, self.log_tail())
 
     async def _kill(self, supervisor: int) -> None:
         started = self._control.supervisor_started
@@ -239,90 +236,6 @@ class Child:
         self._log.close()
         if self._group is not None:
             await asyncio.to_thread(self._group.remove)
-
-
-def describe(status: int | None, log_tail: str) -> str:
-    """How a job ended, from its exit code (negative: a signal)."""
-    last = next((line.strip() for line in reversed(log_tail.splitlines()) if line.strip()), "nothing in its log")[:300]
-    if status is None:
-        return "the child was lost together with its supervisor"
-    if status == JOB_RAISED:
-        return f"the child's job raised: {last}"
-    if status == REFUSED:
-        return f"the child could not be started: {last}"
-    if status < 0:
-        return f"the child was killed by {_signal_name(-status)}: {last}"
-    return f"the child ended with exit status {status} before it answered"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most real-time signals have no name
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"signal {number}"
-
-
-def _exceeded(used: Usage, limits: Limits) -> str | None:
-    """The limit that a process tree has exceeded, if any."""
-    if used.private_bytes > limits.memory_bytes:
-        return f"used {used.private_bytes >> 20} MiB of memory, more than its limit of {limits.memory_bytes >> 20} MiB,"
-    if used.cpu_seconds > limits.cpu_seconds:
-        return f"used {used.cpu_seconds:.1f} s of processor time, more than its limit of {limits.cpu_seconds:g} s,"
-    if used.tasks > limits.processes + 1:
-        return f"ran {used.tasks} processes and threads, more than its limit of {limits.processes},"
-    return None
-
-
-def _exceeded_files(scratch: Path, unlinked: int, limits: Limits) -> str | None:
-    """The limit on files that has been exceeded in a scratch folder on disk, if any."""
-    try:
-        size, files, depth = _footprint(scratch)
-    except PermissionError:
-        return "made a folder that nobody may enter"
-    size += unlinked
-    if size > limits.file_bytes:
-        return f"wrote {size >> 20} MiB to files, more than its limit of {limits.file_bytes >> 20} MiB,"
-    if files > FILES:
-        return f"made more than {FILES} files"
-    if depth > _DEPTH:
-        return f"nested folders more than {_DEPTH} deep"
-    return None
-
-
-def _footprint(folder: Path) -> tuple[int, int, int]:
-    """The size, number and depth of files below a folder. Links are not followed, deleted files are not counted.
-
-    Descends by descriptors, as paths may be too long, and stops when a limit is exceeded. Raises PermissionError for an
-    unreadable folder.
-    """
-    size, files, deepest = 0, 0, 0
-    pending: list[tuple[str, int, int]] = [(str(folder), -1, 0)]  # a folder, its parent's descriptor, its depth
-    opened: list[int] = []
-    try:
-        while pending and files <= FILES and deepest <= _DEPTH:
-            name, parent, depth = pending.pop()
-            deepest = max(deepest, depth)
-            while len(opened) > depth:
-                os.close(opened.pop())
-            try:
-                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-                descriptor = os.open(name, flags, dir_fd=None if parent < 0 else parent)
-            except PermissionError:
-                raise
-            except OSError:  # deleted
-                continue
-            opened.append(descriptor)
-            with contextlib.suppress(FileNotFoundError), os.scandir(descriptor) as entries:
-                for entry in entries:
-                    files += 1
-                    with contextlib.suppress(FileNotFoundError):
-                        size += entry.stat(follow_symlinks=False).st_blocks * 512
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append((entry.name, descriptor, depth + 1))
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
-    return size, files, deepest
 
 
 class Log:

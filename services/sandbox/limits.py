@@ -1,10 +1,17 @@
-"""Limits on one child, and the sandbox's exceptions."""
+"""Limits on one child, the check whether it exceeds them, and the sandbox's exceptions."""
 
+import contextlib
 import math
+import os
+import signal
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from services.sandbox.processes import Usage
 
 FILES = 10_000
 """Limit on files and folders created by one child."""
+_DEPTH = 64  # of its folders
 LOG_BYTES = 8 << 20
 """Limit on bytes written to stdout and stderr by one child."""
 
@@ -43,6 +50,90 @@ class Limits:
         for name, value in asdict(self).items():
             if not isinstance(value, bool) and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"limit {name} is {value}; give a positive, finite number")
+
+
+def exceeded(used: Usage, limits: Limits) -> str | None:
+    """The limit that a process tree has exceeded, if any."""
+    if used.private_bytes > limits.memory_bytes:
+        return f"used {used.private_bytes >> 20} MiB of memory, more than its limit of {limits.memory_bytes >> 20} MiB,"
+    if used.cpu_seconds > limits.cpu_seconds:
+        return f"used {used.cpu_seconds:.1f} s of processor time, more than its limit of {limits.cpu_seconds:g} s,"
+    if used.tasks > limits.processes + 1:
+        return f"ran {used.tasks} processes and threads, more than its limit of {limits.processes},"
+    return None
+
+
+def exceeded_files(scratch: Path, unlinked: int, limits: Limits) -> str | None:
+    """The limit on files that has been exceeded in a scratch folder on disk, if any."""
+    try:
+        size, files, depth = _footprint(scratch)
+    except PermissionError:
+        return "made a folder that nobody may enter"
+    size += unlinked
+    if size > limits.file_bytes:
+        return f"wrote {size >> 20} MiB to files, more than its limit of {limits.file_bytes >> 20} MiB,"
+    if files > FILES:
+        return f"made more than {FILES} files"
+    if depth > _DEPTH:
+        return f"nested folders more than {_DEPTH} deep"
+    return None
+
+
+def _footprint(folder: Path) -> tuple[int, int, int]:
+    """The size, number and depth of files below a folder. Links are not followed, deleted files are not counted.
+
+    Descends by descriptors, as paths may be too long, and stops when a limit is exceeded. Raises PermissionError for an
+    unreadable folder.
+    """
+    size, files, deepest = 0, 0, 0
+    pending: list[tuple[str, int, int]] = [(str(folder), -1, 0)]  # a folder, its parent's descriptor, its depth
+    opened: list[int] = []
+    try:
+        while pending and files <= FILES and deepest <= _DEPTH:
+            name, parent, depth = pending.pop()
+            deepest = max(deepest, depth)
+            while len(opened) > depth:
+                os.close(opened.pop())
+            try:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+                descriptor = os.open(name, flags, dir_fd=None if parent < 0 else parent)
+            except PermissionError:
+                raise
+            except OSError:  # deleted
+                continue
+            opened.append(descriptor)
+            with contextlib.suppress(FileNotFoundError), os.scandir(descriptor) as entries:
+                for entry in entries:
+                    files += 1
+                    with contextlib.suppress(FileNotFoundError):
+                        size += entry.stat(follow_symlinks=False).st_blocks * 512
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append((entry.name, descriptor, depth + 1))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return size, files, deepest
+
+
+def ending(status: int | None, log_tail: str) -> str:
+    """How a job ended, from its exit code (negative: a signal)."""
+    last = next((line.strip() for line in reversed(log_tail.splitlines()) if line.strip()), "nothing in its log")[:300]
+    if status is None:
+        return "the child was lost together with its supervisor"
+    if status == JOB_RAISED:
+        return f"the child's job raised: {last}"
+    if status == REFUSED:
+        return f"the child could not be started: {last}"
+    if status < 0:
+        return f"the child was killed by {_signal_name(-status)}: {last}"
+    return f"the child ended with exit status {status} before it answered"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"signal {number}"
 
 
 class SandboxError(Exception):
