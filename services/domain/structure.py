@@ -8,16 +8,14 @@ weighted Jaccard index of runs of five tokens.
 import ast
 import hashlib
 import zlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any
 
-from services.domain.syntax import parse
+from services.domain.syntax import argument_names, bound_names, definitions, parse, registered_name, self_name
 
-INTERFACE = frozenset({"forward", "extra_repr", "reset_parameters"})
-"""Methods that a module library calls by name, besides dunder methods."""
 # fmt: off
 LIBRARY = frozenset(
     {
@@ -29,158 +27,8 @@ LIBRARY = frozenset(
 )
 # fmt: on
 """On other objects than self these attributes are the library's, even if a program's class defines them too."""
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-_SCOPES = frozenset((*_FUNCTIONS, *_COMPREHENSIONS, ast.ClassDef))
-_LEAVES = frozenset((ast.Name, ast.Constant, ast.Global, ast.Nonlocal, ast.Pass, ast.Break, ast.Continue))
-_PLAIN = frozenset(
-    {"ctx", "op", "ops", "id", "attr", "arg", "name", "type_comment", "kind", "level", "module", "simple"}
-)
-"""Fields without nodes that bind names."""
-_BLOCKS = frozenset({"body", "orelse", "finalbody", "handlers", "cases"})
-_MOST_NAMES = 64
+_MAX_NAMES = 64
 """At most so many owners of one attribute and parameters of one function, which keeps hostile programs linear."""
-_REGISTERING = frozenset({"register_buffer", "register_parameter", "add_module"})
-
-
-@dataclass(frozen=True, slots=True)
-class Definitions:
-    """The definitions of a program: attributes by class, parameters by function, imports."""
-
-    attributes: dict[str, frozenset[str]]
-    parameters: dict[str, tuple[str, ...]]
-    """By function name, class name (``__init__`` without self) or ``Class.method``."""
-    imports: dict[str, str]
-    """Local name to dotted path: ``F`` to ``torch.nn.functional``."""
-
-
-def definitions(tree: ast.Module) -> Definitions:
-    """Collect the definitions of a parsed program."""
-    attributes: dict[str, frozenset[str]] = {}
-    parameters: dict[str, tuple[str, ...]] = {}
-    imports: dict[str, str] = {}
-    for node in _statements(tree):
-        if isinstance(node, ast.ClassDef):
-            attributes[node.name] = frozenset(own_attributes(node))
-            parameters.update(_method_parameters(node))
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            imports.update(_imported(node))
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            parameters[node.name] = argument_names(node.args)
-    return Definitions(attributes, parameters, imports)
-
-
-def own_attributes(node: ast.ClassDef) -> set[str]:
-    """Names bound in the class body, stored on self, or registered by a literal name, without the interface."""
-    names = set(bound_names(node.body))
-    for method in node.body:
-        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
-            names |= set(_stored_on_self(method))
-    return {name for name in names if name not in INTERFACE and not name.startswith("__")}
-
-
-def registered_name(node: ast.Call) -> str | None:
-    """The literal name that ``self.register_buffer("name", …)`` and its like define."""
-    if isinstance(node.func, ast.Attribute) and node.func.attr in _REGISTERING and node.args:
-        first = node.args[0]
-        if isinstance(first, ast.Constant) and isinstance(first.value, str):
-            return first.value
-    return None
-
-
-def argument_names(args: ast.arguments) -> tuple[str, ...]:
-    """All parameters in the order they are written, starred ones last."""
-    plain = [arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
-    return (*plain, *(arg.arg for arg in (args.vararg, args.kwarg) if arg))
-
-
-def self_name(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
-    """The first parameter of a method, ``None`` for a static one."""
-    names = [arg.arg for arg in (*function.args.posonlyargs, *function.args.args)]
-    decorators = function.decorator_list
-    static = any(isinstance(decorator, ast.Name) and decorator.id == "staticmethod" for decorator in decorators)
-    return names[0] if names and not static else None
-
-
-def bound_names(body: list[ast.stmt]) -> Iterator[str]:
-    """Names that the statements bind in their own scope."""
-    for node in _walk(body, _SCOPES):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield node.name
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
-        elif isinstance(node, ast.ExceptHandler) and node.name:
-            yield node.name
-
-
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """Statements and their blocks, breadth first."""
-    queue = deque[ast.AST]([tree])
-    while queue:
-        node = queue.popleft()
-        yield node
-        for name in type(node)._fields:
-            if name in _BLOCKS:
-                queue.extend(getattr(node, name))
-
-
-@cache
-def _fields_with_bindings(kind: Any) -> tuple[str, ...]:
-    return () if kind in _LEAVES else tuple(field for field in kind._fields if field not in _PLAIN)
-
-
-def _walk(nodes: Iterable[ast.AST], not_into: frozenset[type[ast.AST]] = frozenset()) -> Iterator[ast.AST]:
-    """The nodes and their descendants without operators, in any order, but for descendants of some types.
-
-    `ast.walk` takes three times as long, which would dominate a fingerprint.
-    """
-    stack: list[object] = list(nodes)
-    while stack:
-        node = stack.pop()
-        if not isinstance(node, ast.AST):
-            continue
-        yield node
-        kind: Any = type(node)  # mypy does not take types for hashable
-        if kind in not_into:
-            continue
-        for name in _fields_with_bindings(kind):
-            value = getattr(node, name, None)
-            if type(value) is list:
-                stack += value
-            elif value is not None:
-                stack.append(value)
-
-
-def _stored_on_self(method: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
-    owner = self_name(method)
-    for node in _walk([method]):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            if isinstance(node.value, ast.Name) and node.value.id == owner:
-                yield node.attr
-        elif isinstance(node, ast.Call) and (name := registered_name(node)):
-            yield name
-
-
-def _method_parameters(node: ast.ClassDef) -> dict[str, tuple[str, ...]]:
-    parameters: dict[str, tuple[str, ...]] = {}
-    for method in node.body:
-        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
-            names = argument_names(method.args)
-            key = node.name if method.name == "__init__" else f"{node.name}.{method.name}"
-            parameters[key] = names if self_name(method) is None else names[1:]
-    return parameters
-
-
-def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
-    for alias in node.names:
-        if isinstance(node, ast.ImportFrom):
-            yield alias.asname or alias.name, f"{'.' * node.level}{node.module or ''}.{alias.name}"
-        else:
-            top = alias.name.split(".")[0]
-            yield alias.asname or top, alias.name if alias.asname else top
-
-
 _IGNORED = frozenset({"ctx", "annotation", "returns", "type_comment", "type_params", "type_ignores", "kind"})
 
 
@@ -221,7 +69,7 @@ class _Normaliser(ast.NodeVisitor):
         self._owners: dict[str, list[str]] = {}  # the program's classes by attribute
         for owner, names in self._definitions.attributes.items():
             for name in names:
-                if len(owners := self._owners.setdefault(name, [])) < _MOST_NAMES:
+                if len(owners := self._owners.setdefault(name, [])) < _MAX_NAMES:
                     owners.append(owner)
         self._scopes = [_Scope(bound_names(tree.body))]
         self._attributes: dict[tuple[str, str], int] = {}
@@ -370,7 +218,7 @@ class _Normaliser(ast.NodeVisitor):
             name = function.id
         elif isinstance(function, ast.Attribute) and self._is_self(function.value):
             name = f"{self._owner}.{function.attr}"
-        return self._definitions.parameters.get(name or "", ())[:_MOST_NAMES]
+        return self._definitions.parameters.get(name or "", ())[:_MAX_NAMES]
 
     def _is_self(self, node: ast.expr) -> bool:
         return isinstance(node, ast.Name) and node.id == self._self

@@ -14,11 +14,10 @@ from services.contracts import candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.domain.syntax import MOST_BYTES
 from services.engineer.checks.report import CheckReport
 from services.engineer.data.corpus import ByteTokens
-from services.engineer.function_costs import FunctionCosts
 from services.engineer.program import BLOCK, LAYERS, LAYOUTS
 from services.engineer.records import point_message
 from services.engineer.scales import Scale
-from services.engineer.speed import training_seconds
+from services.engineer.speed import FunctionCosts, training_seconds
 from services.engineer.stages import Stage, Stages
 from services.engineer.training.measurements import device_name
 from services.engineer.training.model import INITIALISATION

@@ -17,10 +17,9 @@ from services.engineer.checks.report import CheckReport, CheckSettings
 from services.engineer.checks.screen import screen_apart
 from services.engineer.data import Corpus, CorpusError, open_corpus, other_corpus
 from services.engineer.evaluation.tasks import require_tasks
-from services.engineer.function_costs import FunctionCosts, measure_costs
 from services.engineer.precision import PrecisionSpeed, measure_precision, with_precision
 from services.engineer.scales import Scale, load_scale
-from services.engineer.speed import measure_speed
+from services.engineer.speed import FunctionCosts, measure_costs, measure_speed
 from services.engineer.training.host import optimise
 from services.engineer.training.model import BF16, FP32
 from services.engineer.training.result import CurvePoint, TrainingFailed

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from textwrap import dedent, indent
 
+SIMPLE_GLA = ("from fla.ops.simple_gla import chunk_simple_gla",)
+
 
 @dataclass(frozen=True)
 class Fragment:
@@ -18,6 +20,11 @@ class Fragment:
     imports: tuple[str, ...] = ()
     helpers: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
+
+
+def kernel_call(kernel: str, module: str, arguments: str) -> Fragment:
+    """The read `o` by one of fla's operators."""
+    return Fragment(forward=f"o, _ = {kernel}({arguments})", imports=(f"from fla.ops.{module} import {kernel}",))
 
 
 def block(parts: Iterable[str], depth: int) -> str:

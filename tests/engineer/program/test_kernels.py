@@ -9,7 +9,7 @@ from services.domain.zoo import baselines
 from services.engineer.kernels import compare_programs, probes, unavailable
 from services.mixers.description import CATALOGUE
 from services.mixers.moves import BY_NAME, LIBRARY
-from services.mixers.render.program import render
+from services.mixers.render import render
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
