@@ -180,7 +180,7 @@ def _critical(among: int, seeds: int) -> tuple[float, float]:
     return normal_quantile(upper), student_quantile(upper, seeds - 1) if seeds > 1 else 0.0
 
 
-MOST_TASKS = 4  # named individually
+MAX_TASKS = 4  # named individually
 HONESTY = "Computed from the measurements of this run, without a language model."
 
 
@@ -266,7 +266,7 @@ def _tasks(changes: list[TaskChange], name: str) -> str:
     tasks = f"{len(changes)} task{'s' if len(changes) > 1 else ''}"
     if not significant:
         return f"On {tasks} it cannot be told from {name}: the largest change is {_change(changes[0], 'went')}."
-    shown = [_change(c, "rose" if c.now > c.before else "fell") for c in significant[:MOST_TASKS]]
+    shown = [_change(c, "rose" if c.now > c.before else "fell") for c in significant[:MAX_TASKS]]
     rest = len(changes) - len(significant)
     return f"Of {tasks} against {name}, {listed(shown)}" + (f"; {rest} cannot be told apart." if rest else ".")
 

@@ -21,7 +21,7 @@ from services.llm.embedder import Vector
 from services.llm.openai_embedder import Embed
 from services.llm.port import BudgetExhausted
 
-MOST_PER_CANDIDATE = 2
+MAX_PER_CANDIDATE = 2
 FORM = frozenset({"chunkwise-form", "parallel-scan", "hardware-kernel"})
 """Components of the implementation, which have no effect on the function."""
 
@@ -38,7 +38,7 @@ def worth_asking(dossier: Dossier) -> list[str]:
     if gain is None or gain.low <= 0:
         return []
     inherited = set(dossier.parent.proposal.components if dossier.parent is not None else ()) | FORM
-    return [component for component in record.proposal.components if component not in inherited][:MOST_PER_CANDIDATE]
+    return [component for component in record.proposal.components if component not in inherited][:MAX_PER_CANDIDATE]
 
 
 def ablations_wanted(job: Job, record: pb.Candidate, components: list[str], service: str) -> list[events_pb2.Event]:

@@ -13,7 +13,7 @@ from services.domain.discovery import DiscoveryPolicy
 from services.domain.promotion import Budget, Limit, PaperPromotion, PromotionPolicy, Stage, SuccessiveHalving
 
 PROMOTIONS = ("none", "paper", "halving")
-MOST_STAGES = 9
+MAX_STAGES = 9
 Policies = Mapping[str, object]
 
 
@@ -62,8 +62,8 @@ def _promotion(name: str, policies: Policies) -> PromotionPolicy | None:
 def _stages(policies: Policies, scale: str, overrides: Mapping[str, str], seeds: int) -> tuple[Stage, ...]:
     text = str(policies.get("stages", scale))
     stages = tuple(_stage(part.strip(), scale, overrides, seeds) for part in text.split(",") if part.strip())
-    if not 1 <= len(stages) <= MOST_STAGES:
-        raise ValueError(f"policy stages must name 1 to {MOST_STAGES} stages, commas between, not {text!r}")
+    if not 1 <= len(stages) <= MAX_STAGES:
+        raise ValueError(f"policy stages must name 1 to {MAX_STAGES} stages, commas between, not {text!r}")
     return stages
 
 

@@ -224,7 +224,7 @@ def _best(results: Sequence[Result]) -> list[Result]:
 
 
 Losses = tuple[tuple[int, float], ...]  # by seed
-MOST_SEEDS = 99
+MAX_SEEDS = 99
 T = TypeVar("T")
 
 
@@ -237,8 +237,8 @@ class Stage:
     overrides: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.seeds <= MOST_SEEDS:
-            raise ValueError(f"a stage takes 1 to {MOST_SEEDS} seeds, not {self.seeds}")
+        if not 1 <= self.seeds <= MAX_SEEDS:
+            raise ValueError(f"a stage takes 1 to {MAX_SEEDS} seeds, not {self.seeds}")
 
 
 @dataclass(frozen=True, slots=True)

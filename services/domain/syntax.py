@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-MOST_BYTES = 256 << 10
-MOST_DEPTH = 200
+MAX_BYTES = 256 << 10
+MAX_DEPTH = 200
 """The maximum nesting of nodes: three recursions per node stay below Python's limit of 1000."""
-MOST_BRACES = 4000
+MAX_BRACES = 4000
 """Python 3.11 parses a text with many replacement fields in quadratic time: 9 s for 60,000."""
-_TOO_DEEP = f"the program is nested too deeply: {MOST_DEPTH} levels of expressions and blocks are allowed"
+_TOO_DEEP = f"the program is nested too deeply: {MAX_DEPTH} levels of expressions and blocks are allowed"
 
 _parsing = threading.Lock()
 """Python 3.11 counts the depth of syntax trees across threads, so that concurrent parsing may fail."""
@@ -35,12 +35,12 @@ def parse(program: str) -> ast.Module:
     except UnicodeEncodeError as error:
         line = program.count("\n", 0, error.start) + 1
         raise Unreadable("the text holds half of a surrogate pair, which is no character", line) from error
-    if size > MOST_BYTES:
-        raise Unreadable(f"the program has {size} bytes; {MOST_BYTES} are allowed")
+    if size > MAX_BYTES:
+        raise Unreadable(f"the program has {size} bytes; {MAX_BYTES} are allowed")
     if "\0" in program:
         raise Unreadable("the text holds a null byte", program.count("\n", 0, program.index("\0")) + 1)
-    if program.count("{") > MOST_BRACES:
-        raise Unreadable(f"the program has more than {MOST_BRACES} opening braces")
+    if program.count("{") > MAX_BRACES:
+        raise Unreadable(f"the program has more than {MAX_BRACES} opening braces")
     try:
         with _parsing:
             tree = ast.parse(program)
@@ -52,11 +52,11 @@ def parse(program: str) -> ast.Module:
 
 
 def require_shallow(tree: ast.Module) -> None:
-    """Raises Unreadable where nodes are nested more than MOST_DEPTH deep."""
+    """Raises Unreadable where nodes are nested more than MAX_DEPTH deep."""
     stack: list[tuple[ast.AST, int]] = [(tree, 0)]
     while stack:
         node, depth = stack.pop()
-        if depth > MOST_DEPTH:
+        if depth > MAX_DEPTH:
             raise Unreadable(_TOO_DEEP, getattr(node, "lineno", None))
         stack += [(child, depth + 1) for child in ast.iter_child_nodes(node)]
 

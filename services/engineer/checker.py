@@ -11,7 +11,7 @@ import grpc.aio
 from services.chassis.errors import Busy
 from services.chassis.events import struct
 from services.contracts import candidate_pb2, checker_pb2, checker_pb2_grpc
-from services.domain.syntax import MOST_BYTES
+from services.domain.syntax import MAX_BYTES
 from services.engineer.checks.report import CheckReport
 from services.engineer.data.corpus import ByteTokens
 from services.engineer.program import BLOCK, LAYERS, LAYOUTS
@@ -64,8 +64,8 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
     @contextlib.asynccontextmanager
     async def _slot(self, program: str) -> AsyncIterator[None]:
         """Wait for a slot. Raises ValueError for a program that is too long, and Busy if the queue is full."""
-        if len(program.encode(errors="replace")) > MOST_BYTES:
-            raise ValueError(f"program has more than {MOST_BYTES} bytes")
+        if len(program.encode(errors="replace")) > MAX_BYTES:
+            raise ValueError(f"program has more than {MAX_BYTES} bytes")
         if self._pending >= self._capacity:
             raise Busy(f"{self._pending} checks are waiting: retry later")
         self._pending += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from services.domain.promotion import matched_width
-from services.domain.syntax import MOST_BYTES
+from services.domain.syntax import MAX_BYTES
 from services.engineer.checks.host import check, check_thoroughly, stage_settings
 from services.engineer.checks.report import CheckReport, CheckSettings
 from services.engineer.checks.screen import screen_apart
@@ -107,7 +107,7 @@ class Stages:
 
     async def trial(self, stage: Stage, program: str, steps: int, seed: int) -> tuple[CurvePoint, ...]:
         """The training losses of a few steps. Raises TrainingFailed, also for a program that fails the screen."""
-        finding = await screen_apart(program, self._sandbox, MOST_BYTES)
+        finding = await screen_apart(program, self._sandbox, MAX_BYTES)
         if finding.violated:
             raise TrainingFailed("screen", finding.message, {})
         scale = stage.scale

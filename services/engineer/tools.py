@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 
 from services.domain.ladder_settings import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
-from services.domain.syntax import MOST_BYTES
+from services.domain.syntax import MAX_BYTES
 from services.engineer.checks.report import CheckReport, Verdict
 from services.engineer.scales import Scale, ScaleError, load_scale
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
@@ -67,7 +67,7 @@ async def _check_locally(
         from services.engineer.checks.screen import screen_apart
 
         settings, screened = await asyncio.gather(
-            stage_settings(scale, vocabulary, sandbox), screen_apart(program, sandbox, MOST_BYTES)
+            stage_settings(scale, vocabulary, sandbox), screen_apart(program, sandbox, MAX_BYTES)
         )
         if arguments.exempt_from_cost:
             settings = replace(settings, exempt=(*settings.exempt, "cost"))
@@ -227,11 +227,11 @@ def _read(path: Path) -> str:
         if kind is not None:  # reading a FIFO or a device may not end
             raise ScaleError(f"{path} is {kind}: give a file that holds a Python program.")
         with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ScaleError(f"{path} cannot be read: {error.strerror}.") from None
-    if len(content) > MOST_BYTES:
-        raise ScaleError(f"{path} has more than {MOST_BYTES} bytes, the limit for a program.")
+    if len(content) > MAX_BYTES:
+        raise ScaleError(f"{path} has more than {MAX_BYTES} bytes, the limit for a program.")
     if not content.strip():
         raise ScaleError(f"{path} is empty: give a file that holds a Python program.")
     try:

@@ -50,7 +50,7 @@ from services.llm.port import (
 from services.llm.recorded import CallRecord, ExchangeFileMind, LoggedCalls, RecordedMind, rewarded_model, to_message
 
 BUSY_SECONDS = 0.5
-MOST_CAUSES = 256
+MAX_CAUSES = 256
 """Candidates whose causes are remembered; many more than a process handles at once."""
 
 
@@ -147,7 +147,7 @@ class EventJournal:
         key = job.event.run, job.event.candidate
         self._causes.pop(key, None)
         self._causes[key] = job.cause, job.attempt
-        if len(self._causes) > MOST_CAUSES:
+        if len(self._causes) > MAX_CAUSES:
             del self._causes[next(iter(self._causes))]
 
     async def record(self, run: str, candidate: str, call: Call) -> int:

@@ -21,7 +21,7 @@ TARGET_SECONDS = 480.0
 """Target duration of a run without explicit settings, excluding the start of services."""
 SMALLER = {"tiny": "mini"}
 """The fallback of a scale that would take too long."""
-FEWEST, MOST_AT_SMALLER = 3, 11
+FEWEST, MAX_AT_SMALLER = 3, 11
 _PER_CANDIDATE = 6.0
 """CPU seconds of one candidate's proposal, checks, verdict and analysis at a small scale."""
 
@@ -89,7 +89,7 @@ async def plan_run(
         smaller = SMALLER.get(settings.scale)
         if fitting is None and smaller is not None:
             too_long = estimate(_copy(settings, candidates=FEWEST), profile)
-            settings = run_settings(options.model_copy(update={"scale": smaller, "candidates": MOST_AT_SMALLER}))
+            settings = run_settings(options.model_copy(update={"scale": smaller, "candidates": MAX_AT_SMALLER}))
             profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True) or profile
             note(
                 f"scale {smaller} instead of {options.scale}, where {FEWEST} candidates would take "
@@ -97,7 +97,7 @@ async def plan_run(
             )
             note(speed_sentence(smaller, profile))
             settings = _copy(settings, precision=profile.precision)
-            fitting = most_candidates(settings, profile, TARGET_SECONDS, MOST_AT_SMALLER)
+            fitting = most_candidates(settings, profile, TARGET_SECONDS, MAX_AT_SMALLER)
         settings = _copy(settings, candidates=fitting or FEWEST)
     note(sentence(settings, estimate(settings, profile, price_of(settings.mind, earlier))))
     return settings

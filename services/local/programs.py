@@ -16,8 +16,8 @@ from services.domain.zoo import baselines as zoo
 from services.local.settings import ClientSettings
 
 SUFFIX = ".py"
-MOST_BYTES = 96 * 1024
-MOST_BYTES_TOGETHER = 160 * 1024
+MAX_BYTES = 96 * 1024
+MAX_BYTES_TOGETHER = 160 * 1024
 """They travel in the event that starts the run, which must stay below 256 KiB."""
 CHECK_SECONDS = 120.0
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -42,8 +42,8 @@ def _read(flag: str, path: Path) -> pb.GivenProgram:
         raise SettingsError(f"{flag}: {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{flag}: {path} is not text in UTF-8.") from None
-    if len(program.encode()) > MOST_BYTES:
-        raise SettingsError(f"{flag}: {path} has more than {MOST_BYTES} bytes: write it shorter.")
+    if len(program.encode()) > MAX_BYTES:
+        raise SettingsError(f"{flag}: {path} has more than {MAX_BYTES} bytes: write it shorter.")
     if not _NAME.fullmatch(path.stem):
         raise SettingsError(
             f"{flag}: {path.name} would name the program {path.stem!r}: begin the name with a letter, and use letters, "
@@ -65,8 +65,8 @@ def require_distinct(programs: Sequence[pb.GivenProgram]) -> None:
             other = "another file" if name not in zoo_names else "a program of the zoo"
             raise SettingsError(f"{name}{SUFFIX} has the name of {other}: rename the file.")
     size = sum(program.ByteSize() for program in programs)
-    if size > MOST_BYTES_TOGETHER:
-        raise SettingsError(f"the given programs have {size} bytes together, {MOST_BYTES_TOGETHER} are allowed.")
+    if size > MAX_BYTES_TOGETHER:
+        raise SettingsError(f"the given programs have {size} bytes together, {MAX_BYTES_TOGETHER} are allowed.")
 
 
 async def check_programs(client: ClientSettings, settings: pb.RunSettings) -> str | None:

@@ -166,7 +166,7 @@ KEYED_PATHS = frozenset({"window", "linear_window", "forgetting", "retention", "
 SIZED_PATHS = frozenset({"convolution", "dilated", "average", "window", "linear_window", "forgetting"})
 CHANNEL_DECAYS = frozenset({"channel", "floored", "sparse"})
 DELTA_RULES = frozenset({"delta", "product"})
-MOST_PATHS = 3
+MAX_PATHS = 3
 
 
 def reads_keys(mixer: Mixer) -> bool:
@@ -235,8 +235,8 @@ def _path_problem(mixer: Mixer) -> str | None:
         return "paths is empty and memory.rule is 'none': nothing mixes the tokens"
     if kinds == ["value"] and mixer.memory.rule == "none":
         return "paths holds only the token's own value: nothing mixes the tokens"
-    if len(set(kinds)) < len(kinds) or len(kinds) > MOST_PATHS:
-        return f"paths must hold at most {MOST_PATHS} different kinds"
+    if len(set(kinds)) < len(kinds) or len(kinds) > MAX_PATHS:
+        return f"paths must hold at most {MAX_PATHS} different kinds"
     for path in mixer.paths:
         if (path.kind in SIZED_PATHS) != (path.size > 0):
             return f"paths: size of a '{path.kind}' path must be {'positive' if path.kind in SIZED_PATHS else '0'}"

@@ -108,7 +108,7 @@ def _of_role(calls: Sequence[pb.Call]) -> dict[str, float | None]:
 
 FRACTIONS = (0.25, 0.4, 0.5, 0.6, 0.75)
 SHARE_OF_FINALISTS = 4
-MOST_FINALISTS = 10
+MAX_FINALISTS = 10
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def replays(records: Sequence[pb.Candidate]) -> list[Replayed]:
     whole = [curve for curve in curves_of(ordered) if curve.final is not None]
     if len(whole) <= MINIMUM_FINISHED:
         return []
-    finalists = min(MOST_FINALISTS, max(1, len(whole) // SHARE_OF_FINALISTS))
+    finalists = min(MAX_FINALISTS, max(1, len(whole) // SHARE_OF_FINALISTS))
     quantiles = [Replayed(None, len(whole), replay_quantiles(whole, finalists))]
     extrapolation = [Replayed(at, len(whole), replay_stopping(whole, at, finalists)) for at in FRACTIONS]
     return (quantiles if len(whole) > LEAST_COMPARED else []) + extrapolation

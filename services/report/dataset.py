@@ -129,7 +129,7 @@ def plain(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     axes.yaxis.label.set_fontsize(9)
 
 
-MOST_MODELS, MOST_COMPONENTS = 30, 40
+MAX_MODELS, MAX_COMPONENTS = 30, 40
 LEAST_TAGGED, LEAST_GROUP = 12, 5
 ORIGINS = ("analysis", "cognition", "original")
 
@@ -137,7 +137,7 @@ ORIGINS = ("analysis", "cognition", "original")
 def benchmarks(data: Dataset) -> Drawing:
     """Models and what they scored; the difference refers to the root."""
     name, title = "tables-1-2-benchmarks", "Tables 1 and 2 · Models and benchmarks"
-    models = [record for record in data.ranked if record.training.seeds][:MOST_MODELS]
+    models = [record for record in data.ranked if record.training.seeds][:MAX_MODELS]
     if not models:
         return missing(name, title, "no measured candidate has a fitness")
     tasks = list(dict.fromkeys(score.task for model in models for score in model.training.seeds[0].scores))
@@ -184,7 +184,7 @@ def components(data: Dataset) -> Drawing:
     best, others = tagged[:cut], tagged[cut:]
     counts = Counter(kind for record in tagged for kind in _components(record))
     cells = []
-    for kind, count in counts.most_common(MOST_COMPONENTS):
+    for kind, count in counts.most_common(MAX_COMPONENTS):
         having = [record for record in tagged if kind in _components(record)]
         lacking = [record for record in tagged if kind not in _components(record)]
         difference = _welch(*([record.verdict.fitness.value for record in group] for group in (having, lacking)))

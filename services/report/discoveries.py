@@ -37,7 +37,7 @@ from services.report.dataset import (
 
 HOUR = 3600.0
 BAND_POINTS = 60
-MOST_NAMES = 8
+MAX_NAMES = 8
 LEVELS = (5, -12, 17)  # points above or below, so that names of neighbours do not meet
 
 
@@ -292,7 +292,7 @@ def relation(data: Dataset, rung: int) -> Drawing:
         if group:
             axes.scatter(*zip(*group, strict=True), s=28, color=colour, label=label, zorder=3)  # type: ignore[misc]
     for place, (record, before, after) in enumerate(sorted(pairs, key=lambda pair: pair[1])):
-        label = record.id if len(pairs) > MOST_NAMES else record.proposal.name or record.id
+        label = record.id if len(pairs) > MAX_NAMES else record.proposal.name or record.id
         axes.annotate(label, (before, after), xytext=(6, LEVELS[place % 3]), textcoords="offset points",
                       fontsize=8, color=INK)  # fmt: skip
     axes.margins(x=0.25, y=0.12)

@@ -37,8 +37,8 @@ from services.table.analysis import effects
 BLOCK = 50
 LEAST_COUNTED, LEAST_FITTED = 10, 5
 LEAST_BLOCKS, LEAST_IN_BLOCK = 3, 5
-STRONG_CURVES, MOST_CURVES = 5, 400
-MOST_ROWS = 30
+STRONG_CURVES, MAX_CURVES = 5, 400
+MAX_ROWS = 30
 
 
 def count_against_compute(data: Dataset) -> Drawing:
@@ -236,7 +236,7 @@ def front(data: Dataset) -> Drawing:
         )
         for place, record, values in sorted(measured, key=lambda row: (row[0] not in progress.front, row[2][0]))
     )
-    return Drawing(name, title, caption, figure, header, cells, tabulated=len(cells) <= MOST_ROWS)
+    return Drawing(name, title, caption, figure, header, cells, tabulated=len(cells) <= MAX_ROWS)
 
 
 def pool_over_time(data: Dataset) -> Drawing:
@@ -298,7 +298,7 @@ def curves(data: Dataset) -> Drawing:
     if len(drawn) < 2:
         return missing(name, title, f"{len(drawn)} training curves were recorded, of 2 that a comparison needs")
     figure, axes = new_axes("steps", "training loss (nats per token)")
-    faint = [points for _, points in list(drawn.values())[:MOST_CURVES]]
+    faint = [points for _, points in list(drawn.values())[:MAX_CURVES]]
     axes.add_collection(LineCollection(faint, colors=SOFT, linewidths=0.7, alpha=min(0.6, 12 / len(faint) + 0.15)))
     controls = [record for record, _ in drawn.values() if record.kind == pb.KIND_BASELINE][:4]
     strong = [record for record in data.ranked if record.id in drawn and record.kind != pb.KIND_BASELINE][
@@ -388,13 +388,13 @@ def what_pays(data: Dataset) -> Drawing:
     if not sources:
         return missing(name, title, "no two programs differ by a single move")
     panels = [[effect for effect in moves if effect.source == source] for source in sources]
-    heights = [min(len(panel), MOST_ROWS) + 2.5 for panel in panels]
+    heights = [min(len(panel), MAX_ROWS) + 2.5 for panel in panels]
     figure = Figure(figsize=(WIDTH, 0.23 * sum(heights) + 0.3), layout="constrained")
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, source, panel in zip(grid, sources, panels, strict=True):
         shown, cut = panel, ""
-        if len(panel) > MOST_ROWS:
-            shown = [*panel[: MOST_ROWS // 2], *panel[-MOST_ROWS // 2 :]]
+        if len(panel) > MAX_ROWS:
+            shown = [*panel[: MAX_ROWS // 2], *panel[-MAX_ROWS // 2 :]]
             cut = f"; the first and the last of {len(panel)}"
         axes.set_title(titles[source] + cut, fontsize=9, color=INK, loc="left")
         _forest(

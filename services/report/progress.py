@@ -27,7 +27,7 @@ STATES = ("requested", "proposed", "training", "trained", "judged", "analysed", 
 OVER = frozenset({"finished", "stopped"})
 LINE_SECONDS = 15.0
 SILENT_SECONDS = 12.0  # four missed announcements
-MOST_SHOWN = 8
+MAX_SHOWN = 8
 EVENTS_SHOWN = 6
 LEAST_DONE = 1.0  # candidates before an estimate
 TRAINING_PART = 0.5  # of a candidate's time
@@ -151,11 +151,11 @@ class View:
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=24)
         table.add_column(overflow="ellipsis", no_wrap=True)
-        for row in self._rows[:MOST_SHOWN]:
+        for row in self._rows[:MAX_SHOWN]:
             for activity in self._activities(row):
                 table.add_row(row["id"], row["name"] or "…", activity)
-        if len(self._rows) > MOST_SHOWN:
-            table.add_row("", f"and {len(self._rows) - MOST_SHOWN} more", "")
+        if len(self._rows) > MAX_SHOWN:
+            table.add_row("", f"and {len(self._rows) - MAX_SHOWN} more", "")
         return table
 
     def _activities(self, row: Row) -> list[RenderableType]:

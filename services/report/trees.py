@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from services.domain import lineage
 from services.report.dataset import INK, MAP, SOFT, WIDTH, Dataset, Drawing, missing, name_of, plain
 
-MOST_NAMED = 60
+MAX_NAMED = 60
 CHARACTERS = 100
 """That fit in the width of the tree: an inner node has those of one generation."""
 LEAST_NODES = 3
@@ -26,9 +26,9 @@ Children = dict[str, list[str]]
 def tree(data: Dataset) -> Drawing:
     """Generations from left to right, every candidate named."""
     name, title = "figure-3-tree", "Figure 3 · Phylogenetic tree"
-    if not LEAST_NODES <= len(data.records) <= MOST_NAMED:
-        why = f"names have room for up to {MOST_NAMED} candidates; figure 5 shows all {len(data.records)}"
-        return missing(name, title, why if len(data.records) > MOST_NAMED else "fewer than three candidates")
+    if not LEAST_NODES <= len(data.records) <= MAX_NAMED:
+        why = f"names have room for up to {MAX_NAMED} candidates; figure 5 shows all {len(data.records)}"
+        return missing(name, title, why if len(data.records) > MAX_NAMED else "fewer than three candidates")
     parents = _parents(data)
     children, depth = lineage.children(parents), lineage.depths(parents)
     rows = _rows(children, _order(lineage.roots(parents), parents, children))

@@ -36,10 +36,10 @@ from services.researcher.draft import (
 from services.researcher.offline.proposer import SURROGATE, describes
 
 SERVICE = "researcher"
-MOST_REPEATS = 10
-MOST_REWRITES = 10
+MAX_REPEATS = 10
+MAX_REWRITES = 10
 CHECK_SECONDS = 120.0
-MOST_DRAFTED = 256  # programs that are remembered until the archive surely holds them
+MAX_DRAFTED = 256  # programs that are remembered until the archive surely holds them
 PROGRAM_BYTES = 96 * 1024  # an event must stay below 256 KiB
 
 Choose = Callable[[str, Job], Awaitable[Proposer]]  # from a run's mind to who proposes for it
@@ -214,7 +214,7 @@ class Researcher:
         if not structure:
             return ""
         first = self._drafted.setdefault((record.run, structure), record.id)
-        if len(self._drafted) > MOST_DRAFTED:
+        if len(self._drafted) > MAX_DRAFTED:
             del self._drafted[next(iter(self._drafted))]
         return "" if first == record.id else f"the program repeats what the seat of {first} has just drafted"
 
@@ -314,8 +314,8 @@ def failure_of(report: pb.CheckReport) -> str:
 def _must_not_be_used_up(refusals: Sequence[Refusal]) -> None:
     repeats = sum(refusal.kind == "repeat" for refusal in refusals)
     failures = sum(refusal.kind == "check" for refusal in refusals)
-    if repeats >= MOST_REPEATS or failures >= MOST_REWRITES:
-        stage = "propose" if repeats >= MOST_REPEATS else "check"
+    if repeats >= MAX_REPEATS or failures >= MAX_REWRITES:
+        stage = "propose" if repeats >= MAX_REPEATS else "check"
         raise Rejected(
             stage,
             f"no new and sound program in {len(refusals)} tries; the last: {refusals[-1].sentence}",

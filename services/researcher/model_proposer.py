@@ -30,9 +30,9 @@ from services.researcher.prompt_text import (
 )
 
 PACKAGE = "services.researcher"
-MOST_EDIT_REPAIRS = 3
-MOST_COMPONENTS = 20
-MOST_EXPERIMENTS = 3
+MAX_EDIT_REPAIRS = 3
+MAX_COMPONENTS = 20
+MAX_EXPERIMENTS = 3
 TRIAL_STEPS, TRIAL_SEED, TRIAL_SECONDS = 30, 1, 600.0
 OFFER = """
 
@@ -70,7 +70,7 @@ class ProposalAnswer(_Answer):
 
     name: str = Field(min_length=3, max_length=80, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     motivation: str = Field(min_length=40, max_length=6000)
-    components: list[str] = Field(default_factory=list, max_length=MOST_COMPONENTS)
+    components: list[str] = Field(default_factory=list, max_length=MAX_COMPONENTS)
     memory: Literal["fixed-state", "window", "growing"] | None = None
     ideas: list[IdeaAnswer] = Field(default_factory=list, max_length=10)
     edits: list[EditAnswer] = Field(default_factory=list, max_length=40)
@@ -210,12 +210,12 @@ class ModelProposer:
         if self._summarise:
             summaries = await asyncio.gather(*(self._summary(context, reference) for reference in context.references))
 
-        free = min(MOST_EXPERIMENTS, context.settings.policies.experiments) if self._checker is not None else 0
+        free = min(MAX_EXPERIMENTS, context.settings.policies.experiments) if self._checker is not None else 0
         results: list[str] = []
         while True:
 
             def question(problem: str, repair: int) -> Request[ProposalAnswer]:
-                ordinal = repair + (MOST_EDIT_REPAIRS + 1) * len(results)
+                ordinal = repair + (MAX_EDIT_REPAIRS + 1) * len(results)
                 text = "".join(results) + problem
                 return propose_request(context, refusals, summaries, text, ordinal, free - len(results))
 
@@ -263,7 +263,7 @@ class ModelProposer:
         Returns the draft, and the experiment to make with it first, or "none".
         """
         problem = ""
-        for repair in range(MOST_EDIT_REPAIRS + 1):
+        for repair in range(MAX_EDIT_REPAIRS + 1):
             request = question(problem, repair)
             answer = (await self._mind.ask(request)).answer
             try:

@@ -85,7 +85,7 @@ class Rebuilt:
         return self._file.read(size)
 
 
-MOST_NAMED = 20
+MAX_NAMED = 20
 BATCH = 64
 
 
@@ -123,7 +123,7 @@ async def replay(bus: Bus, run: str, into: Archive | None, live: Archive | None)
         return Replay(run, digest, None, events, seconds)
     live_digest, _ = await live.digest(run)
     expected = [EventOutcome.of(row) async for row in live.log(run)]
-    return Replay(run, digest, live_digest, events, seconds, tuple(islice(differences(outcomes, expected), MOST_NAMED)))
+    return Replay(run, digest, live_digest, events, seconds, tuple(islice(differences(outcomes, expected), MAX_NAMED)))
 
 
 async def _numbered(bus: Bus, run: str) -> AsyncIterator[list[Logged]]:

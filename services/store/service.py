@@ -127,7 +127,7 @@ async def draw_seeds(archive: Archive, row: RunRow, candidate: str) -> Draw | No
     return pools.draw(members, policy.pool, rng, by_id[strategy(name).choose(entries, rng)])
 
 
-MOST_PER_PAGE = 500
+MAX_PER_PAGE = 500
 REJECTIONS = 10
 MOVES = 500
 WATCH_SECONDS = 1.0
@@ -175,8 +175,8 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         return (await self._archive.candidate(run, request.candidate)).record
 
     async def GetCandidates(self, request: pb.GetCandidatesRequest, context: Context) -> pb.GetCandidatesReply:
-        if len(request.candidates) > MOST_PER_PAGE:
-            raise ValueError(f"candidates has {len(request.candidates)} ids; at most {MOST_PER_PAGE} are allowed")
+        if len(request.candidates) > MAX_PER_PAGE:
+            raise ValueError(f"candidates has {len(request.candidates)} ids; at most {MAX_PER_PAGE} are allowed")
         return pb.GetCandidatesReply(
             candidates=await self._archive.candidates(await self._name(request.run), request.candidates)
         )
@@ -281,7 +281,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
             total = 1
             while len(records) < total:
                 page = await self._archive.list_candidates(
-                    Query(row.run, sort="number", states=ENDED_WELL, offset=len(records), limit=MOST_PER_PAGE)
+                    Query(row.run, sort="number", states=ENDED_WELL, offset=len(records), limit=MAX_PER_PAGE)
                 )
                 records += page.candidates
                 total = page.total if page.candidates else 0
@@ -396,8 +396,8 @@ def _query(run: str, request: pb.ListCandidatesRequest) -> Query:
     sort = request.sort or "fitness"
     if sort not in SORTS:
         raise ValueError(f"sort is {sort!r}; choose one of {', '.join(SORTS)}")
-    if request.page_size > MOST_PER_PAGE:
-        raise ValueError(f"page_size is {request.page_size}; at most {MOST_PER_PAGE} are allowed")
+    if request.page_size > MAX_PER_PAGE:
+        raise ValueError(f"page_size is {request.page_size}; at most {MAX_PER_PAGE} are allowed")
     if request.page_token and not request.page_token.isdigit():
         raise ValueError(f"page_token is {request.page_token!r}; use the next_page_token of a reply")
     return Query(

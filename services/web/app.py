@@ -33,7 +33,7 @@ STATIC = Path(__file__).parent / "static"
 KEPT_RUNS = 6
 RUNS_SECONDS = 3.0
 COMPRESSED_FROM = 32_768
-MOST_CURVES = 200
+MAX_CURVES = 200
 HEADERS = {
     # The page loads nothing from elsewhere and runs no script but its own files, whatever a candidate's text holds.
     "Content-Security-Policy": (
@@ -233,8 +233,8 @@ async def _compare(request: web.Request) -> web.StreamResponse:
 async def _curves(request: web.Request) -> web.StreamResponse:
     """Curves of several candidates: by id, pairs of step and loss, averaged over seeds."""
     ids = [name for name in request.query.get("ids", "").split(",") if name]
-    if len(ids) > MOST_CURVES:
-        return _json({"error": f"ids names {len(ids)} candidates; at most {MOST_CURVES} curves are given"}, 400)
+    if len(ids) > MAX_CURVES:
+        return _json({"error": f"ids names {len(ids)} candidates; at most {MAX_CURVES} curves are given"}, 400)
     message = pb.GetCandidatesRequest(run=request.query.get("run", ""), candidates=ids)
     records = (await request.app[PAGES].archive.ask("GetCandidates", message)).candidates
     return _json({record.id: mean_curves(record) for record in records})

@@ -80,7 +80,7 @@ LOOK_SECONDS = 2.0
 LEFT_SECONDS = 3.0
 SILENT_SECONDS = 12.0
 """Four missed announcements."""
-MOST_POINTS = 2000
+MAX_POINTS = 2000
 
 
 class RunLog:
@@ -192,7 +192,7 @@ class Progress:
                         curve.clear()  # the training was restarted
                     if not curve or curve[-1][0] < training.step:
                         curve.append((training.step, training.loss))
-                        del curve[:-MOST_POINTS]
+                        del curve[:-MAX_POINTS]
             oldest = time.monotonic() - SILENT_SECONDS
             self._announcements = {name: latest for name, latest in self._announcements.items() if latest[0] > oldest}
             async with self._moved:

@@ -18,7 +18,7 @@ from tests.chaos.laboratory import rehearse
 from tests.chaos.schedules import ALL, Schedule, drawn
 from tests.mongod import Mongod
 
-MOST_SECONDS = 900.0
+MAX_SECONDS = 900.0
 
 
 def main() -> int:
@@ -51,7 +51,7 @@ def _rehearsed(schedule: Schedule, database: Mongod | None, name: str, arguments
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         url = f"{database.url}/{name}?replicaSet=rs0" if database else f"sqlite:///{folder}/archive.db"
-        most = max(MOST_SECONDS, arguments.candidates)
+        most = max(MAX_SECONDS, arguments.candidates)
         try:
             found = asyncio.run(
                 rehearse(schedule, Path(folder), url, arguments.candidates, most, arguments.brokers, database)

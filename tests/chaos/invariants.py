@@ -14,7 +14,7 @@ from services.store.port import LogRow
 from services.store.replay import Replay
 
 ONCE = ("candidate_requested", "candidate_proposed", "candidate_trained", "candidate_judged", "candidate_analysed")
-MOST_EXECUTIONS = 1.1
+MAX_EXECUTIONS = 1.1
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _executions_bounded(evidence: Evidence) -> Iterator[str]:
     healthy = [line for line in words if tuple(line) not in drained and not line[2:] and line[0] not in evidence.guilty]
     count = len(evidence.candidates)
     most = max(
-        math.ceil(MOST_EXECUTIONS * count), count + evidence.taken
+        math.ceil(MAX_EXECUTIONS * count), count + evidence.taken
     )  # a short run may be hurt more than a long one
     if len(healthy) > most:
         yield f"{len(healthy)} trainings were begun of {count} candidates; at most {most} may be"

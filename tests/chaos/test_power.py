@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("strace") is Non
 CRASH_CHILD = Path(__file__).parents[1] / "store" / "backends" / "crash_child.py"
 
 
-MOST_SECONDS = 180.0
+MAX_SECONDS = 180.0
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def _started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, text=True
     )
-    limit = threading.Timer(MOST_SECONDS, os.killpg, (process.pid, signal.SIGKILL))
+    limit = threading.Timer(MAX_SECONDS, os.killpg, (process.pid, signal.SIGKILL))
     limit.start()
     try:
         yield process
@@ -63,7 +63,7 @@ async def test_acknowledged_events_outlive_a_loss_of_power(
     config.write_text(f'port: {port}\njetstream {{ store_dir: "{folder}", sync_interval: {interval} }}\n')
     with _started(watched([str(find_nats_server()), "-c", str(config)], trace)) as server:
         settings = ServiceSettings(nats_url=f"nats://127.0.0.1:{port}")
-        async with asyncio.timeout(MOST_SECONDS), Bus(settings, "tests") as bus:
+        async with asyncio.timeout(MAX_SECONDS), Bus(settings, "tests") as bus:
             await bus.set_up()
             acknowledged = [await bus.publish_body(one.subject, "", one.body) for one in finished.log[:40]]
             os.killpg(server.pid, signal.SIGKILL)
@@ -71,7 +71,7 @@ async def test_acknowledged_events_outlive_a_loss_of_power(
     broker = Broker(tmp_path / "after")
     broker.start()
     try:
-        async with asyncio.timeout(MOST_SECONDS), Bus(ServiceSettings(nats_url=broker.url), "tests") as bus:
+        async with asyncio.timeout(MAX_SECONDS), Bus(ServiceSettings(nats_url=broker.url), "tests") as bus:
             await bus.set_up()
             kept = [message.sequence async for message in bus.read_log()]
     finally:

@@ -31,7 +31,7 @@ from services.report.rows import IN_FLIGHT, Row, row
 
 LEFT_SECONDS = 3.0
 LOOK_SECONDS = 1.0
-MOST_ASKED = 16
+MAX_ASKED = 16
 
 
 def watch(
@@ -168,7 +168,7 @@ async def _moment(
 async def _last_events(archive: archive_pb2_grpc.ArchiveAsyncStub, state: RunView) -> dict[str, EventRow]:
     """The last event of each candidate in flight, from its chain."""
     events = {}
-    for candidate in state.moving[:MOST_ASKED]:
+    for candidate in state.moving[:MAX_ASKED]:
         request = pb.GetCandidateRequest(run=state.status.run, candidate=candidate["id"])
         for link in (await archive.GetChain(request, timeout=30)).links[-1:]:
             last = event_row(Logged(link.sequence, "", link.event.SerializeToString()))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from services.mixers.description import MOST_PATHS, Mixer, Path, PathKind, branches
+from services.mixers.description import MAX_PATHS, Mixer, Path, PathKind, branches
 
 Change = Callable[[Mixer], Mixer | None]
 Values = Mapping[str, object]
@@ -98,7 +98,7 @@ def add_path(kind: PathKind, size: int = 0) -> Change:
     """A change that adds a path; the fusion of a first path becomes a softmax, which can weight it."""
 
     def change(mixer: Mixer) -> Mixer | None:
-        if any(path.kind == kind for path in mixer.paths) or len(mixer.paths) == MOST_PATHS:
+        if any(path.kind == kind for path in mixer.paths) or len(mixer.paths) == MAX_PATHS:
             return None
         child = with_paths(mixer, (*mixer.paths, Path(kind=kind, size=size)))
         first = branches(mixer) < 2 and child.fusion.kind == "sum"

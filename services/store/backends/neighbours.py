@@ -21,7 +21,7 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 PAGE = 2000
-MOST_INDICES = 4
+MAX_INDICES = 4
 """Indices of each kind in memory; the least recently used one is evicted."""
 
 SMALL = 2000
@@ -138,7 +138,7 @@ async def _searched(rows: int, search: Callable[[], list[T]]) -> list[T]:
 
 def _keep(indices: "OrderedDict[K, V]", key: K, index: V) -> None:
     indices[key] = index
-    while len(indices) > MOST_INDICES:
+    while len(indices) > MAX_INDICES:
         indices.popitem(last=False)
 
 

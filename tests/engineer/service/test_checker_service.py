@@ -14,7 +14,7 @@ import pytest
 from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings
 from services.contracts import checker_pb2, checker_pb2_grpc
-from services.domain.syntax import MOST_BYTES
+from services.domain.syntax import MAX_BYTES
 from services.engineer.checker import WAITING_PER_SLOT, CheckerService
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
@@ -65,7 +65,7 @@ async def test_a_program_that_looks_ahead_is_refused_by_the_probe_of_it(stages: 
     assert "causality" in [one.probe for one in report.verdicts if one.outcome == "fail"]
 
 
-@pytest.mark.parametrize("request_", [asking(CONVOLUTION, "huge"), asking("#" * (MOST_BYTES + 1))])
+@pytest.mark.parametrize("request_", [asking(CONVOLUTION, "huge"), asking("#" * (MAX_BYTES + 1))])
 async def test_bad_input_is_the_callers_fault(request_: checker_pb2.CheckRequest, stages: Stages) -> None:
     """An unknown stage, a program that no event could carry."""
     async with checker(stages) as stub:
