@@ -10,9 +10,6 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from services.local.settings import names_in as names_in  # commands/table.py
-from services.local.settings import one_of as one_of  # commands/table.py
-
 INTERRUPTED = 130
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 
 import typer
 
-from services.report.rows import ABSENT, Node, Row
-from services.report.rows import interval_text as interval_text  # commands/table.py
-from services.report.rows import number as number  # commands/table.py
+from services.report.rows import ABSENT, Node, Row, interval_text, number
 
 LEAST_NAME = 24
 NARROWEST_NAME = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,17 @@ async def run_and_candidates(settings: ClientSettings, run: str) -> tuple[pb.Run
     async with open_archive(settings) as archive:
         status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
         return status, await all_candidates(archive, pb.ListCandidatesRequest(run=status.run))
+
+
+async def candidate_with_chain(
+    settings: ClientSettings, run: str, candidate: str
+) -> tuple[pb.RunStatus, candidate_pb2.Candidate, Sequence[pb.ChainLink]]:
+    """The run, the candidate, and its events, oldest first."""
+    async with open_archive(settings) as archive:
+        request = pb.GetCandidateRequest(run=run, candidate=candidate)
+        record = await archive.GetCandidate(request, timeout=30)
+        status = await archive.GetRun(pb.RunRequest(run=record.run), timeout=30)
+        return status, record, (await archive.GetChain(request, timeout=30)).links
 
 
 async def run_status(settings: ClientSettings, run: str) -> pb.RunStatus:

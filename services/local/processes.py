@@ -314,10 +314,21 @@ def scale_values(flag: str, scale: str, overrides: Mapping[str, str]) -> dict[st
     return values
 
 
-def engineer_tool(*arguments: str) -> dict[str, object]:
-    """The JSON result of the engineer's `check` or `train`, a child of this process. Raises NotPossible without one."""
-    command = ends_with_parent([sys.executable, "-m", "services.engineer.tools", *arguments])
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+def engineer_tool(
+    tool: str, program: str, scale: str, overrides: Mapping[str, str], *arguments: str
+) -> dict[str, object]:
+    """The JSON result of the engineer's `check` or `train` of a program, in a child of this process.
+
+    Raises NotPossible if it ends without a result.
+    """
+    sets = [part for name, value in overrides.items() for part in ("--set", f"{name}={value}")]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "program.py"
+        file.write_text(program, encoding="utf-8")
+        command = [sys.executable, "-m", "services.engineer.tools", tool, str(file), "--json", "--scale", scale]
+        process = subprocess.run(
+            ends_with_parent([*command, *sets, *arguments]), stdout=subprocess.PIPE, text=True, check=False
+        )
     try:
         result: dict[str, object] = json.loads(process.stdout)
     except ValueError:

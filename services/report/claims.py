@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from services.archive.policies import values_of
@@ -13,7 +13,7 @@ from services.domain.discovery import gallery as model_cards
 from services.domain.ladder_settings import climb_of
 from services.domain.promotion import Result
 from services.domain.statistics import Interval, paired_test
-from services.report.rows import interval_text
+from services.report.rows import bounds, interval_text, name_of
 
 
 def claims(records: Sequence[pb.Candidate]) -> list[dict[str, object]]:
@@ -26,11 +26,11 @@ def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> tup
     """The model cards of a run's confirmed discoveries, greatest effect first."""
     by_id = {record.id: record for record in records}
     verdicts = [finding_of(record) for record in records if record.HasField("discovery")]
-    findings = [replace(finding, control=name_of(by_id, finding.control or "")) for finding in verdicts]
+    findings = [replace(finding, control=name_in(by_id, finding.control or "")) for finding in verdicts]
     facts = {record.id: _facts(record, status) for record in records}
     parents = {record.id: record.proposal.parent if record.proposal.parent in by_id else None for record in records}
     controls = next((record.discovery.controls for record in records if record.discovery.controls), ())
-    return model_cards(findings, facts, parents, [name_of(by_id, control) for control in controls])
+    return model_cards(findings, facts, parents, [name_in(by_id, control) for control in controls])
 
 
 def tried(records: Sequence[pb.Candidate]) -> int:
@@ -97,18 +97,18 @@ def finding_of(record: pb.Candidate) -> Finding:
     )
 
 
-def name_of(records: dict[str, pb.Candidate], candidate: str) -> str:
+def name_in(records: Mapping[str, pb.Candidate], candidate: str) -> str:
     """A candidate's name, or its id where the run does not know it."""
-    return records[candidate].proposal.name or candidate if candidate in records else candidate
+    return name_of(records[candidate]) if candidate in records else candidate
 
 
 def _claim(record: pb.Candidate) -> dict[str, object]:
     finding = finding_of(record)
-    interval = finding.interval
+    low, high = bounds(finding.interval)
     return {
         "id": record.id, "name": record.proposal.name, "confirmed": finding.outcome is Outcome.CONFIRMED,
         "outcome": finding.outcome.value, "effect": finding.effect,
-        "low": interval.low if interval else None, "high": interval.high if interval else None,
+        "low": low, "high": high,
         "control": finding.control, "p": finding.p, "adjusted_p": finding.adjusted_p, "tried": finding.tried,
         "seeds": list(finding.seeds), "controls": list(finding.controls), "reason": finding.reason,
         "method": record.discovery.method,
@@ -126,11 +126,11 @@ def _sentence(record: pb.Candidate, by_id: dict[str, pb.Candidate]) -> str:
     elsewhere = ""
     if elsewhere_gain is not None:
         source, gain, interval = elsewhere_gain
-        elsewhere = f"; on text of another source ({source}): {gain:+.4f} {interval_text(interval.low, interval.high)}"
+        elsewhere = f"; on text of another source ({source}): {gain:+.4f} {interval_text(*bounds(interval))}"
     return (
-        f"{head}: held-out loss {abs(finding.effect):.4f} nats {side} {name_of(by_id, finding.control or '')}, the "
+        f"{head}: held-out loss {abs(finding.effect):.4f} nats {side} {name_in(by_id, finding.control or '')}, the "
         f"strongest of {len(finding.controls)} controls; gain {finding.effect:+.4f}, 95 % interval "
-        f"{interval_text(finding.interval.low, finding.interval.high)} over {len(finding.seeds)} fresh seeds; "
+        f"{interval_text(*bounds(finding.interval))} over {len(finding.seeds)} fresh seeds; "
         f"adjusted p {finding.adjusted_p:.3g} for {finding.tried} tried{elsewhere}"
     )
 

@@ -12,7 +12,7 @@ from statistics import fmean
 
 from services.contracts import candidate_pb2 as pb
 from services.domain.statistics import Interval, Noise, holm, linear_fit, paired_test, pooled_noise, student_quantile
-from services.report.rows import Gain, gain_over, interval_text, seed_noise, widened
+from services.report.rows import Gain, bounds, gain_over, interval_text, seed_noise, widened
 
 SIZES_FILE = "sizes.jsonl"
 LEVEL = 0.95
@@ -130,13 +130,13 @@ def sizes_text(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> str:
     """In sentences."""
     parts = [
         f"{gain.corpus} ×{gain.factor}: {gain.gain:+.4f}"
-        + ("" if gain.interval is None else f" {interval_text(gain.interval.low, gain.interval.high)}")
+        + ("" if gain.interval is None else f" {interval_text(*bounds(gain.interval))}")
         + f" against {gain.control} ({gain.seeds} seeds)"
         for gain in size_gains
     ]
     parts += [
         f"on {trend.corpus} the gain changes by {trend.slope:+.4f} "
-        f"{interval_text(trend.interval.low, trend.interval.high)} per doubling: {trend.words}"
+        f"{interval_text(*bounds(trend.interval))} per doubling: {trend.words}"
         for trend in drift
     ]
     return "; ".join(parts) + "."
@@ -297,11 +297,11 @@ def parts(original: pb.Candidate, records: Sequence[pb.Candidate]) -> list[Part]
 
 def part_row(part: Part) -> dict[str, object]:
     """A part as JSON."""
-    interval = part.gain.interval if part.gain else None
+    low, high = bounds(part.gain.interval if part.gain else None)
     return {
         "component": part.component, "ablation": part.ablation, "loss_without": part.loss,
-        "brings": part.gain.mean if part.gain else None, "low": interval.low if interval else None,
-        "high": interval.high if interval else None, "verdict": verdict_of(part), "reason": part.reason or None,
+        "brings": part.gain.mean if part.gain else None, "low": low, "high": high,
+        "verdict": verdict_of(part), "reason": part.reason or None,
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from services.domain.curves import (
     strongest_control,
 )
 from services.domain.zoo import baseline, baselines
-from services.report.rows import ABSENT, kind_name
+from services.report.rows import ABSENT, bounds, kind_name, seconds_of
 
 if TYPE_CHECKING:
     from services.table import Table
@@ -34,7 +34,7 @@ def costs(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> dic
     calls: defaultdict[str, list[pb.Call]] = defaultdict(list)
     seconds: defaultdict[str, float] = defaultdict(float)
     for record in records:
-        seconds[kind_name(record.kind)] += sum(seed.measurements.seconds for seed in record.training.seeds)
+        seconds[kind_name(record.kind)] += seconds_of(record)
         for call in record.calls:
             calls[call.role].append(call)
     priced = not calls or any(call.HasField("price") for role_calls in calls.values() for call in role_calls)
@@ -190,7 +190,7 @@ def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> Scal
     for record in trained:
         losses = [seed.loss for seed in record.training.seeds]
         better = record.kind == pb.KIND_PROPOSAL and control.is_beaten(sum(losses) / len(losses), len(losses))
-        work.append((sum(seed.measurements.seconds for seed in record.training.seeds) / HOUR, better))
+        work.append((seconds_of(record) / HOUR, better))
     proposals = sum(record.kind == pb.KIND_PROPOSAL for record in trained)
     return ScalingResult(f"run {run}", "hour of training and evaluation", control, proposals, discovery_scaling([work]))
 
@@ -220,14 +220,13 @@ def on_the_table(policy: str, budget: int = TABLE_BUDGET, runs: int = TABLE_RUNS
 def scaling_row(result: ScalingResult) -> dict[str, object]:
     """As JSON; the exponent is null for too few successes."""
     control, fit = result.control, result.scaling
-    interval = fit.exponent_interval
+    low, high = bounds(fit.exponent_interval)
     return {
         "source": result.source, "unit": result.unit, "candidates": result.candidates, "better": fit.successes,
         "control": control.name, "control_loss": control.loss, "margin": control.reach(),
         "seed_deviation": control.noise.deviation, "spent": sum(fit.totals),
         "rate": fit.rate, "rate_low": fit.rate_interval.low, "rate_high": fit.rate_interval.high,
-        "exponent": fit.exponent, "exponent_low": interval.low if interval else None,
-        "exponent_high": interval.high if interval else None, "points": fit.runs,
+        "exponent": fit.exponent, "exponent_low": low, "exponent_high": high, "points": fit.runs,
     }  # fmt: skip
 
 

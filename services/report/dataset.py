@@ -10,11 +10,13 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from services.contracts import candidate_pb2 as pb
 from services.contracts.archive_pb2 import RunStatus
+from services.domain.statistics import Line
 from services.report.comparisons import Trained
-from services.report.rows import Row, final_train_loss, gain_over, row
+from services.report.rows import Row, final_train_loss, gain_over, name_of, row
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,6 @@ class Dataset:
         return sorted(self.scored, key=lambda record: (-record.verdict.fitness.value, record.request.number))
 
 
-def seconds_of(record: pb.Candidate) -> float:
-    """Seconds of training and evaluation of all seeds."""
-    return sum(seed.measurements.seconds for seed in record.training.seeds)
-
-
-def name_of(record: pb.Candidate) -> str:
-    """The name, or the id where there is none."""
-    return record.proposal.name or record.request.baseline or record.id
-
-
 # The colours of Okabe and Ito, which colour-blind readers tell apart, and greys that print.
 INK, SOFT, FAINT = "#1f2933", "#8a94a0", "#e4e7eb"
 ACCENT, GOOD, THIRD, FOURTH = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
@@ -127,6 +119,27 @@ def plain(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     axes.set_axisbelow(True)
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(9)
+
+
+def plain_counts(axes: Axes) -> None:
+    """Whole numbers that grow from zero, with a legend."""
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+
+
+BAND_POINTS = 60
+
+
+def draw_line(axes: Axes, line: Line, start: float, end: float, unit: float = 1.0) -> None:
+    """A least-squares line of counts with its 95 % band, where it has one, over an axis in `unit`."""
+    xs = [start + (end - start) * place / BAND_POINTS for place in range(BAND_POINTS + 1)]
+    at, bands = [x / unit for x in xs], [band for x in xs if (band := line.band(x)) is not None]
+    axes.plot(at, [line.at(x) for x in xs], color=GOOD, lw=1.3, ls="--", label="least squares")
+    if len(bands) == len(xs):
+        low, high = [max(0.0, band.low) for band in bands], [band.high for band in bands]
+        axes.fill_between(at, low, high, color=GOOD, alpha=0.15, lw=0, label="95 % band of the line")
 
 
 MAX_MODELS, MAX_COMPONENTS = 30, 40

@@ -1,13 +1,9 @@
 """The report's figures of claims: verdicts, discovery curve, relations between stages, and the gallery."""
 
-import json
 from collections.abc import Iterator, Sequence
-from html import escape
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from services.contracts import candidate_pb2 as pb
 from services.domain.curves import (
@@ -17,11 +13,11 @@ from services.domain.curves import (
     partial_rank_correlation,
     stage_relation,
 )
-from services.domain.discovery import ModelCard
 from services.report import comparisons, compute
-from services.report.claims import by_effect, card_json, cards, finding_of, name_of, outcome_of
+from services.report.claims import by_effect, finding_of, name_in, outcome_of
 from services.report.dataset import (
     ACCENT,
+    BAND_POINTS,
     FAINT,
     GOOD,
     INK,
@@ -29,14 +25,15 @@ from services.report.dataset import (
     WIDTH,
     Dataset,
     Drawing,
+    draw_line,
     missing,
     new_axes,
     plain,
-    seconds_of,
+    plain_counts,
 )
+from services.report.rows import bounds, name_of, seconds_of
 
 HOUR = 3600.0
-BAND_POINTS = 60
 MAX_NAMES = 8
 LEVELS = (5, -12, 17)  # points above or below, so that names of neighbours do not meet
 
@@ -65,10 +62,10 @@ def verdicts(data: Dataset) -> Drawing:
     cells = []
     for record in sorted(judged, key=by_effect):
         finding = finding_of(record)
-        low, high = (finding.interval.low, finding.interval.high) if finding.interval else (None, None)
         cells.append((
-            record.id, record.proposal.name, finding.outcome.value, name_of(records, finding.control or ""),
-            finding.effect, low, high, len(finding.seeds), finding.p, finding.adjusted_p, finding.reason,
+            record.id, record.proposal.name, finding.outcome.value, name_in(records, finding.control or ""),
+            finding.effect, *bounds(finding.interval), len(finding.seeds), finding.p, finding.adjusted_p,
+            finding.reason,
         ))  # fmt: skip
     header = ("id", "name", "verdict", "strongest control", "gain", "low", "high", "seeds", "p", "adjusted p", "why")
     tried = judged[0].discovery.tried
@@ -90,7 +87,7 @@ def curve(data: Dataset) -> Drawing:
         return missing(name, title, why)
     records = {record.id: record for record in data.records}
     cells = tuple(
-        (candidate, name_of(records, candidate), spent / HOUR, count) for candidate, spent, count in series.points
+        (candidate, name_in(records, candidate), spent / HOUR, count) for candidate, spent, count in series.points
     )
     figure, axes = new_axes("compute spent (hours of training and evaluation)", "confirmed discoveries")
     hours = [0.0, *(spent / HOUR for _, spent, _ in series.points), series.total / HOUR]
@@ -98,17 +95,8 @@ def curve(data: Dataset) -> Drawing:
     axes.step(hours, counts, where="post", color=ACCENT, lw=2, label="confirmed", zorder=3)
     axes.scatter(hours[1:-1], counts[1:-1], s=22, color=ACCENT, zorder=4)
     if series.line is not None:
-        start, end = series.points[0][1], series.total
-        xs = [start + (end - start) * place / BAND_POINTS for place in range(BAND_POINTS + 1)]
-        axes.plot([x / HOUR for x in xs], [series.line.at(x) for x in xs], color=GOOD, lw=1.4, ls="--", label="line")
-        bands = [band for x in xs if (band := series.line.band(x)) is not None]
-        if len(bands) == len(xs):
-            low, high = [max(0.0, band.low) for band in bands], [band.high for band in bands]
-            axes.fill_between([x / HOUR for x in xs], low, high, color=GOOD, alpha=0.15, lw=0, label="95 % band")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, loc="upper left")
+        draw_line(axes, series.line, series.points[0][1], series.total, HOUR)
+    plain_counts(axes)
     caption = f"{len(series.points)} confirmed of {tried} claims tried, {series.total / HOUR:.2f} hours in all. "
     if series.line is None:
         caption += f"No line is drawn: {series.unfitted}."
@@ -138,12 +126,9 @@ def growth(data: Dataset) -> Drawing:
             _growth(axes, entry, colour)
         axes.set_xlabel("hours of training and evaluation" if number == 1 else "trainings")
         axes.set_ylabel("candidates better than the control")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(f"run {data.status.run}" if number == 1 else "simulated on the table, mean run", fontsize=9,
                        color=INK, loc="left")  # fmt: skip
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        plain_counts(axes)
         plain(axes)
     caption = " ".join(compute.scaling_text(entry) for entry in all_series) + (
         " Steps: counted. Dashed, with the 95 % band of the exponent: a power law of compute. Single trainings are "
@@ -188,7 +173,7 @@ def overview(data: Dataset) -> Drawing:
         numbers, losses = [record.request.number for record in group], [record.training.loss for record in group]
         axes.scatter(numbers, losses, s=26, color=colour,
                      marker=marker, label=f"{label} ({len(group)})", zorder=3)  # fmt: skip
-        cells += [(record.id, name_of({record.id: record}, record.id), label, record.training.loss) for record in group]
+        cells += [(record.id, name_of(record), label, record.training.loss) for record in group]
     best = min(record.training.loss for record in groups["controls"])
     axes.axhline(best, color=INK, lw=1, ls="--", label="strongest control")
     axes.locator_params(axis="x", integer=True)
@@ -199,9 +184,8 @@ def overview(data: Dataset) -> Drawing:
     _finalists(figure.add_subplot(1, 2, 2), data)
     caption = (
         f"Left: one seed each, {max(len(record.training.seeds) for record in groups['controls'])} for controls. "
-        "Right: the "
-        "strongest control's loss minus the finalist's, fresh seeds and unseen text, with its 95 % interval; filled "
-        "where it was confirmed, hollow where not."
+        "Right: the strongest control's loss minus the finalist's, fresh seeds and unseen text, with its 95 % "
+        "interval; filled where it was confirmed, hollow where not."
     )
     return Drawing(name, title, caption, figure, ("id", "name", "by", "loss"), tuple(cells))
 
@@ -253,8 +237,8 @@ def _sizes(trained: Sequence[comparisons.Trained], candidate: str) -> Drawing:
     axes.legend(frameon=False, fontsize=8)
     header = ("text", "size", "control", "loss", "control loss", "gain", "low", "high", "seeds")
     cells = tuple(
-        (gain.corpus, gain.factor, gain.control, gain.loss, gain.control_loss, gain.gain,
-         gain.interval.low if gain.interval else None, gain.interval.high if gain.interval else None, gain.seeds)
+        (gain.corpus, gain.factor, gain.control, gain.loss, gain.control_loss, gain.gain, *bounds(gain.interval),
+         gain.seeds)
         for gain in gains
     )  # fmt: skip
     caption = (
@@ -327,9 +311,7 @@ def predictors(data: Dataset) -> Drawing:
             cells.append((measure, len(values), None, None, None, None))
             continue
         added = None if measure == "loss" else partial_rank_correlation(values, later, losses)
-        cells.append(
-            (measure, len(values), related.correlation.rho, related.interval.low, related.interval.high, added)
-        )
+        cells.append((measure, len(values), related.correlation.rho, *bounds(related.interval), added))
     caption = (
         "Rank correlation with the verified loss, positive where better comes with better, with its 95 % interval. "
         "beyond loss: the part that the search's loss does not tell already (partial rank correlation); near zero, a "
@@ -355,33 +337,3 @@ def _losses(record: pb.Candidate, rung: int) -> list[tuple[float, float]]:
     verifications = ((verification.rung or 1, verification.training) for verification in record.verifications)
     losses = {at: stage.loss for at, stage in ((0, record.training), *verifications) if stage.HasField("loss")}
     return [(losses[rung - 1], losses[rung])] if rung - 1 in losses and rung in losses else []
-
-
-TITLE = "Gallery · Confirmed discoveries"
-
-
-def gallery_section(data: Dataset, folder: Path) -> str:
-    """The cards, greatest effect first, and `gallery.json`; a sentence where nothing was confirmed."""
-    model_cards = cards(data.status, data.records)
-    if not model_cards:
-        return f'<h2>{TITLE}</h2><p class="missing">Empty: no claim of this run was confirmed.</p>'
-    text = json.dumps([card_json(one) for one in model_cards], indent=2, ensure_ascii=False)
-    (folder / "gallery.json").write_text(text, encoding="utf-8")
-    body = "".join(map(_card, model_cards))
-    return f'<h2>{TITLE}</h2>{body}<p class="soft"><a href="gallery.json">json</a></p>'
-
-
-def _card(entry: ModelCard) -> str:
-    parts = (
-        ("Evidence", (*entry.evidence, entry.compared)),
-        ("Cost", entry.cost or ("Not measured.",)),
-        ("Lineage", (" → ".join(entry.lineage),)),
-    )
-    facts = "".join(
-        f"<dt>{title}</dt>" + "".join(f"<dd>{escape(line)}</dd>" for line in lines) for title, lines in parts
-    )
-    return (
-        f'<article class="missing"><h3>{escape(entry.facts.name)} '
-        f'<span class="soft">{escape(entry.candidate)}</span></h3>'
-        f"<p><strong>{escape(entry.claim)}</strong></p><p>{escape(entry.facts.motivation)}</p><dl>{facts}</dl></article>"
-    )

@@ -10,9 +10,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from services.archive.scoring import costs_of_record, objectives_of
 from services.contracts import candidate_pb2 as pb
-from services.domain.statistics import LEVEL, Interval, linear_fit
-from services.mixers.moves import BY_NAME, LIBRARY
-from services.report.comparisons import LUCK, MoveEffect, move_effects, part_row, parts
+from services.domain.statistics import linear_fit
 from services.report.compute import replay_row, replays, too_few
 from services.report.dataset import (
     ACCENT,
@@ -24,15 +22,13 @@ from services.report.dataset import (
     WIDTH,
     Dataset,
     Drawing,
+    draw_line,
     missing,
-    name_of,
     new_axes,
     plain,
-    seconds_of,
+    plain_counts,
 )
-from services.report.rows import final_train_loss, mean_curves, progress_of
-from services.table import Table
-from services.table.analysis import effects
+from services.report.rows import final_train_loss, mean_curves, name_of, progress_of, seconds_of
 
 BLOCK = 50
 LEAST_COUNTED, LEAST_FITTED = 10, 5
@@ -64,19 +60,12 @@ def count_against_compute(data: Dataset) -> Drawing:
     axes.step([0.0, *xs], [0.0, *counts], where="post", color=ACCENT, lw=2, label="counted")
     if count >= LEAST_FITTED:
         line = linear_fit(xs, counts)
-        ends = [xs[0] + (xs[-1] - xs[0]) * place / 60 for place in range(61)]
-        bands = [band for at in ends if (band := line.band(at)) is not None]
-        axes.plot(ends, [line.at(at) for at in ends], color=GOOD, lw=1.3, ls="--", label="least squares")
-        axes.fill_between(ends, [max(0.0, band.low) for band in bands], [band.high for band in bands], color=GOOD,
-                          alpha=0.15, lw=0, label="95 % band of the line")  # fmt: skip
+        draw_line(axes, line, xs[0], xs[-1])
         unit = "hour" if hours else "candidate"
         remark = f"The line rises by {line.slope:.3g} per {unit}; its band takes counts that only grow for independent."
     else:
         remark = f"No line: {count} of {LEAST_FITTED} that a fit needs."
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    plain_counts(axes)
     without = "" if hours else " The records hold no compute, so the axis counts candidates."
     caption = (
         f"{count} of {len(scored)} candidates: {meaning}. Single measurements are compared, so that some of them are "
@@ -323,112 +312,6 @@ def curves(data: Dataset) -> Drawing:
         + " The beginning lies above the axis."
     )
     return Drawing(name, title, caption, figure, ("id", "step", "loss"), cells)
-
-
-def ablations(data: Dataset) -> list[Drawing]:
-    """One drawing per ablated candidate, in the order of the run, or one that states that there is none."""
-    ablated = {record.request.ablation_of for record in data.records if record.kind == pb.KIND_ABLATION}
-    drawings = [_ablation(record, data) for record in data.records if record.id in ablated]
-    return drawings or [missing("ablations", "Ablations", "no candidate was ablated; run `asi-arch ablate CANDIDATE`")]
-
-
-def _ablation(original: pb.Candidate, data: Dataset) -> Drawing:
-    name, title = f"ablation-{original.id}", f"Ablation · What each component of {name_of(original)} brings"
-    components = parts(original, data.records)
-    measured = [part for part in components if part.gain is not None]
-    rows = [part_row(part) for part in components]
-    if not measured:
-        return missing(name, title, components[0].reason or "no ablation was measured yet")
-    silent = any(part.gain is not None and part.gain.words.endswith("this seed") for part in measured)
-    covered = "are silent about other seeds, of which none is known" if silent else "scatter between seeds is part of"
-    caption = (
-        "How far the held-out loss rises without the component (nats per token, same seeds), with 95 % intervals that "
-        f"{covered}. What crosses zero is not told apart from nothing."
-    )
-    failed = [f"{part.component}: {part.reason}" for part in components if part.gain is None and part.reason]
-    figure = Figure(figsize=(7.5, 0.42 * len(measured) + 1.1), layout="constrained")
-    gains = [(part.component, part.gain.mean, part.gain.interval) for part in measured if part.gain]
-    intervals = [(component, mean, interval.low, interval.high) for component, mean, interval in gains]
-    _forest(figure.add_subplot(), intervals, "loss without it − loss with it (nats per token)")
-    cells = tuple(tuple(row.values()) for row in rows)
-    return Drawing(name, title, " ".join((caption, *failed)), figure, tuple(rows[0]), cells)
-
-
-def _forest(axes: Axes, rows: Sequence[tuple[str, float, float, float]], x: str) -> None:
-    """Names with a mean and its interval, the first on top; grey where the interval contains zero."""
-    for place, (_, mean, low, high) in enumerate(rows):
-        colour = SOFT if low <= 0 <= high else ACCENT if mean > 0 else GOOD
-        axes.plot([low, high], [place, place], color=colour, lw=2.2, solid_capstyle="round")
-        axes.scatter([mean], [place], s=30, color=colour, zorder=3)
-    axes.axvline(0, color=INK, lw=0.8)
-    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(x)
-    plain(axes, grid="x")
-    axes.spines[["left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-
-
-def what_pays(data: Dataset) -> Drawing:
-    """Every move with its gain and interval: from the run's ablations and proposals, and from the table of mixers."""
-    name, title = "what-pays", "What pays · The gain of each move"
-    table = Table.load()
-    moves = move_effects(data.records, data.ablated)
-    moves += [
-        MoveEffect("table", effect.move or f"{effect.dimension}: {effect.value or 'none'}", effect.pairs, effect.gain,
-                   Interval(effect.low, effect.high, LEVEL))
-        for effect in effects(table)
-    ]  # fmt: skip
-    titles = {
-        "ablation": "Left out of candidates of this run",
-        "proposal": "Children that differ from their parent by one move",
-        "table": f"Table of mixers: {len(table.truth)} architectures at {table.scale}",
-    }
-    sources = [source for source in titles if any(effect.source == source for effect in moves)]
-    if not sources:
-        return missing(name, title, "no two programs differ by a single move")
-    panels = [[effect for effect in moves if effect.source == source] for source in sources]
-    heights = [min(len(panel), MAX_ROWS) + 2.5 for panel in panels]
-    figure = Figure(figsize=(WIDTH, 0.23 * sum(heights) + 0.3), layout="constrained")
-    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, source, panel in zip(grid, sources, panels, strict=True):
-        shown, cut = panel, ""
-        if len(panel) > MAX_ROWS:
-            shown = [*panel[: MAX_ROWS // 2], *panel[-MAX_ROWS // 2 :]]
-            cut = f"; the first and the last of {len(panel)}"
-        axes.set_title(titles[source] + cut, fontsize=9, color=INK, loc="left")
-        _forest(
-            axes,
-            [
-                (f"{effect.move} ({effect.pairs})", effect.gain, effect.interval.low, effect.interval.high)
-                for effect in shown
-            ],
-            f"gain (nats per {'byte' if source == 'table' else 'token'})",
-        )
-    unclear = sum(effect.interval.crosses_zero for effect in moves)
-    absent = len(LIBRARY) - len({effect.move for effect in moves} & set(BY_NAME))
-    caption = (
-        "How far the held-out loss falls with the move, with 95 % intervals; in brackets the number of pairs of "
-        f"programs that differ by it alone. {unclear} of {len(moves)} intervals (grey) contain zero: nothing is shown "
-        "of these moves. The intervals are not corrected for their number: of as many moves without any effect "
-        f"{0.05 * len(moves):.1f} would seem to have one. {LUCK} The table compares with DeltaNet's value of a part, "
-        f"at a small scale. {absent} of {len(LIBRARY)} moves of the library are in no such pair."
-    )
-    rows = (
-        (
-            effect.source,
-            effect.move,
-            effect.gain,
-            effect.interval.low,
-            effect.interval.high,
-            effect.pairs,
-            effect.verdict,
-        )
-        for effect in moves
-    )
-    return Drawing(
-        name, title, caption, figure, ("from", "move", "gain", "low", "high", "pairs", ""), tuple(rows), tabulated=True
-    )
 
 
 def stopping(data: Dataset) -> Drawing:

@@ -5,6 +5,7 @@ Everything comes from the archive: also the methods paragraph and the citation.
 
 import csv
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -20,13 +21,14 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from services.archive.scoring import objectives_of
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
+from services.domain.discovery import ModelCard
 from services.report import dataset, figures
-from services.report.claims import sentences
+from services.report.claims import card_json, cards, sentences
 from services.report.comparisons import Trained
-from services.report.dataset import Dataset, Drawing, name_of
-from services.report.discoveries import discoveries, gallery_section
-from services.report.rows import clock
-from services.report.trees import radial_tree, tree
+from services.report.dataset import Dataset, Drawing
+from services.report.discoveries import discoveries
+from services.report.lineage import ablations, radial_tree, tree, what_pays
+from services.report.rows import clock, name_of
 
 PAPER = """@misc{asiarch2025,
   title         = {{AlphaGo Moment for Model Architecture Discovery}},
@@ -155,7 +157,7 @@ def write_report(
     drawings = [
         *rest, figures.count_against_compute(data), figures.trends(data), figures.front(data),
         figures.pool_over_time(data), figures.parameter_counts(data), figures.curves(data), tree(data),
-        radial_tree(data), figures.what_pays(data), *figures.ablations(data), dataset.benchmarks(data),
+        radial_tree(data), what_pays(data), *ablations(data), dataset.benchmarks(data),
         dataset.components(data), dataset.origins(data), dataset.holdings(data), figures.stopping(data),
     ]  # fmt: skip
     sections = ["" if claims.missing else _section(claims, folder), gallery_section(data, folder)]
@@ -252,3 +254,33 @@ def _findings(data: Dataset) -> list[str]:
     if data.status.phase not in ENDED and not any(record.HasField("discovery") for record in data.records):
         return ["Findings appear here once the second trainings of the finalists have ended."]
     return sentences(data.records, settings)
+
+
+TITLE = "Gallery · Confirmed discoveries"
+
+
+def gallery_section(data: Dataset, folder: Path) -> str:
+    """The cards, greatest effect first, and `gallery.json`; a sentence where nothing was confirmed."""
+    model_cards = cards(data.status, data.records)
+    if not model_cards:
+        return f'<h2>{TITLE}</h2><p class="missing">Empty: no claim of this run was confirmed.</p>'
+    text = json.dumps([card_json(one) for one in model_cards], indent=2, ensure_ascii=False)
+    (folder / "gallery.json").write_text(text, encoding="utf-8")
+    body = "".join(map(_card, model_cards))
+    return f'<h2>{TITLE}</h2>{body}<p class="soft"><a href="gallery.json">json</a></p>'
+
+
+def _card(entry: ModelCard) -> str:
+    parts = (
+        ("Evidence", (*entry.evidence, entry.compared)),
+        ("Cost", entry.cost or ("Not measured.",)),
+        ("Lineage", (" → ".join(entry.lineage),)),
+    )
+    facts = "".join(
+        f"<dt>{title}</dt>" + "".join(f"<dd>{escape(line)}</dd>" for line in lines) for title, lines in parts
+    )
+    return (
+        f'<article class="missing"><h3>{escape(entry.facts.name)} '
+        f'<span class="soft">{escape(entry.candidate)}</span></h3>'
+        f"<p><strong>{escape(entry.claim)}</strong></p><p>{escape(entry.facts.motivation)}</p><dl>{facts}</dl></article>"
+    )

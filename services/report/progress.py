@@ -58,7 +58,7 @@ class View:
         ids = {row["id"] for row in self._rows}
         self._announcements = {name: latest for name, latest in self._announcements.items() if name in ids}
         if self._done_at_start is None:
-            self._done_at_start = self._done()
+            self._done_at_start = self._done(status)
 
     def record(self, announced: Announced) -> None:
         """Apply a service's announcement."""
@@ -87,14 +87,17 @@ class View:
             return Text("asking the archive …", style="dim")
         ended, expected = ended_and_expected(status)
         parts: list[RenderableType] = [
-            Text(f"run {status.run} · {status.phase} · {clock(self._spent())}{self._time_left()}", style="bold")
+            Text(
+                f"run {status.run} · {status.phase} · {clock(self._spent(status))}{self._time_left(status)}",
+                style="bold",
+            )
         ]
         if expected:
             total = Table.grid(padding=(0, 2))
             bar = ProgressBar(total=expected, completed=min(ended, expected), width=40)
             total.add_row(bar, f"{ended} of {expected}")
             parts.append(total)
-        parts += [Text(self._counts()), self._in_flight(), Text(best_line(status), style="green")]
+        parts += [Text(self._counts(status)), self._in_flight(), Text(best_line(status), style="green")]
         parts += [Text(line(row), style="dim", no_wrap=True, overflow="ellipsis") for row in self.latest]
         return Group(*parts)
 
@@ -104,40 +107,35 @@ class View:
         if status is None:
             return "asking the archive"
         activities = [self._activity(row, row["id"]) for row in self._rows]
-        head = f"{clock(self._spent())} {status.phase}: {self._counts()}{self._time_left(', ')}"
+        head = f"{clock(self._spent(status))} {status.phase}: {self._counts(status)}{self._time_left(status, ', ')}"
         return "; ".join([head, *filter(None, activities), best_line(status)])
 
-    def _counts(self) -> str:
-        assert self._status is not None  # noqa: S101 - drawn only once known
-        states = self._status.states
-        again = f", {self._status.climbing} being trained again" if self._status.climbing else ""
-        return (", ".join(f"{states[name]} {name}" for name in STATES if states.get(name, 0)) or "starting") + again
+    def _counts(self, status: pb.RunStatus) -> str:
+        again = f", {status.climbing} being trained again" if status.climbing else ""
+        return (
+            ", ".join(f"{status.states[name]} {name}" for name in STATES if status.states.get(name, 0)) or "starting"
+        ) + again
 
-    def _spent(self) -> float:
+    def _spent(self, status: pb.RunStatus) -> float:
         """Wall time of the run, continued since this command began unless the run has ended."""
-        status = self._status
-        assert status is not None  # noqa: S101
         if status.phase in (*OVER, "paused") and not status.in_flight:
             return status.spent.seconds
         return max(status.spent.seconds, (self._spent_at_start or 0.0) + self._now() - self._begun)
 
-    def _done(self) -> float:
+    def _done(self, status: pb.RunStatus) -> float:
         """Candidates that ended, and the trained part of those in flight."""
-        assert self._status is not None  # noqa: S101
-        done = float(ended_and_expected(self._status)[0])
+        done = float(ended_and_expected(status)[0])
         for _, announced in self._announcements.values():
             if steps := sum(training.steps for training in announced.trainings):
                 done += TRAINING_PART * sum(training.step for training in announced.trainings) / steps
         return done
 
-    def _time_left(self, before: str = " · ") -> str:
+    def _time_left(self, status: pb.RunStatus, before: str = " · ") -> str:
         """Estimated from the rate since this command began; empty before, and for runs with a promotion."""
-        status = self._status
-        assert status is not None  # noqa: S101
         _, expected = ended_and_expected(status)
         if expected is None or status.settings.promotion not in ("", "none") or status.phase in OVER:
             return ""
-        done = self._done()
+        done = self._done(status)
         gained = done - (self._done_at_start or 0.0)
         if gained >= LEAST_DONE:
             left = max(0.0, expected - done) * (self._now() - self._begun) / gained

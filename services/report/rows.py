@@ -84,7 +84,7 @@ def row(record: candidate_pb2.Candidate, loss_of_root: float | None = None) -> R
         fitness_low=interval.low if interval else None,
         fitness_high=interval.high if interval else None,
         parameters=training.seeds[0].measurements.parameters if training.seeds else None,
-        seconds=sum(seed.measurements.seconds for seed in training.seeds) if training.seeds else None,
+        seconds=seconds_of(record) if training.seeds else None,
         precision=training.seeds[0].measurements.precision or None if training.seeds else None,
         reason=record.rejection.reason if record.HasField("rejection") else None,
         flops=measures["flops"],
@@ -102,6 +102,16 @@ def progress_of(records: Sequence[pb.Candidate], settings: events_pb2.RunSetting
         for record in records
     ]
     return progress(costs, [place for place, record in enumerate(records) if record.kind == pb.KIND_BASELINE])
+
+
+def seconds_of(record: pb.Candidate) -> float:
+    """Seconds of training and evaluation of all seeds."""
+    return sum(seed.measurements.seconds for seed in record.training.seeds)
+
+
+def name_of(record: pb.Candidate) -> str:
+    """The name, or the id where there is none."""
+    return record.proposal.name or record.request.baseline or record.id
 
 
 def final_train_loss(record: pb.Candidate) -> float | None:
@@ -214,6 +224,11 @@ def program_of(record: pb.Candidate) -> str:
 
 
 ABSENT = "–"
+
+
+def bounds(interval: Interval | None) -> tuple[float, float] | tuple[None, None]:
+    """The ends of an interval; None and None without one."""
+    return (None, None) if interval is None else (interval.low, interval.high)
 
 
 def interval_text(low: float | None, high: float | None, pattern: str = "+.4f") -> str:

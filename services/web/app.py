@@ -1,4 +1,4 @@
-"""The live page and its JSON: read-only, every number from the archive's gRPC service, no external asset."""
+"""The page's routes: read-only JSON of the archive's records, server-sent events, and files without external assets."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
 from aiohttp import web
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError, Message
 
 from services.archive.scoring import benchmark_gain
@@ -25,7 +25,7 @@ from services.contracts import candidate_pb2, events_pb2
 from services.local.archive import open_archive
 from services.local.log import open_log
 from services.local.settings import ClientSettings, running_system
-from services.report.rows import gain_over, mean_curves
+from services.report.rows import as_dict, gain_over, mean_curves
 from services.web.live import ArchiveConnection, RunLog, Stub
 from services.web.table import RunTable, web_row
 
@@ -46,6 +46,7 @@ HEADERS = {
 }
 STATUS_OF = {grpc.StatusCode.NOT_FOUND: 404, grpc.StatusCode.INVALID_ARGUMENT: 400}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Record: TypeAlias = candidate_pb2.Candidate
 Opened = Callable[[], AbstractAsyncContextManager[Stub]]
 
 
@@ -135,16 +136,15 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     return response
 
 
-async def _index(request: web.Request) -> web.StreamResponse:
-    del request
+async def _index(_: web.Request) -> web.StreamResponse:
     return web.FileResponse(STATIC / "index.html")
 
 
 async def _runs(request: web.Request) -> web.StreamResponse:
-    return _json(await _known_runs(request.app[PAGES]))
+    return _json(await _list_runs(request.app[PAGES]))
 
 
-async def _known_runs(pages: Pages) -> list[dict[str, str]]:
+async def _list_runs(pages: Pages) -> list[dict[str, str]]:
     reply = await pages.archive.ask("ListRuns", pb.ListRunsRequest())
     return [{"run": run.run, "phase": run.phase, "origin": run.origin} for run in reply.runs]
 
@@ -157,27 +157,26 @@ async def _table(request: web.Request) -> web.StreamResponse:
 
 async def _candidate(request: web.Request) -> web.StreamResponse:
     """The records of a candidate and its parent, and the rows that it is compared with."""
-    record, parent, controls = await _with_rivals(request)
+    record, parent, controls, others = await _with_others(request)
     return _json({
         "record": _plain(record),
         "row": web_row(record),
         "parent": None if parent is None else _plain(parent),
         "controls": [{"row": web_row(control), "curve": mean_curves(control)} for control in controls],
-        "compared": [_rival(rival) for rival in _rivals(record, parent, controls)],
+        "compared": [_without_gains(other) for other in others],
     })  # fmt: skip
 
 
 async def _gains(request: web.Request) -> web.StreamResponse:
     """The candidate's gains over its parent and each control; their intervals take a moment to compute."""
-    record, parent, controls = await _with_rivals(request)
-    rivals = _rivals(record, parent, controls)
-    return _json(await asyncio.to_thread(lambda: [_difference(rival, record) for rival in rivals]))
+    record, _, _, others = await _with_others(request)
+    return _json(await asyncio.to_thread(lambda: [_gains_over(other, record) for other in others]))
 
 
-async def _with_rivals(
+async def _with_others(
     request: web.Request,
-) -> tuple[candidate_pb2.Candidate, candidate_pb2.Candidate | None, list[candidate_pb2.Candidate]]:
-    """The requested candidate, its parent, and the controls of its run."""
+) -> tuple[Record, Record | None, list[Record], list[Record]]:
+    """The requested candidate, its parent, the controls of its run, and those of them that it is compared with."""
     pages = request.app[PAGES]
     record = await pages.archive.ask("GetCandidate", _named(request))
     ids = pb.GetCandidatesRequest(run=record.run, candidates=[record.proposal.parent] if record.proposal.parent else [])
@@ -185,27 +184,19 @@ async def _with_rivals(
         pages.archive.ask("GetCandidates", ids),
         pages.archive.ask("GetBaselines", pb.GetBaselinesRequest(run=record.run)),
     )
-    return record, next(iter(parents.candidates), None), list(controls.baselines)
+    others = {other.id: other for other in (*parents.candidates, *controls.baselines) if other.id != record.id}
+    return record, next(iter(parents.candidates), None), list(controls.baselines), list(others.values())
 
 
 def _named(request: web.Request, parameter: str = "id") -> pb.GetCandidateRequest:
     return pb.GetCandidateRequest(run=request.query.get("run", ""), candidate=request.query.get(parameter, ""))
 
 
-def _rivals(
-    record: candidate_pb2.Candidate,
-    parent: candidate_pb2.Candidate | None,
-    controls: list[candidate_pb2.Candidate],
-) -> list[candidate_pb2.Candidate]:
-    others = {other.id: other for other in ([] if parent is None else [parent]) + controls}
-    return [other for other in others.values() if other.id != record.id]
-
-
-def _difference(other: candidate_pb2.Candidate, record: candidate_pb2.Candidate) -> dict[str, object]:
+def _gains_over(other: Record, record: Record) -> dict[str, object]:
     """The gains of `record` over `other`, with 95 % intervals."""
     gain, benchmark = gain_over(other, record), benchmark_gain(record, other)
     both = record.training.HasField("benchmark") and other.training.HasField("benchmark")
-    return _rival(other) | {
+    return _without_gains(other) | {
         "loss": None if gain is None else {
             "mean": gain.mean, "low": gain.interval.low, "high": gain.interval.high, "seeds": gain.seeds,
             "words": gain.words,
@@ -216,8 +207,8 @@ def _difference(other: candidate_pb2.Candidate, record: candidate_pb2.Candidate)
     }  # fmt: skip
 
 
-def _rival(other: candidate_pb2.Candidate) -> dict[str, object]:
-    """A candidate of a comparison, without gains."""
+def _without_gains(other: Record) -> dict[str, object]:
+    """A candidate that another one is compared with."""
     row = web_row(other)
     return {"id": other.id, "name": row["name"], "row": row, "loss": None, "benchmark": None}
 
@@ -226,7 +217,7 @@ async def _compare(request: web.Request) -> web.StreamResponse:
     """The records of two candidates, and the gains of the second."""
     archive = request.app[PAGES].archive
     first, second = await asyncio.gather(*(archive.ask("GetCandidate", _named(request, name)) for name in ("a", "b")))
-    compared = await asyncio.to_thread(_difference, first, second)
+    compared = await asyncio.to_thread(_gains_over, first, second)
     return _json({"records": [_plain(first), _plain(second)], "compared": compared})
 
 
@@ -332,7 +323,7 @@ async def _changing_runs(pages: Pages) -> AsyncIterator[object]:
     last: object = None
     while True:
         with contextlib.suppress(grpc.aio.AioRpcError, NotFound, Transient):  # the table reports it
-            runs = await _known_runs(pages)
+            runs = await _list_runs(pages)
             if runs != last:
                 last = runs
                 yield {"runs": runs}
@@ -340,10 +331,8 @@ async def _changing_runs(pages: Pages) -> AsyncIterator[object]:
 
 
 def _plain(message: Message) -> dict[str, object]:
-    plain: dict[str, object] = MessageToDict(message, preserving_proto_field_name=True)
-    proposal = plain.get("proposal")
-    if isinstance(proposal, dict):
-        proposal.pop("motivation_embedding", None)
+    plain = as_dict(message)
+    plain.get("proposal", {}).pop("motivation_embedding", None)
     return plain
 
 

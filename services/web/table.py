@@ -13,18 +13,26 @@ import grpc
 import grpc.aio
 from google.protobuf.json_format import MessageToDict
 
-from services.archive.scoring import measures_of
 from services.chassis import tasks
 from services.chassis.errors import NotFound, Transient
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.local.archive import PAGE, all_candidates
-from services.report.rows import IN_FLIGHT, final_train_loss, kind_name, state_name
+from services.report.claims import outcome_of
+from services.report.rows import IN_FLIGHT, final_train_loss, name_of
+from services.report.rows import row as candidate_row
 from services.web.live import ArchiveConnection, Stub
 
 SETTLE_SECONDS = 0.25
 """Changes within this time are read together."""
 RETRY_SECONDS = 1.0
+
+
+SHARED = (
+    "id", "parent", "kind", "stage", "state", "loss", "benchmark", "judge", "fitness", "fitness_low", "fitness_high",
+    "flops", "state_size",
+)  # fmt: skip
+"""Values as in `rows.Row`."""
 
 
 class WebRow(TypedDict, total=False):
@@ -64,45 +72,28 @@ class WebRow(TypedDict, total=False):
 
 def web_row(record: candidate_pb2.Candidate) -> WebRow:
     """A candidate's row, from a slim record."""
-    training, verdict, proposal = record.training, record.verdict, record.proposal
+    training, proposal, shared = record.training, record.proposal, candidate_row(record)
     measured = [seed.measurements for seed in training.seeds]
-    measures = measures_of(record)
-    fitness = verdict.fitness
-    interval = fitness.interval if fitness.HasField("interval") else None
     scores: defaultdict[str, list[float]] = defaultdict(list)
     for score in (score for seed in training.seeds for score in seed.scores):
         scores[score.task].append(score.value)
-    outcome = record.discovery.outcome or ("confirmed" if record.discovery.confirmed else "undecided")
-    values: dict[str, object] = {
-        "id": record.id,
+    values: dict[str, object] = {name: shared[name] for name in SHARED} | {  # type: ignore[literal-required]
         "number": record.request.number,
-        "name": proposal.name or record.request.baseline or record.id,
-        "parent": proposal.parent or None,
-        "kind": kind_name(record.kind),
-        "stage": record.stage,
-        "state": state_name(record.state),
-        "loss": training.loss if training.HasField("loss") else None,
+        "name": name_of(record),
         "loss_stderr": training.loss_stderr if training.HasField("loss_stderr") else None,
         "train_loss": final_train_loss(record),
-        "benchmark": training.benchmark if training.HasField("benchmark") else None,
         "benchmark_stderr": training.benchmark_stderr if training.HasField("benchmark_stderr") else None,
-        "judge": verdict.raw if verdict.HasField("raw") else None,
-        "fitness": fitness.value if verdict.HasField("fitness") else None,
-        "fitness_low": interval.low if interval else None,
-        "fitness_high": interval.high if interval else None,
-        "parameters": measured[0].parameters or None if measured else None,
-        "seconds": sum(part.seconds for part in measured) or None,
-        "tokens_per_second": measures["speed"],
+        "parameters": shared["parameters"] or None,
+        "seconds": shared["seconds"] or None,
+        "tokens_per_second": shared["speed"],
         "peak_memory": max((part.peak_memory_bytes for part in measured), default=0) or None,
-        "flops": measures["flops"],
-        "state_size": measures["state"],
         "stopped": " ".join(seed.stopped for seed in training.seeds if seed.HasField("stopped")) or None,
         "seeds": len(measured) or None,
         "components": list(record.analysis.components or proposal.components) or None,
         "moves": list(proposal.moves) or None,
         "scores": {task: fmean(task_scores) for task, task_scores in scores.items()} or None,
         "worker": training.worker or None,
-        "outcome": outcome if record.HasField("discovery") else None,
+        "outcome": outcome_of(record.discovery) if record.HasField("discovery") else None,
         "reason": f"{record.rejection.stage}: {record.rejection.reason}" if record.HasField("rejection") else None,
     }
     return cast("WebRow", {name: value for name, value in values.items() if value is not None})

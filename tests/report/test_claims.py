@@ -17,7 +17,8 @@ from services.report.comparisons import Trained, move_effects, part_row, parts
 from services.report.compute import costs, drafts, replay_row, replays, stopped_in_the_run, too_few
 from services.report.dataset import Dataset
 from services.report.discoveries import discoveries
-from services.report.figures import ablations, stopping, what_pays
+from services.report.figures import stopping
+from services.report.lineage import ablations, what_pays
 from services.report.page import write_report
 from services.report.rows import gain_over
 from tests.report.example_run import ablation, finished_run, status

@@ -1,6 +1,7 @@
 """Trainings at several sizes: what they come to, and that a cut-off line is trained again."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -102,36 +103,38 @@ def test_the_report_draws_the_sizes(tmp_path: Path) -> None:
     assert "against Net2 (3 seeds)" in sizes_text(gains(rows, "c000004"), [])
 
 
-ASKING = """
+TRAIN = """
 import sys
 from services.local.processes import engineer_tool
-engineer_tool("train", sys.argv[1], "--json")
+engineer_tool("train", sys.argv[1], "tiny", {})
 """
 
 
 def test_a_training_does_not_outlive_the_command_that_asked_for_it(tmp_path: Path) -> None:
     """Not even where that is killed: `asi-arch sizes` trains for hours, and nobody would know of what it left."""
-    program = tmp_path / "program.py"
-    program.write_text(baseline("delta_net").program)
-    command = subprocess.Popen([sys.executable, "-c", ASKING, str(program)], stderr=subprocess.DEVNULL)
+    command = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, baseline("delta_net").program],
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
     try:
-        _until(lambda: len(_trainings(program)) > 0)
+        _until(lambda: len(_trainings(tmp_path)) > 0)
     finally:
         command.kill()
         command.wait(10)
 
-    _until(lambda: _trainings(program) == [])
+    _until(lambda: _trainings(tmp_path) == [])
 
 
-def _trainings(program: Path) -> list[str]:
-    """The processes that train it."""
-    found = []
+def _trainings(folder: Path) -> list[str]:
+    """The processes that train a program in this folder."""
+    processes = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (process / "cmdline").read_bytes().split(b"\0")
-            if b"services.engineer.tools" in words[:3] and str(program).encode() in words:
-                found.append(process.name)
-    return found
+            if b"services.engineer.tools" in words[:3] and any(str(folder).encode() in word for word in words):
+                processes.append(process.name)
+    return processes
 
 
 def _until(holds: Callable[[], bool]) -> None:

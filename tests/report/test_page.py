@@ -12,8 +12,8 @@ from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.report.dataset import Dataset, benchmarks, components, holdings, origins
 from services.report.figures import count_against_compute, curves, front, pool_over_time, trends
+from services.report.lineage import radial_tree, tree
 from services.report.page import bibtex, methods, write_report
-from services.report.trees import radial_tree, tree
 from services.store.importing import candidate_of, read
 from tests.report.example_run import finished_run, status
 

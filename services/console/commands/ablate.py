@@ -45,7 +45,7 @@ from services.report.comparisons import (
     variants_of,
     verdict_of,
 )
-from services.report.rows import ABSENT, number
+from services.report.rows import bounds, interval_text, number
 
 POLL_SECONDS = 1.0
 ENDED = frozenset({pb.STATE_ARCHIVED, pb.STATE_REJECTED})
@@ -108,7 +108,7 @@ def _print_effects(effects: Sequence[MoveEffect], as_json: bool) -> None:
         Column("from", [f"{effect.source}s" for effect in effects]),
         Column("move", [effect.move for effect in effects], flexible=True),
         Column("gain", [f"{effect.gain:+.4f}" for effect in effects], right=True),
-        Column("[95 %]", [f"[{effect.interval.low:+.4f}, {effect.interval.high:+.4f}]" for effect in effects]),
+        Column("[95 %]", [interval_text(*bounds(effect.interval)) for effect in effects]),
         Column("pairs", [str(effect.pairs) for effect in effects], right=True),
         Column("", [effect.verdict for effect in effects], rank=1),
     ]))  # fmt: skip
@@ -146,7 +146,7 @@ def _ablate_programs(
         Column("parameters", [number(variant.parameters, ",") for variant in rows], right=True, rank=2),
         Column("loss", [f"{variant.loss:.4f}" for variant in rows], right=True),
         Column("rise", [f"{variant.rise:+.4f}" for variant in rows], right=True),
-        Column("[95 %]", [f"[{variant.interval.low:+.4f}, {variant.interval.high:+.4f}]" for variant in rows]),
+        Column("[95 %]", [interval_text(*bounds(variant.interval)) for variant in rows]),
         Column("p", [f"{variant.p:.2g}" for variant in rows], right=True, rank=1),
     ]))  # fmt: skip
     say(styled(paragraph("rise: nats per token above the candidate, same seeds; p: Holm-corrected"), dim=True))
@@ -175,7 +175,9 @@ async def _ablate(
         archive = archive_pb2_grpc.ArchiveStub(connection)
         records = await all_candidates(archive, archive_pb2.ListCandidatesRequest(run=original.run))
         requested = {component.request.without_component for component in ablations_of(records, original.id)}
-        await publish(client, [_wanted(original, component) for component in chosen if component not in requested])
+        await publish(
+            client, [_ablation_wanted(original, component) for component in chosen if component not in requested]
+        )
         records = await _all_ended(archive, original, chosen, system, note)
     return original, [part for part in parts(original, records) if part.component in chosen]
 
@@ -203,13 +205,13 @@ def _print(original: pb.Candidate, part_rows: Sequence[Part]) -> None:
         Column("id", [part.ablation for part in part_rows], rank=1),
         Column("loss", [number(part.loss) for part in part_rows], right=True),
         Column("gain", [number(part.gain.mean if part.gain else None, "+.4f") for part in part_rows], right=True),
-        Column("[95 %]", [ABSENT if at is None else f"[{at.low:+.4f}, {at.high:+.4f}]" for at in intervals], rank=2),
+        Column("[95 %]", [interval_text(*bounds(interval)) for interval in intervals], rank=2),
         Column("", [part.reason or verdict_of(part) for part in part_rows], flexible=True),
     ]))  # fmt: skip
     say(styled(paragraph("gain: nats per token that the loss rises by without the component, same seeds"), dim=True))
 
 
-def _wanted(original: pb.Candidate, component: str) -> events_pb2.Event:
+def _ablation_wanted(original: pb.Candidate, component: str) -> events_pb2.Event:
     event = first(original.run, f"{original.id}.wanted-by-hand.{component}", SERVICE)
     event.candidate = original.id
     event.ablation_wanted.CopyFrom(

@@ -4,7 +4,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,9 +18,9 @@ from services.console.options import Json, Run, complete_candidates, print_json
 from services.console.tables import pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
-from services.local.archive import open_archive
+from services.local.archive import candidate_with_chain
 from services.local.processes import engineer_tool
-from services.local.settings import ClientSettings, client_settings
+from services.local.settings import client_settings
 from services.report.rows import ABSENT, as_dict, interval_text, number, program_of, row
 
 SEED_SPREAD = 0.0135
@@ -69,7 +68,7 @@ def audit(
     if candidate.endswith((".jsonl", ".jsonl.gz")):
         _audit_log(Path(candidate), 0 if no_rerun else seeds, as_json)
         return
-    status, record, links = asyncio.run(_chain(client_settings(), run, candidate))
+    status, record, links = asyncio.run(candidate_with_chain(client_settings(), run, candidate))
     if not as_json:
         _print_chain(record, links)
     rerun = None if no_rerun else rerun_of(record, status)
@@ -82,17 +81,6 @@ def audit(
         raise typer.Exit(1)
 
 
-async def _chain(
-    settings: ClientSettings, run: str, candidate: str
-) -> tuple[pb.RunStatus, candidate_pb2.Candidate, Sequence[pb.ChainLink]]:
-    """The run, the candidate, and its events, oldest first."""
-    async with open_archive(settings) as archive:
-        request = pb.GetCandidateRequest(run=run, candidate=candidate)
-        record = await archive.GetCandidate(request, timeout=30)
-        status = await archive.GetRun(pb.RunRequest(run=record.run), timeout=30)
-        return status, record, (await archive.GetChain(request, timeout=30)).links
-
-
 def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
     """Check the program and train its first seed again, in a sandbox of this machine.
 
@@ -103,16 +91,10 @@ def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
             f"candidate {record.id} was not trained here: there is nothing to train again; see --no-rerun"
         )
     seed = record.training.seeds[0]
-    overrides = [
-        part for name, value in status.settings.scale_overrides.items() for part in ("--set", f"{name}={value}")
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "program.py"
-        file.write_text(program_of(record), encoding="utf-8")
-        common = [str(file), "--json", "--scale", record.stage, *overrides]
-        exempt = ["--exempt-from-cost"] if record.request.baseline == "softmax_attention" else []
-        checked = engineer_tool("check", *common, *exempt)
-        trained = engineer_tool("train", *common, "--seed", str(seed.seed))
+    program = program_of(record), record.stage, status.settings.scale_overrides
+    exempt = ["--exempt-from-cost"] if record.request.baseline == "softmax_attention" else []
+    checked = engineer_tool("check", *program, *exempt)
+    trained = engineer_tool("train", *program, "--seed", str(seed.seed))
     losses = [seed.loss for seed in record.training.seeds]
     spread = stdev(losses) if len(losses) > 1 else SEED_SPREAD
     passed = checked.get("passed") is True
@@ -205,15 +187,10 @@ def claim_sentence(claim: Mapping[str, Any]) -> str:
 
 def repeat(claim: Mapping[str, Any], seeds: Sequence[int]) -> Repeated:
     """Train a claim's candidate and its control with these seeds, two at a time. Raises NotPossible where one fails."""
-    arguments = ["--json", "--scale", claim["stage"]]
-    arguments += [part for name, value in claim["overrides"].items() for part in ("--set", f"{name}={value}")]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        files = {name: Path(folder) / f"{name}.py" for name in ("program", "control_program")}
-        for name, file in files.items():
-            file.write_text(claim[name], encoding="utf-8")
+    with ThreadPoolExecutor(2) as pool:
         jobs = [
-            pool.submit(engineer_tool, "train", str(file), *arguments, "--seed", str(seed))
-            for file in files.values()
+            pool.submit(engineer_tool, "train", claim[name], claim["stage"], claim["overrides"], "--seed", str(seed))
+            for name in ("program", "control_program")
             for seed in seeds
         ]
         results = [job.result() for job in jobs]

@@ -13,9 +13,8 @@ from services.chassis.errors import SettingsError
 from services.console.commands.tools import STORE, hand_over, passes_arguments_on, require_run
 from services.console.options import print_json
 from services.console.tables import say
-from services.contracts import archive_pb2 as pb
-from services.local.archive import open_archive, run_and_candidates
-from services.local.settings import ClientSettings, client_settings
+from services.local.archive import candidate_with_chain, run_and_candidates
+from services.local.settings import client_settings
 from services.report.rows import as_dict
 
 
@@ -63,11 +62,12 @@ def _export_module(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     if not options.candidate:
         raise SettingsError("--as module needs --candidate: the id or name of one architecture.")
-    content = json.dumps(asyncio.run(_content(client_settings(), options.run, options.candidate)))
+    status, record, links = asyncio.run(candidate_with_chain(client_settings(), options.run, options.candidate))
+    content = {"candidate": as_dict(record), "run": as_dict(status), "chain": [as_dict(link) for link in links]}
     out: Path = options.out or Path(options.candidate)
     command = [sys.executable, "-m", "services.engineer.export", "--out", str(out)]
     command += ["--vocabulary", str(options.vocabulary)] if options.vocabulary else []
-    done = subprocess.run(command, input=content, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, input=json.dumps(content), stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise typer.Exit(done.returncode)
     package = done.stdout.strip()
@@ -77,16 +77,6 @@ def _export_module(arguments: list[str]) -> None:
         )
     else:
         say(f"{package}: see {out / 'README.md'}")
-
-
-async def _content(settings: ClientSettings, run: str, candidate: str) -> dict[str, object]:
-    """The record, its run and its chain as the contracts' JSON."""
-    async with open_archive(settings) as archive:
-        request = pb.GetCandidateRequest(run=run, candidate=candidate)
-        record = await archive.GetCandidate(request, timeout=30)
-        links = (await archive.GetChain(request, timeout=30)).links
-        status = await archive.GetRun(pb.RunRequest(run=record.run), timeout=30)
-    return {"candidate": as_dict(record), "run": as_dict(status), "chain": [as_dict(link) for link in links]}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from services.local.archive import run_and_candidates
 from services.local.processes import engineer_tool, scale_values
 from services.local.settings import client_settings, names_in
 from services.report.comparisons import SIZES_FILE, SizeGain, Trained, Trend, gains, read_sizes, sizes_text, trends
-from services.report.rows import ABSENT, interval_text, program_of
+from services.report.rows import bounds, interval_text, program_of
 
 CORPORA = ("python-source", "documentation")
 
@@ -154,11 +153,7 @@ def train_all(plan: Sequence[Job], path: Path, parallel: int, quiet: bool) -> No
 
 
 def _trained(job: Job) -> Trained:
-    overrides = [part for name, value in job.overrides.items() for part in ("--set", f"{name}={value}")]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "program.py"
-        file.write_text(program_of(job.record), encoding="utf-8")
-        result = engineer_tool("train", str(file), "--json", "--scale", job.scale, *overrides, "--seed", str(job.seed))
+    result = engineer_tool("train", program_of(job.record), job.scale, job.overrides, "--seed", str(job.seed))
     loss, measured = result.get("loss"), result.get("measurements")
     measured = measured if isinstance(measured, dict) else {}
     failure = "" if isinstance(loss, float) else str(result.get("reason"))
@@ -177,8 +172,7 @@ def _print(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> None:
         Column("strongest control", [gain.control for gain in size_gains]),
         Column("its loss", [f"{gain.control_loss:.4f}" for gain in size_gains], right=True),
         Column("gain", [f"{gain.gain:+.4f}" for gain in size_gains], right=True),
-        Column("[95 %]", [interval_text(gain.interval.low, gain.interval.high) if gain.interval else ABSENT
-                          for gain in size_gains]),
+        Column("[95 %]", [interval_text(*bounds(gain.interval)) for gain in size_gains]),
         Column("seeds", [str(gain.seeds) for gain in size_gains], right=True),
     ]))  # fmt: skip
     if drift:

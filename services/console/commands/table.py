@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.chassis.errors import NotPossible, SettingsError
-from services.console.leash import leashed
-from services.console.options import Json, names_in, one_of, print_json
-from services.console.tables import Column, interval_text, number, pairs, paragraph, say, styled
+from services.console.options import Json, print_json
+from services.console.tables import Column, pairs, paragraph, say, styled
 from services.console.tables import table as text_table
+from services.local.processes import ends_with_parent
+from services.local.settings import names_in, one_of
+from services.report.rows import interval_text, number
 
 if TYPE_CHECKING:
     from services.table import Table
@@ -42,7 +44,7 @@ def about() -> None:
 @table.command(context_settings=PASS_ON, add_help_option=False)
 def build(context: typer.Context) -> None:
     """Train cells that are missing, into --folder PATH; resumes, and may run in several processes at once."""
-    command = leashed([sys.executable, "-m", BUILD, *context.args])
+    command = ends_with_parent([sys.executable, "-m", BUILD, *context.args])
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 

@@ -1,6 +1,7 @@
-"""The phylogenetic tree on one page: from left to right for up to 60 candidates, radial for any number."""
+"""Figures of descent: the phylogenetic tree of a run, what each move brings, and ablations."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from math import cos, pi, sin
 from statistics import fmean
 
@@ -10,10 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
+from services.contracts import candidate_pb2 as pb
 from services.domain import lineage
-from services.report.dataset import INK, MAP, SOFT, WIDTH, Dataset, Drawing, missing, name_of, plain
+from services.domain.statistics import LEVEL, Interval
+from services.mixers.moves import BY_NAME, LIBRARY
+from services.report.comparisons import LUCK, MoveEffect, move_effects, part_row, parts
+from services.report.dataset import ACCENT, GOOD, INK, MAP, SOFT, WIDTH, Dataset, Drawing, missing, plain
+from services.report.rows import name_of
+from services.table import Table
+from services.table.analysis import effects
 
-MAX_NAMED = 60
+MAX_NAMED, MAX_ROWS = 60, 30
 CHARACTERS = 100
 """That fit in the width of the tree: an inner node has those of one generation."""
 LEAST_NODES = 3
@@ -171,3 +179,109 @@ def _dots(figure: Figure, axes: Axes, data: Dataset, points: dict[str, Point], s
 def _cells(data: Dataset) -> tuple[tuple[str, ...], tuple[tuple[object, ...], ...]]:
     header = ("id", "parent", "name", "fitness", "loss", "state")
     return header, tuple(tuple(row[name] for name in header) for row in data.rows)  # type: ignore[literal-required]
+
+
+def ablations(data: Dataset) -> list[Drawing]:
+    """One drawing per ablated candidate, in the order of the run, or one that states that there is none."""
+    ablated = {record.request.ablation_of for record in data.records if record.kind == pb.KIND_ABLATION}
+    drawings = [_ablation(record, data) for record in data.records if record.id in ablated]
+    return drawings or [missing("ablations", "Ablations", "no candidate was ablated; run `asi-arch ablate CANDIDATE`")]
+
+
+def _ablation(original: pb.Candidate, data: Dataset) -> Drawing:
+    name, title = f"ablation-{original.id}", f"Ablation · What each component of {name_of(original)} brings"
+    components = parts(original, data.records)
+    measured = [part for part in components if part.gain is not None]
+    rows = [part_row(part) for part in components]
+    if not measured:
+        return missing(name, title, components[0].reason or "no ablation was measured yet")
+    silent = any(part.gain is not None and part.gain.words.endswith("this seed") for part in measured)
+    covered = "are silent about other seeds, of which none is known" if silent else "scatter between seeds is part of"
+    caption = (
+        "How far the held-out loss rises without the component (nats per token, same seeds), with 95 % intervals that "
+        f"{covered}. What crosses zero is not told apart from nothing."
+    )
+    failed = [f"{part.component}: {part.reason}" for part in components if part.gain is None and part.reason]
+    figure = Figure(figsize=(7.5, 0.42 * len(measured) + 1.1), layout="constrained")
+    gains = [(part.component, part.gain.mean, part.gain.interval) for part in measured if part.gain]
+    intervals = [(component, mean, interval.low, interval.high) for component, mean, interval in gains]
+    _forest(figure.add_subplot(), intervals, "loss without it − loss with it (nats per token)")
+    cells = tuple(tuple(row.values()) for row in rows)
+    return Drawing(name, title, " ".join((caption, *failed)), figure, tuple(rows[0]), cells)
+
+
+def _forest(axes: Axes, rows: Sequence[tuple[str, float, float, float]], x: str) -> None:
+    """Names with a mean and its interval, the first on top; grey where the interval contains zero."""
+    for place, (_, mean, low, high) in enumerate(rows):
+        colour = SOFT if low <= 0 <= high else ACCENT if mean > 0 else GOOD
+        axes.plot([low, high], [place, place], color=colour, lw=2.2, solid_capstyle="round")
+        axes.scatter([mean], [place], s=30, color=colour, zorder=3)
+    axes.axvline(0, color=INK, lw=0.8)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(x)
+    plain(axes, grid="x")
+    axes.spines[["left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def what_pays(data: Dataset) -> Drawing:
+    """Every move with its gain and interval: from the run's ablations and proposals, and from the table of mixers."""
+    name, title = "what-pays", "What pays · The gain of each move"
+    table = Table.load()
+    moves = move_effects(data.records, data.ablated)
+    moves += [
+        MoveEffect("table", effect.move or f"{effect.dimension}: {effect.value or 'none'}", effect.pairs, effect.gain,
+                   Interval(effect.low, effect.high, LEVEL))
+        for effect in effects(table)
+    ]  # fmt: skip
+    titles = {
+        "ablation": "Left out of candidates of this run",
+        "proposal": "Children that differ from their parent by one move",
+        "table": f"Table of mixers: {len(table.truth)} architectures at {table.scale}",
+    }
+    sources = [source for source in titles if any(effect.source == source for effect in moves)]
+    if not sources:
+        return missing(name, title, "no two programs differ by a single move")
+    panels = [[effect for effect in moves if effect.source == source] for source in sources]
+    heights = [min(len(panel), MAX_ROWS) + 2.5 for panel in panels]
+    figure = Figure(figsize=(WIDTH, 0.23 * sum(heights) + 0.3), layout="constrained")
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, source, panel in zip(grid, sources, panels, strict=True):
+        shown, cut = panel, ""
+        if len(panel) > MAX_ROWS:
+            shown = [*panel[: MAX_ROWS // 2], *panel[-MAX_ROWS // 2 :]]
+            cut = f"; the first and the last of {len(panel)}"
+        axes.set_title(titles[source] + cut, fontsize=9, color=INK, loc="left")
+        _forest(
+            axes,
+            [
+                (f"{effect.move} ({effect.pairs})", effect.gain, effect.interval.low, effect.interval.high)
+                for effect in shown
+            ],
+            f"gain (nats per {'byte' if source == 'table' else 'token'})",
+        )
+    unclear = sum(effect.interval.crosses_zero for effect in moves)
+    absent = len(LIBRARY) - len({effect.move for effect in moves} & set(BY_NAME))
+    caption = (
+        "How far the held-out loss falls with the move, with 95 % intervals; in brackets the number of pairs of "
+        f"programs that differ by it alone. {unclear} of {len(moves)} intervals (grey) contain zero: nothing is shown "
+        "of these moves. The intervals are not corrected for their number: of as many moves without any effect "
+        f"{0.05 * len(moves):.1f} would seem to have one. {LUCK} The table compares with DeltaNet's value of a part, "
+        f"at a small scale. {absent} of {len(LIBRARY)} moves of the library are in no such pair."
+    )
+    rows = (
+        (
+            effect.source,
+            effect.move,
+            effect.gain,
+            effect.interval.low,
+            effect.interval.high,
+            effect.pairs,
+            effect.verdict,
+        )
+        for effect in moves
+    )
+    return Drawing(
+        name, title, caption, figure, ("from", "move", "gain", "low", "high", "pairs", ""), tuple(rows), tabulated=True
+    )
