@@ -37,7 +37,7 @@ LIMITS = {"compose": 840, "slow": 600}  # tests/compose builds images in a fixtu
 PLAIN_LIMIT = 240
 CLEANING_LIMIT = 60
 # Files whose tests share one run of a laboratory.
-TOGETHER = ("tests/deploy/test_whole_way.py", "tests/loop/test_discovery.py")
+TOGETHER = ("tests/deploy/test_deployed_run.py", "tests/loop/test_discovery.py")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

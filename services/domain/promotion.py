@@ -109,7 +109,7 @@ class PromotionPolicy(Protocol):
         """The limits on size and cost."""
         ...
 
-    def kept(self, rung: Rung, result: Result) -> Rung:
+    def admitted(self, rung: Rung, result: Result) -> Rung:
         """The rung after one more admitted result."""
         ...
 
@@ -136,7 +136,7 @@ class PaperPromotion:
         if self.block < 1 or self.top < 1:
             raise ValueError(f"promotion.block and promotion.top must be at least 1, not {self.block} and {self.top}")
 
-    def kept(self, rung: Rung, result: Result) -> Rung:
+    def admitted(self, rung: Rung, result: Result) -> Rung:
         """The rung with one more result in its block."""
         return replace(rung, kept=(*rung.kept, result), count=rung.count + 1)
 
@@ -159,7 +159,7 @@ class SuccessiveHalving:
         if self.eta < 2:
             raise ValueError(f"promotion.eta must be at least 2, not {self.eta}: it is one over the share that goes on")
 
-    def kept(self, rung: Rung, result: Result) -> Rung:
+    def admitted(self, rung: Rung, result: Result) -> Rung:
         """The rung with the result among its best."""
         best = tuple(_best([*rung.kept, result])[:PLACES])
         promoted = rung.promoted & {member.candidate for member in best}
@@ -182,7 +182,7 @@ def decide(policy: PromotionPolicy, rung: Rung, baseline: Result | None, over: b
         return rung, ()
     for result in rung.waiting:
         if policy.budget.admits(result, baseline):
-            rung = policy.kept(rung, result)
+            rung = policy.admitted(rung, result)
         else:
             rung = replace(rung, outside=tuple(_best([*rung.outside, result])[:PLACES]))
     return policy.chosen(replace(rung, waiting=()), baseline, over)
@@ -330,7 +330,7 @@ def under_way(ladder: Ladder, stages: Sequence[Stage]) -> tuple[Promote, ...]:
     )
 
 
-def kept(ladder: Ladder, stages: Sequence[Stage]) -> Ladder:
+def limited(ladder: Ladder, stages: Sequence[Stage]) -> Ladder:
     """The ladder with these stages; promotions to removed stages are dropped."""
     return replace(ladder, climbing=frozenset((name, rung) for name, rung in ladder.climbing if rung <= len(stages)))
 

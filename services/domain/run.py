@@ -47,7 +47,7 @@ def _take(state: RunState, fact: facts.Fact, policy: RunPolicy) -> tuple[RunStat
         case facts.Resumed(time) if state.phase not in GOING_ON:
             return _continued(state, time, policy), ()
         case facts.Forked(time, other_rules):
-            ladder = rungs.kept(rungs.reopened(state.ladder) if other_rules else state.ladder, policy.stages)
+            ladder = rungs.limited(rungs.reopened(state.ladder) if other_rules else state.ladder, policy.stages)
             proposals = frozenset(name for name in state.in_flight if name.startswith("c"))  # without ablations
             state = _continued(replace(state, ladder=ladder, in_flight=proposals, trained=frozenset()), time, policy)
             seats = [_seat(int(name[1:]), policy, name in state.baselines_open) for name in sorted(state.in_flight)]

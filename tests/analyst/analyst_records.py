@@ -6,7 +6,7 @@ from typing import Any
 from services.analyst.comparison import Dossier
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
-from tests.archives import KnownArchive
+from tests.archive_server import KnownArchive
 
 BLOCKS = 64
 ITEMS = 100

@@ -25,7 +25,7 @@ from services.llm.openai_embedder import OpenAIEmbedder, RunEmbedder, endpoint_e
 from services.llm.scripted import Script, ScriptedEndpoint
 from services.store.service import Context
 from tests.analyst.analyst_records import CHILD, Archive, ended
-from tests.archives import asked
+from tests.archive_server import asked
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from services.contracts import events_pb2
 from services.llm.port import Role
 from services.llm.prompts import main
 from tests.analyst.analyst_records import CHILD, Archive, candidate
-from tests.archives import served
+from tests.archive_server import served
 
 
 def knowing(judged: bool = True) -> Archive:

@@ -9,7 +9,7 @@ from google.protobuf.json_format import ParseDict
 from services.archive.lessons import Quotation, lessons_of, lessons_text, quotations
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
-from tests.archives import KnownArchive, asked
+from tests.archive_server import KnownArchive, asked
 
 FLAGSHIP = Path("examples/flagship")
 

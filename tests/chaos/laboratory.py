@@ -118,7 +118,9 @@ class Laboratory:
         listens = {"store": "archive", "judge": "judge", "analyst": "cognition", "engineer-0": "checker"}
         for name in ("store", "judge", "analyst", "researcher", "engineer-0", "engineer-1"):
             kind = name.partition("-")[0]
-            module = ["tests.chaos.instant", kind] if kind in ("researcher", "engineer") else [f"services.{kind}"]
+            module = (
+                ["tests.chaos.instant_services", kind] if kind in ("researcher", "engineer") else [f"services.{kind}"]
+            )
             own = {"ASI_LISTEN": ports[listens[name]]} if name in listens else {}
             if kind == "store":
                 own["ASI_ARCHIVE_URL"] = self.archive_url

@@ -19,9 +19,9 @@ from services.chassis.bus import Bus
 from services.chassis.settings import ServiceSettings
 from services.local.processes import Broker, find_nats_server, free_port
 from services.store.backends import open_archive
-from tests.chaos.power import after_power_loss, watched
-from tests.store.archive_stories import Story
+from tests.chaos.power_loss import after_power_loss, watched
 from tests.store.conftest import finished
+from tests.store.simulation import Simulation
 
 __all__ = ["finished"]  # the fixture
 
@@ -55,7 +55,7 @@ def _started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize(("interval", "keeps_all"), [("always", True), ("2m", False)])
 async def test_acknowledged_events_outlive_a_loss_of_power(
-    tmp_path: Path, finished: Story, interval: str, keeps_all: bool
+    tmp_path: Path, finished: Simulation, interval: str, keeps_all: bool
 ) -> None:
     """With `sync_interval: always`. Without it they are lost, which shows that the rehearsal is one."""
     folder, trace, port = tmp_path / "before", tmp_path / "trace", free_port()
@@ -80,7 +80,7 @@ async def test_acknowledged_events_outlive_a_loss_of_power(
     assert (kept == acknowledged) is keeps_all
 
 
-async def test_applied_events_outlive_a_loss_of_power(tmp_path: Path, finished: Story) -> None:
+async def test_applied_events_outlive_a_loss_of_power(tmp_path: Path, finished: Simulation) -> None:
     """The embedded archive syncs each transaction before it reports it."""
     folder, log = tmp_path / "before", tmp_path / "log.json"
     folder.mkdir()

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chassis.guarded import GuardedServer
+from tests.chassis.nats_server import NatsServer
 
 
 @pytest.fixture
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """One server for each test."""
-    server = GuardedServer(tmp_path_factory.mktemp("guarded"))
+    server = NatsServer(tmp_path_factory.mktemp("guarded"))
     server.start()
     yield server
     server.stop()

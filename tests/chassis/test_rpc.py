@@ -12,12 +12,12 @@ from services.chassis.settings import ServiceSettings
 from services.contracts import checker_pb2, checker_pb2_grpc
 from services.contracts.candidate_pb2 import CheckReport
 from services.local.processes import free_port
-from tests.checkers import UnaskedChecker
+from tests.partial_checker import PartialChecker
 
 DEFAULT = 0.5
 
 
-class SlowChecker(UnaskedChecker):
+class SlowChecker(PartialChecker):
     """Takes longer than a call takes by default."""
 
     async def Check(self, request: checker_pb2.CheckRequest, context: object) -> CheckReport:  # noqa: N802

@@ -22,7 +22,7 @@ from services.chassis.settings import ServiceSettings, load
 from services.local.processes import free_port
 from services.store.backends import open_archive
 from services.store.port import ArchiveUnavailable
-from tests.chassis.guarded import GuardedServer
+from tests.chassis.nats_server import NatsServer
 from tests.mongod import mongod_binary
 
 MAKE = Path(__file__).parents[2] / "deploy" / "make_certificates.sh"
@@ -38,9 +38,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def encrypted(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
+def encrypted(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A server with the TLS block that a deployment gets."""
-    server = GuardedServer(tmp_path_factory.mktemp("nats"), TLS.replace("/certificates", str(certificates / "nats")))
+    server = NatsServer(tmp_path_factory.mktemp("nats"), TLS.replace("/certificates", str(certificates / "nats")))
     server.start()
     yield server
     server.stop()
@@ -60,16 +60,14 @@ async def ask(settings: ServiceSettings, port: int) -> int:
     return status
 
 
-async def test_a_service_that_knows_the_authority_works_over_tls(encrypted: GuardedServer, certificates: Path) -> None:
+async def test_a_service_that_knows_the_authority_works_over_tls(encrypted: NatsServer, certificates: Path) -> None:
     """The setting is the file of the authority's certificate, nothing else."""
     async with Bus(encrypted.settings(ADMINISTRATOR, nats_ca=certificates / "nats" / "ca.crt"), "admin") as bus:
         await bus.set_up()
         assert await bus.compare() == []
 
 
-async def test_a_service_without_the_authority_is_told_what_to_set(
-    encrypted: GuardedServer, certificates: Path
-) -> None:
+async def test_a_service_without_the_authority_is_told_what_to_set(encrypted: NatsServer, certificates: Path) -> None:
     """With no authority, or with a stranger's, the start ends with one sentence."""
     for more in ({}, {"nats_ca": certificates / "other" / "judge" / "ca.crt"}):
         with pytest.raises(SettingsError, match="ASI_NATS_CA"):
@@ -77,7 +75,7 @@ async def test_a_service_without_the_authority_is_told_what_to_set(
                 pass
 
 
-def test_a_plaintext_client_is_turned_away_by_the_broker(encrypted: GuardedServer) -> None:
+def test_a_plaintext_client_is_turned_away_by_the_broker(encrypted: NatsServer) -> None:
     """It greets, as clients do, and is never answered."""
     with socket.create_connection(("127.0.0.1", encrypted.port), timeout=5) as client:
         greeting = client.recv(4096)
@@ -101,7 +99,7 @@ async def test_a_broker_may_ask_for_certificates_too(certificates: Path, tmp_pat
     block = TLS.replace("/certificates", str(certificates / "nats")).replace(
         "handshake_first", "verify: true\n  handshake_first"
     )
-    server = GuardedServer(tmp_path / "nats", block)
+    server = NatsServer(tmp_path / "nats", block)
     server.start()
     try:
         ca, own = certificates / "nats" / "ca.crt", certificates / "judge"

@@ -22,13 +22,13 @@ from services.contracts import events_pb2 as pb
 from services.local.processes import Broker
 from services.store.app import DeadLetterRecorder
 from services.store.projection import read
-from tests.chassis.guarded import GuardedServer
+from tests.chassis.nats_server import NatsServer
 
 DURABLE = "engineer-tiny"
 
 
 @pytest_asyncio.fixture
-async def admin(guarded: GuardedServer) -> AsyncIterator[Bus]:
+async def admin(guarded: NatsServer) -> AsyncIterator[Bus]:
     """The administrator, on a log that holds one proposed candidate."""
     async with Bus(guarded.settings(ADMINISTRATOR), "admin") as connected:
         await connected.set_up()
@@ -68,7 +68,7 @@ def counted(counter: str, **labels: str) -> float:
 
 
 @asynccontextmanager
-async def keeping(guarded: GuardedServer) -> AsyncIterator[None]:
+async def keeping(guarded: NatsServer) -> AsyncIterator[None]:
     """The store's keeper of dead letters, at work."""
     async with Bus(guarded.settings("store"), "store") as store:
         keeper = asyncio.create_task(DeadLetterRecorder(store, await store.consumer("dead-letters")).run())
@@ -88,9 +88,7 @@ async def work(
     await running
 
 
-async def test_a_service_that_forges_a_verdict_gets_a_dead_letter_that_says_so(
-    guarded: GuardedServer, admin: Bus
-) -> None:
+async def test_a_service_that_forges_a_verdict_gets_a_dead_letter_that_says_so(guarded: NatsServer, admin: Bus) -> None:
     """Not five time-outs and a redelivery: the reason names the right that is missing."""
     before = counted("asi_dead_letters_total", durable=DURABLE)
     denied = counted("asi_denied_total", operation="publish")
@@ -115,9 +113,7 @@ async def test_a_service_that_forges_a_verdict_gets_a_dead_letter_that_says_so(
     assert counted("asi_denied_total", operation="publish") == denied + 1
 
 
-async def test_a_fact_under_another_s_subject_is_refused_by_whoever_reads_it(
-    guarded: GuardedServer, admin: Bus
-) -> None:
+async def test_a_fact_under_another_s_subject_is_refused_by_whoever_reads_it(guarded: NatsServer, admin: Bus) -> None:
     """The server checks subjects only: a verdict in an engineer's envelope passes it, and nobody believes it."""
     cause = Cause.of((await facts_as_logged(admin))[0].body)
     forged = follow(cause, "judged", "judge", 1, cause.event.candidate)
@@ -144,7 +140,7 @@ async def test_a_fact_under_another_s_subject_is_refused_by_whoever_reads_it(
     assert not read_back[1].log.accepted
 
 
-async def test_redeliveries_facts_and_gpu_seconds_are_counted(guarded: GuardedServer, admin: Bus) -> None:
+async def test_redeliveries_facts_and_gpu_seconds_are_counted(guarded: NatsServer, admin: Bus) -> None:
     """A first try that fails for a passing reason, a second one that trains for a while."""
     names = {
         "asi_redeliveries_total": {"durable": DURABLE},
@@ -180,9 +176,7 @@ async def test_redeliveries_facts_and_gpu_seconds_are_counted(guarded: GuardedSe
     }
 
 
-async def test_a_message_that_was_given_up_without_a_word_is_told_by_the_store(
-    guarded: GuardedServer, admin: Bus
-) -> None:
+async def test_a_message_that_was_given_up_without_a_word_is_told_by_the_store(guarded: NatsServer, admin: Bus) -> None:
     """Its service died between the dead letter and the end of the deliveries: the broker's advisory is all there is."""
     async with Bus(guarded.settings("engineer"), "engineer") as engineer:
         (delivery,) = await (await engineer.consumer(DURABLE)).fetch(1)
@@ -198,7 +192,7 @@ async def test_a_message_that_was_given_up_without_a_word_is_told_by_the_store(
     assert (dead.candidate, dead.dead.consumer) == ("c000001", DURABLE)
 
 
-async def test_facts_of_a_later_version_and_garbage_do_not_stop_a_consumer(guarded: GuardedServer, admin: Bus) -> None:
+async def test_facts_of_a_later_version_and_garbage_do_not_stop_a_consumer(guarded: NatsServer, admin: Bus) -> None:
     """They are passed over, and no candidate that they name is the worse for it."""
     subject = "asi.v1.r1.candidate.proposed.tiny"
     unknown = pb.Event(id="r1.c000001.praised.1", run="r1", candidate="c000001").SerializeToString()
@@ -218,7 +212,7 @@ async def test_facts_of_a_later_version_and_garbage_do_not_stop_a_consumer(guard
     assert not [one for one in await facts_as_logged(admin) if one.subject.endswith(".dead")]
 
 
-async def test_outages_never_use_a_message_up(guarded: GuardedServer, admin: Bus) -> None:
+async def test_outages_never_use_a_message_up(guarded: NatsServer, admin: Bus) -> None:
     """The delivery count is no count of failures."""
     seen: list[int] = []
 

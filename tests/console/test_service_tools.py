@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 
 from services.contracts import candidate_pb2 as pb
-from tests.archives import served
-from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive
+from tests.archive_server import served
+from tests.judge.judge_fixtures import ANCHOR, ROOT, Archive
 
 Environment = dict[str, str]
 

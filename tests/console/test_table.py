@@ -12,15 +12,15 @@ from services.chassis.errors import NotPossible
 from services.console.commands.table import table
 from services.table.lattice import cells
 from services.table.table import append, pack
-from tests.table.made import made_records
+from tests.table.synthetic import synthetic_records
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Half of the lattice with one seed, in a compressed piece, and two more seeds of a few in a plain one."""
     place = tmp_path_factory.mktemp("table")
-    pack(made_records(seeds=(1,))[::2], place / "half.jsonl.gz")
-    for record in made_records(seeds=(2, 3))[:20]:
+    pack(synthetic_records(seeds=(1,))[::2], place / "half.jsonl.gz")
+    for record in synthetic_records(seeds=(2, 3))[:20]:
         append(place / "more.jsonl", record)
     return place
 

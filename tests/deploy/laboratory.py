@@ -27,7 +27,7 @@ from services.local.settings import ClientSettings
 from services.store.app import StoreSettings
 from services.store.tools import set_up
 from tests.chassis.collector import Collector
-from tests.chassis.guarded import GuardedServer
+from tests.chassis.nats_server import NatsServer
 from tests.loop.conftest import MICRO
 from tests.loop.test_minds import SCRIPT
 
@@ -45,7 +45,7 @@ Series = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 class Laboratory:
     """Five services on a broker that lets each do its own work only."""
 
-    broker: GuardedServer
+    broker: NatsServer
     certificates: Path
     folder: Path
     model_url: str

@@ -198,8 +198,8 @@ def test_halving_promotes_by_the_front_and_its_memory_survives_json() -> None:
     policy, rung = SuccessiveHalving(eta=2, budget=Budget(None, None)), Rung()
     root = result("c1", 2.0, (2.0, 10.0))
     for one in (result("c2", 1.9, (1.9, 12.0)), result("c3", 2.1, (2.1, 8.0)), result("c4", 2.2, (2.2, 13.0))):
-        rung = policy.kept(rung, one)
-    rung = policy.kept(rung, result("c5", 2.3, (2.3, 14.0)))
+        rung = policy.admitted(rung, one)
+    rung = policy.admitted(rung, result("c5", 2.3, (2.3, 14.0)))
 
     _, chosen = policy.chosen(rung, root, over=False)
 

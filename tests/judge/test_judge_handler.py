@@ -9,7 +9,7 @@ from services.chassis.errors import NotYet, Rejected
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.zoo import baseline
-from tests.judge.judge_neighbours import (
+from tests.judge.judge_fixtures import (
     ANCHOR,
     ROOT,
     Archive,

@@ -9,8 +9,8 @@ from services.judge.app import JudgeSettings
 from services.judge.tools import question
 from services.llm.port import Role
 from services.llm.prompts import main
-from tests.archives import served
-from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, trained, untrained
+from tests.archive_server import served
+from tests.judge.judge_fixtures import ANCHOR, ROOT, Archive, trained, untrained
 
 CHILD = trained(3, 1.44)
 

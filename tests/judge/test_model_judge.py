@@ -23,7 +23,7 @@ from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
 from services.llm.recorded import read_exchanges
 from services.llm.scripted import Script, ScriptedEndpoint, Step
-from tests.judge.judge_neighbours import ANCHOR, ROOT, Archive, judging, settings_of, trained, untrained
+from tests.judge.judge_fixtures import ANCHOR, ROOT, Archive, judging, settings_of, trained, untrained
 
 CHILD = trained(3, 1.44, parent="c000001", program="class SecretiveMixer: pass\n")
 REASON = "The numbers say so."

@@ -11,8 +11,8 @@ from services.chassis.errors import Rejected
 from services.llm.budget import NANO, Limits, MemoryLedger, Price, Spend, spend
 from services.llm.port import BudgetExhausted, MindError, PriceUnknown
 from services.llm.scripted import FaultName, Step
-from tests.llm.minds import GOOD, KEY, script, served
-from tests.llm.minds import question as asked_question
+from tests.llm.scripted_minds import GOOD, KEY, script, served
+from tests.llm.scripted_minds import question as asked_question
 
 calls = st.lists(st.tuples(st.integers(1, 60), st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
 

@@ -17,7 +17,7 @@ from services.contracts import events_pb2
 from services.llm.budget import MemoryLedger
 from services.llm.scripted import FaultName, ScriptedEndpoint, Step
 from services.local.processes import free_port
-from tests.llm.minds import GOOD, mind, question, script, settings
+from tests.llm.scripted_minds import GOOD, mind, question, script, settings
 
 CANDIDATES = 3
 TIMEOUT = 0.15

@@ -7,8 +7,8 @@ from services.contracts import candidate_pb2 as pb
 from services.llm.minds import PAGE, RewardFeed, gain_of
 from services.llm.port import Role
 from services.store.service import Context
-from tests.archives import KnownArchive, asked
-from tests.llm.bookkeeping import BrokenArchive
+from tests.archive_server import KnownArchive, asked
+from tests.llm.budget_archive import BrokenArchive
 
 
 def scored(name: str, fitness: float | None, parent: str = "") -> pb.Candidate:

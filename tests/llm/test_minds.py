@@ -14,8 +14,8 @@ from services.llm.budget import Spend
 from services.llm.minds import ArchiveLedger, Minds
 from services.llm.port import BudgetExhausted, Message, Mind, NotRecorded, Request, Role
 from services.llm.scripted import Script, ScriptedEndpoint, Step
-from tests.archives import asked
-from tests.llm.bookkeeping import Archive, BrokenArchive, Recorder, job_of
+from tests.archive_server import asked
+from tests.llm.budget_archive import Archive, BrokenArchive, Recorder, job_of
 
 
 class Reply(BaseModel):

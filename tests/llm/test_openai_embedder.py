@@ -9,7 +9,7 @@ from services.llm.embedder import cosine
 from services.llm.openai_embedder import OpenAIEmbedder
 from services.llm.scripted import ScriptedEndpoint
 from services.llm.settings import EmbeddingSettings, MindSettings
-from tests.llm.minds import KEY, script, settings
+from tests.llm.scripted_minds import KEY, script, settings
 
 
 def with_embedding(url: str, dimension: int | None = None) -> MindSettings:

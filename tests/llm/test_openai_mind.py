@@ -23,7 +23,7 @@ from services.llm.port import (
     Role,
 )
 from services.llm.scripted import FaultName, ScriptedEndpoint, Step
-from tests.llm.minds import GOOD, KEY, Idea, MemoryJournal, mind, question, script, served, settings
+from tests.llm.scripted_minds import GOOD, KEY, Idea, MemoryJournal, mind, question, script, served, settings
 
 
 async def test_a_good_answer_comes_back_typed_with_its_call() -> None:

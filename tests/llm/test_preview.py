@@ -4,7 +4,7 @@ import json
 
 from services.llm.port import plain_schema
 from services.llm.prompts import as_text, plain, shown
-from tests.llm.minds import KEY, Idea, question
+from tests.llm.scripted_minds import KEY, Idea, question
 
 
 async def test_where_no_model_is_described_there_is_no_body() -> None:

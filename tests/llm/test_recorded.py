@@ -9,7 +9,7 @@ from services.contracts import candidate_pb2 as pb
 from services.llm.port import AnswerInvalid, MindError, MindRefused, NotRecorded, Request, Role
 from services.llm.recorded import CallRecord, RecordedMind, rewarded_model, to_message
 from services.llm.scripted import Script, Step
-from tests.llm.minds import GOOD, KEY, Idea, question, script, served
+from tests.llm.scripted_minds import GOOD, KEY, Idea, question, script, served
 
 
 async def record(tmp_path: Path, plays: Script, *requests: Request[Idea]) -> tuple[CallRecord, pb.Candidate]:

@@ -8,7 +8,7 @@ import pytest
 
 from services.chassis.errors import SettingsError
 from services.llm.scripted import Script
-from tests.llm.minds import Idea, mind, question, settings
+from tests.llm.scripted_minds import Idea, mind, question, settings
 
 
 async def test_it_runs_as_a_program_with_a_script(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from services.local.estimate import estimate, plan_run, price_of, sentence, sett
 from services.local.plan import RunOptions, run_settings
 from services.local.settings import ClientSettings
 from services.report.rows import row
-from tests.checkers import UnaskedChecker
+from tests.partial_checker import PartialChecker
 
 ADAPTING = RunOptions()
 
 
-class Machine(UnaskedChecker):
+class Machine(PartialChecker):
     """Trains in float32, two at once, and takes as many seconds per stage as a test says."""
 
     def __init__(self, **seconds: float) -> None:

@@ -16,7 +16,7 @@ from services.llm.scripted import Script, ScriptedEndpoint, Step
 from services.mixers.description import CATALOGUE, components_of
 from services.researcher.model_proposer import ModelProposer
 from services.researcher.offline.proposer import NAME, OfflineProposer, without
-from tests.researcher.researcher_neighbours import (
+from tests.researcher.researcher_fixtures import (
     LEAKS,
     PARENT,
     PASSED,

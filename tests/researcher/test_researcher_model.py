@@ -23,7 +23,7 @@ from services.llm.port import BudgetExhausted, Call, Mind
 from services.llm.recorded import CallRecord, RecordedMind, to_message
 from services.llm.scripted import Script, ScriptedEndpoint, Step
 from services.researcher.model_proposer import ModelProposer
-from tests.researcher.researcher_neighbours import (
+from tests.researcher.researcher_fixtures import (
     LEAKS,
     PARENT,
     PARENT_PROGRAM,

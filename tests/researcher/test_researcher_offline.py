@@ -8,7 +8,7 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.structure import fingerprint, similarity
 from services.researcher.offline.proposer import NAME, RANDOM_NAME, OfflineProposer
-from tests.researcher.researcher_neighbours import (
+from tests.researcher.researcher_fixtures import (
     LEAKS,
     PARENT_PROGRAM,
     PASSED,

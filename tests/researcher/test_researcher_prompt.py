@@ -11,7 +11,7 @@ from services.llm.port import Role
 from services.llm.prompts import main
 from services.researcher.app import ResearcherSettings
 from services.researcher.tools import question
-from tests.researcher.researcher_neighbours import PARENT, PARENT_PROGRAM, Archive, Neighbours, settings_of
+from tests.researcher.researcher_fixtures import PARENT, PARENT_PROGRAM, Archive, Neighbours, settings_of
 
 ROLES = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)
 

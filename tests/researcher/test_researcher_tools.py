@@ -7,7 +7,7 @@ import pytest
 
 from services.domain.structure import same_structure
 from services.researcher.tools import run
-from tests.researcher.researcher_neighbours import PARENT_PROGRAM, Archive, Neighbours, settings_of
+from tests.researcher.researcher_fixtures import PARENT_PROGRAM, Archive, Neighbours, settings_of
 
 
 async def told(neighbours: Neighbours, environment: pytest.MonkeyPatch, *arguments: str) -> int:

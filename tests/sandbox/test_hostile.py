@@ -14,7 +14,7 @@ import pytest
 from services.sandbox import Limits, Sandbox
 from services.sandbox.confinement import ALL_LAYERS, BUBBLEWRAP, CGROUP, NAMESPACES
 from tests.sandbox.conftest import PRELOAD, TESTS
-from tests.sandbox.examiner import BENIGN, LIMITS, rejection, snapshot
+from tests.sandbox.hostile_runs import BENIGN, LIMITS, rejection, snapshot
 
 PROGRAMS = sorted((Path(__file__).parent / "hostile").glob("*.py"))
 HONEST = sorted((Path(__file__).parent / "honest").glob("*.py"))

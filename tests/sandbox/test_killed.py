@@ -13,7 +13,7 @@ from services.sandbox.cgroups import Groups
 from services.sandbox.host import Folders
 from services.sandbox.processes import ended
 from tests.sandbox.conftest import TESTS
-from tests.sandbox.examiner import JOBS
+from tests.sandbox.hostile_runs import JOBS
 
 ENGINEER = f"""
 import asyncio

@@ -16,7 +16,7 @@ from services.engineer.training.protocol import limits_of
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Sandbox, SandboxUnavailable
 from services.sandbox.confinement import LANDLOCK, NAMESPACES, SECCOMP, USER
 from tests.sandbox.conftest import PRELOAD, TESTS
-from tests.sandbox.examiner import BENIGN, JOBS, rejection
+from tests.sandbox.hostile_runs import BENIGN, JOBS, rejection
 
 LIMITS = Limits(memory_bytes=512 << 20, cpu_seconds=20, wall_seconds=20)
 LAYERS = [frozenset(), {SECCOMP}, {LANDLOCK, SECCOMP}, {NAMESPACES}, {NAMESPACES, USER, LANDLOCK, SECCOMP}]

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.store.archive_stories import Story
+from tests.store.simulation import Simulation
 
 
 @pytest.fixture
-def finished() -> Story:
+def finished() -> Simulation:
     """A whole run: two baselines and six proposals, one of which is rejected in the end."""
-    story = Story()
-    story.start()
-    return story.finish()
+    simulation = Simulation()
+    simulation.start()
+    return simulation.finish()

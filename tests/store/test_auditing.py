@@ -18,7 +18,7 @@ from services.store.exporting import log_lines
 from services.store.importing import lines_of
 from services.store.projection import read
 from services.store.replay import Rebuilt
-from tests.store.archive_stories import Story
+from tests.store.simulation import Simulation
 
 FLAGSHIP = Path(__file__).parents[2] / "examples" / "flagship"
 PUBLISHED = (FLAGSHIP / "log.jsonl.gz", FLAGSHIP / "tiny" / "log.jsonl.gz")
@@ -34,14 +34,14 @@ class Export:
     lines: Lines
 
     @classmethod
-    def of_story(cls, story: Story, folder: Path) -> "Export":
+    def of_story(cls, simulation: Simulation, folder: Path) -> "Export":
         """Of a run that was played."""
         with Rebuilt() as rebuilt:
-            rebuilt.apply([read(one) for one in story.log])
+            rebuilt.apply([read(one) for one in simulation.log])
             digest, _ = rebuilt.digest()
             refused = [one.sha256 for one in rebuilt.outcomes if not one.accepted]
-        manifest = manifest_of(story.log, story.run, digest, refused)
-        return cls(folder / "r1.jsonl.gz", manifest, [json.loads(line) for line in log_lines(story.log)])
+        manifest = manifest_of(simulation.log, simulation.run, digest, refused)
+        return cls(folder / "r1.jsonl.gz", manifest, [json.loads(line) for line in log_lines(simulation.log)])
 
     @classmethod
     def published(cls, folder: Path, log: Path = PUBLISHED[0]) -> "Export":
@@ -76,7 +76,7 @@ class Export:
 
 
 @pytest.fixture
-def export(finished: Story, tmp_path: Path) -> Export:
+def export(finished: Simulation, tmp_path: Path) -> Export:
     return Export.of_story(finished, tmp_path)
 
 
@@ -153,7 +153,7 @@ async def test_a_line_that_is_no_event_is_named(export: Export) -> None:
     assert any(one.startswith("line 4 is not an exported event") for one in (await export.audited()).problems)
 
 
-def test_the_manifest_names_what_the_archive_refused(finished: Story, tmp_path: Path) -> None:
+def test_the_manifest_names_what_the_archive_refused(finished: Simulation, tmp_path: Path) -> None:
     """A message that came twice is refused in the run and in the audit."""
     finished.repeat(5)
     manifest: Mapping[str, Any] = Export.of_story(finished, tmp_path).manifest

@@ -8,11 +8,11 @@ from services.chassis.settings import ServiceSettings
 from services.contracts.events_pb2 import Event
 from services.store.backends import open_archive
 from services.store.replay import replay
-from tests.store.archive_stories import Story
+from tests.store.simulation import Simulation
 
 
 async def test_a_verdict_in_an_engineer_s_envelope_is_refused_in_the_archive_and_in_every_replay(
-    bus: Bus, settings: ServiceSettings, finished: Story, tmp_path: Path
+    bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """Else whoever may say `trained` could say anything: rights are checked on subjects."""
     place = next(n for n, one in enumerate(finished.log) if Event.FromString(one.body).HasField("candidate_judged"))

@@ -22,7 +22,7 @@ from services.store.ledger import RunLedger
 from services.store.port import Archive
 from services.store.reactions import react
 from services.store.service import ArchiveService
-from tests.store.archive_stories import Story
+from tests.store.simulation import Simulation
 
 
 class Reply(BaseModel):
@@ -79,13 +79,13 @@ async def test_a_fork_asks_the_endpoint_only_from_its_event_on(
 ) -> None:
     """Two questions were answered before the event and one after it: the fork asks the third again, and the fourth."""
     archive, stub = store
-    story = Story()
-    story.start(mind="openai")
-    for one in story.log:
+    simulation = Simulation()
+    simulation.start(mind="openai")
+    for one in simulation.log:
         await bus.publish_body(one.subject, f"{one.sequence}", one.body)
     await catch_up(archive, bus)
     minds = Minds("researcher", bus, stub, tmp_path.as_uri())  # type: ignore[arg-type]
-    request = story.open[0].event
+    request = simulation.open[0].event
     first = await asked(minds, "openai", request, bus, "one", "two")
     cut = await bus.last_sequence()
     later = await asked(minds, "openai", request, bus, "three")
@@ -113,15 +113,15 @@ async def test_a_candidate_that_the_source_never_had_is_the_endpoints(
 ) -> None:
     """Nothing is on record about it."""
     archive, stub = store
-    story = Story()
-    story.start()
-    for one in story.log:
+    simulation = Simulation()
+    simulation.start()
+    for one in simulation.log:
         await bus.publish_body(one.subject, f"{one.sequence}", one.body)
     await catch_up(archive, bus)
     stranger = events_pb2.Event(id="r2.c000099.requested.1", run="r2", candidate="c000099")
     minds = Minds("researcher", bus, stub, tmp_path.as_uri())  # type: ignore[arg-type]
     past = await history(archive, "r1", "")
-    await fork(bus, past, "r2", story.loaded.runs["r1"].settings)
+    await fork(bus, past, "r2", simulation.loaded.runs["r1"].settings)
     await catch_up(archive, bus)
 
     assert await asked(minds, f"recorded:r1@{past.until}", stranger, bus, "one") == ["Answer1"]

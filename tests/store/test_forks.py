@@ -16,12 +16,12 @@ from services.store.forking import fork, history, inherited
 from services.store.port import Archive
 from services.store.reactions import react
 from services.store.replay import replay
-from tests.store.archive_stories import Story, settings
+from tests.store.simulation import Simulation, settings
 
 
 @pytest_asyncio.fixture
-async def live(bus: Bus, finished: Story, tmp_path: Path) -> AsyncIterator[Archive]:
-    """An archive that has lived through the story, whose log lies in the broker."""
+async def live(bus: Bus, finished: Simulation, tmp_path: Path) -> AsyncIterator[Archive]:
+    """An archive that has lived through the simulation, whose log lies in the broker."""
     for one in finished.log:
         await bus.publish_body(one.subject, f"{one.sequence}", one.body)
     archive = open_archive(f"sqlite:///{tmp_path}/live.db")
@@ -38,18 +38,18 @@ async def catch_up(archive: Archive, bus: Bus) -> list[events_pb2.Event]:
     return [one.event for one in await archive.outbox()]
 
 
-def middle(story: Story) -> Logged:
+def middle(simulation: Simulation) -> Logged:
     """The third end of a candidate: one proposal has ended, others are under way."""
-    return [one for one in story.log if one.subject.endswith("candidate.archived")][2]
+    return [one for one in simulation.log if one.subject.endswith("candidate.archived")][2]
 
 
 async def test_a_fork_has_its_sources_history_and_asks_again_for_what_was_under_way(
-    live: Archive, bus: Bus, finished: Story
+    live: Archive, bus: Bus, finished: Simulation
 ) -> None:
     """Records, pool and numbers are those of that moment; nobody answers the history a second time."""
     cut = middle(finished)
     past = await history(live, "r1", str(cut.sequence))
-    before = Story()
+    before = Simulation()
     for one in finished.log[: cut.sequence]:
         before.hear(one)
     await fork(bus, past, "r2", settings(budget=events_pb2.Budget(candidates=9), parent_policy="uct"))
@@ -71,7 +71,7 @@ async def test_a_fork_has_its_sources_history_and_asks_again_for_what_was_under_
 
 
 async def test_a_fork_replays_to_its_own_digest_and_its_chains_hold(
-    live: Archive, bus: Bus, finished: Story, settings: ServiceSettings, tmp_path: Path
+    live: Archive, bus: Bus, finished: Simulation, settings: ServiceSettings, tmp_path: Path
 ) -> None:
     """From its own log alone; the hashes in it are those of the source."""
     await _forked(live, bus, middle(finished))
@@ -84,7 +84,7 @@ async def test_a_fork_replays_to_its_own_digest_and_its_chains_hold(
     assert all(one.accepted for one in chain)
 
 
-async def test_a_fork_goes_on_to_its_own_end(live: Archive, bus: Bus, finished: Story) -> None:
+async def test_a_fork_goes_on_to_its_own_end(live: Archive, bus: Bus, finished: Simulation) -> None:
     """The requests that follow the fork are answered as any run's; the source stays as it was."""
     untouched = await live.digest("r1")
     said = await _forked(live, bus, middle(finished))
@@ -97,7 +97,7 @@ async def test_a_fork_goes_on_to_its_own_end(live: Archive, bus: Bus, finished: 
 
 
 async def test_a_fork_of_a_fork_holds_the_first_history(
-    live: Archive, bus: Bus, finished: Story, settings: ServiceSettings
+    live: Archive, bus: Bus, finished: Simulation, settings: ServiceSettings
 ) -> None:
     """Copies are copied as what they were."""
     await _forked(live, bus, middle(finished))
@@ -111,7 +111,7 @@ async def test_a_fork_of_a_fork_holds_the_first_history(
     assert (await live.run("r3")).origin == f"forked from r2 at {again.until}"
 
 
-async def test_an_event_is_named_by_its_id_and_an_unknown_one_is_refused(live: Archive, finished: Story) -> None:
+async def test_an_event_is_named_by_its_id_and_an_unknown_one_is_refused(live: Archive, finished: Simulation) -> None:
     """Either way of naming gives the same history."""
     cut = middle(finished)
     name = events_pb2.Event.FromString(cut.body).id
@@ -121,7 +121,7 @@ async def test_an_event_is_named_by_its_id_and_an_unknown_one_is_refused(live: A
         await history(live, "r1", "r1.nothing")
 
 
-async def test_a_log_that_was_changed_is_not_forked(live: Archive, bus: Bus, finished: Story) -> None:
+async def test_a_log_that_was_changed_is_not_forked(live: Archive, bus: Bus, finished: Simulation) -> None:
     """The history is compared with what the archive saw."""
     past = await history(live, "r1", "")
     past.events[finished.log[3].sequence] = b"another hash"
@@ -131,7 +131,7 @@ async def test_a_log_that_was_changed_is_not_forked(live: Archive, bus: Bus, fin
 
 
 async def test_a_fork_that_was_cut_short_goes_on_and_takes_no_other_name(
-    live: Archive, bus: Bus, finished: Story
+    live: Archive, bus: Bus, finished: Simulation
 ) -> None:
     """Whoever is killed in the middle of a history asks for the same fork again; nothing lies there twice."""
     past = await history(live, "r1", str(middle(finished).sequence))
@@ -150,7 +150,7 @@ async def test_a_fork_that_was_cut_short_goes_on_and_takes_no_other_name(
 
 
 async def test_a_fork_that_thought_through_an_endpoint_answers_from_the_log_first(
-    live: Archive, bus: Bus, finished: Story
+    live: Archive, bus: Bus, finished: Simulation
 ) -> None:
     """From there on the endpoint is asked."""
     cut = middle(finished)
@@ -160,7 +160,7 @@ async def test_a_fork_that_thought_through_an_endpoint_answers_from_the_log_firs
     assert (await live.run("r2")).settings.mind == f"recorded:r1@{cut.sequence}"
 
 
-def test_forking_twice_gives_the_same_history(finished: Story) -> None:
+def test_forking_twice_gives_the_same_history(finished: Simulation) -> None:
     """Byte by byte, so that a fork that was broken off can be published again."""
     assert inherited(finished.log[5], "r2") == inherited(finished.log[5], "r2")
     assert inherited(finished.log[5], "r2").id.startswith("r2.")

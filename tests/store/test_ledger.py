@@ -16,7 +16,7 @@ from services.llm.exchange import CallAccounting, Outcome, PlannedCall
 from services.llm.minds import ArchiveLedger, EventJournal
 from services.llm.port import BudgetExhausted, Fault
 from services.llm.retry import Clock
-from tests.archives import Store, propose, start_run, store
+from tests.archive_server import Store, propose, start_run, store
 
 PLANNED = PlannedCall("r1", "c000001", "propose", "m", "http://e", None, "{}", "1", "0" * 64)
 UNKNOWN = [Outcome(Fault.TIMEOUT), Outcome(None, "an answer without usage"), Outcome(Fault.DISCONNECTED)]

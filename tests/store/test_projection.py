@@ -10,25 +10,25 @@ from services.domain.objectives import dominates
 from services.store.backends.folding import Effects, due, fold
 from services.store.port import Change, OutOfOrder
 from services.store.reactions import react
-from tests.store.archive_stories import Story, answered, trained
+from tests.store.simulation import Simulation, answered, trained
 
 
-def hear(story: Story, event: events_pb2.Event) -> tuple[Change, Effects]:
-    """What one more event does to a story, and the whole effect of it."""
-    logged = Logged(len(story.log) + 1, "", body_of(event))
-    effects = fold(due([logged], len(story.log)), story.loaded, react)
+def hear(simulation: Simulation, event: events_pb2.Event) -> tuple[Change, Effects]:
+    """What one more event does to a simulation, and the whole effect of it."""
+    logged = Logged(len(simulation.log) + 1, "", body_of(event))
+    effects = fold(due([logged], len(simulation.log)), simulation.loaded, react)
     return effects.changes[0], effects
 
 
 @pytest.fixture
-def begun() -> Story:
+def begun() -> Simulation:
     """A run that has just asked for its two baselines."""
-    story = Story()
-    story.start()
-    return story
+    simulation = Simulation()
+    simulation.start()
+    return simulation
 
 
-def test_a_start_asks_for_as_many_candidates_as_there_are_seats(begun: Story) -> None:
+def test_a_start_asks_for_as_many_candidates_as_there_are_seats(begun: Simulation) -> None:
     """Each request carries its seeds, its baseline and the scale's stage."""
     requests = [cause.event for cause in begun.open]
 
@@ -38,7 +38,7 @@ def test_a_start_asks_for_as_many_candidates_as_there_are_seats(begun: Story) ->
     assert {event.cause for event in requests} == {"r1.started.1"}
 
 
-def test_a_run_cannot_start_twice_or_with_impossible_settings(begun: Story) -> None:
+def test_a_run_cannot_start_twice_or_with_impossible_settings(begun: Simulation) -> None:
     """The second start is refused; a run whose pool is smaller than its parents never begins."""
     again = first("r1", "started", "console", attempt=2)
     again.run_started.settings.scale = "tiny"
@@ -51,7 +51,7 @@ def test_a_run_cannot_start_twice_or_with_impossible_settings(begun: Story) -> N
     assert "r2" not in begun.loaded.runs
 
 
-def test_a_fact_without_its_part_is_refused(begun: Story) -> None:
+def test_a_fact_without_its_part_is_refused(begun: Simulation) -> None:
     """A proposal that proposes nothing."""
     empty = follow(begun.open[0], "proposed", "researcher", 1, begun.open[0].event.candidate)
     empty.candidate_proposed.SetInParent()
@@ -59,17 +59,17 @@ def test_a_fact_without_its_part_is_refused(begun: Story) -> None:
     assert "carries no proposal" in hear(begun, empty)[0].log.refused_because
 
 
-def test_a_result_without_a_claim_is_refused(begun: Story) -> None:
+def test_a_result_without_a_claim_is_refused(begun: Simulation) -> None:
     """The attempt is the fencing token: it has to be taken before it counts."""
     proposed = begun.step(begun.open[0])
-    unclaimed = trained(Story(), proposed)
+    unclaimed = trained(Simulation(), proposed)
 
     assert "is stale" in hear(begun, unclaimed)[0].log.refused_because
 
 
-def test_facts_about_nobody_are_refused(begun: Story) -> None:
+def test_facts_about_nobody_are_refused(begun: Simulation) -> None:
     """Of an unknown run and of an unknown candidate."""
-    stranger = Story("r9")
+    stranger = Simulation("r9")
     stranger.start()
     nobody = follow(begun.open[0], "proposed", "researcher", 1, "c999999")
     nobody.candidate_proposed.SetInParent()
@@ -78,7 +78,7 @@ def test_facts_about_nobody_are_refused(begun: Story) -> None:
     assert hear(begun, nobody)[0].log.refused_because == "the run has no candidate c999999"
 
 
-def test_what_was_thought_is_booked_even_after_the_candidate_went_on(begun: Story) -> None:
+def test_what_was_thought_is_booked_even_after_the_candidate_went_on(begun: Simulation) -> None:
     """Answers of minds do not move the chain, so they may come late."""
     requested = begun.open[0]
     begun.way(requested)
@@ -90,7 +90,7 @@ def test_what_was_thought_is_booked_even_after_the_candidate_went_on(begun: Stor
     assert (change.run.state.spent.tokens, change.run.state.spent.money) == (120, 0.25)
 
 
-def test_an_end_frees_a_seat_and_is_followed_by_the_next_request(begun: Story) -> None:
+def test_an_end_frees_a_seat_and_is_followed_by_the_next_request(begun: Simulation) -> None:
     """Both baselines first: proposals are drawn from what they measured."""
     one, two = begun.open
     begun.way(one)
@@ -101,7 +101,7 @@ def test_an_end_frees_a_seat_and_is_followed_by_the_next_request(begun: Story) -
     assert [row.record.kind for row in begun.loaded.rows.values()] == [1, 1, 2, 2]
 
 
-def test_a_pause_holds_seats_back_and_a_resume_gives_them_out(begun: Story) -> None:
+def test_a_pause_holds_seats_back_and_a_resume_gives_them_out(begun: Simulation) -> None:
     """With another budget, where the resume carries one."""
     one, two = begun.open
     paused = first("r1", "paused", "console")
@@ -119,7 +119,7 @@ def test_a_pause_holds_seats_back_and_a_resume_gives_them_out(begun: Story) -> N
     assert begun.loaded.runs["r1"].settings.budget.candidates == 1
 
 
-def test_a_rejected_root_ends_the_run(begun: Story) -> None:
+def test_a_rejected_root_ends_the_run(begun: Simulation) -> None:
     """There is nothing to compare with: the run stops unfinished once nothing is in flight."""
     root = begun.open[0]
     dead = follow(root, "dead", "store", 1, root.event.candidate)
@@ -134,7 +134,7 @@ def test_a_rejected_root_ends_the_run(begun: Story) -> None:
     assert not stopped.run_stopped.finished
 
 
-def test_a_published_record_enters_as_it_is(begun: Story) -> None:
+def test_a_published_record_enters_as_it_is(begun: Simulation) -> None:
     """Imported candidates take no seat and are no entry of the pool."""
     record = pb.Candidate(id="i1", run="r1", kind=pb.KIND_IMPORTED, state=pb.STATE_ARCHIVED)
     record.verdict.fitness.value = 0.9
@@ -150,17 +150,17 @@ def test_a_published_record_enters_as_it_is(begun: Story) -> None:
     assert effects.answers == {}
 
 
-def test_the_same_history_gives_the_same_answers(begun: Story) -> None:
+def test_the_same_history_gives_the_same_answers(begun: Simulation) -> None:
     """Ids do not depend on when something is decided: a decision that is made again is the same event."""
     begun.finish()
-    effects = fold(due(begun.log, 0), Story().loaded, react)
-    others = fold(due(begun.log[:40], 0), Story().loaded, react)
+    effects = fold(due(begun.log, 0), Simulation().loaded, react)
+    others = fold(due(begun.log[:40], 0), Simulation().loaded, react)
 
     assert effects.answers == {}
     assert [one for one in others.answers if one not in {Cause.of(log.body).event.id for log in begun.log}] == []
 
 
-def test_a_batch_that_does_not_follow_is_refused(begun: Story) -> None:
+def test_a_batch_that_does_not_follow_is_refused(begun: Simulation) -> None:
     """The archive never guesses what it has missed."""
     with pytest.raises(OutOfOrder, match="event 2 arrived, but 1 is missing"):
         due(begun.log[1:], 0)
@@ -169,12 +169,12 @@ def test_a_batch_that_does_not_follow_is_refused(begun: Story) -> None:
 
 def test_a_run_with_objectives_keeps_what_nothing_dominates_in_its_pool() -> None:
     """The costs come from the record; the pool is ordered by them and not by fitness, and a replay finds the same."""
-    story = Story()
-    story.start(policies=events_pb2.Policies(objectives="loss,parameters"))
-    story.finish()
+    simulation = Simulation()
+    simulation.start(policies=events_pb2.Policies(objectives="loss,parameters"))
+    simulation.finish()
 
-    pool = story.loaded.runs["r1"].state.pool
-    scored = {row.record.id: row.record for row in story.loaded.rows.values() if row.fitness is not None}
+    pool = simulation.loaded.runs["r1"].state.pool
+    scored = {row.record.id: row.record for row in simulation.loaded.rows.values() if row.fitness is not None}
     assert pool.members
     for member in (*pool.members, *pool.pending):
         training = scored[member.id].training
@@ -182,8 +182,8 @@ def test_a_run_with_objectives_keeps_what_nothing_dominates_in_its_pool() -> Non
     first = pool.members[0].costs
     assert first is not None
     assert not any(member.costs and dominates(member.costs, first) for member in pool.members)
-    again = Story()
-    for message in story.log:
+    again = Simulation()
+    for message in simulation.log:
         again.hear(message)
     assert again.loaded.runs["r1"].state.pool == pool
 
@@ -200,8 +200,8 @@ def test_a_run_with_objectives_keeps_what_nothing_dominates_in_its_pool() -> Non
 )
 def test_objectives_that_cannot_be_followed_stop_the_start(settings: events_pb2.RunSettings, why: str) -> None:
     """Whoever writes to the log directly is told as well."""
-    story, started = Story(), first("r1", "started", "console")
+    simulation, started = Simulation(), first("r1", "started", "console")
     settings.baselines.append("delta_net")
     started.run_started.settings.CopyFrom(settings)
 
-    assert why in hear(story, started)[0].log.refused_because
+    assert why in hear(simulation, started)[0].log.refused_because

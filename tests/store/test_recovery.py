@@ -20,8 +20,8 @@ from services.store.port import Archive
 from services.store.reactions import react
 from services.store.recovery import damage_of_log, recover, require_same_log
 from services.store.replay import replay
-from tests.store.archive_stories import Story
-from tests.store.backends.archive_places import place
+from tests.store.backends.archive_urls import place
+from tests.store.simulation import Simulation
 
 BACKENDS = ["memory", "sqlite", pytest.param("mongo", marks=pytest.mark.mongo)]
 JUNK = Logged(0, "asi.v1.r1.candidate.trained", b"\xff\xff no event")
@@ -37,7 +37,9 @@ async def _log(bus: Bus) -> list[Logged]:
 
 
 @pytest_asyncio.fixture(params=BACKENDS)
-async def archive(request: pytest.FixtureRequest, tmp_path: Path, bus: Bus, finished: Story) -> AsyncIterator[Archive]:
+async def archive(
+    request: pytest.FixtureRequest, tmp_path: Path, bus: Bus, finished: Simulation
+) -> AsyncIterator[Archive]:
     """An archive that has applied a log of facts, repetitions and junk."""
     opened = open_archive(place(request.param, request, tmp_path))
     await opened.open()
@@ -98,7 +100,7 @@ async def test_without_any_stream_the_log_is_made_again(bus: Bus, archive: Archi
 
 @pytest.mark.parametrize("how", ["cut", "bit"])
 async def test_a_damaged_block_file_stops_the_store_once_the_broker_is_back(
-    tmp_path: Path, finished: Story, how: str
+    tmp_path: Path, finished: Simulation, how: str
 ) -> None:
     """The running store sees the reconnection, compares and stops, before it applies anything else."""
     broker = Broker(tmp_path / "nats")

@@ -12,7 +12,7 @@ from services.contracts import events_pb2
 from services.store.backends import open_archive
 from services.store.port import Archive
 from services.store.replay import Replay, replay
-from tests.store.archive_stories import Story
+from tests.store.simulation import Simulation
 
 
 async def publish(bus: Bus, messages: Sequence[Logged]) -> None:
@@ -30,17 +30,17 @@ async def lived(folder: Path, messages: Sequence[Logged]) -> Archive:
 
 
 async def replayed(bus: Bus, live: Archive | None, into: Archive | None = None) -> Replay:
-    """The story's run, from the log."""
+    """The simulation's run, from the log."""
     return await replay(bus, "r1", into, live)
 
 
 async def test_a_replay_gives_the_live_archives_digest_every_time(
-    bus: Bus, settings: ServiceSettings, finished: Story, tmp_path: Path
+    bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """In memory, in memory again, and in a database; other runs in the same log change nothing."""
     finished.repeat(5)
     finished.garbage()
-    other = Story("r2")
+    other = Simulation("r2")
     other.start()
     await publish(bus, [*finished.log[:20], *(Logged(900 + one.sequence, *_rest(one)) for one in other.log)])
     await publish(bus, finished.log[20:])
@@ -57,7 +57,9 @@ async def test_a_replay_gives_the_live_archives_digest_every_time(
     await live.close()
 
 
-async def test_a_missing_event_is_named(bus: Bus, settings: ServiceSettings, finished: Story, tmp_path: Path) -> None:
+async def test_a_missing_event_is_named(
+    bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
+) -> None:
     """One analysis is gone from the log: whatever followed from it is refused as well."""
     gone = next(one for one in finished.log if one.subject.endswith("candidate.analysed"))
     await publish(bus, [one for one in finished.log if one is not gone])
@@ -72,7 +74,9 @@ async def test_a_missing_event_is_named(bus: Bus, settings: ServiceSettings, fin
     await live.close()
 
 
-async def test_a_changed_event_is_named(bus: Bus, settings: ServiceSettings, finished: Story, tmp_path: Path) -> None:
+async def test_a_changed_event_is_named(
+    bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
+) -> None:
     """A better loss, written into the log afterwards."""
     place = next(n for n, one in enumerate(finished.log) if one.subject.split(".")[4] == "trained")
     event = events_pb2.Event.FromString(finished.log[place].body)
@@ -88,7 +92,9 @@ async def test_a_changed_event_is_named(bus: Bus, settings: ServiceSettings, fin
     await live.close()
 
 
-async def test_reordered_events_are_named(bus: Bus, settings: ServiceSettings, finished: Story, tmp_path: Path) -> None:
+async def test_reordered_events_are_named(
+    bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
+) -> None:
     """A result before the claim that allows it."""
     place = next(n for n, one in enumerate(finished.log) if one.subject.endswith("candidate.claimed"))
     log = list(finished.log)
@@ -104,7 +110,7 @@ async def test_reordered_events_are_named(bus: Bus, settings: ServiceSettings, f
 
 
 async def test_a_run_without_events_and_a_place_that_is_taken_are_refused(
-    bus: Bus, settings: ServiceSettings, finished: Story, tmp_path: Path
+    bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """Nothing to rebuild, and nothing that may be overwritten."""
     live = await lived(tmp_path, finished.log)

@@ -12,12 +12,12 @@ from services.table.analysis import effects
 from services.table.lattice import cells, find, neighbours
 from services.table.policies import POLICIES, policy
 from services.table.table import Choice, NotMeasured, Record, Search, Table, append, pack, read, read_all
-from tests.table.made import made_records
+from tests.table.synthetic import synthetic_records
 
 
 @pytest.fixture(scope="module")
 def table() -> Table:
-    return Table(made_records())
+    return Table(synthetic_records())
 
 
 def test_the_lattice_has_more_than_a_thousand_architectures_which_all_differ() -> None:
@@ -77,7 +77,7 @@ def test_a_line_torn_by_a_kill_is_ignored_and_the_next_one_is_whole(tmp_path: Pa
 
 
 def test_a_packed_table_reads_back_equal_and_packs_to_the_same_bytes(tmp_path: Path) -> None:
-    records = sorted(made_records(seeds=(1,))[:20], key=lambda record: record.key)
+    records = sorted(synthetic_records(seeds=(1,))[:20], key=lambda record: record.key)
     pack(records, tmp_path / "one.jsonl.gz")
     pack(reversed(records), tmp_path / "two.jsonl.gz")
 
@@ -136,7 +136,7 @@ def test_what_a_policy_may_not_choose_is_refused(table: Table) -> None:
 
 
 def test_failed_trainings_are_observed_without_a_loss_and_are_never_the_best() -> None:
-    table = Table(made_records(failing=0.3))
+    table = Table(synthetic_records(failing=0.3))
     trace = table.simulate(policy("random"), budget=50, seed=1)
 
     assert any(one.loss is None for one in trace.observations)
@@ -144,6 +144,6 @@ def test_failed_trainings_are_observed_without_a_loss_and_are_never_the_best() -
 
 
 def test_a_small_space_ends_a_search_early() -> None:
-    table = Table(made_records(seeds=(1,))[:10])
+    table = Table(synthetic_records(seeds=(1,))[:10])
 
     assert len(table.simulate(policy("random"), budget=50, seed=1).observations) == 10

@@ -15,7 +15,7 @@ from services.domain.run_state import RunState
 from services.domain.zoo import baseline
 from services.store.port import RunRow
 from services.store.service import Context
-from tests.archives import KnownArchive
+from tests.archive_server import KnownArchive
 
 NODES = 2000
 HOSTILE = '<script>document.title="taken"</script><img src=x onerror=alert(1)>'

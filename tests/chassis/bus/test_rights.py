@@ -15,13 +15,13 @@ from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import Denied, SettingsError
 from services.chassis.events import Cause, first, follow
 from services.contracts import events_pb2 as pb
-from tests.chassis.guarded import GuardedServer
+from tests.chassis.nats_server import NatsServer
 
 HANDLERS = {name: rights for name, rights in RIGHTS.items() if rights.durables}
 
 
 @pytest_asyncio.fixture
-async def admin(guarded: GuardedServer) -> AsyncIterator[Bus]:
+async def admin(guarded: NatsServer) -> AsyncIterator[Bus]:
     """The administrator, on empty streams."""
     async with Bus(guarded.settings(ADMINISTRATOR), "admin") as connected:
         await connected.set_up()
@@ -52,7 +52,7 @@ def test_every_fact_of_the_contract_has_someone_who_may_say_it() -> None:
 
 
 @pytest.mark.parametrize("user", HANDLERS)
-async def test_a_service_says_its_own_facts_and_no_others(guarded: GuardedServer, admin: Bus, user: str) -> None:
+async def test_a_service_says_its_own_facts_and_no_others(guarded: NatsServer, admin: Bus, user: str) -> None:
     """The whole contract, fact by fact."""
     said, denied = set(), set()
     async with Bus(guarded.settings(user), user) as bus:
@@ -69,7 +69,7 @@ async def test_a_service_says_its_own_facts_and_no_others(guarded: GuardedServer
 
 
 @pytest.mark.parametrize("user", HANDLERS)
-async def test_a_service_reads_its_own_durables_and_no_others(guarded: GuardedServer, admin: Bus, user: str) -> None:
+async def test_a_service_reads_its_own_durables_and_no_others(guarded: NatsServer, admin: Bus, user: str) -> None:
     """Pull, acknowledge, wait for the acknowledgement's answer; another's work stays out of sight."""
     mine = RIGHTS[user].durables
     for event in every_fact():
@@ -87,7 +87,7 @@ async def test_a_service_reads_its_own_durables_and_no_others(guarded: GuardedSe
                 await (await bus.consumer(other)).fetch(1, wait=0.3)
 
 
-async def test_only_the_store_and_the_console_read_the_log(guarded: GuardedServer, admin: Bus) -> None:
+async def test_only_the_store_and_the_console_read_the_log(guarded: NatsServer, admin: Bus) -> None:
     """An engineer that runs strangers' programs has no business in other candidates' records."""
     sequence = await admin.publish(every_fact()[0])
     for user in ("store", "console"):
@@ -102,7 +102,7 @@ async def test_only_the_store_and_the_console_read_the_log(guarded: GuardedServe
                 assert [one async for one in bus.read_log()]
 
 
-async def test_no_service_creates_or_removes_streams(guarded: GuardedServer, admin: Bus) -> None:
+async def test_no_service_creates_or_removes_streams(guarded: NatsServer, admin: Bus) -> None:
     """Set-up is the administrator's; a console only sees what differs."""
     for user in (*HANDLERS, "console"):
         async with Bus(guarded.settings(user), user) as bus:
@@ -115,7 +115,7 @@ async def test_no_service_creates_or_removes_streams(guarded: GuardedServer, adm
             await bus.set_up()
 
 
-async def test_a_forged_verdict_is_refused_at_once_and_logged_as_denied(guarded: GuardedServer, admin: Bus) -> None:
+async def test_a_forged_verdict_is_refused_at_once_and_logged_as_denied(guarded: NatsServer, admin: Bus) -> None:
     """An engineer that scores its own candidates: an exception instead of a time-out, and a line to alert on."""
     (forged,) = [one for one in every_fact() if fact_of(one) == "candidate.judged" and one.candidate]
     async with Bus(guarded.settings("engineer"), "engineer") as bus:
@@ -129,7 +129,7 @@ async def test_a_forged_verdict_is_refused_at_once_and_logged_as_denied(guarded:
 
 
 @pytest.mark.parametrize("subject", ["_INBOX.>", "asi.v1.>", "$JS.EVENT.>", "judge"])
-async def test_nobody_listens_to_anything_but_the_own_inbox(guarded: GuardedServer, subject: str) -> None:
+async def test_nobody_listens_to_anything_but_the_own_inbox(guarded: NatsServer, subject: str) -> None:
     """Answers and deliveries are read by who asked for them: a client of its own making gets refusals only."""
     refused: asyncio.Queue[str] = asyncio.Queue()
 
@@ -144,9 +144,9 @@ async def test_nobody_listens_to_anything_but_the_own_inbox(guarded: GuardedServ
     await client.close()
 
 
-async def test_unknown_credentials_end_the_start_with_one_sentence(guarded: GuardedServer) -> None:
+async def test_unknown_credentials_end_the_start_with_one_sentence(guarded: NatsServer) -> None:
     """Not an endless wait for a server that will never let this service in."""
-    other = GuardedServer(guarded.folder, port=guarded.port)
+    other = NatsServer(guarded.folder, port=guarded.port)
     for settings in (guarded.settings(None), other.settings("judge")):
         with pytest.raises(SettingsError, match="ASI_NATS_NKEY_SEED"):
             async with Bus(settings, "judge"):

@@ -15,8 +15,8 @@ from services.chassis.worker import Job
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.engineer.claims import Claims
-from tests.archives import Store, start_run, store
-from tests.engineer.service.engineer_neighbours import SETTINGS, delivery, said
+from tests.archive_server import Store, start_run, store
+from tests.engineer.service.engineer_fixtures import SETTINGS, delivery, said
 
 GONE: list[object] = []
 """The contexts of engineers that died: one that is let go of would be left in good order."""

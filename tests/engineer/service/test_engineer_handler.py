@@ -16,9 +16,9 @@ from services.engineer.handlers import Engineer
 from services.engineer.revision import OfflineReviser
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
-from tests.archives import hold
+from tests.archive_server import hold
 from tests.engineer.program.test_substitution import DELTA, MIXER
-from tests.engineer.service.engineer_neighbours import SETTINGS, delivery, engineering, said
+from tests.engineer.service.engineer_fixtures import SETTINGS, delivery, engineering, said
 from tests.engineer.training.programs import CONVOLUTION, LOOKS_AHEAD_WHEN_SCORED, mixer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -15,7 +15,7 @@ from services.engineer.handlers import share_of
 from services.engineer.stages import Stages, overrides_for
 from services.sandbox import Sandbox
 from tests.console.published_events import next_of, whole_way
-from tests.engineer.service.engineer_neighbours import SETTINGS, engineering
+from tests.engineer.service.engineer_fixtures import SETTINGS, engineering
 from tests.engineer.training.programs import CONVOLUTION, SMALL
 
 in_module_loop = pytest.mark.asyncio(loop_scope="module")

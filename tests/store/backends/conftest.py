@@ -14,7 +14,7 @@ from services.store.client import ArchiveClient
 from services.store.ledger import RunLedger
 from services.store.port import Archive, Queries
 from services.store.service import ArchiveService
-from tests.store.backends.archive_places import place
+from tests.store.backends.archive_urls import place
 
 BACKENDS = [
     "memory",

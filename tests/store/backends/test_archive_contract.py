@@ -10,10 +10,10 @@ from services.contracts import events_pb2
 from services.store.backends import open_archive
 from services.store.port import Archive, OutOfOrder
 from services.store.reactions import react
-from tests.store.archive_stories import Story, answered, trained
+from tests.store.simulation import Simulation, answered, trained
 
 
-async def test_a_whole_run_ends_with_every_candidate_archived(archive: Archive, finished: Story) -> None:
+async def test_a_whole_run_ends_with_every_candidate_archived(archive: Archive, finished: Simulation) -> None:
     """Six proposals and two baselines, one of the proposals rejected, then the end of the budget."""
 
     changes = await archive.apply(finished.log)
@@ -28,9 +28,9 @@ async def test_a_whole_run_ends_with_every_candidate_archived(archive: Archive, 
         assert await archive.candidate("r1", name) == row
 
 
-async def test_one_by_one_and_in_one_batch_are_the_same(archive: Archive, finished: Story) -> None:
+async def test_one_by_one_and_in_one_batch_are_the_same(archive: Archive, finished: Simulation) -> None:
     """Within a batch later messages see what earlier ones did."""
-    other = Story("r2")
+    other = Simulation("r2")
     other.start()
 
     for message in finished.log:
@@ -46,25 +46,25 @@ async def test_one_by_one_and_in_one_batch_are_the_same(archive: Archive, finish
 
 async def test_what_was_applied_is_skipped_and_a_gap_is_refused(archive: Archive) -> None:
     """Redelivery is normal; a missing event must stop the batch before it does anything."""
-    story = Story()
-    story.start()
-    await archive.apply(story.log[:2])
+    simulation = Simulation()
+    simulation.start()
+    await archive.apply(simulation.log[:2])
 
-    assert await archive.apply(story.log[:2]) == []
+    assert await archive.apply(simulation.log[:2]) == []
     assert await archive.apply([]) == []
     with pytest.raises(OutOfOrder, match="event 4 arrived, but 3 is missing"):
-        await archive.apply([Logged(4, "", story.log[2].body)])
+        await archive.apply([Logged(4, "", simulation.log[2].body)])
     assert await archive.applied() == 2
-    assert [change.log.sequence for change in await archive.apply(story.log)] == [3]
+    assert [change.log.sequence for change in await archive.apply(simulation.log)] == [3]
 
 
 async def test_a_gap_inside_a_batch_undoes_the_whole_batch(archive: Archive) -> None:
     """All or nothing."""
-    story = Story()
-    story.start()
+    simulation = Simulation()
+    simulation.start()
 
     with pytest.raises(OutOfOrder):
-        await archive.apply([story.log[0], story.log[2]])
+        await archive.apply([simulation.log[0], simulation.log[2]])
 
     assert await archive.applied() == 0
     assert await archive.runs() == []
@@ -72,15 +72,15 @@ async def test_a_gap_inside_a_batch_undoes_the_whole_batch(archive: Archive) -> 
 
 async def test_an_event_that_comes_twice_counts_once(archive: Archive) -> None:
     """The second is remembered with the sequence of the first."""
-    story = Story()
-    cause = story.start()
-    story.say(answered(story.open[0]))
-    spent = story.loaded.runs["r1"].state.spent
-    story.repeat(len(story.log))
+    simulation = Simulation()
+    cause = simulation.start()
+    simulation.say(answered(simulation.open[0]))
+    spent = simulation.loaded.runs["r1"].state.spent
+    simulation.repeat(len(simulation.log))
 
-    changes = await archive.apply(story.log)
+    changes = await archive.apply(simulation.log)
 
-    assert changes[-1].log.refused_because == f"a duplicate of sequence {len(story.log) - 1}"
+    assert changes[-1].log.refused_because == f"a duplicate of sequence {len(simulation.log) - 1}"
     assert (await archive.run("r1")).state.spent == spent
     assert len((await archive.candidate("r1", "c000001")).record.calls) == 1
     assert cause.event.run == "r1"
@@ -88,31 +88,31 @@ async def test_an_event_that_comes_twice_counts_once(archive: Archive) -> None:
 
 async def test_what_is_no_event_is_remembered_and_passed_over(archive: Archive) -> None:
     """Garbage and facts of a later version must not stop the archive."""
-    story = Story()
-    story.start()
-    story.garbage()
-    story.garbage(body_of(events_pb2.Event(id="r1.c000001.dreamt.1", run="r1", candidate="c000001")))
+    simulation = Simulation()
+    simulation.start()
+    simulation.garbage()
+    simulation.garbage(body_of(events_pb2.Event(id="r1.c000001.dreamt.1", run="r1", candidate="c000001")))
 
-    changes = await archive.apply(story.log)
+    changes = await archive.apply(simulation.log)
 
     assert [change.log.accepted for change in changes[-2:]] == [False, False]
     assert "not a readable event" in changes[-2].log.refused_because
     assert "no fact that this version knows" in changes[-1].log.refused_because
-    assert await archive.applied() == len(story.log)
+    assert await archive.applied() == len(simulation.log)
 
 
 async def test_a_stale_attempt_is_refused(archive: Archive) -> None:
     """A worker that was given up still sends its result: the newer claim wins."""
-    story = Story()
-    story.start()
-    proposed = story.step(story.open[0])
-    late = trained(story, proposed)  # claims as attempt 1
+    simulation = Simulation()
+    simulation.start()
+    proposed = simulation.step(simulation.open[0])
+    late = trained(simulation, proposed)  # claims as attempt 1
     claim = follow(proposed, "claimed", "engineer", 2, proposed.event.candidate)
     claim.candidate_claimed.worker = "w2"
-    story.say(claim)
-    story.say(late)
+    simulation.say(claim)
+    simulation.say(late)
 
-    changes = await archive.apply(story.log)
+    changes = await archive.apply(simulation.log)
 
     row = await archive.candidate("r1", proposed.event.candidate)
     assert "attempt 1 is stale" in changes[-1].log.refused_because
@@ -123,14 +123,14 @@ async def test_a_stale_attempt_is_refused(archive: Archive) -> None:
 
 async def test_a_wrong_cause_and_a_wrong_hash_are_refused(archive: Archive) -> None:
     """The chain goes on from its head only, and only from the head as it was logged."""
-    story = Story()
-    story.start()
-    requested = story.open[0]
-    proposed = story.step(requested)
-    story.say(_second_proposal(requested, "2"))
-    story.say(_second_proposal(Cause(proposed.event, bytes(32)), "3"))
+    simulation = Simulation()
+    simulation.start()
+    requested = simulation.open[0]
+    proposed = simulation.step(requested)
+    simulation.say(_second_proposal(requested, "2"))
+    simulation.say(_second_proposal(Cause(proposed.event, bytes(32)), "3"))
 
-    changes = await archive.apply(story.log)
+    changes = await archive.apply(simulation.log)
 
     assert "the chain's head is" in changes[-2].log.refused_because
     assert "its hash of" in changes[-1].log.refused_because
@@ -139,9 +139,9 @@ async def test_a_wrong_cause_and_a_wrong_hash_are_refused(archive: Archive) -> N
 
 async def test_answers_wait_in_the_outbox_over_a_restart(archive: Archive, url: str) -> None:
     """What was decided with an event must be published, however often the store restarts."""
-    story = Story()
-    story.start()
-    await archive.apply(story.log[:1], react)
+    simulation = Simulation()
+    simulation.start()
+    await archive.apply(simulation.log[:1], react)
     before = await archive.outbox()
     await archive.close()
 
@@ -157,7 +157,7 @@ async def test_answers_wait_in_the_outbox_over_a_restart(archive: Archive, url: 
     assert [one.event.id for one in left] == ["r1.c000002.requested.1"]
 
 
-async def test_an_answer_that_the_log_holds_leaves_the_outbox(archive: Archive, finished: Story) -> None:
+async def test_an_answer_that_the_log_holds_leaves_the_outbox(archive: Archive, finished: Simulation) -> None:
     """So an archive that is rebuilt with reactions says nothing twice, and says what a crash had left unsaid."""
 
     await archive.apply(finished.log[:30], react)
@@ -170,15 +170,15 @@ async def test_an_answer_that_the_log_holds_leaves_the_outbox(archive: Archive, 
 
 async def test_a_replay_decides_nothing(archive: Archive) -> None:
     """Its answers are in the log already."""
-    story = Story()
-    story.start()
+    simulation = Simulation()
+    simulation.start()
 
-    await archive.apply(story.log[:1])
+    await archive.apply(simulation.log[:1])
 
     assert await archive.outbox() == []
 
 
-async def test_an_archive_goes_on_where_it_was_closed(archive: Archive, url: str, finished: Story) -> None:
+async def test_an_archive_goes_on_where_it_was_closed(archive: Archive, url: str, finished: Simulation) -> None:
     """Opening twice changes nothing."""
     await archive.apply(finished.log[:40])
     await archive.close()
@@ -215,13 +215,13 @@ async def test_reservations_survive_a_restart(archive: Archive, url: str) -> Non
 
 async def test_a_dead_letter_ends_its_candidate(archive: Archive) -> None:
     """Nobody will answer any more: the store rejects the candidate, which frees its seat."""
-    story = Story()
-    story.start()
-    dead = follow(story.open[0], "dead", "store", 1, story.open[0].event.candidate)
+    simulation = Simulation()
+    simulation.start()
+    dead = follow(simulation.open[0], "dead", "store", 1, simulation.open[0].event.candidate)
     dead.dead.CopyFrom(events_pb2.DeadLetter(consumer="researcher", reason="it raised", sequence=2))
-    story.say(dead)
+    simulation.say(dead)
 
-    await archive.apply(story.log)
+    await archive.apply(simulation.log)
 
     run = await archive.run("r1")
     assert run.dead_letters == 1
@@ -240,7 +240,7 @@ async def test_an_archive_without_runs_says_so(archive: Archive) -> None:
         await archive.run("r9")
 
 
-async def test_every_event_of_a_run_can_be_read_in_order(archive: Archive, finished: Story) -> None:
+async def test_every_event_of_a_run_can_be_read_in_order(archive: Archive, finished: Simulation) -> None:
     """Also the refused ones, with the reason; nothing of other runs."""
     finished.repeat(2)
     await archive.apply(finished.log)
@@ -252,7 +252,7 @@ async def test_every_event_of_a_run_can_be_read_in_order(archive: Archive, finis
     assert all(not row.event.candidate_trained.HasField("training") for row in rows)
 
 
-async def test_the_moves_of_proposals_and_what_they_gained(archive: Archive, finished: Story) -> None:
+async def test_the_moves_of_proposals_and_what_they_gained(archive: Archive, finished: Simulation) -> None:
     """Gain is the fitness minus the parent's, absent unless both are known; the newest proposals, oldest first."""
     await archive.apply(finished.log)
 
@@ -273,10 +273,10 @@ async def test_the_moves_of_proposals_and_what_they_gained(archive: Archive, fin
 
 async def test_rejections_come_newest_first(archive: Archive) -> None:
     """What failed lately is shown to whoever proposes next."""
-    story = Story()
-    story.start(budget=events_pb2.Budget(candidates=14))
-    story.finish()
-    await archive.apply(story.log)
+    simulation = Simulation()
+    simulation.start(budget=events_pb2.Budget(candidates=14))
+    simulation.finish()
+    await archive.apply(simulation.log)
 
     assert [one.id for one in await archive.recent_rejections("r1", 10)] == ["c000014", "c000007"]
     assert [one.id for one in await archive.recent_rejections("r1", 1)] == ["c000014"]

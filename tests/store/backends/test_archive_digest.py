@@ -11,8 +11,8 @@ from services.chassis.events import body_of
 from services.contracts import events_pb2
 from services.store.backends import open_archive
 from services.store.port import Archive
-from tests.store.archive_stories import Story, answered
-from tests.store.backends.archive_places import place
+from tests.store.backends.archive_urls import place
+from tests.store.simulation import Simulation, answered
 
 
 async def digest_of(url: str, log: list[Logged]) -> tuple[str, int]:
@@ -31,16 +31,16 @@ def renumbered(bodies: list[Logged], start: int = 1) -> list[Logged]:
 
 
 @pytest.mark.mongo
-async def test_both_backends_agree(request: pytest.FixtureRequest, tmp_path: Path, finished: Story) -> None:
+async def test_both_backends_agree(request: pytest.FixtureRequest, tmp_path: Path, finished: Simulation) -> None:
     """So a replay of one run into either can be compared with the other."""
     digests = [await digest_of(place(backend, request, tmp_path), finished.log) for backend in ("sqlite", "mongo")]
 
     assert digests[0] == digests[1]
 
 
-async def test_it_does_not_depend_on_other_runs_or_places_in_the_log(archive: Archive, finished: Story) -> None:
+async def test_it_does_not_depend_on_other_runs_or_places_in_the_log(archive: Archive, finished: Simulation) -> None:
     """A run's events may lie anywhere in a log that many runs share."""
-    other = Story("r2")
+    other = Simulation("r2")
     other.start()
     other.finish()
     mixed = renumbered([*other.log[:9], *finished.log[:20], *other.log[9:], *finished.log[20:]])
@@ -52,7 +52,7 @@ async def test_it_does_not_depend_on_other_runs_or_places_in_the_log(archive: Ar
     assert together[0] != (await archive.digest("r2"))[0]
 
 
-async def test_every_changed_event_changes_it(tmp_path: Path, finished: Story) -> None:
+async def test_every_changed_event_changes_it(tmp_path: Path, finished: Simulation) -> None:
     """Also one that leaves no other trace, as the time of a claim."""
     whole = await digest_of(f"sqlite:///{tmp_path}/whole.db", finished.log)
     for number in (3, 30, len(finished.log) - 1):
@@ -66,9 +66,9 @@ async def test_every_changed_event_changes_it(tmp_path: Path, finished: Story) -
 
 @st.composite
 def retellings(draw: st.DrawFn) -> list[int]:
-    """An order of a story's messages that respects causes, with some told again later; by their places."""
-    story = STORY
-    events = [events_pb2.Event.FromString(one.body) for one in story.log]
+    """An order of a simulation's messages that respects causes, with some told again later; by their places."""
+    simulation = STORY
+    events = [events_pb2.Event.FromString(one.body) for one in simulation.log]
     told: list[int] = []
     ids: set[str] = set()
     waiting = list(range(len(events)))
@@ -91,12 +91,12 @@ def _ready(events: list[events_pb2.Event], place: int, ids: set[str], waiting: l
     return not any(events[one].candidate == event.candidate for one in waiting if one < place)
 
 
-def _story() -> Story:
-    story = Story(seed=5)
-    story.start()
-    story.say(answered(story.open[0], 1))
-    story.say(answered(story.open[1], 2))
-    return story.finish()
+def _story() -> Simulation:
+    simulation = Simulation(seed=5)
+    simulation.start()
+    simulation.say(answered(simulation.open[0], 1))
+    simulation.say(answered(simulation.open[1], 2))
+    return simulation.finish()
 
 
 STORY = _story()

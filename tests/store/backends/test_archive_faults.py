@@ -22,20 +22,22 @@ from services.store.backends.sqlite.schema import MIGRATIONS, migrate
 from services.store.port import Archive, ArchiveUnavailable
 from services.store.reactions import react
 from tests.mongod import Mongod
-from tests.store.archive_stories import Story
-from tests.store.backends.archive_places import place
+from tests.store.backends.archive_urls import place
+from tests.store.simulation import Simulation
 
 CHILD = Path(__file__).with_name("crash_child.py")
 
 
-def unsaid(story: Story, applied: int) -> list[str]:
+def unsaid(simulation: Simulation, applied: int) -> list[str]:
     """What the store owes the log after so many messages."""
-    effects = fold(due(story.log[:applied], 0), Loaded(), react)
+    effects = fold(due(simulation.log[:applied], 0), Loaded(), react)
     return list(effects.answers)
 
 
 @pytest.mark.parametrize("url", ["sqlite", pytest.param("mongo", marks=pytest.mark.mongo)], indirect=True)
-async def test_a_kill_leaves_sequence_effect_and_answers_together(url: str, finished: Story, tmp_path: Path) -> None:
+async def test_a_kill_leaves_sequence_effect_and_answers_together(
+    url: str, finished: Simulation, tmp_path: Path
+) -> None:
     """A process applies one event after the other and dies at any moment; the next goes on exactly there."""
     log = tmp_path / "log.json"
     log.write_text(
@@ -72,13 +74,13 @@ def kill_after(lines: int, url: str, log: Path) -> int:
     return last
 
 
-async def same_as_undisturbed(url: str, story: Story, folder: Path) -> None:
+async def same_as_undisturbed(url: str, simulation: Simulation, folder: Path) -> None:
     """The digest of an archive whose process was never killed."""
     digests = []
     for where in (url, f"sqlite:///{folder}/undisturbed.db"):
         archive = open_archive(where)
         await archive.open()
-        await archive.apply(story.log, react)
+        await archive.apply(simulation.log, react)
         digests.append(await archive.digest("r1"))
         await archive.close()
 
@@ -88,7 +90,7 @@ async def same_as_undisturbed(url: str, story: Story, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.mongo
 async def test_an_archive_without_its_server_says_so_and_goes_on_when_it_is_back(
-    tmp_path_factory: pytest.TempPathFactory, mongod: Mongod, finished: Story
+    tmp_path_factory: pytest.TempPathFactory, mongod: Mongod, finished: Simulation
 ) -> None:
     """Nothing is lost, nothing is applied twice. `mongod` is asked for only to skip where there is none."""
     server = mongod.another(tmp_path_factory.mktemp("mongod"))
@@ -168,7 +170,7 @@ async def test_a_file_that_cannot_be_made_is_out_of_reach(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-async def test_a_file_locked_by_another_writer_is_out_of_reach(tmp_path: Path, finished: Story) -> None:
+async def test_a_file_locked_by_another_writer_is_out_of_reach(tmp_path: Path, finished: Simulation) -> None:
     """The lock is waited for, then the caller is told to try again; nothing was applied."""
     path = tmp_path / "archive.db"
     archive = open_archive(f"sqlite:///{path}")
@@ -201,7 +203,7 @@ def test_a_migration_that_fails_leaves_the_version_before_it(tmp_path: Path) -> 
 
 
 async def test_a_backup_becomes_the_same_archive(
-    archive: Archive, url: str, finished: Story, tmp_path: Path, request: pytest.FixtureRequest
+    archive: Archive, url: str, finished: Simulation, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """It goes on with the log where the copy was made; nothing is ever overwritten."""
     await archive.apply(finished.log[:30], react)

@@ -12,7 +12,7 @@ from services.mixers.render import render
 from services.store.backends.indices import BLOCK, MotivationIndex, ProgramIndex, Rows, Sketched, unit
 from services.store.backends.neighbours import FINALISTS, Neighbours, Source, StoredVector
 from tests.researcher.offline.compositions import composition
-from tests.store.archive_stories import program
+from tests.store.simulation import program
 
 
 def index_of(vectors: NDArray[np.float32], page: int = 1000) -> MotivationIndex:

@@ -12,18 +12,18 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.store.backends.rows import SORT_COLUMNS
 from services.store.port import Archive, Page, Queries, Query, Sort
-from tests.store.archive_stories import EMBEDDER, Story, embedding, program
+from tests.store.simulation import EMBEDDER, Simulation, embedding, program
 
 Filled = tuple[Archive, Queries]
 
 
-async def told(archive: Archive, candidates: int = 12) -> Story:
+async def told(archive: Archive, candidates: int = 12) -> Simulation:
     """A finished run in the archive."""
-    story = Story()
-    story.start(budget=events_pb2.Budget(candidates=candidates))
-    story.finish()
-    await archive.apply(story.log)
-    return story
+    simulation = Simulation()
+    simulation.start(budget=events_pb2.Budget(candidates=candidates))
+    simulation.finish()
+    await archive.apply(simulation.log)
+    return simulation
 
 
 def present(record: pb.Candidate, sort: Sort) -> Any:
@@ -57,8 +57,8 @@ def value(record: pb.Candidate, sort: Sort) -> float | str | None:
 async def test_lists_are_sorted_with_absent_numbers_last(filled: Filled, reverse: bool) -> None:
     """By every sort; ties by id."""
     archive, asked = filled
-    story = await told(archive)
-    records = sorted((row.record for row in story.loaded.rows.values()), key=lambda one: one.id)
+    simulation = await told(archive)
+    records = sorted((row.record for row in simulation.loaded.rows.values()), key=lambda one: one.id)
 
     for sort in get_args(Sort):
         page = await asked.list_candidates(Query("r1", sort=sort, reverse=reverse))
@@ -112,12 +112,12 @@ async def test_an_impossible_list_is_refused_by_name(filled: Filled, query: Quer
 async def test_a_candidate_is_found_by_id_and_by_a_name_of_its_own(filled: Filled) -> None:
     """Names are not unique: an ambiguous one is refused with the ids that have it."""
     archive, asked = filled
-    story = await told(archive)
+    simulation = await told(archive)
     by_name: dict[str, list[str]] = {}
-    for row in story.loaded.rows.values():
+    for row in simulation.loaded.rows.values():
         by_name.setdefault(row.record.proposal.name, []).append(row.record.id)
 
-    for row in story.loaded.rows.values():
+    for row in simulation.loaded.rows.values():
         assert await asked.record("r1", row.record.id) == row.record
     with pytest.raises(ValueError, match=r"ambiguous.*c000001"):
         await asked.record("r1", "net_1")
@@ -130,10 +130,10 @@ async def test_a_candidate_is_found_by_id_and_by_a_name_of_its_own(filled: Fille
 async def test_a_unique_name_is_enough(filled: Filled) -> None:
     """As a reader types it."""
     archive, asked = filled
-    story = Story()
-    story.start()
-    story.step(story.open[0])
-    await archive.apply(story.log)
+    simulation = Simulation()
+    simulation.start()
+    simulation.step(simulation.open[0])
+    await archive.apply(simulation.log)
 
     assert (await asked.record("", "net_1")).id == "c000001"
 
@@ -151,8 +151,8 @@ async def test_several_are_read_in_the_order_asked_for(filled: Filled) -> None:
 async def test_relatives_agree_with_the_records(filled: Filled) -> None:
     """Tree, subtree, children and path against the parents that the records name; both baselines are roots."""
     archive, asked = filled
-    story = await told(archive)
-    records = {row.record.id: row.record for row in story.loaded.rows.values()}
+    simulation = await told(archive)
+    records = {row.record.id: row.record for row in simulation.loaded.rows.values()}
     tree = await asked.tree("r1")
 
     assert [node.id for node in tree] == sorted(records)
@@ -171,26 +171,26 @@ async def test_relatives_agree_with_the_records(filled: Filled) -> None:
         assert below == {one for one in records if node.id in await asked.path("r1", one)}
 
 
-def imported(story: Story, parents: dict[str, str]) -> None:
-    """Published records enter a story, in the order given."""
-    cause = Cause.of(story.log[0].body)
+def imported(simulation: Simulation, parents: dict[str, str]) -> None:
+    """Published records enter a simulation, in the order given."""
+    cause = Cause.of(simulation.log[0].body)
     for name, parent in parents.items():
-        record = pb.Candidate(id=name, run=story.run, kind=pb.KIND_IMPORTED, state=pb.STATE_ARCHIVED)
+        record = pb.Candidate(id=name, run=simulation.run, kind=pb.KIND_IMPORTED, state=pb.STATE_ARCHIVED)
         record.proposal.parent = parent
         event = follow(cause, "imported", "console", 1, record.id)
         event.candidate_imported.CopyFrom(events_pb2.CandidateImported(source="published", record=record))
-        story.say(event)
+        simulation.say(event)
 
 
 async def test_long_paths_and_records_out_of_order(filled: Filled) -> None:
     """Far longer than what one step reads; also where a parent came after its children, or never."""
     archive, asked = filled
-    story = Story()
-    story.start()
+    simulation = Simulation()
+    simulation.start()
     long = [f"i{number:03d}" for number in range(150)]
-    imported(story, dict(zip(long, ["", *long], strict=False)))
-    imported(story, {"late": "later", "latest": "late", "later": "i149", "lost": "nobody", "below": "lost"})
-    await archive.apply(story.log)
+    imported(simulation, dict(zip(long, ["", *long], strict=False)))
+    imported(simulation, {"late": "later", "latest": "late", "later": "i149", "lost": "nobody", "below": "lost"})
+    await archive.apply(simulation.log)
 
     assert await asked.path("r1", "i149") == long
     assert await asked.path("r1", "i000") == ["i000"]
@@ -204,10 +204,10 @@ async def test_long_paths_and_records_out_of_order(filled: Filled) -> None:
 async def test_a_path_that_runs_in_a_circle_is_refused(filled: Filled) -> None:
     """Nothing of ours writes one, but the question must end."""
     archive, asked = filled
-    story = Story()
-    story.start()
-    imported(story, {"a": "b", "b": "c", "c": "a", "d": "c", "self": "self"})
-    await archive.apply(story.log)
+    simulation = Simulation()
+    simulation.start()
+    imported(simulation, {"a": "b", "b": "c", "c": "a", "d": "c", "self": "self"})
+    await archive.apply(simulation.log)
 
     for name in ("a", "b", "c", "d", "self"):
         with pytest.raises(ValueError, match="cycle"):
@@ -218,8 +218,8 @@ async def test_a_path_that_runs_in_a_circle_is_refused(filled: Filled) -> None:
 async def test_the_pool_of_any_moment_can_be_asked_for(filled: Filled) -> None:
     """Snapshots hold from their sequence on; before the first there is none."""
     archive, asked = filled
-    story = await told(archive)
-    updates = [one for one in story.log if "pool.updated" in one.subject]
+    simulation = await told(archive)
+    updates = [one for one in simulation.log if "pool.updated" in one.subject]
 
     assert len(updates) > 2
     assert await asked.pool("r1", updates[0].sequence - 1) is None
@@ -268,13 +268,13 @@ async def test_an_impossible_embedding_is_refused(filled: Filled, wrong: list[fl
 async def test_near_motivations_include_what_came_since_the_last_question(filled: Filled) -> None:
     """The index follows the archive."""
     archive, asked = filled
-    story = Story()
-    story.start()
-    story.step(story.open[0])
-    await archive.apply(story.log)
+    simulation = Simulation()
+    simulation.start()
+    simulation.step(simulation.open[0])
+    await archive.apply(simulation.log)
     before = await asked.nearest_motivations("r1", embedding(2), EMBEDDER, 5, "")
-    story.step(story.open[0])
-    await archive.apply(story.log)
+    simulation.step(simulation.open[0])
+    await archive.apply(simulation.log)
 
     after = await asked.nearest_motivations("r1", embedding(2), EMBEDDER, 5, "")
 
@@ -305,11 +305,11 @@ async def test_programs_of_one_structure_are_found_whatever_their_names(filled: 
 async def test_the_chain_holds_every_event_of_a_candidate(filled: Filled) -> None:
     """With sequence and hash, the refused ones too."""
     archive, asked = filled
-    story = Story()
-    story.start()
-    story.finish()
-    story.repeat(2)
-    await archive.apply(story.log)
+    simulation = Simulation()
+    simulation.start()
+    simulation.finish()
+    simulation.repeat(2)
+    await archive.apply(simulation.log)
 
     chain = await asked.chain("r1", "c000001")
 
@@ -324,10 +324,10 @@ async def test_the_chain_holds_every_event_of_a_candidate(filled: Filled) -> Non
 async def test_states_are_counted(filled: Filled) -> None:
     """As they are now."""
     archive, asked = filled
-    story = Story()
-    story.start()
-    story.step(story.open[0])
-    await archive.apply(story.log)
+    simulation = Simulation()
+    simulation.start()
+    simulation.step(simulation.open[0])
+    await archive.apply(simulation.log)
 
     assert await asked.state_counts("r1") == {pb.STATE_REQUESTED: 1, pb.STATE_PROPOSED: 1}
 
@@ -335,7 +335,7 @@ async def test_states_are_counted(filled: Filled) -> None:
 async def test_events_are_counted_for_each_run(filled: Filled) -> None:
     """The log's sequence goes on over all runs; what a run has taken is its own."""
     archive, asked = filled
-    first, second = Story("r1"), Story("r2")
+    first, second = Simulation("r1"), Simulation("r2")
     first.start()
     second.start()
     second.step(second.open[0])

@@ -15,10 +15,10 @@ from services.llm.port import BudgetExhausted
 from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.service import ArchiveService
-from tests.archives import asked
-from tests.store.archive_stories import Story
-from tests.store.backends.archive_places import place
+from tests.archive_server import asked
+from tests.store.backends.archive_urls import place
 from tests.store.backends.conftest import BACKENDS
+from tests.store.simulation import Simulation
 
 RUN = "r1"
 
@@ -35,10 +35,10 @@ class Ledgers:
         if self._url is None:
             yield MemoryLedger(limits)
             return
-        archive, story = open_archive(self._url), Story()
+        archive, simulation = open_archive(self._url), Simulation()
         await archive.open()
-        story.start(budget=events_pb2.Budget(tokens=limits.tokens, money=limits.dollars))
-        await archive.apply(story.log)
+        simulation.start(budget=events_pb2.Budget(tokens=limits.tokens, money=limits.dollars))
+        await archive.apply(simulation.log)
         try:
             async with asked(ArchiveService(archive, RunLedger(archive))) as stub:
                 yield ArchiveLedger(stub)

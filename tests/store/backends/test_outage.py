@@ -16,7 +16,7 @@ from services.store.applier import Applier
 from services.store.backends import open_archive
 from services.store.port import Archive
 from tests.mongod import Mongod
-from tests.store.archive_stories import Story
+from tests.store.simulation import Simulation
 
 
 async def publish(bus: Bus, messages: Sequence[Logged]) -> None:
@@ -44,7 +44,7 @@ async def is_available(applier: Applier, wanted: bool) -> bool:
 
 @pytest.mark.mongo
 async def test_a_database_that_goes_away_and_returns_loses_nothing_and_doubles_nothing(
-    bus: Bus, mongod: Mongod, finished: Story, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    bus: Bus, mongod: Mongod, finished: Simulation, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Events wait unacknowledged; afterwards the archive is that of a database which was never away."""
     server = mongod.another(tmp_path_factory.mktemp("mongod"))
@@ -78,7 +78,7 @@ async def test_a_database_that_goes_away_and_returns_loses_nothing_and_doubles_n
 
 @pytest.mark.parametrize("how", ["overwritten", "replaced by an older copy", "deleted"])
 async def test_a_file_that_is_hurt_while_the_store_runs_is_an_outage_that_ends(
-    bus: Bus, finished: Story, tmp_path: Path, how: str
+    bus: Bus, finished: Simulation, tmp_path: Path, how: str
 ) -> None:
     """It is said, events wait, and the store goes on by itself once the file is sound again, or made anew."""
     file, copy = tmp_path / "archive.db", tmp_path / "copy.db"
@@ -144,7 +144,7 @@ def read_only(folder: Path) -> Iterator[Callable[[], None]]:
 
 
 async def test_a_read_only_file_is_an_outage_that_ends_when_it_can_be_written_again(
-    bus: Bus, finished: Story, tmp_path: Path
+    bus: Bus, finished: Simulation, tmp_path: Path
 ) -> None:
     """A connection that was made meanwhile, by whoever only reads, must not keep the writer out for ever."""
     first, folder = tmp_path / "first", tmp_path / "second"

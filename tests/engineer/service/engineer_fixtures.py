@@ -1,4 +1,4 @@
-"""What the engineer's tests share: a store that follows the log, deliveries, and a scale that takes a second."""
+"""Shared by the engineer's tests: a store that follows the log, deliveries, and a scale that takes a second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.engineer.handlers import Engineer
 from services.engineer.revision import OfflineReviser
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
-from tests.archives import Store, propose, start_run, store
+from tests.archive_server import Store, propose, start_run, store
 from tests.engineer.training.programs import CONVOLUTION, SMALL
 
 SETTINGS = events_pb2.RunSettings(scale="tiny", scale_overrides=SMALL, mind="offline", baselines=["delta_net"])

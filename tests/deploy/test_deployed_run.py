@@ -1,4 +1,4 @@
-"""One run of a deployment with least rights, encryption, metrics and traces; then everything is compared."""
+"""A run of a deployment with least rights, encryption, metrics and traces."""
 
 import asyncio
 import subprocess
@@ -12,7 +12,7 @@ from services.chassis.bus.topology import topology
 from services.contracts.archive_pb2 import RunStatus
 from services.contracts.candidate_pb2 import Candidate
 from tests.chassis.collector import Span
-from tests.chassis.guarded import GuardedServer
+from tests.chassis.nats_server import NatsServer
 from tests.deploy.laboratory import RUN, Laboratory, Series, scripted_model
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     folder = tmp_path_factory.mktemp("laboratory")
     subprocess.run([MAKE, folder / "certificates"], check=True)
     tls = TLS.replace("/certificates", str(folder / "certificates" / "nats"))
-    broker = GuardedServer(folder / "nats", tls)
+    broker = NatsServer(folder / "nats", tls)
     broker.start()
     model, url = scripted_model(folder)
     laboratory = Laboratory(broker, folder / "certificates", folder, url)

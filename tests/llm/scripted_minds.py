@@ -1,4 +1,4 @@
-"""What the tests of the mind share: an answer type, settings for a scripted endpoint, a journal in memory."""
+"""Shared by the tests of language models: an answer type, settings for a scripted endpoint, an in-memory journal."""
 
 import random
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""A nats-server with the users and rights of the code, and with TLS where a test wants it."""
+"""A nats-server with the users and rights of the code, and with TLS if a test needs it."""
 
 import subprocess
 import time
@@ -11,7 +11,7 @@ from services.local.processes import find_nats_server, free_port
 
 
 @dataclass
-class GuardedServer:
+class NatsServer:
     """Start it, ask it for a user's settings, stop it."""
 
     folder: Path

@@ -1,4 +1,4 @@
-"""What the researcher asks about a draft, in one question over real gRPC."""
+"""The nearest motivations and programs of a draft, asked in one call over real gRPC."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from services.domain.structure import fingerprint
 from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.service import ArchiveService
-from tests.store.archive_stories import EMBEDDER, Story, embedding, program
+from tests.store.simulation import EMBEDDER, Simulation, embedding, program
 
 
 async def test_a_draft_is_placed_among_motivations_and_programs_at_once(tmp_path: Path) -> None:
     """As two questions would; a text that is no Python has no structure and no neighbours."""
     archive = open_archive(f"sqlite:///{tmp_path}/archive.db")
     await archive.open()
-    story = Story()
-    story.start(budget=events_pb2.Budget(candidates=6))
-    story.finish()
-    await archive.apply(story.log)
+    simulation = Simulation()
+    simulation.start(budget=events_pb2.Budget(candidates=6))
+    simulation.finish()
+    await archive.apply(simulation.log)
     server = Server(ServiceSettings())
     service = ArchiveService(archive, RunLedger(archive))
     archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)

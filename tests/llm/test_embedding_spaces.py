@@ -1,4 +1,4 @@
-"""Which embedder is used, and that the vectors of two never meet."""
+"""The choice of the embedder; vectors of different embedders are never compared."""
 
 import asyncio
 import random
@@ -19,9 +19,9 @@ from services.llm.openai_embedder import MotivationEmbedder, OpenAIEmbedder, Run
 from services.llm.port import BudgetExhausted, Role
 from services.llm.scripted import Script, ScriptedEndpoint, Step
 from services.llm.settings import EmbeddingSettings, MindSettings, validate_prices
-from tests.archives import asked
-from tests.llm.bookkeeping import Archive, Recorder, job_of
-from tests.llm.minds import KEY, script, settings
+from tests.archive_server import asked
+from tests.llm.budget_archive import Archive, Recorder, job_of
+from tests.llm.scripted_minds import KEY, script, settings
 
 DESCRIBED = {"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "OPENAI_API_KEY": KEY}
 

@@ -1,9 +1,9 @@
-"""A Checker of which a test implements the calls that it expects."""
+"""A Checker of which each test implements the calls that it expects."""
 
 from services.contracts import candidate_pb2, checker_pb2, checker_pb2_grpc
 
 
-class UnaskedChecker(checker_pb2_grpc.CheckerServicer):
+class PartialChecker(checker_pb2_grpc.CheckerServicer):
     """Every call is an error."""
 
     async def Check(self, request: checker_pb2.CheckRequest, context: object) -> candidate_pb2.CheckReport:  # noqa: N802

@@ -1,4 +1,4 @@
-"""Logs as a run writes them, by the real rules: what the store says are its reactions, the rest is played."""
+"""Simulated run logs: the store's events are its real reactions, those of the other services are generated."""
 
 import math
 import random
@@ -56,7 +56,7 @@ def settings(**changes: Any) -> events_pb2.RunSettings:
     return chosen
 
 
-class Story:
+class Simulation:
     """A log that grows. `open` holds what waits for somebody's answer, oldest first."""
 
     def __init__(self, run: str = "r1", seed: int = 1) -> None:
@@ -80,7 +80,7 @@ class Story:
         return Cause.published(event)
 
     def hear(self, message: Logged) -> None:
-        """A message of another story enters this one's log; nothing is said in answer."""
+        """A message of another simulation enters this one's log; nothing is said in answer."""
         self.log.append(message)
         fold(due([message], message.sequence - 1), self.loaded, None)
 
@@ -92,7 +92,7 @@ class Story:
         """What is no event enters the log."""
         self._append(f"asi.v1.{self.run}.candidate.proposed", body)
 
-    def finish(self) -> "Story":
+    def finish(self) -> "Simulation":
         """Play every open candidate to its end, in an order of the seed's."""
         while self.open:
             self.step(self.open[self.random.randrange(len(self.open))])
@@ -124,14 +124,14 @@ class Story:
         return list(effects.answers.values())
 
 
-def proposed(story: Story, cause: Cause) -> events_pb2.Event:
+def proposed(simulation: Simulation, cause: Cause) -> events_pb2.Event:
     """The researcher's answer: baselines are roots but for the second, proposals come from somebody archived."""
-    record = _record(story, cause)
-    number, ended = record.request.number, [one.record.id for one in story.loaded.rows.values() if one.ended]
+    record = _record(simulation, cause)
+    number, ended = record.request.number, [one.record.id for one in simulation.loaded.rows.values() if one.ended]
     record.proposal.name = f"net_{number % 4}"
     record.proposal.program = program(number)
     record.proposal.structure = fingerprint(program(number)).digest
-    record.proposal.parent = "" if record.request.baseline else story.random.choice(sorted(ended))
+    record.proposal.parent = "" if record.request.baseline else simulation.random.choice(sorted(ended))
     record.proposal.motivation = f"because of {number}"
     record.proposal.motivation_embedding.extend(embedding(number))
     record.proposal.embedder = EMBEDDER
@@ -139,32 +139,32 @@ def proposed(story: Story, cause: Cause) -> events_pb2.Event:
     return _follow(cause, "proposed", record)
 
 
-def trained(story: Story, cause: Cause) -> events_pb2.Event:
+def trained(simulation: Simulation, cause: Cause) -> events_pb2.Event:
     """The engineer's answer; a claim comes before it."""
-    record = _record(story, cause)
+    record = _record(simulation, cause)
     claim = follow(cause, "claimed", "engineer", 1, record.id)
     claim.candidate_claimed.worker = "w1"
-    story.say(claim)
+    simulation.say(claim)
     number = record.request.number
-    loss = 2.0 - number / 100 + story.random.random() / 10
+    loss = 2.0 - number / 100 + simulation.random.random() / 10
     measured = pb.Measurements(parameters=1000 + number % 3, seconds=10.0 - number / 10, data_fingerprint="d")
     record.training.CopyFrom(pb.Training(loss=loss, benchmark=0.2 + number / 100, attempt=1))
     record.training.seeds.add(seed=1, loss=loss).measurements.CopyFrom(measured)
     return _follow(cause, "trained", record)
 
 
-def judged(story: Story, cause: Cause) -> events_pb2.Event:
+def judged(simulation: Simulation, cause: Cause) -> events_pb2.Event:
     """The judge's answer: every fifth candidate cannot be scored."""
-    record = _record(story, cause)
+    record = _record(simulation, cause)
     record.verdict.raw = 5.0
     if record.request.number % 5:
         record.verdict.fitness.CopyFrom(pb.Fitness(version="paper", value=1 - record.training.loss / 4))
     return _follow(cause, "judged", record)
 
 
-def analysed(story: Story, cause: Cause) -> events_pb2.Event:
+def analysed(simulation: Simulation, cause: Cause) -> events_pb2.Event:
     """The analyst's answer: every seventh candidate is rejected in the end."""
-    record = _record(story, cause)
+    record = _record(simulation, cause)
     if record.request.number % 7 == 0:
         return rejection(cause, Rejected("analyse", "there is nothing to say", {"number": 7}), "analyst", 1)
     record.analysis.synthesis = "try again"
@@ -178,7 +178,7 @@ def answered(cause: Cause, number: int = 1) -> events_pb2.Event:
     return event
 
 
-_NEXT: dict[str, Callable[[Story, Cause], events_pb2.Event]] = {
+_NEXT: dict[str, Callable[[Simulation, Cause], events_pb2.Event]] = {
     "candidate_requested": proposed,
     "candidate_proposed": trained,
     "candidate_trained": judged,
@@ -186,10 +186,10 @@ _NEXT: dict[str, Callable[[Story, Cause], events_pb2.Event]] = {
 }
 
 
-def _record(story: Story, cause: Cause) -> pb.Candidate:
-    """The candidate as the story knows it, to be added to; where it does not, as the cause asks for it."""
+def _record(simulation: Simulation, cause: Cause) -> pb.Candidate:
+    """The candidate as the simulation knows it, to be added to; where it does not, as the cause asks for it."""
     record = pb.Candidate(id=cause.event.candidate, request=cause.event.candidate_requested.request)
-    if row := story.loaded.rows.get((cause.event.run, cause.event.candidate)):
+    if row := simulation.loaded.rows.get((cause.event.run, cause.event.candidate)):
         record.CopyFrom(row.record)
     return record
 

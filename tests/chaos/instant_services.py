@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.instant researcher|engineer`: these two services with instant proposals and trainings.
+"""`python -m tests.chaos.instant_services researcher|engineer`: both with instant proposals and trainings.
 
 All else of them is what it always is: the worker loop, the claims, the archive behind gRPC, the drains. Their settings
 are the services' own; CHAOS_FOLDER holds the list of executions, CHAOS_POISON whoever kills their handlers, and

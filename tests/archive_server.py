@@ -1,4 +1,4 @@
-"""A store in the tests' own process: the archive in memory, real gRPC, and, with a bus, the real applier behind it."""
+"""A store in the test's process: an in-memory archive behind real gRPC and, with a bus, the real applier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ablations the analyst asks for on its own."""
+"""Ablations that the analyst requests on its own."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A run written out here and brought in elsewhere is the same run."""
+"""An exported run that is imported elsewhere is the same run."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from services.store import tools
 from services.store.app import StoreSettings
 from services.store.backends import open_archive
 from services.store.reactions import react
-from tests.store.archive_stories import Story
+from tests.store.simulation import Simulation
 
 
 async def command(settings: StoreSettings, *arguments: str) -> int:
@@ -33,7 +33,7 @@ async def digest(settings: StoreSettings) -> tuple[str, int]:
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 async def test_an_exported_log_comes_to_the_same_digest_elsewhere(
-    bus: Bus, settings: ServiceSettings, finished: Story, kind: str
+    bus: Bus, settings: ServiceSettings, finished: Simulation, kind: str
 ) -> None:
     """Another broker, another archive, the same events to the byte; what is no event never counted."""
     folder = settings.data_dir
@@ -80,7 +80,7 @@ async def test_a_table_that_holds_no_events_is_refused_by_name(bus: Bus, setting
     ],
 )
 async def test_a_log_with_a_broken_event_is_refused_before_any_is_taken(
-    bus: Bus, settings: ServiceSettings, finished: Story, kind: str, second: bytes | None, named: str
+    bus: Bus, settings: ServiceSettings, finished: Simulation, kind: str, second: bytes | None, named: str
 ) -> None:
     """Nothing is half-imported."""
     import pyarrow

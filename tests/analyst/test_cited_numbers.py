@@ -1,4 +1,4 @@
-"""An analysis may cite what the record holds, and nothing else."""
+"""An analysis may cite only numbers that follow from the record."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What keeps a run's books, for the tests: the store's ledger over an archive in memory, a bus that remembers."""
+"""The store's budget ledger over an in-memory archive, and a bus that records events."""
 
 from services.chassis.bus import Bus
 from services.chassis.events import Cause, first
@@ -7,7 +7,7 @@ from services.contracts import archive_pb2 as arc
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.store.service import Context
-from tests.archives import KnownArchive
+from tests.archive_server import KnownArchive
 
 
 class Archive(KnownArchive):

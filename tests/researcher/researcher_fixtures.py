@@ -27,8 +27,8 @@ from services.llm.minds import Minds
 from services.llm.openai_embedder import MotivationEmbedder, OpenAIEmbedder, RunEmbedder
 from services.researcher.draft import Proposer
 from services.researcher.handlers import Researcher
-from tests.archives import KnownArchive
-from tests.checkers import UnaskedChecker
+from tests.archive_server import KnownArchive
+from tests.partial_checker import PartialChecker
 
 PARENT_PROGRAM = baseline("delta_net").program
 PARENT = pb.Candidate(
@@ -56,7 +56,7 @@ class Archive(KnownArchive):
         super().__init__(*known, settings=settings)
 
 
-class Checker(UnaskedChecker):
+class Checker(PartialChecker):
     """Gives these reports in turn, the last one for ever; keeps what it was asked."""
 
     def __init__(self, *reports: pb.CheckReport) -> None:

@@ -1,4 +1,4 @@
-"""One's own text, tasks, scales, hybrids and plugged-in parts: the examples of the repository at work."""
+"""Custom text, tasks, scales, hybrids and plug-ins, as in the repository's examples."""
 
 import json
 import os

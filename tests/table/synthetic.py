@@ -1,4 +1,4 @@
-"""A made-up table over the whole lattice, for tests: effects of the values, of some pairs, and seed noise."""
+"""A synthetic table over the whole lattice: effects of values and of some pairs, and seed noise."""
 
 import random
 
@@ -8,7 +8,7 @@ from services.table.table import Record
 NOISE = 0.004
 
 
-def made_records(seeds: tuple[int, ...] = (1, 2, 3), seed: int = 0, failing: float = 0.0) -> list[Record]:
+def synthetic_records(seeds: tuple[int, ...] = (1, 2, 3), seed: int = 0, failing: float = 0.0) -> list[Record]:
     """Losses near 2 whose early measurements are noisy versions of the final ones."""
     rng = random.Random(seed)
     effects: dict[tuple[object, ...], float] = {}

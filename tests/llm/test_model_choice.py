@@ -1,4 +1,4 @@
-"""Which model, when again: the bandit, the circuit, back-off. All pure."""
+"""The choice of a model and of the time of a retry: bandit, circuit breaker, back-off. All pure."""
 
 import random
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""A store that cannot go on says so to whoever asks, and answers nothing from an archive that is being made anew."""
+"""The status of a store during an outage of its database and while it catches up with the log."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.port import WriterState
 from services.store.service import ArchiveService
-from tests.store.archive_stories import Story
+from tests.store.simulation import Simulation
 
 
-async def test_status_tells_of_an_outage_and_of_catching_up(finished: Story, tmp_path: Path) -> None:
+async def test_status_tells_of_an_outage_and_of_catching_up(finished: Simulation, tmp_path: Path) -> None:
     """The first as a line of `asi-arch status`, the second as something to wait for, also before the writer knows."""
     archive = open_archive(f"sqlite:///{tmp_path}/archive.db")
     await archive.open()

@@ -11,7 +11,7 @@ from services.chassis.bus.credentials import variable
 from services.chassis.bus.rights import ADMINISTRATOR
 from services.chassis.settings import SERVICES
 from services.local.processes import ServiceProcess
-from tests.chassis.guarded import GuardedServer
+from tests.chassis.nats_server import NatsServer
 from tests.console.conftest import bare_environment
 from tests.loop.conftest import micro_flags, rows_of
 
@@ -19,16 +19,16 @@ RUN = ("run", "--json", "--candidates", "1", "--baselines", "delta_net", *micro_
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[GuardedServer]:
+def broker(tmp_path: Path) -> Iterator[NatsServer]:
     """With a user for everybody."""
-    server = GuardedServer(tmp_path / "nats")
+    server = NatsServer(tmp_path / "nats")
     server.start()
     yield server
     server.stop()
 
 
 @pytest.mark.slow
-def test_a_run_beside_a_guarded_broker_hands_every_service_its_own_seed(broker: GuardedServer, tmp_path: Path) -> None:
+def test_a_run_beside_a_guarded_broker_hands_every_service_its_own_seed(broker: NatsServer, tmp_path: Path) -> None:
     """Before the streams are there, the sentence says how to get them."""
     seeds = {variable(name): broker.seeds[name] for name in SERVICES}
     environment = bare_environment(tmp_path / "data", ASI_NATS_URL=broker.url, **seeds)

@@ -19,8 +19,8 @@ from services.domain.zoo import baseline
 from services.judge.app import JudgeService
 from services.judge.handlers import JudgeHandler
 from services.judge.judges import Judge, OfflineJudge
-from tests.archives import KnownArchive
-from tests.checkers import UnaskedChecker
+from tests.archive_server import KnownArchive
+from tests.partial_checker import PartialChecker
 
 BLOCKS = 32
 ITEMS = 50
@@ -70,7 +70,7 @@ class Archive(KnownArchive):
         super().__init__(*records, settings=settings or settings_of())
 
 
-class Checker(UnaskedChecker):
+class Checker(PartialChecker):
     """Gives the same verdicts to every program, and remembers what it was asked."""
 
     def __init__(self, verdicts: Sequence[pb.ProbeVerdict] = ()) -> None:

@@ -1,4 +1,4 @@
-"""The host's side of the examination of hostile programs."""
+"""Runs hostile programs and inspects what they leave behind."""
 
 from pathlib import Path
 

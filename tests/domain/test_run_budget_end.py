@@ -1,4 +1,4 @@
-"""A run whose budget covers no further question ends; it does not go on rejecting seats."""
+"""A run ends when its budget covers no further model call, instead of rejecting seats."""
 
 from services.domain.run import step
 from services.domain.run_state import (
