@@ -13,7 +13,7 @@ from services.domain.promotion import (
     SuccessiveHalving,
     arrived,
     climb,
-    kept,
+    limited,
     reopened,
     searched,
     under_way,
@@ -93,7 +93,7 @@ def test_a_fork_begins_again_what_was_under_way() -> None:
     assert {(one.candidate, one.rung, one.seeds) for one in again} == {
         (one.candidate, one.rung, one.seeds) for one in promoted
     }
-    assert kept(ladder, ()).climbing == frozenset()
+    assert limited(ladder, ()).climbing == frozenset()
 
 
 def test_settings_name_policy_stages_and_budgets() -> None:
