@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from services.chassis import logs
-from tests.chaos.laboratory import rehearse
+from tests.chaos.laboratory import run_schedule
 from tests.chaos.schedules import ALL, Schedule, drawn
 from tests.mongod import Mongod
 
@@ -22,7 +22,7 @@ MAX_SECONDS = 900.0
 
 
 def main() -> int:
-    """Run what is asked for, one after the other."""
+    """Run the selected schedules, one after the other."""
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--seed", type=int, nargs="*", default=[], help="also, or with --only seeds nothing but, these")
     parser.add_argument("--only", help="schedules whose name holds this text")
@@ -40,21 +40,21 @@ def main() -> int:
             schedules = [schedule for schedule in written if not getattr(schedule, left_out)]
             schedules += [drawn(seed, "mongo" if database else "sqlite") for seed in arguments.seed]
             for number, schedule in enumerate(schedules):
-                failed += _rehearsed(schedule, database, f"chaos{number}", arguments)
+                failed += _run_schedule(schedule, database, f"chaos{number}", arguments)
             tried += len(schedules)
-    print(f"{failed} of {tried} rehearsals broke an invariant" if failed else "all invariants held")
+    print(f"{failed} of {tried} schedules broke an invariant" if failed else "all invariants held")
     return 1 if failed else 0
 
 
-def _rehearsed(schedule: Schedule, database: Mongod | None, name: str, arguments: argparse.Namespace) -> bool:
+def _run_schedule(schedule: Schedule, database: Mongod | None, name: str, arguments: argparse.Namespace) -> bool:
     """Whether an invariant broke."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         url = f"{database.url}/{name}?replicaSet=rs0" if database else f"sqlite:///{folder}/archive.db"
-        most = max(MAX_SECONDS, arguments.candidates)
+        limit = max(MAX_SECONDS, arguments.candidates)
         try:
             found = asyncio.run(
-                rehearse(schedule, Path(folder), url, arguments.candidates, most, arguments.brokers, database)
+                run_schedule(schedule, Path(folder), url, arguments.candidates, limit, arguments.brokers, database)
             )
         except Exception as error:  # noqa: BLE001 - the other schedules are to be tried all the same
             found = [f"it did not end: {type(error).__name__}: {error}"]

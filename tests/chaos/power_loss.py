@@ -1,4 +1,4 @@
-"""A loss of power, rehearsed: what a process wrote and did not sync is gone, which kill -9 alone does not do.
+"""A simulated loss of power: writes without a sync are lost, which kill -9 alone does not do.
 
 The process runs under strace, which writes down each of its writes and syncs. From that the files are made as a disk
 would hold them that kept nothing but what was synced: the content of a file is that of its last completed fsync or
