@@ -116,9 +116,9 @@ class Commands(typer.core.TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The called command. Raises SettingsError with similar names for an unknown one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from services.local.settings import near
+            from services.local.settings import did_you_mean
 
-            suggestion = near(args[0], COMMANDS) or "; see `asi-arch --help`."
+            suggestion = did_you_mean(args[0], COMMANDS) or "; see `asi-arch --help`."
             raise SettingsError(f"no command is called {args[0]}{suggestion}")
         return super().resolve_command(ctx, args)
 

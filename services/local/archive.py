@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from services.chassis.errors import NotFound
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
-from services.local.settings import SQLITE, ClientSettings, near, running_system
+from services.local.settings import SQLITE, ClientSettings, did_you_mean, running_system
 
 if TYPE_CHECKING:
     from services.contracts import archive_pb2_grpc
@@ -130,8 +130,8 @@ async def _suggestion(archive: archive_pb2_grpc.ArchiveAsyncStub, sentence: str)
     """Similar names, to complete the archive's message."""
     if match := _RUN.fullmatch(sentence):
         runs = [status.run for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=10)).runs]
-        return near(match[1], runs) or f"; runs: {', '.join(runs[:10]) or 'none yet'}"
+        return did_you_mean(match[1], runs) or f"; runs: {', '.join(runs[:10]) or 'none yet'}"
     if match := _CANDIDATE.fullmatch(sentence):
         nodes = (await archive.GetTree(pb.RunRequest(run=match[1]), timeout=10)).nodes
-        return near(match[2], [name for node in nodes for name in (node.id, node.name) if name])
+        return did_you_mean(match[2], [name for node in nodes for name in (node.id, node.name) if name])
     return ""

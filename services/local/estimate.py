@@ -51,7 +51,9 @@ def adapts(options: RunOptions) -> bool:
     return not {"scale", "overrides", "promotion", "policies", *Limits.model_fields} & options.model_fields_set
 
 
-async def settle(client: ClientSettings, settings: pb.RunSettings, patience: float = PROFILE_SECONDS) -> str | None:
+async def decide_precision(
+    client: ClientSettings, settings: pb.RunSettings, patience: float = PROFILE_SECONDS
+) -> str | None:
     """Set the precision that an engineer measured to be best; a sentence to show, or None.
 
     If no engineer answers, each engineer decides for itself, and results of different precision are not compared.
@@ -93,7 +95,8 @@ async def plan_run(
             profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True) or profile
             note(
                 f"scale {smaller} instead of {options.scale}, where {FEWEST} candidates would take "
-                f"{span(too_long.seconds or 0)}: losses of the two cannot be compared; --scale {options.scale} insists"
+                f"{duration_text(too_long.seconds or 0)}: losses of the two cannot be "
+                f"compared; --scale {options.scale} runs it there nevertheless"
             )
             note(speed_sentence(smaller, profile))
             settings = _copy(settings, precision=profile.precision)
@@ -158,8 +161,8 @@ def speed_sentence(scale: str, profile: checker_pb2.MachineProfile) -> str:
     """How fast the machine trains."""
     at_once = "one at a time" if profile.trainings == 1 else f"{profile.trainings} side by side"
     return (
-        f"one training at scale {scale} takes about {span(profile.seconds)} here: {profile.tokens_per_second:,.0f} "
-        f"tokens/s each, {at_once}, in {profile.precision}"
+        f"one training at scale {scale} takes about {duration_text(profile.seconds)} here: "
+        f"{profile.tokens_per_second:,.0f} tokens/s each, {at_once}, in {profile.precision}"
     )
 
 
@@ -170,7 +173,7 @@ def sentence(settings: pb.RunSettings, run: Estimate) -> str:
     seeds = f" of {settings.candidate_seeds} seeds" if settings.candidate_seeds > 1 else ""
     baselines = len(settings.baselines)
     text = f"{run.trainings} trainings ({baselines} baselines, {run.candidates} candidates{seeds})"
-    text += f", about {span(run.seconds)}"
+    text += f", about {duration_text(run.seconds)}"
     if settings.promotion not in ("", "none"):
         text += " and what its promotion trains again"
     if run.gpu_seconds is not None:
@@ -183,7 +186,7 @@ def sentence(settings: pb.RunSettings, run: Estimate) -> str:
     return f"{text}; the budget ends it at {limits}" if limits else text
 
 
-def span(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """A duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -234,7 +237,7 @@ def _affordable(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, p
 def _limits(budget: pb.Budget) -> str:
     """The budgets other than candidates, in words."""
     shown = (
-        budget.HasField("seconds") and span(budget.seconds),
+        budget.HasField("seconds") and duration_text(budget.seconds),
         budget.HasField("gpu_seconds") and f"{budget.gpu_seconds / 3600:.3g} GPU-hours",
         budget.HasField("tokens") and f"{budget.tokens:,} tokens",
         budget.HasField("money") and f"{budget.money:.2f} $",

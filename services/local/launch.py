@@ -22,7 +22,7 @@ from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 from services.llm.port import asks_endpoint
 from services.llm.settings import validate_prices
 from services.local.archive import all_candidates, run_status
-from services.local.estimate import PROFILE_SECONDS, SMALLER, adapts, plan_run, settle
+from services.local.estimate import PROFILE_SECONDS, SMALLER, adapts, decide_precision, plan_run
 from services.local.log import pause_run, resume_run, start_run
 from services.local.plan import (
     RunOptions,
@@ -76,7 +76,7 @@ class Outcome:
     report: Path | None
 
 
-async def discover(settings: ClientSettings, options: RunOptions, start: Start, progress: Progress) -> Outcome:
+async def run_locally(settings: ClientSettings, options: RunOptions, start: Start, progress: Progress) -> Outcome:
     """Start the services and the run, watch it to its end, drain everything.
 
     Raises SettingsError, NotFound (nothing to resume), NotPossible.
@@ -121,9 +121,7 @@ async def join(settings: ClientSettings, options: RunOptions, start: Start, prog
             raise NotPossible(
                 f"no services of {settings.data_dir} are up: without --join they are started with the run"
             )
-        client = settings.model_copy(
-            update={"nats_url": system.nats_url} | {f"{name}_address": at for name, at in system.addresses.items()}
-        )
+        client = system.client(settings)
     async with channel(client.archive_address, client) as connection:
         return await _begin(client, archive_pb2_grpc.ArchiveStub(connection), start, new_settings, progress)
 
@@ -190,7 +188,9 @@ async def _begin(
         raise SettingsError(f"a run called {run} exists already: choose another --run, or --resume it.")
     if options is not None and (adapts(options) or not progress.quiet):
         new_settings = await plan_run(client, options, new_settings, list(runs.values()), progress.note)
-    elif decision := await settle(client, new_settings, JOIN_PATIENCE if options is None else PROFILE_SECONDS):
+    elif decision := await decide_precision(
+        client, new_settings, JOIN_PATIENCE if options is None else PROFILE_SECONDS
+    ):
         progress.note(decision)
     if unchecked := await check_programs(client, new_settings):
         progress.note(unchecked)
@@ -251,9 +251,9 @@ async def _watch(
                 for name in system.supervise():
                     progress.note(f"the {name} ended unexpectedly and was started again")
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    status, rows = await _look(archive, run)
+                    status, rows = await _read_run(archive, run)
                     progress.view.record_all(announced)
-                    progress.view.look(status, rows)
+                    progress.view.update(status, rows)
                     progress.show()
                     if (status.phase in OVER and not status.in_flight) or interrupted.is_set():
                         return status, rows
@@ -272,7 +272,7 @@ async def write_run_report(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str,
     return await asyncio.to_thread(write_report, status, records, folder)
 
 
-async def _look(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb.RunStatus, list[Row]]:
+async def _read_run(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb.RunStatus, list[Row]]:
     """A run's status and the rows of all its candidates."""
     status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
     records = await all_candidates(archive, pb.ListCandidatesRequest(run=run, slim=True))

@@ -88,7 +88,7 @@ async def start_run(settings: ClientSettings, run: str, run_settings: events_pb2
     await publish(settings, [event])
 
 
-async def pause_run(settings: ClientSettings, run: str, reason: str) -> None:
+async def pause_run(settings: ClientSettings, run: str, reason: str = "paused by hand") -> None:
     """Start no further candidates; those in flight go on where a service is there to do it."""
     event = first(run, "paused", SERVICE, now())
     event.run_paused.reason = reason
@@ -102,7 +102,7 @@ async def resume_run(settings: ClientSettings, run: str, budget: events_pb2.Budg
     await publish(settings, [event])
 
 
-async def stop_run(settings: ClientSettings, run: str, reason: str) -> None:
+async def stop_run(settings: ClientSettings, run: str, reason: str = "stopped by hand") -> None:
     """End the run; candidates in flight still come to their end."""
     event = first(run, "stopped", SERVICE, now())
     event.run_stopped.reason = reason

@@ -36,7 +36,7 @@ from services.domain.zoo import baselines as zoo
 from services.llm.port import validate_mind
 from services.local.processes import scale_values
 from services.local.programs import SUFFIX, read_programs, require_distinct
-from services.local.settings import names_in, near, one_of
+from services.local.settings import did_you_mean, require_choice, split_names
 
 SMALL_SCALES = ("mini", "tiny")  # on a CPU, a handful of candidates
 TINY_BASELINES = ("delta_net", "gated_delta_net", "delta_net_value_skip", "gla", "retnet")
@@ -146,7 +146,7 @@ class RunOptions(Measurement, Search, Limits, Verification):
     @field_validator("baselines", "seed_programs", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
-        return names_in(value) if isinstance(value, str) else value
+        return split_names(value) if isinstance(value, str) else value
 
     @classmethod
     def read(cls, values: Mapping[str, object], source: str = "") -> Self:
@@ -159,7 +159,7 @@ class RunOptions(Measurement, Search, Limits, Verification):
             prefix, shown = (f"{source}: ", name) if source else ("", f"--{name.replace('_', '-')}")
             if problem["type"] == "extra_forbidden":
                 flags = [flag_of(field, info) for field, info in cls.model_fields.items()]
-                choice = near(name, flags) or f"; there are {', '.join(flags)}."
+                choice = did_you_mean(name, flags) or f"; there are {', '.join(flags)}."
                 raise SettingsError(f"{prefix}{name!r} is not a setting of a run{choice}") from None
             reason = problem["msg"].removeprefix("Value error, ")
             raise SettingsError(f"{prefix}{shown} is {problem['input']!r}: {reason}.") from None
@@ -196,14 +196,14 @@ def flag_of(name: str, field: FieldInfo) -> str:
 
 def run_settings(options: RunOptions) -> pb.RunSettings:
     """The record of a run's settings. Raises SettingsError naming the flag and the fix."""
-    one_of("--scale", options.scale, SCALES)
-    one_of("--fitness", options.fitness, VERSIONS)
-    one_of("--parent-policy", options.parent_policy, tuple(STRATEGIES))
-    one_of("--promotion", options.promotion, PROMOTIONS)
+    require_choice("--scale", options.scale, SCALES)
+    require_choice("--fitness", options.fitness, VERSIONS)
+    require_choice("--parent-policy", options.parent_policy, tuple(STRATEGIES))
+    require_choice("--promotion", options.promotion, PROMOTIONS)
     for part in options.without:
-        one_of("--without", part, PARTS)
+        require_choice("--without", part, PARTS)
     for policy in options.policies:
-        one_of("--policy", policy, POLICIES)
+        require_choice("--policy", policy, POLICIES)
     try:
         policies = parse_policies(
             options.policies if "prune" in options.policies else {"stopping": STOPPING, **options.policies}
@@ -221,7 +221,7 @@ def run_settings(options: RunOptions) -> pb.RunSettings:
     require_distinct(programs)
     baselines = [Path(name).stem if name.endswith(SUFFIX) else name for name in options.baselines]
     for name in baselines:
-        one_of("--baselines", name, [*zoo_names, *(program.name for program in own_baselines)])
+        require_choice("--baselines", name, [*zoo_names, *(program.name for program in own_baselines)])
     small = options.scale in SMALL_SCALES
     settings = pb.RunSettings(
         baselines=baselines or (TINY_BASELINES if small else zoo_names),
@@ -326,7 +326,7 @@ def _require_possible(settings: pb.RunSettings) -> None:
     """Validate with the run's own policy, so that the store cannot refuse the run later."""
     try:
         for stage in _climb(settings).stages:
-            one_of("--policy stages", stage.scale, SCALES)
+            require_choice("--policy stages", stage.scale, SCALES)
         RunPolicy(
             seats=settings.seats,
             budget=Budget(**{field.name: value for field, value in settings.budget.ListFields()}),

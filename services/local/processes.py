@@ -95,7 +95,7 @@ class ServiceProcess:
     environment: Mapping[str, str]
     log: Path
     process: subprocess.Popen[bytes] | None = None
-    deaths: list[float] = field(default_factory=list)
+    crashes: list[float] = field(default_factory=list)
 
     def start(self) -> None:
         """Start it in its own session, so that Ctrl-C reaches only the runner, which drains it."""
@@ -120,10 +120,10 @@ class ServiceProcess:
         if code == SETTINGS_EXIT:
             raise SettingsError(f"{self.name}: {self.last_log_entry()}")
         now = time.monotonic()
-        self.deaths = [death for death in self.deaths if now - death < RESTART_WINDOW_SECONDS] + [now]
-        if len(self.deaths) > RESTARTS:
+        self.crashes = [crash for crash in self.crashes if now - crash < RESTART_WINDOW_SECONDS] + [now]
+        if len(self.crashes) > RESTARTS:
             raise ServiceFailed(
-                f"the {self.name} has ended {len(self.deaths)} times in a minute, "
+                f"the {self.name} has ended {len(self.crashes)} times in a minute, "
                 f"the last time with: {self.last_log_entry()} (all of it: {self.log})"
             )
         self.start()
@@ -155,7 +155,7 @@ class ServiceProcess:
         return lines[-1]
 
 
-def sweep(processes: Iterable[int], folder: Path, seconds: float = 20.0) -> None:
+def end_orphans(processes: Iterable[int], folder: Path, seconds: float = 20.0) -> None:
     """End processes of an earlier system that still work on this data folder."""
     left = [process for process in processes if _is_of(process, folder)]
     for process in left:

@@ -25,6 +25,11 @@ class RunningSystem:
     nats_url: str
     addresses: dict[str, str]  # gRPC addresses by "archive", "checker", "cognition", "judge"
 
+    def client(self, settings: "ClientSettings") -> "ClientSettings":
+        """The settings with the addresses of this system."""
+        addresses = {f"{name}_address": address for name, address in self.addresses.items()}
+        return settings.model_copy(update={"nats_url": self.nats_url, **addresses})
+
 
 class ClientSettings(ServiceSettings):
     """The shared settings; everything else is a flag."""
@@ -113,12 +118,12 @@ def _without_user(address: str) -> str:
     return re.sub(r"(?<=://)[^/]*@", "", address)
 
 
-def names_in(text: str) -> list[str]:
+def split_names(text: str) -> list[str]:
     """The names in a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def near(word: str, choices: Iterable[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Similar names as in "; did you mean gla?"; empty if there are none."""
     import difflib
 
@@ -127,8 +132,8 @@ def near(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(names[match] for match in matches)}?" if matches else ""
 
 
-def one_of(flag: str, value: str, choices: Sequence[str]) -> None:
+def require_choice(flag: str, value: str, choices: Sequence[str]) -> None:
     """Raises SettingsError with suggestions unless the value is one of the choices."""
     if value not in choices:
-        choice = near(value, choices) or f"; choose one of {', '.join(choices)}."
+        choice = did_you_mean(value, choices) or f"; choose one of {', '.join(choices)}."
         raise SettingsError(f"{flag} is {value!r}{choice}")

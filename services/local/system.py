@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.chassis.bus.credentials import variable
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel
-from services.local.processes import Broker, ServiceFailed, ServiceProcess, free_port, sweep
+from services.local.processes import Broker, ServiceFailed, ServiceProcess, end_orphans, free_port
 from services.local.settings import ClientSettings, locked, running_system
 
 # The store starts first, since it creates the streams, and stops last, to apply the events of the others.
@@ -65,7 +65,7 @@ class System:
     async def start(self) -> None:
         """Start everything and wait until every service answers. Raises ServiceFailed, SettingsError."""
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
-        sweep(_left_behind(self.settings), self.settings.data_dir)
+        end_orphans(_left_behind(self.settings), self.settings.data_dir)
         if self.broker:
             self.broker.start()
         self.services["store"].start()
@@ -179,7 +179,7 @@ READERS = {
 
 
 @asynccontextmanager
-async def answering(settings: ClientSettings, *names: str) -> AsyncIterator[dict[str, str]]:
+async def service_addresses(settings: ClientSettings, *names: str) -> AsyncIterator[dict[str, str]]:
     """Variables with the address of each of `names` (archive first): ASI_ARCHIVE_ADDRESS and so on.
 
     Addresses come from the environment, else the running system, else a reader that is started. Raises NotFound without

@@ -63,7 +63,7 @@ class Trend:
     interval: Interval
 
     @property
-    def words(self) -> str:
+    def conclusion(self) -> str:
         """The conclusion from the interval."""
         if self.interval.crosses_zero:
             return "neither growth nor shrinkage is shown"
@@ -136,7 +136,7 @@ def sizes_text(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> str:
     ]
     parts += [
         f"on {trend.corpus} the gain changes by {trend.slope:+.4f} "
-        f"{interval_text(*bounds(trend.interval))} per doubling: {trend.words}"
+        f"{interval_text(*bounds(trend.interval))} per doubling: {trend.conclusion}"
         for trend in drift
     ]
     return "; ".join(parts) + "."
@@ -309,7 +309,7 @@ def verdict_of(part: Part) -> str:
     """In words: an interval around zero carries nothing."""
     if part.gain is None:
         return "not measured"
-    return part.gain.words.replace("better", "carries").replace("worse", "harms")
+    return part.gain.conclusion.replace("better", "carries").replace("worse", "harms")
 
 
 def _part(original: pb.Candidate, ablation: pb.Candidate, between: Noise | None) -> Part:

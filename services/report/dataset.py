@@ -106,11 +106,11 @@ def new_axes(x: str, y: str, height: float = 3.6) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    plain(axes)
+    style_axes(axes)
     return figure, axes
 
 
-def plain(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
+def style_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     """The frame and the grid that all figures have."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(SOFT)
@@ -121,7 +121,7 @@ def plain(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     axes.yaxis.label.set_fontsize(9)
 
 
-def plain_counts(axes: Axes) -> None:
+def style_counts(axes: Axes) -> None:
     """Whole numbers that grow from zero, with a legend."""
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)

@@ -28,8 +28,8 @@ from services.report.dataset import (
     draw_line,
     missing,
     new_axes,
-    plain,
-    plain_counts,
+    style_axes,
+    style_counts,
 )
 from services.report.rows import bounds, name_of, seconds_of
 
@@ -96,7 +96,7 @@ def curve(data: Dataset) -> Drawing:
     axes.scatter(hours[1:-1], counts[1:-1], s=22, color=ACCENT, zorder=4)
     if series.line is not None:
         draw_line(axes, series.line, series.points[0][1], series.total, HOUR)
-    plain_counts(axes)
+    style_counts(axes)
     caption = f"{len(series.points)} confirmed of {tried} claims tried, {series.total / HOUR:.2f} hours in all. "
     if series.line is None:
         caption += f"No line is drawn: {series.unfitted}."
@@ -128,8 +128,8 @@ def growth(data: Dataset) -> Drawing:
         axes.set_ylabel("candidates better than the control")
         axes.set_title(f"run {data.status.run}" if number == 1 else "simulated on the table, mean run", fontsize=9,
                        color=INK, loc="left")  # fmt: skip
-        plain_counts(axes)
-        plain(axes)
+        style_counts(axes)
+        style_axes(axes)
     caption = " ".join(compute.scaling_text(entry) for entry in all_series) + (
         " Steps: counted. Dashed, with the 95 % band of the exponent: a power law of compute. Single trainings are "
         "compared with a control's mean, so that a few of the many are better by chance; the discovery curve counts "
@@ -180,7 +180,7 @@ def overview(data: Dataset) -> Drawing:
     axes.set_xlabel("candidate, in the order of the run")
     axes.set_ylabel("held-out loss (nats per token)")
     axes.legend(frameon=False, fontsize=7)
-    plain(axes)
+    style_axes(axes)
     _finalists(figure.add_subplot(1, 2, 2), data)
     caption = (
         f"Left: one seed each, {max(len(record.training.seeds) for record in groups['controls'])} for controls. "
@@ -208,7 +208,7 @@ def _finalists(axes: Axes, data: Dataset) -> None:
     axes.set_ylim(-0.4, max(0.6, len(tested) - 0.4))
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel("gain over the strongest control (nats)")
-    plain(axes, grid="x")
+    style_axes(axes, grid="x")
     if not tested:
         axes.text(0.5, 0.5, "no claim was tested", transform=axes.transAxes, ha="center", fontsize=8)
 

@@ -25,8 +25,8 @@ from services.report.dataset import (
     draw_line,
     missing,
     new_axes,
-    plain,
-    plain_counts,
+    style_axes,
+    style_counts,
 )
 from services.report.rows import final_train_loss, mean_curves, name_of, progress_of, seconds_of
 
@@ -65,7 +65,7 @@ def count_against_compute(data: Dataset) -> Drawing:
         remark = f"The line rises by {line.slope:.3g} per {unit}; its band takes counts that only grow for independent."
     else:
         remark = f"No line: {count} of {LEAST_FITTED} that a fit needs."
-    plain_counts(axes)
+    style_counts(axes)
     without = "" if hours else " The records hold no compute, so the axis counts candidates."
     caption = (
         f"{count} of {len(scored)} candidates: {meaning}. Single measurements are compared, so that some of them are "
@@ -162,7 +162,7 @@ def _trend(axes: Axes, label: str, points: Sequence[tuple[int, float]]) -> list[
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_title(f"{label} (n = {len(points)})", fontsize=9, color=INK, loc="left")
     axes.set_xlabel("candidates")
-    plain(axes)
+    style_axes(axes)
     return list[tuple[object, ...]](rows)
 
 
@@ -194,7 +194,7 @@ def front(data: Dataset) -> Drawing:
         axes.set_ylabel(labels[0])
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        plain(axes)
+        style_axes(axes)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper left", ncols=2, frameon=False, fontsize=8)
     last = panels[len(objectives) - 1]
@@ -205,7 +205,7 @@ def front(data: Dataset) -> Drawing:
     last.set_xlabel("candidates")
     last.set_ylabel("share of the box dominated")
     last.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    plain(last)
+    style_axes(last)
     for unused in panels[len(objectives) :]:
         unused.set_visible(False)
     caption = (
@@ -251,7 +251,7 @@ def pool_over_time(data: Dataset) -> Drawing:
         axes.plot([cell[0] for cell in cells], [cell[column] for cell in cells], color=CATEGORIES[number - 1], lw=2)
         axes.set_xlabel("scored candidates")
         axes.set_title(label, fontsize=9, color=INK, loc="left")
-        plain(axes)
+        style_axes(axes)
     caption = f"Means over the best {size} candidates so far, after every {step}."
     return Drawing(name, title, caption, figure, ("scored", "loss", "benchmark", "fitness"), tuple(cells))
 

@@ -16,7 +16,7 @@ from services.domain import lineage
 from services.domain.statistics import LEVEL, Interval
 from services.mixers.moves import BY_NAME, LIBRARY
 from services.report.comparisons import LUCK, MoveEffect, move_effects, part_row, parts
-from services.report.dataset import ACCENT, GOOD, INK, MAP, SOFT, WIDTH, Dataset, Drawing, missing, plain
+from services.report.dataset import ACCENT, GOOD, INK, MAP, SOFT, WIDTH, Dataset, Drawing, missing, style_axes
 from services.report.rows import name_of
 from services.table import Table
 from services.table.analysis import effects
@@ -56,7 +56,7 @@ def tree(data: Dataset) -> Drawing:
                       va="bottom" if inner else "center", fontsize=7, color=INK, bbox=over_edges)  # fmt: skip
     axes.set_xlim(-0.2, max(depth.values()) + 1.6)
     axes.invert_yaxis()
-    plain(axes, "x")
+    style_axes(axes, "x")
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("generation")
@@ -195,7 +195,7 @@ def _ablation(original: pb.Candidate, data: Dataset) -> Drawing:
     rows = [part_row(part) for part in components]
     if not measured:
         return missing(name, title, components[0].reason or "no ablation was measured yet")
-    silent = any(part.gain is not None and part.gain.words.endswith("this seed") for part in measured)
+    silent = any(part.gain is not None and part.gain.conclusion.endswith("this seed") for part in measured)
     covered = "are silent about other seeds, of which none is known" if silent else "scatter between seeds is part of"
     caption = (
         "How far the held-out loss rises without the component (nats per token, same seeds), with 95 % intervals that "
@@ -220,7 +220,7 @@ def _forest(axes: Axes, rows: Sequence[tuple[str, float, float, float]], x: str)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(x)
-    plain(axes, grid="x")
+    style_axes(axes, grid="x")
     axes.spines[["left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
 

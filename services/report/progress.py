@@ -49,7 +49,7 @@ class View:
         self.latest: deque[EventRow] = deque(maxlen=EVENTS_SHOWN)
         self.last_events: dict[str, EventRow] = {}
 
-    def look(self, status: pb.RunStatus, rows: Sequence[Row]) -> None:
+    def update(self, status: pb.RunStatus, rows: Sequence[Row]) -> None:
         """Apply the archive's state: the run, and at least its candidates in flight."""
         self._status = status
         if self._spent_at_start is None:

@@ -179,7 +179,7 @@ class Gain:
     other_seeds: bool = False  # whether the interval of a single seed was widened by the noise between seeds
 
     @property
-    def words(self) -> str:
+    def conclusion(self) -> str:
         """The conclusion from the interval."""
         if self.interval.crosses_zero:
             return "not told apart"
@@ -192,7 +192,7 @@ class Gain:
         """The numbers and the conclusion."""
         over = "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
         low, high = self.interval.low, self.interval.high
-        return f"{self.mean:+.4f} [{low:+.4f}, {high:+.4f}] nats per token over {over}: {self.words}"
+        return f"{self.mean:+.4f} [{low:+.4f}, {high:+.4f}] nats per token over {over}: {self.conclusion}"
 
 
 def gain_over(other: pb.Candidate | None, record: pb.Candidate) -> Gain | None:

@@ -62,7 +62,7 @@ class Pages:
     async def run(self, name: str) -> tuple[RunTable, RunLog]:
         """Of a run, by default the newest. Raises AioRpcError."""
         if name not in self._runs:
-            name = (await self.archive.ask("GetRun", pb.RunRequest(run=name))).run
+            name = (await self.archive.call("GetRun", pb.RunRequest(run=name))).run
         if name not in self._runs:
             self._runs[name] = RunTable(self.archive, name), RunLog(self.settings, name)
             while len(self._runs) > KEPT_RUNS:
@@ -145,7 +145,7 @@ async def _runs(request: web.Request) -> web.StreamResponse:
 
 
 async def _list_runs(pages: Pages) -> list[dict[str, str]]:
-    reply = await pages.archive.ask("ListRuns", pb.ListRunsRequest())
+    reply = await pages.archive.call("ListRuns", pb.ListRunsRequest())
     return [{"run": run.run, "phase": run.phase, "origin": run.origin} for run in reply.runs]
 
 
@@ -178,11 +178,11 @@ async def _with_others(
 ) -> tuple[Record, Record | None, list[Record], list[Record]]:
     """The requested candidate, its parent, the controls of its run, and those of them that it is compared with."""
     pages = request.app[PAGES]
-    record = await pages.archive.ask("GetCandidate", _named(request))
+    record = await pages.archive.call("GetCandidate", _named(request))
     ids = pb.GetCandidatesRequest(run=record.run, candidates=[record.proposal.parent] if record.proposal.parent else [])
     parents, controls = await asyncio.gather(
-        pages.archive.ask("GetCandidates", ids),
-        pages.archive.ask("GetBaselines", pb.GetBaselinesRequest(run=record.run)),
+        pages.archive.call("GetCandidates", ids),
+        pages.archive.call("GetBaselines", pb.GetBaselinesRequest(run=record.run)),
     )
     others = {other.id: other for other in (*parents.candidates, *controls.baselines) if other.id != record.id}
     return record, next(iter(parents.candidates), None), list(controls.baselines), list(others.values())
@@ -199,7 +199,7 @@ def _gains_over(other: Record, record: Record) -> dict[str, object]:
     return _without_gains(other) | {
         "loss": None if gain is None else {
             "mean": gain.mean, "low": gain.interval.low, "high": gain.interval.high, "seeds": gain.seeds,
-            "words": gain.words,
+            "words": gain.conclusion,
         },
         "benchmark": None if benchmark is None or not both else {
             "mean": record.training.benchmark - other.training.benchmark, "low": benchmark.low, "high": benchmark.high,
@@ -216,7 +216,7 @@ def _without_gains(other: Record) -> dict[str, object]:
 async def _compare(request: web.Request) -> web.StreamResponse:
     """The records of two candidates, and the gains of the second."""
     archive = request.app[PAGES].archive
-    first, second = await asyncio.gather(*(archive.ask("GetCandidate", _named(request, name)) for name in ("a", "b")))
+    first, second = await asyncio.gather(*(archive.call("GetCandidate", _named(request, name)) for name in ("a", "b")))
     compared = await asyncio.to_thread(_gains_over, first, second)
     return _json({"records": [_plain(first), _plain(second)], "compared": compared})
 
@@ -227,13 +227,13 @@ async def _curves(request: web.Request) -> web.StreamResponse:
     if len(ids) > MAX_CURVES:
         return _json({"error": f"ids names {len(ids)} candidates; at most {MAX_CURVES} curves are given"}, 400)
     message = pb.GetCandidatesRequest(run=request.query.get("run", ""), candidates=ids)
-    records = (await request.app[PAGES].archive.ask("GetCandidates", message)).candidates
+    records = (await request.app[PAGES].archive.call("GetCandidates", message)).candidates
     return _json({record.id: mean_curves(record) for record in records})
 
 
 async def _chain(request: web.Request) -> web.StreamResponse:
     """The chain of events of one candidate, oldest first."""
-    reply = await request.app[PAGES].archive.ask("GetChain", _named(request))
+    reply = await request.app[PAGES].archive.call("GetChain", _named(request))
     return _json([
         {"sequence": link.sequence, "id": link.event.id, "service": link.event.service, "sha256": link.sha256,
          "accepted": link.accepted, "refused_because": link.refused_because, "time": link.event.time.ToJsonString()}
@@ -244,7 +244,7 @@ async def _chain(request: web.Request) -> web.StreamResponse:
 async def _call(request: web.Request) -> web.StreamResponse:
     """The prompt and the answer of one call to a model, by its place in the candidate's record."""
     pages = request.app[PAGES]
-    record = await pages.archive.ask("GetCandidate", _named(request))
+    record = await pages.archive.call("GetCandidate", _named(request))
     try:
         call = record.calls[int(request.query.get("call", ""))]
     except (ValueError, IndexError):
@@ -266,7 +266,7 @@ async def _text(pages: Pages, call: candidate_pb2.Call, part: str) -> str | None
 async def _history(request: web.Request) -> web.StreamResponse:
     """All facts for the playback: sequence, seconds since 1970, candidate, fact."""
     pages = request.app[PAGES]
-    status = await pages.archive.ask("GetRun", pb.RunRequest(run=request.query.get("run", "")))
+    status = await pages.archive.call("GetRun", pb.RunRequest(run=request.query.get("run", "")))
     history = pages.histories.get(status.run)
     if history is None or history[0] != status.sequence:
         facts = await _facts(pages.settings, status.run)

@@ -47,7 +47,7 @@ class ArchiveConnection:
                 self._stub = await self._stack.enter_async_context(self._opened())
             return self._stub
 
-    async def ask(self, method: str, request: object, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
+    async def call(self, method: str, request: object, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
         """One call, repeated over a new connection if the archive is unavailable. Raises AioRpcError."""
         stub = await self.stub()
         try:
@@ -76,7 +76,7 @@ class ArchiveConnection:
 
 LATEST = 200
 """Events that a newly opened page shows."""
-LOOK_SECONDS = 2.0
+RETRY_SECONDS = 2.0
 LEFT_SECONDS = 3.0
 SILENT_SECONDS = 12.0
 """Four missed announcements."""
@@ -92,7 +92,7 @@ class RunLog:
         self._latest: deque[EventRow] = deque(maxlen=LATEST)
         self._earlier: dict[str, EventRow] = {}  # the newest of each candidate
         self._count = 0
-        self._moved = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
     async def facts(self) -> AsyncIterator[list[EventRow]]:
@@ -101,9 +101,9 @@ class RunLog:
             self._task = asyncio.create_task(self._follow())
         sent = 0
         while True:
-            async with self._moved:
+            async with self._changed:
                 while self._count <= sent:
-                    await self._moved.wait()
+                    await self._changed.wait()
                 events = list(self._latest)[-(self._count - sent) :]
                 sent = self._count
             yield events
@@ -119,7 +119,7 @@ class RunLog:
             if running_system(self._settings) is not None or "ASI_NATS_URL" in os.environ:
                 with contextlib.suppress(BusLost):
                     last = await self._follow_once(last)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow_once(self, last: int) -> int:
         """Until the broker has gone; the sequence of the last message seen."""
@@ -140,10 +140,10 @@ class RunLog:
                             candidate = events_pb2.Event.FromString(logged.body).candidate
                             fact = event_row(logged, self._earlier.get(candidate))
                             self._earlier[candidate] = fact
-                            async with self._moved:
+                            async with self._changed:
                                 self._latest.append(fact)
                                 self._count += 1
-                                self._moved.notify_all()
+                                self._changed.notify_all()
             finally:
                 listening.cancel()
         return last
@@ -177,14 +177,14 @@ class Progress:
     def __init__(self) -> None:
         self._announcements: dict[str, tuple[float, progress_pb2.Progress]] = {}
         self._curves: dict[tuple[str, int], list[tuple[int, float]]] = {}
-        self._moved = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._version = 0
 
     async def listen(self, announcements: asyncio.Queue[progress_pb2.Progress]) -> None:
         """Apply announcements until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                announced = await asyncio.wait_for(announcements.get(), LOOK_SECONDS)
+                announced = await asyncio.wait_for(announcements.get(), RETRY_SECONDS)
                 self._announcements[announced.candidate] = time.monotonic(), announced
                 for training in announced.trainings:
                     curve = self._curves.setdefault((announced.candidate, training.seed), [])
@@ -195,18 +195,18 @@ class Progress:
                         del curve[:-MAX_POINTS]
             oldest = time.monotonic() - SILENT_SECONDS
             self._announcements = {name: latest for name, latest in self._announcements.items() if latest[0] > oldest}
-            async with self._moved:
+            async with self._changed:
                 self._version += 1
-                self._moved.notify_all()
+                self._changed.notify_all()
 
     async def changes(self) -> AsyncIterator[dict[str, object]]:
         """The current work, again after each announcement; curves with their new points only."""
         sent: dict[tuple[str, int], int] = {}
         version = 0
         while True:
-            async with self._moved:
+            async with self._changed:
                 while self._version <= version:
-                    await self._moved.wait()
+                    await self._changed.wait()
                 version = self._version
             works: list[Work] = []
             trainings: list[Training] = []

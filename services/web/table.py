@@ -121,7 +121,7 @@ class RunTable:
         self._version = 0
         self._status: pb.RunStatus | None = None
         self._lost = ""
-        self._moved = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Lock()
         self._fresh = False
@@ -130,7 +130,7 @@ class RunTable:
         """The status and all rows. Raises AioRpcError where the archive does not answer."""
         async with self._ready:
             if not self._fresh:
-                await self._take(await self._archive.ask("GetRun", pb.RunRequest(run=self.run)))
+                await self._apply_status(await self._archive.call("GetRun", pb.RunRequest(run=self.run)))
                 self._fresh = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._follow())
@@ -148,10 +148,10 @@ class RunTable:
                 sent_version, status, lost = self._version, self._status, self._lost
                 yield change
                 continue
-            async with self._moved:
+            async with self._changed:
                 try:
                     async with asyncio.timeout(10):  # `wait_for` would wait in a task of its own, and lose the lock
-                        await self._moved.wait()
+                        await self._changed.wait()
                     continue
                 except TimeoutError:
                     pass
@@ -178,23 +178,23 @@ class RunTable:
             try:
                 stub = await self._archive.stub()
                 async for status in stub.WatchRun(pb.RunRequest(run=self.run), timeout=24 * 3600):
-                    await self._take(status)
+                    await self._apply_status(status)
                     await asyncio.sleep(SETTLE_SECONDS)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                    await self._tell(f"the archive does not answer: {error.details() or error.code().name}")
+                    await self._set_lost(f"the archive does not answer: {error.details() or error.code().name}")
             except (NotFound, Transient) as error:
-                await self._tell(str(error))
+                await self._set_lost(str(error))
             if stub is not None:
                 await self._archive.lost(stub)
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _tell(self, lost: str) -> None:
-        async with self._moved:
+    async def _set_lost(self, lost: str) -> None:
+        async with self._changed:
             self._lost = lost
-            self._moved.notify_all()
+            self._changed.notify_all()
 
-    async def _take(self, status: pb.RunStatus) -> None:
+    async def _apply_status(self, status: pb.RunStatus) -> None:
         """Read the changes: candidates in flight, those that were, and all candidates if the counts disagree."""
         before = self._status
         if before is None or before.phase != status.phase or not self._rows:
@@ -208,10 +208,10 @@ class RunTable:
             records += await self._named([key for key in earlier if key not in in_flight])
             if len(self._rows.keys() | in_flight) != sum(status.states.values()) or before.climbing or status.climbing:
                 records = await self._listed()
-        async with self._moved:
+        async with self._changed:
             self._apply(records)
             self._status, self._lost = status, ""
-            self._moved.notify_all()
+            self._changed.notify_all()
 
     def _apply(self, records: Iterable[candidate_pb2.Candidate]) -> None:
         fresh = [row for row in map(web_row, records) if self._rows.get(row["id"]) != row]
@@ -229,7 +229,7 @@ class RunTable:
         records: list[candidate_pb2.Candidate] = []
         for start in range(0, len(ids), PAGE):
             request = pb.GetCandidatesRequest(run=self.run, candidates=ids[start : start + PAGE])
-            records += (await self._archive.ask("GetCandidates", request)).candidates
+            records += (await self._archive.call("GetCandidates", request)).candidates
         return records
 
 

@@ -67,8 +67,8 @@ class Laboratory:
 
 def bare_environment(data_dir: Path, **more: str) -> dict[str, str]:
     """Nothing of the caller's settings, a narrow terminal."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ASI_", "OPENAI_"))}
-    return kept | {"ASI_DATA_DIR": str(data_dir), "COLUMNS": "80", "OMP_NUM_THREADS": "1"} | more
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ASI_", "OPENAI_"))}
+    return inherited | {"ASI_DATA_DIR": str(data_dir), "COLUMNS": "80", "OMP_NUM_THREADS": "1"} | more
 
 
 @asynccontextmanager

@@ -12,10 +12,10 @@ async def next_of(bus: Bus, durable: str) -> tuple[Cause, int, int]:
     """The next work of a durable, taken and acknowledged: the event, its sequence, its delivery number."""
     consumer = await bus.consumer(durable)
     async with asyncio.timeout(20):
-        while not (found := await consumer.fetch(1, wait=1)):
+        while not (messages := await consumer.fetch(1, wait=1)):
             pass
-    await found[0].acknowledge()
-    return Cause.of(found[0].body), found[0].sequence, found[0].deliveries
+    await messages[0].acknowledge()
+    return Cause.of(messages[0].body), messages[0].sequence, messages[0].deliveries
 
 
 async def propose(bus: Bus, program: str = "x = 1\n") -> pb.Candidate:

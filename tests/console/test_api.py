@@ -46,11 +46,11 @@ async def test_runs_and_candidates_are_data_frames(
 
 def test_settings_become_flags() -> None:
     """Lists are given again and again, tables as NAME=VALUE."""
-    given = flags(
+    command = flags(
         {"candidates": 3, "seed_program": ["a.py", "b.py"], "set": {"tokens": 20}, "join": True, "money": None}
     )
 
-    assert given == [
+    assert command == [
         "--candidates", "3", "--seed-program", "a.py", "--seed-program", "b.py", "--set", "tokens=20", "--join",
     ]  # fmt: skip
 
@@ -74,7 +74,7 @@ async def test_an_agent_reads_and_starts_only_where_that_is_allowed(
     assert {"list_runs", "list_candidates", "get_candidate", "get_program", "check_program"} <= tools
     assert ({"start_run", "interrupt_run"} <= tools) == allowed
     assert listed.structured_content is not None
-    assert [one["id"] for one in listed.structured_content["result"]] == ["c000002", "c000001"]
+    assert [row["id"] for row in listed.structured_content["result"]] == ["c000002", "c000001"]
     assert not program.is_error
 
 
@@ -87,7 +87,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     os.environ["JUPYTER_DATA_DIR"] = str(tmp_path)
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
-    told = json.dumps([cell.get("outputs") for cell in notebook.cells])
+    output = json.dumps([cell.get("outputs") for cell in notebook.cells])
 
-    assert "DeltaNet" in told
-    assert "archived" in told
+    assert "DeltaNet" in output
+    assert "archived" in output

@@ -23,9 +23,9 @@ def claim(outcome: str = "confirmed", effect: float = 0.05) -> dict[str, Any]:
 
 def test_one_seed_scatters_more_than_the_mean_of_five() -> None:
     """Half the width grows by the square root of six."""
-    found = prediction(0.05, Interval(0.03, 0.07, 0.95), 5)
+    interval = prediction(0.05, Interval(0.03, 0.07, 0.95), 5)
 
-    assert (found.low, found.high) == pytest.approx((0.05 - 0.02 * 6**0.5, 0.05 + 0.02 * 6**0.5))
+    assert (interval.low, interval.high) == pytest.approx((0.05 - 0.02 * 6**0.5, 0.05 + 0.02 * 6**0.5))
 
 
 @pytest.mark.parametrize(
@@ -40,11 +40,11 @@ def test_one_seed_scatters_more_than_the_mean_of_five() -> None:
 )
 def test_a_claim_holds_by_the_gain_of_fresh_seeds(outcome: str, loss: float, holds: bool, words: str) -> None:
     """The control has 2.0; what the record lets one seed expect is said beside it."""
-    found = judged(claim(outcome), [900_001], [loss], [2.0])
+    repeated = judged(claim(outcome), [900_001], [loss], [2.0])
 
-    assert found.holds is holds
-    assert words in found.sentence
-    assert found.gain == pytest.approx(2.0 - loss)
+    assert repeated.holds is holds
+    assert words in repeated.sentence
+    assert repeated.gain == pytest.approx(2.0 - loss)
 
 
 def test_several_seeds_are_averaged() -> None:

@@ -31,14 +31,14 @@ ROOT = Path(__file__).parents[2]
 
 def test_engineers_come_at_once_and_go_when_less_was_enough_for_a_while() -> None:
     """One for each message, within the bounds."""
-    wanted = EngineerTarget(Bounds(least=1, most=4, every=1, calm=10))
+    target = EngineerTarget(Bounds(least=1, most=4, every=1, calm=10))
 
-    assert wanted.at(0, 0) == 1
-    assert wanted.at(1, 3) == 3
-    assert wanted.at(2, 9) == 4
-    assert wanted.at(11.5, 0) == 4
-    assert wanted.at(12.5, 2) == 2
-    assert wanted.at(30, 0) == 1
+    assert target.at(0, 0) == 1
+    assert target.at(1, 3) == 3
+    assert target.at(2, 9) == 4
+    assert target.at(11.5, 0) == 4
+    assert target.at(12.5, 2) == 2
+    assert target.at(30, 0) == 1
 
 
 def test_visible_gpus_are_what_cuda_visible_devices_leaves() -> None:
@@ -105,16 +105,16 @@ async def trained(bus: Bus, count: int) -> list[str]:
     """Wait until so many candidates were trained; by which workers."""
     async with asyncio.timeout(150):
         while True:
-            found = [one async for one in bus.read_log("asi.v1.r1.candidate.trained")]
-            if len(found) >= count:
-                return [events.Event.FromString(one.body).candidate_trained.training.worker for one in found]
+            messages = [message async for message in bus.read_log("asi.v1.r1.candidate.trained")]
+            if len(messages) >= count:
+                return [events.Event.FromString(message.body).candidate_trained.training.worker for message in messages]
             await asyncio.sleep(0.2)
 
 
 def micro(started: events.Event) -> events.Event:
     """Two baselines at once, a training of seconds."""
     settings = started.run_started.settings
-    settings.scale_overrides.update(dict(one.split("=") for one in MICRO))
+    settings.scale_overrides.update(dict(override.split("=") for override in MICRO))
     settings.seats = 2
     settings.baselines.append("gated_delta_net")
     return started
@@ -135,17 +135,17 @@ async def test_autoscale_follows_the_queue_and_drains_what_it_takes_away(
     await propose(laboratory.bus)
     await propose(laboratory.bus)
     workers = await trained(laboratory.bus, 2)
-    seen = [first]
+    moments = [first]
     async with asyncio.timeout(90):
-        while not (seen[-1]["engineers"] == 0 and len(seen) > 2 and seen[-1]["draining"] == 0):
-            seen.append(json.loads(await scaler.stdout.readline()))
+        while not (moments[-1]["engineers"] == 0 and len(moments) > 2 and moments[-1]["draining"] == 0):
+            moments.append(json.loads(await scaler.stdout.readline()))
     scaler.send_signal(signal.SIGTERM)
     status = await asyncio.wait_for(scaler.wait(), 60)
-    logs = "".join(one.read_text() for one in (tmp_path / "logs").glob("engineer-*.log"))
+    logs = "".join(file.read_text() for file in (tmp_path / "logs").glob("engineer-*.log"))
 
     assert status == 0
     assert first["engineers"] == 0
-    assert max(one["engineers"] for one in seen) == 2
+    assert max(moment["engineers"] for moment in moments) == 2
     assert len(workers) == 2
     assert len(re.findall('"event": "stopped"', logs)) == 2
 
@@ -180,7 +180,7 @@ async def test_each_engineer_of_a_fleet_sees_a_gpu_of_its_own_and_keeps_its_plac
     fleet = Fleet(["0", "3"], environment | {"ASI_ENGINEER_DEVICE": "cpu"}, tmp_path / "logs")
     fleet.resize(5)
     engineers = fleet.pids
-    visible = [await asyncio.to_thread(_variable, one, "CUDA_VISIBLE_DEVICES") for one in engineers]
+    visible = [await asyncio.to_thread(_variable, engineer, "CUDA_VISIBLE_DEVICES") for engineer in engineers]
     fleet.resize(1)
     fleet.resize(2)
     during = (fleet.working, fleet.draining)
@@ -206,43 +206,43 @@ async def test_an_engineer_that_is_taken_away_in_the_middle_of_a_training_hands_
     fleet.resize(1)
     await asyncio.to_thread(_wait_for_steps, tmp_path / "logs" / "engineer-0.log", 20)
     await fleet.drain()
-    assert not [one async for one in laboratory.bus.read_log("asi.v1.r1.candidate.trained")]
+    assert not [message async for message in laboratory.bus.read_log("asi.v1.r1.candidate.trained")]
     fleet.resize(1)
     await trained(laboratory.bus, 1)
     await fleet.drain()
-    (logged,) = [one async for one in laboratory.bus.read_log("asi.v1.r1.candidate.trained")]
+    (logged,) = [message async for message in laboratory.bus.read_log("asi.v1.r1.candidate.trained")]
     training = events.Event.FromString(logged.body).candidate_trained.training
     lines = _lines(tmp_path / "logs" / "engineer-0.log")
-    steps = [one["step"] for one in lines if one["event"] == "training"]
+    steps = [entry["step"] for entry in lines if entry["event"] == "training"]
 
     assert training.attempt == 2
     assert training.seeds[0].curve[-1].step == 400
-    assert [one["event"] for one in lines].count("handed back") == 1
+    assert [entry["event"] for entry in lines].count("handed back") == 1
     assert steps == sorted(set(steps))  # no step was taken twice
 
 
 def _lines(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(one) for one in log.read_text().splitlines() if one.startswith("{")] if log.exists() else []
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")] if log.exists() else []
 
 
 def _wait_for_steps(log: Path, least: int) -> None:
     """Until a training has taken so many."""
     deadline = time.monotonic() + 60
-    while not any(one["event"] == "training" and one["step"] >= least for one in _lines(log)):
+    while not any(entry["event"] == "training" and entry["step"] >= least for entry in _lines(log)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
 def _living(processes: list[int]) -> list[int]:
-    return [one for one in processes if Path(f"/proc/{one}").exists()]
+    return [process for process in processes if Path(f"/proc/{process}").exists()]
 
 
 def _variable(process: int, name: str) -> str:
     """Of another process's environment, which is there a moment after it was started."""
     for _ in range(200):
         pairs = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-        found = [pair.partition(b"=")[2].decode() for pair in pairs if pair.startswith(f"{name}=".encode())]
-        if found:
-            return found[0]
+        values = [pair.partition(b"=")[2].decode() for pair in pairs if pair.startswith(f"{name}=".encode())]
+        if values:
+            return values[0]
         time.sleep(0.05)
     raise AssertionError(f"process {process} has no {name}")

@@ -16,7 +16,7 @@ from services.console.tables import family, listing
 from services.contracts import candidate_pb2
 from services.contracts import events_pb2 as events
 from services.local.plan import RunOptions, fork_settings, require_possible_scale, run_settings
-from services.local.settings import ClientSettings, near
+from services.local.settings import ClientSettings, did_you_mean
 from services.report.rows import Node, Row, row
 from services.store.steering import policy_of
 from tests.console.conftest import Laboratory, bare_environment
@@ -75,7 +75,10 @@ def test_own_programs_become_baselines_and_seeds(tmp_path: Path) -> None:
     policy = policy_of(settings)
 
     assert list(settings.baselines) == ["mine", "delta_net"]
-    assert [given.motivation for given in settings.programs] == ["What mine is good for.", "What other is good for."]
+    assert [program.motivation for program in settings.programs] == [
+        "What mine is good for.",
+        "What other is good for.",
+    ]
     assert (policy.seed_programs, policy.controls[-1]) == (("other",), "mine")
 
 
@@ -140,10 +143,10 @@ def test_a_question_imports_neither_the_bus_nor_what_searches_need() -> None:
 
 def test_a_comparison_says_which_is_better_in_each_measure() -> None:
     """Less is better for a loss and for time, more for accuracy; nothing is said of what was not measured."""
-    one, other = (candidate_pb2.Candidate(id=name) for name in ("c1", "c2"))
-    one.training.CopyFrom(candidate_pb2.Training(loss=1.4, benchmark=0.4))
-    other.training.CopyFrom(candidate_pb2.Training(loss=1.5, benchmark=0.5))
-    better = {measure["measure"]: measure["better"] for measure in measures(one, other)}
+    first, second = (candidate_pb2.Candidate(id=name) for name in ("c1", "c2"))
+    first.training.CopyFrom(candidate_pb2.Training(loss=1.4, benchmark=0.4))
+    second.training.CopyFrom(candidate_pb2.Training(loss=1.5, benchmark=0.5))
+    better = {measure["measure"]: measure["better"] for measure in measures(first, second)}
 
     assert better["loss"] == "c1"
     assert better["benchmark"] == "c2"
@@ -178,24 +181,24 @@ def test_a_deep_tree_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_near_names_keep_their_spelling() -> None:
     """Case is no distance."""
-    assert near("deltanett", ["DeltaNet", "GLA"]) == "; did you mean DeltaNet?"
-    assert near("xyz", ["DeltaNet"]) == ""
+    assert did_you_mean("deltanett", ["DeltaNet", "GLA"]) == "; did you mean DeltaNet?"
+    assert did_you_mean("xyz", ["DeltaNet"]) == ""
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_tables_keep_id_name_and_fitness_at_any_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole columns go, the least important first; nothing is wider than the terminal."""
     monkeypatch.setenv("COLUMNS", str(width))
-    one = Row(
+    row = Row(
         id="c000001", name="FreeQueryMultiScaleHalfRotaryDeltaNet1403", run="r1", parent="c000002", kind="proposal",
         stage="tiny", state="archived", loss=5.1234, loss_difference=-0.1, benchmark=0.5, judge=10.0, fitness=0.951,
         fitness_low=0.9, fitness_high=1.0, parameters=12_345_678, seconds=123.0, precision="fp32",
         reason=None, flops=1e9, speed=12_345.0, memory=2e9, state_size=65_536.0, front=True,
     )  # fmt: skip
-    lines = listing([one], ["loss", "memory"] if width > 60 else []).splitlines()
+    lines = listing([row], ["loss", "memory"] if width > 60 else []).splitlines()
 
     assert all(len(line) <= width for line in lines)
-    assert any("c000001" in line and one["name"][:23] in line and "0.951" in line for line in lines)
+    assert any("c000001" in line and row["name"][:23] in line and "0.951" in line for line in lines)
 
 
 async def test_unknown_runs_and_candidates_come_with_near_ones(laboratory: Laboratory, started: events.Event) -> None:
@@ -251,11 +254,11 @@ async def test_every_command_that_tells_something_tells_it_as_json(
         "pause": {"run", "published"},
     }
     for command, names in needed.items():
-        done = await laboratory.asi_arch(*command.split(), "--json")
-        content = json.loads(done.out)
+        result = await laboratory.asi_arch(*command.split(), "--json")
+        content = json.loads(result.out)
         first = content[0] if isinstance(content, list) and content else content
 
-        assert done.status == 0, done.err
+        assert result.status == 0, result.err
         assert names <= set(first), command
 
 
@@ -266,10 +269,10 @@ async def test_where_nothing_has_run_yet_each_command_says_so_and_makes_nothing(
     empty = tmp_path / "empty"
     nowhere = Laboratory(laboratory.bus, laboratory.archive, laboratory.settings, bare_environment(empty))
     for command in (("backup", "copy.db"), ("export", "r1"), ("replay",)):
-        done = await nowhere.asi_arch(*command)
+        result = await nowhere.asi_arch(*command)
 
-        assert done.status == 1
-        assert done.err == f"asi-arch: there is no archive in {empty} yet: start a run with `asi-arch run`\n"
+        assert result.status == 1
+        assert result.err == f"asi-arch: there is no archive in {empty} yet: start a run with `asi-arch run`\n"
     assert not empty.exists()
 
 

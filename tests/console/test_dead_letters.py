@@ -56,7 +56,7 @@ async def test_a_letter_is_listed_with_its_reason_and_shown_with_its_traceback(
     shown = await laboratory.asi_arch("dead", "show", "c000001")
     unknown = await laboratory.asi_arch("dead", "show", "c000009")
 
-    assert [(one["candidate"], one["durable"], one["state"]) for one in listed] == [
+    assert [(letter["candidate"], letter["durable"], letter["state"]) for letter in listed] == [
         ("c000001", "engineer-tiny", "open")
     ]
     assert listed[0]["reason"] == "ArithmeticError: seven is not even"
@@ -68,7 +68,10 @@ async def test_a_letter_is_listed_with_its_reason_and_shown_with_its_traceback(
 
 @pytest.mark.parametrize(
     "durable",
-    ["judge", *(pytest.param(one, marks=pytest.mark.slow) for one in ("researcher", "engineer-tiny", "analyst"))],
+    [
+        "judge",
+        *(pytest.param(durable, marks=pytest.mark.slow) for durable in ("researcher", "engineer-tiny", "analyst")),
+    ],
 )
 async def test_a_retried_candidate_goes_on_where_its_message_was_lost(
     laboratory: Laboratory, started: events.Event, durable: str

@@ -20,18 +20,18 @@ Environment = dict[str, str]
 
 
 def _judged(record: pb.Candidate, raw: float) -> pb.Candidate:
-    one = pb.Candidate()
-    one.CopyFrom(record)
-    one.verdict.raw = raw
-    return one
+    judged = pb.Candidate()
+    judged.CopyFrom(record)
+    judged.verdict.raw = raw
+    return judged
 
 
 @pytest_asyncio.fixture
 async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
     """Where an archive answers in which the anchor had another score; a data folder in which nothing runs."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
     async with served(Archive(_judged(ROOT, 5.0), _judged(ANCHOR, 5.5))) as address:
-        yield kept | {"ASI_ARCHIVE_ADDRESS": address, "ASI_DATA_DIR": str(tmp_path), "COLUMNS": "120"}
+        yield inherited | {"ASI_ARCHIVE_ADDRESS": address, "ASI_DATA_DIR": str(tmp_path), "COLUMNS": "120"}
 
 
 async def asi_arch(environment: Environment, *arguments: str) -> tuple[int, str, str]:
@@ -48,11 +48,11 @@ async def test_calibration_reports_how_far_the_baselines_drifted(environment: En
     """A judge that has changed its mind makes old and new verdicts incomparable."""
     status, out, err = await asi_arch(environment, "judge", "--calibrate", "--json")
 
-    told = json.loads(out)
-    drifts = {one["candidate"]: (one["anchor"], one["drift"]) for one in told["verdicts"]}
+    report = json.loads(out)
+    drifts = {verdict["candidate"]: (verdict["anchor"], verdict["drift"]) for verdict in report["verdicts"]}
     assert (status, err) == (1, "")
     assert drifts == {ROOT.id: (5.0, 0.0), ANCHOR.id: (7.0, 1.5)}
-    assert told["largest_drift"] == pytest.approx(1.5)
+    assert report["largest_drift"] == pytest.approx(1.5)
 
 
 async def test_a_drift_within_the_tolerance_is_none(environment: Environment) -> None:

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def called(*arguments: object) -> Result:
-    result = CliRunner().invoke(table, [str(one) for one in arguments], catch_exceptions=False)
+    result = CliRunner().invoke(table, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result
 
@@ -37,13 +37,13 @@ def answer(*arguments: object) -> Any:
 
 @pytest.mark.slow
 def test_info_tells_coverage_reliability_early_losses_stopping_and_effects(folder: Path) -> None:
-    told = answer("info", "--folder", folder)
+    report = answer("info", "--folder", folder)
 
-    assert (told["architectures"], told["of"], told["failed"]) == (576 + 5, len(cells()), 0)
-    assert told["reliability"]["share"] > 0.9
-    assert [one["fidelity"] for one in told["fidelities"]] == [0.25, 0.5, 0.75]
-    assert {one["rule"] for one in told["stopping"]} == {"extrapolation", "halving", "quantiles"}
-    assert all(one["low"] <= one["gain"] <= one["high"] for one in told["effects"])
+    assert (report["architectures"], report["of"], report["failed"]) == (576 + 5, len(cells()), 0)
+    assert report["reliability"]["share"] > 0.9
+    assert [row["fidelity"] for row in report["fidelities"]] == [0.25, 0.5, 0.75]
+    assert {row["rule"] for row in report["stopping"]} == {"extrapolation", "halving", "quantiles"}
+    assert all(row["low"] <= row["gain"] <= row["high"] for row in report["effects"])
     assert "What pays" in called("info", "--folder", folder).output
 
 
@@ -65,10 +65,10 @@ def test_a_simulated_search_says_on_what_it_ran(folder: Path) -> None:
 
 
 def test_compare_pairs_every_policy_with_random_and_local_search(folder: Path) -> None:
-    told = answer("compare", "--policies", "surrogate,random", "--budgets", "20,40", "--runs", 5, "--folder", folder)
-    results: Sequence[dict[str, Any]] = told["results"]
+    report = answer("compare", "--policies", "surrogate,random", "--budgets", "20,40", "--runs", 5, "--folder", folder)
+    results: Sequence[dict[str, Any]] = report["results"]
 
-    assert [(one["policy"], one["budget"]) for one in results] == [
+    assert [(row["policy"], row["budget"]) for row in results] == [
         ("surrogate", 20), ("random", 20), ("surrogate", 40), ("random", 40),
     ]  # fmt: skip
     assert set(results[0]["p"]) == {"random", "local"}

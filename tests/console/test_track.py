@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.chassis.errors import SettingsError
-from services.console.commands.track import TRACKERS, discovery_message, open_tracker, points_of, report
+from services.console.commands.track import TRACKERS, discovery_message, open_tracker, points_of, post_message
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2 as events
 from tests.console.conftest import Laboratory
@@ -96,11 +96,11 @@ def test_a_discovery_is_reported_to_a_url_and_a_dead_url_is_told() -> None:
     candidate = record()
     candidate.discovery.CopyFrom(pb.Discovery(confirmed=True, effect=0.02, adjusted_p_value=0.001, tried=8))
     url = f"http://127.0.0.1:{server.server_port}/hook"
-    told = report(url, discovery_message(candidate))
+    result = post_message(url, discovery_message(candidate))
     server.shutdown()
     server.server_close()
 
-    assert told == "discovery c000002 reported: status 204"
+    assert result == "discovery c000002 reported: status 204"
     assert received[0]["candidate"] == "c000002"
     assert "0.0200 nats per token" in str(received[0]["text"])
-    assert "could not be reported to 127.0.0.1" in report(url, discovery_message(candidate))
+    assert "could not be reported to 127.0.0.1" in post_message(url, discovery_message(candidate))

@@ -25,16 +25,16 @@ async def test_every_event_of_a_run_is_one_object_and_the_end_ends_it(
     watching = asyncio.create_task(laboratory.asi_arch("watch", "--from-start", "--json"))
     await whole_way(laboratory.bus, fitness=0.5)
     await whole_way(laboratory.bus, fitness=0.7)
-    done = await watching
-    seen = [json.loads(one) for one in done.out.splitlines()]
+    result = await watching
+    rows = [json.loads(line) for line in result.out.splitlines()]
 
-    assert done.status == 0, done.err
-    assert [one["fact"] for one in seen][:3] == ["run.started", "candidate.requested", "candidate.proposed"]
-    assert seen[-1]["fact"] == "run.stopped"
-    assert [one["sequence"] for one in seen] == sorted(one["sequence"] for one in seen)
-    assert [one["loss"] for one in seen if one["candidate"] == "c000002"][:2] == [None, None]
-    assert [one["fitness"] for one in seen if one["fact"] == "candidate.judged"] == [0.5, 0.7]
-    assert {"id", "run", "name", "stage", "service", "attempt", "benchmark", "judge", "reason", "time"} <= set(seen[0])
+    assert result.status == 0, result.err
+    assert [row["fact"] for row in rows][:3] == ["run.started", "candidate.requested", "candidate.proposed"]
+    assert rows[-1]["fact"] == "run.stopped"
+    assert [row["sequence"] for row in rows] == sorted(row["sequence"] for row in rows)
+    assert [row["loss"] for row in rows if row["candidate"] == "c000002"][:2] == [None, None]
+    assert [row["fitness"] for row in rows if row["fact"] == "candidate.judged"] == [0.5, 0.7]
+    assert {"id", "run", "name", "stage", "service", "attempt", "benchmark", "judge", "reason", "time"} <= set(rows[0])
 
 
 async def test_a_run_that_is_over_says_so_and_can_still_be_seen(laboratory: Laboratory, started: events.Event) -> None:
@@ -44,12 +44,12 @@ async def test_a_run_that_is_over_says_so_and_can_still_be_seen(laboratory: Labo
     await whole_way(laboratory.bus)
     await laboratory.until("finished")
     nothing = await laboratory.asi_arch("watch")
-    told = await laboratory.asi_arch("watch", "--from-start")
+    result = await laboratory.asi_arch("watch", "--from-start")
 
     assert nothing.status == 1
     assert "run r1 has finished" in nothing.err
-    assert "c000002 judged Net2: judge 5.0, fitness 0.500" in told.out
-    assert told.out.splitlines()[-1].startswith("run r1: finished; best Net")
+    assert "c000002 judged Net2: judge 5.0, fitness 0.500" in result.out
+    assert result.out.splitlines()[-1].startswith("run r1: finished; best Net")
 
 
 async def test_on_a_terminal_what_is_in_flight_is_a_table_and_ctrl_c_ends_it(
@@ -100,10 +100,10 @@ def _read_on(terminal: int) -> None:
 
 
 def _read_until(terminal: int, word: str) -> str:
-    seen = b""
-    while word.encode() not in seen:
+    shown = b""
+    while word.encode() not in shown:
         try:
-            seen += os.read(terminal, 65536)
+            shown += os.read(terminal, 65536)
         except OSError:  # the other end was closed
-            raise AssertionError(f"it ended before it showed {word!r}: {seen.decode()}") from None
-    return seen.decode()
+            raise AssertionError(f"it ended before it showed {word!r}: {shown.decode()}") from None
+    return shown.decode()

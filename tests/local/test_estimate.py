@@ -14,7 +14,7 @@ from services.chassis.rpc import Server
 from services.console.tables import mixed_precision
 from services.contracts import archive_pb2, candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
-from services.local.estimate import estimate, plan_run, price_of, sentence, settle
+from services.local.estimate import decide_precision, estimate, plan_run, price_of, sentence
 from services.local.plan import RunOptions, run_settings
 from services.local.settings import ClientSettings
 from services.report.rows import row
@@ -54,7 +54,7 @@ async def test_the_decision_of_the_machine_becomes_part_of_the_runs_settings() -
     """Every engineer of the run follows it."""
     settings = pb.RunSettings(scale="tiny")
     async with machine() as client:
-        sentence = await settle(client, settings)
+        sentence = await decide_precision(client, settings)
 
     assert settings.scale_overrides["precision"] == "fp32"
     assert "fp32" in (sentence or "")
@@ -64,20 +64,20 @@ async def test_a_precision_that_was_asked_for_stays() -> None:
     """Nothing is measured for it."""
     settings = pb.RunSettings(scale="tiny", scale_overrides={"precision": "bf16-autocast"})
 
-    assert await settle(ClientSettings(checker_address="127.0.0.1:1"), settings, 0.1) is None
+    assert await decide_precision(ClientSettings(checker_address="127.0.0.1:1"), settings, 0.1) is None
     assert settings.scale_overrides["precision"] == "bf16-autocast"
 
 
 async def test_without_an_engineer_the_decision_stays_open_and_a_scale_nobody_knows_stops_the_start() -> None:
     """A cluster may have no engineer before it has work."""
     settings = pb.RunSettings(scale="tiny")
-    sentence = await settle(ClientSettings(checker_address="127.0.0.1:1"), settings, 0.3)
+    sentence = await decide_precision(ClientSettings(checker_address="127.0.0.1:1"), settings, 0.3)
 
     assert "no engineer answers" in (sentence or "")
     assert not settings.scale_overrides
     async with machine() as client:
         with pytest.raises(SettingsError, match="no scale 'huge'"):
-            await settle(client, pb.RunSettings(scale="huge"))
+            await decide_precision(client, pb.RunSettings(scale="huge"))
 
 
 async def test_a_fast_machine_does_the_usual_run_and_says_how_long_it_takes() -> None:

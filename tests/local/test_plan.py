@@ -22,7 +22,7 @@ def test_policies_reach_the_record_as_what_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("policy", "message"),
     [
         ("prune=yes", "policy prune is 'yes'; choose on or off"),
         ("leakage=ignore", "policy leakage is 'ignore'; choose one of investigate, probe, paper"),
@@ -35,10 +35,10 @@ def test_policies_reach_the_record_as_what_they_are() -> None:
         ("level=nan", "policy level must be a number from 0, not 'nan'"),
     ],
 )
-def test_an_impossible_value_is_refused_with_the_possible_ones(given: str, told: str) -> None:
+def test_an_impossible_value_is_refused_with_the_possible_ones(policy: str, message: str) -> None:
     """It would otherwise be silently off."""
-    with pytest.raises(SettingsError, match=told.replace("(", r"\(")):
-        run_settings(RunOptions(policies=[given]))
+    with pytest.raises(SettingsError, match=message.replace("(", r"\(")):
+        run_settings(RunOptions(policies=[policy]))
 
 
 def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:

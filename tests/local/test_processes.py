@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.local.processes import PORTS, free_port, sweep
+from services.local.processes import PORTS, end_orphans, free_port
 from services.local.settings import ClientSettings, locked, running_system
 
 PICK = "from services.local.processes import free_port; print(free_port(range({0}, {1})))"
@@ -17,12 +17,12 @@ PICK = "from services.local.processes import free_port; print(free_port(range({0
 
 def test_a_port_is_free_and_none_is_given_twice() -> None:
     """Outside of what the kernel takes for outgoing connections."""
-    found = [free_port() for _ in range(50)]
+    ports = [free_port() for _ in range(50)]
 
-    assert len(set(found)) == 50
-    assert set(found) <= set(PORTS)
+    assert len(set(ports)) == 50
+    assert set(ports) <= set(PORTS)
     with socket.socket() as service:
-        service.bind(("127.0.0.1", found[0]))
+        service.bind(("127.0.0.1", ports[0]))
 
 
 def test_another_process_is_given_another_one() -> None:
@@ -33,10 +33,10 @@ def test_another_process_is_given_another_one() -> None:
         service.listen()
         taken = service.getsockname()[1]
         for low in (first, taken):
-            told = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, "-c", PICK.format(low, low + 1)], capture_output=True, text=True, check=False
             )
-            assert "is taken" in told.stderr
+            assert "is taken" in process.stderr
         with pytest.raises(OSError, match="is taken"):
             free_port(range(taken, taken + 1))
 
@@ -67,7 +67,7 @@ def test_only_processes_of_the_same_folder_are_swept(tmp_path: Path) -> None:
         for process in (own, other):
             assert process.stdout is not None
             process.stdout.readline()
-        sweep([own.pid, other.pid], tmp_path / "own", seconds=0.2)
+        end_orphans([own.pid, other.pid], tmp_path / "own", seconds=0.2)
 
         assert own.wait(10) < 0
         assert other.poll() is None

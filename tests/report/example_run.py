@@ -20,14 +20,14 @@ def status() -> archive_pb2.RunStatus:
 
 def training(loss: float, seeds: tuple[int, ...], rng: random.Random) -> pb.Training:
     """Every seed with a curve, block losses around its loss, and what it cost."""
-    found = pb.Training(loss=loss, benchmark=0.4)
+    record = pb.Training(loss=loss, benchmark=0.4)
     for seed in seeds:
-        one = found.seeds.add(seed=seed, loss=loss + 0.001 * seed / 1000)
-        one.measurements.CopyFrom(pb.Measurements(seconds=90.0, parameters=400_000, tokens=600_000))
-        one.block_losses.extend(loss + rng.gauss(0, 0.01) for _ in range(BLOCKS))
+        result = record.seeds.add(seed=seed, loss=loss + 0.001 * seed / 1000)
+        result.measurements.CopyFrom(pb.Measurements(seconds=90.0, parameters=400_000, tokens=600_000))
+        result.block_losses.extend(loss + rng.gauss(0, 0.01) for _ in range(BLOCKS))
         for step in range(1, 21):
-            one.curve.add(step=step * 10, train_loss=loss + 2 * 0.8**step + rng.gauss(0, 0.01))
-    return found
+            result.curve.add(step=step * 10, train_loss=loss + 2 * 0.8**step + rng.gauss(0, 0.01))
+    return record
 
 
 def finished_run(confirmed: int = 1, refuted: int = 1, proposals: int = 12) -> list[pb.Candidate]:
@@ -46,16 +46,18 @@ def finished_run(confirmed: int = 1, refuted: int = 1, proposals: int = 12) -> l
 
 def ablation(of: pb.Candidate, component: str, rise: float, number: int) -> pb.Candidate:
     """The same blocks, all of them worse by `rise`."""
-    found = pb.Candidate(id=f"a{number:06d}", run="r1", kind=pb.KIND_ABLATION, state=pb.STATE_ARCHIVED, stage="tiny")
-    found.request.CopyFrom(pb.Request(number=number, ablation_of=of.id, without_component=component))
-    found.training.CopyFrom(of.training)
-    found.training.loss += rise
-    for seed in found.training.seeds:
+    candidate = pb.Candidate(
+        id=f"a{number:06d}", run="r1", kind=pb.KIND_ABLATION, state=pb.STATE_ARCHIVED, stage="tiny"
+    )
+    candidate.request.CopyFrom(pb.Request(number=number, ablation_of=of.id, without_component=component))
+    candidate.training.CopyFrom(of.training)
+    candidate.training.loss += rise
+    for seed in candidate.training.seeds:
         seed.loss += rise
-        worse = [one + rise + 0.001 * (place % 3) for place, one in enumerate(seed.block_losses)]
+        worse = [loss + rise + 0.001 * (place % 3) for place, loss in enumerate(seed.block_losses)]
         del seed.block_losses[:]
         seed.block_losses.extend(worse)
-    return found
+    return candidate
 
 
 def _candidate(number: int, loss: float, rng: random.Random) -> pb.Candidate:

@@ -31,12 +31,12 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def test_a_run_says_what_it_found_and_how_sure_it_is() -> None:
     """Held or not, in the same words, with names instead of ids."""
-    told = sentences(finished_run(confirmed=1, refuted=1))
+    lines = sentences(finished_run(confirmed=1, refuted=1))
 
-    assert told[0] == "Found: 1 confirmed of 2 finalists, out of 12 candidates tried."
-    assert "confirmed  Net4 (c000004): held-out loss 0.0500 nats below Net2" in told[1]
-    assert "refuted    Net5 (c000005): held-out loss 0.0200 nats above Net2" in told[2]
-    assert "adjusted p 0.02 for 12 tried" in told[1]
+    assert lines[0] == "Found: 1 confirmed of 2 finalists, out of 12 candidates tried."
+    assert "confirmed  Net4 (c000004): held-out loss 0.0500 nats below Net2" in lines[1]
+    assert "refuted    Net5 (c000005): held-out loss 0.0200 nats above Net2" in lines[2]
+    assert "adjusted p 0.02 for 12 tried" in lines[1]
 
 
 def test_a_run_without_finalists_says_so() -> None:
@@ -60,7 +60,9 @@ def test_the_preset_is_a_possible_run() -> None:
     climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
 
     assert settings.scale_overrides["tokens"] == "600000"
-    assert [(one.scale, one.seeds, dict(one.overrides)) for one in climb.stages] == [("tiny", 5, {"tokens": "1000000"})]
+    assert [(stage.scale, stage.seeds, dict(stage.overrides)) for stage in climb.stages] == [
+        ("tiny", 5, {"tokens": "1000000"})
+    ]
 
 
 def test_only_what_held_has_a_model_card() -> None:
@@ -69,7 +71,7 @@ def test_only_what_held_has_a_model_card() -> None:
     (card,) = cards(status(), records)
     shown = card_json(card)
 
-    assert [one["outcome"] for one in claims(records)] == ["confirmed", "refuted", "refuted"]
+    assert [claim["outcome"] for claim in claims(records)] == ["confirmed", "refuted", "refuted"]
     assert "0.0500 nats below Net2" in card.claim
     assert shown["lineage"] == ["Net1", "Net4"]
     assert "Strongest of 3 controls (Net1, Net2, Net3): Net2." in str(shown["compared"])
@@ -91,13 +93,13 @@ def test_costs_are_told_per_result() -> None:
     """Everything that was used, for each proposal that was accepted and for each claim that held."""
     about = status()
     about.spent.training_seconds, about.spent.tokens, about.spent.money = 1200.0, 24_000, 6.0
-    found = costs(about, finished_run(confirmed=2, refuted=1, proposals=12))
+    totals = costs(about, finished_run(confirmed=2, refuted=1, proposals=12))
     nothing = costs(about, finished_run(confirmed=0))
 
     per_proposal = {"count": 12, "training_seconds": 100.0, "tokens": 2000.0, "dollars": 0.5}
     per_discovery = {"count": 2, "training_seconds": 600.0, "tokens": 12_000.0, "dollars": 3.0}
-    assert found["per_accepted_proposal"] == per_proposal
-    assert found["per_confirmed_discovery"] == {**per_discovery, "gain": pytest.approx(0.0505)}
+    assert totals["per_accepted_proposal"] == per_proposal
+    assert totals["per_confirmed_discovery"] == {**per_discovery, "gain": pytest.approx(0.0505)}
     assert set(dict(nothing["per_confirmed_discovery"]).values()) == {0, None}  # type: ignore[call-overload]
 
 
@@ -134,16 +136,16 @@ def test_an_ablation_shows_what_a_component_brings() -> None:
     failed = pb.Candidate(id="a000099", kind=pb.KIND_ABLATION, rejection=pb.Rejection(reason="nothing remains"))
     failed.request.CopyFrom(pb.Request(number=99, ablation_of=original.id, without_component="delta-rule"))
     own = [ablation(original, "output-gate", 0.03, 20), ablation(original, "short-convolution", 0.2, 21), failed]
-    found = parts(original, [*records, *own])
+    components = parts(original, [*records, *own])
     plain = gain_over(own[0], original)
 
-    assert [one.component for one in found] == ["short-convolution", "output-gate", "delta-rule"]
-    assert part_row(found[0])["verdict"] == "carries"
-    assert part_row(found[2])["reason"] == "nothing remains"
-    assert found[1].gain is not None
+    assert [part.component for part in components] == ["short-convolution", "output-gate", "delta-rule"]
+    assert part_row(components[0])["verdict"] == "carries"
+    assert part_row(components[2])["reason"] == "nothing remains"
+    assert components[1].gain is not None
     assert plain is not None
-    assert found[1].gain.interval.low < plain.interval.low
-    assert plain.words == "better with this seed"
+    assert components[1].gain.interval.low < plain.interval.low
+    assert plain.conclusion == "better with this seed"
 
 
 def test_what_pays_weighs_ablations_and_children_of_one_move_with_their_pairs() -> None:
@@ -161,18 +163,18 @@ def test_what_pays_weighs_ablations_and_children_of_one_move_with_their_pairs() 
         for candidate, loss in ((children[2].id, 1.4), ("without_copy", 1.6))
         for seed in (1, 2, 3)
     ]
-    found = {(one.source, one.move): one for one in move_effects([*records[:8], *cut], trained)}
+    effects = {(effect.source, effect.move): effect for effect in move_effects([*records[:8], *cut], trained)}
 
-    assert set(found) == {
+    assert set(effects) == {
         ("ablation", "output-gate"), ("ablation", f"{children[2].id} against without_copy"),
         ("proposal", "mamba"), ("proposal", "gate"),
     }  # fmt: skip
-    assert (found["ablation", "output-gate"].pairs, found["ablation", "output-gate"].verdict) == (2, "pays")
-    assert found["ablation", "output-gate"].gain == pytest.approx(0.45)
-    assert found["ablation", f"{children[2].id} against without_copy"].gain == pytest.approx(0.2)
-    assert (found["proposal", "mamba"].pairs, found["proposal", "gate"].pairs) == (2, 1)
-    assert found["proposal", "gate"].interval.low < 0 < found["proposal", "gate"].interval.high
-    assert found["proposal", "gate"].verdict == "not told apart"
+    assert (effects["ablation", "output-gate"].pairs, effects["ablation", "output-gate"].verdict) == (2, "pays")
+    assert effects["ablation", "output-gate"].gain == pytest.approx(0.45)
+    assert effects["ablation", f"{children[2].id} against without_copy"].gain == pytest.approx(0.2)
+    assert (effects["proposal", "mamba"].pairs, effects["proposal", "gate"].pairs) == (2, 1)
+    assert effects["proposal", "gate"].interval.low < 0 < effects["proposal", "gate"].interval.high
+    assert effects["proposal", "gate"].verdict == "not told apart"
 
 
 def test_the_report_shows_what_pays_as_figure_and_table(tmp_path: Path) -> None:
@@ -202,7 +204,7 @@ def test_what_cannot_be_ablated_is_refused_in_a_sentence() -> None:
 def test_stopping_is_replayed_over_whole_trainings_only() -> None:
     """Those that the rule itself has cut short say nothing about what it would have saved."""
     records = finished_run(proposals=30)
-    rows = [replay_row(one) for one in replays(records)]
+    rows = [replay_row(rule) for rule in replays(records)]
     drawn = stopping(Dataset.of(status(), records))
 
     assert {row["trainings"] for row in rows} == {36}

@@ -48,8 +48,8 @@ def test_a_gain_that_halves_with_each_doubling_shrinks() -> None:
     (shrinks,) = trends(trained({1: 0.1, 2: 0.05, 4: 0.025}), "c000004")
     (holds,) = trends(trained({1: 0.1, 2: 0.1, 4: 0.1}), "c000004")
 
-    assert shrinks.words == "the gain shrinks with size"
-    assert holds.words == "neither growth nor shrinkage is shown"
+    assert shrinks.conclusion == "the gain shrinks with size"
+    assert holds.conclusion == "neither growth nor shrinkage is shown"
     assert trends(trained({1: 0.1}), "c000004") == []
 
 
@@ -57,7 +57,7 @@ def test_texts_are_kept_apart() -> None:
     """Structure that helps on code need not help on prose."""
     rows = [*trained({1: 0.1}), *trained({1: -0.1}, "documentation")]
 
-    assert [(one.corpus, one.gain > 0) for one in gains(rows, "c000004")] == [
+    assert [(gain.corpus, gain.gain > 0) for gain in gains(rows, "c000004")] == [
         ("documentation", False), ("python-source", True),
     ]  # fmt: skip
 
@@ -66,13 +66,13 @@ def test_a_control_with_fewer_seeds_is_not_compared(tmp_path: Path) -> None:
     """Otherwise the strongest control would be a matter of who was trained; a line cut off is as if it were not."""
     rows = trained({1: 0.1})
     path = tmp_path / "sizes.jsonl"
-    path.write_text("".join(json.dumps(asdict(one)) + "\n" for one in rows)[:-150], encoding="utf-8")
+    path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows)[:-150], encoding="utf-8")
     read = read_sizes(path)
 
     assert len(read) == len(rows) - 1
     assert read_sizes(tmp_path / "none") == []
     assert gains(rows[:4], "c000004")[0].control == "Net2"
-    assert [one.seeds for one in gains([*rows[:5], rows[5]], "c000004")] == [2]
+    assert [gain.seeds for gain in gains([*rows[:5], rows[5]], "c000004")] == [2]
 
 
 def test_programs_without_a_part_are_compared_by_seed() -> None:

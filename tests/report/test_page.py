@@ -24,7 +24,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("published")
     published_archive.write(folder)
     imported = archive_pb2.RunStatus(run="imported", phase="finished", origin="imported from asi-arch")
-    return Dataset.of(imported, [candidate_of("imported", one) for one in read(folder).records])
+    return Dataset.of(imported, [candidate_of("imported", record) for record in read(folder).records])
 
 
 @cache
@@ -40,12 +40,17 @@ def finished() -> Dataset:
 
 def test_a_published_archive_is_drawn_with_all_that_it_holds(published: Dataset) -> None:
     """1,772 scores, and curves, accuracies and sizes of 106; what it lacks is nowhere invented."""
-    held = {part: count for part, count, _ in holdings(published).cells}
+    counts = {part: count for part, count, _ in holdings(published).cells}
     trend = trends(published)
 
-    assert held["fitness"] == published_archive.NODES
-    assert held["training curve"] == held["benchmark scores"] == held["parameter count"] == published_archive.DETAILED
-    assert held["held-out loss"] == held["training time"] == 0
+    assert counts["fitness"] == published_archive.NODES
+    assert (
+        counts["training curve"]
+        == counts["benchmark scores"]
+        == counts["parameter count"]
+        == published_archive.DETAILED
+    )
+    assert counts["held-out loss"] == counts["training time"] == 0
     assert "fitness: n = 1772; final training loss: n = 10" in trend.caption
     assert "mean accuracy: n = 106" in trend.caption
     assert "loss" not in benchmarks(published).header
@@ -88,8 +93,8 @@ def test_no_figure_has_fewer_candidates_than_it_needs() -> None:
     drawings = [count_against_compute(few), trends(few), pool_over_time(few), components(few), origins(few),
                 radial_tree(few), curves(Dataset.of(status(), []))]  # fmt: skip
 
-    assert [one.figure for one in drawings] == [None] * len(drawings)
-    assert all(one.missing for one in drawings)
+    assert [drawing.figure for drawing in drawings] == [None] * len(drawings)
+    assert all(drawing.missing for drawing in drawings)
     assert "of 10 needed" in drawings[0].missing
     assert tree(Dataset.of(status(), finished_run(proposals=100))).missing.startswith("names have room for up to 60")
 
@@ -110,11 +115,11 @@ def test_methods_and_citation_come_from_the_settings_of_the_run(published: Datas
     """A paragraph and an entry that BibTeX reads."""
     about = status()
     about.settings.mind, about.settings.seed, about.settings.seats = "offline", 7, 2
-    told = methods(Dataset.of(about, finished_run()))
+    text = methods(Dataset.of(about, finished_run()))
 
-    assert "at scale tiny" in told
-    assert "12 candidates by the mind “offline”, 2 in flight at a time, seed 7" in told
-    assert "Finalists were chosen by “halving”" in told
+    assert "at scale tiny" in text
+    assert "12 candidates by the mind “offline”, 2 in flight at a time, seed 7" in text
+    assert "Finalists were chosen by “halving”" in text
     assert "nothing of them was measured here" in methods(published)
     assert bibtex(Dataset.of(about, finished_run())).startswith("@misc{asiarchr1,")
     assert "eprint        = {2507.18074}" in bibtex(published)
@@ -124,7 +129,9 @@ def test_the_page_holds_what_was_drawn_and_lists_at_its_end_what_was_not(tmp_pat
     """Every figure as PNG, SVG and PDF with its CSV; ids of two figures in one page never meet; text stays text."""
     page = write_report(status(), finished().records, tmp_path).read_text(encoding="utf-8")
     drawn = sorted(path.stem for path in tmp_path.glob("*.svg"))
-    ids = [one for path in tmp_path.glob("*.svg") for one in re.findall(r'\bid="([^"]+)"', path.read_text())]
+    ids = [
+        identifier for path in tmp_path.glob("*.svg") for identifier in re.findall(r'\bid="([^"]+)"', path.read_text())
+    ]
 
     assert {"curves", "figure-1-count", "figure-3-tree", "figure-5-radial", "score-trend"} <= set(drawn)
     for name in drawn:

@@ -34,15 +34,15 @@ def status(ended: int = 0) -> archive_pb2.RunStatus:
 
 
 def announced(step: int, left: float, **more: object) -> pb.Progress:
-    one = pb.TrainingProgress(seed=1, step=step, steps=100, loss=2.5, tokens_per_second=9000, seconds_left=left)
-    return pb.Progress(run="r1", candidate="c000002", service="engineer", attempt=1, trainings=[one], **more)  # type: ignore[arg-type]
+    training = pb.TrainingProgress(seed=1, step=step, steps=100, loss=2.5, tokens_per_second=9000, seconds_left=left)
+    return pb.Progress(run="r1", candidate="c000002", service="engineer", attempt=1, trainings=[training], **more)  # type: ignore[arg-type]
 
 
 def test_a_training_has_steps_loss_speed_and_a_time_left_that_never_grows() -> None:
     """Also where the machine has become slower."""
     clock = Clock()
     view = View(clock)
-    view.look(status(), [row(flying())])
+    view.update(status(), [row(flying())])
     view.record(announced(10, 50))
     first = view.line()
     view.record(announced(20, 80))
@@ -57,9 +57,9 @@ def test_the_runs_time_left_never_grows_and_its_clock_ticks() -> None:
     """By the pace since the command began."""
     clock = Clock()
     view = View(clock)
-    view.look(status(), [])
+    view.update(status(), [])
     clock.seconds += 10
-    view.look(status(ended=2), [])
+    view.update(status(ended=2), [])
     first = view.line()
     clock.seconds += 100
 
@@ -70,7 +70,7 @@ def test_the_runs_time_left_never_grows_and_its_clock_ticks() -> None:
 def test_a_wait_says_who_waits_for_what_how_long_and_in_which_attempt() -> None:
     """Whoever looks knows that nothing hangs."""
     view = View()
-    view.look(status(), [row(flying())])
+    view.update(status(), [row(flying())])
     waits = pb.Progress(run="r1", candidate="c000002", service="judge", attempt=2, waits_for="the model")
     waits.since.GetCurrentTime()
     view.record(waits)
@@ -82,12 +82,12 @@ async def test_what_a_service_does_reaches_whoever_listens(bus: Bus) -> None:
     """Over the bus, outside of the log, at every change."""
     activity = Activity("r1", "c000002", "engineer", 1, bus.announce)
     async with bus.announcements("r1") as queue, activity.announcing():
-        await _until(queue, lambda heard: not heard.trainings)
+        await _until(queue, lambda announced: not announced.trainings)
         training(pb.TrainingProgress(seed=3, step=5, steps=10))
-        await _until(queue, lambda heard: [one.seed for one in heard.trainings] == [3])
+        await _until(queue, lambda announced: [training.seed for training in announced.trainings] == [3])
         with waiting_for("the model", attempt=2):
-            await _until(queue, lambda heard: heard.waits_for == "the model" and heard.attempt == 2)
-        await _until(queue, lambda heard: not heard.waits_for and heard.attempt == 1)
+            await _until(queue, lambda announced: announced.waits_for == "the model" and announced.attempt == 2)
+        await _until(queue, lambda announced: not announced.waits_for and announced.attempt == 1)
     training(pb.TrainingProgress(seed=3))  # outside of a delivery it goes nowhere
 
     assert [logged async for logged in bus.read_log()] == []

@@ -43,7 +43,7 @@ async def accessibility_findings(page: Page) -> list[str]:
     """What axe finds on the page as it is, a line each."""
     results = await Axe().run(page)
     return [
-        f"{one['id']} ({one['impact']}): {node['html'][:160]}"
-        for one in results.response["violations"]
-        for node in one["nodes"]
+        f"{violation['id']} ({violation['impact']}): {node['html'][:160]}"
+        for violation in results.response["violations"]
+        for node in violation["nodes"]
     ]

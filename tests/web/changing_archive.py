@@ -27,35 +27,37 @@ PROGRAM = baseline("delta_net").program
 
 def record(number: int) -> candidates.Candidate:
     """Candidate number `number` of a run in which all parents are known and some parts are missing."""
-    one = candidates.Candidate(
+    candidate = candidates.Candidate(
         id=f"c{number:06d}", run="r1", kind=candidates.KIND_PROPOSAL, state=candidates.STATE_ARCHIVED, stage="tiny"
     )
-    one.request.number = number
+    candidate.request.number = number
     if not number:
-        one.kind, one.request.baseline = candidates.KIND_BASELINE, "delta_net"
+        candidate.kind, candidate.request.baseline = candidates.KIND_BASELINE, "delta_net"
     parent = f"c{number // 3:06d}" if number else ""
     components = ["delta-rule", "output-gate"] if number % 2 else ["delta-rule", "forget-gate"]
     program = PROGRAM.replace("num_heads", f"num_heads_{number}", 1)
-    one.proposal.CopyFrom(
+    candidate.proposal.CopyFrom(
         candidates.Proposal(
             name=f"Net{number}", motivation=MARKDOWN, program=program, parent=parent, components=components
         )
     )
-    one.proposal.check.passed = True
-    one.proposal.check.verdicts.add(probe="causality", outcome="pass", message=HOSTILE)
-    one.proposal.ideas.add(text="gate the write", origin="cognition", source="2412.06464#gate")
+    candidate.proposal.check.passed = True
+    candidate.proposal.check.verdicts.add(probe="causality", outcome="pass", message=HOSTILE)
+    candidate.proposal.ideas.add(text="gate the write", origin="cognition", source="2412.06464#gate")
     loss = 1.5 + (number % 97) / 300
-    one.training.CopyFrom(candidates.Training(loss=loss, benchmark=0.3 + (number % 53) / 500, worker="engineer-1"))
-    seed = one.training.seeds.add(seed=1, loss=loss)
+    candidate.training.CopyFrom(
+        candidates.Training(loss=loss, benchmark=0.3 + (number % 53) / 500, worker="engineer-1")
+    )
+    seed = candidate.training.seeds.add(seed=1, loss=loss)
     seed.measurements.CopyFrom(candidates.Measurements(parameters=400_000 + number, seconds=60))
     seed.block_losses.extend(loss + (block % 7) / 1000 for block in range(32))
     seed.part_losses.add(part="tokens 1-16", loss=loss + 1, share=0.0625)
     for step in range(1, 21):
         seed.curve.add(step=step * 10, train_loss=loss + 2 * 0.8**step)
-    one.verdict.CopyFrom(candidates.Verdict(raw=5.0, justification=HOSTILE, judge="offline"))
-    one.verdict.fitness.CopyFrom(candidates.Fitness(version="paper", value=(number % 89) / 89))
-    one.analysis.CopyFrom(candidates.Analysis(results=MARKDOWN, components=components))
-    return one
+    candidate.verdict.CopyFrom(candidates.Verdict(raw=5.0, justification=HOSTILE, judge="offline"))
+    candidate.verdict.fitness.CopyFrom(candidates.Fitness(version="paper", value=(number % 89) / 89))
+    candidate.analysis.CopyFrom(candidates.Analysis(results=MARKDOWN, components=components))
+    return candidate
 
 
 @cache
@@ -63,7 +65,7 @@ def _records(count: int) -> tuple[candidates.Candidate, ...]:
     return tuple(map(record, range(count)))
 
 
-class LivingArchive(KnownArchive):
+class ChangingArchive(KnownArchive):
     """The store's service. `add` is what an event is to the store: watchers are told."""
 
     def __init__(self, count: int = NODES) -> None:
@@ -88,7 +90,7 @@ class LivingArchive(KnownArchive):
 
 
 @asynccontextmanager
-async def served(archive: LivingArchive, port: int = 0) -> AsyncIterator[int]:
+async def served(archive: ChangingArchive, port: int = 0) -> AsyncIterator[int]:
     """The archive on a port of this machine."""
     server = Server(ServiceSettings(listen=f"127.0.0.1:{port}"))
     archive_pb2_grpc.add_ArchiveServicer_to_server(archive, server.grpc)

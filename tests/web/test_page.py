@@ -21,7 +21,7 @@ from services.contracts.progress_pb2 import Progress
 from services.local.settings import ClientSettings
 from services.web.app import application
 from tests.web.browser import accessibility_findings, opened
-from tests.web.changing_archive import HOSTILE, NODES, LivingArchive, record, served, stub_of
+from tests.web.changing_archive import HOSTILE, NODES, ChangingArchive, record, served, stub_of
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Site:
     """A served page, what it reads from, and how the laboratory behind it is taken away and brought back."""
 
     address: str
-    archive: LivingArchive
+    archive: ChangingArchive
     port: int
     data_dir: Path
     laboratory: AsyncExitStack
@@ -43,7 +43,7 @@ class Site:
 async def site(settings: ServiceSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     monkeypatch.setenv("ASI_NATS_URL", settings.nats_url)
     console = ClientSettings(**settings.model_dump(exclude_none=True) | {"data_dir": tmp_path})
-    archive = LivingArchive()
+    archive = ChangingArchive()
     async with AsyncExitStack() as laboratory:
         port = await laboratory.enter_async_context(served(archive))
         runner = web.AppRunner(application(lambda: stub_of(port), console), shutdown_timeout=0.1)
@@ -72,8 +72,8 @@ async def announced(bus: Bus, *progress: Progress) -> AsyncIterator[None]:
 
     async def repeat() -> None:
         while True:
-            for one in progress:
-                await bus.announce(one)
+            for announcement in progress:
+                await bus.announce(announcement)
             await asyncio.sleep(0.2)
 
     task = asyncio.create_task(repeat())
@@ -102,11 +102,11 @@ async def test_what_services_announce_is_drawn_while_it_goes_on(site: Site, bus:
     training, waiting = record(7), record(8)
     training.state, waiting.state = candidates.STATE_TRAINING, candidates.STATE_TRAINED
     await site.archive.add(training, waiting)
-    told = Progress(run="r1", candidate="c000007", service="engineer", attempt=1)
-    step = told.trainings.add(seed=1, step=40, steps=586, loss=2.5, tokens_per_second=9000, seconds_left=300)
+    announcement = Progress(run="r1", candidate="c000007", service="engineer", attempt=1)
+    step = announcement.trainings.add(seed=1, step=40, steps=586, loss=2.5, tokens_per_second=9000, seconds_left=300)
     judge = Progress(run="r1", candidate="c000008", service="judge", waits_for="the model", attempt=2)
     judge.since.FromNanoseconds(time.time_ns() - 45 * 10**9)
-    async with opened(site.address) as page, announced(bus, told, judge):
+    async with opened(site.address) as page, announced(bus, announcement, judge):
         training_now = page.get_by_label("In training", exact=True)
         await expect(training_now).to_contain_text("step 40 of 586 · loss 2.500 · 9.00k tokens/s")
         await expect(page.get_by_label("Queue and workers")).to_contain_text(
@@ -239,7 +239,7 @@ async def test_two_candidates_stand_beside_each_other(site: Site) -> None:
 @pytest.mark.slow
 async def test_the_leaderboard_is_sorted_filtered_and_draws_only_rows_in_sight(site: Site) -> None:
     """A typed filter leaves what passes; a part of it that means nothing is said."""
-    losses = {one.training.loss for one in site.archive.records.values()}
+    losses = {candidate.training.loss for candidate in site.archive.records.values()}
     async with opened(f"{site.address}?view=leaderboard") as page:
         rows = page.locator(".rows tbody tr:not(.space)")
         await expect(rows.first).to_be_visible()
@@ -250,8 +250,8 @@ async def test_the_leaderboard_is_sorted_filtered_and_draws_only_rows_in_sight(s
         await expect(rows.first).to_contain_text(f"{max(losses):.4f}")
         await page.get_by_label("Filter candidates").fill("loss<1.52 component:output-gate net19")
         passing = [
-            one for number, one in enumerate(site.archive.records.values())
-            if one.training.loss < 1.52 and number % 2 and "net19" in one.proposal.name.lower()
+            candidate for number, candidate in enumerate(site.archive.records.values())
+            if candidate.training.loss < 1.52 and number % 2 and "net19" in candidate.proposal.name.lower()
         ]  # fmt: skip
         await expect(page.locator("#filter-note")).to_have_text(f"{len(passing)} of {NODES}")
         assert "component%3Aoutput-gate" in page.url
@@ -336,8 +336,8 @@ async def test_the_log_is_shown_as_it_happens(site: Site, bus: Bus) -> None:
 @pytest.mark.parametrize("view", ["overview", "tree", "leaderboard", "explore", "candidate"])
 async def test_axe_finds_nothing(site: Site, view: str, dark: bool) -> None:
     """Names, roles, contrast, order of headings: in light and dark."""
-    asked = "view=tree&candidate=c000007" if view == "candidate" else f"view={view}"
-    async with opened(f"{site.address}?{asked}", dark=dark) as page:
+    query = "view=tree&candidate=c000007" if view == "candidate" else f"view={view}"
+    async with opened(f"{site.address}?{query}", dark=dark) as page:
         waited = {"overview": ".plot canvas", "tree": ".stage canvas[data-drawn]", "leaderboard": ".rows tbody a",
                   "explore": ".plot svg", "candidate": ".candidate .plot canvas"}  # fmt: skip
         await expect(page.locator(waited[view]).first).to_be_visible()

@@ -254,8 +254,7 @@ async def _services(
 ) -> AsyncIterator[tuple[ClientSettings, System | None]]:
     """Settings that reach running services: those of this folder, those that the environment names, or own ones."""
     if (other := running_system(settings)) is not None:
-        update = {"nats_url": other.nats_url, "archive_address": other.addresses["archive"]}
-        yield settings.model_copy(update=update), None
+        yield other.client(settings), None
     elif "ASI_ARCHIVE_ADDRESS" in os.environ:
         yield settings, None
     else:

@@ -24,7 +24,7 @@ from services.console.tables import say
 from services.domain.ladder_settings import SCALES
 from services.local.log import require_server
 from services.local.processes import ServiceProcess, free_port, scale_values, stop_signal
-from services.local.settings import ClientSettings, client_settings, names_in, one_of, running_system
+from services.local.settings import ClientSettings, client_settings, require_choice, running_system, split_names
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -88,7 +88,7 @@ def gpus(environment: Mapping[str, str] | None = None) -> list[str]:
     """The GPUs in CUDA_VISIBLE_DEVICES, else all that nvidia-smi lists."""
     environment = os.environ if environment is None else environment
     if VISIBLE in environment:
-        return [name for name in names_in(environment[VISIBLE]) if name not in ("-1", "NoDevFiles")]
+        return [name for name in split_names(environment[VISIBLE]) if name not in ("-1", "NoDevFiles")]
     tool = shutil.which("nvidia-smi", path=environment.get("PATH"))
     if tool is None:
         return []
@@ -98,7 +98,7 @@ def gpus(environment: Mapping[str, str] | None = None) -> list[str]:
     return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
 
 
-class Moment(TypedDict):
+class FleetStatus(TypedDict):
     """One change, as `--json` prints it: messages waiting and in hand, engineers, those that drain."""
 
     waiting: int
@@ -117,7 +117,7 @@ class Bounds:
     calm: float
 
 
-Report = Callable[[Moment], None]
+Report = Callable[[FleetStatus], None]
 
 
 class EngineerTarget:
@@ -150,7 +150,7 @@ def autoscale(
     Beside `asi-arch run` in the same folder, or for a laboratory elsewhere (ASI_NATS_URL, ASI_ARCHIVE_ADDRESS). What is
     taken away finishes, or checkpoints and hands back: nothing is killed.
     """
-    one_of("--stage", stage, SCALES)
+    require_choice("--stage", stage, SCALES)
     bounds = Bounds(least, most, every, calm)
     asyncio.run(_autoscale(client_settings(), stage, bounds, _reporter(as_json)))
 
@@ -164,20 +164,20 @@ def worker(
     ASI_NATS_URL and ASI_ARCHIVE_ADDRESS say where it is, CUDA_VISIBLE_DEVICES which GPUs it gets. Artifacts go where
     ASI_ARTIFACTS_URL says: all engineers of a run need the same place.
     """
-    names = names_in(stages)
+    names = split_names(stages)
     for name in names:
-        one_of("--stages", name, SCALES)
+        require_choice("--stages", name, SCALES)
     asyncio.run(_work(client_settings(), names, _reporter(as_json)))
 
 
-def _reporter(as_json: bool) -> Callable[[Moment], None]:
-    def report(moment: Moment) -> None:
+def _reporter(as_json: bool) -> Callable[[FleetStatus], None]:
+    def report(status: FleetStatus) -> None:
         if as_json:
-            say(json.dumps(moment))
+            say(json.dumps(status))
         else:
-            draining = f", {moment['draining']} draining" if moment["draining"] else ""
-            queue = f"{moment['waiting']} waiting, {moment['in_hand']} in hand: "
-            say(f"{queue}{moment['engineers']} engineers{draining}")
+            draining = f", {status['draining']} draining" if status["draining"] else ""
+            queue = f"{status['waiting']} waiting, {status['in_hand']} in hand: "
+            say(f"{queue}{status['engineers']} engineers{draining}")
 
     return report
 
@@ -198,17 +198,17 @@ async def _autoscale(settings: ClientSettings, stage: str, bounds: Bounds, repor
         async with Bus(client, "asi-autoscale") as bus:
             consumer = await bus.consumer(engineer_durable(stage))
             try:
-                last: Moment | None = None
+                last: FleetStatus | None = None
                 while not stop.is_set() and (running_system(settings) is not None or not beside):
                     with contextlib.suppress(Transient):  # unreachable at present: the fleet stays as it is
                         waiting, in_hand = await consumer.depth()
                         fleet.resize(target.at(time.monotonic(), waiting + in_hand))
-                        moment = Moment(
+                        status = FleetStatus(
                             waiting=waiting, in_hand=in_hand, engineers=fleet.working, draining=fleet.draining
                         )
-                        if moment != last:
-                            report(moment)
-                        last = moment
+                        if status != last:
+                            report(status)
+                        last = status
                     fleet.supervise()
                     await _rest(stop, bounds.every)
             finally:
@@ -230,7 +230,7 @@ async def _work(settings: ClientSettings, stages: Sequence[str], report: Report)
     with stop_signal() as stop:
         try:
             fleet.resize(len(places))
-            report(Moment(waiting=0, in_hand=0, engineers=fleet.working, draining=0))
+            report(FleetStatus(waiting=0, in_hand=0, engineers=fleet.working, draining=0))
             while not stop.is_set():
                 fleet.supervise()
                 await _rest(stop, 1.0)
@@ -250,7 +250,7 @@ def places_for(stages: Sequence[str], most: int | None) -> list[str]:
 
 def device_of(stage: str) -> str:
     """Where a stage trains, "cpu" or "cuda", by ASI_ENGINEER_DEVICE or its scale. Raises SettingsError."""
-    one_of("--stage", stage, SCALES)
+    require_choice("--stage", stage, SCALES)
     if device := os.environ.get("ASI_ENGINEER_DEVICE"):
         return device
     return str(scale_values("--stage", stage, {})["device"])

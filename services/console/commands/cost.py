@@ -11,7 +11,7 @@ from services.console.options import Json, Run, RunArgument, chosen_run, print_j
 from services.console.tables import Column, paragraph, say, styled, table
 from services.domain.curves import QUANTILES
 from services.local.archive import run_and_candidates
-from services.local.settings import client_settings, one_of
+from services.local.settings import client_settings, require_choice
 from services.report.compute import (
     TABLE_BUDGET,
     TABLE_RUNS,
@@ -125,7 +125,7 @@ def scaling(
         if on_table:
             from services.table.policies import POLICIES
 
-            one_of("--policy", policy, tuple(POLICIES))
+            require_choice("--policy", policy, tuple(POLICIES))
             result = on_the_table(policy, budget, runs, against)
         else:
             status, records = asyncio.run(run_and_candidates(client_settings(), chosen_run(argument, run)))

@@ -20,13 +20,11 @@ from services.console.options import Json, Run, RunArgument, chosen_run, print_j
 from services.console.tables import Column, paragraph, say, table
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2, judge_pb2, judge_pb2_grpc
-from services.contracts.archive_pb2 import RunStatus
-from services.contracts.candidate_pb2 import Candidate
 from services.domain.fitness import VERSIONS
 from services.local.archive import catch_up, run_and_candidates
 from services.local.log import SERVICE, now, publish
-from services.local.settings import ClientSettings, client_settings, one_of
-from services.local.system import answering
+from services.local.settings import ClientSettings, client_settings, require_choice
+from services.local.system import service_addresses
 from services.report.rows import number
 
 JUDGE_SECONDS = 1800.0  # a model may be called several times, with retries and repairs
@@ -69,13 +67,8 @@ def judge(
     rows = asyncio.run(_calibration(settings, run) if baselines else _verdict(settings, run, candidate))
     largest = max((abs(row.drift) for row in rows if row.drift is not None), default=None)
     if as_json:
-        print_json(
-            {
-                "largest_drift": largest,
-                "tolerance": tolerance,
-                "verdicts": [{**asdict(row), "drift": row.drift} for row in rows],
-            }
-        )
+        verdicts = [{**asdict(row), "drift": row.drift} for row in rows]
+        print_json({"largest_drift": largest, "tolerance": tolerance, "verdicts": verdicts})
     else:
         _print(rows, largest)
     if largest is None or largest > tolerance:
@@ -96,17 +89,17 @@ async def _calibration(settings: ClientSettings, run: str) -> list[Drift]:
         measured = [record for record in baselines if record.training.HasField("loss")]
         if not measured:
             raise NotFound(f"no baseline of run {status.run} is measured yet")
-        return list(await asyncio.gather(*(_again(judge, record) for record in measured)))
+        return list(await asyncio.gather(*(_judge_again(judge, record) for record in measured)))
 
 
 async def _verdict(settings: ClientSettings, run: str, candidate: str) -> list[Drift]:
     """One candidate judged again. Raises NotPossible where it is not measured."""
     async with _judges(settings) as (archive, judge):
         request = pb.GetCandidateRequest(run=run, candidate=candidate)
-        return [await _again(judge, await archive.GetCandidate(request, timeout=30))]
+        return [await _judge_again(judge, await archive.GetCandidate(request, timeout=30))]
 
 
-async def _again(judge: judge_pb2_grpc.JudgeAsyncStub, record: candidate_pb2.Candidate) -> Drift:
+async def _judge_again(judge: judge_pb2_grpc.JudgeAsyncStub, record: candidate_pb2.Candidate) -> Drift:
     request = judge_pb2.JudgeRequest(run=record.run, candidate=record.id)
     try:
         now = await judge.Judge(request, timeout=JUDGE_SECONDS)
@@ -131,7 +124,7 @@ async def _judges(
     settings: ClientSettings,
 ) -> AsyncIterator[tuple[archive_pb2_grpc.ArchiveAsyncStub, judge_pb2_grpc.JudgeAsyncStub]]:
     async with (
-        answering(settings, "archive", "judge") as address,
+        service_addresses(settings, "archive", "judge") as address,
         channel(address["ASI_ARCHIVE_ADDRESS"], settings) as archive,
         channel(address["ASI_JUDGE_ADDRESS"], settings) as judge,
     ):
@@ -170,7 +163,7 @@ async def rescore(
     as_json: Json = False,
 ) -> None:
     """Compute a run's fitness anew in another version, as new events; the old values stay in the log."""
-    one_of("--fitness", fitness, VERSIONS)
+    require_choice("--fitness", fitness, VERSIONS)
     settings = client_settings()
     status, records = await run_and_candidates(settings, chosen_run(argument, run))
     events = rescored(status, records, fitness)
@@ -182,7 +175,7 @@ async def rescore(
         say(f"run {status.run}: {len(events)} candidates rescored as {fitness}")
 
 
-def rescored(status: RunStatus, records: Sequence[Candidate], version: str) -> list[events_pb2.Event]:
+def rescored(status: pb.RunStatus, records: Sequence[candidate_pb2.Candidate], version: str) -> list[events_pb2.Event]:
     """One candidate.rescored for each candidate whose fitness the version can be computed for.
 
     Raises NotPossible when the root was not measured.

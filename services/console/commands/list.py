@@ -13,7 +13,7 @@ from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.domain.ladder_settings import SCALES
 from services.local.archive import all_candidates, open_archive
-from services.local.settings import client_settings, one_of
+from services.local.settings import client_settings, require_choice
 from services.report.rows import Row, progress_of, row, state_name, tree_row
 
 FRONT = "front"
@@ -31,9 +31,9 @@ async def list_(
     as_json: Json = False,
 ) -> None:
     """The candidates of a run, best first; those of the front first with --sort front."""
-    one_of("--sort", sort, SORTS)
+    require_choice("--sort", sort, SORTS)
     if stage:
-        one_of("--stage", stage, SCALES)
+        require_choice("--stage", stage, SCALES)
     order, states = "loss" if sort == FRONT else sort, states_of(state or [])
     async with open_archive(client_settings()) as archive:
         status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
@@ -109,5 +109,5 @@ def states_of(names: Sequence[str]) -> list[candidate_pb2.State.ValueType]:
     """States by their lower-case names. Raises SettingsError listing them."""
     states = {state_name(number): number for number in candidate_pb2.State.values() if number}
     for name in names:
-        one_of("--state", name, tuple(states))
+        require_choice("--state", name, tuple(states))
     return [states[name] for name in names]

@@ -17,8 +17,7 @@ from services.chassis import logs
 from services.chassis.errors import SettingsError
 from services.console.options import INTERRUPTED, Json, print_json
 from services.console.tables import listing, mixed_precision, pairs, paragraph, say, styled
-from services.local.launch import Outcome, Start, join
-from services.local.launch import discover as run_here
+from services.local.launch import Outcome, Start, join, run_locally
 from services.local.plan import GROUPS, RunOptions, checked_run_name, flag_of
 from services.local.settings import ClientSettings, client_settings
 from services.report.progress import Progress
@@ -122,7 +121,7 @@ def run_to_end(options: RunOptions, start: Start, as_json: bool) -> None:
     """Run, and print how it ended. Raises typer.Exit: 130 after an interruption, 1 for a run without any score."""
     logs.configure("console", "warning")
     settings = client_settings()
-    outcome = asyncio.run(run_here(settings, options, start, Progress(quiet=as_json)))
+    outcome = asyncio.run(run_locally(settings, options, start, Progress(quiet=as_json)))
     if as_json:
         print_json(ranked(outcome.rows))
     else:

@@ -145,12 +145,8 @@ def _print_learnt(learnt: Learnt) -> None:
     say(paragraph(f"{record.proposal.name} · {record.id} · run {record.run}"))
     say(paragraph(f"\nIts proposal's prompt quotes {len(learnt.quoted)} sentences of earlier analyses:"))
     for quotation in learnt.quoted:
-        say(
-            paragraph(
-                f"{quotation.section} ← {names[quotation.source]} ({quotation.source}), {quotation.part}: "
-                f'"{quotation.sentence}"'
-            )
-        )
+        source = f"{names[quotation.source]} ({quotation.source}), {quotation.part}"
+        say(paragraph(f'{quotation.section} ← {source}: "{quotation.sentence}"'))
     say(paragraph(f"\nLessons of its own analysis, {learnt.refuted} of {len(learnt.own)} refuted since:"))
     for line in lessons_text(learnt.own).splitlines() if learnt.own else ():
         say(paragraph(line))
@@ -168,11 +164,8 @@ def _print_program(record: candidate_pb2.Candidate) -> None:
 
 def _print_candidate(record: candidate_pb2.Candidate, gain: Gain | None) -> None:
     values = row(record)
-    say(
-        paragraph(
-            f"{values['name'] or ABSENT} · {values['id']} · run {values['run']} · {values['stage']} · {values['state']}"
-        )
-    )
+    place = f"{values['id']} · run {values['run']} · {values['stage']} · {values['state']}"
+    say(paragraph(f"{values['name'] or ABSENT} · {place}"))
     if record.HasField("rejection"):
         say(styled(paragraph(f"rejected by the {record.rejection.stage}: {record.rejection.reason}"), fg="red"))
     say(pairs(_numbers(record, values, gain)))

@@ -25,7 +25,7 @@ from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.local.archive import run_and_candidates
 from services.local.processes import engineer_tool, scale_values
-from services.local.settings import client_settings, names_in
+from services.local.settings import client_settings, split_names
 from services.report.comparisons import SIZES_FILE, SizeGain, Trained, Trend, gains, read_sizes, sizes_text, trends
 from services.report.rows import bounds, interval_text, program_of
 
@@ -52,7 +52,7 @@ def sizes(
     controls = [record_named(records, name) for name in against or ()] or [
         record for record in records if record.kind == pb.KIND_BASELINE and record.HasField("training")
     ]
-    texts = names_in(corpus)
+    texts = split_names(corpus)
     if bad := [text for text in texts if text not in CORPORA]:
         raise SettingsError(f"--corpus is {bad[0]!r}; choose of {', '.join(CORPORA)}.")
     path = settings.run_folder(status.run) / SIZES_FILE
@@ -80,7 +80,7 @@ def record_named(records: Sequence[pb.Candidate], name: str) -> pb.Candidate:
 
 def _factors(text: str) -> list[int]:
     try:
-        factors = sorted({int(part) for part in names_in(text)})
+        factors = sorted({int(part) for part in split_names(text)})
     except ValueError:
         factors = []
     if not factors or factors[0] < 1:

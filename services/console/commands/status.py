@@ -116,9 +116,7 @@ async def pause(argument: RunArgument = "", run: Run = "", as_json: Json = False
     """Start no further candidates; those in flight go on."""
     from services.local.log import pause_run
 
-    await _steer(
-        "pause", lambda settings, name: pause_run(settings, name, "paused by hand"), chosen_run(argument, run), as_json
-    )
+    await _steer("pause", pause_run, chosen_run(argument, run), as_json)
 
 
 @run_async
@@ -134,21 +132,15 @@ async def stop(argument: RunArgument = "", run: Run = "", as_json: Json = False)
     """End a run; candidates in flight still complete."""
     from services.local.log import stop_run
 
-    await _steer(
-        "stop", lambda settings, name: stop_run(settings, name, "stopped by hand"), chosen_run(argument, run), as_json
-    )
+    await _steer("stop", stop_run, chosen_run(argument, run), as_json)
 
 
 async def _steer(
-    verb: str,
-    publish: Callable[[ClientSettings, str], Coroutine[None, None, None]],
-    run: str,
-    as_json: bool,
+    verb: str, publish: Callable[[ClientSettings, str], Coroutine[None, None, None]], run: str, as_json: bool
 ) -> None:
     settings = client_settings()
     name = (await run_status(settings, run)).run
     await publish(settings, name)
     await catch_up(settings)
-    print_json({"run": name, "published": verb}) if as_json else say(
-        f"run {name}: {verb} published; see `asi-arch status`"
-    )
+    sentence = f"run {name}: {verb} published; see `asi-arch status`"
+    print_json({"run": name, "published": verb}) if as_json else say(sentence)

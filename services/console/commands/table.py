@@ -15,7 +15,7 @@ from services.console.options import Json, print_json
 from services.console.tables import Column, pairs, paragraph, say, styled
 from services.console.tables import table as text_table
 from services.local.processes import ends_with_parent
-from services.local.settings import names_in, one_of
+from services.local.settings import require_choice, split_names
 from services.report.rows import interval_text, number
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def simulate(
     """One simulated search."""
     from services.table.policies import POLICIES
 
-    one_of("policy", policy, list(POLICIES))
+    require_choice("policy", policy, list(POLICIES))
     measured, note = _space(folder, scale, estimates)
     trace = measured.simulate(POLICIES[policy], budget, seed, seats)
     if as_json:
@@ -195,9 +195,9 @@ def compare(
     from services.table.analysis import compare as compared
     from services.table.policies import POLICIES
 
-    names = names_in(policies) or list(POLICIES)
+    names = split_names(policies) or list(POLICIES)
     for name in names:
-        one_of("--policies", name, list(POLICIES))
+        require_choice("--policies", name, list(POLICIES))
     measured, note = _space(folder, scale, estimates)
     began = time.monotonic()
     try:
@@ -281,7 +281,7 @@ def _load(folder: Path | None, scale: str, empty: bool = False) -> "Table":
     """The table, imported late: `asi-arch --help` needs none of it."""
     from services.table import Table
 
-    one_of("--scale", scale, SCALES)
+    require_choice("--scale", scale, SCALES)
     loaded = Table.load(folder, scale)
     if not loaded.truth and not empty:
         where = f"{folder} holds" if folder else "this version ships"
@@ -305,6 +305,6 @@ def _space(folder: Path | None, scale: str, estimates: bool) -> "tuple[Table, st
 
 def _whole(flag: str, text: str) -> list[int]:
     try:
-        return [int(part) for part in names_in(text)]
+        return [int(part) for part in split_names(text)]
     except ValueError:
         raise SettingsError(f"{flag} is {text!r}; write whole numbers with commas between.") from None

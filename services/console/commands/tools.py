@@ -182,7 +182,7 @@ def prompt(
 
 def _run_tool(module: str, arguments: list[str], as_json: bool, *needed: str) -> None:
     """Run a service's tool beside the services that it needs and exit with its status."""
-    from services.local.system import answering
+    from services.local.system import service_addresses
 
     command = [sys.executable, "-m", module, *arguments, *(["--json"] if as_json else [])]
 
@@ -190,7 +190,7 @@ def _run_tool(module: str, arguments: list[str], as_json: bool, *needed: str) ->
         settings = client_settings()
         system = running_system(settings)
         checker = {"ASI_CHECKER_ADDRESS": system.addresses["checker"]} if system else {}
-        async with answering(settings, *needed) as addresses:
+        async with service_addresses(settings, *needed) as addresses:
             environment = {**checker, **os.environ, **addresses}
             return await (await asyncio.create_subprocess_exec(*command, env=environment)).wait()
 

@@ -20,13 +20,13 @@ from urllib.parse import urlsplit
 import typer
 
 from services.chassis.errors import SettingsError
-from services.console.commands.watch import moments
+from services.console.commands.watch import updates
 from services.console.options import Run
 from services.console.tables import say
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.local.archive import open_archive
-from services.local.settings import ClientSettings, client_settings, one_of
+from services.local.settings import ClientSettings, client_settings, require_choice
 from services.report.progress import EventRow
 from services.report.rows import as_dict, row
 
@@ -61,9 +61,9 @@ def track(
 
 
 async def _follow(settings: ClientSettings, run: str, from_start: bool, tracker: Tracker | None, webhook: str) -> None:
-    async with aclosing(moments(settings, run, from_start)) as stream:
-        async for moment in stream:
-            event = moment.event
+    async with aclosing(updates(settings, run, from_start)) as stream:
+        async for update in stream:
+            event = update.event
             if event is None or event["candidate"] is None:
                 continue
             if tracker is not None and event["fact"] in ENDED:
@@ -71,7 +71,7 @@ async def _follow(settings: ClientSettings, run: str, from_start: bool, tracker:
                 await asyncio.to_thread(tracker.write, record)
                 say(f"{record.id} {record.proposal.name}: written")
             if webhook and event["fact"] == DISCOVERY:
-                say(await asyncio.to_thread(report, webhook, discovery_message(await _record(settings, event))))
+                say(await asyncio.to_thread(post_message, webhook, discovery_message(await _record(settings, event))))
 
 
 async def _record(settings: ClientSettings, event: EventRow) -> candidate_pb2.Candidate:
@@ -95,7 +95,7 @@ def discovery_message(record: candidate_pb2.Candidate) -> dict[str, object]:
     return {"text": text, "run": record.run, "candidate": record.id, "name": record.proposal.name, "discovery": claim}
 
 
-def report(url: str, message: dict[str, object]) -> str:
+def post_message(url: str, message: dict[str, object]) -> str:
     """POST the message as JSON, with retries; the result in a sentence."""
     body = json.dumps(message).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - the caller looked
@@ -129,7 +129,7 @@ class Tracker(Protocol):
 
 def open_tracker(name: str, out: Path) -> Tracker:
     """The tracker that writes below `out`. Raises SettingsError for one that is unknown or not installed."""
-    one_of("--to", name, TRACKERS)
+    require_choice("--to", name, TRACKERS)
     out.mkdir(parents=True, exist_ok=True)
     kinds: Mapping[str, Callable[[Path], Tracker]] = {"tensorboard": _TensorBoard, "mlflow": _MLflow, "wandb": _WandB}
     try:

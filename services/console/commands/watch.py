@@ -30,7 +30,7 @@ from services.report.progress import LINE_SECONDS, OVER, EventRow, View, best_li
 from services.report.rows import IN_FLIGHT, Row, row
 
 LEFT_SECONDS = 3.0
-LOOK_SECONDS = 1.0
+READ_SECONDS = 1.0
 MAX_ASKED = 16
 
 
@@ -51,13 +51,13 @@ def watch(
 
 
 async def _lines(settings: ClientSettings, run: str, from_start: bool, as_json: bool) -> None:
-    state: RunView | None = None
+    state: WatchedRun | None = None
     shown_at = time.monotonic()
-    async with aclosing(moments(settings, run, from_start)) as stream:
-        async for moment in stream:
-            state = moment.state
-            if moment.event is not None:
-                say(json.dumps(moment.event, ensure_ascii=False) if as_json else line(moment.event))
+    async with aclosing(updates(settings, run, from_start)) as stream:
+        async for update in stream:
+            state = update.state
+            if update.event is not None:
+                say(json.dumps(update.event, ensure_ascii=False) if as_json else line(update.event))
             elif not as_json and time.monotonic() - shown_at >= LINE_SECONDS:
                 shown_at = time.monotonic()
                 say(state.view.line())
@@ -70,10 +70,10 @@ async def _live(settings: ClientSettings, run: str, from_start: bool) -> None:
 
     live: Live | None = None
     try:
-        async with aclosing(moments(settings, run, from_start)) as stream:
-            async for moment in stream:
+        async with aclosing(updates(settings, run, from_start)) as stream:
+            async for update in stream:
                 if live is None:
-                    live = Live(get_renderable=moment.state.view.block, refresh_per_second=4)
+                    live = Live(get_renderable=update.state.view.block, refresh_per_second=4)
                     live.start()
     finally:
         if live is not None:
@@ -81,12 +81,12 @@ async def _live(settings: ClientSettings, run: str, from_start: bool) -> None:
 
 
 @dataclass
-class RunView:
+class WatchedRun:
     """The run as of the last message."""
 
     status: pb.RunStatus
     moving: list[Row]  # candidates in flight
-    looked: float  # when the archive was asked
+    read_at: float  # when the archive was asked
     view: View = field(default_factory=View)
 
     @property
@@ -96,36 +96,36 @@ class RunView:
 
 
 @dataclass(frozen=True)
-class Moment:
+class Update:
     """The run after one event, or after a second without any."""
 
-    state: RunView
+    state: WatchedRun
     event: EventRow | None
 
 
-async def moments(settings: ClientSettings, run: str, from_start: bool) -> AsyncGenerator[Moment, None]:
+async def updates(settings: ClientSettings, run: str, from_start: bool) -> AsyncGenerator[Update, None]:
     """The run's events as they happen, after the whole log if `from_start`, until the run ends.
 
     Raises NotFound for an unknown run, or if nothing is running.
     """
     alive = running_system(settings) is not None or settings.archive_is_elsewhere
     async with open_archive(settings) as archive, open_log(settings) as bus:
-        state = RunView(*await _look(archive, run), time.monotonic())
+        state = WatchedRun(*await _read_run(archive, run), time.monotonic())
         if not from_start and (state.over or not alive):
-            raise NotFound(_nothing(settings, state))
-        state.view.look(state.status, state.moving)
+            raise NotFound(_not_running(settings, state))
+        state.view.update(state.status, state.moving)
         state.view.last_events = await _last_events(archive, state)
         start = 1 if from_start else await bus.last_sequence() + 1
         wait = alive and not state.over
         async with bus.announcements(state.status.run) as announced:
             async for logged in _log(bus, state.status.run, start, wait):
                 state.view.record_all(announced)
-                yield await _moment(archive, state, logged, settled=not wait)
+                yield await _next_update(archive, state, logged, settled=not wait)
                 if state.over and logged is None:
                     return
 
 
-def _nothing(settings: ClientSettings, state: RunView) -> str:
+def _not_running(settings: ClientSettings, state: WatchedRun) -> str:
     run, phase = state.status.run, state.status.phase
     nothing = f"run {run} is {phase}, but nothing runs in {settings.data_dir}"
     reason = f"run {run} has {phase}" if state.over else nothing
@@ -147,9 +147,9 @@ async def _log(bus: Bus, run: str, start: int, wait: bool) -> AsyncIterator[Logg
         yield message
 
 
-async def _moment(
-    archive: archive_pb2_grpc.ArchiveAsyncStub, state: RunView, logged: Logged | None, settled: bool
-) -> Moment:
+async def _next_update(
+    archive: archive_pb2_grpc.ArchiveAsyncStub, state: WatchedRun, logged: Logged | None, settled: bool
+) -> Update:
     """Apply one message, and read the archive at most once a second."""
     fact = None
     if logged is not None:
@@ -157,15 +157,15 @@ async def _moment(
             candidate = Event.FromString(logged.body).candidate
             fact = event_row(logged, state.view.last_events.get(candidate))
             state.view.event(fact)
-    if not settled and time.monotonic() - state.looked >= LOOK_SECONDS:
-        state.looked = time.monotonic()
+    if not settled and time.monotonic() - state.read_at >= READ_SECONDS:
+        state.read_at = time.monotonic()
         with contextlib.suppress(grpc.aio.AioRpcError):  # the store is restarting
-            state.status, state.moving = await _look(archive, state.status.run)
-            state.view.look(state.status, state.moving)
-    return Moment(state, fact)
+            state.status, state.moving = await _read_run(archive, state.status.run)
+            state.view.update(state.status, state.moving)
+    return Update(state, fact)
 
 
-async def _last_events(archive: archive_pb2_grpc.ArchiveAsyncStub, state: RunView) -> dict[str, EventRow]:
+async def _last_events(archive: archive_pb2_grpc.ArchiveAsyncStub, state: WatchedRun) -> dict[str, EventRow]:
     """The last event of each candidate in flight, from its chain."""
     events = {}
     for candidate in state.moving[:MAX_ASKED]:
@@ -176,7 +176,7 @@ async def _last_events(archive: archive_pb2_grpc.ArchiveAsyncStub, state: RunVie
     return events
 
 
-async def _look(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb.RunStatus, list[Row]]:
+async def _read_run(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb.RunStatus, list[Row]]:
     status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
     request = pb.ListCandidatesRequest(run=status.run, states=IN_FLIGHT, slim=True, sort="time")
     return status, [row(record) for record in await all_candidates(archive, request)]
