@@ -13,8 +13,9 @@ import inspect
 import linecache
 import re
 import sys
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from types import ModuleType
 from typing import cast
 
@@ -26,6 +27,8 @@ from torch import nn
 
 from services import fla_cpu
 from services.domain.syntax import parse
+
+str(torch.zeros(1))  # torch imports parts of itself when a program prints its first tensor
 
 PREFERRED = "DeltaNet"
 LAYERS, BLOCK = "LAYERS", "BLOCK"
@@ -58,9 +61,11 @@ def prepare_child(threads: int = 1, device: str = "cpu") -> None:
     """Prepare a child for programs that run on `device`.
 
     On a CPU, fla is replaced by our implementation, as its Triton kernels need a GPU, and torch.compile is disabled, as
-    importing the compiler takes longer than a check.
+    importing the compiler takes longer than a check. Functions that programs script run in plain Python everywhere.
     """
     torch.set_num_threads(threads)
+    for name in ("export", "ignore", "script", "unused"):
+        setattr(torch.jit, name, _uncompiled)
     if device == "cpu":
         fla_cpu.install()
         torch.compile = _uncompiled  # type: ignore[assignment]
@@ -136,31 +141,79 @@ def find_mixer(module: ModuleType, source: str) -> type[nn.Module]:
 
 
 def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
-    """The mixer, constructed with the usual arguments that it accepts. Raises BadConstructor."""
-    usual = usual_arguments(sizes)
-    accepted = usual | synonyms(sizes)
+    """The mixer, constructed with the usual arguments that it accepts. Raises BadConstructor.
+
+    If it rejects an option, such as a mode it does not have, its own defaults are used for all options.
+    """
+    arguments = _arguments(mixer, sizes)
     try:
-        parameters = list(inspect.signature(mixer.__init__).parameters.values())[1:]
-    except (TypeError, ValueError) as error:
-        raise BadConstructor(f"{mixer.__name__}.__init__ has no readable signature: define a plain one") from error
-    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-    keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    named = {parameter.name: parameter.default for parameter in parameters if parameter.kind in keywords}
-    for name, default in named.items():
-        if default is inspect.Parameter.empty and name not in accepted:
-            raise BadConstructor(
-                f"{mixer.__name__}.__init__ requires {name!r}, which is not one of the usual arguments: "
-                f"give it a default, or use one of {', '.join(accepted)}"
-            )
-    arguments = {name: value for name, value in usual.items() if takes_all or name in named}
-    arguments |= {name: value for name, value in synonyms(sizes).items() if name in named}
-    instance: object = mixer(**arguments)
+        instance: object = mixer(**arguments)
+    except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError):
+        options = usual_arguments(sizes).keys() - {"hidden_size", "d_model", "num_heads", "layer_idx"}
+        if not options & arguments.keys():
+            raise
+        try:
+            instance = mixer(**{name: value for name, value in arguments.items() if name not in options})
+        except Exception:  # noqa: BLE001 - candidate code may raise anything; the first error is reported
+            instance = None
+        if instance is None:
+            raise
     if not isinstance(instance, nn.Module):
         raise BadConstructor(
             f"{mixer.__name__}(...) returned an object of type {type(instance).__name__}, not an nn.Module: "
             "remove its metaclass or __new__"
         )
     return instance
+
+
+def _arguments(kind: type, sizes: MixerSizes, within: tuple[type, ...] = ()) -> dict[str, object]:
+    """Arguments for the constructor of a mixer, or of a dataclass that it takes as its configuration.
+
+    Raises BadConstructor.
+    """
+    usual, named_only, required_only = usual_arguments(sizes), synonyms(sizes), rare_synonyms(sizes)
+    try:
+        parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]  # type: ignore[misc]
+    except (TypeError, ValueError) as error:
+        raise BadConstructor(f"{kind.__name__}.__init__ has no readable signature: define a plain one") from error
+    arguments: dict[str, object] = {}
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        arguments |= usual
+    keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    for parameter in (parameter for parameter in parameters if parameter.kind in keywords):
+        name, default = parameter.name, parameter.default
+        required = default is inspect.Parameter.empty
+        values = usual | named_only | (required_only if required else {})
+        if name in values:
+            whole = isinstance(default, int) and not isinstance(default, bool) and isinstance(values[name], float)
+            arguments[name] = type(default)(values[name]) if whole else values[name]
+        elif required:
+            configuration = _dataclass_of(kind, parameter)
+            if configuration is None or configuration in within:
+                raise BadConstructor(_unknown_argument(kind, name))
+            arguments[name] = configuration(**_arguments(configuration, sizes, (*within, configuration)))
+    return arguments
+
+
+def _dataclass_of(kind: type, parameter: inspect.Parameter) -> type | None:
+    """The dataclass that annotates a parameter, if there is one."""
+    annotation: object = parameter.annotation
+    if isinstance(annotation, str):
+        annotation = getattr(kind.__init__, "__globals__", {}).get(annotation.strip("'\""))  # type: ignore[misc]
+    return annotation if isinstance(annotation, type) and is_dataclass(annotation) else None
+
+
+def _unknown_argument(kind: type, name: str) -> str:
+    requires = f"{kind.__name__}.__init__ requires {name!r}"
+    if name in ("config", "cfg", "args"):
+        return (
+            f"{requires}, whose class is not known: annotate it with a dataclass of this program, with hidden_size, "
+            "num_heads and defaults, or take the sizes themselves, as in __init__(self, hidden_size, num_heads)"
+        )
+    return (
+        f"{requires}, which is not one of the usual arguments: give it a default, or use the name of a size: "
+        "hidden_size, d_model, dim or embed_dim; num_heads or heads; head_dim or dim_head; layer_idx"
+    )
 
 
 def usual_arguments(sizes: MixerSizes) -> dict[str, object]:
@@ -190,10 +243,26 @@ def synonyms(sizes: MixerSizes) -> dict[str, object]:
     return {
         "dim": sizes.width,
         "embed_dim": sizes.width,
+        "embedding_dim": sizes.width,
+        "model_dim": sizes.width,
+        "n_embd": sizes.width,
+        "heads": sizes.heads,
+        "n_head": sizes.heads,
         "n_heads": sizes.heads,
+        "nhead": sizes.heads,
+        "num_attention_heads": sizes.heads,
         "head_dim": sizes.width // sizes.heads,
+        "dim_head": sizes.width // sizes.heads,
+        "d_head": sizes.width // sizes.heads,
         "layer_id": sizes.layer,
+        "layer_index": sizes.layer,
     }
+
+
+def rare_synonyms(sizes: MixerSizes) -> dict[str, object]:
+    """Names that may mean other sizes too, passed only where the signature gives them no default."""
+    names = "hidden_dim input_dim output_dim input_size in_features out_features channels width".split()  # noqa: SIM905
+    return {**dict.fromkeys(names, sizes.width)}
 
 
 def _takes_hidden_states(kind: type[nn.Module]) -> bool:
@@ -216,6 +285,17 @@ _EXPLANATIONS = (
      "the program seeds a generator from /dev/urandom: use torch's default generator, which is seeded"),
     (r"not compiled with CUDA|No CUDA GPUs",
      "the program uses a GPU where there is none: take the device from the input, as in device=x.device"),
+    (r"does not require grad and does not have a grad_fn",
+     "the program computes a gradient in its forward, which also runs where gradients are disabled: "
+     "compute it inside `with torch.enable_grad():`"),
+    (r"'indices' to have one of the following scalar types",
+     "the class looks up an embedding of its input, so it is a whole model: the mixer gets hidden states of shape "
+     "[batch, length, width]; name the mixer's class DeltaNet, or let only its forward take hidden_states"),
+    (r"forward\(\) missing \d+ required positional",
+     "forward is called with the hidden states alone: give its other parameters defaults"),
+    (r"uninitialized parameter|UninitializedParameter",
+     "the program has lazy modules, whose sizes are unknown before the first forward: "
+     "use nn.Linear(hidden_size, ...) instead of nn.LazyLinear(...)"),
     (r"PermissionError",
      "the program opens a file, or imports a module that is not loaded: use only torch, einops, fla and plain Python"),
 )  # fmt: skip
@@ -224,10 +304,19 @@ _EXPLANATIONS = (
 def explain(error: BaseException) -> str:
     """The error message of an exception in a program, preceded by an explanation of common errors."""
     message = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
+    if isinstance(error, AssertionError | NotImplementedError | StopIteration | KeyError) and (line := _line_of(error)):
+        message += f", raised in {line}"
+    message += "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     for pattern, explanation in _EXPLANATIONS:
         if re.search(pattern, message):
             return f"{explanation} ({message})"
     return message
+
+
+def _line_of(error: BaseException) -> str | None:
+    """The innermost line of the program in an exception's traceback."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<candidate_")]
+    return f"line {frames[-1].lineno}: {frames[-1].line}"[:200] if frames else None
 
 
 def _constructed(source: str, names: set[str]) -> set[str]:
@@ -242,5 +331,5 @@ def _constructed(source: str, names: set[str]) -> set[str]:
 
 
 def _uncompiled(function: object = None, **_options: object) -> object:
-    """Replaces torch.compile, as a call or as a decorator with or without options."""
+    """Replaces torch.compile and torch.jit.script, as a call or as a decorator with or without options."""
     return function if function is not None else cast("Callable[[object], object]", _uncompiled)

@@ -32,7 +32,7 @@ _KINDS = {
 LINE_SECONDS = 15.0
 BAR = 16
 BYTES = 256
-COMPILER_WORDS = ("checkpoint", "torch.compiler", "flex_attention", "dynamo", "higher_order")
+COMPILER_WORDS = ("checkpoint", "torch.compiler", "flex_attention", "dynamo", "higher_order", "functorch", "torch.func")
 """Words in programs for which torch imports its compiler, which takes a second and is impossible in a check."""
 MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
 

@@ -64,9 +64,9 @@ def _parameters(subject: Subject, request: Message) -> Answer:
     remaining = list(model.named_parameters())[_number(request, "place") :]
     arrays: dict[str, NDArray[np.float32]] = {}
     for name, value in remaining:
-        if arrays and sum(array.nbytes for array in arrays.values()) + value.numel() * 4 > MESSAGE_BYTES:
+        if arrays and sum(array.nbytes for array in arrays.values()) + value.numel() * 8 > MESSAGE_BYTES:
             break
-        arrays[name] = value.detach().float().numpy()
+        arrays[name] = (torch.view_as_real(value) if value.is_complex() else value).detach().float().numpy()
     return "parameters", {"last": len(arrays) == len(remaining)}, arrays
 
 
@@ -96,7 +96,8 @@ def _forward(subject: Subject, request: Message) -> Answer:
 
 def _stacked(mixers: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
     for mixer in mixers:
-        x = x + output_of(mixer(nn.functional.rms_norm(x, x.shape[-1:])))
+        output = output_of(mixer(nn.functional.rms_norm(x, x.shape[-1:])))
+        x = x + (output.to(x.dtype) if output.dtype == torch.float64 else output)  # as in training
     return x
 
 

@@ -59,7 +59,7 @@ def without_gradient_after_step(subject: Subject) -> set[str]:
     with torch.no_grad():
         for parameter in mixer.parameters():
             if parameter.grad is not None:
-                parameter.sub_(1e-2 * parameter.grad.sign())
+                parameter.sub_(1e-2 * parameter.grad.sgn())
     return first & without_gradient(subject, mixer) if first else first
 
 
@@ -97,6 +97,7 @@ def _failure(subject: Subject, name: ArithmeticName) -> Finding | None:
             problem = _one_step(subject, ARITHMETICS[name], batch, length)
         except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
             message = explain(error)[:800] + _advice(subject, name, batch, length)
+            message += f" (batch {batch}, length {length})" if (batch, length) != RUN_SHAPES[0] else ""
             return Finding(True, message, {**where, "traceback": traceback_tail(error)})
         if problem:
             return Finding(True, problem, where)
@@ -167,7 +168,8 @@ def finiteness(subject: Subject) -> Finding:
     for name, (inputs, arithmetic) in trials.items():
         if non_finite := _non_finite(subject, inputs.to(arithmetic.dtype), arithmetic):
             evidence: dict[str, JSON] = {"inputs": name, "non_finite": non_finite}
-            return Finding(True, f"{name}: not finite in {', '.join(non_finite[:3])}", evidence)
+            advice = "normalise or bound what is exponentiated, and add an epsilon to what is divided by"
+            return Finding(True, f"{name}: not finite in {', '.join(non_finite[:3])}: {advice}", evidence)
     return Finding(False, f"finite for {len(trials)} kinds of inputs: {', '.join(trials)}")
 
 
@@ -305,14 +307,14 @@ def _decoded(subject: Subject, inputs: Tensor) -> Tensor | None:
 
 
 def auxiliary(subject: Subject) -> Finding:
-    """Looks for auxiliary losses, which training ignores: tensors in the second output, or scalar attributes.
+    """Looks for auxiliary losses, which training ignores: numbers in the second output, or scalar attributes.
 
     Does not detect: losses added through gradient hooks, or stored in globals and closures.
     """
     mixer = subject.mixer(State(training=True))
     result = subject.result(mixer, subject.noise(*SHAPE, subject.width))
     second = result[1] if isinstance(result, tuple | list) and len(result) > 1 else None
-    losses = [f"second output, shape {list(tensor.shape)}" for tensor in _tensors(second)]
+    losses = [f"second output, shape {list(tensor.shape)}" for tensor in _tensors(second) if tensor.numel() == 1]
     losses += [f"attribute {name}" for name in _scalars_with_gradient(mixer)]
     if losses:
         return Finding(True, f"hidden auxiliary loss, which training ignores: {losses[0]}", {"found": losses[:20]})

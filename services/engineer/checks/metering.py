@@ -143,8 +143,14 @@ def _measure(subject: Subject) -> tuple[list[int], list[Cost]]:
             break
         if len(lengths) >= 4 and all(value <= LINEAR for value in _exponents(costs).values()):
             break
+        try:
+            costs.append(_forward(subject, length))
+        except Exception as error:
+            if len(costs) >= 3:  # tables for a greatest length are no cost
+                break
+            error.add_note(f"at length {length}")
+            raise
         lengths.append(length)
-        costs.append(_forward(subject, length))
     return lengths, costs
 
 

@@ -22,7 +22,7 @@ class ProgramRaised(Exception):  # noqa: N818 - an outcome for the candidate
 
     def __init__(self, message: str, traceback: str) -> None:
         super().__init__(message)
-        self.message, self.traceback = message[:800], traceback[-2000:]
+        self.message, self.traceback = message[:900], traceback[-2000:]
 
 
 class ProtocolBroken(Exception):  # noqa: N818 - an outcome for the candidate
@@ -116,7 +116,13 @@ class Remote:
             "training": state.training,
             "seed": self.seed % (1 << 31),
         }
-        answer = await self.ask("forward", header, arrays, expect="output")
+        try:
+            answer = await self.ask("forward", header, arrays, expect="output")
+        except ProgramRaised as raised:
+            rows, length, _ = inputs.shape
+            longer = ": a program must accept inputs of any length" if length > self.settings.length else ""
+            where = f"batch {rows}, length {length}{longer}"
+            raise ProgramRaised(f"{raised.message} ({where})", raised.traceback) from raised
         output = _floats(answer, "output")
         gradient = output if direction is None else _floats(answer, "gradient")
         if output.shape != inputs.shape:

@@ -17,20 +17,34 @@ _LIMITS = Limits(memory_bytes=1 << 30, cpu_seconds=10, wall_seconds=20)
 
 ALLOWED_IMPORTS = frozenset(
     """
-    __future__ abc collections contextlib copy dataclasses einops enum fla functools itertools math torch
-    transformers.processing_utils typing typing_extensions warnings
+    __future__ abc cmath collections contextlib copy dataclasses einops enum fla functools itertools logging math
+    numbers torch transformers.processing_utils typing typing_extensions warnings
     """.split()
 )
 """A module may be imported if it or one of its parents is listed here, and none of them in FORBIDDEN_MODULES."""
 ONLY_THESE = {"transformers.processing_utils": frozenset({"Unpack"})}
+SCRIPT_DECORATORS = frozenset(f"torch.jit.{name}" for name in ("export", "ignore", "script", "unused"))
+"""Replaced when a program is loaded, so that it runs in plain Python."""
+INSTEAD = {
+    "apex": "remove the import and keep the path in plain torch",
+    "causal_conv1d": "use ShortConvolution of fla.modules, or nn.Conv1d with padding on the left",
+    "flash_attn": "use torch.nn.functional.scaled_dot_product_attention",
+    "mamba_ssm": "remove the import and keep the path in plain torch",
+    "numpy": "use torch's functions, such as torch.linspace and torch.tensor",
+    "random": "use torch's random functions, which are seeded",
+    "scipy": "use torch's functions, such as torch.linalg and torch.special",
+    "torch.jit": "write @torch.jit.script, which is ignored here",
+    "triton": "call fla's kernels, or write plain torch",
+}
+"""What to write instead of some modules."""
 PURE_MODULES = frozenset({"F", "nn.functional", "torch.nn.functional"})
 """Modules of tensor functions, on which getattr may take a name that is only known at run time."""
 FORBIDDEN_MODULES = frozenset(
     """
-    torch.classes torch.cuda.memory torch.distributed torch.export torch.hub torch.jit torch.library torch.load
-    torch.multiprocessing torch.onnx torch.ops torch.optim torch.overrides torch.package torch.save
-    torch.serialization torch.storage torch.utils.cpp_extension torch.utils.dlpack torch.utils.model_zoo
-    torch.utils.tensorboard
+    logging.config logging.handlers torch.classes torch.cuda.memory torch.distributed torch.export torch.hub
+    torch.jit torch.library torch.load torch.multiprocessing torch.onnx torch.ops torch.optim torch.overrides
+    torch.package torch.save torch.serialization torch.storage torch.utils.cpp_extension
+    torch.utils.dlpack torch.utils.model_zoo torch.utils.tensorboard
     """.split()
 )
 """Also forbidden as dotted names, since `import torch` makes them accessible."""
@@ -99,10 +113,24 @@ def screen(program: str) -> Finding:
 
 def _objections(tree: ast.Module) -> Iterator[Objection]:
     imported = set(_imported_modules(tree))
-    for node in ast.walk(tree):
+    for node in _executed(tree):
         if rule := _RULES.get(type(node)):
             for reason in rule(node, imported):
                 yield Objection(getattr(node, "lineno", 0), reason)
+
+
+def _executed(tree: ast.Module) -> Iterator[ast.AST]:
+    """All nodes except those that never run, as a program is not the main module, and the `torch.jit` of decorators."""
+    remaining: list[ast.AST] = [tree]
+    while remaining:
+        node = remaining.pop()
+        yield node
+        if isinstance(node, ast.Attribute) and _dotted(node) in SCRIPT_DECORATORS:
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
+            remaining += node.orelse
+        else:
+            remaining += ast.iter_child_nodes(node)
 
 
 def _imported_modules(tree: ast.Module) -> Iterator[str]:
@@ -143,19 +171,22 @@ def _module(name: str) -> Iterator[str]:
         or not prefixes & ALLOWED_IMPORTS
         or any(part.startswith("_") for part in parts[1:])
     ):
-        allowed = "torch, einops, fla, and standard modules such as math, typing, functools and itertools"
-        yield f"import of {printable(name, 80)} is not allowed: a program may use {allowed}"
+        allowed = "the public parts of torch, einops, fla, and standard modules such as math, typing and functools"
+        advice = INSTEAD.get(".".join(parts[:2]), INSTEAD.get(parts[0], f"a program may use {allowed}"))
+        yield f"import of {printable(name, 80)} is not allowed: {advice}"
 
 
 def _name(node: ast.Name, imported: set[str]) -> Iterator[str]:
-    if node.id in FORBIDDEN_NAMES - imported or _is_forbidden_dunder(node.id):
-        yield f"{node.id} is not allowed"
+    renames_module = node.id == "__name__" and not isinstance(node.ctx, ast.Load)
+    if node.id in FORBIDDEN_NAMES - imported or _is_forbidden_dunder(node.id) or renames_module:
+        hint = ": rename a variable of that name" if node.id in FORBIDDEN_NAMES else ""
+        yield f"{node.id} is not allowed{hint}"
 
 
 def _attribute(node: ast.Attribute, imported: set[str]) -> Iterator[str]:
     path = _dotted(node)
     if path in FORBIDDEN_MODULES:
-        yield f"{path} is not allowed"
+        yield f"{path} is not allowed" + (f": {INSTEAD[path]}" if path in INSTEAD else "")
     elif node.attr in FORBIDDEN_ATTRIBUTES or _is_forbidden_dunder(node.attr):
         yield f".{printable(node.attr, 80)} is not allowed"
     elif isinstance(node.ctx, ast.Store | ast.Del) and path and path.split(".")[0] in imported:

@@ -148,7 +148,12 @@ async def measured_cost(program: Remote, processor_seconds: Callable[[], float])
     for layer in probed_layers(program):
         mixer, seconds, ratio = single.at(layer), dict[int, float](), 0.0
         for length in TIMED_LENGTHS:
-            seconds[length] = await _processor_time(mixer, length, processor_seconds)
+            try:
+                seconds[length] = await _processor_time(mixer, length, processor_seconds)
+            except ProgramRaised:
+                if length <= TIMED_LENGTHS[2]:
+                    raise
+                break  # tables for a greatest length are no cost
             ratio = _growth(seconds)
             enough = STEEP_SECONDS if ratio > LINEAR_RATIO else TIMED_SECONDS
             if length >= TIMED_LENGTHS[2] and seconds[length] > enough:
@@ -244,7 +249,8 @@ async def _row_dependence(program: Remote, rows: int, length: int, state: State)
         gap = largest_gap(reference[row], output, program.tolerance)
         if gap.relative > program.tolerance:
             evidence = gap.evidence() | {"batch": rows, "length": length}
-            return Finding(True, f"a row's output changes when {change} ({state})", evidence)
+            message = f"a row's output changes when {change} ({state}): inputs are [batch, length, width]"
+            return Finding(True, message, evidence)
     return None
 
 

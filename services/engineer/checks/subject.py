@@ -76,8 +76,15 @@ class Arithmetic:
         return torch.float64 if self.name == "double" else torch.float32
 
     def place(self, mixer: nn.Module) -> nn.Module:
-        """Casts the mixer's floating-point parameters and buffers, in place."""
-        return mixer.to(self.dtype)
+        """Casts the mixer's floating-point and complex parameters and buffers, in place."""
+
+        def cast(tensor: Tensor) -> Tensor:  # mixer.to(dtype) would discard imaginary parts
+            if tensor.is_complex():
+                return tensor.to(self.dtype.to_complex())
+            return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+        mixer._apply(cast)  # type: ignore[no-untyped-call]
+        return mixer
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -189,8 +196,8 @@ class Subject:
 
 
 def output_of(result: object) -> Tensor:
-    """The output tensor of a forward that returns it alone or first in a tuple. Raises TypeError otherwise."""
-    first = result[0] if isinstance(result, tuple) and result else result
+    """The output tensor of a forward that returns it alone or first in a tuple or list. Raises TypeError otherwise."""
+    first = result[0] if isinstance(result, tuple | list) and result else result
     if isinstance(first, Tensor) and first.is_complex():
         raise TypeError("forward returned complex numbers: return their real part, or their absolute value")
     if not isinstance(first, Tensor) or not first.is_floating_point():
@@ -237,8 +244,9 @@ def randomise(mixer: nn.Module, seed: int) -> None:
     """
     with torch.no_grad():
         for index, parameter in enumerate(mixer.parameters()):
-            size = max(0.5 * float(parameter.double().pow(2).mean().sqrt()), 0.1) if parameter.numel() else 0.0
-            parameter.add_((size * _parameter_noise(seed, index, parameter.shape)).to(parameter.dtype))
+            values = torch.view_as_real(parameter) if parameter.is_complex() else parameter
+            size = max(0.5 * float(values.double().pow(2).mean().sqrt()), 0.1) if values.numel() else 0.0
+            values.add_((size * _parameter_noise(seed, index, values.shape)).to(values.dtype))
 
 
 @lru_cache(maxsize=64)

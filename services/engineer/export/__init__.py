@@ -32,14 +32,15 @@ RENAMED = (
 """Modules and their names in a package."""
 CONSTRUCTION = (
     program.ProgramError, program.NoMixer, program.BadConstructor, program.MixerSizes, program.mixer_of_layer,
-    program.block_layout, program.find_mixer, program.construct, program.usual_arguments, program.synonyms,
+    program.block_layout, program.find_mixer, program.construct, program._arguments,
+    program._dataclass_of, program._unknown_argument, program.usual_arguments, program.synonyms, program.rare_synonyms,
     program._takes_hidden_states, program._constructed,
 )  # fmt: skip
 CONSTRUCTION_HEAD = '''"""Finds a program's mixer class and constructs it."""
 
 import ast
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from types import ModuleType
 
 from torch import nn

@@ -43,6 +43,7 @@ def load_model_arrays(model: nn.Module, arrays: Mapping[str, Array], parameters_
     """Load arrays of `model_arrays`. Raises ValueError for a tensor that is missing or has another shape."""
     for name, tensor in (dict(model.named_parameters()) if parameters_only else _named_tensors(model)).items():
         array = arrays.get(_MODEL + name)
+        tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
         if array is None or tuple(array.shape) != tuple(tensor.shape):
             advice = "create all parameters and buffers in __init__, with fixed sizes"
             raise ValueError(f"The saved state has no tensor {name} of shape {tuple(tensor.shape)}: {advice}.")
@@ -66,12 +67,16 @@ def load_all_arrays(model: nn.Module, optimiser: torch.optim.Optimizer, arrays: 
     """Load arrays of `all_arrays`."""
     load_model_arrays(model, arrays)
     names = {parameter: name for name, parameter in model.named_parameters()}
+    complex_names = {name for parameter, name in names.items() if parameter.is_complex()}
     order = [names[parameter] for group in optimiser.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, array in arrays.items():
         if name.startswith(_OPTIMISER):
             parameter, key = name.removeprefix(_OPTIMISER).rsplit("/", 1)
-            moments.setdefault(order.index(parameter), {})[key] = from_array(array)
+            value = from_array(array)
+            moments.setdefault(order.index(parameter), {})[key] = (
+                torch.view_as_complex(value) if parameter in complex_names and value.ndim else value
+            )
     optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
     load_random_arrays(arrays)
 
@@ -85,8 +90,9 @@ def load_random_arrays(arrays: Mapping[str, Array]) -> None:
 
 
 def to_array(tensor: Tensor) -> Array:
-    """A tensor as a numpy array; bfloat16, which numpy lacks, becomes float32."""
+    """A tensor as a numpy array; bfloat16 becomes float32, and complex numbers a last axis of two real ones."""
     plain = tensor.detach().cpu().contiguous()
+    plain = torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain
     array: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     return array
 

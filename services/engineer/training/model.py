@@ -126,6 +126,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """[batch, length, width] → the same shape, and the mixer's auxiliary loss if it returns one."""
         mixed, auxiliary = split_output(self.mixer(self.mixer_norm(x)))
+        mixed = mixed.to(x.dtype) if mixed.dtype == torch.float64 else mixed  # of programs that compute in it
         if self.parallel:
             return x + mixed + self.feed_forward(self.feed_forward_norm(x)), auxiliary
         x = x + mixed
@@ -174,15 +175,15 @@ def split_output(output: object) -> tuple[Tensor, Tensor | None]:
     """The output of a mixer, and its auxiliary loss if the second output is a single number."""
     if isinstance(output, Tensor):
         return output, None
-    if not isinstance(output, tuple) or not output or not isinstance(output[0], Tensor):
+    if not isinstance(output, tuple | list) or not output or not isinstance(output[0], Tensor):
         raise TypeError("The mixer's forward must return a tensor or a tuple that begins with one.")
     second = output[1] if len(output) > 1 else None
     return output[0], second if isinstance(second, Tensor) and second.numel() == 1 else None
 
 
 def parameter_count(model: nn.Module) -> int:
-    """All parameters of a model, tied ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """All parameters of a model, tied ones once, complex ones as two numbers."""
+    return sum(parameter.numel() * (2 if parameter.is_complex() else 1) for parameter in model.parameters())
 
 
 def autocast(device: str, precision: str) -> torch.autocast:

@@ -128,11 +128,15 @@ class Trainer:
 
 
 def adamw(model: LanguageModel, plan: Plan) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only, not on vectors and scalars (norms, biases, gates)."""
+    """AdamW with weight decay on matrices only, not on vectors and scalars (norms, biases, gates).
+
+    A complex parameter counts as a real one with a last axis of two, as everywhere it is stored.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": plan.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim + p.is_complex() >= 2], "weight_decay": plan.weight_decay},
+        {"params": [p for p in parameters if p.ndim + p.is_complex() < 2], "weight_decay": 0.0},
     ]
+    fused = not any(parameter.is_complex() for parameter in parameters)
     betas = (plan.beta1, plan.beta2)
-    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=betas, eps=plan.epsilon, fused=True)
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=betas, eps=plan.epsilon, fused=fused)

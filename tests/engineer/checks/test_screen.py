@@ -31,6 +31,32 @@ def test_ordinary_chains_and_marks_pass() -> None:
     assert not screen("\ufeffimport torch\n\n\ndef f(x):\n    return x" + ".view(-1).float()" * 20).violated
 
 
+def test_a_demonstration_that_never_runs_is_not_screened() -> None:
+    """Many programs end with one; a program is never the main module."""
+    demonstration = "if __name__ == '__main__':\n    import os\n    open('x')\n"
+
+    assert not screen(demonstration).violated
+    assert "import of os" in screen(demonstration + "else:\n    import os\n").message
+    assert screen("__name__ = '__main__'\n" + demonstration).violated
+    assert screen("if __name__ != '__main__':\n    import os\n").violated
+
+
+def test_decorators_of_scripts_pass_and_the_rest_of_their_module_does_not() -> None:
+    """They are replaced when a program is loaded; torch.jit.load reads files."""
+    assert not screen("import torch\n\n\n@torch.jit.script\ndef f(x):\n    return x\n").violated
+    for text in ("torch.jit.load('x')", "torch.jit", "torch.jit.trace(f, x)"):
+        assert screen(f"import torch\n\n{text}\n").violated
+
+
+def test_a_refused_module_comes_with_what_to_use_instead() -> None:
+    """Who reads only the sentence must be able to mend the program."""
+    assert "such as torch.linspace" in screen("import numpy as np\n").message
+    assert "@torch.jit.script" in screen("from torch.jit import script\n").message
+    assert "rename a variable" in screen("vars = 1\n").message
+    assert not screen("import logging\n\nlogger = logging.getLogger(__name__)\n").violated
+    assert screen("import logging.handlers\n").violated
+
+
 def test_a_verdict_is_printable_and_bounded() -> None:
     """Thirty megabytes of evidence were stored once, and escapes could rewrite FAIL to ok on a terminal."""
     evidence: dict[str, JSON] = {"text": "\x1b[2J\r" + "x" * (1 << 20), "list": ["y" * 1000] * 1000, "kept": 1.5}

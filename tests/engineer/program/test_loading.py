@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from services.engineer.program import BadConstructor, MixerSizes, NoMixer, execute, find_mixer, load_mixer
+from services.engineer.program import BadConstructor, MixerSizes, NoMixer, execute, explain, find_mixer, load_mixer
 
 pytestmark = pytest.mark.usefixtures("prepared_child")
 SIZES = MixerSizes(width=16, heads=2, layer=3)
@@ -105,6 +105,73 @@ def test_an_argument_that_nobody_knows_is_named() -> None:
 def test_an_unknown_argument_with_a_default_keeps_it() -> None:
     """Programs have options of their own."""
     assert given("hidden_size, banana=7") == {"hidden_size": 16, "banana": 7}
+
+
+def test_names_that_may_mean_another_size_are_given_only_where_they_are_required() -> None:
+    """A default of its own says what a program means by hidden_dim."""
+    assert given("hidden_dim, heads, dim_head") == {"hidden_dim": 16, "heads": 2, "dim_head": 8}
+    assert given("dim, hidden_dim=64") == {"dim": 16, "hidden_dim": 64}
+
+
+def test_a_whole_number_stays_one() -> None:
+    """nn.Linear takes no float, and fla's expand_v is one."""
+    expansion = given("hidden_size, expand_v=2")["expand_v"]
+
+    assert (expansion, type(expansion)) == (1, int)
+
+
+def test_a_program_with_other_options_keeps_its_own_defaults() -> None:
+    """Its `mode` may have other values than fla's."""
+    body = "assert mode in ('parallel', 'recurrent'); self.given = (hidden_size, mode, conv_size)"
+    mixer = load_mixer(HEAD + kind("Mixer", "hidden_size, mode='parallel', conv_size=3", body), SIZES)
+
+    assert vars(mixer)["given"] == (16, "parallel", 3)
+    with pytest.raises(AssertionError, match="never"):
+        load_mixer(HEAD + kind("Mixer", "hidden_size, mode='parallel'", "raise AssertionError('never')"), SIZES)
+
+
+@pytest.mark.parametrize("late", ["", "from __future__ import annotations\n"])
+def test_a_configuration_object_is_built_like_a_mixer(late: str) -> None:
+    """Its class is a dataclass of the program; fields without a known name need a default."""
+    fields = "    dim: int\n    n_heads: int = 8\n    taps: int = 3\n"
+    head = f"{late}from dataclasses import dataclass\n{HEAD}@dataclass\nclass Sizes:\n{fields}\n"
+    mixer = load_mixer(head + kind("Mixer", "config: Sizes", "self.config = config"), SIZES)
+
+    assert vars(vars(mixer)["config"]) == {"dim": 16, "n_heads": 2, "taps": 3}
+    with pytest.raises(BadConstructor, match="annotate it with a dataclass"):
+        load_mixer(HEAD + kind("Mixer", "config"), SIZES)
+    with pytest.raises(BadConstructor, match=r"Sizes.__init__ requires 'vocabulary'"):
+        load_mixer(
+            head.replace("dim: int", "vocabulary: int") + kind("Mixer", "config: Sizes", "self.config = config"), SIZES
+        )
+
+
+def test_scripted_functions_run_in_plain_python() -> None:
+    """A check counts their operations, and changes their precision."""
+    body = "self.values = [twice(2), thrice(2)]"
+    scripted = (
+        "@torch.jit.script\ndef twice(x):\n    return f'{x}{x}'\n\n\nthrice = torch.jit.script(lambda x: 3 * x)\n"
+    )
+
+    assert vars(load_mixer(HEAD + scripted + kind("Mixer", body=body), SIZES))["values"] == ["22", 6]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("assert hidden_states.shape[1] % 16 == 0", "AssertionError, raised in line 9: assert hidden_states.shape[1]"),
+        ("nn.Embedding(9, 4)(hidden_states)", "name the mixer's class DeltaNet"),
+        ("torch.autograd.grad(hidden_states.sum(), hidden_states)", "torch.enable_grad()"),
+        ("self.forward()", "give its other parameters defaults"),
+    ],
+)
+def test_an_error_without_a_cause_gets_one(body: str, message: str) -> None:
+    """Its author sees nothing but the sentence."""
+    program = kind("Mixer").replace("        return hidden_states\n", f"        {body}\n")
+    with pytest.raises((AssertionError, RuntimeError, TypeError)) as raised:
+        load_mixer(HEAD + program, SIZES)(torch.randn(1, 3, 16))
+
+    assert message in explain(raised.value)
 
 
 def test_the_layers_of_a_model_share_one_module() -> None:

@@ -34,6 +34,10 @@ WITH_AUXILIARY_LOSS = mixer(second="x.float().pow(2).mean()")
 LOOKS_AHEAD_WHEN_SCORED = mixer(
     "x = x if self.training else x + 3 * F.pad(hidden_states[:, 1:], (0, 0, 0, 1)) * (length > 60)"
 )
+COMPLEX_PARAMETERS = CONVOLUTION.replace(
+    "super().__init__()",
+    "super().__init__()\n        self.turn = nn.Parameter(torch.ones(hidden_size, dtype=torch.cfloat))",
+).replace("pass\n", "x = (x * self.turn.pow(2)).real\n")
 RAISES = mixer("x = x + torch.zeros(3, 5)")
 NOT_A_NUMBER = mixer("x = x * float('nan')")
 

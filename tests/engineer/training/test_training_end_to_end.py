@@ -46,9 +46,12 @@ async def test_the_same_seed_gives_the_same_loss_and_another_seed_another(small:
     assert first != other
 
 
-async def test_a_drained_training_resumes_bit_for_bit(small: Scale, corpus: Corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", [programs.CONVOLUTION, programs.COMPLEX_PARAMETERS], ids=["real", "complex"])
+async def test_a_drained_training_resumes_bit_for_bit(
+    program: str, small: Scale, corpus: Corpus, tmp_path: Path
+) -> None:
     """A redeployment must not change a result."""
-    whole = await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox())
+    whole = await train(program, 0, small, corpus, InlineSandbox())
     stop, path = asyncio.Event(), tmp_path / "c.safetensors"
 
     def drain_at_once(metrics: Metrics) -> None:
@@ -56,7 +59,7 @@ async def test_a_drained_training_resumes_bit_for_bit(small: Scale, corpus: Corp
 
     with pytest.raises(Drained) as drained:
         await train(
-            programs.CONVOLUTION,
+            program,
             0,
             small,
             corpus,
@@ -65,7 +68,7 @@ async def test_a_drained_training_resumes_bit_for_bit(small: Scale, corpus: Corp
             stop=stop,
             checkpoint=path,
         )
-    resumed = await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox(), checkpoint=path)
+    resumed = await train(program, 0, small, corpus, InlineSandbox(), checkpoint=path)
 
     assert drained.value.step == 4
     assert resumed.curve == whole.curve

@@ -54,6 +54,7 @@ def load(device: str = "cpu") -> LanguageModel:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, tensor in tensors.items():
+            tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
             tensor.copy_(state[name].to(tensor.dtype))
     return model.to(device).eval()
 
