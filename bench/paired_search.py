@@ -32,7 +32,8 @@ import numpy as np
 from services.domain import pool, zoo
 from services.domain.statistics import paired_test, power
 from services.llm.port import OFFLINE
-from services.researcher.offline.search import Observation, Seed, propose_by_surrogate, propose_random
+from services.mixers.surrogate import Observation
+from services.researcher.offline.search import Seed, propose_by_surrogate, propose_random
 
 Train = Callable[[str], float | None]
 """From a program to its held-out loss; None where it failed."""

@@ -1,14 +1,21 @@
-"""A Gaussian process of scores over descriptions; its kernel decreases with the number of different fields."""
+"""Models that predict scores from earlier candidates.
+
+`Surrogate` is a Gaussian process over descriptions whose kernel decreases with the number of different fields; `Bandit`
+has a posterior of each move's gain and samples from it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.mixers.description import Mixer
+from services.mixers.moves import LIBRARY, Move
 
 LENGTH = 2.5
 """The number of different fields at which the correlation is 1/e."""
@@ -67,3 +74,77 @@ def _kernel(ours: Sequence[dict[str, object]], theirs: Sequence[dict[str, object
     different = (rows[:, None, :] != columns[None, :, :]).sum(axis=2)
     kernel: NDArray[np.float64] = np.exp(-different / LENGTH)
     return kernel
+
+
+# In units of the root mean square of observed gains, since fitness has no fixed scale.
+PRIOR_SPREAD = 0.25  # standard deviation of the prior of a move's gain, with mean 0
+NOISE_SPREAD = 0.25  # standard deviation of a measured gain
+REJECTION_GAIN = -0.25  # the gain of a rejected child: minus one noise spread
+HINT_BONUS = 0.15  # added to a draw for a move that cognition suggests
+
+
+@dataclass(frozen=True)
+class Observation:
+    """An earlier candidate: its moves and its gain.
+
+    `gain` is its fitness minus its parent's; None for a rejected candidate.
+    """
+
+    moves: tuple[str, ...]
+    gain: float | None
+    structure: str = ""  # `Mixer.structure()` of the candidate; empty where unknown
+
+    def __post_init__(self) -> None:
+        if self.gain is not None and not math.isfinite(self.gain):
+            raise ValueError(f"gain of an observation must be finite, not {self.gain}; use None for a rejection")
+
+
+@dataclass(frozen=True)
+class Belief:
+    """A normal posterior of a move's gain in fitness, from a number of observations."""
+
+    mean: float
+    spread: float
+    observations: int
+
+
+@dataclass(frozen=True)
+class Bandit:
+    """Thompson sampling over moves. A child's gain is shared equally among its moves."""
+
+    beliefs: Mapping[str, Belief]
+    hinted: frozenset[str] = field(default_factory=frozenset)
+    unit: float = 1.0  # root mean square of observed gains
+
+    @classmethod
+    def learned(cls, history: Iterable[Observation], hinted: Collection[str] = ()) -> Bandit:
+        """The posterior after all observations, in any order."""
+        observations = list(history)
+        gains = [observation.gain for observation in observations if observation.gain]
+        unit = math.sqrt(math.fsum(gain**2 for gain in gains) / len(gains)) if gains else 1.0
+        shares: dict[str, list[float]] = {}
+        for observation in observations:
+            gain = REJECTION_GAIN * unit if observation.gain is None else observation.gain
+            for name in observation.moves:
+                shares.setdefault(name, []).append(gain / len(observation.moves))
+        return cls({name: _belief(share, unit) for name, share in shares.items()}, frozenset(hinted), unit)
+
+    def belief(self, move: str) -> Belief:
+        """The belief about a move; the prior if it was never observed."""
+        return self.beliefs.get(move, Belief(0.0, PRIOR_SPREAD * self.unit, 0))
+
+    def ranking(self, rng: random.Random) -> Sequence[Move]:
+        """All moves, best draw first."""
+        draws = [(self._draw(move.name, rng), move) for move in LIBRARY]
+        return [move for _, move in sorted(draws, key=lambda pair: pair[0], reverse=True)]
+
+    def _draw(self, move: str, rng: random.Random) -> float:
+        belief = self.belief(move)
+        return rng.gauss(belief.mean, belief.spread) + (HINT_BONUS * self.unit if move in self.hinted else 0.0)
+
+
+def _belief(gains: Sequence[float], unit: float) -> Belief:
+    """The posterior for a normal prior and normal noise with known spreads."""
+    precision = PRIOR_SPREAD**-2 + len(gains) * NOISE_SPREAD**-2
+    mean = math.fsum(gains) * NOISE_SPREAD**-2 / precision
+    return Belief(mean, precision**-0.5 * unit, len(gains))

@@ -1,7 +1,4 @@
-"""The port of proposing: from what a seat may see to a draft, again with what was refused.
-
-What a seat may see comes from other services: literature, and the nearest of what exists.
-"""
+"""The port of proposers, which make a draft from a seat's context and earlier refusals, and the calls that build it."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ from services.llm.embedder import Vector
 
 @dataclass(frozen=True)
 class Context:
-    """What one seat proposes from, as the archive stood when it was asked."""
+    """The input of one proposal, read from the archive when the seat is handled."""
 
     record: pb.Candidate
     parent: pb.Candidate
@@ -36,15 +33,15 @@ class Context:
     history: tuple[archive_pb2.MoveOutcome, ...]
     entries: tuple[cognition_pb2.CognitionEntry, ...]
     settings: events_pb2.RunSettings
-    best: tuple[pb.Candidate, ...] = ()  # the best by loss, the parent left out
-    board: tuple[pb.Candidate, ...] = ()  # what was measured so far
-    lessons: tuple[archive_pb2.WeighedLesson, ...] = ()  # of the run's analyses, surest first
+    best: tuple[pb.Candidate, ...] = ()  # by loss, without the parent
+    board: tuple[pb.Candidate, ...] = ()  # the candidates measured so far
+    lessons: tuple[archive_pb2.WeighedLesson, ...] = ()  # of the run's analyses, most certain first
     scale: checker_pb2.ScaleDescription | None = None
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A proposal before it is known to be new and sound."""
+    """A proposal before the tests of novelty and soundness."""
 
     name: str
     motivation: str
@@ -56,13 +53,13 @@ class Draft:
     memory: str = ""  # "fixed-state", "window" or "growing"; empty if unspecified
     mind: str = ""
     prompt_version: str = ""
-    parent: str = ""  # what was modified, where that is not the parent that was drawn
+    parent: str = ""  # the modified candidate, if it is not the drawn parent
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a draft was not taken: it repeats something, the check found a fault (`sentence` holds the numbers), or it is
-    sound and waits for others, of which the best is kept."""
+    """Why a draft is not proposed: it repeats a candidate, it fails the check (`sentence` has the numbers), or it is
+    sound and one of several drafts, of which the best is proposed ("drawn")."""
 
     kind: Literal["repeat", "check", "drawn"]
     draft: Draft
@@ -72,30 +69,30 @@ class Refusal:
 
 
 class Proposer(Protocol):
-    """Thinks up candidates."""
+    """Proposes candidates."""
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
-        """The next draft, knowing what was refused. Raises Rejected when it has nothing more to offer."""
+        """The next draft, given the earlier refusals. Raises Rejected if there is no further one."""
         ...
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
-        """Which idea the draft repeats, as a sentence; empty if it is new or the question cannot be decided."""
+        """A sentence that names the repeated idea; empty if the draft is new or this cannot be decided."""
         ...
 
     async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
-        """The original's program without the component that the record's request names, knowing what was refused.
+        """The original's program without the component that the record's request names, given the earlier refusals.
 
-        Raises Rejected where it cannot be left out.
+        Raises Rejected if the component cannot be removed.
         """
         ...
 
 
 NEIGHBOURS = 5
 ENTRIES = 3
-BOARD = 100  # the best, and as many of the newest
-MEASURED = 200  # for the offline mind
+BOARD = 100  # best candidates, and as many of the newest
+MEASURED = 200  # candidates for the surrogate of the offline mind
 LESSONS = 12
-BEST = 2  # of them with their programs
+BEST = 2  # candidates that are shown with their programs
 
 
 async def entries_for(
@@ -104,15 +101,15 @@ async def entries_for(
     settings: events_pb2.RunSettings,
     embed: Callable[[str], Awaitable[Vector | None]],
 ) -> tuple[cognition_pb2.CognitionEntry, ...]:
-    """What the literature says about the parent's weaknesses, searched by its analysis; none if that is switched off.
+    """Literature about the parent's weaknesses, found by its analysis; none if the run does without cognition.
 
-    `embed` gives the query's vector where an endpoint embeds; else the service compares the text itself.
-    Raises AioRpcError if no service answers.
+    `embed` returns the query's vector, or None if no endpoint embeds; then the service searches by the text.
+    Raises AioRpcError if the service is unreachable.
     """
     if settings.ablations.without_cognition:
         return ()
-    told = " ".join((parent.analysis.results, parent.analysis.synthesis, parent.proposal.motivation)).strip()
-    request = cognition_pb2.SearchRequest(query=told or parent.proposal.name, count=ENTRIES)
+    query = " ".join((parent.analysis.results, parent.analysis.synthesis, parent.proposal.motivation)).strip()
+    request = cognition_pb2.SearchRequest(query=query or parent.proposal.name, count=ENTRIES)
     if vector := await embed(request.query):
         request.embedding.extend(vector.values)
         request.embedder = vector.embedder
@@ -120,7 +117,7 @@ async def entries_for(
 
 
 async def with_measured(context: Context, archive: archive_pb2_grpc.ArchiveAsyncStub) -> Context:
-    """The context with the run's best by loss, without programs: what the offline mind's model learns from."""
+    """The context with the run's best candidates by loss, without programs, as data for the surrogate."""
     run, stage = context.record.run, context.record.stage
     request = archive_pb2.ListCandidatesRequest(run=run, sort="loss", stage=stage, page_size=MEASURED, slim=True)
     return replace(context, board=tuple((await archive.ListCandidates(request, timeout=30)).candidates))
@@ -129,39 +126,39 @@ async def with_measured(context: Context, archive: archive_pb2_grpc.ArchiveAsync
 async def with_board(
     context: Context, archive: archive_pb2_grpc.ArchiveAsyncStub, checker: checker_pb2_grpc.CheckerAsyncStub | None
 ) -> Context:
-    """The context with what a language model is shown besides: the run's best, all that was tried, lessons, scale.
+    """The context with what only prompts contain: the run's best and newest candidates, lessons and the scale.
 
-    Without a checker that can describe the scale now it is left out: a proposal does not depend on it.
+    The scale is omitted if no checker is available to describe it.
     """
     settings, record = context.settings, context.record
-    found: dict[str, pb.Candidate] = {}
+    by_id: dict[str, pb.Candidate] = {}
     for sort in ("loss", "number"):  # the best, then the newest
         request = archive_pb2.ListCandidatesRequest(run=record.run, sort=sort, stage=record.stage, page_size=BOARD)
-        found |= {
+        by_id |= {
             candidate.id: candidate for candidate in (await archive.ListCandidates(request, timeout=30)).candidates
         }
-    board = tuple(found.values())
+    board = tuple(by_id.values())
     measured = [
         candidate
         for candidate in board
         if candidate.training.HasField("loss")
         and candidate.id != context.parent.id
-        and not candidate.HasField("rejection")  # a loss that a fault explains is no example
+        and not candidate.HasField("rejection")  # its loss may be the result of a fault
     ]
     scale = None
     if checker is not None:
-        asked = checker_pb2.ScaleRequest(stage=record.stage, scale_overrides=settings.scale_overrides)
+        scale_request = checker_pb2.ScaleRequest(stage=record.stage, scale_overrides=settings.scale_overrides)
         with contextlib.suppress(grpc.aio.AioRpcError):
-            scale = await checker.Describe(asked, timeout=120)
+            scale = await checker.Describe(scale_request, timeout=120)
     better = [record for record in measured if record.training.loss < context.parent.training.loss]
-    learnt = await archive.GetLessons(archive_pb2.LessonsRequest(run=record.run, most=LESSONS), timeout=60)
-    return replace(context, board=board, best=tuple(better[:BEST]), lessons=tuple(learnt.lessons), scale=scale)
+    lessons = await archive.GetLessons(archive_pb2.LessonsRequest(run=record.run, most=LESSONS), timeout=60)
+    return replace(context, board=board, best=tuple(better[:BEST]), lessons=tuple(lessons.lessons), scale=scale)
 
 
 async def neighbours(
     stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, program: str, vector: Vector
 ) -> archive_pb2.NeighboursReply:
-    """The candidates of the record's run, itself left out, with the nearest motivations and the programs most alike."""
+    """The other candidates of the run with the nearest motivations and the most similar programs."""
     request = archive_pb2.NeighboursRequest(
         run=record.run,
         program=program,
@@ -171,23 +168,3 @@ async def neighbours(
         **{"except": record.id},
     )
     return await stub.GetNeighbours(request, timeout=30)
-
-
-async def nearest_programs(
-    stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, program: str
-) -> list[archive_pb2.NearCandidate]:
-    """The candidates of the record's run, itself left out, whose programs are built most like this one."""
-    request = archive_pb2.NearestProgramsRequest(
-        run=record.run, program=program, count=NEIGHBOURS, **{"except": record.id}
-    )
-    return list((await stub.NearestPrograms(request, timeout=30)).near)
-
-
-async def nearest_motivations(
-    stub: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, vector: Vector
-) -> list[archive_pb2.NearCandidate]:
-    """The candidates of the record's run, itself left out, whose motivations lie nearest."""
-    request = archive_pb2.NearestMotivationsRequest(
-        run=record.run, embedding=vector.values, embedder=vector.embedder, count=NEIGHBOURS, **{"except": record.id}
-    )
-    return list((await stub.NearestMotivations(request, timeout=30)).near)

@@ -1,4 +1,4 @@
-"""What the researcher does with a seat: seeds → context → draft → is it new? → is it sound? → candidate.proposed."""
+"""Handles a seat: seeds → context → draft → novelty → check → candidate.proposed."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ SERVICE = "researcher"
 MAX_REPEATS = 10
 MAX_REWRITES = 10
 CHECK_SECONDS = 120.0
-MAX_DRAFTED = 256  # programs that are remembered until the archive surely holds them
+MAX_DRAFTED = 256  # drafts of other seats that are remembered, as the archive may not have them yet
 PROGRAM_BYTES = 96 * 1024  # an event must stay below 256 KiB
 
-Choose = Callable[[str, Job], Awaitable[Proposer]]  # from a run's mind to who proposes for it
+ChooseProposer = Callable[[str, Job], Awaitable[Proposer]]  # by the name of a run's mind
 
 
 @dataclass(frozen=True)
 class _SoundDraft:
-    """A draft that is new and sound."""
+    """A draft that is new and passed the check."""
 
     draft: Draft
     report: pb.CheckReport
@@ -55,8 +55,8 @@ class _SoundDraft:
     structure: str  # the digest of its program
     neighbours: Sequence[pb.Neighbour] = ()
 
-    def likeness(self) -> float:
-        """Of its nearest earlier program, 0 to 1: of several drafts, the one that is least alike is kept."""
+    def similarity(self) -> float:
+        """To the most similar earlier program, 0 to 1. Of several drafts, the least similar one is proposed."""
         return max((neighbour.similarity for neighbour in self.neighbours if neighbour.of == "program"), default=0.0)
 
 
@@ -70,7 +70,7 @@ class Researcher:
         cognition: cognition_pb2_grpc.CognitionAsyncStub,
         spaces: MotivationEmbedder,
         embed: Embed,
-        proposer: Choose,
+        proposer: ChooseProposer,
     ) -> None:
         self._archive = archive
         self._runs = Runs(archive)
@@ -79,16 +79,16 @@ class Researcher:
         self._spaces = spaces
         self._embed = embed
         self._proposer = proposer
-        self._drafted: dict[tuple[str, str], str] = {}  # candidates by run and structure of their program, oldest first
+        self._drafted: dict[tuple[str, str], str] = {}  # candidate by run and program structure, oldest first
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
-        """The event `candidate.proposed`. A seat for which nothing new and sound was found is Rejected."""
+        """The event `candidate.proposed`. Raises Rejected if no new and sound program is found."""
         record = await record_for(self._archive, job)
         if record is None:
             return []
         settings = await self._runs.settings(record.run)
         if record.HasField("proposal"):
-            proposal = await self._given(record, settings, job)
+            proposal = await self._manual(record, settings, job)
         elif record.request.baseline:
             proposal = await self._baseline(record, settings, job)
         elif record.request.ablation_of:
@@ -100,7 +100,7 @@ class Researcher:
         return [event]
 
     async def context(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> Context:
-        """What this seat may see. Rejected where no baseline was measured: seats are given out after all of them."""
+        """What this seat may use. Raises Rejected if no baseline was measured: seats follow all baselines."""
         request = archive_pb2.DrawSeedsRequest(run=record.run, candidate=record.id)
         drawn = await self._archive.DrawSeeds(request, timeout=30)
         if not drawn.HasField("parent"):
@@ -122,34 +122,34 @@ class Researcher:
         return await with_measured(context, self._archive) if surrogate else context
 
     async def _baseline(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
-        """A program of the zoo, checked like any other. The upper reference may cost what it costs."""
+        """A program of the zoo, checked like any other; the upper reference is exempt from the limit on cost."""
         try:
-            known = baseline(record.request.baseline)
+            entry = baseline(record.request.baseline)
         except ValueError as error:
             raise Rejected("propose", str(error)) from None
-        draft = Draft(known.title, f"{known.description} ({known.source})", known.program, known.components, mind="zoo")
-        report = await self._check(draft, record, settings, exempt_from_cost=known.role == "reference")
+        draft = Draft(entry.title, f"{entry.description} ({entry.source})", entry.program, entry.components, mind="zoo")
+        report = await self._check(draft, record, settings, exempt_from_cost=entry.role == "reference")
         if not report.passed:
             raise Rejected("check", failure_of(report), {"verdicts": [verdict.message for verdict in failed(report)]})
         vector = await self._spaces.motivation(draft.motivation, await self._space(record), settings.mind, job)
         return _message(_SoundDraft(draft, report, vector, fingerprint(draft.program).digest), [])
 
-    async def _given(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
-        """A program that was given by hand, as baselines and seeds may be: it is checked and left as it is."""
-        given = record.proposal
-        report = await self._check(Draft(given.name, given.motivation, given.program), record, settings)
+    async def _manual(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
+        """A program that a user supplied, as a baseline or seed; it is checked and not modified."""
+        proposal = record.proposal
+        report = await self._check(Draft(proposal.name, proposal.motivation, proposal.program), record, settings)
         if not report.passed:
             raise Rejected("check", failure_of(report), {"verdicts": [verdict.message for verdict in failed(report)]})
-        given.check.CopyFrom(report)
-        given.structure = fingerprint(given.program).digest
-        if given.motivation:
-            vector = await self._spaces.motivation(given.motivation, await self._space(record), settings.mind, job)
-            given.embedder = vector.embedder
-            given.motivation_embedding[:] = vector.values
-        return given
+        proposal.check.CopyFrom(report)
+        proposal.structure = fingerprint(proposal.program).digest
+        if proposal.motivation:
+            vector = await self._spaces.motivation(proposal.motivation, await self._space(record), settings.mind, job)
+            proposal.embedder = vector.embedder
+            proposal.motivation_embedding[:] = vector.values
+        return proposal
 
     async def _ablation(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
-        """Another candidate without one component. Novelty is not asked for: it may well be what was there before."""
+        """Another candidate without one component. It need not be new: it may equal the candidate's parent."""
         request = archive_pb2.GetCandidateRequest(run=record.run, candidate=record.request.ablation_of)
         original = await self._archive.GetCandidate(request, timeout=30)
         proposer = await self._proposer("offline" if describes(original) else settings.mind, job)
@@ -160,16 +160,16 @@ class Researcher:
             if report.passed:
                 break
             refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
-            _must_not_be_used_up(refusals)
+            _require_tries_left(refusals)
         vector = await self._spaces.motivation(draft.motivation, original.proposal.embedder, settings.mind, job)
         proposal = _message(_SoundDraft(draft, report, vector, fingerprint(draft.program).digest), [])
         proposal.parent = original.id
         return proposal
 
     async def _proposal(self, context: Context, job: Job) -> pb.Proposal:
-        """Draft until one is new and sound; where the run asks for the best of several, until there are so many.
+        """Draft until as many drafts are new and sound as the run's `best_of`, and propose the best.
 
-        Raises Rejected with the history when the tries are used up and nothing was found.
+        Raises Rejected with the refusals if there is none after the maximum number of tries.
         """
         proposer, refusals = await self._proposer(context.settings.mind, job), list[Refusal]()
         sound_drafts = list[_SoundDraft]()
@@ -180,22 +180,22 @@ class Researcher:
             if not sound_drafts:
                 raise
         finally:
-            self._release(context.record, min(sound_drafts, key=_SoundDraft.likeness, default=None))
-        best = min(sound_drafts, key=_SoundDraft.likeness)
+            self._release(context.record, min(sound_drafts, key=_SoundDraft.similarity, default=None))
+        best = min(sound_drafts, key=_SoundDraft.similarity)
         return _message(best, [refusal for refusal in refusals if refusal.kind != "drawn"], context)
 
     async def _try(
         self, proposer: Proposer, context: Context, refusals: list[Refusal], sound_drafts: list[_SoundDraft], job: Job
     ) -> None:
-        """One draft, which ends among the refusals or is found. Raises Rejected when the tries are used up."""
+        """Make one draft, and add it to the refusals or the sound drafts. Raises Rejected after the last try."""
         draft = await proposer.propose(context, refusals)
         space = context.parent.proposal.embedder
         vector = await self._spaces.motivation(draft.motivation, space, context.settings.mind, job)
         near = await neighbours(self._archive, context.record, draft.program, vector)
         nearest = {candidate.id: candidate for candidate in _candidates((*near.motivations, *near.programs[:1]))}
-        repeat = _repeated(near) or await proposer.repeats(context, draft, list(nearest.values()))
-        repeated = _named(repeat, _candidates((*near.programs, *near.motivations)))
-        if repeat := repeat or self._drafted_beside(context.record, near.structure):
+        repeat = _duplicate(near) or await proposer.repeats(context, draft, list(nearest.values()))
+        repeated = _repeated_candidate(repeat, _candidates((*near.programs, *near.motivations)))
+        if repeat := repeat or self._concurrent_duplicate(context.record, near.structure):
             refusals.append(Refusal("repeat", draft, repeat, repeats=repeated))
         else:
             report = await self._check(draft, context.record, context.settings)
@@ -204,12 +204,12 @@ class Researcher:
                 refusals.append(Refusal("drawn", draft, "drawn already for this seat, which takes the best of several"))
             else:
                 refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
-        _must_not_be_used_up(refusals)
+        _require_tries_left(refusals)
 
-    def _drafted_beside(self, record: pb.Candidate, structure: str) -> str:
-        """Which other seat has drafted this very program, in a sentence; else empty, and the program is this seat's.
+    def _concurrent_duplicate(self, record: pb.Candidate, structure: str) -> str:
+        """A sentence if another seat has drafted the same program; else empty, and the program is recorded.
 
-        Seats that are asked at the same moment may be answered alike, and the archive knows of a draft only later.
+        A model may give concurrent seats the same answer, and the archive receives a draft only later.
         """
         if not structure:
             return ""
@@ -218,11 +218,11 @@ class Researcher:
             del self._drafted[next(iter(self._drafted))]
         return "" if first == record.id else f"the program repeats what the seat of {first} has just drafted"
 
-    def _release(self, record: pb.Candidate, kept: _SoundDraft | None) -> None:
-        """Leave to other seats what this one has drafted and does not propose."""
+    def _release(self, record: pb.Candidate, proposed: _SoundDraft | None) -> None:
+        """Forget the drafts of this seat that are not proposed, so that other seats may propose them."""
         own = [key for key, first in self._drafted.items() if (key[0], first) == (record.run, record.id)]
         for run, structure in own:
-            if kept is None or structure != kept.structure:
+            if proposed is None or structure != proposed.structure:
                 del self._drafted[run, structure]
 
     async def _check(
@@ -239,9 +239,9 @@ class Researcher:
         return await self._checker.Check(request, timeout=CHECK_SECONDS)
 
     async def _space(self, record: pb.Candidate) -> str:
-        """The embedder of what the run measured first; empty where nothing is measured yet."""
-        known = await self._runs.baselines(record.run, record.stage)
-        return next((baseline.proposal.embedder for baseline in known if baseline.proposal.embedder), "")
+        """The embedder of the run's first measured baseline; empty if none is measured yet."""
+        baselines = await self._runs.baselines(record.run, record.stage)
+        return next((baseline.proposal.embedder for baseline in baselines if baseline.proposal.embedder), "")
 
 
 def _message(sound: _SoundDraft, refusals: Sequence[Refusal], context: Context | None = None) -> pb.Proposal:
@@ -272,19 +272,19 @@ def _message(sound: _SoundDraft, refusals: Sequence[Refusal], context: Context |
     )
 
 
-def _repeated(near: archive_pb2.NeighboursReply) -> str:
-    """What a program repeats to the letter, in a sentence; empty where it does not."""
+def _duplicate(near: archive_pb2.NeighboursReply) -> str:
+    """A sentence that names a candidate with the same program structure; empty if there is none."""
     same = next((program.candidate for program in near.programs if program.same_structure), None)
     return "" if same is None else f"the program repeats {same.proposal.name} ({same.id}) up to names and layout"
 
 
-def _named(sentence: str, known: Sequence[pb.Candidate]) -> tuple[pb.Candidate, ...]:
-    """The candidate of which a sentence says that a draft repeats it: by its id, else by name, else the nearest."""
+def _repeated_candidate(sentence: str, candidates: Sequence[pb.Candidate]) -> tuple[pb.Candidate, ...]:
+    """The candidate that a sentence names as repeated: by its id, else by name, else the nearest; none without one."""
     if not sentence:
         return ()
-    by_id = [candidate for candidate in known if candidate.id in sentence]
-    by_name = [candidate for candidate in known if candidate.proposal.name in sentence]
-    return tuple((by_id or by_name or known)[:1])
+    by_id = [candidate for candidate in candidates if candidate.id in sentence]
+    by_name = [candidate for candidate in candidates if candidate.proposal.name in sentence]
+    return tuple((by_id or by_name or candidates)[:1])
 
 
 def _candidates(near: Iterable[archive_pb2.NearCandidate]) -> list[pb.Candidate]:
@@ -292,7 +292,7 @@ def _candidates(near: Iterable[archive_pb2.NearCandidate]) -> list[pb.Candidate]
 
 
 def _neighbours(near: archive_pb2.NeighboursReply) -> list[pb.Neighbour]:
-    """As the proposal keeps them: motivations, then programs."""
+    """The neighbours as stored in a proposal: motivations, then programs."""
     kinds = (("motivation", near.motivations), ("program", near.programs))
     return [
         pb.Neighbour(candidate=neighbour.candidate.id, similarity=neighbour.similarity, of=kind)
@@ -302,16 +302,16 @@ def _neighbours(near: archive_pb2.NeighboursReply) -> list[pb.Neighbour]:
 
 
 def failed(report: pb.CheckReport) -> list[pb.ProbeVerdict]:
-    """The verdicts that are fatal."""
+    """The failed probes."""
     return [verdict for verdict in report.verdicts if verdict.outcome == "fail"]
 
 
 def failure_of(report: pb.CheckReport) -> str:
-    """The first fatal verdict in a sentence."""
+    """The first failed probe, as a sentence."""
     return next((f"the check fails: {first.probe}: {first.message}" for first in failed(report)), "the check fails")
 
 
-def _must_not_be_used_up(refusals: Sequence[Refusal]) -> None:
+def _require_tries_left(refusals: Sequence[Refusal]) -> None:
     repeats = sum(refusal.kind == "repeat" for refusal in refusals)
     failures = sum(refusal.kind == "check" for refusal in refusals)
     if repeats >= MAX_REPEATS or failures >= MAX_REWRITES:

@@ -1,4 +1,4 @@
-"""Proposals by a language model: one question for motivation and program together, and the question of novelty."""
+"""Proposals by a language model: requests for motivation and program together, and for a judgement of novelty."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ from services.researcher.prompt_text import (
     references_text,
     refusals_text,
     scale_text,
+    trained_program,
 )
 
 PACKAGE = "services.researcher"
@@ -34,7 +35,7 @@ MAX_EDIT_REPAIRS = 3
 MAX_COMPONENTS = 20
 MAX_EXPERIMENTS = 3
 TRIAL_STEPS, TRIAL_SEED, TRIAL_SECONDS = 30, 1, 600.0
-OFFER = """
+EXPERIMENTS_OFFER = """
 
 # Quick experiments
 
@@ -105,8 +106,8 @@ class NoveltyAnswer(_Answer):
     reason: str = Field(min_length=3, max_length=600)
 
 
-def applied(edits: list[EditAnswer], program: str) -> str:
-    """The program after all edits. Raises ValueError naming the edit whose text is not there exactly once."""
+def apply_edits(edits: list[EditAnswer], program: str) -> str:
+    """The program after all edits. Raises ValueError with the edit whose search text does not occur exactly once."""
     for place, edit in enumerate(edits, 1):
         count = program.count(edit.search)
         if count != 1:
@@ -123,7 +124,8 @@ def propose_request(
     ordinal: int = 0,
     experiments: int = 0,
 ) -> Request[ProposalAnswer]:
-    """The question of a proposal; one summary per reference, `problem` of the last edits, `experiments` still free."""
+    """The request for a proposal, with one summary per reference, the `problem` of the last edits and the number of
+    `experiments` that remain."""
     record, prompt = context.record, load_prompt(PACKAGE, "propose")
     messages = prompt.messages(
         parent_name=context.parent.proposal.name,
@@ -141,7 +143,9 @@ def propose_request(
         lessons=lessons_text(context.lessons),
         references=references_text(context.references, summaries),
         cognition=cognition_text(context.entries),
-        refusals=refusals_text(refusals) + problem + (OFFER.format(left=experiments) if experiments else ""),
+        refusals=refusals_text(refusals)
+        + problem
+        + (EXPERIMENTS_OFFER.format(left=experiments) if experiments else ""),
         focus=focus_text(record.request.number),
     )
     answer = TryingAnswer if experiments else ProposalAnswer
@@ -149,7 +153,7 @@ def propose_request(
 
 
 def _root(context: Context) -> pb.Candidate | None:
-    """The baseline that the run's limits refer to, as far as it is measured."""
+    """The baseline that the run's limits refer to, if it is in the context."""
     name = next(iter(context.settings.baselines), "")
     records = (context.parent, *context.board)
     return next((record for record in records if name and record.request.baseline == name), None)
@@ -158,7 +162,7 @@ def _root(context: Context) -> pb.Candidate | None:
 def ablate_request(
     original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal], problem: str = "", ordinal: int = 0
 ) -> Request[ProposalAnswer]:
-    """The question that takes the component of the record's request out of another candidate's program."""
+    """The request to remove the component of the record's request from another candidate's program."""
     prompt, component = load_prompt(PACKAGE, "ablate"), record.request.without_component
     messages = prompt.messages(
         name=original.proposal.name,
@@ -173,7 +177,7 @@ def ablate_request(
 def novelty_request(
     record: pb.Candidate, motivation: str, program: str, neighbours: Sequence[pb.Candidate]
 ) -> Request[NoveltyAnswer]:
-    """The request whether a proposal repeats one of its nearest neighbours, for the candidate `record`."""
+    """The request to judge whether a proposal repeats one of its nearest neighbours, on behalf of `record`."""
     prompt = load_prompt(PACKAGE, "novelty")
     messages = prompt.messages(
         motivation=motivation, difference=difference_text(program, neighbours), neighbours=neighbours_text(neighbours)
@@ -182,18 +186,18 @@ def novelty_request(
 
 
 def summary_request(record: pb.Candidate, reference: pb.Candidate) -> Request[SummaryAnswer]:
-    """The question that condenses a reference, put on behalf of `record`."""
+    """The request to summarise a reference, on behalf of `record`."""
     prompt = load_prompt(PACKAGE, "summarise")
     messages = prompt.messages(record=f"{reference.proposal.name}\n{record_text(reference)}")
     return Request(Role.SUMMARISE, record.run, record.id, messages, SummaryAnswer, prompt.version)
 
 
 class ModelProposer:
-    """Proposes for one seat through a mind.
+    """Proposes for one seat by calls of a language model.
 
-    With `summarise`, each reference is summarised by a question of its own as in the paper, once for all drafts of the
-    seat; otherwise its own analysis stands in, which costs no call. With a `checker`, the model may have as many quick
-    experiments made before each draft as the run's policy `experiments` says.
+    With `summarise`, each reference is summarised by a call of its own, as in the paper, once for all drafts of the
+    seat; otherwise its analysis is used. With a `checker`, the model may request as many quick experiments before each
+    draft as the run's policy `experiments` allows.
     """
 
     def __init__(
@@ -205,27 +209,27 @@ class ModelProposer:
         self._summaries: dict[str, str] = {}  # by reference
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
-        """As the port says. Raises what the mind raises; Rejected when edits never fit the parent's program."""
+        """See the port. Raises the errors of the mind, and Rejected if no edits fit the parent's program."""
         summaries: list[str] = []
         if self._summarise:
             summaries = await asyncio.gather(*(self._summary(context, reference) for reference in context.references))
 
-        free = min(MAX_EXPERIMENTS, context.settings.policies.experiments) if self._checker is not None else 0
+        allowed = min(MAX_EXPERIMENTS, context.settings.policies.experiments) if self._checker is not None else 0
         results: list[str] = []
         while True:
 
-            def question(problem: str, repair: int) -> Request[ProposalAnswer]:
+            def request(problem: str, repair: int) -> Request[ProposalAnswer]:
                 ordinal = repair + (MAX_EDIT_REPAIRS + 1) * len(results)
                 text = "".join(results) + problem
-                return propose_request(context, refusals, summaries, text, ordinal, free - len(results))
+                return propose_request(context, refusals, summaries, text, ordinal, allowed - len(results))
 
-            draft, experiment = await self._written(question, trained_program(context.parent))
-            if experiment == "none" or len(results) >= free:
+            draft, experiment = await self._answered(request, trained_program(context.parent))
+            if experiment == "none" or len(results) >= allowed:
                 return draft
             results.append(await self._experiment(context, draft, experiment, len(results) + 1))
 
     async def _experiment(self, context: Context, draft: Draft, kind: str, number: int) -> str:
-        """What came of one quick experiment, with the program that it was made with: the model remembers nothing."""
+        """The result of one quick experiment and its program, for the next request: calls have no memory."""
         assert self._checker is not None  # noqa: S101 - without one there are no experiments
         stage, overrides = context.record.stage, context.settings.scale_overrides
         if kind == "check":
@@ -250,24 +254,26 @@ class ModelProposer:
         return f"\n\n{title}\n\n{result}\n\n```python\n{draft.program}```"
 
     async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
-        """As the port says. Raises what the mind raises; Rejected when edits never fit the program."""
+        """See the port. Raises the errors of the mind, and Rejected if no edits fit the program."""
 
-        def question(problem: str, repair: int) -> Request[ProposalAnswer]:
+        def request(problem: str, repair: int) -> Request[ProposalAnswer]:
             return ablate_request(original, record, refusals, problem, repair)
 
-        return (await self._written(question, trained_program(original)))[0]
+        return (await self._answered(request, trained_program(original)))[0]
 
-    async def _written(self, question: Callable[[str, int], Request[ProposalAnswer]], base: str) -> tuple[Draft, str]:
-        """Ask until the answer is a program or edits that fit `base`; the question takes what was wrong with them.
+    async def _answered(
+        self, make_request: Callable[[str, int], Request[ProposalAnswer]], base: str
+    ) -> tuple[Draft, str]:
+        """Repeat the request until the answer is a program or edits that fit `base`; it receives the last problem.
 
         Returns the draft, and the experiment to make with it first, or "none".
         """
         problem = ""
         for repair in range(MAX_EDIT_REPAIRS + 1):
-            request = question(problem, repair)
+            request = make_request(problem, repair)
             answer = (await self._mind.ask(request)).answer
             try:
-                program = applied(answer.edits, base) if answer.edits else f"{answer.program}\n"
+                program = apply_edits(answer.edits, base) if answer.edits else f"{answer.program}\n"
             except ValueError as error:
                 problem = f"\nYour last edits did not fit: {error}. Give the whole program, or edits that do."
             else:
@@ -276,7 +282,7 @@ class ModelProposer:
         raise Rejected("propose", f"the edits never fitted the program:{problem}")
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
-        """Why the draft's motivation repeats a nearest neighbour's, as a sentence; empty if it does not."""
+        """See the port."""
         if not neighbours:
             return ""
         answer = (
@@ -286,8 +292,8 @@ class ModelProposer:
 
     async def _summary(self, context: Context, reference: pb.Candidate) -> str:
         if reference.id not in self._summaries:
-            answered = await self._mind.ask(summary_request(context.record, reference))
-            self._summaries[reference.id] = answered.answer.summary
+            response = await self._mind.ask(summary_request(context.record, reference))
+            self._summaries[reference.id] = response.answer.summary
         return self._summaries[reference.id]
 
     def _draft(self, answer: ProposalAnswer, program: str, version: str) -> Draft:
@@ -304,10 +310,5 @@ class ModelProposer:
 
 
 def component_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Distinct tags in the vocabulary's spelling, those that it does not hold included."""
+    """Distinct tags in the vocabulary's spelling, including unknown ones."""
     return tuple(tag for tag in dict.fromkeys(VOCABULARY.tag(text) for text in tags) if tag)
-
-
-def trained_program(record: pb.Candidate) -> str:
-    """The program behind a candidate's numbers."""
-    return record.training.program or record.proposal.program

@@ -1,4 +1,4 @@
-"""Records, measurements and refusals as prompt text; values that were not measured are left out."""
+"""Records, measurements and refusals as prompt text; unmeasured values are omitted."""
 
 import ast
 import difflib
@@ -78,8 +78,8 @@ SUSPECTED = {
 def limits_text(
     settings: events_pb2.RunSettings, root: pb.Candidate | None, controls: Sequence[pb.Candidate] = ()
 ) -> str:
-    """What a candidate may have and cost to be verified, in numbers where the root is measured, below which loss it is
-    suspect beside the run's `controls`, and what the run optimises beside the loss."""
+    """The limits on size and cost (in numbers if the root is measured), the loss below which a leak is suspected, given
+    the run's `controls`, and the run's further objectives."""
     text = _sizes_text(settings, root)
     floor = "far below all others"
     if root is not None and root.training.HasField("loss") and root.training.loss > 0:
@@ -89,12 +89,12 @@ def limits_text(
     if objectives := objectives_of(settings):
         names = ", ".join(objective.name for objective in objectives)
         measured = measures_of(root) if root is not None else {}
-        known = [
+        values = [
             f"{objective.name} {value:,.6g}"
             for objective in objectives
             if (value := measured.get(objective.name)) is not None
         ]
-        have = f" (the root: {', '.join(known)})" if known else ""
+        have = f" (the root: {', '.join(values)})" if values else ""
         text += f"\n- objectives: {names}{have}; a design is kept that no other beats or equals in all of them"
     return text
 
@@ -135,7 +135,7 @@ FOCI = (
 
 
 def focus_text(number: int) -> str:
-    """Where this seat looks first, by its number: seats that propose from the same draw must not draft the same."""
+    """The focus of a seat by its number, so that concurrent seats do not draft the same."""
     return (
         f"Other seats propose from the same run at this moment. This is seat {number}: of several ideas that seem "
         f"equally good, take one about {FOCI[number % len(FOCI)]}."
@@ -143,8 +143,7 @@ def focus_text(number: int) -> str:
 
 
 def record_text(record: pb.Candidate, others: Sequence[pb.Candidate] = ()) -> str:
-    """Curve, scores and verdict of a candidate in numbers, then its motivation and analysis; with `others`, where its
-    loss lies beside the lowest of theirs."""
+    """The numbers, motivation and analysis of a candidate; with `others`, its losses by part beside their lowest."""
     lines = [numbers_text(record)] if record.training.HasField("loss") else []
     lines += [parts] if others and (parts := parts_text(record, others)) else []
     sections = (
@@ -159,7 +158,7 @@ def record_text(record: pb.Candidate, others: Sequence[pb.Candidate] = ()) -> st
 
 
 def numbers_text(record: pb.Candidate) -> str:
-    """Loss, scores, curve and size; values that were not measured are left out."""
+    """Loss, scores, curve, size, fitness and the judge's verdict."""
     training, verdict = record.training, record.verdict
     error = f" ± {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
     lines = [f"Held-out loss {training.loss:.4f}{error} nats per token over {len(training.seeds)} seed(s)."]
@@ -172,8 +171,8 @@ def numbers_text(record: pb.Candidate) -> str:
 
 
 def parts_text(record: pb.Candidate, others: Sequence[pb.Candidate]) -> str:
-    """The loss by position and kind of token with each part's share of the tokens, and the lowest that was measured
-    there; empty where it was not measured."""
+    """The loss by position and kind of token with each part's share and the lowest loss of `others`; empty if
+    unmeasured."""
     lowest: dict[str, float] = {}
     for other in others:
         if other.HasField("rejection"):
@@ -197,7 +196,7 @@ def _seed_lines(seed: pb.SeedResult) -> Iterator[str]:
 
 
 def _score_texts(training: pb.Training) -> list[str]:
-    """Each task's mean over the seeds, and what guessing reaches where that is known."""
+    """Each task's mean over the seeds, and the score of guessing if it is known."""
     scores: dict[str, list[pb.TaskScore]] = {}
     for score in (score for seed in training.seeds for score in seed.scores):
         scores.setdefault(score.task, []).append(score)
@@ -216,7 +215,7 @@ def curve_text(seed: pb.SeedResult, points: int = 12) -> str:
 
 
 def noise_text(records: Sequence[pb.Candidate]) -> str:
-    """Which difference in loss is more than noise, from records with several seeds (pooled variance)."""
+    """The smallest difference in loss above the noise, by the pooled variance of records with several seeds."""
     losses = [[seed.loss for seed in record.training.seeds] for record in records]
     repeated = [values for values in losses if len(values) > 1]
     freedom = sum(len(values) - 1 for values in repeated)
@@ -230,7 +229,7 @@ def noise_text(records: Sequence[pb.Candidate]) -> str:
 
 
 def references_text(references: Sequence[pb.Candidate], summaries: Sequence[str]) -> str:
-    """Names with their numbers, and a summary where one was asked for."""
+    """Names with their numbers, and their summaries or else their analyses."""
     texts = []
     for place, reference in enumerate(references):
         numbers = f"{numbers_text(reference)}\n" if reference.training.HasField("loss") else ""
@@ -239,12 +238,17 @@ def references_text(references: Sequence[pb.Candidate], summaries: Sequence[str]
     return "\n\n".join(texts) or NOTHING
 
 
+def trained_program(record: pb.Candidate) -> str:
+    """The program that was trained, which may be a revision of the proposed one."""
+    return record.training.program or record.proposal.program
+
+
 def best_text(best: Sequence[pb.Candidate]) -> str:
     """The best candidates by loss, with their programs."""
     return (
         "\n\n".join(
             f"## {record.proposal.name} ({record.id}), held-out loss {_loss_text(record)}\n"
-            f"```python\n{(record.training.program or record.proposal.program).rstrip()}\n```"
+            f"```python\n{trained_program(record).rstrip()}\n```"
             for record in best
         )
         or "The parent is the best so far."
@@ -283,7 +287,7 @@ def _board_line(record: pb.Candidate, parent: pb.Candidate | None) -> str:
 
 
 def _loss_text(record: pb.Candidate) -> str:
-    """The held-out loss with its error over seeds, where there are several."""
+    """The held-out loss with its standard error over several seeds."""
     training = record.training
     error = f" ± {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
     return f"{training.loss:.4f}{error}"
@@ -330,12 +334,12 @@ def neighbours_text(neighbours: Sequence[pb.Candidate]) -> str:
 def difference_text(program: str, neighbours: Sequence[pb.Candidate]) -> str:
     """The diff of a program against its most similar neighbour, without docstrings and comments.
 
-    A motivation may tell the same mechanism in other words, or hide what is new in it.
+    The same mechanism may be described in different words, and different ones in similar words.
     """
     own = _code_lines(program)
     differences = []
     for neighbour in neighbours:
-        other = _code_lines(neighbour.training.program or neighbour.proposal.program)
+        other = _code_lines(trained_program(neighbour))
         if own and other:
             lines = list(difflib.unified_diff(other, own, neighbour.id, "the proposal", lineterm="", n=1))
             differences.append((len(lines), neighbour.id, lines))
@@ -348,7 +352,7 @@ def difference_text(program: str, neighbours: Sequence[pb.Candidate]) -> str:
 
 
 def _code_lines(program: str) -> list[str]:
-    """The program without docstrings and comments, line by line; none where it does not parse."""
+    """The lines of a program without docstrings and comments; none if it cannot be parsed."""
     try:
         tree = ast.parse(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

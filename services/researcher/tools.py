@@ -22,7 +22,6 @@ from dataclasses import dataclass
 
 import grpc
 import grpc.aio
-import numpy as np
 from pydantic import BaseModel
 
 from services.chassis import logs
@@ -45,16 +44,7 @@ from services.llm.openai_embedder import OpenAIEmbedder, endpoint_embedder
 from services.llm.openai_mind import OpenAIMind
 from services.llm.port import Request, Role
 from services.researcher.app import ResearcherSettings
-from services.researcher.draft import (
-    Context,
-    Draft,
-    Proposer,
-    Refusal,
-    entries_for,
-    nearest_motivations,
-    nearest_programs,
-    with_board,
-)
+from services.researcher.draft import NEIGHBOURS, Context, Draft, Proposer, Refusal, entries_for, with_board
 from services.researcher.model_proposer import ModelProposer, novelty_request, propose_request, summary_request
 from services.researcher.offline.proposer import OfflineProposer
 
@@ -97,8 +87,14 @@ class Services:
         own = record.proposal
         if not own.motivation_embedding:
             raise NotPossible(f"candidate {record.id} has no embedded motivation to find neighbours by")
-        vector = Vector(own.embedder, np.array(own.motivation_embedding))
-        return await nearest_motivations(self.archive, record, vector)
+        request = archive_pb2.NearestMotivationsRequest(
+            run=record.run,
+            embedding=own.motivation_embedding,
+            embedder=own.embedder,
+            count=NEIGHBOURS,
+            **{"except": record.id},
+        )
+        return list((await self.archive.NearestMotivations(request, timeout=30)).near)
 
     async def _entries(
         self, parent: pb.Candidate, settings: events_pb2.RunSettings
@@ -118,8 +114,9 @@ async def proposed(services: Services, proposer: Proposer, context: Context) -> 
     refusals: list[Refusal] = []
     while len(refusals) < TRIES:
         draft = await proposer.propose(context, refusals)
-        near = await nearest_programs(services.archive, context.record, draft.program)
-        same = next((neighbour.candidate for neighbour in near if neighbour.same_structure), None)
+        request = archive_pb2.NearestProgramsRequest(run=context.record.run, program=draft.program, count=NEIGHBOURS)
+        near = await services.archive.NearestPrograms(request, timeout=30)
+        same = next((neighbour.candidate for neighbour in near.near if neighbour.same_structure), None)
         if same is None:
             return draft
         refusals.append(Refusal("repeat", draft, f"the program repeats {same.proposal.name} ({same.id})"))

@@ -18,7 +18,7 @@ from services.researcher.model_proposer import (
     NoveltyAnswer,
     ProposalAnswer,
     SummaryAnswer,
-    applied,
+    apply_edits,
     component_tags,
 )
 from services.researcher.prompt_text import difference_text
@@ -82,9 +82,9 @@ def test_edits_change_what_occurs_once() -> None:
         {"name": "Net", "motivation": "x" * 40, "edits": [{"search": "b", "replace": "c"}]}
     ).edits
 
-    assert applied(edits, "a b") == "a c"
+    assert apply_edits(edits, "a b") == "a c"
     with pytest.raises(ValueError, match="edit 1: its search text occurs 2 times"):
-        applied(edits, "b b")
+        apply_edits(edits, "b b")
 
 
 def test_a_line_that_is_no_exchange_is_named(tmp_path: Path) -> None:

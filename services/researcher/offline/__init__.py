@@ -1,10 +1,10 @@
-"""The researcher's mind without a language model: a searcher over typed descriptions of linear-attention mixers."""
+"""The researcher's mind without a language model: a search over typed descriptions of linear-attention mixers."""
 
 from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.render import render
+from services.mixers.surrogate import Observation
 from services.researcher.offline.search import (
     CognitionHint,
-    Observation,
     OfflineProposal,
     SearchExhaustedError,
     Seed,

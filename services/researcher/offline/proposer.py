@@ -20,10 +20,10 @@ from services.domain.objectives import scalarised
 from services.domain.structure import fingerprint
 from services.mixers.description import CATALOGUE, Mixer, components_of
 from services.mixers.render import render
+from services.mixers.surrogate import Observation
 from services.researcher.draft import Context, Draft, Refusal
 from services.researcher.offline.search import (
     CognitionHint,
-    Observation,
     OfflineProposal,
     SearchExhaustedError,
     Seed,

@@ -1,94 +1,18 @@
-"""The offline mind: Thompson sampling over moves, and a search over descriptions of mixers. No language model."""
+"""The offline mind: a search over descriptions of mixers, without a language model."""
 
-import math
 import random
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from services.domain.components import VOCABULARY
 from services.mixers.description import CATALOGUE, ROOT, Mixer, components_of
 from services.mixers.moves import LIBRARY, Move
 from services.mixers.moves.move import cross
 from services.mixers.render import render
-from services.mixers.surrogate import Surrogate
+from services.mixers.surrogate import Bandit, Belief, Observation, Surrogate
 
-# In units of the root mean square of observed gains, since fitness has no fixed scale.
-PRIOR_SPREAD = 0.25  # standard deviation of the prior of a move's gain, with mean 0
-NOISE_SPREAD = 0.25  # standard deviation of a measured gain
-REJECTION_GAIN = -0.25  # the gain of a rejected child: minus one noise spread
-HINT_BONUS = 0.15  # added to a draw for a move that cognition suggests
-
-
-@dataclass(frozen=True)
-class Observation:
-    """An earlier candidate: its moves and its gain.
-
-    `gain` is its fitness minus its parent's; None for a rejected candidate.
-    """
-
-    moves: tuple[str, ...]
-    gain: float | None
-    structure: str = ""  # `Mixer.structure()` of the candidate; empty where unknown
-
-    def __post_init__(self) -> None:
-        if self.gain is not None and not math.isfinite(self.gain):
-            raise ValueError(f"gain of an observation must be finite, not {self.gain}; use None for a rejection")
-
-
-@dataclass(frozen=True)
-class Belief:
-    """A normal posterior of a move's gain in fitness, from `seen` observations."""
-
-    mean: float
-    spread: float
-    seen: int
-
-
-@dataclass(frozen=True)
-class Bandit:
-    """Thompson sampling over moves. A child's gain is shared equally among its moves."""
-
-    beliefs: Mapping[str, Belief]
-    hinted: frozenset[str] = field(default_factory=frozenset)
-    unit: float = 1.0  # root mean square of observed gains
-
-    @classmethod
-    def learned(cls, history: Iterable[Observation], hinted: Collection[str] = ()) -> "Bandit":
-        """The posterior after all observations, in any order."""
-        observations = list(history)
-        gains = [observation.gain for observation in observations if observation.gain]
-        unit = math.sqrt(math.fsum(gain**2 for gain in gains) / len(gains)) if gains else 1.0
-        shares: dict[str, list[float]] = {}
-        for observation in observations:
-            gain = REJECTION_GAIN * unit if observation.gain is None else observation.gain
-            for name in observation.moves:
-                shares.setdefault(name, []).append(gain / len(observation.moves))
-        return cls({name: _belief(share, unit) for name, share in shares.items()}, frozenset(hinted), unit)
-
-    def belief(self, move: str) -> Belief:
-        """The belief about a move; the prior if it was never observed."""
-        return self.beliefs.get(move, Belief(0.0, PRIOR_SPREAD * self.unit, 0))
-
-    def ranking(self, rng: random.Random) -> Sequence[Move]:
-        """All moves, best draw first."""
-        draws = [(self._draw(move.name, rng), move) for move in LIBRARY]
-        return [move for _, move in sorted(draws, key=lambda pair: pair[0], reverse=True)]
-
-    def _draw(self, move: str, rng: random.Random) -> float:
-        belief = self.belief(move)
-        return rng.gauss(belief.mean, belief.spread) + (HINT_BONUS * self.unit if move in self.hinted else 0.0)
-
-
-def _belief(gains: Sequence[float], unit: float) -> Belief:
-    """The posterior for a normal prior and normal noise with known spreads."""
-    precision = PRIOR_SPREAD**-2 + len(gains) * NOISE_SPREAD**-2
-    mean = math.fsum(gains) * NOISE_SPREAD**-2 / precision
-    return Belief(mean, precision**-0.5 * unit, len(gains))
-
-
-WORDS = 4
-"""The largest number of moves in a name."""
+MAX_NAME_MOVES = 4
 _BASES = {"delta": "Delta", "product": "Product", "linear": "Linear", "none": "Path"}
 
 
@@ -112,7 +36,7 @@ class Idea:
 
 def name_of(mixer: Mixer, moves: Sequence[Move]) -> str:
     """A readable name such as `WindowFloorDeltaNet3f2a`: the moves, the memory, and four digits of the structure."""
-    words = "".join(move.word for move in moves[:WORDS]) or "Cross"
+    words = "".join(move.word for move in moves[:MAX_NAME_MOVES]) or "Cross"
     base = _BASES[mixer.memory.rule]
     return f"{words}{'' if words.endswith(base) else base}Net{mixer.structure()[:4]}"
 
@@ -139,8 +63,8 @@ def _ground(step: Step) -> str:
     name = step.move.name.replace("_", " ")
     if step.entry:
         return f"The cognition entry {step.entry} suggests the move '{name}'."
-    if step.belief and step.belief.seen and step.belief.mean > 0:
-        gain, times = step.belief.mean, step.belief.seen
+    if step.belief and step.belief.observations and step.belief.mean > 0:
+        gain, times = step.belief.mean, step.belief.observations
         return f"The move '{name}' is believed to gain {gain:.3f} in fitness here, from {times} earlier candidates."
     return ""
 
@@ -154,7 +78,7 @@ def ideas(steps: Sequence[Step], mate: tuple[str, str] | None) -> tuple[Idea, ..
 def _origin(step: Step) -> tuple[str, str]:
     if step.entry:
         return "cognition", step.entry
-    if step.belief and step.belief.seen and step.belief.mean > 0:
+    if step.belief and step.belief.observations and step.belief.mean > 0:
         return "analysis", ""
     return ("cognition", str(step.move.source)) if step.move.source else ("original", "")
 
@@ -206,8 +130,8 @@ WALKS = (1, 1, 2, 2, 3, 4, 6, 8)
 (`asi-arch table compare`): the model also predicts distant mixers."""
 FIRST_WALKS = (4, 6, 8)
 """Numbers of moves to a child before there is a model."""
-LEAST_MEASURED = 8
-"""The least number of measured descriptions for a surrogate."""
+MIN_MEASURED = 8
+"""The minimum number of measured descriptions for a surrogate."""
 
 
 class SearchExhaustedError(RuntimeError):
@@ -308,7 +232,7 @@ def propose_by_surrogate(
         (seed for _, seed in described if seed.fitness is not None), key=lambda seed: -(seed.fitness or 0.0)
     )
     starts = [parent, *(seed for seed in ranked[:PARENTS] if seed.candidate != parent.candidate)]
-    fits = len(scored) >= LEAST_MEASURED
+    fits = len(scored) >= MIN_MEASURED
     entries = suggested(cognition_hints)
     blind = Bandit.learned((), entries)
     mates = [seed for seed in references if seed.description]
