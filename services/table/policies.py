@@ -253,30 +253,32 @@ class _GaussianProcess:
         self._index = {name: index for index, name in enumerate(self._space)}
         self._kernel = np.exp(-search.table.distances / self.LENGTH)
         size = len(self._space)
-        self._rows: NDArray[np.float64] = np.empty((0, size))
-        self._ones: list[float] = []
-        self._solved: list[float] = []
+        self._factor = np.empty((size, size))  # one row per observation
+        self._ones, self._solved = np.empty(size), np.empty(size)
         self._variance = np.ones(size)
         self.targets: list[float] = []
 
     def learn(self, observations: Sequence[Observation]) -> None:
         """Add the observations beyond those added before."""
         for observation in observations[len(self.targets) :]:
-            index = self._index[observation.architecture]
-            column = self._rows[:, index]
+            index, count = self._index[observation.architecture], len(self.targets)
+            rows, loss = self._factor[:count], _loss(observation)
+            column = rows[:, index]
             pivot = math.sqrt(max(1.0 + self.NOISE - float(column @ column), 1e-9))
-            row = (self._kernel[index] - column @ self._rows) / pivot
-            self._ones.append((1.0 - float(column @ np.array(self._ones))) / pivot)
-            self._solved.append((_loss(observation) - float(column @ np.array(self._solved))) / pivot)
-            self._rows = np.vstack([self._rows, row])
+            row = (self._kernel[index] - column @ rows) / pivot
+            self._factor[count] = row
+            self._ones[count] = (1.0 - column @ self._ones[:count]) / pivot
+            self._solved[count] = (loss - column @ self._solved[:count]) / pivot
             self._variance = np.maximum(self._variance - row * row, 1e-9)
-            self.targets.append(_loss(observation))
+            self.targets.append(loss)
 
     def predict(self, names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and deviation of the loss, with fitted constant mean and scale."""
-        ones, solved = np.array(self._ones), np.array(self._solved)
+        count = len(self.targets)
+        ones, solved = self._ones[:count], self._solved[:count]
         centre = float(ones @ solved / (ones @ ones))
         residual = solved - centre * ones
         scale = math.sqrt(max(float(residual @ residual) / len(residual), 1e-12))
         indices = [self._index[name] for name in names]
-        return centre + residual @ self._rows[:, indices], scale * np.sqrt(self._variance[indices])
+        means = centre + residual @ self._factor[:count]
+        return means[indices], scale * np.sqrt(self._variance[indices])
