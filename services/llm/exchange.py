@@ -10,8 +10,7 @@ import base64
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from ipaddress import ip_address
@@ -23,9 +22,9 @@ from pydantic import BaseModel, Field, FiniteFloat, SecretStr, ValidationError
 
 from services.chassis.errors import SettingsError
 from services.llm.answers import JSON
-from services.llm.budget import BudgetLedger, Price, Reservation, Spend, spend
-from services.llm.port import Call, Fault, Journal
-from services.llm.retry import Clock, retry_after
+from services.llm.budget import Price, Spend, spend
+from services.llm.port import Fault
+from services.llm.retry import retry_after
 
 if TYPE_CHECKING:  # the import takes a second
     import openai
@@ -292,104 +291,3 @@ def _is_local(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedCall:
-    """An exchange to be made; `prompt` is the JSON to send, `role` a Role or EMBED."""
-
-    run: str
-    candidate: str
-    role: str
-    model: str
-    endpoint: str
-    price: Price | None
-    prompt: str
-    prompt_version: str
-    prompt_hash: str
-
-    def call(self, outcome: Outcome, seconds: float, worst: Spend) -> Call:
-        """The record of the exchange; with its reservation `worst` if the usage is unknown."""
-        prompt_tokens, completion_tokens = outcome.prompt_tokens, outcome.completion_tokens
-        if not outcome.billed:
-            prompt_tokens = completion_tokens = 0
-        price, unknown = None, prompt_tokens is None or completion_tokens is None
-        if prompt_tokens is not None and completion_tokens is not None:
-            price = spend(self.price, prompt_tokens, completion_tokens).dollars
-        return Call(
-            role=self.role,
-            model=self.model,
-            endpoint=self.endpoint,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            seconds=seconds,
-            price=price,
-            prompt=self.prompt.encode("utf-8", "replace"),
-            answer=outcome.text.encode("utf-8", "replace"),
-            error=outcome.fault,
-            prompt_version=self.prompt_version,
-            prompt_hash=self.prompt_hash,
-            reserved_tokens=worst.tokens if unknown else None,
-            reserved_price=worst.dollars if unknown else None,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class BilledCandidate:
-    """The candidate for which a text is embedded: its run pays, and its record contains the call."""
-
-    run: str
-    candidate: str
-    ledger: BudgetLedger
-    journal: Journal
-
-
-@dataclass(slots=True)
-class PendingCall:
-    """An exchange in progress; the caller sets its outcome."""
-
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class CallAccounting:
-    """Books each call on the ledger and, if there is a journal, records it there."""
-
-    ledger: BudgetLedger
-    journal: Journal | None
-    clock: Clock
-
-    @asynccontextmanager
-    async def account(self, planned: PlannedCall, worst: Spend, calls: list[Call]) -> AsyncIterator[PendingCall]:
-        """Reserve `worst` for the exchange in the context; then append it to `calls`, record it and book its cost.
-
-        Raises the errors of the ledger, before sending, and of the journal. A call that could not be recorded stays
-        reserved.
-        """
-        reservation = await self.ledger.reserve(planned.run, worst)
-        pending = PendingCall(Outcome(Fault.CANCELLED, message="the caller was cancelled"))
-        started = self.clock.monotonic()
-        try:
-            yield pending
-        finally:
-            call = planned.call(pending.outcome, self.clock.monotonic() - started, worst)
-            calls.append(call)
-            await _shielded(self._close(reservation, pending.outcome.spent(planned.price), planned, call))
-
-    async def _close(self, reservation: Reservation, spent: Spend | None, planned: PlannedCall, call: Call) -> None:
-        booked_at = None
-        try:
-            if self.journal is not None:
-                booked_at = await self.journal.record(planned.run, planned.candidate, call)
-        finally:
-            await self.ledger.settle(reservation, spent, booked_at)
-
-
-async def _shielded(work: Coroutine[None, None, None]) -> None:
-    """Finish `work` even if the caller is cancelled, since costs must be recorded."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise

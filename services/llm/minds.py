@@ -32,7 +32,7 @@ from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 from services.domain.fitness import STANDARDISED_GAIN
 from services.llm.budget import Reservation, Spend
-from services.llm.exchange import BilledCandidate
+from services.llm.model_client import BilledCandidate
 from services.llm.openai_mind import OpenAIMind
 from services.llm.port import (
     MIXED,

@@ -4,20 +4,122 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Generic
 from urllib.parse import urlsplit
 
 from services.llm.answers import JSON, RequestFormat, Unreadable, body, read
-from services.llm.budget import spend
-from services.llm.exchange import CallAccounting, EndpointClient, Outcome, PlannedCall, Scrubber, connect
-from services.llm.port import A, Call, Fault, Message, MindUnavailable, Request
-from services.llm.retry import Circuit
+from services.llm.budget import BudgetLedger, Price, Reservation, Spend, spend
+from services.llm.exchange import EndpointClient, Outcome, Scrubber, connect
+from services.llm.port import A, Call, Fault, Journal, Message, MindUnavailable, Request
+from services.llm.retry import Circuit, Clock
 from services.llm.settings import MindSettings, Model, RoleSettings
 
 DOWN = frozenset({Fault.SERVER_ERROR, Fault.TIMEOUT, Fault.DISCONNECTED, Fault.MALFORMED, Fault.UNAUTHORISED})
 _TEMPLATE_TOKENS = 128  # an upper bound of what a chat template adds to the messages
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall:
+    """An exchange to be made; `prompt` is the JSON to send, `role` a Role or EMBED."""
+
+    run: str
+    candidate: str
+    role: str
+    model: str
+    endpoint: str
+    price: Price | None
+    prompt: str
+    prompt_version: str
+    prompt_hash: str
+
+    def call(self, outcome: Outcome, seconds: float, worst: Spend) -> Call:
+        """The record of the exchange; with its reservation `worst` if the usage is unknown."""
+        prompt_tokens, completion_tokens = outcome.prompt_tokens, outcome.completion_tokens
+        if not outcome.billed:
+            prompt_tokens = completion_tokens = 0
+        price, unknown = None, prompt_tokens is None or completion_tokens is None
+        if prompt_tokens is not None and completion_tokens is not None:
+            price = spend(self.price, prompt_tokens, completion_tokens).dollars
+        return Call(
+            role=self.role,
+            model=self.model,
+            endpoint=self.endpoint,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            seconds=seconds,
+            price=price,
+            prompt=self.prompt.encode("utf-8", "replace"),
+            answer=outcome.text.encode("utf-8", "replace"),
+            error=outcome.fault,
+            prompt_version=self.prompt_version,
+            prompt_hash=self.prompt_hash,
+            reserved_tokens=worst.tokens if unknown else None,
+            reserved_price=worst.dollars if unknown else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BilledCandidate:
+    """The candidate for which a text is embedded: its run pays, and its record contains the call."""
+
+    run: str
+    candidate: str
+    ledger: BudgetLedger
+    journal: Journal
+
+
+@dataclass(slots=True)
+class PendingCall:
+    """An exchange in progress; the caller sets its outcome."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class CallAccounting:
+    """Books each call on the ledger and, if there is a journal, records it there."""
+
+    ledger: BudgetLedger
+    journal: Journal | None
+    clock: Clock
+
+    @asynccontextmanager
+    async def account(self, planned: PlannedCall, worst: Spend, calls: list[Call]) -> AsyncIterator[PendingCall]:
+        """Reserve `worst` for the exchange in the context; then append it to `calls`, record it and book its cost.
+
+        Raises the errors of the ledger, before sending, and of the journal. A call that could not be recorded stays
+        reserved.
+        """
+        reservation = await self.ledger.reserve(planned.run, worst)
+        pending = PendingCall(Outcome(Fault.CANCELLED, message="the caller was cancelled"))
+        started = self.clock.monotonic()
+        try:
+            yield pending
+        finally:
+            call = planned.call(pending.outcome, self.clock.monotonic() - started, worst)
+            calls.append(call)
+            await _shielded(self._close(reservation, pending.outcome.spent(planned.price), planned, call))
+
+    async def _close(self, reservation: Reservation, spent: Spend | None, planned: PlannedCall, call: Call) -> None:
+        booked_at = None
+        try:
+            if self.journal is not None:
+                booked_at = await self.journal.record(planned.run, planned.candidate, call)
+        finally:
+            await self.ledger.settle(reservation, spent, booked_at)
+
+
+async def _shielded(work: Coroutine[None, None, None]) -> None:
+    """Finish `work` even if the caller is cancelled, since costs must be recorded."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 @dataclass(frozen=True, slots=True)

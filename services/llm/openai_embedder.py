@@ -14,16 +14,20 @@ from services.chassis.worker import Job
 from services.llm.budget import Price, spend
 from services.llm.embedder import Embedder, Vector, validate_not_empty
 from services.llm.exchange import (
-    BilledCandidate,
-    CallAccounting,
     EndpointClient,
     Outcome,
-    PlannedCall,
     Scrubber,
     connect,
 )
 from services.llm.minds import Minds
-from services.llm.model_client import guard_logs, make_scrubber, release_logs
+from services.llm.model_client import (
+    BilledCandidate,
+    CallAccounting,
+    PlannedCall,
+    guard_logs,
+    make_scrubber,
+    release_logs,
+)
 from services.llm.port import EMBED, Fault, embedding_hash
 from services.llm.retry import BackOff, Clock
 from services.llm.settings import MindSettings, load_embedding

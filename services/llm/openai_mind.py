@@ -16,8 +16,17 @@ from dataclasses import dataclass, replace
 
 from services.chassis.worker import waiting_for
 from services.llm.budget import BudgetLedger
-from services.llm.exchange import CallAccounting, Scrubber
-from services.llm.model_client import DOWN, Attempt, ModelClient, guard_logs, make_scrubber, model_clients, release_logs
+from services.llm.exchange import Scrubber
+from services.llm.model_client import (
+    DOWN,
+    Attempt,
+    CallAccounting,
+    ModelClient,
+    guard_logs,
+    make_scrubber,
+    model_clients,
+    release_logs,
+)
 from services.llm.port import (
     A,
     Answered,

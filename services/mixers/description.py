@@ -2,8 +2,7 @@
 
 Descriptions are frozen, comparable and serialised as JSON. `Mixer.canonical()` resets fields without effect, such as a
 path gate without paths, so that equal descriptions compute the same function family and `Mixer.structure()` identifies
-an architecture. `CATALOGUE` contains the published mixers of the zoo; `components_of` gives a mixer's components in the
-fixed vocabulary.
+an architecture. `CATALOGUE` contains the published mixers of the zoo.
 """
 
 import hashlib
@@ -314,96 +313,6 @@ CATALOGUE: Mapping[str, Mixer] = {
 }
 
 ROOT = "delta_net"
-
-
-_RULES = {"delta": ("delta-rule",), "product": ("delta-rule", "householder-product"), "linear": ("additive-state",)}
-_DECAYS = {
-    "retention": ("fixed-decay",),
-    "momentum": ("fixed-decay", "state-momentum"),
-    "mamba": ("forget-gate", "selective-ssm"),
-    "sigmoid": ("forget-gate",),
-    "channel": ("forget-gate", "low-rank-projection"),
-    "floored": ("forget-gate", "gate-floor", "low-rank-projection"),
-    "sparse": ("forget-gate", "memory-slots", "content-router", "low-rank-projection"),
-}
-_WRITES = {
-    "sigmoid": ("write-strength",),
-    "double": ("write-strength", "negative-eigenvalues"),
-    "channel": ("input-gate", "low-rank-projection"),
-    "split": ("write-strength", "input-gate", "low-rank-projection"),
-    "implicit": ("write-strength", "test-time-learning"),
-    "preconditioned": ("write-strength", "state-momentum"),
-}
-_FORMS = {
-    "trapezoid": ("token-shift",),
-    "levels": ("hierarchical-memory", "multi-timescale-memory"),
-    "mesa": ("test-time-learning", "dense-transition"),
-    "ridge": ("test-time-learning", "dense-transition"),
-    "householder": ("householder-product", "rotary-phase", "low-rank-projection"),
-    "ages": ("memory-slots", "multi-timescale-memory", "rotary-phase"),
-}
-_PATHS = {
-    "convolution": "short-convolution",
-    "multi_scale": "multi-scale-convolution",
-    "dilated": "multi-scale-convolution",
-    "average": "multi-timescale-memory",
-    "window": "local-window-attention",
-    "linear_window": "local-window-attention",
-    "forgetting": "local-window-attention",
-    "retention": "multi-timescale-memory",
-    "routed": "sparse-experts",
-    "value": "value-residual",
-}
-_FUSIONS = {"sigmoid": "sigmoid-fusion", "softmax": "softmax-fusion", "hierarchical": "hierarchical-gating"}
-
-
-def components_of(mixer: Mixer) -> tuple[str, ...]:
-    """Component names in the order of the mixer's parts, without duplicates."""
-    mixer = mixer.canonical()
-    inputs, features, memory, fusion, output = mixer.inputs, mixer.features, mixer.memory, mixer.fusion, mixer.output
-    names: list[str] = []
-    if memory.rule != "none":
-        names += [*_RULES[memory.rule], *_DECAYS.get(memory.decay, ()), *_WRITES.get(memory.write, ())]
-        names += ["chunkwise-form", *_FORMS.get(memory.form, ())]
-        names += _present(
-            {
-                "input-gate": memory.tied,
-                "state-normalisation": memory.normalised,
-                "value-residual": memory.bonus,
-                "output-feedback": memory.feedback,
-            }
-        )
-    names += _present(
-        {
-            "token-shift": inputs.shift != "none",
-            "short-convolution": bool(inputs.convolved) or inputs.shift == "canon",
-            "shared-state": inputs.key_width == "shared",
-            "state-normalisation": inputs.value_norm,
-            "feature-map": reads_keys(mixer) and features.map != "identity",
-            "qk-normalisation": reads_keys(mixer) and features.norm != "none",
-            "rotary-phase": features.rotary != "none",
-            "parallel-paths": branches(mixer) > 1,
-        }
-    )
-    names += [_PATHS[path.kind] for path in mixer.paths]
-    names += [_FUSIONS[fusion.kind]] if fusion.kind in _FUSIONS else []
-    names += _present(
-        {
-            "gate-floor": fusion.floor,
-            "temperature": fusion.temperature,
-            "content-router": fusion.evidence == "statistics",
-            "output-gate": output.gate != "none",
-            "low-rank-projection": output.gate_rank == "low",
-            "output-normalisation": output.norm != "none",
-            "head-mixing": output.mixing != "none",
-            "value-residual": output.skip != "none",
-        }
-    )
-    return tuple(dict.fromkeys(names))
-
-
-def _present(flags: Mapping[str, bool]) -> list[str]:
-    return [name for name, present in flags.items() if present]
 
 
 def state_size(mixer: Mixer, width: int, heads: int) -> int:

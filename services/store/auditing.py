@@ -27,7 +27,7 @@ from services.domain.ladder_settings import Climb, climb_of
 from services.domain.promotion import Stage
 from services.domain.statistics import Interval
 from services.store.backends import opened
-from services.store.importing import lines_of
+from services.store.exporting import lines_of
 from services.store.port import Query
 from services.store.projection import original, read
 from services.store.replay import Rebuilt

@@ -1,10 +1,12 @@
-"""Exports a run as its log, as tables, or in the format of the published archive."""
+"""Exports a run as its log, as tables, or in the format of the published archive, and reads exported logs again."""
 
 import base64
 import csv
+import gzip
 import io
 import json
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +14,9 @@ from types import ModuleType
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
-from services.chassis.bus import Logged
-from services.chassis.bus.subjects import fact_of
-from services.chassis.errors import NotPossible
+from services.chassis.bus import Bus, Logged
+from services.chassis.bus.subjects import fact_of, subject_of
+from services.chassis.errors import NotPossible, SettingsError
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 
@@ -138,3 +140,75 @@ def _row(record: pb.Candidate) -> dict[str, object]:
         "program": record.proposal.program,
         "rejection": record.rejection.reason if record.HasField("rejection") else None,
     }
+
+
+def exported_bodies(path: Path, kind: str, skip_bad: bool) -> tuple[str, list[bytes], tuple[str, ...]]:
+    """The run, its events' bodies, and the problems of skipped ones, of a file that `export --format` wrote as `kind`.
+
+    Raises SettingsError naming an unreadable line or row, unless `skip_bad`, and NotPossible for a table without
+    pyarrow.
+    """
+    bodies: list[bytes] = []
+    left_out: list[str] = []
+    run = ""
+    for place, body in _table(path) if kind == "parquet" else _lines(path):
+        try:
+            event = events_pb2.Event.FromString(body)
+            subject_of(event)
+        except (DecodeError, ValueError, TypeError) as error:
+            if not skip_bad:
+                raise SettingsError(
+                    f"{path}, {place} is not an exported event: {error}. --skip-bad skips it."
+                ) from None
+            left_out.append(f"{place}: {error}")
+            continue
+        run = run or event.run
+        if event.run != run:
+            raise SettingsError(f"{path}, {place} belongs to run {event.run}, but the events before it to {run}.")
+        bodies.append(body)
+    if not bodies:
+        raise SettingsError(f"{path} holds no event.")
+    return run, bodies, tuple(left_out)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of an exported log, compressed (.gz) or not. Raises SettingsError if it is not text."""
+    content = path.read_bytes()
+    try:
+        # Not splitlines: JSON strings may contain U+2028 and similar characters.
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8").rstrip("\n").split("\n")
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SettingsError(f"{path} is not a log that `export --format jsonl` wrote: {error}.") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    for number, line in enumerate(lines_of(path), 1):
+        try:
+            yield f"line {number}", base64.b64decode(json.loads(line)["body"], validate=True)
+        except (ValueError, KeyError, TypeError) as error:
+            raise SettingsError(f"{path}, line {number} is not an exported event: {error}.") from None
+
+
+def _table(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The rows of a table of events, or of the table of events that belongs to a table of candidates."""
+    pyarrow = with_parquet()
+    events = log_path(path)
+    if not events.exists():
+        events = path
+    try:
+        bodies = pyarrow.parquet.read_table(events, columns=["sequence", "body"]).sort_by("sequence")["body"]
+    except FileNotFoundError:
+        raise SettingsError(f"there is no file {path}.") from None
+    except (pyarrow.ArrowException, KeyError) as error:
+        raise SettingsError(f"{events} is not a table of events of `export --format parquet`: {error}") from None
+    for row, body in enumerate(bodies.to_pylist(), 1):
+        yield f"row {row}", body
+
+
+async def publish_bodies(bus: Bus, bodies: Iterable[bytes]) -> int:
+    """Publish exported events unchanged, in order; returns the last sequence."""
+    last = 0
+    for body in bodies:
+        event = events_pb2.Event.FromString(body)
+        last = await bus.publish_body(subject_of(event), event.id, body)
+    return last

@@ -7,29 +7,21 @@ is refused before anything is imported.
 
 import ast
 import asyncio
-import base64
 import csv
-import gzip
 import json
 import math
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
-
 from services.chassis.bus import Bus
-from services.chassis.bus.subjects import subject_of
-from services.chassis.errors import SettingsError
 from services.chassis.events import Cause, first, follow
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain import lineage
 from services.domain.structure import fingerprint
-from services.store.exporting import log_path, with_parquet
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 _AVERAGED = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "piqa", "social_iqa", "winogrande")
@@ -299,78 +291,6 @@ async def publish_all(bus: Bus, events: Sequence[events_pb2.Event]) -> int:
     for start in range(1, len(events), AT_ONCE):
         sequences = await asyncio.gather(*(bus.publish(event) for event in events[start : start + AT_ONCE]))
         last = max(last, *sequences)
-    return last
-
-
-def exported_bodies(path: Path, kind: str, skip_bad: bool) -> tuple[str, list[bytes], tuple[str, ...]]:
-    """The run, its events' bodies, and the problems of skipped ones, of a file that `export --format` wrote as `kind`.
-
-    Raises SettingsError naming an unreadable line or row, unless `skip_bad`, and NotPossible for a table without
-    pyarrow.
-    """
-    bodies: list[bytes] = []
-    left_out: list[str] = []
-    run = ""
-    for place, body in _table(path) if kind == "parquet" else _lines(path):
-        try:
-            event = events_pb2.Event.FromString(body)
-            subject_of(event)
-        except (DecodeError, ValueError, TypeError) as error:
-            if not skip_bad:
-                raise SettingsError(
-                    f"{path}, {place} is not an exported event: {error}. --skip-bad skips it."
-                ) from None
-            left_out.append(f"{place}: {error}")
-            continue
-        run = run or event.run
-        if event.run != run:
-            raise SettingsError(f"{path}, {place} belongs to run {event.run}, but the events before it to {run}.")
-        bodies.append(body)
-    if not bodies:
-        raise SettingsError(f"{path} holds no event.")
-    return run, bodies, tuple(left_out)
-
-
-def lines_of(path: Path) -> list[str]:
-    """The lines of an exported log, compressed (.gz) or not. Raises SettingsError if it is not text."""
-    content = path.read_bytes()
-    try:
-        # Not splitlines: JSON strings may contain U+2028 and similar characters.
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8").rstrip("\n").split("\n")
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SettingsError(f"{path} is not a log that `export --format jsonl` wrote: {error}.") from None
-
-
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    for number, line in enumerate(lines_of(path), 1):
-        try:
-            yield f"line {number}", base64.b64decode(json.loads(line)["body"], validate=True)
-        except (ValueError, KeyError, TypeError) as error:
-            raise SettingsError(f"{path}, line {number} is not an exported event: {error}.") from None
-
-
-def _table(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The rows of a table of events, or of the table of events that belongs to a table of candidates."""
-    pyarrow = with_parquet()
-    events = log_path(path)
-    if not events.exists():
-        events = path
-    try:
-        bodies = pyarrow.parquet.read_table(events, columns=["sequence", "body"]).sort_by("sequence")["body"]
-    except FileNotFoundError:
-        raise SettingsError(f"there is no file {path}.") from None
-    except (pyarrow.ArrowException, KeyError) as error:
-        raise SettingsError(f"{events} is not a table of events of `export --format parquet`: {error}") from None
-    for row, body in enumerate(bodies.to_pylist(), 1):
-        yield f"row {row}", body
-
-
-async def publish_bodies(bus: Bus, bodies: Iterable[bytes]) -> int:
-    """Publish exported events unchanged, in order; returns the last sequence."""
-    last = 0
-    for body in bodies:
-        event = events_pb2.Event.FromString(body)
-        last = await bus.publish_body(subject_of(event), event.id, body)
     return last
 
 

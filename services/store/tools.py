@@ -107,9 +107,9 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
     async with opened(settings.archive) as archive, Bus(settings, "asi-import") as bus:
         await bus.set_up()
         if arguments.format in ("jsonl", "parquet"):
-            run, bodies, left_out = importing.exported_bodies(arguments.path, arguments.format, arguments.skip_bad)
+            run, bodies, left_out = exporting.exported_bodies(arguments.path, arguments.format, arguments.skip_bad)
             await _require_new_run(archive, run)
-            await importing.publish_bodies(bus, bodies)
+            await exporting.publish_bodies(bus, bodies)
             count = len(bodies)
         else:
             programs = arguments.format == "programs"

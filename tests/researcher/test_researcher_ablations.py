@@ -13,7 +13,8 @@ from services.domain.zoo import baseline
 from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
 from services.llm.scripted import Script, ScriptedEndpoint, Step
-from services.mixers.description import CATALOGUE, components_of
+from services.mixers.components import components_of
+from services.mixers.description import CATALOGUE
 from services.researcher.model_proposer import ModelProposer
 from services.researcher.offline.proposer import NAME, OfflineProposer, without
 from tests.researcher.researcher_fixtures import (

@@ -14,8 +14,7 @@ from google.protobuf.json_format import MessageToDict
 
 from services.contracts import events_pb2
 from services.store.auditing import LogAudit, audit_log, manifest_of, manifest_path
-from services.store.exporting import log_lines
-from services.store.importing import lines_of
+from services.store.exporting import lines_of, log_lines
 from services.store.projection import read
 from services.store.replay import Rebuilt
 from tests.store.simulation import Simulation

@@ -12,8 +12,9 @@ from services.chassis.worker import Job
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.llm.budget import Spend
-from services.llm.exchange import CallAccounting, Outcome, PlannedCall
+from services.llm.exchange import Outcome
 from services.llm.minds import ArchiveLedger, EventJournal
+from services.llm.model_client import CallAccounting, PlannedCall
 from services.llm.port import BudgetExhausted, Fault
 from services.llm.retry import Clock
 from tests.archive_server import Store, propose, start_run, store

@@ -18,7 +18,8 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts.events_pb2 import RunSettings
 from services.domain.objectives import scalarised
 from services.domain.structure import fingerprint
-from services.mixers.description import CATALOGUE, Mixer, components_of
+from services.mixers.components import components_of
+from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.render import render
 from services.mixers.surrogate import Observation
 from services.researcher.draft import Context, Draft, Refusal

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from services.domain.components import VOCABULARY
-from services.mixers.description import CATALOGUE, ROOT, Mixer, components_of
+from services.mixers.components import components_of
+from services.mixers.description import CATALOGUE, ROOT, Mixer
 from services.mixers.moves import LIBRARY, Move
 from services.mixers.moves.move import cross
 from services.mixers.render import render

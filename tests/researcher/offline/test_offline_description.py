@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from services.domain.components import VOCABULARY
-from services.mixers.description import CATALOGUE, Features, Fusion, Memory, Mixer, Path, components_of
+from services.mixers.components import components_of
+from services.mixers.description import CATALOGUE, Features, Fusion, Memory, Mixer, Path
 from tests.researcher.offline.compositions import composition
 
 
