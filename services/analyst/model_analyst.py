@@ -1,7 +1,4 @@
-"""Analyses by a language model. Analyses that cite numbers which the record does not contain are refused.
-
-`invented` finds such numbers.
-"""
+"""Analyses by a language model; those that cite numbers which the record does not contain are refused."""
 
 import re
 from collections.abc import Iterable, Iterator

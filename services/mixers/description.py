@@ -149,11 +149,7 @@ class Mixer(Part):
 
     @classmethod
     def from_json(cls, text: str) -> "Mixer":
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: for anything that is not a valid description.
-        """
+        """Read what `to_json` wrote. Raises ValueError for anything that is not a valid description."""
         return cls.model_validate_json(text)
 
 

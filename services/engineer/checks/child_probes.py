@@ -1,7 +1,6 @@
-"""Probes that run in the child, next to the program.
+"""Probes that run in the child, next to the program, to find mistakes such as an unused parameter.
 
-They find mistakes (an unused parameter, an incomplete checkpoint). A finding can only reject a program: whatever scores
-depend on is measured by the host, in `structure`.
+A finding can only reject a program: whatever scores depend on is measured by the host, in `structure`.
 """
 
 import traceback
