@@ -51,7 +51,7 @@ FORBIDDEN_MODULES = frozenset(
 FORBIDDEN_NAMES = frozenset("breakpoint compile eval exec exit globals locals open quit vars".split())
 FORBIDDEN_ATTRIBUTES = frozenset(
     """
-    _C builtins cr_frame ctypes data_ptr dump dumps f_back f_builtins f_globals f_locals from_file func_globals
+    FileHandler _C builtins cr_frame ctypes data_ptr dump dumps f_back f_builtins f_globals f_locals from_file func_globals
     gi_code gi_frame importlib multiprocessing os pickle set_default_device set_default_dtype
     set_default_tensor_type set_num_interop_threads set_num_threads set_rng_state share_memory_ socket
     subprocess sys tb_frame threading tofile
@@ -114,13 +114,22 @@ def screen(program: str) -> Finding:
 def _objections(tree: ast.Module) -> Iterator[Objection]:
     imported = set(_imported_modules(tree))
     for node in _executed(tree):
+        if any(getattr(node, field, None) == "__name__" for field in _BINDING_FIELDS):
+            yield Objection(getattr(node, "lineno", 0), "__name__ is not allowed as a name of your own")
         if rule := _RULES.get(type(node)):
             for reason in rule(node, imported):
                 yield Objection(getattr(node, "lineno", 0), reason)
 
 
+_BINDING_FIELDS = ("arg", "asname", "name", "rest")
+"""Where an argument, import, function, class, handler or pattern has the name that it binds."""
+
+
 def _executed(tree: ast.Module) -> Iterator[ast.AST]:
-    """All nodes except those that never run, as a program is not the main module, and the `torch.jit` of decorators."""
+    """All nodes except those that never run, as a program is not the main module, and the `torch.jit` of decorators.
+
+    That a condition on `__name__` is false relies on the rules that keep a program from binding that name.
+    """
     remaining: list[ast.AST] = [tree]
     while remaining:
         node = remaining.pop()

@@ -37,8 +37,22 @@ def test_a_demonstration_that_never_runs_is_not_screened() -> None:
 
     assert not screen(demonstration).violated
     assert "import of os" in screen(demonstration + "else:\n    import os\n").message
-    assert screen("__name__ = '__main__'\n" + demonstration).violated
     assert screen("if __name__ != '__main__':\n    import os\n").violated
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [
+        "__name__ = '__main__'", "(__name__ := '__main__')", "for __name__ in ['__main__']: pass",
+        "def f(__name__): pass", "def f(*__name__): pass", "f = lambda *, __name__: 1", "def __name__(): pass",
+        "class __name__: pass", "import math as __name__", "from fla import __name__",
+        "try: f()\nexcept TypeError as __name__: pass", "match 'a':\n    case __name__: pass",
+        "match ['a']:\n    case [*__name__]: pass", "match {}:\n    case {**__name__}: pass",
+    ],
+)  # fmt: skip
+def test_no_program_binds_the_name_on_which_demonstrations_depend(binding: str) -> None:
+    """With a value of its own, for instance of an argument, the demonstration would run."""
+    assert "__name__ is not allowed" in screen(f"{binding}\n").message
 
 
 def test_decorators_of_scripts_pass_and_the_rest_of_their_module_does_not() -> None:
