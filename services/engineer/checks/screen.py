@@ -51,8 +51,8 @@ FORBIDDEN_MODULES = frozenset(
 FORBIDDEN_NAMES = frozenset("breakpoint compile eval exec exit globals locals open quit vars".split())
 FORBIDDEN_ATTRIBUTES = frozenset(
     """
-    FileHandler _C builtins cr_frame ctypes data_ptr dump dumps f_back f_builtins f_globals f_locals from_file func_globals
-    gi_code gi_frame importlib multiprocessing os pickle set_default_device set_default_dtype
+    FileHandler _C builtins cr_frame ctypes data_ptr dump dumps f_back f_builtins f_globals f_locals from_file
+    func_globals gi_code gi_frame importlib multiprocessing os pickle set_default_device set_default_dtype
     set_default_tensor_type set_num_interop_threads set_num_threads set_rng_state share_memory_ socket
     subprocess sys tb_frame threading tofile
     """.split()
