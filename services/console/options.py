@@ -37,8 +37,7 @@ Run = Annotated[
     str, typer.Option("--run", metavar="NAME", help="the run; default: the newest", autocompletion=complete_runs)
 ]
 RunArgument = Annotated[
-    str,
-    typer.Argument(metavar="RUN", show_default=False, help="the same as --run", autocompletion=complete_runs),
+    str, typer.Argument(metavar="RUN", show_default=False, help="the same as --run", autocompletion=complete_runs)
 ]
 Candidate = Annotated[
     str, typer.Argument(help="an id, or a name that just one candidate has", autocompletion=complete_candidates)

@@ -163,7 +163,7 @@ async def _resume(
 ) -> str:
     if before.phase not in OVER or new_budget is not None:  # else retried candidates complete without an event
         await resume_run(client, before.run, new_budget)
-        await _until_known(archive, before.run, before)
+        await _until_applied(archive, before.run, before.sequence + 1)
     return before.run
 
 
@@ -195,7 +195,7 @@ async def _begin(
     if unchecked := await check_programs(client, new_settings):
         progress.note(unchecked)
     await start_run(client, run, new_settings)
-    await _until_known(archive, run, None)
+    await _until_applied(archive, run)
     return run
 
 
@@ -216,34 +216,21 @@ async def _fork(client: ClientSettings, spec: str, name: str, settings: events_p
     return int(json.loads(out)["sequence"])
 
 
-async def _until_applied(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, sequence: int) -> None:
-    """Wait until the store has applied the whole history. Raises NotPossible if it refuses or takes too long."""
-    deadline = asyncio.get_running_loop().time() + APPLY_SECONDS + sequence / APPLY_RATE
-    while asyncio.get_running_loop().time() < deadline:
-        statuses = (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs
-        if any(status.run == run and status.sequence >= sequence for status in statuses):
-            return
-        await asyncio.sleep(0.1)
-    raise NotPossible(f"the store has not applied the history of run {run}: see the store's log")
-
-
-async def _until_known(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, before: pb.RunStatus | None) -> None:
-    """Wait until the store has applied what was published about the run."""
-    async with asyncio.timeout(30):
-        while True:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                status = await archive.GetRun(pb.RunRequest(run=run), timeout=5)
-                if before is None or status.sequence > before.sequence:
-                    return
-            await asyncio.sleep(0.1)
+async def _until_applied(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, sequence: int = 1) -> None:
+    """Wait until the store has applied the run's events up to `sequence`. Raises NotPossible if it takes too long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(APPLY_SECONDS + sequence / APPLY_RATE):
+            while True:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    status = await archive.GetRun(pb.RunRequest(run=run), timeout=5)
+                    if status.sequence >= sequence:
+                        return
+                await asyncio.sleep(0.1)
+    raise NotPossible(f"the store has not applied the events of run {run}: see the store's log")
 
 
 async def _watch(
-    system: System,
-    archive: archive_pb2_grpc.ArchiveAsyncStub,
-    run: str,
-    interrupted: asyncio.Event,
-    progress: Progress,
+    system: System, archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, interrupted: asyncio.Event, progress: Progress
 ) -> tuple[pb.RunStatus, list[Row]]:
     async with Bus(system.client, "asi-console") as bus, bus.announcements(run) as announced:
         with progress:

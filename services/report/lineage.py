@@ -17,7 +17,7 @@ from services.domain.statistics import LEVEL, Interval
 from services.mixers.moves import BY_NAME, LIBRARY
 from services.report.comparisons import LUCK, MoveEffect, move_effects, part_row, parts
 from services.report.dataset import ACCENT, GOOD, INK, MAP, SOFT, WIDTH, Dataset, Drawing, missing, style_axes
-from services.report.rows import name_of
+from services.report.rows import bounds, name_of
 from services.table import Table
 from services.table.analysis import effects
 
@@ -204,17 +204,16 @@ def _ablation(original: pb.Candidate, data: Dataset) -> Drawing:
     failed = [f"{part.component}: {part.reason}" for part in components if part.gain is None and part.reason]
     figure = Figure(figsize=(7.5, 0.42 * len(measured) + 1.1), layout="constrained")
     gains = [(part.component, part.gain.mean, part.gain.interval) for part in measured if part.gain]
-    intervals = [(component, mean, interval.low, interval.high) for component, mean, interval in gains]
-    _forest(figure.add_subplot(), intervals, "loss without it − loss with it (nats per token)")
+    _forest(figure.add_subplot(), gains, "loss without it − loss with it (nats per token)")
     cells = tuple(tuple(row.values()) for row in rows)
     return Drawing(name, title, " ".join((caption, *failed)), figure, tuple(rows[0]), cells)
 
 
-def _forest(axes: Axes, rows: Sequence[tuple[str, float, float, float]], x: str) -> None:
+def _forest(axes: Axes, rows: Sequence[tuple[str, float, Interval]], x: str) -> None:
     """Names with a mean and its interval, the first on top; grey where the interval contains zero."""
-    for place, (_, mean, low, high) in enumerate(rows):
-        colour = SOFT if low <= 0 <= high else ACCENT if mean > 0 else GOOD
-        axes.plot([low, high], [place, place], color=colour, lw=2.2, solid_capstyle="round")
+    for place, (_, mean, interval) in enumerate(rows):
+        colour = SOFT if interval.crosses_zero else ACCENT if mean > 0 else GOOD
+        axes.plot([interval.low, interval.high], [place, place], color=colour, lw=2.2, solid_capstyle="round")
         axes.scatter([mean], [place], s=30, color=colour, zorder=3)
     axes.axvline(0, color=INK, lw=0.8)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
@@ -253,14 +252,8 @@ def what_pays(data: Dataset) -> Drawing:
             shown = [*panel[: MAX_ROWS // 2], *panel[-MAX_ROWS // 2 :]]
             cut = f"; the first and the last of {len(panel)}"
         axes.set_title(titles[source] + cut, fontsize=9, color=INK, loc="left")
-        _forest(
-            axes,
-            [
-                (f"{effect.move} ({effect.pairs})", effect.gain, effect.interval.low, effect.interval.high)
-                for effect in shown
-            ],
-            f"gain (nats per {'byte' if source == 'table' else 'token'})",
-        )
+        rows = [(f"{effect.move} ({effect.pairs})", effect.gain, effect.interval) for effect in shown]
+        _forest(axes, rows, f"gain (nats per {'byte' if source == 'table' else 'token'})")
     unclear = sum(effect.interval.crosses_zero for effect in moves)
     absent = len(LIBRARY) - len({effect.move for effect in moves} & set(BY_NAME))
     caption = (
@@ -270,18 +263,9 @@ def what_pays(data: Dataset) -> Drawing:
         f"{0.05 * len(moves):.1f} would seem to have one. {LUCK} The table compares with DeltaNet's value of a part, "
         f"at a small scale. {absent} of {len(LIBRARY)} moves of the library are in no such pair."
     )
-    rows = (
-        (
-            effect.source,
-            effect.move,
-            effect.gain,
-            effect.interval.low,
-            effect.interval.high,
-            effect.pairs,
-            effect.verdict,
-        )
+    cells = tuple(
+        (effect.source, effect.move, effect.gain, *bounds(effect.interval), effect.pairs, effect.verdict)
         for effect in moves
     )
-    return Drawing(
-        name, title, caption, figure, ("from", "move", "gain", "low", "high", "pairs", ""), tuple(rows), tabulated=True
-    )
+    header = ("from", "move", "gain", "low", "high", "pairs", "")
+    return Drawing(name, title, caption, figure, header, cells, tabulated=True)

@@ -173,9 +173,7 @@ async def _gains(request: web.Request) -> web.StreamResponse:
     return _json(await asyncio.to_thread(lambda: [_gains_over(other, record) for other in others]))
 
 
-async def _with_others(
-    request: web.Request,
-) -> tuple[Record, Record | None, list[Record], list[Record]]:
+async def _with_others(request: web.Request) -> tuple[Record, Record | None, list[Record], list[Record]]:
     """The requested candidate, its parent, the controls of its run, and those of them that it is compared with."""
     pages = request.app[PAGES]
     record = await pages.archive.call("GetCandidate", _named(request))

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -149,28 +149,6 @@ class RunLog:
         return last
 
 
-class Training(TypedDict):
-    """One training; `points` are (step, training loss) pairs since the last message."""
-
-    candidate: str
-    seed: int
-    step: int
-    steps: int
-    tokens_per_second: float
-    seconds_left: float
-    points: list[tuple[int, float]]
-
-
-class Work(TypedDict):
-    """A service's work on a candidate; `waits_for` is empty while it works."""
-
-    candidate: str
-    service: str
-    waits_for: str
-    attempt: int
-    since: float
-
-
 class Progress:
     """The services' announcements, with the curve of each training since the first page was opened."""
 
@@ -200,7 +178,10 @@ class Progress:
                 self._changed.notify_all()
 
     async def changes(self) -> AsyncIterator[dict[str, object]]:
-        """The current work, again after each announcement; curves with their new points only."""
+        """The work of services and the trainings, again after each announcement.
+
+        `waits_for` is empty while a service works; `points` are the new (step, training loss) pairs of a training.
+        """
         sent: dict[tuple[str, int], int] = {}
         version = 0
         while True:
@@ -208,20 +189,23 @@ class Progress:
                 while self._version <= version:
                     await self._changed.wait()
                 version = self._version
-            works: list[Work] = []
-            trainings: list[Training] = []
+            works: list[dict[str, object]] = []
+            trainings: list[dict[str, object]] = []
             for _, announced in self._announcements.values():
                 name = announced.candidate
-                works.append(Work(candidate=name, service=announced.service, waits_for=announced.waits_for,
-                                  attempt=announced.attempt, since=announced.since.ToNanoseconds() / 1e9))  # fmt: skip
+                works.append({
+                    "candidate": name, "service": announced.service, "waits_for": announced.waits_for,
+                    "attempt": announced.attempt, "since": announced.since.ToNanoseconds() / 1e9,
+                })  # fmt: skip
                 for training in announced.trainings:
                     if training.step >= training.steps:
                         continue
                     key = name, training.seed
                     points = [point for point in self._curves.get(key, []) if point[0] > sent.get(key, -1)]
                     sent[key] = training.step
-                    trainings.append(Training(
-                        candidate=name, seed=training.seed, step=training.step, steps=training.steps, points=points,
-                        tokens_per_second=training.tokens_per_second, seconds_left=training.seconds_left,
-                    ))  # fmt: skip
+                    trainings.append({
+                        "candidate": name, "seed": training.seed, "step": training.step, "steps": training.steps,
+                        "tokens_per_second": training.tokens_per_second, "seconds_left": training.seconds_left,
+                        "points": points,
+                    })  # fmt: skip
             yield {"trainings": trainings, "works": works}

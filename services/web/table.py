@@ -7,7 +7,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from statistics import fmean
-from typing import Any, TypedDict, cast
+from typing import Any, TypeAlias, TypedDict
 
 import grpc
 import grpc.aio
@@ -35,39 +35,8 @@ SHARED = (
 """Values as in `rows.Row`."""
 
 
-class WebRow(TypedDict, total=False):
-    """One candidate. Missing keys were not measured. Units as in `rows.Row`; scores by task, 0 to 1."""
-
-    id: str
-    number: int
-    name: str
-    parent: str
-    kind: str
-    stage: str
-    state: str
-    loss: float
-    loss_stderr: float
-    train_loss: float
-    benchmark: float
-    benchmark_stderr: float
-    judge: float
-    fitness: float
-    fitness_low: float
-    fitness_high: float
-    parameters: int
-    seconds: float
-    tokens_per_second: float
-    peak_memory: int
-    flops: float
-    state_size: float
-    stopped: str
-    seeds: int
-    components: list[str]
-    moves: list[str]
-    scores: dict[str, float]
-    worker: str
-    outcome: str
-    reason: str
+WebRow: TypeAlias = dict[str, Any]
+"""One candidate, as `Row` of web/src/records.ts. Missing keys were not measured; scores by task, 0 to 1."""
 
 
 def web_row(record: candidate_pb2.Candidate) -> WebRow:
@@ -77,7 +46,7 @@ def web_row(record: candidate_pb2.Candidate) -> WebRow:
     scores: defaultdict[str, list[float]] = defaultdict(list)
     for score in (score for seed in training.seeds for score in seed.scores):
         scores[score.task].append(score.value)
-    values: dict[str, object] = {name: shared[name] for name in SHARED} | {  # type: ignore[literal-required]
+    values: WebRow = {name: shared[name] for name in SHARED} | {  # type: ignore[literal-required]
         "number": record.request.number,
         "name": name_of(record),
         "loss_stderr": training.loss_stderr if training.HasField("loss_stderr") else None,
@@ -96,7 +65,7 @@ def web_row(record: candidate_pb2.Candidate) -> WebRow:
         "outcome": outcome_of(record.discovery) if record.HasField("discovery") else None,
         "reason": f"{record.rejection.stage}: {record.rejection.reason}" if record.HasField("rejection") else None,
     }
-    return cast("WebRow", {name: value for name, value in values.items() if value is not None})
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class Change(TypedDict, total=False):

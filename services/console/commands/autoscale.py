@@ -156,8 +156,7 @@ def autoscale(
 
 
 def worker(
-    stages: Annotated[str, typer.Option(help="stages to train, commas between")] = "explore",
-    as_json: Json = False,
+    stages: Annotated[str, typer.Option(help="stages to train, commas between")] = "explore", as_json: Json = False
 ) -> None:
     """Join a laboratory elsewhere: an engineer per visible GPU, else one on the CPU; SIGTERM or Ctrl-C drains.
 

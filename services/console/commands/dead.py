@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 import typer
 
@@ -39,20 +39,6 @@ class Letter:
         return self.cause.event
 
 
-class LetterRow(TypedDict):
-    """A dead letter as `dead list --json` prints it."""
-
-    number: int
-    time: str
-    run: str
-    candidate: str | None
-    durable: str
-    message: int
-    deliveries: int
-    reason: str
-    state: LetterState
-
-
 dead = typer.Typer(help="Messages that could not be handled: list, show, retry, drop.", no_args_is_help=False)
 
 Which = Annotated[str, typer.Argument(metavar="LETTER", help="its number, or the candidate it is about")]
@@ -70,16 +56,18 @@ def plain(context: typer.Context, run: Run = "", as_json: Json = False) -> None:
 async def list_letters(run: Run = "", as_json: Json = False) -> None:
     """All dead letters of a run, oldest first, and what was done about each."""
     async with _letters(run) as (_, _, letters):
-        letter_rows = [letter_row(letter) for letter in letters]
+        rows = [letter_row(letter) for letter in letters]
     if as_json:
-        print_json(letter_rows)
+        print_json(rows)
         return
-    if not letter_rows:
+    if not rows:
         say("no dead letters")
-    for row in letter_rows:
+    for row in rows:
         number = styled(f"{row['number']:>5}", fg="red") if row["state"] == "open" else f"{row['number']:>5}"
-        say(f"{number}  {row['candidate'] or 'run ' + row['run']}  {row['durable']}  {row['state']}  {row['time']}")
-        say(paragraph(" ".join(row["reason"].split()), 7, " " * 7))
+        say(
+            f"{number}  {row['candidate'] or 'run ' + str(row['run'])}  {row['durable']}  {row['state']}  {row['time']}"
+        )
+        say(paragraph(" ".join(str(row["reason"]).split()), 7, " " * 7))
 
 
 @dead.command()
@@ -147,7 +135,9 @@ async def _letters(run: str) -> AsyncIterator[tuple[Bus, archive_pb2_grpc.Archiv
             for entity in ("candidate", "run")
             async for logged in bus.read_log(f"asi.v1.{name}.{entity}.dead")
         }
-        drops = [events_pb2.Event.FromString(one.body) async for one in bus.read_log(f"asi.v1.{name}.dead.dropped")]
+        drops = [
+            events_pb2.Event.FromString(logged.body) async for logged in bus.read_log(f"asi.v1.{name}.dead.dropped")
+        ]
         states: dict[str, LetterState] = {}
         for candidate in sorted({cause.event.candidate for cause in causes.values() if cause.event.candidate}):
             chain = await archive.GetChain(pb.GetCandidateRequest(run=name, candidate=candidate), timeout=30)
@@ -193,20 +183,14 @@ async def _retry_event(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, let
         raise NotPossible(f"{error}; drop it") from None
 
 
-def letter_row(letter: Letter) -> LetterRow:
-    """A letter as plain values."""
-    event = letter.event
-    return LetterRow(
-        number=letter.number,
-        time=event.time.ToDatetime().isoformat(timespec="seconds") + "Z",
-        run=event.run,
-        candidate=event.candidate or None,
-        durable=event.dead.consumer,
-        message=event.dead.sequence,
-        deliveries=event.dead.deliveries,
-        reason=event.dead.reason,
-        state=letter.state,
-    )
+def letter_row(letter: Letter) -> dict[str, object]:
+    """A letter as `dead list --json` prints it."""
+    event, dead = letter.event, letter.event.dead
+    return {
+        "number": letter.number, "time": event.time.ToDatetime().isoformat(timespec="seconds") + "Z", "run": event.run,
+        "candidate": event.candidate or None, "durable": dead.consumer, "message": dead.sequence,
+        "deliveries": dead.deliveries, "reason": dead.reason, "state": letter.state,
+    }  # fmt: skip
 
 
 def _print_letter(letter: Letter, work: events_pb2.Event) -> None:

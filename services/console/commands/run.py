@@ -102,8 +102,7 @@ def run(
         bool, typer.Option("--join", help="leave the run to services that are up already, beside their other runs")
     ] = False,
     fork: Annotated[
-        str,
-        typer.Option(metavar="RUN[@EVENT]", help="begin with that run's history up to an event (sequence or id)"),
+        str, typer.Option(metavar="RUN[@EVENT]", help="begin with that run's history up to an event (sequence or id)")
     ] = "",
     as_json: Json = False,
 ) -> None:
