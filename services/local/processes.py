@@ -142,7 +142,7 @@ class ServiceProcess:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            self.process.wait(10)
 
     def last_log_entry(self) -> str:
         """The message of the last line of its log."""
