@@ -296,6 +296,8 @@ _EXPLANATIONS = (
     (r"uninitialized parameter|UninitializedParameter",
      "the program has lazy modules, whose sizes are unknown before the first forward: "
      "use nn.Linear(hidden_size, ...) instead of nn.LazyLinear(...)"),
+    (r"Expected more than 1 value per channel",
+     "the program normalises over the batch, so that rows depend on each other: normalise each token, as RMSNorm does"),
     (r"PermissionError",
      "the program opens a file, or imports a module that is not loaded: use only torch, einops, fla and plain Python"),
 )  # fmt: skip

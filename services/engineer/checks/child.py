@@ -12,6 +12,7 @@ end         → the child returns
 An exception of the program is returned as `raised`; the child then waits for the next request.
 """
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import cast
@@ -53,8 +54,12 @@ def run(channel: Channel) -> None:
 
 def build(program: str, whole_model: bool, width: int, heads: int, layer: int) -> nn.Module:
     """The program's mixer at these sizes."""
+    module = execute(program)
+    for function in list(vars(module).values()):
+        if isinstance(function, functools._lru_cache_wrapper):
+            function.cache_clear()  # its tensors may have the precision of an earlier forward
     if whole_model:
-        block_layout(execute(program))  # raises for an unknown layout
+        block_layout(module)  # raises for an unknown layout
     return load_mixer(program, MixerSizes(width, heads, layer, whole_model))
 
 

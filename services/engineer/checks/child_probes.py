@@ -82,7 +82,7 @@ def runs(subject: Subject) -> Finding:
     failures = {name: failure for name in names if (failure := _failure(subject, name))}
     if len(failures) == len(names):
         return failures[names[0]]
-    message = "builds and runs forward and backward"
+    message = f"{type(subject.fresh()).__name__} builds and runs forward and backward"
     if failures:
         supported = next(name for name in names if name not in failures)
         message += f", in {_LABELS[supported]} only: it cannot be trained in {_LABELS[next(iter(failures))]}"

@@ -2,11 +2,15 @@
 
 import inspect
 import traceback
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from services.engineer.checks.child import build
+from services.engineer.checks.report import CheckSettings
+from services.engineer.checks.subject import DOUBLE, SINGLE, Subject
 from services.engineer.program import BadConstructor, MixerSizes, NoMixer, execute, explain, find_mixer, load_mixer
 
 pytestmark = pytest.mark.usefixtures("prepared_child")
@@ -154,6 +158,18 @@ def test_scripted_functions_run_in_plain_python() -> None:
     )
 
     assert vars(load_mixer(HEAD + scripted + kind("Mixer", body=body), SIZES))["values"] == ["22", 6]
+
+
+def test_a_cached_tensor_does_not_survive_a_change_of_precision() -> None:
+    """Probes compute in double precision first; a mask that a program keeps in a cache would stay double."""
+    cached = "from functools import lru_cache\n\n\n@lru_cache\ndef scale(n):\n    return torch.ones(n, n) / n\n\n"
+    body = "self.proj = nn.Linear(hidden_size, hidden_size)"
+    mixer = kind("Mixer", body=body).replace("return hidden", "return self.proj(hidden_states) @ scale(16) + hidden")
+    subject = Subject(partial(build, HEAD + cached + mixer, False), CheckSettings(probe_width=16, probe_heads=2))
+    inputs = subject.noise(1, 3, 16)
+
+    assert subject.output(inputs, arithmetic=DOUBLE).dtype is torch.float64
+    assert subject.output(inputs, arithmetic=SINGLE).dtype is torch.float32
 
 
 @pytest.mark.parametrize(
