@@ -92,14 +92,14 @@ def runs(subject: Subject) -> Finding:
 def _failure(subject: Subject, name: ArithmeticName) -> Finding | None:
     for batch, length in RUN_SHAPES:
         where: dict[str, JSON] = {"batch": batch, "length": length, "precision": name}
+        sizes = f" (batch {batch}, length {length})" if (batch, length) != RUN_SHAPES[0] else ""
         try:
             problem = _one_step(subject, ARITHMETICS[name], batch, length)
         except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
-            message = explain(error)[:800] + _advice(subject, name, batch, length)
-            message += f" (batch {batch}, length {length})" if (batch, length) != RUN_SHAPES[0] else ""
+            message = explain(error)[:800] + _advice(subject, name, batch, length) + sizes
             return Finding(True, message, {**where, "traceback": traceback_tail(error)})
         if problem:
-            return Finding(True, problem, where)
+            return Finding(True, problem + sizes, where)
     return None
 
 
