@@ -230,6 +230,7 @@ def compare(
 def _plot(results: "Sequence[PolicyResult]", file: Path) -> None:
     """Mean regret with its interval against the budget, a panel for each number of seats."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     seats = list(dict.fromkeys(result.seats for result in results))
     figure = Figure(figsize=(4.2 * len(seats) + 2.2, 3.6), layout="constrained")
@@ -244,6 +245,10 @@ def _plot(results: "Sequence[PolicyResult]", file: Path) -> None:
                 budgets, [result.low for result in own], [result.high for result in own], alpha=0.15, lw=0,
                 color=f"C{number_ % 10}",
             )  # fmt: skip
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yscale("symlog", linthresh=1e-3)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(f"trainings, {places} at once")

@@ -125,7 +125,7 @@ REFUSED = MappingProxyType(
             mixer(_IN_NUMPY.replace("x = x +", "if self.layer == 0: x = x +"), top="import numpy as np"),
         ),
         "returns a sparse tensor": ("runs", mixer(answer="output.to_sparse()")),
-        "returns a list": ("runs", mixer(answer="[output, None, None]")),
+        "returns a dictionary": ("runs", mixer(answer="{'output': output}")),
         "returns complex values": ("runs", mixer(answer="output.to(torch.cfloat), None, None")),
         "forges the findings of its process": ("causality", mixer(AHEAD, top=_FORGER)),
     }
@@ -135,6 +135,7 @@ REFUSED = MappingProxyType(
 NEAR = MappingProxyType(
     {
         "another path for the length of training": mixer("if length == 256:\n    x = x * 1.0"),
+        "a list": mixer(answer="[output, None, None]"),
         "a deeper last layer": mixer(
             "x = x + self.more(hidden_states) if self.layer else x",
             "self.more = nn.Linear(hidden_size, hidden_size) if layer_idx else None",
