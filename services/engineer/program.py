@@ -262,7 +262,7 @@ def synonyms(sizes: MixerSizes) -> dict[str, object]:
 def rare_synonyms(sizes: MixerSizes) -> dict[str, object]:
     """Names that may mean other sizes too, passed only where the signature gives them no default."""
     names = "hidden_dim input_dim output_dim input_size in_features out_features channels width".split()  # noqa: SIM905
-    return {**dict.fromkeys(names, sizes.width)}
+    return dict.fromkeys(names, sizes.width)
 
 
 def _takes_hidden_states(kind: type[nn.Module]) -> bool:

@@ -109,4 +109,4 @@ class Stack:
 
 def _docker(*arguments: str) -> str:
     command = ["docker", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout

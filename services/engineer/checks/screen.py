@@ -128,17 +128,19 @@ _BINDING_FIELDS = ("arg", "asname", "name", "rest")
 def _executed(tree: ast.Module) -> Iterator[ast.AST]:
     """All nodes except those that never run, as a program is not the main module, and the `torch.jit` of decorators.
 
-    That a condition on `__name__` is false relies on the rules that keep a program from binding that name.
+    Only a condition on `__name__` among the module's own statements is known to be false, as no rule lets a program
+    bind that name there; a class may be given a namespace of its own.
     """
-    remaining: list[ast.AST] = [tree]
+    remaining: list[ast.AST] = []
+    for statement in tree.body:
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) == "__name__ == '__main__'":
+            remaining += statement.orelse
+        else:
+            remaining.append(statement)
     while remaining:
         node = remaining.pop()
         yield node
-        if isinstance(node, ast.Attribute) and _dotted(node) in SCRIPT_DECORATORS:
-            continue
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
-            remaining += node.orelse
-        else:
+        if not (isinstance(node, ast.Attribute) and _dotted(node) in SCRIPT_DECORATORS):
             remaining += ast.iter_child_nodes(node)
 
 

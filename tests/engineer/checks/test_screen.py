@@ -38,6 +38,7 @@ def test_a_demonstration_that_never_runs_is_not_screened() -> None:
     assert not screen(demonstration).violated
     assert "import of os" in screen(demonstration + "else:\n    import os\n").message
     assert screen("if __name__ != '__main__':\n    import os\n").violated
+    assert screen("class A(metaclass=Named):\n    " + demonstration.replace("\n", "\n    ")).violated
 
 
 @pytest.mark.parametrize(
