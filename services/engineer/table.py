@@ -127,19 +127,22 @@ class Builder:
         try:
             program = render(cell.mixer, "Cell")
             result = await train(program, seed, self.scale, self.corpus, self.sandbox, on_progress=chunks.append)
-            scores = await self._scores(program, seed)
         except TrainingFailed as failed:
             return Record(
                 cell.name, self.name, seed, failure=f"{failed.kind}: {failed.message}"[:300],
                 seconds=round(time.monotonic() - start, 2), conditions=self.conditions,
             )  # fmt: skip
-        return replace(self._record(cell, seed, result, chunks), scores=scores)
+        return replace(self._record(cell, seed, result, chunks), scores=await self._scores(cell.name, program, seed))
 
-    async def _scores(self, program: str, seed: int) -> dict[str, float]:
-        """The final accuracy in each trained task, and its mean over the measured steps."""
+    async def _scores(self, cell: str, program: str, seed: int) -> dict[str, float]:
+        """The final accuracy in each trained task, and its mean over the measured steps; none where training fails."""
         scores: dict[str, float] = {}
         for task in self.tasks:
-            result, _ = await train_on(TASKS[task], program, seed, self.sandbox)
+            try:
+                result, _ = await train_on(TASKS[task], program, seed, self.sandbox)
+            except TrainingFailed as failed:  # the loss on text counts all the same
+                sys.stdout.write(f"{cell} seed {seed}: no score in {task}: {failed.message}\n")
+                continue
             scores[task] = round(result.accuracy, 5)
             scores[f"{task}, mean of the curve"] = round(fmean(accuracy for _, accuracy in result.curve), 5)
         return scores
