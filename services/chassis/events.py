@@ -157,31 +157,3 @@ def _plain(value: object) -> object:
 def _stamped(event: events_pb2.Event) -> events_pb2.Event:
     event.time.FromDatetime(datetime.now(UTC))
     return event
-
-
-# Facts after which a candidate needs further work.
-UNFINISHED = frozenset(f"candidate_{fact}" for fact in ("requested", "proposed", "trained", "judged", "analysed"))
-
-
-def retry_of(dead: events_pb2.Event, work: events_pb2.Event, head: Cause, service: str) -> events_pb2.Event:
-    """A copy of the event `work`, which could not be handled, so that its handler runs again.
-
-    It is appended to the candidate's chain, whose last event is `head`. Raises ValueError if `work` is not a fact that
-    causes further work.
-    """
-    fact = work.WhichOneof("fact") or ""
-    if fact not in UNFINISHED:
-        raise ValueError(f"{work.id} is not a fact that causes further work")
-    retries = head.event.retries + 1
-    again = follow(head, fact.removeprefix("candidate_"), service, 1, work.candidate, retries=retries)
-    getattr(again, fact).CopyFrom(getattr(work, fact))
-    again.retry_of = dead.id
-    return again
-
-
-def dropped(dead: Cause, service: str, reason: str) -> events_pb2.Event:
-    """The fact that a dead letter was dropped. Idempotent: its id depends on the dead letter only."""
-    suffix = f"{dead.event.dead.consumer}-{dead.event.dead.sequence}"
-    event = follow(dead, "dropped", service, 1, dead.event.candidate, suffix=suffix)
-    event.dead_dropped.CopyFrom(events_pb2.DeadDropped(dead=dead.event.id, reason=reason))
-    return event

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 
 from services.chassis.bus import Bus, Delivery
-from services.chassis.bus.topology import HANDLING_SUBJECTS
+from services.chassis.bus.topology import HANDLING, HANDLING_SUBJECTS
 from services.chassis.errors import Transient
 
 PROCESS = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
@@ -86,8 +86,8 @@ class CrashNotes:
                 yield
             return
         subject = f"{HANDLING_SUBJECTS}.{durable}.{delivery.sequence}"
-        body = await self._bus.note(subject)
-        note = _Note(**json.loads(body)) if body else _Note()
+        newest = await self._bus.newest(subject, HANDLING)
+        note = _Note(**json.loads(newest.body)) if newest else _Note()
         died = note.in_hand and note.process != PROCESS
         deaths = note.deaths + (died and note.alone)
         if deaths >= MAX_LONE_CRASHES:
@@ -107,10 +107,10 @@ class CrashNotes:
         try:
             await asyncio.shield(self._write(subject, note))
         except Transient:  # an outage must not be mistaken for a crash of this process
-            task = asyncio.create_task(self._clear_late(subject, note))
+            task = asyncio.create_task(self._clear_later(subject, note))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
 
-    async def _clear_late(self, subject: str, note: _Note) -> None:
+    async def _clear_later(self, subject: str, note: _Note) -> None:
         await asyncio.sleep(RETRY_SECONDS)
         await self._clear(subject, note)

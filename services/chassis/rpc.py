@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from services.chassis import telemetry
 from services.chassis.errors import Busy, NotFound, NotPossible, Transient
 from services.chassis.logs import get_logger
-from services.chassis.settings import Address, ServiceSettings
+from services.chassis.settings import ServiceSettings, host_and_port
 
 DEADLINE_SECONDS = 30.0
 MESSAGE_BYTES = 64 * 1024 * 1024
@@ -64,15 +63,17 @@ class Server:
     async def start(self, *names: str) -> None:
         """Listen. `names` are the full names of the services that were added. Raises OSError when the port is taken."""
         reflection.enable_server_reflection([health.SERVICE_NAME, reflection.SERVICE_NAME, *names], self.grpc)
-        address = Address.parse(self._settings.listen)
-        target = f"{address.host}:{address.port}"
+        listen, keys = self._settings.listen, _key_files(self._settings)
+        host_and_port(listen)  # raises SettingsError
         try:
-            if credentials := _server_credentials(self._settings):
-                self.port = self.grpc.add_secure_port(target, credentials)
+            if keys is None:
+                self.port = self.grpc.add_insecure_port(listen)
             else:
-                self.port = self.grpc.add_insecure_port(target)
+                ca, key, certificate = keys
+                credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
+                self.port = self.grpc.add_secure_port(listen, credentials)
         except RuntimeError:
-            raise OSError(f"cannot listen on {target}: the port is taken") from None
+            raise OSError(f"cannot listen on {listen}: the port is taken") from None
         await self.grpc.start()
 
     async def report(self, healthy: bool, name: str = "") -> None:
@@ -93,16 +94,25 @@ def channel(addresses: str, settings: ServiceSettings, deadline: float = DEADLIN
     """
     parts = [part.strip() for part in addresses.split(",") if part.strip()]
     for part in parts:
-        Address.parse(part)
+        host_and_port(part)  # raises SettingsError
     target = parts[0] if len(parts) == 1 else "ipv4:" + ",".join(parts)
     options = [*_LIMITS, *_RECONNECT, ("grpc.service_config", _SERVICE_CONFIG)]
     interceptors = [_CallDefaults(deadline)]
-    if settings.grpc_ca:
-        credentials = grpc.ssl_channel_credentials(
-            _read(settings.grpc_ca), _read(settings.grpc_key), _read(settings.grpc_cert)
-        )
-        return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
-    return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+    keys = _key_files(settings)
+    if keys is None:
+        return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+    credentials = grpc.ssl_channel_credentials(*keys)
+    return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+
+
+def _key_files(settings: ServiceSettings) -> tuple[bytes, bytes, bytes] | None:
+    """CA certificate, private key and certificate for mutual TLS; None for plain text."""
+    if settings.grpc_ca is None:
+        return None
+    ca, key, certificate = (
+        path.read_bytes() for path in (settings.grpc_ca, settings.grpc_key, settings.grpc_cert) if path
+    )
+    return ca, key, certificate
 
 
 def is_transient(error: grpc.aio.AioRpcError) -> bool:
@@ -198,21 +208,8 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) 
     await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
 
 
-def _read(path: Path | None) -> bytes | None:
-    return path.read_bytes() if path else None
-
-
-def _server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | None:
-    if not settings.grpc_ca:
-        return None
-    key, certificate = _read(settings.grpc_key), _read(settings.grpc_cert)
-    if not key or not certificate:
-        raise ValueError("ASI_GRPC_CA enables mutual TLS: set ASI_GRPC_CERT and ASI_GRPC_KEY too")
-    return grpc.ssl_server_credentials([(key, certificate)], _read(settings.grpc_ca), require_client_auth=True)
-
-
 def loopback_server(settings: ServiceSettings) -> Server:
-    """A server on a free loopback port, in plain text: the process that started it is on this machine."""
+    """A server on a free loopback port, in plain text, for the process on this machine that started it."""
     return Server(settings.model_copy(update={"listen": "127.0.0.1:0", "grpc_ca": None}))
 
 

@@ -89,15 +89,16 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
         SettingsError: an ASI_ variable is unknown or its value invalid; the message names it and the fix.
     """
     environment = os.environ if environment is None else environment
-    variables = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
     names = {_variable(field, service): field for field in kind.model_fields}
     others = tuple(f"{PREFIX}{other.upper()}_" for other in SERVICES if other != service)
     values: dict[str, str] = {}
-    for name, value in variables.items():
+    for name, value in environment.items():
         if name in names:
             values[names[name]] = value
-        elif not name.startswith(others) and name not in MIND_NAMES:
-            raise SettingsError(f"{name} is not a setting of the {service}{_suggest(name, names)}")
+        elif name.startswith(PREFIX) and not name.startswith(others) and name not in MIND_NAMES:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]}?" if near else f" (known: {', '.join(sorted(names))})."
+            raise SettingsError(f"{name} is not a setting of the {service}{hint}")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -115,22 +116,9 @@ def _variable(field: str, service: str) -> str:
     return f"{PREFIX}{field.upper()}" if shared else f"{PREFIX}{service.upper()}_{field.upper()}"
 
 
-def _suggest(name: str, known: Mapping[str, str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else f" (known: {', '.join(sorted(known))})."
-
-
-class Address(BaseModel):
-    """A host and a port, as in 127.0.0.1:7101."""
-
-    model_config = ConfigDict(frozen=True)
-    host: str
-    port: int = Field(ge=0, le=65535)
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Raises SettingsError when `text` is not host:port."""
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise SettingsError(f"{text!r} is not an address; write host:port, for example 127.0.0.1:7101.")
-        return cls(host=host, port=int(port))
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of an address such as 127.0.0.1:7101. Raises SettingsError if it is not host:port."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"{address!r} is not an address; write host:port, for example 127.0.0.1:7101.")
+    return host, int(port)

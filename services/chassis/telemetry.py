@@ -62,10 +62,8 @@ def start(service: str, endpoint: str | None) -> None:
     Raises SettingsError when OpenTelemetry is not installed.
     """
     global _tracing
-    if endpoint is None:
-        return
     try:
-        _tracing = _Tracing(service, endpoint)
+        _tracing = _Tracing(service, endpoint) if endpoint else None
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"ASI_OTLP_ENDPOINT is set, but {error.name} is not installed: pip install 'asi-arch[tracing]'."
@@ -86,11 +84,9 @@ def span(name: str, trace: Mapping[str, str], **attributes: str) -> Iterator[Non
     if _tracing is None:
         yield
         return
-    trace_id = None
-    if candidate := attributes.get("candidate"):
-        digest = hashlib.sha256(f"{attributes.get('run', '')}/{candidate}".encode()).digest()
-        trace_id = int.from_bytes(digest[:16]) or 1
-    token = _next_trace_id.set(trace_id)
+    candidate, run = attributes.get("candidate"), attributes.get("run", "")
+    digest = hashlib.sha256(f"{run}/{candidate}".encode()).digest()
+    token = _next_trace_id.set((int.from_bytes(digest[:16]) or 1) if candidate else None)
     try:
         started = _tracing.start_span(name, trace, attributes)
     finally:

@@ -20,7 +20,7 @@ import structlog
 from services.chassis import metrics, tasks, telemetry
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.bus.subjects import fact_of, is_forged
-from services.chassis.errors import EventTooBig, HandedBack, NotYet, Rejected, Superseded, Transient
+from services.chassis.errors import HandedBack, NotYet, Rejected, Superseded, Transient
 from services.chassis.events import Cause, follow, rejection
 from services.chassis.logs import get_logger
 from services.chassis.poison import CrashNotes
@@ -29,6 +29,7 @@ from services.contracts import events_pb2
 from services.contracts import progress_pb2 as pb
 
 REPEAT_SECONDS = 3.0
+BACK_OFF_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0)
 
 _current: ContextVar[Activity | None] = ContextVar("activity", default=None)
 
@@ -67,10 +68,9 @@ class Activity:
 
     def train(self, training: pb.TrainingProgress) -> None:
         """Set the progress of the training of a seed."""
-        by_seed = {other.seed: other for other in self._state.trainings} | {training.seed: training}
-        trainings = [by_seed[seed] for seed in sorted(by_seed)]
+        others = [other for other in self._state.trainings if other.seed != training.seed]
         del self._state.trainings[:]
-        self._state.trainings.extend(trainings)
+        self._state.trainings.extend(sorted([*others, training], key=lambda progress: progress.seed))
         self._changed.set()
 
     def wait(self, for_: str, attempt: int) -> None:
@@ -91,16 +91,14 @@ def training(progress: pb.TrainingProgress) -> None:
 def waiting_for(what: str, attempt: int) -> Iterator[None]:
     """Report within the context that the work waits for something, such as "the model"."""
     activity = _current.get()
-    if activity is not None:
-        activity.wait(what, attempt)
+    if activity is None:
+        yield
+        return
+    activity.wait(what, attempt)
     try:
         yield
     finally:
-        if activity is not None:
-            activity.wait("", 0)
-
-
-BACK_OFF_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0)
+        activity.wait("", 0)
 
 
 @dataclass(frozen=True)
@@ -212,13 +210,15 @@ class Worker:
             get_logger().error("not an event", sequence=delivery.sequence, error=str(error))
             await delivery.terminate()
             return
+        if delivery.deliveries > 1:
+            metrics.REDELIVERIES.labels(self._durable).inc()
         names = {"run": cause.event.run, "candidate": cause.event.candidate}
         structlog.contextvars.bind_contextvars(**names)
         job = Job(cause, delivery.deliveries, delivery.sequence, self._bus, self._service, self._draining)
         heartbeats = asyncio.create_task(_send_heartbeats(delivery, self._heartbeat_seconds))
         span = telemetry.span(f"{self._durable} handles {fact}", cause.event.trace, **names, attempt=str(job.attempt))
         try:
-            with metrics.handling(self._durable, job.attempt), span:
+            with metrics.HANDLER_SECONDS.labels(self._durable).time(), span:
                 async with job.activity().announcing():
                     await self._attempt(job, delivery)
         finally:
@@ -255,18 +255,13 @@ class Worker:
 
     async def _publish(self, events: Sequence[events_pb2.Event]) -> None:
         for event in events:
-            try:
-                await self._bus.publish(event)
-                metrics.published(fact_of(event), event)
-            except EventTooBig as error:
-                raise RuntimeError(f"{event.id} cannot be published: {error}") from error
+            await self._bus.publish(event)
+            metrics.published(fact_of(event), event)
 
     async def _retry_later(self, job: Job, delivery: Delivery, error: Transient | grpc.aio.AioRpcError) -> None:
         telemetry.fail(error)
-        if isinstance(error, Transient):
-            wait, text = error.delay, str(error)
-        else:
-            wait, text = None, _reason(error)
+        wait = error.delay if isinstance(error, Transient) else None
+        text = str(error) if isinstance(error, Transient) else _reason(error)
         if wait is None:
             wait = BACK_OFF_SECONDS[min(delivery.deliveries, len(BACK_OFF_SECONDS)) - 1]
         get_logger().warning("again later", reason=text, seconds=wait, deliveries=delivery.deliveries)
@@ -284,11 +279,10 @@ class Worker:
     async def _publish_dead_letter(self, job: Job, delivery: Delivery, error: Exception) -> None:
         telemetry.fail(error)
         get_logger().error("dead letter", durable=self._durable, sequence=delivery.sequence, exc_info=error)
+        trace = "".join(traceback.format_exception(error))[-8000:]
         dead = dead_letter(
-            job.cause, self._service, self._durable, delivery.sequence, delivery.deliveries,
-            reason=_reason(error),
-            trace="".join(traceback.format_exception(error))[-8000:],
-        )  # fmt: skip
+            job.cause, self._service, self._durable, delivery.sequence, delivery.deliveries, _reason(error), trace
+        )
         dead.dead.subject = delivery.subject
         await self._bus.publish(dead)
         await delivery.terminate()

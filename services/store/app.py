@@ -75,7 +75,7 @@ class Gauges:
                     state = name.removeprefix("STATE_").lower()
                     metrics.CANDIDATES.labels(run.run, state).set(counts.get(number, 0))
         for spec in topology()[1]:
-            for state, messages in zip(metrics.QUEUE_STATES, await self._bus.depth(spec.durable), strict=True):
+            for state, messages in (await self._bus.depth(spec.durable))._asdict().items():
                 metrics.QUEUE.labels(spec.durable, state).set(messages)
 
 
@@ -91,8 +91,8 @@ class DeadLetterRecorder:
 
     async def run(self) -> None:
         """Raises BusLost if the durable consumer is deleted."""
-        async for deliveries in self._consumer.batches(20):
-            for delivery in deliveries:
+        while True:
+            for delivery in await self._consumer.fetch(20):
                 try:
                     await self._record(delivery)
                 except Transient:

@@ -42,8 +42,8 @@ class Applier:
         is checked at the start, after reconnections and when idle.
         """
         await self._until_reachable(self._publish_outbox)
-        async for deliveries in self._consumer.batches(self._batch):
-            if deliveries:
+        while True:
+            if deliveries := await self._consumer.fetch(self._batch):
                 await self._until_reachable(partial(self._apply_deliveries, deliveries))
                 await asyncio.gather(*(delivery.acknowledge_soon() for delivery in deliveries))
             else:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import nats.js.errors
 import pymongo
 
 from services.chassis.bus import Bus
@@ -102,7 +103,12 @@ class Faults:
 
     async def _delete_consumers(self, fault: Fault) -> None:
         durable = {"engineers": "engineer-tiny"}.get(fault.target, fault.target)
-        await self.laboratory.retry(lambda bus: bus.remove_durable(durable))
+
+        async def delete(bus: Bus) -> None:
+            with contextlib.suppress(nats.js.errors.NotFoundError):  # deleted by an earlier attempt
+                await bus._js.delete_consumer(EVENTS, durable)
+
+        await self.laboratory.retry(delete)
 
     async def _second_store(self, seconds: float) -> None:
         first = self.laboratory.parts["store"]

@@ -1,8 +1,9 @@
 """The pure rules of dead letters: what a retry and a drop may do, and what is refused."""
 
 from services.chassis.bus import Logged
-from services.chassis.events import Cause, body_of, dropped, retry_of
+from services.chassis.events import Cause, body_of
 from services.chassis.worker import dead_letter
+from services.console.commands.dead import dropped, retry_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.store.backends.folding import due, fold
@@ -35,7 +36,7 @@ def test_a_retry_takes_back_the_end_and_nothing_else() -> None:
     """The measurements stay, the seat is taken again, and the next fact has an id of its own."""
     simulation, work, dead = lost("candidate_trained")
     before = simulation.loaded.runs["r1"]
-    again = simulation.say(retry_of(dead.event, work.event, end_of(simulation, "c000001"), "console"))
+    again = simulation.say(retry_of(dead.event, work.event, end_of(simulation, "c000001")))
     row, run = simulation.loaded.rows["r1", "c000001"], simulation.loaded.runs["r1"]
     judged = simulation.step(again)
 
@@ -52,9 +53,9 @@ def test_a_retry_takes_back_the_end_and_nothing_else() -> None:
 def test_who_was_lost_twice_can_be_retried_twice() -> None:
     """The second end and the second retry are other events than the first."""
     simulation, work, dead = lost("candidate_trained")
-    again = simulation.say(retry_of(dead.event, work.event, end_of(simulation, "c000001"), "console"))
+    again = simulation.say(retry_of(dead.event, work.event, end_of(simulation, "c000001")))
     dead = simulation.say(dead_letter(again, "judge", "judge", 123, 5, "KeyError: 'x'"))
-    twice = simulation.say(retry_of(dead.event, again.event, end_of(simulation, "c000001"), "console"))
+    twice = simulation.say(retry_of(dead.event, again.event, end_of(simulation, "c000001")))
     row = simulation.loaded.rows["r1", "c000001"]
 
     assert twice.event.id == "r1.c000001.trained.again-2.1"
@@ -66,9 +67,9 @@ def test_only_the_end_by_a_dead_letter_is_taken_back() -> None:
     """Neither a candidate that ended well, nor one that is on its way, nor an older end."""
     simulation, work, dead = lost("candidate_trained")
     other = simulation.way(next(one for one in simulation.open if one.event.candidate == "c000002"))
-    well = retry_of(dead.event, other.event, end_of(simulation, "c000002"), "console")
-    stale = retry_of(dead.event, work.event, work, "console")
-    twice = retry_of(dead.event, work.event, end_of(simulation, "c000001"), "console")
+    well = retry_of(dead.event, other.event, end_of(simulation, "c000002"))
+    stale = retry_of(dead.event, work.event, work)
+    twice = retry_of(dead.event, work.event, end_of(simulation, "c000001"))
     twice.retries = 2
 
     assert "has not ended because of a dead letter" in hear(simulation, well).log.refused_because
@@ -79,8 +80,8 @@ def test_only_the_end_by_a_dead_letter_is_taken_back() -> None:
 def test_a_letter_is_dropped_once() -> None:
     """Said twice, it counts once; the candidate stays as it is."""
     simulation, _, dead = lost("candidate_proposed")
-    simulation.say(dropped(dead, "console", "known"))
-    again = hear(simulation, dropped(dead, "console", "known"))
+    simulation.say(dropped(dead, "known"))
+    again = hear(simulation, dropped(dead, "known"))
 
     assert simulation.loaded.runs["r1"].dead_letters == 0
     assert not again.log.accepted

@@ -2,30 +2,21 @@
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from services.chassis.bus.connection import Bus
-    from services.chassis.bus.delivery import Consumer, Delivery, Depth
-    from services.chassis.bus.topology import ConsumerSpec, StreamSpec
+    from services.chassis.bus.delivery import Consumer, Delivery
 
-__all__ = ["Bus", "Consumer", "ConsumerSpec", "Delivery", "Depth", "LogState", "Logged", "StreamSpec"]
-
-_MODULES = {"Bus": "connection", "Consumer": "delivery", "Delivery": "delivery", "Depth": "delivery"}
+__all__ = ["Bus", "Consumer", "Delivery", "Logged"]
+_MODULES = {"Bus": "connection", "Consumer": "delivery", "Delivery": "delivery"}
 
 
 def __getattr__(name: str) -> object:
     """Import nats on first use, so that commands which only read an archive start faster."""
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'topology')}"), name)
-
-
-class LogState(NamedTuple):
-    """The state of the event stream."""
-
-    last: int  # the newest sequence; 0 when it is empty
-    missing: int  # lost messages: the log never deletes one
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 @dataclass(frozen=True)

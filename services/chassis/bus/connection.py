@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection
 from functools import partial
+from typing import NamedTuple
 
 import nats.errors
 from google.protobuf.message import DecodeError
@@ -12,9 +13,9 @@ from nats.aio.msg import Msg
 from nats.js import api
 
 from services.chassis import telemetry
-from services.chassis.bus import Logged, LogState
-from services.chassis.bus.credentials import access, refusal
-from services.chassis.bus.delivery import FAILURES, Consumer, Denials, Depth
+from services.chassis.bus import Logged
+from services.chassis.bus.credentials import connect_options, refusal
+from services.chassis.bus.delivery import FAILURES, Consumer, Denials, receive
 from services.chassis.bus.rights import API
 from services.chassis.bus.subjects import subject_of
 from services.chassis.bus.topology import (
@@ -37,13 +38,28 @@ SILENCE_SECONDS = 30.0
 _MISSING = f"stream {EVENTS} does not exist; run `asi-arch setup`"
 
 
+class Depth(NamedTuple):
+    """The queue depth of a durable consumer, in messages."""
+
+    waiting: int
+    in_hand: int  # delivered and not acknowledged
+
+
+class LogState(NamedTuple):
+    """The state of the event stream."""
+
+    last: int  # the newest sequence; 0 when it is empty
+    missing: int  # lost messages: the log never deletes one
+
+
 class Bus:
     """One connection. Use as an async context manager, or `connect` and `close`."""
 
     def __init__(self, settings: ServiceSettings, name: str) -> None:
         self._settings = settings
         self._name = name
-        self._topology = topology(silence_seconds=settings.silence_seconds)
+        self._streams, consumers = topology(silence_seconds=settings.silence_seconds)
+        self._specs = {spec.durable: spec for spec in consumers}
         self._client = Client()
         self._closing = False
         self._denials = Denials()
@@ -73,26 +89,22 @@ class Bus:
         """The number of reconnections."""
         return int(self._client.stats["reconnects"])
 
-    async def connect(self, attempts: int = -1) -> None:
+    async def connect(self) -> None:
         """Connect, waiting for a server that is not running yet. Raises SettingsError if it refuses the credentials."""
-        own = access(self._settings)
         refused = self._refused = asyncio.get_running_loop().create_future()
         connecting = asyncio.ensure_future(
             self._client.connect(
                 servers=[url.strip() for url in self._settings.nats_url.split(",")],
                 name=self._name,
-                max_reconnect_attempts=attempts,
+                max_reconnect_attempts=-1,
                 reconnect_time_wait=1,
                 ping_interval=10,
                 max_outstanding_pings=2,
-                inbox_prefix=own.inbox.encode(),
                 error_cb=self._report,
                 disconnected_cb=partial(self._log, "disconnected from NATS"),
                 reconnected_cb=partial(self._log, "reconnected to NATS"),
                 closed_cb=partial(self._log, "connection to NATS closed"),
-                nkeys_seed_str=own.seed,
-                tls=own.tls,
-                tls_handshake_first=own.tls is not None,  # a forged plain-text greeting could ask for no TLS
+                **connect_options(self._settings),
             )
         )
         try:
@@ -103,7 +115,6 @@ class Bus:
         finally:
             connecting.cancel()
             refused.cancel()
-        self._js = self._client.jetstream(timeout=5)
 
     async def close(self) -> None:
         """Flush and close. Not `drain`, which blocks for its whole timeout once a pull has timed out."""
@@ -117,57 +128,73 @@ class Bus:
 
     async def set_up(self, replicas: int = 1) -> list[str]:
         """Create missing streams and consumers; returns their names. Existing ones are unchanged."""
-        streams, consumers = self._topology
         created = []
-        for stream in streams:
+        for stream in self._streams:
             if await self._stream(stream.name) is None:
                 adding = self._js.add_stream(stream.config(replicas))
                 await self._denials.watch(f"{API}.STREAM.CREATE.{stream.name}", adding)
                 created.append(f"stream {stream.name}")
-        for consumer in consumers:
-            if await self._durable(consumer) is None:
-                subject = f"{API}.CONSUMER.DURABLE.CREATE.{consumer.stream}.{consumer.durable}"
-                await self._denials.watch(subject, self._js.add_consumer(consumer.stream, consumer.config()))
-                created.append(f"consumer {consumer.durable}")
+        for spec in self._specs.values():
+            if await self._info(spec) is None:
+                subject = f"{API}.CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
+                await self._denials.watch(subject, self._js.add_consumer(spec.stream, spec.config()))
+                created.append(f"consumer {spec.durable}")
         return created
 
     async def compare(self, durables: Collection[str] | None = None) -> list[str]:
         """Differences of the server's configuration from the expected one, as sentences; for `durables` or all."""
-        streams, consumers = self._topology
-        if durables is not None:
-            consumers = tuple(spec for spec in consumers if spec.durable in durables)
-        needed = {HANDLING, *(spec.stream for spec in consumers)}
+        specs = [spec for spec in self._specs.values() if durables is None or spec.durable in durables]
+        needed = {HANDLING, *(spec.stream for spec in specs)}
         differences: list[str] = []
-        for stream in (stream for stream in streams if stream.name in needed):
-            config = await self._stream(stream.name)
-            expected = stream.config((config and config.num_replicas) or 1)
-            differences += drift(f"stream {stream.name}", expected, config)
-        for spec in consumers:
-            differences += drift(f"consumer {spec.durable}", spec.config(), await self._durable(spec))
+        for stream in self._streams:
+            if stream.name in needed:
+                info = await self._stream(stream.name)
+                replicas = (info and info.config.num_replicas) or 1
+                config = info.config if info else None
+                differences += drift(f"stream {stream.name}", stream.config(replicas), config)
+        for spec in specs:
+            consumer = await self._info(spec)
+            differences += drift(f"consumer {spec.durable}", spec.config(), consumer.config if consumer else None)
         return differences
 
     async def replicas(self) -> int:
         """The replication factor of the log; 1 if there is no log."""
-        config = await self._stream(EVENTS)
-        return (config and config.num_replicas) or 1
-
-    async def _stream(self, name: str) -> api.StreamConfig | None:
-        info = await self._denials.request(f"{API}.STREAM.INFO.{name}", self._js.stream_info(name))
-        return info.config if info else None
-
-    async def _durable(self, spec: ConsumerSpec) -> api.ConsumerConfig | None:
-        info = await Consumer(self._js, spec, self._denials).info()
-        return info.config if info else None
+        info = await self._stream(EVENTS)
+        return (info and info.config.num_replicas) or 1
 
     async def remove_stream(self, name: str) -> None:
         """Delete a stream and its messages, if it exists."""
         await self._denials.request(f"{API}.STREAM.DELETE.{name}", self._js.delete_stream(name))
 
-    async def remove_durable(self, durable: str) -> None:
-        """Delete a durable consumer, if it exists. Its workers end with BusLost."""
-        spec = self._spec(durable)
-        request = self._js.delete_consumer(spec.stream, durable)
-        await self._denials.request(f"{API}.CONSUMER.DELETE.{spec.stream}.{durable}", request)
+    async def log_state(self) -> LogState:
+        """Raises BusLost if the stream does not exist, Transient if it is unreachable."""
+        info = await self._stream(EVENTS)
+        if info is None:
+            raise BusLost(_MISSING)
+        return LogState(info.state.last_seq, info.state.last_seq - info.state.messages)
+
+    async def last_sequence(self) -> int:
+        """The newest sequence of the log; 0 if it is empty. Raises the same errors as `log_state`."""
+        return (await self.log_state()).last
+
+    async def consumer(self, durable: str) -> Consumer:
+        """Bind to a durable consumer. Raises BusLost if it is missing."""
+        consumer = Consumer(self._js, self._specs[durable], self._denials)
+        await consumer.bind()
+        return consumer
+
+    async def depth(self, durable: str) -> Depth:
+        """The queue depth of a durable consumer. Raises Transient if it is missing or the server is unreachable."""
+        info = await self._info(self._specs[durable])
+        if info is None:
+            raise Transient(f"consumer {durable!r} does not exist; run `asi-arch setup`")
+        return Depth(info.num_pending or 0, info.num_ack_pending or 0)
+
+    async def _stream(self, name: str) -> api.StreamInfo | None:
+        return await self._denials.request(f"{API}.STREAM.INFO.{name}", self._js.stream_info(name))
+
+    async def _info(self, spec: ConsumerSpec) -> api.ConsumerInfo | None:
+        return await Consumer(self._js, spec, self._denials).info()
 
     async def publish(self, event: pb.Event) -> int:
         """Publish and wait until the stream has stored it; the same event id within ten minutes is stored once.
@@ -177,12 +204,12 @@ class Bus:
         unreachable or full.
         """
         telemetry.inject(event.trace)
-        limit = MAX_COPY_BYTES if event.HasField("run_inherited") else MAX_EVENT_BYTES
-        if limit == MAX_EVENT_BYTES:
+        limit = MAX_COPY_BYTES
+        if not event.HasField("run_inherited"):
+            limit = MAX_EVENT_BYTES
             fit(event, limit)
-        return await self.publish_body(
-            subject_of(event), event.id, body_of(event), event.trace.get("traceparent"), limit
-        )
+        trace = event.trace.get("traceparent")
+        return await self.publish_body(subject_of(event), event.id, body_of(event), trace, limit)
 
     async def publish_body(
         self, subject: str, event_id: str, body: bytes, traceparent: str | None = None, max_bytes: int = MAX_COPY_BYTES
@@ -199,82 +226,51 @@ class Bus:
             raise Transient(f"the broker did not accept {what}: {error or type(error).__name__}") from error
         return int(ack.seq)
 
-    async def consumer(self, durable: str) -> Consumer:
-        """Bind to a durable consumer. Raises BusLost if it is missing."""
-        spec = self._spec(durable)
-        consumer = Consumer(self._js, spec, self._denials)
-        await consumer.bind()
-        return consumer
-
-    async def depth(self, durable: str) -> Depth:
-        """The queue depth of a durable consumer. Raises Transient if the server is unreachable."""
-        return await Consumer(self._js, self._spec(durable), self._denials).depth()
-
-    def _spec(self, durable: str) -> ConsumerSpec:
-        for spec in self._topology[1]:
-            if spec.durable == durable:
-                return spec
-        raise BusLost(f"no durable is called {durable!r}")
-
     async def body_at(self, sequence: int) -> bytes:
         """The body of one message of the log. Raises the same errors as `message_at`."""
         return (await self.message_at(sequence)).body
 
     async def message_at(self, sequence: int) -> Logged:
         """One message of the log. Raises KeyError if there is none, Transient if the log is unreachable."""
-        request = self._js.get_msg(EVENTS, sequence)
-        message = await self._denials.request(f"{API}.STREAM.MSG.GET.{EVENTS}", request)
+        message = await self._message(EVENTS, self._js.get_msg(EVENTS, sequence))
         if message is None:
             raise KeyError(f"the log has no message {sequence}")
-        return Logged(sequence, message.subject or "", message.data or b"")
+        return message
 
-    async def log_state(self) -> LogState:
-        """Raises BusLost if the stream does not exist, Transient if it is unreachable."""
-        info = await self._denials.request(f"{API}.STREAM.INFO.{EVENTS}", self._js.stream_info(EVENTS))
-        if info is None:
-            raise BusLost(_MISSING)
-        return LogState(info.state.last_seq, info.state.last_seq - info.state.messages)
+    async def newest(self, subject: str, stream: str = EVENTS) -> Logged | None:
+        """The newest message on `subject`, or None. Raises Transient if the stream is unreachable."""
+        return await self._message(stream, self._js.get_last_msg(stream, subject))
 
-    async def last_sequence(self) -> int:
-        """The newest sequence of the log; 0 if it is empty. Raises the same errors as `log_state`."""
-        return (await self.log_state()).last
+    async def _message(self, stream: str, request: Awaitable[api.RawStreamMsg]) -> Logged | None:
+        message = await self._denials.request(f"{API}.STREAM.MSG.GET.{stream}", request)
+        return Logged(message.seq or 0, message.subject or "", message.data or b"") if message else None
 
     async def read_log(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncIterator[Logged]:
         """Every message on `subject` from sequence `start` to the newest one at the time of the call, in order.
 
         Raises Transient if the log is unreachable or delivers nothing for 30 seconds.
         """
-        last = await self.newest(subject)
-        if start > last:
+        newest = await self.newest(subject)
+        if newest is None or start > newest.sequence:
             return
         async with self._ordered(subject, start) as queue:
-            reached = 0
-            while reached < last:
-                if queue.empty():
-                    try:
-                        async with asyncio.timeout(SILENCE_SECONDS):
-                            logged = await queue.get()
-                    except TimeoutError:
-                        raise Transient(f"the log delivered nothing for {SILENCE_SECONDS:g} s") from None
-                else:
-                    logged = queue.get_nowait()
-                reached = logged.sequence
-                if reached <= last:
-                    yield logged
+            while messages := await receive(queue, queue.maxsize, SILENCE_SECONDS):
+                for logged in messages:
+                    if logged.sequence <= newest.sequence:
+                        yield logged
+                    if logged.sequence >= newest.sequence:
+                        return
+        raise Transient(f"the log delivered nothing for {SILENCE_SECONDS:g} s")
 
-    async def newest(self, subject: str) -> int:
-        """The sequence of the newest message on `subject`; 0 if there is none."""
-        message = await self._last_message(EVENTS, subject)
-        return (message and message.seq) or 0
+    async def follow(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncGenerator[Logged | None]:
+        """Every message on `subject` from sequence `start` on, without end; None after a second without one.
 
-    async def note(self, subject: str) -> bytes | None:
-        """The newest message on a subject of the stream HANDLING, or None. Raises Transient."""
-        message = await self._last_message(HANDLING, subject)
-        return (message.data or b"") if message else None
-
-    async def _last_message(self, stream: str, subject: str) -> api.RawStreamMsg | None:
-        request = self._js.get_last_msg(stream, subject)
-        return await self._denials.request(f"{API}.STREAM.MSG.GET.{stream}", request)
+        Raises BusLost if the stream does not exist.
+        """
+        async with self._ordered(subject, start) as queue:
+            while True:
+                messages = await receive(queue, 1, 1.0)
+                yield messages[0] if messages else None
 
     async def announce(self, progress: progress_pb2.Progress) -> None:
         """Send the progress of a candidate to all current subscribers; it is not stored."""
@@ -297,19 +293,6 @@ class Bus:
         finally:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
-
-    async def follow(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncGenerator[Logged | None]:
-        """Every message on `subject` from sequence `start` on, without end; None after a second without one.
-
-        Raises BusLost if the stream does not exist.
-        """
-        async with self._ordered(subject, start) as queue:
-            while True:
-                logged = None
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(1):
-                        logged = await queue.get()
-                yield logged
 
     @contextlib.asynccontextmanager
     async def _ordered(self, subject: str, start: int) -> AsyncIterator["asyncio.Queue[Logged]"]:

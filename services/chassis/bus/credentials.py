@@ -1,7 +1,7 @@
 """Client credentials: a service authenticates with the nkey seed in its settings and verifies the server by TLS."""
 
 import ssl
-from dataclasses import dataclass
+from typing import Any
 
 import nkeys
 
@@ -10,19 +10,16 @@ from services.chassis.errors import SettingsError
 from services.chassis.settings import ServiceSettings
 
 
-@dataclass(frozen=True)
-class Access:
-    """The credentials of a connection."""
-
-    seed: str | None
-    inbox: str  # prefix of the inboxes, private with a seed
-    tls: ssl.SSLContext | None  # None: plain text, unless the server requires TLS
-
-
-def access(settings: ServiceSettings) -> Access:
-    """From the settings. Raises SettingsError for an invalid seed or certificate."""
-    seed = _seed(settings)
-    return Access(seed, INBOX if seed is None else inbox_of(public_key(seed)), _tls(settings))
+def connect_options(settings: ServiceSettings) -> dict[str, Any]:
+    """User and encryption, as arguments of nats-py's `connect`. Raises SettingsError for an invalid key or file."""
+    seed, tls = _seed(settings), _tls(settings)
+    inbox = INBOX if seed is None else inbox_of(public_key(seed))
+    return {
+        "nkeys_seed_str": seed,
+        "inbox_prefix": inbox.encode(),
+        "tls": tls,
+        "tls_handshake_first": tls is not None,  # a forged plain-text greeting could ask for no TLS
+    }
 
 
 def public_key(seed: str) -> str:

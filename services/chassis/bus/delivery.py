@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import nats.errors
 import nats.js.errors
-from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -22,7 +21,6 @@ from services.chassis.bus.rights import API
 from services.chassis.bus.topology import ConsumerSpec
 from services.chassis.errors import BusLost, Denied, Transient
 from services.chassis.logs import get_logger
-from services.contracts import events_pb2 as pb
 
 T = TypeVar("T")
 FAILURES = (TimeoutError, nats.errors.Error, nats.js.errors.Error)
@@ -93,13 +91,6 @@ PULL_SECONDS = 5.0  # short, since a pull in flight across a reconnect is lost u
 _EXPIRED = {"404", "408"}  # statuses of a pull that received less than requested
 
 
-class Depth(NamedTuple):
-    """The queue depth of a durable consumer, in messages."""
-
-    waiting: int
-    in_hand: int  # delivered and not acknowledged
-
-
 class Delivery:
     """One delivery of one event. Exactly one of `acknowledge`, `redeliver` and `terminate` ends it."""
 
@@ -111,14 +102,6 @@ class Delivery:
         metadata = message.metadata
         self.sequence: int = metadata.sequence.stream
         self.deliveries: int = metadata.num_delivered or 1
-        self.trace: str | None = (message.headers or {}).get("traceparent")
-
-    def event(self) -> pb.Event:
-        """The event. Raises ValueError if the body is not one."""
-        try:
-            return pb.Event.FromString(self.body)
-        except DecodeError as error:
-            raise ValueError(f"message {self.sequence} on {self.subject} is not an Event: {error}") from None
 
     async def acknowledge(self) -> None:
         """Acknowledge and wait for the server's confirmation, so that the message is not redelivered."""
@@ -156,7 +139,6 @@ class Consumer:
         self._next = f"{API}.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._inbox: Subscription | None = None
-        self._missing = f"consumer {spec.durable!r} does not exist on stream {spec.stream!r}; run `asi-arch setup`"
         self._requested = 0  # messages that the latest request still expects
 
     async def bind(self) -> None:
@@ -187,7 +169,7 @@ class Consumer:
             await self.bind()
         if self._requested <= 0 and self._arrived.empty():
             await self._request(most, wait)
-        messages = await self._denials.watch(self._next, _collect(self._arrived, most, wait + 0.5))
+        messages = await self._denials.watch(self._next, receive(self._arrived, most, wait + 0.5))
         deliveries = [Delivery(message, self._denials) for message in messages if not _status(message)]
         statuses = {status for message in messages if (status := _status(message))}
         self._requested = 0 if statuses or not messages else self._requested - len(deliveries)
@@ -205,17 +187,6 @@ class Consumer:
             await self._require_exists()
         self._requested = most
 
-    async def batches(self, most: int, wait: float = PULL_SECONDS) -> AsyncGenerator[list[Delivery], None]:
-        """Deliveries without end; an empty list after `wait` seconds without any. Raises the same errors as `fetch`."""
-        while True:
-            yield await self.fetch(most, wait)
-
-    async def depth(self) -> Depth:
-        """Pending and unacknowledged messages. Raises Transient if the server or the consumer is missing."""
-        if (info := await self.info()) is None:
-            raise Transient(self._missing)
-        return Depth(info.num_pending or 0, info.num_ack_pending or 0)
-
     async def info(self) -> ConsumerInfo | None:
         """The consumer as the server knows it, or None. Raises Transient if the server is unreachable."""
         request = self._js.consumer_info(self._spec.stream, self._spec.durable)
@@ -226,19 +197,24 @@ class Consumer:
             raise BusLost("the connection to NATS is closed")
         with contextlib.suppress(Transient):  # unreachable: the client reconnects
             if await self.info() is None:
-                raise BusLost(self._missing)
+                stream = self._spec.stream
+                raise BusLost(
+                    f"consumer {self._spec.durable!r} does not exist on stream {stream!r}; run `asi-arch setup`"
+                )
 
 
-async def _collect(arrived: "asyncio.Queue[Msg]", most: int, wait: float) -> list[Msg]:
-    """The next message and those that have arrived, or none after `wait` seconds."""
+async def receive(arrived: asyncio.Queue[T], most: int, wait: float) -> list[T]:
+    """The next entry and those that have arrived with it, up to `most`; none after `wait` seconds."""
+    entries: list[T] = []
     try:
-        async with asyncio.timeout(wait):
-            messages = [await arrived.get()]
+        if arrived.empty():
+            async with asyncio.timeout(wait):
+                entries.append(await arrived.get())
     except TimeoutError:
         return []
-    while len(messages) < most and not arrived.empty():
-        messages.append(arrived.get_nowait())
-    return messages
+    while len(entries) < most and not arrived.empty():
+        entries.append(arrived.get_nowait())
+    return entries
 
 
 def _status(message: Msg) -> str:

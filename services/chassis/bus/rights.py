@@ -6,7 +6,7 @@ another user's inbox, and only the administrator creates or changes streams and 
 
 from dataclasses import dataclass
 
-from services.chassis.bus.subjects import ALL, PROGRESS, pattern_of
+from services.chassis.bus.subjects import ALL, PROGRESS, STAGED
 from services.chassis.bus.topology import (
     ADVISORIES,
     EVENTS,
@@ -34,33 +34,26 @@ class Rights:
     watches: bool = False  # reads the state of each durable consumer
     administers: bool = False  # creates, changes and removes streams and consumers
 
-    @property
-    def streams(self) -> tuple[str, ...]:
-        """The streams that this user accesses."""
-        streams = {spec.stream for spec in topology()[1] if spec.durable in self.durables}
-        log = {EVENTS} if self.facts or self.reads_log else set()
-        return tuple(sorted(streams | log | ({HANDLING} if streams else set())))
-
     def publish(self) -> list[str]:
         """Subjects that this user may publish to, requests to JetStream among them."""
         if self.administers:
             return [ALL, f"{API}.>", "$JS.FC.>"]
-        subjects = [pattern_of(fact) for fact in self.facts]
-        if self.durables:
-            subjects += [PROGRESS, f"{API}.STREAM.MSG.GET.{HANDLING}"]
-            subjects += [f"{HANDLING_SUBJECTS}.{durable}.*" for durable in self.durables]
-        subjects += [f"{API}.STREAM.INFO.{stream}" for stream in self.streams]
+        subjects = [f"asi.v1.*.{fact}" + (".*" if fact in STAGED else "") for fact in self.facts]
+        streams = {EVENTS} if self.facts or self.reads_log else set()
         for spec in topology()[1]:
             if spec.durable in self.durables:
+                streams |= {spec.stream, HANDLING}
                 consumer = f"{spec.stream}.{spec.durable}"
                 subjects += [f"{API}.CONSUMER.INFO.{consumer}", f"{API}.CONSUMER.MSG.NEXT.{consumer}"]
-                subjects.append(f"$JS.ACK.{consumer}.>")
+                subjects += [f"$JS.ACK.{consumer}.>", f"{HANDLING_SUBJECTS}.{spec.durable}.*"]
+        if self.durables:
+            subjects += [PROGRESS, f"{API}.STREAM.MSG.GET.{HANDLING}"]
         if self.reads_log:
             subjects += [f"{API}.STREAM.MSG.GET.{EVENTS}", f"{API}.CONSUMER.CREATE.{EVENTS}", f"$JS.FC.{EVENTS}.>"]
         if self.watches:
-            subjects += [f"{API}.STREAM.INFO.{stream}" for stream in (ADVISORIES, HANDLING)]
+            streams |= {ADVISORIES, HANDLING}
             subjects.append(f"{API}.CONSUMER.INFO.*.*")
-        return list(dict.fromkeys(subjects))
+        return subjects + [f"{API}.STREAM.INFO.{stream}" for stream in sorted(streams)]
 
     def subscribe(self, public_key: str) -> list[str]:
         """Subjects that this user may subscribe to: its own inbox, and progress if it reads the log."""

@@ -32,8 +32,7 @@ def subject_of(event: pb.Event) -> str:
     fact = fact_of(event)
     subject = f"asi.v1.{run_name(event.run)}.{fact}"
     if fact in STAGED:
-        staged = event.candidate_proposed if fact == "candidate.proposed" else event.candidate_promoted
-        return f"{subject}.{staged.stage}"
+        subject += f".{getattr(event, fact.replace('.', '_')).stage}"
     return subject
 
 
@@ -52,8 +51,3 @@ def is_forged(subject: str, event: pb.Event) -> bool:
         return subject_of(event) != subject
     except ValueError:
         return True
-
-
-def pattern_of(fact: str) -> str:
-    """The subjects of a fact in every run, as in "asi.v1.*.candidate.trained"."""
-    return f"asi.v1.*.{fact}" + (".*" if fact in STAGED else "")

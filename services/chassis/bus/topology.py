@@ -4,7 +4,6 @@ import asyncio
 import json
 import urllib.request
 from dataclasses import dataclass
-from urllib.error import URLError
 
 from nats.js import api
 
@@ -35,7 +34,7 @@ class StreamSpec:
 
     def config(self, replicas: int) -> api.StreamConfig:
         """The configuration for the server."""
-        config = api.StreamConfig(
+        return api.StreamConfig(
             name=self.name,
             subjects=list(self.subjects),
             retention=api.RetentionPolicy.LIMITS,
@@ -51,11 +50,9 @@ class StreamSpec:
             deny_purge=self.keep_forever,
             allow_direct=True,
             max_msgs_per_subject=1 if self.newest_only else -1,
+            max_msg_size=2 * MAX_EVENT_BYTES if self.keep_forever else -1,
+            max_msgs=-1 if self.keep_forever else None,  # never truncated; operators may limit bytes
         )
-        if self.keep_forever:
-            config.max_msg_size = 2 * MAX_EVENT_BYTES
-            config.max_msgs = -1  # never truncated; operators may limit bytes
-        return config
 
 
 @dataclass(frozen=True)
@@ -113,22 +110,19 @@ def topology(silence_seconds: float = 60.0) -> tuple[tuple[StreamSpec, ...], tup
     )
 
 
-def drift(
-    name: str,
-    expected: api.StreamConfig | api.ConsumerConfig,
-    actual: api.StreamConfig | api.ConsumerConfig | None,
-) -> list[str]:
+Config = api.StreamConfig | api.ConsumerConfig
+
+
+def drift(name: str, expected: Config, actual: Config | None) -> list[str]:
     """Differences of the server's configuration of `name` from the expected one, as sentences; None: it is missing."""
     if actual is None:
         return [f"{name} does not exist"]
-    differences = []
-    for field, value in vars(expected).items():
-        if value is None:
-            continue
-        other = getattr(actual, field)
-        if other != value and not (value in (0, False) and not other):
-            differences.append(f"{name}: {field} is {other!r}, must be {value!r}")
-    return differences
+    fields = ((field, value, getattr(actual, field)) for field, value in vars(expected).items() if value is not None)
+    return [
+        f"{name}: {field} is {other!r}, must be {value!r}"
+        for field, value, other in fields
+        if other != value and (value or other)  # the server may omit what is 0 or false
+    ]
 
 
 OLDEST = (2, 10, 23)  # older versions lost or reordered messages when they were killed or their disk was full
@@ -142,22 +136,22 @@ async def require_durability(settings: ServiceSettings, version: tuple[int, int,
     reachable server is asked. Raises SettingsError for an unsafe broker, and BusLost if no endpoint answers, which may
     be an outage that a restart of the service waits out.
     """
-    problems, required = [], settings.require_durable_broker
+    problems = []
     if version < OLDEST:
         problems.append(f"it is nats-server {'.'.join(map(str, version))}, and {'.'.join(map(str, OLDEST))} is needed")
     urls = [url.strip() for url in (settings.nats_monitor_url or "").split(",") if url.strip()]
     answers = await asyncio.gather(*(asyncio.to_thread(_syncs_always, url) for url in urls))
-    silent = f"the broker's monitoring does not answer at {', '.join(urls)}; see ASI_NATS_MONITOR_URL"
     if False in answers:
         problems.append("it does not sync each write to disk: set `sync_interval: always` in its jetstream block")
     elif not urls:
         problems.append("whether it syncs is unknown: set ASI_NATS_MONITOR_URL to its `http` address")
-    elif True not in answers and not required:
+    elif True not in answers:
+        silent = f"the broker's monitoring does not answer at {', '.join(urls)}; see ASI_NATS_MONITOR_URL"
+        if settings.require_durable_broker and not problems:
+            raise BusLost(silent)
         problems.append(f"whether it syncs is unknown: {silent}")
-    if problems and required:
+    if problems and settings.require_durable_broker:
         raise SettingsError(f"the broker may lose acknowledged events: {'; '.join(problems)}.")
-    if True not in answers and required:
-        raise BusLost(silent)
     for problem in problems:
         get_logger().warning("the broker may lose acknowledged events", reason=problem)
 
@@ -167,5 +161,5 @@ def _syncs_always(monitor_url: str) -> bool | None:
     try:
         with urllib.request.urlopen(f"{monitor_url}/jsz", timeout=MONITOR_SECONDS) as answer:  # noqa: S310 - a setting
             return bool(json.load(answer)["config"].get("sync_always", False))
-    except (URLError, OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):
         return None

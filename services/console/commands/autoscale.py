@@ -195,12 +195,13 @@ async def _autoscale(settings: ClientSettings, stage: str, bounds: Bounds, repor
     fleet, target = Fleet(places, environment, settings.data_dir / "logs"), EngineerTarget(bounds)
     with stop_signal() as stop:
         async with Bus(client, "asi-autoscale") as bus:
-            consumer = await bus.consumer(engineer_durable(stage))
+            durable = engineer_durable(stage)
+            await bus.consumer(durable)  # raises BusLost if there is none
             try:
                 last: FleetStatus | None = None
                 while not stop.is_set() and (running_system(settings) is not None or not beside):
                     with contextlib.suppress(Transient):  # unreachable at present: the fleet stays as it is
-                        waiting, in_hand = await consumer.depth()
+                        waiting, in_hand = await bus.depth(durable)
                         fleet.resize(target.at(time.monotonic(), waiting + in_hand))
                         status = FleetStatus(
                             waiting=waiting, in_hand=in_hand, engineers=fleet.working, draining=fleet.draining

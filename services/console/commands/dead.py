@@ -12,7 +12,7 @@ import typer
 from services.chassis.bus import Bus
 from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import NotFound, NotPossible
-from services.chassis.events import Cause, dropped, retry_of
+from services.chassis.events import Cause, follow
 from services.console.options import Json, Run, print_json, run_async
 from services.console.tables import pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
@@ -113,7 +113,7 @@ async def drop(
     async with _letters(run) as (bus, _, letters):
         match = letter_named(letters, letter)
         _require_open(match)
-        event = dropped(match.cause, SERVICE, reason)
+        event = dropped(match.cause, reason)
         await bus.publish(event)
     await catch_up(client_settings())
     _print_event(event, as_json, f"{event.dead_dropped.dead} is dealt with")
@@ -177,10 +177,35 @@ async def _retry_event(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, let
     if not head:
         raise NotPossible(f"the end of candidate {dead.candidate} is not in the archive yet: try again in a moment")
     work = events_pb2.Event.FromString(await bus.body_at(dead.dead.sequence))
-    try:
-        return retry_of(dead, work, Cause(head[0].event, bytes.fromhex(head[0].sha256)), SERVICE)
-    except ValueError as error:
-        raise NotPossible(f"{error}; drop it") from None
+    return retry_of(dead, work, Cause(head[0].event, bytes.fromhex(head[0].sha256)))
+
+
+UNFINISHED = frozenset(f"candidate_{fact}" for fact in ("requested", "proposed", "trained", "judged", "analysed"))
+"""Facts after which a candidate needs further work."""
+
+
+def retry_of(dead: events_pb2.Event, work: events_pb2.Event, head: Cause) -> events_pb2.Event:
+    """A copy of the event `work`, which could not be handled, so that its handler runs again.
+
+    It is appended to the candidate's chain, whose last event is `head`. Raises NotPossible if `work` is not a fact that
+    causes further work.
+    """
+    fact = work.WhichOneof("fact") or ""
+    if fact not in UNFINISHED:
+        raise NotPossible(f"{work.id} is not a fact that causes further work; drop it")
+    retries = head.event.retries + 1
+    again = follow(head, fact.removeprefix("candidate_"), SERVICE, 1, work.candidate, retries=retries)
+    getattr(again, fact).CopyFrom(getattr(work, fact))
+    again.retry_of = dead.id
+    return again
+
+
+def dropped(dead: Cause, reason: str) -> events_pb2.Event:
+    """The fact that a dead letter was dropped. Idempotent: its id depends on the dead letter only."""
+    suffix = f"{dead.event.dead.consumer}-{dead.event.dead.sequence}"
+    event = follow(dead, "dropped", SERVICE, 1, dead.event.candidate, suffix=suffix)
+    event.dead_dropped.CopyFrom(events_pb2.DeadDropped(dead=dead.event.id, reason=reason))
+    return event
 
 
 def letter_row(letter: Letter) -> dict[str, object]:

@@ -77,25 +77,23 @@ async def test_an_event_reaches_only_the_durable_of_its_fact(bus: Bus) -> None:
     researcher, judge = await bus.consumer("researcher"), await bus.consumer("judge")
 
     (delivery,) = await researcher.fetch(1)
-    assert delivery.event().candidate == "c000001"
+    assert pb.Event.FromString(delivery.body).candidate == "c000001"
     assert await judge.fetch(1, wait=0.3) == []
 
 
-async def test_batches_hand_on_at_once_what_has_arrived(bus: Bus) -> None:
+async def test_a_fetch_hands_on_at_once_what_has_arrived(bus: Bus) -> None:
     """A projection must not wait for a full batch."""
     consumer = await bus.consumer("store")
-    batches = consumer.batches(100)
     begun = time.monotonic()
     await bus.publish(started("r1"))
     await bus.publish(started("r2"))
     seen: list[int] = []
     while len(seen) < 2:
-        for delivery in await anext(batches):
+        for delivery in await consumer.fetch(100):
             seen.append(delivery.sequence)
             await delivery.acknowledge()
     await bus.publish(started("r3"))
-    (late,) = await anext(batches)
-    await batches.aclose()
+    (late,) = await consumer.fetch(100)
 
     assert seen == [1, 2]
     assert late.sequence == 3
@@ -143,17 +141,15 @@ async def test_a_body_is_found_by_its_sequence(bus: Bus) -> None:
         await bus.body_at(99)
 
 
-async def test_batches_go_on_after_a_quiet_time(bus: Bus) -> None:
+async def test_fetches_go_on_after_a_quiet_time(bus: Bus) -> None:
     """A pull that expired is asked for again."""
     consumer = await bus.consumer("store")
-    batches = consumer.batches(10, wait=0.3)
-    quiet = await anext(batches)
+    quiet = await consumer.fetch(10, wait=0.3)
     await bus.publish(started())
     after: list[int] = []
     async with asyncio.timeout(10):
         while not after:
-            after = [one.sequence for one in await anext(batches)]
-    await batches.aclose()
+            after = [one.sequence for one in await consumer.fetch(10, wait=0.3)]
 
     assert quiet == []
     assert after == [1]

@@ -81,7 +81,7 @@ async def test_a_service_reads_its_own_durables_and_no_others(guarded: NatsServe
             for delivery in await consumer.fetch(1, wait=0.3):
                 await delivery.heartbeat()
                 await delivery.acknowledge()
-            await consumer.depth()
+            await bus.depth(durable)
         for other in {one for rights in HANDLERS.values() for one in rights.durables} - set(mine):
             with pytest.raises(Denied, match="publish to"):
                 await (await bus.consumer(other)).fetch(1, wait=0.3)

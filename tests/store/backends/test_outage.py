@@ -59,7 +59,7 @@ async def test_a_database_that_goes_away_and_returns_loses_nothing_and_doubles_n
     server.stop()
     await publish(bus, finished.log[20:])
     await until(partial(is_available, applier, False))
-    waiting = sum(await consumer.depth())
+    waiting = sum(await bus.depth("store"))
     server.start()
     await until(partial(is_available, applier, True))
     await until(partial(has_applied, archive, len(finished.log)))
